@@ -1,0 +1,49 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+KEEP ?=
+
+.PHONY: demo test lint unit bench matrix clean
+
+demo: $(VENV)/.demo
+	$(BIN)/pointsman demo $(if $(KEEP),--keep)
+
+test: $(VENV)/.test lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/noop.py
+
+# The tests on every Python 3.10-3.13 found on the machine, each in an environment of its own.
+matrix:
+	@found=; for version in 3.10 3.11 3.12 3.13; do \
+	  for python in python$$version $$HOME/.pyenv/versions/$$version*/bin/python; do \
+	    if $$python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null; then \
+	      found="$$found $$version"; echo "== Python $$version ($$python)"; \
+	      $(MAKE) --no-print-directory $(VENV)-$$version/.test PYTHON=$$python VENV=$(VENV)-$$version || exit 1; \
+	      $(VENV)-$$version/bin/pytest -q || exit 1; break; \
+	    fi; \
+	  done; \
+	done; echo "matrix passed on:$$found"
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]" --group test
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,67 @@
+"""Pointsman serves models: replicas, traffic policies and batching behind HTTP, in one ``pip install``.
+
+    import pointsman as serve
+
+Names are loaded on first use, so that importing the package costs next to nothing in every process.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pointsman import config, exceptions, handle
+    from pointsman.client import Client, connect, start
+    from pointsman.config import BackendConfig, HTTPOptions
+    from pointsman.context import get_current_backend_tag, get_current_replica_tag
+    from pointsman.handle import ServeFuture, get
+    from pointsman.request import Request, accept_batch
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "accept_batch": "request",
+    "BackendConfig": "config",
+    "Client": "client",
+    "connect": "client",
+    "get": "handle",
+    "get_current_backend_tag": "context",
+    "get_current_replica_tag": "context",
+    "HTTPOptions": "config",
+    "Request": "request",
+    "ServeFuture": "handle",
+    "start": "client",
+}
+_MODULES = ("config", "exceptions", "handle")
+
+__all__ = [
+    "accept_batch",
+    "BackendConfig",
+    "Client",
+    "connect",
+    "get",
+    "get_current_backend_tag",
+    "get_current_replica_tag",
+    "HTTPOptions",
+    "Request",
+    "ServeFuture",
+    "start",
+    "config",
+    "exceptions",
+    "handle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"pointsman.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"pointsman.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'pointsman' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

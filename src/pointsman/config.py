@@ -1,0 +1,380 @@
+"""What users write, validated: backend configuration, HTTP options, actor options. The only reader of environment
+variables of the driver.
+
+Every error is one sentence that names the field and the value; an unknown name gets the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import math
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import cloudpickle
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+
+from pointsman.exceptions import ServeException
+from pointsman.model import BackendConfigSpec, Resources
+
+MAX_NAME = 200
+DEFAULT_REQUEST_TIMEOUT_S = 300.0
+DEFAULT_MAX_BODY = 64 * 1024 * 1024
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ConfigError(ValueError):
+    """A field has a value that it cannot have, or does not exist."""
+
+
+class _Options(BaseModel):
+    """Base of what users write: checked at construction and at assignment."""
+
+    model_config = ConfigDict(
+        validate_assignment=True, extra="forbid", arbitrary_types_allowed=True, coerce_numbers_to_str=False
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_one_sentence(type(self), error)) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ConfigError(_one_sentence(type(self), error)) from None
+
+
+class BackendConfig(_Options):
+    """How a backend runs. Fields can be changed later, without restarting replicas, by ``update_backend_config``.
+
+    Attributes:
+        num_replicas: processes that run the backend, at least 1.
+        max_batch_size: most requests in one call of user code; more than 1 needs ``@accept_batch``. Default 1.
+        batch_wait_timeout: seconds that the first request of a batch waits for others. Default 0: takes what is there.
+        max_concurrent_batches: batches that an async batching backend may run at once.
+        max_concurrent_queries: requests that a replica runs at once; default max(100, 2 x max_batch_size).
+        max_queued_queries: requests that wait in one router for one endpoint; over it HTTP answers 503.
+        user_config: passed to the class's ``reconfigure`` when a replica starts and whenever it changes; None for none.
+        experimental_graceful_shutdown_wait_loop_s: longest wait, in seconds, for routers to confirm that they no longer
+            choose a replica that is to go.
+        experimental_graceful_shutdown_timeout_s: longest time, in seconds, that such a replica may take to finish.
+
+    Raises:
+        ValueError: an unknown field or a bad value.
+    """
+
+    num_replicas: PositiveInt = 1
+    max_batch_size: PositiveInt | None = None
+    batch_wait_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    max_concurrent_batches: PositiveInt = 1
+    max_concurrent_queries: PositiveInt | None = None
+    max_queued_queries: Annotated[int, Field(ge=0)] = 1000
+    user_config: Any = None
+    experimental_graceful_shutdown_wait_loop_s: Seconds = Field(
+        default=2.0,
+        validation_alias=AliasChoices("experimental_graceful_shutdown_wait_loop_s", "graceful_shutdown_wait_loop_s"),
+    )
+    experimental_graceful_shutdown_timeout_s: Seconds = Field(
+        default=20.0,
+        validation_alias=AliasChoices("experimental_graceful_shutdown_timeout_s", "graceful_shutdown_timeout_s"),
+    )
+
+    @field_validator("num_replicas", "max_batch_size", "max_concurrent_queries", "max_queued_queries", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("must be a number, not a bool")
+        return value
+
+    @property
+    def graceful_shutdown_wait_loop_s(self) -> float:
+        return self.experimental_graceful_shutdown_wait_loop_s
+
+    @property
+    def graceful_shutdown_timeout_s(self) -> float:
+        return self.experimental_graceful_shutdown_timeout_s
+
+
+_SPEC_NAMES = {
+    "batch_wait_timeout": "batch_wait_timeout_s",
+    "experimental_graceful_shutdown_wait_loop_s": "drain_confirm_s",
+    "experimental_graceful_shutdown_timeout_s": "drain_timeout_s",
+}
+
+
+def config_changes(config: BackendConfig | Mapping[str, Any] | None, what: str) -> tuple[dict[str, Any], bytes | None]:
+    """The fields that a user has set, under the names of the stored specification, and the pickled ``user_config``.
+
+    Raises:
+        TypeError: neither a dict nor a BackendConfig, or a ``user_config`` that cannot be pickled.
+        ValueError: an unknown field or a bad value.
+    """
+    if config is None:
+        return {}, None
+    if isinstance(config, Mapping):
+        config = BackendConfig(**{_string_key(key): value for key, value in config.items()})
+    elif not isinstance(config, BackendConfig):
+        raise TypeError(f"{what} must be a dict or a BackendConfig, not {config!r}")
+    changes = {_SPEC_NAMES.get(name, name): getattr(config, name) for name in config.model_fields_set}
+    user_config: bytes | None = None
+    if changes.get("user_config") is not None:
+        try:
+            user_config = bytes(cloudpickle.dumps(changes["user_config"]))
+        except Exception as error:
+            raise TypeError(f"user_config cannot be pickled: {error}") from error
+    if "user_config" in changes:
+        changes["user_config"] = None  # travels apart, pickled
+    return changes, user_config
+
+
+def config_spec(config: BackendConfig | Mapping[str, Any] | None) -> BackendConfigSpec:
+    """The stored form of a whole configuration. Raises as :func:`config_changes`."""
+    changes, user_config = config_changes(config, "config")
+    return BackendConfigSpec(**{**changes, "user_config": user_config})
+
+
+def config_from_spec(spec: BackendConfigSpec) -> BackendConfig:
+    """What the user sees of a stored configuration."""
+    return BackendConfig(
+        num_replicas=spec.num_replicas,
+        max_batch_size=spec.max_batch_size,
+        batch_wait_timeout=spec.batch_wait_timeout_s,
+        max_concurrent_batches=spec.max_concurrent_batches,
+        max_concurrent_queries=spec.query_limit,
+        max_queued_queries=spec.max_queued_queries,
+        user_config=pickle.loads(spec.user_config) if spec.user_config is not None else None,
+        experimental_graceful_shutdown_wait_loop_s=spec.drain_confirm_s,
+        experimental_graceful_shutdown_timeout_s=spec.drain_timeout_s,
+    )
+
+
+class DeploymentMode(str, Enum):
+    """Where HTTP servers run."""
+
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+    NoServer = "NoServer"
+
+
+class HTTPOptions(_Options):
+    """The HTTP front of an instance.
+
+    Attributes:
+        host: address to listen on; None for no HTTP server.
+        port: TCP port, 0 for any free one.
+        middlewares: Starlette ``Middleware`` objects, each wrapping the app in list order (the last is outermost).
+        location: a DeploymentMode or its name; None for no HTTP server. On one machine EveryNode equals HeadOnly.
+        debug: put tracebacks of user code into error bodies.
+        request_timeout_s: a request's deadline in seconds, to the first byte of the answer.
+        max_body_bytes: largest request body in bytes.
+        processes: ingress processes per node that share the port.
+
+    Raises:
+        ValueError: an unknown field or a bad value.
+    """
+
+    host: str | None = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    middlewares: list[Any] = []
+    location: DeploymentMode | None = DeploymentMode.HeadOnly
+    debug: StrictBool = False
+    request_timeout_s: Seconds = DEFAULT_REQUEST_TIMEOUT_S
+    max_body_bytes: Annotated[int, Field(ge=0)] = DEFAULT_MAX_BODY
+    processes: PositiveInt = 1
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is an HTTP server at all."""
+        return self.host is not None and self.location not in (None, DeploymentMode.NoServer)
+
+
+def parse_http_options(options: HTTPOptions | Mapping[str, Any] | None) -> HTTPOptions:
+    """HTTP options from what the user gave.
+
+    Raises:
+        TypeError: neither a dict nor HTTPOptions.
+        ValueError: an unknown key or a bad value.
+    """
+    if options is None:
+        return HTTPOptions()
+    if isinstance(options, HTTPOptions):
+        return options
+    if isinstance(options, Mapping):
+        return HTTPOptions(**{_string_key(key): value for key, value in options.items()})
+    raise TypeError(f"http_options must be a dict or HTTPOptions, not {options!r}")
+
+
+def pack_middlewares(options: HTTPOptions) -> bytes:
+    """The middlewares, pickled for the ingress; empty when there are none.
+
+    Raises:
+        TypeError: one is no Starlette ``Middleware``, or cannot be pickled.
+    """
+    if not options.middlewares:
+        return b""
+    packed = []
+    for middleware in options.middlewares:
+        cls, kwargs = getattr(middleware, "cls", None), getattr(middleware, "kwargs", None)
+        if cls is None or kwargs is None:
+            raise TypeError(f"a middleware must be a starlette.middleware.Middleware, not {middleware!r}")
+        packed.append((cls, tuple(getattr(middleware, "args", ())), kwargs))
+    try:
+        return bytes(cloudpickle.dumps(packed))
+    except Exception as error:
+        raise TypeError(f"the middlewares cannot be pickled: {error}") from error
+
+
+# --- resources ----------------------------------------------------------------------------------------------------
+
+_AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
+_REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
+
+
+def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
+    """Resources of one replica from ``ray_actor_options``.
+
+    ``object_store_memory`` is checked and has no meaning on the local engine, which has no object store.
+
+    Raises:
+        TypeError: not a dict, or a value of the wrong type.
+        ValueError: a value out of range, or an option that a replica cannot have.
+    """
+    if options is None:
+        return Resources()
+    if not isinstance(options, dict):
+        raise TypeError(f"ray_actor_options must be a dict, not {options!r}")
+    for key in options:
+        if key in _REFUSED:
+            raise ValueError(f"ray_actor_options cannot set {key!r}: Pointsman manages it")
+        if key not in (*_AMOUNTS, "resources", "env_vars"):
+            known = (*_AMOUNTS, "resources", "env_vars")
+            raise ValueError(f"ray_actor_options has no option {key!r} on the local engine{_nearest(key, known)}")
+    amounts = {name: _amount(name, options[name]) for name in _AMOUNTS if options.get(name) is not None}
+    if amounts.get("num_gpus", 0) > 1 and amounts["num_gpus"] % 1:
+        raise ValueError(f"num_gpus {options['num_gpus']!r} above 1 must be a whole number")
+    return Resources(
+        num_cpus=amounts.get("num_cpus", 1.0),
+        num_gpus=amounts.get("num_gpus", 0.0),
+        memory=amounts.get("memory", 0.0),
+        custom=parse_custom_resources(options.get("resources"), "resources"),
+        env_vars=_env_vars(options.get("env_vars")),
+    )
+
+
+def parse_custom_resources(resources: Any, what: str) -> dict[str, float]:
+    """Custom resources: name -> amount.
+
+    Raises:
+        TypeError: not a dict of numbers by name.
+        ValueError: an amount out of range.
+    """
+    if resources is None:
+        return {}
+    if not isinstance(resources, dict):
+        raise TypeError(f"{what} must be a dict of name to number, not {resources!r}")
+    for name in resources:
+        if not isinstance(name, str):
+            raise TypeError(f"{what} has the key {name!r}, which is not a str")
+    return {name: _amount(f"{what}[{name!r}]", amount) for name, amount in resources.items()}
+
+
+def check_capacity(name: str, amount: Any) -> float | None:
+    """``num_cpus``, ``num_gpus`` or ``memory`` of ``start``; None when not given. Raises TypeError, ValueError."""
+    return None if amount is None else _amount(name, amount)
+
+
+def detect_gpus() -> tuple[str, ...]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs of this machine, in order."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1")
+    return tuple(str(index) for index in range(len(glob.glob("/proc/driver/nvidia/gpus/*"))))
+
+
+def detect_memory() -> float:
+    """Bytes of this machine's memory; 0 when the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError):
+        return 0.0
+
+
+def _amount(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be an int or float, not {value!r}")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be finite and at least 0, not {value!r}")
+    return float(value)
+
+
+def _env_vars(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TypeError(f"env_vars must be a dict of str to str, not {value!r}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"env_vars must map str to str, and it has {name!r}: {text!r}")
+    return dict(value)
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def check_object_name(name: Any, what: str) -> str:
+    """The name of an endpoint or backend.
+
+    Raises:
+        TypeError: not a str.
+        ValueError: empty, too long, not printable, or with a slash.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, not {name!r}")
+    if not 1 <= len(name) <= MAX_NAME or "/" in name or not name.isprintable():
+        shown = repr(name) if len(name) <= MAX_NAME else f"{name[:20]!r}... ({len(name)} characters)"
+        raise ValueError(f"{what} {shown} must be 1-{MAX_NAME} printable characters without '/'")
+    return name
+
+
+def check_engine(name: str) -> Literal["local"]:
+    """The engine's name.
+
+    Raises:
+        ValueError: there is no such engine.
+        ServeException: it is not part of this release.
+    """
+    if name == "ray":
+        raise ServeException("engine 'ray' is not part of this release; use engine='local'")
+    if name != "local":
+        raise ValueError(f"engine {name!r} is unknown; use 'local' or 'ray'")
+    return "local"
+
+
+def _string_key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise ConfigError(f"option name {key!r} is not a str")
+    return key
+
+
+def _one_sentence(model: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"{model.__name__} has no field {field!r}{_nearest(field, model.model_fields)}"
+    problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    problem = problem[0].lower() + problem[1:]
+    return f"{field} of {model.__name__} is {first['input']!r}, but {problem}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; it has {', '.join(known)}"

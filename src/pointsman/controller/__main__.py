@@ -1,0 +1,65 @@
+"""A controller process: opens the store, takes over what lives, serves the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from pointsman.controller.controller import Controller
+from pointsman.controller.launch import Launcher
+from pointsman.controller.service import Service
+from pointsman.controller.store import Store, StoreError
+from pointsman.engine.child import Lifeline, run_process
+from pointsman.engine.link import SupervisorLink
+from pointsman.wire.messages import ControllerHandover
+from pointsman.wire.stream import acceptor
+
+log = logging.getLogger("pointsman.controller")
+
+
+async def serve(handover: ControllerHandover, listener: socket.socket, inherited: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopped.set)
+    store = Store(Path(handover.state_dir or handover.folder) / "state.db")
+    try:
+        loaded = store.open()
+    except StoreError as error:
+        log.critical("%s", error)
+        sys.exit(3)
+    service = Service(handover)
+    engine = SupervisorLink(lambda event: controller.process_event(event))
+    controller = Controller(
+        engine=engine,
+        store=store,
+        launcher=Launcher(handover, epoch=loaded.epoch),
+        peers=service,
+        capacity=handover.capacity,
+        desired=loaded.desired,
+        replies=loaded.replies,
+        epoch=loaded.epoch,
+    )
+    service.attach(controller)
+    await engine.start(inherited)
+    server = await loop.create_unix_server(
+        acceptor(service, instance=handover.instance, key_for=service.key_for), sock=listener
+    )
+    await stopped.wait()
+    server.close()
+    await controller.aclose()
+
+
+def main() -> None:
+    lifeline = Lifeline.from_argv()
+    handover = lifeline.read(ControllerHandover)
+    inherited = socket.socket(fileno=int(sys.argv[3]))
+    run_process(serve(handover, socket.socket(fileno=lifeline.extra_fd), inherited))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""What the operator wants. Pure: a state and a command in, a new state or an error out, nothing in between.
+
+All validation that depends on what exists lives here. A change that needs replicas to come up (a new backend, a new
+version, more replicas, a new ``user_config``) leaves a *fallback*: the last specification that is known to work. The
+controller drops it when the change has come up, and goes back to it when the change cannot.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from pointsman.controller.resources import Ledger, describe_request
+from pointsman.exceptions import InsufficientResourcesError
+from pointsman.model import (
+    Allocation,
+    BackendConfigSpec,
+    BackendSpec,
+    Capacity,
+    EndpointSpec,
+    Resources,
+    Struct,
+    TargetTraits,
+    TrafficPolicy,
+)
+from pointsman.policy.routes import parse_route
+from pointsman.wire.messages import (
+    Change,
+    CreateBackend,
+    CreateEndpoint,
+    DeleteBackend,
+    DeleteEndpoint,
+    Deploy,
+    SetTraffic,
+    UpdateBackendConfig,
+)
+
+WEIGHT_TOLERANCE = 1e-5
+DEPLOY_METHODS = ("GET", "POST")
+
+
+class Fallback(Struct, frozen=True):
+    """What to go back to when a change of a backend does not come up.
+
+    Attributes:
+        spec: the last specification that worked; None when the backend is new.
+        endpoint: the endpoint that came with a new backend and goes with it.
+    """
+
+    spec: BackendSpec | None
+    endpoint: str | None = None
+
+
+class Desired(Struct, frozen=True):
+    """All that is wanted. ``version`` grows with every change."""
+
+    version: int = 0
+    backends: dict[str, BackendSpec] = {}
+    endpoints: dict[str, EndpointSpec] = {}
+    fallbacks: dict[str, Fallback] = {}
+
+
+class Room(Struct, frozen=True):
+    """What a change may use: the node's capacity, and what replicas hold now, by backend."""
+
+    capacity: Capacity
+    held: dict[str, tuple[Allocation, ...]] = {}
+
+
+def apply(state: Desired, command: Change, room: Room) -> tuple[Desired, str]:
+    """Carry out a command.
+
+    Returns:
+        The new state, and a warning for the log (empty when there is none). The state is the same object when nothing
+        had to change.
+
+    Raises:
+        ValueError, InsufficientResourcesError: the command cannot be carried out; nothing has changed.
+    """
+    if isinstance(command, CreateBackend):
+        return _create_backend(state, command, room), ""
+    if isinstance(command, UpdateBackendConfig):
+        return _update_config(state, command, room), ""
+    if isinstance(command, DeleteBackend):
+        return _delete_backend(state, command)
+    if isinstance(command, CreateEndpoint):
+        return _create_endpoint(state, command), ""
+    if isinstance(command, DeleteEndpoint):
+        return _delete_endpoint(state, command)
+    if isinstance(command, SetTraffic):
+        return _set_traffic(state, command), ""
+    return _deploy(state, command, room), ""
+
+
+def confirm(state: Desired, tag: str) -> Desired:
+    """The backend's last change has come up: there is nothing to go back to any more."""
+    return msgspec.structs.replace(state, fallbacks=_without(state.fallbacks, tag))
+
+
+def revert(state: Desired, tag: str) -> Desired:
+    """The backend's last change cannot come up: go back to what worked, or to nothing."""
+    fallback = state.fallbacks[tag]
+    version = state.version + 1
+    backends, endpoints = state.backends, state.endpoints
+    if fallback.spec is None:
+        backends = _without(backends, tag)
+        if fallback.endpoint is not None:
+            endpoints = _without(endpoints, fallback.endpoint)
+    else:
+        # A new config version, so that replicas that had taken the new configuration are given the old one again.
+        backends = {**backends, tag: msgspec.structs.replace(fallback.spec, config_version=version)}
+    return Desired(version, backends, endpoints, _without(state.fallbacks, tag))
+
+
+# --- backends -------------------------------------------------------------------------------------------------
+
+
+def _create_backend(state: Desired, command: CreateBackend, room: Room) -> Desired:
+    if command.tag in state.backends:
+        raise ValueError(
+            f"backend {command.tag!r} exists already; delete it first, or use deploy() to replace its code"
+        )
+    version = state.version + 1
+    spec = BackendSpec(
+        tag=command.tag,
+        version=version,
+        config_version=version,
+        code=command.code,
+        traits=command.traits,
+        config=command.config,
+        resources=command.resources,
+    )
+    return _with_backend(state, spec, room)
+
+
+def _update_config(state: Desired, command: UpdateBackendConfig, room: Room) -> Desired:
+    old = _backend(state, command.tag)
+    config = _changed_config(old.config, command.changes, command.user_config)
+    if config == old.config:
+        return state
+    spec = msgspec.structs.replace(old, config=config, config_version=state.version + 1)
+    return _with_backend(state, spec, room)
+
+
+def _delete_backend(state: Desired, command: DeleteBackend) -> tuple[Desired, str]:
+    tag = command.tag
+    if tag not in state.backends:
+        return state, f"backend {tag!r} does not exist, so there is nothing to delete"
+    users = sorted(name for name, endpoint in state.endpoints.items() if tag in endpoint.policy.weights)
+    if users:
+        names = ", ".join(map(repr, users))
+        raise ValueError(f"backend {tag!r} is in use by endpoint {names}; set their traffic to others, or delete them")
+    return (
+        Desired(state.version + 1, _without(state.backends, tag), state.endpoints, _without(state.fallbacks, tag)),
+        "",
+    )
+
+
+def _with_backend(state: Desired, spec: BackendSpec, room: Room, *, endpoint: str | None = None) -> Desired:
+    """The state with a new or changed backend, checked."""
+    _check_config(spec.tag, spec.config, spec.traits)
+    old = state.backends.get(spec.tag)
+    _check_room(spec, old, room)
+    fallbacks = state.fallbacks
+    needs_replicas = (
+        old is None
+        or spec.version != old.version
+        or spec.config.num_replicas > old.config.num_replicas
+        or spec.config.user_config != old.config.user_config
+    )
+    if needs_replicas and spec.tag not in fallbacks:
+        fallbacks = {**fallbacks, spec.tag: Fallback(old, endpoint)}
+    return msgspec.structs.replace(
+        state,
+        version=state.version + 1,
+        backends={**state.backends, spec.tag: spec},
+        fallbacks=fallbacks,
+    )
+
+
+def _changed_config(
+    config: BackendConfigSpec, changes: Mapping[str, Any], user_config: bytes | None
+) -> BackendConfigSpec:
+    values = {**msgspec.structs.asdict(config), **changes}
+    if "user_config" in changes:
+        values["user_config"] = user_config
+    return msgspec.convert(values, BackendConfigSpec)
+
+
+def _check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> None:
+    if (config.max_batch_size or 1) > 1 and not traits.batches and not traits.has_batching_method:
+        raise ValueError(
+            f"max_batch_size {config.max_batch_size} of backend {tag!r} needs code that takes a list of requests;"
+            " mark it with @accept_batch"
+        )
+    if config.user_config is not None and not traits.has_reconfigure:
+        raise ValueError(f"user_config was given for backend {tag!r}, whose code has no reconfigure method")
+
+
+def _check_room(spec: BackendSpec, old: BackendSpec | None, room: Room) -> None:
+    """Refuse what can never be placed beside what the other backends hold."""
+    if old is not None and old.resources == spec.resources and spec.config.num_replicas <= old.config.num_replicas:
+        return
+    others = [a for tag, allocations in room.held.items() if tag != spec.tag for a in allocations]
+    own = list(room.held.get(spec.tag, ())) if old is not None and old.version == spec.version else []
+    ledger = Ledger(room.capacity, [*others, *own])
+    missing = spec.config.num_replicas - len(own)
+    free = ledger.describe()
+    if any(ledger.place(spec.resources) is None for _ in range(missing)):
+        raise InsufficientResourcesError(
+            f"Cannot scale backend {spec.tag!r} to {spec.config.num_replicas} replicas: asked for"
+            f" {describe_request(spec.resources, missing)} more, free: {free}"
+        )
+
+
+# --- endpoints ------------------------------------------------------------------------------------------------
+
+
+def _create_endpoint(state: Desired, command: CreateEndpoint) -> Desired:
+    old = state.endpoints.get(command.name)
+    if old is not None and old.route == command.route and old.methods == command.methods:
+        raise ValueError(f"endpoint {command.name!r} exists already, with the same route and methods")
+    _usable_backend(state, command.backend)
+    _check_route(state.endpoints.values(), command.name, command.route)
+    if old is not None:
+        raise ValueError(
+            f"endpoint {command.name!r} exists already, with route {old.route!r} and methods {old.methods}"
+        )
+    endpoint = EndpointSpec(
+        name=command.name,
+        route=command.route,
+        methods=command.methods,
+        policy=TrafficPolicy(state.version + 1, {command.backend: 1.0}),
+        idempotent=command.idempotent,
+    )
+    return _with_endpoint(state, endpoint)
+
+
+def _delete_endpoint(state: Desired, command: DeleteEndpoint) -> tuple[Desired, str]:
+    if command.name not in state.endpoints:
+        return state, f"endpoint {command.name!r} does not exist, so there is nothing to delete"
+    endpoints = _without(state.endpoints, command.name)
+    return msgspec.structs.replace(state, version=state.version + 1, endpoints=endpoints), ""
+
+
+def _set_traffic(state: Desired, command: SetTraffic) -> Desired:
+    endpoint = state.endpoints.get(command.name)
+    if endpoint is None:
+        raise ValueError(f"endpoint {command.name!r} does not exist{_nearest(command.name, state.endpoints)}")
+    for tag in command.weights:
+        _usable_backend(state, tag)
+    policy = TrafficPolicy(state.version + 1, normalised(command.weights))
+    return _with_endpoint(state, msgspec.structs.replace(endpoint, policy=policy))
+
+
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights, scaled so that they sum to 1.
+
+    Raises:
+        ValueError: one is negative or not finite, or they do not sum to 1 within 1e-5.
+    """
+    for tag, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"weight {weight!r} of backend {tag!r} must be a finite number of at least 0")
+    total = sum(weights.values())
+    if abs(total - 1) > WEIGHT_TOLERANCE:
+        raise ValueError(f"traffic weights must sum to 1, and these sum to {total:g}: {dict(weights)}")
+    return {tag: float(weight) / total for tag, weight in weights.items()}
+
+
+def _with_endpoint(state: Desired, endpoint: EndpointSpec) -> Desired:
+    endpoints = {**state.endpoints, endpoint.name: endpoint}
+    return msgspec.structs.replace(state, version=state.version + 1, endpoints=endpoints)
+
+
+def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None) -> None:
+    if route is None:
+        return
+    signature = parse_route(route).signature
+    for other in endpoints:
+        if other.name != name and other.route is not None and parse_route(other.route).signature == signature:
+            raise ValueError(f"route {route!r} is taken by endpoint {other.name!r} (its route: {other.route!r})")
+
+
+# --- deploy ---------------------------------------------------------------------------------------------------
+
+
+def _deploy(state: Desired, command: Deploy, room: Room) -> Desired:
+    name = command.name
+    backend, endpoint = state.backends.get(name), state.endpoints.get(name)
+    if endpoint is not None and name not in endpoint.policy.weights:
+        raise ValueError(f"endpoint {name!r} exists and does not use a backend {name!r}; deploy under another name")
+    if endpoint is None:
+        methods: Sequence[str] = command.methods or DEPLOY_METHODS
+        policy = TrafficPolicy(state.version + 1, {name: 1.0})
+        new_endpoint = EndpointSpec(name, command.route, tuple(methods), policy, bool(command.idempotent))
+    else:
+        new_endpoint = msgspec.structs.replace(
+            endpoint,
+            route=command.route or endpoint.route,
+            methods=command.methods or endpoint.methods,
+            idempotent=endpoint.idempotent if command.idempotent is None else command.idempotent,
+        )
+    _check_route(state.endpoints.values(), name, new_endpoint.route)
+    version = state.version + 1
+    old_config = backend.config if backend else BackendConfigSpec()
+    spec = BackendSpec(
+        tag=name,
+        version=version,
+        config_version=version,
+        code=command.code,
+        traits=command.traits,
+        config=_changed_config(old_config, command.config_changes, command.user_config),
+        resources=command.resources or (backend.resources if backend else Resources()),
+    )
+    state = _with_backend(state, spec, room, endpoint=name if endpoint is None else None)
+    return msgspec.structs.replace(state, endpoints={**state.endpoints, name: new_endpoint})
+
+
+# --- helpers --------------------------------------------------------------------------------------------------
+
+
+def _backend(state: Desired, tag: str) -> BackendSpec:
+    spec = state.backends.get(tag)
+    if spec is None:
+        raise ValueError(f"backend {tag!r} does not exist{_nearest(tag, state.backends)}")
+    return spec
+
+
+def _usable_backend(state: Desired, tag: str) -> None:
+    """Refuse backends that may yet vanish: nothing but their own deploy may lean on them."""
+    _backend(state, tag)
+    if tag in state.fallbacks and state.fallbacks[tag].spec is None:
+        raise ValueError(f"backend {tag!r} is still starting for the first time; use it once its create call returned")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name != key}

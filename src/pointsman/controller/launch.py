@@ -1,0 +1,98 @@
+"""What a new replica is given: number, tag, keys, environment, and later its assignment."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import string
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from pointsman.controller import reconcile
+from pointsman.controller.reconcile import Replica
+from pointsman.controller.resources import visible_devices
+from pointsman.engine.child import pack_handover
+from pointsman.model import BackendSpec
+from pointsman.wire.auth import ROLE_GRANT, ROLE_REPLICA, ROLE_ROUTER, derive_key
+from pointsman.wire.messages import Assignment, ControllerHandover, Launch, LaunchNote, ReplicaHandover, pack
+
+NUMBERS_PER_EPOCH = 1_000_000
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+class Launcher:
+    """Makes launch orders.
+
+    Args:
+        handover: what this controller was given.
+        epoch: which controller of the instance this is; numbers of different epochs never meet.
+        environ: the instance's environment, as of ``start``.
+    """
+
+    def __init__(self, handover: ControllerHandover, *, epoch: int, environ: Mapping[str, str] = os.environ) -> None:
+        self._handover = handover
+        self._environ = environ
+        self._next = epoch * NUMBERS_PER_EPOCH
+
+    def order(self, action: reconcile.Launch, *, now: float, tags: Collection[str]) -> tuple[Replica, Launch]:
+        """A new replica for ``action``, whose tag is none of ``tags``, and the order that starts its process."""
+        spec = action.spec
+        self._next += 1
+        number = self._next
+        tag = _new_tag(spec.tag, tags)
+        replica = Replica(
+            number=number,
+            tag=tag,
+            backend=spec.tag,
+            version=spec.version,
+            allocation=action.allocation,
+            since=now,
+            drain_timeout_s=spec.config.drain_timeout_s,
+        )
+        hand = self._handover
+        handover = ReplicaHandover(
+            instance=hand.instance,
+            number=number,
+            control_path=str(Path(hand.folder) / "ctl"),
+            control_key=derive_key(hand.master_key, ROLE_REPLICA, str(number)),
+            address=self.address(number),
+            data_key=self.data_key(number),
+            grant=derive_key(hand.master_key, ROLE_GRANT, str(number)),
+            request_timeout_s=hand.request_timeout_s,
+        )
+        note = LaunchNote(spec.tag, spec.version, tag, action.allocation)
+        return replica, Launch(number, tag, self._environment(action), pack_handover(handover), pack(note))
+
+    def address(self, number: int) -> str:
+        """The replica's socket. A number, never a name, becomes part of a path."""
+        return str(Path(self._handover.folder) / "r" / str(number))
+
+    def data_key(self, number: int) -> bytes:
+        """What routers must prove to this replica."""
+        return derive_key(self._handover.master_key, ROLE_ROUTER, str(number))
+
+    def assignment(self, spec: BackendSpec, tag: str) -> Assignment:
+        return Assignment(
+            backend=spec.tag,
+            tag=tag,
+            traits=spec.traits,
+            config=spec.config.for_replica(),
+            config_version=spec.config_version,
+            cwd=self._handover.cwd,
+            sys_path=self._handover.sys_path,
+        )
+
+    def _environment(self, action: reconcile.Launch) -> dict[str, str]:
+        environment: dict[str, str] = {}
+        if THREADS_VARIABLE not in self._environ:
+            environment[THREADS_VARIABLE] = str(max(1, int(action.spec.resources.num_cpus)))
+        environment[DEVICES_VARIABLE] = visible_devices(action.allocation, self._handover.capacity)
+        return {**environment, **action.spec.resources.env_vars}
+
+
+def _new_tag(backend: str, tags: Collection[str]) -> str:
+    while True:
+        tag = f"{backend}#{''.join(secrets.choice(string.ascii_letters) for _ in range(6))}"
+        if tag not in tags:
+            return tag

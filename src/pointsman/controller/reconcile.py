@@ -1,0 +1,324 @@
+"""From what is wanted and what is there to what to do next. Pure and never waiting: asked again after each event.
+
+    plan(desired, observed, now) -> [Launch, Configure, Leave, Drain, Stop, Kill, Confirm, Revert, WakeAt]
+
+A replica's life:  LAUNCHED -> STARTING -> READY -> LEAVING -> DRAINING -> STOPPING -> (gone)
+Adding comes before removing; removing is: out of the table, routers confirm (or a grace passes), drain, stop, kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from pointsman.controller.desired import Desired
+from pointsman.controller.resources import Ledger
+from pointsman.model import Allocation, BackendSpec, Capacity, Reason
+
+START_TRIES = 3
+"""A change whose replicas failed this often in a row is taken back."""
+LAUNCH_TIMEOUT_S = 60.0
+ADOPT_TIMEOUT_S = 5.0
+STOP_GRACE_S = 2.0
+BACKOFF_FIRST_S = 0.1
+BACKOFF_LAST_S = 10.0
+BUDGET = 5
+"""Failures after which a backend counts as unhealthy and is tried only every ``SLOW_RETRY_S``."""
+SLOW_RETRY_S = 30.0
+STEADY_S = 10.0
+"""A replica that served this long was no failed start: its death begins a new count."""
+
+
+class Phase(IntEnum):
+    """Where a replica is in its life."""
+
+    LAUNCHED = 0
+    STARTING = 1
+    READY = 2
+    LEAVING = 3
+    DRAINING = 4
+    STOPPING = 5
+
+
+@dataclass
+class Replica:
+    """What the controller knows of one replica."""
+
+    number: int
+    tag: str
+    backend: str
+    version: int
+    allocation: Allocation
+    since: float
+    """When ``phase`` began."""
+    phase: Phase = Phase.LAUNCHED
+    pid: int = 0
+    config_version: int = 0
+    """The configuration that the replica has applied."""
+    told_version: int = 0
+    """The configuration that it was last told to apply."""
+    left_at: int = 0
+    """Version of the first routing table without it; 0 until that is published."""
+    adopted: bool = False
+    """Launched by an earlier controller, and not heard of yet by this one."""
+    killed: bool = False
+    drain_timeout_s: float = 20.0
+    """The drain limit of its backend, for when that is deleted."""
+
+    @property
+    def is_current(self) -> bool:
+        return self.phase <= Phase.READY
+
+
+@dataclass
+class Failures:
+    """What went wrong with a backend since it was last well."""
+
+    count: int = 0
+    next_try: float = 0.0
+    reason: Reason = Reason.CONSTRUCTOR_FAILED
+    error: str = ""
+    text: str = ""
+    traceback: str = ""
+    pickled: bytes = b""
+    rolled_back: int = 0
+    """Version of the change that was taken back; 0 while nothing was."""
+
+
+@dataclass
+class Observed:
+    """What is there, as events have told. The controller's shell changes it; :func:`plan` only reads it."""
+
+    capacity: Capacity = field(default_factory=Capacity)
+    replicas: dict[int, Replica] = field(default_factory=dict)
+    failures: dict[str, Failures] = field(default_factory=dict)
+    confirmed: dict[int, int] = field(default_factory=dict)
+    """Router -> version of the table that it uses."""
+
+    def of(self, backend: str) -> list[Replica]:
+        return [replica for replica in self.replicas.values() if replica.backend == backend]
+
+    def validate(self) -> None:
+        """Raise AssertionError when the picture contradicts itself."""
+        tags = [replica.tag for replica in self.replicas.values()]
+        assert len(tags) == len(set(tags)), "two replicas share a tag"
+        shares: dict[int, float] = {}
+        for replica in self.replicas.values():
+            for index in replica.allocation.gpus:
+                shares[index] = shares.get(index, 0.0) + min(1.0, replica.allocation.resources.num_gpus)
+        assert all(share <= 1 + 1e-6 for share in shares.values()), f"a GPU is given out more than once: {shares}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    spec: BackendSpec
+    allocation: Allocation
+
+
+@dataclass(frozen=True)
+class Configure:
+    """Tell a running replica its backend's newest configuration."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Take the replica out of the next routing table."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Drain:
+    number: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    number: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """The backend's last change has come up."""
+
+    backend: str
+
+
+@dataclass(frozen=True)
+class Revert:
+    """The backend's last change cannot come up."""
+
+    backend: str
+
+
+@dataclass(frozen=True)
+class WakeAt:
+    """Nothing to do before ``time`` unless something happens."""
+
+    time: float
+
+
+Action = Launch | Configure | Leave | Drain | Stop | Kill | Confirm | Revert | WakeAt
+
+
+def plan(desired: Desired, observed: Observed, now: float) -> list[Action]:
+    """What to do now, in order; the last action is a :class:`WakeAt` when time alone will change the answer."""
+    actions: list[Action] = []
+    wakes: list[float] = []
+    for number, action, wake in _leavers(desired, observed, now):
+        if action is not None:
+            actions.append(action)
+        if wake is not None and number in observed.replicas:
+            wakes.append(wake)
+    ledger = Ledger(observed.capacity, (replica.allocation for replica in observed.replicas.values()))
+    for spec in desired.backends.values():
+        for item in _backend(spec, desired, observed, ledger, now):
+            if isinstance(item, WakeAt):
+                wakes.append(item.time)
+            else:
+                actions.append(item)
+    if wakes:
+        actions.append(WakeAt(min(wakes)))
+    return actions
+
+
+def is_settled(desired: Desired, observed: Observed, backend: str) -> bool:
+    """Whether a backend is exactly as wanted: nothing starting, nothing left over; or gone without a trace."""
+    mine = observed.of(backend)
+    spec = desired.backends.get(backend)
+    if spec is None:
+        return not mine
+    return (
+        len(mine) == spec.config.num_replicas
+        and backend not in desired.fallbacks
+        and all(_is_up(replica, spec) for replica in mine)
+    )
+
+
+def failed_launch(failures: Failures, now: float, *, lived_s: float = 0.0) -> None:
+    """Count a failure and set when to try again: at once, then 0.1 s doubling to 10 s, then every 30 s."""
+    failures.count = 1 if lived_s >= STEADY_S else failures.count + 1
+    if failures.count > BUDGET:
+        delay = SLOW_RETRY_S
+    elif failures.count == 1:
+        delay = 0.0
+    else:
+        delay = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** (failures.count - 2))
+    failures.next_try = now + delay
+
+
+def _is_up(replica: Replica, spec: BackendSpec) -> bool:
+    return (
+        replica.phase is Phase.READY
+        and replica.version == spec.version
+        and replica.config_version >= spec.config_version
+    )
+
+
+def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple[int, Action | None, float | None]]:
+    """Replicas on their way out, or stuck on their way in."""
+    for replica in observed.replicas.values():
+        number, phase = replica.number, replica.phase
+        spec = desired.backends.get(replica.backend)
+        if replica.killed:
+            continue
+        if phase is Phase.LAUNCHED:
+            limit_s = ADOPT_TIMEOUT_S if replica.adopted else LAUNCH_TIMEOUT_S
+            if now >= replica.since + limit_s:
+                yield number, Kill(number, f"no sign of life within {limit_s:g} s"), None
+            else:
+                yield number, None, replica.since + limit_s
+        if phase is Phase.LEAVING:
+            confirm_s = spec.config.drain_confirm_s if spec else 2.0
+            routers_know = replica.left_at and all(v >= replica.left_at for v in observed.confirmed.values())
+            if routers_know or now >= replica.since + confirm_s:
+                yield number, Drain(number), None
+            else:
+                yield number, None, replica.since + confirm_s
+        elif phase is Phase.DRAINING:
+            timeout_s = spec.config.drain_timeout_s if spec else replica.drain_timeout_s
+            if now >= replica.since + timeout_s:
+                yield number, Kill(number, f"still busy at its drain limit of {timeout_s:g} s"), None
+            else:
+                yield number, None, replica.since + timeout_s
+        elif phase is Phase.STOPPING:
+            if now >= replica.since + STOP_GRACE_S:
+                yield number, Kill(number, "did not exit after it was stopped"), None
+            else:
+                yield number, None, replica.since + STOP_GRACE_S
+        elif spec is None:
+            yield number, _remove(replica), None
+
+
+def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Ledger, now: float) -> Iterator[Action]:
+    mine = [replica for replica in observed.of(spec.tag) if replica.is_current and not replica.killed]
+    current = [replica for replica in mine if replica.version == spec.version]
+    old = [replica for replica in mine if replica.version != spec.version]
+    up = [replica for replica in current if _is_up(replica, spec)]
+    failures = observed.failures.get(spec.tag)
+    wanted = spec.config.num_replicas
+
+    if spec.tag in desired.fallbacks:
+        if failures is not None and not failures.rolled_back and _is_hopeless(failures):
+            yield Revert(spec.tag)
+            return
+        if len(up) >= wanted:
+            yield Confirm(spec.tag)
+
+    for replica in current:
+        if replica.phase is Phase.READY and replica.told_version < spec.config_version:
+            yield Configure(replica.number)
+
+    missing = wanted - len(current)
+    if missing > 0:
+        yield from _launches(spec, missing, old, failures, ledger, now)
+    else:
+        for replica in _victims(current, -missing):
+            yield _remove(replica)
+    # Old versions go as new ones come up, so that their sum never falls below what is wanted.
+    for replica in _victims(old, len(old) - max(0, wanted - len(up))):
+        yield _remove(replica)
+
+
+def _launches(
+    spec: BackendSpec, missing: int, old: list[Replica], failures: Failures | None, ledger: Ledger, now: float
+) -> Iterator[Action]:
+    if failures is not None and now < failures.next_try:
+        yield WakeAt(failures.next_try)
+        return
+    for _ in range(missing):
+        allocation = ledger.place(spec.resources)
+        if allocation is None:
+            # No room beside the old version: swap one by one.
+            if old:
+                yield _remove(_victims(old, 1)[0])
+            return
+        yield Launch(spec, allocation)
+
+
+def _is_hopeless(failures: Failures) -> bool:
+    if failures.reason is Reason.RECONFIGURE_FAILED:
+        return failures.count > 0
+    return failures.count >= START_TRIES
+
+
+def _victims(replicas: list[Replica], count: int) -> list[Replica]:
+    """Who goes first: those still starting, then the newest."""
+    if count <= 0:
+        return []
+    return sorted(replicas, key=lambda r: (r.phase is Phase.READY, -r.number))[:count]
+
+
+def _remove(replica: Replica) -> Action:
+    if replica.phase is Phase.READY:
+        return Leave(replica.number)
+    return Kill(replica.number, "not wanted any more")

@@ -1,0 +1,100 @@
+"""Who holds what of a node, and whether more fits. Pure.
+
+GPUs are assigned by index: a fraction goes to the GPU with the least room that still suffices (best fit), so that whole
+GPUs stay free as long as possible; whole numbers take whole free GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pointsman.model import Allocation, Capacity, Resources
+
+EPSILON = 1e-9
+"""Sums of fractions such as 0.1 + 0.2 are not exact; this much over is not over."""
+
+
+class Ledger:
+    """What is free, given what replicas hold.
+
+    Args:
+        capacity: what the node has.
+        held: what its replicas hold.
+    """
+
+    def __init__(self, capacity: Capacity, held: Iterable[Allocation]) -> None:
+        self._cpus = capacity.num_cpus
+        self._memory = capacity.memory
+        self._custom = dict(capacity.custom)
+        self._gpus = [1.0] * capacity.num_gpus
+        for allocation in held:
+            self._take(allocation)
+
+    def place(self, resources: Resources) -> Allocation | None:
+        """Take room for one replica; None, and nothing taken, when there is not enough."""
+        if self._cpus is not None and resources.num_cpus > self._cpus + EPSILON:
+            return None
+        if resources.memory > self._memory + EPSILON:
+            return None
+        if any(amount > self._custom.get(name, 0.0) + EPSILON for name, amount in resources.custom.items()):
+            return None
+        gpus = self._choose_gpus(resources.num_gpus)
+        if gpus is None:
+            return None
+        allocation = Allocation(resources, gpus)
+        self._take(allocation)
+        return allocation
+
+    def describe(self) -> str:
+        """What is free, for error messages."""
+        parts = [f"num_gpus={_amount(sum(self._gpus))}", f"memory={_amount(self._memory)}"]
+        if self._cpus is not None:
+            parts.insert(0, f"num_cpus={_amount(self._cpus)}")
+        parts += [f"{name}={_amount(amount)}" for name, amount in sorted(self._custom.items())]
+        largest = max(self._gpus, default=0.0)
+        if 0 < largest < sum(self._gpus) - EPSILON:
+            parts[parts.index(f"num_gpus={_amount(sum(self._gpus))}")] += f" (at most {_amount(largest)} on one GPU)"
+        return ", ".join(parts)
+
+    def _choose_gpus(self, wanted: float) -> tuple[int, ...] | None:
+        if wanted <= 0:
+            return ()
+        if wanted < 1:
+            fitting = [(free, index) for index, free in enumerate(self._gpus) if free + EPSILON >= wanted]
+            return (min(fitting)[1],) if fitting else None
+        whole = [index for index, free in enumerate(self._gpus) if free >= 1 - EPSILON]
+        count = round(wanted)
+        return tuple(whole[:count]) if len(whole) >= count else None
+
+    def _take(self, allocation: Allocation) -> None:
+        resources = allocation.resources
+        if self._cpus is not None:
+            self._cpus -= resources.num_cpus
+        self._memory -= resources.memory
+        for name, amount in resources.custom.items():
+            self._custom[name] = self._custom.get(name, 0.0) - amount
+        share = min(1.0, resources.num_gpus)
+        for index in allocation.gpus:
+            if index < len(self._gpus):
+                self._gpus[index] -= share
+
+
+def describe_request(resources: Resources, count: int) -> str:
+    """What was asked for, for error messages."""
+    parts = [f"num_cpus={_amount(resources.num_cpus)}"]
+    if resources.num_gpus:
+        parts.append(f"num_gpus={_amount(resources.num_gpus)}")
+    if resources.memory:
+        parts.append(f"memory={_amount(resources.memory)}")
+    parts += [f"{name}={_amount(amount)}" for name, amount in sorted(resources.custom.items())]
+    return f"{count} x ({', '.join(parts)})"
+
+
+def visible_devices(allocation: Allocation, capacity: Capacity) -> str:
+    """The value of ``CUDA_VISIBLE_DEVICES`` for a replica; empty hides every GPU."""
+    names = capacity.gpu_ids or tuple(str(index) for index in range(capacity.num_gpus))
+    return ",".join(names[index] for index in allocation.gpus)
+
+
+def _amount(value: float) -> str:
+    return f"{max(0.0, round(value, 6)):g}" if value < 1e6 else f"{value:.0f}"

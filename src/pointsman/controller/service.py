@@ -1,0 +1,245 @@
+"""Connections to the controller: who is there, and who may say what.
+
+    operator, grant   commands, subscriptions        (driver, command line; user code in replicas)
+    ingress           subscriptions
+    replica           reports, answers to health
+
+A replica's key opens only the replica's doors: a captured one cannot give orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+
+from pointsman.controller.controller import Controller
+from pointsman.controller.views import status_of
+from pointsman.controller.waiters import StartFailure
+from pointsman.exceptions import InsufficientResourcesError, ServeException
+from pointsman.model import Reason, RoutingTable
+from pointsman.wire.auth import (
+    ROLE_GRANT,
+    ROLE_INGRESS,
+    ROLE_OPERATOR,
+    ROLE_REPLICA,
+    derive_key,
+)
+from pointsman.wire.frames import Frame, Kind, WireError
+from pointsman.wire.messages import (
+    AnyCommand,
+    Await,
+    AwaitIngress,
+    Confirm,
+    ControllerHandover,
+    FailureHead,
+    Progress,
+    Query,
+    Report,
+    Shutdown,
+    Subscribe,
+    pack,
+    unpack,
+)
+from pointsman.wire.stream import Stream
+
+log = logging.getLogger(__name__)
+
+COMMANDERS = frozenset({ROLE_OPERATOR, ROLE_GRANT})
+SUBSCRIBERS = COMMANDERS | {ROLE_INGRESS}
+INGRESS_TRIES = 3
+
+
+class Subscription:
+    """A process that gets routing tables."""
+
+    def __init__(self, number: int, stream: Stream, *, ingress: bool, pid: int) -> None:
+        self.number = number
+        self.stream = stream
+        self.ingress = ingress
+        self.pid = pid
+
+
+class Service:
+    """The user of all accepted streams, and the controller's :class:`~pointsman.controller.controller.Peers`.
+
+    Args:
+        handover: what this controller was given; the keys of all roles come from its master key.
+    """
+
+    def __init__(self, handover: ControllerHandover) -> None:
+        self._handover = handover
+        self._controller: Controller | None = None
+        self._subscriptions: dict[Stream, Subscription] = {}
+        self._replicas: dict[int, Stream] = {}
+        self._numbers = itertools.count(1)
+        self._commands: dict[tuple[Stream, int], asyncio.Task[None]] = {}
+        self._ingress_waiters: set[asyncio.Event] = set()
+
+    def attach(self, controller: Controller) -> None:
+        """Connect to the controller; before any stream is accepted."""
+        self._controller = controller
+
+    @property
+    def controller(self) -> Controller:
+        assert self._controller is not None
+        return self._controller
+
+    def key_for(self, role: str, identity: str) -> bytes | None:
+        """The key that a dialer of this role must hold."""
+        if role == ROLE_OPERATOR:
+            identity = ""
+        elif role not in (ROLE_GRANT, ROLE_INGRESS, ROLE_REPLICA):
+            return None
+        return derive_key(self._handover.master_key, role, identity)
+
+    # Peers
+
+    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
+        stream = self._replicas.get(number)
+        if stream is not None:
+            stream.send(kind, 0, head, body)
+
+    def publish(self, table: RoutingTable) -> None:
+        body = pack(table)
+        for subscription in self._subscriptions.values():
+            subscription.stream.send(Kind.TABLE, 0, b"", body)
+
+    def ingress_routers(self) -> frozenset[int]:
+        return frozenset(s.number for s in self._subscriptions.values() if s.ingress)
+
+    def ingresses(self) -> list[Subscription]:
+        return [s for s in self._subscriptions.values() if s.ingress]
+
+    # StreamUser
+
+    def stream_ready(self, stream: Stream) -> None:
+        pass  # whoever dialed speaks first
+
+    def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._receive(stream, frame)
+
+    def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        if isinstance(error, WireError):
+            log.warning("a connection was closed: %s", error)
+        subscription = self._subscriptions.pop(stream, None)
+        if subscription is not None:
+            self.controller.router_lost(subscription.number)
+        for number in [number for number, known in self._replicas.items() if known is stream]:
+            del self._replicas[number]
+        for key in [key for key in self._commands if key[0] is stream]:
+            self._commands[key].cancel()
+
+    def _receive(self, stream: Stream, frame: Frame) -> None:
+        kind, role = frame.kind, stream.role
+        if kind == Kind.COMMAND and role in COMMANDERS:
+            self._start_command(stream, frame)
+        elif kind == Kind.CANCEL and role in COMMANDERS:
+            task = self._commands.get((stream, frame.call_id))
+            if task is not None:
+                task.cancel()
+        elif kind == Kind.SUBSCRIBE and role in SUBSCRIBERS:
+            self._subscribe(stream, unpack(frame.head, Subscribe))
+        elif kind == Kind.CONFIRM and stream in self._subscriptions:
+            self._confirm(self._subscriptions[stream], unpack(frame.head, Confirm).version)
+        elif kind == Kind.REPORT and role == ROLE_REPLICA:
+            report = unpack(frame.head, Report)
+            if str(report.number) != stream.identity:
+                raise WireError(f"replica {stream.identity} reported for {report.number}")
+            self._replicas[report.number] = stream
+            self.controller.replica_reported(report, frame.body)
+        elif kind != Kind.HEALTH:
+            raise WireError(f"{Kind(kind).name} is forbidden for role {role!r}")
+
+    def _subscribe(self, stream: Stream, message: Subscribe) -> None:
+        ingress = message.ingress and stream.role == ROLE_INGRESS
+        subscription = Subscription(next(self._numbers), stream, ingress=ingress, pid=message.pid)
+        self._subscriptions[stream] = subscription
+        self.controller.router_confirmed(subscription.number, 0)
+        if self.controller.published:
+            stream.send(Kind.TABLE, 0, b"", pack(self.controller.table))
+
+    def _confirm(self, subscription: Subscription, version: int) -> None:
+        self.controller.router_confirmed(subscription.number, version)
+        for event in self._ingress_waiters:
+            event.set()
+
+    # Commands
+
+    def _start_command(self, stream: Stream, frame: Frame) -> None:
+        command: AnyCommand = unpack(frame.head, AnyCommand)  # type: ignore[arg-type]  # a union
+        task = asyncio.get_running_loop().create_task(self._run_command(stream, frame.call_id, command, frame.body))
+        key = (stream, frame.call_id)
+        self._commands[key] = task
+        task.add_done_callback(lambda _: self._commands.pop(key, None))
+
+    async def _run_command(self, stream: Stream, call_id: int, command: AnyCommand, body: bytes) -> None:
+        def progress(state: Progress) -> None:
+            stream.send(Kind.CHUNK, call_id, pack(state))
+
+        try:
+            reply = await self._execute(stream, command, body, progress)
+        except (ServeException, ValueError, TimeoutError) as error:
+            stream.send(Kind.FAILURE, call_id, *_describe(error))
+        else:
+            stream.send(Kind.REPLY, call_id, reply)
+
+    async def _execute(
+        self, stream: Stream, command: AnyCommand, body: bytes, progress: Callable[[Progress], None]
+    ) -> bytes:
+        controller = self.controller
+        if isinstance(command, Query):
+            return pack(status_of(controller, self._handover, self.ingresses()))
+        if isinstance(command, Await):
+            own = self._subscriptions.get(stream)
+            await controller.wait(command, frozenset({own.number} if own else ()), progress)
+            return b""
+        if isinstance(command, AwaitIngress):
+            await self._wait_for_ingresses(command.timeout_s)
+            return b""
+        if isinstance(command, Shutdown):
+            controller.shutdown()
+            return b""
+        return await controller.change(command, body)
+
+    async def _wait_for_ingresses(self, timeout_s: float) -> None:
+        wanted = self._handover.ingresses
+        event = asyncio.Event()
+        self._ingress_waiters.add(event)
+        try:
+            deadline = asyncio.get_running_loop().time() + timeout_s
+            while sum(self._serves(s) for s in self.ingresses()) < wanted:
+                if len(self.controller.ingress_exits) >= INGRESS_TRIES:
+                    raise ServeException(
+                        f"the HTTP server does not come up ({self.controller.ingress_exits[-1]}); see its log"
+                    )
+                event.clear()
+                left_s = deadline - asyncio.get_running_loop().time()
+                if left_s <= 0:
+                    raise TimeoutError(f"the HTTP server was not ready after {timeout_s:g} s")
+                # An exit of an ingress is no confirmation, so it is looked for once a second.
+                await asyncio.wait([asyncio.ensure_future(event.wait())], timeout=min(1.0, left_s))
+        finally:
+            self._ingress_waiters.discard(event)
+
+    def _serves(self, subscription: Subscription) -> bool:
+        return self.controller.observed.confirmed.get(subscription.number, 0) > 0
+
+
+def _describe(error: BaseException) -> tuple[bytes, bytes]:
+    if isinstance(error, StartFailure):
+        head = FailureHead(Reason.CONSTRUCTOR_FAILED, "BackendStartError", str(error), error.traceback)
+        return pack(head), error.pickled
+    names = [cls.__name__ for cls in type(error).__mro__]
+    known = (
+        "InsufficientResourcesError",
+        "BackendStartError",
+        "ServeException",
+        "TimeoutError",
+        "ValueError",
+    )
+    name = next((name for name in names if name in known), "ServeException")
+    reason = Reason.INSUFFICIENT_RESOURCES if isinstance(error, InsufficientResourcesError) else Reason.REJECTED
+    return pack(FailureHead(reason, name, str(error))), b""

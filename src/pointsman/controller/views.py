@@ -1,0 +1,66 @@
+"""The controller's state as users may read it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from pointsman.controller.reconcile import Phase
+from pointsman.model import BackendSpec
+from pointsman.wire.messages import (
+    BackendView,
+    ControllerHandover,
+    FailureView,
+    IngressView,
+    ReplicaView,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from pointsman.controller.controller import Controller
+
+
+class Subscriber(Protocol):
+    number: int
+    pid: int
+
+
+def status_of(controller: Controller, handover: ControllerHandover, ingresses: Sequence[Subscriber]) -> Status:
+    """Everything at this moment."""
+    desired, confirmed = controller.desired, controller.observed.confirmed
+    return Status(
+        version=desired.version,
+        pid=os.getpid(),
+        name=handover.name,
+        http_host=handover.http_host,
+        http_port=handover.http_port,
+        endpoints=desired.endpoints,
+        backends={tag: _backend_view(controller, spec) for tag, spec in desired.backends.items()},
+        ingresses=tuple(IngressView(i.pid, confirmed.get(i.number, 0)) for i in ingresses),
+    )
+
+
+def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
+    replicas = controller.observed.of(spec.tag)
+    ready = sum(r.phase is Phase.READY and r.version == spec.version for r in replicas)
+    failures = controller.observed.failures.get(spec.tag)
+    if failures is not None and failures.rolled_back:
+        state = "DEPLOY_FAILED"
+    elif failures is not None and failures.count and ready < spec.config.num_replicas:
+        state = "UNHEALTHY"
+    elif ready == len(replicas) == spec.config.num_replicas:
+        state = "RUNNING"
+    else:
+        state = "UPDATING"
+    failure = None
+    if failures is not None and state in ("DEPLOY_FAILED", "UNHEALTHY"):
+        text = f"{failures.error}: {failures.text}" if failures.error else failures.text
+        failure = FailureView(failures.reason, text, failures.traceback, failures.count)
+    return BackendView(
+        spec=spec,
+        state=state,
+        ready=ready,
+        failure=failure,
+        replicas=tuple(ReplicaView(r.tag, r.pid, r.phase.name, r.allocation.gpus) for r in replicas),
+    )

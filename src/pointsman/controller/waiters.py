@@ -1,0 +1,89 @@
+"""Who waits for what: callers that want to know when a change is in effect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pointsman.controller.desired import Desired
+from pointsman.controller.reconcile import Failures, Observed, Phase, is_settled
+from pointsman.exceptions import BackendStartError
+from pointsman.wire.messages import Await, Progress
+
+
+class StartFailure(BackendStartError):
+    """A backend's change was taken back; carries what user code raised, still packed."""
+
+    def __init__(self, backend: str, failures: Failures) -> None:
+        self.traceback = failures.traceback
+        self.pickled = failures.pickled
+        what = f"{failures.error}: {failures.text}" if failures.error else failures.text
+        super().__init__(f"backend {backend!r} could not be brought up ({failures.reason.value}): {what}")
+
+
+class Situation(NamedTuple):
+    """What waiters are checked against."""
+
+    desired: Desired
+    observed: Observed
+    table_version: int
+    """Of the newest routing table; 0 while none may be published."""
+    ingresses: frozenset[int]
+
+
+class Waiter:
+    """One caller.
+
+    Args:
+        command: what is waited for.
+        own_routers: the caller's routers, by number; they must have the newest table too.
+        progress: told how many replicas are ready whenever that changes.
+    """
+
+    def __init__(self, command: Await, own_routers: frozenset[int], progress: Callable[[Progress], None]) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._command = command
+        self._own_routers = own_routers
+        self._progress = progress
+        self._told: tuple[int, int] | None = None
+
+    def check(self, situation: Situation) -> None:
+        """Resolve ``future`` when what is waited for has come, or cannot come."""
+        if self.future.done():
+            return
+        backend = self._command.backend
+        if backend is not None:
+            error = self._failure(backend, situation)
+            if error is not None:
+                self.future.set_exception(error)
+                return
+            self._report(backend, situation)
+            if not is_settled(situation.desired, situation.observed, backend):
+                return
+        newest = situation.table_version
+        concerned = situation.ingresses | self._own_routers
+        confirmed = situation.observed.confirmed
+        if newest and all(confirmed[router] >= newest for router in concerned if router in confirmed):
+            self.future.set_result(None)
+
+    def _failure(self, backend: str, situation: Situation) -> BackendStartError | None:
+        if self._command.gone:
+            return None
+        failures = situation.observed.failures.get(backend)
+        if failures is not None and failures.rolled_back >= self._command.version:
+            return StartFailure(backend, failures)
+        if backend not in situation.desired.backends:
+            return BackendStartError(f"backend {backend!r} was deleted, or could not be brought up")
+        return None
+
+    def _report(self, backend: str, situation: Situation) -> None:
+        spec = situation.desired.backends.get(backend)
+        if spec is None:
+            return
+        mine = situation.observed.of(backend)
+        ready = sum(replica.phase is Phase.READY and replica.version == spec.version for replica in mine)
+        state = (ready, spec.config.num_replicas)
+        if state != self._told:
+            self._told = state
+            self._progress(Progress(backend, *state))

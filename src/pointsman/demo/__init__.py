@@ -1,0 +1,1 @@
+"""The demonstration that ``make demo`` and ``pointsman demo`` run."""

@@ -1,0 +1,121 @@
+"""How a process of ours begins: its lifeline, its logs, its loop. Called by the ``__main__`` of each process.
+
+The lifeline is an inherited pipe. It hands over what the process must know, keys included, and stays open: its end of
+file means that the parent is gone, and then this process ends too, whatever user code is doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from struct import Struct
+from typing import Any, TypeVar
+
+from pointsman.wire.messages import pack, unpack
+
+T = TypeVar("T")
+
+_LENGTH = Struct("<I")
+MAX_HANDOVER = 60 * 1024
+"""Fits the buffer of a pipe, so that a parent never waits for a child that has not begun to read."""
+PR_SET_PDEATHSIG = 1
+
+
+def pack_handover(message: object) -> bytes:
+    """The bytes to write into a new child's lifeline.
+
+    Raises:
+        ValueError: over 60 KiB, more than fits a pipe.
+    """
+    data = pack(message)
+    if len(data) > MAX_HANDOVER:
+        raise ValueError(f"handover of {len(data)} bytes is over the limit of {MAX_HANDOVER}")
+    return _LENGTH.pack(len(data)) + data
+
+
+class Lifeline:
+    """The child's end of the pipe.
+
+    Args:
+        fd: the pipe's reading end.
+        extra_fd: another inherited descriptor, -1 when there is none.
+    """
+
+    def __init__(self, fd: int, extra_fd: int = -1) -> None:
+        self._fd = fd
+        self.extra_fd = extra_fd
+
+    @classmethod
+    def from_argv(cls) -> Lifeline:
+        """From this process's command line: the number of the descriptor, then that of the extra one."""
+        return cls(*(int(argument) for argument in sys.argv[1:3]))
+
+    def read(self, message: type[T]) -> T:
+        """Read the handover, and from now on die with the parent."""
+        handover = self.read_only(message)
+        _die_with_parent()
+        self.watch(lambda: os._exit(1))
+        return handover
+
+    def read_only(self, message: type[T]) -> T:
+        """Read the handover."""
+        size = _LENGTH.unpack(self._read_exactly(_LENGTH.size))[0]
+        return unpack(self._read_exactly(size), message)
+
+    def watch(self, on_end: Callable[[], object]) -> None:
+        """Call ``on_end`` on a side thread when the parent is gone."""
+        threading.Thread(target=self._wait_for_end, args=(on_end,), name="pointsman-lifeline", daemon=True).start()
+
+    def _read_exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = os.read(self._fd, size - len(data))
+            if not more:
+                sys.exit("the parent process ended before it handed over")
+            data += more
+        return data
+
+    def _wait_for_end(self, on_end: Callable[[], object]) -> None:
+        while os.read(self._fd, 4096):
+            continue
+        on_end()
+
+
+def _die_with_parent() -> None:
+    """Linux: have the kernel kill us too, for the case that user code holds the interpreter when the pipe ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def run_process(main: Coroutine[Any, Any, None]) -> None:
+    """Run a process's main coroutine to its end, with logs going to standard error, one line per event."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    loop = new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(main)
+    finally:
+        leftovers = asyncio.all_tasks(loop)
+        for task in leftovers:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(asyncio.gather(*leftovers, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

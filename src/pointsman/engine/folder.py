@@ -1,0 +1,195 @@
+"""An instance's private folder: sockets, key, logs, store. Only its owner may look in.
+
+<runtime folder>/<name>/    lock   held by the supervisor for as long as the instance lives
+                            key    the operator's key, for `connect` and the command line
+                            about  JSON: id, HTTP address, supervisor's pid
+                            ctl    the controller's socket
+                            r/     a socket per replica
+                            logs/  a file per process
+                            state.db
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from pointsman.exceptions import ServeException
+
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+ANONYMOUS_PREFIX = "anonymous."
+SWEEP_AGE_S = 60
+MAX_SOCKET_PATH = 100
+"""The system's limit is 108 bytes on Linux and 104 on macOS, the final NUL included."""
+
+
+class About(msgspec.Struct, frozen=True):
+    """What a folder says of its instance."""
+
+    instance: str
+    name: str
+    pid: int
+    http_host: str | None
+    http_port: int
+    request_timeout_s: float
+    ingresses: int
+
+
+def check_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: it cannot name an instance.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f"instance name {name!r} is not 1-64 characters of A-Z a-z 0-9 _ . - without a leading dot")
+    return name
+
+
+def runtime_folder() -> Path:
+    """Where instances of this user live; made on first use."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    longest = "/" + "n" * 64 + "/r/999999"
+    candidates = [Path(base) / "pointsman"] if base and os.access(base, os.W_OK) else []
+    candidates += [Path(folder) / f"pointsman-{os.getuid()}" for folder in (tempfile.gettempdir(), "/tmp")]
+    for folder in candidates:
+        if len(os.fsencode(folder)) + len(longest) <= MAX_SOCKET_PATH:
+            return make_private(folder)
+    return make_private(candidates[-1])
+
+
+def make_private(folder: Path) -> Path:
+    """Make sure that a folder exists and is only ours.
+
+    Raises:
+        ServeException: it is a symlink, somebody else's, or open to others.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise ServeException(f"{folder} is not a folder (a symlink is not followed)")
+    if status.st_uid != os.getuid():
+        raise ServeException(f"{folder} belongs to user {status.st_uid}, not to this user ({os.getuid()})")
+    if status.st_mode & 0o077:
+        raise ServeException(f"{folder} is open to other users (mode {status.st_mode & 0o777:o}); make it 0700")
+    return folder
+
+
+class InstanceFolder:
+    """One instance's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.control_socket = path / "ctl"
+        self.replica_sockets = path / "r"
+
+    @classmethod
+    def of(cls, name: str) -> InstanceFolder:
+        return cls(runtime_folder() / name)
+
+    def create(self) -> int:
+        """Make the folder and take its lock; what a dead instance left there is removed.
+
+        Returns:
+            The descriptor that holds the lock.
+
+        Raises:
+            ServeException: a live instance holds it.
+        """
+        make_private(self.path)
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise ServeException(
+                f"an instance named {self.path.name!r} is running; use connect({self.path.name!r}) to attach to it"
+            ) from None
+        self._clear()
+        self.replica_sockets.mkdir(mode=0o700)
+        return lock
+
+    def is_alive(self) -> bool:
+        """Whether an instance holds the lock."""
+        try:
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def wait_for_end(self) -> None:
+        """Return when the instance has ended: its supervisor holds the lock until its last breath."""
+        try:
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        finally:
+            os.close(lock)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a private file."""
+        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+
+    def read(self, name: str) -> bytes:
+        """Read a file of the folder.
+
+        Raises:
+            ServeException: it is empty, or others can read it.
+        """
+        descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read()
+        if not data or status.st_mode & 0o077 or status.st_uid != os.getuid():
+            raise ServeException(f"{self.path / name} is empty, or not private to this user; refusing to use it")
+        return data
+
+    def about(self) -> About:
+        return msgspec.json.decode(self.read("about"), type=About)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _clear(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+
+
+def live_instances() -> list[str]:
+    """Names of the live named instances of this user."""
+    folders = sorted(path for path in runtime_folder().iterdir() if path.is_dir())
+    return [
+        path.name for path in folders if not path.name.startswith(ANONYMOUS_PREFIX) and InstanceFolder(path).is_alive()
+    ]
+
+
+def sweep_anonymous() -> None:
+    """Remove folders of anonymous instances whose supervisor was killed before it could.
+
+    Young folders are left alone: another start may be between making its folder and locking it.
+    """
+    for path in runtime_folder().glob(f"{ANONYMOUS_PREFIX}*"):
+        folder = InstanceFolder(path)
+        if time.time() - path.lstat().st_mtime > SWEEP_AGE_S and not folder.is_alive():
+            folder.remove()

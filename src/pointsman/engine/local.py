@@ -1,0 +1,268 @@
+"""Raises an instance on this machine: everything that the driver does before the supervisor runs.
+
+Sockets are bound here, so that a port in use is the caller's own ``OSError``; then the supervisor inherits them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import site
+import socket
+import subprocess
+import sys
+import sysconfig
+from typing import NamedTuple
+
+import msgspec
+
+from pointsman.engine.child import pack_handover
+from pointsman.engine.folder import ANONYMOUS_PREFIX, About, InstanceFolder, sweep_anonymous
+from pointsman.exceptions import ServeException
+from pointsman.model import Capacity
+from pointsman.wire.auth import ROLE_OPERATOR, derive_key
+from pointsman.wire.messages import HTTPSettings, SupervisorOrder
+
+BACKLOG = 2048
+STOP_TIMEOUT_S = 5.0
+
+
+class Plan(NamedTuple):
+    """What to raise.
+
+    Attributes:
+        name: of a detached or foreground instance; empty for an anonymous one.
+        bound: whether it ends with this process.
+        http: settings of the ingresses, None for no HTTP server.
+    """
+
+    name: str
+    bound: bool
+    state_dir: str
+    http: HTTPSettings | None
+    ingresses: int
+    capacity: Capacity
+    request_timeout_s: float
+    cwd: str
+    sys_path: list[str]
+
+
+class Address(NamedTuple):
+    """How to reach an instance as its operator."""
+
+    instance: str
+    control_path: str
+    key: bytes
+    http_host: str | None
+    http_port: int
+    request_timeout_s: float
+    folder: InstanceFolder
+
+
+class Raised:
+    """An instance that this process has raised.
+
+    Args:
+        address: how to reach it.
+        process: the supervisor.
+        lifeline: the pipe whose end ends a bound instance; None for a detached one.
+    """
+
+    def __init__(self, address: Address, process: subprocess.Popen[bytes], lifeline: int | None) -> None:
+        self.address = address
+        self._process = process
+        self._lifeline = lifeline
+        # A child that the driver forks must not keep the lifeline open after the driver is gone.
+        self._owner = os.getpid()
+        os.register_at_fork(after_in_child=self._close_lifeline)
+
+    @property
+    def bound(self) -> bool:
+        """Whether the instance ends with this process."""
+        return self._lifeline is not None
+
+    def let_go(self) -> None:
+        """End a bound instance by closing its lifeline. Does nothing in a forked child, or a second time."""
+        if os.getpid() == self._owner:
+            self._close_lifeline()
+
+    def wait_for_end(self, timeout_s: float) -> bool:
+        """Wait for the supervisor to exit, killing it when it does not; False when it had to be killed."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self.address.folder.remove()
+            return False
+        if self._process.returncode < 0:
+            self.address.folder.remove()  # it was killed, so nobody else has tidied up
+        return True
+
+    def _close_lifeline(self) -> None:
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            os.close(lifeline)
+
+
+def raise_instance(plan: Plan) -> Raised:
+    """Bind, make the folder, start the supervisor. Returns before the instance is ready.
+
+    Raises:
+        OSError: the port cannot be bound, or the host not resolved; names both.
+        ServeException: a live instance has that name or state folder.
+    """
+    with contextlib.ExitStack() as undo:
+        listener = _bind_http(plan.http) if plan.http else None
+        if listener is not None:
+            undo.callback(listener.close)
+        sweep_anonymous()
+        folder = InstanceFolder.of(plan.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}")
+        lock = folder.create()
+        undo.callback(os.close, lock)
+        with contextlib.ExitStack() as undo_folder:
+            undo_folder.callback(folder.remove)
+            raised = _start_supervisor(plan, folder, lock, listener)
+            undo_folder.pop_all()
+        return raised
+
+
+def find_instance(name: str) -> Address:
+    """The live named instance.
+
+    Raises:
+        ServeException: there is none.
+    """
+    folder = InstanceFolder.of(name)
+    if not folder.is_alive():
+        raise ServeException(
+            f"no instance named {name!r} is running; start one with start(detached=True, name={name!r})"
+        )
+    return address_of(folder)
+
+
+def address_of(folder: InstanceFolder) -> Address:
+    """How to reach the instance of a folder, from what the folder says."""
+    about = folder.about()
+    return Address(
+        instance=about.instance,
+        control_path=str(folder.control_socket),
+        key=folder.read("key"),
+        http_host=about.http_host,
+        http_port=about.http_port,
+        request_timeout_s=about.request_timeout_s,
+        folder=folder,
+    )
+
+
+def _start_supervisor(plan: Plan, folder: InstanceFolder, lock: int, listener: socket.socket | None) -> Raised:
+    instance, master = secrets.token_hex(8), secrets.token_bytes(32)
+    http = plan.http
+    if http is not None and listener is not None:
+        http = msgspec.structs.replace(http, port=listener.getsockname()[1])
+    order = SupervisorOrder(
+        instance=instance,
+        name=plan.name,
+        folder=str(folder.path),
+        state_dir=plan.state_dir,
+        master_key=master,
+        python=sys.executable,
+        bound=plan.bound,
+        echo=plan.bound,
+        ingresses=plan.ingresses if http else 0,
+        http=http,
+        capacity=plan.capacity,
+        cwd=plan.cwd,
+        sys_path=plan.sys_path,
+        request_timeout_s=plan.request_timeout_s,
+    )
+    handover = pack_handover(order)
+    control = _bind_control(folder)
+    read_end, write_end = os.pipe()
+    fds = [read_end, control.fileno(), lock, *([listener.fileno()] if listener else [])]
+    try:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "pointsman.engine.supervisor",
+                *map(str, fds),
+                *([] if listener else ["-1"]),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=None if plan.bound else subprocess.DEVNULL,
+            stderr=None if plan.bound else subprocess.DEVNULL,
+            cwd="/",
+            env=_environment(),
+            pass_fds=fds,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(write_end)
+        raise
+    finally:
+        os.close(read_end)
+        control.close()
+    os.write(write_end, handover)
+    if not plan.bound:
+        os.close(write_end)
+    about = About(
+        instance=instance,
+        name=plan.name,
+        pid=process.pid,
+        http_host=http.host if http else None,
+        http_port=http.port if http else 0,
+        request_timeout_s=plan.request_timeout_s,
+        ingresses=order.ingresses,
+    )
+    folder.write("key", derive_key(master, ROLE_OPERATOR))
+    folder.write("about", msgspec.json.encode(about))
+    return Raised(address_of(folder), process, write_end if plan.bound else None)
+
+
+def _environment() -> dict[str, str]:
+    """The driver's environment, made so that the children find this very package and do not hold output back."""
+    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
+    if package_parent not in installed:  # site-packages on PYTHONPATH would come before the standard library
+        known = environment.get("PYTHONPATH", "")
+        environment["PYTHONPATH"] = os.pathsep.join([package_parent, *([known] if known else [])])
+    return environment
+
+
+def _bind_http(http: HTTPSettings) -> socket.socket:
+    try:
+        infos = socket.getaddrinfo(
+            http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+        )
+    except socket.gaierror as error:
+        text = f"cannot listen on host {http.host!r}, port {http.port}: {error.strerror}"
+        raise socket.gaierror(error.errno, text) from None
+    family, kind, protocol, _, address = infos[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            error.errno,
+            f"cannot listen on host {http.host!r}, port {http.port}: {os.strerror(error.errno or 0)}",
+        ) from None
+    return listener
+
+
+def _bind_control(folder: InstanceFolder) -> socket.socket:
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        control.bind(str(folder.control_socket))
+    finally:
+        os.umask(before)
+    control.listen(BACKLOG)
+    return control

@@ -1,0 +1,354 @@
+"""The supervisor: root process of an instance on this machine.
+
+It owns the listening sockets and the lock, spawns and reaps every other process, restarts controller and ingresses,
+and ends everything when the driver's end of the lifeline closes. No user code, no HTTP, no decisions about backends.
+
+    argv: lifeline fd, control listener fd, lock fd, HTTP listener fd or -1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pointsman.engine.child import Lifeline, pack_handover
+from pointsman.engine.folder import InstanceFolder
+from pointsman.engine.output import OutputPump
+from pointsman.wire.auth import ROLE_INGRESS, derive_key
+from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
+from pointsman.wire.messages import (
+    ControllerHandover,
+    IngressHandover,
+    Kill,
+    Launch,
+    ProcessEvent,
+    ShutdownOrder,
+    Stop,
+    SupervisorOrder,
+    pack,
+    unpack,
+)
+
+EXIT_GRACE_S = 1.5
+DRIVER_GONE_DRAIN_S = 1.0
+"""How long requests may still run once the driver of a bound instance is gone."""
+SIGNALLED_DRAIN_S = 20.0
+RESTART_FIRST_S = 0.1
+RESTART_LAST_S = 10.0
+STEADY_S = 5.0
+"""A process that lived this long is restarted without delay."""
+
+
+class Child:
+    """A running process of ours."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], lifeline: int, role: str, number: int, note: bytes = b""
+    ) -> None:
+        self.process = process
+        self.lifeline = lifeline
+        self.role = role
+        self.number = number
+        self.note = note
+        self.started = time.monotonic()
+
+    def signal(self, signum: int) -> None:
+        """To the process's whole group, so that what user code forked goes too. A dead process is left alone."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signum)
+
+
+class Supervisor:
+    """The root process.
+
+    Args:
+        order: what to raise.
+        lifeline: the driver's pipe.
+        control: listening socket of the controller.
+        http: listening socket of the ingresses, or None.
+    """
+
+    def __init__(
+        self, order: SupervisorOrder, lifeline: Lifeline, control: socket.socket, http: socket.socket | None
+    ) -> None:
+        self._order = order
+        self._control = control
+        self._http = http
+        self._folder = InstanceFolder(Path(order.folder))
+        self._logs = Path(order.state_dir or order.folder) / "logs"
+        self._logs.mkdir(mode=0o700, exist_ok=True)
+        self._pump = OutputPump(self._logs, echo=order.echo)
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[int, Child] = {}
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._restarts: dict[tuple[str, int], int] = {}
+        self._link: socket.socket | None = None
+        self._decoder = FrameDecoder()
+        self._phases: list[tuple[str, float]] | None = None
+        self._phase_ends = 0.0
+        self._forget = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        if order.bound:
+            lifeline.watch(lambda: os.write(self._wake_write, b"E"))
+
+    def run(self) -> None:
+        """Raise the instance and watch it until it has ended."""
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
+        signal.set_wakeup_fd(self._wake_write)
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(signum, lambda *_: None)  # the wake-up descriptor carries the number
+        self._spawn_controller()
+        for index in range(self._order.ingresses):
+            self._spawn_ingress(index)
+        while self._phases is None or self._children or self._phases:
+            timeout = max(0.0, min(t for t, _ in self._timers) - time.monotonic()) if self._timers else None
+            for key, _ in self._selector.select(timeout):
+                key.data()
+            self._run_timers()
+            self._advance_shutdown()
+        self._pump.close()
+        self._folder.remove()
+        if self._forget and self._order.state_dir:
+            for path in Path(self._order.state_dir).glob("state.db*"):
+                path.unlink()
+
+    # Processes
+
+    def _spawn(
+        self,
+        role: str,
+        number: int,
+        label: str,
+        handover: bytes,
+        *,
+        env: dict[str, str],
+        fds: tuple[int, ...] = (),
+    ) -> Child:
+        read_end, write_end = os.pipe()
+        output_read, output_write = os.pipe()
+        try:
+            process = subprocess.Popen(
+                [self._order.python, "-m", f"pointsman.{role}", str(read_end), *map(str, fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=output_write,
+                stderr=output_write,
+                cwd="/",  # so that no module of the user's folder shadows one that we import
+                env={**os.environ, **env},
+                pass_fds=(read_end, *fds),
+                start_new_session=True,
+            )
+        finally:
+            os.close(read_end)
+            os.close(output_write)
+        os.write(write_end, handover)
+        child = self._children[process.pid] = Child(process, write_end, role, number)
+        self._pump.add(output_read, label, f"{role}-{number}" if role != "controller" else role)
+        return child
+
+    def _spawn_controller(self) -> None:
+        ours, theirs = socket.socketpair()
+        order = self._order
+        handover = ControllerHandover(
+            instance=order.instance,
+            name=order.name,
+            folder=order.folder,
+            state_dir=order.state_dir,
+            master_key=order.master_key,
+            capacity=order.capacity,
+            cwd=order.cwd,
+            sys_path=order.sys_path,
+            ingresses=order.ingresses,
+            request_timeout_s=order.request_timeout_s,
+            http_host=order.http.host if order.http else None,
+            http_port=order.http.port if order.http else 0,
+        )
+        fds = (self._control.fileno(), theirs.fileno())
+        try:
+            self._spawn("controller", 0, "controller", pack_handover(handover), env={}, fds=fds)
+        finally:
+            theirs.close()
+        if self._link is not None:
+            self._drop_link()
+        self._link, self._decoder = ours, FrameDecoder()
+        self._selector.register(ours, selectors.EVENT_READ, self._on_controller)
+        live = {c.number: (c.process.pid, c.note) for c in self._children.values() if c.role == "replica"}
+        self._tell(ProcessEvent("recovered", live=live))
+
+    def _spawn_ingress(self, index: int) -> None:
+        assert self._http is not None
+        assert self._order.http is not None
+        handover = IngressHandover(
+            instance=self._order.instance,
+            index=index,
+            control_path=str(self._folder.control_socket),
+            control_key=derive_key(self._order.master_key, ROLE_INGRESS, str(index)),
+            http=self._order.http,
+        )
+        self._spawn("ingress", index, "ingress", pack_handover(handover), env={}, fds=(self._http.fileno(),))
+
+    def _reap(self) -> None:
+        for pid, child in list(self._children.items()):
+            code = child.process.poll()
+            if code is None:
+                continue
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # what user code forked must not outlive its replica
+            os.close(child.lifeline)
+            del self._children[pid]
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            if self._phases is not None:
+                continue  # ends are what a shutdown is for
+            if child.role == "replica":
+                self._tell(ProcessEvent("exited", child.number, pid, how))
+            else:
+                self._log(f"{child.role} {how}; starting it again")
+                self._restart(child)
+                if child.role == "ingress":
+                    self._tell(ProcessEvent("ingress_exited", child.number, pid, how))
+
+    def _restart(self, child: Child) -> None:
+        key = (child.role, child.number)
+        steady = time.monotonic() - child.started > STEADY_S
+        failures = self._restarts[key] = 0 if steady else self._restarts.get(key, -1) + 1
+        delay = 0.0 if failures == 0 else min(RESTART_LAST_S, RESTART_FIRST_S * 2 ** (failures - 1))
+        start = self._spawn_controller if child.role == "controller" else lambda: self._spawn_ingress(child.number)
+        self._after(delay, lambda: start() if self._phases is None else None)
+
+    # Controller
+
+    def _on_controller(self) -> None:
+        assert self._link is not None
+        try:
+            data = self._link.recv(1 << 20)
+        except OSError:
+            data = b""
+        if not data:
+            self._drop_link()
+            return
+        for frame in self._decoder.feed(data):
+            self._obey(frame)
+
+    def _obey(self, frame: Frame) -> None:
+        if frame.kind == Kind.LAUNCH:
+            self._launch(unpack(frame.head, Launch))
+        elif frame.kind == Kind.STOP:
+            number = unpack(frame.head, Stop).number
+            self._signal_replica(number, signal.SIGTERM)
+        elif frame.kind == Kind.KILL:
+            number = unpack(frame.head, Kill).number
+            self._signal_replica(number, signal.SIGKILL)
+        elif frame.kind == Kind.SHUTDOWN:
+            order = unpack(frame.head, ShutdownOrder)
+            self._forget = order.forget
+            self._begin_shutdown(order.drain_s)
+
+    def _launch(self, order: Launch) -> None:
+        if self._phases is not None:
+            return
+        try:
+            child = self._spawn("replica", order.number, order.label, order.handover, env=order.env)
+        except OSError as error:
+            self._tell(ProcessEvent("exited", order.number, 0, f"could not be started: {error}"))
+        else:
+            child.note = order.note
+            self._tell(ProcessEvent("started", order.number, child.process.pid))
+
+    def _signal_replica(self, number: int, signum: int) -> None:
+        for child in self._children.values():
+            if child.role == "replica" and child.number == number:
+                child.signal(signum)
+
+    def _tell(self, event: ProcessEvent) -> None:
+        if self._link is not None:
+            # The buffer of a socket pair holds thousands of events; a controller that lets it fill is hung, and a
+            # later one learns what lives from `recovered`.
+            with contextlib.suppress(OSError):
+                self._link.send(encode_frame(Kind.EVENT, 0, pack(event)), socket.MSG_DONTWAIT)
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._selector.unregister(self._link)
+            self._link.close()
+            self._link = None
+
+    # Shutdown: ingresses finish, then replicas, then the controller
+
+    def _begin_shutdown(self, drain_s: float) -> None:
+        if self._phases is None:
+            self._phases = [("ingress", drain_s), ("replica", drain_s), ("controller", EXIT_GRACE_S)]
+            self._next_phase()
+
+    def _next_phase(self) -> None:
+        assert self._phases
+        role, limit_s = self._phases[0]
+        self._phase_ends = time.monotonic() + limit_s
+        self._after(limit_s, lambda: None)
+        for child in self._children.values():
+            if child.role == role:
+                child.signal(signal.SIGTERM)
+
+    def _advance_shutdown(self) -> None:
+        while self._phases:
+            role = self._phases[0][0]
+            waiting = [child for child in self._children.values() if child.role == role]
+            if waiting and time.monotonic() < self._phase_ends:
+                return
+            for child in waiting:
+                child.signal(signal.SIGKILL)
+            self._phases.pop(0)
+            if self._phases:
+                self._next_phase()
+
+    def _hurry(self) -> None:
+        """A second signal: what still drains is killed."""
+        for child in self._children.values():
+            child.signal(signal.SIGKILL)
+
+    # Loop
+
+    def _on_wake(self) -> None:
+        for byte in os.read(self._wake_read, 4096):
+            if byte == ord("E"):
+                self._begin_shutdown(DRIVER_GONE_DRAIN_S)
+            elif byte in (signal.SIGTERM, signal.SIGINT):
+                if self._phases is None:
+                    self._begin_shutdown(SIGNALLED_DRAIN_S)
+                else:
+                    self._hurry()
+        self._reap()
+
+    def _after(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._timers.append((time.monotonic() + delay_s, action))
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        due = [timer for timer in self._timers if timer[0] <= now]
+        self._timers = [timer for timer in self._timers if timer[0] > now]
+        for _, action in due:
+            action()
+
+    def _log(self, text: str) -> None:
+        self._pump.write("supervisor", text)
+
+
+def main() -> None:
+    lifeline_fd, control_fd, _lock_fd, http_fd = (int(argument) for argument in sys.argv[1:5])
+    lifeline = Lifeline(lifeline_fd)
+    order = lifeline.read_only(SupervisorOrder)
+    http = socket.socket(fileno=http_fd) if http_fd >= 0 else None
+    Supervisor(order, lifeline, socket.socket(fileno=control_fd), http).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The exceptions of Pointsman.
+
+    Exception
+    └── ServeException                 everything of ours that has no narrower name
+        ├── InsufficientResourcesError   the operator asked for more than there is
+        ├── BackendStartError            user code could not be brought up
+        ├── BackpressureError            too many calls wait; try again later        HTTP 503
+        ├── ReplicaDiedError             the replica died after hand-off             HTTP 502
+        ├── DeadlineExceededError        the call's deadline passed                  HTTP 504
+        ├── CallRejectedError            the call cannot be carried out as asked     HTTP 400
+        ├── UserCodeError                user code raised, or gave no usable answer  HTTP 500
+        └── RemoteError                  stands in for a user exception whose class
+                                         cannot be rebuilt at the caller             HTTP 500
+
+Bad arguments raise the built-in ``ValueError``, ``TypeError`` or ``KeyError``: whoever wrote the call is at fault.
+"""
+
+from __future__ import annotations
+
+
+class ServeException(Exception):
+    """Base of every exception of ours; raised itself where no narrower class fits."""
+
+
+RayServeException = ServeException
+"""The seed's name for :class:`ServeException`."""
+
+
+class InsufficientResourcesError(ServeException):
+    """Strict resources cannot be met; the text names what was asked and what is free. The operator's fault."""
+
+
+class BackendStartError(ServeException):
+    """A backend's replicas did not come up; ``__cause__`` is the user's exception with its remote traceback."""
+
+
+class BackpressureError(ServeException):
+    """The queue is full, so the call was never started. Nobody's fault: capacity.
+
+    Attributes:
+        retry_after: seconds after which room is expected, at least 1.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ReplicaDiedError(ServeException):
+    """The replica died after the call was handed to it; the call may have run. Usually user code's fault."""
+
+
+class DeadlineExceededError(ServeException, TimeoutError):
+    """The call's deadline passed.
+
+    Attributes:
+        started: whether the call had been handed to a replica (HTTP 504) or was still waiting (HTTP 503).
+    """
+
+    def __init__(self, message: str, *, started: bool = True) -> None:
+        super().__init__(message)
+        self.started = started
+
+
+class CallRejectedError(ServeException):
+    """The call names a method that is missing or not open to callers. The caller's fault."""
+
+
+class UserCodeError(ServeException):
+    """User code raised, or returned something that is no answer. The model author's fault.
+
+    Attributes:
+        traceback: the remote traceback as text, for the log; empty when there is none.
+    """
+
+    def __init__(self, message: str, *, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class RemoteError(ServeException):
+    """A user exception that cannot be rebuilt here.
+
+    Attributes:
+        class_name: name of the original class.
+        traceback: the remote traceback as text.
+    """
+
+    def __init__(self, message: str, *, class_name: str = "", traceback: str = "") -> None:
+        super().__init__(message)
+        self.class_name = class_name
+        self.traceback = traceback
+
+
+class RemoteTraceback(ServeException):
+    """Set as ``__cause__`` of a re-raised exception, so that the remote traceback is printed above it."""
+
+    def __str__(self) -> str:
+        return f"\n\n{self.args[0]}" if self.args else ""

@@ -1,0 +1,72 @@
+"""An ingress process: a link to the controller for tables, a router, and the HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+
+from pointsman.engine.child import Lifeline, run_process
+from pointsman.ingress.app import ASGIApp, IngressApp
+from pointsman.ingress.server import HTTPServer
+from pointsman.routing.control import ControlLink
+from pointsman.routing.router import Router
+from pointsman.wire.auth import ROLE_INGRESS
+from pointsman.wire.messages import HTTPSettings, IngressHandover
+
+log = logging.getLogger("pointsman.ingress")
+
+DRAIN_S = 20.0
+
+
+def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:
+    """Wrap the app in the operator's middlewares, in list order: the last one is outermost."""
+    if settings.middlewares:
+        sys.path[:] = [*sys.path, *(entry for entry in settings.sys_path if entry not in sys.path)]
+        for cls, args, kwargs in pickle.loads(settings.middlewares):
+            app = cls(app, *args, **kwargs)
+    return app
+
+
+async def serve(handover: IngressHandover, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    router = Router(instance=handover.instance)
+    app = IngressApp(router, handover.http)
+    server = HTTPServer(with_middlewares(app, handover.http), listener, drain_s=DRAIN_S)
+
+    def stop() -> None:
+        app.serving = False
+        server.stop()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop)
+    link = ControlLink(
+        path=handover.control_path,
+        instance=handover.instance,
+        role=ROLE_INGRESS,
+        identity=str(handover.index),
+        key=handover.control_key,
+        on_table=app.apply,
+        on_gone=stop,
+    )
+    link.subscribe(ingress=True, pid=os.getpid())
+    await link.start()
+    try:
+        await server.serve()
+    finally:
+        await link.aclose()
+        await router.aclose()
+
+
+def main() -> None:
+    lifeline = Lifeline.from_argv()
+    handover = lifeline.read(IngressHandover)
+    run_process(serve(handover, socket.socket(fileno=lifeline.extra_fd)))
+
+
+if __name__ == "__main__":
+    main()

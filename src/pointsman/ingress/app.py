@@ -1,0 +1,234 @@
+"""The ASGI app of an ingress: system paths, route, method, limits, body, call, answer — in this order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from pointsman.exceptions import ServeException
+from pointsman.ingress.codec import (
+    ErrorAnswer,
+    Headers,
+    Notable,
+    Scope,
+    answer_for,
+    error_messages,
+    read_headers,
+    response_head,
+    wants_json,
+)
+from pointsman.model import EndpointSpec, Reason, RoutingTable
+from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
+from pointsman.routing.call import SAFE_METHODS, Call, Reply, ReplyStream, StreamBroken
+from pointsman.routing.router import Router
+from pointsman.wire.messages import HTTPSettings
+
+log = logging.getLogger(__name__)
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+DISCONNECT_HOOK = "pointsman.on_disconnect"
+"""Key in ``scope["state"]`` under which the app leaves what the server is to call when the client has gone."""
+
+
+class RequestRejected(Exception):
+    """The ingress answers by itself."""
+
+    def __init__(self, answer: ErrorAnswer) -> None:
+        self.answer = answer
+
+
+class BrokenAnswer(Exception):
+    """A streamed answer broke; raised out of the app so that the server cuts the connection."""
+
+
+class IngressApp:
+    """Serves what the routing table says.
+
+    Args:
+        router: sends the calls; its table is this app's table too, by :meth:`apply`.
+        settings: limits and the debug switch.
+    """
+
+    def __init__(self, router: Router, settings: HTTPSettings) -> None:
+        self._router = router
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
+        self.serving = False
+        """False while starting and draining: ``/-/healthz`` answers 503."""
+
+    def apply(self, table: RoutingTable) -> None:
+        """Use a newer table, routes and traffic at once."""
+        if self._router.apply(table):
+            self._matcher = RouteMatcher((e.route, e) for e in table.endpoints.values() if e.route is not None)
+            self.serving = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._refuse_protocol(scope, receive, send)
+            return
+        headers: Headers = scope["headers"]
+        request_id = ""
+        try:
+            try:
+                notable = read_headers(headers)
+            except ValueError:
+                raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, "a header is malformed")) from None
+            request_id = notable.request_id
+            raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+            path = raw_path.decode("latin-1")
+            if path.startswith(RESERVED_PREFIX):
+                await self._system(path, scope["method"], send)
+                return
+            endpoint, parameters = self._match(path, scope["method"])
+            body = b""
+            if notable.has_body:
+                body = await self._read_body(notable, receive)
+            call = self._make_call(scope, raw_path, endpoint, parameters, notable, body)
+            try:
+                await self._answer(call, scope, send)
+            except asyncio.CancelledError:
+                if not call.future.cancelled():
+                    self._router.cancel(call)
+                    raise
+        except RequestRejected as rejected:
+            await self._send_error(rejected.answer, request_id, headers, send)
+        except ServeException as error:
+            answer = answer_for(error)
+            log.warning(
+                "request %s failed with %d: %s%s",
+                request_id,
+                answer.status,
+                error,
+                _indented(answer.traceback),
+            )
+            await self._send_error(answer, request_id, headers, send)
+
+    def _match(self, path: str, method: str) -> tuple[EndpointSpec, dict[str, str]]:
+        found = self._matcher.match(path)
+        if found is None:
+            raise RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
+        methods = found[0].methods
+        if method not in methods and not (method == "HEAD" and "GET" in methods):
+            allowed = [*methods, "HEAD"] if "GET" in methods and "HEAD" not in methods else methods
+            allow = ", ".join(allowed).encode()
+            raise RequestRejected(
+                ErrorAnswer(405, Reason.REJECTED, "the route does not allow this method", [(b"allow", allow)])
+            )
+        return found
+
+    async def _read_body(self, notable: Notable, receive: Receive) -> bytes:
+        limit = self._settings.max_body_bytes
+        if notable.content_length > limit:
+            raise RequestRejected(self._too_large(limit))
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise RequestRejected(self._too_large(limit))
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    @staticmethod
+    def _too_large(limit: int) -> ErrorAnswer:
+        # Without the close the server would read on, only to throw the rest away.
+        return ErrorAnswer(413, Reason.REJECTED, f"the body is over {limit} bytes", [(b"connection", b"close")])
+
+    def _make_call(
+        self,
+        scope: Scope,
+        raw_path: bytes,
+        endpoint: EndpointSpec,
+        parameters: dict[str, str],
+        notable: Notable,
+        body: bytes,
+    ) -> Call:
+        method: str = scope["method"]
+        return Call(
+            endpoint=endpoint.name,
+            deadline=self._loop.time() + self._settings.request_timeout_s,
+            future=self._loop.create_future(),
+            method_name=notable.method_name,
+            http_method=method,
+            path=raw_path,
+            query=scope["query_string"],
+            headers=scope["headers"],
+            path_params=parameters,
+            request_id=notable.request_id,
+            client=scope.get("client"),
+            body=body,
+            idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
+        )
+
+    async def _answer(self, call: Call, scope: Scope, send: Send) -> None:
+        state = scope.get("state")
+        if state is not None:
+            state[DISCONNECT_HOOK] = lambda: self._router.cancel(call)
+        self._router.submit(call)
+        reply: Reply = await call.future  # type: ignore[misc]  # the ingress makes asyncio futures only
+        await send(response_head(reply))
+        if reply.stream is None:
+            await send({"type": "http.response.body", "body": reply.body})
+            return
+        if state is not None:
+            state[DISCONNECT_HOOK] = reply.stream.close
+        await self._stream(reply.stream, call.request_id, send)
+
+    async def _stream(self, chunks: ReplyStream, request_id: str, send: Send) -> None:
+        try:
+            async for chunk in chunks:
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except StreamBroken as broken:
+            traceback = broken.failure.traceback if broken.failure else ""
+            log.warning("request %s broke while streaming: %s%s", request_id, broken, _indented(traceback))
+            raise BrokenAnswer from None
+        finally:
+            chunks.close()
+
+    async def _system(self, path: str, method: str, send: Send) -> None:
+        if path == "/-/routes" and method in ("GET", "HEAD"):
+            endpoints = self._router.table.endpoints.values()
+            await _send_json(send, 200, {e.route: [e.name, list(e.methods)] for e in endpoints if e.route is not None})
+        elif path == "/-/healthz" and method in ("GET", "HEAD"):
+            await _send_json(send, 200 if self.serving else 503, {"serving": self.serving})
+        elif path in ("/-/routes", "/-/healthz"):
+            text = "the route does not allow this method"
+            raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, text, [(b"allow", b"GET, HEAD")]))
+        else:
+            raise RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
+
+    async def _refuse_protocol(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _send_error(self, answer: ErrorAnswer, request_id: str, headers: Headers, send: Send) -> None:
+        messages = error_messages(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
+        for message in messages:
+            await send(message)
+
+
+async def _send_json(send: Send, status: int, value: object) -> None:
+    body = msgspec.json.encode(value)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _indented(traceback: str) -> str:
+    return "\n" + traceback if traceback else ""

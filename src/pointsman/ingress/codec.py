@@ -1,0 +1,138 @@
+"""HTTP in, call out; answer in, HTTP out. Leaves the bytes of bodies alone."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pointsman.exceptions import (
+    BackpressureError,
+    CallRejectedError,
+    DeadlineExceededError,
+    ReplicaDiedError,
+    UserCodeError,
+)
+from pointsman.model import Reason
+from pointsman.routing.call import Reply
+from pointsman.routing.router import NoSuchEndpointError
+
+Scope = dict[str, Any]
+Headers = list[tuple[bytes, bytes]]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_ids = itertools.count(1)
+_id_prefix = secrets.token_hex(5)
+
+_WANTED = frozenset(
+    (b"content-length", b"transfer-encoding", b"x-serve-call-method", b"x-request-id", b"idempotency-key")
+)
+
+
+class Notable(NamedTuple):
+    """What the ingress itself wants to know of a request's headers."""
+
+    request_id: str
+    method_name: str
+    has_body: bool
+    content_length: int
+    idempotency_key: bool
+
+
+def read_headers(headers: Headers) -> Notable:
+    """One pass over the headers.
+
+    Raises:
+        ValueError: ``X-SERVE-CALL-METHOD`` is not UTF-8.
+    """
+    request_id, method_name = "", ""
+    has_body, idempotency_key, content_length = False, False, 0
+    for name, value in headers:
+        if name in _WANTED:
+            if name == b"content-length":
+                content_length = int(value)
+                has_body = content_length > 0
+            elif name == b"transfer-encoding":
+                has_body = True
+            elif name == b"x-serve-call-method":
+                method_name = value.decode()
+            elif name == b"idempotency-key":
+                idempotency_key = True
+            elif _REQUEST_ID.fullmatch(value):
+                request_id = value.decode()
+    return Notable(request_id or f"{_id_prefix}{next(_ids):x}", method_name, has_body, content_length, idempotency_key)
+
+
+def response_head(reply: Reply) -> dict[str, Any]:
+    """The ASGI message that starts the answer. User code's headers were checked where they were made."""
+    headers = reply.headers
+    if reply.stream is None and reply.status not in (204, 304):
+        headers = [*headers, (b"content-length", b"%d" % len(reply.body))]
+    return {"type": "http.response.start", "status": reply.status, "headers": headers}
+
+
+class ErrorAnswer(NamedTuple):
+    status: int
+    reason: str
+    text: str
+    headers: Headers = []
+    traceback: str = ""
+
+
+def answer_for(error: BaseException) -> ErrorAnswer:
+    """What an HTTP client is told about a call that failed."""
+    if isinstance(error, BackpressureError):
+        retry = b"%d" % max(1, round(error.retry_after))
+        return ErrorAnswer(503, Reason.QUEUE_FULL, "too many requests wait; try again later", [(b"retry-after", retry)])
+    if isinstance(error, DeadlineExceededError):
+        if error.started:
+            return ErrorAnswer(504, Reason.DEADLINE, "the deadline passed; the request may have run")
+        text = "no replica was free before the deadline; the request did not run"
+        return ErrorAnswer(503, Reason.DEADLINE, text, [(b"retry-after", b"1")])
+    if isinstance(error, ReplicaDiedError):
+        return ErrorAnswer(502, Reason.REPLICA_DIED, "the replica died; the request may have run")
+    if isinstance(error, NoSuchEndpointError):
+        return ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them")
+    if isinstance(error, CallRejectedError):
+        return ErrorAnswer(400, Reason.REJECTED, "the call's method is missing or not open to callers")
+    if isinstance(error, UserCodeError):
+        # The class is the model author's word for what went wrong; the text may hold paths or data, so it is logged.
+        name = str(error).partition(":")[0]
+        return ErrorAnswer(500, Reason.USER_CODE, f"the backend raised {name}", traceback=error.traceback)
+    return ErrorAnswer(503, Reason.UNREACHABLE, "the backend cannot be reached", [(b"retry-after", b"1")])
+
+
+def wants_json(headers: Headers) -> bool:
+    """Whether ``Accept`` allows JSON; no ``Accept`` at all does."""
+    accepts = [value for name, value in headers if name == b"accept"]
+    if not accepts:
+        return True
+    ranges = [part.strip().split(b";")[0] for value in accepts for part in value.lower().split(b",")]
+    return any(wanted in ranges for wanted in (b"application/json", b"application/*", b"*/*"))
+
+
+def error_messages(answer: ErrorAnswer, *, request_id: str, json: bool, debug: bool) -> list[dict[str, Any]]:
+    """The ASGI messages of an error answer: short reason and error id; the traceback only with ``debug``."""
+    if json:
+        fields = {"error": answer.text, "reason": answer.reason, "error_id": request_id}
+        if debug and answer.traceback:
+            fields["traceback"] = answer.traceback
+        body, kind = msgspec.json.encode(fields), b"application/json"
+    else:
+        text = f"{answer.text} (error id {request_id})\n"
+        if debug and answer.traceback:
+            text += f"\n{answer.traceback}"
+        body, kind = text.encode(), b"text/plain; charset=utf-8"
+    headers = [
+        (b"content-type", kind),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode()),
+        *answer.headers,
+    ]
+    return [
+        {"type": "http.response.start", "status": answer.status, "headers": headers},
+        {"type": "http.response.body", "body": body},
+    ]

@@ -1,0 +1,189 @@
+"""The frozen nouns that cross process borders: what is wanted, and what a router needs to know.
+
+Everyone imports this module; it imports nothing of ours. Validation of what users write is in ``config`` (shape) and
+``controller.desired`` (meaning); a value of these types is taken as valid.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """Base of the nouns: immutable, compared by value, unknown fields from a newer peer tolerated."""
+
+
+class Reason(str, Enum):
+    """Why something is not as wanted: one list for status, logs, metrics and error bodies."""
+
+    CONSTRUCTOR_FAILED = "constructor_failed"
+    RECONFIGURE_FAILED = "reconfigure_failed"
+    REPLICA_DIED = "replica_died"
+    INSUFFICIENT_RESOURCES = "insufficient_resources"
+    START_TIMEOUT = "start_timeout"
+    DEADLINE = "deadline"
+    QUEUE_FULL = "queue_full"
+    DRAINING = "draining"
+    NO_SUCH_ENDPOINT = "no_such_endpoint"
+    REJECTED = "rejected"
+    USER_CODE = "user_code"
+    UNREACHABLE = "unreachable"
+
+
+class Resources(Struct, frozen=True):
+    """What one replica needs. Amounts may be fractions; ``memory`` is in bytes."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory: float = 0.0
+    custom: dict[str, float] = {}
+    env_vars: dict[str, str] = {}
+
+
+class ReplicaConfig(Struct, frozen=True):
+    """The part of a backend's configuration that its replicas act on."""
+
+    max_batch_size: int = 1
+    batch_wait_timeout_s: float = 0.0
+    max_concurrent_batches: int = 1
+    max_concurrent_queries: int = 100
+    user_config: bytes | None = None
+    """Pickled, opaque to the controller; None when the user gave none."""
+
+
+class BackendConfigSpec(Struct, frozen=True):
+    """A backend's whole configuration, as the controller stores it.
+
+    ``None`` for ``max_batch_size`` and ``max_concurrent_queries`` means "not set by the user".
+    """
+
+    num_replicas: int = 1
+    max_batch_size: int | None = None
+    batch_wait_timeout_s: float = 0.0
+    max_concurrent_batches: int = 1
+    max_concurrent_queries: int | None = None
+    max_queued_queries: int = 1000
+    user_config: bytes | None = None
+    drain_confirm_s: float = 2.0
+    drain_timeout_s: float = 20.0
+
+    @property
+    def query_limit(self) -> int:
+        """Queries that one replica runs at a time: the user's number, or ``max(100, 2 x max_batch_size)``."""
+        if self.max_concurrent_queries is not None:
+            return self.max_concurrent_queries
+        return max(100, 2 * (self.max_batch_size or 1))
+
+    def for_replica(self) -> ReplicaConfig:
+        return ReplicaConfig(
+            max_batch_size=self.max_batch_size or 1,
+            batch_wait_timeout_s=self.batch_wait_timeout_s,
+            max_concurrent_batches=self.max_concurrent_batches,
+            max_concurrent_queries=self.query_limit,
+            user_config=self.user_config,
+        )
+
+
+class TargetTraits(Struct, frozen=True):
+    """What the client learned by looking at the user's function or class before shipping it."""
+
+    is_class: bool
+    batches: bool = False
+    """The batch marker stands on the function or on ``__call__``: every method takes lists."""
+    has_reconfigure: bool = False
+    has_batching_method: bool = False
+    """Some method other than ``__call__`` carries the batch marker."""
+
+
+class BackendSpec(Struct, frozen=True):
+    """Everything about one backend.
+
+    Attributes:
+        version: grows with every change of code, init args, or resources; replicas of another version are replaced.
+        config_version: grows with every change of ``config``; replicas are told, not replaced.
+        code: digest of the stored blob that holds the pickled function or class with its init args.
+    """
+
+    tag: str
+    version: int
+    config_version: int
+    code: str
+    traits: TargetTraits
+    config: BackendConfigSpec
+    resources: Resources
+
+
+class TrafficPolicy(Struct, frozen=True):
+    """Who answers an endpoint's calls: weights per backend that sum to 1, and a version that grows."""
+
+    version: int
+    weights: dict[str, float]
+
+
+class EndpointSpec(Struct, frozen=True):
+    """A name that can be called, with at most one HTTP route."""
+
+    name: str
+    route: str | None
+    methods: tuple[str, ...]
+    policy: TrafficPolicy
+    idempotent: bool = False
+
+
+class ReplicaRef(Struct, frozen=True):
+    """How a router reaches one replica.
+
+    Attributes:
+        number: unique in the instance, never used again.
+        tag: ``<backend>#<6 letters>``, as users see it.
+        address: path of the replica's Unix socket.
+        key: the secret that this replica shares with routers.
+    """
+
+    number: int
+    tag: str
+    address: str
+    key: bytes
+
+
+class BackendRoute(Struct, frozen=True):
+    """One backend as a router sees it."""
+
+    tag: str
+    replicas: tuple[ReplicaRef, ...]
+    max_concurrent_queries: int
+    max_queued_queries: int
+
+
+class RoutingTable(Struct, frozen=True):
+    """All that a router needs, whole. A table replaces another only when its version is higher."""
+
+    version: int
+    endpoints: dict[str, EndpointSpec]
+    backends: dict[str, BackendRoute]
+
+
+EMPTY_TABLE = RoutingTable(version=0, endpoints={}, backends={})
+
+
+class Allocation(Struct, frozen=True):
+    """What one replica holds of its node, and which GPUs by index."""
+
+    resources: Resources
+    gpus: tuple[int, ...] = ()
+
+
+class Capacity(Struct, frozen=True):
+    """What the instance may hand out on this node.
+
+    ``num_cpus`` is None where CPUs are soft (local engine without ``start(num_cpus=...)``).
+    """
+
+    num_cpus: float | None = None
+    num_gpus: int = 0
+    memory: float = 0.0
+    custom: dict[str, float] = {}
+    gpu_ids: tuple[str, ...] = ()
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs, in order; empty means 0, 1, 2, ..."""

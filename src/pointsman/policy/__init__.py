@@ -1,0 +1,1 @@
+"""Decisions about traffic as pure functions: which backend answers a call, and which replica of it."""

@@ -1,0 +1,54 @@
+"""Which replica of a backend: the least loaded one with room. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+
+class Loaded(Protocol):
+    """A candidate for a call.
+
+    Attributes:
+        inflight: calls that this router has sent and not heard back from.
+        elsewhere: calls of other routers, as of the last reply: replies carry the replica's load, so that no probe
+            is needed.
+        open: whether calls may be sent at all.
+    """
+
+    @property
+    def inflight(self) -> int: ...
+
+    @property
+    def elsewhere(self) -> int: ...
+
+    @property
+    def open(self) -> bool: ...
+
+
+L = TypeVar("L", bound=Loaded)
+
+
+def choose_replica(candidates: Sequence[L], *, limit: int, turn: int) -> L | None:
+    """The open candidate with the fewest calls, or None when each is at ``limit``.
+
+    Args:
+        candidates: all replicas of one backend that this router knows.
+        limit: calls that one replica runs at a time (``max_concurrent_queries``).
+        turn: any number that moves on from call to call; it breaks ties, so that equals take turns.
+
+    The whole list is looked at rather than two random members: with the few dozen replicas of one backend that costs
+    less than drawing two random numbers, and never misses the idle one.
+    """
+    count = len(candidates)
+    best: L | None = None
+    best_load = limit
+    for step in range(count):
+        candidate = candidates[(turn + step) % count]
+        if candidate.open:
+            load = candidate.inflight + candidate.elsewhere
+            if load < best_load:
+                if load == 0:
+                    return candidate
+                best, best_load = candidate, load
+    return best

@@ -1,0 +1,142 @@
+"""Which endpoint a path means: exact routes and templates. Pure.
+
+The controller uses it to refuse malformed and conflicting routes, each ingress to match requests.
+
+A template is a route with braces: ``/x/{id}`` takes one non-empty segment, ``/files/{rest:path}`` takes the rest and
+stands last. A path is split into segments before percent-decoding, so ``%2F`` never adds a segment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Generic, NamedTuple, TypeVar
+from urllib.parse import unquote
+
+T = TypeVar("T")
+
+RESERVED_PREFIX = "/-/"
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
+
+_LITERAL, _SEGMENT, _REST = 0, 1, 2
+
+
+class Segment(NamedTuple):
+    kind: int
+    text: str
+    """The literal text, or the parameter's name."""
+
+
+class Template(NamedTuple):
+    """A parsed route."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        return all(segment.kind == _LITERAL for segment in self.segments)
+
+    @property
+    def signature(self) -> tuple[tuple[int, str], ...]:
+        """Equal for two templates exactly when they match the same paths."""
+        return tuple((s.kind, s.text if s.kind == _LITERAL else "") for s in self.segments)
+
+    @property
+    def precedence(self) -> tuple[int, ...]:
+        """Sorts templates so that more literal segments from the left come first."""
+        return tuple(segment.kind for segment in self.segments)
+
+    def match(self, parts: list[str]) -> dict[str, str] | None:
+        """Parameters for the raw (still encoded) segments of a path, or None."""
+        segments = self.segments
+        if len(parts) != len(segments) and not (
+            segments and segments[-1].kind == _REST and len(parts) >= len(segments)
+        ):
+            return None
+        values: dict[str, str] = {}
+        for position, (kind, text) in enumerate(segments):
+            if kind == _REST:
+                values[text] = "/".join(unquote(part) for part in parts[position:])
+                return values
+            value = unquote(parts[position])
+            if kind == _LITERAL:
+                if value != text:
+                    return None
+            elif not value:
+                return None
+            else:
+                values[text] = value
+        return values
+
+
+def parse_route(route: str) -> Template:
+    """Parse a route.
+
+    Raises:
+        ValueError: it does not start with ``/``, lies under ``/-/``, or its braces are malformed.
+    """
+    if not route.startswith("/"):
+        raise ValueError(f"route {route!r} must start with '/'")
+    if route.startswith(RESERVED_PREFIX):
+        raise ValueError(f"route {route!r} lies under {RESERVED_PREFIX!r}, which is reserved for system paths")
+    segments: list[Segment] = []
+    names: set[str] = set()
+    texts = route.split("/")[1:]
+    for position, text in enumerate(texts):
+        parameter = _PARAMETER.fullmatch(text)
+        if parameter is None:
+            if "{" in text or "}" in text:
+                raise ValueError(
+                    f"route {route!r} has a malformed segment {text!r}; a parameter fills a whole segment,"
+                    " as in '/x/{id}' or '/files/{rest:path}'"
+                )
+            segments.append(Segment(_LITERAL, text))
+            continue
+        name = parameter[1]
+        if name in names:
+            raise ValueError(f"route {route!r} uses the parameter {name!r} twice")
+        if parameter[2] and position != len(texts) - 1:
+            raise ValueError(f"route {route!r} has a ':path' parameter before its end; it must stand last")
+        names.add(name)
+        segments.append(Segment(_REST if parameter[2] else _SEGMENT, name))
+    return Template(tuple(segments))
+
+
+class RouteMatcher(Generic[T]):
+    """Finds what a path means among many routes.
+
+    Args:
+        routes: pairs of route and whatever it leads to.
+    """
+
+    def __init__(self, routes: Iterable[tuple[str, T]]) -> None:
+        self._exact: dict[str, T] = {}
+        templates: list[tuple[tuple[int, ...], Template, T]] = []
+        for route, target in routes:
+            template = parse_route(route)
+            if template.is_exact:
+                self._exact[route] = target
+            else:
+                templates.append((template.precedence, template, target))
+        templates.sort(key=lambda item: item[0])
+        self._templates = [(template, target) for _, template, target in templates]
+
+    def match(self, path: str) -> tuple[T, dict[str, str]] | None:
+        """Find the target of a raw (percent-encoded) path, with the values of its parameters."""
+        target = self._exact.get(path)
+        if target is not None:
+            return target, {}
+        if not self._templates and "%" not in path:
+            return None
+        parts = path.split("/")[1:]
+        if "%" in path:
+            decoded = [unquote(part) for part in parts]
+            if not any("/" in part for part in decoded):
+                target = self._exact.get("/" + "/".join(decoded))
+                if target is not None:
+                    return target, {}
+        for template, target in self._templates:
+            values = template.match(parts)
+            if values is not None:
+                return target, values
+        return None

@@ -1,0 +1,182 @@
+"""A replica process.
+
+It dials the controller, is told what to run, brings it up, listens for routers, and then does what it is told:
+a new configuration, a drain. When the controller dies the replica serves on and introduces itself to the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from pointsman.context import ReplicaContext, set_replica_context
+from pointsman.engine.child import Lifeline, run_process
+from pointsman.model import Reason
+from pointsman.replica.executor import UserExit
+from pointsman.replica.failure import describe_failure
+from pointsman.replica.runtime import Runtime
+from pointsman.routing.control import ControlLink
+from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
+from pointsman.wire.frames import Frame, Kind
+from pointsman.wire.messages import Assignment, ConfigureHead, ReplicaHandover, Report, unpack
+from pointsman.wire.stream import acceptor
+
+log = logging.getLogger("pointsman.replica")
+
+START_TIMEOUT_S = 3600.0
+"""A model may load for long; the controller decides when to give up."""
+
+
+class ReplicaProcess:
+    """The life of this process.
+
+    Args:
+        handover: who this replica is, from the inherited pipe.
+    """
+
+    def __init__(self, handover: ReplicaHandover) -> None:
+        self._handover = handover
+        self._state = Report(handover.number, "fresh")
+        self._state_body = b""
+        self._runtime: Runtime | None = None
+        self._applied: bytes | None = None
+        self._half_changed = False
+        self._orders: asyncio.Queue[Frame] = asyncio.Queue()
+        self._stopping = asyncio.Event()
+        self._link = ControlLink(
+            path=handover.control_path,
+            instance=handover.instance,
+            role=ROLE_REPLICA,
+            identity=str(handover.number),
+            key=handover.control_key,
+            on_ready=lambda link: link.report(self._state, self._state_body),
+            on_frame=self._receive,
+            on_gone=self._stopping.set,
+        )
+
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is for the driver, which then ends us
+        orders = loop.create_task(self._obey())
+        await self._link.start()
+        await self._stopping.wait()
+        if self._runtime is not None:
+            await self._runtime.drain()
+            await asyncio.sleep(0)  # the last answers leave at the end of this turn of the loop
+        orders.cancel()
+        await asyncio.gather(orders, return_exceptions=True)
+        await self._link.aclose()
+
+    def _receive(self, frame: Frame) -> None:
+        if frame.kind == Kind.HEALTH:
+            self._link.answer(frame)
+        else:
+            self._orders.put_nowait(frame)
+
+    async def _obey(self) -> None:
+        """Carry out the controller's orders, one after the other."""
+        while True:
+            frame = await self._orders.get()
+            if frame.kind == Kind.CONFIGURE and self._runtime is None:
+                await self._bring_up(unpack(frame.head, Assignment), frame.body)
+            elif frame.kind == Kind.CONFIGURE:
+                await self._reconfigure(unpack(frame.head, ConfigureHead))
+            elif frame.kind == Kind.DRAIN and self._runtime is not None:
+                await self._runtime.drain()
+                self._report(Report(self._handover.number, "drained", self._state.config_version))
+
+    async def _bring_up(self, assignment: Assignment, code: bytes) -> None:
+        self._state = Report(self._handover.number, "starting")
+        self._enter_context(assignment)
+        user_config = assignment.config.user_config
+        runtime = Runtime(assignment.config)
+        try:
+            await runtime.load_code(code, assignment.traits)
+            if user_config is not None:
+                await runtime.reconfigure(user_config, timeout_s=START_TIMEOUT_S)
+            loop = asyncio.get_running_loop()
+            await loop.create_unix_server(
+                acceptor(runtime, instance=self._handover.instance, key_for=self._key_for),
+                self._handover.address,
+            )
+        except Exception as error:  # noqa: BLE001 - user code: its exception is the report
+            self._report_failure(error, Reason.CONSTRUCTOR_FAILED)
+            return
+        self._runtime, self._applied = runtime, user_config
+        self._report(Report(self._handover.number, "ready", assignment.config_version))
+
+    def _enter_context(self, assignment: Assignment) -> None:
+        handover = self._handover
+        set_replica_context(
+            ReplicaContext(
+                backend=assignment.backend,
+                replica=assignment.tag,
+                instance=handover.instance,
+                control_path=handover.control_path,
+                grant=handover.grant,
+                grant_identity=str(handover.number),
+                request_timeout_s=handover.request_timeout_s,
+            )
+        )
+        sys.path[:] = list(dict.fromkeys([*assignment.sys_path, *sys.path]))
+        try:
+            os.chdir(assignment.cwd)
+        except OSError as error:
+            log.warning("the driver's working directory cannot be entered: %s", error)
+
+    async def _reconfigure(self, order: ConfigureHead) -> None:
+        assert self._runtime is not None
+        config = order.config
+        self._runtime.configure(config)
+        if self._half_changed and config.user_config is None:
+            error = RuntimeError(
+                "a failed reconfigure left this replica half changed, and there is no config to restore"
+            )
+            self._report_failure(error, Reason.RECONFIGURE_FAILED, order.config_version)
+            return
+        if config.user_config is not None and (self._half_changed or config.user_config != self._applied):
+            self._half_changed = True
+            try:
+                await self._runtime.reconfigure(config.user_config, timeout_s=order.timeout_s)
+            except Exception as error:  # noqa: BLE001 - user code
+                self._report_failure(error, Reason.RECONFIGURE_FAILED, order.config_version)
+                return
+            self._half_changed = False
+            self._applied = config.user_config
+        self._report(Report(self._handover.number, "ready", order.config_version))
+
+    def _key_for(self, role: str, identity: str) -> bytes | None:
+        return self._handover.data_key if role == ROLE_ROUTER else None
+
+    def _report(self, report: Report, body: bytes = b"") -> None:
+        self._state, self._state_body = report, body
+        self._link.report(report, body)
+
+    def _report_failure(self, error: BaseException, reason: Reason, config_version: int = 0) -> None:
+        original = error.error if isinstance(error, UserExit) else error
+        failure, pickled = describe_failure(original, with_object=True)
+        log.error("%s\n%s", reason.value, failure.traceback.rstrip())
+        report = Report(
+            self._handover.number,
+            "failed",
+            config_version,
+            reason,
+            failure.error,
+            failure.text,
+            failure.traceback,
+        )
+        self._report(report, pickled)
+
+
+def main() -> None:
+    handover = Lifeline.from_argv().read(ReplicaHandover)
+    run_process(ReplicaProcess(handover).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What user code returned, as what travels: HTTP status, headers and bytes, or a pickled object."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import pickle
+import re
+import sys
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from pointsman.exceptions import UserCodeError
+from pointsman.wire.messages import CODEC_HTTP
+
+Headers = list[tuple[bytes, bytes]]
+
+TEXT: Headers = [(b"content-type", b"text/plain")]
+TEXT_UTF8: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
+JSON: Headers = [(b"content-type", b"application/json")]
+
+MAX_RESPONSE_HEAD = 64 * 1024
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
+     b"transfer-encoding", b"upgrade")
+)  # fmt: skip
+_FORBIDDEN = re.compile(rb"[\r\n\0]")
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def is_stream(value: Any) -> bool:
+    """Whether a value is sent chunk by chunk: sync and async generators."""
+    return inspect.isgenerator(value) or inspect.isasyncgen(value)
+
+
+def is_response(value: Any) -> bool:
+    """Whether a value is a Starlette response. Does not import Starlette: who made one has."""
+    module = sys.modules.get("starlette.responses")
+    return module is not None and isinstance(value, module.Response)
+
+
+def needs_asgi(value: Any) -> bool:
+    """Whether a Starlette response must be run to be sent: it streams, reads a file, or has a background task."""
+    return not isinstance(getattr(value, "body", None), bytes) or value.background is not None
+
+
+def encode_answer(value: Any, codec: int) -> Answer:
+    """Turn a value into an answer.
+
+    Raises:
+        UserCodeError: the value has no such form, or a header is not fit to be sent.
+    """
+    if codec != CODEC_HTTP:
+        return Answer(200, [], dumps(value))
+    if isinstance(value, str):
+        return Answer(200, TEXT_UTF8, value.encode())
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return Answer(200, TEXT, bytes(value))
+    if value is None:
+        return Answer(200, TEXT, b"")
+    if is_response(value):
+        return Answer(value.status_code, check_headers(value.raw_headers), value.body)
+    return Answer(200, JSON, to_json(value))
+
+
+def encode_chunk(value: Any, codec: int) -> bytes:
+    """Turn one item of a stream into bytes."""
+    if codec != CODEC_HTTP:
+        return dumps(value)
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    return to_json(value)
+
+
+def check_headers(headers: Headers) -> Headers:
+    """Headers of user code that may be sent on; hop-by-hop ones and the length, which the ingress sets, are dropped.
+
+    Raises:
+        UserCodeError: a line break or NUL in a header, or a head over 64 KiB.
+    """
+    kept = []
+    for name, value in headers:
+        if _FORBIDDEN.search(name) or _FORBIDDEN.search(value):
+            raise UserCodeError(f"response header {name!r} holds a line break or NUL")
+        lower = name.lower()
+        if lower not in HOP_BY_HOP and lower != b"content-length":
+            kept.append((lower, value))
+    size = sum(len(name) + len(value) + 4 for name, value in kept)
+    if size > MAX_RESPONSE_HEAD:
+        raise UserCodeError(f"the response's headers take {size} bytes, over the limit of {MAX_RESPONSE_HEAD}")
+    return kept
+
+
+def to_json(value: Any) -> bytes:
+    """JSON of plain values, dataclasses, pydantic models, numpy arrays and scalars, nested at any depth.
+
+    Raises:
+        UserCodeError: something inside has no JSON form.
+    """
+    try:
+        return _ENCODER.encode(value).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserCodeError(f"a value of type {type(value).__name__} cannot be turned into JSON: {error}") from None
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode()
+    if hasattr(value, "tolist"):  # numpy arrays and scalars, and what imitates them
+        return value.tolist()
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_ENCODER = json.JSONEncoder(default=_jsonable, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle a value; objects whose class lives in ``__main__`` or a notebook cell travel with their class."""
+    try:
+        data = pickle.dumps(value, protocol=5)
+        if b"__main__" not in data:
+            return data
+    except Exception:  # noqa: BLE001 - lambdas, local classes: cloudpickle can, or says why not
+        data = b""
+    try:
+        return bytes(cloudpickle.dumps(value, protocol=5))
+    except Exception as error:
+        raise UserCodeError(f"a value of type {type(value).__name__} cannot be pickled: {error}") from error

@@ -1,0 +1,87 @@
+"""Which waiting items go together, and when. Pure: the time is an argument.
+
+A batch is due when it is full, or when its first item has waited ``wait_s`` seconds: the clock starts at the first
+item, not when the replica becomes free. Items of different keys (methods) never share a batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class BatcherStatistics(NamedTuple):
+    waiting: int
+    keys: int
+
+
+class Batcher(Generic[T]):
+    """Waiting items, in arrival order per key.
+
+    Args:
+        max_size: most items in one batch.
+        wait_s: seconds that a first item waits for company; 0 takes what is there.
+    """
+
+    def __init__(self, *, max_size: int = 1, wait_s: float = 0.0) -> None:
+        self.max_size = max_size
+        self.wait_s = wait_s
+        self._groups: dict[Hashable, deque[tuple[float, T]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, item: T, *, key: Hashable, now: float) -> None:
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = deque()
+        group.append((now, item))
+        self._count += 1
+
+    def remove(self, item: T, *, key: Hashable) -> bool:
+        """Take an item out unseen; False when it is not waiting (any more)."""
+        group = self._groups.get(key)
+        for entry in group or ():
+            if entry[1] is item:
+                assert group is not None
+                group.remove(entry)
+                self._count -= 1
+                if not group:
+                    del self._groups[key]
+                return True
+        return False
+
+    def due_at(self) -> float | None:
+        """When the next batch is due: in the past when one is due already, None when nothing waits."""
+        if not self._count:
+            return None
+        return min(self._due_at(group) for group in self._groups.values())
+
+    def take(self, now: float) -> list[T]:
+        """The due batch whose first item is oldest, or an empty list when none is due."""
+        due = [(group[0][0], key) for key, group in self._groups.items() if self._due_at(group) <= now]
+        if not due:
+            return []
+        key = min(due, key=lambda entry: entry[0])[1]
+        group = self._groups[key]
+        batch = [group.popleft()[1] for _ in range(min(self.max_size, len(group)))]
+        self._count -= len(batch)
+        if not group:
+            del self._groups[key]
+        return batch
+
+    def statistics(self) -> BatcherStatistics:
+        return BatcherStatistics(waiting=self._count, keys=len(self._groups))
+
+    def validate(self) -> None:
+        """Raise AssertionError when the batcher contradicts itself."""
+        assert self._count == sum(map(len, self._groups.values())), "count differs from the groups"
+        assert all(self._groups.values()), "an empty group was kept"
+
+    def _due_at(self, group: deque[tuple[float, T]]) -> float:
+        first = group[0][0]
+        return first if len(group) >= self.max_size else first + self.wait_s

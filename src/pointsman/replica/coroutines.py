@@ -1,0 +1,109 @@
+"""Async user code: tasks on the replica's loop, one per item, or one per batch for batching methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+from pointsman.replica.batcher import Batcher
+
+T = TypeVar("T")
+
+
+class CoroutineExecutor(Generic[T]):
+    """Runs batches of items as tasks.
+
+    Args:
+        work: the coroutine function that runs a batch; it must not raise.
+        batcher: holds items that wait for a batch.
+        max_batches: batches that may overlap.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[T]], Coroutine[Any, Any, None]],
+        *,
+        batcher: Batcher[T],
+        max_batches: int = 1,
+    ) -> None:
+        self._work = work
+        self._batcher = batcher
+        self._max_batches = max_batches
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._batches = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._held_items: list[T] = []
+        self._held = False
+        self._idle: asyncio.Event | None = None
+
+    def start_one(self, item: T) -> asyncio.Task[None] | None:
+        """Run an item by itself, at once; None while held."""
+        if self._held:
+            self._held_items.append(item)
+            return None
+        return self._start([item])
+
+    def add(self, item: T, *, key: Hashable) -> None:
+        """Queue an item for a batch."""
+        self._batcher.add(item, key=key, now=self._loop.time())
+        self._start_batches()
+
+    def remove(self, item: T, *, key: Hashable) -> bool:
+        """Take an item out unseen; False when it has been started."""
+        if item in self._held_items:
+            self._held_items.remove(item)
+            return True
+        return self._batcher.remove(item, key=key)
+
+    def configure(self, *, max_size: int, wait_s: float, max_batches: int) -> None:
+        """Hold from the next batch on."""
+        self._batcher.max_size, self._batcher.wait_s = max_size, wait_s
+        self._max_batches = max_batches
+        self._start_batches()
+
+    async def hold(self) -> None:
+        """Start nothing more, and return when nothing runs."""
+        self._held = True
+        while self._tasks:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
+
+    def release(self) -> None:
+        """Go on after :meth:`hold`."""
+        self._held = False
+        items, self._held_items = self._held_items, []
+        for item in items:
+            self._start([item])
+        self._start_batches()
+
+    def _start(self, batch: list[T]) -> asyncio.Task[None]:
+        task = self._loop.create_task(self._work(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._idle is not None and not self._tasks:
+            self._idle.set()
+
+    def _start_batches(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._loop.time()
+        while not self._held and self._batches < self._max_batches:
+            batch = self._batcher.take(now)
+            if not batch:
+                break
+            self._batches += 1
+            self._start(batch).add_done_callback(self._batch_ended)
+        due_at = self._batcher.due_at()
+        if due_at is not None and not self._held and self._batches < self._max_batches:
+            self._timer = self._loop.call_at(due_at, self._start_batches)
+
+    def _batch_ended(self, task: asyncio.Task[None]) -> None:
+        self._batches -= 1
+        self._start_batches()

@@ -1,0 +1,417 @@
+"""The replica's side of calls: admission, the life of an item, answers, streams, cancellation, drain.
+
+    frames from routers -> admit (or refuse) -> executor (thread or tasks) -> user code -> frames back
+
+Everything here runs on the loop, but for the methods marked "on the thread". The runtime does not know the controller;
+``__main__`` tells it what to run, when to take a new configuration and when to drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import pickle
+import threading
+import time
+from collections.abc import AsyncIterator, Generator
+from typing import Any
+
+from pointsman.exceptions import CallRejectedError, UserCodeError
+from pointsman.model import Reason, ReplicaConfig, TargetTraits
+from pointsman.replica import answers
+from pointsman.replica.batcher import Batcher
+from pointsman.replica.coroutines import CoroutineExecutor
+from pointsman.replica.executor import SyncExecutor
+from pointsman.replica.failure import describe_failure
+from pointsman.replica.target import Method, Target, split_batch
+from pointsman.request import Incoming
+from pointsman.wire.frames import Frame, Kind
+from pointsman.wire.messages import (
+    CODEC_HTTP,
+    CallHead,
+    CreditHead,
+    FailureHead,
+    RefuseHead,
+    ReplyHead,
+    pack,
+    unpack,
+)
+from pointsman.wire.stream import Stream
+
+STREAM_WINDOW = 16
+"""Chunks on their way to a reader before its producer waits."""
+
+
+class Item:
+    """One call inside the replica. ``over`` is set once, by whoever ends it: answered, failed, or cancelled."""
+
+    __slots__ = ("call_id", "credit", "deadline", "frame_body", "head", "method", "over", "stream", "task")
+
+    def __init__(self, stream: Stream, call_id: int, head: CallHead, body: bytes, method: Method) -> None:
+        self.stream = stream
+        self.call_id = call_id
+        self.head = head
+        self.frame_body = body
+        self.method = method
+        self.deadline = time.monotonic() + head.budget_ms / 1000
+        self.over = False
+        self.task: asyncio.Task[None] | None = None
+        self.credit: threading.Semaphore | asyncio.Semaphore | None = None
+
+    def request(self) -> Any:
+        """The request in the form that user code wants."""
+        return self.method.request(self.incoming())
+
+    def incoming(self) -> Incoming:
+        """The call, unpacked. Unpickles the arguments of a handle call, so it runs where user code runs."""
+        head = self.head
+        data: Any = self.frame_body
+        kwargs: dict[str, Any] | None = None
+        if head.codec != CODEC_HTTP:
+            data, kwargs = pickle.loads(self.frame_body)
+        return Incoming(
+            endpoint=head.endpoint,
+            http_method=head.http_method,
+            path=head.path,
+            query=head.query,
+            headers=head.headers,
+            path_params=head.path_params,
+            client=head.client,
+            request_id=head.request_id,
+            data=data,
+            kwargs=kwargs,
+        )
+
+
+class Runtime:
+    """Runs the calls of one backend's code.
+
+    Args:
+        config: limits and batching; :meth:`configure` takes later ones.
+
+    Call :meth:`load_code` before routers are let in.
+    """
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        self._config = config
+        self._target: Target | None = None
+        self._loop = asyncio.get_running_loop()
+        self._items: dict[tuple[Stream, int], Item] = {}
+        self._draining = False
+        self._drained: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread: SyncExecutor[Item] = SyncExecutor(self._run_on_thread, batcher=Batcher())
+        self._coroutines: CoroutineExecutor[Item] = CoroutineExecutor(self._run_on_loop, batcher=Batcher())
+        self._apply_limits(config)
+
+    @property
+    def load(self) -> int:
+        """Calls in this replica, waiting or running."""
+        return len(self._items)
+
+    async def load_code(self, code: bytes, traits: TargetTraits) -> None:
+        """Load user code and run its constructor, on the thread that sync user code will always run on.
+
+        Raises:
+            Exception: whatever user code raises; exits come as ``UserExit``.
+        """
+        self._thread.start()
+        self._target = await self._thread.run(lambda: Target(code, traits))
+        await self._thread.run(self._target.construct)
+
+    def configure(self, config: ReplicaConfig) -> None:
+        """Take new limits at once."""
+        self._config = config
+        self._apply_limits(config)
+
+    async def reconfigure(self, user_config: bytes, *, timeout_s: float) -> None:
+        """Call the user's ``reconfigure`` between requests: what runs is waited for, what comes meanwhile waits.
+
+        Raises:
+            TimeoutError: requests were still running after ``timeout_s`` seconds.
+            Exception: whatever user code raises; exits come as ``UserExit``.
+        """
+        target = self._target
+        assert target is not None
+        try:
+            await asyncio.wait_for(asyncio.gather(self._coroutines.hold(), self._thread.hold()), timeout_s)
+            result = await self._thread.run(lambda: target.reconfigure(user_config))
+            if inspect.isawaitable(result):
+                await result
+        except asyncio.TimeoutError:
+            text = f"requests of this replica were still running after {timeout_s:g} s, its drain limit"
+            raise TimeoutError(text) from None
+        finally:
+            self._thread.release()
+            self._coroutines.release()
+
+    async def drain(self) -> None:
+        """Refuse new calls and return when none is left."""
+        self._draining = True
+        if not self._items and not self._drained.done():
+            self._drained.set_result(None)
+        await asyncio.shield(self._drained)
+
+    def _apply_limits(self, config: ReplicaConfig) -> None:
+        size = min(config.max_batch_size, config.max_concurrent_queries)
+        self._thread.configure(max_size=size, wait_s=config.batch_wait_timeout_s)
+        self._coroutines.configure(
+            max_size=size, wait_s=config.batch_wait_timeout_s, max_batches=config.max_concurrent_batches
+        )
+
+    # StreamUser: connections of routers
+
+    def stream_ready(self, stream: Stream) -> None:
+        pass  # a router that has nothing to send yet
+
+    def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.kind == Kind.CALL:
+                self._admit(stream, frame)
+            elif frame.kind == Kind.CANCEL:
+                self._cancel(self._items.get((stream, frame.call_id)))
+            elif frame.kind == Kind.CREDIT:
+                item = self._items.get((stream, frame.call_id))
+                if item is not None and item.credit is not None:
+                    for _ in range(unpack(frame.head, CreditHead).chunks):
+                        item.credit.release()
+
+    def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        for item in [item for item in self._items.values() if item.stream is stream]:
+            self._cancel(item)
+
+    def _admit(self, stream: Stream, frame: Frame) -> None:
+        if self._draining or len(self._items) >= self._config.max_concurrent_queries:
+            reason = Reason.DRAINING if self._draining else Reason.QUEUE_FULL
+            stream.send(Kind.REFUSE, frame.call_id, pack(RefuseHead(reason, self.load)))
+            return
+        assert self._target is not None
+        head = unpack(frame.head, CallHead)
+        try:
+            method = self._target.method(head.method_name)
+        except (CallRejectedError, TypeError) as error:
+            failure = FailureHead(Reason.REJECTED, "CallRejectedError", str(error), load=self.load)
+            stream.send(Kind.FAILURE, frame.call_id, pack(failure))
+            return
+        item = Item(stream, frame.call_id, head, frame.body, method)
+        self._items[stream, frame.call_id] = item
+        if not method.is_async:
+            self._thread.add(item, key=_batch_key(method))
+        elif method.batches:
+            self._coroutines.add(item, key=method.name)
+        else:
+            item.task = self._coroutines.start_one(item)
+
+    def _cancel(self, item: Item | None) -> None:
+        """Nobody waits for this item: take it out of the queue, stop its task, or drop its answer when it comes."""
+        if item is None or item.over:
+            return
+        method = item.method
+        if method.is_async:
+            waiting = self._coroutines.remove(item, key=method.name)
+        else:
+            waiting = self._thread.remove(item, key=_batch_key(method))
+        if waiting:
+            self._close(item)
+            return
+        item.over = True
+        if item.credit is not None:
+            item.credit.release()  # a producer that waits for credit sees that its item is over
+        if item.task is not None:
+            # A task that is cancelled before its first step never runs a line of ours, so the slot goes back here.
+            item.task.add_done_callback(lambda _: self._close(item))
+            item.task.cancel()
+        elif item.method.is_async:
+            self._close(item)  # a member of a batch: the others go on, its answer is dropped
+
+    # The end of an item
+
+    def _close(self, item: Item) -> None:
+        item.over = True
+        if self._items.pop((item.stream, item.call_id), None) is not None and self._draining and not self._items:
+            self._drained.set_result(None)
+
+    def _reply(self, item: Item, answer: answers.Answer) -> None:
+        gone = item.over
+        self._close(item)
+        if not gone:
+            head = ReplyHead(answer.status, answer.headers, len(self._items))
+            item.stream.send(Kind.REPLY, item.call_id, pack(head), answer.body)
+
+    def _fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:
+        gone = item.over
+        self._close(item)
+        if not gone:
+            item.stream.send(Kind.FAILURE, item.call_id, pack(failure), pickled)
+
+    def _fail_with(self, item: Item, error: BaseException) -> None:
+        self._fail(item, *describe_failure(error, with_object=item.head.codec != CODEC_HTTP))
+
+    # Sync user code
+
+    def _run_on_thread(self, batch: list[Item]) -> None:
+        """On the thread: run one batch and post what came of it."""
+        items = self._startable(batch)
+        if not items:
+            return
+        method = items[0].method
+        post = self._thread.post
+        try:
+            if method.batches:
+                values = split_batch(method.call([item.request() for item in items]), len(items))
+            else:
+                values = [method.call(items[0].request())]
+        except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
+            for item in items:
+                post(self._fail, item, *describe_failure(error, with_object=item.head.codec != CODEC_HTTP))
+            return
+        for item, value in zip(items, values, strict=True):
+            self._deliver_from_thread(item, value, method)
+
+    def _deliver_from_thread(self, item: Item, value: Any, method: Method) -> None:
+        post = self._thread.post
+        if inspect.isgenerator(value) and not method.batches:
+            self._stream_from_thread(item, value)
+        elif inspect.isasyncgen(value) or (answers.is_response(value) and answers.needs_asgi(value)):
+            post(self._deliver_later, item, value)
+        else:
+            try:
+                answer = answers.encode_answer(value, item.head.codec)
+            except UserCodeError as error:
+                post(self._fail_with, item, error)
+            else:
+                post(self._reply, item, answer)
+
+    def _stream_from_thread(self, item: Item, values: Generator[Any, Any, Any]) -> None:
+        """On the thread: iterate a sync generator, waiting for the reader's credit."""
+        post = self._thread.post
+        item.credit = credit = threading.Semaphore(STREAM_WINDOW)
+        post(self._open_stream, item, answers.TEXT_UTF8)
+        try:
+            for value in values:
+                credit.acquire()
+                if item.over:
+                    break
+                post(self._send_chunk, item, answers.encode_chunk(value, item.head.codec))
+            post(self._end_stream, item)
+        except BaseException as error:  # noqa: BLE001 - user code
+            post(self._fail_with, item, error)
+        finally:
+            values.close()
+
+    # Async user code
+
+    async def _run_on_loop(self, batch: list[Item]) -> None:
+        items = self._startable(batch)
+        if not items:
+            return
+        method = items[0].method
+        try:
+            if method.batches:
+                result = await method.call([item.request() for item in items])
+                values = split_batch(result, len(items))
+            else:
+                result = method.call(items[0].request())
+                values = [result if inspect.isasyncgen(result) else await result]
+        except asyncio.CancelledError:
+            for item in items:
+                self._close(item)
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
+            for item in items:
+                self._fail_with(item, error)
+            return
+        for item, value in zip(items, values, strict=True):
+            await self._deliver(item, value)
+
+    async def _deliver(self, item: Item, value: Any) -> None:
+        try:
+            if inspect.isgenerator(value):
+                value = _iterate(value)
+            if inspect.isasyncgen(value):
+                await self._stream(item, value)
+            elif answers.is_response(value) and answers.needs_asgi(value) and item.head.codec == CODEC_HTTP:
+                await self._run_response(item, value)
+            else:
+                self._reply(item, answers.encode_answer(value, item.head.codec))
+        except asyncio.CancelledError:
+            self._close(item)
+            raise
+        except Exception as error:  # noqa: BLE001 - user code: generators and responses run here too
+            self._fail_with(item, error)
+
+    def _deliver_later(self, item: Item, value: Any) -> None:
+        if item.over:
+            self._close(item)
+            return
+        item.task = self._loop.create_task(self._deliver(item, value))
+        self._tasks.add(item.task)
+        item.task.add_done_callback(self._tasks.discard)
+
+    async def _stream(self, item: Item, values: AsyncIterator[Any]) -> None:
+        item.credit = credit = asyncio.Semaphore(STREAM_WINDOW)
+        self._open_stream(item, answers.TEXT_UTF8)
+        async for value in values:
+            await credit.acquire()
+            self._send_chunk(item, answers.encode_chunk(value, item.head.codec))
+        self._end_stream(item)
+
+    async def _run_response(self, item: Item, response: Any) -> None:
+        """Run a Starlette response that streams, reads a file or has a background task."""
+        item.credit = credit = asyncio.Semaphore(STREAM_WINDOW)
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.Event().wait()  # the client's going arrives as cancellation
+            raise AssertionError("unreachable")
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                headers = answers.check_headers(message.get("headers", []))
+                self._open_stream(item, headers, message["status"])
+                return
+            if message.get("body"):
+                await credit.acquire()
+                self._send_chunk(item, message["body"])
+            if not message.get("more_body", False):
+                item.stream.send(Kind.END, item.call_id)
+
+        await response(item.incoming().scope(), receive, send)
+        self._close(item)
+
+    # Streams
+
+    def _open_stream(self, item: Item, headers: answers.Headers, status: int = 200) -> None:
+        if not item.over:
+            head = ReplyHead(status, headers if item.head.codec == CODEC_HTTP else [], self.load, stream=True)
+            item.stream.send(Kind.REPLY, item.call_id, pack(head))
+
+    def _send_chunk(self, item: Item, chunk: bytes) -> None:
+        if not item.over:
+            item.stream.send(Kind.CHUNK, item.call_id, b"", chunk)
+
+    def _end_stream(self, item: Item) -> None:
+        if not item.over:
+            item.stream.send(Kind.END, item.call_id)
+        self._close(item)
+
+    def _startable(self, batch: list[Item]) -> list[Item]:
+        """Members whose callers still wait; the slots of the others are given back. From the thread or the loop."""
+        now = time.monotonic()
+        items = [item for item in batch if not item.over and now < item.deadline]
+        if len(items) < len(batch):
+            for item in batch:
+                if item not in items:
+                    self._loop.call_soon_threadsafe(self._close, item)
+        return items
+
+
+def _batch_key(method: Method) -> str:
+    # Without batching every item is a batch of its own, and one queue keeps arrival order across methods.
+    return method.name if method.batches else ""
+
+
+async def _iterate(values: Generator[Any, Any, Any]) -> AsyncIterator[Any]:
+    """A sync generator that an async callable returned, iterated on the loop as its author chose."""
+    for value in values:
+        yield value
+        await asyncio.sleep(0)

@@ -1,0 +1,5 @@
+"""The router: a library inside whatever sends calls (ingress, driver, a replica that holds a handle).
+
+Read in this order: ``call`` (what travels), ``router`` (table -> policy -> pool), ``pool`` (one backend's replicas and
+queue), ``remote`` (one replica's connection), ``control`` (the link that brings tables from the controller).
+"""

@@ -1,0 +1,196 @@
+"""A call and what comes back, inside the process that sends it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
+
+if TYPE_CHECKING:
+    from pointsman.routing.remote import RemoteReplica
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+class Call:
+    """One request and how far it has come.
+
+    The maker fills the first group and waits for ``future``, an asyncio or a concurrent future; the router owns the
+    rest. ``deadline`` is in the time of the router's loop.
+    """
+
+    __slots__ = (
+        "attempts",
+        "backend",
+        "body",
+        "call_id",
+        "client",
+        "codec",
+        "deadline",
+        "endpoint",
+        "future",
+        "headers",
+        "http_method",
+        "idempotent",
+        "method_name",
+        "on_admitted",
+        "path",
+        "path_params",
+        "query",
+        "remote",
+        "request_id",
+        "timer",
+        "waits_for_room",
+    )
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        deadline: float,
+        future: asyncio.Future[Reply] | concurrent.futures.Future[Reply],
+        codec: int = CODEC_HTTP,
+        method_name: str = "",
+        http_method: str = "GET",
+        path: bytes = b"",
+        query: bytes = b"",
+        headers: list[tuple[bytes, bytes]] | None = None,
+        path_params: dict[str, str] | None = None,
+        request_id: str = "",
+        client: tuple[str, int] | None = None,
+        body: bytes | memoryview = b"",
+        idempotent: bool = False,
+        waits_for_room: bool = False,
+    ) -> None:
+        self.endpoint = endpoint
+        self.deadline = deadline
+        self.future = future
+        self.codec = codec
+        self.method_name = method_name
+        self.http_method = http_method
+        self.path = path
+        self.query = query
+        self.headers = headers if headers is not None else []
+        self.path_params = path_params if path_params is not None else {}
+        self.request_id = request_id
+        self.client = client
+        self.body = body
+        self.idempotent = idempotent
+        self.waits_for_room = waits_for_room
+        self.backend = ""
+        self.remote: RemoteReplica | None = None
+        self.call_id = 0
+        self.attempts = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.on_admitted: Callable[[], None] | None = None
+        """Told when the call has a place in the queue, or with a replica."""
+
+    def head(self, now: float) -> CallHead:
+        """The call's head as it is sent now: the budget is what is left until the deadline."""
+        return CallHead(
+            self.endpoint,
+            self.codec,
+            self.method_name,
+            self.http_method,
+            self.path,
+            self.query,
+            self.headers,
+            self.path_params,
+            max(1, int((self.deadline - now) * 1000)),
+            self.request_id,
+            self.client,
+        )
+
+    def succeed(self, reply: Reply) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.future.done():
+            self.future.set_result(reply)
+        elif reply.stream is not None:
+            reply.stream.close()
+
+    def fail(self, error: BaseException) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Reply(NamedTuple):
+    """An answer: HTTP status, headers and bytes, or a pickled object, or a stream of either."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    stream: ReplyStream | None = None
+
+
+class StreamBroken(Exception):
+    """The stream ended before its end; ``failure`` says why when user code raised."""
+
+    def __init__(self, text: str, failure: FailureHead | None = None, pickled: bytes = b"") -> None:
+        super().__init__(text)
+        self.failure = failure
+        self.pickled = pickled
+
+
+class ReplyStream:
+    """The chunks of a streamed answer, for one reader; at most a window of them is in memory.
+
+    Leave early with :meth:`close`, which cancels the producer.
+    """
+
+    CREDIT_STEP = 8
+    """The reader's room is reported in steps of this many chunks."""
+
+    def __init__(self, remote: RemoteReplica, call_id: int) -> None:
+        self._remote = remote
+        self._call_id = call_id
+        self._chunks: deque[bytes] = deque()
+        self._taken = 0
+        self._end: Exception | None = None
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> ReplyStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._chunks:
+            if self._end is not None:
+                raise self._end
+            if self._ended:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        self._taken += 1
+        if self._taken == self.CREDIT_STEP:
+            self._taken = 0
+            self._remote.grant_credit(self._call_id, self.CREDIT_STEP)
+        return self._chunks.popleft()
+
+    def close(self) -> None:
+        """Stop reading; the replica cancels what makes the rest."""
+        if not self._ended:
+            self._ended = True
+            self._chunks.clear()
+            self._remote.drop_stream(self._call_id)
+
+    def feed(self, chunk: bytes) -> None:
+        if not self._ended:
+            self._chunks.append(chunk)
+            self._wake()
+
+    def finish(self, error: Exception | None = None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._end = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

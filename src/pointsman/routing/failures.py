@@ -1,0 +1,70 @@
+"""A failure that came over the wire, as the exception that the caller gets."""
+
+from __future__ import annotations
+
+import pickle
+
+from pointsman.exceptions import (
+    BackendStartError,
+    BackpressureError,
+    CallRejectedError,
+    DeadlineExceededError,
+    InsufficientResourcesError,
+    RemoteError,
+    RemoteTraceback,
+    ServeException,
+    UserCodeError,
+)
+from pointsman.model import Reason
+from pointsman.wire.messages import FailureHead
+
+_BY_NAME: dict[str, type[Exception]] = {
+    cls.__name__: cls
+    for cls in (
+        BackendStartError,
+        BackpressureError,
+        CallRejectedError,
+        DeadlineExceededError,
+        InsufficientResourcesError,
+        ServeException,
+        UserCodeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        TimeoutError,
+    )
+}
+
+
+def failure_to_exception(failure: FailureHead, pickled: bytes, *, trusted: bool) -> BaseException:
+    """Rebuild what was raised.
+
+    Args:
+        failure: what the peer said.
+        pickled: the user's exception, or empty.
+        trusted: True for callers that take Python objects (handles, clients); HTTP callers never unpickle.
+    """
+    if failure.reason is Reason.USER_CODE:
+        if not trusted:
+            return UserCodeError(f"{failure.error}: {failure.text}", traceback=failure.traceback)
+        return _user_exception(failure, pickled)
+    error = _BY_NAME.get(failure.error, ServeException)(failure.text)
+    if failure.traceback:
+        error.__cause__ = _user_exception(failure, pickled)
+    return error
+
+
+def _user_exception(failure: FailureHead, pickled: bytes) -> BaseException:
+    cause = RemoteTraceback(failure.traceback)
+    if pickled:
+        try:
+            error = pickle.loads(pickled)
+        except Exception:  # noqa: BLE001 - user classes may fail to rebuild in any way; RemoteError stands in
+            error = None
+        if isinstance(error, BaseException):
+            error.__cause__ = cause
+            return error
+    name = failure.error
+    stand_in = RemoteError(f"{name}: {failure.text}", class_name=name, traceback=failure.traceback)
+    stand_in.__cause__ = cause
+    return stand_in

@@ -1,0 +1,239 @@
+"""One backend's replicas and the calls that wait for them.
+
+    submit -> a replica with room, or the queue -> reply, failure, refusal, death -> the caller or another replica
+
+Calls wait in arrival order, at most ``max_queued_queries`` of them per endpoint. A call that was refused was not
+started and always goes elsewhere; one whose replica died goes elsewhere only when it may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+
+import msgspec
+
+from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError, ServeException
+from pointsman.model import BackendRoute, Reason
+from pointsman.policy.balance import choose_replica
+from pointsman.routing.call import Call, Reply
+from pointsman.routing.failures import failure_to_exception
+from pointsman.routing.remote import RemoteReplica
+from pointsman.wire.messages import FailureHead, RefuseHead
+
+MAX_ATTEMPTS = 2
+"""A call whose replica died under it is tried once more, so that a poisonous request cannot walk through all."""
+REFUSED_PAUSE_S = 0.005
+"""How long a full replica is left alone when no reply of ours is due from it that would tell of room."""
+
+
+class PoolStatistics(msgspec.Struct, frozen=True):
+    """A moment in the life of a pool."""
+
+    backend: str
+    waiting: int
+    inflight: int
+    replicas: int
+    open_replicas: int
+
+
+class Pool:
+    """Replicas of one backend, as one router sees them.
+
+    Args:
+        route: the backend as the routing table has it; :meth:`update` takes later ones.
+        instance: id of the instance, for the handshakes.
+    """
+
+    def __init__(self, route: BackendRoute, *, instance: str) -> None:
+        self._route = route
+        self._instance = instance
+        self._loop = asyncio.get_running_loop()
+        self._remotes: dict[int, RemoteReplica] = {}
+        self._candidates: list[RemoteReplica] = []
+        self._retiring: list[RemoteReplica] = []
+        self._waiting: deque[Call] = deque()
+        self._queued: Counter[str] = Counter()
+        self._overflow: deque[Call] = deque()
+        self._turn = 0
+        self.update(route)
+
+    @property
+    def tag(self) -> str:
+        return self._route.tag
+
+    def update(self, route: BackendRoute) -> None:
+        """Take the backend's newest route: connect to new replicas, retire those that are gone."""
+        self._route = route
+        wanted = {ref.number: ref for ref in route.replicas}
+        for number in [number for number in self._remotes if number not in wanted]:
+            remote = self._remotes.pop(number)
+            remote.retire()
+            self._retiring = [r for r in self._retiring if r.inflight] + [remote]
+        for number, ref in wanted.items():
+            if number not in self._remotes:
+                remote = self._remotes[number] = RemoteReplica(ref, self, instance=self._instance)
+                remote.start()
+        self._candidates = list(self._remotes.values())
+        self.room_made()
+
+    def submit(self, call: Call) -> None:
+        """Take a call; its future will be resolved.
+
+        Raises:
+            BackpressureError: the queue is full and the call does not wait for room.
+        """
+        call.backend = self.tag
+        call.timer = self._loop.call_at(call.deadline, self._expire, call)
+        if not self._waiting and self._send(call):
+            return
+        if self._queued[call.endpoint] < self._route.max_queued_queries:
+            self._enqueue(call)
+        elif call.waits_for_room:
+            self._overflow.append(call)
+        else:
+            call.timer.cancel()
+            raise self._full(call)
+
+    def cancel(self, call: Call) -> None:
+        """Nobody waits for this call any more: leave the queue unseen, or tell the replica."""
+        if call.timer is not None:
+            call.timer.cancel()
+        if not call.future.done():
+            call.future.cancel()
+        if call.remote is not None:
+            call.remote.cancel(call)
+            self.room_made()
+        else:
+            self._forget(call)
+
+    def is_full(self, endpoint: str) -> bool:
+        """Whether a new call of this endpoint would have to wait for room in the queue."""
+        return self._queued[endpoint] >= self._route.max_queued_queries
+
+    async def aclose(self, reason: str) -> None:
+        """Fail what waits and close all connections."""
+        for call in (*self._waiting, *self._overflow):
+            call.fail(ServeException(reason))
+        self._waiting.clear()
+        self._overflow.clear()
+        self._queued.clear()
+        remotes = (*self._remotes.values(), *self._retiring)
+        await asyncio.gather(*(remote.aclose() for remote in remotes))
+
+    def retire(self, reason: str) -> None:
+        """The backend is gone: fail what waits, let what runs finish."""
+        for call in (*self._waiting, *self._overflow):
+            call.fail(ServeException(reason))
+        self._waiting.clear()
+        self._overflow.clear()
+        self._queued.clear()
+        self.update(msgspec.structs.replace(self._route, replicas=()))
+
+    def statistics(self) -> PoolStatistics:
+        return PoolStatistics(
+            backend=self.tag,
+            waiting=len(self._waiting) + len(self._overflow),
+            inflight=sum(remote.inflight for remote in (*self._candidates, *self._retiring)),
+            replicas=len(self._candidates),
+            open_replicas=sum(remote.open for remote in self._candidates),
+        )
+
+    def validate(self) -> None:
+        """Raise AssertionError when the pool contradicts itself; tests call this at their end."""
+        assert +self._queued == Counter(call.endpoint for call in self._waiting), "queue counts differ from the queue"
+        assert not any(call.remote for call in self._waiting), "a waiting call is on a replica too"
+        assert not self._overflow or self._waiting, "calls wait for room in an empty queue"
+
+    def _send(self, call: Call) -> bool:
+        self._turn += 1
+        remote = choose_replica(self._candidates, limit=self._route.max_concurrent_queries, turn=self._turn)
+        if remote is None:
+            return False
+        remote.send(call)
+        if call.on_admitted is not None:
+            call.on_admitted()
+        return True
+
+    def _enqueue(self, call: Call, *, first: bool = False) -> None:
+        self._queued[call.endpoint] += 1
+        if first:
+            self._waiting.appendleft(call)
+        else:
+            self._waiting.append(call)
+        if call.on_admitted is not None:
+            call.on_admitted()
+
+    def _forget(self, call: Call) -> None:
+        if call in self._waiting:
+            self._waiting.remove(call)
+            self._queued[call.endpoint] -= 1
+            self._admit_overflow()
+        elif call in self._overflow:
+            self._overflow.remove(call)
+
+    def _admit_overflow(self) -> None:
+        while self._overflow and not self.is_full(self._overflow[0].endpoint):
+            self._enqueue(self._overflow.popleft())
+
+    def _full(self, call: Call) -> BackpressureError:
+        return BackpressureError(
+            f"{self._route.max_queued_queries} calls of endpoint {call.endpoint!r} already wait for backend"
+            f" {self.tag!r}, its max_queued_queries"
+        )
+
+    def _expire(self, call: Call) -> None:
+        if call.future.done():
+            return
+        started = call.remote is not None
+        waited = "its deadline passed while it ran" if started else "no replica was free before its deadline"
+        error: ServeException
+        if call in self._overflow:
+            error = self._full(call)
+        else:
+            error = DeadlineExceededError(f"call to endpoint {call.endpoint!r} was given up: {waited}", started=started)
+        call.fail(error)
+        self.cancel(call)
+
+    def _retry(self, call: Call) -> None:
+        call.remote = None
+        if not call.future.done():
+            self._enqueue(call, first=True)
+
+    # RemoteOwner
+
+    def room_made(self) -> None:
+        """Place waiting calls while there is room."""
+        waiting = self._waiting
+        while waiting:
+            call = waiting[0]
+            if not call.future.done() and not self._send(call):
+                break
+            waiting.popleft()
+            self._queued[call.endpoint] -= 1
+            if self._overflow:
+                self._admit_overflow()
+
+    def call_replied(self, call: Call, reply: Reply) -> None:
+        call.succeed(reply)
+
+    def call_failed(self, call: Call, failure: FailureHead, pickled: bytes) -> None:
+        call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec)))
+
+    def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None:
+        if refusal.reason is Reason.DRAINING:
+            remote.refuse_calls()
+        else:
+            remote.refuse_calls(REFUSED_PAUSE_S)
+        call.attempts -= 1  # a refused call was never started, so it does not count as a try
+        self._retry(call)
+
+    def calls_orphaned(self, calls: list[Call]) -> None:
+        for call in reversed(calls):
+            if call.idempotent and call.attempts < MAX_ATTEMPTS:
+                self._retry(call)
+            else:
+                call.fail(
+                    ReplicaDiedError(f"the replica of backend {self.tag!r} died after hand-off; the call may have run")
+                )
+        self.room_made()

@@ -1,0 +1,218 @@
+"""One replica as a router sees it: its connection, and the calls that are on it.
+
+The pool asks it to send calls; it turns frames back into outcomes. It knows nothing of queues, weights or retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from pointsman.exceptions import ServeException
+from pointsman.model import Reason, ReplicaRef
+from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
+from pointsman.wire import stream as wire_stream
+from pointsman.wire.auth import ROLE_ROUTER
+from pointsman.wire.frames import Frame, Kind
+from pointsman.wire.messages import CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
+from pointsman.wire.stream import Stream
+
+log = logging.getLogger(__name__)
+
+REDIAL_FIRST_S = 0.02
+REDIAL_LAST_S = 1.0
+
+
+class RemoteOwner(Protocol):
+    """The pool: told when a call has come to an end, and when there may be room."""
+
+    def call_replied(self, call: Call, reply: Reply) -> None: ...
+
+    def call_failed(self, call: Call, failure: FailureHead, pickled: bytes) -> None: ...
+
+    def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None: ...
+
+    def calls_orphaned(self, calls: list[Call]) -> None: ...
+
+    def room_made(self) -> None: ...
+
+
+class RemoteReplica:
+    """A replica's connection; dials, and dials again, until :meth:`retire`.
+
+    Attributes:
+        elsewhere: calls of other routers in the replica, as of its last reply.
+    """
+
+    def __init__(self, ref: ReplicaRef, owner: RemoteOwner, *, instance: str) -> None:
+        self.ref = ref
+        self.elsewhere = 0
+        self.retired = False
+        self._owner = owner
+        self._instance = instance
+        self._loop = asyncio.get_running_loop()
+        self._stream: Stream | None = None
+        self._calls: dict[int, Call] = {}
+        self._streams: dict[int, ReplyStream] = {}
+        self._next_id = 0
+        self._closed_to_calls = False
+        self._dialing: asyncio.Task[None] | None = None
+
+    @property
+    def inflight(self) -> int:
+        return len(self._calls) + len(self._streams)
+
+    @property
+    def open(self) -> bool:
+        stream = self._stream
+        return stream is not None and stream.ready and stream.writable and not self._closed_to_calls
+
+    def start(self) -> None:
+        """Begin to connect."""
+        if self._dialing is None and not self.retired:
+            self._dialing = self._loop.create_task(self._dial())
+
+    def retire(self) -> None:
+        """No new calls; the connection closes when the last call on it is over."""
+        self.retired = self._closed_to_calls = True
+        self._close_if_idle()
+
+    def refuse_calls(self, pause_s: float | None = None) -> None:
+        """Send nothing more: for good, or for ``pause_s`` seconds."""
+        self._closed_to_calls = True
+        if pause_s is not None and not self.retired:
+            self._loop.call_later(pause_s, self._accept_calls)
+
+    def _accept_calls(self) -> None:
+        if not self.retired:
+            self._closed_to_calls = False
+            self._owner.room_made()
+
+    async def aclose(self) -> None:
+        """Close now; calls still on the connection are orphaned."""
+        self.retire()
+        if self._dialing is not None:
+            self._dialing.cancel()
+            await asyncio.gather(self._dialing, return_exceptions=True)
+        if self._stream is not None:
+            self._stream.abort()
+
+    def send(self, call: Call) -> None:
+        """Put a call on the connection; the caller has checked ``open``."""
+        assert self._stream is not None
+        self._next_id += 1
+        call.remote, call.call_id = self, self._next_id
+        call.attempts += 1
+        self._calls[call.call_id] = call
+        self._stream.send(Kind.CALL, call.call_id, pack(call.head(self._loop.time())), call.body)
+
+    def cancel(self, call: Call) -> None:
+        """Tell the replica that nobody waits any more; its slot is free once the replica has answered."""
+        if self._calls.pop(call.call_id, None) is not None and self._stream is not None:
+            self._stream.send(Kind.CANCEL, call.call_id)
+            self._close_if_idle()
+
+    def grant_credit(self, call_id: int, chunks: int) -> None:
+        if call_id in self._streams and self._stream is not None:
+            self._stream.send(Kind.CREDIT, call_id, pack(CreditHead(chunks)))
+
+    def drop_stream(self, call_id: int) -> None:
+        if self._streams.pop(call_id, None) is not None and self._stream is not None:
+            self._stream.send(Kind.CANCEL, call_id)
+            self._owner.room_made()
+            self._close_if_idle()
+
+    async def _dial(self) -> None:
+        pause = REDIAL_FIRST_S
+        while not self.retired and (self._stream is None or self._stream.closed):
+            try:
+                self._stream = await wire_stream.dial(
+                    self.ref.address,
+                    self,
+                    instance=self._instance,
+                    role=ROLE_ROUTER,
+                    identity="",
+                    key=self.ref.key,
+                )
+            except OSError as error:
+                log.debug("replica %s does not answer at its socket yet: %s", self.ref.tag, error)
+                await asyncio.sleep(pause)
+                pause = min(REDIAL_LAST_S, pause * 2)
+        self._dialing = None
+
+    def _close_if_idle(self) -> None:
+        if self.retired and not self.inflight and self._stream is not None:
+            self._stream.close()
+
+    # StreamUser
+
+    def stream_ready(self, stream: Stream) -> None:
+        self._stream = stream
+        self._owner.room_made()
+
+    def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._receive(frame)
+        self._owner.room_made()
+        if self.retired:
+            self._close_if_idle()
+
+    def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        orphans = list(self._calls.values())
+        streams = list(self._streams.values())
+        self._calls.clear()
+        self._streams.clear()
+        for reply_stream in streams:
+            reply_stream.finish(StreamBroken(f"replica {self.ref.tag} went away while it streamed"))
+        self._owner.calls_orphaned(orphans)
+        self.start()
+
+    def _receive(self, frame: Frame) -> None:
+        kind = frame.kind
+        if kind == Kind.REPLY:
+            head = unpack(frame.head, ReplyHead)
+            call = self._calls.pop(frame.call_id, None)
+            self._note_load(head.load)
+            if call is not None:
+                self._replied(call, head, frame)
+        elif kind == Kind.CHUNK:
+            if frame.call_id in self._streams:
+                self._streams[frame.call_id].feed(frame.body)
+        elif kind == Kind.END:
+            if frame.call_id in self._streams:
+                self._streams.pop(frame.call_id).finish()
+        elif kind == Kind.FAILURE:
+            self._failed(unpack(frame.head, FailureHead), frame)
+        elif kind == Kind.REFUSE:
+            refusal = unpack(frame.head, RefuseHead)
+            call = self._calls.pop(frame.call_id, None)
+            self._note_load(refusal.load)
+            if call is not None:
+                self._owner.call_refused(call, refusal, self)
+
+    def _replied(self, call: Call, head: ReplyHead, frame: Frame) -> None:
+        if not head.stream:
+            self._owner.call_replied(call, Reply(head.status, head.headers, frame.body))
+            return
+        reply_stream = self._streams[call.call_id] = ReplyStream(self, call.call_id)
+        self._owner.call_replied(call, Reply(head.status, head.headers, b"", reply_stream))
+
+    def _failed(self, failure: FailureHead, frame: Frame) -> None:
+        self._note_load(failure.load)
+        reply_stream = self._streams.pop(frame.call_id, None)
+        if reply_stream is not None:
+            reply_stream.finish(StreamBroken(failure.text, failure, frame.body))
+            return
+        call = self._calls.pop(frame.call_id, None)
+        if call is not None:
+            self._owner.call_failed(call, failure, frame.body)
+
+    def _note_load(self, load: int) -> None:
+        self.elsewhere = max(0, load - self.inflight)
+
+
+def reason_for_refusal(refusal: RefuseHead) -> ServeException:
+    """What a caller is told when nobody else could take a refused call."""
+    text = "every replica is draining" if refusal.reason is Reason.DRAINING else "every replica is at its limit"
+    return ServeException(text)

@@ -1,0 +1,113 @@
+"""What user code looks like, and how it is packed for its replicas. The client looks before it ships; the replica
+reads what was shipped."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cloudpickle
+
+from pointsman.model import TargetTraits
+from pointsman.request import is_marked
+
+DEFAULT_METHOD = "__call__"
+
+
+def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
+    """Check that something can be a backend, and note what matters about it.
+
+    Raises:
+        TypeError: neither a plain function nor a class, or it takes more than one request.
+        ValueError: init args for a function.
+    """
+    if isinstance(function_or_class, types.FunctionType):
+        if init_args:
+            raise ValueError(f"init args {init_args!r} were given for the function {function_or_class.__name__!r}")
+        takes_argument(function_or_class)
+        return TargetTraits(is_class=False, batches=is_marked(function_or_class))
+    if isinstance(function_or_class, type):
+        call = getattr(function_or_class, DEFAULT_METHOD, None)
+        if isinstance(call, types.FunctionType):
+            takes_argument(call, bound=True)
+        methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
+        return TargetTraits(
+            is_class=True,
+            batches=is_marked(call),
+            has_reconfigure=callable(getattr(function_or_class, "reconfigure", None)),
+            has_batching_method=any(is_marked(method) for method in methods if callable(method)),
+        )
+    kind = type(function_or_class).__name__
+    raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
+
+
+def takes_argument(function: Callable[..., Any], *, bound: bool = False) -> bool:
+    """Whether a callable takes a positional argument; ``bound`` leaves out ``self``.
+
+    Raises:
+        TypeError: it requires more than one, or a keyword argument.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[1 if bound else 0 :]
+    except ValueError:
+        return True  # no signature to be had (some C callables): it gets the request
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p.name for p in positional if p.default is p.empty]
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if len(required) > 1 or keywords:
+        names = ", ".join(required[1:] + keywords)
+        name = getattr(function, "__qualname__", repr(function))
+        raise TypeError(f"a backend is called with one request, and {name} also requires: {names}")
+    return bool(positional) or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def pack_code(function_or_class: Any, init_args: tuple[Any, ...]) -> bytes:
+    """Pickle code with its init args. What is defined in ``__main__`` or a notebook cell is packed by value.
+
+    Raises:
+        TypeError: something in it cannot be pickled; the text says what.
+    """
+    try:
+        return bytes(cloudpickle.dumps((function_or_class, init_args)))
+    except Exception as error:
+        name = getattr(function_or_class, "__qualname__", repr(function_or_class))
+        culprit = next(_unpicklable(function_or_class, init_args), "")
+        where = f": {culprit} cannot be pickled" if culprit else ""
+        raise TypeError(f"{name} cannot be sent to replicas{where} ({type(error).__name__}: {error})") from error
+
+
+def code_digest(data: bytes) -> str:
+    """The name under which packed code is stored."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def unpack_code(data: bytes) -> tuple[Any, tuple[Any, ...]]:
+    """The reverse of :func:`pack_code`. Runs code: only for blobs that an operator has sent."""
+    function_or_class, init_args = cloudpickle.loads(data)
+    return function_or_class, init_args
+
+
+def _unpicklable(function_or_class: Any, init_args: tuple[Any, ...]) -> Iterator[str]:
+    """Names of parts that cannot be pickled by themselves."""
+    parts: list[tuple[str, Any]] = [(f"init argument {index}", value) for index, value in enumerate(init_args)]
+    functions = [function_or_class]
+    if isinstance(function_or_class, type):
+        for name, value in vars(function_or_class).items():
+            if isinstance(value, types.FunctionType):
+                functions.append(value)
+            elif not name.startswith("__"):
+                parts.append((f"attribute {name!r} of class {function_or_class.__name__}", value))
+    for function in functions:
+        if isinstance(function, types.FunctionType):
+            used = inspect.getclosurevars(function)
+            for name, value in {**used.globals, **used.nonlocals}.items():
+                if not isinstance(value, (types.ModuleType, type)):
+                    parts.append((f"variable {name!r} used by {function.__qualname__}", value))
+    for label, value in parts:
+        try:
+            cloudpickle.dumps(value)
+        except Exception:  # noqa: BLE001 - any failure to pickle is the answer that is looked for
+            yield f"{label} (a {type(value).__name__})"

@@ -1,0 +1,144 @@
+"""Frames: bytes in, frames out. No I/O.
+
+A frame is a fixed header (length of what follows, kind, call id, length of the head) and two byte strings: the
+*head*, a msgpack message that ``wire.messages`` describes, and the *body*, opaque bytes that no router looks into.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct as Layout
+from typing import NamedTuple
+
+from pointsman.exceptions import ServeException
+
+PROTOCOL_VERSION = 1
+"""Spoken in every hello; two processes with different versions refuse each other."""
+
+_LAYOUT = Layout("<IBQI")  # head + body length, kind, call id, head length
+HEADER_SIZE = _LAYOUT.size
+MAX_HEAD = 16 * 1024 * 1024
+MAX_PAYLOAD = 2**31 - 1
+MAX_PAYLOAD_BEFORE_HELLO = 256
+JOIN_BELOW = 64 * 1024
+"""Bodies below this many bytes are copied behind their header; larger ones are sent as they are."""
+
+
+class WireError(ServeException):
+    """The peer sent bytes that are not ours; the connection is closed. The peer's fault."""
+
+
+class Kind(IntEnum):
+    """What a frame is. The comment says who sends it to whom."""
+
+    HELLO = 1  # both ways, before anything else
+    CALL = 2  # router -> replica
+    REPLY = 3  # replica -> router; controller -> client
+    CHUNK = 4  # replica -> router, part of a stream; controller -> client, progress
+    END = 5  # replica -> router, the stream is complete
+    FAILURE = 6  # replica -> router; controller -> client
+    CANCEL = 7  # router -> replica; client -> controller
+    REFUSE = 8  # replica -> router: not started, place it elsewhere
+    CREDIT = 9  # router -> replica: the reader has room for this many more chunks
+    CONFIGURE = 10  # controller -> replica
+    DRAIN = 11  # controller -> replica
+    HEALTH = 12  # controller -> replica and back
+    REPORT = 13  # replica -> controller: who I am and how I am
+    COMMAND = 14  # client -> controller
+    SUBSCRIBE = 15  # router's process -> controller
+    TABLE = 16  # controller -> router's process
+    CONFIRM = 17  # router's process -> controller: this table version is in use
+    LAUNCH = 18  # controller -> supervisor
+    STOP = 19  # controller -> supervisor
+    KILL = 20  # controller -> supervisor
+    EVENT = 21  # supervisor -> controller
+    SHUTDOWN = 22  # controller -> supervisor
+
+
+KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
+
+
+class Frame(NamedTuple):
+    """One unit on the wire. ``call_id`` ties answers to calls; 0 where there is no call."""
+
+    kind: int
+    call_id: int
+    head: bytes = b""
+    body: bytes = b""
+
+
+def encode_frame(kind: int, call_id: int, head: bytes = b"", body: bytes = b"") -> bytes:
+    """The whole frame as one byte string."""
+    return b"".join(
+        (_LAYOUT.pack(len(head) + len(body), kind, call_id, len(head)), head, body),
+    )
+
+
+def encode_parts(kind: int, call_id: int, head: bytes, body: bytes | memoryview) -> list[bytes | memoryview]:
+    """The frame as one or two pieces; a large body is not copied."""
+    size = len(body)
+    header = _LAYOUT.pack(len(head) + size, kind, call_id, len(head))
+    if size >= JOIN_BELOW:
+        return [header + head, body]
+    return [b"".join((header, head, body))]
+
+
+class FrameDecoder:
+    """Cuts a byte stream into frames.
+
+    Args:
+        max_payload: largest head + body accepted, in bytes; raised once the peer is known.
+
+    After :class:`WireError` the decoder is spent: the stream has lost its footing.
+    """
+
+    __slots__ = ("_buffer", "max_payload")
+
+    def __init__(self, *, max_payload: int = MAX_PAYLOAD) -> None:
+        self._buffer = bytearray()
+        self.max_payload = max_payload
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take the next bytes of the stream and return the frames that they complete, in order.
+
+        Raises:
+            WireError: a length or kind that no peer of ours sends.
+        """
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < HEADER_SIZE or len(buffer) < HEADER_SIZE + _LAYOUT.unpack_from(buffer)[0]:
+                if len(buffer) >= HEADER_SIZE:
+                    self._check(*_LAYOUT.unpack_from(buffer))
+                return []
+            data = bytes(buffer)
+            buffer.clear()
+        frames: list[Frame] = []
+        position, end = 0, len(data)
+        unpack = _LAYOUT.unpack_from
+        while end - position >= HEADER_SIZE:
+            size, kind, call_id, head_size = unpack(data, position)
+            if size > self.max_payload or head_size > size or kind not in KINDS or head_size > MAX_HEAD:
+                self._check(size, kind, call_id, head_size)
+            start = position + HEADER_SIZE
+            if end - start < size:
+                break
+            split = start + head_size
+            position = start + size
+            frames.append(Frame(kind, call_id, data[start:split], data[split:position]))
+        if position < end:
+            buffer += data[position:]
+        return frames
+
+    def _check(self, size: int, kind: int, call_id: int, head_size: int) -> None:
+        if kind not in KINDS:
+            raise WireError(f"frame kind {kind} is unknown")
+        if size > self.max_payload:
+            raise WireError(f"frame of {size} bytes is over the limit of {self.max_payload}")
+        if head_size > min(size, MAX_HEAD):
+            raise WireError(f"frame head of {head_size} bytes is over the limit of {min(size, MAX_HEAD)}")
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a frame that is not complete yet."""
+        return len(self._buffer)

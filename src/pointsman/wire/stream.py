@@ -1,0 +1,183 @@
+"""A stream: one authenticated connection that carries frames, on an asyncio loop.
+
+Routers dial replicas, everyone dials the controller. Frames written in one turn of the loop leave in one system call.
+This module turns bytes into ``on_frame`` calls and frames into bytes; it does not know what they mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Acceptor, Dialer
+from pointsman.wire.frames import (
+    MAX_PAYLOAD,
+    MAX_PAYLOAD_BEFORE_HELLO,
+    Frame,
+    FrameDecoder,
+    WireError,
+    encode_parts,
+)
+
+
+class StreamUser(Protocol):
+    """Who owns a stream is told what comes, in order: ready once, frames, lost once."""
+
+    def stream_ready(self, stream: Stream) -> None: ...
+
+    def stream_frames(self, stream: Stream, frames: list[Frame]) -> None: ...
+
+    def stream_lost(self, stream: Stream, error: Exception | None) -> None: ...
+
+
+class Stream(asyncio.Protocol):
+    """One connection.
+
+    Args:
+        user: told about everything that happens.
+        hello: this end's half of the handshake; None for a connection that was inherited and needs none.
+    """
+
+    def __init__(self, user: StreamUser, hello: Dialer | Acceptor | None) -> None:
+        self._user = user
+        self._hello = hello
+        self._decoder = FrameDecoder(max_payload=MAX_PAYLOAD_BEFORE_HELLO if hello else MAX_PAYLOAD)
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes | memoryview] = []
+        self._hello_timer: asyncio.TimerHandle | None = None
+        self._error: Exception | None = None
+        self.ready = False
+        self.closed = False
+        self.writable = True
+        """False while the peer reads slower than we write; choose another peer if there is one."""
+        self.resumed: asyncio.Event | None = None
+
+    @property
+    def role(self) -> str:
+        return self._hello.role if isinstance(self._hello, Acceptor) else ""
+
+    @property
+    def identity(self) -> str:
+        return self._hello.identity if isinstance(self._hello, Acceptor) else ""
+
+    def send(self, kind: int, call_id: int, head: bytes = b"", body: bytes | memoryview = b"") -> None:
+        """Queue one frame; it leaves at the end of this turn of the loop. Nothing happens on a closed stream."""
+        if self.closed:
+            return
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += encode_parts(kind, call_id, head, body)
+
+    async def drained(self) -> None:
+        """Wait until the peer has taken enough of what was sent for more to be welcome."""
+        while not self.writable and not self.closed:
+            self.resumed = self.resumed or asyncio.Event()
+            await self.resumed.wait()
+
+    def close(self) -> None:
+        """Send what is queued, then close."""
+        if not self.closed and self._transport is not None:
+            self._flush()
+            self._transport.close()
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close at once; ``stream_lost`` will report ``error``."""
+        self._error = self._error or error
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out and self._transport is not None and not self.closed:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._hello is None:
+            self._become_ready()
+            return
+        self._hello_timer = self._loop.call_later(
+            HELLO_TIMEOUT_S, self.abort, WireError(f"no complete hello within {HELLO_TIMEOUT_S:g} s")
+        )
+        if isinstance(self._hello, Dialer):
+            self._transport.write(self._hello.first())
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if not self.ready:
+                data = self._shake_hands(data)
+                if not self.ready:
+                    return
+            frames = self._decoder.feed(data)
+            if frames:
+                self._user.stream_frames(self, frames)
+        except WireError as error:
+            self.abort(error)
+
+    def _shake_hands(self, data: bytes) -> bytes:
+        """Feed hello frames one by one; return the bytes that came behind the last of them."""
+        assert self._hello is not None
+        assert self._transport is not None
+        # Byte-wise feeding would be slow for calls; the few hundred bytes of a hello do not matter, and cutting
+        # exactly at the frame's end keeps everything unauthenticated away from the big limits.
+        for position in range(len(data)):
+            for frame in self._decoder.feed(data[position : position + 1]):
+                answer = self._hello.receive(frame)
+                if answer:
+                    self._transport.write(answer)
+                if self._hello.done:
+                    self._decoder = FrameDecoder(max_payload=MAX_PAYLOAD)
+                    self._become_ready()
+                    return data[position + 1 :]
+        return b""
+
+    def _become_ready(self) -> None:
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+        self.ready = True
+        self._user.stream_ready(self)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+        self.closed = True
+        self.resume_writing()
+        self._user.stream_lost(self, self._error or exc)
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.resumed is not None:
+            self.resumed.set()
+            self.resumed = None
+
+
+def new_nonce() -> bytes:
+    return secrets.token_bytes(NONCE_SIZE)
+
+
+async def dial(path: str, user: StreamUser, *, instance: str, role: str, identity: str, key: bytes) -> Stream:
+    """Connect to a Unix socket and begin the handshake; ``user.stream_ready`` tells when it is done.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    hello = Dialer(instance=instance, role=role, identity=identity, key=key, nonce=new_nonce())
+    loop = asyncio.get_running_loop()
+    _, stream = await loop.create_unix_connection(lambda: Stream(user, hello), path)
+    return stream
+
+
+def acceptor(user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]) -> Callable[[], Stream]:
+    """A protocol factory for ``loop.create_unix_server``."""
+    return lambda: Stream(user, Acceptor(instance=instance, key_for=key_for, nonce=new_nonce()))

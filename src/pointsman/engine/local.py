@@ -24,8 +24,8 @@ from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
 from pointsman.wire.messages import HTTPSettings, SupervisorOrder
+from pointsman.wire.stream import BACKLOG, listen_private
 
-BACKLOG = 2048
 STOP_TIMEOUT_S = 5.0
 
 
@@ -180,7 +180,7 @@ def _start_supervisor(plan: Plan, folder: InstanceFolder, lock: int, listener: s
         request_timeout_s=plan.request_timeout_s,
     )
     handover = pack_handover(order)
-    control = _bind_control(folder)
+    control = listen_private(str(folder.control_socket))
     read_end, write_end = os.pipe()
     fds = [read_end, control.fileno(), lock, *([listener.fileno()] if listener else [])]
     try:
@@ -255,14 +255,3 @@ def _bind_http(http: HTTPSettings) -> socket.socket:
             f"cannot listen on host {http.host!r}, port {http.port}: {os.strerror(error.errno or 0)}",
         ) from None
     return listener
-
-
-def _bind_control(folder: InstanceFolder) -> socket.socket:
-    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        control.bind(str(folder.control_socket))
-    finally:
-        os.umask(before)
-    control.listen(BACKLOG)
-    return control

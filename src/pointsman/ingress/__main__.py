@@ -40,6 +40,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
 
     def stop() -> None:
         app.serving = False
+        app.has_table.set()
         server.stop()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -54,8 +55,10 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         on_gone=stop,
     )
     link.subscribe(ingress=True, pid=os.getpid())
-    await link.start()
     try:
+        await link.start()
+        # Until there is a table, connections wait in the backlog: a 404 would be a lie.
+        await app.has_table.wait()
         await server.serve()
     finally:
         await link.aclose()

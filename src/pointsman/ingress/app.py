@@ -63,12 +63,14 @@ class IngressApp:
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
         self.serving = False
         """False while starting and draining: ``/-/healthz`` answers 503."""
+        self.has_table = asyncio.Event()
 
     def apply(self, table: RoutingTable) -> None:
         """Use a newer table, routes and traffic at once."""
         if self._router.apply(table):
             self._matcher = RouteMatcher((e.route, e) for e in table.endpoints.values() if e.route is not None)
             self.serving = True
+            self.has_table.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -30,25 +30,29 @@ L = TypeVar("L", bound=Loaded)
 
 
 def choose_replica(candidates: Sequence[L], *, limit: int, turn: int) -> L | None:
-    """The open candidate with the fewest calls, or None when each is at ``limit``.
+    """The open candidate with the fewest calls, or None when each has ``limit`` of this router's calls.
 
     Args:
         candidates: all replicas of one backend that this router knows.
         limit: calls that one replica runs at a time (``max_concurrent_queries``).
         turn: any number that moves on from call to call; it breaks ties, so that equals take turns.
 
+    ``elsewhere`` is old news and only orders the candidates: a replica that is full with calls of others refuses, and
+    the call is placed again; but one that was full once must not be passed over for ever.
+
     The whole list is looked at rather than two random members: with the few dozen replicas of one backend that costs
     less than drawing two random numbers, and never misses the idle one.
     """
     count = len(candidates)
     best: L | None = None
-    best_load = limit
+    best_load = 0
     for step in range(count):
         candidate = candidates[(turn + step) % count]
-        if candidate.open:
-            load = candidate.inflight + candidate.elsewhere
-            if load < best_load:
-                if load == 0:
-                    return candidate
+        inflight = candidate.inflight
+        if inflight < limit and candidate.open:
+            load = inflight + candidate.elsewhere
+            if load == 0:
+                return candidate
+            if best is None or load < best_load:
                 best, best_load = candidate, load
     return best

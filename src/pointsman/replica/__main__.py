@@ -22,7 +22,7 @@ from pointsman.routing.control import ControlLink
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import Assignment, ConfigureHead, ReplicaHandover, Report, unpack
-from pointsman.wire.stream import acceptor
+from pointsman.wire.stream import acceptor, listen_private
 
 log = logging.getLogger("pointsman.replica")
 
@@ -102,7 +102,7 @@ class ReplicaProcess:
             loop = asyncio.get_running_loop()
             await loop.create_unix_server(
                 acceptor(runtime, instance=self._handover.instance, key_for=self._key_for),
-                self._handover.address,
+                sock=listen_private(self._handover.address),
             )
         except Exception as error:  # noqa: BLE001 - user code: its exception is the report
             self._report_failure(error, Reason.CONSTRUCTOR_FAILED)

@@ -103,9 +103,9 @@ class Pool:
             call.future.cancel()
         if call.remote is not None:
             call.remote.cancel(call)
-            self.room_made()
         else:
             self._forget(call)
+        self.room_made()
 
     def is_full(self, endpoint: str) -> bool:
         """Whether a new call of this endpoint would have to wait for room in the queue."""
@@ -143,7 +143,7 @@ class Pool:
         """Raise AssertionError when the pool contradicts itself; tests call this at their end."""
         assert +self._queued == Counter(call.endpoint for call in self._waiting), "queue counts differ from the queue"
         assert not any(call.remote for call in self._waiting), "a waiting call is on a replica too"
-        assert not self._overflow or self._waiting, "calls wait for room in an empty queue"
+        assert not self._overflow or self.is_full(self._overflow[0].endpoint), "a call waits for room that is there"
 
     def _send(self, call: Call) -> bool:
         self._turn += 1
@@ -168,7 +168,6 @@ class Pool:
         if call in self._waiting:
             self._waiting.remove(call)
             self._queued[call.endpoint] -= 1
-            self._admit_overflow()
         elif call in self._overflow:
             self._overflow.remove(call)
 
@@ -204,15 +203,17 @@ class Pool:
 
     def room_made(self) -> None:
         """Place waiting calls while there is room."""
-        waiting = self._waiting
-        while waiting:
-            call = waiting[0]
+        while True:
+            self._admit_overflow()
+            queue = self._waiting or self._overflow
+            if not queue:
+                return
+            call = queue[0]
             if not call.future.done() and not self._send(call):
-                break
-            waiting.popleft()
-            self._queued[call.endpoint] -= 1
-            if self._overflow:
-                self._admit_overflow()
+                return
+            queue.popleft()
+            if queue is self._waiting:
+                self._queued[call.endpoint] -= 1
 
     def call_replied(self, call: Call, reply: Reply) -> None:
         call.succeed(reply)

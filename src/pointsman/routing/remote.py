@@ -66,7 +66,9 @@ class RemoteReplica:
     @property
     def open(self) -> bool:
         stream = self._stream
-        return stream is not None and stream.ready and stream.writable and not self._closed_to_calls
+        return (
+            stream is not None and stream.ready and not stream.closed and stream.writable and not self._closed_to_calls
+        )
 
     def start(self) -> None:
         """Begin to connect."""
@@ -166,7 +168,7 @@ class RemoteReplica:
         for reply_stream in streams:
             reply_stream.finish(StreamBroken(f"replica {self.ref.tag} went away while it streamed"))
         self._owner.calls_orphaned(orphans)
-        self.start()
+        self._loop.call_later(REDIAL_FIRST_S, self.start)
 
     def _receive(self, frame: Frame) -> None:
         kind = frame.kind

@@ -7,7 +7,9 @@ This module turns bytes into ``on_frame`` calls and frames into bytes; it does n
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -20,6 +22,9 @@ from pointsman.wire.frames import (
     WireError,
     encode_parts,
 )
+
+
+BACKLOG = 2048
 
 
 class StreamUser(Protocol):
@@ -176,6 +181,18 @@ async def dial(path: str, user: StreamUser, *, instance: str, role: str, identit
     loop = asyncio.get_running_loop()
     _, stream = await loop.create_unix_connection(lambda: Stream(user, hello), path)
     return stream
+
+
+def listen_private(path: str) -> socket.socket:
+    """A listening Unix socket that only this user may connect to, from its first moment on."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    return listener
 
 
 def acceptor(user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]) -> Callable[[], Stream]:

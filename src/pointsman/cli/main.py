@@ -1,0 +1,223 @@
+"""The command line: ``pointsman start | status | shutdown | demo``.
+
+Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
+into one line on standard error. Knows no process but its own; what an instance is doing it learns from ``status()``.
+
+Whatever is slow to import is imported by the command that needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import pointsman
+from pointsman.exceptions import ServeException
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pointsman.client import Client
+    from pointsman.engine.folder import InstanceFolder
+
+PIPED_WIDTH = 120
+"""Columns of tables that go into a file or pipe."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+app = typer.Typer(
+    name="pointsman",
+    help="Serve models: replicas, traffic policies and batching behind HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Name = Annotated[str, typer.Option("--name", help="Which instance.", metavar="NAME")]
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` names; exits with 0, 1 (it failed), 2 (bad usage) or 130 (interrupted)."""
+    _let_signals_unwind()
+    try:
+        app()
+    except (ServeException, OSError, ValueError, TypeError) as error:
+        typer.echo(f"pointsman: {_one_line(error)}", err=True)
+        sys.exit(1)
+    finally:
+        # What is left is the interpreter's clean-up, which ends bound instances; a further Ctrl-C would only cut it
+        # short and print a traceback.
+        _ignore_signals()
+
+
+def _let_signals_unwind() -> None:
+    """Let the first signal unwind, which shuts down what this process has started, and the second cut that short.
+
+    Further ones are ignored: they would interrupt the cutting short. SIGTERM counts as Ctrl-C, for service managers.
+    """
+    left = 2
+
+    def unwind(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            _ignore_signals()
+        raise KeyboardInterrupt
+
+    for signum in SIGNALS:
+        if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup, or a shell's &, has set it
+            signal.signal(signum, unwind)
+
+
+def _ignore_signals() -> None:
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pointsman {pointsman.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def start(
+    detached: Annotated[bool, typer.Option("--detached", help="Return once it is ready; it runs on.")] = False,
+    name: Name = "default",
+    http_host: Annotated[str, typer.Option("--http-host", help="Address to listen on.", metavar="HOST")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option("--http-port", help="0 takes any free port.", metavar="PORT")] = 8000,
+    http_location: Annotated[
+        str, typer.Option("--http-location", help="Where HTTP servers run.", metavar="HeadOnly|EveryNode|NoServer")
+    ] = "HeadOnly",
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", help="Keep state here, over restarts.", metavar="FOLDER")
+    ] = None,
+) -> None:
+    """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
+    from pointsman.client import local_capacity, start_instance
+    from pointsman.config import parse_http_options
+    from pointsman.engine.folder import InstanceFolder, check_name
+
+    http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
+    folder = InstanceFolder.of(check_name(name))
+    if folder.is_alive():  # starting finds that too, but only after it has tried to bind the port
+        raise ServeException(f"an instance named {name!r} is running; end it with: {_command('shutdown', name)}")
+    # Code that is defined in modules of this folder is sent to replicas by name. At the end, so that nothing here
+    # takes the place of a module that we import.
+    sys.path.append(os.getcwd())
+    client = start_instance(name=name, bound=not detached, http=http, state_dir=state_dir, capacity=local_capacity())
+    typer.echo(f"Instance {name!r} is ready{_at(client.http_address)}.")
+    if detached:
+        typer.echo(f"Deploy to it:  client = pointsman.connect({name!r})    (in Python)")
+        typer.echo(f"Look at it:    {_command('status', name)}")
+        typer.echo(f"End it:        {_command('shutdown', name)}")
+    else:
+        typer.echo(f"Ctrl-C ends it. Elsewhere, look at it with: {_command('status', name)}")
+        _stay(client, folder)
+
+
+@app.command()
+def status(
+    name: Name = "default",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> None:
+    """Show endpoints, backends and replicas of a running instance."""
+    report = _connect(name).status()
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    from pointsman.cli.tables import show_status
+
+    show_status(report, _console())
+
+
+@app.command()
+def shutdown(name: Name = "default") -> None:
+    """End an instance for good, once requests under way are finished."""
+    _connect(name).shutdown()
+    typer.echo(f"Instance {name!r} has ended.")
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Serve on afterwards, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option("--port", help="Of HTTP; 0 takes any free one.", metavar="PORT")] = 8000,
+) -> None:
+    """Train two classifiers of handwritten digits, serve both, and measure them over HTTP."""
+    # Demo and command line are neighbours in the layers, neither of which may import the other.
+    importlib.import_module("pointsman.demo.run").run_demo(_console(), port=port, keep=keep)
+
+
+def _stay(client: Client, folder: InstanceFolder) -> None:
+    """Keep an instance that is bound to this process until a signal comes or somebody else ends it."""
+    try:
+        folder.wait_for_end()
+    except KeyboardInterrupt:
+        typer.echo("Shutting down; Ctrl-C again hurries it.", err=True)
+        client.shutdown()
+        return
+    killed = folder.path.exists()  # one that ends in good order takes its folder along
+    client.shutdown()
+    if killed:
+        raise ServeException("the instance's supervisor was killed")
+    typer.echo("The instance was shut down.")
+
+
+def _connect(name: str) -> Client:
+    """A client for a live instance.
+
+    Raises:
+        ServeException: there is none of that name; the text says which there are.
+    """
+    from pointsman.client import connect
+    from pointsman.engine.folder import InstanceFolder, check_name, live_instances
+
+    if InstanceFolder.of(check_name(name)).is_alive():
+        return connect(name)
+    names = live_instances()
+    others = (
+        f"; running: {', '.join(names)}" if names else ", nor any other; start one with: pointsman start --detached"
+    )
+    raise ServeException(f"no instance named {name!r} is running{others}")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # bars and frames on a terminal that has no such characters
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def _command(verb: str, name: str) -> str:
+    return f"pointsman {verb}" + (f" --name {name}" if name != "default" else "")
+
+
+def _at(address: str | None) -> str:
+    return f" at {address}" if address else ", without an HTTP server"
+
+
+def _one_line(error: Exception) -> str:
+    """What a user needs to know of an error: its text without the errno, and without a remote traceback."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
+    lines = text.strip().splitlines()
+    return lines[0] if lines else type(error).__name__

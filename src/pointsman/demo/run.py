@@ -1,0 +1,172 @@
+"""``pointsman demo``: two real models behind one endpoint, from training to a measured table.
+
+Called by the command line. Nothing in it is canned: models are trained, images held out of the training go over HTTP,
+and every figure is counted from the answers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pointsman.client import Client, local_capacity, start_instance
+from pointsman.config import HTTPOptions
+from pointsman.demo.load import Answer, post_all
+from pointsman.engine.folder import InstanceFolder
+from pointsman.exceptions import ServeException
+
+if TYPE_CHECKING:
+    from pointsman.demo.digits import HeldOut, Image, Trained
+
+NEEDED = ("joblib", "numpy", "sklearn")
+ROUTE = "/digits"
+REPLICAS = 2
+SHARE = {"num_cpus": 0.5}
+"""Of each replica, so that all of them together ask for no more than two CPUs."""
+CONNECTIONS = 4
+KEPT_NAME = "demo"
+"""A demo that is kept has a name, so that ``pointsman status`` can look at it."""
+
+
+def run_demo(console: Console, *, port: int, keep: bool) -> None:
+    """Train, serve, measure, print.
+
+    Args:
+        port: of HTTP, 0 for any free one.
+        keep: whether to serve on until Ctrl-C, or until the instance is shut down from elsewhere.
+
+    Raises:
+        ServeException: scikit-learn is missing, or a request failed.
+        OSError: the port cannot be bound.
+    """
+    _check_installed()
+    with tempfile.TemporaryDirectory(prefix="pointsman-demo-") as folder, _start(port, keep) as client:
+        # Only now, so that a port in use is said before anybody waits for the import of scikit-learn.
+        from pointsman.demo.digits import train
+
+        console.print("Training two classifiers on half of scikit-learn's handwritten digits ...")
+        trained = train(Path(folder))
+        traffic = _deploy(client, trained, console)
+        url = f"{client.http_address}{ROUTE}"
+        answers = _send(url, trained.held_out.images, console)
+        console.print(_table(_score(answers, trained.held_out.digits), traffic, trained.descriptions))
+        _print_curl(url, trained.held_out, console, keep=keep)
+        if keep:
+            _keep(console)
+
+
+class Score(NamedTuple):
+    """What one backend has done: whether each of its answers was right, and how long each took, in seconds."""
+
+    right: list[bool]
+    seconds: list[float]
+
+
+def _check_installed() -> None:
+    missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ServeException(f"the demo needs {', '.join(missing)}: pip install 'pointsman[demo]'")
+
+
+def _start(port: int, keep: bool) -> Client:
+    return start_instance(
+        name=KEPT_NAME if keep else "",
+        bound=True,
+        http=HTTPOptions(port=port),
+        state_dir=None,
+        capacity=local_capacity(),
+    )
+
+
+def _deploy(client: Client, trained: Trained, console: Console) -> dict[str, float]:
+    """Serve every model, behind one endpoint that shares its traffic out equally."""
+    from pointsman.demo.digits import DigitClassifier
+
+    console.print(f"Starting {REPLICAS} replicas of each ...")
+    for tag, path in trained.paths.items():
+        client.create_backend(tag, DigitClassifier, path, ray_actor_options=SHARE, config={"num_replicas": REPLICAS})
+    traffic = {tag: 1 / len(trained.paths) for tag in trained.paths}
+    client.create_endpoint("digits", backend=next(iter(traffic)), route=ROUTE, methods=["POST"])
+    client.set_traffic("digits", traffic)
+    return traffic
+
+
+def _send(url: str, images: Sequence[Image], console: Console) -> list[Answer]:
+    bodies = [_body(image) for image in images]
+    began = time.perf_counter()
+    answers = list(
+        track(
+            post_all(url, bodies, connections=CONNECTIONS),
+            total=len(bodies),
+            description=f"Sending {len(bodies)} held-out images",
+            console=console,
+        )
+    )
+    seconds = time.perf_counter() - began
+    rate = len(answers) / seconds
+    console.print(f"{len(answers)} answers in {seconds:.1f} s ({rate:.0f}/s) over {CONNECTIONS} connections to {url}\n")
+    return answers
+
+
+def _body(image: Image) -> bytes:
+    return json.dumps({"image": image}, separators=(",", ":")).encode()
+
+
+def _score(answers: Sequence[Answer], digits: Sequence[int]) -> dict[str, Score]:
+    scores: dict[str, Score] = {}
+    for answer, digit in zip(answers, digits, strict=True):
+        score = scores.setdefault(answer.value["backend"], Score([], []))
+        score.right.append(answer.value["digit"] == digit)
+        score.seconds.append(answer.seconds)
+    return scores
+
+
+def _table(scores: Mapping[str, Score], traffic: Mapping[str, float], descriptions: Mapping[str, str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("backend", "model"):
+        table.add_column(column)
+    for column in ("requests", "share asked", "measured", "accuracy", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="right")
+    total = sum(len(score.right) for score in scores.values())
+    for tag, asked in traffic.items():
+        score = scores.get(tag, Score([], []))
+        requests = len(score.right)
+        figures = ["-"] * 3
+        if requests:
+            accuracy = 100 * sum(score.right) / requests
+            figures = [f"{accuracy:.1f} %", *(f"{1000 * _quantile(score.seconds, q):.1f}" for q in (0.5, 0.99))]
+        share = f"{100 * requests / total:.1f} %"
+        table.add_row(tag, descriptions[tag], str(requests), f"{100 * asked:.1f} %", share, *figures)
+    return table
+
+
+def _quantile(values: Sequence[float], q: float) -> float:
+    """The nearest-rank quantile."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def _print_curl(url: str, held_out: HeldOut, console: Console, *, keep: bool) -> None:
+    image, digit = held_out.images[0], held_out.digits[0]
+    lead = "Try it by hand" if keep else "Try it by hand while `pointsman demo --keep` serves"
+    console.print(f"{lead} (this image shows a {digit}):\n", highlight=False)
+    # Unwrapped and uncoloured, so that it can be pasted whole.
+    console.out(f"curl -s {url} -H 'content-type: application/json' -d '{_body(image).decode()}'\n", highlight=False)
+
+
+def _keep(console: Console) -> None:
+    console.print(f"Serving on. Ctrl-C ends it; elsewhere: pointsman status --name {KEPT_NAME}", highlight=False)
+    try:
+        InstanceFolder.of(KEPT_NAME).wait_for_end()
+    except KeyboardInterrupt:
+        console.print("Shutting down.")

@@ -1,0 +1,41 @@
+"""One instance for the whole suite, gone when it ends: tests use names of their own. The suite is written against the public API only,
+so that it can be run on every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import pointsman as serve
+from tests.conftest import family, http_for, start_client
+
+
+@pytest.fixture(scope="package")
+def client() -> Iterator[serve.Client]:
+    client = start_client()
+    yield client
+    client.shutdown()
+    assert not family(), "processes were left behind"
+
+
+@pytest.fixture(scope="package")
+def http(client: serve.Client) -> Iterator[httpx.Client]:
+    with http_for(client) as http:
+        yield http
+
+
+@pytest.fixture
+def served(client: serve.Client, name: str) -> Iterator[Callable[..., str]]:
+    """Serves code under a route of its own and returns the route; takes everything down afterwards."""
+
+    def serve_it(code: Any, *init_args: Any, methods: tuple[str, ...] = ("GET", "POST"), **backend: Any) -> str:
+        client.create_backend(name, code, *init_args, **backend)
+        client.create_endpoint(name, backend=name, route=f"/{name}", methods=list(methods))
+        return f"/{name}"
+
+    yield serve_it
+    client.delete_endpoint(name)
+    client.delete_backend(name, force=True)

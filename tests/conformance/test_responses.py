@@ -1,0 +1,285 @@
+"""What user code may return, and what HTTP clients see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+
+import httpx
+import numpy as np
+import pydantic
+import pytest
+from starlette.background import BackgroundTask
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from pointsman.exceptions import UserCodeError
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: object
+
+
+class Model(pydantic.BaseModel):
+    name: str
+    values: list[float]
+
+
+CASES = {
+    "none": (None, "text/plain", b""),
+    "bytes": (b"\x00\xff", "text/plain", b"\x00\xff"),
+    "str": ("hällo", "text/plain; charset=utf-8", "hällo".encode()),
+    "dict": ({"a": [1, 2.5, None, True]}, "application/json", {"a": [1, 2.5, None, True]}),
+    "int": (5, "application/json", 5),
+    "false": (False, "application/json", False),
+    "dataclass": (Point(1, Point(2, b"inner")), "application/json", {"x": 1, "y": {"x": 2, "y": "inner"}}),
+    "pydantic": ([Model(name="n", values=[1.0])], "application/json", [{"name": "n", "values": [1.0]}]),
+    "array": ({"a": np.eye(2, dtype="int8")}, "application/json", {"a": [[1, 0], [0, 1]]}),
+    "float32": (np.float32(0.5), "application/json", 0.5),
+    "float16": ([np.float16(0.5)], "application/json", [0.5]),
+    "int64": ({"n": np.int64(2**60)}, "application/json", {"n": 2**60}),
+    "uint8": (np.uint8(255), "application/json", 255),
+    "bool_": (np.bool_(True), "application/json", True),
+}
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async"])
+def test_values(served, http, is_async):
+    """Each kind of value has one form over HTTP (RP1, RP3)."""
+
+    def pick(request):
+        return CASES[request.query_params["case"]][0]
+
+    async def pick_async(request):
+        return CASES[request.query_params["case"]][0]
+
+    route = served(pick_async if is_async else pick)
+    for case, (_, content_type, expected) in CASES.items():
+        answer = http.get(route, params={"case": case})
+        assert answer.status_code == 200, (case, answer.text)
+        assert answer.headers["content-type"] == content_type, case
+        assert (answer.json() if content_type == "application/json" else answer.content) == expected, case
+
+
+def test_starlette_responses(served, http):
+    """A Starlette response keeps status, headers, cookies and redirects (RP2)."""
+
+    def respond(request):
+        kind = request.query_params["kind"]
+        if kind == "html":
+            return HTMLResponse("<p>", status_code=201, headers={"X-A": "1"})
+        if kind == "redirect":
+            return RedirectResponse("/elsewhere")
+        if kind == "empty":
+            return Response(status_code=204)
+        response = JSONResponse({"a": 1})
+        response.set_cookie("c1", "v1")
+        response.set_cookie("c2", "v2")
+        return response
+
+    route = served(respond)
+    html = http.get(route, params={"kind": "html"})
+    assert (html.status_code, html.text, html.headers["x-a"]) == (201, "<p>", "1")
+    redirect = http.get(route, params={"kind": "redirect"})
+    assert (redirect.status_code, redirect.headers["location"]) == (307, "/elsewhere")
+    empty = http.get(route, params={"kind": "empty"})
+    assert (empty.status_code, empty.content) == (204, b"")
+    cookies = http.get(route, params={"kind": "cookies"}).headers.get_list("set-cookie")
+    assert [cookie.split(";")[0] for cookie in cookies] == ["c1=v1", "c2=v2"]
+    http.cookies.clear()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async"])
+def test_response_with_background_task(served, http, is_async):
+    """A background task of a response runs (RP2)."""
+
+    class Background:
+        def __init__(self):
+            self.ran = threading.Event()
+
+        def ran_yet(self, request):
+            return self.ran.wait(10)
+
+        def respond(self, request):
+            return Response("sent", background=BackgroundTask(self.ran.set))
+
+        async def respond_async(self, request):
+            return Response("sent", background=BackgroundTask(self.ran.set))
+
+    route = served(Background)
+    method = "respond_async" if is_async else "respond"
+    assert http.get(route, headers={"x-serve-call-method": method}).text == "sent"
+    assert http.get(route, headers={"x-serve-call-method": "ran_yet"}).json() is True
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\0b"])
+def test_header_injection_is_an_error(served, http, value):
+    """A line break in a header of user code is a 500, never a header (RP2, H13)."""
+
+    def respond(request):
+        response = Response("x")
+        response.raw_headers.append((b"x-a", value.encode()))
+        return response
+
+    answer = http.get(served(respond))
+    assert answer.status_code == 500
+    assert "x-evil" not in answer.headers
+
+
+@pytest.mark.parametrize("kind", ["object", "set", "nan"])
+def test_values_without_a_form(served, http, kind):
+    """A value that has no JSON form is a 500, and the replica lives on (RP3)."""
+
+    def give(request):
+        values = {"object": object(), "set": {1, 2}, "nan": float("nan"), "fine": "fine"}
+        return values[request.query_params["kind"]]
+
+    route = served(give)
+    assert http.get(route, params={"kind": kind}).status_code == 500
+    assert http.get(route, params={"kind": "fine"}).text == "fine"
+
+
+def generate(request):
+    yield "one,"
+    yield b"two,"
+    yield {"n": 3}
+
+
+async def generate_async(request):
+    for part in generate(request):
+        yield part
+
+
+def return_generator(request):
+    return (str(i) for i in range(3))
+
+
+def return_streaming(request):
+    return StreamingResponse(iter(["a", "b"]), media_type="text/event-stream", headers={"x-s": "1"})
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (generate, 'one,two,{"n":3}'),
+        (generate_async, 'one,two,{"n":3}'),
+        (return_generator, "012"),
+        (return_streaming, "ab"),
+    ],
+)
+def test_streams(served, http, code, expected):
+    """Generators and StreamingResponse arrive whole, chunk by chunk (RP4)."""
+    answer = http.get(served(code))
+    assert answer.text == expected
+    if code is return_streaming:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["x-s"] == "1"
+
+
+class Gate:
+    """Streams a second chunk only when it is told that the first has been seen."""
+
+    def __init__(self):
+        self.seen = asyncio.Event()
+
+    async def __call__(self, request):
+        yield "first"
+        await self.seen.wait()
+        yield "second"
+
+    async def go(self, request):
+        self.seen.set()
+
+
+def test_first_chunk_comes_before_the_last_is_made(served, http, client):
+    """The reader has the first chunk while the producer still waits (RP4)."""
+    route = served(Gate)
+    with http.stream("GET", route) as answer:
+        chunks = answer.iter_text()
+        assert next(chunks) == "first"
+        with httpx.Client(base_url=client.http_address) as other:
+            assert other.get(route, headers={"x-serve-call-method": "go"}).status_code == 200
+        assert "".join(chunks) == "second"
+
+
+def break_off(request):
+    yield "some"
+    raise RuntimeError("broke")
+
+
+async def break_off_async(request):
+    yield "some"
+    raise RuntimeError("broke")
+
+
+@pytest.mark.parametrize("code", [break_off, break_off_async])
+def test_a_broken_stream_never_ends_cleanly(served, http, code):
+    """A stream that breaks is cut without its end marker (HE3)."""
+    with pytest.raises(httpx.RemoteProtocolError), http.stream("GET", served(code)) as answer:
+        list(answer.iter_bytes())
+
+
+@pytest.mark.parametrize("code", [generate, generate_async])
+def test_streams_through_handles(served, client, name, code):
+    """Through a handle a generator arrives as an iterator of objects (RP5)."""
+    served(code)
+    assert list(client.get_handle(name).remote().result()) == ["one,", b"two,", {"n": 3}]
+
+
+def test_stream_error_through_handles(served, client, name):
+    """The user's exception surfaces where the stream broke (RP5, HA4)."""
+    served(break_off)
+    values = client.get_handle(name).remote().result()
+    assert next(values) == "some"
+    with pytest.raises(RuntimeError, match="broke"):
+        next(values)
+
+
+def test_errors_of_user_code(served, http, client, name):
+    """An exception is a 500 with an error id and without inner details; through a handle it is itself (HE1, HA4, S13)."""
+
+    class Whoops(Exception):
+        pass
+
+    def fail(request):
+        raise Whoops("secret /etc/path")
+
+    answer = http.get(served(fail))
+    assert answer.status_code == 500
+    body = answer.json()
+    assert body["error_id"] == answer.headers["x-request-id"]
+    assert "Whoops" in body["error"]
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+    plain = http.get(f"/{name}", headers={"accept": "text/plain"})
+    assert plain.headers["content-type"].startswith("text/plain")
+    with pytest.raises(Whoops, match="secret") as caught:
+        client.get_handle(name).remote().result()
+    assert "in fail" in str(caught.value.__cause__)
+
+
+def test_exits_are_contained(served, http):
+    """User code that calls sys.exit fails its own request only (F39)."""
+
+    def leave(request):
+        if request.query_params.get("leave"):
+            raise SystemExit(3)
+        return "here"
+
+    route = served(leave)
+    assert http.get(route, params={"leave": "1"}).status_code == 500
+    assert http.get(route).text == "here"
+
+
+def test_unjsonable_through_a_handle(served, client, name):
+    """Through a handle any picklable object arrives; one that is not says so (RP5)."""
+
+    def give(request):
+        return {1, 2} if request.body() else threading.Lock()
+
+    served(give)
+    assert client.get_handle(name).remote(1).result() == {1, 2}
+    with pytest.raises(UserCodeError, match="pickled"):
+        client.get_handle(name).remote(0).result()

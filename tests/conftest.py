@@ -1,0 +1,65 @@
+"""Fixtures that every kind of test may use."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+import pointsman as serve
+
+WAIT_S = 30.0
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_runtime_folder() -> Iterator[Path]:
+    """Instances of a test run live in a folder of their own, short enough for socket paths."""
+    with tempfile.TemporaryDirectory(prefix="pm", dir="/tmp") as folder:
+        before = os.environ.get("XDG_RUNTIME_DIR")
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        yield Path(folder)
+        os.environ.pop("XDG_RUNTIME_DIR")
+        if before is not None:
+            os.environ["XDG_RUNTIME_DIR"] = before
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test uses."""
+    return f"n{next(_names)}"
+
+
+def wait_until(condition: Callable[[], object], *, timeout_s: float = WAIT_S, what: str = "condition") -> None:
+    """Wait for a condition that no event tells of; fail when it does not come true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {timeout_s:g} s")
+        time.sleep(0.01)
+
+
+def family(pid: int | None = None) -> dict[int, psutil.Process]:
+    """All living descendants of a process, by pid."""
+    children = psutil.Process(pid).children(recursive=True)
+    return {child.pid: child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
+
+
+def start_client(**http_options: object) -> serve.Client:
+    """An anonymous instance on a free port."""
+    return serve.start(http_options={"port": 0, **http_options})
+
+
+def http_for(client: serve.Client) -> httpx.Client:
+    """An HTTP client for an instance."""
+    address = client.http_address
+    assert address is not None
+    return httpx.Client(base_url=address, timeout=WAIT_S)

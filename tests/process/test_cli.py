@@ -1,0 +1,258 @@
+"""The command line as its users meet it: real processes, their output and their exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from rich.console import Console
+
+import pointsman as serve
+from pointsman.cli.tables import show_status
+from tests.conftest import WAIT_S, family, wait_until
+
+PROGRAM = str(Path(sys.executable).with_name("pointsman"))
+
+
+def pointsman(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False)
+
+
+def start_detached(name: str, *options: str) -> str:
+    started = pointsman("start", "--detached", "--name", name, "--http-port", "0", *options)
+    assert started.returncode == 0, started.stderr
+    return started.stdout
+
+
+def status_of(name: str) -> dict[str, Any]:
+    shown = pointsman("status", "--name", name, "--json")
+    assert shown.returncode == 0, shown.stderr
+    report: dict[str, Any] = json.loads(shown.stdout)
+    return report
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """It failed with one line that says why, and said nothing else."""
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("pointsman: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture
+def detached(name: str) -> Iterator[str]:
+    """Name of a running detached instance."""
+    start_detached(name)
+    yield name
+    pointsman("shutdown", "--name", name)
+
+
+@pytest.fixture
+def foreground(name: str) -> Iterator[subprocess.Popen[str]]:
+    """`pointsman start` without --detached, once it has said that it is ready."""
+    process = subprocess.Popen(
+        [PROGRAM, "start", "--name", name, "--http-port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert f"Instance {name!r} is ready at http://" in process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def assert_gone(processes: dict[int, psutil.Process], name: str, runtime_folder: Path) -> None:
+    wait_until(lambda: not any(p.is_running() for p in processes.values()), what="every process has ended")
+    assert not (runtime_folder / "pointsman" / name).exists()
+
+
+def test_detached_instance_from_start_to_shutdown(name: str, private_runtime_folder: Path) -> None:
+    """I start an instance, look at it and end it, all from a shell, and then it is really gone (IN6, IN12, IN15)."""
+    said = start_detached(name)
+    report = status_of(name)
+    address = report["http"]["address"]
+    assert report["name"] == name
+    assert f"Instance {name!r} is ready at {address}" in said
+    assert f"pointsman status --name {name}" in said
+    assert httpx.get(f"{address}/-/healthz").status_code == 200
+    controller = psutil.Process(report["controller_pid"])
+
+    ended = pointsman("shutdown", "--name", name)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert_gone({controller.pid: controller}, name, private_runtime_folder)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address)
+    assert_one_line(pointsman("shutdown", "--name", name), name)
+
+
+def test_status_shows_endpoints_backends_and_replicas(detached: str) -> None:
+    """I see at a glance who answers whom and what state it is in, whatever characters my names have (LC10, CL1)."""
+
+    def echo(request: serve.Request) -> str:
+        return "hello"
+
+    client = serve.connect(detached)
+    tags = {"[bold]old": 0.75, "new": 0.25}
+    for tag in tags:
+        client.create_backend(tag, echo)
+    client.create_endpoint("greet", backend="new", route="/greet/{who}", methods=["POST", "PUT"])
+    client.set_traffic("greet", tags)
+
+    shown = pointsman("status", "--name", detached)
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "Traceback" not in shown.stdout
+    report = status_of(detached)
+    for text in ("/greet/{who}", "POST PUT", " 75 % [bold]old", " 25 % new", "RUNNING", "1/1", "READY"):
+        assert text in shown.stdout
+    assert f"controller pid {report['controller_pid']}" in shown.stdout
+    for backend in report["backends"].values():
+        for replica in backend["replicas"]:
+            assert replica["tag"] in shown.stdout
+            assert str(replica["pid"]) in shown.stdout
+
+
+def test_status_shows_one_line_of_a_failure() -> None:
+    """A backend whose constructor failed shows why, on one line that cannot mess up my terminal (LC10)."""
+    failure = {"reason": "x", "text": "ValueError: no \x1b[31mmodel\nmore", "traceback": "Traceback ...", "failures": 3}
+    backend = {"state": "UNHEALTHY", "replicas_wanted": 2, "replicas_running": 0, "replicas": [], "failure": failure}
+    status = {
+        "name": "x",
+        "controller_pid": 1,
+        "http": {"address": None, "ingresses": []},
+        "endpoints": {},
+        "backends": {"b": backend},
+    }
+    output = io.StringIO()
+    show_status(status, Console(file=output, width=120))
+    assert "UNHEALTHY" in output.getvalue()
+    assert "0/2" in output.getvalue()
+    assert "ValueError: no ?[31mmodel (3 times)" in output.getvalue()
+    assert "more" not in output.getvalue()
+    assert "Traceback" not in output.getvalue()
+
+
+def test_options_reach_the_instance(name: str, tmp_path: Path) -> None:
+    """I can do without HTTP, and say where state is kept (IN10, IN15)."""
+    state = tmp_path / "state"
+    assert "without an HTTP server" in start_detached(name, "--http-location", "NoServer", "--state-dir", str(state))
+    assert status_of(name)["http"] == {"address": None, "ingresses": []}
+    assert (state / "state.db").exists()
+    assert pointsman("shutdown", "--name", name).returncode == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_foreground_ends_with_a_signal(
+    foreground: subprocess.Popen[str], name: str, private_runtime_folder: Path, signum: int
+) -> None:
+    """I run an instance in a terminal or under systemd, and stopping it leaves nothing behind (IN4, IN15)."""
+    processes = family(foreground.pid)
+    assert processes
+    foreground.send_signal(signum)
+    _, errors = foreground.communicate(timeout=WAIT_S)
+    assert foreground.returncode == 0
+    assert "Traceback" not in errors
+    assert_gone(processes, name, private_runtime_folder)
+
+
+def test_foreground_survives_an_impatient_user(
+    foreground: subprocess.Popen[str], name: str, private_runtime_folder: Path
+) -> None:
+    """Pressing Ctrl-C several times ends it too, and shows no traceback (IN4)."""
+    processes = family(foreground.pid)
+    assert foreground.stderr is not None
+    foreground.send_signal(signal.SIGINT)
+    foreground.stderr.readline()  # it says that it has heard the first one
+    for _ in range(3):
+        foreground.send_signal(signal.SIGINT)
+    _, errors = foreground.communicate(timeout=WAIT_S)
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
+    assert_gone(processes, name, private_runtime_folder)
+
+
+def test_foreground_ends_when_shut_down_elsewhere(
+    foreground: subprocess.Popen[str], name: str, private_runtime_folder: Path
+) -> None:
+    """An instance in one terminal can be ended from another, which is no failure of the first (IN12)."""
+    processes = family(foreground.pid)
+    assert pointsman("shutdown", "--name", name).returncode == 0
+    foreground.communicate(timeout=WAIT_S)
+    assert foreground.returncode == 0
+    assert_gone(processes, name, private_runtime_folder)
+
+
+def test_foreground_says_that_its_supervisor_was_killed(
+    foreground: subprocess.Popen[str], name: str, private_runtime_folder: Path
+) -> None:
+    """When the instance is killed under it, the command fails and tidies up, so that systemd starts it again (IN4)."""
+    processes = family(foreground.pid)
+    (supervisor,) = psutil.Process(foreground.pid).children()
+    supervisor.kill()
+    _, errors = foreground.communicate(timeout=WAIT_S)
+    assert foreground.returncode == 1
+    assert errors.splitlines()[-1] == "pointsman: the instance's supervisor was killed"
+    assert_gone(processes, name, private_runtime_folder)
+
+
+def test_a_port_in_use_is_said_in_one_line(name: str, private_runtime_folder: Path) -> None:
+    """I forgot that something else has the port: one line names it, and nothing is left behind (IN1, IN15)."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert_one_line(pointsman("start", "--name", name, "--http-port", port), port, "in use")
+        assert_one_line(pointsman("start", "--detached", "--name", name, "--http-port", port), port, "in use")
+    assert not (private_runtime_folder / "pointsman" / name).exists()
+
+
+def test_a_name_in_use_is_said_in_one_line(detached: str) -> None:
+    """Starting an instance twice tells me how to end the first, even though its port is taken as well (IN6)."""
+    port = status_of(detached)["http"]["address"].rpartition(":")[2]
+    again = pointsman("start", "--detached", "--name", detached, "--http-port", port)
+    assert_one_line(again, f"pointsman shutdown --name {detached}")
+
+
+def test_no_such_instance_names_those_that_there_are(detached: str) -> None:
+    """When I mistype a name, I am told which instances run (IN8)."""
+    for command in (["status"], ["status", "--json"], ["shutdown"]):
+        assert_one_line(pointsman(*command, "--name", "elsewhere"), "'elsewhere'", detached)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["start", "--name", "../escape"], "'../escape'"),
+        (["status", "--name", ".hidden"], "'.hidden'"),
+        (["start", "--http-port", "65536"], "65536"),
+        (["start", "--http-location", "Nowhere"], "'HeadOnly'"),
+        (["start", "--http-port", "0", "--state-dir", "/proc/no"], "/proc/no"),
+    ],
+)
+def test_a_bad_value_is_said_in_one_line(arguments: list[str], word: str) -> None:
+    """A value that cannot be is named, with what would be right, and no traceback (IN7, IN11)."""
+    assert_one_line(pointsman(*arguments), word)
+
+
+def test_help_and_version_load_next_to_nothing() -> None:
+    """`pointsman --help` answers at once, since it imports no client, no pydantic and no demo."""
+    version = pointsman("--version")
+    assert (version.returncode, version.stdout) == (0, f"pointsman {serve.__version__}\n")
+    assert all(command in pointsman("--help").stdout for command in ("start", "status", "shutdown", "demo"))
+    code = "import sys, pointsman.cli.main; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=True)
+    assert not {"pointsman.client", "pydantic", "asyncio", "joblib", "numpy"} & set(loaded.stdout.split())

@@ -1,0 +1,425 @@
+"""Real processes that die: replica, controller, ingress, supervisor, driver (reliability.md)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import pointsman as serve
+from tests.conftest import family, http_for, start_client, wait_until
+
+
+def pids_of(client, backend):
+    return [replica["pid"] for replica in client.status()["backends"][backend]["replicas"]]
+
+
+class Pid:
+    def __call__(self, request):
+        return os.getpid()
+
+
+class Sleepy:
+    def __call__(self, request):
+        time.sleep(0.05)
+        return os.getpid()
+
+
+class Load:
+    """Asks a route from several threads until told to stop; keeps every status."""
+
+    def __init__(self, client, path, *, method="GET", threads=4):
+        self.statuses: list[int] = []
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(client, path, method)) for _ in range(threads)
+        ]
+
+    def _ask(self, client, path, method):
+        with http_for(client) as http:
+            while not self._stop.is_set():
+                self.statuses.append(http.request(method, path).status_code)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def go_on_for(self, count):
+        """Wait until this many more answers have come."""
+        wanted = len(self.statuses) + count
+        wait_until(lambda: len(self.statuses) >= wanted, what=f"{count} more answers")
+
+
+@pytest.fixture
+def client():
+    client = start_client()
+    yield client
+    client.shutdown()
+    assert not family(), "processes were left behind"
+
+
+def serve_pid(client, code=Pid, **config):
+    client.create_backend("pid", code, config={"num_replicas": 2, **config})
+    client.create_endpoint("pid", backend="pid", route="/pid", methods=["GET", "POST"])
+
+
+def test_replica_killed(client):
+    """A killed replica is replaced, and idempotent requests do not notice (F1, FT3, FT12)."""
+    serve_pid(client, Sleepy)
+    victim = pids_of(client, "pid")[0]
+    with Load(client, "/pid") as load:
+        load.go_on_for(10)
+        os.kill(victim, signal.SIGKILL)
+        load.go_on_for(20)
+        wait_until(lambda: len(pids_of(client, "pid")) == 2 and victim not in pids_of(client, "pid"))
+        wait_until(lambda: client.status()["backends"]["pid"]["state"] == "RUNNING")
+    assert set(load.statuses) == {200}
+
+
+def test_replica_killed_under_a_post(client):
+    """A request that must not be repeated fails with 502 when its replica dies under it, and only that one (F1, G3)."""
+    serve_pid(client, Sleepy)
+    with Load(client, "/pid", method="POST") as load:
+        load.go_on_for(10)
+        os.kill(pids_of(client, "pid")[0], signal.SIGKILL)
+        load.go_on_for(20)
+    assert set(load.statuses) <= {200, 502}
+    assert load.statuses.count(502) <= 4
+
+
+def test_all_replicas_killed(client):
+    """With no replica left requests wait for the new ones; none is lost, and few had started (F3)."""
+    serve_pid(client, Sleepy)
+    with Load(client, "/pid") as load:
+        load.go_on_for(10)
+        for pid in pids_of(client, "pid"):
+            os.kill(pid, signal.SIGKILL)
+        load.go_on_for(20)
+    # A call whose first replica died may have been repeated on the second just before that died too.
+    assert set(load.statuses) <= {200, 502}
+    assert load.statuses.count(502) <= 4
+    assert load.statuses[-1] == 200
+
+
+def test_poison_request(client):
+    """A request that kills its replica is tried once more and then given up; others go on (F7)."""
+
+    class Poisoned:
+        def __call__(self, request):
+            if request.query_params.get("poison"):
+                os.kill(os.getpid(), signal.SIGSEGV)
+            return "fine"
+
+    client.create_backend("p", Poisoned, config={"num_replicas": 3})
+    client.create_endpoint("p", backend="p", route="/p")
+    before = set(pids_of(client, "p"))
+    with http_for(client) as http:
+        assert http.get("/p", params={"poison": "1"}).status_code == 502
+        assert http.get("/p").text == "fine"
+        wait_until(lambda: client.status()["backends"]["p"]["state"] == "RUNNING")
+    assert len(before - set(pids_of(client, "p"))) == 2
+
+
+def test_controller_killed(client):
+    """Requests go on without an error while the controller restarts, and it keeps the same replicas (F8, FT1, G4)."""
+    serve_pid(client)
+    before = sorted(pids_of(client, "pid"))
+    controller = client.status()["controller_pid"]
+    with Load(client, "/pid") as load:
+        load.go_on_for(50)
+        os.kill(controller, signal.SIGKILL)
+        client.create_endpoint("after", backend="pid", route="/after")
+        load.go_on_for(200)
+        status = client.status()
+    assert set(load.statuses) == {200}
+    assert status["controller_pid"] != controller
+    assert sorted(pids_of(client, "pid")) == before
+    assert set(client.list_endpoints()) == {"pid", "after"}
+    client.update_backend_config("pid", {"num_replicas": 3})
+    assert set(before) < set(pids_of(client, "pid"))
+    with http_for(client) as http:
+        assert http.get("/after").json() in pids_of(client, "pid")
+
+
+def test_controller_killed_while_a_backend_starts(client, tmp_path):
+    """A create call that was under way when the controller died is carried out once (CL5, LC6, F8)."""
+    go = tmp_path / "go"
+
+    class Loads:
+        def __init__(self, path):
+            Path(path).with_suffix(".begun").touch()
+            while not os.path.exists(path):
+                time.sleep(0.01)
+
+        def __call__(self, request):
+            return os.getpid()
+
+    done = []
+    thread = threading.Thread(target=lambda: done.append(client.create_backend("slow", Loads, str(go))))
+    thread.start()
+    wait_until(go.with_suffix(".begun").exists, what="the constructor runs")
+    before = pids_of(client, "slow")
+    os.kill(client.status()["controller_pid"], signal.SIGKILL)
+    assert pids_of(client, "slow") == before
+    go.touch()
+    thread.join(30)
+    assert done == [None]
+    assert pids_of(client, "slow") == before
+
+
+def test_controller_killed_again_and_again(client):
+    """Each acknowledged change is there after any number of controller deaths (G4, G6)."""
+    serve_pid(client)
+    for number in range(4):
+        os.kill(client.status()["controller_pid"], signal.SIGKILL)
+        client.create_endpoint(f"e{number}", backend="pid")
+    assert set(client.list_endpoints()) == {"pid", "e0", "e1", "e2", "e3"}
+
+
+def test_ingress_killed(client):
+    """While the HTTP server restarts new connections wait, none is refused (F10, FT2, G5)."""
+    serve_pid(client)
+    ingress = client.status()["http"]["ingresses"][0]["pid"]
+    with http_for(client) as http:
+        assert http.get("/pid").status_code == 200
+    os.kill(ingress, signal.SIGKILL)
+    with http_for(client) as http:
+        assert http.get("/pid").status_code == 200
+    wait_until(lambda: [i["pid"] for i in client.status()["http"]["ingresses"]] not in ([], [ingress]))
+
+
+def test_ingress_sigterm_finishes_what_runs(client):
+    """A request under way when the HTTP server is asked to stop is finished (F12)."""
+    serve_pid(client, Sleepy)
+    ingress = client.status()["http"]["ingresses"][0]["pid"]
+    answers = []
+
+    def ask():
+        with http_for(client) as http:
+            answers.append(http.get("/pid").status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    os.kill(ingress, signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    assert answers == [200, 200, 200]
+
+
+DRIVER = """
+import os, sys, time
+import pointsman as serve
+client = serve.start(http_options={"port": 0})
+class Stubborn:
+    def __call__(self, request):
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass
+client.create_backend("b", Stubborn, config={"num_replicas": 2})
+client.create_endpoint("e", backend="b", route="/e")
+future = client.get_handle("e").remote()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def run_driver(code=DRIVER, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def all_gone(processes):
+    return lambda: not [p for p in processes.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_driver_ends(signum, private_runtime_folder):
+    """However the driver ends, nothing of its instance is left: no process, no folder (IN4)."""
+    driver = run_driver()
+    assert driver.stdout.readline() == "ready\n"
+    processes = family(driver.pid)
+    assert len(processes) == 5
+    driver.send_signal(signum)
+    driver.communicate(timeout=30)
+    wait_until(all_gone(processes), timeout_s=10, what="every process has ended")
+    assert not list((private_runtime_folder / "pointsman").glob("anonymous.*"))
+
+
+def test_driver_ends_normally(private_runtime_folder):
+    """A script that simply ends takes its instance with it, without a traceback (IN4)."""
+    driver = run_driver()
+    assert driver.stdout.readline() == "ready\n"
+    processes = family(driver.pid)
+    output, _ = driver.communicate("\n", timeout=30)
+    assert driver.returncode == 0
+    assert "Traceback" not in output
+    wait_until(all_gone(processes), timeout_s=10, what="every process has ended")
+    assert not list((private_runtime_folder / "pointsman").glob("anonymous.*"))
+
+
+def test_supervisor_killed():
+    """After a SIGKILL of the supervisor its children vanish, and the client says that the instance has ended (F13)."""
+    driver = run_driver()
+    assert driver.stdout.readline() == "ready\n"
+    processes = family(driver.pid)
+    supervisor = next(p for p in processes.values() if "pointsman.engine.supervisor" in p.cmdline())
+    supervisor.kill()
+    wait_until(all_gone(processes), timeout_s=10, what="every process has ended")
+    driver.communicate("\n", timeout=30)
+
+
+def test_collected_client():
+    """An instance ends when its client is garbage (IN4)."""
+    client = start_client()
+    processes = family()
+    assert processes
+    del client
+    wait_until(all_gone(processes), timeout_s=10, what="every process has ended")
+
+
+def test_forked_children_of_user_code_end_with_their_replica(client):
+    """What user code starts goes when its replica goes (G11)."""
+
+    class Forks:
+        def __init__(self):
+            self.child = subprocess.Popen(["sleep", "600"])
+
+        def __call__(self, request):
+            return self.child.pid
+
+    client.create_backend("f", Forks)
+    client.create_endpoint("f", backend="f")
+    pid = client.get_handle("f").remote().result()
+    client.delete_endpoint("f")
+    client.delete_backend("f")
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_crash_loop_is_bounded(client):
+    """A backend that dies soon after each start backs off, is shown as unhealthy, and hurts nobody else (F6, G8)."""
+    serve_pid(client)
+
+    class Dies:
+        def __init__(self):
+            timer = threading.Timer(0.2, lambda: os._exit(9))
+            timer.daemon = True
+            timer.start()
+
+        def __call__(self, request):
+            return None
+
+    client.create_backend("dies", Dies)
+    with Load(client, "/pid", threads=1) as load:
+        wait_until(lambda: client.status()["backends"]["dies"]["state"] == "UNHEALTHY")
+        wait_until(lambda: (client.status()["backends"]["dies"]["failure"] or {}).get("failures", 0) >= 3)
+    failure = client.status()["backends"]["dies"]["failure"]
+    assert failure["reason"] == "replica_died"
+    assert "exit code 9" in failure["text"]
+    assert set(load.statuses) == {200}
+
+
+def test_unauthenticated_peers_get_nowhere(client, private_runtime_folder, tmp_path):
+    """A peer without the key is closed before anything it sends is decoded (G10, S6, F29)."""
+    import pickle
+    import socket
+
+    serve_pid(client)
+    canary = tmp_path / "canary"
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (canary,))
+
+    folder = next((private_runtime_folder / "pointsman").glob("anonymous.*"))
+    sockets = [folder / "ctl", *(folder / "r").iterdir()]
+    assert len(sockets) == 3
+    for path in sockets:
+        assert path.stat().st_mode & 0o077 == 0
+        for data in (pickle.dumps(Bomb()), b"\0" * 5000, os.urandom(5000), b""):
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.settimeout(10)
+                peer.connect(str(path))
+                peer.sendall(data)
+                assert peer.recv(1000) == b""  # closed by the deadline of the hello at the latest
+    assert not canary.exists()
+    with http_for(client) as http:
+        assert http.get("/pid").status_code == 200
+
+
+def test_no_other_listeners(client):
+    """Nothing but the HTTP port listens on the network (S16)."""
+    serve_pid(client)
+    listening = {
+        connection.laddr
+        for process in family().values()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    assert len(listening) == 1
+
+
+def test_keys_are_not_on_show(client, private_runtime_folder):
+    """The key stands in no command line and no environment (section 2 of the threat model)."""
+    serve_pid(client)
+    folder = next((private_runtime_folder / "pointsman").glob("anonymous.*"))
+    key = (folder / "key").read_bytes()
+    assert (folder / "key").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for process in family().values():
+        shown = Path(f"/proc/{process.pid}/cmdline").read_bytes() + Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert key not in shown
+        assert key.hex().encode() not in shown
+
+
+def test_start_fails_cleanly_when_the_port_is_taken(client, private_runtime_folder):
+    """A port in use is an OSError that names it, at once, and nothing is left behind (LO5, F34)."""
+    port = int(client.http_address.rsplit(":", 1)[1])
+    before = family()
+    folders = set((private_runtime_folder / "pointsman").iterdir())
+    started = time.monotonic()
+    with pytest.raises(OSError, match=str(port)):
+        serve.start(http_options={"port": port})
+    assert time.monotonic() - started < 2
+    assert family().keys() == before.keys()
+    assert set((private_runtime_folder / "pointsman").iterdir()) == folders
+
+
+def test_start_fails_cleanly_for_an_unknown_host():
+    """A host that cannot be resolved is the system's own error, naming it (LO5)."""
+    with pytest.raises(OSError, match=r"no-such-host\.invalid"):
+        serve.start(http_options={"host": "no-such-host.invalid", "port": 0})
+
+
+def test_start_fails_cleanly_when_the_server_cannot_come_up():
+    """A middleware that raises fails the start with a word on where to look, and leaves nothing (IN1)."""
+    from starlette.middleware import Middleware
+
+    class Bad:
+        def __init__(self, app):
+            raise RuntimeError("no")
+
+    with pytest.raises(serve.exceptions.ServeException, match="HTTP server"):
+        serve.start(http_options={"port": 0, "middlewares": [Middleware(Bad)]})
+    assert not family()

@@ -16,11 +16,11 @@ from typing import Any, Literal, NoReturn, overload
 from pointsman import config as options
 from pointsman.config import BackendConfig, HTTPOptions
 from pointsman.context import replica_context
-from pointsman.engine.folder import check_name, make_private
+from pointsman.engine.folder import check_name
 from pointsman.engine.local import Address, Plan, Raised, find_instance, raise_instance
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
-from pointsman.model import Capacity, EndpointSpec
+from pointsman.model import Capacity, EndpointSpec, Origin
 from pointsman.policy.routes import parse_route
 from pointsman.progress import ProgressLine
 from pointsman.session import Credentials, Session, credentials_here, session_for
@@ -107,7 +107,6 @@ def start_instance(
     *, name: str, bound: bool, http: HTTPOptions, state_dir: str | os.PathLike[str] | None, capacity: Capacity
 ) -> Client:
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
-    cwd, sys_path = os.getcwd(), [os.path.abspath(entry or os.getcwd()) for entry in sys.path]
     settings = None
     if http.serves:
         assert http.host is not None
@@ -118,20 +117,17 @@ def start_instance(
             request_timeout_s=http.request_timeout_s,
             max_body_bytes=http.max_body_bytes,
             middlewares=options.pack_middlewares(http),
-            cwd=cwd,
-            sys_path=sys_path,
+            origin=_origin(),
         )
     raised = raise_instance(
         Plan(
             name=name,
             bound=bound,
-            state_dir=str(make_private(Path(state_dir).absolute())) if state_dir is not None else "",
+            state_dir=str(Path(state_dir).absolute()) if state_dir is not None else "",
             http=settings,
             ingresses=http.processes,
             capacity=capacity,
             request_timeout_s=http.request_timeout_s,
-            cwd=cwd,
-            sys_path=sys_path,
         )
     )
     try:
@@ -311,7 +307,7 @@ class Client:
         resources = options.parse_actor_options(ray_actor_options)
         traits = look_at(func_or_class, actor_init_args)
         blob = pack_code(func_or_class, actor_init_args)
-        command = CreateBackend(_new_id(), tag, code_digest(blob), traits, spec, resources)
+        command = CreateBackend(_new_id(), tag, code_digest(blob), _origin(), traits, spec, resources)
         self._change(command, blob, backend=tag)
 
     def update_backend_config(self, backend_tag: str, config_options: BackendConfig | Mapping[str, Any]) -> None:
@@ -386,6 +382,7 @@ class Client:
             _new_id(),
             name,
             code_digest(blob),
+            _origin(),
             traits,
             changes,
             user_config,
@@ -440,7 +437,7 @@ class Client:
             "controller_pid": status.pid,
             "http": {
                 "address": self.http_address,
-                "ingresses": [{"pid": i.pid, "table_version": i.table_version} for i in status.ingresses],
+                "ingresses": [{"pid": i.pid, "up_to_date": i.up_to_date} for i in status.ingresses],
             },
             "endpoints": {name: _endpoint_view(spec) for name, spec in status.endpoints.items()},
             "backends": {
@@ -598,6 +595,10 @@ def _endpoint_view(spec: EndpointSpec) -> dict[str, Any]:
         "traffic": dict(spec.policy.weights),
         "shadows": {},
     }
+
+
+def _origin() -> Origin:
+    return Origin(os.getcwd(), tuple(os.path.abspath(entry) for entry in sys.path))
 
 
 def _new_id() -> str:

@@ -16,7 +16,16 @@ from enum import Enum
 from typing import Annotated, Any, Literal
 
 import cloudpickle
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from pointsman.exceptions import ServeException
 from pointsman.model import BackendConfigSpec, Resources
@@ -39,6 +48,13 @@ class _Options(BaseModel):
     model_config = ConfigDict(
         validate_assignment=True, extra="forbid", arbitrary_types_allowed=True, coerce_numbers_to_str=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name not in ("user_config", "debug"):
+            raise ValueError("must be a number, not a bool")
+        return value
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -88,12 +104,10 @@ class BackendConfig(_Options):
         validation_alias=AliasChoices("experimental_graceful_shutdown_timeout_s", "graceful_shutdown_timeout_s"),
     )
 
-    @field_validator("num_replicas", "max_batch_size", "max_concurrent_queries", "max_queued_queries", mode="before")
-    @classmethod
-    def _no_bool(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("must be a number, not a bool")
-        return value
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("graceful_shutdown_"):
+            name = f"experimental_{name}"
+        super().__setattr__(name, value)
 
     @property
     def graceful_shutdown_wait_loop_s(self) -> float:
@@ -144,7 +158,7 @@ def config_spec(config: BackendConfig | Mapping[str, Any] | None) -> BackendConf
 
 def config_from_spec(spec: BackendConfigSpec) -> BackendConfig:
     """What the user sees of a stored configuration."""
-    return BackendConfig(
+    config = BackendConfig(
         num_replicas=spec.num_replicas,
         max_batch_size=spec.max_batch_size,
         batch_wait_timeout=spec.batch_wait_timeout_s,
@@ -155,6 +169,9 @@ def config_from_spec(spec: BackendConfigSpec) -> BackendConfig:
         experimental_graceful_shutdown_wait_loop_s=spec.drain_confirm_s,
         experimental_graceful_shutdown_timeout_s=spec.drain_timeout_s,
     )
+    if spec.max_concurrent_queries is None:
+        config.model_fields_set.discard("max_concurrent_queries")
+    return config
 
 
 class DeploymentMode(str, Enum):

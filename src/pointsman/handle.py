@@ -201,7 +201,7 @@ class ServeHandle(_Handle):
         if call.waits_for_room and session.is_crowded(self._endpoint):
             admitted = threading.Event()
             call.on_admitted = admitted.set
-            call.future.add_done_callback(lambda _: admitted.set())
+            future._future.add_done_callback(lambda _: admitted.set())
             session.submit(call, missing_ok=self._missing_ok)
             admitted.wait()
         else:

@@ -97,6 +97,13 @@ class TargetTraits(Struct, frozen=True):
     """Some method other than ``__call__`` carries the batch marker."""
 
 
+class Origin(Struct, frozen=True):
+    """Where code was shipped from: its replicas work in that folder and find modules as the shipping process does."""
+
+    cwd: str
+    sys_path: tuple[str, ...]
+
+
 class BackendSpec(Struct, frozen=True):
     """Everything about one backend.
 
@@ -110,6 +117,7 @@ class BackendSpec(Struct, frozen=True):
     version: int
     config_version: int
     code: str
+    origin: Origin
     traits: TargetTraits
     config: BackendConfigSpec
     resources: Resources

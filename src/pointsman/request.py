@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pointsman.exceptions import ServeException
 
@@ -88,15 +88,13 @@ class Incoming:
     def scope(self) -> dict[str, Any]:
         """The ASGI scope of this call."""
         raw_path = self.path or f"/{quote(self.endpoint)}".encode()
-        from urllib.parse import unquote
-
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "method": self.http_method,
             "scheme": "http" if self.kwargs is None else "serve",
-            "path": unquote(raw_path.decode("latin-1")),
+            "path": unquote(raw_path.decode("latin-1")) if b"%" in raw_path else raw_path.decode("latin-1"),
             "raw_path": raw_path,
             "root_path": "",
             "query_string": self.query,

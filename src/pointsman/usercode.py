@@ -32,7 +32,8 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
     if isinstance(function_or_class, type):
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         if isinstance(call, types.FunctionType):
-            takes_argument(call, bound=True)
+            static = isinstance(inspect.getattr_static(function_or_class, DEFAULT_METHOD), staticmethod)
+            takes_argument(call, bound=not static)
         methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
         return TargetTraits(
             is_class=True,
@@ -102,7 +103,10 @@ def _unpicklable(function_or_class: Any, init_args: tuple[Any, ...]) -> Iterator
                 parts.append((f"attribute {name!r} of class {function_or_class.__name__}", value))
     for function in functions:
         if isinstance(function, types.FunctionType):
-            used = inspect.getclosurevars(function)
+            try:
+                used = inspect.getclosurevars(function)
+            except ValueError:
+                continue
             for name, value in {**used.globals, **used.nonlocals}.items():
                 if not isinstance(value, (types.ModuleType, type)):
                     parts.append((f"variable {name!r} used by {function.__qualname__}", value))

@@ -1,5 +1,7 @@
-"""One instance for the whole suite, gone when it ends: tests use names of their own. The suite is written against the public API only,
-so that it can be run on every engine."""
+"""One instance for the whole suite, gone when it ends: tests use names of their own.
+
+The suite is written against the public API only, so that it can be run on every engine.
+"""
 
 from __future__ import annotations
 

@@ -191,9 +191,7 @@ def test_two_requests_on_one_connection(served, client):
 def small():
     """An instance with small limits, a debug switch and a middleware."""
     cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"])
-    client = start_client(
-        max_body_bytes=1000, request_timeout_s=0.5, debug=True, middlewares=[cors], processes=2
-    )
+    client = start_client(max_body_bytes=1000, request_timeout_s=0.5, debug=True, middlewares=[cors], processes=2)
     yield client
     client.shutdown()
 

@@ -238,7 +238,7 @@ def test_stream_error_through_handles(served, client, name):
 
 
 def test_errors_of_user_code(served, http, client, name):
-    """An exception is a 500 with an error id and without inner details; through a handle it is itself (HE1, HA4, S13)."""
+    """An exception is a 500 without inner details; through a handle it is itself (HE1, HA4, S13)."""
 
     class Whoops(Exception):
         pass

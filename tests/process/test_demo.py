@@ -21,7 +21,7 @@ pytest.importorskip("sklearn")
 
 PROGRAM = str(Path(sys.executable).with_name("pointsman"))
 ROW = re.compile(
-    r"(?P<backend>digits-\w+) .* (?P<requests>\d+) +(?P<asked>[\d.]+) % +(?P<measured>[\d.]+) % +(?P<accuracy>[\d.]+) %"
+    r"(?P<backend>digits-\w+) +(?P<requests>\d+) +(?P<asked>[\d.]+) % +(?P<measured>[\d.]+) % +(?P<accuracy>[\d.]+) %"
     r" +(?P<p50>[\d.]+) +(?P<p99>[\d.]+)"
 )
 DEMO_S = 100.0

@@ -38,9 +38,7 @@ class Load:
     def __init__(self, client, path, *, method="GET", threads=4):
         self.statuses: list[int] = []
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._ask, args=(client, path, method)) for _ in range(threads)
-        ]
+        self._threads = [threading.Thread(target=self._ask, args=(client, path, method)) for _ in range(threads)]
 
     def _ask(self, client, path, method):
         with http_for(client) as http:
@@ -263,7 +261,7 @@ def test_driver_ends(signum, private_runtime_folder):
     driver.send_signal(signum)
     driver.communicate(timeout=30)
     wait_until(all_gone(processes), timeout_s=10, what="every process has ended")
-    assert not list((private_runtime_folder / "pointsman").glob("anonymous.*"))
+    assert not list((private_runtime_folder / "pointsman").glob(".anonymous.*"))
 
 
 def test_driver_ends_normally(private_runtime_folder):
@@ -275,7 +273,7 @@ def test_driver_ends_normally(private_runtime_folder):
     assert driver.returncode == 0
     assert "Traceback" not in output
     wait_until(all_gone(processes), timeout_s=10, what="every process has ended")
-    assert not list((private_runtime_folder / "pointsman").glob("anonymous.*"))
+    assert not list((private_runtime_folder / "pointsman").glob(".anonymous.*"))
 
 
 def test_supervisor_killed():
@@ -351,7 +349,7 @@ def test_unauthenticated_peers_get_nowhere(client, private_runtime_folder, tmp_p
         def __reduce__(self):
             return (Path.touch, (canary,))
 
-    folder = next((private_runtime_folder / "pointsman").glob("anonymous.*"))
+    folder = next((private_runtime_folder / "pointsman").glob(".anonymous.*"))
     sockets = [folder / "ctl", *(folder / "r").iterdir()]
     assert len(sockets) == 3
     for path in sockets:
@@ -383,7 +381,7 @@ def test_no_other_listeners(client):
 def test_keys_are_not_on_show(client, private_runtime_folder):
     """The key stands in no command line and no environment (section 2 of the threat model)."""
     serve_pid(client)
-    folder = next((private_runtime_folder / "pointsman").glob("anonymous.*"))
+    folder = next((private_runtime_folder / "pointsman").glob(".anonymous.*"))
     key = (folder / "key").read_bytes()
     assert (folder / "key").stat().st_mode & 0o777 == 0o600
     assert folder.stat().st_mode & 0o777 == 0o700

@@ -8,9 +8,7 @@ Whatever is slow to import is imported by the command that needs it, so that ``-
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -118,9 +116,6 @@ def start(
     folder = InstanceFolder.of(check_name(name))
     if folder.is_alive():  # starting finds that too, but only after it has tried to bind the port
         raise ServeException(f"an instance named {name!r} is running; end it with: {_command('shutdown', name)}")
-    # Code that is defined in modules of this folder is sent to replicas by name. At the end, so that nothing here
-    # takes the place of a module that we import.
-    sys.path.append(os.getcwd())
     client = start_instance(name=name, bound=not detached, http=http, state_dir=state_dir, capacity=local_capacity())
     typer.echo(f"Instance {name!r} is ready{_at(client.http_address)}.")
     if detached:
@@ -160,8 +155,9 @@ def demo(
     port: Annotated[int, typer.Option("--port", help="Of HTTP; 0 takes any free one.", metavar="PORT")] = 8000,
 ) -> None:
     """Train two classifiers of handwritten digits, serve both, and measure them over HTTP."""
-    # Demo and command line are neighbours in the layers, neither of which may import the other.
-    importlib.import_module("pointsman.demo.run").run_demo(_console(), port=port, keep=keep)
+    from pointsman.demo.run import run_demo
+
+    run_demo(_console(), port=port, keep=keep)
 
 
 def _stay(client: Client, folder: InstanceFolder) -> None:

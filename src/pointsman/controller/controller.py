@@ -228,6 +228,9 @@ class Controller:
         if replica.phase < Phase.READY:
             log.info("%s is ready (pid %d)", replica.tag, replica.pid)
             self._enter(replica, Phase.READY)
+            failures = self.observed.failures.get(replica.backend)
+            if failures is not None and failures.reason is Reason.CONSTRUCTOR_FAILED and not failures.rolled_back:
+                failures.count = 0  # tries count in a row
 
     def _failed(self, replica: Replica, report: Report, pickled: bytes) -> None:
         log.warning("%s failed: %s: %s", replica.tag, report.error, report.text)
@@ -250,6 +253,9 @@ class Controller:
             log.info("%s ended", replica.tag)
             return
         log.warning("%s died: %s", replica.tag, event.exit)
+        spec = self.desired.backends.get(replica.backend)
+        if spec is None or spec.version != replica.version:
+            return  # the death of an old version says nothing about the new one
         failures = self._failures(replica)
         failures.reason, failures.error = Reason.REPLICA_DIED, ""
         failures.text = f"replica {replica.tag} died ({event.exit})"

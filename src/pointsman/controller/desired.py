@@ -47,11 +47,13 @@ class Fallback(Struct, frozen=True):
 
     Attributes:
         spec: the last specification that worked; None when the backend is new.
-        endpoint: the endpoint that came with a new backend and goes with it.
+        endpoint: the endpoint that a deploy made or changed together with the backend.
+        before: that endpoint as it was; None when the deploy made it.
     """
 
     spec: BackendSpec | None
     endpoint: str | None = None
+    before: EndpointSpec | None = None
 
 
 class Desired(Struct, frozen=True):
@@ -105,10 +107,14 @@ def revert(state: Desired, tag: str) -> Desired:
     fallback = state.fallbacks[tag]
     version = state.version + 1
     backends, endpoints = state.backends, state.endpoints
+    if fallback.endpoint is not None:
+        if fallback.before is None:
+            endpoints = _without(endpoints, fallback.endpoint)
+        else:
+            policy = endpoints[fallback.endpoint].policy
+            endpoints = {**endpoints, fallback.endpoint: msgspec.structs.replace(fallback.before, policy=policy)}
     if fallback.spec is None:
         backends = _without(backends, tag)
-        if fallback.endpoint is not None:
-            endpoints = _without(endpoints, fallback.endpoint)
     else:
         # A new config version, so that replicas that had taken the new configuration are given the old one again.
         backends = {**backends, tag: msgspec.structs.replace(fallback.spec, config_version=version)}
@@ -129,6 +135,7 @@ def _create_backend(state: Desired, command: CreateBackend, room: Room) -> Desir
         version=version,
         config_version=version,
         code=command.code,
+        origin=command.origin,
         traits=command.traits,
         config=command.config,
         resources=command.resources,
@@ -159,11 +166,13 @@ def _delete_backend(state: Desired, command: DeleteBackend) -> tuple[Desired, st
     )
 
 
-def _with_backend(state: Desired, spec: BackendSpec, room: Room, *, endpoint: str | None = None) -> Desired:
+def _with_backend(
+    state: Desired, spec: BackendSpec, room: Room, *, endpoint: str | None = None, before: EndpointSpec | None = None
+) -> Desired:
     """The state with a new or changed backend, checked."""
     _check_config(spec.tag, spec.config, spec.traits)
     old = state.backends.get(spec.tag)
-    _check_room(spec, old, room)
+    _check_room(state, spec, old, room)
     fallbacks = state.fallbacks
     needs_replicas = (
         old is None
@@ -172,7 +181,10 @@ def _with_backend(state: Desired, spec: BackendSpec, room: Room, *, endpoint: st
         or spec.config.user_config != old.config.user_config
     )
     if needs_replicas and spec.tag not in fallbacks:
-        fallbacks = {**fallbacks, spec.tag: Fallback(old, endpoint)}
+        fallbacks = {**fallbacks, spec.tag: Fallback(old, endpoint, before)}
+    elif endpoint is not None and fallbacks[spec.tag].endpoint is None:
+        there = msgspec.structs.replace(fallbacks[spec.tag], endpoint=endpoint, before=before)
+        fallbacks = {**fallbacks, spec.tag: there}
     return msgspec.structs.replace(
         state,
         version=state.version + 1,
@@ -200,7 +212,7 @@ def _check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> 
         raise ValueError(f"user_config was given for backend {tag!r}, whose code has no reconfigure method")
 
 
-def _check_room(spec: BackendSpec, old: BackendSpec | None, room: Room) -> None:
+def _check_room(state: Desired, spec: BackendSpec, old: BackendSpec | None, room: Room) -> None:
     """Refuse what can never be placed beside what the other backends hold."""
     if old is not None and old.resources == spec.resources and spec.config.num_replicas <= old.config.num_replicas:
         return
@@ -208,6 +220,10 @@ def _check_room(spec: BackendSpec, old: BackendSpec | None, room: Room) -> None:
     own = list(room.held.get(spec.tag, ())) if old is not None and old.version == spec.version else []
     ledger = Ledger(room.capacity, [*others, *own])
     missing = spec.config.num_replicas - len(own)
+    for other in state.backends.values():  # what was promised and is not launched yet is not free
+        if other.tag != spec.tag:
+            for _ in range(other.config.num_replicas - len(room.held.get(other.tag, ()))):
+                ledger.place(other.resources)
     free = ledger.describe()
     if any(ledger.place(spec.resources) is None for _ in range(missing)):
         raise InsufficientResourcesError(
@@ -224,7 +240,7 @@ def _create_endpoint(state: Desired, command: CreateEndpoint) -> Desired:
     if old is not None and old.route == command.route and old.methods == command.methods:
         raise ValueError(f"endpoint {command.name!r} exists already, with the same route and methods")
     _usable_backend(state, command.backend)
-    _check_route(state.endpoints.values(), command.name, command.route)
+    _check_route(_routed(state), command.name, command.route)
     if old is not None:
         raise ValueError(
             f"endpoint {command.name!r} exists already, with route {old.route!r} and methods {old.methods}"
@@ -243,7 +259,11 @@ def _delete_endpoint(state: Desired, command: DeleteEndpoint) -> tuple[Desired, 
     if command.name not in state.endpoints:
         return state, f"endpoint {command.name!r} does not exist, so there is nothing to delete"
     endpoints = _without(state.endpoints, command.name)
-    return msgspec.structs.replace(state, version=state.version + 1, endpoints=endpoints), ""
+    fallbacks = {
+        tag: msgspec.structs.replace(f, endpoint=None, before=None) if f.endpoint == command.name else f
+        for tag, f in state.fallbacks.items()
+    }
+    return Desired(state.version + 1, state.backends, endpoints, fallbacks), ""
 
 
 def _set_traffic(state: Desired, command: SetTraffic) -> Desired:
@@ -276,6 +296,11 @@ def _with_endpoint(state: Desired, endpoint: EndpointSpec) -> Desired:
     return msgspec.structs.replace(state, version=state.version + 1, endpoints=endpoints)
 
 
+def _routed(state: Desired) -> list[EndpointSpec]:
+    """Endpoints whose routes are taken: those there are, and those that a failed deploy would bring back."""
+    return [*state.endpoints.values(), *(f.before for f in state.fallbacks.values() if f.before is not None)]
+
+
 def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None) -> None:
     if route is None:
         return
@@ -304,7 +329,7 @@ def _deploy(state: Desired, command: Deploy, room: Room) -> Desired:
             methods=command.methods or endpoint.methods,
             idempotent=endpoint.idempotent if command.idempotent is None else command.idempotent,
         )
-    _check_route(state.endpoints.values(), name, new_endpoint.route)
+    _check_route(_routed(state), name, new_endpoint.route)
     version = state.version + 1
     old_config = backend.config if backend else BackendConfigSpec()
     spec = BackendSpec(
@@ -312,11 +337,12 @@ def _deploy(state: Desired, command: Deploy, room: Room) -> Desired:
         version=version,
         config_version=version,
         code=command.code,
+        origin=command.origin,
         traits=command.traits,
         config=_changed_config(old_config, command.config_changes, command.user_config),
         resources=command.resources or (backend.resources if backend else Resources()),
     )
-    state = _with_backend(state, spec, room, endpoint=name if endpoint is None else None)
+    state = _with_backend(state, spec, room, endpoint=name, before=endpoint)
     return msgspec.structs.replace(state, endpoints={**state.endpoints, name: new_endpoint})
 
 

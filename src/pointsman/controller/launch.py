@@ -79,8 +79,7 @@ class Launcher:
             traits=spec.traits,
             config=spec.config.for_replica(),
             config_version=spec.config_version,
-            cwd=self._handover.cwd,
-            sys_path=self._handover.sys_path,
+            origin=spec.origin,
         )
 
     def _environment(self, action: reconcile.Launch) -> dict[str, str]:

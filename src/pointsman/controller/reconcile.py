@@ -224,6 +224,11 @@ def _is_up(replica: Replica, spec: BackendSpec) -> bool:
     )
 
 
+def _is_silent(replica: Replica, now: float) -> bool:
+    limit_s = ADOPT_TIMEOUT_S if replica.adopted else LAUNCH_TIMEOUT_S
+    return replica.phase is Phase.LAUNCHED and now >= replica.since + limit_s
+
+
 def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple[int, Action | None, float | None]]:
     """Replicas on their way out, or stuck on their way in."""
     for replica in observed.replicas.values():
@@ -233,10 +238,10 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
             continue
         if phase is Phase.LAUNCHED:
             limit_s = ADOPT_TIMEOUT_S if replica.adopted else LAUNCH_TIMEOUT_S
-            if now >= replica.since + limit_s:
+            if _is_silent(replica, now):
                 yield number, Kill(number, f"no sign of life within {limit_s:g} s"), None
-            else:
-                yield number, None, replica.since + limit_s
+                continue
+            yield number, None, replica.since + limit_s
         if phase is Phase.LEAVING:
             confirm_s = spec.config.drain_confirm_s if spec else 2.0
             routers_know = replica.left_at and all(v >= replica.left_at for v in observed.confirmed.values())
@@ -260,9 +265,21 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
 
 
 def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Ledger, now: float) -> Iterator[Action]:
-    mine = [replica for replica in observed.of(spec.tag) if replica.is_current and not replica.killed]
+    mine = [
+        replica
+        for replica in observed.of(spec.tag)
+        if replica.is_current and not replica.killed and not _is_silent(replica, now)
+    ]
+    # Where old and new do not fit side by side, one replica at a time makes way, and the next only once its successor
+    # serves: a plan that looked at room alone would send them all away at once.
+    swapping = any(not replica.is_current or replica.killed for replica in observed.of(spec.tag))
     current = [replica for replica in mine if replica.version == spec.version]
     old = [replica for replica in mine if replica.version != spec.version]
+    for replica in old:
+        # Nobody gives it an assignment any more, so it would start for ever.
+        if replica.phase < Phase.READY and not replica.adopted:
+            yield Kill(replica.number, "its version is not wanted any more")
+    old = [replica for replica in old if replica.phase is Phase.READY or replica.adopted]
     up = [replica for replica in current if _is_up(replica, spec)]
     failures = observed.failures.get(spec.tag)
     wanted = spec.config.num_replicas
@@ -280,7 +297,8 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Le
 
     missing = wanted - len(current)
     if missing > 0:
-        yield from _launches(spec, missing, old, failures, ledger, now)
+        movable = [] if swapping or len(up) < len(current) else old
+        yield from _launches(spec, missing, movable, failures, ledger, now)
     else:
         for replica in _victims(current, -missing):
             yield _remove(replica)
@@ -295,11 +313,11 @@ def _launches(
     if failures is not None and now < failures.next_try:
         yield WakeAt(failures.next_try)
         return
-    for _ in range(missing):
+    for launched in range(missing):
         allocation = ledger.place(spec.resources)
         if allocation is None:
             # No room beside the old version: swap one by one.
-            if old:
+            if old and not launched:
                 yield _remove(_victims(old, 1)[0])
             return
         yield Launch(spec, allocation)

@@ -52,7 +52,7 @@ class Ledger:
             parts.insert(0, f"num_cpus={_amount(self._cpus)}")
         parts += [f"{name}={_amount(amount)}" for name, amount in sorted(self._custom.items())]
         largest = max(self._gpus, default=0.0)
-        if 0 < largest < sum(self._gpus) - EPSILON:
+        if 0 < largest < 1 - EPSILON:
             parts[parts.index(f"num_gpus={_amount(sum(self._gpus))}")] += f" (at most {_amount(largest)} on one GPU)"
         return ", ".join(parts)
 

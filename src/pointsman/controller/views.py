@@ -37,7 +37,7 @@ def status_of(controller: Controller, handover: ControllerHandover, ingresses: S
         http_port=handover.http_port,
         endpoints=desired.endpoints,
         backends={tag: _backend_view(controller, spec) for tag, spec in desired.backends.items()},
-        ingresses=tuple(IngressView(i.pid, confirmed.get(i.number, 0)) for i in ingresses),
+        ingresses=tuple(IngressView(i.pid, confirmed.get(i.number, 0) >= controller.table.version) for i in ingresses),
     )
 
 

@@ -44,15 +44,9 @@ class HeldOut(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What training gives.
-
-    Attributes:
-        paths: of the saved models, by backend tag.
-        descriptions: what kind of model each is.
-    """
+    """Where the models are, by backend tag, and what to try them on."""
 
     paths: Mapping[str, str]
-    descriptions: Mapping[str, str]
     held_out: HeldOut
 
 
@@ -68,16 +62,15 @@ def train(folder: Path) -> Trained:
         digits.data, digits.target, test_size=0.5, random_state=SPLIT_SEED, stratify=digits.target
     )
     models = {
-        "digits-linear": ("linear (ridge)", RidgeClassifier()),
-        "digits-svm": ("support vectors (RBF)", SVC(gamma=0.001)),
+        "digits-linear": RidgeClassifier(),
+        "digits-svm": SVC(gamma=0.001),
     }
     paths = {}
-    for tag, (_, model) in models.items():
+    for tag, model in models.items():
         paths[tag] = str(folder / f"{tag}.joblib")
         joblib.dump(model.fit(seen, seen_digits), paths[tag])
     return Trained(
         paths,
-        {tag: description for tag, (description, _) in models.items()},
         HeldOut([_image(pixels) for pixels in held_out], [int(digit) for digit in held_out_digits]),
     )
 

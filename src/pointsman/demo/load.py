@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 from queue import SimpleQueue
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
     seconds: float
 
 
-def post_all(url: str, bodies: Sequence[bytes], *, connections: int) -> Iterator[Answer]:
+def post_all(url: str, bodies: Sequence[bytes], *, connections: int) -> Generator[Answer, None, None]:
     """Post each body; gives the answers in the order of the bodies.
 
     Raises:

@@ -6,6 +6,7 @@ and every figure is counted from the answers.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import tempfile
@@ -54,12 +55,12 @@ def run_demo(console: Console, *, port: int, keep: bool) -> None:
         # Only now, so that a port in use is said before anybody waits for the import of scikit-learn.
         from pointsman.demo.digits import train
 
-        console.print("Training two classifiers on half of scikit-learn's handwritten digits ...")
+        console.print("Training a linear classifier and a support vector machine on half of the digits ...")
         trained = train(Path(folder))
         traffic = _deploy(client, trained, console)
         url = f"{client.http_address}{ROUTE}"
         answers = _send(url, trained.held_out.images, console)
-        console.print(_table(_score(answers, trained.held_out.digits), traffic, trained.descriptions))
+        console.print(_table(_score(answers, trained.held_out.digits), traffic))
         _print_curl(url, trained.held_out, console, keep=keep)
         if keep:
             _keep(console)
@@ -104,14 +105,10 @@ def _deploy(client: Client, trained: Trained, console: Console) -> dict[str, flo
 def _send(url: str, images: Sequence[Image], console: Console) -> list[Answer]:
     bodies = [_body(image) for image in images]
     began = time.perf_counter()
-    answers = list(
-        track(
-            post_all(url, bodies, connections=CONNECTIONS),
-            total=len(bodies),
-            description=f"Sending {len(bodies)} held-out images",
-            console=console,
-        )
-    )
+    # Closing stops the senders at once when Ctrl-C strikes between two answers.
+    with contextlib.closing(post_all(url, bodies, connections=CONNECTIONS)) as incoming:
+        description = f"Sending {len(bodies)} held-out images"
+        answers = list(track(incoming, total=len(bodies), description=description, console=console))
     seconds = time.perf_counter() - began
     rate = len(answers) / seconds
     console.print(f"{len(answers)} answers in {seconds:.1f} s ({rate:.0f}/s) over {CONNECTIONS} connections to {url}\n")
@@ -131,12 +128,11 @@ def _score(answers: Sequence[Answer], digits: Sequence[int]) -> dict[str, Score]
     return scores
 
 
-def _table(scores: Mapping[str, Score], traffic: Mapping[str, float], descriptions: Mapping[str, str]) -> Table:
+def _table(scores: Mapping[str, Score], traffic: Mapping[str, float]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("backend", "model"):
-        table.add_column(column)
-    for column in ("requests", "share asked", "measured", "accuracy", "p50 ms", "p99 ms"):
-        table.add_column(column, justify="right")
+    table.add_column("backend", no_wrap=True)
+    for column in ("requests", "asked", "measured", "accuracy", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="right", no_wrap=True)
     total = sum(len(score.right) for score in scores.values())
     for tag, asked in traffic.items():
         score = scores.get(tag, Score([], []))
@@ -146,7 +142,7 @@ def _table(scores: Mapping[str, Score], traffic: Mapping[str, float], descriptio
             accuracy = 100 * sum(score.right) / requests
             figures = [f"{accuracy:.1f} %", *(f"{1000 * _quantile(score.seconds, q):.1f}" for q in (0.5, 0.99))]
         share = f"{100 * requests / total:.1f} %"
-        table.add_row(tag, descriptions[tag], str(requests), f"{100 * asked:.1f} %", share, *figures)
+        table.add_row(tag, str(requests), f"{100 * asked:.1f} %", share, *figures)
     return table
 
 

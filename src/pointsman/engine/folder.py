@@ -25,7 +25,9 @@ import msgspec
 from pointsman.exceptions import ServeException
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
-ANONYMOUS_PREFIX = "anonymous."
+ANONYMOUS_PREFIX = ".anonymous."
+LOCK_TRIES = 5
+LOCK_PAUSE_S = 0.005
 SWEEP_AGE_S = 60
 MAX_SOCKET_PATH = 100
 """The system's limit is 108 bytes on Linux and 104 on macOS, the final NUL included."""
@@ -64,6 +66,39 @@ def runtime_folder() -> Path:
         if len(os.fsencode(folder)) + len(longest) <= MAX_SOCKET_PATH:
             return make_private(folder)
     return make_private(candidates[-1])
+
+
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "glusterfs"})
+
+
+def lock_state_folder(folder: Path) -> int:
+    """Make sure that a state folder is private, local and not in use, and take it.
+
+    Returns:
+        The descriptor that holds its lock.
+
+    Raises:
+        ServeException: it is not; the text names the cause.
+    """
+    make_private(folder)
+    kind = _file_system(folder)
+    if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse.sshfs"):
+        raise ServeException(f"state_dir {folder} is on a network file system ({kind}), where locks and syncs may lie")
+    lock = take_lock(folder / "lock")
+    if lock is None:
+        raise ServeException(f"state_dir {folder} is in use by a live instance")
+    return lock
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that holds a path, as Linux names it; empty on systems that do not say."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    real = path.resolve()
+    holding = [(len(mount[1]), mount[2]) for mount in mounts if real.is_relative_to(mount[1])]
+    return max(holding, default=(0, ""))[1]
 
 
 def make_private(folder: Path) -> Path:
@@ -105,14 +140,11 @@ class InstanceFolder:
             ServeException: a live instance holds it.
         """
         make_private(self.path)
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
+        lock = take_lock(self.path / "lock")
+        if lock is None:
             raise ServeException(
                 f"an instance named {self.path.name!r} is running; use connect({self.path.name!r}) to attach to it"
-            ) from None
+            )
         self._clear()
         self.replica_sockets.mkdir(mode=0o700)
         return lock
@@ -174,6 +206,25 @@ class InstanceFolder:
                 shutil.rmtree(entry)
             elif entry.name != "lock":
                 entry.unlink()
+
+
+def take_lock(path: Path) -> int | None:
+    """Take an exclusive lock on a file, made when it is missing; None when somebody holds it.
+
+    The lock belongs to the open file, so that it can be inherited: it lasts until the last process that holds the
+    descriptor has ended.
+    """
+    for attempt in range(LOCK_TRIES):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
+        except OSError:
+            # It may be held for a moment only, by someone who looks whether the instance is alive.
+            time.sleep(LOCK_PAUSE_S * attempt)
+        os.close(lock)  # held, or the file of an instance that was just removing it
+    return None
 
 
 def live_instances() -> list[str]:

@@ -14,12 +14,13 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from pointsman.engine.child import pack_handover
-from pointsman.engine.folder import ANONYMOUS_PREFIX, About, InstanceFolder, sweep_anonymous
+from pointsman.engine.folder import ANONYMOUS_PREFIX, About, InstanceFolder, lock_state_folder, sweep_anonymous
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
@@ -45,8 +46,6 @@ class Plan(NamedTuple):
     ingresses: int
     capacity: Capacity
     request_timeout_s: float
-    cwd: str
-    sys_path: list[str]
 
 
 class Address(NamedTuple):
@@ -120,12 +119,16 @@ def raise_instance(plan: Plan) -> Raised:
         if listener is not None:
             undo.callback(listener.close)
         sweep_anonymous()
+        inherited: list[int] = []
+        if plan.state_dir:
+            inherited.append(lock_state_folder(Path(plan.state_dir)))
+            undo.callback(os.close, inherited[0])
         folder = InstanceFolder.of(plan.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}")
-        lock = folder.create()
-        undo.callback(os.close, lock)
+        inherited.insert(0, folder.create())
+        undo.callback(os.close, inherited[0])
         with contextlib.ExitStack() as undo_folder:
             undo_folder.callback(folder.remove)
-            raised = _start_supervisor(plan, folder, lock, listener)
+            raised = _start_supervisor(plan, folder, inherited, listener)
             undo_folder.pop_all()
         return raised
 
@@ -158,7 +161,8 @@ def address_of(folder: InstanceFolder) -> Address:
     )
 
 
-def _start_supervisor(plan: Plan, folder: InstanceFolder, lock: int, listener: socket.socket | None) -> Raised:
+def _start_supervisor(plan: Plan, folder: InstanceFolder, locks: list[int], listener: socket.socket | None) -> Raised:
+    """``locks`` are only held: the supervisor's end releases them."""
     instance, master = secrets.token_hex(8), secrets.token_bytes(32)
     http = plan.http
     if http is not None and listener is not None:
@@ -175,29 +179,21 @@ def _start_supervisor(plan: Plan, folder: InstanceFolder, lock: int, listener: s
         ingresses=plan.ingresses if http else 0,
         http=http,
         capacity=plan.capacity,
-        cwd=plan.cwd,
-        sys_path=plan.sys_path,
         request_timeout_s=plan.request_timeout_s,
     )
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))
     read_end, write_end = os.pipe()
-    fds = [read_end, control.fileno(), lock, *([listener.fileno()] if listener else [])]
+    http_fd = listener.fileno() if listener else -1
     try:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "pointsman.engine.supervisor",
-                *map(str, fds),
-                *([] if listener else ["-1"]),
-            ],
+            [sys.executable, "-m", "pointsman.engine.supervisor", *map(str, (read_end, control.fileno(), http_fd))],
             stdin=subprocess.DEVNULL,
             stdout=None if plan.bound else subprocess.DEVNULL,
             stderr=None if plan.bound else subprocess.DEVNULL,
             cwd="/",
             env=_environment(),
-            pass_fds=fds,
+            pass_fds=[read_end, control.fileno(), *locks, *([http_fd] if listener else [])],
             start_new_session=True,
         )
     except BaseException:

@@ -3,7 +3,9 @@
 It owns the listening sockets and the lock, spawns and reaps every other process, restarts controller and ingresses,
 and ends everything when the driver's end of the lifeline closes. No user code, no HTTP, no decisions about backends.
 
-    argv: lifeline fd, control listener fd, lock fd, HTTP listener fd or -1
+    argv: lifeline fd, control listener fd, HTTP listener fd or -1
+
+It also inherits the descriptors that hold the locks of the instance's folders, and never touches them.
 """
 
 from __future__ import annotations
@@ -166,8 +168,6 @@ class Supervisor:
             state_dir=order.state_dir,
             master_key=order.master_key,
             capacity=order.capacity,
-            cwd=order.cwd,
-            sys_path=order.sys_path,
             ingresses=order.ingresses,
             request_timeout_s=order.request_timeout_s,
             http_host=order.http.host if order.http else None,
@@ -343,7 +343,7 @@ class Supervisor:
 
 
 def main() -> None:
-    lifeline_fd, control_fd, _lock_fd, http_fd = (int(argument) for argument in sys.argv[1:5])
+    lifeline_fd, control_fd, http_fd = (int(argument) for argument in sys.argv[1:4])
     lifeline = Lifeline(lifeline_fd)
     order = lifeline.read_only(SupervisorOrder)
     http = socket.socket(fileno=http_fd) if http_fd >= 0 else None

@@ -26,7 +26,7 @@ DRAIN_S = 20.0
 def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:
     """Wrap the app in the operator's middlewares, in list order: the last one is outermost."""
     if settings.middlewares:
-        sys.path[:] = [*sys.path, *(entry for entry in settings.sys_path if entry not in sys.path)]
+        sys.path[:] = [*sys.path, *(entry for entry in settings.origin.sys_path if entry not in sys.path)]
         for cls, args, kwargs in pickle.loads(settings.middlewares):
             app = cls(app, *args, **kwargs)
     return app
@@ -36,7 +36,8 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     router = Router(instance=handover.instance)
     app = IngressApp(router, handover.http)
-    server = HTTPServer(with_middlewares(app, handover.http), listener, drain_s=DRAIN_S)
+    direct = None if handover.http.middlewares else app
+    server = HTTPServer(with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, direct=direct)
 
     def stop() -> None:
         app.serving = False

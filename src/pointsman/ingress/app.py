@@ -14,16 +14,18 @@ from pointsman.ingress.codec import (
     ErrorAnswer,
     Headers,
     Notable,
+    RequestRejected,
     Scope,
     answer_for,
     error_messages,
     read_headers,
+    request_id_of,
     response_head,
     wants_json,
 )
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
-from pointsman.routing.call import SAFE_METHODS, Call, Reply, ReplyStream, StreamBroken
+from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply, ReplyStream, StreamBroken
 from pointsman.routing.router import Router
 from pointsman.wire.messages import HTTPSettings
 
@@ -35,13 +37,6 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DISCONNECT_HOOK = "pointsman.on_disconnect"
 """Key in ``scope["state"]`` under which the app leaves what the server is to call when the client has gone."""
-
-
-class RequestRejected(Exception):
-    """The ingress answers by itself."""
-
-    def __init__(self, answer: ErrorAnswer) -> None:
-        self.answer = answer
 
 
 class BrokenAnswer(Exception):
@@ -73,45 +68,76 @@ class IngressApp:
             self.has_table.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI way in: for apps with middlewares, large or chunked bodies, and system paths."""
         if scope["type"] != "http":
             await self._refuse_protocol(scope, receive, send)
             return
-        headers: Headers = scope["headers"]
-        request_id = ""
         try:
-            try:
-                notable = read_headers(headers)
-            except ValueError:
-                raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, "a header is malformed")) from None
-            request_id = notable.request_id
+            notable = read_headers(scope["headers"])
             raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
             path = raw_path.decode("latin-1")
             if path.startswith(RESERVED_PREFIX):
                 await self._system(path, scope["method"], send)
                 return
             endpoint, parameters = self._match(path, scope["method"])
-            body = b""
-            if notable.has_body:
-                body = await self._read_body(notable, receive)
-            call = self._make_call(scope, raw_path, endpoint, parameters, notable, body)
+            body = await self._read_body(notable, receive) if notable.has_body else b""
+            future: asyncio.Future[Reply] = self._loop.create_future()
+            call = self._make_call(scope, raw_path, endpoint, parameters, notable, body, future)
+            self._submit(call, scope)
             try:
-                await self._answer(call, scope, send)
+                reply = await future
             except asyncio.CancelledError:
-                if not call.future.cancelled():
-                    self._router.cancel(call)
-                    raise
-        except RequestRejected as rejected:
-            await self._send_error(rejected.answer, request_id, headers, send)
-        except ServeException as error:
+                if future.cancelled():
+                    return  # the client has gone
+                self._router.cancel(call)
+                raise
+            await self.answer(reply, scope, send)
+        except (RequestRejected, ServeException) as error:
+            await self.answer_error(error, scope, send)
+
+    def begin(self, scope: Scope, body: bytes, answer: CallFuture) -> None:
+        """The direct way in: no task and no ASGI messages. ``answer`` is resolved like a future of the call.
+
+        For requests whose body is there already. Never raises what :meth:`answer_error` can tell the client.
+        """
+        try:
+            notable = read_headers(scope["headers"])
+            raw_path: bytes = scope["raw_path"]
+            endpoint, parameters = self._match(raw_path.decode("latin-1"), scope["method"])
+            call = self._make_call(scope, raw_path, endpoint, parameters, notable, body, answer)
+            self._submit(call, scope)
+        except (RequestRejected, ServeException) as error:
+            answer.set_exception(error)
+
+    async def answer(self, reply: Reply, scope: Scope, send: Send) -> None:
+        """Send an answer to the client, whole or chunk by chunk."""
+        await send(response_head(reply))
+        if reply.stream is None:
+            await send({"type": "http.response.body", "body": reply.body})
+        else:
+            if "state" in scope:
+                scope["state"][DISCONNECT_HOOK] = reply.stream.close
+            await self._stream(reply.stream, scope, send)
+
+    async def answer_error(self, error: BaseException, scope: Scope, send: Send) -> None:
+        """Tell the client what went wrong, and the log a little more."""
+        headers: Headers = scope["headers"]
+        request_id = request_id_of(headers)
+        if isinstance(error, RequestRejected):
+            answer = error.answer
+        else:
             answer = answer_for(error)
             log.warning(
-                "request %s failed with %d: %s%s",
-                request_id,
-                answer.status,
-                error,
-                _indented(answer.traceback),
+                "request %s failed with %d: %s%s", request_id, answer.status, error, _indented(answer.traceback)
             )
-            await self._send_error(answer, request_id, headers, send)
+        messages = error_messages(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
+        for message in messages:
+            await send(message)
+
+    def _submit(self, call: Call, scope: Scope) -> None:
+        if "state" in scope:
+            scope["state"][DISCONNECT_HOOK] = lambda: self._router.cancel(call)
+        self._router.submit(call)
 
     def _match(self, path: str, method: str) -> tuple[EndpointSpec, dict[str, str]]:
         found = self._matcher.match(path)
@@ -157,39 +183,26 @@ class IngressApp:
         parameters: dict[str, str],
         notable: Notable,
         body: bytes,
+        future: CallFuture,
     ) -> Call:
         method: str = scope["method"]
         return Call(
             endpoint=endpoint.name,
             deadline=self._loop.time() + self._settings.request_timeout_s,
-            future=self._loop.create_future(),
+            future=future,
             method_name=notable.method_name,
             http_method=method,
             path=raw_path,
             query=scope["query_string"],
             headers=scope["headers"],
             path_params=parameters,
-            request_id=notable.request_id,
+            request_id=request_id_of(scope["headers"]),
             client=scope.get("client"),
             body=body,
             idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
         )
 
-    async def _answer(self, call: Call, scope: Scope, send: Send) -> None:
-        state = scope.get("state")
-        if state is not None:
-            state[DISCONNECT_HOOK] = lambda: self._router.cancel(call)
-        self._router.submit(call)
-        reply: Reply = await call.future  # type: ignore[misc]  # the ingress makes asyncio futures only
-        await send(response_head(reply))
-        if reply.stream is None:
-            await send({"type": "http.response.body", "body": reply.body})
-            return
-        if state is not None:
-            state[DISCONNECT_HOOK] = reply.stream.close
-        await self._stream(reply.stream, call.request_id, send)
-
-    async def _stream(self, chunks: ReplyStream, request_id: str, send: Send) -> None:
+    async def _stream(self, chunks: ReplyStream, scope: Scope, send: Send) -> None:
         try:
             async for chunk in chunks:
                 if chunk:
@@ -197,6 +210,7 @@ class IngressApp:
             await send({"type": "http.response.body", "body": b""})
         except StreamBroken as broken:
             traceback = broken.failure.traceback if broken.failure else ""
+            request_id = request_id_of(scope["headers"])
             log.warning("request %s broke while streaming: %s%s", request_id, broken, _indented(traceback))
             raise BrokenAnswer from None
         finally:
@@ -218,11 +232,6 @@ class IngressApp:
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1003})
-
-    async def _send_error(self, answer: ErrorAnswer, request_id: str, headers: Headers, send: Send) -> None:
-        messages = error_messages(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
-        for message in messages:
-            await send(message)
 
 
 async def _send_json(send: Send, status: int, value: object) -> None:

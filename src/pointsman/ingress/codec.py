@@ -25,7 +25,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _ids = itertools.count(1)
-_id_prefix = secrets.token_hex(5)
+_id_prefix = secrets.token_hex(5).encode()
 
 _WANTED = frozenset(
     (b"content-length", b"transfer-encoding", b"x-serve-call-method", b"x-request-id", b"idempotency-key")
@@ -35,35 +35,57 @@ _WANTED = frozenset(
 class Notable(NamedTuple):
     """What the ingress itself wants to know of a request's headers."""
 
-    request_id: str
     method_name: str
     has_body: bool
     content_length: int
     idempotency_key: bool
 
 
+class RequestRejected(Exception):
+    """The ingress answers by itself."""
+
+    def __init__(self, answer: ErrorAnswer) -> None:
+        self.answer = answer
+
+
 def read_headers(headers: Headers) -> Notable:
-    """One pass over the headers.
+    """One pass over the headers. A request id that is missing or unfit is replaced among them, so that whoever asks
+    next, and user code, finds the same one.
 
     Raises:
-        ValueError: ``X-SERVE-CALL-METHOD`` is not UTF-8.
+        RequestRejected: one of them is malformed.
     """
-    request_id, method_name = "", ""
+    method_name, request_id = "", -1
     has_body, idempotency_key, content_length = False, False, 0
-    for name, value in headers:
+    for index, (name, value) in enumerate(headers):
         if name in _WANTED:
             if name == b"content-length":
                 content_length = int(value)
                 has_body = content_length > 0
             elif name == b"transfer-encoding":
                 has_body = True
-            elif name == b"x-serve-call-method":
-                method_name = value.decode()
             elif name == b"idempotency-key":
                 idempotency_key = True
-            elif _REQUEST_ID.fullmatch(value):
-                request_id = value.decode()
-    return Notable(request_id or f"{_id_prefix}{next(_ids):x}", method_name, has_body, content_length, idempotency_key)
+            elif name == b"x-request-id":
+                request_id = index
+            else:
+                try:
+                    method_name = value.decode()
+                except UnicodeDecodeError:
+                    raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, f"header {name!r} is not UTF-8")) from None
+    if request_id < 0:
+        headers.append((b"x-request-id", b"%s%x" % (_id_prefix, next(_ids))))
+    elif not _REQUEST_ID.fullmatch(headers[request_id][1]):
+        headers[request_id] = (b"x-request-id", b"%s%x" % (_id_prefix, next(_ids)))
+    return Notable(method_name, has_body, content_length, idempotency_key)
+
+
+def request_id_of(headers: Headers) -> str:
+    """The request's id, once :func:`read_headers` has seen to it that there is one."""
+    for name, value in reversed(headers):
+        if name == b"x-request-id":
+            return value.decode("latin-1")
+    return ""
 
 
 def response_head(reply: Reply) -> dict[str, Any]:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Coroutine
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from pointsman.ingress.app import DISCONNECT_HOOK, ASGIApp
+from pointsman.exceptions import UserCodeError
+from pointsman.ingress.app import DISCONNECT_HOOK, ASGIApp, IngressApp
+from pointsman.policy.routes import RESERVED_PREFIX
+from pointsman.routing.call import Reply
 
 MAX_REQUEST_LINE = 8190
 MAX_HEADER_FIELD = 8190
 MAX_HEADERS = 100
 MAX_HEAD = 32 * 1024
+MAX_DIRECT_BODY = 32 * 1024
+"""Below uvicorn's high-water mark, over which it stops reading until the app asks for more."""
 HEAD_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60
 
@@ -40,6 +46,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _in_head = False
     _head_timer: asyncio.TimerHandle | None = None
     _too_large: HeadTooLarge | None = None
+    _waits_for_body: RequestResponseCycle | None = None
+    direct: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -74,6 +82,47 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Overrides uvicorn's start of a request: the direct way where it can be taken, a task otherwise."""
+        if self.direct is None or not self._may_go_direct(cycle):
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body and self.parser_expects_body(cycle):
+            self._waits_for_body = cycle
+        else:
+            self.direct.begin(cycle.scope, bytes(cycle.body), DirectAnswer(self, cycle))
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        cycle = self._waits_for_body
+        if cycle is not None and cycle is self.cycle:
+            self._waits_for_body = None
+            self.direct.begin(cycle.scope, bytes(cycle.body), DirectAnswer(self, cycle))
+
+    @staticmethod
+    def _may_go_direct(cycle: RequestResponseCycle) -> bool:
+        """Small bodies of known length only: with others the app must ask for more, or refuse."""
+        if cycle.waiting_for_100_continue or cycle.scope["raw_path"].startswith(RESERVED_PREFIX.encode()):
+            return False
+        for name, value in cycle.scope["headers"]:
+            if name == b"transfer-encoding" or (name == b"content-length" and int(value) > MAX_DIRECT_BODY):
+                return False
+        return True
+
+    @staticmethod
+    def parser_expects_body(cycle: RequestResponseCycle) -> bool:
+        return any(name == b"content-length" and value != b"0" for name, value in cycle.scope["headers"])
+
+    def run_task(self, coroutine: Coroutine[Any, Any, None], cycle: RequestResponseCycle) -> None:
+        """Finish a request that began directly by a task, as uvicorn would run an app."""
+        if cycle.disconnected:
+            coroutine.close()
+            return
+
+        async def app(scope: object, receive: object, send: object) -> None:
+            await coroutine
+
+        super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head_timer is not None:
@@ -112,6 +161,57 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
+class DirectAnswer:
+    """Stands in for the future of a call and writes its answer in one piece, without a task or ASGI messages.
+
+    Args:
+        protocol: the connection.
+        cycle: uvicorn's record of the request; kept up to date, so that keep-alive, pipelining and shutdown work as
+            for any other request.
+    """
+
+    __slots__ = ("_cycle", "_done", "_protocol")
+
+    def __init__(self, protocol: LimitedProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self._done = False
+
+    def done(self) -> bool:
+        return self._done
+
+    def cancel(self) -> None:
+        """The client has gone: there is nobody to answer."""
+        self._done = True
+
+    def set_result(self, reply: Reply) -> None:
+        self._done = True
+        protocol, cycle = self._protocol, self._cycle
+        if reply.stream is not None or cycle.flow.write_paused:
+            protocol.run_task(protocol.direct.answer(reply, cycle.scope, cycle.send), cycle)
+            return
+        head = b"".join([b"%s: %s\r\n" % header for header in reply.headers])
+        lines = len(reply.headers)
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+            # A replica is not trusted to have checked its headers.
+            self.set_exception(UserCodeError("InvalidHeader: a response header holds a line break or NUL"))
+            return
+        body = b"" if cycle.scope["method"] == "HEAD" else reply.body
+        length = b"" if reply.status in (204, 304) else b"content-length: %d\r\n" % len(reply.body)
+        close = b"" if cycle.keep_alive else b"connection: close\r\n"
+        dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
+        protocol.transport.write(b"".join([STATUS_LINE[reply.status], *dates, head, length, close, b"\r\n", body]))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()
+
+    def set_exception(self, error: BaseException) -> None:
+        self._done = True
+        protocol, cycle = self._protocol, self._cycle
+        protocol.run_task(protocol.direct.answer_error(error, cycle.scope, cycle.send), cycle)
+
+
 class HTTPServer:
     """Serves an ASGI app on an inherited socket until told to stop.
 
@@ -119,12 +219,16 @@ class HTTPServer:
         app: the app, middlewares included.
         listener: a listening socket; it stays open in the supervisor.
         drain_s: how long requests under way may take once :meth:`stop` was called.
+        direct: the innermost app, where nothing is wrapped around it: small requests then go to it directly.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, *, drain_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, *, drain_s: float, direct: IngressApp | None = None
+    ) -> None:
+        protocol = type("DirectProtocol", (LimitedProtocol,), {"direct": direct})
         config: Any = uvicorn.Config(
             app,
-            http=LimitedProtocol,
+            http=protocol,
             ws="none",
             lifespan="off",
             loop="none",

@@ -60,7 +60,7 @@ class Template(NamedTuple):
                 return values
             value = unquote(parts[position])
             if kind == _LITERAL:
-                if value != text:
+                if text not in (value, parts[position]):
                     return None
             elif not value:
                 return None

@@ -123,9 +123,9 @@ class ReplicaProcess:
                 request_timeout_s=handover.request_timeout_s,
             )
         )
-        sys.path[:] = list(dict.fromkeys([*assignment.sys_path, *sys.path]))
+        sys.path[:] = list(dict.fromkeys([*assignment.origin.sys_path, *sys.path]))
         try:
-            os.chdir(assignment.cwd)
+            os.chdir(assignment.origin.cwd)
         except OSError as error:
             log.warning("the driver's working directory cannot be entered: %s", error)
 

@@ -45,10 +45,10 @@ class Batcher(Generic[T]):
     def remove(self, item: T, *, key: Hashable) -> bool:
         """Take an item out unseen; False when it is not waiting (any more)."""
         group = self._groups.get(key)
-        for entry in group or ():
+        for position, entry in enumerate(group or ()):
             if entry[1] is item:
                 assert group is not None
-                group.remove(entry)
+                del group[position]
                 self._count -= 1
                 if not group:
                     del self._groups[key]

@@ -25,14 +25,19 @@ class SyncExecutor(Generic[T]):
     Args:
         work: called on the thread with each due batch.
         batcher: holds the waiting items; owned by this executor, guarded by its lock.
+        after_posts: called on the loop when all that was posted has been run.
     """
 
-    def __init__(self, work: Callable[[list[T]], None], *, batcher: Batcher[T]) -> None:
+    def __init__(
+        self, work: Callable[[list[T]], None], *, batcher: Batcher[T], after_posts: Callable[[], None] = lambda: None
+    ) -> None:
         self._work = work
         self._batcher = batcher
+        self._after_posts = after_posts
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._waker = threading.Lock()
+        self._waker.acquire()
         self._jobs: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._posts: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._post_pending = False
@@ -51,7 +56,7 @@ class SyncExecutor(Generic[T]):
         """Let the thread end after what it runs now; waiting items are left alone."""
         with self._lock:
             self._stopping = True
-            self._changed.notify()
+        self._wake()
 
     # From the loop
 
@@ -59,8 +64,7 @@ class SyncExecutor(Generic[T]):
         """Queue an item."""
         with self._lock:
             self._batcher.add(item, key=key, now=time.monotonic())
-            if self._asleep:
-                self._changed.notify()
+        self._wake()
 
     def remove(self, item: T, *, key: Hashable) -> bool:
         """Take an item out unseen; False when it has been started."""
@@ -71,14 +75,14 @@ class SyncExecutor(Generic[T]):
         """Hold from the next batch on."""
         with self._lock:
             self._batcher.max_size, self._batcher.wait_s = max_size, wait_s
-            self._changed.notify()
+        self._wake()
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Run a function on the thread, before waiting items, and return what it returns."""
         future: asyncio.Future[Any] = self._loop.create_future()
         with self._lock:
             self._jobs.append((function, future))
-            self._changed.notify()
+        self._wake()
         return await future
 
     async def hold(self) -> None:
@@ -95,7 +99,15 @@ class SyncExecutor(Generic[T]):
         """Go on after :meth:`hold`."""
         with self._lock:
             self._held = False
-            self._changed.notify()
+        self._wake()
+
+    def _wake(self) -> None:
+        # A bare lock instead of a Condition, which allocates a lock for each wait: with one call at a time that was a
+        # measurable part of the latency.
+        with self._lock:
+            asleep, self._asleep = self._asleep, False
+        if asleep:
+            self._waker.release()
 
     # From the thread
 
@@ -113,6 +125,7 @@ class SyncExecutor(Generic[T]):
         while posts:
             callback, args = posts.popleft()
             callback(*args)
+        self._after_posts()
 
     def _call_loop(self, callback: Callable[..., None], *args: Any) -> None:
         try:
@@ -123,8 +136,7 @@ class SyncExecutor(Generic[T]):
 
     def _main(self) -> None:
         while True:
-            with self._lock:
-                batch, job = self._next()
+            batch, job = self._next()
             if job is not None:
                 self._run_job(*job)
             elif batch:
@@ -133,25 +145,36 @@ class SyncExecutor(Generic[T]):
                 return
 
     def _next(self) -> tuple[list[T], tuple[Callable[[], Any], asyncio.Future[Any]] | None]:
-        """Wait for something to do. Called with the lock held."""
-        self._busy = False
-        self._wake_idle_waiters()
-        while not self._stopping:
-            if self._jobs:
-                return [], self._jobs.popleft()
-            timeout: float | None = None
-            if not self._held and len(self._batcher):
-                now = time.monotonic()
-                batch = self._batcher.take(now)
-                if batch:
-                    self._busy = True
-                    return batch, None
-                due_at = self._batcher.due_at()
-                timeout = None if due_at is None else max(0.0, due_at - now)
-            self._asleep = True
-            self._changed.wait(timeout)
-            self._asleep = False
-        return [], None
+        """Wait for something to do; nothing at all means: stop."""
+        with self._lock:
+            self._busy = False
+            self._wake_idle_waiters()
+        while True:
+            with self._lock:
+                if self._stopping:
+                    return [], None
+                if self._jobs:
+                    return [], self._jobs.popleft()
+                timeout_s = -1.0
+                if not self._held and len(self._batcher):
+                    now = time.monotonic()
+                    batch = self._batcher.take(now)
+                    if batch:
+                        self._busy = True
+                        return batch, None
+                    due_at = self._batcher.due_at()
+                    timeout_s = -1.0 if due_at is None else max(0.0, due_at - now)
+                self._asleep = True
+            self._sleep(timeout_s)
+
+    def _sleep(self, timeout_s: float) -> None:
+        """Wait to be woken, at most ``timeout_s`` seconds (-1: without limit)."""
+        if self._waker.acquire(timeout=timeout_s):
+            return
+        with self._lock:
+            woken, self._asleep = not self._asleep, False
+        if woken:
+            self._waker.acquire()  # the wake-up came just after the time-out: it must not count for the next sleep
 
     def _wake_idle_waiters(self) -> None:
         waiters, self._idle_waiters = self._idle_waiters, []

@@ -100,7 +100,10 @@ class Runtime:
         self._draining = False
         self._drained: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._thread: SyncExecutor[Item] = SyncExecutor(self._run_on_thread, batcher=Batcher())
+        self._unflushed: set[Stream] = set()
+        self._thread: SyncExecutor[Item] = SyncExecutor(
+            self._run_on_thread, batcher=Batcher(), after_posts=self._flush_streams
+        )
         self._coroutines: CoroutineExecutor[Item] = CoroutineExecutor(self._run_on_loop, batcher=Batcher())
         self._apply_limits(config)
 
@@ -238,6 +241,20 @@ class Runtime:
             head = ReplyHead(answer.status, answer.headers, len(self._items))
             item.stream.send(Kind.REPLY, item.call_id, pack(head), answer.body)
 
+    def _reply_from_thread(self, item: Item, answer: answers.Answer) -> None:
+        """As :meth:`_reply`; what a burst of posts answers leaves together at its end."""
+        gone = item.over
+        self._close(item)
+        if not gone:
+            head = ReplyHead(answer.status, answer.headers, len(self._items))
+            item.stream.queue(Kind.REPLY, item.call_id, pack(head), answer.body)
+            self._unflushed.add(item.stream)
+
+    def _flush_streams(self) -> None:
+        for stream in self._unflushed:
+            stream.flush()
+        self._unflushed.clear()
+
     def _fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:
         gone = item.over
         self._close(item)
@@ -280,7 +297,7 @@ class Runtime:
             except UserCodeError as error:
                 post(self._fail_with, item, error)
             else:
-                post(self._reply, item, answer)
+                post(self._reply_from_thread, item, answer)
 
     def _stream_from_thread(self, item: Item, values: Generator[Any, Any, Any]) -> None:
         """On the thread: iterate a sync generator, waiting for the reader's credit."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
 
@@ -16,11 +15,23 @@ if TYPE_CHECKING:
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
+class CallFuture(Protocol):
+    """Where the outcome of a call goes: an asyncio or concurrent future, or what stands in for one."""
+
+    def done(self) -> bool: ...
+
+    def cancel(self) -> object: ...
+
+    def set_result(self, result: Reply, /) -> None: ...
+
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
 class Call:
     """One request and how far it has come.
 
-    The maker fills the first group and waits for ``future``, an asyncio or a concurrent future; the router owns the
-    rest. ``deadline`` is in the time of the router's loop.
+    The maker fills the first group and learns the outcome through ``future``; the router owns the rest. ``deadline`` is
+    in the time of the router's loop.
     """
 
     __slots__ = (
@@ -52,7 +63,7 @@ class Call:
         *,
         endpoint: str,
         deadline: float,
-        future: asyncio.Future[Reply] | concurrent.futures.Future[Reply],
+        future: CallFuture,
         codec: int = CODEC_HTTP,
         method_name: str = "",
         http_method: str = "GET",

@@ -201,6 +201,7 @@ class ControlLink:
         for pending in list(self._pending.values()):
             if not pending.future.done():
                 pending.future.set_exception(error)
+                pending.future.exception()  # who was interrupted while waiting will not look at it
 
     # StreamUser
 

@@ -51,21 +51,23 @@ class Proof(Message, frozen=True):
 
 def derive_key(master: bytes, role: str, identity: str = "") -> bytes:
     """The key of one role, and of one process of it where ``identity`` is given; tells nothing about ``master``."""
-    return hmac.digest(master, f"pointsman key|{role}|{identity}".encode(), hashlib.sha256)
+    return hmac.digest(master, _framed(b"pointsman key", role.encode(), identity.encode()), hashlib.sha256)
+
+
+def _framed(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
 def _proof(key: bytes, end: str, opening: Opening, challenge_nonce: bytes) -> bytes:
-    text = b"|".join(
-        (
-            b"pointsman hello",
-            end.encode(),
-            str(opening.version).encode(),
-            opening.instance.encode(),
-            opening.role.encode(),
-            opening.identity.encode(),
-            opening.nonce,
-            challenge_nonce,
-        )
+    text = _framed(
+        b"pointsman hello",
+        end.encode(),
+        str(opening.version).encode(),
+        opening.instance.encode(),
+        opening.role.encode(),
+        opening.identity.encode(),
+        opening.nonce,
+        challenge_nonce,
     )
     return hmac.digest(key, text, hashlib.sha256)
 

@@ -16,6 +16,7 @@ from pointsman.model import (
     BackendSpec,
     Capacity,
     EndpointSpec,
+    Origin,
     Reason,
     ReplicaConfig,
     Resources,
@@ -109,8 +110,7 @@ class Assignment(Message, frozen=True):
     traits: TargetTraits
     config: ReplicaConfig
     config_version: int
-    cwd: str
-    sys_path: list[str]
+    origin: Origin
 
 
 class ConfigureHead(Message, frozen=True):
@@ -169,6 +169,7 @@ class CreateBackend(Command, frozen=True, tag="create_backend"):
 
     tag: str
     code: str
+    origin: Origin
     traits: TargetTraits
     config: BackendConfigSpec
     resources: Resources
@@ -209,6 +210,7 @@ class Deploy(Command, frozen=True, tag="deploy"):
 
     name: str
     code: str
+    origin: Origin
     traits: TargetTraits
     config_changes: dict[str, Any]
     user_config: bytes | None
@@ -293,7 +295,8 @@ class BackendView(msgspec.Struct, frozen=True):
 
 class IngressView(msgspec.Struct, frozen=True):
     pid: int
-    table_version: int
+    up_to_date: bool
+    """Whether it uses the newest routing table."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -396,8 +399,6 @@ class ControllerHandover(Message, frozen=True):
     state_dir: str
     master_key: bytes
     capacity: Capacity
-    cwd: str
-    sys_path: list[str]
     ingresses: int
     request_timeout_s: float
     http_host: str | None
@@ -413,8 +414,7 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     request_timeout_s: float
     max_body_bytes: int
     middlewares: bytes
-    cwd: str
-    sys_path: list[str]
+    origin: Origin
 
 
 class SupervisorOrder(msgspec.Struct, frozen=True):
@@ -434,8 +434,6 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
     ingresses: int
     http: HTTPSettings | None
     capacity: Capacity
-    cwd: str
-    sys_path: list[str]
     request_timeout_s: float
 
 

@@ -23,7 +23,6 @@ from pointsman.wire.frames import (
     encode_parts,
 )
 
-
 BACKLOG = 2048
 
 
@@ -73,8 +72,19 @@ class Stream(asyncio.Protocol):
         if self.closed:
             return
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._out += encode_parts(kind, call_id, head, body)
+
+    def queue(self, kind: int, call_id: int, head: bytes = b"", body: bytes | memoryview = b"") -> None:
+        """Like :meth:`send`, for a caller who calls :meth:`flush` itself before this turn of the loop ends."""
+        if not self.closed:
+            self._out += encode_parts(kind, call_id, head, body)
+
+    def flush(self) -> None:
+        """Write out what is queued."""
+        out, self._out = self._out, []
+        if out and self._transport is not None and not self.closed:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     async def drained(self) -> None:
         """Wait until the peer has taken enough of what was sent for more to be welcome."""
@@ -85,7 +95,7 @@ class Stream(asyncio.Protocol):
     def close(self) -> None:
         """Send what is queued, then close."""
         if not self.closed and self._transport is not None:
-            self._flush()
+            self.flush()
             self._transport.close()
 
     def abort(self, error: Exception | None = None) -> None:
@@ -93,11 +103,6 @@ class Stream(asyncio.Protocol):
         self._error = self._error or error
         if self._transport is not None:
             self._transport.abort()
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if out and self._transport is not None and not self.closed:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     # asyncio.Protocol
 

@@ -1,0 +1,72 @@
+"""Load by ``wrk``: one thread, keep-alive connections, the same POST of two bytes for every system."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+BODY = "{}"
+"""Mosec takes POST only, and calls its worker only for a body that is not empty."""
+
+_RESULT = "RESULT "
+_SCRIPT = f"""
+wrk.method = "POST"
+wrk.body = "{BODY}"
+wrk.headers["Content-Type"] = "application/json"
+
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    '\\n{_RESULT}{{"requests":%d,"duration_us":%d,"p50_us":%.0f,"p99_us":%.0f,"not_ok":%d,"socket_errors":%d}}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout))
+end
+"""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What ``wrk`` counted. ``not_ok`` are answers of status 400 and up; timeouts are among ``socket_errors``."""
+
+    requests: int
+    duration_us: int
+    p50_us: float
+    p99_us: float
+    not_ok: int
+    socket_errors: int
+
+    @property
+    def requests_per_s(self) -> float:
+        return self.requests / (self.duration_us / 1e6)
+
+
+def missing() -> bool:
+    return shutil.which("wrk") is None
+
+
+def version() -> str:
+    """The first line of ``wrk -v``, which exits with 1."""
+    done = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False, timeout=10)
+    return (done.stdout or done.stderr).partition("\n")[0].partition(" Copyright")[0].strip()
+
+
+def run(url: str, *, connections: int, seconds: float) -> Load:
+    """Load ``url`` for a while.
+
+    Raises:
+        RuntimeError: ``wrk`` failed, or printed no result.
+    """
+    whole_seconds = max(1, round(seconds))
+    with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
+        script = Path(folder, "post.lua")
+        script.write_text(_SCRIPT)
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--latency", "--timeout", "5s"]
+        command += ["--script", str(script), url]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=whole_seconds + 30)
+    for line in done.stdout.splitlines():
+        if line.startswith(_RESULT):
+            return msgspec.json.decode(line.removeprefix(_RESULT), type=Load)
+    raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")

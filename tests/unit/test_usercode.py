@@ -1,0 +1,341 @@
+"""usercode: what can be a backend, what it takes, and what keeps it from being shipped."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from typing import Any
+
+import pytest
+
+import pointsman as serve
+from pointsman.model import TargetTraits
+from pointsman.usercode import code_digest, look_at, pack_code, takes_argument, unpack_code
+
+LOCK = threading.Lock()
+
+
+def function(request: Any) -> str:
+    return "function"
+
+
+async def coroutine(request: Any) -> str:
+    return "coroutine"
+
+
+def nothing() -> str:
+    return "nothing"
+
+
+@serve.accept_batch
+def batching(requests: list[Any]) -> list[Any]:
+    return requests
+
+
+class Plain:
+    def __call__(self, request: Any) -> str:
+        return "plain"
+
+
+class Bare:
+    """Has other methods than ``__call__`` only."""
+
+    def other(self, request: Any) -> str:
+        return "other"
+
+
+class Batching:
+    @serve.accept_batch
+    def __call__(self, requests: list[Any]) -> list[Any]:
+        return requests
+
+
+class Inherits(Batching):
+    pass
+
+
+class Overrides(Batching):
+    def __call__(self, request: Any) -> Any:
+        return request
+
+
+class BatchingMethod(Plain):
+    @serve.accept_batch
+    async def many(self, requests: list[Any]) -> list[Any]:
+        return requests
+
+
+class Reconfigurable(Plain):
+    async def reconfigure(self, config: Any) -> None: ...
+
+
+class NotReconfigurable(Plain):
+    reconfigure = None
+
+
+@pytest.mark.parametrize(
+    ("code", "traits"),
+    [
+        (function, TargetTraits(is_class=False)),
+        (coroutine, TargetTraits(is_class=False)),
+        (nothing, TargetTraits(is_class=False)),
+        (lambda request: request, TargetTraits(is_class=False)),
+        (batching, TargetTraits(is_class=False, batches=True)),
+        (Plain, TargetTraits(is_class=True)),
+        (Bare, TargetTraits(is_class=True)),
+        (Batching, TargetTraits(is_class=True, batches=True)),
+        (Inherits, TargetTraits(is_class=True, batches=True)),
+        (Overrides, TargetTraits(is_class=True)),
+        (BatchingMethod, TargetTraits(is_class=True, has_batching_method=True)),
+        (Reconfigurable, TargetTraits(is_class=True, has_reconfigure=True)),
+        (NotReconfigurable, TargetTraits(is_class=True)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_seen(code: Any, traits: TargetTraits) -> None:
+    """Functions and classes are accepted, and their batch marker and reconfigure method are seen (CB2, CB8, BA13)."""
+    assert look_at(code, ()) == traits
+
+
+@pytest.mark.parametrize(
+    "thing", [Plain(), functools.partial(function, 1), len, math.sin, Plain().__call__, "function", None, 3, [function]]
+)
+def test_what_is_no_backend(thing: Any) -> None:
+    """Instances, partials, builtins and values are refused, and the text shows what was given (CB2)."""
+    with pytest.raises(TypeError) as caught:
+        look_at(thing, ())
+    assert repr(thing) in str(caught.value)
+    assert type(thing).__name__ in str(caught.value)
+
+
+def test_functions_take_no_init_args() -> None:
+    """Init args for a function are refused and shown; a class may have any (CB2)."""
+    with pytest.raises(ValueError, match=r"\(1, 'two'\).*'function'"):
+        look_at(function, (1, "two"))
+    assert look_at(Plain, (1, "two")).is_class
+
+
+def test_the_marker_does_not_go_on_a_class() -> None:
+    """Marking a class is refused with a word on where the marker belongs (BA13)."""
+    with pytest.raises(TypeError, match=r"Plain\.__call__"):
+        serve.accept_batch(Plain)
+    assert not look_at(Plain, ()).batches
+
+
+def one(request: Any) -> None: ...
+
+
+def one_default(request: Any = None) -> None: ...
+
+
+def one_and_options(request: Any, more: int = 1, *, flag: bool = False, **rest: Any) -> None: ...
+
+
+def only_positional(request: Any, /) -> None: ...
+
+
+def any_number(*requests: Any) -> None: ...
+
+
+def only_options(*, flag: bool = False) -> None: ...
+
+
+def only_rest(**rest: Any) -> None: ...
+
+
+def two(request: Any, other: Any) -> None: ...
+
+
+def three(request: Any, other: Any, third: Any) -> None: ...
+
+
+def keyword_needed(request: Any, *, flag: bool) -> None: ...
+
+
+def only_keyword_needed(*, flag: bool) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("code", "takes"),
+    [
+        (one, True),
+        (one_default, True),
+        (one_and_options, True),
+        (only_positional, True),
+        (any_number, True),
+        (nothing, False),
+        (only_options, False),
+        (only_rest, False),
+    ],
+)
+def test_none_or_one_argument(code: Any, takes: bool) -> None:
+    """A callable gets the request when it takes an argument, and is called without one when it does not (CB3, RQ6)."""
+    assert takes_argument(code) == takes
+    assert not look_at(code, ()).is_class
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        (two, ["two", "other"]),
+        (three, ["three", "other, third"]),
+        (keyword_needed, ["keyword_needed", "flag"]),
+        (only_keyword_needed, ["only_keyword_needed", "flag"]),
+    ],
+)
+def test_more_than_one_argument(code: Any, names: list[str]) -> None:
+    """A callable that requires more than the request is refused at create, and the text says what is too much (CB3)."""
+    with pytest.raises(TypeError) as caught:
+        look_at(code, ())
+    assert all(name in str(caught.value) for name in names)
+
+
+class CallNone:
+    def __call__(self) -> None: ...
+
+
+class CallTwo:
+    def __call__(self, request: Any, other: Any) -> None: ...
+
+
+class CallAny:
+    def __call__(*args: Any) -> None: ...
+
+
+class CallStatic:
+    @staticmethod
+    def __call__(request: Any) -> None: ...
+
+
+def test_self_is_not_an_argument() -> None:
+    """For a class it is the arguments beside self that count (CB3, RQ6)."""
+    assert takes_argument(Plain.__call__, bound=True)
+    assert not takes_argument(CallNone.__call__, bound=True)
+    assert takes_argument(Plain().__call__)
+    assert look_at(CallNone, ()).is_class
+    assert look_at(CallAny, ()).is_class
+    with pytest.raises(TypeError, match=r"CallTwo\.__call__.*other"):
+        look_at(CallTwo, ())
+
+
+def test_a_static_call_is_not_robbed_of_its_argument() -> None:
+    """A static ``__call__`` of one argument is a backend, and one of two is refused like any other (CB3)."""
+    assert look_at(CallStatic, ()).is_class
+    static_two = type("StaticTwo", (), {"__call__": staticmethod(two)})
+    with pytest.raises(TypeError, match="other"):
+        look_at(static_two, ())
+
+
+# --- shipping -------------------------------------------------------------------------------------------------
+
+
+def local_class() -> type:
+    """A class that is pickled by value, as those of a user's script are."""
+
+    class Model:
+        def __init__(self, factor: int) -> None:
+            self.factor = factor
+
+        def __call__(self, number: int) -> int:
+            return self.factor * number
+
+    return Model
+
+
+def test_code_travels() -> None:
+    """A class of the user's script comes out at the replica with its init args, and works there (CB2)."""
+    data = pack_code(local_class(), (3,))
+    model, init_args = unpack_code(data)
+    assert model(*init_args)(5) == 15
+    assert isinstance(data, bytes)
+
+
+def test_digests_name_code() -> None:
+    """Code is stored under a name that depends on its bytes alone (CL6)."""
+    assert code_digest(b"code") == code_digest(b"code") != code_digest(b"other code")
+    assert code_digest(b"").isalnum()
+
+
+def with_bad_attribute() -> tuple[Any, tuple[Any, ...], str]:
+    class Model:
+        limit = 3
+        guard = threading.Lock()
+
+        def __call__(self, request: Any) -> None: ...
+
+    return Model, (), "attribute 'guard' of class Model"
+
+
+def with_bad_closure() -> tuple[Any, tuple[Any, ...], str]:
+    guard = threading.Lock()
+
+    def model(request: Any) -> None:
+        with guard:
+            pass
+
+    return model, (), "variable 'guard' used by "
+
+
+def with_bad_global() -> tuple[Any, tuple[Any, ...], str]:
+    class Model:
+        def __call__(self, request: Any) -> None:
+            with LOCK:
+                pass
+
+    return Model, (), "variable 'LOCK' used by "
+
+
+def with_bad_argument() -> tuple[Any, tuple[Any, ...], str]:
+    return Plain, ("fine", threading.Lock()), "init argument 1"
+
+
+def with_bad_part_of_an_argument() -> tuple[Any, tuple[Any, ...], str]:
+    return Plain, ({"deep": [threading.Lock()]},), "init argument 0"
+
+
+def with_unset_variable() -> tuple[Any, tuple[Any, ...], str]:
+    class Model:
+        def __init__(self, guard: Any) -> None:
+            self.later = lambda: unset
+
+        def __call__(self, request: Any) -> None:
+            unset()
+
+    if not Model:
+        unset = print
+    return Model, (threading.Lock(),), "init argument 0"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        with_bad_attribute,
+        with_bad_closure,
+        with_bad_global,
+        with_bad_argument,
+        with_bad_part_of_an_argument,
+        with_unset_variable,
+    ],
+)
+def test_what_cannot_be_shipped_is_named(make: Any) -> None:
+    """A user whose class holds a lock reads which attribute, variable or argument it is, not just that it is (CB2)."""
+    code, init_args, culprit = make()
+    with pytest.raises(TypeError) as caught:
+        pack_code(code, init_args)
+    text = str(caught.value)
+    assert culprit in text
+    assert code.__qualname__ in text
+    assert "lock" in text.lower()
+    assert caught.value.__cause__ is not None
+
+
+def test_what_cannot_be_named_is_still_told() -> None:
+    """An object that fails to be pickled in its own way is refused with its own words (CB2)."""
+
+    class Stubborn:
+        def __reduce__(self) -> Any:
+            raise RuntimeError("over my dead body")
+
+    with pytest.raises(TypeError, match=r"init argument 0.*RuntimeError: over my dead body"):
+        pack_code(Plain, (Stubborn(),))

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pointsman import config, exceptions, handle
-    from pointsman.client import Client, connect, start
+    from pointsman.client import Client
     from pointsman.config import BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
     from pointsman.handle import ServeFuture, get
     from pointsman.request import Request, accept_batch
+    from pointsman.starting import connect, start
 
 __version__ = "0.1.0"
 
@@ -24,14 +25,14 @@ _HOMES = {
     "accept_batch": "request",
     "BackendConfig": "config",
     "Client": "client",
-    "connect": "client",
+    "connect": "starting",
     "get": "handle",
     "get_current_backend_tag": "context",
     "get_current_replica_tag": "context",
     "HTTPOptions": "config",
     "Request": "request",
     "ServeFuture": "handle",
-    "start": "client",
+    "start": "starting",
 }
 _MODULES = ("config", "exceptions", "handle")
 

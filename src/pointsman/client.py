@@ -1,4 +1,4 @@
-"""``start``, ``connect`` and the client: one method per operation on an instance."""
+"""The client: one method per operation on an instance. ``start`` and ``connect`` make clients."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ import logging
 import os
 import secrets
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal, NoReturn, overload
 
 from pointsman import config as options
-from pointsman.config import BackendConfig, HTTPOptions
-from pointsman.context import replica_context
-from pointsman.engine.folder import check_name
-from pointsman.engine.local import Address, Plan, Raised, find_instance, raise_instance
+from pointsman.config import BackendConfig
+from pointsman.engine.local import Address, Raised
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
-from pointsman.model import Capacity, EndpointSpec, Origin
-from pointsman.policy.routes import parse_route
+from pointsman.model import Origin
 from pointsman.progress import ProgressLine
-from pointsman.session import Credentials, Session, credentials_here, session_for
+from pointsman.resources import parse_actor_options
+from pointsman.session import Credentials, Session, session_for
+from pointsman.statusview import endpoint_view, status_view
 from pointsman.usercode import code_digest, look_at, pack_code
-from pointsman.wire.auth import ROLE_OPERATOR
-from pointsman.wire.messages import (
+from pointsman.wire.commands import (
     Accepted,
     Await,
     AwaitIngress,
@@ -36,14 +32,13 @@ from pointsman.wire.messages import (
     DeleteBackend,
     DeleteEndpoint,
     Deploy,
-    HTTPSettings,
     Query,
     SetTraffic,
     Shutdown,
     Status,
     UpdateBackendConfig,
-    unpack,
 )
+from pointsman.wire.messages import unpack
 
 log = logging.getLogger("pointsman")
 
@@ -52,117 +47,10 @@ SHUTDOWN_TIMEOUT_S = 60.0
 DRIVER_EXIT_TIMEOUT_S = 5.0
 
 
-def start(
-    detached: bool = False,
-    http_host: str | None = "127.0.0.1",
-    http_port: int = 8000,
-    http_middlewares: list[Any] | None = None,
-    http_options: HTTPOptions | Mapping[str, Any] | None = None,
-    *,
-    engine: str = "local",
-    name: str = "default",
-    state_dir: str | os.PathLike[str] | None = None,
-    num_cpus: float | None = None,
-    num_gpus: float | None = None,
-    memory: float | None = None,
-    resources: Mapping[str, float] | None = None,
-) -> Client:
-    """Start an instance and return a client for it once controller and HTTP server are ready.
-
-    Args:
-        detached: let the instance outlive this script; find it again with ``connect(name)``. Otherwise it ends with the
-            script, however that ends.
-        http_host, http_port, http_middlewares: deprecated; use ``http_options``.
-        http_options: host, port, middlewares and limits of the HTTP server.
-        engine: ``"local"``.
-        name: of a detached instance; others are anonymous.
-        state_dir: folder for the state of a detached instance, which then also survives a restart of the whole.
-        num_cpus: CPUs that replicas may use in all; without it more may be asked for than the machine has.
-        num_gpus: GPUs that replicas may use; detected by default.
-        memory: bytes that replicas may ask for in all; detected by default.
-        resources: custom resources, name -> amount.
-
-    Raises:
-        ValueError, TypeError: an argument has a value that it cannot have.
-        OSError: the HTTP port cannot be bound, or the host not resolved.
-        ServeException: a live instance has that name.
-        TimeoutError: not ready after 60 s.
-    """
-    options.check_engine(engine)
-    http = _http_options(http_host, http_port, http_middlewares, http_options)
-    if state_dir is not None and not detached:
-        raise ValueError(
-            f"state_dir {os.fspath(state_dir)!r} needs detached=True: other instances end with their script"
-        )
-    return start_instance(
-        name=check_name(name) if detached else "",
-        bound=not detached,
-        http=http,
-        state_dir=state_dir,
-        capacity=local_capacity(num_cpus, num_gpus, memory, resources),
-    )
-
-
-def start_instance(
-    *, name: str, bound: bool, http: HTTPOptions, state_dir: str | os.PathLike[str] | None, capacity: Capacity
-) -> Client:
-    """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
-    settings = None
-    if http.serves:
-        assert http.host is not None
-        settings = HTTPSettings(
-            host=http.host,
-            port=http.port,
-            debug=http.debug,
-            request_timeout_s=http.request_timeout_s,
-            max_body_bytes=http.max_body_bytes,
-            middlewares=options.pack_middlewares(http),
-            origin=_origin(),
-        )
-    raised = raise_instance(
-        Plan(
-            name=name,
-            bound=bound,
-            state_dir=str(Path(state_dir).absolute()) if state_dir is not None else "",
-            http=settings,
-            ingresses=http.processes,
-            capacity=capacity,
-            request_timeout_s=http.request_timeout_s,
-        )
-    )
-    try:
-        client = Client(_operator(raised.address), address=raised.address, raised=raised)
-        client._wait_until_ready()
-    except BaseException:
-        raised.let_go()
-        raised.wait_for_end(0.0 if not bound else DRIVER_EXIT_TIMEOUT_S)
-        raise
-    return client
-
-
-def connect(name: str = "default", *, engine: str | None = None) -> Client:
-    """A client for a running instance: inside a replica the one that owns it, elsewhere the detached one of that name.
-
-    Args:
-        name: looked at outside replicas only.
-        engine: ``"local"`` or None.
-
-    Raises:
-        ServeException: no such instance runs.
-        ValueError: the name cannot name an instance.
-    """
-    if engine is not None:
-        options.check_engine(engine)
-    if replica_context() is not None:
-        return Client(credentials_here())
-    address = find_instance(check_name(name))
-    return Client(_operator(address), address=address)
-
-
 class Client:
     """Operates one instance. Use it from any thread; as a context manager it shuts the instance down at the end.
 
-    Not for direct use: :func:`start` and :func:`connect` make clients.
+    Not for direct use: :func:`pointsman.start` and :func:`pointsman.connect` make clients.
     """
 
     def __init__(
@@ -244,8 +132,10 @@ class Client:
         name = options.check_object_name(endpoint_name, "endpoint_name")
         if not isinstance(backend, str):
             raise TypeError(f"backend must be the tag of a backend, a str, not {backend!r}")
-        route = _check_route(route)
-        command = CreateEndpoint(_new_id(), name, backend, route, _check_methods(methods, ("GET",)), bool(idempotent))
+        route = options.check_route(route)
+        command = CreateEndpoint(
+            _new_id(), name, backend, route, options.check_methods(methods, ("GET",)), bool(idempotent)
+        )
         self._change(command)
 
     def delete_endpoint(self, endpoint: str) -> None:
@@ -254,7 +144,7 @@ class Client:
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """``{name: {"route", "methods", "traffic", "shadows"}}``."""
-        return {name: _endpoint_view(spec) for name, spec in self._status().endpoints.items()}
+        return {name: endpoint_view(spec) for name, spec in self._status().endpoints.items()}
 
     def set_traffic(self, endpoint_name: str, traffic_policy_dictionary: Mapping[str, float]) -> None:
         """Split an endpoint's traffic between backends, from the next request on.
@@ -304,10 +194,10 @@ class Client:
         """
         tag = options.check_object_name(backend_tag, "backend_tag")
         spec = options.config_spec(config)
-        resources = options.parse_actor_options(ray_actor_options)
+        resources = parse_actor_options(ray_actor_options)
         traits = look_at(func_or_class, actor_init_args)
         blob = pack_code(func_or_class, actor_init_args)
-        command = CreateBackend(_new_id(), tag, code_digest(blob), _origin(), traits, spec, resources)
+        command = CreateBackend(_new_id(), tag, code_digest(blob), origin_here(), traits, spec, resources)
         self._change(command, blob, backend=tag)
 
     def update_backend_config(self, backend_tag: str, config_options: BackendConfig | Mapping[str, Any]) -> None:
@@ -375,20 +265,20 @@ class Client:
         """
         options.check_object_name(name, "name")
         changes, user_config = options.config_changes(config, "config")
-        resources = options.parse_actor_options(ray_actor_options) if ray_actor_options is not None else None
+        resources = parse_actor_options(ray_actor_options) if ray_actor_options is not None else None
         traits = look_at(func_or_class, init_args)
         blob = pack_code(func_or_class, init_args)
         command = Deploy(
             _new_id(),
             name,
             code_digest(blob),
-            _origin(),
+            origin_here(),
             traits,
             changes,
             user_config,
             resources,
-            _check_route(route),
-            _check_methods(methods, None),
+            options.check_route(route),
+            options.check_methods(methods, None),
             idempotent,
         )
         self._change(command, blob, backend=name)
@@ -430,36 +320,7 @@ class Client:
         Per backend its state (``RUNNING``, ``UPDATING``, ``UNHEALTHY``, ``DEPLOY_FAILED``), replicas wanted and
         running, each replica's tag, pid and state, and the last failure with its traceback.
         """
-        status = self._status()
-        return {
-            "name": status.name,
-            "version": status.version,
-            "controller_pid": status.pid,
-            "http": {
-                "address": self.http_address,
-                "ingresses": [{"pid": i.pid, "up_to_date": i.up_to_date} for i in status.ingresses],
-            },
-            "endpoints": {name: _endpoint_view(spec) for name, spec in status.endpoints.items()},
-            "backends": {
-                tag: {
-                    "state": view.state,
-                    "replicas_wanted": view.spec.config.num_replicas,
-                    "replicas_running": view.ready,
-                    "replicas": [
-                        {"tag": r.tag, "pid": r.pid, "state": r.state, "gpus": list(r.gpus)} for r in view.replicas
-                    ],
-                    "failure": None
-                    if view.failure is None
-                    else {
-                        "reason": view.failure.reason.value,
-                        "text": view.failure.text,
-                        "traceback": view.failure.traceback,
-                        "failures": view.failure.failures,
-                    },
-                }
-                for tag, view in status.backends.items()
-            },
-        }
+        return status_view(self._status(), self.http_address)
 
     # Inside
 
@@ -494,12 +355,6 @@ class Client:
             address.folder.wait_for_end()
 
 
-def _operator(address: Address) -> Credentials:
-    return Credentials(
-        address.instance, address.control_path, ROLE_OPERATOR, "", address.key, address.request_timeout_s
-    )
-
-
 def _end_with_driver(raised: Raised, session: Session) -> None:
     """A bound instance ends with its client: called when that is collected, and at interpreter exit."""
     session.close()
@@ -507,97 +362,8 @@ def _end_with_driver(raised: Raised, session: Session) -> None:
     raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
 
 
-def _http_options(
-    host: str | None,
-    port: int,
-    middlewares: list[Any] | None,
-    http_options: HTTPOptions | Mapping[str, Any] | None,
-) -> HTTPOptions:
-    """HTTP options from either of the two ways to give them."""
-    given: dict[str, Any] = {
-        name: value
-        for name, value, default in (
-            ("host", host, "127.0.0.1"),
-            ("port", port, 8000),
-            ("middlewares", middlewares or [], []),
-        )
-        if value != default
-    }
-    if not given:
-        return options.parse_http_options(http_options)
-    names = ", ".join(f"http_{name}" for name in given)
-    if http_options is not None:
-        raise ValueError(f"{names} and http_options were both given; put everything into http_options")
-    warnings.warn(f"{names} of start() is deprecated; use http_options", DeprecationWarning, stacklevel=3)
-    return HTTPOptions(**given)
-
-
-def local_capacity(
-    num_cpus: float | None = None,
-    num_gpus: float | None = None,
-    memory: float | None = None,
-    resources: Mapping[str, float] | None = None,
-) -> Capacity:
-    """What the local engine may hand out; what is not given is detected, and CPUs are then soft.
-
-    Raises:
-        TypeError, ValueError: an amount is wrong.
-    """
-    gpus = options.detect_gpus()
-    asked = options.check_capacity("num_gpus", num_gpus)
-    if asked is not None and asked % 1:
-        raise ValueError(f"num_gpus {num_gpus!r} of start() must be a whole number")
-    count = len(gpus) if asked is None else int(asked)
-    given_memory = options.check_capacity("memory", memory)
-    return Capacity(
-        num_cpus=options.check_capacity("num_cpus", num_cpus),
-        num_gpus=count,
-        memory=options.detect_memory() if given_memory is None else given_memory,
-        custom=options.parse_custom_resources(resources, "resources"),
-        gpu_ids=gpus[:count] if len(gpus) >= count else (),
-    )
-
-
-def _check_route(route: Any) -> str | None:
-    if route is None:
-        return None
-    if not isinstance(route, str) or not route.startswith("/"):
-        raise TypeError(f"route must be a str that starts with '/', not {route!r}")
-    parse_route(route)
-    return route
-
-
-@overload
-def _check_methods(methods: Any, default: tuple[str, ...]) -> tuple[str, ...]: ...
-
-
-@overload
-def _check_methods(methods: Any, default: None) -> tuple[str, ...] | None: ...
-
-
-def _check_methods(methods: Any, default: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    if methods is None:
-        return default
-    if not isinstance(methods, list):
-        raise TypeError(f"methods must be a list of str, not {methods!r}")
-    for method in methods:
-        if not isinstance(method, str):
-            raise TypeError(f"methods must be a list of str, and it has {method!r}")
-    if not methods:
-        raise ValueError("methods [] allows no request; name at least one, such as 'GET'")
-    return tuple(dict.fromkeys(method.upper() for method in methods))
-
-
-def _endpoint_view(spec: EndpointSpec) -> dict[str, Any]:
-    return {
-        "route": spec.route,
-        "methods": list(spec.methods),
-        "traffic": dict(spec.policy.weights),
-        "shadows": {},
-    }
-
-
-def _origin() -> Origin:
+def origin_here() -> Origin:
+    """This process's folder and import path."""
     return Origin(os.getcwd(), tuple(os.path.abspath(entry) for entry in sys.path))
 
 

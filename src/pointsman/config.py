@@ -1,5 +1,4 @@
-"""What users write, validated: backend configuration, HTTP options, actor options. The only reader of environment
-variables of the driver.
+"""What users write, validated: backend configuration, HTTP options, names.
 
 Every error is one sentence that names the field and the value; an unknown name gets the nearest known one.
 """
@@ -7,13 +6,10 @@ Every error is one sentence that names the field and the value; an unknown name 
 from __future__ import annotations
 
 import difflib
-import glob
-import math
-import os
 import pickle
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 import cloudpickle
 from pydantic import (
@@ -28,7 +24,8 @@ from pydantic import (
 )
 
 from pointsman.exceptions import ServeException
-from pointsman.model import BackendConfigSpec, Resources
+from pointsman.model import BackendConfigSpec
+from pointsman.policy.routes import parse_route
 
 MAX_NAME = 200
 DEFAULT_REQUEST_TIMEOUT_S = 300.0
@@ -250,100 +247,6 @@ def pack_middlewares(options: HTTPOptions) -> bytes:
         raise TypeError(f"the middlewares cannot be pickled: {error}") from error
 
 
-# --- resources ----------------------------------------------------------------------------------------------------
-
-_AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
-_REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
-
-
-def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
-    """Resources of one replica from ``ray_actor_options``.
-
-    ``object_store_memory`` is checked and has no meaning on the local engine, which has no object store.
-
-    Raises:
-        TypeError: not a dict, or a value of the wrong type.
-        ValueError: a value out of range, or an option that a replica cannot have.
-    """
-    if options is None:
-        return Resources()
-    if not isinstance(options, dict):
-        raise TypeError(f"ray_actor_options must be a dict, not {options!r}")
-    for key in options:
-        if key in _REFUSED:
-            raise ValueError(f"ray_actor_options cannot set {key!r}: Pointsman manages it")
-        if key not in (*_AMOUNTS, "resources", "env_vars"):
-            known = (*_AMOUNTS, "resources", "env_vars")
-            raise ValueError(f"ray_actor_options has no option {key!r} on the local engine{_nearest(key, known)}")
-    amounts = {name: _amount(name, options[name]) for name in _AMOUNTS if options.get(name) is not None}
-    if amounts.get("num_gpus", 0) > 1 and amounts["num_gpus"] % 1:
-        raise ValueError(f"num_gpus {options['num_gpus']!r} above 1 must be a whole number")
-    return Resources(
-        num_cpus=amounts.get("num_cpus", 1.0),
-        num_gpus=amounts.get("num_gpus", 0.0),
-        memory=amounts.get("memory", 0.0),
-        custom=parse_custom_resources(options.get("resources"), "resources"),
-        env_vars=_env_vars(options.get("env_vars")),
-    )
-
-
-def parse_custom_resources(resources: Any, what: str) -> dict[str, float]:
-    """Custom resources: name -> amount.
-
-    Raises:
-        TypeError: not a dict of numbers by name.
-        ValueError: an amount out of range.
-    """
-    if resources is None:
-        return {}
-    if not isinstance(resources, dict):
-        raise TypeError(f"{what} must be a dict of name to number, not {resources!r}")
-    for name in resources:
-        if not isinstance(name, str):
-            raise TypeError(f"{what} has the key {name!r}, which is not a str")
-    return {name: _amount(f"{what}[{name!r}]", amount) for name, amount in resources.items()}
-
-
-def check_capacity(name: str, amount: Any) -> float | None:
-    """``num_cpus``, ``num_gpus`` or ``memory`` of ``start``; None when not given. Raises TypeError, ValueError."""
-    return None if amount is None else _amount(name, amount)
-
-
-def detect_gpus() -> tuple[str, ...]:
-    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs of this machine, in order."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return tuple(name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1")
-    return tuple(str(index) for index in range(len(glob.glob("/proc/driver/nvidia/gpus/*"))))
-
-
-def detect_memory() -> float:
-    """Bytes of this machine's memory; 0 when the system does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (ValueError, OSError):
-        return 0.0
-
-
-def _amount(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be an int or float, not {value!r}")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} must be finite and at least 0, not {value!r}")
-    return float(value)
-
-
-def _env_vars(value: Any) -> dict[str, str]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise TypeError(f"env_vars must be a dict of str to str, not {value!r}")
-    for name, text in value.items():
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise TypeError(f"env_vars must map str to str, and it has {name!r}: {text!r}")
-    return dict(value)
-
-
 # --- names --------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +263,48 @@ def check_object_name(name: Any, what: str) -> str:
         shown = repr(name) if len(name) <= MAX_NAME else f"{name[:20]!r}... ({len(name)} characters)"
         raise ValueError(f"{what} {shown} must be 1-{MAX_NAME} printable characters without '/'")
     return name
+
+
+def check_route(route: Any) -> str | None:
+    """An endpoint's route, or None.
+
+    Raises:
+        TypeError: not a str that starts with a slash.
+        ValueError: a malformed template, or a path that is reserved.
+    """
+    if route is None:
+        return None
+    if not isinstance(route, str) or not route.startswith("/"):
+        raise TypeError(f"route must be a str that starts with '/', not {route!r}")
+    parse_route(route)
+    return route
+
+
+@overload
+def check_methods(methods: Any, default: tuple[str, ...]) -> tuple[str, ...]: ...
+
+
+@overload
+def check_methods(methods: Any, default: None) -> tuple[str, ...] | None: ...
+
+
+def check_methods(methods: Any, default: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """HTTP methods in upper case, or ``default`` when none were given.
+
+    Raises:
+        TypeError: not a list of str.
+        ValueError: an empty list.
+    """
+    if methods is None:
+        return default
+    if not isinstance(methods, list):
+        raise TypeError(f"methods must be a list of str, not {methods!r}")
+    for method in methods:
+        if not isinstance(method, str):
+            raise TypeError(f"methods must be a list of str, and it has {method!r}")
+    if not methods:
+        raise ValueError("methods [] allows no request; name at least one, such as 'GET'")
+    return tuple(dict.fromkeys(method.upper() for method in methods))
 
 
 def check_engine(name: str) -> Literal["local"]:
@@ -386,12 +331,13 @@ def _one_sentence(model: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
-        return f"{model.__name__} has no field {field!r}{_nearest(field, model.model_fields)}"
+        return f"{model.__name__} has no field {field!r}{nearest(field, model.model_fields)}"
     problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     problem = problem[0].lower() + problem[1:]
     return f"{field} of {model.__name__} is {first['input']!r}, but {problem}"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known name that was probably meant, or all of them."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else f"; it has {', '.join(known)}"

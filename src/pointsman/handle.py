@@ -39,10 +39,13 @@ class CallOptions(NamedTuple):
 class ServeFuture:
     """The answer of a handle call, some time."""
 
-    def __init__(self, session: Session, call: Call, future: concurrent.futures.Future[Reply]) -> None:
+    def __init__(
+        self, session: Session, call: Call, future: concurrent.futures.Future[Reply], *, blocks_loop: bool = True
+    ) -> None:
         self._session = session
         self._call = call
         self._future = future
+        self._blocks_loop = blocks_loop
 
     def result(self, timeout: float | None = None) -> Any:
         """The value, an iterator when the backend streams.
@@ -52,10 +55,11 @@ class ServeFuture:
 
         Raises:
             TimeoutError: ``timeout`` passed.
-            RuntimeError: called on a running event loop's thread before the answer is there; await the future instead.
+            RuntimeError: the future of an async handle, asked on a running event loop's thread before the answer is
+                there; await it instead.
             Exception: what user code raised, with the remote traceback as its cause; or a ServeException of ours.
         """
-        if not self._future.done() and _running_loop() is not None and timeout != 0:
+        if not self._blocks_loop and not self._future.done() and _running_loop() is not None:
             raise RuntimeError("result() would block the running event loop; use 'await future' instead")
         try:
             reply = self._future.result(timeout)
@@ -177,7 +181,7 @@ class _Handle:
             idempotent=options.idempotent or explicit_safe or any(name == b"idempotency-key" for name, _ in headers),
             waits_for_room=options.queue_full == "wait",
         )
-        return ServeFuture(session, call, future), call
+        return ServeFuture(session, call, future, blocks_loop=isinstance(self, ServeHandle)), call
 
 
 class ServeHandle(_Handle):

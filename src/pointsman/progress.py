@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-from pointsman.wire.messages import Progress
+from pointsman.wire.commands import Progress
 
 
 class ProgressLine:

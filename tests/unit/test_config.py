@@ -13,25 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
-from pointsman import config as options
 from pointsman.config import (
     BackendConfig,
     DeploymentMode,
     HTTPOptions,
-    check_capacity,
     check_engine,
     check_object_name,
     config_changes,
     config_from_spec,
     config_spec,
-    detect_gpus,
     pack_middlewares,
-    parse_actor_options,
-    parse_custom_resources,
     parse_http_options,
 )
 from pointsman.exceptions import ServeException
 from pointsman.model import BackendConfigSpec, Resources
+from pointsman.resources import (
+    check_capacity,
+    detect_gpus,
+    detect_memory,
+    parse_actor_options,
+    parse_custom_resources,
+)
 
 
 def sentence(error: BaseException, *parts: object) -> str:
@@ -415,7 +417,7 @@ def test_only_visible_gpus_are_handed_out(visible: str, gpus: tuple[str, ...], m
 
 def test_memory_is_detected() -> None:
     """An instance that is not told its memory finds it out, and 0 where the system does not say (IN14)."""
-    assert options.detect_memory() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert detect_memory() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # --- HTTP options ---------------------------------------------------------------------------------------------

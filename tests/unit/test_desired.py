@@ -14,7 +14,7 @@ from pointsman.controller.desired import Desired, Fallback, Room, apply, confirm
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import Allocation, BackendConfigSpec, Capacity, Origin, Resources, TargetTraits
 from pointsman.policy.routes import parse_route
-from pointsman.wire.messages import (
+from pointsman.wire.commands import (
     Change,
     CreateBackend,
     CreateEndpoint,
@@ -23,8 +23,8 @@ from pointsman.wire.messages import (
     Deploy,
     SetTraffic,
     UpdateBackendConfig,
-    pack,
 )
+from pointsman.wire.messages import pack
 
 ORIGIN = Origin("/", ())
 

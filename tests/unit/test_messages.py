@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pointsman import model
 from pointsman.wire import auth, messages
+from pointsman.wire.commands import AnyCommand, Command, SetTraffic
 from pointsman.wire.frames import WireError
-from pointsman.wire.messages import AnyCommand, Command, Message, SetTraffic, pack, unpack
+from pointsman.wire.messages import Message, pack, unpack
 
 scalars = st.none() | st.booleans() | st.integers(-(2**31), 2**31) | st.text(max_size=5) | st.binary(max_size=5)
 PLAIN: dict[object, st.SearchStrategy[typing.Any]] = {

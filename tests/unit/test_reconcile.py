@@ -52,7 +52,7 @@ from pointsman.model import (
     Resources,
     TargetTraits,
 )
-from pointsman.wire.messages import (
+from pointsman.wire.commands import (
     Change,
     CreateBackend,
     CreateEndpoint,
@@ -433,8 +433,8 @@ def test_leavers_wait_for_the_routers(
 
 def test_the_grace_is_the_backends_own() -> None:
     """The longest wait for routers is what the backend's config says (DR5)."""
-    desired = want(backend(1, drain_confirm_s=0.5))
-    observed = see(replica(1), replica(2, Phase.LEAVING, left_at=7, since=10.0), confirmed={1: 6})
+    observed = see(replica(1), replica(2, Phase.LEAVING, left_at=7, since=10.0, drain_confirm_s=0.5), confirmed={1: 6})
+    desired = want(backend(1))
     assert plan(desired, observed, 10.4) == [WakeAt(10.5)]
     assert plan(desired, observed, 10.5) == [Drain(2)]
 

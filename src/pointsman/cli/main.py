@@ -108,9 +108,9 @@ def start(
     ] = None,
 ) -> None:
     """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
-    from pointsman.client import local_capacity, start_instance
     from pointsman.config import parse_http_options
     from pointsman.engine.folder import InstanceFolder, check_name
+    from pointsman.starting import local_capacity, start_instance
 
     http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
     folder = InstanceFolder.of(check_name(name))
@@ -181,8 +181,8 @@ def _connect(name: str) -> Client:
     Raises:
         ServeException: there is none of that name; the text says which there are.
     """
-    from pointsman.client import connect
     from pointsman.engine.folder import InstanceFolder, check_name, live_instances
+    from pointsman.starting import connect
 
     if InstanceFolder.of(check_name(name)).is_alive():
         return connect(name)

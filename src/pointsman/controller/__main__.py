@@ -15,7 +15,7 @@ from pointsman.controller.service import Service
 from pointsman.controller.store import Store, StoreError
 from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.link import SupervisorLink
-from pointsman.wire.messages import ControllerHandover
+from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.stream import acceptor
 
 log = logging.getLogger("pointsman.controller")

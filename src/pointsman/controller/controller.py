@@ -16,29 +16,19 @@ from typing import Any, Protocol
 
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
-from pointsman.controller.desired import Desired, Room
+from pointsman.controller.desired import Desired
+from pointsman.controller.events import adopt, forget_failures, note_exit, note_failure, note_ready
 from pointsman.controller.launch import Launcher
-from pointsman.controller.reconcile import Action, Failures, Observed, Phase, Replica, failed_launch, plan
+from pointsman.controller.reconcile import Action, Observed, Phase, Replica, plan
 from pointsman.controller.store import Store, StoreError
+from pointsman.controller.tables import note_on_cpus, room_of, routing_table
 from pointsman.controller.waiters import Situation, Waiter
 from pointsman.engine.base import Engine
-from pointsman.model import BackendRoute, Capacity, Reason, ReplicaRef, RoutingTable
+from pointsman.model import Capacity, RoutingTable
+from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Progress
 from pointsman.wire.frames import Kind
-from pointsman.wire.messages import (
-    Accepted,
-    Await,
-    Change,
-    ConfigureHead,
-    DeleteBackend,
-    DrainHead,
-    LaunchNote,
-    ProcessEvent,
-    Progress,
-    Report,
-    ShutdownOrder,
-    pack,
-    unpack,
-)
+from pointsman.wire.handover import ProcessEvent, ShutdownOrder
+from pointsman.wire.messages import ConfigureHead, DrainHead, Report, pack
 
 log = logging.getLogger(__name__)
 
@@ -114,12 +104,14 @@ class Controller:
             known = self._replies.get(command.id)
             if known is not None:
                 return known
-            new, note = wanted.apply(self.desired, command, self._room())
-            note = note or self._note_on_cpus(new)
+            new, note = wanted.apply(self.desired, command, room_of(self.observed))
+            if not note and not self._noted_cpus:
+                note = note_on_cpus(new, self.observed.capacity, os.cpu_count() or 1)
+                self._noted_cpus = bool(note)
             reply = pack(Accepted(new.version, note))
             await self._commit(new, reply_to=command.id, reply=reply, blob=blob)
             self._replies[command.id] = reply
-            self._forget_failures(command)
+            forget_failures(self.observed, command)
             if isinstance(command, DeleteBackend) and command.force:
                 for replica in self.observed.of(command.tag):
                     self._do(reconcile.Kill(replica.number, "its backend was deleted by force"))
@@ -165,13 +157,14 @@ class Controller:
     def process_event(self, event: ProcessEvent) -> None:
         """From the engine."""
         if event.event == "recovered":
-            self._adopt(event)
+            adopt(self.observed, event.live, self._loop.time())
+            self._note_drain_limits()
         elif event.event == "started":
             replica = self.observed.replicas.get(event.number)
             if replica is not None:
                 replica.pid = event.pid
         elif event.event == "exited":
-            self._exited(event)
+            note_exit(self.observed, self.desired, event, self._loop.time())
         elif event.event == "ingress_exited":
             self.ingress_exits.append(event.exit)
         self.kick()
@@ -182,20 +175,28 @@ class Controller:
         if replica is None:
             log.warning("a replica numbered %d reported, and no such replica is known", report.number)
             return
+        now = self._loop.time()
         replica.adopted = False
         if report.state == "fresh":
-            self._enter(replica, Phase.STARTING)
+            replica.enter(Phase.STARTING, now)
             self._spawn(self._assign(replica))
         elif report.state == "starting":
-            self._enter(replica, Phase.STARTING)
+            replica.enter(Phase.STARTING, now)
         elif report.state == "ready":
-            self._ready(replica, report)
+            note_ready(self.observed, replica, report, now)
         elif report.state == "drained":
-            self._enter(replica, Phase.STOPPING)
+            replica.enter(Phase.STOPPING, now)
             self._engine.stop(replica.number)
         elif report.state == "failed":
             self._failed(replica, report, pickled)
         self.kick()
+
+    def _failed(self, replica: Replica, report: Report, pickled: bytes) -> None:
+        note_failure(self.observed, replica, report, pickled, self._loop.time())
+        # A running replica that could not take a new configuration is given the old one again.
+        if replica.backend not in self.desired.fallbacks or replica.phase is not Phase.READY:
+            replica.killed = True
+            self._engine.kill(replica.number)
 
     def router_confirmed(self, router: int, version: int) -> None:
         """A router uses this version of the table; 0 when it has just subscribed."""
@@ -205,84 +206,6 @@ class Controller:
     def router_lost(self, router: int) -> None:
         self.observed.confirmed.pop(router, None)
         self.kick()
-
-    def _adopt(self, event: ProcessEvent) -> None:
-        for number, (pid, packed) in event.live.items():
-            note = unpack(packed, LaunchNote)
-            self.observed.replicas[number] = Replica(
-                number=number,
-                tag=note.tag,
-                backend=note.backend,
-                version=note.version,
-                allocation=note.allocation,
-                since=self._loop.time(),
-                pid=pid,
-                adopted=True,
-            )
-        if event.live:
-            log.info("%d replicas live on from an earlier controller", len(event.live))
-
-    def _ready(self, replica: Replica, report: Report) -> None:
-        replica.config_version = report.config_version
-        replica.told_version = max(replica.told_version, report.config_version)
-        if replica.phase < Phase.READY:
-            log.info("%s is ready (pid %d)", replica.tag, replica.pid)
-            self._enter(replica, Phase.READY)
-            failures = self.observed.failures.get(replica.backend)
-            if failures is not None and failures.reason is Reason.CONSTRUCTOR_FAILED and not failures.rolled_back:
-                failures.count = 0  # tries count in a row
-
-    def _failed(self, replica: Replica, report: Report, pickled: bytes) -> None:
-        log.warning("%s failed: %s: %s", replica.tag, report.error, report.text)
-        failures = self._failures(replica)
-        failures.reason = report.reason or Reason.CONSTRUCTOR_FAILED
-        failures.error, failures.text = report.error, report.text
-        failures.traceback, failures.pickled = report.traceback, pickled
-        failed_launch(failures, self._loop.time())
-        spec = self.desired.backends.get(replica.backend)
-        may_go_back = spec is not None and spec.tag in self.desired.fallbacks and replica.phase is Phase.READY
-        if not may_go_back:
-            replica.killed = True
-            self._engine.kill(replica.number)
-
-    def _exited(self, event: ProcessEvent) -> None:
-        replica = self.observed.replicas.pop(event.number, None)
-        if replica is None:
-            return
-        if replica.killed or replica.phase is Phase.STOPPING:
-            log.info("%s ended", replica.tag)
-            return
-        log.warning("%s died: %s", replica.tag, event.exit)
-        spec = self.desired.backends.get(replica.backend)
-        if spec is None or spec.version != replica.version:
-            return  # the death of an old version says nothing about the new one
-        failures = self._failures(replica)
-        failures.reason, failures.error = Reason.REPLICA_DIED, ""
-        failures.text = f"replica {replica.tag} died ({event.exit})"
-        failures.traceback, failures.pickled = "", b""
-        lived_s = self._loop.time() - replica.since if replica.phase is Phase.READY else 0.0
-        failed_launch(failures, self._loop.time(), lived_s=lived_s)
-
-    def _failures(self, replica: Replica) -> Failures:
-        return self.observed.failures.setdefault(replica.backend, Failures())
-
-    def _note_on_cpus(self, new: Desired) -> str:
-        """Once per instance: a warning that soft CPUs are asked for beyond what the machine has."""
-        specs = new.backends.values()
-        asked = sum(spec.config.num_replicas * spec.resources.num_cpus for spec in specs)
-        have = os.cpu_count() or 1
-        if self._noted_cpus or self.observed.capacity.num_cpus is not None or asked <= have:
-            return ""
-        self._noted_cpus = True
-        return f"replicas ask for {asked:g} CPUs and this machine has {have}: they share them (num_cpus=N is strict)"
-
-    def _forget_failures(self, command: Change) -> None:
-        """A new order for a backend is a new start."""
-        tag = getattr(command, "tag", None) or getattr(command, "name", None)
-        if tag is not None and not isinstance(command, DeleteBackend):
-            failures = self.observed.failures.get(tag)
-            if failures is not None:
-                failures.count, failures.next_try, failures.rolled_back = 0, 0.0, 0
 
     # Steps
 
@@ -349,12 +272,12 @@ class Controller:
         if isinstance(action, reconcile.Configure):
             self._configure(replica)
         elif isinstance(action, reconcile.Leave):
-            self._enter(replica, Phase.LEAVING)
+            replica.enter(Phase.LEAVING, now)
         elif isinstance(action, reconcile.Drain):
-            self._enter(replica, Phase.DRAINING)
+            replica.enter(Phase.DRAINING, now)
             self._peers.tell_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
         elif isinstance(action, reconcile.Stop):
-            self._enter(replica, Phase.STOPPING)
+            replica.enter(Phase.STOPPING, now)
             self._engine.stop(replica.number)
         else:
             log.info("%s is killed: %s", replica.tag, action.reason)
@@ -382,17 +305,12 @@ class Controller:
         assignment = self._launcher.assignment(spec, replica.tag)
         self._peers.tell_replica(replica.number, Kind.CONFIGURE, pack(assignment), blob)
 
-    def _enter(self, replica: Replica, phase: Phase) -> None:
-        if phase > replica.phase:
-            replica.phase, replica.since = phase, self._loop.time()
-
     def _publish(self) -> None:
         """Send the routing table if it has changed. Waits until adopted replicas have reported: a table without them
         would stop traffic that flows."""
         if any(replica.adopted for replica in self.observed.replicas.values()):
             return
-        backends = {tag: self._route(tag) for tag in self.desired.backends}
-        table = RoutingTable(self.table.version + 1, self.desired.endpoints, backends)
+        table = routing_table(self.desired, self.observed, self._launcher, version=self.table.version + 1)
         if not self.published or (table.endpoints, table.backends) != (
             self.table.endpoints,
             self.table.backends,
@@ -404,15 +322,6 @@ class Controller:
                 replica.left_at = self.table.version
                 self.kick()
 
-    def _route(self, tag: str) -> BackendRoute:
-        config = self.desired.backends[tag].config
-        refs = tuple(
-            ReplicaRef(r.number, r.tag, self._launcher.address(r.number), self._launcher.data_key(r.number))
-            for r in self.observed.of(tag)
-            if r.phase is Phase.READY and not r.killed
-        )
-        return BackendRoute(tag, refs, config.query_limit, config.max_queued_queries)
-
     def _check_waiters(self) -> None:
         situation = Situation(
             desired=self.desired,
@@ -423,16 +332,19 @@ class Controller:
         for waiter in self._waiters:
             waiter.check(situation)
 
-    def _room(self) -> Room:
-        held: dict[str, list[Any]] = {}
-        for replica in self.observed.replicas.values():
-            held.setdefault(replica.backend, []).append(replica.allocation)
-        return Room(self.observed.capacity, {tag: tuple(allocations) for tag, allocations in held.items()})
-
     async def _commit(self, new: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
         commit = partial(self._store.commit, new, reply_to=reply_to, reply=reply, blob=blob)
         await self._in_store(commit)
         self.desired = new
+        self._note_drain_limits()
+
+    def _note_drain_limits(self) -> None:
+        """Replicas keep the newest limits of their backend, also when that is deleted."""
+        for replica in self.observed.replicas.values():
+            spec = self.desired.backends.get(replica.backend)
+            if spec is not None:
+                replica.drain_confirm_s = spec.config.drain_confirm_s
+                replica.drain_timeout_s = spec.config.drain_timeout_s
 
     async def _in_store(self, function: Callable[[], Any]) -> Any:
         return await self._loop.run_in_executor(self._store_thread, function)

@@ -27,7 +27,7 @@ from pointsman.model import (
     TrafficPolicy,
 )
 from pointsman.policy.routes import parse_route
-from pointsman.wire.messages import (
+from pointsman.wire.commands import (
     Change,
     CreateBackend,
     CreateEndpoint,

@@ -14,7 +14,8 @@ from pointsman.controller.resources import visible_devices
 from pointsman.engine.child import pack_handover
 from pointsman.model import BackendSpec
 from pointsman.wire.auth import ROLE_GRANT, ROLE_REPLICA, ROLE_ROUTER, derive_key
-from pointsman.wire.messages import Assignment, ControllerHandover, Launch, LaunchNote, ReplicaHandover, pack
+from pointsman.wire.handover import ControllerHandover, Launch, LaunchNote, ReplicaHandover
+from pointsman.wire.messages import Assignment, pack
 
 NUMBERS_PER_EPOCH = 1_000_000
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -48,6 +49,7 @@ class Launcher:
             version=spec.version,
             allocation=action.allocation,
             since=now,
+            drain_confirm_s=spec.config.drain_confirm_s,
             drain_timeout_s=spec.config.drain_timeout_s,
         )
         hand = self._handover

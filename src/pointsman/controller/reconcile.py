@@ -63,12 +63,18 @@ class Replica:
     adopted: bool = False
     """Launched by an earlier controller, and not heard of yet by this one."""
     killed: bool = False
+    drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
-    """The drain limit of its backend, for when that is deleted."""
+    """The limits of its backend's drain, kept for when that is deleted."""
 
     @property
     def is_current(self) -> bool:
         return self.phase <= Phase.READY
+
+    def enter(self, phase: Phase, now: float) -> None:
+        """Move on to a later phase; a phase that lies behind is ignored."""
+        if phase > self.phase:
+            self.phase, self.since = phase, now
 
 
 @dataclass
@@ -243,14 +249,14 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
                 continue
             yield number, None, replica.since + limit_s
         if phase is Phase.LEAVING:
-            confirm_s = spec.config.drain_confirm_s if spec else 2.0
+            confirm_s = replica.drain_confirm_s
             routers_know = replica.left_at and all(v >= replica.left_at for v in observed.confirmed.values())
             if routers_know or now >= replica.since + confirm_s:
                 yield number, Drain(number), None
             else:
                 yield number, None, replica.since + confirm_s
         elif phase is Phase.DRAINING:
-            timeout_s = spec.config.drain_timeout_s if spec else replica.drain_timeout_s
+            timeout_s = replica.drain_timeout_s
             if now >= replica.since + timeout_s:
                 yield number, Kill(number, f"still busy at its drain limit of {timeout_s:g} s"), None
             else:

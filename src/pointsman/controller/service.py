@@ -26,22 +26,10 @@ from pointsman.wire.auth import (
     ROLE_REPLICA,
     derive_key,
 )
+from pointsman.wire.commands import AnyCommand, Await, AwaitIngress, Progress, Query, Shutdown
 from pointsman.wire.frames import Frame, Kind, WireError
-from pointsman.wire.messages import (
-    AnyCommand,
-    Await,
-    AwaitIngress,
-    Confirm,
-    ControllerHandover,
-    FailureHead,
-    Progress,
-    Query,
-    Report,
-    Shutdown,
-    Subscribe,
-    pack,
-    unpack,
-)
+from pointsman.wire.handover import ControllerHandover
+from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import Stream
 
 log = logging.getLogger(__name__)

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from pointsman.controller.reconcile import Phase
 from pointsman.model import BackendSpec
-from pointsman.wire.messages import (
-    BackendView,
-    ControllerHandover,
-    FailureView,
-    IngressView,
-    ReplicaView,
-    Status,
-)
+from pointsman.wire.commands import BackendView, FailureView, IngressView, ReplicaView, Status
+from pointsman.wire.handover import ControllerHandover
 
 if TYPE_CHECKING:
     from pointsman.controller.controller import Controller

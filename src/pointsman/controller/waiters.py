@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pointsman.controller.desired import Desired
 from pointsman.controller.reconcile import Failures, Observed, Phase, is_settled
 from pointsman.exceptions import BackendStartError
-from pointsman.wire.messages import Await, Progress
+from pointsman.wire.commands import Await, Progress
 
 
 class StartFailure(BackendStartError):

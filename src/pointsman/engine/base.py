@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from pointsman.wire.messages import Launch, ProcessEvent, ShutdownOrder
+from pointsman.wire.handover import Launch, ProcessEvent, ShutdownOrder
 
 EventSink = Callable[[ProcessEvent], None]
 

@@ -7,7 +7,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import Kill, Launch, ProcessEvent, ShutdownOrder, Stop, pack, unpack
+from pointsman.wire.handover import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
+from pointsman.wire.messages import pack, unpack
 from pointsman.wire.stream import Stream
 
 if TYPE_CHECKING:

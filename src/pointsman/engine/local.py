@@ -24,7 +24,7 @@ from pointsman.engine.folder import ANONYMOUS_PREFIX, About, InstanceFolder, loc
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
-from pointsman.wire.messages import HTTPSettings, SupervisorOrder
+from pointsman.wire.handover import HTTPSettings, SupervisorOrder
 from pointsman.wire.stream import BACKLOG, listen_private
 
 STOP_TIMEOUT_S = 5.0

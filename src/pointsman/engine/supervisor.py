@@ -15,7 +15,6 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,9 +23,10 @@ from pathlib import Path
 from pointsman.engine.child import Lifeline, pack_handover
 from pointsman.engine.folder import InstanceFolder
 from pointsman.engine.output import OutputPump
+from pointsman.engine.spawn import Child, spawn
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
 from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
-from pointsman.wire.messages import (
+from pointsman.wire.handover import (
     ControllerHandover,
     IngressHandover,
     Kill,
@@ -35,9 +35,8 @@ from pointsman.wire.messages import (
     ShutdownOrder,
     Stop,
     SupervisorOrder,
-    pack,
-    unpack,
 )
+from pointsman.wire.messages import pack, unpack
 
 EXIT_GRACE_S = 1.5
 DRIVER_GONE_DRAIN_S = 1.0
@@ -47,26 +46,6 @@ RESTART_FIRST_S = 0.1
 RESTART_LAST_S = 10.0
 STEADY_S = 5.0
 """A process that lived this long is restarted without delay."""
-
-
-class Child:
-    """A running process of ours."""
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], lifeline: int, role: str, number: int, note: bytes = b""
-    ) -> None:
-        self.process = process
-        self.lifeline = lifeline
-        self.role = role
-        self.number = number
-        self.note = note
-        self.started = time.monotonic()
-
-    def signal(self, signum: int) -> None:
-        """To the process's whole group, so that what user code forked goes too. A dead process is left alone."""
-        if self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signum)
 
 
 class Supervisor:
@@ -128,34 +107,11 @@ class Supervisor:
     # Processes
 
     def _spawn(
-        self,
-        role: str,
-        number: int,
-        label: str,
-        handover: bytes,
-        *,
-        env: dict[str, str],
-        fds: tuple[int, ...] = (),
+        self, role: str, number: int, label: str, handover: bytes, *, env: dict[str, str], fds: tuple[int, ...] = ()
     ) -> Child:
-        read_end, write_end = os.pipe()
-        output_read, output_write = os.pipe()
-        try:
-            process = subprocess.Popen(
-                [self._order.python, "-m", f"pointsman.{role}", str(read_end), *map(str, fds)],
-                stdin=subprocess.DEVNULL,
-                stdout=output_write,
-                stderr=output_write,
-                cwd="/",  # so that no module of the user's folder shadows one that we import
-                env={**os.environ, **env},
-                pass_fds=(read_end, *fds),
-                start_new_session=True,
-            )
-        finally:
-            os.close(read_end)
-            os.close(output_write)
-        os.write(write_end, handover)
-        child = self._children[process.pid] = Child(process, write_end, role, number)
-        self._pump.add(output_read, label, f"{role}-{number}" if role != "controller" else role)
+        child, output = spawn(self._order.python, role, number, handover, env=env, fds=fds)
+        self._children[child.process.pid] = child
+        self._pump.add(output, label, f"{role}-{number}" if role != "controller" else role)
         return child
 
     def _spawn_controller(self) -> None:

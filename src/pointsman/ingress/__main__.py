@@ -16,7 +16,7 @@ from pointsman.ingress.server import HTTPServer
 from pointsman.routing.control import ControlLink
 from pointsman.routing.router import Router
 from pointsman.wire.auth import ROLE_INGRESS
-from pointsman.wire.messages import HTTPSettings, IngressHandover
+from pointsman.wire.handover import HTTPSettings, IngressHandover
 
 log = logging.getLogger("pointsman.ingress")
 

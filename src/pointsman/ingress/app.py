@@ -27,7 +27,7 @@ from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
 from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply, ReplyStream, StreamBroken
 from pointsman.routing.router import Router
-from pointsman.wire.messages import HTTPSettings
+from pointsman.wire.handover import HTTPSettings
 
 log = logging.getLogger(__name__)
 

@@ -193,14 +193,15 @@ class DirectAnswer:
         head = b"".join([b"%s: %s\r\n" % header for header in reply.headers])
         lines = len(reply.headers)
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-            # A replica is not trusted to have checked its headers.
+            # A replica is not trusted to have checked its answer.
             self.set_exception(UserCodeError("InvalidHeader: a response header holds a line break or NUL"))
             return
+        status_line = STATUS_LINE.get(reply.status) or b"HTTP/1.1 %d \r\n" % reply.status
         body = b"" if cycle.scope["method"] == "HEAD" else reply.body
         length = b"" if reply.status in (204, 304) else b"content-length: %d\r\n" % len(reply.body)
         close = b"" if cycle.keep_alive else b"connection: close\r\n"
         dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
-        protocol.transport.write(b"".join([STATUS_LINE[reply.status], *dates, head, length, close, b"\r\n", body]))
+        protocol.transport.write(b"".join([status_line, *dates, head, length, close, b"\r\n", body]))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             protocol.transport.close()

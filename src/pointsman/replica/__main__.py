@@ -21,7 +21,8 @@ from pointsman.replica.runtime import Runtime
 from pointsman.routing.control import ControlLink
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import Assignment, ConfigureHead, ReplicaHandover, Report, unpack
+from pointsman.wire.handover import ReplicaHandover
+from pointsman.wire.messages import Assignment, ConfigureHead, Report, unpack
 from pointsman.wire.stream import acceptor, listen_private
 
 log = logging.getLogger("pointsman.replica")

@@ -68,7 +68,7 @@ def encode_answer(value: Any, codec: int) -> Answer:
     if value is None:
         return Answer(200, TEXT, b"")
     if is_response(value):
-        return Answer(value.status_code, check_headers(value.raw_headers), value.body)
+        return Answer(check_status(value.status_code), check_headers(value.raw_headers), value.body)
     return Answer(200, JSON, to_json(value))
 
 
@@ -81,6 +81,17 @@ def encode_chunk(value: Any, codec: int) -> bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     return to_json(value)
+
+
+def check_status(status: int) -> int:
+    """The status of a response of user code.
+
+    Raises:
+        UserCodeError: HTTP has no such final status.
+    """
+    if not isinstance(status, int) or not 200 <= status <= 599:
+        raise UserCodeError(f"response status {status!r} is not between 200 and 599")
+    return status
 
 
 def check_headers(headers: Headers) -> Headers:

@@ -78,11 +78,15 @@ class CoroutineExecutor(Generic[T]):
             self._start([item])
         self._start_batches()
 
-    def _start(self, batch: list[T]) -> asyncio.Task[None]:
-        task = self._loop.create_task(self._work(batch))
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task that :meth:`hold` waits for."""
+        task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def _start(self, batch: list[T]) -> asyncio.Task[None]:
+        return self.run(self._work(batch))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -9,11 +9,11 @@ Everything here runs on the loop, but for the methods marked "on the thread". Th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-import pickle
 import threading
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from pointsman.exceptions import CallRejectedError, UserCodeError
@@ -23,64 +23,12 @@ from pointsman.replica.batcher import Batcher
 from pointsman.replica.coroutines import CoroutineExecutor
 from pointsman.replica.executor import SyncExecutor
 from pointsman.replica.failure import describe_failure
+from pointsman.replica.item import Item
+from pointsman.replica.streams import STREAM_WINDOW, iterate, open_stream, send_chunk
 from pointsman.replica.target import Method, Target, split_batch
-from pointsman.request import Incoming
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import (
-    CODEC_HTTP,
-    CallHead,
-    CreditHead,
-    FailureHead,
-    RefuseHead,
-    ReplyHead,
-    pack,
-    unpack,
-)
+from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.stream import Stream
-
-STREAM_WINDOW = 16
-"""Chunks on their way to a reader before its producer waits."""
-
-
-class Item:
-    """One call inside the replica. ``over`` is set once, by whoever ends it: answered, failed, or cancelled."""
-
-    __slots__ = ("call_id", "credit", "deadline", "frame_body", "head", "method", "over", "stream", "task")
-
-    def __init__(self, stream: Stream, call_id: int, head: CallHead, body: bytes, method: Method) -> None:
-        self.stream = stream
-        self.call_id = call_id
-        self.head = head
-        self.frame_body = body
-        self.method = method
-        self.deadline = time.monotonic() + head.budget_ms / 1000
-        self.over = False
-        self.task: asyncio.Task[None] | None = None
-        self.credit: threading.Semaphore | asyncio.Semaphore | None = None
-
-    def request(self) -> Any:
-        """The request in the form that user code wants."""
-        return self.method.request(self.incoming())
-
-    def incoming(self) -> Incoming:
-        """The call, unpacked. Unpickles the arguments of a handle call, so it runs where user code runs."""
-        head = self.head
-        data: Any = self.frame_body
-        kwargs: dict[str, Any] | None = None
-        if head.codec != CODEC_HTTP:
-            data, kwargs = pickle.loads(self.frame_body)
-        return Incoming(
-            endpoint=head.endpoint,
-            http_method=head.http_method,
-            path=head.path,
-            query=head.query,
-            headers=head.headers,
-            path_params=head.path_params,
-            client=head.client,
-            request_id=head.request_id,
-            data=data,
-            kwargs=kwargs,
-        )
 
 
 class Runtime:
@@ -99,7 +47,6 @@ class Runtime:
         self._items: dict[tuple[Stream, int], Item] = {}
         self._draining = False
         self._drained: asyncio.Future[None] = self._loop.create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._unflushed: set[Stream] = set()
         self._thread: SyncExecutor[Item] = SyncExecutor(
             self._run_on_thread, batcher=Batcher(), after_posts=self._flush_streams
@@ -137,7 +84,7 @@ class Runtime:
         target = self._target
         assert target is not None
         try:
-            await asyncio.wait_for(asyncio.gather(self._coroutines.hold(), self._thread.hold()), timeout_s)
+            await asyncio.wait_for(self._hold(), timeout_s)
             result = await self._thread.run(lambda: target.reconfigure(user_config))
             if inspect.isawaitable(result):
                 await result
@@ -147,6 +94,10 @@ class Runtime:
         finally:
             self._thread.release()
             self._coroutines.release()
+
+    async def _hold(self) -> None:
+        await self._thread.hold()  # first, because it can still hand a stream over to the coroutines
+        await self._coroutines.hold()
 
     async def drain(self) -> None:
         """Refuse new calls and return when none is left."""
@@ -303,13 +254,13 @@ class Runtime:
         """On the thread: iterate a sync generator, waiting for the reader's credit."""
         post = self._thread.post
         item.credit = credit = threading.Semaphore(STREAM_WINDOW)
-        post(self._open_stream, item, answers.TEXT_UTF8)
+        post(open_stream, item, self.load, answers.TEXT_UTF8)
         try:
             for value in values:
                 credit.acquire()
                 if item.over:
                     break
-                post(self._send_chunk, item, answers.encode_chunk(value, item.head.codec))
+                post(send_chunk, item, answers.encode_chunk(value, item.head.codec))
             post(self._end_stream, item)
         except BaseException as error:  # noqa: BLE001 - user code
             post(self._fail_with, item, error)
@@ -323,6 +274,8 @@ class Runtime:
         if not items:
             return
         method = items[0].method
+        if not method.batches:
+            items[0].task = asyncio.current_task()  # one that was held back has no task yet by which to cancel it
         try:
             if method.batches:
                 result = await method.call([item.request() for item in items])
@@ -344,7 +297,7 @@ class Runtime:
     async def _deliver(self, item: Item, value: Any) -> None:
         try:
             if inspect.isgenerator(value):
-                value = _iterate(value)
+                value = iterate(value)
             if inspect.isasyncgen(value):
                 await self._stream(item, value)
             elif answers.is_response(value) and answers.needs_asgi(value) and item.head.codec == CODEC_HTTP:
@@ -361,16 +314,16 @@ class Runtime:
         if item.over:
             self._close(item)
             return
-        item.task = self._loop.create_task(self._deliver(item, value))
-        self._tasks.add(item.task)
-        item.task.add_done_callback(self._tasks.discard)
+        item.task = self._coroutines.run(self._deliver(item, value))
 
-    async def _stream(self, item: Item, values: AsyncIterator[Any]) -> None:
+    async def _stream(self, item: Item, values: AsyncGenerator[Any, Any]) -> None:
         item.credit = credit = asyncio.Semaphore(STREAM_WINDOW)
-        self._open_stream(item, answers.TEXT_UTF8)
-        async for value in values:
-            await credit.acquire()
-            self._send_chunk(item, answers.encode_chunk(value, item.head.codec))
+        open_stream(item, self.load, answers.TEXT_UTF8)
+        # Closed at once when the reader leaves: the producer's own clean-up must not wait for the garbage collector.
+        async with contextlib.aclosing(values):
+            async for value in values:
+                await credit.acquire()
+                send_chunk(item, answers.encode_chunk(value, item.head.codec))
         self._end_stream(item)
 
     async def _run_response(self, item: Item, response: Any) -> None:
@@ -384,27 +337,16 @@ class Runtime:
         async def send(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 headers = answers.check_headers(message.get("headers", []))
-                self._open_stream(item, headers, message["status"])
+                open_stream(item, self.load, headers, answers.check_status(message["status"]))
                 return
             if message.get("body"):
                 await credit.acquire()
-                self._send_chunk(item, message["body"])
+                send_chunk(item, message["body"])
             if not message.get("more_body", False):
                 item.stream.send(Kind.END, item.call_id)
 
         await response(item.incoming().scope(), receive, send)
         self._close(item)
-
-    # Streams
-
-    def _open_stream(self, item: Item, headers: answers.Headers, status: int = 200) -> None:
-        if not item.over:
-            head = ReplyHead(status, headers if item.head.codec == CODEC_HTTP else [], self.load, stream=True)
-            item.stream.send(Kind.REPLY, item.call_id, pack(head))
-
-    def _send_chunk(self, item: Item, chunk: bytes) -> None:
-        if not item.over:
-            item.stream.send(Kind.CHUNK, item.call_id, b"", chunk)
 
     def _end_stream(self, item: Item) -> None:
         if not item.over:
@@ -425,10 +367,3 @@ class Runtime:
 def _batch_key(method: Method) -> str:
     # Without batching every item is a batch of its own, and one queue keeps arrival order across methods.
     return method.name if method.batches else ""
-
-
-async def _iterate(values: Generator[Any, Any, Any]) -> AsyncIterator[Any]:
-    """A sync generator that an async callable returned, iterated on the loop as its author chose."""
-    for value in values:
-        yield value
-        await asyncio.sleep(0)

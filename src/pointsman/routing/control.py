@@ -15,17 +15,9 @@ from pointsman.exceptions import ServeException
 from pointsman.model import RoutingTable
 from pointsman.routing.failures import failure_to_exception
 from pointsman.wire import stream as wire_stream
+from pointsman.wire.commands import AnyCommand, Progress
 from pointsman.wire.frames import Frame, Kind, WireError
-from pointsman.wire.messages import (
-    AnyCommand,
-    Confirm,
-    FailureHead,
-    Progress,
-    Report,
-    Subscribe,
-    pack,
-    unpack,
-)
+from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import Stream
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,46 @@
-"""Tools for testing code that is written against Pointsman."""
+"""Tools for testing code that is written against Pointsman: an event loop in virtual time, connections in memory with
+faults, replicas without processes, and an engine without machines. Our own tests stand on the same tools.
+
+    from pointsman.model import ReplicaConfig
+    from pointsman.routing.router import Router
+    from pointsman.testing import INSTANCE, MemoryReplica, new_call, run, table_of
+
+    async def a_slow_model_answers_in_time():
+        async with MemoryReplica(SlowModel, config=ReplicaConfig(max_concurrent_queries=4)) as replica:
+            router = Router(instance=INSTANCE)
+            router.apply(table_of(1, {"slow": [replica]}))
+            call = new_call("slow", body=b"picture", timeout_s=3600)
+            router.submit(call)
+            assert (await call.future).body == b"cat"
+
+    run(a_slow_model_answers_in_time())  # an hour of ``asyncio.sleep`` in SlowModel takes a millisecond
+"""
+
+from pointsman.testing.fake_engine import FakeEngine, FakePeers, FakeReplica, Order, ReplicaPlan
+from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
+from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica, new_call, table_of
+from pointsman.testing.virtual_time import DeadlockError, VirtualTimeLoop, real_time, run, settle, virtual_loop
+
+__all__ = [
+    "run",
+    "settle",
+    "real_time",
+    "virtual_loop",
+    "VirtualTimeLoop",
+    "DeadlockError",
+    "Pipe",
+    "Line",
+    "MemoryTransport",
+    "MemoryNetwork",
+    "MemoryServer",
+    "MemoryReplica",
+    "ScriptedReplica",
+    "table_of",
+    "new_call",
+    "INSTANCE",
+    "FakeEngine",
+    "FakePeers",
+    "FakeReplica",
+    "ReplicaPlan",
+    "Order",
+]

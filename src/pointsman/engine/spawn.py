@@ -1,0 +1,63 @@
+"""Spawning one child process of the supervisor: pipes, environment, a session of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+
+
+class Child:
+    """A running process of ours."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], lifeline: int, role: str, number: int, note: bytes = b""
+    ) -> None:
+        self.process = process
+        self.lifeline = lifeline
+        self.role = role
+        self.number = number
+        self.note = note
+        self.started = time.monotonic()
+
+    def signal(self, signum: int) -> None:
+        """To the process's whole group, so that what user code forked goes too. A dead process is left alone."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signum)
+
+
+def spawn(
+    python: str, role: str, number: int, handover: bytes, *, env: dict[str, str], fds: tuple[int, ...]
+) -> tuple[Child, int]:
+    """Start ``python -m pointsman.<role>`` with a lifeline that carries ``handover``.
+
+    Returns:
+        The child, and the descriptor from which its output is read.
+
+    Raises:
+        OSError: the process could not be started.
+    """
+    read_end, write_end = os.pipe()
+    output_read, output_write = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [python, "-m", f"pointsman.{role}", str(read_end), *map(str, fds)],
+            stdin=subprocess.DEVNULL,
+            stdout=output_write,
+            stderr=output_write,
+            cwd="/",  # so that no module of the user's folder shadows one that we import
+            env={**os.environ, **env},
+            pass_fds=(read_end, *fds),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(write_end)
+        os.close(output_read)
+        raise
+    finally:
+        os.close(read_end)
+        os.close(output_write)
+    os.write(write_end, handover)
+    return Child(process, write_end, role, number), output_read

@@ -1,0 +1,104 @@
+"""Resources as users write them, validated: what a replica asks for, what an instance may hand out, what this machine
+has."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pointsman.config import nearest
+from pointsman.model import Resources
+
+_AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
+_REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
+
+
+def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
+    """Resources of one replica from ``ray_actor_options``.
+
+    ``object_store_memory`` is checked and has no meaning on the local engine, which has no object store.
+
+    Raises:
+        TypeError: not a dict, or a value of the wrong type.
+        ValueError: a value out of range, or an option that a replica cannot have.
+    """
+    if options is None:
+        return Resources()
+    if not isinstance(options, dict):
+        raise TypeError(f"ray_actor_options must be a dict, not {options!r}")
+    for key in options:
+        if key in _REFUSED:
+            raise ValueError(f"ray_actor_options cannot set {key!r}: Pointsman manages it")
+        if key not in (*_AMOUNTS, "resources", "env_vars"):
+            known = (*_AMOUNTS, "resources", "env_vars")
+            raise ValueError(f"ray_actor_options has no option {key!r} on the local engine{nearest(key, known)}")
+    amounts = {name: _amount(name, options[name]) for name in _AMOUNTS if options.get(name) is not None}
+    if amounts.get("num_gpus", 0) > 1 and amounts["num_gpus"] % 1:
+        raise ValueError(f"num_gpus {options['num_gpus']!r} above 1 must be a whole number")
+    return Resources(
+        num_cpus=amounts.get("num_cpus", 1.0),
+        num_gpus=amounts.get("num_gpus", 0.0),
+        memory=amounts.get("memory", 0.0),
+        custom=parse_custom_resources(options.get("resources"), "resources"),
+        env_vars=_env_vars(options.get("env_vars")),
+    )
+
+
+def parse_custom_resources(resources: Any, what: str) -> dict[str, float]:
+    """Custom resources: name -> amount.
+
+    Raises:
+        TypeError: not a dict of numbers by name.
+        ValueError: an amount out of range.
+    """
+    if resources is None:
+        return {}
+    if not isinstance(resources, dict):
+        raise TypeError(f"{what} must be a dict of name to number, not {resources!r}")
+    for name in resources:
+        if not isinstance(name, str):
+            raise TypeError(f"{what} has the key {name!r}, which is not a str")
+    return {name: _amount(f"{what}[{name!r}]", amount) for name, amount in resources.items()}
+
+
+def check_capacity(name: str, amount: Any) -> float | None:
+    """``num_cpus``, ``num_gpus`` or ``memory`` of ``start``; None when not given. Raises TypeError, ValueError."""
+    return None if amount is None else _amount(name, amount)
+
+
+def detect_gpus() -> tuple[str, ...]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs of this machine, in order."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1")
+    return tuple(str(index) for index in range(len(glob.glob("/proc/driver/nvidia/gpus/*"))))
+
+
+def detect_memory() -> float:
+    """Bytes of this machine's memory; 0 when the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError):
+        return 0.0
+
+
+def _amount(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be an int or float, not {value!r}")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be finite and at least 0, not {value!r}")
+    return float(value)
+
+
+def _env_vars(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TypeError(f"env_vars must be a dict of str to str, not {value!r}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"env_vars must map str to str, and it has {name!r}: {text!r}")
+    return dict(value)

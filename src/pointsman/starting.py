@@ -1,0 +1,192 @@
+"""``start`` and ``connect``: the two ways to a client."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pointsman import config as options
+from pointsman import resources as amounts
+from pointsman.client import DRIVER_EXIT_TIMEOUT_S, Client, origin_here
+from pointsman.config import HTTPOptions
+from pointsman.context import replica_context
+from pointsman.engine.folder import check_name
+from pointsman.engine.local import Address, Plan, find_instance, raise_instance
+from pointsman.model import Capacity
+from pointsman.session import Credentials, credentials_here
+from pointsman.wire.auth import ROLE_OPERATOR
+from pointsman.wire.handover import HTTPSettings
+
+log = logging.getLogger("pointsman")
+
+WILDCARDS = ("0.0.0.0", "::", "")
+
+
+def start(
+    detached: bool = False,
+    http_host: str | None = "127.0.0.1",
+    http_port: int = 8000,
+    http_middlewares: list[Any] | None = None,
+    http_options: HTTPOptions | Mapping[str, Any] | None = None,
+    *,
+    engine: str = "local",
+    name: str = "default",
+    state_dir: str | os.PathLike[str] | None = None,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> Client:
+    """Start an instance and return a client for it once controller and HTTP server are ready.
+
+    Args:
+        detached: let the instance outlive this script; find it again with ``connect(name)``. Otherwise it ends with the
+            script, however that ends.
+        http_host, http_port, http_middlewares: deprecated; use ``http_options``.
+        http_options: host, port, middlewares and limits of the HTTP server.
+        engine: ``"local"``.
+        name: of a detached instance; others are anonymous.
+        state_dir: folder for the state of a detached instance, which then also survives a restart of the whole.
+        num_cpus: CPUs that replicas may use in all; without it more may be asked for than the machine has.
+        num_gpus: GPUs that replicas may use; detected by default.
+        memory: bytes that replicas may ask for in all; detected by default.
+        resources: custom resources, name -> amount.
+
+    Raises:
+        ValueError, TypeError: an argument has a value that it cannot have.
+        OSError: the HTTP port cannot be bound, or the host not resolved.
+        ServeException: a live instance has that name.
+        TimeoutError: not ready after 60 s.
+    """
+    options.check_engine(engine)
+    http = _http_options(http_host, http_port, http_middlewares, http_options)
+    if state_dir is not None and not detached:
+        raise ValueError(
+            f"state_dir {os.fspath(state_dir)!r} needs detached=True: other instances end with their script"
+        )
+    return start_instance(
+        name=check_name(name) if detached else "",
+        bound=not detached,
+        http=http,
+        state_dir=state_dir,
+        capacity=local_capacity(num_cpus, num_gpus, memory, resources),
+    )
+
+
+def start_instance(
+    *, name: str, bound: bool, http: HTTPOptions, state_dir: str | os.PathLike[str] | None, capacity: Capacity
+) -> Client:
+    """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
+    settings = None
+    if http.serves:
+        assert http.host is not None
+        if http.host in WILDCARDS:
+            log.warning("the HTTP server listens on every address of this machine, and asks nobody who they are")
+        settings = HTTPSettings(
+            host=http.host,
+            port=http.port,
+            debug=http.debug,
+            request_timeout_s=http.request_timeout_s,
+            max_body_bytes=http.max_body_bytes,
+            middlewares=options.pack_middlewares(http),
+            origin=origin_here(),
+        )
+    raised = raise_instance(
+        Plan(
+            name=name,
+            bound=bound,
+            state_dir=str(Path(state_dir).absolute()) if state_dir is not None else "",
+            http=settings,
+            ingresses=http.processes,
+            capacity=capacity,
+            request_timeout_s=http.request_timeout_s,
+        )
+    )
+    try:
+        client = Client(_operator(raised.address), address=raised.address, raised=raised)
+        client._wait_until_ready()
+    except BaseException:
+        raised.let_go()
+        raised.wait_for_end(0.0 if not bound else DRIVER_EXIT_TIMEOUT_S)
+        raise
+    return client
+
+
+def connect(name: str = "default", *, engine: str | None = None) -> Client:
+    """A client for a running instance: inside a replica the one that owns it, elsewhere the detached one of that name.
+
+    Args:
+        name: looked at outside replicas only.
+        engine: ``"local"`` or None.
+
+    Raises:
+        ServeException: no such instance runs.
+        ValueError: the name cannot name an instance.
+    """
+    if engine is not None:
+        options.check_engine(engine)
+    if replica_context() is not None:
+        return Client(credentials_here())
+    address = find_instance(check_name(name))
+    return Client(_operator(address), address=address)
+
+
+def _operator(address: Address) -> Credentials:
+    return Credentials(
+        address.instance, address.control_path, ROLE_OPERATOR, "", address.key, address.request_timeout_s
+    )
+
+
+def _http_options(
+    host: str | None,
+    port: int,
+    middlewares: list[Any] | None,
+    http_options: HTTPOptions | Mapping[str, Any] | None,
+) -> HTTPOptions:
+    """HTTP options from either of the two ways to give them."""
+    given: dict[str, Any] = {
+        name: value
+        for name, value, default in (
+            ("host", host, "127.0.0.1"),
+            ("port", port, 8000),
+            ("middlewares", middlewares or [], []),
+        )
+        if value != default
+    }
+    if not given:
+        return options.parse_http_options(http_options)
+    names = ", ".join(f"http_{name}" for name in given)
+    if http_options is not None:
+        raise ValueError(f"{names} and http_options were both given; put everything into http_options")
+    warnings.warn(f"{names} of start() is deprecated; use http_options", DeprecationWarning, stacklevel=3)
+    return HTTPOptions(**given)
+
+
+def local_capacity(
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> Capacity:
+    """What the local engine may hand out; what is not given is detected, and CPUs are then soft.
+
+    Raises:
+        TypeError, ValueError: an amount is wrong.
+    """
+    gpus = amounts.detect_gpus()
+    asked = amounts.check_capacity("num_gpus", num_gpus)
+    if asked is not None and asked % 1:
+        raise ValueError(f"num_gpus {num_gpus!r} of start() must be a whole number")
+    count = len(gpus) if asked is None else int(asked)
+    given_memory = amounts.check_capacity("memory", memory)
+    return Capacity(
+        num_cpus=amounts.check_capacity("num_cpus", num_cpus),
+        num_gpus=count,
+        memory=amounts.detect_memory() if given_memory is None else given_memory,
+        custom=amounts.parse_custom_resources(resources, "resources"),
+        gpu_ids=gpus[:count] if len(gpus) >= count else (),
+    )

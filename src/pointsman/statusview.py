@@ -1,0 +1,50 @@
+"""The instance's status as plain dicts, ready for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pointsman.model import EndpointSpec
+from pointsman.wire.commands import BackendView, Status
+
+
+def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
+    """What ``Client.status`` returns."""
+    return {
+        "name": status.name,
+        "version": status.version,
+        "controller_pid": status.pid,
+        "http": {
+            "address": http_address,
+            "ingresses": [{"pid": i.pid, "up_to_date": i.up_to_date} for i in status.ingresses],
+        },
+        "endpoints": {name: endpoint_view(spec) for name, spec in status.endpoints.items()},
+        "backends": {tag: _backend_view(view) for tag, view in status.backends.items()},
+    }
+
+
+def endpoint_view(spec: EndpointSpec) -> dict[str, Any]:
+    """One endpoint, as ``Client.list_endpoints`` shows it."""
+    return {
+        "route": spec.route,
+        "methods": list(spec.methods),
+        "traffic": dict(spec.policy.weights),
+        "shadows": {},
+    }
+
+
+def _backend_view(view: BackendView) -> dict[str, Any]:
+    failure = view.failure
+    return {
+        "state": view.state,
+        "replicas_wanted": view.spec.config.num_replicas,
+        "replicas_running": view.ready,
+        "replicas": [{"tag": r.tag, "pid": r.pid, "state": r.state, "gpus": list(r.gpus)} for r in view.replicas],
+        "failure": failure
+        and {
+            "reason": failure.reason.value,
+            "text": failure.text,
+            "traceback": failure.traceback,
+            "failures": failure.failures,
+        },
+    }

@@ -1,0 +1,302 @@
+"""An engine without processes: it writes down what it is asked, and plays the replicas as planned.
+
+    Controller -> FakeEngine.launch -> started, fresh -> (assignment) -> ready | failed -> drained -> exited
+
+Used by tests of the controller under :func:`~pointsman.testing.virtual_time.run`. Like a supervisor, the engine
+outlives controllers: replicas of one that is gone are handed to the next as ``recovered``. User code is never loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from pointsman.model import Reason, RoutingTable
+from pointsman.wire.frames import Kind
+from pointsman.wire.handover import Launch, LaunchNote, ProcessEvent, ShutdownOrder
+from pointsman.wire.messages import Assignment, ConfigureHead, Report, unpack
+
+
+class Told(Protocol):
+    """The controller, as far as an engine, replicas and routers reach."""
+
+    def process_event(self, event: ProcessEvent) -> None: ...
+
+    def replica_reported(self, report: Report, pickled: bytes) -> None: ...
+
+    def router_confirmed(self, router: int, version: int) -> None: ...
+
+    def router_lost(self, router: int) -> None: ...
+
+
+@dataclass
+class ReplicaPlan:
+    """How a replica behaves. Durations are in seconds of the loop's clock; None means never.
+
+    Attributes:
+        start_s: from the launch order to the process's first report.
+        ready_s: from the assignment to the end of the constructor.
+        constructor_error: text of the exception that the constructor raises.
+        reconfigure_s: how long a new configuration takes.
+        reconfigure_error: text of the exception that it raises.
+        drain_s: how long running calls take after the order to drain.
+        stop_s: from the order to stop to the exit.
+    """
+
+    start_s: float | None = 0.1
+    ready_s: float | None = 1.0
+    constructor_error: str = ""
+    reconfigure_s: float = 0.0
+    reconfigure_error: str = ""
+    drain_s: float | None = 0.0
+    stop_s: float | None = 0.0
+
+
+class Order(NamedTuple):
+    """Something that happened.
+
+    ``launch``, ``configure``, ``drain``, ``stop``, ``kill`` and ``exit`` have the number of a replica, ``publish`` and
+    ``confirm`` the version of a table, ``shutdown`` has 0.
+    """
+
+    time: float
+    what: str
+    number: int = 0
+
+
+@dataclass
+class FakeReplica:
+    """One replica process that there is not."""
+
+    number: int
+    pid: int
+    note: LaunchNote
+    packed_note: bytes
+    plan: ReplicaPlan
+    report: Report
+    assigned: bool = False
+    config_versions: list[int] = field(default_factory=list)
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+
+class FakeEngine:
+    """Implements :class:`pointsman.engine.base.Engine`.
+
+    Args:
+        plan: chooses how each new replica behaves, by its launch note; default: all well.
+
+    Attributes:
+        orders: all that was ordered and came of it, in order; :meth:`history` shows it without the times.
+        live: the replicas that live, by number.
+        launched: every replica that ever was.
+    """
+
+    def __init__(self, plan: Callable[[LaunchNote], ReplicaPlan] = lambda note: ReplicaPlan()) -> None:
+        self.plan = plan
+        self.orders: list[Order] = []
+        self.live: dict[int, FakeReplica] = {}
+        self.launched: list[FakeReplica] = []
+        self.shut_down: ShutdownOrder | None = None
+        self._controller: Told | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def attach(self, controller: Told | None, *, reconnect_s: float = 0.05) -> None:
+        """Serve this controller from now on; None while there is none.
+
+        It is told what lives, and ``reconnect_s`` seconds later each replica introduces itself.
+        """
+        self._controller = controller
+        if controller is None:
+            return
+        live = {replica.number: (replica.pid, replica.packed_note) for replica in self.live.values()}
+        controller.process_event(ProcessEvent("recovered", live=live))
+        for replica in self.live.values():
+            self._later(replica, reconnect_s, partial(self._introduce, replica))
+
+    def of(self, backend: str) -> list[FakeReplica]:
+        """The living replicas of a backend, oldest first."""
+        return [replica for replica in self.live.values() if replica.note.backend == backend]
+
+    def history(self, *kinds: str) -> list[tuple[str, int]]:
+        """What happened, or that part of it."""
+        return [(order.what, order.number) for order in self.orders if not kinds or order.what in kinds]
+
+    def exit(self, number: int, text: str = "killed by SIGKILL") -> None:
+        """Let a process end by itself."""
+        replica = self.live.pop(number, None)
+        if replica is not None:
+            for timer in replica.timers:
+                timer.cancel()
+            self.note("exit", number)
+            self._event(ProcessEvent("exited", number, replica.pid, exit=text))
+
+    def note(self, what: str, number: int = 0) -> None:
+        """Write down that something happened."""
+        self.orders.append(Order(self._loop.time(), what, number))
+
+    # Engine
+
+    def launch(self, order: Launch) -> None:
+        self.note("launch", order.number)
+        note = unpack(order.note, LaunchNote)
+        replica = FakeReplica(
+            number=order.number,
+            pid=10_000 + order.number % 10_000,
+            note=note,
+            packed_note=order.note,
+            plan=self.plan(note),
+            report=Report(order.number, "fresh"),
+        )
+        self.live[order.number] = replica
+        self.launched.append(replica)
+        self._later(replica, replica.plan.start_s, lambda: self._started(replica))
+
+    def stop(self, number: int) -> None:
+        self.note("stop", number)
+        if number in self.live:
+            replica = self.live[number]
+            self._later(replica, replica.plan.stop_s, lambda: self.exit(number, "exited with code 0"))
+
+    def kill(self, number: int) -> None:
+        self.note("kill", number)
+        if number in self.live:
+            self._later(self.live[number], 0.0, lambda: self.exit(number))
+
+    def shutdown(self, order: ShutdownOrder) -> None:
+        self.note("shutdown")
+        self.shut_down = order
+
+    # Replicas
+
+    def tell(self, number: int, kind: Kind, head: bytes) -> None:
+        """What the controller sends to a replica."""
+        replica = self.live.get(number)
+        if replica is None:
+            return
+        self.note(kind.name.lower(), number)
+        plan = replica.plan
+        if kind is Kind.DRAIN:
+            self._later(replica, plan.drain_s, lambda: self._becomes(replica, "drained", replica.report.config_version))
+        elif kind is Kind.CONFIGURE and not replica.assigned:
+            replica.assigned = True
+            replica.report = Report(number, "starting")
+            version = unpack(head, Assignment).config_version
+            self._later(replica, plan.ready_s, lambda: self._constructed(replica, version))
+        elif kind is Kind.CONFIGURE:
+            version = unpack(head, ConfigureHead).config_version
+            self._later(replica, plan.reconfigure_s, lambda: self._reconfigured(replica, version))
+
+    def _introduce(self, replica: FakeReplica) -> None:
+        self._report(replica, replica.report)
+
+    def _started(self, replica: FakeReplica) -> None:
+        self._event(ProcessEvent("started", replica.number, replica.pid))
+        self._report(replica, replica.report)
+
+    def _constructed(self, replica: FakeReplica, version: int) -> None:
+        if replica.plan.constructor_error:
+            self._fails(replica, Reason.CONSTRUCTOR_FAILED, replica.plan.constructor_error, 0)
+        else:
+            self._becomes(replica, "ready", version)
+
+    def _reconfigured(self, replica: FakeReplica, version: int) -> None:
+        if replica.plan.reconfigure_error:
+            self._fails(replica, Reason.RECONFIGURE_FAILED, replica.plan.reconfigure_error, version)
+        else:
+            self._becomes(replica, "ready", version)
+
+    def _becomes(self, replica: FakeReplica, state: str, version: int) -> None:
+        if state == "ready":
+            replica.config_versions.append(version)
+        self._report(replica, Report(replica.number, state, version))
+
+    def _fails(self, replica: FakeReplica, reason: Reason, text: str, version: int) -> None:
+        traceback = f"Traceback (most recent call last):\nRuntimeError: {text}\n"
+        self._report(replica, Report(replica.number, "failed", version, reason, "RuntimeError", text, traceback))
+
+    def _report(self, replica: FakeReplica, report: Report) -> None:
+        replica.report = report
+        if self._controller is not None:
+            self._controller.replica_reported(report, b"")
+
+    def _event(self, event: ProcessEvent) -> None:
+        if self._controller is not None:
+            self._controller.process_event(event)
+
+    def _later(self, replica: FakeReplica, delay_s: float | None, action: Callable[[], None]) -> None:
+        if delay_s is not None:
+            replica.timers.append(self._loop.call_later(delay_s, action))
+
+
+class FakePeers:
+    """Implements :class:`pointsman.controller.controller.Peers`: replicas of a fake engine, and routers that confirm.
+
+    Args:
+        engine: whose replicas are told.
+
+    Attributes:
+        tables: every table that was published.
+        routers: seconds that each router takes to confirm a table, by its number; None: it never does.
+        ingresses: the routers that are ingresses.
+    """
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self._controller: Told | None = None
+        self._loop = asyncio.get_running_loop()
+        self.tables: list[RoutingTable] = []
+        self.routers: dict[int, float | None] = {}
+        self.ingresses: set[int] = set()
+
+    def attach(self, controller: Told) -> None:
+        """Serve this controller from now on; the routers subscribe to it."""
+        self._controller = controller
+        for number in self.routers:
+            controller.router_confirmed(number, 0)
+
+    def add_router(self, number: int, *, confirm_s: float | None = 0.0, ingress: bool = True) -> None:
+        """A router subscribes."""
+        self.routers[number] = confirm_s
+        if ingress:
+            self.ingresses.add(number)
+        if self._controller is not None:
+            self._controller.router_confirmed(number, 0)
+            if self.tables:
+                self._send(number, confirm_s, self.tables[-1].version)
+
+    def remove_router(self, number: int) -> None:
+        """A router's process has ended."""
+        del self.routers[number]
+        self.ingresses.discard(number)
+        if self._controller is not None:
+            self._controller.router_lost(number)
+
+    def replicas_in_table(self, backend: str) -> Iterator[int]:
+        """Numbers of the replicas that the newest table names."""
+        return (ref.number for ref in self.tables[-1].backends[backend].replicas)
+
+    # Peers
+
+    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
+        self._engine.tell(number, kind, head)
+
+    def publish(self, table: RoutingTable) -> None:
+        self._engine.note("publish", table.version)
+        self.tables.append(table)
+        for number, confirm_s in self.routers.items():
+            self._send(number, confirm_s, table.version)
+
+    def ingress_routers(self) -> frozenset[int]:
+        return frozenset(self.ingresses)
+
+    def _send(self, number: int, confirm_s: float | None, version: int) -> None:
+        if confirm_s is not None and self._controller is not None:
+            self._loop.call_later(confirm_s, self._confirm, self._controller, number, version)
+
+    def _confirm(self, controller: Told, number: int, version: int) -> None:
+        if controller is self._controller and number in self.routers:
+            self._engine.note("confirm", version)
+            controller.router_confirmed(number, version)

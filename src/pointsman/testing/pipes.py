@@ -1,0 +1,306 @@
+"""Connections in memory, with faults: what Unix sockets are to the product, on any event loop.
+
+    transport.write -> Line (held? split? delayed?) -> protocol.data_received at the other end
+
+Used by tests. A :class:`Pipe` joins two protocols; a :class:`MemoryNetwork` lets one of them listen at an address and
+the others dial. Nothing here knows frames: a ``wire.stream.Stream`` is a protocol like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+HIGH_WATER = 64 * 1024
+LOW_WATER = 16 * 1024
+
+
+class Line:
+    """One direction of a pipe. Its attributes may be changed at any time and hold for what is on the way, too.
+
+    Attributes:
+        delay_s: seconds from a write to its arrival. Order is kept.
+        split: most bytes that arrive at once; None for a write as it was made.
+        high, low: bytes on the way above which the writer is told to pause, and below which it may go on.
+        writes: every write, as it was made.
+    """
+
+    def __init__(self) -> None:
+        self.delay_s = 0.0
+        self.split: int | None = None
+        self.high, self.low = HIGH_WATER, LOW_WATER
+        self.writes: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[tuple[float, bytes | None]] = deque()
+        self._held = 0
+        self._writer: MemoryTransport | None = None
+        self._reader: MemoryTransport | None = None
+        self._timer: asyncio.Handle | None = None
+        self._paused = False
+
+    @property
+    def on_the_way(self) -> int:
+        """Bytes that were written and have not arrived."""
+        return sum(len(data) for _, data in self._queue if data)
+
+    def hold(self) -> None:
+        """Nothing arrives any more, as if the reader had stopped reading, until :meth:`release`."""
+        self._held += 1
+
+    def release(self) -> None:
+        self._held -= 1
+        self._schedule()
+
+    def inject(self, data: bytes) -> None:
+        """Send bytes that no writer wrote."""
+        self._queue.append((self._loop.time() + self.delay_s, data))
+        self._schedule()
+
+    def join(self, writer: MemoryTransport, reader: MemoryTransport) -> None:
+        self._writer, self._reader = writer, reader
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        self.inject(data)
+        if not self._paused and self.on_the_way > self.high and self._writer is not None:
+            self._paused = True
+            self._writer.protocol.pause_writing()
+
+    def end(self) -> None:
+        """The end of file, behind what is on the way."""
+        self._queue.append((self._loop.time() + self.delay_s, None))
+        self._schedule()
+
+    def clear(self) -> None:
+        """Lose what is on the way."""
+        self._queue.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        if self._timer is None and self._queue and not self._held:
+            self._timer = self._loop.call_at(max(self._loop.time(), self._queue[0][0]), self._deliver)
+
+    def _deliver(self) -> None:
+        """One piece per turn of the loop, so that others have their say between two pieces."""
+        self._timer = None
+        if self._held or not self._queue:
+            return
+        due, data = self._queue.popleft()
+        if data is not None and self.split is not None and len(data) > self.split:
+            self._queue.appendleft((due, data[self.split :]))
+            data = data[: self.split]
+        self._schedule()
+        if self._reader is not None:
+            self._reader.arrived(data)
+        if self._paused and self.on_the_way <= self.low and self._writer is not None:
+            self._paused = False
+            if not self._writer.is_closing():
+                self._writer.protocol.resume_writing()
+
+
+class MemoryTransport(asyncio.Transport):
+    """One end of a pipe."""
+
+    def __init__(self, protocol: asyncio.BaseProtocol, out: Line, incoming: Line) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self._out = out
+        self._in = incoming
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+        self._lost = False
+        self._reading = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a transport writes bytes, not {type(data).__name__}")
+        if data and not self._closing:
+            self._out.write(bytes(data))
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._out.end()
+            self._loop.call_soon(self.lose, None)
+
+    def abort(self) -> None:
+        """Close without sending what is on the way."""
+        self._closing = True
+        self._out.clear()
+        self._out.end()
+        self._loop.call_soon(self.lose, None)
+
+    def arrived(self, data: bytes | None) -> None:
+        """From the line: bytes, or None for the end of file."""
+        if self._closing:
+            return
+        protocol = cast(asyncio.Protocol, self.protocol)
+        try:
+            if data is not None:
+                protocol.data_received(data)
+            elif not protocol.eof_received():
+                self.close()
+        except Exception as error:  # noqa: BLE001 - as asyncio does: a protocol that raises loses its connection
+            self._loop.call_exception_handler({"message": "protocol failed", "exception": error, "transport": self})
+            self.abort()
+
+    def lose(self, error: Exception | None) -> None:
+        if not self._lost:
+            self._closing = self._lost = True
+            self.protocol.connection_lost(error)
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def is_reading(self) -> bool:
+        return self._reading
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._in.hold()
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._in.release()
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return self._out.on_the_way
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._out.low, self._out.high
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._out.high = HIGH_WATER if high is None else high
+        self._out.low = self._out.high // 4 if low is None else low
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+
+class Pipe:
+    """A connection between two protocols.
+
+    Args:
+        first: the end that would have dialed.
+        second: the end that would have accepted.
+
+    Attributes:
+        there: what ``first`` writes.
+        back: what ``second`` writes.
+
+    Both protocols learn of each other in the next turn of the loop: faults set at once hold from the first byte on.
+    """
+
+    def __init__(self, first: asyncio.BaseProtocol, second: asyncio.BaseProtocol) -> None:
+        self.there, self.back = Line(), Line()
+        self._ends = (MemoryTransport(first, self.there, self.back), MemoryTransport(second, self.back, self.there))
+        self.there.join(*self._ends)
+        self.back.join(*reversed(self._ends))
+        loop = asyncio.get_running_loop()
+        for end in reversed(self._ends):
+            loop.call_soon(end.protocol.connection_made, end)
+
+    @property
+    def first(self) -> MemoryTransport:
+        return self._ends[0]
+
+    @property
+    def second(self) -> MemoryTransport:
+        return self._ends[1]
+
+    @property
+    def open(self) -> bool:
+        return not any(end.is_closing() for end in self._ends)
+
+    def split(self, size: int) -> None:
+        """Cut what is written, both ways, into pieces of at most ``size`` bytes."""
+        self.there.split = self.back.split = size
+
+    def delay(self, seconds: float) -> None:
+        """Let every write, both ways, take this long."""
+        self.there.delay_s = self.back.delay_s = seconds
+
+    def cut(self, error: Exception | None = None) -> None:
+        """Break the connection now: what is on the way is lost and both ends see ``error`` (None: an end of file)."""
+        self.there.clear()
+        self.back.clear()
+        for end in self._ends:
+            end.lose(error)
+
+
+class MemoryServer:
+    """Somebody who listens; what ``loop.create_unix_server`` returns in virtual time."""
+
+    def __init__(self, network: MemoryNetwork, address: str, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._network = network
+        self.address = address
+        self.factory = factory
+        self.pipes: list[Pipe] = []
+
+    def close(self) -> None:
+        """Take no more connections; those that are open stay."""
+        self._network.forget(self)
+
+    async def wait_closed(self) -> None:
+        """Nothing is left to wait for."""
+
+
+class MemoryNetwork:
+    """Addresses, and who listens at them.
+
+    Attributes:
+        on_connect: called with the address and each new pipe before a byte has passed: the place to set faults.
+    """
+
+    def __init__(self) -> None:
+        self._servers: dict[str, MemoryServer] = {}
+        self.on_connect: Callable[[str, Pipe], None] | None = None
+
+    def listen(self, address: str, factory: Callable[[], asyncio.BaseProtocol]) -> MemoryServer:
+        """Let ``factory`` make the accepting end of every connection to ``address``.
+
+        Raises:
+            OSError: somebody listens there.
+        """
+        if address in self._servers:
+            raise OSError(f"address {address!r} is in use")
+        server = self._servers[address] = MemoryServer(self, address, factory)
+        return server
+
+    def forget(self, server: MemoryServer) -> None:
+        if self._servers.get(server.address) is server:
+            del self._servers[server.address]
+
+    async def connect(self, address: str, factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
+        """Dial.
+
+        Raises:
+            ConnectionRefusedError: nobody listens at ``address``.
+        """
+        server = self._servers.get(address)
+        if server is None:
+            raise ConnectionRefusedError(f"nobody listens at {address!r}")
+        protocol = factory()
+        pipe = Pipe(protocol, server.factory())
+        server.pipes.append(pipe)
+        if self.on_connect is not None:
+            self.on_connect(address, pipe)
+        await asyncio.sleep(0)  # connection_made comes before this returns, as it does with a socket
+        return pipe.first, protocol

@@ -1,0 +1,226 @@
+"""Replicas in memory: the real runtime around user code, or one that answers as a test tells it to.
+
+    Router -> RemoteReplica -> dial -> MemoryNetwork -> Stream -> MemoryReplica (runtime) | ScriptedReplica (the test)
+
+Used by tests under :func:`~pointsman.testing.virtual_time.run`, on its loop's network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import itertools
+from types import TracebackType
+from typing import Any
+
+from pointsman.model import (
+    BackendRoute,
+    EndpointSpec,
+    Reason,
+    ReplicaConfig,
+    ReplicaRef,
+    RoutingTable,
+    TrafficPolicy,
+)
+from pointsman.replica.runtime import Runtime
+from pointsman.routing.call import Call, Reply
+from pointsman.testing.pipes import MemoryServer, Pipe
+from pointsman.testing.virtual_time import virtual_loop
+from pointsman.usercode import DEFAULT_METHOD, look_at, pack_code
+from pointsman.wire.frames import Frame, Kind
+from pointsman.wire.messages import CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
+from pointsman.wire.stream import Stream, StreamUser, acceptor
+
+INSTANCE = "memory"
+KEY = b"k" * 32
+
+_numbers = itertools.count(1)
+
+
+class _Listening:
+    """What both kinds have in common: a number, an address, and connections."""
+
+    def __init__(self, backend: str) -> None:
+        number = next(_numbers)
+        self.ref = ReplicaRef(number, f"{backend}#{number:06d}", f"memory/r/{number}", KEY)
+        self.server: MemoryServer | None = None
+
+    @property
+    def pipes(self) -> list[Pipe]:
+        """Connections that were made to this replica."""
+        return self.server.pipes if self.server is not None else []
+
+    def listen(self, user: StreamUser) -> None:
+        """Let routers in."""
+        accept = acceptor(user, instance=INSTANCE, key_for=lambda role, identity: KEY)
+        self.server = virtual_loop().network.listen(self.ref.address, accept)
+
+    def die(self) -> None:
+        """As a killed process: nobody listens any more, and every connection breaks."""
+        if self.server is not None:
+            self.server.close()
+            for pipe in self.server.pipes:
+                pipe.cut()
+
+
+class MemoryReplica(_Listening):
+    """User code in a real replica runtime, in this process.
+
+    Args:
+        function_or_class: the backend's code.
+        init_args: positional arguments of the class.
+        config: limits and batching.
+        backend: tag of the backend that it is one of.
+
+    Use as an asynchronous context manager; it listens inside. Sync code runs on a thread, which no clock can hurry:
+    while a replica of such code is open, time passes as it really does.
+    """
+
+    def __init__(
+        self,
+        function_or_class: Any,
+        *init_args: Any,
+        config: ReplicaConfig | None = None,
+        backend: str = "b",
+    ) -> None:
+        super().__init__(backend)
+        self._code = pack_code(function_or_class, init_args)
+        self._traits = look_at(function_or_class, init_args)
+        self._is_async = _is_async(function_or_class)
+        self._config = config or ReplicaConfig()
+        self._open = contextlib.ExitStack()
+        self._runtime: Runtime | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        assert self._runtime is not None, "the replica is not open"
+        return self._runtime
+
+    async def __aenter__(self) -> MemoryReplica:
+        loop = virtual_loop()
+        if not self._is_async:
+            self._open.enter_context(loop.real_time())
+        self._runtime = Runtime(self._config)
+        with loop.real_time():  # the constructor runs on the thread, whatever comes after
+            await self._runtime.load_code(self._code, self._traits)
+        self.listen(self._runtime)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.die()
+        self._open.close()
+
+
+class ScriptedReplica(_Listening):
+    """A replica that does nothing by itself: the test looks at ``calls`` and answers them.
+
+    Attributes:
+        calls: calls that arrived and have not been answered, by call id, oldest first.
+        arrived: every call that ever arrived.
+        cancelled: call ids that the router has given up.
+        credits: chunks that readers have made room for.
+    """
+
+    def __init__(self, backend: str = "b") -> None:
+        super().__init__(backend)
+        self.calls: dict[int, CallHead] = {}
+        self.cancelled: list[int] = []
+        self.arrived: list[CallHead] = []
+        self.credits = 0
+        self._streams: dict[int, Stream] = {}
+        self.listen(self)
+
+    def reply(self, call_id: int | None = None, body: bytes = b"ok", *, load: int = 0, stream: bool = False) -> None:
+        """Answer a call, the oldest one unless told otherwise. With ``stream`` the answer's chunks are to follow."""
+        call_id = self._take(call_id)
+        self._send(Kind.REPLY, call_id, pack(ReplyHead(200, [], load, stream=stream)), body)
+
+    def fail(self, call_id: int | None = None, text: str = "no") -> None:
+        """Answer with an exception of user code."""
+        call_id = self._take(call_id)
+        self._send(Kind.FAILURE, call_id, pack(FailureHead(Reason.USER_CODE, "ValueError", text)))
+
+    def refuse(self, call_id: int | None = None, *, reason: Reason = Reason.QUEUE_FULL, load: int = 0) -> None:
+        """Send a call back as not started."""
+        call_id = self._take(call_id)
+        self._send(Kind.REFUSE, call_id, pack(RefuseHead(reason, load)))
+
+    def chunk(self, call_id: int, data: bytes) -> None:
+        self._send(Kind.CHUNK, call_id, b"", data)
+
+    def end(self, call_id: int) -> None:
+        self._send(Kind.END, call_id)
+
+    def _take(self, call_id: int | None) -> int:
+        chosen = next(iter(self.calls)) if call_id is None else call_id
+        self.calls.pop(chosen, None)
+        return chosen
+
+    def _send(self, kind: Kind, call_id: int, head: bytes = b"", body: bytes = b"") -> None:
+        self._streams[call_id].send(kind, call_id, head, body)
+
+    # StreamUser
+
+    def stream_ready(self, stream: Stream) -> None:
+        pass
+
+    def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.kind == Kind.CALL:
+                head = unpack(frame.head, CallHead)
+                self.calls[frame.call_id] = head
+                self.arrived.append(head)
+                self._streams[frame.call_id] = stream
+            elif frame.kind == Kind.CANCEL:
+                self.cancelled.append(frame.call_id)
+                self.calls.pop(frame.call_id, None)
+            elif frame.kind == Kind.CREDIT:
+                self.credits += unpack(frame.head, CreditHead).chunks
+
+    def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        for call_id in [call_id for call_id, known in self._streams.items() if known is stream]:
+            self.calls.pop(call_id, None)
+            del self._streams[call_id]
+
+
+def table_of(
+    version: int,
+    backends: dict[str, list[MemoryReplica] | list[ScriptedReplica]],
+    *,
+    endpoints: dict[str, dict[str, float]] | None = None,
+    max_concurrent_queries: int = 100,
+    max_queued_queries: int = 1000,
+) -> RoutingTable:
+    """A routing table.
+
+    Args:
+        version: of the table; routers take only newer ones.
+        backends: replicas by backend tag.
+        endpoints: weights by endpoint; by default one endpoint per backend, of the same name.
+        max_concurrent_queries: calls that a router gives to one replica at a time.
+        max_queued_queries: calls of one endpoint that a router lets wait.
+    """
+    weights = endpoints if endpoints is not None else {tag: {tag: 1.0} for tag in backends}
+    return RoutingTable(
+        version,
+        {name: EndpointSpec(name, None, ("GET",), TrafficPolicy(version, split)) for name, split in weights.items()},
+        {
+            tag: BackendRoute(tag, tuple(r.ref for r in replicas), max_concurrent_queries, max_queued_queries)
+            for tag, replicas in backends.items()
+        },
+    )
+
+
+def new_call(endpoint: str = "b", *, timeout_s: float = 60.0, **fields: Any) -> Call:
+    """A call that has ``timeout_s`` seconds; await its ``future`` once a router has it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Reply] = loop.create_future()
+    return Call(endpoint=endpoint, deadline=loop.time() + timeout_s, future=future, **fields)
+
+
+def _is_async(code: Any) -> bool:
+    function = getattr(code, DEFAULT_METHOD, None) if isinstance(code, type) else code
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)

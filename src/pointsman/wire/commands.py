@@ -1,0 +1,172 @@
+"""What clients say to the controller, and what it answers. Schemas; no I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pointsman.model import (
+    BackendConfigSpec,
+    BackendSpec,
+    EndpointSpec,
+    Origin,
+    Reason,
+    Resources,
+    TargetTraits,
+)
+from pointsman.wire.messages import Message
+
+
+class Command(msgspec.Struct, frozen=True, tag_field="command"):
+    """Base of the commands. ``id`` makes a repeated delivery harmless: it is carried out once."""
+
+    id: str
+
+
+class CreateBackend(Command, frozen=True, tag="create_backend"):
+    """The frame's body is the code blob; ``code`` is its digest."""
+
+    tag: str
+    code: str
+    origin: Origin
+    traits: TargetTraits
+    config: BackendConfigSpec
+    resources: Resources
+
+
+class UpdateBackendConfig(Command, frozen=True, tag="update_backend_config"):
+    """``changes`` holds fields of BackendConfigSpec; only these change."""
+
+    tag: str
+    changes: dict[str, Any]
+    user_config: bytes | None = None
+
+
+class DeleteBackend(Command, frozen=True, tag="delete_backend"):
+    tag: str
+    force: bool
+
+
+class CreateEndpoint(Command, frozen=True, tag="create_endpoint"):
+    name: str
+    backend: str
+    route: str | None
+    methods: tuple[str, ...]
+    idempotent: bool
+
+
+class DeleteEndpoint(Command, frozen=True, tag="delete_endpoint"):
+    name: str
+
+
+class SetTraffic(Command, frozen=True, tag="set_traffic"):
+    name: str
+    weights: dict[str, float]
+
+
+class Deploy(Command, frozen=True, tag="deploy"):
+    """Backend and endpoint under one name. ``None`` means: keep what is there, or the default when nothing is."""
+
+    name: str
+    code: str
+    origin: Origin
+    traits: TargetTraits
+    config_changes: dict[str, Any]
+    user_config: bytes | None
+    resources: Resources | None
+    route: str | None
+    methods: tuple[str, ...] | None
+    idempotent: bool | None
+
+
+Change = CreateBackend | UpdateBackendConfig | DeleteBackend | CreateEndpoint | DeleteEndpoint | SetTraffic | Deploy
+"""A command that changes the desired state."""
+
+
+class Await(Command, frozen=True, tag="await"):
+    """Wait until a change is in effect: the newest table at the ingresses and at the caller's router, and the backend,
+    when one is named, exactly as wanted (or ``gone``). Progress comes as CHUNK frames."""
+
+    version: int
+    backend: str | None
+    gone: bool
+    timeout_s: float | None
+
+
+class AwaitIngress(Command, frozen=True, tag="await_ingress"):
+    """Wait until every ingress process serves."""
+
+    timeout_s: float
+
+
+class Query(Command, frozen=True, tag="query"):
+    """Read the instance's status."""
+
+
+class Shutdown(Command, frozen=True, tag="shutdown"):
+    """End the instance for good, its stored state included."""
+
+
+AnyCommand = Change | Await | AwaitIngress | Query | Shutdown
+
+
+class Accepted(Message, frozen=True):
+    """Reply to a change: durable as ``version``. ``note`` is a warning to log, empty when there is none."""
+
+    version: int
+    note: str = ""
+
+
+class Progress(Message, frozen=True):
+    """How many replicas of a backend are ready, of how many wanted."""
+
+    backend: str
+    ready: int
+    wanted: int
+
+
+class ReplicaView(msgspec.Struct, frozen=True):
+    tag: str
+    pid: int
+    state: str
+    gpus: tuple[int, ...]
+
+
+class FailureView(msgspec.Struct, frozen=True):
+    """The last failure of a backend, kept until it is as wanted again."""
+
+    reason: Reason
+    text: str
+    traceback: str
+    failures: int
+
+
+class BackendView(msgspec.Struct, frozen=True):
+    """``state`` is ``RUNNING``, ``UPDATING``, ``UNHEALTHY`` (not as wanted, for a reason) or ``DEPLOY_FAILED`` (the
+    last change was taken back)."""
+
+    spec: BackendSpec
+    state: str
+    ready: int
+    failure: FailureView | None
+    replicas: tuple[ReplicaView, ...]
+
+
+class IngressView(msgspec.Struct, frozen=True):
+    pid: int
+    up_to_date: bool
+    """Whether it uses the newest routing table."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Everything that can be read; the reply to a Query."""
+
+    version: int
+    pid: int
+    name: str
+    http_host: str | None
+    http_port: int
+    endpoints: dict[str, EndpointSpec]
+    backends: dict[str, BackendView]
+    ingresses: tuple[IngressView, ...]

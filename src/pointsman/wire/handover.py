@@ -1,0 +1,127 @@
+"""What the supervisor says and is told, and what processes are given at birth. Schemas; no I/O."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pointsman.model import Allocation, Capacity, Origin
+from pointsman.wire.messages import Message
+
+
+class Launch(Message, frozen=True):
+    """Start a replica process.
+
+    Attributes:
+        label: prefixes its log lines.
+        handover: written into its pipe unread.
+        note: kept unread and given to the next controller in ``recovered``.
+    """
+
+    number: int
+    label: str
+    env: dict[str, str]
+    handover: bytes
+    note: bytes
+
+
+class LaunchNote(Message, frozen=True):
+    """What a controller must know of a replica that its predecessor launched."""
+
+    backend: str
+    version: int
+    tag: str
+    allocation: Allocation
+
+
+class Stop(Message, frozen=True):
+    number: int
+
+
+class Kill(Message, frozen=True):
+    number: int
+
+
+class ProcessEvent(Message, frozen=True):
+    """``started`` or ``exited`` for one replica, ``ingress_exited`` for one ingress, or ``recovered``, which a new
+    controller gets before any other event: every replica process that lives."""
+
+    event: str
+    number: int = 0
+    pid: int = 0
+    exit: str = ""
+    live: dict[int, tuple[int, bytes]] = {}
+    """Number -> pid and note."""
+
+
+class ShutdownOrder(Message, frozen=True):
+    """End the instance; with ``forget`` for good, the stored state included."""
+
+    drain_s: float
+    forget: bool
+
+
+class ReplicaHandover(Message, frozen=True):
+    """Travels through the inherited pipe of a new replica process. Keys never go by argv or environment."""
+
+    instance: str
+    number: int
+    control_path: str
+    control_key: bytes
+    address: str
+    data_key: bytes
+    grant: bytes
+    """Key of the client grant, which lets user code use a Client; empty when switched off."""
+    request_timeout_s: float
+
+
+class IngressHandover(Message, frozen=True):
+    instance: str
+    index: int
+    control_path: str
+    control_key: bytes
+    http: HTTPSettings
+
+
+class ControllerHandover(Message, frozen=True):
+    instance: str
+    name: str
+    folder: str
+    state_dir: str
+    master_key: bytes
+    capacity: Capacity
+    ingresses: int
+    request_timeout_s: float
+    http_host: str | None
+    http_port: int
+
+
+class HTTPSettings(msgspec.Struct, frozen=True):
+    """The part of HTTPOptions that an ingress acts on. ``middlewares`` is pickled by the operator's client."""
+
+    host: str
+    port: int
+    debug: bool
+    request_timeout_s: float
+    max_body_bytes: int
+    middlewares: bytes
+    origin: Origin
+
+
+class SupervisorOrder(msgspec.Struct, frozen=True):
+    """All that a supervisor needs to raise an instance; written into its pipe by the driver."""
+
+    instance: str
+    name: str
+    folder: str
+    state_dir: str
+    """Where the store and the logs live; empty: in the folder."""
+    master_key: bytes
+    python: str
+    bound: bool
+    """Whether the instance ends with the driver that started it."""
+    echo: bool
+    """Whether what the processes print also goes, with a prefix, to the driver's standard error."""
+    ingresses: int
+    http: HTTPSettings | None
+    capacity: Capacity
+    request_timeout_s: float

@@ -1,0 +1,108 @@
+"""What the documentation says can be done, and what it points to is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pointsman as serve
+from tests.docs.programs import assert_succeeded, run_program
+
+ROOT = Path(__file__).resolve().parents[2]
+WITH_EXAMPLES = ("README.md", "docs/user-guide.md")
+
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"<!-- not run:((?:(?!-->).)*)-->\n\Z", re.DOTALL)
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+FREE_PORT = 'serve.start(http_options={"port": 0})'
+# Written in two parts, so that this file does not mention them.
+FORBIDDEN = re.compile("|".join(map(re.escape, ("/wor" + "k/", ".lib" + "rary", "sub" + "agent"))), re.IGNORECASE)
+
+
+def files(*patterns: str) -> Iterator[Path]:
+    """Files of the repository, without what is installed, built or hidden."""
+    for pattern in patterns:
+        for path in sorted(ROOT.rglob(pattern)):
+            parts = path.relative_to(ROOT).parts
+            if not any(part.startswith(".") or part in ("build", "dist") for part in parts):
+                yield path
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks() -> Iterator[tuple[str, str, str | None]]:
+    """Name, code and, where it is not run, the reason of each Python block."""
+    for name in WITH_EXAMPLES:
+        text = (ROOT / name).read_text()
+        for match in BLOCK.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            mark = MARK.search(text, 0, match.start())
+            yield f"{name}:{line}", match[1], mark[1].strip() if mark else None
+
+
+def anchors(text: str) -> set[str]:
+    """The names that a Markdown viewer gives to the headings of a page."""
+    headings = HEADING.findall(FENCED.sub("", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+EXAMPLES = list(blocks())
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_are_found(name: str) -> None:
+    """Each page with examples has some: an empty list would prove nothing."""
+    assert any(example[0].startswith(name) for example in EXAMPLES)
+
+
+@pytest.mark.parametrize(("code", "reason"), [pytest.param(*rest, id=name) for name, *rest in EXAMPLES])
+def test_example_runs(code: str, reason: str | None, tmp_path: Path) -> None:
+    """Whoever copies an example into a script and runs it sees no error; only its port is changed here."""
+    if reason is not None:
+        assert reason, "a block that is not run must say why"
+        pytest.skip(reason)
+    code = code.replace("serve.start()", FREE_PORT)
+    starts = re.findall(r"serve\.start\(.*", code)
+    assert all('"port": 0' in start for start in starts), "an example starts on a port that may be taken"
+    assert_succeeded(run_program(code, tmp_path))
+
+
+@pytest.mark.parametrize("page", list(files("*.md")), ids=relative)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page leads to a file of the repository, and to a heading where it names one."""
+    text = page.read_text()
+    for link in LINK.findall(FENCED.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{relative(page)} links to {link}, which does not exist"
+        assert target.resolve().is_relative_to(ROOT), f"{relative(page)} links to {link}, outside the repository"
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{relative(page)} links to {link}, no such heading"
+
+
+def test_files_name_nothing_of_the_workplace() -> None:
+    """A reader finds nothing in a source file or page that exists only where it was written."""
+    found = [
+        f"{relative(path)}:{number}: {line.strip()}"
+        for path in files("*.md", "*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if FORBIDDEN.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", serve.__all__)
+def test_public_names_can_be_used(name: str) -> None:
+    """Every name that the package offers can be imported, and is found by dir(): names are loaded on first use."""
+    assert getattr(serve, name) is not None
+    assert name in dir(serve)

@@ -1,0 +1,130 @@
+"""User code for these tests: what a user might write, small. It is loaded by reference, so ``JOURNAL`` is shared."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from pointsman.request import accept_batch
+
+JOURNAL: list[str] = []
+"""What user code has done, in order; emptied before each test."""
+OPEN = threading.Event()
+"""Sync user code waits for it."""
+
+
+async def echo_async(request: Any) -> Any:
+    return await request.body()
+
+
+def echo_sync(request: Any) -> Any:
+    return request.body()
+
+
+class Gate:
+    """Answers, after a second, how many requests ran with it."""
+
+    def __init__(self) -> None:
+        self.running = 0
+
+    async def __call__(self, request: Any) -> str:
+        self.running += 1
+        seen = self.running
+        await asyncio.sleep(1)
+        self.running -= 1
+        return str(seen)
+
+
+class Slow:
+    """Takes as many seconds as the body says; ``reconfigure`` takes a moment."""
+
+    def __init__(self) -> None:
+        self.value = "old"
+
+    async def __call__(self, request: Any) -> str:
+        body = (await request.body()).decode()
+        before = self.value
+        JOURNAL.append(f"begin {body}")
+        try:
+            await asyncio.sleep(float(body))
+        except asyncio.CancelledError:
+            JOURNAL.append(f"cancelled {body}")
+            raise
+        JOURNAL.append(f"end {body}")
+        return f"{before} {self.value}"
+
+    async def reconfigure(self, config: str) -> None:
+        JOURNAL.append("begin reconfigure")
+        self.value = "half"
+        await asyncio.sleep(0.02)
+        self.value = config
+        JOURNAL.append("end reconfigure")
+
+
+class Numbers:
+    """Streams numbers without end."""
+
+    async def __call__(self, request: Any) -> AsyncIterator[str]:
+        try:
+            for number in range(10_000):
+                JOURNAL.append(f"made {number}")
+                yield str(number)
+        finally:
+            JOURNAL.append("closed")
+
+    def reconfigure(self, config: Any) -> None:
+        JOURNAL.append("reconfigured")
+
+
+def numbers_sync(request: Any) -> Iterator[str]:
+    """Like ``Numbers``, from a sync generator."""
+    try:
+        for number in range(10_000):
+            JOURNAL.append(f"made {number}")
+            yield str(number)
+    finally:
+        JOURNAL.append("closed")
+
+
+class StreamLater:
+    """Sync, and answers with an asynchronous stream."""
+
+    def __call__(self, request: Any) -> AsyncIterator[str]:
+        return self._numbers()
+
+    async def _numbers(self) -> AsyncIterator[str]:
+        for number in range(10_000):
+            yield str(number)
+
+    def reconfigure(self, config: Any) -> None:
+        JOURNAL.append("reconfigured")
+
+
+def blocks(request: Any) -> str:
+    JOURNAL.append(f"begin {request.body().decode()}")
+    OPEN.wait()
+    JOURNAL.append(f"end {request.body().decode()}")
+    return "done"
+
+
+@accept_batch
+def batch_sync(requests: list[Any]) -> list[int]:
+    JOURNAL.append(",".join(request.body().decode() for request in requests))
+    OPEN.wait()
+    return [len(requests)] * len(requests)
+
+
+@accept_batch
+async def batch_async(requests: list[Any]) -> list[int]:
+    JOURNAL.append(",".join([(await request.body()).decode() for request in requests]))
+    await asyncio.sleep(1)
+    return [len(requests)] * len(requests)
+
+
+@accept_batch
+async def batch_badly(requests: list[Any]) -> Any:
+    if await requests[0].body() == b"short":
+        return [1]
+    raise ValueError("bad batch")

@@ -1,0 +1,348 @@
+"""controller.controller: whole stories with a real store and an engine without processes, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pointsman.controller.reconcile import STOP_GRACE_S
+from pointsman.controller.store import StoreError
+from pointsman.exceptions import BackendStartError
+from pointsman.testing import ReplicaPlan, settle
+from pointsman.wire.commands import Accepted, Progress
+from pointsman.wire.handover import LaunchNote
+from pointsman.wire.messages import unpack
+from tests.loop.world import World, in_world
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_create_waits_for_every_replica(tmp_path: Path) -> None:
+    """``create_backend`` returns when all replicas have finished their constructors, which ran in parallel (CB9)."""
+
+    async def test(world: World) -> None:
+        await world.create(num_replicas=3)
+        assert now() == pytest.approx(1.1, abs=0.01)
+        assert len(list(world.peers.replicas_in_table("b"))) == 3
+        assert world.progress[0] == Progress("b", 0, 3)
+        assert world.progress[-1] == Progress("b", 3, 3)
+
+    in_world(tmp_path, test)
+
+
+def test_a_constructor_that_fails_thrice_leaves_nothing(tmp_path: Path) -> None:
+    """After three tries ``create_backend`` raises with the user's words; no backend and no process stay (CB10)."""
+
+    async def test(world: World) -> None:
+        world.plan = ReplicaPlan(constructor_error="no such model")
+        with pytest.raises(BackendStartError, match="RuntimeError: no such model") as raised:
+            await world.create()
+        assert "Traceback" in raised.value.traceback  # type: ignore[attr-defined]
+        await settle()
+        assert len(world.engine.launched) == 3
+        assert world.engine.live == {}
+        assert world.controller.desired.backends == {}
+        world.plan = ReplicaPlan()
+        await world.create()
+
+    in_world(tmp_path, test)
+
+
+def test_one_failure_is_no_verdict(tmp_path: Path) -> None:
+    """A constructor that fails once and then works is a backend that came up (CB10)."""
+
+    async def test(world: World) -> None:
+        def plan_of(note: LaunchNote) -> ReplicaPlan:
+            return ReplicaPlan(constructor_error="bad luck" if not world.engine.launched else "")
+
+        world.plan_of = plan_of  # type: ignore[method-assign]
+        await world.create()
+        assert len(world.engine.launched) == 2
+
+    in_world(tmp_path, test)
+
+
+def test_a_repeated_command_is_carried_out_once(tmp_path: Path) -> None:
+    """A create call that is delivered ten times, also to the next controller, makes one backend (CL5, LC6)."""
+
+    async def test(world: World) -> None:
+        order = world.create_order()
+        replies = {await world.controller.change(order, b"code 1") for _ in range(5)}
+        await world.stop()
+        await world.start()
+        replies |= {await world.controller.change(order, b"code 1") for _ in range(5)}
+        assert [unpack(reply, Accepted).version for reply in replies] == [1]
+        await world.wait(1, "b")
+        assert len(world.engine.of("b")) == 1
+
+    in_world(tmp_path, test)
+
+
+def test_a_rolling_update_adds_before_it_removes(tmp_path: Path) -> None:
+    """While a new version comes up the table always names two replicas that are ready; then only new ones (G7, F12)."""
+
+    async def test(world: World) -> None:
+        await world.create("d", num_replicas=2)
+        await world.create_endpoint("d", "d")
+        old = {replica.number for replica in world.engine.live.values()}
+        first = len(world.peers.tables)
+        await world.deploy("d", b"code 2")
+        new = {replica.number for replica in world.engine.live.values()}
+        assert len(new) == 2
+        assert not old & new
+        assert set(world.peers.replicas_in_table("d")) == new
+        for table in world.peers.tables[first - 1 :]:
+            assert len(table.backends["d"].replicas) >= 2
+
+    in_world(tmp_path, test)
+
+
+def test_a_bad_version_never_takes_down_the_old_one(tmp_path: Path) -> None:
+    """A deploy whose constructor fails raises, and the old replicas have served all the time (G7)."""
+
+    async def test(world: World) -> None:
+        await world.create("d")
+        await world.create_endpoint("d", "d")
+        old = list(world.engine.live)
+        world.plan = ReplicaPlan(constructor_error="bad version")
+        with pytest.raises(BackendStartError, match="bad version"):
+            await world.deploy("d", b"code 2")
+        await asyncio.sleep(60)
+        assert list(world.engine.live) == old
+        assert all([r.number for r in table.backends["d"].replicas] == old for table in world.peers.tables[2:])
+
+    in_world(tmp_path, test)
+
+
+def test_a_replica_leaves_step_by_step(tmp_path: Path) -> None:
+    """Out of the table, every router confirms, drain, stop, exit: in this order, and nothing early (DR5)."""
+
+    async def test(world: World) -> None:
+        world.peers.routers[1] = 0.5
+        world.plan = ReplicaPlan(drain_s=3.0, stop_s=0.2)
+        await world.create(num_replicas=2)
+        _, leaver = world.engine.live
+        world.engine.orders.clear()
+        began = now()
+        await world.update(num_replicas=1)
+        version = world.peers.tables[-1].version
+        steps = [("publish", version), ("confirm", version), ("drain", leaver), ("stop", leaver), ("exit", leaver)]
+        orders = [order for order in world.engine.orders if order.what != "configure"]
+        assert [(order.what, order.number) for order in orders] == steps
+        times = [order.time - began for order in orders]
+        assert times == pytest.approx([0, 0.5, 0.5, 3.5, 3.7], abs=0.01)
+
+    in_world(tmp_path, test)
+
+
+def test_a_router_that_never_confirms_holds_nobody_up(tmp_path: Path) -> None:
+    """A stopped router delays a drain by the wait loop's limit, and no longer (G9, DR5)."""
+
+    async def test(world: World) -> None:
+        await world.create(num_replicas=2, drain_confirm_s=2.0)
+        world.peers.add_router(2, confirm_s=None, ingress=False)
+        began = now()
+        await world.update(num_replicas=1)
+        (drain,) = [order for order in world.engine.orders if order.what == "drain"]
+        assert drain.time - began == pytest.approx(2.0, abs=0.01)
+
+    in_world(tmp_path, test)
+
+
+def test_a_drain_ends_at_its_limit(tmp_path: Path) -> None:
+    """A request that never ends keeps its replica until the drain limit; then it is killed (DR2)."""
+
+    async def test(world: World) -> None:
+        world.plan = ReplicaPlan(drain_s=None)
+        await world.create(drain_timeout_s=7.0)
+        (number,) = world.engine.live
+        began = now()
+        await world.delete()
+        assert now() - began == pytest.approx(7.0, abs=0.01)
+        assert world.engine.history("stop", "kill") == [("kill", number)]
+
+    in_world(tmp_path, test)
+
+
+def test_a_process_that_ignores_its_stop_is_killed(tmp_path: Path) -> None:
+    """User threads that keep a process from exiting do not keep it alive for long (G11)."""
+
+    async def test(world: World) -> None:
+        world.plan = ReplicaPlan(stop_s=None)
+        await world.create()
+        (number,) = world.engine.live
+        began = now()
+        await world.delete()
+        assert world.engine.history("stop", "kill") == [("stop", number), ("kill", number)]
+        assert now() - began == pytest.approx(STOP_GRACE_S, abs=0.01)
+
+    in_world(tmp_path, test)
+
+
+def test_force_kills_at_once(tmp_path: Path) -> None:
+    """``delete_backend(force=True)`` waits for no request (DR4)."""
+
+    async def test(world: World) -> None:
+        world.plan = ReplicaPlan(drain_s=None)
+        await world.create(num_replicas=2)
+        began = now()
+        await world.delete(force=True)
+        assert now() - began < 0.1
+        assert world.engine.history("drain", "stop") == []
+        assert world.engine.live == {}
+
+    in_world(tmp_path, test)
+
+
+def test_a_dead_replica_is_replaced(tmp_path: Path) -> None:
+    """A killed replica leaves the table at once and another takes its place (F1)."""
+
+    async def test(world: World) -> None:
+        await world.create(num_replicas=2)
+        dead, other = world.engine.live
+        world.engine.exit(dead)
+        await settle()
+        assert list(world.peers.replicas_in_table("b")) == [other]
+        await asyncio.sleep(1.2)
+        assert len(list(world.peers.replicas_in_table("b"))) == 2
+
+    in_world(tmp_path, test)
+
+
+def test_the_next_controller_adopts_what_lives(tmp_path: Path) -> None:
+    """After a controller's death the same processes serve; no table goes out before they have reported (G4, F8)."""
+
+    async def test(world: World) -> None:
+        await world.create(num_replicas=2)
+        await world.create_endpoint()
+        before = {number: replica.pid for number, replica in world.engine.live.items()}
+        last = world.peers.tables[-1]
+        await world.stop()
+        world.peers.tables.clear()
+        await world.start()
+        await settle()
+        assert world.peers.tables == []
+        await asyncio.sleep(1)
+        assert {number: replica.pid for number, replica in world.engine.live.items()} == before
+        assert len(world.engine.launched) == 2
+        for table in world.peers.tables:
+            assert table.backends == last.backends
+            assert table.endpoints == last.endpoints
+            assert table.version > last.version
+
+    in_world(tmp_path, test)
+
+
+def test_an_adopted_replica_that_stays_silent_is_replaced(tmp_path: Path) -> None:
+    """A replica that does not introduce itself to the new controller holds up the table for 5 s only (G9)."""
+
+    async def test(world: World) -> None:
+        await world.create(num_replicas=2)
+        silent, other = world.engine.live.values()
+        await world.stop()
+        await world.start()
+        for timer in silent.timers:
+            timer.cancel()
+        await asyncio.sleep(10)
+        assert silent.number not in world.engine.live
+        assert other.number in world.engine.live
+        assert len(list(world.peers.replicas_in_table("b"))) == 2
+
+    in_world(tmp_path, test)
+
+
+def test_a_change_that_cannot_be_stored_is_not_made(tmp_path: Path) -> None:
+    """When the disk is full the call raises, and nothing has changed, here or for the next controller (CL3, G6)."""
+
+    async def test(world: World) -> None:
+        await world.create()
+        before, tables = world.controller.desired, len(world.peers.tables)
+        disk = sqlite3.connect(world.path, isolation_level=None)
+        disk.execute("CREATE TRIGGER full BEFORE INSERT ON replies BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+        with pytest.raises(StoreError, match="disk is full"):
+            await world.create_endpoint()
+        await settle()
+        assert world.controller.desired == before
+        assert len(world.peers.tables) == tables
+        disk.execute("DROP TRIGGER full")
+        disk.close()
+        await world.create_endpoint()
+        await world.stop()
+        await world.start()
+        assert set(world.controller.desired.endpoints) == {"e"}
+
+    in_world(tmp_path, test)
+
+
+def test_a_call_returns_when_every_ingress_has_the_change(tmp_path: Path) -> None:
+    """``create_endpoint`` returns when the slowest ingress routes it, and waits for no other router (CL4)."""
+
+    async def test(world: World) -> None:
+        await world.create()
+        world.peers.add_router(2, confirm_s=4.0)
+        world.peers.add_router(3, confirm_s=60.0, ingress=False)
+        await asyncio.sleep(100)
+        began = now()
+        await world.create_endpoint()
+        assert now() - began == pytest.approx(4.0, abs=0.01)
+        world.peers.routers[2] = None
+        waiting = asyncio.ensure_future(world.create_endpoint("f", route="/f"))
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        world.peers.remove_router(2)  # an ingress that is gone cannot confirm
+        await waiting
+
+    in_world(tmp_path, test)
+
+
+def test_waiting_has_a_limit(tmp_path: Path) -> None:
+    """A constructor that takes for ever: the caller's timeout ends its wait, and others go on meanwhile (G9, CL6)."""
+
+    async def test(world: World) -> None:
+        world.plan = ReplicaPlan(ready_s=None)
+        accepted = await world.change(world.create_order("slow"), b"code 1")
+        waiting = asyncio.ensure_future(world.wait(accepted.version, "slow", timeout_s=30))
+        await asyncio.sleep(1)
+        world.plan = ReplicaPlan()
+        await world.create("quick")
+        with pytest.raises(TimeoutError, match="after 30 s"):
+            await waiting
+        assert now() == pytest.approx(30, abs=0.1)
+
+    in_world(tmp_path, test)
+
+
+def test_a_new_user_config_reaches_every_replica(tmp_path: Path) -> None:
+    """An update returns when each replica has applied it, and replaces none (RC2, BC7)."""
+
+    async def test(world: World) -> None:
+        world.plan = ReplicaPlan(reconfigure_s=2.0)
+        await world.create(num_replicas=2)
+        began = now()
+        await world.update(user_config=b"123")
+        assert now() - began == pytest.approx(2.0, abs=0.01)
+        assert len(world.engine.launched) == 2
+        assert len({replica.config_versions[-1] for replica in world.engine.live.values()}) == 1
+
+    in_world(tmp_path, test)
+
+
+def test_a_user_config_that_fails_is_taken_back(tmp_path: Path) -> None:
+    """When one replica's ``reconfigure`` raises, so does the update, and the old config is in force (RC10)."""
+
+    async def test(world: World) -> None:
+        await world.create(num_replicas=2, user_config=b"old")
+        world.engine.of("b")[1].plan = ReplicaPlan(reconfigure_error="bad value")
+        with pytest.raises(BackendStartError, match="bad value"):
+            await world.update(user_config=b"new")
+        assert world.controller.desired.backends["b"].config.user_config == b"old"
+        await asyncio.sleep(30)
+        assert len(list(world.peers.replicas_in_table("b"))) == 2
+        assert world.controller.desired.fallbacks == {}
+
+    in_world(tmp_path, test)

@@ -1,0 +1,207 @@
+"""controller.store: what was acknowledged is there after a restart, and what is damaged is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pointsman.controller.desired import Desired, Fallback
+from pointsman.controller.store import KEPT_REPLIES, Store, StoreError
+from pointsman.model import BackendConfigSpec, BackendSpec, EndpointSpec, Origin, Resources, TargetTraits, TrafficPolicy
+from pointsman.usercode import code_digest
+
+CODE = b"opaque code"
+
+
+def backend(tag: str = "b", version: int = 1, code: bytes = CODE, **config: int) -> BackendSpec:
+    traits = TargetTraits(is_class=True)
+    return BackendSpec(
+        tag=tag,
+        version=version,
+        config_version=version,
+        code=code_digest(code),
+        traits=traits,
+        config=BackendConfigSpec(**config),
+        resources=Resources(num_gpus=0.5, custom={"a": 1.0}),
+        origin=Origin("/work", ("/work", "/lib")),
+    )
+
+
+def state(version: int = 3) -> Desired:
+    policy = TrafficPolicy(version, {"b": 0.25, "ü": 0.75})
+    return Desired(
+        version,
+        {"b": backend(num_replicas=4), "ü": backend("ü")},
+        {"e": EndpointSpec("e", "/e/{id}", ("GET", "POST"), policy, idempotent=True)},
+        {"b": Fallback(backend(num_replicas=1)), "ü": Fallback(None, "e")},
+    )
+
+
+def reopened(path: Path) -> Store:
+    store = Store(path)
+    store.open()
+    return store
+
+
+def edit(path: Path, statement: str, *values: object) -> None:
+    """What a fault, or another program, does to the file."""
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(statement, values)
+    connection.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def filled(path: Path) -> Path:
+    store = reopened(path)
+    store.commit(state(), reply_to="c1", reply=b"r1", blob=CODE)
+    store.close()
+    return path
+
+
+def test_an_acknowledged_state_is_read_back_whole(filled: Path) -> None:
+    """After a restart everything is as it was when the change was acknowledged (G4, G6, IN10)."""
+    store = Store(filled)
+    loaded = store.open()
+    assert loaded.desired == state()
+    assert loaded.replies == {"c1": b"r1"}
+    assert store.blob(code_digest(CODE)) == CODE
+    store.close()
+
+
+def test_a_new_store_is_empty_and_private(path: Path) -> None:
+    """A first start finds nothing, and nobody else can read what it will write (reliability 2.6)."""
+    store = Store(path)
+    assert store.open().desired == Desired()
+    assert path.stat().st_mode & 0o777 == 0o600
+    store.close()
+
+
+def test_each_opening_is_a_new_epoch(filled: Path) -> None:
+    """A restarted controller has a higher number than all before it, so that old ones can be refused (F9)."""
+    epochs = []
+    for _ in range(3):
+        store = Store(filled)
+        epochs.append(store.open().epoch)
+        store.close()
+    assert epochs == sorted(set(epochs))
+
+
+def test_what_was_removed_stays_away(filled: Path) -> None:
+    """A deleted backend does not come back with the next controller, and its code is gone from the disk."""
+    store = reopened(filled)
+    store.commit(Desired(4))
+    store.close()
+    store = Store(filled)
+    assert store.open().desired == Desired(4)
+    with pytest.raises(StoreError, match="is missing"):
+        store.blob(code_digest(CODE))
+    store.close()
+
+
+def test_code_that_a_fallback_needs_is_kept(path: Path) -> None:
+    """While a new version may still be taken back, the old one's code is there; afterwards it is not (G7)."""
+    store = reopened(path)
+    old, new = backend(), backend(version=2, code=b"new code")
+    store.commit(Desired(1, {"b": old}), blob=CODE)
+    store.commit(Desired(2, {"b": new}, {}, {"b": Fallback(old)}), blob=b"new code")
+    assert store.blob(code_digest(CODE)) == CODE
+    store.commit(Desired(2, {"b": new}))
+    assert store.blob(code_digest(b"new code")) == b"new code"
+    with pytest.raises(StoreError):
+        store.blob(code_digest(CODE))
+    store.close()
+
+
+@pytest.mark.parametrize("column", ["value", "checksum"])
+def test_a_damaged_object_is_refused(filled: Path, column: str) -> None:
+    """A value that is not what was written is never acted on; the error names it (reliability 2.6)."""
+    edit(filled, f"UPDATE objects SET {column} = ? WHERE kind = 'endpoints'", b"{}")
+    with pytest.raises(StoreError, match="checksum of endpoints 'e'"):
+        Store(filled).open()
+
+
+def test_an_object_of_an_unknown_kind_is_refused(filled: Path) -> None:
+    """What this version does not know is not passed over in silence."""
+    edit(filled, "UPDATE objects SET kind = 'shadows' WHERE kind = 'endpoints'")
+    with pytest.raises(StoreError, match="damaged"):
+        Store(filled).open()
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    """Garbage in the state folder is an error that names the file, not a fresh start."""
+    path.write_bytes(b"not a database, certainly" * 100)
+    path.chmod(0o600)
+    with pytest.raises(StoreError, match=r"state\.db cannot be read"):
+        Store(path).open()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o666])
+def test_a_file_that_others_can_reach_is_refused(filled: Path, mode: int) -> None:
+    """A state that somebody else could have read or written is not trusted; the error says what to do (S11, IN11)."""
+    filled.chmod(mode)
+    with pytest.raises(StoreError, match=f"mode {mode:o}.*make it 0600"):
+        Store(filled).open()
+
+
+def test_a_link_is_not_followed(filled: Path, tmp_path: Path) -> None:
+    """A link in the place of the database leads nowhere."""
+    link = tmp_path / "link.db"
+    link.symlink_to(filled)
+    with pytest.raises(OSError):
+        Store(link).open()
+
+
+def test_code_that_was_changed_on_disk_is_refused(filled: Path) -> None:
+    """Code is checked against its digest each time it is read, since replicas run it (reliability 2.6)."""
+    edit(filled, "UPDATE blobs SET data = ?", b"evil code")
+    store = reopened(filled)
+    with pytest.raises(StoreError, match="damaged"):
+        store.blob(code_digest(CODE))
+    store.close()
+
+
+def test_a_newer_schema_is_refused(filled: Path) -> None:
+    """An older release does not touch the state of a newer one; the error names both versions."""
+    edit(filled, "UPDATE meta SET value = '2' WHERE key = 'schema'")
+    with pytest.raises(StoreError, match="schema version 2; this pointsman reads 1"):
+        Store(filled).open()
+
+
+def test_the_last_replies_are_kept_and_no_more(path: Path) -> None:
+    """A client that repeats a recent command gets its first reply; the file does not grow for ever (CL5, G9)."""
+    store = reopened(path)
+    for number in range(KEPT_REPLIES + 5):
+        store.commit(Desired(number), reply_to=f"c{number}", reply=b"%d" % number)
+    store.close()
+    store = Store(path)
+    replies = store.open().replies
+    assert len(replies) == KEPT_REPLIES
+    assert list(replies)[-1] == f"c{KEPT_REPLIES + 4}"
+    assert "c4" not in replies
+    store.commit(Desired(9999), reply_to="later", reply=b"l")
+    store.close()
+    assert "later" in Store(path).open().replies
+
+
+def test_a_commit_that_fails_leaves_everything(filled: Path) -> None:
+    """A change that cannot be made durable is not made: neither now nor after a restart (CL3, G6)."""
+    store = reopened(filled)
+    blocker = sqlite3.connect(filled, isolation_level=None)
+    blocker.execute("CREATE TRIGGER full BEFORE INSERT ON replies BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    with pytest.raises(StoreError, match="disk is full"):
+        store.commit(Desired(9), reply_to="c9", reply=b"r9")
+    blocker.execute("DROP TRIGGER full")
+    blocker.close()
+    store.commit(state(4), reply_to="c4", reply=b"r4")
+    store.close()
+    loaded = Store(filled).open()
+    assert loaded.desired == state(4)
+    assert set(loaded.replies) == {"c1", "c4"}

@@ -1,0 +1,63 @@
+"""Rules about the source that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import pointsman
+
+SOURCE = Path(pointsman.__file__).parent
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+MAY_RUN_CODE = {
+    "config.py",  # user_config and middlewares, pickled by the operator's client
+    "handle.py",  # arguments and values of handle calls, between authenticated processes
+    "ingress/__main__.py",  # middlewares, shipped by the operator
+    "replica/answers.py",  # values of handle calls
+    "replica/item.py",  # arguments of handle calls
+    "replica/target.py",  # user_config
+    "routing/failures.py",  # exceptions of user code, for callers that take Python objects
+    "usercode.py",  # user code
+}
+CODE_RUNNERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
+MAY_ASK_THE_WALL_CLOCK = {"engine/folder.py"}  # ages of files
+
+
+def names_used(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            used |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            used.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            used.add(f"{node.func.id}()")
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used.add(f"{node.value.id}.{node.attr}")
+    return used
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_decoders_that_run_code(path):
+    """What can run code stands only in the modules that say why (S6, S7)."""
+    relative = str(path.relative_to(SOURCE))
+    used = names_used(path)
+    runners = used & CODE_RUNNERS
+    if relative.startswith("demo/"):
+        runners -= {"joblib"}  # the demo loads the models that it has just saved
+    assert not runners or relative in MAY_RUN_CODE, f"{relative} imports {runners}"
+    assert not used & {"eval()", "exec()", "os.system"}
+    if relative not in MAY_ASK_THE_WALL_CLOCK:
+        assert "time.time" not in used, "deadlines are monotonic (F32)"
+
+
+def test_modules_stay_small():
+    """A reader can take in each module: none is over 400 lines."""
+    too_long = {
+        str(path.relative_to(SOURCE)): lines for path in MODULES if (lines := len(path.read_text().splitlines())) > 400
+    }
+    assert not too_long

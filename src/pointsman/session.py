@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.context import replica_context
 from pointsman.engine.child import new_event_loop
@@ -85,12 +85,15 @@ class Session:
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("a client's method was called on the client's own thread")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future = asyncio.run_coroutine_threadsafe(_outcome_of(coroutine), self._loop)
         try:
-            return future.result()
+            value, error = future.result()
         except BaseException:
             future.cancel()  # Ctrl-C: the command need not be waited for any more
             raise
+        if error is not None:
+            raise error
+        return cast(T, value)
 
     def command(
         self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
@@ -183,6 +186,15 @@ class Session:
         if self._router is not None:
             await self._router.aclose()
         self._loop.stop()
+
+
+async def _outcome_of(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+    """What a coroutine returned or raised. Never raises itself, so that asyncio finds nothing to complain about when
+    nobody waits any more."""
+    try:
+        return await coroutine, None
+    except Exception as error:  # noqa: BLE001 - passed on to the thread that asked
+        return None, error
 
 
 _sessions: dict[tuple[int, str, str], weakref.ref[Session]] = {}

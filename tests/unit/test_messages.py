@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pointsman import model
-from pointsman.wire import auth, messages
+from pointsman.wire import auth, commands, handover, messages
 from pointsman.wire.commands import AnyCommand, Command, SetTraffic
 from pointsman.wire.frames import WireError
 from pointsman.wire.messages import Message, pack, unpack
@@ -59,7 +59,7 @@ def structs_of(*modules: types.ModuleType) -> Iterator[type[msgspec.Struct]]:
                 yield value
 
 
-EVERYTHING = sorted(set(structs_of(messages, auth, model)), key=lambda kind: kind.__name__)
+EVERYTHING = sorted(set(structs_of(messages, commands, handover, auth, model)), key=lambda kind: kind.__name__)
 EVERYTHING = [kind for kind in EVERYTHING if kind.__struct_fields__]
 HEADS = [kind for kind in EVERYTHING if issubclass(kind, Message)]
 COMMANDS = [kind for kind in EVERYTHING if issubclass(kind, Command) and kind is not Command]

@@ -195,7 +195,7 @@ def test_garbage_is_refused(data: bytes, kind: typing.Any) -> None:
     "changes",
     [
         b"\x81\x80\x01",  # a map as the key of a map
-        b"\x81\xa1a" + b"\x91" * 5000 + b"\x01",  # nested deeper than any stack
+        b"\x81\xa1a" + b"\x91" * 200_000 + b"\x01",  # nested deeper than any stack
         b"\x81\xa1a\xdd\xff\xff\xff\xff",  # says that it has 4 billion elements
         b"\x81\xa1a\xdf\xff\xff\xff\xff",
         b"\x81\xa1a\xc6\xff\xff\xff\xff",

@@ -87,7 +87,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Overrides uvicorn's start of a request: the direct way where it can be taken, a task otherwise."""
         if self.direct is None or not self._may_go_direct(cycle):
             super()._start_asgi_task(cycle, app)
-        elif cycle.more_body and self.parser_expects_body(cycle):
+        elif cycle.more_body and self._expects_body(cycle):
             self._waits_for_body = cycle
         else:
             self.direct.begin(cycle.scope, bytes(cycle.body), DirectAnswer(self, cycle))
@@ -110,7 +110,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return True
 
     @staticmethod
-    def parser_expects_body(cycle: RequestResponseCycle) -> bool:
+    def _expects_body(cycle: RequestResponseCycle) -> bool:
         return any(name == b"content-length" and value != b"0" for name, value in cycle.scope["headers"])
 
     def run_task(self, coroutine: Coroutine[Any, Any, None], cycle: RequestResponseCycle) -> None:
@@ -196,7 +196,7 @@ class DirectAnswer:
             # A replica is not trusted to have checked its answer.
             self.set_exception(UserCodeError("InvalidHeader: a response header holds a line break or NUL"))
             return
-        status_line = STATUS_LINE.get(reply.status) or b"HTTP/1.1 %d \r\n" % reply.status
+        status_line = STATUS_LINE.get(reply.status, b"HTTP/1.1 500 \r\n")
         body = b"" if cycle.scope["method"] == "HEAD" else reply.body
         length = b"" if reply.status in (204, 304) else b"content-length: %d\r\n" % len(reply.body)
         close = b"" if cycle.keep_alive else b"connection: close\r\n"

@@ -1,0 +1,32 @@
+"""progress: one line in a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from pointsman.progress import ProgressLine
+from pointsman.wire.commands import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_how_far_replicas_have_come(monkeypatch, is_terminal):
+    """Someone who waits at a terminal sees how many replicas are ready; a log file sees nothing."""
+    screen = Terminal() if is_terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    with ProgressLine() as line:
+        line.show(Progress("digits", 3, 10))
+        line.show(Progress("digits", 10, 10))
+    shown = screen.getvalue()
+    if is_terminal:
+        assert "digits" in shown
+        assert "3/10 replicas ready" in shown
+        assert shown.endswith("10/10 replicas ready \n")
+    else:
+        assert shown == ""

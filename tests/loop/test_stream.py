@@ -223,8 +223,8 @@ def test_frames_of_one_turn_leave_in_one_write() -> None:
     run(main())
 
 
-def test_a_reader_that_stops_holds_up_its_writer() -> None:
-    """A slow reader shows as a stream that is not writable, and the writer goes on when it has caught up (G9)."""
+def test_a_reader_that_stops_is_seen() -> None:
+    """A slow reader shows as a stream that is not writable, and as writable when it has caught up (G9)."""
 
     async def main() -> None:
         two = Two()
@@ -233,19 +233,16 @@ def test_a_reader_that_stops_holds_up_its_writer() -> None:
         two.near.send(Kind.CHUNK, 1, b"", b"x" * 100_000)
         await settle()
         assert not two.near.writable
-        waiting = asyncio.ensure_future(two.near.drained())
-        await settle()
-        assert not waiting.done()
         two.pipe.there.release()
-        await waiting
+        await settle()
         assert two.near.writable
         assert two.there.frames[0].body == b"x" * 100_000
 
     run(main())
 
 
-def test_a_cut_wakes_a_writer_that_waits() -> None:
-    """Nobody waits for ever for a reader that is gone."""
+def test_a_cut_ends_both_ends_once() -> None:
+    """When the connection breaks with data under way, each end is told once, with the reason."""
 
     async def main() -> None:
         two = Two()
@@ -253,10 +250,8 @@ def test_a_cut_wakes_a_writer_that_waits() -> None:
         two.pipe.there.hold()
         two.near.send(Kind.CHUNK, 1, b"", b"x" * 100_000)
         await settle()
-        waiting = asyncio.ensure_future(two.near.drained())
-        await settle()
         two.pipe.cut(ConnectionResetError("cable out"))
-        await waiting
+        await settle()
         assert [str(error) for error in two.here.lost] == ["cable out"]
         assert len(two.there.lost) == 1
 

@@ -35,7 +35,6 @@ from pointsman.controller.reconcile import (
     Phase,
     Replica,
     Revert,
-    Stop,
     WakeAt,
     failed_launch,
     is_settled,
@@ -635,8 +634,6 @@ class World:
             elif isinstance(action, Drain):
                 self.enter(r, Phase.DRAINING)
                 self.later(0.0, 30.0 if self.chance.random() < 0.2 else 1.0, lambda: self.drained(r.number))
-            elif isinstance(action, Stop):
-                self.enter(r, Phase.STOPPING)
             else:
                 r.killed = True
                 self.later(0.0, 0.1, lambda: self.exited(r.number))

@@ -276,9 +276,6 @@ class Controller:
         elif isinstance(action, reconcile.Drain):
             replica.enter(Phase.DRAINING, now)
             self._peers.tell_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
-        elif isinstance(action, reconcile.Stop):
-            replica.enter(Phase.STOPPING, now)
-            self._engine.stop(replica.number)
         else:
             log.info("%s is killed: %s", replica.tag, action.reason)
             replica.killed = True

@@ -1,6 +1,6 @@
 """From what is wanted and what is there to what to do next. Pure and never waiting: asked again after each event.
 
-    plan(desired, observed, now) -> [Launch, Configure, Leave, Drain, Stop, Kill, Confirm, Revert, WakeAt]
+    plan(desired, observed, now) -> [Launch, Configure, Leave, Drain, Kill, Confirm, Revert, WakeAt]
 
 A replica's life:  LAUNCHED -> STARTING -> READY -> LEAVING -> DRAINING -> STOPPING -> (gone)
 Adding comes before removing; removing is: out of the table, routers confirm (or a grace passes), drain, stop, kill.
@@ -142,11 +142,6 @@ class Drain:
 
 
 @dataclass(frozen=True)
-class Stop:
-    number: int
-
-
-@dataclass(frozen=True)
 class Kill:
     number: int
     reason: str
@@ -173,7 +168,7 @@ class WakeAt:
     time: float
 
 
-Action = Launch | Configure | Leave | Drain | Stop | Kill | Confirm | Revert | WakeAt
+Action = Launch | Configure | Leave | Drain | Kill | Confirm | Revert | WakeAt
 
 
 def plan(desired: Desired, observed: Observed, now: float) -> list[Action]:

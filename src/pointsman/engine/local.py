@@ -27,8 +27,6 @@ from pointsman.wire.auth import ROLE_OPERATOR, derive_key
 from pointsman.wire.handover import HTTPSettings, SupervisorOrder
 from pointsman.wire.stream import BACKLOG, listen_private
 
-STOP_TIMEOUT_S = 5.0
-
 
 class Plan(NamedTuple):
     """What to raise.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import pickle
 import re
@@ -35,11 +34,6 @@ class Answer(NamedTuple):
     status: int
     headers: Headers
     body: bytes
-
-
-def is_stream(value: Any) -> bool:
-    """Whether a value is sent chunk by chunk: sync and async generators."""
-    return inspect.isgenerator(value) or inspect.isasyncgen(value)
 
 
 def is_response(value: Any) -> bool:

@@ -9,8 +9,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from pointsman.exceptions import ServeException
-from pointsman.model import Reason, ReplicaRef
+from pointsman.model import ReplicaRef
 from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.auth import ROLE_ROUTER
@@ -212,9 +211,3 @@ class RemoteReplica:
 
     def _note_load(self, load: int) -> None:
         self.elsewhere = max(0, load - self.inflight)
-
-
-def reason_for_refusal(refusal: RefuseHead) -> ServeException:
-    """What a caller is told when nobody else could take a refused call."""
-    text = "every replica is draining" if refusal.reason is Reason.DRAINING else "every replica is at its limit"
-    return ServeException(text)

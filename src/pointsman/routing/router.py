@@ -32,7 +32,6 @@ class Router:
         self._splits: dict[str, TrafficSplit] = {}
         self._pools: dict[str, Pool] = {}
         self._early: dict[str, list[Call]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
         self.table = EMPTY_TABLE
 
     def apply(self, table: RoutingTable) -> bool:

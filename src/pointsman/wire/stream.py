@@ -61,7 +61,6 @@ class Stream(asyncio.Protocol):
         self.closed = False
         self.writable = True
         """False while the peer reads slower than we write; choose another peer if there is one."""
-        self.resumed: asyncio.Event | None = None
 
     @property
     def role(self) -> str:
@@ -93,12 +92,6 @@ class Stream(asyncio.Protocol):
         out, self._out = self._out, []
         if out and self._transport is not None and not self.closed:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-
-    async def drained(self) -> None:
-        """Wait until the peer has taken enough of what was sent for more to be welcome."""
-        while not self.writable and not self.closed:
-            self.resumed = self.resumed or asyncio.Event()
-            await self.resumed.wait()
 
     def close(self) -> None:
         """Send what is queued, then close."""
@@ -170,7 +163,6 @@ class Stream(asyncio.Protocol):
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self.closed = True
-        self.resume_writing()
         self._user.stream_lost(self, self._error or exc)
 
     def pause_writing(self) -> None:
@@ -178,9 +170,6 @@ class Stream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable = True
-        if self.resumed is not None:
-            self.resumed.set()
-            self.resumed = None
 
 
 def _is_our_user(transport: asyncio.BaseTransport) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,13 @@ def private_runtime_folder() -> Iterator[Path]:
         os.environ.pop("XDG_RUNTIME_DIR")
         if before is not None:
             os.environ["XDG_RUNTIME_DIR"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_works() -> None:
+    """A shell starts background jobs with SIGINT ignored, and their children inherit that: the tests that press Ctrl-C
+    would wait for ever."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -309,8 +309,8 @@ class Client:
             raise KeyError(f"endpoint {name!r} does not exist; there are {sorted(self.list_endpoints())}")
         in_loop = _in_event_loop()
         if sync == in_loop:
-            kind, other = ("sync", "inside") if sync else ("async", "outside")
-            log.warning("a %s handle was taken %s a running event loop", kind, other)
+            kind, where = ("a sync", "inside") if sync else ("an async", "outside")
+            log.warning("%s handle was taken %s a running event loop", kind, where)
         kind_of_handle = ServeHandle if sync else AsyncServeHandle
         return kind_of_handle(name, self._credentials, missing_ok=missing_ok)
 

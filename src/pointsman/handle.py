@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from pointsman.exceptions import DeadlineExceededError, ServeException
+from pointsman.exceptions import ServeException
 from pointsman.routing.call import SAFE_METHODS, Call, Reply, ReplyStream, StreamBroken
 from pointsman.routing.failures import failure_to_exception
 from pointsman.session import Credentials, Session, credentials_here, session_for
@@ -65,9 +65,9 @@ class ServeFuture:
             reply = self._future.result(timeout)
         except concurrent.futures.CancelledError:
             raise ServeException("the call was cancelled") from None
-        except concurrent.futures.TimeoutError as error:
-            if isinstance(error, DeadlineExceededError):
-                raise
+        except concurrent.futures.TimeoutError:
+            if timeout is None or self._future.done():
+                raise  # user code's own, or the deadline's
             raise TimeoutError(f"no answer within {timeout:g} s; the call goes on") from None
         if reply.stream is not None:
             return _iterate(self._session, reply.stream)
@@ -90,7 +90,8 @@ class ServeFuture:
 
     async def _wait(self) -> Any:
         try:
-            reply = await asyncio.wrap_future(self._future)
+            # Shielded, or cancelling the awaiting task would mark the future as cancelled before we could tell why.
+            reply = await asyncio.shield(asyncio.wrap_future(self._future))
         except asyncio.CancelledError:
             if self._future.cancelled():
                 raise ServeException("the call was cancelled") from None

@@ -63,6 +63,8 @@ def start(
         TimeoutError: not ready after 60 s.
     """
     options.check_engine(engine)
+    if not isinstance(detached, bool):
+        raise TypeError(f"detached must be True or False, not {detached!r}; an instance's name is given as name=...")
     http = _http_options(http_host, http_port, http_middlewares, http_options)
     if state_dir is not None and not detached:
         raise ValueError(

@@ -13,6 +13,7 @@ from pointsman.exceptions import (
     ServeException,
     UserCodeError,
 )
+from pointsman.ingress.budget import WarningBudget
 from pointsman.ingress.codec import RequestRejected, answer_for, read_headers, request_id_of, wants_json
 from pointsman.routing.router import NoSuchEndpointError
 
@@ -77,3 +78,12 @@ def test_method_names_are_utf8():
 def test_uvicorn_has_the_hook_of_the_direct_way():
     """Without this hook every request goes the slow way through ASGI: correct, and a third slower."""
     assert callable(getattr(HttpToolsProtocol, "_start_asgi_task", None))
+
+
+def test_warnings_have_a_budget():
+    """Under overload the log says how much it held back instead of drowning its reader (H10)."""
+    budget = WarningBudget()
+    assert [budget.take("full", 1.0) for _ in range(12)] == [0] * 10 + [None, None]
+    assert budget.take("other", 1.5) == 0
+    assert budget.take("full", 2.0) == 2
+    assert budget.take("full", 2.1) == 0

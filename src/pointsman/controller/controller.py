@@ -20,7 +20,7 @@ from pointsman.controller.desired import Desired
 from pointsman.controller.events import adopt, forget_failures, note_exit, note_failure, note_ready
 from pointsman.controller.launch import Launcher
 from pointsman.controller.reconcile import Action, Observed, Phase, Replica, plan
-from pointsman.controller.store import Store, StoreError
+from pointsman.controller.store import KEPT_REPLIES, Store, StoreError
 from pointsman.controller.tables import note_on_cpus, room_of, routing_table
 from pointsman.controller.waiters import Situation, Waiter
 from pointsman.engine.base import Engine
@@ -111,6 +111,8 @@ class Controller:
             reply = pack(Accepted(new.version, note))
             await self._commit(new, reply_to=command.id, reply=reply, blob=blob)
             self._replies[command.id] = reply
+            if len(self._replies) > KEPT_REPLIES:
+                del self._replies[next(iter(self._replies))]
             forget_failures(self.observed, command)
             if isinstance(command, DeleteBackend) and command.force:
                 for replica in self.observed.of(command.tag):
@@ -228,7 +230,7 @@ class Controller:
                     if isinstance(action, reconcile.WakeAt):
                         self._wake = self._loop.call_at(action.time, self.kick)
                     elif isinstance(action, (reconcile.Confirm, reconcile.Revert)):
-                        busy = await self._conclude(action)
+                        busy = await self._conclude(action) or busy
                     else:
                         self._do(action)
                         busy = True
@@ -268,6 +270,8 @@ class Controller:
             return
         if isinstance(action, (reconcile.Confirm, reconcile.Revert, reconcile.WakeAt)):
             return
+        if action.number not in self.observed.replicas:
+            return  # it ended while an earlier action of this plan was written to disk
         replica = self.observed.replicas[action.number]
         if isinstance(action, reconcile.Configure):
             self._configure(replica)
@@ -331,9 +335,20 @@ class Controller:
 
     async def _commit(self, new: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
         commit = partial(self._store.commit, new, reply_to=reply_to, reply=reply, blob=blob)
-        await self._in_store(commit)
+        writing = asyncio.ensure_future(self._in_store(commit))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            # The client has gone, but the write cannot be called back: memory must follow the disk.
+            await writing
+            self._take(new)
+            raise
+        self._take(new)
+
+    def _take(self, new: Desired) -> None:
         self.desired = new
         self._note_drain_limits()
+        self.kick()
 
     def _note_drain_limits(self) -> None:
         """Replicas keep the newest limits of their backend, also when that is deleted."""

@@ -171,6 +171,9 @@ class Service:
             reply = await self._execute(stream, command, body, progress)
         except (ServeException, ValueError, TimeoutError) as error:
             stream.send(Kind.FAILURE, call_id, *_describe(error))
+        except Exception as error:
+            log.exception("command failed")
+            stream.send(Kind.FAILURE, call_id, *_describe(ServeException(f"internal error: {error!r}")))
         else:
             stream.send(Kind.REPLY, call_id, reply)
 

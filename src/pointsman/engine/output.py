@@ -10,6 +10,7 @@ import os
 import select
 import selectors
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -51,7 +52,7 @@ class OutputPump:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._todo: list[Callable[[], None]] = []
+        self._todo: deque[Callable[[], None]] = deque()
         self._closing = False
         self._sources: set[_Source] = set()
         self._thread = threading.Thread(target=self._main, name="pointsman-output", daemon=True)
@@ -94,9 +95,8 @@ class OutputPump:
             for key, _ in ready:
                 if key.data is None:
                     os.read(self._wake_read, 4096)
-                    todo, self._todo = self._todo, []
-                    for action in todo:
-                        action()
+                    while self._todo:
+                        self._todo.popleft()()
                 else:
                     self._read(key.data)
 
@@ -109,8 +109,11 @@ class OutputPump:
             self._sources.discard(source)
             data = b"\n" if source.rest else b""
         else:
-            source.file.write(data)
-            source.roll()
+            try:
+                source.file.write(data)
+                source.roll()
+            except OSError:
+                self._dropped += len(data)  # a full disk must not stop those who print
         lines, _, source.rest = (source.rest + data).rpartition(b"\n")
         if lines and self._echo:
             shown = [line for line in lines.split(b"\n") if not line.startswith(OUR_SMALL_TALK)]

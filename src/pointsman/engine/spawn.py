@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
 
@@ -22,10 +23,16 @@ class Child:
         self.started = time.monotonic()
 
     def signal(self, signum: int) -> None:
-        """To the process's whole group, so that what user code forked goes too. A dead process is left alone."""
+        """Ask the process, or kill its whole group, so that what user code forked goes too. The dead are left alone.
+
+        What user code forked is not asked: it may still be needed for the requests that the process finishes.
+        """
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signum)
+                if signum == signal.SIGKILL:
+                    os.killpg(self.process.pid, signum)
+                else:
+                    self.process.send_signal(signum)
 
 
 def spawn(
@@ -59,5 +66,6 @@ def spawn(
     finally:
         os.close(read_end)
         os.close(output_write)
-    os.write(write_end, handover)
+    with contextlib.suppress(BrokenPipeError):  # it has died already, which its exit will tell
+        os.write(write_end, handover)
     return Child(process, write_end, role, number), output_read

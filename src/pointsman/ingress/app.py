@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pointsman.exceptions import ServeException
+from pointsman.ingress.budget import WarningBudget
 from pointsman.ingress.codec import (
     ErrorAnswer,
     Headers,
@@ -56,6 +57,7 @@ class IngressApp:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
+        self._budget = WarningBudget()
         self.serving = False
         """False while starting and draining: ``/-/healthz`` answers 503."""
         self.has_table = asyncio.Event()
@@ -113,7 +115,7 @@ class IngressApp:
         """Send an answer to the client, whole or chunk by chunk."""
         await send(response_head(reply))
         if reply.stream is None:
-            await send({"type": "http.response.body", "body": reply.body})
+            await send({"type": "http.response.body", "body": b"" if reply.status in (204, 304) else reply.body})
         else:
             if "state" in scope:
                 scope["state"][DISCONNECT_HOOK] = reply.stream.close
@@ -127,12 +129,17 @@ class IngressApp:
             answer = error.answer
         else:
             answer = answer_for(error)
-            log.warning(
-                "request %s failed with %d: %s%s", request_id, answer.status, error, _indented(answer.traceback)
-            )
+            self._warn(answer.reason, f"request {request_id} failed with {answer.status}: {error}", answer.traceback)
         messages = error_messages(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
         for message in messages:
             await send(message)
+
+    def _warn(self, kind: str, text: str, traceback: str) -> None:
+        held_back = self._budget.take(kind, self._loop.time())
+        if held_back:
+            log.warning("%d more warnings like the next one were held back", held_back)
+        if held_back is not None:
+            log.warning("%s%s", text, _indented(traceback))
 
     def _submit(self, call: Call, scope: Scope) -> None:
         if "state" in scope:
@@ -211,7 +218,7 @@ class IngressApp:
         except StreamBroken as broken:
             traceback = broken.failure.traceback if broken.failure else ""
             request_id = request_id_of(scope["headers"])
-            log.warning("request %s broke while streaming: %s%s", request_id, broken, _indented(traceback))
+            self._warn("stream", f"request {request_id} broke while streaming: {broken}", traceback)
             raise BrokenAnswer from None
         finally:
             chunks.close()
@@ -242,4 +249,4 @@ async def _send_json(send: Send, status: int, value: object) -> None:
 
 
 def _indented(traceback: str) -> str:
-    return "\n" + traceback if traceback else ""
+    return "\n" + traceback.rstrip() if traceback else ""

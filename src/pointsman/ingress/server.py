@@ -47,6 +47,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _too_large: HeadTooLarge | None = None
     _waits_for_body: RequestResponseCycle | None = None
+    _running: RequestResponseCycle | None = None
     direct: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -85,6 +86,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Overrides uvicorn's start of a request: the direct way where it can be taken, a task otherwise."""
+        self._running = cycle
         if self.direct is None or not self._may_go_direct(cycle):
             super()._start_asgi_task(cycle, app)
         elif cycle.more_body and self._expects_body(cycle):
@@ -127,9 +129,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
-        cycle = self.cycle
+        cycle = self._running  # with pipelining, uvicorn's own is the last one parsed, which has not begun
+        self.pipeline.clear()
         super().connection_lost(exc)
         if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
             hook = cycle.scope.get("state", {}).get(DISCONNECT_HOOK)
             if hook is not None:
                 hook()
@@ -146,7 +151,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self._in_head:
+        if self._running is not None and not self._running.response_complete:
+            # A pipelined head that is late because we have stopped reading: not the client's doing.
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+        elif self._in_head:
             self._answer_and_close(408)
         elif self.cycle is None:
             self.transport.close()
@@ -187,6 +195,10 @@ class DirectAnswer:
     def set_result(self, reply: Reply) -> None:
         self._done = True
         protocol, cycle = self._protocol, self._cycle
+        if protocol.transport.is_closing():
+            if reply.stream is not None:
+                reply.stream.close()
+            return
         if reply.stream is not None or cycle.flow.write_paused:
             protocol.run_task(protocol.direct.answer(reply, cycle.scope, cycle.send), cycle)
             return
@@ -197,8 +209,9 @@ class DirectAnswer:
             self.set_exception(UserCodeError("InvalidHeader: a response header holds a line break or NUL"))
             return
         status_line = STATUS_LINE.get(reply.status, b"HTTP/1.1 500 \r\n")
-        body = b"" if cycle.scope["method"] == "HEAD" else reply.body
-        length = b"" if reply.status in (204, 304) else b"content-length: %d\r\n" % len(reply.body)
+        bodiless = reply.status in (204, 304)
+        body = b"" if bodiless or cycle.scope["method"] == "HEAD" else reply.body
+        length = b"" if bodiless else b"content-length: %d\r\n" % len(reply.body)
         close = b"" if cycle.keep_alive else b"connection: close\r\n"
         dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
         protocol.transport.write(b"".join([status_line, *dates, head, length, close, b"\r\n", body]))

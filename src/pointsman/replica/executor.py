@@ -122,10 +122,14 @@ class SyncExecutor(Generic[T]):
         # Cleared first: what is posted from here on wakes the loop again.
         self._post_pending = False
         posts = self._posts
-        while posts:
-            callback, args = posts.popleft()
-            callback(*args)
-        self._after_posts()
+        try:
+            while posts:
+                callback, args = posts.popleft()
+                callback(*args)
+        finally:
+            self._after_posts()
+            if posts:  # one failed: the others are not its hostages
+                self._call_loop(self._run_posts)
 
     def _call_loop(self, callback: Callable[..., None], *args: Any) -> None:
         try:

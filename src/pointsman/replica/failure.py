@@ -19,16 +19,29 @@ def format_traceback(error: BaseException) -> str:
     inner: TracebackType | None = error.__traceback__
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_FOLDER):
         inner = inner.tb_next
-    return "".join(traceback.format_exception(type(error), error, inner))
+    try:
+        return _sendable("".join(traceback.format_exception(type(error), error, inner)))
+    except Exception:  # noqa: BLE001 - formatting asks the exception for its text, which is user code
+        return f"{type(error).__name__}: (its text cannot be made)"
 
 
 def describe_failure(error: BaseException, *, with_object: bool) -> tuple[FailureHead, bytes]:
-    """The head of a failure, and the pickled exception for callers that take Python objects."""
-    text = format_traceback(error)
+    """The head of a failure, and the pickled exception for callers that take Python objects. Never raises."""
+    try:
+        text = _sendable(str(error))
+    except Exception:  # noqa: BLE001 - an exception's text is user code
+        text = "(its text cannot be made)"
     pickled = b""
-    if with_object:
+    if with_object and isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
+        # Exits and ends of iterations would do to the caller what they were meant to do over there.
         try:
             pickled = dumps(error)
         except UserCodeError:
             pickled = b""  # the class cannot travel; the caller gets a RemoteError with this head's texts
-    return FailureHead(Reason.USER_CODE, type(error).__name__, str(error), traceback=text), pickled
+    name = _sendable(type(error).__name__)
+    return FailureHead(Reason.USER_CODE, name, text, traceback=format_traceback(error)), pickled
+
+
+def _sendable(text: str) -> str:
+    """Without lone surrogates, such as file names that are not UTF-8 bring along: no message can hold them."""
+    return text.encode("utf-8", "replace").decode()

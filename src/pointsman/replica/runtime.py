@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-from pointsman.exceptions import CallRejectedError, UserCodeError
+from pointsman.exceptions import CallRejectedError
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
 from pointsman.replica import answers
 from pointsman.replica.batcher import Batcher
@@ -24,7 +24,7 @@ from pointsman.replica.coroutines import CoroutineExecutor
 from pointsman.replica.executor import SyncExecutor
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
-from pointsman.replica.streams import STREAM_WINDOW, iterate, open_stream, send_chunk
+from pointsman.replica.streams import STREAM_STALL_S, STREAM_WINDOW, iterate, open_stream, send_chunk
 from pointsman.replica.target import Method, Target, split_batch
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
@@ -48,6 +48,7 @@ class Runtime:
         self._draining = False
         self._drained: asyncio.Future[None] = self._loop.create_future()
         self._unflushed: set[Stream] = set()
+        self._streams: set[Stream] = set()
         self._thread: SyncExecutor[Item] = SyncExecutor(
             self._run_on_thread, batcher=Batcher(), after_posts=self._flush_streams
         )
@@ -84,13 +85,14 @@ class Runtime:
         target = self._target
         assert target is not None
         try:
-            await asyncio.wait_for(self._hold(), timeout_s)
+            try:
+                await asyncio.wait_for(self._hold(), timeout_s)
+            except asyncio.TimeoutError:
+                text = f"requests of this replica were still running after {timeout_s:g} s, its drain limit"
+                raise TimeoutError(text) from None
             result = await self._thread.run(lambda: target.reconfigure(user_config))
             if inspect.isawaitable(result):
                 await result
-        except asyncio.TimeoutError:
-            text = f"requests of this replica were still running after {timeout_s:g} s, its drain limit"
-            raise TimeoutError(text) from None
         finally:
             self._thread.release()
             self._coroutines.release()
@@ -100,11 +102,13 @@ class Runtime:
         await self._coroutines.hold()
 
     async def drain(self) -> None:
-        """Refuse new calls and return when none is left."""
+        """Refuse new calls and return when none is left and every answer is written."""
         self._draining = True
         if not self._items and not self._drained.done():
             self._drained.set_result(None)
         await asyncio.shield(self._drained)
+        for stream in list(self._streams):
+            await stream.flushed()
 
     def _apply_limits(self, config: ReplicaConfig) -> None:
         size = min(config.max_batch_size, config.max_concurrent_queries)
@@ -116,7 +120,7 @@ class Runtime:
     # StreamUser: connections of routers
 
     def stream_ready(self, stream: Stream) -> None:
-        pass  # a router that has nothing to send yet
+        self._streams.add(stream)
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
@@ -131,6 +135,7 @@ class Runtime:
                         item.credit.release()
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        self._streams.discard(stream)
         for item in [item for item in self._items.values() if item.stream is stream]:
             self._cancel(item)
 
@@ -245,7 +250,7 @@ class Runtime:
         else:
             try:
                 answer = answers.encode_answer(value, item.head.codec)
-            except UserCodeError as error:
+            except Exception as error:  # noqa: BLE001 - user code: values are asked for their own JSON form
                 post(self._fail_with, item, error)
             else:
                 post(self._reply_from_thread, item, answer)
@@ -254,13 +259,19 @@ class Runtime:
         """On the thread: iterate a sync generator, waiting for the reader's credit."""
         post = self._thread.post
         item.credit = credit = threading.Semaphore(STREAM_WINDOW)
-        post(open_stream, item, self.load, answers.TEXT_UTF8)
+        opened = False
         try:
             for value in values:
-                credit.acquire()
+                if not opened:  # not before there is a first value: until then a failure can still be told as one
+                    opened = True
+                    post(open_stream, item, self.load, answers.TEXT_UTF8)
+                if not credit.acquire(timeout=STREAM_STALL_S):
+                    raise TimeoutError(f"the reader of a stream took nothing for {STREAM_STALL_S:g} s")
                 if item.over:
                     break
                 post(send_chunk, item, answers.encode_chunk(value, item.head.codec))
+            if not opened:
+                post(open_stream, item, self.load, answers.TEXT_UTF8)
             post(self._end_stream, item)
         except BaseException as error:  # noqa: BLE001 - user code
             post(self._fail_with, item, error)
@@ -284,8 +295,8 @@ class Runtime:
                 result = method.call(items[0].request())
                 values = [result if inspect.isasyncgen(result) else await result]
         except asyncio.CancelledError:
-            for item in items:
-                self._close(item)
+            for item in items:  # silent for those who cancelled; user code may also have cancelled itself
+                self._fail_with(item, RuntimeError("user code was cancelled"))
             raise
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
             for item in items:
@@ -305,7 +316,7 @@ class Runtime:
             else:
                 self._reply(item, answers.encode_answer(value, item.head.codec))
         except asyncio.CancelledError:
-            self._close(item)
+            self._fail_with(item, RuntimeError("user code was cancelled"))
             raise
         except Exception as error:  # noqa: BLE001 - user code: generators and responses run here too
             self._fail_with(item, error)
@@ -318,12 +329,19 @@ class Runtime:
 
     async def _stream(self, item: Item, values: AsyncGenerator[Any, Any]) -> None:
         item.credit = credit = asyncio.Semaphore(STREAM_WINDOW)
-        open_stream(item, self.load, answers.TEXT_UTF8)
+        opened = False
         # Closed at once when the reader leaves: the producer's own clean-up must not wait for the garbage collector.
         async with contextlib.aclosing(values):
             async for value in values:
+                if not opened:
+                    opened = True
+                    open_stream(item, self.load, answers.TEXT_UTF8)
                 await credit.acquire()
+                if item.over:
+                    break
                 send_chunk(item, answers.encode_chunk(value, item.head.codec))
+        if not opened:
+            open_stream(item, self.load, answers.TEXT_UTF8)
         self._end_stream(item)
 
     async def _run_response(self, item: Item, response: Any) -> None:

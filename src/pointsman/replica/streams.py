@@ -14,6 +14,9 @@ from pointsman.wire.messages import CODEC_HTTP, ReplyHead, pack
 STREAM_WINDOW = 16
 """Chunks on their way to a reader before its producer waits."""
 
+STREAM_STALL_S = 30.0
+"""How long the one thread of sync code waits for a reader that takes nothing, before others get their turn."""
+
 
 def open_stream(item: Item, load: int, headers: Headers, status: int = 200) -> None:
     """Tell the caller that chunks will follow."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -12,6 +13,7 @@ from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
 if TYPE_CHECKING:
     from pointsman.routing.remote import RemoteReplica
 
+FUTURE_IS_OVER = (asyncio.InvalidStateError, concurrent.futures.InvalidStateError)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
@@ -119,16 +121,23 @@ class Call:
     def succeed(self, reply: Reply) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        if not self.future.done():
-            self.future.set_result(reply)
-        elif reply.stream is not None:
+        try:
+            if not self.future.done():
+                self.future.set_result(reply)
+                return
+        except FUTURE_IS_OVER:
+            pass  # cancelled by another thread just now: nobody waits for the answer
+        if reply.stream is not None:
             reply.stream.close()
 
     def fail(self, error: BaseException) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        if not self.future.done():
-            self.future.set_exception(error)
+        try:
+            if not self.future.done():
+                self.future.set_exception(error)
+        except FUTURE_IS_OVER:
+            pass  # cancelled by another thread just now: nobody waits for the answer
 
 
 class Reply(NamedTuple):

@@ -172,7 +172,8 @@ class ControlLink:
                 )
                 await self._lost.wait()
             except OSError as os_error:
-                error = InstanceGoneError(f"the instance has ended: {os_error}")
+                error = InstanceGoneError("the instance has ended")
+                error.__cause__ = os_error
             if self._stream_error is not None and not self._connected.is_set():
                 error = self._stream_error
             if error is not None:

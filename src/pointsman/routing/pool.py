@@ -56,6 +56,7 @@ class Pool:
         self._queued: Counter[str] = Counter()
         self._overflow: deque[Call] = deque()
         self._turn = 0
+        self._ended = ""
         self.update(route)
 
     @property
@@ -113,6 +114,7 @@ class Pool:
 
     async def aclose(self, reason: str) -> None:
         """Fail what waits and close all connections."""
+        self._ended = reason
         for call in (*self._waiting, *self._overflow):
             call.fail(ServeException(reason))
         self._waiting.clear()
@@ -123,6 +125,7 @@ class Pool:
 
     def retire(self, reason: str) -> None:
         """The backend is gone: fail what waits, let what runs finish."""
+        self._ended = reason
         for call in (*self._waiting, *self._overflow):
             call.fail(ServeException(reason))
         self._waiting.clear()
@@ -196,7 +199,9 @@ class Pool:
 
     def _retry(self, call: Call) -> None:
         call.remote = None
-        if not call.future.done():
+        if self._ended:
+            call.fail(ServeException(self._ended))
+        elif not call.future.done():
             self._enqueue(call, first=True)
 
     # RemoteOwner

@@ -150,6 +150,7 @@ class RemoteReplica:
 
     def stream_ready(self, stream: Stream) -> None:
         self._stream = stream
+        stream.on_writable = self._owner.room_made
         self._owner.room_made()
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:

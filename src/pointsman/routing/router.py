@@ -78,8 +78,11 @@ class Router:
         pool = self._pools.get(call.backend)
         if pool is not None:
             pool.cancel(call)
-        elif not call.future.done():
+            return
+        if not call.future.done():
             call.future.cancel()
+        if call.remote is not None:  # its backend is gone from the table, and the call still runs there
+            call.remote.cancel(call)
 
     def would_wait(self, endpoint: str) -> bool:
         """Whether the queue of every backend of the endpoint is full. May be read from any thread."""

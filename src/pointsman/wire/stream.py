@@ -61,6 +61,9 @@ class Stream(asyncio.Protocol):
         self.closed = False
         self.writable = True
         """False while the peer reads slower than we write; choose another peer if there is one."""
+        self.on_writable: Callable[[], None] | None = None
+        """Told when the peer has caught up."""
+        self._all_written: asyncio.Future[None] | None = None
 
     @property
     def role(self) -> str:
@@ -92,6 +95,16 @@ class Stream(asyncio.Protocol):
         out, self._out = self._out, []
         if out and self._transport is not None and not self.closed:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    async def flushed(self) -> None:
+        """Return when everything that was sent has left this process, or the stream is lost."""
+        self.flush()
+        if self._transport is None or self.closed:
+            return
+        self._all_written = self._loop.create_future()
+        self._transport.set_write_buffer_limits(high=0)
+        if not self.writable:  # with a limit of 0 the transport says so itself, and says when all is gone
+            await self._all_written
 
     def close(self) -> None:
         """Send what is queued, then close."""
@@ -163,6 +176,8 @@ class Stream(asyncio.Protocol):
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self.closed = True
+        if self._all_written is not None and not self._all_written.done():
+            self._all_written.set_result(None)
         self._user.stream_lost(self, self._error or exc)
 
     def pause_writing(self) -> None:
@@ -170,6 +185,10 @@ class Stream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable = True
+        if self._all_written is not None and not self._all_written.done():
+            self._all_written.set_result(None)
+        if self.on_writable is not None and not self.closed:
+            self.on_writable()
 
 
 def _is_our_user(transport: asyncio.BaseTransport) -> bool:

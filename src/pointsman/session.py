@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -197,7 +196,7 @@ async def _outcome_of(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, Exce
         return None, error
 
 
-_sessions: dict[tuple[int, str, str], weakref.ref[Session]] = {}
+_sessions: dict[tuple[int, str, str], Session] = {}
 _sessions_lock = threading.Lock()
 
 
@@ -205,12 +204,11 @@ def session_for(credentials: Credentials) -> Session:
     """This process's session with an instance; connects when there is none yet."""
     key = (os.getpid(), credentials.instance, credentials.role)
     with _sessions_lock:
-        reference = _sessions.get(key)
-        session = reference() if reference is not None else None
+        session = _sessions.get(key)
         if session is None or session.closed:
             session = Session(credentials)
             session.start()
-            _sessions[key] = weakref.ref(session)
+            _sessions[key] = session
         return session
 
 
@@ -242,5 +240,5 @@ def credentials_here(control_path: str = "") -> Credentials:
 
 
 def _forget(session: Session) -> None:
-    for key in [key for key, reference in _sessions.items() if reference() is session]:
+    for key in [key for key, known in list(_sessions.items()) if known is session]:
         _sessions.pop(key, None)

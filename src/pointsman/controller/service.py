@@ -10,6 +10,7 @@ A replica's key opens only the replica's doors: a captured one cannot give order
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable
@@ -211,7 +212,8 @@ class Service:
                 if left_s <= 0:
                     raise TimeoutError(f"the HTTP server was not ready after {timeout_s:g} s")
                 # An exit of an ingress is no confirmation, so it is looked for once a second.
-                await asyncio.wait([asyncio.ensure_future(event.wait())], timeout=min(1.0, left_s))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(event.wait(), min(1.0, left_s))
         finally:
             self._ingress_waiters.discard(event)
 

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 KEEP ?=
 
-.PHONY: demo test lint unit bench matrix clean
+.PHONY: demo test lint unit bench bench-batching bench-traffic matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -13,13 +13,19 @@ test: $(VENV)/.test lint
 	$(BIN)/pytest
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/noop.py
+
+bench-batching: $(VENV)/.test
+	$(BIN)/python benchmarks/batching.py
+
+bench-traffic: $(VENV)/.test
+	$(BIN)/python benchmarks/traffic.py
 
 # The tests on every Python 3.10-3.13 found on the machine, each in an environment of its own.
 matrix:

@@ -20,17 +20,14 @@ and exits with 1, because its figures are then not those of the work meant. All 
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import machine
 import msgspec
 import wrk
 from peers import HERE, MOSEC_VERSION, SYSTEMS, System, ensure_mosec, memory, running
@@ -74,7 +71,7 @@ def main() -> int:
     except (subprocess.SubprocessError, OSError) as error:
         console.print(f"Mosec {MOSEC_VERSION} could not be installed: {error}", markup=False)
         return 2
-    results = Results(machine_facts(), options.rounds, options.seconds, [], [], [], [], [])
+    results = Results(machine.facts(mosec=MOSEC_VERSION), options.rounds, options.seconds, [], [], [], [], [])
     measure(results, options, console)
     results.judged = judge(results)
     show(results, console)
@@ -114,31 +111,6 @@ def measure_system(results: Results, system: System, number: int, seconds: int, 
             results.cells.append(Cell(number, system.key, connections, load.requests_per_s, p50_ms, p99_ms, load))
             advance()
         results.memory.append(MemoryCell(number, system.key, fresh, memory(server.pid)))
-
-
-def machine_facts() -> dict[str, str | int | float]:
-    """What a reader must know to make sense of the figures."""
-    facts: dict[str, str | int | float] = {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "cpus": os.cpu_count() or 0,
-        "cpu": cpu_name(),
-        "system": f"{platform.system()} {platform.release()}",
-        "load_average_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "wrk": wrk.version(),
-        "mosec": MOSEC_VERSION,
-    }
-    facts |= {name: version(name) for name in ("pointsman", "uvicorn", "uvloop", "httptools", "starlette", "msgspec")}
-    return facts
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ class System(NamedTuple):
     answer: bytes
 
 
-def _python(script: str, *arguments: str) -> Callable[[int], list[str]]:
+def own_server(script: str, *arguments: str) -> Callable[[int], list[str]]:
+    """How a script in ``servers`` is run for a port."""
     return lambda port: [sys.executable, str(SERVERS / script), str(port), *arguments]
 
 
@@ -56,10 +57,10 @@ def _mosec(port: int) -> list[str]:
     return [str(MOSEC_PYTHON), str(SERVERS / "mosec_noop.py"), "--address", "127.0.0.1", "--port", str(port)]
 
 
-BARE = System("bare", "bare uvicorn echo", _python("bare.py"), "/noop", wrk.BODY.encode())
+BARE = System("bare", "bare uvicorn echo", own_server("bare.py"), "/noop", wrk.BODY.encode())
 MOSEC = System("mosec", f"Mosec {MOSEC_VERSION}", _mosec, "/inference", b'"ok"')
-SYNC = System("sync", "Pointsman, def", _python("pointsman_noop.py", "sync"), "/noop", b"ok")
-ASYNC = System("async", "Pointsman, async def", _python("pointsman_noop.py", "async"), "/noop", b"ok")
+SYNC = System("sync", "Pointsman, def", own_server("pointsman_noop.py", "sync"), "/noop", b"ok")
+ASYNC = System("async", "Pointsman, async def", own_server("pointsman_noop.py", "async"), "/noop", b"ok")
 SYSTEMS = (BARE, MOSEC, SYNC, ASYNC)
 
 

@@ -28,6 +28,25 @@ end
 """
 
 
+_CHANGING = """
+local ready, at = {}, 0
+
+function init(args)
+  for i = 1, %d do
+    wrk.headers["%s"] = string.format("user-%%06d", (i * 7919) %% 1000000)
+    ready[i] = wrk.format()
+  end
+end
+
+function request()
+  at = at %% #ready + 1
+  return ready[at]
+end
+"""
+CHANGING_VALUES = 4096
+"""Enough that they split evenly, few enough that the requests are made before the load begins."""
+
+
 class Load(msgspec.Struct, frozen=True):
     """What ``wrk`` counted. ``not_ok`` are answers of status 400 and up; timeouts are among ``socket_errors``."""
 
@@ -53,8 +72,12 @@ def version() -> str:
     return (done.stdout or done.stderr).partition("\n")[0].partition(" Copyright")[0].strip()
 
 
-def run(url: str, *, connections: int, seconds: float) -> Load:
+def run(url: str, *, connections: int, seconds: float, header: str = "") -> Load:
     """Load ``url`` for a while.
+
+    Args:
+        header: one more header of that name, with a value that changes from request to request. The requests are made
+            beforehand and taken in turn, so that ``wrk`` has the same little work for every name.
 
     Raises:
         RuntimeError: ``wrk`` failed, or printed no result.
@@ -62,7 +85,7 @@ def run(url: str, *, connections: int, seconds: float) -> Load:
     whole_seconds = max(1, round(seconds))
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
         script = Path(folder, "post.lua")
-        script.write_text(_SCRIPT)
+        script.write_text(_SCRIPT + (_CHANGING % (CHANGING_VALUES, header) if header else ""))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--latency", "--timeout", "5s"]
         command += ["--script", str(script), url]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=whole_seconds + 30)

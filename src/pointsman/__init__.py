@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pointsman.client import Client
     from pointsman.config import BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
-    from pointsman.handle import ServeFuture, get
+    from pointsman.future import ServeFuture, get
     from pointsman.request import Request, accept_batch
     from pointsman.starting import connect, start
 
@@ -26,12 +26,12 @@ _HOMES = {
     "BackendConfig": "config",
     "Client": "client",
     "connect": "starting",
-    "get": "handle",
+    "get": "future",
     "get_current_backend_tag": "context",
     "get_current_replica_tag": "context",
     "HTTPOptions": "config",
     "Request": "request",
-    "ServeFuture": "handle",
+    "ServeFuture": "future",
     "start": "starting",
 }
 _MODULES = ("config", "exceptions", "handle")

@@ -49,7 +49,7 @@ class _Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name not in ("user_config", "debug"):
+        if isinstance(value, bool) and info.field_name not in ("user_config", "debug", "expose_headers"):
             raise ValueError("must be a number, not a bool")
         return value
 
@@ -76,6 +76,8 @@ class BackendConfig(_Options):
         max_concurrent_batches: batches that an async batching backend may run at once.
         max_concurrent_queries: requests that a replica runs at once; default max(100, 2 x max_batch_size).
         max_queued_queries: requests that wait in one router for one endpoint; over it HTTP answers 503.
+        target_latency_ms: in place of ``batch_wait_timeout``: milliseconds within which 99 of 100 requests shall be
+            done, waiting included; the replica learns what batches cost and chooses their size and wait. None for off.
         user_config: passed to the class's ``reconfigure`` when a replica starts and whenever it changes; None for none.
         experimental_graceful_shutdown_wait_loop_s: longest wait, in seconds, for routers to confirm that they no longer
             choose a replica that is to go.
@@ -91,6 +93,7 @@ class BackendConfig(_Options):
     max_concurrent_batches: PositiveInt = 1
     max_concurrent_queries: PositiveInt | None = None
     max_queued_queries: Annotated[int, Field(ge=0)] = 1000
+    target_latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     user_config: Any = None
     experimental_graceful_shutdown_wait_loop_s: Seconds = Field(
         default=2.0,
@@ -162,6 +165,7 @@ def config_from_spec(spec: BackendConfigSpec) -> BackendConfig:
         max_concurrent_batches=spec.max_concurrent_batches,
         max_concurrent_queries=spec.query_limit,
         max_queued_queries=spec.max_queued_queries,
+        target_latency_ms=spec.target_latency_ms,
         user_config=pickle.loads(spec.user_config) if spec.user_config is not None else None,
         experimental_graceful_shutdown_wait_loop_s=spec.drain_confirm_s,
         experimental_graceful_shutdown_timeout_s=spec.drain_timeout_s,
@@ -191,6 +195,8 @@ class HTTPOptions(_Options):
         request_timeout_s: a request's deadline in seconds, to the first byte of the answer.
         max_body_bytes: largest request body in bytes.
         processes: ingress processes per node that share the port.
+        expose_headers: answers say which backend gave them, by which version of the traffic policy, and the request's
+            id: ``x-serve-backend``, ``x-serve-policy-version``, ``x-serve-request-id``.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -204,6 +210,7 @@ class HTTPOptions(_Options):
     request_timeout_s: Seconds = DEFAULT_REQUEST_TIMEOUT_S
     max_body_bytes: Annotated[int, Field(ge=0)] = DEFAULT_MAX_BODY
     processes: PositiveInt = 1
+    expose_headers: StrictBool = True
 
     @property
     def serves(self) -> bool:

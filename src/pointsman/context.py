@@ -6,6 +6,7 @@ the instance that owns the replica.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from pointsman.exceptions import ServeException
@@ -22,6 +23,21 @@ class ReplicaContext(NamedTuple):
     grant_identity: str
     request_timeout_s: float
 
+
+class CallScope(NamedTuple):
+    """What a call of user code hands on to the calls that it makes itself.
+
+    Attributes:
+        deadline: in the time of ``time.monotonic``; infinite once an answer has begun to stream.
+        request_id: empty when the caller gave none.
+    """
+
+    deadline: float
+    request_id: str
+
+
+call_scope: ContextVar[CallScope | None] = ContextVar("pointsman_call_scope", default=None)
+"""Set while user code runs for a call: per thread in sync code, per task in async code."""
 
 _current: ReplicaContext | None = None
 

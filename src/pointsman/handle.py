@@ -6,14 +6,17 @@ import asyncio
 import concurrent.futures
 import pickle
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import cloudpickle
 
-from pointsman.exceptions import ServeException
-from pointsman.routing.call import SAFE_METHODS, Call, Reply, ReplyStream, StreamBroken
-from pointsman.routing.failures import failure_to_exception
+from pointsman.context import CallScope, call_scope
+from pointsman.deadline import check_timeout
+from pointsman.future import Sending, ServeFuture, ServeStream
+from pointsman.policy.shardkey import check_key
+from pointsman.routing.call import SAFE_METHODS, Call, Reply
 from pointsman.session import Credentials, Session, credentials_here, session_for
 from pointsman.wire.messages import CODEC_OBJECT
 
@@ -30,76 +33,13 @@ class CallOptions(NamedTuple):
     """What ``options`` sets; None is a real value."""
 
     method_name: str | None = None
+    shard_key: str | None = None
     http_method: str | None = None
     http_headers: Mapping[str, str] | None = None
+    timeout_s: float | None = None
+    stream: bool = False
     idempotent: bool = False
     queue_full: str = "wait"
-
-
-class ServeFuture:
-    """The answer of a handle call, some time."""
-
-    def __init__(
-        self, session: Session, call: Call, future: concurrent.futures.Future[Reply], *, blocks_loop: bool = True
-    ) -> None:
-        self._session = session
-        self._call = call
-        self._future = future
-        self._blocks_loop = blocks_loop
-
-    def result(self, timeout: float | None = None) -> Any:
-        """The value, an iterator when the backend streams.
-
-        Args:
-            timeout: seconds to wait; the call goes on when they have passed. None waits until the call's deadline.
-
-        Raises:
-            TimeoutError: ``timeout`` passed.
-            RuntimeError: the future of an async handle, asked on a running event loop's thread before the answer is
-                there; await it instead.
-            Exception: what user code raised, with the remote traceback as its cause; or a ServeException of ours.
-        """
-        if not self._blocks_loop and not self._future.done() and _running_loop() is not None:
-            raise RuntimeError("result() would block the running event loop; use 'await future' instead")
-        try:
-            reply = self._future.result(timeout)
-        except concurrent.futures.CancelledError:
-            raise ServeException("the call was cancelled") from None
-        except concurrent.futures.TimeoutError:
-            if timeout is None or self._future.done():
-                raise  # user code's own, or the deadline's
-            raise TimeoutError(f"no answer within {timeout:g} s; the call goes on") from None
-        if reply.stream is not None:
-            return _iterate(self._session, reply.stream)
-        return pickle.loads(reply.body)
-
-    def cancel(self) -> bool:
-        """Give the call up: a queued one is removed, a running async one cancelled, the result of a running sync one
-        dropped. False when it is over already."""
-        if self._future.done():
-            return False
-        self._session.cancel(self._call)
-        return True
-
-    def done(self) -> bool:
-        """Whether the answer is there, or will never be."""
-        return self._future.done()
-
-    def __await__(self) -> Any:
-        return self._wait().__await__()
-
-    async def _wait(self) -> Any:
-        try:
-            # Shielded, or cancelling the awaiting task would mark the future as cancelled before we could tell why.
-            reply = await asyncio.shield(asyncio.wrap_future(self._future))
-        except asyncio.CancelledError:
-            if self._future.cancelled():
-                raise ServeException("the call was cancelled") from None
-            self._session.cancel(self._call)
-            raise
-        if reply.stream is not None:
-            return _iterate_async(self._session, reply.stream)
-        return pickle.loads(reply.body)
 
 
 class _Handle:
@@ -122,8 +62,11 @@ class _Handle:
         self,
         *,
         method_name: str | None = _UNSET,
+        shard_key: str | None = _UNSET,
         http_method: str | None = _UNSET,
         http_headers: Mapping[str, str] | None = _UNSET,
+        timeout_s: float | None = _UNSET,
+        stream: bool = _UNSET,
         idempotent: bool = _UNSET,
         queue_full: str = _UNSET,
     ) -> Any:
@@ -131,8 +74,13 @@ class _Handle:
 
         Args:
             method_name: method of the backend's class; None for ``__call__``.
+            shard_key: calls with the same key go to the same backend, until the traffic policy changes; at most 256
+                bytes of UTF-8. None for none.
             http_method: what the request's ``method`` says; None for GET.
             http_headers: headers of the request.
+            timeout_s: deadline of a call in seconds; None for the endpoint's, or else the instance's. A call that user
+                code makes for another one has at most what is left of that one's.
+            stream: calls are iterated: ``for chunk in handle.remote()``, or ``async for`` with an async handle.
             idempotent: whether a call that had started may be repeated when its replica dies.
             queue_full: ``"wait"`` for room while the queue is full, or ``"raise"`` BackpressureError at once.
 
@@ -141,8 +89,11 @@ class _Handle:
         """
         given: dict[str, Any] = {
             "method_name": method_name,
+            "shard_key": shard_key,
             "http_method": http_method,
             "http_headers": http_headers,
+            "timeout_s": timeout_s,
+            "stream": stream,
             "idempotent": idempotent,
             "queue_full": queue_full,
         }
@@ -152,12 +103,15 @@ class _Handle:
             value = getattr(options, name)
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name} must be a str or None, not {value!r}")
+        if options.shard_key is not None:
+            check_key(options.shard_key)
+        check_timeout(options.timeout_s, "timeout_s")
         if options.queue_full not in ("wait", "raise"):
             raise ValueError(f"queue_full must be 'wait' or 'raise', not {options.queue_full!r}")
         return type(self)(self._endpoint, self._credentials, options, missing_ok=self._missing_ok)
 
     def __repr__(self) -> str:
-        changed = [f"{name}={value!r}" for name, value in self._options._asdict().items() if value]
+        changed = [f"{name}={value!r}" for name, value in self._options._asdict().items() if value not in (None, False)]
         return f"{type(self).__name__}({', '.join([repr(self._endpoint), *changed])})"
 
     def __reduce__(self) -> Any:
@@ -166,9 +120,12 @@ class _Handle:
         return (_rebuild, (type(self), self._endpoint, path, self._options, self._missing_ok))
 
     def _send(self, session: Session, data: Any, kwargs: dict[str, Any]) -> tuple[ServeFuture, Call]:
-        options = self._options
+        options, scope = self._options, call_scope.get()
         future: concurrent.futures.Future[Reply] = concurrent.futures.Future()
         headers = [(name.lower().encode(), value.encode()) for name, value in (options.http_headers or {}).items()]
+        if options.shard_key is not None:
+            headers = [header for header in headers if header[0] != b"x-serve-shard-key"]
+            headers.append((b"x-serve-shard-key", options.shard_key.encode()))
         explicit_safe = options.http_method is not None and options.http_method.upper() in SAFE_METHODS
         call = Call(
             endpoint=self._endpoint,
@@ -177,12 +134,25 @@ class _Handle:
             http_method=(options.http_method or "GET").upper(),
             headers=headers,
             body=dumps_arguments(data, kwargs),
-            deadline=session.loop.time() + self._credentials.request_timeout_s,
+            deadline=session.loop.time() + self._time_left(session, scope),
+            request_id=scope.request_id if scope is not None else "",
             future=future,
+            shard_key=options.shard_key,
             idempotent=options.idempotent or explicit_safe or any(name == b"idempotency-key" for name, _ in headers),
             waits_for_room=options.queue_full == "wait",
         )
-        return ServeFuture(session, call, future, blocks_loop=isinstance(self, ServeHandle)), call
+        kind = ServeStream if options.stream else ServeFuture
+        return kind(session, call, future, blocks_loop=isinstance(self, ServeHandle)), call
+
+    def _time_left(self, session: Session, scope: CallScope | None) -> float:
+        """Seconds until the call's deadline: its own, and never more than that of the call it is made for."""
+        timeout_s = self._options.timeout_s
+        if timeout_s is None:
+            endpoint = session.endpoint(self._endpoint)
+            timeout_s = endpoint.request_timeout_s if endpoint is not None else None
+        if timeout_s is None:
+            timeout_s = self._credentials.request_timeout_s
+        return timeout_s if scope is None else min(timeout_s, scope.deadline - time.monotonic())
 
 
 class ServeHandle(_Handle):
@@ -217,8 +187,11 @@ class ServeHandle(_Handle):
 class AsyncServeHandle(_Handle):
     """Calls an endpoint from a running event loop, any one."""
 
-    async def remote(self, data: Any = None, /, **kwargs: Any) -> ServeFuture:
-        """Send a call; await the future that comes back for its value. Arguments as for :class:`ServeHandle`."""
+    def remote(self, data: Any = None, /, **kwargs: Any) -> Sending:
+        """Send a call; ``await`` it for a future, and that for the value. Arguments as for :class:`ServeHandle`."""
+        return Sending(self._remote(data, kwargs))
+
+    async def _remote(self, data: Any, kwargs: dict[str, Any]) -> ServeFuture:
         session = await asyncio.to_thread(session_for, self._credentials)
         if isinstance(data, ServeFuture):
             data = await data
@@ -226,21 +199,6 @@ class AsyncServeHandle(_Handle):
         future, call = self._send(session, data, kwargs)
         session.submit(call, missing_ok=self._missing_ok)
         return future
-
-
-def get(future: ServeFuture | list[ServeFuture], timeout: float | None = None) -> Any:
-    """The value of a future, or the list of values of a list of futures, in order.
-
-    Args:
-        timeout: seconds to wait for each; None waits until the calls' deadlines.
-
-    Raises:
-        TimeoutError: ``timeout`` passed.
-        Exception: what user code raised; the first failure of a list.
-    """
-    if isinstance(future, ServeFuture):
-        return future.result(timeout)
-    return [item.result(timeout) for item in future]
 
 
 def dumps_arguments(data: Any, kwargs: dict[str, Any]) -> bytes:
@@ -263,61 +221,3 @@ def dumps_arguments(data: Any, kwargs: dict[str, Any]) -> bytes:
 
 def _rebuild(kind: type[_Handle], endpoint: str, control_path: str, options: CallOptions, missing_ok: bool) -> _Handle:
     return kind(endpoint, credentials_here(control_path), options, missing_ok=missing_ok)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _iterate(session: Session, stream: ReplyStream) -> Iterator[Any]:
-    """The values of a streamed answer, in a thread without a loop."""
-    ended = object()
-
-    async def step() -> Any:
-        try:
-            return await stream.__anext__()
-        except StopAsyncIteration:
-            return ended
-
-    try:
-        while True:
-            try:
-                chunk = session.run(step())
-            except StreamBroken as broken:
-                raise _stream_error(broken) from None
-            if chunk is ended:
-                return
-            yield pickle.loads(chunk)
-    finally:
-        if not session.closed:
-            session.loop.call_soon_threadsafe(stream.close)
-
-
-async def _iterate_async(session: Session, stream: ReplyStream) -> AsyncIterator[Any]:
-    async def step() -> tuple[bool, bytes]:
-        try:
-            return True, await stream.__anext__()
-        except StopAsyncIteration:
-            return False, b""
-
-    try:
-        while True:
-            try:
-                more, chunk = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step(), session.loop))
-            except StreamBroken as broken:
-                raise _stream_error(broken) from None
-            if not more:
-                return
-            yield pickle.loads(chunk)
-    finally:
-        if not session.closed:
-            session.loop.call_soon_threadsafe(stream.close)
-
-
-def _stream_error(broken: StreamBroken) -> BaseException:
-    if broken.failure is None:
-        return ServeException(str(broken))
-    return failure_to_exception(broken.failure, broken.pickled, trusted=True)

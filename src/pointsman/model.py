@@ -10,6 +10,8 @@ from enum import Enum
 
 import msgspec
 
+DEFAULT_SHARD_KEY = "header:x-serve-shard-key"
+
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     """Base of the nouns: immutable, compared by value, unknown fields from a newer peer tolerated."""
@@ -49,6 +51,7 @@ class ReplicaConfig(Struct, frozen=True):
     batch_wait_timeout_s: float = 0.0
     max_concurrent_batches: int = 1
     max_concurrent_queries: int = 100
+    target_latency_s: float | None = None
     user_config: bytes | None = None
     """Pickled, opaque to the controller; None when the user gave none."""
 
@@ -65,6 +68,7 @@ class BackendConfigSpec(Struct, frozen=True):
     max_concurrent_batches: int = 1
     max_concurrent_queries: int | None = None
     max_queued_queries: int = 1000
+    target_latency_ms: float | None = None
     user_config: bytes | None = None
     drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
@@ -82,6 +86,7 @@ class BackendConfigSpec(Struct, frozen=True):
             batch_wait_timeout_s=self.batch_wait_timeout_s,
             max_concurrent_batches=self.max_concurrent_batches,
             max_concurrent_queries=self.query_limit,
+            target_latency_s=self.target_latency_ms / 1000 if self.target_latency_ms is not None else None,
             user_config=self.user_config,
         )
 
@@ -123,21 +128,75 @@ class BackendSpec(Struct, frozen=True):
     resources: Resources
 
 
+class CustomPolicy(Struct, frozen=True):
+    """A user's own way to choose: the import path of an object with a method ``choose``, and where to look for it."""
+
+    path: str
+    sys_path: tuple[str, ...] = ()
+
+
 class TrafficPolicy(Struct, frozen=True):
-    """Who answers an endpoint's calls: weights per backend that sum to 1, and a version that grows."""
+    """Who answers an endpoint's calls, and who gets copies of them.
+
+    Attributes:
+        version: grows with every change.
+        weights: by backend; they sum to 1.
+        shadows: probability that a backend gets a copy of a call, by backend; never 0.
+        custom: chooses in place of weights and keys; None for the built-in way.
+    """
 
     version: int
     weights: dict[str, float]
+    shadows: dict[str, float] = {}
+    custom: CustomPolicy | None = None
+
+    def same_as(self, other: TrafficPolicy) -> bool:
+        """Whether the two differ in nothing but their version."""
+        return msgspec.structs.replace(self, version=other.version) == other
+
+
+class TrafficChange(Struct, frozen=True):
+    """One line of an endpoint's traffic history.
+
+    Attributes:
+        policy: as it was from then on.
+        time: when, as ISO 8601 in UTC.
+        change: what made it, in words.
+        by: who, as they call themselves.
+    """
+
+    policy: TrafficPolicy
+    time: str
+    change: str
+    by: str
+
+
+class TrafficHistory(Struct, frozen=True):
+    """An endpoint's newest policies, oldest first; the last one is in force."""
+
+    changes: tuple[TrafficChange, ...] = ()
+
+
+class Pins(Struct, frozen=True):
+    """Shard keys of one endpoint that are forced to a backend, whatever the weights say."""
+
+    keys: dict[str, str] = {}
 
 
 class EndpointSpec(Struct, frozen=True):
-    """A name that can be called, with at most one HTTP route."""
+    """A name that can be called, with at most one HTTP route.
+
+    ``shard_key`` says where an HTTP request carries its key, as :mod:`pointsman.policy.shardkey` reads it.
+    """
 
     name: str
     route: str | None
     methods: tuple[str, ...]
     policy: TrafficPolicy
     idempotent: bool = False
+    shard_key: str = DEFAULT_SHARD_KEY
+    request_timeout_s: float | None = None
+    """None for the instance's."""
 
 
 class ReplicaRef(Struct, frozen=True):
@@ -171,6 +230,7 @@ class RoutingTable(Struct, frozen=True):
     version: int
     endpoints: dict[str, EndpointSpec]
     backends: dict[str, BackendRoute]
+    pins: dict[str, Pins] = {}
 
 
 EMPTY_TABLE = RoutingTable(version=0, endpoints={}, backends={})

@@ -8,8 +8,8 @@ when something of it is asked for: a sync backend that reads bytes never loads i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import quote, unquote
 
 from pointsman.exceptions import ServeException
@@ -21,25 +21,57 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 BATCH_MARKER = "__pointsman_accepts_batch__"
+BUCKET_MARKER = "__pointsman_buckets_by__"
 
 
-def accept_batch(function: C) -> C:
+@overload
+def accept_batch(function: C) -> C: ...
+
+
+@overload
+def accept_batch(*, bucket_by: Callable[[Any], Hashable]) -> Callable[[C], C]: ...
+
+
+def accept_batch(
+    function: C | None = None, *, bucket_by: Callable[[Any], Hashable] | None = None
+) -> C | Callable[[C], C]:
     """Mark a function or method as taking a list of requests and returning as many answers.
 
     On a function, or on ``__call__``, it makes the whole backend batching; on another method only that method. How
-    many requests come at once is set by ``max_batch_size`` and ``batch_wait_timeout`` of the backend's config.
+    many requests come at once is set by ``max_batch_size`` and ``batch_wait_timeout`` of the backend's config. An
+    exception object among the answers fails its own request only.
+
+    Args:
+        bucket_by: a quick function of one :class:`Request`, such as ``lambda request: len(request.body()) // 1000``;
+            only requests for which it gives the same value (str, number, bytes, None, or a tuple of these) share a
+            batch. It runs when a request arrives, on the loop of the replica; what it raises fails that request.
 
     Raises:
         TypeError: used on a class; mark its ``__call__`` instead.
     """
+    if function is None:
+        return lambda marked: _mark(marked, bucket_by)
+    return _mark(function, bucket_by)
+
+
+def _mark(function: C, bucket_by: Callable[[Any], Hashable] | None) -> C:
     if isinstance(function, type):
         raise TypeError(f"accept_batch marks functions and methods; put it on {function.__name__}.__call__")
+    if not callable(function):
+        raise TypeError(f"accept_batch marks functions and methods, not {function!r}")
     setattr(function, BATCH_MARKER, True)
+    setattr(function, BUCKET_MARKER, bucket_by)
     return function
 
 
 def is_marked(function: Callable[..., Any] | None) -> bool:
     return getattr(function, BATCH_MARKER, False) is True
+
+
+def bucket_of(function: Callable[..., Any]) -> Callable[[Any], Hashable] | None:
+    """The ``bucket_by`` that a batching function was marked with."""
+    bucket_by: Callable[[Any], Hashable] | None = getattr(function, BUCKET_MARKER, None)
+    return bucket_by
 
 
 class KeywordParams(dict[str, Any]):

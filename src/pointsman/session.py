@@ -17,6 +17,7 @@ from pointsman.engine.child import new_event_loop
 from pointsman.engine.folder import InstanceFolder
 from pointsman.engine.local import address_of
 from pointsman.exceptions import ServeException
+from pointsman.model import EndpointSpec
 from pointsman.routing.call import Call
 from pointsman.routing.control import ControlLink
 from pointsman.routing.router import Router
@@ -115,6 +116,10 @@ class Session:
         if not self._submit_pending:
             self._submit_pending = True
             self._loop.call_soon_threadsafe(self._take_submitted)
+
+    def endpoint(self, name: str) -> EndpointSpec | None:
+        """What the newest routing table says of an endpoint."""
+        return self.router().table.endpoints.get(name)
 
     def is_crowded(self, endpoint: str) -> bool:
         """Whether a new call should wait before it is made."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from pointsman import config as options
 from pointsman import resources as amounts
-from pointsman.client import DRIVER_EXIT_TIMEOUT_S, Client, origin_here
+from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
+from pointsman.client.operations import origin_here
 from pointsman.config import HTTPOptions
 from pointsman.context import replica_context
 from pointsman.engine.folder import check_name
@@ -94,6 +95,7 @@ def start_instance(
             debug=http.debug,
             request_timeout_s=http.request_timeout_s,
             max_body_bytes=http.max_body_bytes,
+            expose_headers=http.expose_headers,
             middlewares=options.pack_middlewares(http),
             origin=origin_here(),
         )

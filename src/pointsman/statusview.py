@@ -29,7 +29,7 @@ def endpoint_view(spec: EndpointSpec) -> dict[str, Any]:
         "route": spec.route,
         "methods": list(spec.methods),
         "traffic": dict(spec.policy.weights),
-        "shadows": {},
+        "shadows": dict(spec.policy.shadows),
     }
 
 

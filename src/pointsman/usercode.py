@@ -4,9 +4,11 @@ reads what was shipped."""
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
+import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import cloudpickle
@@ -43,6 +45,30 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
         )
     kind = type(function_or_class).__name__
     raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
+
+
+def import_object(path: str, sys_path: Iterable[str] = ()) -> Any:
+    """What an import path names: ``package.module:name`` or ``package.module.name``.
+
+    Args:
+        sys_path: folders to look in after those of this process; they stay, since the object may import more later.
+
+    Raises:
+        ImportError: there is no such module, or nothing of that name in it.
+        Exception: what the module raises while it is imported.
+    """
+    module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    if not module_name or not name or module_name.startswith("."):
+        raise ImportError(f"{path!r} is not an import path such as 'package.module:name'")
+    sys.path.extend(folder for folder in sys_path if folder not in sys.path)
+    importlib.invalidate_caches()  # it may have been written a moment ago
+    found: Any = importlib.import_module(module_name)
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise ImportError(f"module {module_name!r} has no {name!r}") from None
+    return found
 
 
 def takes_argument(function: Callable[..., Any], *, bound: bool = False) -> bool:

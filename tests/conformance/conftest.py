@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import pointsman as serve
+from tests.conformance.traffic import Backends
 from tests.conftest import family, http_for, start_client
 
 
@@ -41,3 +42,19 @@ def served(client: serve.Client, name: str) -> Iterator[Callable[..., str]]:
     yield serve_it
     client.delete_endpoint(name)
     client.delete_backend(name, force=True)
+
+
+@pytest.fixture(scope="module")
+def backends(client: serve.Client, request: pytest.FixtureRequest) -> Iterator[Backends]:
+    """Five backends that note their calls, for all tests of a module."""
+    backends = Backends(client, request.module.__name__.rpartition("_")[2])
+    yield backends
+    backends.remove()
+
+
+@pytest.fixture
+def endpoint(client: serve.Client, backends: Backends, name: str) -> Iterator[str]:
+    """An endpoint of the first of the module's backends, with a route of the same name."""
+    client.create_endpoint(name, backend=backends.tags[0], route=f"/{name}", methods=["GET", "POST"])
+    yield name
+    client.delete_endpoint(name)

@@ -160,7 +160,7 @@ def test_weight_zero(client, http, pair, name):
         ({"A": -0.5, "B": 1.5}, ValueError, "-0.5"),
         ({"A": float("nan")}, ValueError, "nan"),
         ({"A": float("inf")}, ValueError, "inf"),
-        ({}, ValueError, "sum to 0"),
+        ({}, ValueError, "empty"),
         ({"no-such-backend": 1}, ValueError, "no-such-backend"),
     ],
 )

@@ -1,11 +1,11 @@
-"""The seed's "Scaling Out" and "Resource Management" examples, each as its own program. Their lines are the seed's own;
+"""The seed's examples from "Scaling Out" to "Shadow Testing", each as its own program. Their lines are the seed's own;
 what stands before them is the import, the start of an instance and the names that the page takes for granted, what
 stands behind them looks at the result."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
 
 import pytest
 
@@ -43,6 +43,85 @@ OMP = """
   client.create_backend("parallel_backend", MyBackend, 12)
 """
 
+FIFTY_FIFTY = """
+  client.create_backend("backend1", MyClass1)
+  client.create_backend("backend2", MyClass2)
+
+  client.create_endpoint("fifty-fifty", backend="backend1", route="/fifty")
+  client.set_traffic("fifty-fifty", {"backend1": 0.5, "backend2": 0.5})
+"""
+
+CANARY = """
+  client.create_backend("default_backend", MyClass)
+
+  # Initially, set all traffic to be served by the "default" backend.
+  client.create_endpoint("canary_endpoint", backend="default_backend", route="/canary-test")
+
+  # Add a second backend and route 1% of the traffic to it.
+  client.create_backend("new_backend", MyNewClass)
+  client.set_traffic("canary_endpoint", {"default_backend": 0.99, "new_backend": 0.01})
+
+  # Add a third backend that serves another 1% of the traffic.
+  client.create_backend("new_backend2", MyNewClass2)
+  client.set_traffic("canary_endpoint", {"default_backend": 0.98, "new_backend": 0.01, "new_backend2": 0.01})
+
+  # Route all traffic to the new, better backend.
+  client.set_traffic("canary_endpoint", {"new_backend": 1.0})
+
+  # Or, if not so succesful, revert to the "default" backend for all traffic.
+  client.set_traffic("canary_endpoint", {"default_backend": 1.0})
+"""
+
+ROLLOUT = """
+  client.create_backend("existing_backend", MyClass)
+
+  # Initially, all traffic is served by the existing backend.
+  client.create_endpoint("incremental_endpoint", backend="existing_backend", route="/incremental")
+
+  # Then we can slowly increase the proportion of traffic served by the new backend.
+  client.create_backend("new_backend", MyNewClass)
+  client.set_traffic("incremental_endpoint", {"existing_backend": 0.9, "new_backend": 0.1})
+  client.set_traffic("incremental_endpoint", {"existing_backend": 0.8, "new_backend": 0.2})
+  client.set_traffic("incremental_endpoint", {"existing_backend": 0.5, "new_backend": 0.5})
+  client.set_traffic("incremental_endpoint", {"new_backend": 1.0})
+
+  # At any time, we can roll back to the existing backend.
+  client.set_traffic("incremental_endpoint", {"existing_backend": 1.0})
+"""
+
+AFFINITY = """
+  # Specifying the shard key via an HTTP header.
+  requests.get("127.0.0.1:8000/api", headers={"X-SERVE-SHARD-KEY": session_id})
+
+  # Specifying the shard key in a call made via serve handle.
+  handle = client.get_handle("api_endpoint")
+  handler.options(shard_key=session_id).remote(args)
+"""
+
+SHADOWS = """
+  client.create_backend("existing_backend", MyClass)
+
+  # All traffic is served by the existing backend.
+  client.create_endpoint("shadowed_endpoint", backend="existing_backend", route="/shadow")
+
+  # Create two new backends that we want to test.
+  client.create_backend("new_backend_1", MyNewClass)
+  client.create_backend("new_backend_2", MyNewClass)
+
+  # Shadow traffic to the two new backends. This does not influence the result
+  # of requests to the endpoint, but a proportion of requests are
+  # *additionally* sent to these backends.
+
+  # Send 50% of all queries to the endpoint new_backend_1.
+  client.shadow_traffic("shadowed_endpoint", "new_backend_1", 0.5)
+  # Send 10% of all queries to the endpoint new_backend_2.
+  client.shadow_traffic("shadowed_endpoint", "new_backend_2", 0.1)
+
+  # Stop shadowing traffic to the backends.
+  client.shadow_traffic("shadowed_endpoint", "new_backend_1", 0)
+  client.shadow_traffic("shadowed_endpoint", "new_backend_2", 0)
+"""
+
 # What the page takes for granted.
 
 IMPORTS = """
@@ -54,6 +133,23 @@ import pointsman as serve
 HANDLE_REQUEST = """
 def handle_request(request):
     return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+"""
+
+MY_CLASSES = """
+class MyClass:
+    def __init__(self):
+        self.copies = 0
+    def __call__(self, request):
+        self.copies += request.headers.get("x-serve-shadow") == "1"
+        return serve.get_current_backend_tag()
+    def how_many(self, request):
+        return self.copies
+MyClass1 = MyClass2 = MyNewClass = MyNewClass2 = MyClass
+def traffic_of(endpoint):
+    return client.list_endpoints()[endpoint]["traffic"]
+def answers(endpoint, count):
+    handle = client.get_handle(endpoint)
+    return serve.get([handle.remote() for _ in range(count)])
 """
 
 ANSWER = """
@@ -208,3 +304,175 @@ def test_omp_variable_of_the_starting_process(tmp_path: Path, given: dict[str, s
         """
     )
     assert_succeeded(run_program(text, tmp_path, **given))
+
+
+# Splitting Traffic Between Backends to Shadow Testing. The examples use the same names for different backends, so each
+# is a program of its own (EX8). One that changes traffic several times is looked at after each change.
+
+
+def traffic_program(*parts: str) -> str:
+    return program(MY_CLASSES, *parts)
+
+
+def looked_at(example: str, checks: dict[str, str]) -> str:
+    """An example with a check behind each line that begins with a key of ``checks``."""
+    lines: list[str] = []
+    for line in dedent(example).splitlines():
+        lines.append(line)
+        lines += [dedent(check) for beginning, check in checks.items() if line.startswith(beginning)]
+    assert len(lines) >= len(dedent(example).splitlines()) + len(checks), "a check has no line to stand behind"
+    return "\n".join(lines)
+
+
+def test_fifty_fifty(tmp_path: Path) -> None:
+    """Two backends share an endpoint's traffic half and half, over HTTP as well (EX8, TR3, TR8)."""
+    text = traffic_program(
+        FIFTY_FIFTY,
+        """
+        import urllib.request
+        listed = client.list_endpoints()["fifty-fifty"]
+        assert listed["traffic"] == {"backend1": 0.5, "backend2": 0.5}, listed
+        assert listed["route"] == "/fifty", listed
+        hits = answers("fifty-fifty", 1000).count("backend1")
+        assert 400 < hits < 600, hits
+        def get():
+            with urllib.request.urlopen(client.http_address + "/fifty") as answer:
+                return answer.read().decode()
+        assert {get() for _ in range(50)} == {"backend1", "backend2"}
+        """,
+    )
+    assert_succeeded(run_program(text, tmp_path))
+
+
+def test_canary(tmp_path: Path) -> None:
+    """A canary gets its hundredth, a second one another, then all traffic moves and moves back (EX8, TR4, TR5, TR7)."""
+    checks = {
+        'client.set_traffic("canary_endpoint", {"default_backend": 0.99': """
+            assert traffic_of("canary_endpoint") == {"default_backend": 0.99, "new_backend": 0.01}
+            assert 950 < answers("canary_endpoint", 1000).count("default_backend")
+        """,
+        'client.set_traffic("canary_endpoint", {"default_backend": 0.98': """
+            three = {"default_backend": 0.98, "new_backend": 0.01, "new_backend2": 0.01}
+            assert traffic_of("canary_endpoint") == three
+            assert 930 < answers("canary_endpoint", 1000).count("default_backend")
+        """,
+        'client.set_traffic("canary_endpoint", {"new_backend": 1.0})': """
+            assert traffic_of("canary_endpoint") == {"new_backend": 1.0}
+            assert set(answers("canary_endpoint", 50)) == {"new_backend"}
+        """,
+        'client.set_traffic("canary_endpoint", {"default_backend": 1.0})': """
+            assert traffic_of("canary_endpoint") == {"default_backend": 1.0}
+            assert set(answers("canary_endpoint", 50)) == {"default_backend"}
+            client.delete_backend("new_backend")
+            client.delete_backend("new_backend2")
+            assert set(client.list_backends()) == {"default_backend"}
+        """,
+    }
+    assert_succeeded(run_program(traffic_program(looked_at(CANARY, checks)), tmp_path))
+
+
+def test_incremental_rollout(tmp_path: Path) -> None:
+    """The new backend's share grows step by step to all, and one call takes it back (EX8, TR4, TR12)."""
+    look = """
+        seen.append((traffic_of("incremental_endpoint"), set(answers("incremental_endpoint", 200))))
+    """
+    text = traffic_program(
+        "seen = []",
+        looked_at(ROLLOUT, {"client.set_traffic": look}),
+        """
+        both = {"existing_backend", "new_backend"}
+        assert seen == [
+            ({"existing_backend": 0.9, "new_backend": 0.1}, both),
+            ({"existing_backend": 0.8, "new_backend": 0.2}, both),
+            ({"existing_backend": 0.5, "new_backend": 0.5}, both),
+            ({"new_backend": 1.0}, {"new_backend"}),
+            ({"existing_backend": 1.0}, {"existing_backend"}),
+        ], seen
+        """,
+    )
+    assert_succeeded(run_program(text, tmp_path))
+
+
+API = """
+import httpx as requests
+
+client.create_backend("a", MyClass)
+client.create_backend("b", MyClass)
+client.create_endpoint("api_endpoint", backend="a", route="/api")
+client.set_traffic("api_endpoint", {"a": 0.5, "b": 0.5})
+session_id, args = "session 7", None
+"""
+
+
+def test_affinity_example_as_printed(tmp_path: Path) -> None:
+    """The HTTP client refuses a URL without a scheme, and the last line names an unknown variable (EX9, EX10)."""
+    url, handle = dedent(AFFINITY).strip().split("\n\n")
+    text = traffic_program(
+        API,
+        f"""
+        try:
+            exec({url!r})
+        except requests.UnsupportedProtocol:
+            print("no scheme")
+        try:
+            exec({handle!r})
+        except NameError as error:
+            print(error.name)
+        """,
+    )
+    ended = run_program(text, tmp_path)
+    assert_succeeded(ended)
+    assert ended.stdout.split("\n")[:2] == ["no scheme", "handler"]
+
+
+def test_affinity_example_corrected(tmp_path: Path) -> None:
+    """With a scheme, the test's port and the right variable, both ways lead to the key's backend (EX9, EX10, SA1)."""
+    assert AFFINITY.count('"127.0.0.1:8000/api"') == AFFINITY.count("handler.") == 1
+    corrected = AFFINITY.replace('"127.0.0.1:8000/api"', 'client.http_address + "/api"').replace("handler.", "handle.")
+    asked = corrected.replace("requests.get", "over_http = requests.get").replace(
+        "handle.options", "by_handle = handle.options"
+    )
+    text = traffic_program(
+        API,
+        corrected,
+        f"def ask(session_id):{indent(asked, '  ')}\n    return over_http.text, by_handle.result()",
+        """
+        homes = set()
+        for number in range(40):
+            home = client.explain("api_endpoint", shard_key=f"session {number}")["backend"]
+            assert ask(f"session {number}") == (home, home), home
+            homes.add(home)
+        assert homes == {"a", "b"}
+        """,
+    )
+    assert_succeeded(run_program(text, tmp_path))
+
+
+def test_shadow_testing(tmp_path: Path) -> None:
+    """Two backends get copies of half and of a tenth of the calls, users see the one that answers (EX8, SH1, SH2, SH3).
+
+    The calls are made one by one, so that no copy is dropped.
+    """
+    check = """
+        handle = client.get_handle("shadowed_endpoint")
+        shadows = client.list_endpoints()["shadowed_endpoint"]["shadows"]
+        assert shadows == {"new_backend_1": 0.5, "new_backend_2": 0.1}, shadows
+        assert {handle.remote().result() for _ in range(500)} == {"existing_backend"}
+    """
+    text = traffic_program(
+        looked_at(SHADOWS, {'client.shadow_traffic("shadowed_endpoint", "new_backend_2", 0.1)': check}),
+        """
+        assert client.list_endpoints()["shadowed_endpoint"]["shadows"] == {}
+        assert traffic_of("shadowed_endpoint") == {"existing_backend": 1.0}
+        tested = ("new_backend_1", "new_backend_2")
+        for backend in tested:
+            client.create_endpoint(backend, backend=backend)
+        def copies():
+            return [client.get_handle(backend).options(method_name="how_many").remote().result() for backend in tested]
+        before = copies()
+        assert 180 < before[0] < 320 and 15 < before[1] < 90, before
+        assert {handle.remote().result() for _ in range(50)} == {"existing_backend"}
+        assert copies() == before
+        """,
+    )
+    assert_succeeded(run_program(text, tmp_path))

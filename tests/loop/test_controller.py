@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from pointsman.controller.reconcile import STOP_GRACE_S
 from pointsman.controller.store import StoreError
 from pointsman.exceptions import BackendStartError
+from pointsman.model import Reason
 from pointsman.testing import ReplicaPlan, settle
-from pointsman.wire.commands import Accepted, Progress
+from pointsman.wire.commands import Accepted, Pin, Progress, RollbackTraffic, ShadowTraffic
 from pointsman.wire.handover import LaunchNote
-from pointsman.wire.messages import unpack
+from pointsman.wire.messages import Report, unpack
 from tests.loop.world import World, in_world
 
 
@@ -300,6 +302,60 @@ def test_a_call_returns_when_every_ingress_has_the_change(tmp_path: Path) -> Non
     in_world(tmp_path, test)
 
 
+def test_a_storm_of_changes_holds_nobody_up(tmp_path: Path) -> None:
+    """While others change traffic twice a second, a call still returns as soon as its own change is known (CL4)."""
+
+    async def test(world: World) -> None:
+        await world.create()
+        await world.create_endpoint()
+        world.peers.routers[1] = 4.0
+        began = now()
+
+        async def shadow_at(proportion: float) -> float:
+            order = ShadowTraffic(id=world.new_id(), name="e", backend="b", proportion=proportion)
+            accepted = await world.change(order)
+            sent = now()
+            await world.wait(accepted.version)
+            return now() - sent
+
+        waits = []
+        for number in range(100):
+            waits.append(asyncio.ensure_future(shadow_at((number + 1) / 1000)))
+            await asyncio.sleep(0.5)
+        assert sum(wait.done() for wait in waits) == 100 - 8
+        assert await asyncio.gather(*waits) == pytest.approx([4.0] * 100, abs=0.01)
+        assert now() - began == pytest.approx(53.5, abs=0.1)
+        assert len(world.peers.tables) >= 100
+
+    in_world(tmp_path, test)
+
+
+def test_traffic_outlives_the_controller(tmp_path: Path) -> None:
+    """Shadows, pins and history are there after a restart, in the table and for a rollback; the record has a time and
+    an author (G4, TR9)."""
+
+    async def test(world: World) -> None:
+        await world.create()
+        await world.create_endpoint()
+        await world.change(ShadowTraffic(id=world.new_id(), name="e", backend="b", proportion=0.5, by="ann"))
+        await world.change(Pin(id=world.new_id(), name="e", shard_key="alice", backend="b"))
+        before = world.controller.desired
+        await world.stop()
+        await world.start()
+        assert world.controller.desired == before
+        await asyncio.sleep(1)
+        assert world.peers.tables[-1].pins["e"].keys == {"alice": "b"}
+        assert world.peers.tables[-1].endpoints["e"].policy.shadows == {"b": 0.5}
+        last = before.histories["e"].changes[-1]
+        assert (last.change, last.by) == ("shadow_traffic", "ann")
+        assert datetime.fromisoformat(last.time).utcoffset() == timedelta(0)
+        accepted = await world.change(RollbackTraffic(id=world.new_id(), name="e", version=None))
+        await world.wait(accepted.version)
+        assert world.peers.tables[-1].endpoints["e"].policy.shadows == {}
+
+    in_world(tmp_path, test)
+
+
 def test_waiting_has_a_limit(tmp_path: Path) -> None:
     """A constructor that takes for ever: the caller's timeout ends its wait, and others go on meanwhile (G9, CL6)."""
 
@@ -344,5 +400,27 @@ def test_a_user_config_that_fails_is_taken_back(tmp_path: Path) -> None:
         await asyncio.sleep(30)
         assert len(list(world.peers.replicas_in_table("b"))) == 2
         assert world.controller.desired.fallbacks == {}
+
+    in_world(tmp_path, test)
+
+
+def test_a_late_refusal_costs_no_replica(tmp_path: Path) -> None:
+    """Two replicas refuse a config, one later than the other, when it has been taken back: both serve on (RC10)."""
+
+    async def test(world: World) -> None:
+        await world.create(num_replicas=2, user_config=b"old")
+        for replica in world.engine.of("b"):
+            replica.plan = ReplicaPlan(reconfigure_s=5.0)
+        update = asyncio.ensure_future(world.update(user_config=b"new"))
+        await asyncio.sleep(1)
+        version = world.controller.desired.backends["b"].config_version
+        for replica in world.engine.of("b"):
+            refusal = Report(replica.number, "failed", version, Reason.RECONFIGURE_FAILED, "RuntimeError", "bad value")
+            world.controller.replica_reported(refusal, b"")
+            with pytest.raises(BackendStartError, match="bad value"):
+                await update
+        await asyncio.sleep(30)
+        assert len(world.engine.launched) == 2
+        assert len(list(world.peers.replicas_in_table("b"))) == 2
 
     in_world(tmp_path, test)

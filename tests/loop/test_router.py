@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from pointsman.exceptions import (
@@ -15,11 +16,21 @@ from pointsman.exceptions import (
     ServeException,
     UserCodeError,
 )
-from pointsman.model import ReplicaConfig
+from pointsman.model import CustomPolicy, Pins, Reason, ReplicaConfig, RoutingTable
+from pointsman.policy.rendezvous import Rendezvous
+from pointsman.policy.traffic import CallInfo, TrafficSplit
 from pointsman.routing.call import Call, StreamBroken
 from pointsman.routing.router import NoSuchEndpointError, Router
 from pointsman.testing import INSTANCE, MemoryReplica, ScriptedReplica, new_call, run, settle, table_of
 from tests.loop.models import Gate, echo_async, echo_sync
+
+
+class TakeTurns:
+    """A user's own policy: one backend after the other."""
+
+    def choose(self, call: CallInfo, split: TrafficSplit, draw: float) -> str:
+        tags = sorted(split.weights)
+        return tags[call.number % len(tags)]
 
 
 @contextlib.asynccontextmanager
@@ -257,14 +268,14 @@ def test_a_new_table_retires_a_replica_that_finishes_its_calls() -> None:
 
 
 def test_a_deleted_backend_fails_what_waits_and_finishes_what_runs() -> None:
-    """Calls that wait for a backend that is deleted hear so at once; the one that runs is answered."""
+    """Calls that wait when backend and endpoint are deleted hear so at once; the one that runs is answered (HA12)."""
 
     async def main() -> None:
         replica = ScriptedReplica()
         async with routed(replica, max_concurrent_queries=1) as router:
             running, waiting = await submitted(router, 2)
             router.apply(table_of(2, {}))
-            with pytest.raises(ServeException, match="was deleted while the call waited"):
+            with pytest.raises(ServeException, match="there is no endpoint 'b'"):
                 await waiting.future
             replica.reply()
             assert (await running.future).body == b"ok"
@@ -381,5 +392,269 @@ def test_two_routers_share_a_replica_and_its_limit_holds() -> None:
                 (one, two)[number % 2].submit(call)
             replies = await asyncio.gather(*(call.future for call in calls))
             assert max(int(reply.body) for reply in replies) == 3
+
+    run(main())
+
+
+# --- keys, pins, and policies of one's own --------------------------------------------------------------------
+
+FIVE = dict.fromkeys("vwxyz", 0.2)
+
+
+@contextlib.asynccontextmanager
+async def splitting(table: RoutingTable, draw: float = 0.5) -> AsyncIterator[Router]:
+    """A router with a table; at the end it must not contradict itself."""
+    router = Router(instance=INSTANCE, draw=lambda: draw)
+    router.apply(table)
+    await settle()
+    yield router
+    await settle()
+    router.validate()
+    await router.aclose()
+
+
+def several(tags: str) -> dict[str, ScriptedReplica]:
+    return {tag: ScriptedReplica(tag) for tag in tags}
+
+
+def table_for(version: int, replicas: dict[str, ScriptedReplica], weights: dict[str, float], **options: Any) -> Any:
+    """Endpoint ``e``, split among these backends."""
+    backends = {tag: [replica] for tag, replica in replicas.items()}
+    return table_of(version, backends, endpoints={"e": weights}, **options)
+
+
+def pinned(table: RoutingTable, **keys: str) -> RoutingTable:
+    return msgspec.structs.replace(table, pins={"e": Pins(keys)})
+
+
+def test_a_key_stays_with_its_backend() -> None:
+    """Five backends at 0.2, twenty users with five requests: everyone has one backend, in each router (SA1, SA3)."""
+
+    async def main() -> None:
+        replicas = several("vwxyz")
+        table = table_for(1, replicas, FIVE)
+        async with splitting(table, 0.1) as one, splitting(table, 0.9) as other:
+            users = [f"user {number}" for number in range(20)]
+            for router in (one, other):
+                for user in users * 5:
+                    router.submit(new_call("e", shard_key=user, request_id=user))
+            await settle()
+            homes = {user: {tag for tag, replica in replicas.items() if user in ids(replica)} for user in users}
+            owner = Rendezvous("e", FIVE).owner
+            assert homes == {user: {owner(user)} for user in users}
+            assert sum(len(replica.arrived) for replica in replicas.values()) == 200
+            assert len({owner(user) for user in users}) > 1
+
+    run(main())
+
+
+def test_a_pin_holds_from_the_next_table_on() -> None:
+    """A pinned user is sent to the pinned backend, weight or not, and back home when the pin is gone (SA1, SA8)."""
+
+    async def main() -> None:
+        replicas = several("abc")
+        weights = {"a": 0.5, "b": 0.5}
+        async with splitting(table_for(1, replicas, weights)) as router:
+            home = Rendezvous("e", weights).owner("alice")
+            for version, pins in ((2, {"alice": "c"}), (3, {"alice": "c", "bob": "a"}), (4, {})):
+                router.submit(new_call("e", shard_key="alice", request_id=f"before {version}"))
+                router.apply(pinned(table_for(version, replicas, weights), **pins))
+            router.submit(new_call("e", shard_key="alice", request_id="last"))
+            await settle()
+            assert ids(replicas["c"]) == ["before 3", "before 4"]
+            assert ids(replicas[home]) == ["before 2", "last"]
+
+    run(main())
+
+
+def test_a_call_knows_its_policy() -> None:
+    """A call carries backend and version of the policy that placed it, so that answers can name both (SA2)."""
+
+    async def main() -> None:
+        replicas = several("ab")
+        async with splitting(table_for(7, replicas, {"a": 1.0})) as router:
+            (first,) = await submitted(router, 1, endpoint="e")
+            router.apply(table_for(9, replicas, {"b": 1.0}))
+            (second,) = await submitted(router, 1, endpoint="e")
+            assert [(call.backend, call.policy_version) for call in (first, second)] == [("a", 7), ("b", 9)]
+
+    run(main())
+
+
+def test_other_changes_leave_a_policy_at_work() -> None:
+    """A policy's count of calls goes on when a replica comes or another endpoint changes, and begins anew with it."""
+
+    async def main() -> None:
+        def custom(version: int, policy_version: int) -> RoutingTable:
+            table = table_for(version, replicas, {"a": 0.5, "b": 0.5})
+            spec = table.endpoints["e"]
+            policy = msgspec.structs.replace(
+                spec.policy, version=policy_version, custom=CustomPolicy(f"{__name__}:TakeTurns")
+            )
+            endpoints = {"e": msgspec.structs.replace(spec, policy=policy)}
+            return msgspec.structs.replace(table, endpoints=endpoints)
+
+        replicas = several("ab")
+        async with splitting(custom(1, 1)) as router:
+            chosen = [call.backend for call in await submitted(router, 3, endpoint="e")]
+            replicas["b"] = ScriptedReplica("b")
+            router.apply(custom(2, 1))
+            chosen += [call.backend for call in await submitted(router, 2, endpoint="e")]
+            assert chosen == ["a", "b", "a", "b", "a"]
+            router.apply(custom(3, 3))
+            assert [call.backend for call in await submitted(router, 1, endpoint="e")] == ["a"]
+            router.apply(pinned(custom(4, 3), alice="b"))
+            assert [call.backend for call in await submitted(router, 1, endpoint="e")] == ["a"]
+
+    run(main())
+
+
+# --- backends that are deleted while calls wait for them ------------------------------------------------------
+
+
+def test_calls_that_wait_follow_their_endpoint() -> None:
+    """What waits for a backend that is deleted, with a place or for one, goes where the endpoint leads now (F30)."""
+
+    async def main() -> None:
+        replicas = several("on")
+        limits: dict[str, Any] = {"max_concurrent_queries": 1, "max_queued_queries": 2}
+        async with splitting(table_for(1, replicas, {"o": 1.0}, **limits)) as router:
+            calls = await submitted(router, 6, endpoint="e", waits_for_room=True)
+            new = {"n": replicas["n"]}
+            router.apply(table_for(2, new, {"n": 1.0}, **limits))
+            await settle()
+            assert ids(replicas["n"]) == ["1"]
+            (pool,) = router.statistics()
+            assert (pool.backend, pool.waiting) == ("n", 4)
+            replicas["o"].reply()
+            for _ in range(5):
+                replicas["n"].reply()
+                await settle()
+            assert [(await call.future).status for call in calls] == [200] * 6
+            assert (ids(replicas["o"]), ids(replicas["n"])) == (["0"], ["1", "2", "3", "4", "5"])
+            assert [(call.backend, call.policy_version) for call in calls] == [("o", 1)] + [("n", 2)] * 5
+
+    run(main())
+
+
+def test_calls_that_had_a_place_are_not_turned_away() -> None:
+    """A call that was admitted keeps that, though the new backend's queue is full; a new one is refused (F30, BC5)."""
+
+    async def main() -> None:
+        replicas = several("on")
+        limits: dict[str, Any] = {"max_concurrent_queries": 1, "max_queued_queries": 3}
+        async with splitting(table_for(1, replicas, {"o": 1.0}, **limits)) as router:
+            calls = await submitted(router, 4, endpoint="e")
+            limits["max_queued_queries"] = 1
+            router.apply(table_for(2, {"n": replicas["n"]}, {"n": 1.0}, **limits))
+            with pytest.raises(BackpressureError):
+                router.submit(new_call("e"))
+            replicas["o"].reply()
+            for _ in range(3):
+                await settle()
+                replicas["n"].reply()
+            assert [(await call.future).status for call in calls] == [200] * 4
+
+    run(main())
+
+
+def test_calls_that_move_are_not_copied_again() -> None:
+    """A call that is placed again has the copy that it had, and no other (SH8)."""
+
+    async def main() -> None:
+        replicas = several("ons")
+        options: dict[str, Any] = {"max_concurrent_queries": 1, "shadows": {"s": 1.0}}
+        async with splitting(table_for(1, replicas, {"o": 1.0}, **options)) as router:
+            await submitted(router, 3, endpoint="e")
+            (before,) = router.shadow_statistics()
+            del replicas["o"]
+            router.apply(table_for(2, replicas, {"n": 1.0}, **options))
+            await settle()
+            (after,) = router.shadow_statistics()
+            assert before.inflight == after.inflight == 3
+            assert after.dropped == after.failed == 0
+            assert len(replicas["n"].arrived) == 1
+
+    run(main())
+
+
+def test_calls_that_move_go_by_their_key() -> None:
+    """A user's call that waited for a deleted backend goes to the one that the user's next call goes to (SA1, SA7)."""
+
+    async def main() -> None:
+        replicas = several("oab")
+        async with splitting(table_for(1, replicas, {"o": 1.0}, max_concurrent_queries=1)) as router:
+            users = [f"user {number}" for number in range(10)]
+            await submitted(router, 1, endpoint="e")
+            for user in users:
+                router.submit(new_call("e", shard_key=user, request_id=user))
+            del replicas["o"]
+            weights = {"a": 0.5, "b": 0.5}
+            router.apply(pinned(table_for(2, replicas, weights), **{users[0]: "a", users[1]: "b"}))
+            await settle()
+            owner = Rendezvous("e", weights).owner
+            homes = {user: tag for tag in "ab" for user in ids(replicas[tag])}
+            assert homes == {**{user: owner(user) for user in users}, users[0]: "a", users[1]: "b"}
+
+    run(main())
+
+
+def test_calls_that_move_keep_their_deadline() -> None:
+    """Being placed again gives a call no more time than it had, and it can still be cancelled (F30)."""
+
+    async def main() -> None:
+        replicas = several("on")
+        async with splitting(table_for(1, replicas, {"o": 1.0}, max_concurrent_queries=1)) as router:
+            _, first, second, third = await submitted(router, 4, endpoint="e", timeout_s=10)
+            await asyncio.sleep(4)
+            router.apply(table_for(2, {"n": replicas["n"]}, {"n": 1.0}, max_concurrent_queries=1))
+            await settle()
+            assert replicas["n"].arrived[0].budget_ms == pytest.approx(6000, abs=10)
+            router.cancel(second)
+            for call, started in ((first, True), (third, False)):
+                with pytest.raises(DeadlineExceededError) as missed:
+                    await call.future
+                assert missed.value.started is started
+            assert asyncio.get_running_loop().time() == pytest.approx(10, abs=0.1)
+            assert second.future.cancelled()
+            assert ids(replicas["n"]) == ["1"]
+
+    run(main())
+
+
+def test_a_call_that_a_leaving_replica_sends_back_follows_its_endpoint() -> None:
+    """A call that reached a deleted backend's replica just too late goes on to the new one, copied once (DR5, SH8)."""
+
+    async def main() -> None:
+        replicas = several("ons")
+        async with splitting(table_for(1, replicas, {"o": 1.0}, shadows={"s": 1.0})) as router:
+            (call,) = await submitted(router, 1, endpoint="e", http_method="POST")
+            old = replicas.pop("o")
+            router.apply(table_for(2, replicas, {"n": 1.0}, shadows={"s": 1.0}))
+            old.refuse(reason=Reason.DRAINING)
+            await settle()
+            replicas["n"].reply(body=b"new")
+            assert (await call.future).body == b"new"
+            assert len(replicas["s"].arrived) == 1
+
+    run(main())
+
+
+def test_the_end_fails_calls_of_a_deleted_backend_too() -> None:
+    """A client that shuts down fails every call that is under way, also one whose backend is gone: nobody waits for
+    ever (G9)."""
+
+    async def main() -> None:
+        replicas = several("on")
+        async with splitting(table_for(1, replicas, {"o": 1.0})) as router:
+            (call,) = await submitted(router, 1, endpoint="e")
+            old = replicas.pop("o")
+            router.apply(table_for(2, replicas, {"n": 1.0}))
+            await settle()
+            await router.aclose()
+            await settle()
+            assert call.future.done()
+            assert isinstance(call.future.exception(), ServeException)
+            assert not any(pipe.open for pipe in old.pipes)
 
     run(main())

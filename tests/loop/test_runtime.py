@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pointsman.model import Reason, ReplicaConfig
-from pointsman.replica.runtime import STREAM_WINDOW
+from pointsman.replica.streams import STREAM_WINDOW
 from pointsman.testing import INSTANCE, MemoryReplica, real_time, run, settle
 from pointsman.testing.replicas import KEY
 from pointsman.wire.auth import ROLE_ROUTER

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from pointsman.controller.desired import Desired, Fallback
+from pointsman.controller.state import Desired, Fallback
 from pointsman.controller.store import KEPT_REPLIES, Store, StoreError
-from pointsman.model import BackendConfigSpec, BackendSpec, EndpointSpec, Origin, Resources, TargetTraits, TrafficPolicy
+from pointsman.model import (
+    DEFAULT_SHARD_KEY,
+    BackendConfigSpec,
+    BackendSpec,
+    CustomPolicy,
+    EndpointSpec,
+    Origin,
+    Pins,
+    Resources,
+    TargetTraits,
+    TrafficChange,
+    TrafficHistory,
+    TrafficPolicy,
+)
 from pointsman.usercode import code_digest
 
 CODE = b"opaque code"
@@ -205,3 +220,73 @@ def test_a_commit_that_fails_leaves_everything(filled: Path) -> None:
     loaded = Store(filled).open()
     assert loaded.desired == state(4)
     assert set(loaded.replies) == {"c1", "c4"}
+
+
+def with_traffic(version: int = 3) -> Desired:
+    """A state with all that can be set of traffic."""
+    policy = TrafficPolicy(
+        version,
+        {"b": 1 / 3, "ü": 2 / 3},
+        {"b": 0.1, "ü": 5e-324},
+        CustomPolicy("my.policies:canary", ("/work", "/lib")),
+    )
+    older = TrafficPolicy(version - 1, {"b": 1.0})
+    changes = (TrafficChange(older, "2024-05-01T12:00:00Z", "created", "ann"), TrafficChange(policy, "", "ü", "\n\0"))
+    return Desired(
+        version,
+        {"b": backend(), "ü": backend("ü")},
+        {"e": EndpointSpec("e", "/e", ("GET",), policy, shard_key="cookie:Session")},
+        {},
+        {"e": Pins({"": "b", "alice": "ü", "🦆": "b", "a\0b": "b"})},
+        {"e": TrafficHistory(changes)},
+    )
+
+
+def test_all_about_traffic_survives(path: Path) -> None:
+    """Shadows, pins, history, the user's own policy and the source of keys outlive the controller, bit by bit (G4)."""
+    store = reopened(path)
+    store.commit(with_traffic(), blob=CODE)
+    store.close()
+    store = Store(path)
+    desired = store.open().desired
+    assert desired == with_traffic()
+    assert desired.endpoints["e"].policy.weights["b"].hex() == (1 / 3).hex()
+    store.close()
+
+
+def test_pins_and_history_go_with_their_endpoint(path: Path) -> None:
+    """What was taken away from an endpoint's traffic does not come back with the next controller (LC2)."""
+    store = reopened(path)
+    store.commit(with_traffic(), blob=CODE)
+    store.commit(Desired(4, with_traffic().backends))
+    store.close()
+    desired = Store(path).open().desired
+    assert (desired.endpoints, desired.pins, desired.histories) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("kind", ["pins", "histories"])
+def test_damaged_pins_and_histories_are_refused(path: Path, kind: str) -> None:
+    """A pin or a line of history that is not what was written is never acted on (reliability 2.6)."""
+    store = reopened(path)
+    store.commit(with_traffic(), blob=CODE)
+    store.close()
+    edit(path, "UPDATE objects SET value = ? WHERE kind = ?", b"{}", kind)
+    with pytest.raises(StoreError, match=f"checksum of {kind} 'e'"):
+        Store(path).open()
+
+
+def test_a_state_of_an_older_release_opens(filled: Path) -> None:
+    """After an upgrade an endpoint that knew no shadows, policies and keys is served as before (G4)."""
+    with sqlite3.connect(filled) as connection:
+        (value,) = connection.execute("SELECT value FROM objects WHERE kind = 'endpoints'").fetchone()
+    connection.close()
+    fields = json.loads(value)
+    del fields["shard_key"], fields["idempotent"], fields["policy"]["shadows"], fields["policy"]["custom"]
+    data = json.dumps(fields).encode()
+    checksum = hashlib.sha256(b"endpoints\0e\0" + data).digest()
+    edit(filled, "UPDATE objects SET value = ?, checksum = ? WHERE kind = 'endpoints'", data, checksum)
+    desired = Store(filled).open().desired
+    (endpoint,) = desired.endpoints.values()
+    assert endpoint.policy == state().endpoints["e"].policy
+    assert (endpoint.shard_key, endpoint.policy.shadows, endpoint.policy.custom) == (DEFAULT_SHARD_KEY, {}, None)
+    assert (desired.pins, desired.histories) == ({}, {})

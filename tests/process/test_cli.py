@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -256,3 +257,175 @@ def test_help_and_version_load_next_to_nothing() -> None:
     code = "import sys, pointsman.cli.main; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=True)
     assert not {"pointsman.client", "pydantic", "asyncio", "joblib", "numpy"} & set(loaded.stdout.split())
+
+
+# Traffic
+
+
+@pytest.fixture(scope="module")
+def canary() -> Iterator[str]:
+    """Name of a detached instance with two backends, for commands on traffic."""
+    name = "canary"
+    start_detached(name)
+    client = serve.connect(name)
+    for tag in ("old", "new"):
+        client.create_backend(tag, _hello)
+    yield name
+    pointsman("shutdown", "--name", name)
+
+
+def _hello(request: serve.Request) -> str:
+    return "hello"
+
+
+@pytest.fixture
+def digits(canary: str, name: str) -> Iterator[str]:
+    """An endpoint of its own in that instance."""
+    client = serve.connect(canary)
+    client.create_endpoint(name, backend="old")
+    yield name
+    client.delete_endpoint(name)
+
+
+def traffic(canary: str, *arguments: str) -> str:
+    done = pointsman("traffic", *arguments, "--name", canary)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def traffic_json(canary: str, *arguments: str) -> Any:
+    return json.loads(traffic(canary, *arguments, "--json"))
+
+
+def test_traffic_from_the_shell(canary: str, digits: str) -> None:
+    """I run a canary from a shell: set, try in shadow, look, take back; each command shows what is in force (TR4, SH2,
+    SH3)."""
+    shown = traffic(canary, "set", digits, "old=99%", "new=1%")
+    assert all(text in shown for text in (digits, " 99 % old", "  1 % new", "header:x-serve-shard-key"))
+    assert " 25 % new" in traffic(canary, "shadow", digits, "new", "25%")
+    policy = serve.connect(canary).get_traffic(digits)
+    assert (policy["weights"], policy["shadows"]) == ({"old": 0.99, "new": 0.01}, {"new": 0.25})
+    assert traffic_json(canary, "show", digits) == {digits: policy}
+    traffic(canary, "set", digits, "old=0.5", "new=0.5")
+    assert " 50 % new" in traffic(canary, "show", digits)
+    assert " 99 % old" in traffic(canary, "rollback", digits)
+    first = traffic_json(canary, "history", digits)[0]
+    assert "100 % old" in traffic(canary, "rollback", digits, "--to", str(first["version"]))
+    traffic(canary, "shadow", digits, "new", "0")
+    now = traffic_json(canary, "show")
+    assert now[digits]["shadows"] == {}
+    assert set(now) == set(serve.connect(canary).list_endpoints())
+
+
+def test_traffic_history_from_the_shell(canary: str, digits: str) -> None:
+    """I see who changed the split of last night, newest first, and JSON has all of it (TR1)."""
+    traffic(canary, "set", digits, "old=0.25", "new=75%")
+    changes = traffic_json(canary, "history", digits)
+    assert changes == serve.connect(canary).traffic_history(digits)
+    assert [change["weights"] for change in changes] == [{"old": 1.0}, {"old": 0.25, "new": 0.75}]
+    assert "pointsman, pid" in changes[-1]["by"]
+    shown = traffic(canary, "history", digits)
+    assert shown.index("75 % new") < shown.index("100 % old")
+    for change in changes:
+        assert change["time"][:19].replace("T", " ") in shown
+        assert change["change"] in shown
+
+
+def test_pins_from_the_shell(canary: str, digits: str) -> None:
+    """I pin one customer's key, ask why they get what they get, and let go (SA3)."""
+    assert "vip -> new" in traffic(canary, "pin", digits, "vip", "new")
+    explained = traffic_json(canary, "explain", digits, "--key", "vip")
+    assert (explained["backend"], explained["why"]) == ("new", "pin")
+    assert "vip" not in traffic(canary, "unpin", digits, "vip")
+    shown = traffic(canary, "explain", digits, "--key", "vip")
+    assert "old" in shown.splitlines()[0]
+    assert "by weight" in traffic(canary, "explain", digits)
+
+
+def test_keys_cannot_mess_up_the_terminal(canary: str, digits: str) -> None:
+    """A key with control characters, which strangers may choose, is shown without them (LC10)."""
+    evil = "\x1b[31mred\r\n\x07\x9b2J"
+    client = serve.connect(canary)
+    client.pin(digits, evil, "new")
+    client.pin(digits, "[bold]markup[/bold]", "new")
+    shown = traffic(canary, "pin", digits, evil, "old")
+    assert "?[31mred????2J -> old" in shown
+    assert "[bold]markup[/bold] -> new" in shown
+    for text in (shown, traffic(canary, "show"), traffic(canary, "explain", digits, "--key", evil)):
+        assert not [character for character in text if not (character.isprintable() or character == "\n")]
+    assert traffic_json(canary, "show", digits)[digits]["pins"][evil] == "old"
+
+
+def test_many_pins_fit_on_a_screen(canary: str, digits: str) -> None:
+    """Of dozens of pinned keys the table shows some and the number of the rest; JSON has them all."""
+    client = serve.connect(canary)
+    for number in range(15):
+        client.pin(digits, f"key-{number:02}", "new")
+    assert "and 5 more" in traffic(canary, "show", digits)
+    assert len(traffic_json(canary, "show", digits)[digits]["pins"]) == 15
+
+
+def test_a_policy_of_my_own_from_the_shell(canary: str, digits: str, tmp_path: Path) -> None:
+    """I name my own policy's import path; it is looked for where I am, and 'weighted' ends it."""
+    (tmp_path / "own_policy.py").write_text("class First:\n    def choose(self, call, split, draw): return 'old'\n")
+    command = [PROGRAM, "traffic", "set", digits, "old=0", "new=1", "--name", canary, "--policy"]
+    ran = {"capture_output": True, "text": True, "timeout": WAIT_S, "cwd": tmp_path, "check": False}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*command, "own_policy:First"], env=environment, **ran)
+    assert done.returncode == 0, done.stderr
+    assert "by own_policy:First" in done.stdout
+    assert serve.connect(canary).get_traffic(digits)["policy"] == "own_policy:First"
+    assert "own_policy" not in traffic(canary, "set", digits, "old=0", "new=1", "--policy", "weighted")
+    assert_one_line(subprocess.run([*command, "own_policy:Missing"], env=environment, **ran), "Missing")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["set", "{endpoint}", "old"],
+        ["set", "{endpoint}", "old=much"],
+        ["shadow", "{endpoint}", "new", "some"],
+        ["rollback", "{endpoint}", "--to", "x"],
+        ["pin", "{endpoint}", "key"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_traffic_command(canary: str, digits: str, arguments: list[str]) -> None:
+    """What cannot be read as a command is a usage error that shows what I wrote, and nothing changes (TR1)."""
+    before = serve.connect(canary).get_traffic(digits)
+    done = pointsman("traffic", *(word.format(endpoint=digits) for word in arguments), "--name", canary)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert "Usage" in done.stderr
+    assert serve.connect(canary).get_traffic(digits) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["show", "no-such"], "no-such"),
+        (["pin", "no-such", "key", "old"], "no-such"),
+        (["set", "{endpoint}", "old=0.5", "new=0.6"], "1.1"),
+        (["set", "{endpoint}", "neww=1"], "did you mean 'new'"),
+        (["shadow", "{endpoint}", "new", "2"], "2"),
+        (["rollback", "{endpoint}", "--to", "999999"], "999999"),
+        (["pin", "{endpoint}", "x" * 257, "new"], "256"),
+        (["pin", "{endpoint}", "\x1b[31mred", "no\x1b[31m"], "no"),
+    ],
+    ids=lambda value: " ".join(value)[:40].replace("\x1b", "ESC") if isinstance(value, list) else "",
+)
+def test_a_refused_traffic_command(canary: str, digits: str, arguments: list[str], word: str) -> None:
+    """What the instance refuses is one line that names the value, and no traceback (TR1, SH7)."""
+    before = serve.connect(canary).get_traffic(digits)
+    done = pointsman("traffic", *(word.format(endpoint=digits) for word in arguments), "--name", canary)
+    assert_one_line(done, word)
+    assert done.stderr.removesuffix("\n").isprintable()
+    assert serve.connect(canary).get_traffic(digits) == before
+
+
+def test_the_same_backend_twice_is_a_mistake(canary: str, digits: str) -> None:
+    """I give one backend two weights by a slip: that is refused, and not silently the last one (TR1)."""
+    done = pointsman("traffic", "set", digits, "old=0.5", "old=1", "--name", canary)
+    assert done.returncode in (1, 2)
+    assert "old" in done.stderr
+    assert serve.connect(canary).get_traffic(digits)["version"] == traffic_json(canary, "history", digits)[0]["version"]

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from pointsman.replica.batcher import Batcher
+from pointsman.replica.batchrule import BatchRule
 
 
 def fill(batcher: Batcher[int], items: range | list[int], *, now: float = 0.0, key: Hashable = "") -> None:
@@ -35,7 +36,7 @@ def drain(batcher: Batcher[int], now: float) -> list[list[int]]:
 
 def test_queued_queries_share_calls() -> None:
     """Twenty waiting queries at a maximum of 5 take four calls, not twenty (BA1)."""
-    batcher: Batcher[int] = Batcher(max_size=5, wait_s=1.0)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=5, wait_s=1.0))
     fill(batcher, range(20))
     assert drain(batcher, 0.0) == [[*range(5)], [*range(5, 10)], [*range(10, 15)], [*range(15, 20)]]
     assert len(batcher) == 0
@@ -43,7 +44,7 @@ def test_queued_queries_share_calls() -> None:
 
 def test_a_full_batch_goes_and_the_rest_waits() -> None:
     """Of three queries at a maximum of 2 two go at once and the third waits its 10 s (BA2, BA11)."""
-    batcher: Batcher[int] = Batcher(max_size=2, wait_s=10.0)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=2, wait_s=10.0))
     fill(batcher, range(3))
     assert drain(batcher, 0.0) == [[0, 1]]
     assert batcher.due_at() == 10.0
@@ -54,7 +55,7 @@ def test_a_full_batch_goes_and_the_rest_waits() -> None:
 
 def test_without_a_wait_an_idle_replica_takes_what_is_there() -> None:
     """Nine queries at a maximum of 4 against a busy replica go as 1, 4 and 4 (BA10)."""
-    batcher: Batcher[int] = Batcher(max_size=4)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=4))
     fill(batcher, [0])
     assert batcher.due_at() == 0.0
     sizes = [len(batcher.take(0.0))]
@@ -65,7 +66,7 @@ def test_without_a_wait_an_idle_replica_takes_what_is_there() -> None:
 
 def test_the_clock_starts_at_the_first_item() -> None:
     """A batch leaves when its first query has waited, however late the replica or the last query came (BA11)."""
-    batcher: Batcher[int] = Batcher(max_size=10, wait_s=1.0)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=10, wait_s=1.0))
     fill(batcher, [0], now=100.0)
     fill(batcher, [1], now=100.9)
     assert batcher.due_at() == 101.0
@@ -77,7 +78,7 @@ def test_the_clock_starts_at_the_first_item() -> None:
 
 def test_the_clock_of_the_rest_is_its_own() -> None:
     """Queries left behind by a full batch wait from their own arrival on (BA11)."""
-    batcher: Batcher[int] = Batcher(max_size=2, wait_s=1.0)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=2, wait_s=1.0))
     for item, now in enumerate((0.0, 0.2, 0.4)):
         fill(batcher, [item], now=now)
     assert batcher.take(0.4) == [0, 1]
@@ -86,7 +87,7 @@ def test_the_clock_of_the_rest_is_its_own() -> None:
 
 def test_a_full_batch_goes_at_once() -> None:
     """The query that fills a batch sends it off, without any wait (BA11)."""
-    batcher: Batcher[int] = Batcher(max_size=3, wait_s=60.0)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=3, wait_s=60.0))
     fill(batcher, [0, 1], now=5.0)
     assert batcher.take(5.0) == []
     fill(batcher, [2], now=6.0)
@@ -98,7 +99,7 @@ def test_a_full_batch_goes_at_once() -> None:
 
 def test_methods_never_share_a_batch() -> None:
     """Queries for two methods that wait together leave as two batches, the older one first (BA6)."""
-    batcher: Batcher[int] = Batcher(max_size=8)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=8))
     for item, key in enumerate("abab"):
         fill(batcher, [item], now=item, key=key)
     assert drain(batcher, 4.0) == [[0, 2], [1, 3]]
@@ -106,7 +107,7 @@ def test_methods_never_share_a_batch() -> None:
 
 def test_one_busy_method_does_not_starve_another() -> None:
     """Of two methods with due batches the one whose query came first goes first (BA6)."""
-    batcher: Batcher[int] = Batcher(max_size=2)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=2))
     fill(batcher, [0, 1, 2, 3], now=0.0, key="busy")
     fill(batcher, [9], now=0.5, key="rare")
     fill(batcher, [4, 5], now=0.9, key="busy")
@@ -115,21 +116,21 @@ def test_one_busy_method_does_not_starve_another() -> None:
 
 def test_new_limits_hold_from_the_next_batch() -> None:
     """An operator's new batch size and wait apply to queries that wait already (BA12)."""
-    batcher: Batcher[int] = Batcher(max_size=2, wait_s=60.0)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=2, wait_s=60.0))
     fill(batcher, range(5))
     assert batcher.take(0.0) == [0, 1]
-    batcher.max_size = 3
+    batcher.rule.max_size = 3
     assert batcher.take(0.0) == [2, 3, 4]
     fill(batcher, [5], now=1.0)
-    batcher.wait_s = 0.5
+    batcher.rule.wait_s = 0.5
     assert batcher.due_at() == 1.5
-    batcher.max_size = 1
+    batcher.rule.max_size = 1
     assert batcher.take(1.0) == [5]
 
 
 def test_batches_of_one() -> None:
     """At a maximum of 1 each query goes alone and at once, whatever the wait (BA8)."""
-    batcher: Batcher[int] = Batcher(max_size=1, wait_s=60.0)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=1, wait_s=60.0))
     fill(batcher, [0, 1])
     assert drain(batcher, 0.0) == [[0], [1]]
 
@@ -149,7 +150,7 @@ def same(batch: list[Query], *wanted: Query) -> bool:
 
 def test_removed_items_are_never_seen() -> None:
     """A query whose caller has gone is left out of its batch, and can be removed only once (BA15)."""
-    batcher: Batcher[Query] = Batcher(max_size=3, wait_s=1.0)
+    batcher: Batcher[Query] = Batcher(BatchRule(max_size=3, wait_s=1.0))
     a, b, c = Query(), Query(), Query()
     for number, item in enumerate((a, b, c)):
         batcher.add(item, key="m", now=number / 10)
@@ -164,7 +165,7 @@ def test_removed_items_are_never_seen() -> None:
 
 def test_the_clock_forgets_removed_items() -> None:
     """When the first query of a batch goes away, the next one's arrival counts; none left, nothing is due (BA15)."""
-    batcher: Batcher[Query] = Batcher(max_size=3, wait_s=1.0)
+    batcher: Batcher[Query] = Batcher(BatchRule(max_size=3, wait_s=1.0))
     a, b = Query(), Query()
     batcher.add(a, key="m", now=0.0)
     batcher.add(b, key="m", now=0.5)
@@ -179,7 +180,7 @@ def test_the_clock_forgets_removed_items() -> None:
 def test_equal_items_are_told_apart() -> None:
     """When one of two callers with equal queries goes away, the other one's query is the one that runs (BA15)."""
     first, second = Query(), Query()
-    batcher: Batcher[Query] = Batcher(max_size=2)
+    batcher: Batcher[Query] = Batcher(BatchRule(max_size=2))
     batcher.add(first, key="m", now=0.0)
     batcher.add(second, key="m", now=0.0)
     assert batcher.remove(second, key="m")
@@ -196,7 +197,7 @@ def test_whoever_sleeps_until_due_at_serves_all(
     arrivals: list[tuple[float, str]], max_size: int, wait_s: float
 ) -> None:
     """A replica that wakes when a batch is due finds one each time, and serves every query in time (BA11)."""
-    batcher: Batcher[int] = Batcher(max_size=max_size, wait_s=wait_s)
+    batcher: Batcher[int] = Batcher(BatchRule(max_size=max_size, wait_s=wait_s))
     arrived = {}
     for item, (now, key) in enumerate(sorted(arrivals)):
         while (due := batcher.due_at()) is not None and due <= now:
@@ -215,7 +216,7 @@ class AnyUse(RuleBasedStateMachine):
 
     @initialize(max_size=st.integers(1, 4), wait_s=st.sampled_from([0.0, 1.0]))
     def begin(self, max_size: int, wait_s: float) -> None:
-        self.batcher: Batcher[object] = Batcher(max_size=max_size, wait_s=wait_s)
+        self.batcher: Batcher[object] = Batcher(BatchRule(max_size=max_size, wait_s=wait_s))
         self.now = 0.0
         self.count = 0
         self.waiting: dict[str, list[tuple[float, int]]] = {"a": [], "b": [], "c": []}
@@ -230,7 +231,7 @@ class AnyUse(RuleBasedStateMachine):
     @rule(later=st.sampled_from([0.0, 0.3, 2.0]))
     def take(self, later: float) -> None:
         self.now += later
-        size, wait_s = self.batcher.max_size, self.batcher.wait_s
+        size, wait_s = self.batcher.rule.max_size, self.batcher.rule.wait_s
         due = [q for q in self.waiting.values() if q and (len(q) >= size or q[0][0] + wait_s <= self.now)]
         batch = self.batcher.take(self.now)
         assert bool(batch) == bool(due)
@@ -250,7 +251,7 @@ class AnyUse(RuleBasedStateMachine):
 
     @rule(max_size=st.integers(1, 4), wait_s=st.sampled_from([0.0, 1.0]))
     def change(self, max_size: int, wait_s: float) -> None:
-        self.batcher.max_size, self.batcher.wait_s = max_size, wait_s
+        self.batcher.rule.configure(max_size=max_size, wait_s=wait_s)
 
     @invariant()
     def consistent(self) -> None:
@@ -266,3 +267,19 @@ def test_nothing_is_lost_or_served_twice() -> None:
     run_state_machine_as_test(
         AnyUse, settings=settings(deadline=None, max_examples=60, stateful_step_count=30, database=None)
     )
+
+
+def test_copies_yield_to_calls() -> None:
+    """Copies that wait in a busy replica go after the calls of users that came later, in batches of their own (SH4)."""
+    batcher: Batcher[str] = Batcher(BatchRule(max_size=2))
+    copies = [f"copy {number}" for number in range(3)]
+    for number, copy in enumerate(copies):
+        batcher.add(copy, key="m", now=float(number), copy=True)
+    for number in range(3):
+        batcher.add(f"call {number}", key="m", now=10.0 + number)
+    batcher.validate()
+    assert batcher.remove(copies[1], key="m", copy=True)
+    assert not batcher.remove(copies[1], key="m", copy=True)
+    assert not batcher.remove(copies[0], key="m")
+    batches = [batcher.take(20.0) for _ in range(4)]
+    assert batches == [["call 0", "call 1"], ["call 2"], ["copy 0", "copy 2"], []]

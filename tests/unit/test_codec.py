@@ -1,6 +1,8 @@
-"""ingress.codec: what HTTP clients are told about calls that failed; and the hook on which the direct way stands."""
+"""ingress.codec: which key a request has, what HTTP clients are told; and the hook on which the direct way stands."""
 
 from __future__ import annotations
+
+from urllib.parse import unquote
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -13,8 +15,18 @@ from pointsman.exceptions import (
     ServeException,
     UserCodeError,
 )
-from pointsman.ingress.budget import WarningBudget
-from pointsman.ingress.codec import RequestRejected, answer_for, read_headers, request_id_of, wants_json
+from pointsman.ingress.codec import (
+    RequestRejected,
+    answer_for,
+    decision_headers,
+    read_headers,
+    request_id_of,
+    shard_key_of,
+    wants_json,
+)
+from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, TrafficPolicy
+from pointsman.routing.budget import WarningBudget
+from pointsman.routing.call import Call
 from pointsman.routing.router import NoSuchEndpointError
 
 
@@ -87,3 +99,79 @@ def test_warnings_have_a_budget():
     assert budget.take("other", 1.5) == 0
     assert budget.take("full", 2.0) == 2
     assert budget.take("full", 2.1) == 0
+
+
+def test_a_forged_mark_of_shadow_calls_is_taken_out():
+    """A client cannot pass its request off as a shadow copy, however often it says so; the rest stays (SH4)."""
+    mark = (b"x-serve-shadow", b"1")
+    rest = [(b"host", b"h"), (b"x-serve-shadowy", b"1"), (b"x-request-id", b"r1"), (b"x-user", b"alice")]
+    headers = [mark, *rest[:2], mark, *rest[2:], (b"x-serve-shadow", b"0")]
+    read_headers(headers)
+    assert headers == rest
+    assert request_id_of(headers) == "r1"
+    headers = [mark, (b"x-request-id", b"not fit\n"), mark]
+    read_headers(headers)
+    assert [name for name, _ in headers] == [b"x-request-id"]
+    assert request_id_of(headers).isalnum()
+
+
+def endpoint(shard_key):
+    return EndpointSpec("e", "/e", ("GET",), TrafficPolicy(1, {"b": 1.0}), shard_key=shard_key)
+
+
+def key_of(shard_key, headers, query=b""):
+    headers = list(headers)
+    return shard_key_of(read_headers(headers), endpoint(shard_key), headers, query)
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [([], None), ([b"alice"], "alice"), ([b""], ""), ([b"alice", b"bob"], "alice"), ([b"", b"bob"], "")],
+)
+def test_the_default_header_holds_the_key(values, key):
+    """X-Serve-Shard-Key is the key; an empty one is a key, none is not, and of several the first counts (SA5)."""
+    assert key_of(DEFAULT_SHARD_KEY, [(b"x-serve-shard-key", value) for value in values]) == key
+
+
+def test_keys_come_from_where_the_endpoint_says():
+    """An endpoint with another source reads its key there only, the default header notwithstanding (SA5)."""
+    headers = [(b"x-serve-shard-key", b"default"), (b"x-user", "Zoë".encode()), (b"cookie", b"a=b; id=7")]
+    query = b"a=1&user=a%20b"
+    assert key_of(DEFAULT_SHARD_KEY, headers, query) == "default"
+    assert key_of("header:x-user", headers, query) == "Zoë"
+    assert key_of("cookie:id", headers, query) == "7"
+    assert key_of("query:user", headers, query) == "a b"
+    for source in ("header:x-other", "cookie:ID", "query:b"):
+        assert key_of(source, headers, query) is None
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"x" * 257])
+@pytest.mark.parametrize("source", [DEFAULT_SHARD_KEY, "header:x-user", "cookie:id", "query:user"])
+def test_keys_that_cannot_be_used_are_400(source, bad):
+    """A key that is not UTF-8, or too long, is refused, where the endpoint looks for it and nowhere else (SA5)."""
+    headers = [(b"x-serve-shard-key", bad), (b"x-user", bad), (b"cookie", b"id=" + bad)]
+    with pytest.raises(RequestRejected) as caught:
+        key_of(source, headers, b"user=" + bad)
+    answer = caught.value.answer
+    assert (answer.status, answer.reason) == (400, "rejected")
+    assert "the shard key is" in answer.text
+    assert key_of("query:other", headers, b"user=" + bad) is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "header"),
+    [
+        ("canary", b"canary"),
+        ("model:v2+gpu@eu_1.0-a~", b"model:v2+gpu@eu_1.0-a~"),
+        ("größe", b"gr%C3%B6%C3%9Fe"),
+        ("a b/c%d\r\n", b"a%20b%2Fc%25d%0D%0A"),
+        ("🦆", b"%F0%9F%A6%86"),
+        ("", b""),
+    ],
+)
+def test_clients_learn_who_answered(backend, header):
+    """The answer names backend and policy; a name that is no header value is percent-encoded, and can be read back."""
+    call = Call(endpoint="e", deadline=1.0, future=None)
+    call.backend, call.policy_version = backend, 17
+    assert decision_headers(call) == [(b"x-serve-backend", header), (b"x-serve-policy-version", b"17")]
+    assert unquote(header.decode("ascii")) == backend

@@ -172,6 +172,7 @@ def test_defaults() -> None:
         "max_concurrent_batches": 1,
         "max_concurrent_queries": None,
         "max_queued_queries": 1000,
+        "target_latency_ms": None,
         "user_config": None,
         "experimental_graceful_shutdown_wait_loop_s": 2.0,
         "experimental_graceful_shutdown_timeout_s": 20.0,

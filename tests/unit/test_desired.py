@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import msgspec
 import pytest
@@ -10,10 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from pointsman.controller.desired import Desired, Fallback, Room, apply, confirm, normalised, revert
+from pointsman.controller.desired import apply, confirm, revert
+from pointsman.controller.state import Desired, Fallback, Room
+from pointsman.controller.traffic import KEPT_POLICIES, MAX_PINS, normalised
 from pointsman.exceptions import InsufficientResourcesError
-from pointsman.model import Allocation, BackendConfigSpec, Capacity, Origin, Resources, TargetTraits
+from pointsman.model import (
+    Allocation,
+    BackendConfigSpec,
+    Capacity,
+    CustomPolicy,
+    Origin,
+    Pins,
+    Resources,
+    TargetTraits,
+    TrafficPolicy,
+)
 from pointsman.policy.routes import parse_route
+from pointsman.policy.traffic import TrafficSplit
 from pointsman.wire.commands import (
     Change,
     CreateBackend,
@@ -21,7 +35,11 @@ from pointsman.wire.commands import (
     DeleteBackend,
     DeleteEndpoint,
     Deploy,
+    Pin,
+    RollbackTraffic,
     SetTraffic,
+    ShadowTraffic,
+    Unpin,
     UpdateBackendConfig,
 )
 from pointsman.wire.messages import pack
@@ -75,6 +93,32 @@ def deploy(
     if user_config is not None:
         changes["user_config"] = None
     return Deploy("id", name, code, ORIGIN, traits, changes, user_config, resources, route, methods, idempotent)
+
+
+def split(**weights: float) -> SetTraffic:
+    """Traffic of endpoint ``e``."""
+    return SetTraffic("id", "e", weights)
+
+
+def shadow(backend: str, proportion: float) -> ShadowTraffic:
+    return ShadowTraffic("id", "e", backend, proportion)
+
+
+def rollback(version: int | None = None) -> RollbackTraffic:
+    return RollbackTraffic("id", "e", version)
+
+
+def pin(key: str, backend: str) -> Pin:
+    return Pin("id", "e", key, backend)
+
+
+def policy(state: Desired) -> TrafficPolicy:
+    """What is in force at endpoint ``e``."""
+    return state.endpoints["e"].policy
+
+
+def versions(state: Desired) -> list[int]:
+    return [change.policy.version for change in state.histories["e"].changes]
 
 
 def done(state: Desired, *commands: Change, room: Room = ROOM) -> Desired:
@@ -404,7 +448,7 @@ def test_backends_are_usable_once_they_have_run() -> None:
         ({"one": 1.0, "two": 2e-5}, ["1.00002", "sum to 1"]),
         ({"one": 1.0 - 2e-5}, ["0.99998", "sum to 1"]),
         ({"one": 0.0}, ["sum to 0", "'one'"]),
-        ({}, ["sum to 0"]),
+        ({}, ["empty"]),
         ({"one": 1e308, "two": 1e308}, ["inf"]),
         ({"one": 1.0, "ghost": 0.0}, ["'ghost'", "does not exist"]),
     ],
@@ -438,7 +482,8 @@ def test_good_weights_are_normalised(weights: dict[str, float]) -> None:
     assert sum(policy.weights.values()) == pytest.approx(1, abs=1e-12)
     assert policy.weights == pytest.approx(weights, abs=1e-5)
     assert all(type(weight) is float for weight in policy.weights.values())
-    assert policy.version > SERVED.endpoints["e"].policy.version
+    changed = policy.weights != SERVED.endpoints["e"].policy.weights
+    assert (policy.version > SERVED.endpoints["e"].policy.version) == changed
 
 
 def test_traffic_keeps_the_rest_of_the_endpoint() -> None:
@@ -464,6 +509,340 @@ def test_normalised_weights_are_as_close_as_floats_get(parts: dict[str, int]) ->
     weights = normalised({tag: part / total for tag, part in parts.items()})
     assert math.fsum(weights.values()) == pytest.approx(1, abs=1e-9)
     assert weights == pytest.approx({tag: part / total for tag, part in parts.items()})
+
+
+@settings(deadline=None, max_examples=200)
+@given(parts=st.lists(st.integers(0, 10**6), min_size=2, max_size=8).filter(any), chance=st.randoms())
+def test_the_order_of_weights_changes_no_bit(parts: list[int], chance: random.Random) -> None:
+    """Two operators who write the same weights in another order get the same floats, so no key moves (SA8)."""
+    weights = [(f"b{number}", part / sum(parts)) for number, part in enumerate(parts)]
+    shuffled = list(weights)
+    chance.shuffle(shuffled)
+    assert normalised(dict(shuffled)) == normalised(dict(weights))
+
+
+def test_the_same_traffic_again() -> None:
+    """Setting the policy in force changes nothing, not even a version, in whatever order it is written (TR9)."""
+    state = done(SERVED, split(one=0.3, two=0.7), shadow("two", 0.5))
+    assert apply(state, split(one=0.3, two=0.7), ROOM)[0] is state
+    assert apply(state, split(two=0.7, one=0.3), ROOM)[0] is state
+    assert apply(state, shadow("two", 0.5), ROOM)[0] is state
+
+
+def test_a_thousand_wrong_policies_change_nothing() -> None:
+    """However often an operator errs, the state is the one that it was (TR1, CL3)."""
+    state, chance = done(SERVED, split(one=0.3, two=0.7), shadow("two", 0.5), pin("alice", "two")), random.Random(1)
+    before = pack(state)
+    for _ in range(1000):
+        weights = {tag: chance.choice([-0.5, 0.2, 0.4, math.nan, math.inf]) for tag in ("one", "two")}
+        wrong = chance.choice(
+            [
+                SetTraffic("id", "e", weights),
+                SetTraffic("id", "ghost", {"one": 1.0}),
+                SetTraffic("id", "e", {"one": 1.0, "ghost": 0.0}),
+                shadow("two", chance.choice([-1.0, 1.5, math.nan])),
+                shadow("ghost", 0.5),
+                rollback(chance.choice([0, -1, 10**9])),
+                pin("alice", "ghost"),
+            ]
+        )
+        with pytest.raises(ValueError):
+            apply(state, wrong, ROOM)
+    assert pack(state) == before
+
+
+def test_a_custom_policy_stays_until_it_is_replaced() -> None:
+    """New weights keep the user's own way to choose; it goes when another one, or the built-in one, is asked for."""
+    mine, yours = CustomPolicy("mine:policy", ("/lib",)), CustomPolicy("yours:policy")
+    state = done(SERVED, SetTraffic("id", "e", {"one": 1.0}, mine, keep_custom=False))
+    assert policy(state).custom == mine
+    assert policy(state).version > policy(SERVED).version
+    state = done(state, split(one=0.5, two=0.5), shadow("two", 0.5), shadow("two", 0.0))
+    assert policy(state).custom == mine
+    assert policy(done(state, SetTraffic("id", "e", {"one": 1.0}, yours, keep_custom=False))).custom == yours
+    built_in = done(state, SetTraffic("id", "e", {"one": 1.0}, None, keep_custom=False))
+    assert policy(built_in).custom is None
+    assert policy(done(built_in, rollback())).custom == mine
+
+
+# --- shadows --------------------------------------------------------------------------------------------------
+
+
+def test_shadows_are_added_changed_and_ended() -> None:
+    """An endpoint has several shadows with proportions of their own; its primary may be one of them (SH3, SH10)."""
+    state = done(SERVED, shadow("one", 1.0), shadow("two", 0.1))
+    assert policy(state).shadows == {"one": 1.0, "two": 0.1}
+    assert policy(state).weights == policy(SERVED).weights
+    state = done(state, shadow("two", 0.9))
+    assert policy(state).shadows == {"one": 1.0, "two": 0.9}
+    state = done(state, shadow("two", 0.0))
+    assert policy(state).shadows == {"one": 1.0}
+    assert versions(state) == sorted(set(versions(state)))
+    assert len(versions(state)) == 5
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0, 0])
+def test_ending_a_shadow_that_is_not_there(zero: float) -> None:
+    """Proportion 0 without a shadow is no change, and no entry stays that would block a deletion (SH3)."""
+    assert apply(SERVED, shadow("two", zero), ROOM)[0] is SERVED
+    state = done(SERVED, shadow("two", 0.5), shadow("two", zero))
+    assert policy(state).shadows == {}
+    assert "two" not in done(state, DeleteBackend("id", "two", False)).backends
+
+
+@pytest.mark.parametrize("proportion", [math.nan, math.inf, -math.inf, -0.1, 1.1, math.nextafter(1, 2), -5e-324])
+def test_bad_proportions_are_refused(proportion: float) -> None:
+    """A proportion that is no probability is refused by value, for a new shadow as for one that is there (SH7)."""
+    for state in (SERVED, done(SERVED, shadow("two", 0.5))):
+        refused(state, shadow("two", proportion), repr(proportion), "'two'", "between 0 and 1")
+
+
+@pytest.mark.parametrize("proportion", [0.0, 0.5])
+def test_shadows_of_what_does_not_exist(proportion: float) -> None:
+    """An unknown endpoint or backend is refused by name, also with proportion 0 (SH7)."""
+    refused(SERVED, ShadowTraffic("id", "ee", "two", proportion), "'ee'", "does not exist", "'e'")
+    refused(SERVED, shadow("twoo", proportion), "'twoo'", "does not exist", "'two'")
+    young = apply(SERVED, create("young"), ROOM)[0]
+    refused(young, shadow("young", proportion), "'young'", "still starting")
+
+
+def test_new_weights_keep_the_shadows() -> None:
+    """A rollout goes on while shadows stay as they are (TR9)."""
+    state = done(SERVED, shadow("two", 0.5), split(one=0.5, two=0.5), split(two=1.0))
+    assert policy(state).shadows == {"two": 0.5}
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_shadow_cannot_be_deleted(force: bool) -> None:
+    """A backend in use as a shadow cannot be deleted, and the message says how it is used (SH6, TR5)."""
+    state = done(SERVED, endpoint("second", "one"), shadow("two", 0.5))
+    refused(state, DeleteBackend("id", "two", force), "'two' is in use by endpoint 'e' (as a shadow);")
+    assert "two" not in done(state, shadow("two", 0.0), DeleteBackend("id", "two", force)).backends
+    assert "two" not in done(state, DeleteEndpoint("id", "e"), DeleteBackend("id", "two", force)).backends
+
+
+# --- pins -----------------------------------------------------------------------------------------------------
+
+
+def test_keys_are_pinned_and_let_go() -> None:
+    """An operator pins users to backends, which need no weight, changes their minds, and lets them go (SA1)."""
+    state = done(SERVED, pin("alice", "two"), pin("", "one"))
+    assert state.pins == {"e": Pins({"alice": "two", "": "one"})}
+    assert state.endpoints == SERVED.endpoints
+    assert apply(state, pin("alice", "two"), ROOM)[0] is state
+    state = done(state, pin("alice", "one"))
+    assert state.pins["e"].keys["alice"] == "one"
+    state = done(state, Unpin("id", "e", "alice"), Unpin("id", "e", ""))
+    assert state.pins == {}
+    assert state.histories == SERVED.histories
+
+
+def test_letting_go_what_is_not_pinned() -> None:
+    """Unpinning a key that is not pinned changes nothing and leaves a warning that names it (LC9)."""
+    state, note = apply(SERVED, Unpin("id", "e", "alice"), ROOM)
+    assert state is SERVED
+    assert note == "shard key 'alice' of endpoint 'e' is not pinned"
+
+
+def test_pins_of_what_does_not_exist() -> None:
+    """An unknown endpoint or backend, or one that is still starting, is refused by name (TR1)."""
+    refused(SERVED, Pin("id", "ee", "alice", "one"), "'ee'", "does not exist")
+    refused(SERVED, Unpin("id", "ee", "alice"), "'ee'", "does not exist")
+    refused(SERVED, pin("alice", "ghost"), "'ghost'", "does not exist")
+    refused(apply(SERVED, create("young"), ROOM)[0], pin("alice", "young"), "'young'", "still starting")
+
+
+def test_pins_have_a_limit() -> None:
+    """At 10,000 pinned keys another one is refused; those that are there may change, and go (SA1)."""
+    full = msgspec.structs.replace(SERVED, pins={"e": Pins({f"key {n}": "one" for n in range(MAX_PINS)})})
+    refused(full, pin("one more", "one"), "'e'", "10000 pinned shard keys")
+    state = done(full, pin("key 0", "two"))
+    assert (state.pins["e"].keys["key 0"], len(state.pins["e"].keys)) == ("two", MAX_PINS)
+    state = done(state, Unpin("id", "e", "key 1"), pin("one more", "two"))
+    assert len(state.pins["e"].keys) == MAX_PINS
+    assert done(full, endpoint("f", "one"), Pin("id", "f", "key", "one")).pins["f"] == Pins({"key": "one"})
+
+
+@pytest.mark.parametrize(("keys", "words"), [(1, "1 pinned shard key)"), (2, "2 pinned shard keys)")])
+def test_a_backend_with_pins_cannot_be_deleted(keys: int, words: str) -> None:
+    """A backend that users are pinned to cannot be deleted; the message counts them, never showing who they are."""
+    state = done(SERVED, *(pin(f"user {number}", "two") for number in range(keys)), pin("other", "one"))
+    text = refused(state, DeleteBackend("id", "two", True), "'two'", f"'e' (by {words}")
+    assert "user" not in text
+    free = done(state, *(Unpin("id", "e", f"user {number}") for number in range(keys)))
+    assert "two" not in done(free, DeleteBackend("id", "two", False)).backends
+
+
+def test_a_deleted_endpoint_takes_pins_and_history_along() -> None:
+    """An endpoint that is made anew under an old name begins without the old one's pins, shadows and history (LC2)."""
+    state = done(SERVED, endpoint("f", "one"), pin("alice", "two"), shadow("two", 0.5), split(one=0.5, two=0.5))
+    gone = done(state, DeleteEndpoint("id", "e"))
+    assert (gone.pins, set(gone.histories)) == ({}, {"f"})
+    again = done(gone, endpoint("e", "one", route="/e"))
+    assert again.histories["e"].changes[0].policy == policy(again)
+    assert (len(again.histories["e"].changes), policy(again).shadows) == (1, {})
+    refused(again, rollback(), "one traffic policy only")
+
+
+# --- history and rollback -------------------------------------------------------------------------------------
+
+
+def test_each_change_is_recorded() -> None:
+    """The history says what was in force, since when, through what, and by whom; the last line is in force (TR4)."""
+    state = ONE
+    orders: list[Change] = [
+        create("two"),
+        msgspec.structs.replace(endpoint("e", "one"), by="ann"),
+        msgspec.structs.replace(split(one=0.5, two=0.5), by="bob"),
+        msgspec.structs.replace(shadow("two", 0.5), by="cy"),
+        pin("alice", "two"),
+        msgspec.structs.replace(shadow("two", 0.5), by="nobody: it is no change"),
+        msgspec.structs.replace(rollback(), by="dan"),
+    ]
+    for hour, order in enumerate(orders):
+        state, _ = apply(state, order, ROOM, f"{hour} o'clock")
+        state = confirm(state, "two")
+    changes = state.histories["e"].changes
+    first = changes[0].policy.version
+    assert [(change.change, change.by, change.time) for change in changes] == [
+        ("created", "ann", "1 o'clock"),
+        ("set_traffic", "bob", "2 o'clock"),
+        ("shadow_traffic", "cy", "3 o'clock"),
+        (f"rollback_traffic to {first + 1}", "dan", "6 o'clock"),
+    ]
+    assert changes[-1].policy == policy(state)
+    assert versions(state) == sorted(set(versions(state)))
+
+
+def test_the_last_fifty_policies_are_kept() -> None:
+    """The history does not grow for ever, and what has left it cannot be rolled back to (TR4)."""
+    state = done(SERVED, *(split(one=n / 100, two=1 - n / 100) for n in range(1, 61)))
+    assert len(versions(state)) == KEPT_POLICIES == 50
+    assert state.histories["e"].changes[-1].policy == policy(state)
+    assert state.histories["e"].changes[0].policy.weights["one"] == pytest.approx(0.11)
+    refused(state, rollback(policy(SERVED).version), "'e' has no traffic policy of version", f"{versions(state)[0]}, ")
+    oldest = done(state, rollback(versions(state)[0]))
+    assert policy(oldest).weights["one"] == pytest.approx(0.11)
+    assert len(versions(oldest)) == 50
+
+
+def test_rolling_back_restores_weights_and_shadows() -> None:
+    """One step back, or any number of them, and every user is where they were (SA8, TR4)."""
+    start = done(SERVED, split(one=0.9, two=0.1), shadow("two", 0.5))
+    state = done(start, split(one=0.2, two=0.8), shadow("two", 0.0), split(two=1.0))
+    back = done(state, rollback(policy(start).version))
+    assert policy(back).same_as(policy(start))
+    assert policy(back).version > policy(state).version
+    keys = [f"user {number}" for number in range(500)]
+    one, other = TrafficSplit("e", policy(start)), TrafficSplit("e", policy(back))
+    assert [one.by_key(key) for key in keys] == [other.by_key(key) for key in keys]
+    before = done(state, rollback())
+    assert (policy(before).weights, policy(before).shadows) == ({"one": 0.2, "two": 0.8}, {})
+    assert policy(done(before, rollback())).same_as(policy(state))
+
+
+def test_rolling_back_to_what_is_in_force() -> None:
+    """A rollback to the policy in force, or to one that equals it, changes nothing (TR4)."""
+    state = done(SERVED, split(two=1.0), split(one=1.0))
+    assert apply(state, rollback(policy(state).version), ROOM)[0] is state
+    assert apply(state, rollback(policy(SERVED).version), ROOM)[0] is state
+
+
+def test_rolling_back_to_what_never_was() -> None:
+    """An unknown version is refused with those that there are; a first policy has none before it (TR1)."""
+    refused(SERVED, rollback(), "'e'", "one traffic policy only")
+    state = done(SERVED, split(two=1.0))
+    known = ", ".join(map(str, versions(state)))
+    refused(state, rollback(99), "'e' has no traffic policy of version 99; it has " + known)
+    refused(state, RollbackTraffic("id", "ee", None), "'ee'", "does not exist", "'e'")
+
+
+@pytest.mark.parametrize("use", [split(one=0.5, two=0.5), shadow("two", 0.5)])
+def test_rolling_back_to_a_backend_that_is_gone(use: Change) -> None:
+    """A policy whose backend was deleted, or made anew and is still starting, cannot come back (TR1, CB10)."""
+    end = split(one=1.0) if isinstance(use, SetTraffic) else shadow("two", 0.0)
+    used = done(SERVED, use)
+    state = done(used, end, DeleteBackend("id", "two", False))
+    words = (f"traffic policy {policy(used).version} of endpoint 'e' needs backend 'two'", "does not exist any more")
+    refused(state, rollback(), *words)
+    young = apply(state, create("two"), ROOM)[0]
+    refused(young, rollback(), "'two'", "still starting")
+    assert policy(done(confirm(young, "two"), rollback())).same_as(policy(used))
+
+
+def test_a_failed_first_deploy_takes_pins_and_history_along() -> None:
+    """Nothing of a first deploy that fails is left, not even what was set on its endpoint meanwhile (DP2)."""
+    state, _ = apply(SERVED, deploy("d", route="/d"), ROOM, "now")
+    assert [change.change for change in state.histories["d"].changes] == ["deployed"]
+    for order in (Pin("id", "d", "alice", "one"), ShadowTraffic("id", "d", "two", 0.5)):
+        state, _ = apply(state, order, ROOM, "now")
+    refused(state, DeleteBackend("id", "two", False), "'d' (as a shadow)")
+    back = revert(state, "d")
+    assert (back.pins, back.histories, back.endpoints) == (SERVED.pins, SERVED.histories, SERVED.endpoints)
+    assert "two" not in done(back, DeleteBackend("id", "two", False)).backends
+
+
+def test_a_failed_redeploy_keeps_pins_and_history() -> None:
+    """A re-deploy that fails takes back its route, and not the traffic that was set meanwhile (DP2, DP4)."""
+    state = done(SERVED, deploy("d", route="/old"), Pin("id", "d", "alice", "one"))
+    failed, _ = apply(state, deploy("d", code="bad", route="/new"), ROOM)
+    failed, _ = apply(failed, SetTraffic("id", "d", {"d": 0.5, "one": 0.5}), ROOM)
+    back = revert(failed, "d")
+    assert (back.endpoints["d"].route, back.endpoints["d"].policy) == ("/old", failed.endpoints["d"].policy)
+    assert (back.pins, back.histories) == (failed.pins, failed.histories)
+    assert len(back.histories["d"].changes) == 2
+
+
+def test_another_version_of_code_is_no_change_of_traffic() -> None:
+    """Re-deploys leave no line in the traffic history, since the policy stays (DP4)."""
+    state = done(EMPTY, deploy("d"), deploy("d", code="v2"), deploy("d", code="v3", route="/d"))
+    assert [change.change for change in state.histories["d"].changes] == ["deployed"]
+
+
+tags = st.sampled_from(["one", "two", "three"])
+keys = st.sampled_from(["", "alice", "bob"])
+proportions = st.sampled_from([0.0, 1e-9, 0.5, 1.0, -0.1, 1.1, math.nan, math.inf])
+weights = st.lists(st.integers(0, 9), min_size=3, max_size=3).map(
+    lambda parts: {tag: part / (sum(parts) or 1) for tag, part in zip(("one", "two", "three"), parts, strict=True)}
+)
+traffic_commands: st.SearchStrategy[Change] = st.one_of(
+    st.builds(SetTraffic, st.just("id"), st.just("e"), weights),
+    st.builds(SetTraffic, st.just("id"), st.just("e"), st.dictionaries(tags, st.sampled_from([0.0, 0.5, 1.0, 1e308]))),
+    st.builds(shadow, tags, proportions),
+    st.builds(rollback, st.none() | st.integers(0, 30)),
+    st.builds(pin, keys, tags),
+    st.builds(Unpin, st.just("id"), st.just("e"), keys),
+    st.builds(DeleteBackend, st.just("id"), tags, st.booleans()),
+    st.builds(create, tags),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(orders=st.lists(traffic_commands, max_size=60))
+def test_any_order_of_traffic_changes_leaves_a_whole_policy(orders: list[Change]) -> None:
+    """Whatever operators do to an endpoint's traffic, it can be served, and its history is true (TR1, SH3, SH6)."""
+    state = done(SERVED, create("three"))
+    for order in orders:
+        old = state
+        try:
+            state, _ = apply(old, order, ROOM, "now")
+        except ValueError:
+            continue
+        for tag in state.fallbacks:
+            state = confirm(state, tag)
+        assert state is old or state.version == old.version + 1
+        now = policy(state)
+        assert math.fsum(now.weights.values()) == pytest.approx(1, abs=1e-9)
+        assert all(0 < proportion <= 1 for proportion in now.shadows.values())
+        changes = state.histories["e"].changes
+        assert changes[-1].policy == now
+        assert versions(state) == sorted(set(versions(state)))
+        assert len(changes) <= KEPT_POLICIES
+        pinned = state.pins.get("e", Pins()).keys
+        assert {*now.weights, *now.shadows, *pinned.values()} <= set(state.backends)
+        assert now.version <= state.version
+        if now != policy(old):
+            assert now.version == state.version > policy(old).version
 
 
 # --- going forward and back -----------------------------------------------------------------------------------
@@ -668,6 +1047,9 @@ commands: st.SearchStrategy[Change] = st.one_of(
     st.builds(DeleteEndpoint, st.just("id"), names),
     st.builds(SetTraffic, st.just("id"), names, st.dictionaries(names, st.sampled_from([0.0, 0.5, 1.0]))),
     st.builds(deploy, names, code=st.sampled_from(["v1", "v2"]), route=routes),
+    st.builds(ShadowTraffic, st.just("id"), names, names, st.sampled_from([0.0, 0.5])),
+    st.builds(RollbackTraffic, st.just("id"), names, st.none()),
+    st.builds(Pin, st.just("id"), names, st.just("alice"), names),
 )
 
 
@@ -708,6 +1090,12 @@ class AnyOrder(RuleBasedStateMachine):
             assert set(made.policy.weights) <= set(state.backends), "an endpoint leans on a backend that is not there"
             assert sum(made.policy.weights.values()) == pytest.approx(1)
             assert made.policy.version <= state.version
+            assert set(made.policy.shadows) <= set(state.backends), "a shadow is not there"
+            assert state.histories[made.name].changes[-1].policy == made.policy, "the history ends with another policy"
+        assert state.histories.keys() == state.endpoints.keys()
+        assert state.pins.keys() <= state.endpoints.keys()
+        for pins in state.pins.values():
+            assert set(pins.keys.values()) <= set(state.backends), "a pin leads to a backend that is not there"
         assert set(state.fallbacks) <= set(state.backends), "a fallback for a backend that is not there"
         for spec in state.backends.values():
             assert spec.version <= spec.config_version <= state.version

@@ -62,7 +62,7 @@ def structs_of(*modules: types.ModuleType) -> Iterator[type[msgspec.Struct]]:
 EVERYTHING = sorted(set(structs_of(messages, commands, handover, auth, model)), key=lambda kind: kind.__name__)
 EVERYTHING = [kind for kind in EVERYTHING if kind.__struct_fields__]
 HEADS = [kind for kind in EVERYTHING if issubclass(kind, Message)]
-COMMANDS = [kind for kind in EVERYTHING if issubclass(kind, Command) and kind is not Command]
+COMMANDS = [kind for kind in EVERYTHING if issubclass(kind, typing.get_args(AnyCommand))]
 quick = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.controller import desired as wanted
-from pointsman.controller.desired import Desired, Fallback, Room
 from pointsman.controller.reconcile import (
     ADOPT_TIMEOUT_S,
     BUDGET,
@@ -40,6 +39,7 @@ from pointsman.controller.reconcile import (
     is_settled,
     plan,
 )
+from pointsman.controller.state import Desired, Fallback, Room
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import (
     Allocation,

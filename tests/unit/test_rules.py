@@ -14,7 +14,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 MAY_RUN_CODE = {
     "config.py",  # user_config and middlewares, pickled by the operator's client
-    "handle.py",  # arguments and values of handle calls, between authenticated processes
+    "future.py",  # values of handle calls, between authenticated processes
+    "handle.py",  # arguments of handle calls, likewise
     "ingress/__main__.py",  # middlewares, shipped by the operator
     "replica/answers.py",  # values of handle calls
     "replica/item.py",  # arguments of handle calls

@@ -16,7 +16,7 @@ JUST_BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 def split(weights: dict[str, float]) -> TrafficSplit:
-    return TrafficSplit(TrafficPolicy(1, weights))
+    return TrafficSplit("e", TrafficPolicy(1, weights))
 
 
 def normal(parts: dict[str, int]) -> dict[str, float]:
@@ -50,7 +50,7 @@ def test_shares_match_the_weights(weights: dict[str, float]) -> None:
     chosen, chance, count = split(weights), random.Random(20), 20_000
     hits = dict.fromkeys(weights, 0)
     for _ in range(count):
-        hits[chosen.choose(chance.random())] += 1
+        hits[chosen.by_weight(chance.random())] += 1
     for tag, weight in weights.items():
         sigma = math.sqrt(count * weight * (1 - weight))
         assert abs(hits[tag] - count * weight) <= 3 * sigma, f"{tag}: {hits[tag]} of {count}"
@@ -62,7 +62,7 @@ def test_weight_zero_is_never_chosen(weights: dict[str, float], draw: float) -> 
     """A backend at weight 0 gets no request, whatever the draw and whatever its name (TR10)."""
     chosen = split(weights)
     for value in (draw, 0.0, JUST_BELOW_ONE):
-        assert weights[chosen.choose(value)] > 0
+        assert weights[chosen.by_weight(value)] > 0
 
 
 @settings(deadline=None, max_examples=200)
@@ -71,7 +71,7 @@ def test_dict_order_does_not_matter(weights: dict[str, float], draw: float, chan
     """Two operators who write the same weights in another order get the same split (TR3)."""
     items = list(weights.items())
     chance.shuffle(items)
-    assert split(dict(items)).choose(draw) == split(weights).choose(draw)
+    assert split(dict(items)).by_weight(draw) == split(weights).by_weight(draw)
 
 
 @settings(deadline=None, max_examples=200)
@@ -81,9 +81,9 @@ def test_each_backend_owns_one_stretch(weights: dict[str, float], one: float, ot
     chosen = split(weights)
     low, high = sorted((one, other))
     tags = sorted(tag for tag in weights if weights[tag] > 0)
-    assert tags.index(chosen.choose(low)) <= tags.index(chosen.choose(high))
-    assert chosen.choose(0.0) == tags[0]
-    assert chosen.choose(JUST_BELOW_ONE) == tags[-1]
+    assert tags.index(chosen.by_weight(low)) <= tags.index(chosen.by_weight(high))
+    assert chosen.by_weight(0.0) == tags[0]
+    assert chosen.by_weight(JUST_BELOW_ONE) == tags[-1]
 
 
 @pytest.mark.parametrize("count", [3, 7, 10, 49, 1000])
@@ -91,7 +91,7 @@ def test_a_draw_just_below_one_has_an_answer(count: int) -> None:
     """Weights whose floating sum ends below 1 leave no request without a backend (TR3)."""
     tags = [f"b{number:04}" for number in range(count)]
     chosen = split(dict.fromkeys(tags, 1 / count))
-    assert chosen.choose(JUST_BELOW_ONE) == tags[-1]
+    assert chosen.by_weight(JUST_BELOW_ONE) == tags[-1]
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_a_draw_just_below_one_has_an_answer(count: int) -> None:
 )
 def test_borders_belong_to_the_next(draw: float, tag: str) -> None:
     """A draw on the border between two backends goes to the second, so both have exactly their share (TR3)."""
-    assert split({"d": 0.5, "b": 0.25, "a": 0.25, "c": 0.0}).choose(draw) == tag
+    assert split({"d": 0.5, "b": 0.25, "a": 0.25, "c": 0.0}).by_weight(draw) == tag

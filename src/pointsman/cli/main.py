@@ -1,4 +1,4 @@
-"""The command line: ``pointsman start | status | shutdown | demo``.
+"""The command line: ``pointsman start | status | traffic | shutdown | demo``.
 
 Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
 into one line on standard error. Knows no process but its own; what an instance is doing it learns from ``status()``.
@@ -8,7 +8,6 @@ Whatever is slow to import is imported by the command that needs it, so that ``-
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -17,16 +16,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
+from pointsman.cli import traffic
+from pointsman.cli.common import AsJson, Name, connect_to, print_json, terminal
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pointsman.client import Client
     from pointsman.engine.folder import InstanceFolder
 
-PIPED_WIDTH = 120
-"""Columns of tables that go into a file or pipe."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 app = typer.Typer(
@@ -38,7 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Name = Annotated[str, typer.Option("--name", help="Which instance.", metavar="NAME")]
+
+app.add_typer(traffic.app, name="traffic")
 
 
 def main() -> None:
@@ -130,22 +128,22 @@ def start(
 @app.command()
 def status(
     name: Name = "default",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show endpoints, backends and replicas of a running instance."""
-    report = _connect(name).status()
+    report = connect_to(name).status()
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     from pointsman.cli.tables import show_status
 
-    show_status(report, _console())
+    show_status(report, terminal())
 
 
 @app.command()
 def shutdown(name: Name = "default") -> None:
     """End an instance for good, once requests under way are finished."""
-    _connect(name).shutdown()
+    connect_to(name).shutdown()
     typer.echo(f"Instance {name!r} has ended.")
 
 
@@ -157,7 +155,7 @@ def demo(
     """Train two classifiers of handwritten digits, serve both, and measure them over HTTP."""
     from pointsman.demo.run import run_demo
 
-    run_demo(_console(), port=port, keep=keep)
+    run_demo(terminal(), port=port, keep=keep)
 
 
 def _stay(client: Client, folder: InstanceFolder) -> None:
@@ -173,33 +171,6 @@ def _stay(client: Client, folder: InstanceFolder) -> None:
     if killed:
         raise ServeException("the instance's supervisor was killed")
     typer.echo("The instance was shut down.")
-
-
-def _connect(name: str) -> Client:
-    """A client for a live instance.
-
-    Raises:
-        ServeException: there is none of that name; the text says which there are.
-    """
-    from pointsman.engine.folder import InstanceFolder, check_name, live_instances
-    from pointsman.starting import connect
-
-    if InstanceFolder.of(check_name(name)).is_alive():
-        return connect(name)
-    names = live_instances()
-    others = (
-        f"; running: {', '.join(names)}" if names else ", nor any other; start one with: pointsman start --detached"
-    )
-    raise ServeException(f"no instance named {name!r} is running{others}")
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # bars and frames on a terminal that has no such characters
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def _command(verb: str, name: str) -> str:

@@ -1,10 +1,11 @@
-"""``Client.status()`` as tables for the terminal. Called by ``pointsman status``; reads plain dicts and nothing else.
+"""What the client returns as tables for the terminal. Called by the commands; reads plain dicts and nothing else.
 
 Names and failures are other people's text: they become ``Text``, never markup, and lose their control characters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich import box
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 BAR_WIDTH = 10
+SHOWN_PINS = 10
 BACKEND_STYLES = {"RUNNING": "green", "UPDATING": "yellow", "UNHEALTHY": "bold red", "DEPLOY_FAILED": "bold red"}
 REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
 """Others are on their way out."""
@@ -32,6 +34,54 @@ def show_status(status: dict[str, Any], console: Console) -> None:
             console.print(nothing, style="dim")
 
 
+def show_traffic(policies: dict[str, dict[str, Any]], console: Console) -> None:
+    """Print traffic policies, by endpoint."""
+    table = _table("", "endpoint", "version", "traffic", "shadows", "pinned keys", "shard key")
+    for name, policy in policies.items():
+        table.add_row(
+            _text(name),
+            str(policy["version"]),
+            _traffic(policy["weights"]) if policy["policy"] == "weighted" else _by_policy(policy),
+            _shadows(policy["shadows"]),
+            _pins(policy["pins"]),
+            _text(policy["shard_key"]),
+        )
+    console.print(table if table.row_count else Text("No endpoints.", style="dim"))
+
+
+def show_history(changes: list[dict[str, Any]], console: Console) -> None:
+    """Print how an endpoint's policy came to be, newest first."""
+    table = _table("", "version", "time (UTC)", "traffic", "shadows", "change", "by")
+    for change in reversed(changes):
+        table.add_row(
+            str(change["version"]),
+            change["time"][:19].replace("T", " "),
+            _shares(change["weights"]),
+            _shadows(change["shadows"]),
+            _text(change["change"]),
+            _text(change["by"]),
+        )
+    console.print(table)
+
+
+def show_explanation(explanation: dict[str, Any], console: Console) -> None:
+    """Print which backend answers, and why."""
+    because = {
+        "weight": "drawn for each call, by weight",
+        "pin": "the key is pinned to it",
+        "shard key": "the key belongs to it: it drew the smallest number",
+        "policy": "chosen by the endpoint's own policy",
+    }[explanation["why"]]
+    backend = explanation["backend"]
+    answer = _text(backend) if backend is not None else Text("one of them", style="dim")
+    console.print(Text.assemble(answer, f"  {because} (policy version {explanation['policy_version']})"))
+    table = _table("", "backend", "weight", "number drawn")
+    for tag, weight in sorted(explanation["weights"].items(), key=lambda item: -item[1]):
+        number = explanation["numbers"].get(tag)
+        table.add_row(_text(tag), f"{100 * weight:.4g} %", "-" if number is None else f"{number:.6f}")
+    console.print(table)
+
+
 def _header(status: dict[str, Any]) -> Text:
     http = status["http"]
     servers = len(http["ingresses"])
@@ -44,13 +94,14 @@ def _header(status: dict[str, Any]) -> Text:
 
 
 def _endpoints(endpoints: dict[str, Any]) -> Table:
-    table = _table("Endpoints", "endpoint", "route", "methods", "traffic")
+    table = _table("Endpoints", "endpoint", "route", "methods", "traffic", "shadows")
     for name, endpoint in sorted(endpoints.items()):
         table.add_row(
             _text(name),
             _text(endpoint["route"]) if endpoint["route"] else Text("handles only", style="dim"),
             " ".join(endpoint["methods"]),
             _traffic(endpoint["traffic"]),
+            _shadows(endpoint["shadows"]),
         )
     return table
 
@@ -59,11 +110,32 @@ def _traffic(weights: dict[str, float]) -> RenderableType:
     return Group(
         *(
             Text.assemble(
-                ("█" * round(weight * BAR_WIDTH)).ljust(BAR_WIDTH, "░"), f" {100 * weight:>4.3g} % ", _text(backend)
+                ("█" * round(weight * BAR_WIDTH)).ljust(BAR_WIDTH, "░"), f" {100 * weight:>5.4g} % ", _text(backend)
             )
             for backend, weight in sorted(weights.items(), key=lambda item: -item[1])
         )
     )
+
+
+def _shares(weights: dict[str, float]) -> Text:
+    shares = sorted(weights.items(), key=lambda item: -item[1])
+    return _lines(f"{100 * weight:.4g} % {backend}" for backend, weight in shares)
+
+
+def _by_policy(policy: dict[str, Any]) -> RenderableType:
+    return Group(_traffic(policy["weights"]), Text.assemble("by ", _text(policy["policy"])))
+
+
+def _shadows(shadows: dict[str, float]) -> Text:
+    return _shares(shadows) if shadows else Text("-", style="dim")
+
+
+def _pins(pins: dict[str, str]) -> Text:
+    if not pins:
+        return Text("-", style="dim")
+    lines = [f"{key} -> {backend}" for key, backend in sorted(pins.items())[:SHOWN_PINS]]
+    more = len(pins) - SHOWN_PINS
+    return _lines([*lines, f"and {more} more"] if more > 0 else lines)
 
 
 def _backends(backends: dict[str, Any]) -> Table:
@@ -105,6 +177,10 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _lines(lines: Iterable[str]) -> Text:
+    return Text("\n").join(map(_text, lines))
 
 
 def _text(text: str) -> Text:

@@ -11,15 +11,18 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
-from pointsman.controller.desired import Desired
 from pointsman.controller.events import adopt, forget_failures, note_exit, note_failure, note_ready
 from pointsman.controller.launch import Launcher
 from pointsman.controller.reconcile import Action, Observed, Phase, Replica, plan
+from pointsman.controller.state import Desired
 from pointsman.controller.store import KEPT_REPLIES, Store, StoreError
 from pointsman.controller.tables import note_on_cpus, room_of, routing_table
 from pointsman.controller.waiters import Situation, Waiter
@@ -104,7 +107,7 @@ class Controller:
             known = self._replies.get(command.id)
             if known is not None:
                 return known
-            new, note = wanted.apply(self.desired, command, room_of(self.observed))
+            new, note = wanted.apply(self.desired, command, room_of(self.observed), _time_of_day())
             if not note and not self._noted_cpus:
                 note = note_on_cpus(new, self.observed.capacity, os.cpu_count() or 1)
                 self._noted_cpus = bool(note)
@@ -194,6 +197,16 @@ class Controller:
         self.kick()
 
     def _failed(self, replica: Replica, report: Report, pickled: bytes) -> None:
+        spec = self.desired.backends.get(replica.backend)
+        if (
+            spec is not None
+            and replica.phase is Phase.READY
+            and replica.version == spec.version
+            and report.config_version < spec.config_version
+        ):
+            # Another replica was quicker to refuse that configuration: it was taken back, and the old one is coming.
+            log.warning("%s refused a configuration that was taken back: %s", replica.tag, report.text)
+            return
         note_failure(self.observed, replica, report, pickled, self._loop.time())
         # A running replica that could not take a new configuration is given the old one again.
         if replica.backend not in self.desired.fallbacks or replica.phase is not Phase.READY:
@@ -312,10 +325,7 @@ class Controller:
         if any(replica.adopted for replica in self.observed.replicas.values()):
             return
         table = routing_table(self.desired, self.observed, self._launcher, version=self.table.version + 1)
-        if not self.published or (table.endpoints, table.backends) != (
-            self.table.endpoints,
-            self.table.backends,
-        ):
+        if not self.published or msgspec.structs.replace(table, version=self.table.version) != self.table:
             self.table, self.published = table, True
             self._peers.publish(table)
         for replica in self.observed.replicas.values():
@@ -372,6 +382,10 @@ class Controller:
             # A bug of ours: better a fresh controller, which adopts everything, than one that has lost its place.
             log.critical("the controller failed and will be started again", exc_info=task.exception())
             raise SystemExit(1)
+
+
+def _time_of_day() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _subject(command: Change) -> str:

@@ -7,22 +7,21 @@ controller drops it when the change has come up, and goes back to it when the ch
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from pointsman.controller import traffic
 from pointsman.controller.resources import Ledger, describe_request
+from pointsman.controller.state import Desired, Fallback, Room, check_usable, find_backend, without
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import (
-    Allocation,
+    DEFAULT_SHARD_KEY,
     BackendConfigSpec,
     BackendSpec,
-    Capacity,
     EndpointSpec,
     Resources,
-    Struct,
     TargetTraits,
     TrafficPolicy,
 )
@@ -34,46 +33,17 @@ from pointsman.wire.commands import (
     DeleteBackend,
     DeleteEndpoint,
     Deploy,
-    SetTraffic,
     UpdateBackendConfig,
 )
 
-WEIGHT_TOLERANCE = 1e-5
 DEPLOY_METHODS = ("GET", "POST")
 
 
-class Fallback(Struct, frozen=True):
-    """What to go back to when a change of a backend does not come up.
-
-    Attributes:
-        spec: the last specification that worked; None when the backend is new.
-        endpoint: the endpoint that a deploy made or changed together with the backend.
-        before: that endpoint as it was; None when the deploy made it.
-    """
-
-    spec: BackendSpec | None
-    endpoint: str | None = None
-    before: EndpointSpec | None = None
-
-
-class Desired(Struct, frozen=True):
-    """All that is wanted. ``version`` grows with every change."""
-
-    version: int = 0
-    backends: dict[str, BackendSpec] = {}
-    endpoints: dict[str, EndpointSpec] = {}
-    fallbacks: dict[str, Fallback] = {}
-
-
-class Room(Struct, frozen=True):
-    """What a change may use: the node's capacity, and what replicas hold now, by backend."""
-
-    capacity: Capacity
-    held: dict[str, tuple[Allocation, ...]] = {}
-
-
-def apply(state: Desired, command: Change, room: Room) -> tuple[Desired, str]:
+def apply(state: Desired, command: Change, room: Room, now: str = "") -> tuple[Desired, str]:
     """Carry out a command.
+
+    Args:
+        now: the time of day, for the record.
 
     Returns:
         The new state, and a warning for the log (empty when there is none). The state is the same object when nothing
@@ -89,36 +59,37 @@ def apply(state: Desired, command: Change, room: Room) -> tuple[Desired, str]:
     if isinstance(command, DeleteBackend):
         return _delete_backend(state, command)
     if isinstance(command, CreateEndpoint):
-        return _create_endpoint(state, command), ""
+        return _create_endpoint(state, command, now), ""
     if isinstance(command, DeleteEndpoint):
         return _delete_endpoint(state, command)
-    if isinstance(command, SetTraffic):
-        return _set_traffic(state, command), ""
-    return _deploy(state, command, room), ""
+    if isinstance(command, Deploy):
+        return _deploy(state, command, room, now), ""
+    return traffic.apply(state, command, now)
 
 
 def confirm(state: Desired, tag: str) -> Desired:
     """The backend's last change has come up: there is nothing to go back to any more."""
-    return msgspec.structs.replace(state, fallbacks=_without(state.fallbacks, tag))
+    return msgspec.structs.replace(state, fallbacks=without(state.fallbacks, tag))
 
 
 def revert(state: Desired, tag: str) -> Desired:
     """The backend's last change cannot come up: go back to what worked, or to nothing."""
     fallback = state.fallbacks[tag]
     version = state.version + 1
-    backends, endpoints = state.backends, state.endpoints
+    backends = state.backends
     if fallback.endpoint is not None:
         if fallback.before is None:
-            endpoints = _without(endpoints, fallback.endpoint)
+            state = traffic.without_endpoint(state, fallback.endpoint)
         else:
-            policy = endpoints[fallback.endpoint].policy
-            endpoints = {**endpoints, fallback.endpoint: msgspec.structs.replace(fallback.before, policy=policy)}
+            policy = state.endpoints[fallback.endpoint].policy
+            before = msgspec.structs.replace(fallback.before, policy=policy)
+            state = msgspec.structs.replace(state, endpoints={**state.endpoints, fallback.endpoint: before})
     if fallback.spec is None:
-        backends = _without(backends, tag)
+        backends = without(backends, tag)
     else:
         # A new config version, so that replicas that had taken the new configuration are given the old one again.
         backends = {**backends, tag: msgspec.structs.replace(fallback.spec, config_version=version)}
-    return Desired(version, backends, endpoints, _without(state.fallbacks, tag))
+    return msgspec.structs.replace(state, version=version, backends=backends, fallbacks=without(state.fallbacks, tag))
 
 
 # --- backends -------------------------------------------------------------------------------------------------
@@ -144,7 +115,7 @@ def _create_backend(state: Desired, command: CreateBackend, room: Room) -> Desir
 
 
 def _update_config(state: Desired, command: UpdateBackendConfig, room: Room) -> Desired:
-    old = _backend(state, command.tag)
+    old = find_backend(state, command.tag)
     config = _changed_config(old.config, command.changes, command.user_config)
     if config == old.config:
         return state
@@ -156,12 +127,19 @@ def _delete_backend(state: Desired, command: DeleteBackend) -> tuple[Desired, st
     tag = command.tag
     if tag not in state.backends:
         return state, f"backend {tag!r} does not exist, so there is nothing to delete"
-    users = sorted(name for name, endpoint in state.endpoints.items() if tag in endpoint.policy.weights)
+    users = traffic.users_of(state, tag)
     if users:
-        names = ", ".join(map(repr, users))
-        raise ValueError(f"backend {tag!r} is in use by endpoint {names}; set their traffic to others, or delete them")
+        raise ValueError(
+            f"backend {tag!r} is in use by endpoint {', '.join(users)}; take it out of their traffic, shadows and pins"
+            " first"
+        )
     return (
-        Desired(state.version + 1, _without(state.backends, tag), state.endpoints, _without(state.fallbacks, tag)),
+        msgspec.structs.replace(
+            state,
+            version=state.version + 1,
+            backends=without(state.backends, tag),
+            fallbacks=without(state.fallbacks, tag),
+        ),
         "",
     )
 
@@ -208,6 +186,11 @@ def _check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> 
             f"max_batch_size {config.max_batch_size} of backend {tag!r} needs code that takes a list of requests;"
             " mark it with @accept_batch"
         )
+    if config.target_latency_ms is not None and config.batch_wait_timeout_s:
+        raise ValueError(
+            f"backend {tag!r} has both batch_wait_timeout {config.batch_wait_timeout_s:g} and target_latency_ms"
+            f" {config.target_latency_ms:g}; set one of them to 0 or None"
+        )
     if config.user_config is not None and not traits.has_reconfigure:
         raise ValueError(f"user_config was given for backend {tag!r}, whose code has no reconfigure method")
 
@@ -235,11 +218,11 @@ def _check_room(state: Desired, spec: BackendSpec, old: BackendSpec | None, room
 # --- endpoints ------------------------------------------------------------------------------------------------
 
 
-def _create_endpoint(state: Desired, command: CreateEndpoint) -> Desired:
+def _create_endpoint(state: Desired, command: CreateEndpoint, now: str) -> Desired:
     old = state.endpoints.get(command.name)
     if old is not None and old.route == command.route and old.methods == command.methods:
         raise ValueError(f"endpoint {command.name!r} exists already, with the same route and methods")
-    _usable_backend(state, command.backend)
+    check_usable(state, command.backend)
     _check_route(_routed(state), command.name, command.route)
     if old is not None:
         raise ValueError(
@@ -251,49 +234,21 @@ def _create_endpoint(state: Desired, command: CreateEndpoint) -> Desired:
         methods=command.methods,
         policy=TrafficPolicy(state.version + 1, {command.backend: 1.0}),
         idempotent=command.idempotent,
+        shard_key=command.shard_key,
+        request_timeout_s=command.request_timeout_s,
     )
-    return _with_endpoint(state, endpoint)
+    return traffic.with_endpoint(state, endpoint, now=now, change="created", by=command.by)
 
 
 def _delete_endpoint(state: Desired, command: DeleteEndpoint) -> tuple[Desired, str]:
     if command.name not in state.endpoints:
         return state, f"endpoint {command.name!r} does not exist, so there is nothing to delete"
-    endpoints = _without(state.endpoints, command.name)
     fallbacks = {
         tag: msgspec.structs.replace(f, endpoint=None, before=None) if f.endpoint == command.name else f
         for tag, f in state.fallbacks.items()
     }
-    return Desired(state.version + 1, state.backends, endpoints, fallbacks), ""
-
-
-def _set_traffic(state: Desired, command: SetTraffic) -> Desired:
-    endpoint = state.endpoints.get(command.name)
-    if endpoint is None:
-        raise ValueError(f"endpoint {command.name!r} does not exist{_nearest(command.name, state.endpoints)}")
-    for tag in command.weights:
-        _usable_backend(state, tag)
-    policy = TrafficPolicy(state.version + 1, normalised(command.weights))
-    return _with_endpoint(state, msgspec.structs.replace(endpoint, policy=policy))
-
-
-def normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    """The weights, scaled so that they sum to 1.
-
-    Raises:
-        ValueError: one is negative or not finite, or they do not sum to 1 within 1e-5.
-    """
-    for tag, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight {weight!r} of backend {tag!r} must be a finite number of at least 0")
-    total = sum(weights.values())
-    if abs(total - 1) > WEIGHT_TOLERANCE:
-        raise ValueError(f"traffic weights must sum to 1, and these sum to {total:g}: {dict(weights)}")
-    return {tag: float(weight) / total for tag, weight in weights.items()}
-
-
-def _with_endpoint(state: Desired, endpoint: EndpointSpec) -> Desired:
-    endpoints = {**state.endpoints, endpoint.name: endpoint}
-    return msgspec.structs.replace(state, version=state.version + 1, endpoints=endpoints)
+    state = traffic.without_endpoint(state, command.name)
+    return msgspec.structs.replace(state, version=state.version + 1, fallbacks=fallbacks), ""
 
 
 def _routed(state: Desired) -> list[EndpointSpec]:
@@ -313,7 +268,7 @@ def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None
 # --- deploy ---------------------------------------------------------------------------------------------------
 
 
-def _deploy(state: Desired, command: Deploy, room: Room) -> Desired:
+def _deploy(state: Desired, command: Deploy, room: Room, now: str) -> Desired:
     name = command.name
     backend, endpoint = state.backends.get(name), state.endpoints.get(name)
     if endpoint is not None and name not in endpoint.policy.weights:
@@ -321,13 +276,23 @@ def _deploy(state: Desired, command: Deploy, room: Room) -> Desired:
     if endpoint is None:
         methods: Sequence[str] = command.methods or DEPLOY_METHODS
         policy = TrafficPolicy(state.version + 1, {name: 1.0})
-        new_endpoint = EndpointSpec(name, command.route, tuple(methods), policy, bool(command.idempotent))
+        new_endpoint = EndpointSpec(
+            name,
+            command.route,
+            tuple(methods),
+            policy,
+            bool(command.idempotent),
+            command.shard_key or DEFAULT_SHARD_KEY,
+            command.request_timeout_s,
+        )
     else:
         new_endpoint = msgspec.structs.replace(
             endpoint,
             route=command.route or endpoint.route,
             methods=command.methods or endpoint.methods,
             idempotent=endpoint.idempotent if command.idempotent is None else command.idempotent,
+            shard_key=command.shard_key or endpoint.shard_key,
+            request_timeout_s=command.request_timeout_s or endpoint.request_timeout_s,
         )
     _check_route(_routed(state), name, new_endpoint.route)
     version = state.version + 1
@@ -342,31 +307,6 @@ def _deploy(state: Desired, command: Deploy, room: Room) -> Desired:
         config=_changed_config(old_config, command.config_changes, command.user_config),
         resources=command.resources or (backend.resources if backend else Resources()),
     )
-    state = _with_backend(state, spec, room, endpoint=name, before=endpoint)
-    return msgspec.structs.replace(state, endpoints={**state.endpoints, name: new_endpoint})
-
-
-# --- helpers --------------------------------------------------------------------------------------------------
-
-
-def _backend(state: Desired, tag: str) -> BackendSpec:
-    spec = state.backends.get(tag)
-    if spec is None:
-        raise ValueError(f"backend {tag!r} does not exist{_nearest(tag, state.backends)}")
-    return spec
-
-
-def _usable_backend(state: Desired, tag: str) -> None:
-    """Refuse backends that may yet vanish: nothing but their own deploy may lean on them."""
-    _backend(state, tag)
-    if tag in state.fallbacks and state.fallbacks[tag].spec is None:
-        raise ValueError(f"backend {tag!r} is still starting for the first time; use it once its create call returned")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in mapping.items() if name != key}
+    with_backend = _with_backend(state, spec, room, endpoint=name, before=endpoint)
+    state = traffic.with_endpoint(with_backend, new_endpoint, now=now, change="deployed", by=command.by)
+    return msgspec.structs.replace(state, version=version)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from pointsman.controller.desired import Desired
 from pointsman.controller.reconcile import Failures, Observed, Phase, Replica, failed_launch
+from pointsman.controller.state import Desired
 from pointsman.model import Reason
 from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
 from pointsman.wire.handover import LaunchNote, ProcessEvent

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from pointsman.controller.desired import Desired
 from pointsman.controller.resources import Ledger
+from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
 
 START_TRIES = 3

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 
 from pointsman.controller.controller import Controller
-from pointsman.controller.views import status_of
+from pointsman.controller.views import status_of, traffic_of
 from pointsman.controller.waiters import StartFailure
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from pointsman.model import Reason, RoutingTable
@@ -27,7 +27,7 @@ from pointsman.wire.auth import (
     ROLE_REPLICA,
     derive_key,
 )
-from pointsman.wire.commands import AnyCommand, Await, AwaitIngress, Progress, Query, Shutdown
+from pointsman.wire.commands import AnyCommand, Await, AwaitIngress, Progress, Query, QueryTraffic, Shutdown
 from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
@@ -184,6 +184,8 @@ class Service:
         controller = self.controller
         if isinstance(command, Query):
             return pack(status_of(controller, self._handover, self.ingresses()))
+        if isinstance(command, QueryTraffic):
+            return pack(traffic_of(controller.desired, command.name))
         if isinstance(command, Await):
             own = self._subscriptions.get(stream)
             await controller.wait(command, frozenset({own.number} if own else ()), progress)

@@ -15,9 +15,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from pointsman.controller.desired import Desired, Fallback
+from pointsman.controller.state import Desired, Fallback
 from pointsman.exceptions import ServeException
-from pointsman.model import BackendSpec, EndpointSpec, Struct
+from pointsman.model import BackendSpec, EndpointSpec, Pins, Struct, TrafficHistory
 from pointsman.usercode import code_digest
 
 T = TypeVar("T")
@@ -33,7 +33,13 @@ CREATE TABLE IF NOT EXISTS objects (
 CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS replies (id TEXT PRIMARY KEY, reply BLOB NOT NULL, position INTEGER NOT NULL);
 """
-_KINDS: dict[str, type[Struct]] = {"backends": BackendSpec, "endpoints": EndpointSpec, "fallbacks": Fallback}
+_KINDS: dict[str, type[Struct]] = {
+    "backends": BackendSpec,
+    "endpoints": EndpointSpec,
+    "fallbacks": Fallback,
+    "pins": Pins,
+    "histories": TrafficHistory,
+}
 
 
 class StoreError(ServeException):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pointsman.controller.desired import Desired, Room
 from pointsman.controller.reconcile import Observed, Phase
+from pointsman.controller.state import Desired, Room
 from pointsman.model import Allocation, BackendRoute, Capacity, ReplicaRef, RoutingTable
 
 
@@ -27,7 +27,7 @@ def routing_table(desired: Desired, observed: Observed, addresses: Addresses, *,
             if r.phase is Phase.READY and not r.killed
         )
         backends[tag] = BackendRoute(tag, refs, spec.config.query_limit, spec.config.max_queued_queries)
-    return RoutingTable(version, desired.endpoints, backends)
+    return RoutingTable(version, desired.endpoints, backends, desired.pins)
 
 
 def room_of(observed: Observed) -> Room:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pointsman.controller.reconcile import Phase
-from pointsman.model import BackendSpec
-from pointsman.wire.commands import BackendView, FailureView, IngressView, ReplicaView, Status
+from pointsman.controller.state import Desired, find_endpoint
+from pointsman.model import BackendSpec, Pins, TrafficHistory
+from pointsman.wire.commands import BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import ControllerHandover
 
 if TYPE_CHECKING:
@@ -33,6 +34,16 @@ def status_of(controller: Controller, handover: ControllerHandover, ingresses: S
         backends={tag: _backend_view(controller, spec) for tag, spec in desired.backends.items()},
         ingresses=tuple(IngressView(i.pid, confirmed.get(i.number, 0) >= controller.table.version) for i in ingresses),
     )
+
+
+def traffic_of(desired: Desired, name: str) -> TrafficView:
+    """All about one endpoint's traffic.
+
+    Raises:
+        ValueError: there is no such endpoint.
+    """
+    endpoint = find_endpoint(desired, name)
+    return TrafficView(endpoint, desired.pins.get(name, Pins()), desired.histories.get(name, TrafficHistory()))
 
 
 def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:

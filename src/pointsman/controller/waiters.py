@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pointsman.controller.desired import Desired
 from pointsman.controller.reconcile import Failures, Observed, Phase, is_settled
+from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.wire.commands import Await, Progress
 
@@ -46,6 +46,8 @@ class Waiter:
         self._command = command
         self._own_routers = own_routers
         self._progress = progress
+        self._version = 0
+        """Of the routing table that is waited for: the first that has the change."""
         self._told: tuple[int, int] | None = None
 
     def check(self, situation: Situation) -> None:
@@ -61,10 +63,11 @@ class Waiter:
             self._report(backend, situation)
             if not is_settled(situation.desired, situation.observed, backend):
                 return
-        newest = situation.table_version
+        # Later tables are not waited for: under a storm of changes the newest is always one ahead.
+        wanted = self._version = self._version or situation.table_version
         concerned = situation.ingresses | self._own_routers
         confirmed = situation.observed.confirmed
-        if newest and all(confirmed[router] >= newest for router in concerned if router in confirmed):
+        if wanted and all(confirmed[router] >= wanted for router in concerned if router in confirmed):
             self.future.set_result(None)
 
     def _failure(self, backend: str, situation: Situation) -> BackendStartError | None:

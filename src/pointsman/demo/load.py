@@ -23,28 +23,33 @@ class Answer(NamedTuple):
     seconds: float
 
 
-def post_all(url: str, bodies: Sequence[bytes], *, connections: int) -> Generator[Answer, None, None]:
-    """Post each body; gives the answers in the order of the bodies.
+def post_all(targets: Sequence[tuple[str, bytes]], *, connections: int) -> Generator[Answer, None, None]:
+    """Post a body to each URL; gives the answers in the order of the targets.
+
+    Args:
+        targets: URLs on one server, each with the body for it.
+        connections: how many to keep open.
 
     Raises:
         ServeException: an answer is not 200, or did not come.
     """
-    parts = urlsplit(url)
-    pooled = [HTTPConnection(parts.netloc, timeout=TIMEOUT_S) for _ in range(connections)]
+    server = urlsplit(targets[0][0]).netloc
+    pooled = [HTTPConnection(server, timeout=TIMEOUT_S) for _ in range(connections)]
     idle: SimpleQueue[HTTPConnection] = SimpleQueue()
     for connection in pooled:
         idle.put(connection)
 
-    def post(body: bytes) -> Answer:
+    def post(target: tuple[str, bytes]) -> Answer:
+        url, body = target
         connection = idle.get()
         try:
-            return _post(connection, parts.path, body)
+            return _post(connection, urlsplit(url)._replace(scheme="", netloc="").geturl(), body)
         finally:
             idle.put(connection)
 
     threads = ThreadPoolExecutor(connections, thread_name_prefix="demo-http")
     try:
-        yield from threads.map(post, bodies)
+        yield from threads.map(post, targets)
     finally:
         threads.shutdown(cancel_futures=True)
         for connection in pooled:

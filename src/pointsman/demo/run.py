@@ -104,12 +104,12 @@ def _deploy(client: Client, trained: Trained, console: Console) -> dict[str, flo
 
 
 def _send(url: str, images: Sequence[Image], console: Console) -> list[Answer]:
-    bodies = [_body(image) for image in images]
+    targets = [(url, _body(image)) for image in images]
     began = time.perf_counter()
     # Closing stops the senders at once when Ctrl-C strikes between two answers.
-    with contextlib.closing(post_all(url, bodies, connections=CONNECTIONS)) as incoming:
-        description = f"Sending {len(bodies)} held-out images"
-        answers = list(track(incoming, total=len(bodies), description=description, console=console))
+    with contextlib.closing(post_all(targets, connections=CONNECTIONS)) as incoming:
+        description = f"Sending {len(targets)} held-out images"
+        answers = list(track(incoming, total=len(targets), description=description, console=console))
     seconds = time.perf_counter() - began
     rate = len(answers) / seconds
     console.print(f"{len(answers)} answers in {seconds:.1f} s ({rate:.0f}/s) over {CONNECTIONS} connections to {url}\n")

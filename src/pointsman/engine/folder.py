@@ -197,6 +197,11 @@ class InstanceFolder:
     def about(self) -> About:
         return msgspec.json.decode(self.read("about"), type=About)
 
+    def forget_replica(self, number: int) -> None:
+        """Remove what a dead replica has left here. Routers that knew it hold what they still read open."""
+        for path in (self.replica_sockets / str(number), self.replica_sockets / f"{number}.started"):
+            path.unlink(missing_ok=True)
+
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 

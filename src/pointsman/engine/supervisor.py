@@ -166,6 +166,7 @@ class Supervisor:
             if self._phases is not None:
                 continue  # ends are what a shutdown is for
             if child.role == "replica":
+                self._folder.forget_replica(child.number)
                 self._tell(ProcessEvent("exited", child.number, pid, how))
             else:
                 self._log(f"{child.role} {how}; starting it again")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from pointsman.exceptions import ServeException
-from pointsman.ingress.budget import WarningBudget
 from pointsman.ingress.codec import (
     ErrorAnswer,
     Headers,
@@ -18,14 +17,17 @@ from pointsman.ingress.codec import (
     RequestRejected,
     Scope,
     answer_for,
-    error_messages,
+    decision_headers,
+    error_reply,
     read_headers,
     request_id_of,
     response_head,
+    shard_key_of,
     wants_json,
 )
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
+from pointsman.routing.budget import WarningBudget
 from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply, ReplyStream, StreamBroken
 from pointsman.routing.router import Router
 from pointsman.wire.handover import HTTPSettings
@@ -40,6 +42,12 @@ DISCONNECT_HOOK = "pointsman.on_disconnect"
 """Key in ``scope["state"]`` under which the app leaves what the server is to call when the client has gone."""
 
 
+class DirectFuture(CallFuture, Protocol):
+    """A future that writes the answer by itself, and therefore has to know the call."""
+
+    call: Call | None
+
+
 class BrokenAnswer(Exception):
     """A streamed answer broke; raised out of the app so that the server cuts the connection."""
 
@@ -49,7 +57,7 @@ class IngressApp:
 
     Args:
         router: sends the calls; its table is this app's table too, by :meth:`apply`.
-        settings: limits and the debug switch.
+        settings: limits and switches.
     """
 
     def __init__(self, router: Router, settings: HTTPSettings) -> None:
@@ -58,6 +66,7 @@ class IngressApp:
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
         self._budget = WarningBudget()
+        self._decisions: dict[tuple[int, str], Headers] = {}
         self.serving = False
         """False while starting and draining: ``/-/healthz`` answers 503."""
         self.has_table = asyncio.Event()
@@ -66,6 +75,7 @@ class IngressApp:
         """Use a newer table, routes and traffic at once."""
         if self._router.apply(table):
             self._matcher = RouteMatcher((e.route, e) for e in table.endpoints.values() if e.route is not None)
+            self._decisions.clear()
             self.serving = True
             self.has_table.set()
 
@@ -74,6 +84,7 @@ class IngressApp:
         if scope["type"] != "http":
             await self._refuse_protocol(scope, receive, send)
             return
+        call: Call | None = None
         try:
             notable = read_headers(scope["headers"])
             raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -93,27 +104,38 @@ class IngressApp:
                     return  # the client has gone
                 self._router.cancel(call)
                 raise
-            await self.answer(reply, scope, send)
+            await self.answer(reply, call, scope, send)
         except (RequestRejected, ServeException) as error:
-            await self.answer_error(error, scope, send)
+            await self.answer(self.reply_to(error, scope), call, scope, send)
 
-    def begin(self, scope: Scope, body: bytes, answer: CallFuture) -> None:
+    def begin(self, scope: Scope, body: bytes, answer: DirectFuture) -> None:
         """The direct way in: no task and no ASGI messages. ``answer`` is resolved like a future of the call.
 
-        For requests whose body is there already. Never raises what :meth:`answer_error` can tell the client.
+        For requests whose body is there already. Never raises what :meth:`reply_to` can tell the client.
         """
         try:
             notable = read_headers(scope["headers"])
             raw_path: bytes = scope["raw_path"]
             endpoint, parameters = self._match(raw_path.decode("latin-1"), scope["method"])
             call = self._make_call(scope, raw_path, endpoint, parameters, notable, body, answer)
+            answer.call = call
             self._submit(call, scope)
         except (RequestRejected, ServeException) as error:
             answer.set_exception(error)
 
-    async def answer(self, reply: Reply, scope: Scope, send: Send) -> None:
+    def exposed(self, call: Call | None) -> Headers:
+        """Headers that tell the client how its request was decided; none before it was, or where the operator has them
+        switched off."""
+        if call is None or not call.backend or not self._settings.expose_headers:
+            return []
+        decision = self._decisions.get((call.policy_version, call.backend))
+        if decision is None:
+            decision = self._decisions[call.policy_version, call.backend] = decision_headers(call)
+        return [*decision, (b"x-serve-request-id", call.request_id.encode())]
+
+    async def answer(self, reply: Reply, call: Call | None, scope: Scope, send: Send) -> None:
         """Send an answer to the client, whole or chunk by chunk."""
-        await send(response_head(reply))
+        await send(response_head(reply, self.exposed(call)))
         if reply.stream is None:
             await send({"type": "http.response.body", "body": b"" if reply.status in (204, 304) else reply.body})
         else:
@@ -121,8 +143,8 @@ class IngressApp:
                 scope["state"][DISCONNECT_HOOK] = reply.stream.close
             await self._stream(reply.stream, scope, send)
 
-    async def answer_error(self, error: BaseException, scope: Scope, send: Send) -> None:
-        """Tell the client what went wrong, and the log a little more."""
+    def reply_to(self, error: BaseException, scope: Scope) -> Reply:
+        """What the client is told when something went wrong; the log is told a little more."""
         headers: Headers = scope["headers"]
         request_id = request_id_of(headers)
         if isinstance(error, RequestRejected):
@@ -130,9 +152,7 @@ class IngressApp:
         else:
             answer = answer_for(error)
             self._warn(answer.reason, f"request {request_id} failed with {answer.status}: {error}", answer.traceback)
-        messages = error_messages(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
-        for message in messages:
-            await send(message)
+        return error_reply(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
 
     def _warn(self, kind: str, text: str, traceback: str) -> None:
         held_back = self._budget.take(kind, self._loop.time())
@@ -193,9 +213,12 @@ class IngressApp:
         future: CallFuture,
     ) -> Call:
         method: str = scope["method"]
+        timeout_s = endpoint.request_timeout_s or self._settings.request_timeout_s
+        if notable.timeout_s is not None:  # a client may be in more of a hurry than the operator, never in less
+            timeout_s = min(timeout_s, notable.timeout_s)
         return Call(
             endpoint=endpoint.name,
-            deadline=self._loop.time() + self._settings.request_timeout_s,
+            deadline=self._loop.time() + timeout_s,
             future=future,
             method_name=notable.method_name,
             http_method=method,
@@ -206,6 +229,7 @@ class IngressApp:
             request_id=request_id_of(scope["headers"]),
             client=scope.get("client"),
             body=body,
+            shard_key=shard_key_of(notable, endpoint, scope["headers"], scope["query_string"]),
             idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
         )
 

@@ -6,6 +6,7 @@ import itertools
 import re
 import secrets
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
@@ -16,9 +17,11 @@ from pointsman.exceptions import (
     ReplicaDiedError,
     UserCodeError,
 )
-from pointsman.model import Reason
-from pointsman.routing.call import Reply
+from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Reason
+from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
+from pointsman.routing.call import Call, Reply
 from pointsman.routing.router import NoSuchEndpointError
+from pointsman.routing.shadow import SHADOW_HEADER
 
 Scope = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]
@@ -28,7 +31,16 @@ _ids = itertools.count(1)
 _id_prefix = secrets.token_hex(5).encode()
 
 _WANTED = frozenset(
-    (b"content-length", b"transfer-encoding", b"x-serve-call-method", b"x-request-id", b"idempotency-key")
+    (
+        b"content-length",
+        b"transfer-encoding",
+        b"x-serve-call-method",
+        b"x-serve-shard-key",
+        b"x-serve-timeout-s",
+        SHADOW_HEADER,
+        b"x-request-id",
+        b"idempotency-key",
+    )
 )
 
 
@@ -39,6 +51,9 @@ class Notable(NamedTuple):
     has_body: bool
     content_length: int
     idempotency_key: bool
+    shard_key: bytes | None
+    """Of the default header; endpoints may have another source."""
+    timeout_s: float | None
 
 
 class RequestRejected(Exception):
@@ -50,13 +65,14 @@ class RequestRejected(Exception):
 
 def read_headers(headers: Headers) -> Notable:
     """One pass over the headers. A request id that is missing or unfit is replaced among them, so that whoever asks
-    next, and user code, finds the same one.
+    next, and user code, finds the same one. The mark of shadow calls, which only routers may set, is taken out.
 
     Raises:
         RequestRejected: one of them is malformed.
     """
-    method_name, request_id = "", -1
+    method_name, request_id, problem = "", -1, ""
     has_body, idempotency_key, content_length = False, False, 0
+    shard_key, forged, timeout_s = None, False, None
     for index, (name, value) in enumerate(headers):
         if name in _WANTED:
             if name == b"content-length":
@@ -68,16 +84,48 @@ def read_headers(headers: Headers) -> Notable:
                 idempotency_key = True
             elif name == b"x-request-id":
                 request_id = index
+            elif name == b"x-serve-shard-key":
+                shard_key = value if shard_key is None else shard_key
+            elif name == b"x-serve-timeout-s":
+                timeout_s = _timeout(value)
+                problem = problem if timeout_s else "header x-serve-timeout-s must be a number of seconds above 0"
+            elif name == SHADOW_HEADER:
+                forged = True
             else:
-                try:
-                    method_name = value.decode()
-                except UnicodeDecodeError:
-                    raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, f"header {name!r} is not UTF-8")) from None
+                method_name = value.decode(errors="replace")
+                problem = problem if method_name.encode() == value else f"header {name.decode()} is not UTF-8"
     if request_id < 0:
         headers.append((b"x-request-id", b"%s%x" % (_id_prefix, next(_ids))))
     elif not _REQUEST_ID.fullmatch(headers[request_id][1]):
         headers[request_id] = (b"x-request-id", b"%s%x" % (_id_prefix, next(_ids)))
-    return Notable(method_name, has_body, content_length, idempotency_key)
+    if problem:  # only now, since its answer names the request
+        raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, problem))
+    if forged:
+        headers[:] = [header for header in headers if header[0] != SHADOW_HEADER]
+    return Notable(method_name, has_body, content_length, idempotency_key, shard_key, timeout_s)
+
+
+def _timeout(value: bytes) -> float:
+    """The seconds that a header asks for; 0 when they make no sense."""
+    try:
+        timeout_s = float(value)
+    except ValueError:
+        return 0.0
+    return timeout_s if 0 < timeout_s < float("inf") else 0.0
+
+
+def shard_key_of(notable: Notable, endpoint: EndpointSpec, headers: Headers, query: bytes) -> str | None:
+    """The request's shard key, from where the endpoint says that it is.
+
+    Raises:
+        RequestRejected: it is too long, or not UTF-8.
+    """
+    try:
+        if endpoint.shard_key != DEFAULT_SHARD_KEY:
+            return read_key(endpoint.shard_key, headers, query)
+        return None if notable.shard_key is None else decode_key(notable.shard_key)
+    except BadShardKey as error:
+        raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, str(error))) from None
 
 
 def request_id_of(headers: Headers) -> str:
@@ -88,11 +136,17 @@ def request_id_of(headers: Headers) -> str:
     return ""
 
 
-def response_head(reply: Reply) -> dict[str, Any]:
+def decision_headers(call: Call) -> Headers:
+    """Who answers a call, and by which policy; percent-encoded, since names of backends need not be ASCII."""
+    backend = quote(call.backend, safe=":+@").encode()
+    return [(b"x-serve-backend", backend), (b"x-serve-policy-version", b"%d" % call.policy_version)]
+
+
+def response_head(reply: Reply, exposed: Headers) -> dict[str, Any]:
     """The ASGI message that starts the answer. User code's headers were checked where they were made."""
-    headers = reply.headers
+    headers = [*reply.headers, *exposed]
     if reply.stream is None and reply.status not in (204, 304):
-        headers = [*headers, (b"content-length", b"%d" % len(reply.body))]
+        headers.append((b"content-length", b"%d" % len(reply.body)))
     return {"type": "http.response.start", "status": reply.status, "headers": headers}
 
 
@@ -136,8 +190,8 @@ def wants_json(headers: Headers) -> bool:
     return any(wanted in ranges for wanted in (b"application/json", b"application/*", b"*/*"))
 
 
-def error_messages(answer: ErrorAnswer, *, request_id: str, json: bool, debug: bool) -> list[dict[str, Any]]:
-    """The ASGI messages of an error answer: short reason and error id; the traceback only with ``debug``."""
+def error_reply(answer: ErrorAnswer, *, request_id: str, json: bool, debug: bool) -> Reply:
+    """An error answer: short reason and error id; the traceback only with ``debug``."""
     if json:
         fields = {"error": answer.text, "reason": answer.reason, "error_id": request_id}
         if debug and answer.traceback:
@@ -148,13 +202,5 @@ def error_messages(answer: ErrorAnswer, *, request_id: str, json: bool, debug: b
         if debug and answer.traceback:
             text += f"\n{answer.traceback}"
         body, kind = text.encode(), b"text/plain; charset=utf-8"
-    headers = [
-        (b"content-type", kind),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", request_id.encode()),
-        *answer.headers,
-    ]
-    return [
-        {"type": "http.response.start", "status": answer.status, "headers": headers},
-        {"type": "http.response.body", "body": body},
-    ]
+    headers = [(b"content-type", kind), (b"x-request-id", request_id.encode()), *answer.headers]
+    return Reply(answer.status, headers, body)

@@ -7,6 +7,7 @@ for its receipt, and word to the app when a client has gone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Coroutine
 from typing import Any
@@ -15,9 +16,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from pointsman.exceptions import UserCodeError
-from pointsman.ingress.app import DISCONNECT_HOOK, ASGIApp, IngressApp
+from pointsman.ingress.app import DISCONNECT_HOOK, ASGIApp, BrokenAnswer, IngressApp
 from pointsman.policy.routes import RESERVED_PREFIX
-from pointsman.routing.call import Reply
+from pointsman.routing.call import Call, Reply
 
 MAX_REQUEST_LINE = 8190
 MAX_HEADER_FIELD = 8190
@@ -29,6 +30,14 @@ HEAD_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60
 
 _REASONS = {408: b"Request Timeout", 414: b"URI Too Long", 431: b"Request Header Fields Too Large"}
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # The app cuts a connection by raising, and has said why.
+    return not (record.exc_info and record.exc_info[0] is BrokenAnswer)
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 class HeadTooLarge(Exception):
@@ -178,12 +187,13 @@ class DirectAnswer:
             for any other request.
     """
 
-    __slots__ = ("_cycle", "_done", "_protocol")
+    __slots__ = ("_cycle", "_done", "_protocol", "call")
 
     def __init__(self, protocol: LimitedProtocol, cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
         self._cycle = cycle
         self._done = False
+        self.call: Call | None = None
 
     def done(self) -> bool:
         return self._done
@@ -191,39 +201,48 @@ class DirectAnswer:
     def cancel(self) -> None:
         """The client has gone: there is nobody to answer."""
         self._done = True
+        self.call = None
 
     def set_result(self, reply: Reply) -> None:
         self._done = True
+        call, self.call = self.call, None  # the two point to each other, and would wait for the garbage collector
+        self._answer(reply, call)
+
+    def set_exception(self, error: BaseException) -> None:
+        self._done = True
+        call, self.call = self.call, None
+        self._answer(self._protocol.direct.reply_to(error, self._cycle.scope), call)
+
+    def _answer(self, reply: Reply, call: Call | None) -> None:
         protocol, cycle = self._protocol, self._cycle
         if protocol.transport.is_closing():
             if reply.stream is not None:
                 reply.stream.close()
             return
         if reply.stream is not None or cycle.flow.write_paused:
-            protocol.run_task(protocol.direct.answer(reply, cycle.scope, cycle.send), cycle)
+            protocol.run_task(protocol.direct.answer(reply, call, cycle.scope, cycle.send), cycle)
             return
         head = b"".join([b"%s: %s\r\n" % header for header in reply.headers])
         lines = len(reply.headers)
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             # A replica is not trusted to have checked its answer.
-            self.set_exception(UserCodeError("InvalidHeader: a response header holds a line break or NUL"))
+            error = UserCodeError("InvalidHeader: a response header holds a line break or NUL")
+            self._answer(protocol.direct.reply_to(error, cycle.scope), call)
             return
         status_line = STATUS_LINE.get(reply.status, b"HTTP/1.1 500 \r\n")
+        head += b"".join([b"%s: %s\r\n" % header for header in protocol.direct.exposed(call)])
         bodiless = reply.status in (204, 304)
         body = b"" if bodiless or cycle.scope["method"] == "HEAD" else reply.body
         length = b"" if bodiless else b"content-length: %d\r\n" % len(reply.body)
-        close = b"" if cycle.keep_alive else b"connection: close\r\n"
+        # An answer of ours may ask for the close itself.
+        closes = not cycle.keep_alive or (b"connection", b"close") in reply.headers
+        close = b"connection: close\r\n" if closes and b"connection: close" not in head else b""
         dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
         protocol.transport.write(b"".join([status_line, *dates, head, length, close, b"\r\n", body]))
         cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
+        if closes:
             protocol.transport.close()
         protocol.on_response_complete()
-
-    def set_exception(self, error: BaseException) -> None:
-        self._done = True
-        protocol, cycle = self._protocol, self._cycle
-        protocol.run_task(protocol.direct.answer_error(error, cycle.scope, cycle.send), cycle)
 
 
 class HTTPServer:

@@ -18,15 +18,20 @@ from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.runtime import Runtime
+from pointsman.replica.started import StartedUntilTold
 from pointsman.routing.control import ControlLink
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
 from pointsman.wire.messages import Assignment, ConfigureHead, Report, unpack
+from pointsman.wire.started import StartedCalls, path_of
 from pointsman.wire.stream import acceptor, listen_private
 
 log = logging.getLogger("pointsman.replica")
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long sync user code may hold the interpreter while the event loop waits for it. Python's own 5 ms left a replica
+that computes in Python at 0.87 of its model's throughput, since the next batch gathered too slowly; with this, 0.96."""
 START_TIMEOUT_S = 3600.0
 """A model may load for long; the controller decides when to give up."""
 
@@ -95,7 +100,7 @@ class ReplicaProcess:
         self._state = Report(self._handover.number, "starting")
         self._enter_context(assignment)
         user_config = assignment.config.user_config
-        runtime = Runtime(assignment.config)
+        runtime = Runtime(assignment.config, started=StartedUntilTold(StartedCalls(path_of(self._handover.address))))
         try:
             await runtime.load_code(code, assignment.traits)
             if user_config is not None:
@@ -176,6 +181,7 @@ class ReplicaProcess:
 
 def main() -> None:
     handover = Lifeline.from_argv().read(ReplicaHandover)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     run_process(ReplicaProcess(handover).run())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import pickle
 import re
@@ -25,6 +26,8 @@ HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
      b"transfer-encoding", b"upgrade")
 )  # fmt: skip
+OURS = frozenset((b"x-serve-backend", b"x-serve-policy-version", b"x-serve-request-id"))
+"""Headers that the ingress adds: an answer that user code has fetched from another instance may bring them along."""
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
 
 
@@ -45,6 +48,13 @@ def is_response(value: Any) -> bool:
 def needs_asgi(value: Any) -> bool:
     """Whether a Starlette response must be run to be sent: it streams, reads a file, or has a background task."""
     return not isinstance(getattr(value, "body", None), bytes) or value.background is not None
+
+
+def is_long(value: Any) -> bool:
+    """Whether a value takes its time to be sent: it is iterated, or run."""
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return True
+    return is_response(value) and needs_asgi(value)
 
 
 def encode_answer(value: Any, codec: int) -> Answer:
@@ -89,7 +99,7 @@ def check_status(status: int) -> int:
 
 
 def check_headers(headers: Headers) -> Headers:
-    """Headers of user code that may be sent on; hop-by-hop ones and the length, which the ingress sets, are dropped.
+    """Headers of user code that may be sent on; hop-by-hop ones and those that the ingress sets are dropped.
 
     Raises:
         UserCodeError: a line break or NUL in a header, or a head over 64 KiB.
@@ -99,7 +109,7 @@ def check_headers(headers: Headers) -> Headers:
         if _FORBIDDEN.search(name) or _FORBIDDEN.search(value):
             raise UserCodeError(f"response header {name!r} holds a line break or NUL")
         lower = name.lower()
-        if lower not in HOP_BY_HOP and lower != b"content-length":
+        if lower not in HOP_BY_HOP and lower not in OURS and lower != b"content-length":
             kept.append((lower, value))
     size = sum(len(name) + len(value) + 4 for name, value in kept)
     if size > MAX_RESPONSE_HEAD:

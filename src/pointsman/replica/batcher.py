@@ -1,7 +1,8 @@
 """Which waiting items go together, and when. Pure: the time is an argument.
 
-A batch is due when it is full, or when its first item has waited ``wait_s`` seconds: the clock starts at the first
-item, not when the replica becomes free. Items of different keys (methods) never share a batch.
+A batch is due when it is full, or when its first item has waited long enough by the rule: the clock starts at the first
+item, not when the replica becomes free. Items of different keys (methods, buckets) never share a batch. Copies of calls
+never share one with calls either, and go when no batch of calls is due.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeVar
+
+from pointsman.replica.batchrule import BatchRule
 
 T = TypeVar("T")
 
@@ -22,36 +25,35 @@ class Batcher(Generic[T]):
     """Waiting items, in arrival order per key.
 
     Args:
-        max_size: most items in one batch.
-        wait_s: seconds that a first item waits for company; 0 takes what is there.
+        rule: says how large a batch may be and when it is due.
     """
 
-    def __init__(self, *, max_size: int = 1, wait_s: float = 0.0) -> None:
-        self.max_size = max_size
-        self.wait_s = wait_s
-        self._groups: dict[Hashable, deque[tuple[float, T]]] = {}
+    def __init__(self, rule: BatchRule) -> None:
+        self.rule = rule
+        self._groups: dict[tuple[bool, Hashable], deque[tuple[float, T]]] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, item: T, *, key: Hashable, now: float) -> None:
-        group = self._groups.get(key)
+    def add(self, item: T, *, key: Hashable, now: float, copy: bool = False) -> None:
+        group = self._groups.get((copy, key))
         if group is None:
-            group = self._groups[key] = deque()
+            group = self._groups[copy, key] = deque()
         group.append((now, item))
+        self.rule.arrived(now)
         self._count += 1
 
-    def remove(self, item: T, *, key: Hashable) -> bool:
+    def remove(self, item: T, *, key: Hashable, copy: bool = False) -> bool:
         """Take an item out unseen; False when it is not waiting (any more)."""
-        group = self._groups.get(key)
+        group = self._groups.get((copy, key))
         for position, entry in enumerate(group or ()):
             if entry[1] is item:
                 assert group is not None
                 del group[position]
                 self._count -= 1
                 if not group:
-                    del self._groups[key]
+                    del self._groups[copy, key]
                 return True
         return False
 
@@ -63,12 +65,13 @@ class Batcher(Generic[T]):
 
     def take(self, now: float) -> list[T]:
         """The due batch whose first item is oldest, or an empty list when none is due."""
-        due = [(group[0][0], key) for key, group in self._groups.items() if self._due_at(group) <= now]
+        due = [(key[0], group[0][0], key) for key, group in self._groups.items() if self._due_at(group) <= now]
         if not due:
             return []
-        key = min(due, key=lambda entry: entry[0])[1]
+        key = min(due, key=lambda entry: entry[:2])[2]
         group = self._groups[key]
-        batch = [group.popleft()[1] for _ in range(min(self.max_size, len(group)))]
+        size = self.rule.size(now - group[0][0])
+        batch = [group.popleft()[1] for _ in range(min(size, len(group)))]
         self._count -= len(batch)
         if not group:
             del self._groups[key]
@@ -83,5 +86,4 @@ class Batcher(Generic[T]):
         assert all(self._groups.values()), "an empty group was kept"
 
     def _due_at(self, group: deque[tuple[float, T]]) -> float:
-        first = group[0][0]
-        return first if len(group) >= self.max_size else first + self.wait_s
+        return self.rule.due_at(first=group[0][0], last=group[-1][0], count=len(group))

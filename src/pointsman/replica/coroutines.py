@@ -45,21 +45,20 @@ class CoroutineExecutor(Generic[T]):
             return None
         return self._start([item])
 
-    def add(self, item: T, *, key: Hashable) -> None:
-        """Queue an item for a batch."""
-        self._batcher.add(item, key=key, now=self._loop.time())
+    def add(self, item: T, *, key: Hashable, copy: bool = False) -> None:
+        """Queue an item for a batch; a copy yields to all others."""
+        self._batcher.add(item, key=key, now=self._loop.time(), copy=copy)
         self._start_batches()
 
-    def remove(self, item: T, *, key: Hashable) -> bool:
+    def remove(self, item: T, *, key: Hashable, copy: bool = False) -> bool:
         """Take an item out unseen; False when it has been started."""
         if item in self._held_items:
             self._held_items.remove(item)
             return True
-        return self._batcher.remove(item, key=key)
+        return self._batcher.remove(item, key=key, copy=copy)
 
-    def configure(self, *, max_size: int, wait_s: float, max_batches: int) -> None:
-        """Hold from the next batch on."""
-        self._batcher.max_size, self._batcher.wait_s = max_size, wait_s
+    def rule_changed(self, *, max_batches: int) -> None:
+        """The batcher's rule is another one from now on, and so many batches may overlap."""
         self._max_batches = max_batches
         self._start_batches()
 

@@ -60,21 +60,19 @@ class SyncExecutor(Generic[T]):
 
     # From the loop
 
-    def add(self, item: T, *, key: Hashable) -> None:
-        """Queue an item."""
+    def add(self, item: T, *, key: Hashable, copy: bool = False) -> None:
+        """Queue an item; a copy yields to all others."""
         with self._lock:
-            self._batcher.add(item, key=key, now=time.monotonic())
+            self._batcher.add(item, key=key, now=time.monotonic(), copy=copy)
         self._wake()
 
-    def remove(self, item: T, *, key: Hashable) -> bool:
+    def remove(self, item: T, *, key: Hashable, copy: bool = False) -> bool:
         """Take an item out unseen; False when it has been started."""
         with self._lock:
-            return self._batcher.remove(item, key=key)
+            return self._batcher.remove(item, key=key, copy=copy)
 
-    def configure(self, *, max_size: int, wait_s: float) -> None:
-        """Hold from the next batch on."""
-        with self._lock:
-            self._batcher.max_size, self._batcher.wait_s = max_size, wait_s
+    def rule_changed(self) -> None:
+        """The batcher's rule is another one from now on."""
         self._wake()
 
     async def run(self, function: Callable[[], Any]) -> Any:

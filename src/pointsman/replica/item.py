@@ -6,8 +6,10 @@ import asyncio
 import pickle
 import threading
 import time
+from collections.abc import Hashable
 from typing import Any
 
+from pointsman.context import CallScope, call_scope
 from pointsman.replica.target import Method
 from pointsman.request import Incoming
 from pointsman.wire.messages import CODEC_HTTP, CallHead
@@ -17,7 +19,22 @@ from pointsman.wire.stream import Stream
 class Item:
     """One call inside the replica. ``over`` is set once, by whoever ends it: answered, failed, or cancelled."""
 
-    __slots__ = ("call_id", "credit", "deadline", "frame_body", "head", "method", "over", "stream", "task")
+    __slots__ = (
+        "_incoming",
+        "arrived",
+        "call_id",
+        "connection",
+        "credit",
+        "deadline",
+        "frame_body",
+        "head",
+        "key",
+        "mark",
+        "method",
+        "over",
+        "stream",
+        "task",
+    )
 
     def __init__(self, stream: Stream, call_id: int, head: CallHead, body: bytes, method: Method) -> None:
         self.stream = stream
@@ -25,17 +42,37 @@ class Item:
         self.head = head
         self.frame_body = body
         self.method = method
-        self.deadline = time.monotonic() + head.budget_ms / 1000
+        self.arrived = time.monotonic()
+        self.deadline = self.arrived + head.budget_ms / 1000
+        self.connection = int(stream.identity or 0)
+        self.key: Hashable = ""
+        """Items of different keys never share a batch."""
+        self.mark: int | None = None
+        """Where the call is noted as started; None while it is not."""
         self.over = False
+        self._incoming: Incoming | None = None
         self.task: asyncio.Task[None] | None = None
         self.credit: threading.Semaphore | asyncio.Semaphore | None = None
+
+    def scope(self) -> CallScope:
+        """What inner calls inherit."""
+        return CallScope(self.deadline, self.head.request_id)
+
+    def enter_stream(self) -> None:
+        """The answer has begun, and with it the deadline has been met: what follows may take its time."""
+        call_scope.set(CallScope(float("inf"), self.head.request_id))
 
     def request(self) -> Any:
         """The request in the form that user code wants."""
         return self.method.request(self.incoming())
 
     def incoming(self) -> Incoming:
-        """The call, unpacked. Unpickles the arguments of a handle call, so it runs where user code runs."""
+        """The call, unpacked; once. Unpickles the arguments of a handle call, so it runs where user code runs."""
+        if self._incoming is None:
+            self._incoming = self._unpack()
+        return self._incoming
+
+    def _unpack(self) -> Incoming:
         head = self.head
         data: Any = self.frame_body
         kwargs: dict[str, Any] | None = None

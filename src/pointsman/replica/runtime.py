@@ -9,26 +9,31 @@ Everything here runs on the loop, but for the methods marked "on the thread". Th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-import threading
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Callable
 from typing import Any
 
-from pointsman.exceptions import CallRejectedError
+from pointsman.context import CallScope, call_scope
+from pointsman.exceptions import CallRejectedError, DeadlineExceededError
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
 from pointsman.replica import answers
 from pointsman.replica.batcher import Batcher
+from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.coroutines import CoroutineExecutor
 from pointsman.replica.executor import SyncExecutor
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
-from pointsman.replica.streams import STREAM_STALL_S, STREAM_WINDOW, iterate, open_stream, send_chunk
+from pointsman.replica.started import StartedUntilTold
+from pointsman.replica.streams import end_stream, iterate, run_response, stream_from_thread, stream_values
 from pointsman.replica.target import Method, Target, split_batch
+from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.stream import Stream
+
+DEADLINE_SLACK_S = 0.05
+"""How much sooner the deadline of an inner call may pass, which is counted in whole milliseconds on its way."""
 
 
 class Runtime:
@@ -36,12 +41,15 @@ class Runtime:
 
     Args:
         config: limits and batching; :meth:`configure` takes later ones.
+        started: where calls are noted before user code sees them; None where nobody will read it.
 
     Call :meth:`load_code` before routers are let in.
     """
 
-    def __init__(self, config: ReplicaConfig) -> None:
+    def __init__(self, config: ReplicaConfig, *, started: StartedUntilTold | None = None) -> None:
         self._config = config
+        self._started = started
+        self._rule = BatchRule()
         self._target: Target | None = None
         self._loop = asyncio.get_running_loop()
         self._items: dict[tuple[Stream, int], Item] = {}
@@ -50,9 +58,9 @@ class Runtime:
         self._unflushed: set[Stream] = set()
         self._streams: set[Stream] = set()
         self._thread: SyncExecutor[Item] = SyncExecutor(
-            self._run_on_thread, batcher=Batcher(), after_posts=self._flush_streams
+            self._run_on_thread, batcher=Batcher(self._rule), after_posts=self._flush_streams
         )
-        self._coroutines: CoroutineExecutor[Item] = CoroutineExecutor(self._run_on_loop, batcher=Batcher())
+        self._coroutines: CoroutineExecutor[Item] = CoroutineExecutor(self._run_on_loop, batcher=Batcher(self._rule))
         self._apply_limits(config)
 
     @property
@@ -111,11 +119,13 @@ class Runtime:
             await stream.flushed()
 
     def _apply_limits(self, config: ReplicaConfig) -> None:
-        size = min(config.max_batch_size, config.max_concurrent_queries)
-        self._thread.configure(max_size=size, wait_s=config.batch_wait_timeout_s)
-        self._coroutines.configure(
-            max_size=size, wait_s=config.batch_wait_timeout_s, max_batches=config.max_concurrent_batches
+        self._rule.configure(
+            max_size=min(config.max_batch_size, config.max_concurrent_queries),
+            wait_s=config.batch_wait_timeout_s,
+            target_s=config.target_latency_s,
         )
+        self._thread.rule_changed()
+        self._coroutines.rule_changed(max_batches=config.max_concurrent_batches)
 
     # StreamUser: connections of routers
 
@@ -154,10 +164,16 @@ class Runtime:
             return
         item = Item(stream, frame.call_id, head, frame.body, method)
         self._items[stream, frame.call_id] = item
+        if method.batches:
+            try:
+                item.key = (method.name, method.bucket(Request(item.incoming())) if method.bucket_by else None)
+            except BaseException as error:  # noqa: BLE001 - user code
+                self._fail_with(item, error)
+                return
         if not method.is_async:
-            self._thread.add(item, key=_batch_key(method))
+            self._thread.add(item, key=item.key, copy=head.shadow)
         elif method.batches:
-            self._coroutines.add(item, key=method.name)
+            self._coroutines.add(item, key=item.key, copy=head.shadow)
         else:
             item.task = self._coroutines.start_one(item)
 
@@ -165,11 +181,11 @@ class Runtime:
         """Nobody waits for this item: take it out of the queue, stop its task, or drop its answer when it comes."""
         if item is None or item.over:
             return
-        method = item.method
+        method, copy = item.method, item.head.shadow
         if method.is_async:
-            waiting = self._coroutines.remove(item, key=method.name)
+            waiting = self._coroutines.remove(item, key=item.key, copy=copy)
         else:
-            waiting = self._thread.remove(item, key=_batch_key(method))
+            waiting = self._thread.remove(item, key=item.key, copy=copy)
         if waiting:
             self._close(item)
             return
@@ -187,6 +203,9 @@ class Runtime:
 
     def _close(self, item: Item) -> None:
         item.over = True
+        if item.mark is not None and self._started is not None:
+            self._started.end_when_told(item.mark, item.stream)
+            item.mark = None
         if self._items.pop((item.stream, item.call_id), None) is not None and self._draining and not self._items:
             self._drained.set_result(None)
 
@@ -218,7 +237,13 @@ class Runtime:
             item.stream.send(Kind.FAILURE, item.call_id, pack(failure), pickled)
 
     def _fail_with(self, item: Item, error: BaseException) -> None:
-        self._fail(item, *describe_failure(error, with_object=item.head.codec != CODEC_HTTP))
+        self._fail(item, *self._describe(item, error))
+
+    def _describe(self, item: Item, error: BaseException) -> tuple[FailureHead, bytes]:
+        if isinstance(error, DeadlineExceededError) and item.deadline - time.monotonic() < DEADLINE_SLACK_S:
+            # A call that user code made has inherited our deadline, and the news of it has come first.
+            return FailureHead(Reason.DEADLINE, "DeadlineExceededError", str(error)), b""
+        return describe_failure(error, with_object=item.head.codec != CODEC_HTTP)
 
     # Sync user code
 
@@ -229,54 +254,44 @@ class Runtime:
             return
         method = items[0].method
         post = self._thread.post
+        token = call_scope.set(_scope_of(items))
         try:
             if method.batches:
-                values = split_batch(method.call([item.request() for item in items]), len(items))
+                items, requests = _unpacked(items, lambda item, error: post(self._fail_with, item, error))
+                began = time.monotonic()
+                values = split_batch(method.call(requests), len(items)) if items else []
+                self._learn(items, began)
             else:
                 values = [method.call(items[0].request())]
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
             for item in items:
-                post(self._fail, item, *describe_failure(error, with_object=item.head.codec != CODEC_HTTP))
-            return
-        for item, value in zip(items, values, strict=True):
-            self._deliver_from_thread(item, value, method)
+                post(self._fail, item, *self._describe(item, error))
+        else:
+            for item, value in zip(items, values, strict=True):
+                self._deliver_from_thread(item, value, method)
+        finally:
+            call_scope.reset(token)
 
     def _deliver_from_thread(self, item: Item, value: Any, method: Method) -> None:
         post = self._thread.post
-        if inspect.isgenerator(value) and not method.batches:
-            self._stream_from_thread(item, value)
-        elif inspect.isasyncgen(value) or (answers.is_response(value) and answers.needs_asgi(value)):
+        if method.batches and isinstance(value, BaseException):
+            post(self._fail_with, item, value)
+        elif inspect.isgenerator(value):
+            try:
+                stream_from_thread(item, value, load=lambda: self.load, post=post)
+            except BaseException as error:  # noqa: BLE001 - user code
+                post(self._fail_with, item, error)
+            else:
+                post(self._end_stream, item)
+        elif answers.is_long(value):
             post(self._deliver_later, item, value)
         else:
             try:
                 answer = answers.encode_answer(value, item.head.codec)
-            except Exception as error:  # noqa: BLE001 - user code: values are asked for their own JSON form
+            except BaseException as error:  # noqa: BLE001 - user code: values are asked for their own JSON form
                 post(self._fail_with, item, error)
             else:
                 post(self._reply_from_thread, item, answer)
-
-    def _stream_from_thread(self, item: Item, values: Generator[Any, Any, Any]) -> None:
-        """On the thread: iterate a sync generator, waiting for the reader's credit."""
-        post = self._thread.post
-        item.credit = credit = threading.Semaphore(STREAM_WINDOW)
-        opened = False
-        try:
-            for value in values:
-                if not opened:  # not before there is a first value: until then a failure can still be told as one
-                    opened = True
-                    post(open_stream, item, self.load, answers.TEXT_UTF8)
-                if not credit.acquire(timeout=STREAM_STALL_S):
-                    raise TimeoutError(f"the reader of a stream took nothing for {STREAM_STALL_S:g} s")
-                if item.over:
-                    break
-                post(send_chunk, item, answers.encode_chunk(value, item.head.codec))
-            if not opened:
-                post(open_stream, item, self.load, answers.TEXT_UTF8)
-            post(self._end_stream, item)
-        except BaseException as error:  # noqa: BLE001 - user code
-            post(self._fail_with, item, error)
-        finally:
-            values.close()
 
     # Async user code
 
@@ -287,10 +302,13 @@ class Runtime:
         method = items[0].method
         if not method.batches:
             items[0].task = asyncio.current_task()  # one that was held back has no task yet by which to cancel it
+        call_scope.set(_scope_of(items))
         try:
             if method.batches:
-                result = await method.call([item.request() for item in items])
-                values = split_batch(result, len(items))
+                items, requests = _unpacked(items, self._fail_with)
+                began = time.monotonic()
+                values = split_batch(await method.call(requests), len(items)) if items else []
+                self._learn(items, began)
             else:
                 result = method.call(items[0].request())
                 values = [result if inspect.isasyncgen(result) else await result]
@@ -303,22 +321,30 @@ class Runtime:
                 self._fail_with(item, error)
             return
         for item, value in zip(items, values, strict=True):
-            await self._deliver(item, value)
+            if method.batches and isinstance(value, BaseException):
+                self._fail_with(item, value)
+            elif method.batches and answers.is_long(value):
+                self._deliver_later(item, value)  # its reader must not hold up the other members, nor the next batch
+            else:
+                await self._deliver(item, value)
 
     async def _deliver(self, item: Item, value: Any) -> None:
+        call_scope.set(item.scope())  # a task that was begun by others has theirs
         try:
             if inspect.isgenerator(value):
                 value = iterate(value)
             if inspect.isasyncgen(value):
-                await self._stream(item, value)
+                await stream_values(item, value, load=lambda: self.load)
+                self._end_stream(item)
             elif answers.is_response(value) and answers.needs_asgi(value) and item.head.codec == CODEC_HTTP:
-                await self._run_response(item, value)
+                await run_response(item, value, load=lambda: self.load)
+                self._close(item)
             else:
                 self._reply(item, answers.encode_answer(value, item.head.codec))
         except asyncio.CancelledError:
             self._fail_with(item, RuntimeError("user code was cancelled"))
             raise
-        except Exception as error:  # noqa: BLE001 - user code: generators and responses run here too
+        except BaseException as error:  # noqa: BLE001 - user code: generators and responses run here too
             self._fail_with(item, error)
 
     def _deliver_later(self, item: Item, value: Any) -> None:
@@ -327,48 +353,8 @@ class Runtime:
             return
         item.task = self._coroutines.run(self._deliver(item, value))
 
-    async def _stream(self, item: Item, values: AsyncGenerator[Any, Any]) -> None:
-        item.credit = credit = asyncio.Semaphore(STREAM_WINDOW)
-        opened = False
-        # Closed at once when the reader leaves: the producer's own clean-up must not wait for the garbage collector.
-        async with contextlib.aclosing(values):
-            async for value in values:
-                if not opened:
-                    opened = True
-                    open_stream(item, self.load, answers.TEXT_UTF8)
-                await credit.acquire()
-                if item.over:
-                    break
-                send_chunk(item, answers.encode_chunk(value, item.head.codec))
-        if not opened:
-            open_stream(item, self.load, answers.TEXT_UTF8)
-        self._end_stream(item)
-
-    async def _run_response(self, item: Item, response: Any) -> None:
-        """Run a Starlette response that streams, reads a file or has a background task."""
-        item.credit = credit = asyncio.Semaphore(STREAM_WINDOW)
-
-        async def receive() -> dict[str, Any]:
-            await asyncio.Event().wait()  # the client's going arrives as cancellation
-            raise AssertionError("unreachable")
-
-        async def send(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                headers = answers.check_headers(message.get("headers", []))
-                open_stream(item, self.load, headers, answers.check_status(message["status"]))
-                return
-            if message.get("body"):
-                await credit.acquire()
-                send_chunk(item, message["body"])
-            if not message.get("more_body", False):
-                item.stream.send(Kind.END, item.call_id)
-
-        await response(item.incoming().scope(), receive, send)
-        self._close(item)
-
     def _end_stream(self, item: Item) -> None:
-        if not item.over:
-            item.stream.send(Kind.END, item.call_id)
+        end_stream(item)
         self._close(item)
 
     def _startable(self, batch: list[Item]) -> list[Item]:
@@ -379,9 +365,32 @@ class Runtime:
             for item in batch:
                 if item not in items:
                     self._loop.call_soon_threadsafe(self._close, item)
+        if self._started is not None:
+            for item in items:
+                item.mark = self._started.begin(item.connection, item.call_id)
         return items
 
+    def _learn(self, items: list[Item], began: float) -> None:
+        if not items:
+            return
+        ended = time.monotonic()
+        self._rule.learn(len(items), began=began, ended=ended, oldest=min(item.arrived for item in items))
 
-def _batch_key(method: Method) -> str:
-    # Without batching every item is a batch of its own, and one queue keeps arrival order across methods.
-    return method.name if method.batches else ""
+
+def _unpacked(items: list[Item], fail: Callable[[Item, BaseException], None]) -> tuple[list[Item], list[Any]]:
+    """The members of a batch that can be unpacked, with their requests: a bad one must not take the others along."""
+    good, requests = [], []
+    for item in items:
+        try:
+            requests.append(item.request())
+            good.append(item)
+        except BaseException as error:  # noqa: BLE001 - unpickling runs user code
+            fail(item, error)
+    return good, requests
+
+
+def _scope_of(items: list[Item]) -> CallScope:
+    """What inner calls inherit: of a batch, the latest of the deadlines and one of the ids."""
+    if len(items) == 1:
+        return items[0].scope()
+    return CallScope(max(item.deadline for item in items), items[0].head.request_id)

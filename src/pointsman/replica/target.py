@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from pointsman.exceptions import CallRejectedError, UserCodeError
 from pointsman.model import TargetTraits
-from pointsman.request import Incoming, Request, async_request, is_marked
+from pointsman.request import Incoming, Request, async_request, bucket_of, is_marked
 from pointsman.usercode import DEFAULT_METHOD, takes_argument, unpack_code
 
 _CLOSED_METHODS = frozenset({"reconfigure", "check_health"})
@@ -26,14 +26,36 @@ class Method(NamedTuple):
     is_async: bool
     batches: bool
     takes_request: bool
+    bucket_by: Callable[[Any], Hashable] | None = None
+    """Of a batching method: requests share a batch only when this gives the same for them."""
 
     def request(self, incoming: Incoming) -> Any:
         """The request in the form that this method wants."""
         return async_request(incoming) if self.is_async else Request(incoming)
 
+    def bucket(self, request: Request) -> Hashable:
+        """What ``bucket_by`` gives for a request.
+
+        Raises:
+            TypeError: a value that need not be hashed and compared in a harmless way.
+            Exception: whatever user code raises.
+        """
+        assert self.bucket_by is not None
+        value = self.bucket_by(request)
+        if not _is_plain(value):
+            kind = type(value).__name__
+            raise TypeError(f"bucket_by must give a str, int, float, bool, bytes, None or tuple of these, not {kind}")
+        return value
+
     def call(self, request: Any) -> Any:
         """Call user code with a request, or a list of them when it batches."""
         return self.function(request) if self.takes_request else self.function()
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(map(_is_plain, value))
+    return type(value) in (str, int, float, bool, bytes, type(None))
 
 
 class Target:
@@ -93,6 +115,7 @@ class Target:
             is_async=is_async,
             batches=self._traits.batches or is_marked(function) or is_marked(inner),
             takes_request=takes_argument(function),
+            bucket_by=bucket_of(function) or bucket_of(inner),
         )
 
 

@@ -33,7 +33,7 @@ class Call:
     """One request and how far it has come.
 
     The maker fills the first group and learns the outcome through ``future``; the router owns the rest. ``deadline`` is
-    in the time of the router's loop.
+    in the time of the router's loop. A ``shadow`` call yields to all others.
     """
 
     __slots__ = (
@@ -53,9 +53,12 @@ class Call:
         "on_admitted",
         "path",
         "path_params",
+        "policy_version",
         "query",
         "remote",
         "request_id",
+        "shadow",
+        "shard_key",
         "timer",
         "waits_for_room",
     )
@@ -76,8 +79,10 @@ class Call:
         request_id: str = "",
         client: tuple[str, int] | None = None,
         body: bytes | memoryview = b"",
+        shard_key: str | None = None,
         idempotent: bool = False,
         waits_for_room: bool = False,
+        shadow: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self.deadline = deadline
@@ -92,9 +97,12 @@ class Call:
         self.request_id = request_id
         self.client = client
         self.body = body
+        self.shard_key = shard_key
         self.idempotent = idempotent
         self.waits_for_room = waits_for_room
+        self.shadow = shadow
         self.backend = ""
+        self.policy_version = 0
         self.remote: RemoteReplica | None = None
         self.call_id = 0
         self.attempts = 0
@@ -116,6 +124,7 @@ class Call:
             max(1, int((self.deadline - now) * 1000)),
             self.request_id,
             self.client,
+            self.shadow,
         )
 
     def succeed(self, reply: Reply) -> None:

@@ -3,13 +3,16 @@
     submit -> a replica with room, or the queue -> reply, failure, refusal, death -> the caller or another replica
 
 Calls wait in arrival order, at most ``max_queued_queries`` of them per endpoint. A call that was refused was not
-started and always goes elsewhere; one whose replica died goes elsewhere only when it may be repeated.
+started and always goes elsewhere; one whose replica died goes elsewhere only when it may be repeated. Shadow calls have
+a queue of their own, which is served while no other call waits, and while the replica has half of its room left where
+other calls come too.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,11 +21,13 @@ from pointsman.model import BackendRoute, Reason
 from pointsman.policy.balance import choose_replica
 from pointsman.routing.call import Call, Reply
 from pointsman.routing.failures import failure_to_exception
+from pointsman.routing.pace import Pace
 from pointsman.routing.remote import RemoteReplica
 from pointsman.wire.messages import FailureHead, RefuseHead
 
 MAX_ATTEMPTS = 2
 """A call whose replica died under it is tried once more, so that a poisonous request cannot walk through all."""
+MAX_RETRY_AFTER_S = 60.0
 REFUSED_PAUSE_S = 0.005
 """How long a full replica is left alone when no reply of ours is due from it that would tell of room."""
 
@@ -32,6 +37,7 @@ class PoolStatistics(msgspec.Struct, frozen=True):
 
     backend: str
     waiting: int
+    shadows_waiting: int
     inflight: int
     replicas: int
     open_replicas: int
@@ -43,11 +49,13 @@ class Pool:
     Args:
         route: the backend as the routing table has it; :meth:`update` takes later ones.
         instance: id of the instance, for the handshakes.
+        reroute: takes calls that were not started and cannot be placed here any more.
     """
 
-    def __init__(self, route: BackendRoute, *, instance: str) -> None:
+    def __init__(self, route: BackendRoute, *, instance: str, reroute: Callable[[Call], None]) -> None:
         self._route = route
         self._instance = instance
+        self._reroute = reroute
         self._loop = asyncio.get_running_loop()
         self._remotes: dict[int, RemoteReplica] = {}
         self._candidates: list[RemoteReplica] = []
@@ -55,8 +63,12 @@ class Pool:
         self._waiting: deque[Call] = deque()
         self._queued: Counter[str] = Counter()
         self._overflow: deque[Call] = deque()
+        self._shadows: deque[Call] = deque()
+        self._pace = Pace(self._loop.time())
         self._turn = 0
-        self._ended = ""
+        self._retired = False
+        self.serves_users = False
+        """Whether others than shadow calls come here."""
         self.update(route)
 
     @property
@@ -86,9 +98,11 @@ class Pool:
         """
         call.backend = self.tag
         call.timer = self._loop.call_at(call.deadline, self._expire, call)
-        if not self._waiting and self._send(call):
+        if not self._waiting and not (call.shadow and self._shadows) and self._send(call):
             return
-        if self._queued[call.endpoint] < self._route.max_queued_queries:
+        if call.shadow:
+            self._shadows.append(call)
+        elif self._queued[call.endpoint] < self._route.max_queued_queries:
             self._enqueue(call)
         elif call.waits_for_room:
             self._overflow.append(call)
@@ -108,36 +122,43 @@ class Pool:
             self._forget(call)
         self.room_made()
 
+    @property
+    def inflight(self) -> int:
+        """Calls that run, also on replicas that are to go."""
+        return sum(remote.inflight for remote in (*self._candidates, *self._retiring))
+
     def is_full(self, endpoint: str) -> bool:
         """Whether a new call of this endpoint would have to wait for room in the queue."""
         return self._queued[endpoint] >= self._route.max_queued_queries
 
     async def aclose(self, reason: str) -> None:
         """Fail what waits and close all connections."""
-        self._ended = reason
-        for call in (*self._waiting, *self._overflow):
+        self._retired, self._reroute = True, lambda call: call.fail(ServeException(reason))
+        for call in self._empty_queues():
             call.fail(ServeException(reason))
-        self._waiting.clear()
-        self._overflow.clear()
-        self._queued.clear()
         remotes = (*self._remotes.values(), *self._retiring)
         await asyncio.gather(*(remote.aclose() for remote in remotes))
 
-    def retire(self, reason: str) -> None:
-        """The backend is gone: fail what waits, let what runs finish."""
-        self._ended = reason
-        for call in (*self._waiting, *self._overflow):
-            call.fail(ServeException(reason))
-        self._waiting.clear()
-        self._overflow.clear()
-        self._queued.clear()
+    def retire(self) -> None:
+        """The backend is gone: let what runs finish, and have what waits placed elsewhere."""
+        self._retired = True
         self.update(msgspec.structs.replace(self._route, replicas=()))
+        for call in self._empty_queues():
+            self._reroute(call)
+
+    def _empty_queues(self) -> list[Call]:
+        calls = [*self._waiting, *self._overflow, *self._shadows]
+        for queue in (self._waiting, self._overflow, self._shadows):
+            queue.clear()
+        self._queued.clear()
+        return calls
 
     def statistics(self) -> PoolStatistics:
         return PoolStatistics(
             backend=self.tag,
             waiting=len(self._waiting) + len(self._overflow),
-            inflight=sum(remote.inflight for remote in (*self._candidates, *self._retiring)),
+            shadows_waiting=len(self._shadows),
+            inflight=self.inflight,
             replicas=len(self._candidates),
             open_replicas=sum(remote.open for remote in self._candidates),
         )
@@ -145,12 +166,20 @@ class Pool:
     def validate(self) -> None:
         """Raise AssertionError when the pool contradicts itself; tests call this at their end."""
         assert +self._queued == Counter(call.endpoint for call in self._waiting), "queue counts differ from the queue"
-        assert not any(call.remote for call in self._waiting), "a waiting call is on a replica too"
+        assert not any(call.remote for call in (*self._waiting, *self._shadows)), "a waiting call is on a replica too"
+        assert all(call.shadow for call in self._shadows), "a call waits among the shadows and is none"
+        assert not any(call.shadow for call in (*self._waiting, *self._overflow)), "a shadow waits among the others"
         assert not self._overflow or self.is_full(self._overflow[0].endpoint), "a call waits for room that is there"
 
     def _send(self, call: Call) -> bool:
         self._turn += 1
-        remote = choose_replica(self._candidates, limit=self._route.max_concurrent_queries, turn=self._turn)
+        if call.deadline <= self._loop.time():  # its timer is late: what has expired is not begun
+            call.fail(self._too_late(call))
+            return True
+        limit = self._route.max_concurrent_queries
+        if call.shadow and self.serves_users:  # for whom the other half stays free
+            limit = max(1, limit // 2)
+        remote = choose_replica(self._candidates, limit=limit, turn=self._turn)
         if remote is None:
             return False
         remote.send(call)
@@ -173,35 +202,43 @@ class Pool:
             self._queued[call.endpoint] -= 1
         elif call in self._overflow:
             self._overflow.remove(call)
+        elif call in self._shadows:
+            self._shadows.remove(call)
 
     def _admit_overflow(self) -> None:
         while self._overflow and not self.is_full(self._overflow[0].endpoint):
             self._enqueue(self._overflow.popleft())
 
     def _full(self, call: Call) -> BackpressureError:
+        pace = self._pace.per_second(self._loop.time())
+        waiting = len(self._waiting) + len(self._overflow)
         return BackpressureError(
             f"{self._route.max_queued_queries} calls of endpoint {call.endpoint!r} already wait for backend"
-            f" {self.tag!r}, its max_queued_queries"
+            f" {self.tag!r}, its max_queued_queries",
+            retry_after=min(max(1.0, waiting / pace), MAX_RETRY_AFTER_S) if pace else 1.0,
         )
 
     def _expire(self, call: Call) -> None:
         if call.future.done():
             return
+        call.fail(self._full(call) if call in self._overflow else self._too_late(call))
+        self.cancel(call)
+
+    @staticmethod
+    def _too_late(call: Call) -> DeadlineExceededError:
         started = call.remote is not None
         waited = "its deadline passed while it ran" if started else "no replica was free before its deadline"
-        error: ServeException
-        if call in self._overflow:
-            error = self._full(call)
-        else:
-            error = DeadlineExceededError(f"call to endpoint {call.endpoint!r} was given up: {waited}", started=started)
-        call.fail(error)
-        self.cancel(call)
+        return DeadlineExceededError(f"call to endpoint {call.endpoint!r} was given up: {waited}", started=started)
 
     def _retry(self, call: Call) -> None:
         call.remote = None
-        if self._ended:
-            call.fail(ServeException(self._ended))
-        elif not call.future.done():
+        if call.future.done():
+            return
+        if self._retired:
+            self._reroute(call)
+        elif call.shadow:
+            self._shadows.appendleft(call)
+        else:
             self._enqueue(call, first=True)
 
     # RemoteOwner
@@ -210,7 +247,7 @@ class Pool:
         """Place waiting calls while there is room."""
         while True:
             self._admit_overflow()
-            queue = self._waiting or self._overflow
+            queue = self._waiting or self._overflow or self._shadows
             if not queue:
                 return
             call = queue[0]
@@ -221,9 +258,11 @@ class Pool:
                 self._queued[call.endpoint] -= 1
 
     def call_replied(self, call: Call, reply: Reply) -> None:
+        self._pace.note(self._loop.time())
         call.succeed(reply)
 
     def call_failed(self, call: Call, failure: FailureHead, pickled: bytes) -> None:
+        self._pace.note(self._loop.time())
         call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec)))
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None:
@@ -234,9 +273,12 @@ class Pool:
         call.attempts -= 1  # a refused call was never started, so it does not count as a try
         self._retry(call)
 
-    def calls_orphaned(self, calls: list[Call]) -> None:
+    def calls_orphaned(self, calls: list[Call], started: frozenset[int] | None) -> None:
         for call in reversed(calls):
-            if call.idempotent and call.attempts < MAX_ATTEMPTS:
+            if started is not None and call.call_id not in started:
+                call.attempts -= 1  # it was waiting there, so that was no try either
+                self._retry(call)
+            elif call.idempotent and call.attempts < MAX_ATTEMPTS:
                 self._retry(call)
             else:
                 call.fail(

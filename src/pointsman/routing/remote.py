@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from typing import Protocol
 
 from pointsman.model import ReplicaRef
@@ -15,6 +16,7 @@ from pointsman.wire import stream as wire_stream
 from pointsman.wire.auth import ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
+from pointsman.wire.started import StartedReader, path_of
 from pointsman.wire.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class RemoteOwner(Protocol):
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None: ...
 
-    def calls_orphaned(self, calls: list[Call]) -> None: ...
+    def calls_orphaned(self, calls: list[Call], started: frozenset[int] | None) -> None: ...
 
     def room_made(self) -> None: ...
 
@@ -55,6 +57,8 @@ class RemoteReplica:
         self._calls: dict[int, Call] = {}
         self._streams: dict[int, ReplyStream] = {}
         self._next_id = 0
+        self._connection = 0
+        self._started: StartedReader | None = None
         self._closed_to_calls = False
         self._dialing: asyncio.Task[None] | None = None
 
@@ -127,13 +131,14 @@ class RemoteReplica:
     async def _dial(self) -> None:
         pause = REDIAL_FIRST_S
         while not self.retired and (self._stream is None or self._stream.closed):
+            self._connection = secrets.randbits(63)
             try:
                 self._stream = await wire_stream.dial(
                     self.ref.address,
                     self,
                     instance=self._instance,
                     role=ROLE_ROUTER,
-                    identity="",
+                    identity=str(self._connection),
                     key=self.ref.key,
                 )
             except OSError as error:
@@ -150,6 +155,7 @@ class RemoteReplica:
 
     def stream_ready(self, stream: Stream) -> None:
         self._stream = stream
+        self._started = StartedReader(path_of(self.ref.address))
         stream.on_writable = self._owner.room_made
         self._owner.room_made()
 
@@ -167,7 +173,12 @@ class RemoteReplica:
         self._streams.clear()
         for reply_stream in streams:
             reply_stream.finish(StreamBroken(f"replica {self.ref.tag} went away while it streamed"))
-        self._owner.calls_orphaned(orphans)
+        started = None
+        if self._started is not None:
+            started = self._started.calls(self._connection) if orphans else None
+            self._started.close()
+            self._started = None
+        self._owner.calls_orphaned(orphans, started)
         self._loop.call_later(REDIAL_FIRST_S, self.start)
 
     def _receive(self, frame: Frame) -> None:

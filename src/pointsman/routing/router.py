@@ -1,4 +1,8 @@
-"""The router: routing table -> traffic policy -> pool. One per process that sends calls, on that process's loop."""
+"""The router: routing table -> traffic policy -> pool. One per process that sends calls, on that process's loop.
+
+submit -> chooser: which backend -> its pool -> a replica
+      `-> shadows: a copy each, now and then -> their pools, behind everybody else
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from collections.abc import Callable
 
 from pointsman.exceptions import DeadlineExceededError, ServeException
 from pointsman.model import EMPTY_TABLE, RoutingTable
-from pointsman.policy.traffic import TrafficSplit
 from pointsman.routing.call import Call
+from pointsman.routing.chooser import NO_PINS, Chooser
 from pointsman.routing.pool import Pool, PoolStatistics
+from pointsman.routing.shadow import Shadow, ShadowStatistics
 
 
 class NoSuchEndpointError(ServeException):
@@ -22,15 +27,18 @@ class Router:
 
     Args:
         instance: id of the instance, for the handshakes with replicas.
-        draw: gives numbers uniform in [0, 1); passed in by tests.
+        draw: gives numbers uniform in [0, 1); None for a generator of its own.
     """
 
-    def __init__(self, *, instance: str, draw: Callable[[], float] = random.random) -> None:
+    def __init__(self, *, instance: str, draw: Callable[[], float] | None = None) -> None:
         self._instance = instance
-        self._draw = draw
+        # Not the module's own generator, which belongs to user code: it may seed it for each request.
+        self._draw = draw or random.Random().random
         self._loop = asyncio.get_running_loop()
-        self._splits: dict[str, TrafficSplit] = {}
+        self._choosers: dict[str, Chooser] = {}
+        self._shadows: dict[tuple[str, str], Shadow] = {}
         self._pools: dict[str, Pool] = {}
+        self._retired: list[Pool] = []
         self._early: dict[str, list[Call]] = {}
         self.table = EMPTY_TABLE
 
@@ -42,15 +50,24 @@ class Router:
         for tag, route in table.backends.items():
             pool = self._pools.get(tag)
             if pool is None:
-                self._pools[tag] = Pool(route, instance=self._instance)
+                self._pools[tag] = Pool(route, instance=self._instance, reroute=self._reroute)
             elif route != old.backends.get(tag):
                 pool.update(route)
-        for tag in [tag for tag in self._pools if tag not in table.backends]:
-            self._pools.pop(tag).retire(f"backend {tag!r} was deleted while the call waited")
-        self._splits = {name: TrafficSplit(endpoint.policy) for name, endpoint in table.endpoints.items()}
-        for name in [name for name in self._early if name in self._splits]:
+        gone = [self._pools.pop(tag) for tag in self._pools.keys() - table.backends.keys()]
+        self._choosers = {name: self._chooser(name) for name in table.endpoints}
+        in_use = {tag for chooser in self._choosers.values() for tag in chooser.backends}
+        for tag, pool in self._pools.items():
+            pool.serves_users = tag in in_use
+        wanted = {(name, tag) for name, chooser in self._choosers.items() for tag in chooser.shadows}
+        # One that ends while copies are under way is kept: begun again, it must not have twice as many.
+        busy = {key for key, shadow in self._shadows.items() if shadow.inflight}
+        self._shadows = {key: self._shadows.get(key) or Shadow(*key) for key in wanted | busy}
+        for pool in gone:  # only now, since their calls are placed by the new policies
+            pool.retire()
+        self._retired = [pool for pool in (*self._retired, *gone) if pool.inflight]
+        for name in [name for name in self._early if name in self._choosers]:
             for call in self._early.pop(name):
-                self._submit_early(call)
+                self._once_more(call, self.submit)
         return True
 
     def submit(self, call: Call) -> None:
@@ -60,14 +77,14 @@ class Router:
             NoSuchEndpointError: no endpoint of that name.
             BackpressureError: the queue is full and the call does not wait for room.
         """
-        split = self._splits.get(call.endpoint)
-        if split is None:
-            raise NoSuchEndpointError(f"there is no endpoint {call.endpoint!r}")
-        self._pools[split.choose(self._draw())].submit(call)
+        chooser = self._place(call)
+        for tag, proportion in chooser.shadows.items():
+            if self._draw() < proportion:
+                self._send_copy(call, self._shadows[call.endpoint, tag])
 
     def submit_when_there(self, call: Call) -> None:
         """Like :meth:`submit`, but an endpoint that does not exist yet is waited for, within the deadline."""
-        if call.endpoint in self._splits:
+        if call.endpoint in self._choosers:
             self.submit(call)
             return
         self._early.setdefault(call.endpoint, []).append(call)
@@ -85,21 +102,29 @@ class Router:
             call.remote.cancel(call)
 
     def would_wait(self, endpoint: str) -> bool:
-        """Whether the queue of every backend of the endpoint is full. May be read from any thread."""
-        spec = self.table.endpoints.get(endpoint)
-        pools = [self._pools.get(tag) for tag, weight in spec.policy.weights.items() if weight] if spec else []
-        return bool(pools) and all(pool is not None and pool.is_full(endpoint) for pool in pools)
+        """Whether a call may have to wait for room in a queue: that of some backend of the endpoint is full. May be
+        read from any thread."""
+        chooser = self._choosers.get(endpoint)
+        pools = [self._pools.get(tag) for tag in chooser.backends] if chooser is not None else []
+        return any(pool is not None and pool.is_full(endpoint) for pool in pools)
 
     async def aclose(self) -> None:
         for calls in self._early.values():
             for call in calls:
                 call.fail(ServeException("the client was shut down while the call waited"))
         self._early.clear()
-        pools, self._pools = list(self._pools.values()), {}
+        pools, self._pools = [*self._pools.values(), *self._retired], {}
+        self.table = RoutingTable(self.table.version, {}, {})
+        await asyncio.gather(*(shadow.aclose() for shadow in self._shadows.values()))
         await asyncio.gather(*(pool.aclose("the client was shut down while the call waited") for pool in pools))
 
     def statistics(self) -> list[PoolStatistics]:
         return [pool.statistics() for pool in self._pools.values()]
+
+    def shadow_statistics(self) -> list[ShadowStatistics]:
+        return [
+            self._shadows[name, tag].statistics() for name, chooser in self._choosers.items() for tag in chooser.shadows
+        ]
 
     def validate(self) -> None:
         """Raise AssertionError when the router contradicts itself."""
@@ -107,13 +132,46 @@ class Router:
         for pool in self._pools.values():
             pool.validate()
 
-    def _submit_early(self, call: Call) -> None:
+    def _chooser(self, name: str) -> Chooser:
+        """The endpoint's chooser: the one there is, unless its policy or pins have changed."""
+        endpoint, pins = self.table.endpoints[name], self.table.pins.get(name, NO_PINS)
+        there = self._choosers.get(name)
+        if there is not None and there.endpoint == endpoint and there.pins == pins:
+            return there
+        return Chooser(endpoint, pins)
+
+    def _place(self, call: Call) -> Chooser:
+        chooser = self._choosers.get(call.endpoint)
+        if chooser is None:
+            raise NoSuchEndpointError(f"there is no endpoint {call.endpoint!r}")
+        call.policy_version = chooser.version
+        pool = self._pools.get(chooser.choose(call, self._draw()))
+        if pool is None:
+            raise ServeException("the client was shut down")
+        pool.submit(call)
+        return chooser
+
+    def _send_copy(self, call: Call, shadow: Shadow) -> None:
+        copy = shadow.copy_of(call)
+        if copy is not None:
+            self._pools[shadow.backend].submit(copy)
+
+    def _reroute(self, call: Call) -> None:
+        """Place a call again that waited for a backend which is gone."""
+        if call.shadow:
+            call.fail(ServeException(f"backend {call.backend!r} was deleted while the call waited"))
+            return
+        call.waits_for_room = True  # it had a place in a queue, and keeps one
+        self._once_more(call, self._place)
+
+    @staticmethod
+    def _once_more(call: Call, place: Callable[[Call], object]) -> None:
         if call.timer is not None:
             call.timer.cancel()
         if call.future.done():
             return
         try:
-            self.submit(call)
+            place(call)
         except ServeException as error:
             call.fail(error)
 

@@ -1,5 +1,6 @@
 """Tools for testing code that is written against Pointsman: an event loop in virtual time, connections in memory with
-faults, replicas without processes, and an engine without machines. Our own tests stand on the same tools.
+faults, replicas without processes, an engine without machines, and a check of traffic policies. Our own tests stand on
+the same tools.
 
     from pointsman.model import ReplicaConfig
     from pointsman.routing.router import Router
@@ -18,10 +19,12 @@ faults, replicas without processes, and an engine without machines. Our own test
 
 from pointsman.testing.fake_engine import FakeEngine, FakePeers, FakeReplica, Order, ReplicaPlan
 from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
+from pointsman.testing.policies import check_traffic_policy
 from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica, new_call, table_of
 from pointsman.testing.virtual_time import DeadlockError, VirtualTimeLoop, real_time, run, settle, virtual_loop
 
 __all__ = [
+    "check_traffic_policy",
     "run",
     "settle",
     "real_time",

@@ -191,6 +191,7 @@ def table_of(
     backends: dict[str, list[MemoryReplica] | list[ScriptedReplica]],
     *,
     endpoints: dict[str, dict[str, float]] | None = None,
+    shadows: dict[str, float] | None = None,
     max_concurrent_queries: int = 100,
     max_queued_queries: int = 1000,
 ) -> RoutingTable:
@@ -200,13 +201,17 @@ def table_of(
         version: of the table; routers take only newer ones.
         backends: replicas by backend tag.
         endpoints: weights by endpoint; by default one endpoint per backend, of the same name.
+        shadows: proportions by backend, for every endpoint.
         max_concurrent_queries: calls that a router gives to one replica at a time.
         max_queued_queries: calls of one endpoint that a router lets wait.
     """
     weights = endpoints if endpoints is not None else {tag: {tag: 1.0} for tag in backends}
     return RoutingTable(
         version,
-        {name: EndpointSpec(name, None, ("GET",), TrafficPolicy(version, split)) for name, split in weights.items()},
+        {
+            name: EndpointSpec(name, None, ("GET",), TrafficPolicy(version, split, shadows or {}))
+            for name, split in weights.items()
+        },
         {
             tag: BackendRoute(tag, tuple(r.ref for r in replicas), max_concurrent_queries, max_queued_queries)
             for tag, replicas in backends.items()

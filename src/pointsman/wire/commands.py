@@ -7,13 +7,17 @@ from typing import Any
 import msgspec
 
 from pointsman.model import (
+    DEFAULT_SHARD_KEY,
     BackendConfigSpec,
     BackendSpec,
+    CustomPolicy,
     EndpointSpec,
     Origin,
+    Pins,
     Reason,
     Resources,
     TargetTraits,
+    TrafficHistory,
 )
 from pointsman.wire.messages import Message
 
@@ -48,24 +52,62 @@ class DeleteBackend(Command, frozen=True, tag="delete_backend"):
     force: bool
 
 
-class CreateEndpoint(Command, frozen=True, tag="create_endpoint"):
+class Signed(Command, frozen=True, kw_only=True):
+    """Base of the commands that an endpoint's traffic history records. ``by`` says who sends it, in words."""
+
+    by: str = ""
+
+
+class CreateEndpoint(Signed, frozen=True, tag="create_endpoint"):
     name: str
     backend: str
     route: str | None
     methods: tuple[str, ...]
     idempotent: bool
+    shard_key: str = DEFAULT_SHARD_KEY
+    request_timeout_s: float | None = None
 
 
 class DeleteEndpoint(Command, frozen=True, tag="delete_endpoint"):
     name: str
 
 
-class SetTraffic(Command, frozen=True, tag="set_traffic"):
+class SetTraffic(Signed, frozen=True, tag="set_traffic"):
+    """``keep_custom`` leaves the way to choose as it is; otherwise it becomes ``custom``, None for the built-in one."""
+
     name: str
     weights: dict[str, float]
+    custom: CustomPolicy | None = None
+    keep_custom: bool = True
 
 
-class Deploy(Command, frozen=True, tag="deploy"):
+class ShadowTraffic(Signed, frozen=True, tag="shadow_traffic"):
+    """``proportion`` 0 removes the shadow."""
+
+    name: str
+    backend: str
+    proportion: float
+
+
+class RollbackTraffic(Signed, frozen=True, tag="rollback_traffic"):
+    """``version`` None: the policy before the one in force."""
+
+    name: str
+    version: int | None
+
+
+class Pin(Command, frozen=True, tag="pin"):
+    name: str
+    shard_key: str
+    backend: str
+
+
+class Unpin(Command, frozen=True, tag="unpin"):
+    name: str
+    shard_key: str
+
+
+class Deploy(Signed, frozen=True, tag="deploy"):
     """Backend and endpoint under one name. ``None`` means: keep what is there, or the default when nothing is."""
 
     name: str
@@ -78,9 +120,12 @@ class Deploy(Command, frozen=True, tag="deploy"):
     route: str | None
     methods: tuple[str, ...] | None
     idempotent: bool | None
+    shard_key: str | None = None
+    request_timeout_s: float | None = None
 
 
-Change = CreateBackend | UpdateBackendConfig | DeleteBackend | CreateEndpoint | DeleteEndpoint | SetTraffic | Deploy
+TrafficCommand = SetTraffic | ShadowTraffic | RollbackTraffic | Pin | Unpin
+Change = CreateBackend | UpdateBackendConfig | DeleteBackend | CreateEndpoint | DeleteEndpoint | Deploy | TrafficCommand
 """A command that changes the desired state."""
 
 
@@ -104,11 +149,17 @@ class Query(Command, frozen=True, tag="query"):
     """Read the instance's status."""
 
 
+class QueryTraffic(Command, frozen=True, tag="query_traffic"):
+    """Read all about one endpoint's traffic."""
+
+    name: str
+
+
 class Shutdown(Command, frozen=True, tag="shutdown"):
     """End the instance for good, its stored state included."""
 
 
-AnyCommand = Change | Await | AwaitIngress | Query | Shutdown
+AnyCommand = Change | Await | AwaitIngress | Query | QueryTraffic | Shutdown
 
 
 class Accepted(Message, frozen=True):
@@ -170,3 +221,11 @@ class Status(msgspec.Struct, frozen=True):
     endpoints: dict[str, EndpointSpec]
     backends: dict[str, BackendView]
     ingresses: tuple[IngressView, ...]
+
+
+class TrafficView(msgspec.Struct, frozen=True):
+    """The reply to a QueryTraffic."""
+
+    endpoint: EndpointSpec
+    pins: Pins
+    history: TrafficHistory

@@ -103,6 +103,7 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     debug: bool
     request_timeout_s: float
     max_body_bytes: int
+    expose_headers: bool
     middlewares: bytes
     origin: Origin
 

@@ -47,6 +47,7 @@ class CallHead(Message, frozen=True):
         budget_ms: time left until the deadline when the call was sent.
         request_id: names the request in logs and error bodies.
         client: address of the HTTP client, for user code.
+        shadow: whether it is a copy, which yields to all other calls.
     """
 
     endpoint: str
@@ -60,6 +61,7 @@ class CallHead(Message, frozen=True):
     budget_ms: int
     request_id: str
     client: tuple[str, int] | None = None
+    shadow: bool = False
 
 
 class ReplyHead(Message, frozen=True):

@@ -106,6 +106,11 @@ class Stream(asyncio.Protocol):
         if not self.writable:  # with a limit of 0 the transport says so itself, and says when all is gone
             await self._all_written
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent has not left this process yet."""
+        return bool(self._out) or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
+
     def close(self) -> None:
         """Send what is queued, then close."""
         if not self.closed and self._transport is not None:

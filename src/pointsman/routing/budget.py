@@ -6,9 +6,14 @@ WARNINGS_PER_SECOND = 10
 
 
 class WarningBudget:
-    """Counts warnings per kind and second. Pure: the time is an argument."""
+    """Counts warnings per kind and second. Pure: the time is an argument.
 
-    def __init__(self) -> None:
+    Args:
+        per_second: warnings of one kind that may be logged in a second.
+    """
+
+    def __init__(self, *, per_second: int = WARNINGS_PER_SECOND) -> None:
+        self._per_second = per_second
         self._windows: dict[str, tuple[float, int]] = {}
 
     def take(self, kind: str, now: float) -> int | None:
@@ -20,7 +25,7 @@ class WarningBudget:
         start, count = self._windows.get(kind, (now, 0))
         held_back = 0
         if now - start >= 1.0:
-            held_back = max(0, count - WARNINGS_PER_SECOND)
+            held_back = max(0, count - self._per_second)
             start, count = now, 0
         self._windows[kind] = (start, count + 1)
-        return held_back if count < WARNINGS_PER_SECOND else None
+        return held_back if count < self._per_second else None

@@ -1,0 +1,54 @@
+"""What the commands share: the instance they are about, and the terminal they write to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pointsman.exceptions import ServeException
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pointsman.client import Client
+
+PIPED_WIDTH = 120
+"""Columns of tables that go into a file or pipe."""
+
+Name = Annotated[str, typer.Option("--name", help="Which instance.", metavar="NAME")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+
+
+def connect_to(name: str) -> Client:
+    """A client for a live instance.
+
+    Raises:
+        ServeException: there is none of that name; the text says which there are.
+    """
+    from pointsman.engine.folder import InstanceFolder, check_name, live_instances
+    from pointsman.starting import connect
+
+    if InstanceFolder.of(check_name(name)).is_alive():
+        return connect(name)
+    names = live_instances()
+    others = (
+        f"; running: {', '.join(names)}" if names else ", nor any other; start one with: pointsman start --detached"
+    )
+    raise ServeException(f"no instance named {name!r} is running{others}")
+
+
+def terminal() -> Console:
+    """Standard output, for tables and colours."""
+    from rich.console import Console
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # bars and frames on a terminal that has no such characters
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))

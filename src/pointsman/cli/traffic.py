@@ -1,0 +1,161 @@
+"""``pointsman traffic``: look at traffic policies and change them.
+
+Every command that changes something prints what is in force afterwards.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pointsman.cli.common import AsJson, Name, connect_to, print_json, terminal
+
+if TYPE_CHECKING:
+    from pointsman.client import Client
+
+app = typer.Typer(
+    help="Look at an endpoint's traffic and change it: split, shadow, pin, roll back.", no_args_is_help=True
+)
+
+Endpoint = Annotated[str, typer.Argument(metavar="ENDPOINT", show_default=False)]
+Backend = Annotated[str, typer.Argument(metavar="BACKEND", show_default=False)]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="A shard key.", show_default=False)]
+
+
+@app.command()
+def show(
+    endpoint: Annotated[str | None, typer.Argument(metavar="[ENDPOINT]", show_default=False)] = None,
+    name: Name = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Show who answers and who gets copies: one endpoint, or all."""
+    client = connect_to(name)
+    policies = {one: client.get_traffic(one) for one in ([endpoint] if endpoint else sorted(client.list_endpoints()))}
+    if as_json:
+        print_json(policies)
+        return
+    from pointsman.cli.tables import show_traffic
+
+    show_traffic(policies, terminal())
+
+
+@app.command(name="set")
+def set_(
+    endpoint: Endpoint,
+    weights: Annotated[
+        list[str], typer.Argument(metavar="BACKEND=WEIGHT...", help="Such as: old=0.99 new=0.01, or old=99% new=1%.")
+    ],
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="A policy of your own, or 'weighted'.", metavar="MODULE:NAME")
+    ] = None,
+    name: Name = "default",
+) -> None:
+    """Split an endpoint's traffic by weight. Shadows and pins stay."""
+    client = connect_to(name)
+    if policy is not None:
+        sys.path.append(str(Path.cwd()))  # where a policy of one's own is likely to be
+    client.set_traffic(endpoint, _weights(weights), policy=policy)
+    _show(client, endpoint)
+
+
+@app.command()
+def history(endpoint: Endpoint, name: Name = "default", as_json: AsJson = False) -> None:
+    """Show the last 50 policies: when, what and who changed them."""
+    changes = connect_to(name).traffic_history(endpoint)
+    if as_json:
+        print_json(changes)
+        return
+    from pointsman.cli.tables import show_history
+
+    show_history(changes, terminal())
+
+
+@app.command()
+def rollback(
+    endpoint: Endpoint,
+    to: Annotated[
+        int | None, typer.Option("--to", help="Which version; the one before by default.", metavar="VERSION")
+    ] = None,
+    name: Name = "default",
+) -> None:
+    """Bring an older policy back, weights and shadows."""
+    client = connect_to(name)
+    client.rollback_traffic(endpoint, to)
+    typer.echo(f"{client.traffic_history(endpoint)[-1]['change']}; what was in force before is in the history.")
+    _show(client, endpoint)
+
+
+@app.command()
+def shadow(
+    endpoint: Endpoint,
+    backend: Backend,
+    proportion: Annotated[
+        str, typer.Argument(metavar="PROPORTION", help="From 0, which ends it, to 1.", show_default=False)
+    ],
+    name: Name = "default",
+) -> None:
+    """Send copies of calls to a backend, whose answers are thrown away."""
+    client = connect_to(name)
+    client.shadow_traffic(endpoint, backend, _number(proportion))
+    _show(client, endpoint)
+
+
+@app.command()
+def pin(endpoint: Endpoint, key: Key, backend: Backend, name: Name = "default") -> None:
+    """Send all calls with a shard key to one backend."""
+    client = connect_to(name)
+    client.pin(endpoint, key, backend)
+    _show(client, endpoint)
+
+
+@app.command()
+def unpin(endpoint: Endpoint, key: Key, name: Name = "default") -> None:
+    """Let weights decide again about a shard key."""
+    client = connect_to(name)
+    client.unpin(endpoint, key)
+    _show(client, endpoint)
+
+
+@app.command()
+def explain(
+    endpoint: Endpoint,
+    key: Annotated[str | None, typer.Option("--key", help="A shard key.", metavar="KEY")] = None,
+    name: Name = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Say which backend answers calls with a shard key, and why."""
+    explanation = connect_to(name).explain(endpoint, shard_key=key)
+    if as_json:
+        print_json(explanation)
+        return
+    from pointsman.cli.tables import show_explanation
+
+    show_explanation(explanation, terminal())
+
+
+def _show(client: Client, endpoint: str) -> None:
+    from pointsman.cli.tables import show_traffic
+
+    show_traffic({endpoint: client.get_traffic(endpoint)}, terminal())
+
+
+def _weights(texts: list[str]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for text in texts:
+        backend, equals, weight = text.rpartition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is not BACKEND=WEIGHT, such as old=0.99")
+        if backend in weights:
+            raise typer.BadParameter(f"backend {backend!r} has two weights")
+        weights[backend] = _number(weight)
+    return weights
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number such as 0.99 or 99%") from None

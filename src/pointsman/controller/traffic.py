@@ -1,0 +1,172 @@
+"""What the operator wants of an endpoint's traffic: weights, shadows, pins, and how they came to be. Pure.
+
+Part of ``desired``: a state and a command in, a new state or an error out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from pointsman.controller.state import Desired, check_usable, find_endpoint, without
+from pointsman.model import EndpointSpec, Pins, TrafficChange, TrafficHistory, TrafficPolicy
+from pointsman.wire.commands import Pin, RollbackTraffic, SetTraffic, ShadowTraffic, TrafficCommand, Unpin
+
+WEIGHT_TOLERANCE = 1e-5
+KEPT_POLICIES = 50
+MAX_PINS = 10_000
+
+
+def apply(state: Desired, command: TrafficCommand, now: str) -> tuple[Desired, str]:
+    """Carry out a command; see :func:`pointsman.controller.desired.apply`.
+
+    Raises:
+        ValueError: it cannot be carried out; nothing has changed.
+    """
+    if isinstance(command, SetTraffic):
+        return _set_traffic(state, command, now), ""
+    if isinstance(command, ShadowTraffic):
+        return _shadow_traffic(state, command, now), ""
+    if isinstance(command, RollbackTraffic):
+        return _roll_back(state, command, now), ""
+    if isinstance(command, Pin):
+        return _pin(state, command), ""
+    return _unpin(state, command)
+
+
+def with_endpoint(state: Desired, endpoint: EndpointSpec, *, now: str, change: str, by: str) -> Desired:
+    """The state with a new or changed endpoint; when its policy is new, that goes into the history."""
+    histories = state.histories
+    there = state.endpoints.get(endpoint.name)
+    if there is None or there.policy != endpoint.policy:
+        old = histories.get(endpoint.name, TrafficHistory()).changes
+        new = (*old, TrafficChange(endpoint.policy, now, change, by))[-KEPT_POLICIES:]
+        histories = {**histories, endpoint.name: TrafficHistory(new)}
+    endpoints = {**state.endpoints, endpoint.name: endpoint}
+    return msgspec.structs.replace(state, version=state.version + 1, endpoints=endpoints, histories=histories)
+
+
+def without_endpoint(state: Desired, name: str) -> Desired:
+    """The state less an endpoint, its pins and its history."""
+    return msgspec.structs.replace(
+        state,
+        endpoints=without(state.endpoints, name),
+        pins=without(state.pins, name),
+        histories=without(state.histories, name),
+    )
+
+
+def users_of(state: Desired, tag: str) -> list[str]:
+    """The endpoints that use a backend, quoted, with how they use it where it is not for their traffic."""
+    users = []
+    for name, endpoint in sorted(state.endpoints.items()):
+        pinned = sum(backend == tag for backend in state.pins.get(name, Pins()).keys.values())
+        if tag in endpoint.policy.weights:
+            users.append(repr(name))
+        elif tag in endpoint.policy.shadows:
+            users.append(f"{name!r} (as a shadow)")
+        elif pinned:
+            users.append(f"{name!r} (by {pinned} pinned shard key{'s' * (pinned > 1)})")
+    return users
+
+
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights, scaled so that they sum to 1.
+
+    Raises:
+        ValueError: there are none, one is negative or not finite, or they do not sum to 1 within 1e-5.
+    """
+    if not weights:
+        raise ValueError("the traffic policy is empty; give at least one backend a weight above 0")
+    for tag, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"weight {weight!r} of backend {tag!r} must be a finite number of at least 0")
+    # Exactly rounded, so that the order of the dict cannot move a shard key; but it cannot sum what overflows.
+    total = math.fsum(weights.values()) if max(weights.values()) < 2 else sum(weights.values())
+    if abs(total - 1) > WEIGHT_TOLERANCE:
+        raise ValueError(f"traffic weights must sum to 1, and these sum to {total:g}: {dict(weights)}")
+    return {tag: float(weight) / total + 0.0 for tag, weight in weights.items()}
+
+
+def _set_traffic(state: Desired, command: SetTraffic, now: str) -> Desired:
+    endpoint = find_endpoint(state, command.name)
+    for tag in command.weights:
+        check_usable(state, tag)
+    custom = endpoint.policy.custom if command.keep_custom else command.custom
+    policy = msgspec.structs.replace(endpoint.policy, weights=normalised(command.weights), custom=custom)
+    return _with_policy(state, endpoint, policy, now=now, change="set_traffic", by=command.by)
+
+
+def _shadow_traffic(state: Desired, command: ShadowTraffic, now: str) -> Desired:
+    endpoint = find_endpoint(state, command.name)
+    check_usable(state, command.backend)
+    if not 0 <= command.proportion <= 1:
+        raise ValueError(f"proportion {command.proportion!r} of shadow {command.backend!r} must be between 0 and 1")
+    shadows = without(endpoint.policy.shadows, command.backend)
+    if command.proportion:
+        shadows = {**endpoint.policy.shadows, command.backend: command.proportion}
+    policy = msgspec.structs.replace(endpoint.policy, shadows=shadows)
+    return _with_policy(state, endpoint, policy, now=now, change="shadow_traffic", by=command.by)
+
+
+def _roll_back(state: Desired, command: RollbackTraffic, now: str) -> Desired:
+    endpoint = find_endpoint(state, command.name)
+    changes = state.histories.get(command.name, TrafficHistory()).changes
+    policies = {change.policy.version: change.policy for change in changes}
+    if command.version is None:
+        older = [version for version in policies if version < endpoint.policy.version]
+        if not older:
+            raise ValueError(f"endpoint {command.name!r} has had one traffic policy only; there is no older one")
+        policy = policies[max(older)]
+    elif command.version in policies:
+        policy = policies[command.version]
+    else:
+        known = ", ".join(map(str, policies))
+        raise ValueError(
+            f"endpoint {command.name!r} has no traffic policy of version {command.version}; it has {known}"
+        )
+    for tag in (*policy.weights, *policy.shadows):
+        if tag not in state.backends:
+            raise ValueError(
+                f"traffic policy {policy.version} of endpoint {command.name!r} needs backend {tag!r}, which does not"
+                " exist any more"
+            )
+        check_usable(state, tag)
+    change = f"rollback_traffic to {policy.version}"
+    return _with_policy(state, endpoint, policy, now=now, change=change, by=command.by)
+
+
+def _with_policy(
+    state: Desired, endpoint: EndpointSpec, policy: TrafficPolicy, *, now: str, change: str, by: str
+) -> Desired:
+    """The state with another policy, under a new version; the same state when the policy is what it was."""
+    if policy.same_as(endpoint.policy):
+        return state
+    policy = msgspec.structs.replace(policy, version=state.version + 1)
+    return with_endpoint(state, msgspec.structs.replace(endpoint, policy=policy), now=now, change=change, by=by)
+
+
+def _pin(state: Desired, command: Pin) -> Desired:
+    find_endpoint(state, command.name)
+    check_usable(state, command.backend)
+    pins = state.pins.get(command.name, Pins()).keys
+    if pins.get(command.shard_key) == command.backend:
+        return state
+    if command.shard_key not in pins and len(pins) >= MAX_PINS:
+        raise ValueError(f"endpoint {command.name!r} has {MAX_PINS} pinned shard keys, the most there may be")
+    return _with_pins(state, command.name, {**pins, command.shard_key: command.backend})
+
+
+def _unpin(state: Desired, command: Unpin) -> tuple[Desired, str]:
+    find_endpoint(state, command.name)
+    pins = state.pins.get(command.name, Pins()).keys
+    if command.shard_key not in pins:
+        return state, f"shard key {command.shard_key!r} of endpoint {command.name!r} is not pinned"
+    return _with_pins(state, command.name, without(pins, command.shard_key)), ""
+
+
+def _with_pins(state: Desired, name: str, keys: dict[str, str]) -> Desired:
+    pins = {**state.pins, name: Pins(keys)} if keys else without(state.pins, name)
+    return msgspec.structs.replace(state, version=state.version + 1, pins=pins)

@@ -1,0 +1,75 @@
+"""Which backend a shard key belongs to: weighted rendezvous hashing.
+
+Every backend draws a number for the key, an exponential with the backend's weight as its rate, and the smallest wins.
+The numbers come from a hash, so the answer depends on endpoint, key and weights alone: it is the same in every process
+and on every machine. When weights change, only keys whose winner has changed move.
+
+Source: C. Schindelhauer and G. Schomaker, "Weighted distributed hash tables", SPAA 2005 (the logarithmic method), on
+D. Thaler and C. V. Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM ToN 6 (1), 1998.
+
+The formula is a promise to users, written down in the user guide with golden values. A different one needs a new
+HASH_VERSION, and the old one must remain for instances that use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from math import frexp
+from struct import Struct
+
+HASH_VERSION = 1
+LN_2 = 0.6931471805599453
+SQRT_HALF = 0.7071067811865476
+
+_uint64 = Struct(">Q")
+
+
+class Rendezvous:
+    """The map from keys to backends for one endpoint and one set of weights.
+
+    Args:
+        endpoint: name; the same key may belong to different backends of two endpoints.
+        weights: by backend; those of 0 get no key. Only their ratios matter.
+    """
+
+    __slots__ = ("_contenders",)
+
+    def __init__(self, endpoint: str, weights: Mapping[str, float]) -> None:
+        self._contenders = tuple(
+            # The hash of what is the same for all keys is begun once and copied for each.
+            (tag, weight, blake2b(f"{HASH_VERSION}\0{endpoint}\0{tag}\0".encode(), digest_size=8))
+            for tag, weight in sorted(weights.items())
+            if weight > 0
+        )
+
+    def owner(self, key: str) -> str:
+        """The backend that a key belongs to; of two with the same number the first by name."""
+        numbers = self.numbers(key)
+        return min(numbers, key=numbers.__getitem__)
+
+    def numbers(self, key: str) -> dict[str, float]:
+        """What every backend draws for a key."""
+        data = key.encode()
+        numbers = {}
+        for tag, weight, begun in self._contenders:
+            digest = begun.copy()
+            digest.update(data)
+            numbers[tag] = minus_log(_uint64.unpack(digest.digest())[0]) / weight
+        return numbers
+
+
+def minus_log(bits: int) -> float:
+    """``-ln((bits // 2**12 + 0.5) / 2**52)`` for a 64-bit number, to 1e-10.
+
+    With sums, products and quotients of doubles only, which IEEE 754 rounds alike everywhere; the logarithm of a C
+    library is not that exact, and a key must not move because of its last digit.
+    """
+    mantissa, exponent = frexp(((bits >> 12) + 0.5) * 2.0**-52)
+    if mantissa < SQRT_HALF:
+        mantissa *= 2.0
+        exponent -= 1
+    z = (mantissa - 1.0) / (mantissa + 1.0)
+    q = z * z
+    series = 1.0 + q * (1.0 / 3.0 + q * (1.0 / 5.0 + q * (1.0 / 7.0 + q * (1.0 / 9.0 + q * (1.0 / 11.0)))))
+    return -(exponent * LN_2 + 2.0 * z * series)

@@ -1,0 +1,146 @@
+"""How large a batch may be, and how long its first item waits for company: fixed, or learned from what batches cost.
+
+With a latency target the replica learns two numbers, the cost ``a`` of a batch and the cost ``b`` of each item in it,
+and the pace of arrivals. From these follow
+
+- the size: an item that comes just after a batch has left waits for that batch and then runs in the next one, so two
+  full batches must fit into the target; but never less than what keeps up with the arrivals, since a queue that grows
+  meets no target at all;
+- the wait: one more item saves a batch of its own, which is ``a`` seconds of work, and costs everybody who waits the
+  time until it comes. So a batch waits while it has fewer than ``a / gap`` items, never beyond its target.
+
+Cost is fitted as in BentoML's dispatcher (a straight line over batch sizes, with forgetting); how much of the target
+may be planned with is found by additive increase and multiplicative decrease, as in D. Crankshaw et al., "Clipper: a
+low-latency online prediction serving system", NSDI 2017. Pure: times are arguments.
+"""
+
+from __future__ import annotations
+
+FORGETTING = 0.95
+"""Weight of the past at each new batch: about the last twenty count."""
+ENOUGH_BATCHES = 8
+LEAST_SPREAD = 0.05
+"""Variance of batch sizes below which they say nothing about the cost of an item."""
+OUTLIER = 3.0
+"""A batch counts for at most this many times what it was expected to take: pauses are not costs."""
+PACE_WEIGHT = 0.1
+BUSY = 0.8
+"""Share of the time that a replica may be planned to work; what is above it is for chance."""
+FIRST_AIM, LEAST_AIM, MOST_AIM = 0.8, 0.2, 0.95
+AIM_STEP, AIM_CUT = 0.001, 0.9
+"""At rest one batch in a hundred is late: a hundred steps up make up for one cut."""
+
+
+class BatchCost:
+    """Fits ``a + b * size`` to what batches took. The first one is left out, since first calls are slow."""
+
+    def __init__(self) -> None:
+        self.per_batch_s = 0.0
+        self.per_item_s = 0.0
+        self.known = False
+        self._seen = -1
+        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+
+    def learn(self, size: int, seconds: float) -> None:
+        self._seen += 1
+        if self._seen == 0:
+            return
+        if self.known:
+            seconds = min(seconds, OUTLIER * self.of(size))
+        self._weight = FORGETTING * self._weight + 1
+        self._x = FORGETTING * self._x + size
+        self._y = FORGETTING * self._y + seconds
+        self._xx = FORGETTING * self._xx + size * size
+        self._xy = FORGETTING * self._xy + size * seconds
+        mean_x, mean_y = self._x / self._weight, self._y / self._weight
+        spread = self._xx / self._weight - mean_x * mean_x
+        if spread > LEAST_SPREAD:  # otherwise the last known cost of an item has to do
+            slope = (self._xy / self._weight - mean_x * mean_y) / spread
+            self.per_item_s = min(max(slope, 0.0), mean_y / mean_x)
+            self.known = self._seen >= ENOUGH_BATCHES
+        self.per_batch_s = max(mean_y - self.per_item_s * mean_x, 0.0)
+
+    def of(self, size: int) -> float:
+        """What a batch of this size takes, in seconds."""
+        return self.per_batch_s + self.per_item_s * size
+
+
+class BatchRule:
+    """The rule of one replica.
+
+    Args:
+        max_size: most items in a batch, ever.
+        wait_s: seconds that a first item waits, while nothing has been learned or nothing is to be.
+        target_s: seconds within which 99 of 100 items shall be done, waiting included; None for the fixed rule.
+    """
+
+    def __init__(self, *, max_size: int = 1, wait_s: float = 0.0, target_s: float | None = None) -> None:
+        self.cost = BatchCost()
+        self._aim = FIRST_AIM
+        self._gap_s: float | None = None
+        self._last_arrival: float | None = None
+        self.configure(max_size=max_size, wait_s=wait_s, target_s=target_s)
+
+    def configure(self, *, max_size: int, wait_s: float, target_s: float | None = None) -> None:
+        """Hold from the next batch on."""
+        self.max_size = max_size
+        self.wait_s = wait_s
+        self.target_s = target_s
+
+    @property
+    def adapts(self) -> bool:
+        return self.target_s is not None and self.cost.known
+
+    def arrived(self, now: float) -> None:
+        """An item has come."""
+        if self.target_s is None:
+            return
+        if self._last_arrival is not None:
+            gap = now - self._last_arrival
+            # Idle times end at the target: one night without a request says nothing about the pace of the morning.
+            gap = min(gap, self.target_s)
+            self._gap_s = gap if self._gap_s is None else self._gap_s + PACE_WEIGHT * (gap - self._gap_s)
+        self._last_arrival = now
+
+    def learn(self, size: int, *, began: float, ended: float, oldest: float) -> None:
+        """A batch has run.
+
+        Args:
+            oldest: when its first item came.
+        """
+        if self.target_s is None:
+            return
+        self.cost.learn(size, ended - began)
+        if self.adapts:
+            late = ended - oldest > self.target_s
+            self._aim = max(LEAST_AIM, self._aim * AIM_CUT) if late else min(MOST_AIM, self._aim + AIM_STEP)
+
+    def size(self, waited_s: float) -> int:
+        """Most items in a batch whose first has waited so long."""
+        if not self.adapts or self.max_size == 1:
+            return self.max_size
+        assert self.target_s is not None
+        if waited_s > self.target_s:
+            return self.max_size  # too late for the target: what is left to win is throughput
+        room_s = self._aim * self.target_s / 2 - self.cost.per_batch_s
+        for_target = room_s / self.cost.per_item_s if self.cost.per_item_s else float("inf")
+        return max(1, int(min(max(for_target, self._to_keep_up()), self.max_size)))
+
+    def _to_keep_up(self) -> float:
+        """Items per batch with which a replica that is busy most of the time handles what comes in."""
+        gap_s = self._gap_s
+        if not gap_s:
+            return float("inf")
+        spare = BUSY - self.cost.per_item_s / gap_s
+        return self.cost.per_batch_s / gap_s / spare + 1 if spare > 0 else float("inf")
+
+    def due_at(self, *, first: float, last: float, count: int) -> float:
+        """When a batch is due whose first and last items came at these times."""
+        if not self.adapts:
+            return first if count >= self.max_size else first + self.wait_s
+        assert self.target_s is not None
+        gap_s = self.target_s if self._gap_s is None else self._gap_s
+        if count >= self.size(0.0) or count * gap_s >= self.cost.per_batch_s:
+            return first
+        slack_s = max(0.0, self._aim * self.target_s - self.cost.of(count + 1))
+        return min(first + slack_s, last + 2 * gap_s)

@@ -1,0 +1,133 @@
+"""Which backend answers a call of one endpoint: by a pin, a policy of the user's own, its shard key, or the weights."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pointsman.model import CustomPolicy, EndpointSpec, Pins
+from pointsman.policy.traffic import CallInfo, Policy, TrafficSplit
+from pointsman.routing.budget import WarningBudget
+from pointsman.routing.call import Call
+from pointsman.usercode import import_object
+
+log = logging.getLogger(__name__)
+
+NO_PINS = Pins()
+
+
+class Chooser:
+    """One endpoint's traffic policy at work in this process.
+
+    Args:
+        endpoint: its specification.
+        pins: of its shard keys.
+
+    A policy of the user's own that cannot be imported, raises, or names a backend without weight loses no call: the
+    built-in choice takes its place, and the log says so.
+    """
+
+    def __init__(self, endpoint: EndpointSpec, pins: Pins = NO_PINS) -> None:
+        self.endpoint = endpoint
+        self.pins = pins
+        self._pins = pins.keys
+        self.split = TrafficSplit(endpoint.name, endpoint.policy)
+        self.version = endpoint.policy.version
+        self.shadows: Mapping[str, float] = endpoint.policy.shadows
+        weights, custom = endpoint.policy.weights, endpoint.policy.custom
+        self.backends = {tag for tag in weights if weights[tag] or custom} | set(pins.keys.values())
+        """Where calls may go."""
+        self._custom = _load(endpoint) if custom else None
+        self._number = 0
+        self._budget = WarningBudget()
+
+    def choose(self, call: Call, draw: float) -> str:
+        """The backend for a call, given a ``draw`` that is uniform in [0, 1)."""
+        key = call.shard_key
+        if key is not None and key in self._pins:
+            return self._pins[key]
+        if self._custom is not None:
+            info = CallInfo(call.endpoint, key, self._number, call.http_method, call.path, call.query, call.headers)
+            self._number += 1
+            chosen = self._ask(self._custom, info, draw)
+            if chosen is not None:
+                return chosen
+        return self.split.by_weight(draw) if key is None else self.split.by_key(key)
+
+    def explain(self, shard_key: str | None) -> dict[str, Any]:
+        """Which backend answers calls with this key, or without one, and why; plain values, ready for JSON."""
+        backend, numbers = None, {}
+        if shard_key is None:
+            why = "weight" if self._custom is None else "policy"
+        elif shard_key in self._pins:
+            why, backend = "pin", self._pins[shard_key]
+        else:
+            info = CallInfo(self.endpoint.name, shard_key, 0, "GET", b"", b"", [])
+            why, backend = "policy", self._ask(self._custom, info, 0.0) if self._custom is not None else None
+            if backend is None:
+                why, backend, numbers = "shard key", self.split.by_key(shard_key), self.split.numbers(shard_key)
+        return {
+            "endpoint": self.endpoint.name,
+            "shard_key": shard_key,
+            "backend": backend,
+            "why": why,
+            "policy_version": self.version,
+            "weights": dict(self.split.weights),
+            "numbers": numbers,
+        }
+
+    def _ask(self, policy: Policy, call: CallInfo, draw: float) -> str | None:
+        """What the user's own policy says; None when it says nothing that can be done."""
+        try:
+            chosen = policy.choose(call, self.split, draw)
+            if chosen in self.split.weights:
+                return chosen
+            problem = f"named {chosen!r}, which is none of {sorted(self.split.weights)}"
+        except BaseException as error:  # noqa: BLE001 - user code; neither the call nor the router must suffer
+            problem = f"raised {error!r}"
+        if self._budget.take("custom", time.monotonic()) is not None:
+            log.warning("the traffic policy of endpoint %r %s; the built-in one is used", call.endpoint, problem)
+        return None
+
+
+class NotAPolicyError(TypeError):
+    """What was imported cannot choose."""
+
+
+def load_policy(custom: CustomPolicy) -> Policy:
+    """The object that chooses. A class is made into an object without arguments.
+
+    Raises:
+        ImportError: there is no such module, or nothing of that name in it.
+        NotAPolicyError: it has no method ``choose`` that takes a call, a split and a draw.
+        Exception: what user code raises while it is imported or constructed.
+    """
+    found: Any = import_object(custom.path, custom.sys_path)
+    policy = found() if isinstance(found, type) else found
+    choose = getattr(policy, "choose", None)
+    try:
+        if choose is None:
+            raise TypeError
+        inspect.signature(choose).bind(None, None, 0.0)
+    except TypeError:
+        problem = f"{custom.path!r} is {policy!r}, which has no method choose(call, split, draw)"
+        raise NotAPolicyError(problem) from None
+    return policy  # type: ignore[no-any-return]
+
+
+def _load(endpoint: EndpointSpec) -> Policy | None:
+    custom = endpoint.policy.custom
+    assert custom is not None
+    try:
+        return load_policy(custom)
+    except BaseException as error:  # noqa: BLE001 - the module is user code, which may even try to exit
+        log.error(
+            "the traffic policy %r of endpoint %r cannot be used here, and the built-in one takes its place: %r",
+            custom.path,
+            endpoint.name,
+            error,
+        )
+        return None

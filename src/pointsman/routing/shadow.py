@@ -1,0 +1,175 @@
+"""Copies of calls for one shadow of one endpoint: marked, bounded, and cut off from the caller.
+
+The router makes them after the call itself was placed. Their answers are read to the end and thrown away, so that the
+shadow does all of its work; their failures are counted and go nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from pointsman.routing.budget import WarningBudget
+from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
+
+log = logging.getLogger(__name__)
+
+SHADOW_HEADER = b"x-serve-shadow"
+MAX_IN_FLIGHT = 100
+"""Copies per shadow and router that wait or run; more are dropped."""
+
+
+class ShadowStatistics(msgspec.Struct, frozen=True):
+    """A moment in the life of a shadow, in one router."""
+
+    endpoint: str
+    backend: str
+    inflight: int
+    answered: int
+    failed: int
+    dropped: int
+
+
+class Shadow:
+    """One shadow of one endpoint in this process; it outlives changes of its proportion.
+
+    Args:
+        endpoint: whose calls are copied.
+        backend: where the copies go.
+    """
+
+    def __init__(self, endpoint: str, backend: str) -> None:
+        self.endpoint = endpoint
+        self.backend = backend
+        self._loop = asyncio.get_running_loop()
+        self._inflight = 0
+        self._answered = 0
+        self._failed = 0
+        self._dropped = 0
+        self._closed = False
+        self._readers: set[asyncio.Task[None]] = set()
+        self._budget = WarningBudget(per_second=1)
+
+    def copy_of(self, call: Call) -> Call | None:
+        """A copy to be sent, or None when too many are under way. It shares the bytes of the body."""
+        if self._inflight >= MAX_IN_FLIGHT:
+            self._drop()
+            return None
+        self._inflight += 1
+        return Call(
+            endpoint=call.endpoint,
+            deadline=call.deadline,
+            future=_Outcome(self, call.deadline),
+            codec=call.codec,
+            method_name=call.method_name,
+            http_method=call.http_method,
+            path=call.path,
+            query=call.query,
+            headers=[*call.headers, (SHADOW_HEADER, b"1")],
+            path_params=call.path_params,
+            request_id=call.request_id,
+            client=call.client,
+            body=call.body,
+            shard_key=call.shard_key,
+            shadow=True,
+        )
+
+    @property
+    def inflight(self) -> int:
+        """Copies that wait or run."""
+        return self._inflight
+
+    def statistics(self) -> ShadowStatistics:
+        return ShadowStatistics(
+            self.endpoint, self.backend, self._inflight, self._answered, self._failed, self._dropped
+        )
+
+    async def aclose(self) -> None:
+        """Stop reading streamed answers; what fails from now on fails because the process ends."""
+        self._closed = True
+        for task in self._readers:
+            task.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+    def answered(self, reply: Reply, deadline: float) -> None:
+        if reply.stream is None:
+            self._over(None)
+        else:
+            task = self._loop.create_task(self._read(reply.stream, deadline))
+            self._readers.add(task)
+            task.add_done_callback(self._readers.discard)
+
+    def failed(self, error: BaseException) -> None:
+        self._over(error)
+        if not self._closed and self._budget.take("failed", self._loop.time()) is not None:
+            first_line = str(error).strip().partition("\n")[0]
+            log.warning(
+                "a copy for shadow %r of endpoint %r failed (%d so far): %s",
+                self.backend,
+                self.endpoint,
+                self._failed,
+                first_line or type(error).__name__,
+            )
+
+    async def _read(self, stream: ReplyStream, deadline: float) -> None:
+        async def to_its_end() -> None:
+            async for _ in stream:
+                pass
+
+        error: BaseException | None = None
+        try:
+            await asyncio.wait_for(to_its_end(), deadline - self._loop.time())
+        except (StreamBroken, asyncio.TimeoutError) as broken:
+            error = broken
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+            raise
+        finally:
+            stream.close()
+            self._over(error)
+
+    def _over(self, error: BaseException | None) -> None:
+        self._inflight -= 1
+        if error is None:
+            self._answered += 1
+        else:
+            self._failed += 1
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        if self._budget.take("dropped", self._loop.time()) is not None:
+            log.warning(
+                "shadow %r of endpoint %r is too slow: %d copies are under way, %d were dropped so far",
+                self.backend,
+                self.endpoint,
+                self._inflight,
+                self._dropped,
+            )
+
+
+class _Outcome:
+    """Stands in for the future of a copy: nobody waits for it but the shadow, which counts."""
+
+    __slots__ = ("_deadline", "_done", "_shadow")
+
+    def __init__(self, shadow: Shadow, deadline: float) -> None:
+        self._shadow = shadow
+        self._deadline = deadline
+        self._done = False
+
+    def done(self) -> bool:
+        return self._done
+
+    def cancel(self) -> None:
+        if not self._done:
+            self.set_exception(asyncio.CancelledError())
+
+    def set_result(self, reply: Reply) -> None:
+        self._done = True
+        self._shadow.answered(reply, self._deadline)
+
+    def set_exception(self, error: BaseException) -> None:
+        self._done = True
+        self._shadow.failed(error)

@@ -1,0 +1,53 @@
+"""The tables of numbers in the documentation are what the code computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pointsman.model import TrafficPolicy
+from pointsman.policy.traffic import TrafficSplit
+
+TRAFFIC = Path(__file__).resolve().parents[2] / "docs/traffic.md"
+KEYS = [f"user-{number}" for number in range(20_000)]
+
+
+def table(mark: str) -> list[list[str]]:
+    """The rows of the table that follows a comment, less its head; cells without their backquotes."""
+    lines = TRAFFIC.read_text().partition(f"<!-- {mark} -->\n\n")[2].split("\n\n")[0].splitlines()
+    return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def split(endpoint: str, weights: dict[str, float]) -> TrafficSplit:
+    return TrafficSplit(endpoint, TrafficPolicy(1, weights))
+
+
+def homes(weights: dict[str, float]) -> list[str]:
+    by_key = split("model", weights).by_key
+    return [by_key(key) for key in KEYS]
+
+
+def test_golden_values() -> None:
+    """Whoever checks an implementation of their own against the page finds every digit (SA6)."""
+    rows = table("golden")
+    assert len(rows) == 9
+    for endpoint, weights, key, numbers, backend in rows:
+        there = split(endpoint, json.loads(weights))
+        assert there.numbers(json.loads(key)) == json.loads(numbers), key
+        assert there.by_key(json.loads(key)) == backend, key
+
+
+def test_movement() -> None:
+    """An operator reads off the page how many users a change of weights moves (SA7)."""
+    rows = table("movement")
+    assert len(rows) == 4
+    for before, after, moved, difference, most in rows:
+        old, new = json.loads(before), json.loads(after)
+        pairs = list(zip(homes(old), homes(new), strict=True))
+        changed = sum(one != other for one, other in pairs) / len(pairs)
+        d = sum(abs(old.get(tag, 0) - new.get(tag, 0)) for tag in old | new) / 2
+        assert [moved, difference, most] == [percent(changed), percent(d), percent(2 * d / (1 + d))]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -1,0 +1,216 @@
+"""controller.waiters: a caller is told when its change is in effect; not before, and not later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pointsman.controller.reconcile import Failures, Observed, Phase, Replica
+from pointsman.controller.state import Desired
+from pointsman.controller.waiters import Situation, StartFailure, Waiter
+from pointsman.exceptions import BackendStartError
+from pointsman.model import (
+    Allocation,
+    BackendConfigSpec,
+    BackendSpec,
+    Origin,
+    Reason,
+    Resources,
+    TargetTraits,
+)
+from pointsman.testing import run
+from pointsman.wire.commands import Await, Progress
+
+INGRESS, OTHER_INGRESS, OWN, STRANGER = 1, 2, 3, 4
+
+
+def waiter(
+    *,
+    backend: str | None = None,
+    gone: bool = False,
+    own: int | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Waiter:
+    return Waiter(Await("id", 5, backend, gone, None), frozenset([own] if own else []), progress)
+
+
+def at(table: int, *, desired: Desired | None = None, observed: Observed | None = None, **confirmed: int) -> Situation:
+    """The newest table, and which one each router has confirmed; ``ingress`` and ``other`` are ingresses."""
+    numbers = {"ingress": INGRESS, "other": OTHER_INGRESS, "own": OWN, "stranger": STRANGER}
+    versions = {numbers[name]: version for name, version in confirmed.items()}
+    observed = replace(observed or Observed(), confirmed=versions)
+    return Situation(desired or Desired(), observed, table, frozenset([INGRESS, OTHER_INGRESS]))
+
+
+def verdicts(waiter: Waiter, *situations: Situation) -> list[bool]:
+    """After each situation, whether the caller may go."""
+    done = []
+    for situation in situations:
+        waiter.check(situation)
+        done.append(waiter.future.done())
+    return done
+
+
+def in_loop(test: Callable[[], None]) -> None:
+    async def main() -> None:
+        assert asyncio.get_running_loop()
+        test()
+
+    run(main())
+
+
+def with_backend(replicas: int = 1, *, wanted: int = 1) -> tuple[Desired, Observed]:
+    """Backend ``b``, and that many of its replicas ready."""
+    spec = BackendSpec("b", 1, 1, "code", Origin("/", ()), TargetTraits(False), BackendConfigSpec(wanted), Resources())
+    observed = Observed()
+    for number in range(replicas):
+        replica = Replica(number, f"b#{number}", "b", 1, Allocation(Resources()), 0.0, Phase.READY)
+        replica.config_version = replica.told_version = 1
+        observed.replicas[number] = replica
+    return Desired(5, {"b": spec}), observed
+
+
+def test_a_change_is_in_effect_when_every_ingress_has_it() -> None:
+    """A caller waits for the slowest ingress and for its own router, and for no stranger's (CL4)."""
+
+    def test() -> None:
+        assert verdicts(
+            waiter(own=OWN),
+            at(7, ingress=6, other=6, own=6, stranger=0),
+            at(7, ingress=7, other=6, own=6, stranger=0),
+            at(7, ingress=7, other=7, own=6, stranger=0),
+            at(7, ingress=7, other=7, own=7, stranger=0),
+        ) == [False, False, False, True]
+
+    in_loop(test)
+
+
+def test_later_tables_are_not_waited_for() -> None:
+    """In a storm of changes a caller goes when the first table with its change is everywhere, not the newest (CL4)."""
+
+    def test() -> None:
+        assert verdicts(
+            waiter(),
+            at(7, ingress=6, other=6),
+            at(8, ingress=6, other=6),
+            at(9, ingress=8, other=6),
+            at(20, ingress=19, other=6),
+            at(50, ingress=49, other=7),
+        ) == [False, False, False, False, True]
+
+    in_loop(test)
+
+
+def test_a_change_that_has_no_table_yet_waits_for_one() -> None:
+    """While a new controller may publish nothing, nobody is told that a change is in effect (CL4, F8)."""
+
+    def test() -> None:
+        assert verdicts(
+            waiter(), at(0, ingress=9, other=9), at(0), at(12, ingress=9, other=9), at(13, ingress=12, other=12)
+        ) == [False, False, False, True]
+
+    in_loop(test)
+
+
+def test_routers_that_are_gone_cannot_confirm() -> None:
+    """An ingress that has died is not waited for; one that has just come is (CL4, G9)."""
+
+    def test() -> None:
+        assert verdicts(waiter(own=OWN), at(7)) == [True]
+        assert verdicts(waiter(), at(7, ingress=7, other=0), at(8, ingress=7)) == [False, True]
+        assert verdicts(waiter(), at(7, ingress=6), at(8, ingress=7, other=0), at(8, ingress=7, other=8)) == [
+            False,
+            False,
+            True,
+        ]
+
+    in_loop(test)
+
+
+def test_a_backend_s_change_is_in_the_table_that_has_its_replicas() -> None:
+    """Who waits for a backend waits for the first table since it is as wanted, not for an earlier one (CB9, CL4)."""
+
+    def test() -> None:
+        desired, half = with_backend(1, wanted=2)
+        _, full = with_backend(2, wanted=2)
+        assert verdicts(
+            waiter(backend="b"),
+            at(7, desired=desired, observed=half, ingress=7, other=7),
+            at(8, desired=desired, observed=full, ingress=7, other=7),
+            at(9, desired=desired, observed=full, ingress=8, other=7),
+            at(30, desired=desired, observed=full, ingress=29, other=8),
+        ) == [False, False, False, True]
+
+    in_loop(test)
+
+
+def test_a_backend_that_is_unwell_again_is_waited_for() -> None:
+    """When a replica dies before every ingress knew it, the caller waits until the backend is whole again (CB9)."""
+
+    def test() -> None:
+        desired, full = with_backend(2, wanted=2)
+        _, half = with_backend(1, wanted=2)
+        _, again = with_backend(2, wanted=2)
+        assert verdicts(
+            waiter(backend="b"),
+            at(8, desired=desired, observed=full, ingress=7, other=7),
+            at(9, desired=desired, observed=half, ingress=9, other=9),
+            at(10, desired=desired, observed=again, ingress=9, other=9),
+        ) == [False, False, True]
+
+    in_loop(test)
+
+
+def test_a_deletion_is_over_when_nothing_is_left() -> None:
+    """Who deletes a backend waits until its last replica is gone (LC3)."""
+
+    def test() -> None:
+        _, leaving = with_backend(1)
+        assert verdicts(
+            waiter(backend="b", gone=True),
+            at(7, observed=leaving, ingress=7, other=7),
+            at(7, ingress=7, other=7),
+        ) == [False, True]
+
+    in_loop(test)
+
+
+def test_a_change_that_was_taken_back_is_told_at_once() -> None:
+    """Who waits for a backend hears why it could not come up, whatever routers have; an older failure is no news."""
+
+    def test() -> None:
+        desired, observed = with_backend(1)
+        observed.failures["b"] = Failures(
+            reason=Reason.CONSTRUCTOR_FAILED, error="KeyError", text="'x'", traceback="Traceback", rolled_back=4
+        )
+        asked = waiter(backend="b")
+        assert verdicts(asked, at(7, desired=desired, observed=observed, ingress=6)) == [False]
+        observed.failures["b"].rolled_back = 5
+        assert verdicts(asked, at(7, desired=desired, observed=observed, ingress=6)) == [True]
+        with pytest.raises(
+            StartFailure, match=r"backend 'b' could not be brought up \(constructor_failed\): KeyError: 'x'"
+        ):
+            asked.future.result()
+        asked.check(at(8, ingress=8, other=8))
+        vanished = waiter(backend="b")
+        vanished.check(at(7))
+        assert isinstance(vanished.future.exception(), BackendStartError)
+
+    in_loop(test)
+
+
+def test_progress_is_told_when_it_changes() -> None:
+    """A caller sees how many replicas are ready, once per number and not per event (CB9)."""
+
+    def test() -> None:
+        told: list[Progress] = []
+        asked = waiter(backend="b", progress=told.append)
+        for ready in (0, 0, 1, 1, 1, 2):
+            desired, observed = with_backend(ready, wanted=3)
+            asked.check(at(7, desired=desired, observed=observed))
+        assert told == [Progress("b", 0, 3), Progress("b", 1, 3), Progress("b", 2, 3)]
+
+    in_loop(test)

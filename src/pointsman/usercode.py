@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import io
 import sys
 import types
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -97,13 +99,31 @@ def pack_code(function_or_class: Any, init_args: tuple[Any, ...]) -> bytes:
     Raises:
         TypeError: something in it cannot be pickled; the text says what.
     """
+    packed = io.BytesIO()
     try:
-        return bytes(cloudpickle.dumps((function_or_class, init_args)))
+        _CodePickler(packed).dump((function_or_class, init_args))
+        return packed.getvalue()
     except Exception as error:
         name = getattr(function_or_class, "__qualname__", repr(function_or_class))
         culprit = next(_unpicklable(function_or_class, init_args), "")
         where = f": {culprit} cannot be pickled" if culprit else ""
         raise TypeError(f"{name} cannot be sent to replicas{where} ({type(error).__name__}: {error})") from error
+
+
+def _make_code(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], filename: str) -> types.CodeType:
+    return make(*arguments).replace(co_filename=filename)
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return _make_code, (make, arguments, code.co_filename)
+
+
+class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Keeps the file names of functions, so that tracebacks from replicas show lines of source. cloudpickle drops them
+    from 3.1.3 on, since it wants equal functions from different files to be packed alike."""
+
+    dispatch_table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
 
 def code_digest(data: bytes) -> str:

@@ -12,8 +12,6 @@ import psutil
 import pointsman as serve
 from tests.conftest import WAIT_S
 
-MOST_TRIES = 500
-
 
 class Answer(NamedTuple):
     status: int
@@ -60,21 +58,19 @@ class Connection:
 
 def connections_to_each(client: serve.Client, count: int = 1) -> list[list[Connection]]:
     """So many connections to each HTTP server of an instance. The servers share one port, and who takes a connection is
-    chance, so as many are opened as it takes."""
-    pids = [ingress["pid"] for ingress in client.status()["http"]["ingresses"]]
-    opened: list[Connection] = []
-    for _ in range(MOST_TRIES):
-        opened.append(Connection(client))
-        opened[-1].ask("/-/healthz")  # now one of the servers has taken it
-        by_server = [[one for one in opened if one.port in _ports_at(pid)] for pid in pids]
-        if all(len(own) >= count for own in by_server):
-            chosen = [own[:count] for own in by_server]
-            for one in opened:
-                if not any(one in own for own in chosen):
-                    one.close()
-            return chosen
-    raise AssertionError(f"{[len(own) for own in by_server]} connections to the servers {pids}")
-
-
-def _ports_at(pid: int) -> set[int]:
-    return {one.raddr.port for one in psutil.Process(pid).net_connections("tcp") if one.raddr}
+    chance; so all but one are held still while that one's are opened."""
+    servers = [psutil.Process(ingress["pid"]) for ingress in client.status()["http"]["ingresses"]]
+    chosen = []
+    for server in servers:
+        others = [other for other in servers if other != server]
+        try:
+            for other in others:
+                other.suspend()
+            own = [Connection(client) for _ in range(count)]
+            for connection in own:
+                assert connection.ask("/-/healthz").status == 200  # now the server has taken it
+        finally:
+            for other in others:
+                other.resume()
+        chosen.append(own)
+    return chosen

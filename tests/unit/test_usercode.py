@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
+import types
 from typing import Any
 
 import pytest
@@ -249,6 +250,14 @@ def test_code_travels() -> None:
     model, init_args = unpack_code(data)
     assert model(*init_args)(5) == 15
     assert isinstance(data, bytes)
+
+
+def test_functions_remember_their_file() -> None:
+    """A traceback from a replica names my file, so that it can show the line that failed (EX4)."""
+    model, _ = unpack_code(pack_code(local_class(), (3,)))
+    functions = [value for value in vars(model).values() if isinstance(value, types.FunctionType)]
+    assert functions
+    assert {function.__code__.co_filename for function in functions} == {__file__}
 
 
 def test_digests_name_code() -> None:

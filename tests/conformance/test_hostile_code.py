@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from urllib.parse import urlsplit
@@ -125,6 +126,22 @@ def test_a_pipelining_client_that_hangs_up_hurts_nobody(served, client):
     for thread in threads:
         thread.join()
     assert statuses == [200] * 5
+
+
+def test_thousands_of_bad_requests_at_once(served, client):
+    """A client sends one good request and three thousand bad ones behind it: each gets its answer, in order, on the one
+    connection (H6, H7)."""
+    route = served(lambda request: "good")
+    address = urlsplit(client.http_address)
+    good = f"GET {route} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    last = good.replace(b"host: x", b"host: x\r\nconnection: close")
+    everything = good + b"GET /no-such-route HTTP/1.1\r\nhost: x\r\n\r\n" * 3000 + last
+    with socket.create_connection((address.hostname, address.port), timeout=30) as one:
+        sending = threading.Thread(target=one.sendall, args=(everything,))
+        sending.start()
+        answers = b"".join(iter(lambda: one.recv(1 << 16), b""))
+        sending.join()
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", *[b"404"] * 3000, b"200"]
 
 
 def test_cancelling_an_awaiting_task_cancels_the_call(served, client, name):

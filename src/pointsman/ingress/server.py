@@ -100,7 +100,15 @@ class LimitedProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
         elif cycle.more_body and self._expects_body(cycle):
             self._waits_for_body = cycle
+        elif cycle.more_body:
+            self._begin(cycle)
         else:
+            # Pipelined, and started by the end of the one before it. If this one is answered at once it starts the next
+            # in turn, and a thousand bad requests in a row would be a thousand calls deep.
+            self.loop.call_soon(self._begin, cycle)
+
+    def _begin(self, cycle: RequestResponseCycle) -> None:
+        if not cycle.disconnected:
             self.direct.begin(cycle.scope, bytes(cycle.body), DirectAnswer(self, cycle))
 
     def on_message_complete(self) -> None:
@@ -108,7 +116,7 @@ class LimitedProtocol(HttpToolsProtocol):
         cycle = self._waits_for_body
         if cycle is not None and cycle is self.cycle:
             self._waits_for_body = None
-            self.direct.begin(cycle.scope, bytes(cycle.body), DirectAnswer(self, cycle))
+            self._begin(cycle)
 
     @staticmethod
     def _may_go_direct(cycle: RequestResponseCycle) -> bool:

@@ -82,6 +82,15 @@ class BackendConfig(_Options):
         experimental_graceful_shutdown_wait_loop_s: longest wait, in seconds, for routers to confirm that they no longer
             choose a replica that is to go.
         experimental_graceful_shutdown_timeout_s: longest time, in seconds, that such a replica may take to finish.
+        health_check_period_s: seconds between two looks at a replica: is it there, does its event loop turn, and what
+            does the class's ``check_health`` say, if it has one.
+        health_check_timeout_s: seconds within which it should answer, ``check_health`` included.
+        health_check_failures: looks in a row that must fail before the replica is replaced.
+        max_surge: during a rolling update, how many replicas beyond ``num_replicas`` there may be; None for as many
+            again, all new ones at once.
+        max_unavailable: during a rolling update, how many fewer than ``num_replicas`` may serve.
+        rollout_watch_s: during a rolling update, seconds that a new replica must have served without dying or failing
+            its health checks before an old one goes; 0 for none.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -103,6 +112,12 @@ class BackendConfig(_Options):
         default=20.0,
         validation_alias=AliasChoices("experimental_graceful_shutdown_timeout_s", "graceful_shutdown_timeout_s"),
     )
+    health_check_period_s: Seconds = 2.0
+    health_check_timeout_s: Seconds = 3.0
+    health_check_failures: PositiveInt = 3
+    max_surge: Annotated[int, Field(ge=0)] | None = None
+    max_unavailable: Annotated[int, Field(ge=0)] = 0
+    rollout_watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("graceful_shutdown_"):
@@ -169,6 +184,12 @@ def config_from_spec(spec: BackendConfigSpec) -> BackendConfig:
         user_config=pickle.loads(spec.user_config) if spec.user_config is not None else None,
         experimental_graceful_shutdown_wait_loop_s=spec.drain_confirm_s,
         experimental_graceful_shutdown_timeout_s=spec.drain_timeout_s,
+        health_check_period_s=spec.health_check_period_s,
+        health_check_timeout_s=spec.health_check_timeout_s,
+        health_check_failures=spec.health_check_failures,
+        max_surge=spec.max_surge,
+        max_unavailable=spec.max_unavailable,
+        rollout_watch_s=spec.rollout_watch_s,
     )
     if spec.max_concurrent_queries is None:
         config.model_fields_set.discard("max_concurrent_queries")

@@ -23,6 +23,8 @@ class Reason(str, Enum):
     CONSTRUCTOR_FAILED = "constructor_failed"
     RECONFIGURE_FAILED = "reconfigure_failed"
     REPLICA_DIED = "replica_died"
+    UNRESPONSIVE = "unresponsive"
+    HEALTH_CHECK_FAILED = "health_check_failed"
     INSUFFICIENT_RESOURCES = "insufficient_resources"
     START_TIMEOUT = "start_timeout"
     DEADLINE = "deadline"
@@ -72,6 +74,12 @@ class BackendConfigSpec(Struct, frozen=True):
     user_config: bytes | None = None
     drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
+    health_check_period_s: float = 2.0
+    health_check_timeout_s: float = 3.0
+    health_check_failures: int = 3
+    max_surge: int | None = None
+    max_unavailable: int = 0
+    rollout_watch_s: float = 3.0
 
     @property
     def query_limit(self) -> int:

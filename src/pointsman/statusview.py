@@ -39,7 +39,10 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
         "state": view.state,
         "replicas_wanted": view.spec.config.num_replicas,
         "replicas_running": view.ready,
-        "replicas": [{"tag": r.tag, "pid": r.pid, "state": r.state, "gpus": list(r.gpus)} for r in view.replicas],
+        "replicas": [
+            {"tag": r.tag, "pid": r.pid, "state": r.state, "gpus": list(r.gpus), "remark": r.remark}
+            for r in view.replicas
+        ],
         "failure": failure
         and {
             "reason": failure.reason.value,

@@ -206,7 +206,8 @@ def test_deploy_makes_both(client, http, name):
 
 def test_deploy_again_is_a_rolling_update(client, http, name):
     """Redeploying fails no request, and after it returned only the new version answers (DP3, DP4)."""
-    client.deploy(name, version(0), route=f"/{name}", config={"num_replicas": 2, "max_queued_queries": 500})
+    config = {"num_replicas": 2, "max_queued_queries": 500, "rollout_watch_s": 0.3}
+    client.deploy(name, version(0), route=f"/{name}", config=config)
     stop = threading.Event()
     answers: list[tuple[int, str]] = []
 

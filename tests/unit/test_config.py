@@ -176,6 +176,12 @@ def test_defaults() -> None:
         "user_config": None,
         "experimental_graceful_shutdown_wait_loop_s": 2.0,
         "experimental_graceful_shutdown_timeout_s": 20.0,
+        "health_check_period_s": 2.0,
+        "health_check_timeout_s": 3.0,
+        "health_check_failures": 3,
+        "max_surge": None,
+        "max_unavailable": 0,
+        "rollout_watch_s": 3.0,
     }
     assert config_spec(None) == config_spec({}) == config_spec(BackendConfig()) == BackendConfigSpec()
 

@@ -43,6 +43,7 @@ async def serve(handover: ControllerHandover, listener: socket.socket, inherited
         desired=loaded.desired,
         replies=loaded.replies,
         epoch=loaded.epoch,
+        request_timeout_s=handover.request_timeout_s,
     )
     service.attach(controller)
     await engine.start(inherited)

@@ -10,17 +10,19 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
+from pointsman.config import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
-from pointsman.controller.events import adopt, forget_failures, note_exit, note_failure, note_ready
+from pointsman.controller.durable import DurableState
+from pointsman.controller.events import adopt, forget_failures, note_exit, note_failure, note_ready, note_sick
+from pointsman.controller.health import Asks, Circumstances, HealthWatch
 from pointsman.controller.launch import Launcher
+from pointsman.controller.orders import ReplicaOrders, Tells
 from pointsman.controller.reconcile import Action, Observed, Phase, Replica, plan
 from pointsman.controller.state import Desired
 from pointsman.controller.store import KEPT_REPLIES, Store, StoreError
@@ -29,20 +31,19 @@ from pointsman.controller.waiters import Situation, Waiter
 from pointsman.engine.base import Engine
 from pointsman.model import Capacity, RoutingTable
 from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Progress
-from pointsman.wire.frames import Kind
 from pointsman.wire.handover import ProcessEvent, ShutdownOrder
-from pointsman.wire.messages import ConfigureHead, DrainHead, Report, pack
+from pointsman.wire.messages import Report, pack
 
 log = logging.getLogger(__name__)
 
 EPOCH_SHIFT = 32
 MIN_DRAIN_S = 1.0
+CLOCK_SLACK_S = 1e-6
+"""Loops run timers a little before they are due; a plan that is asked too early asks to be woken once more."""
 
 
-class Peers(Protocol):
+class Peers(Tells, Asks, Protocol):
     """The connections, as the controller uses them."""
-
-    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
 
     def publish(self, table: RoutingTable) -> None: ...
 
@@ -61,6 +62,7 @@ class Controller:
         desired: the state that the store held.
         replies: replies already given, by command id.
         epoch: which controller of the instance this is.
+        request_timeout_s: how long a call may take where nothing else is said.
     """
 
     def __init__(
@@ -74,10 +76,11 @@ class Controller:
         desired: Desired,
         replies: dict[str, bytes],
         epoch: int,
+        request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> None:
         self._engine = engine
-        self._store = store
-        self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-store")
+        self._durable = DurableState(store, self._take)
+        self._orders = ReplicaOrders(peers, launcher, self._durable)
         self._launcher = launcher
         self._peers = peers
         self._replies = replies
@@ -90,6 +93,14 @@ class Controller:
         self._wake: asyncio.TimerHandle | None = None
         self.desired = desired
         self.observed = Observed(capacity=capacity)
+        self._request_timeout_s = request_timeout_s
+        self.health = HealthWatch(
+            self.observed,
+            desired=lambda: self.desired,
+            asks=peers,
+            circumstances=self._circumstances,
+            on_sick=self._replica_is_sick,
+        )
         self.table = RoutingTable(epoch << EPOCH_SHIFT, {}, {})
         self.published = False
         self.ingress_exits: list[str] = []
@@ -112,7 +123,7 @@ class Controller:
                 note = note_on_cpus(new, self.observed.capacity, os.cpu_count() or 1)
                 self._noted_cpus = bool(note)
             reply = pack(Accepted(new.version, note))
-            await self._commit(new, reply_to=command.id, reply=reply, blob=blob)
+            await self._durable.commit(new, reply_to=command.id, reply=reply, blob=blob)
             self._replies[command.id] = reply
             if len(self._replies) > KEPT_REPLIES:
                 del self._replies[next(iter(self._replies))]
@@ -141,21 +152,17 @@ class Controller:
         finally:
             self._waiters.discard(waiter)
 
-    async def code(self, digest: str) -> bytes:
-        """A stored blob."""
-        return bytes(await self._in_store(partial(self._store.blob, digest)))
-
     def shutdown(self) -> None:
         """End the instance for good."""
         drains = [spec.config.drain_timeout_s for spec in self.desired.backends.values()]
         self._engine.shutdown(ShutdownOrder(max([MIN_DRAIN_S, *drains]), forget=True))
 
     async def aclose(self) -> None:
+        self.health.end()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._in_store(self._store.close)
-        self._store_thread.shutdown()
+        await self._durable.aclose()
 
     # Events
 
@@ -189,6 +196,7 @@ class Controller:
             replica.enter(Phase.STARTING, now)
         elif report.state == "ready":
             note_ready(self.observed, replica, report, now)
+            self.health.begin()
         elif report.state == "drained":
             replica.enter(Phase.STOPPING, now)
             self._engine.stop(replica.number)
@@ -212,6 +220,18 @@ class Controller:
         if replica.backend not in self.desired.fallbacks or replica.phase is not Phase.READY:
             replica.killed = True
             self._engine.kill(replica.number)
+
+    def _circumstances(self, replica: Replica) -> Circumstances:
+        timeouts = [e.request_timeout_s for e in self.desired.endpoints.values() if e.request_timeout_s is not None]
+        return Circumstances(
+            stopped=self._engine.is_stopped(replica.pid),
+            has_started=self._launcher.has_started_calls(replica.number),
+            declared_s=max([self._request_timeout_s, *timeouts]),
+        )
+
+    def _replica_is_sick(self, replica: Replica) -> None:
+        note_sick(self.observed, self.desired, replica, self._loop.time())
+        self.kick()
 
     def router_confirmed(self, router: int, version: int) -> None:
         """A router uses this version of the table; 0 when it has just subscribed."""
@@ -241,7 +261,7 @@ class Controller:
                 busy = False
                 for action in plan(self.desired, self.observed, self._loop.time()):
                     if isinstance(action, reconcile.WakeAt):
-                        self._wake = self._loop.call_at(action.time, self.kick)
+                        self._wake = self._loop.call_at(action.time + CLOCK_SLACK_S, self.kick)
                     elif isinstance(action, (reconcile.Confirm, reconcile.Revert)):
                         busy = await self._conclude(action) or busy
                     else:
@@ -258,13 +278,13 @@ class Controller:
         failures = self.observed.failures.get(tag)
         try:
             if isinstance(action, reconcile.Confirm):
-                await self._commit(wanted.confirm(self.desired, tag))
+                await self._durable.commit(wanted.confirm(self.desired, tag))
                 if failures is not None:
                     self.observed.failures.pop(tag)
             else:
                 assert failures is not None
                 failed = self.desired.backends[tag].config_version
-                await self._commit(wanted.revert(self.desired, tag))
+                await self._durable.commit(wanted.revert(self.desired, tag))
                 failures.rolled_back, failures.count, failures.next_try = failed, 0, 0.0
                 log.warning("backend %r could not be brought up as version %d; going back", tag, failed)
         except StoreError as error:
@@ -287,37 +307,27 @@ class Controller:
             return  # it ended while an earlier action of this plan was written to disk
         replica = self.observed.replicas[action.number]
         if isinstance(action, reconcile.Configure):
-            self._configure(replica)
+            self._orders.configure(replica, self.desired.backends[replica.backend])
         elif isinstance(action, reconcile.Leave):
             replica.enter(Phase.LEAVING, now)
         elif isinstance(action, reconcile.Drain):
             replica.enter(Phase.DRAINING, now)
-            self._peers.tell_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
+            self._orders.drain(replica)
         else:
             log.info("%s is killed: %s", replica.tag, action.reason)
             replica.killed = True
             self._engine.kill(replica.number)
-
-    def _configure(self, replica: Replica) -> None:
-        spec = self.desired.backends[replica.backend]
-        replica.told_version = spec.config_version
-        head = ConfigureHead(spec.config.for_replica(), spec.config_version, spec.config.drain_timeout_s)
-        self._peers.tell_replica(replica.number, Kind.CONFIGURE, pack(head))
 
     async def _assign(self, replica: Replica) -> None:
         spec = self.desired.backends.get(replica.backend)
         if spec is None or spec.version != replica.version:
             return  # not wanted any more; the plan kills it
         try:
-            blob = await self.code(spec.code)
+            await self._orders.assign(replica, spec)
         except StoreError as error:
             log.error("%s", error)
             self._failed(replica, Report(replica.number, "failed", 0, None, "StoreError", str(error)), b"")
             self.kick()
-            return
-        replica.told_version = spec.config_version
-        assignment = self._launcher.assignment(spec, replica.tag)
-        self._peers.tell_replica(replica.number, Kind.CONFIGURE, pack(assignment), blob)
 
     def _publish(self) -> None:
         """Send the routing table if it has changed. Waits until adopted replicas have reported: a table without them
@@ -343,18 +353,6 @@ class Controller:
         for waiter in self._waiters:
             waiter.check(situation)
 
-    async def _commit(self, new: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
-        commit = partial(self._store.commit, new, reply_to=reply_to, reply=reply, blob=blob)
-        writing = asyncio.ensure_future(self._in_store(commit))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            # The client has gone, but the write cannot be called back: memory must follow the disk.
-            await writing
-            self._take(new)
-            raise
-        self._take(new)
-
     def _take(self, new: Desired) -> None:
         self.desired = new
         self._note_drain_limits()
@@ -367,9 +365,6 @@ class Controller:
             if spec is not None:
                 replica.drain_confirm_s = spec.config.drain_confirm_s
                 replica.drain_timeout_s = spec.config.drain_timeout_s
-
-    async def _in_store(self, function: Callable[[], Any]) -> Any:
-        return await self._loop.run_in_executor(self._store_thread, function)
 
     def _spawn(self, coroutine: Any) -> None:
         task = self._loop.create_task(coroutine)

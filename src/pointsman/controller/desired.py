@@ -191,6 +191,11 @@ def _check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> 
             f"backend {tag!r} has both batch_wait_timeout {config.batch_wait_timeout_s:g} and target_latency_ms"
             f" {config.target_latency_ms:g}; set one of them to 0 or None"
         )
+    if config.max_surge == 0 and config.max_unavailable == 0:
+        raise ValueError(
+            f"max_surge and max_unavailable of backend {tag!r} are both 0, so no replica could ever be replaced;"
+            " set one of them to at least 1"
+        )
     if config.user_config is not None and not traits.has_reconfigure:
         raise ValueError(f"user_config was given for backend {tag!r}, whose code has no reconfigure method")
 

@@ -40,6 +40,7 @@ def note_ready(observed: Observed, replica: Replica, report: Report, now: float)
     if replica.phase < Phase.READY:
         log.info("%s is ready (pid %d)", replica.tag, replica.pid)
         replica.enter(Phase.READY, now)
+        replica.pulse.heard_at = now
         failures = observed.failures.get(replica.backend)
         if failures is not None and failures.reason is Reason.CONSTRUCTOR_FAILED and not failures.rolled_back:
             failures.count = 0  # tries count in a row
@@ -72,6 +73,21 @@ def note_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: fl
     failures.text = f"replica {replica.tag} died ({event.exit})"
     failures.traceback, failures.pickled = "", b""
     failed_launch(failures, now, lived_s=now - replica.since if replica.phase is Phase.READY else 0.0)
+
+
+def note_sick(observed: Observed, desired: Desired, replica: Replica, now: float) -> None:
+    """A serving replica was found to be sick, and will be replaced."""
+    sick = replica.sick
+    assert sick is not None
+    log.warning("%s (pid %d) is replaced, %s: %s", replica.tag, replica.pid, sick.reason.value, sick.text)
+    spec = desired.backends.get(replica.backend)
+    if spec is None or spec.version != replica.version:
+        return
+    failures = observed.failures.setdefault(replica.backend, Failures())
+    failures.reason, failures.error = sick.reason, sick.error
+    failures.text = sick.text if sick.error else f"replica {replica.tag}: {sick.text}"
+    failures.traceback, failures.pickled = sick.traceback, b""
+    failed_launch(failures, now, lived_s=now - replica.since)
 
 
 def forget_failures(observed: Observed, command: Change) -> None:

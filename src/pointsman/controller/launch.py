@@ -16,6 +16,7 @@ from pointsman.model import BackendSpec
 from pointsman.wire.auth import ROLE_GRANT, ROLE_REPLICA, ROLE_ROUTER, derive_key
 from pointsman.wire.handover import ControllerHandover, Launch, LaunchNote, ReplicaHandover
 from pointsman.wire.messages import Assignment, pack
+from pointsman.wire.started import StartedReader, path_of
 
 NUMBERS_PER_EPOCH = 1_000_000
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -73,6 +74,14 @@ class Launcher:
     def data_key(self, number: int) -> bytes:
         """What routers must prove to this replica."""
         return derive_key(self._handover.master_key, ROLE_ROUTER, str(number))
+
+    def has_started_calls(self, number: int) -> bool:
+        """Whether a replica has noted that calls have started and are not over."""
+        reader = StartedReader(path_of(self.address(number)))
+        try:
+            return reader.any()
+        finally:
+            reader.close()
 
     def assignment(self, spec: BackendSpec, tag: str) -> Assignment:
         return Assignment(

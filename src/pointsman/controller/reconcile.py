@@ -15,6 +15,7 @@ from enum import IntEnum
 from pointsman.controller.resources import Ledger
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
+from pointsman.wire.messages import HealthAnswer
 
 START_TRIES = 3
 """A change whose replicas failed this often in a row is taken back."""
@@ -24,7 +25,7 @@ STOP_GRACE_S = 2.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 10.0
 BUDGET = 5
-"""Failures after which a backend counts as unhealthy and is tried only every ``SLOW_RETRY_S``."""
+"""Failures in a row after which a backend is tried only every ``SLOW_RETRY_S``: four quick tries, then slow ones."""
 SLOW_RETRY_S = 30.0
 STEADY_S = 10.0
 """A replica that served this long was no failed start: its death begins a new count."""
@@ -39,6 +40,29 @@ class Phase(IntEnum):
     LEAVING = 3
     DRAINING = 4
     STOPPING = 5
+
+
+@dataclass(frozen=True)
+class Sickness:
+    """Why a serving replica has to be replaced. With ``kill`` at once, otherwise it may finish what it runs."""
+
+    reason: Reason
+    text: str
+    error: str = ""
+    traceback: str = ""
+    kill: bool = True
+
+
+@dataclass
+class Pulse:
+    """What a replica's health thread has told."""
+
+    heard_at: float = 0.0
+    """When it answered last; the beginning of its service until then."""
+    ask_at: float = 0.0
+    answer: HealthAnswer | None = None
+    remark: str = ""
+    """What is odd about it, for the status."""
 
 
 @dataclass
@@ -63,13 +87,21 @@ class Replica:
     adopted: bool = False
     """Launched by an earlier controller, and not heard of yet by this one."""
     killed: bool = False
+    pulse: Pulse = field(default_factory=Pulse)
+    sick: Sickness | None = None
     drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
     """The limits of its backend's drain, kept for when that is deleted."""
 
     @property
     def is_current(self) -> bool:
-        return self.phase <= Phase.READY
+        """Whether it serves, or will."""
+        return self.phase <= Phase.READY and self.sick is None
+
+    @property
+    def load(self) -> int:
+        """Calls in it when it was asked last."""
+        return self.pulse.answer.load if self.pulse.answer is not None else 0
 
     def enter(self, phase: Phase, now: float) -> None:
         """Move on to a later phase; a phase that lies behind is ignored."""
@@ -206,9 +238,9 @@ def is_settled(desired: Desired, observed: Observed, backend: str) -> bool:
 
 
 def failed_launch(failures: Failures, now: float, *, lived_s: float = 0.0) -> None:
-    """Count a failure and set when to try again: at once, then 0.1 s doubling to 10 s, then every 30 s."""
+    """Count a failure and set when to try again: at once, then after 0.1, 0.2 and 0.4 s, then every 30 s."""
     failures.count = 1 if lived_s >= STEADY_S else failures.count + 1
-    if failures.count > BUDGET:
+    if failures.count >= BUDGET:
         delay = SLOW_RETRY_S
     elif failures.count == 1:
         delay = 0.0
@@ -220,6 +252,7 @@ def failed_launch(failures: Failures, now: float, *, lived_s: float = 0.0) -> No
 def _is_up(replica: Replica, spec: BackendSpec) -> bool:
     return (
         replica.phase is Phase.READY
+        and replica.sick is None
         and replica.version == spec.version
         and replica.config_version >= spec.config_version
     )
@@ -261,6 +294,8 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
                 yield number, Kill(number, "did not exit after it was stopped"), None
             else:
                 yield number, None, replica.since + STOP_GRACE_S
+        elif replica.sick is not None:
+            yield number, Kill(number, replica.sick.text) if replica.sick.kill else Leave(number), None
         elif spec is None:
             yield number, _remove(replica), None
 
@@ -285,12 +320,18 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Le
     failures = observed.failures.get(spec.tag)
     wanted = spec.config.num_replicas
 
+    proven = up
     if spec.tag in desired.fallbacks:
         if failures is not None and not failures.rolled_back and _is_hopeless(failures):
             yield Revert(spec.tag)
             return
-        if len(up) >= wanted:
+        before = desired.fallbacks[spec.tag].spec
+        if before is not None and before.version != spec.version:
+            proven = [replica for replica in up if now >= replica.since + spec.config.rollout_watch_s]
+        if len(proven) >= wanted:
             yield Confirm(spec.tag)
+        elif len(proven) < len(up):
+            yield WakeAt(min(r.since for r in up if r not in proven) + spec.config.rollout_watch_s)
 
     for replica in current:
         if replica.phase is Phase.READY and replica.told_version < spec.config_version:
@@ -298,13 +339,15 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Le
 
     missing = wanted - len(current)
     if missing > 0:
-        movable = [] if swapping or len(up) < len(current) else old
-        yield from _launches(spec, missing, movable, failures, ledger, now)
+        movable = [] if swapping or len(proven) < len(current) else old
+        surge = wanted if spec.config.max_surge is None else spec.config.max_surge
+        room = wanted + surge - len(current) - len(old) if old else missing
+        yield from _launches(spec, min(missing, room), movable, failures, ledger, now)
     else:
         for replica in _victims(current, -missing):
             yield _remove(replica)
-    # Old versions go as new ones come up, so that their sum never falls below what is wanted.
-    for replica in _victims(old, len(old) - max(0, wanted - len(up))):
+    # Old versions go as new ones prove themselves, so that their sum never falls below what is wanted.
+    for replica in _victims(old, len(old) - max(0, wanted - spec.config.max_unavailable - len(proven))):
         yield _remove(replica)
 
 
@@ -331,10 +374,10 @@ def _is_hopeless(failures: Failures) -> bool:
 
 
 def _victims(replicas: list[Replica], count: int) -> list[Replica]:
-    """Who goes first: those still starting, then the newest."""
+    """Who goes first: those still starting, then the least busy, the newest first among equals."""
     if count <= 0:
         return []
-    return sorted(replicas, key=lambda r: (r.phase is Phase.READY, -r.number))[:count]
+    return sorted(replicas, key=lambda r: (r.phase is Phase.READY, r.load, -r.number))[:count]
 
 
 def _remove(replica: Replica) -> Action:

@@ -2,7 +2,7 @@
 
     operator, grant   commands, subscriptions        (driver, command line; user code in replicas)
     ingress           subscriptions
-    replica           reports, answers to health
+    replica           reports; on a connection of its own, answers to questions about its health
 
 A replica's key opens only the replica's doors: a captured one cannot give orders.
 """
@@ -30,7 +30,7 @@ from pointsman.wire.auth import (
 from pointsman.wire.commands import AnyCommand, Await, AwaitIngress, Progress, Query, QueryTraffic, Shutdown
 from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.handover import ControllerHandover
-from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
+from pointsman.wire.messages import Confirm, FailureHead, HealthAnswer, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Service:
         self._controller: Controller | None = None
         self._subscriptions: dict[Stream, Subscription] = {}
         self._replicas: dict[int, Stream] = {}
+        self._health: dict[int, Stream] = {}
         self._numbers = itertools.count(1)
         self._commands: dict[tuple[Stream, int], asyncio.Task[None]] = {}
         self._ingress_waiters: set[asyncio.Event] = set()
@@ -90,6 +91,11 @@ class Service:
         if stream is not None:
             stream.send(kind, 0, head, body)
 
+    def ask_health(self, number: int) -> None:
+        stream = self._health.get(number)
+        if stream is not None:
+            stream.send(Kind.HEALTH, number)
+
     def publish(self, table: RoutingTable) -> None:
         body = pack(table)
         for subscription in self._subscriptions.values():
@@ -116,8 +122,9 @@ class Service:
         subscription = self._subscriptions.pop(stream, None)
         if subscription is not None:
             self.controller.router_lost(subscription.number)
-        for number in [number for number, known in self._replicas.items() if known is stream]:
-            del self._replicas[number]
+        for streams in (self._replicas, self._health):
+            for number in [number for number, known in streams.items() if known is stream]:
+                del streams[number]
         for key in [key for key in self._commands if key[0] is stream]:
             self._commands[key].cancel()
 
@@ -139,7 +146,12 @@ class Service:
                 raise WireError(f"replica {stream.identity} reported for {report.number}")
             self._replicas[report.number] = stream
             self.controller.replica_reported(report, frame.body)
-        elif kind != Kind.HEALTH:
+        elif kind == Kind.HEALTH and role == ROLE_REPLICA:
+            number = int(stream.identity)
+            self._health[number] = stream
+            if frame.head:  # the first frame only says whose connection this is
+                self.controller.health.heard(number, unpack(frame.head, HealthAnswer))
+        else:
             raise WireError(f"{Kind(kind).name} is forbidden for role {role!r}")
 
     def _subscribe(self, stream: Stream, message: Subscribe) -> None:

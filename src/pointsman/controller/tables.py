@@ -24,7 +24,7 @@ def routing_table(desired: Desired, observed: Observed, addresses: Addresses, *,
         refs = tuple(
             ReplicaRef(r.number, r.tag, addresses.address(r.number), addresses.data_key(r.number))
             for r in observed.of(tag)
-            if r.phase is Phase.READY and not r.killed
+            if r.phase is Phase.READY and not r.killed and r.sick is None
         )
         backends[tag] = BackendRoute(tag, refs, spec.config.query_limit, spec.config.max_queued_queries)
     return RoutingTable(version, desired.endpoints, backends, desired.pins)

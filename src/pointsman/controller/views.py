@@ -48,7 +48,7 @@ def traffic_of(desired: Desired, name: str) -> TrafficView:
 
 def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
     replicas = controller.observed.of(spec.tag)
-    ready = sum(r.phase is Phase.READY and r.version == spec.version for r in replicas)
+    ready = sum(r.phase is Phase.READY and r.sick is None and r.version == spec.version for r in replicas)
     failures = controller.observed.failures.get(spec.tag)
     if failures is not None and failures.rolled_back:
         state = "DEPLOY_FAILED"
@@ -67,5 +67,5 @@ def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
         state=state,
         ready=ready,
         failure=failure,
-        replicas=tuple(ReplicaView(r.tag, r.pid, r.phase.name, r.allocation.gpus) for r in replicas),
+        replicas=tuple(ReplicaView(r.tag, r.pid, r.phase.name, r.allocation.gpus, r.pulse.remark) for r in replicas),
     )

@@ -26,5 +26,8 @@ class Engine(Protocol):
     def kill(self, number: int) -> None:
         """End a process now; ``exited`` follows."""
 
+    def is_stopped(self, pid: int) -> bool:
+        """Whether a process is known to be stopped by a signal; False where that cannot be told."""
+
     def shutdown(self, order: ShutdownOrder) -> None:
         """End the whole instance, the controller last."""

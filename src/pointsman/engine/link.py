@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pointsman.wire.frames import Frame, Kind
@@ -39,6 +40,13 @@ class SupervisorLink:
 
     def kill(self, number: int) -> None:
         self._send(Kind.KILL, pack(Kill(number)))
+
+    def is_stopped(self, pid: int) -> bool:
+        try:
+            status = Path(f"/proc/{pid}/stat").read_bytes()
+        except OSError:
+            return False  # it has ended, or this system has no such files
+        return status.rpartition(b") ")[2][:1] in (b"T", b"t")
 
     def shutdown(self, order: ShutdownOrder) -> None:
         self._send(Kind.SHUTDOWN, pack(order))

@@ -7,6 +7,7 @@ a new configuration, a drain. When the controller dies the replica serves on and
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from pointsman.engine.child import Lifeline, run_process
 from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
+from pointsman.replica.health import STDERR, Health, Vitals
 from pointsman.replica.runtime import Runtime
 from pointsman.replica.started import StartedUntilTold
 from pointsman.routing.control import ControlLink
@@ -59,7 +61,7 @@ class ReplicaProcess:
             identity=str(handover.number),
             key=handover.control_key,
             on_ready=lambda link: link.report(self._state, self._state_body),
-            on_frame=self._receive,
+            on_frame=self._orders.put_nowait,
             on_gone=self._stopping.set,
         )
 
@@ -77,12 +79,6 @@ class ReplicaProcess:
         orders.cancel()
         await asyncio.gather(orders, return_exceptions=True)
         await self._link.aclose()
-
-    def _receive(self, frame: Frame) -> None:
-        if frame.kind == Kind.HEALTH:
-            self._link.answer(frame)
-        else:
-            self._orders.put_nowait(frame)
 
     async def _obey(self) -> None:
         """Carry out the controller's orders, one after the other."""
@@ -114,6 +110,7 @@ class ReplicaProcess:
             self._report_failure(error, Reason.CONSTRUCTOR_FAILED)
             return
         self._runtime, self._applied = runtime, user_config
+        Health(self._handover, self._vitals).start(runtime.health_check)
         self._report(Report(self._handover.number, "ready", assignment.config_version))
 
     def _enter_context(self, assignment: Assignment) -> None:
@@ -156,6 +153,9 @@ class ReplicaProcess:
             self._applied = config.user_config
         self._report(Report(self._handover.number, "ready", order.config_version))
 
+    def _vitals(self) -> Vitals:
+        return self._runtime.vitals(self._handover.request_timeout_s) if self._runtime is not None else Vitals()
+
     def _key_for(self, role: str, identity: str) -> bytes | None:
         return self._handover.data_key if role == ROLE_ROUTER else None
 
@@ -181,6 +181,7 @@ class ReplicaProcess:
 
 def main() -> None:
     handover = Lifeline.from_argv().read(ReplicaHandover)
+    faulthandler.enable(STDERR)  # a crash in native code says in the log where it was
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     run_process(ReplicaProcess(handover).run())
 

@@ -6,7 +6,7 @@ import asyncio
 import pickle
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from pointsman.context import CallScope, call_scope
@@ -90,3 +90,22 @@ class Item:
             data=data,
             kwargs=kwargs,
         )
+
+
+def unpacked(items: list[Item], fail: Callable[[Item, BaseException], None]) -> tuple[list[Item], list[Any]]:
+    """The members of a batch that can be unpacked, with their requests: a bad one must not take the others along."""
+    good, requests = [], []
+    for item in items:
+        try:
+            requests.append(item.request())
+            good.append(item)
+        except BaseException as error:  # noqa: BLE001 - unpickling runs user code
+            fail(item, error)
+    return good, requests
+
+
+def scope_of(items: list[Item]) -> CallScope:
+    """What inner calls inherit: of a batch, the latest of the deadlines and one of the ids."""
+    if len(items) == 1:
+        return items[0].scope()
+    return CallScope(max(item.deadline for item in items), items[0].head.request_id)

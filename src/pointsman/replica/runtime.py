@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pointsman.context import CallScope, call_scope
+from pointsman.context import call_scope
 from pointsman.exceptions import CallRejectedError, DeadlineExceededError
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
 from pointsman.replica import answers
@@ -23,7 +23,8 @@ from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.coroutines import CoroutineExecutor
 from pointsman.replica.executor import SyncExecutor
 from pointsman.replica.failure import describe_failure
-from pointsman.replica.item import Item
+from pointsman.replica.health import Vitals, vitals_of
+from pointsman.replica.item import Item, scope_of, unpacked
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.streams import end_stream, iterate, run_response, stream_from_thread, stream_values
 from pointsman.replica.target import Method, Target, split_batch
@@ -57,6 +58,8 @@ class Runtime:
         self._drained: asyncio.Future[None] = self._loop.create_future()
         self._unflushed: set[Stream] = set()
         self._streams: set[Stream] = set()
+        self._on_thread: tuple[float, list[Item]] | None = None
+        """What sync code runs now, and since when."""
         self._thread: SyncExecutor[Item] = SyncExecutor(
             self._run_on_thread, batcher=Batcher(self._rule), after_posts=self._flush_streams
         )
@@ -67,6 +70,20 @@ class Runtime:
     def load(self) -> int:
         """Calls in this replica, waiting or running."""
         return len(self._items)
+
+    def vitals(self, declared_s: float) -> Vitals:
+        """How busy this replica is, from any thread.
+
+        Args:
+            declared_s: how long a call may take, if its own deadline is not later. Callers in a hurry give up sooner,
+                but that must not get the replica killed.
+        """
+        return vitals_of(list(self._items.copy().values()), self._on_thread, declared_s)
+
+    @property
+    def health_check(self) -> Callable[[], Any] | None:
+        """The user's ``check_health``, where there is one."""
+        return self._target.health_check if self._target is not None else None
 
     async def load_code(self, code: bytes, traits: TargetTraits) -> None:
         """Load user code and run its constructor, on the thread that sync user code will always run on.
@@ -254,10 +271,11 @@ class Runtime:
             return
         method = items[0].method
         post = self._thread.post
-        token = call_scope.set(_scope_of(items))
+        self._on_thread = (time.monotonic(), items)
+        token = call_scope.set(scope_of(items))
         try:
             if method.batches:
-                items, requests = _unpacked(items, lambda item, error: post(self._fail_with, item, error))
+                items, requests = unpacked(items, lambda item, error: post(self._fail_with, item, error))
                 began = time.monotonic()
                 values = split_batch(method.call(requests), len(items)) if items else []
                 self._learn(items, began)
@@ -270,6 +288,7 @@ class Runtime:
             for item, value in zip(items, values, strict=True):
                 self._deliver_from_thread(item, value, method)
         finally:
+            self._on_thread = None
             call_scope.reset(token)
 
     def _deliver_from_thread(self, item: Item, value: Any, method: Method) -> None:
@@ -302,10 +321,10 @@ class Runtime:
         method = items[0].method
         if not method.batches:
             items[0].task = asyncio.current_task()  # one that was held back has no task yet by which to cancel it
-        call_scope.set(_scope_of(items))
+        call_scope.set(scope_of(items))
         try:
             if method.batches:
-                items, requests = _unpacked(items, self._fail_with)
+                items, requests = unpacked(items, self._fail_with)
                 began = time.monotonic()
                 values = split_batch(await method.call(requests), len(items)) if items else []
                 self._learn(items, began)
@@ -375,22 +394,3 @@ class Runtime:
             return
         ended = time.monotonic()
         self._rule.learn(len(items), began=began, ended=ended, oldest=min(item.arrived for item in items))
-
-
-def _unpacked(items: list[Item], fail: Callable[[Item, BaseException], None]) -> tuple[list[Item], list[Any]]:
-    """The members of a batch that can be unpacked, with their requests: a bad one must not take the others along."""
-    good, requests = [], []
-    for item in items:
-        try:
-            requests.append(item.request())
-            good.append(item)
-        except BaseException as error:  # noqa: BLE001 - unpickling runs user code
-            fail(item, error)
-    return good, requests
-
-
-def _scope_of(items: list[Item]) -> CallScope:
-    """What inner calls inherit: of a batch, the latest of the deadlines and one of the ids."""
-    if len(items) == 1:
-        return items[0].scope()
-    return CallScope(max(item.deadline for item in items), items[0].head.request_id)

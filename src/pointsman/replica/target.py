@@ -81,6 +81,12 @@ class Target:
         """Call ``reconfigure``; the result is awaitable when the method is ``async def``."""
         return self._object.reconfigure(pickle.loads(user_config))
 
+    @property
+    def health_check(self) -> Callable[[], Any] | None:
+        """The class's ``check_health``, where it has one; it may be ``async def``."""
+        check = getattr(self._object, "check_health", None) if self._traits.is_class else None
+        return check if callable(check) else None
+
     def method(self, name: str) -> Method:
         """The method that a call names; the empty name is ``__call__``.
 

@@ -126,11 +126,6 @@ class ControlLink:
         if self._stream is not None:
             self._stream.send(Kind.REPORT, 0, pack(report), body)
 
-    def answer(self, frame: Frame) -> None:
-        """Send a frame as it is."""
-        if self._stream is not None:
-            self._stream.send(*frame)
-
     async def command(
         self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
     ) -> bytes:

@@ -17,11 +17,20 @@ from typing import NamedTuple, Protocol
 from pointsman.model import Reason, RoutingTable
 from pointsman.wire.frames import Kind
 from pointsman.wire.handover import Launch, LaunchNote, ProcessEvent, ShutdownOrder
-from pointsman.wire.messages import Assignment, ConfigureHead, Report, unpack
+from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
+
+
+class Hears(Protocol):
+    """The controller's watch over health."""
+
+    def heard(self, number: int, answer: HealthAnswer) -> None: ...
 
 
 class Told(Protocol):
     """The controller, as far as an engine, replicas and routers reach."""
+
+    @property
+    def health(self) -> Hears: ...
 
     def process_event(self, event: ProcessEvent) -> None: ...
 
@@ -44,6 +53,8 @@ class ReplicaPlan:
         reconfigure_error: text of the exception that it raises.
         drain_s: how long running calls take after the order to drain.
         stop_s: from the order to stop to the exit.
+        health: what its health thread answers; None: it is silent.
+        stopped: whether the process is stopped by a signal.
     """
 
     start_s: float | None = 0.1
@@ -53,6 +64,8 @@ class ReplicaPlan:
     reconfigure_error: str = ""
     drain_s: float | None = 0.0
     stop_s: float | None = 0.0
+    health: HealthAnswer | None = field(default_factory=lambda: HealthAnswer(0))
+    stopped: bool = False
 
 
 class Order(NamedTuple):
@@ -165,6 +178,9 @@ class FakeEngine:
         if number in self.live:
             self._later(self.live[number], 0.0, lambda: self.exit(number))
 
+    def is_stopped(self, pid: int) -> bool:
+        return any(replica.plan.stopped for replica in self.live.values() if replica.pid == pid)
+
     def shutdown(self, order: ShutdownOrder) -> None:
         self.note("shutdown")
         self.shut_down = order
@@ -188,6 +204,12 @@ class FakeEngine:
         elif kind is Kind.CONFIGURE:
             version = unpack(head, ConfigureHead).config_version
             self._later(replica, plan.reconfigure_s, lambda: self._reconfigured(replica, version))
+
+    def ask(self, number: int) -> None:
+        """What the controller asks a replica's health thread."""
+        replica = self.live.get(number)
+        if replica is not None and self._controller is not None and replica.plan.health is not None:
+            self._controller.health.heard(number, replica.plan.health)
 
     def _introduce(self, replica: FakeReplica) -> None:
         self._report(replica, replica.report)
@@ -282,6 +304,9 @@ class FakePeers:
 
     def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
         self._engine.tell(number, kind, head)
+
+    def ask_health(self, number: int) -> None:
+        self._engine.ask(number)
 
     def publish(self, table: RoutingTable) -> None:
         self._engine.note("publish", table.version)

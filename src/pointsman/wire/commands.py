@@ -182,6 +182,8 @@ class ReplicaView(msgspec.Struct, frozen=True):
     pid: int
     state: str
     gpus: tuple[int, ...]
+    remark: str = ""
+    """What is odd about its health; empty when nothing is."""
 
 
 class FailureView(msgspec.Struct, frozen=True):

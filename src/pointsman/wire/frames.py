@@ -42,7 +42,7 @@ class Kind(IntEnum):
     CREDIT = 9  # router -> replica: the reader has room for this many more chunks
     CONFIGURE = 10  # controller -> replica
     DRAIN = 11  # controller -> replica
-    HEALTH = 12  # controller -> replica and back
+    HEALTH = 12  # controller -> health thread of a replica, and back
     REPORT = 13  # replica -> controller: who I am and how I am
     COMMAND = 14  # client -> controller
     SUBSCRIBE = 15  # router's process -> controller

@@ -137,6 +137,32 @@ class Report(Message, frozen=True):
     traceback: str = ""
 
 
+class HealthAnswer(Message, frozen=True):
+    """How a replica is. Durations are in seconds.
+
+    Attributes:
+        load: calls in the replica, waiting or running.
+        blocked_s: for how long the event loop has not turned.
+        patience_s: until the last call in the replica is beyond the time that callers wait for it; negative once it is,
+            None when there is no call.
+        overdue_s: for how long the call that runs on the thread of sync code has been beyond that time; 0 when it is
+            not, or when it streams.
+        check_failures: times in a row that the user's ``check_health`` has failed.
+        check_running_s: for how long the present call of it has run.
+        check_error, check_text, check_traceback: what it raised last.
+    """
+
+    load: int
+    blocked_s: float = 0.0
+    patience_s: float | None = None
+    overdue_s: float = 0.0
+    check_failures: int = 0
+    check_running_s: float = 0.0
+    check_error: str = ""
+    check_text: str = ""
+    check_traceback: str = ""
+
+
 # --- router's process and controller ----------------------------------------------------------------------------
 
 

@@ -86,13 +86,25 @@ class StartedReader:
 
     def calls(self, connection: int) -> frozenset[int] | None:
         """Ids of the calls of one connection that were started and not over; None when that cannot be known."""
-        if self._descriptor < 0:
-            return None
-        data = os.pread(self._descriptor, _number.size + SLOTS * _slot.size, 0)
-        if len(data) < _number.size + SLOTS * _slot.size or _number.unpack_from(data)[0]:
+        data = self._read()
+        if data is None or _number.unpack_from(data)[0]:
             return None
         slots = _slot.iter_unpack(memoryview(data)[_number.size :])
         return frozenset(call_id for known, call_id in slots if call_id and known == connection)
+
+    def any(self) -> bool:
+        """Whether any call was started and is not over; False when that cannot be known."""
+        data = self._read()
+        if data is None:
+            return False
+        slots = _slot.iter_unpack(memoryview(data)[_number.size :])
+        return bool(_number.unpack_from(data)[0]) or any(call_id for _, call_id in slots)
+
+    def _read(self) -> bytes | None:
+        if self._descriptor < 0:
+            return None
+        data = os.pread(self._descriptor, _number.size + SLOTS * _slot.size, 0)
+        return data if len(data) == _number.size + SLOTS * _slot.size else None
 
     def close(self) -> None:
         if self._descriptor >= 0:

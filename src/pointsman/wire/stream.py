@@ -25,6 +25,7 @@ from pointsman.wire.frames import (
 )
 
 BACKLOG = 2048
+DIAL_TIMEOUT_S = 30.0
 
 
 class StreamUser(Protocol):
@@ -133,8 +134,10 @@ class Stream(asyncio.Protocol):
         if self._hello is None:
             self._become_ready()
             return
+        # A dialer may be waiting in the backlog of a process that is still starting, on a machine that is busy.
+        limit_s = HELLO_TIMEOUT_S if isinstance(self._hello, Acceptor) else DIAL_TIMEOUT_S
         self._hello_timer = self._loop.call_later(
-            HELLO_TIMEOUT_S, self.abort, WireError(f"no complete hello within {HELLO_TIMEOUT_S:g} s")
+            limit_s, self.abort, WireError(f"no complete hello within {limit_s:g} s")
         )
         if isinstance(self._hello, Dialer):
             self._transport.write(self._hello.first())

@@ -1,0 +1,55 @@
+"""A stream without a loop: one authenticated connection for a thread that must not depend on anybody else's loop.
+
+Used by a replica's health thread, which has to answer while user code blocks the event loop.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+
+from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Dialer
+from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Frame, FrameDecoder, encode_frame
+
+READ_SIZE = 64 * 1024
+
+
+class BlockingStream:
+    """Dials a Unix socket and shakes hands; then sends and receives frames, one thread at a time.
+
+    Raises:
+        OSError: nobody listens there, or the other end went away.
+        WireError: the other end does not hold the key.
+    """
+
+    def __init__(self, path: str, *, instance: str, role: str, identity: str, key: bytes) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(HELLO_TIMEOUT_S)
+            self._socket.connect(path)
+            hello = Dialer(
+                instance=instance, role=role, identity=identity, key=key, nonce=secrets.token_bytes(NONCE_SIZE)
+            )
+            self._socket.sendall(hello.first())
+            self._decoder = FrameDecoder(max_payload=MAX_PAYLOAD_BEFORE_HELLO)
+            while not hello.done:
+                for frame in self.receive():
+                    self._socket.sendall(hello.receive(frame))
+            self._socket.settimeout(None)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def send(self, kind: int, call_id: int, head: bytes = b"") -> None:
+        """Write one frame."""
+        self._socket.sendall(encode_frame(kind, call_id, head))
+
+    def receive(self) -> list[Frame]:
+        """Wait for the next bytes and return the frames that they complete."""
+        data = self._socket.recv(READ_SIZE)
+        if not data:
+            raise ConnectionError("the other end closed the connection")
+        return self._decoder.feed(data)
+
+    def close(self) -> None:
+        self._socket.close()

@@ -40,6 +40,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DISCONNECT_HOOK = "pointsman.on_disconnect"
 """Key in ``scope["state"]`` under which the app leaves what the server is to call when the client has gone."""
+REFUSED = "pointsman.refused"
+"""Key in ``scope["state"]`` of a request that was refused for want of room."""
 
 
 class DirectFuture(CallFuture, Protocol):
@@ -151,6 +153,8 @@ class IngressApp:
             answer = error.answer
         else:
             answer = answer_for(error)
+            if answer.status == 503 and "state" in scope:
+                scope["state"][REFUSED] = True
             self._warn(answer.reason, f"request {request_id} failed with {answer.status}: {error}", answer.traceback)
         return error_reply(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
 

@@ -16,7 +16,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from pointsman.exceptions import UserCodeError
-from pointsman.ingress.app import DISCONNECT_HOOK, ASGIApp, BrokenAnswer, IngressApp
+from pointsman.ingress.app import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer, IngressApp
+from pointsman.ingress.rest import Rest
 from pointsman.policy.routes import RESERVED_PREFIX
 from pointsman.routing.call import Call, Reply
 
@@ -58,6 +59,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _waits_for_body: RequestResponseCycle | None = None
     _running: RequestResponseCycle | None = None
     direct: Any = None
+    rest: Rest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -131,6 +133,22 @@ class LimitedProtocol(HttpToolsProtocol):
     @staticmethod
     def _expects_body(cycle: RequestResponseCycle) -> bool:
         return any(name == b"content-length" and value != b"0" for name, value in cycle.scope["headers"])
+
+    def on_response_complete(self) -> None:
+        cycle = self._running
+        super().on_response_complete()  # may begin the next one
+        if self.rest is not None and cycle is not None and REFUSED in cycle.scope["state"]:
+            self.rest.refused(self)
+
+    def pause_reading(self) -> None:
+        """Read no further request for now."""
+        if not self.transport.is_closing():
+            self.flow.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on after :meth:`pause_reading`."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def run_task(self, coroutine: Coroutine[Any, Any, None], cycle: RequestResponseCycle) -> None:
         """Finish a request that began directly by a task, as uvicorn would run an app."""
@@ -266,7 +284,8 @@ class HTTPServer:
     def __init__(
         self, app: ASGIApp, listener: socket.socket, *, drain_s: float, direct: IngressApp | None = None
     ) -> None:
-        protocol = type("DirectProtocol", (LimitedProtocol,), {"direct": direct})
+        rest = Rest(asyncio.get_running_loop())
+        protocol = type("DirectProtocol", (LimitedProtocol,), {"direct": direct, "rest": rest})
         config: Any = uvicorn.Config(
             app,
             http=protocol,

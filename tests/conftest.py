@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 import pointsman as serve
+from tests.environments import Environments
 
 WAIT_S = 30.0
 
@@ -31,6 +32,24 @@ def private_runtime_folder() -> Iterator[Path]:
         os.environ.pop("XDG_RUNTIME_DIR")
         if before is not None:
             os.environ["XDG_RUNTIME_DIR"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What this user keeps between runs is neither used nor changed; the cache of downloads is."""
+    folder = tmp_path_factory.mktemp("cache")
+    folder.chmod(0o700)
+    usual = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UV_CACHE_DIR", os.environ.get("UV_CACHE_DIR") or f"{usual}/uv")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
+    """Virtual environments, each made once."""
+    return Environments(tmp_path_factory.mktemp("environments"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,44 +10,55 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pointsman.version import VERSION
+
 if TYPE_CHECKING:
-    from pointsman import config, exceptions, handle
+    from pointsman import backends, config, exceptions, handle
+    from pointsman.backends import ImportedBackend
     from pointsman.client import Client
     from pointsman.config import BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
+    from pointsman.environments.kinds import CondaEnv, VirtualEnv
     from pointsman.future import ServeFuture, get
     from pointsman.request import Request, accept_batch
     from pointsman.starting import connect, start
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "accept_batch": "request",
     "BackendConfig": "config",
     "Client": "client",
+    "CondaEnv": "environments.kinds",
     "connect": "starting",
     "get": "future",
     "get_current_backend_tag": "context",
     "get_current_replica_tag": "context",
     "HTTPOptions": "config",
+    "ImportedBackend": "backends",
     "Request": "request",
     "ServeFuture": "future",
     "start": "starting",
+    "VirtualEnv": "environments.kinds",
 }
-_MODULES = ("config", "exceptions", "handle")
+_MODULES = ("backends", "config", "exceptions", "handle")
 
 __all__ = [
     "accept_batch",
     "BackendConfig",
     "Client",
+    "CondaEnv",
+    "VirtualEnv",
     "connect",
     "get",
     "get_current_backend_tag",
     "get_current_replica_tag",
     "HTTPOptions",
+    "ImportedBackend",
     "Request",
     "ServeFuture",
     "start",
+    "backends",
     "config",
     "exceptions",
     "handle",

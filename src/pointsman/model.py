@@ -6,6 +6,7 @@ Everyone imports this module; it imports nothing of ours. Validation of what use
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
@@ -110,11 +111,45 @@ class TargetTraits(Struct, frozen=True):
     """Some method other than ``__call__`` carries the batch marker."""
 
 
+class Environment(Struct, frozen=True):
+    """A Python environment, resolved to what starts a process in it.
+
+    Attributes:
+        kind: ``caller`` (that of the process which shipped the code), ``virtualenv``, ``conda`` or ``requirements``.
+        name: what its user calls it.
+        python: absolute path of its interpreter.
+        version: of its Python, such as ``3.12.1``.
+        variables: set in its processes.
+        unset: names of variables that its processes do not inherit.
+        path: folders that come first in their ``PATH``.
+    """
+
+    kind: str
+    name: str
+    python: str
+    version: str
+    variables: dict[str, str] = {}
+    unset: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+
+    def over(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """All variables of a process of this environment whose parent has ``inherited``."""
+        kept = {name: value for name, value in inherited.items() if name not in self.unset}
+        variables = {**kept, **self.variables}
+        folders = [*self.path, *([variables["PATH"]] if variables.get("PATH") else [])]
+        return {**variables, "PATH": ":".join(folders)} if folders else variables
+
+    def __str__(self) -> str:
+        return f"{self.kind} environment {self.name!r}"
+
+
 class Origin(Struct, frozen=True):
-    """Where code was shipped from: its replicas work in that folder and find modules as the shipping process does."""
+    """Where code was shipped from: its replicas work in that folder, find modules as the shipping process does, and
+    run in that environment; None is the instance's own."""
 
     cwd: str
     sys_path: tuple[str, ...]
+    environment: Environment | None = None
 
 
 class BackendSpec(Struct, frozen=True):

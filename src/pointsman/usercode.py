@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import io
+import pickletools
 import sys
 import types
 from collections import ChainMap
@@ -124,6 +125,14 @@ class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     from 3.1.3 on, since it wants equal functions from different files to be packed alike."""
 
     dispatch_table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+
+def carries_code(data: bytes) -> bool:
+    """Whether a pickle made by cloudpickle holds code by value, which only Python's same minor version can run."""
+    if b"CodeType" not in data:
+        return False
+    texts = {argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)}
+    return {"cloudpickle.cloudpickle", "_builtin_type", "CodeType"} <= texts
 
 
 def code_digest(data: bytes) -> str:

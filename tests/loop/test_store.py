@@ -17,6 +17,7 @@ from pointsman.model import (
     BackendSpec,
     CustomPolicy,
     EndpointSpec,
+    Environment,
     Origin,
     Pins,
     Resources,
@@ -28,6 +29,7 @@ from pointsman.model import (
 from pointsman.usercode import code_digest
 
 CODE = b"opaque code"
+ENVIRONMENT = Environment("conda", "tf1", "/c/bin/python", "3.11.7", {"A": "b"}, ("GONE",), ("/c/bin",))
 
 
 def backend(tag: str = "b", version: int = 1, code: bytes = CODE, **config: int) -> BackendSpec:
@@ -40,7 +42,7 @@ def backend(tag: str = "b", version: int = 1, code: bytes = CODE, **config: int)
         traits=traits,
         config=BackendConfigSpec(**config),
         resources=Resources(num_gpus=0.5, custom={"a": 1.0}),
-        origin=Origin("/work", ("/work", "/lib")),
+        origin=Origin("/work", ("/work", "/lib"), ENVIRONMENT),
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pointsman import config as options
-from pointsman.client.operations import Operations, author, new_id, origin_here
+from pointsman.client.operations import Operations, author, new_id
+from pointsman.client.shipping import Code, check_crossing, prepare
 from pointsman.config import BackendConfig
 from pointsman.deadline import check_timeout
+from pointsman.environments.kinds import Kind, parse_env
+from pointsman.model import Environment
 from pointsman.policy.shardkey import check_source
 from pointsman.resources import parse_actor_options
-from pointsman.usercode import code_digest, look_at, pack_code
+from pointsman.usercode import carries_code
 from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, UpdateBackendConfig
 
 
@@ -21,33 +24,40 @@ class BackendOperations(Operations):
     def create_backend(
         self,
         backend_tag: str,
-        func_or_class: Callable[..., Any] | type,
+        func_or_class: Code,
         *actor_init_args: Any,
         ray_actor_options: Mapping[str, Any] | None = None,
         config: BackendConfig | Mapping[str, Any] | None = None,
+        env: Kind | str | None = None,
     ) -> None:
         """Start replicas of a function or class; returns when all of them are ready.
 
         Args:
             backend_tag: 1-200 printable characters without ``/``.
-            func_or_class: called with one request (or a list of them, when marked by ``@accept_batch``).
+            func_or_class: called with one request (or a list of them, when marked by ``@accept_batch``); an
+                :class:`ImportedBackend` names one that only the replicas import.
             actor_init_args: positional arguments of the class's constructor.
             ray_actor_options: resources of each replica: ``num_cpus``, ``num_gpus``, ``memory``, ``resources``,
                 ``env_vars``.
             config: a :class:`BackendConfig` or a dict of its fields.
+            env: the Python environment of the replicas: a :class:`VirtualEnv`, a :class:`CondaEnv` or the name of a
+                conda environment; that of the caller by default.
 
         Raises:
-            TypeError, ValueError: an argument is wrong, or the tag is taken.
+            TypeError, ValueError: an argument is wrong, or the tag is taken, or the environment cannot run the code.
+            ServeException: a conda environment is asked for, and there is no conda.
             InsufficientResourcesError: there is not enough for all replicas.
             BackendStartError: the constructor failed on every try; its cause is the user's exception.
         """
         tag = options.check_object_name(backend_tag, "backend_tag")
         spec = options.config_spec(config)
         resources = parse_actor_options(ray_actor_options)
-        traits = look_at(func_or_class, actor_init_args)
-        blob = pack_code(func_or_class, actor_init_args)
-        command = CreateBackend(new_id(), tag, code_digest(blob), origin_here(), traits, spec, resources)
-        self._change(command, blob, backend=tag)
+        kind = parse_env(env)
+        if kind is not None and tag in self._status().backends:  # sooner than the controller would say so
+            raise ValueError(f"backend {tag!r} exists already; delete it first, or use deploy() to replace its code")
+        cargo = prepare(func_or_class, actor_init_args, kind, spec.user_config)
+        command = CreateBackend(new_id(), tag, cargo.digest, cargo.origin, cargo.traits, spec, resources)
+        self._change(command, cargo.blob, backend=tag)
 
     def update_backend_config(self, backend_tag: str, config_options: BackendConfig | Mapping[str, Any]) -> None:
         """Change fields of a backend's config; returns when every replica has the change.
@@ -62,6 +72,8 @@ class BackendOperations(Operations):
             raise TypeError("config_options must be a dict or a BackendConfig, not None")
         changes, user_config = options.config_changes(config_options, "config_options")
         tag = options.check_object_name(backend_tag, "backend_tag")
+        if user_config is not None and carries_code(user_config):
+            check_crossing(user_config, "user_config", self._environment_of(tag))
         self._change(UpdateBackendConfig(new_id(), tag, changes, user_config), backend=tag)
 
     def get_backend_config(self, backend_tag: str) -> BackendConfig:
@@ -95,20 +107,21 @@ class BackendOperations(Operations):
     def deploy(
         self,
         name: str,
-        func_or_class: Callable[..., Any] | type,
+        func_or_class: Code,
         *init_args: Any,
         route: str | None = None,
         methods: list[str] | None = None,
         config: BackendConfig | Mapping[str, Any] | None = None,
         ray_actor_options: Mapping[str, Any] | None = None,
+        env: Kind | str | None = None,
         idempotent: bool | None = None,
         shard_key: str | None = None,
         request_timeout_s: float | None = None,
     ) -> None:
         """Make backend and endpoint under one name; on a name that exists, replace the code without losing a request.
 
-        What is left out keeps its present value on a re-deploy; on a new name ``methods`` are GET and POST, and without
-        ``route`` the endpoint is for handles only.
+        What is left out keeps its present value on a re-deploy, an environment too; on a new name ``methods`` are GET
+        and POST, and without ``route`` the endpoint is for handles only.
 
         Raises:
             TypeError, ValueError: an argument is wrong, or the endpoint of that name uses other backends.
@@ -117,14 +130,14 @@ class BackendOperations(Operations):
         options.check_object_name(name, "name")
         changes, user_config = options.config_changes(config, "config")
         resources = parse_actor_options(ray_actor_options) if ray_actor_options is not None else None
-        traits = look_at(func_or_class, init_args)
-        blob = pack_code(func_or_class, init_args)
+        kind = parse_env(env)
+        cargo = prepare(func_or_class, init_args, kind or self._environment_of(name), user_config)
         command = Deploy(
             new_id(),
             name,
-            code_digest(blob),
-            origin_here(),
-            traits,
+            cargo.digest,
+            cargo.origin,
+            cargo.traits,
             changes,
             user_config,
             resources,
@@ -135,4 +148,9 @@ class BackendOperations(Operations):
             check_timeout(request_timeout_s, "request_timeout_s"),
             by=author(),
         )
-        self._change(command, blob, backend=name)
+        self._change(command, cargo.blob, backend=name)
+
+    def _environment_of(self, tag: str) -> Environment | None:
+        """The environment of a backend that exists; None for one that is new."""
+        view = self._status().backends.get(tag)
+        return view.spec.origin.environment if view is not None else None

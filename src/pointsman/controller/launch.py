@@ -65,7 +65,8 @@ class Launcher:
             request_timeout_s=hand.request_timeout_s,
         )
         note = LaunchNote(spec.tag, spec.version, tag, action.allocation)
-        return replica, Launch(number, tag, self._environment(action), pack_handover(handover), pack(note))
+        variables, environment = self._variables(action), spec.origin.environment
+        return replica, Launch(number, tag, variables, pack_handover(handover), pack(note), environment)
 
     def address(self, number: int) -> str:
         """The replica's socket. A number, never a name, becomes part of a path."""
@@ -93,12 +94,13 @@ class Launcher:
             origin=spec.origin,
         )
 
-    def _environment(self, action: reconcile.Launch) -> dict[str, str]:
-        environment: dict[str, str] = {}
-        if THREADS_VARIABLE not in self._environ:
-            environment[THREADS_VARIABLE] = str(max(1, int(action.spec.resources.num_cpus)))
-        environment[DEVICES_VARIABLE] = visible_devices(action.allocation, self._handover.capacity)
-        return {**environment, **action.spec.resources.env_vars}
+    def _variables(self, action: reconcile.Launch) -> dict[str, str]:
+        variables: dict[str, str] = {}
+        environment = action.spec.origin.environment
+        if THREADS_VARIABLE not in (environment.over(self._environ) if environment else self._environ):
+            variables[THREADS_VARIABLE] = str(max(1, int(action.spec.resources.num_cpus)))
+        variables[DEVICES_VARIABLE] = visible_devices(action.allocation, self._handover.capacity)
+        return {**variables, **action.spec.resources.env_vars}
 
 
 def _new_tag(backend: str, tags: Collection[str]) -> str:

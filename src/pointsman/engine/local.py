@@ -9,11 +9,9 @@ import contextlib
 import os
 import secrets
 import signal
-import site
 import socket
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ import msgspec
 from pointsman.engine.child import pack_handover
 from pointsman.engine.folder import ANONYMOUS_PREFIX, About, InstanceFolder, lock_state_folder, sweep_anonymous
 from pointsman.exceptions import ServeException
+from pointsman.importpath import PATH_VARIABLE, python_path
 from pointsman.model import Capacity
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
 from pointsman.wire.handover import HTTPSettings, SupervisorOrder
@@ -219,13 +218,9 @@ def _start_supervisor(plan: Plan, folder: InstanceFolder, locks: list[int], list
 
 def _environment() -> dict[str, str]:
     """The driver's environment, made so that the children find this very package and do not hold output back."""
-    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
-    if package_parent not in installed:  # site-packages on PYTHONPATH would come before the standard library
-        known = environment.get("PYTHONPATH", "")
-        environment["PYTHONPATH"] = os.pathsep.join([package_parent, *([known] if known else [])])
-    return environment
+    path = python_path()
+    return {**environment, PATH_VARIABLE: path} if path else environment
 
 
 def _bind_http(http: HTTPSettings) -> socket.socket:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import time
 
+from pointsman.model import Environment
+
 
 class Child:
     """A running process of ours."""
@@ -36,9 +38,20 @@ class Child:
 
 
 def spawn(
-    python: str, role: str, number: int, handover: bytes, *, env: dict[str, str], fds: tuple[int, ...]
+    python: str,
+    role: str,
+    number: int,
+    handover: bytes,
+    *,
+    env: dict[str, str],
+    fds: tuple[int, ...],
+    environment: Environment | None = None,
 ) -> tuple[Child, int]:
     """Start ``python -m pointsman.<role>`` with a lifeline that carries ``handover``.
+
+    Args:
+        env: variables that win over inherited ones.
+        environment: gives the interpreter in place of ``python``, and variables; ``env`` wins over those too.
 
     Returns:
         The child, and the descriptor from which its output is read.
@@ -50,12 +63,12 @@ def spawn(
     output_read, output_write = os.pipe()
     try:
         process = subprocess.Popen(
-            [python, "-m", f"pointsman.{role}", str(read_end), *map(str, fds)],
+            [environment.python if environment else python, "-m", f"pointsman.{role}", str(read_end), *map(str, fds)],
             stdin=subprocess.DEVNULL,
             stdout=output_write,
             stderr=output_write,
             cwd="/",  # so that no module of the user's folder shadows one that we import
-            env={**os.environ, **env},
+            env={**(environment.over(os.environ) if environment else os.environ), **env},
             pass_fds=(read_end, *fds),
             start_new_session=True,
         )

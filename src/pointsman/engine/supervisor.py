@@ -24,6 +24,7 @@ from pointsman.engine.child import Lifeline, pack_handover
 from pointsman.engine.folder import InstanceFolder
 from pointsman.engine.output import OutputPump
 from pointsman.engine.spawn import Child, spawn
+from pointsman.model import Environment
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
 from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
 from pointsman.wire.handover import (
@@ -107,9 +108,17 @@ class Supervisor:
     # Processes
 
     def _spawn(
-        self, role: str, number: int, label: str, handover: bytes, *, env: dict[str, str], fds: tuple[int, ...] = ()
+        self,
+        role: str,
+        number: int,
+        label: str,
+        handover: bytes,
+        *,
+        env: dict[str, str],
+        fds: tuple[int, ...] = (),
+        environment: Environment | None = None,
     ) -> Child:
-        child, output = spawn(self._order.python, role, number, handover, env=env, fds=fds)
+        child, output = spawn(self._order.python, role, number, handover, env=env, fds=fds, environment=environment)
         self._children[child.process.pid] = child
         self._pump.add(output, label, f"{role}-{number}" if role != "controller" else role)
         return child
@@ -214,7 +223,9 @@ class Supervisor:
         if self._phases is not None:
             return
         try:
-            child = self._spawn("replica", order.number, order.label, order.handover, env=order.env)
+            child = self._spawn(
+                "replica", order.number, order.label, order.handover, env=order.env, environment=order.environment
+            )
         except OSError as error:
             self._tell(ProcessEvent("exited", order.number, 0, f"could not be started: {error}"))
         else:

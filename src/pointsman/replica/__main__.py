@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
-import os
 import signal
 import sys
 
 from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.engine.child import Lifeline, run_process
+from pointsman.importpath import enter
 from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
@@ -126,9 +126,8 @@ class ReplicaProcess:
                 request_timeout_s=handover.request_timeout_s,
             )
         )
-        sys.path[:] = list(dict.fromkeys([*assignment.origin.sys_path, *sys.path]))
         try:
-            os.chdir(assignment.origin.cwd)
+            enter(assignment.origin)
         except OSError as error:
             log.warning("the driver's working directory cannot be entered: %s", error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pointsman.model import Allocation, Capacity, Origin
+from pointsman.model import Allocation, Capacity, Environment, Origin
 from pointsman.wire.messages import Message
 
 
@@ -13,8 +13,10 @@ class Launch(Message, frozen=True):
 
     Attributes:
         label: prefixes its log lines.
+        env: variables that win over those of the environment.
         handover: written into its pipe unread.
         note: kept unread and given to the next controller in ``recovered``.
+        environment: whose interpreter it is; None for the instance's own.
     """
 
     number: int
@@ -22,6 +24,7 @@ class Launch(Message, frozen=True):
     env: dict[str, str]
     handover: bytes
     note: bytes
+    environment: Environment | None = None
 
 
 class LaunchNote(Message, frozen=True):

@@ -1,0 +1,39 @@
+"""Backends that are named, not sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pointsman.usercode import import_object
+
+
+class ImportedBackend:
+    """A function or class that is imported only where replicas run, in their environment; the driver needs no source.
+
+    Args:
+        path: ``"package.module.Name"`` or ``"package.module:Name"``.
+
+    Raises:
+        TypeError, ValueError: it is no such path.
+    """
+
+    def __init__(self, path: str) -> None:
+        if not isinstance(path, str):
+            raise TypeError(f"ImportedBackend takes an import path, a str, not {path!r}")
+        module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+        if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+            raise ValueError(f"{path!r} is not an import path such as 'package.module.Name' or 'package.module:Name'")
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"ImportedBackend({self.path!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImportedBackend) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Unpickled, it is what it names: so a replica loads it as it loads code that was sent."""
+        return import_object, (self.path,)

@@ -1,0 +1,87 @@
+"""Gets a backend's code ready to travel: packed, looked at, and tried in the environment that it shall run in.
+
+Nothing is registered yet while this runs, so whatever is wrong costs nobody anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pointsman.backends import ImportedBackend
+from pointsman.client.operations import origin_here
+from pointsman.environments.kinds import Kind
+from pointsman.environments.rehearsal import rehearse
+from pointsman.environments.resolve import CALLER, resolve
+from pointsman.importpath import given_sys_path
+from pointsman.model import Environment, Origin, TargetTraits
+from pointsman.usercode import carries_code, code_digest, look_at, pack_code
+
+Code = Callable[..., Any] | type | ImportedBackend
+
+
+class Cargo(NamedTuple):
+    """Code that is ready to travel.
+
+    Attributes:
+        blob: the pickled function or class with its init args; ``digest`` is its name.
+        origin: where its replicas run.
+        traits: what is known of it.
+    """
+
+    blob: bytes
+    digest: str
+    origin: Origin
+    traits: TargetTraits
+
+
+def prepare(code: Code, init_args: tuple[Any, ...], env: Kind | Environment | None, user_config: bytes | None) -> Cargo:
+    """Pack code for an environment; None is the caller's.
+
+    Code of the caller's own environment is known to load. In another one, and where the code is only named, it is
+    loaded once by that environment's interpreter.
+
+    Raises:
+        TypeError, ValueError: the code cannot be a backend, or the environment cannot run it.
+        ServeException: a conda environment is asked for, and there is no conda.
+    """
+    traits = None if isinstance(code, ImportedBackend) else look_at(code, init_args)
+    blob = pack_code(code, init_args)
+    environment = resolve(env)
+    name = getattr(code, "__qualname__", repr(code))
+    what = "an init argument" if isinstance(code, ImportedBackend) else name
+    for data, part in ((blob, what), (user_config or b"", "user_config")):
+        check_crossing(data, part, environment)
+    origin = origin_for(environment)
+    if traits is None or environment.kind != CALLER:
+        traits = rehearse(name, blob, origin, environment)
+    return Cargo(blob, code_digest(blob), origin, traits)
+
+
+def check_crossing(data: bytes, what: str, environment: Environment | None) -> None:
+    """Refuse code by value for another minor version of Python: bytecode means something else there.
+
+    Args:
+        data: a pickle.
+        what: its name in the error's text.
+        environment: None is one of the same Python.
+
+    Raises:
+        ValueError: it holds such code.
+    """
+    if environment is None:
+        return
+    here, there = (f"{sys.version_info[0]}.{sys.version_info[1]}", ".".join(environment.version.split(".")[:2]))
+    if here != there and carries_code(data):
+        raise ValueError(
+            f"{what} would be sent as bytecode of Python {here}, which Python {there} of {environment} cannot run; put"
+            " it into a module that is found there, and name the backend with ImportedBackend('module:Name')"
+        )
+
+
+def origin_for(environment: Environment) -> Origin:
+    """Where code that this process ships is to run."""
+    here = origin_here()
+    sys_path = here.sys_path if environment.kind == CALLER else given_sys_path()
+    return Origin(here.cwd, sys_path, environment)

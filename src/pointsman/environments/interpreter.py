@@ -1,0 +1,144 @@
+"""Runs an environment's interpreter, to ask it what it is and what it has."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.resources
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from pointsman.model import Environment
+from pointsman.version import VERSION
+from pointsman.wire.frames import PROTOCOL_VERSION
+
+OLDEST = (3, 10)
+ASK_TIMEOUT_S = 8.0
+RUNTIME = ("cloudpickle", "msgspec", "starlette")
+"""Packages that every replica imports, or imports with its first request."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """An interpreter's answer to ``question``.
+
+    Attributes:
+        version: of Python.
+        prefix: its ``sys.prefix``.
+        missing: which of :data:`RUNTIME` it has not.
+        pointsman: version of the package there, empty without one.
+        wire: version of the wire protocol there.
+        problem: why the package there cannot be used, empty when it can.
+    """
+
+    version: tuple[int, int, int]
+    prefix: str
+    missing: list[str]
+    pointsman: str
+    wire: int
+    problem: str
+
+
+def ask(environment: Environment) -> Facts:
+    """What an environment's interpreter is and has.
+
+    Raises:
+        ValueError: it does not run, or not in time.
+    """
+    source = importlib.resources.files("pointsman.environments").joinpath("question.py").read_text()
+    ended = run_in(environment, ["-c", source, *RUNTIME], timeout_s=ASK_TIMEOUT_S)
+    try:
+        return msgspec.json.decode(ended.stdout.strip().rpartition(b"\n")[2], type=Facts)
+    except msgspec.DecodeError:
+        raise ValueError(
+            f"the interpreter of {environment}, {environment.python}, does not work: {last_words(ended)}"
+        ) from None
+
+
+def check(environment: Environment, facts: Facts) -> None:
+    """Whether replicas can run in an environment.
+
+    Raises:
+        ValueError: they cannot; the text says what is there and what is needed.
+    """
+    version = ".".join(map(str, facts.version))
+    if facts.version < OLDEST:
+        raise ValueError(
+            f"{environment} has Python {version}, and Pointsman needs {'.'.join(map(str, OLDEST))} or later"
+        )
+    if facts.problem:
+        raise ValueError(f"{environment} ({environment.python}) has a pointsman that cannot be used: {facts.problem}")
+    if facts.pointsman and facts.wire != PROTOCOL_VERSION:
+        raise ValueError(
+            f"{environment} has pointsman {facts.pointsman} (wire version {facts.wire}), which cannot talk to this"
+            f" pointsman {VERSION} (wire version {PROTOCOL_VERSION}); install the same version there"
+        )
+    if facts.missing:
+        wanted = " ".join(f"'{requirement}'" for requirement in runtime_requirements(facts.missing))
+        raise ValueError(
+            f"{environment} lacks {', '.join(facts.missing)}, which replicas need; install with:"
+            f" {environment.python} -m pip install {wanted}"
+        )
+
+
+def runtime_requirements(names: Sequence[str] = RUNTIME) -> list[str]:
+    """What to install so that an environment can run replicas, with the versions that this package asks for."""
+    try:
+        declared = importlib.metadata.requires("pointsman") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its source without being installed
+        declared = []
+    by_name = {re.split(r"[^\w.-]", text, maxsplit=1)[0]: text.partition(";")[0].strip() for text in declared}
+    return [by_name.get(name, name) for name in names]
+
+
+def run_in(
+    environment: Environment, arguments: Sequence[str], *, timeout_s: float, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run an environment's interpreter with the environment's variables. As :func:`run_bounded`."""
+    what = f"the interpreter of {environment}, {environment.python},"
+    command = [environment.python, *arguments]
+    return run_bounded(what, command, environment.over(os.environ), timeout_s=timeout_s, stdin=stdin)
+
+
+def run_bounded(
+    what: str, command: Sequence[str], variables: Mapping[str, str], *, timeout_s: float, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in ``/``; everything that it started is gone afterwards.
+
+    Args:
+        what: its name in error texts.
+
+    Raises:
+        ValueError: it cannot be run, or takes longer than ``timeout_s`` seconds.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd="/",
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ValueError(f"{what} cannot be run: {error.strerror}") from None
+    try:
+        stdout, stderr = process.communicate(stdin, timeout_s)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{what} was not done after {timeout_s:g} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def last_words(ended: subprocess.CompletedProcess[bytes]) -> str:
+    """How a process ended: the last line of what it complained about, or its exit code."""
+    lines = ended.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else f"it ended with exit code {ended.returncode}"

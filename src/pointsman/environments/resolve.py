@@ -1,0 +1,95 @@
+"""From what a user writes to an environment that replicas can run in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from pointsman.environments.activation import CONDA_VARIABLES, activated, find_python
+from pointsman.environments.cache import link_folder
+from pointsman.environments.conda import Surroundings, find_prefix
+from pointsman.environments.interpreter import ask, check
+from pointsman.environments.kinds import CondaEnv, Kind, VirtualEnv
+from pointsman.importpath import PACKAGE, PATH_VARIABLE, python_path
+from pointsman.model import Environment
+
+CALLER = "caller"
+_OF_THE_CALLER = (PATH_VARIABLE, "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV")
+
+
+def resolve(kind: Kind | Environment | None) -> Environment:
+    """The environment that replicas shall run in, checked; that of this process for None, or for a caller's.
+
+    Args:
+        kind: what the user wrote, or an environment that was resolved before.
+
+    Raises:
+        ValueError: it is missing, is writable for everyone, or cannot run replicas.
+        ServeException: a conda environment is asked for, and there is no conda.
+    """
+    if kind is None or (isinstance(kind, Environment) and kind.kind == CALLER):
+        return caller()
+    if isinstance(kind, Environment):
+        return _checked(kind)
+    return _checked(_virtual(kind) if isinstance(kind, VirtualEnv) else _conda(kind))
+
+
+def caller() -> Environment:
+    """The environment of this process."""
+    here = {**os.environ, PATH_VARIABLE: python_path()}
+    variables = {name: here[name] for name in _OF_THE_CALLER if here.get(name)}
+    return Environment(
+        kind=CALLER,
+        name=sys.prefix,
+        python=sys.executable,
+        version=".".join(map(str, sys.version_info[:3])),
+        variables=variables,
+        unset=tuple(name for name in _OF_THE_CALLER if name not in variables),
+    )
+
+
+def _virtual(kind: VirtualEnv) -> Environment:
+    prefix = Path(kind.path)
+    shown = f"virtualenv environment {kind.path!r}"
+    if not prefix.is_dir():
+        what = "is a file; give the environment's folder" if prefix.exists() else "does not exist"
+        raise ValueError(f"{shown} {what}")
+    if (prefix / "conda-meta").is_dir():
+        return activated(kind.path, prefix)
+    python = find_python(prefix, shown)
+    is_virtual = (prefix / "pyvenv.cfg").exists()
+    return Environment(
+        kind="virtualenv",
+        name=kind.path,
+        python=str(python),
+        version="",
+        variables={"VIRTUAL_ENV": str(prefix)} if is_virtual else {},
+        unset=("PYTHONHOME", *CONDA_VARIABLES, *(() if is_virtual else ("VIRTUAL_ENV",))),
+        path=(str(prefix / "bin"),),
+    )
+
+
+def _conda(kind: CondaEnv) -> Environment:
+    return activated(kind.name, find_prefix(kind.name, Surroundings.here()))
+
+
+def _checked(environment: Environment) -> Environment:
+    given = os.environ.get(PATH_VARIABLE, "")
+    facts = ask(_with_python_path(environment, given))
+    check(environment, facts)
+    if not facts.pointsman:  # our own copy: its modules are Python only, and what else they need is there
+        given = os.pathsep.join([link_folder(PACKAGE), *([given] if given else [])])
+    version = ".".join(map(str, facts.version))
+    return msgspec.structs.replace(_with_python_path(environment, given), version=version)
+
+
+def _with_python_path(environment: Environment, value: str) -> Environment:
+    """What is inherited is not ours to give: it may hold the folder of the instance's own package."""
+    if not value:
+        others = {name: value for name, value in environment.variables.items() if name != PATH_VARIABLE}
+        unset = tuple(dict.fromkeys([*environment.unset, PATH_VARIABLE]))
+        return msgspec.structs.replace(environment, variables=others, unset=unset)
+    return msgspec.structs.replace(environment, variables={**environment.variables, PATH_VARIABLE: value})

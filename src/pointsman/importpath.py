@@ -1,0 +1,60 @@
+"""How this process finds modules, and how those that it starts shall find them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+
+from pointsman.model import Origin
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+PATH_VARIABLE = "PYTHONPATH"
+ASK_TIMEOUT_S = 10.0
+
+
+def python_path() -> str:
+    """``PYTHONPATH`` for children that run this very interpreter, so that they find this very package."""
+    known = os.environ.get(PATH_VARIABLE, "")
+    parent = os.path.dirname(PACKAGE)
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
+    if parent in installed or parent in known.split(os.pathsep):
+        return known  # site-packages on PYTHONPATH would come before the standard library
+    return os.pathsep.join([parent, *([known] if known else [])])
+
+
+def given_sys_path() -> tuple[str, ...]:
+    """The part of this process's import path that its user has added, by the script's folder, by ``PYTHONPATH`` or in
+    code. The rest belongs to this environment: to another one it would bring the wrong packages."""
+    own = _bare_sys_path(sys.executable)
+    return tuple(entry for entry in map(os.path.abspath, sys.path) if entry not in own)
+
+
+@functools.cache
+def _bare_sys_path(python: str) -> frozenset[str]:
+    """The import path of an interpreter that nobody has added to; paths of ``.pth`` files are in it."""
+    variables = {name: value for name, value in os.environ.items() if name != PATH_VARIABLE}
+    done = subprocess.run(
+        [python, "-c", "import json, sys; print('\\n' + json.dumps(sys.path[1:]))"],
+        cwd="/",
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=ASK_TIMEOUT_S,
+    )
+    return frozenset(map(os.path.abspath, json.loads(done.stdout.splitlines()[-1])))
+
+
+def enter(origin: Origin) -> None:
+    """Find modules as the process that shipped the code, and work in its folder.
+
+    Raises:
+        OSError: the folder cannot be entered; the import path is set all the same.
+    """
+    sys.path[:] = list(dict.fromkeys([*origin.sys_path, *sys.path]))
+    os.chdir(origin.cwd)

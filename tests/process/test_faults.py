@@ -187,6 +187,23 @@ def test_controller_killed_again_and_again(client):
     assert set(client.list_endpoints()) == {"pid", "e0", "e1", "e2", "e3"}
 
 
+def test_no_descriptor_left_for_a_restart(client):
+    """When the system has nothing left to restart the controller with, the instance serves on and tries again (F21)."""
+    serve_pid(client)
+    supervisor = next(p for p in family().values() if "pointsman.engine.supervisor" in p.cmdline())
+    limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+    controller = client.status()["controller_pid"]
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(controller, signal.SIGKILL)
+    with Load(client, "/pid", threads=1) as load:
+        wait_until(lambda: not psutil.pid_exists(controller), what="the controller is reaped")
+        load.go_on_for(300)
+        assert not [p for p in family().values() if "pointsman.controller" in p.cmdline()]
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
+        assert client.status()["controller_pid"] != controller
+    assert set(load.statuses) == {200}
+
+
 def test_ingress_killed(client):
     """While the HTTP server restarts new connections wait, none is refused (F10, FT2, G5)."""
     serve_pid(client)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from pointsman.controller.state import Desired
-from pointsman.controller.store import Store
+from pointsman.controller.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+COPY_AFTER_S = 1.0
 
 
 class DurableState:
@@ -23,6 +28,7 @@ class DurableState:
     def __init__(self, store: Store, on_commit: Callable[[Desired], None]) -> None:
         self._store = store
         self._on_commit = on_commit
+        self._copying: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-store")
 
     async def commit(self, new: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
@@ -41,12 +47,30 @@ class DurableState:
             self._on_commit(new)
             raise
         self._on_commit(new)
+        self.copy_soon()
+
+    def copy_soon(self) -> None:
+        """Bring the store's second copy up to date, once a second at most."""
+        if self._copying is None:
+            loop = asyncio.get_running_loop()
+            self._copying = loop.call_later(COPY_AFTER_S, lambda: self._thread.submit(self._copy))
+
+    def _copy(self) -> None:
+        """On the store's thread."""
+        self._copying = None
+        try:
+            self._store.copy()
+        except StoreError as error:
+            log.warning("%s", error)
 
     async def code(self, digest: str) -> bytes:
         """A stored blob."""
         return bytes(await self._run(partial(self._store.blob, digest)))
 
     async def aclose(self) -> None:
+        if self._copying is not None:
+            self._copying.cancel()
+            await self._run(self._copy)
         await self._run(self._store.close)
         self._thread.shutdown()
 

@@ -60,7 +60,12 @@ def spawn(
         OSError: the process could not be started.
     """
     read_end, write_end = os.pipe()
-    output_read, output_write = os.pipe()
+    try:
+        output_read, output_write = os.pipe()
+    except OSError:
+        os.close(read_end)
+        os.close(write_end)
+        raise
     try:
         process = subprocess.Popen(
             [environment.python if environment else python, "-m", f"pointsman.{role}", str(read_end), *map(str, fds)],

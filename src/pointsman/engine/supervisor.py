@@ -45,6 +45,7 @@ DRIVER_GONE_DRAIN_S = 1.0
 SIGNALLED_DRAIN_S = 20.0
 RESTART_FIRST_S = 0.1
 RESTART_LAST_S = 10.0
+RESTART_PAUSE_S = 0.5
 STEADY_S = 5.0
 """A process that lived this long is restarted without delay."""
 
@@ -141,6 +142,9 @@ class Supervisor:
         fds = (self._control.fileno(), theirs.fileno())
         try:
             self._spawn("controller", 0, "controller", pack_handover(handover), env={}, fds=fds)
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         if self._link is not None:
@@ -189,7 +193,17 @@ class Supervisor:
         failures = self._restarts[key] = 0 if steady else self._restarts.get(key, -1) + 1
         delay = 0.0 if failures == 0 else min(RESTART_LAST_S, RESTART_FIRST_S * 2 ** (failures - 1))
         start = self._spawn_controller if child.role == "controller" else lambda: self._spawn_ingress(child.number)
-        self._after(delay, lambda: start() if self._phases is None else None)
+        self._after(delay, lambda: self._start_again(start, child.role))
+
+    def _start_again(self, start: Callable[[], None], role: str) -> None:
+        """A system that has no process or descriptor left now may have one later; what runs serves on meanwhile."""
+        if self._phases is not None:
+            return
+        try:
+            start()
+        except OSError as error:
+            self._log(f"the {role} could not be started, and is tried again: {error}")
+            self._after(RESTART_PAUSE_S, lambda: self._start_again(start, role))
 
     # Controller
 

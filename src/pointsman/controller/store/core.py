@@ -1,0 +1,265 @@
+"""The store: desired state on disk, SQLite in WAL mode with full syncs. The only package that knows sqlite3.
+
+    open    look at the file, read only -> as good as acknowledged? -> this is it
+                                           otherwise the last verified copy, if it is; or a refusal that names the file
+    commit  rows that changed, reply, number and digest of the state in one transaction -> acknowledged
+
+SQLite alone would not do: a damaged frame of its log silently ends the log there, so that an older state opens cleanly,
+and a damaged value passes its checks. So each row has a checksum, the whole has a digest, and a file beside it says
+which state was acknowledged last. Code is an opaque blob under its digest and is never decoded here. All methods block;
+the controller calls them on one thread of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sqlite3
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+from pointsman.controller.state import Desired
+from pointsman.controller.store.files import (
+    AckFile,
+    Acknowledged,
+    StoreError,
+    check_private,
+    files_of,
+    put_in_place,
+    set_aside,
+    sync,
+)
+from pointsman.controller.store.snapshot import BUSY_TIMEOUT_S, EMPTY, SCHEMA, Snapshot, look_at
+from pointsman.controller.store.writer import Writer
+from pointsman.usercode import code_digest
+
+log = logging.getLogger(__name__)
+
+
+class Loaded(NamedTuple):
+    """What a new controller starts from."""
+
+    desired: Desired
+    replies: dict[str, bytes]
+    epoch: int
+
+
+class Store:
+    """The state of one instance.
+
+    Args:
+        path: the database file; made on first use, mode 0600.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._copy = path.with_name(path.name + ".copy")
+        self._ack = AckFile(path.with_name(path.name + ".ack"))
+        self._connection: sqlite3.Connection | None = None
+        self._now = EMPTY
+        self._copied = -1
+        self._doubtful = False
+        """After an error of the disk nobody knows what is on it: it is read again before the next change."""
+
+    def open(self) -> Loaded:
+        """Find the last good state, and count this opening as a new epoch.
+
+        Raises:
+            StoreError: there is no state that is known to be good; the text names the file and what is wrong with it.
+        """
+        found = self._find()
+        try:
+            self._connect()
+            self._now = found
+            epoch = found.epoch + 1
+            store = found.store or secrets.token_hex(16)
+            self._transact(found._replace(store=store, epoch=epoch), found.desired, "", b"", b"")
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise StoreError(f"{self._path} cannot be written: {error}") from None
+        return Loaded(self._now.desired, dict(self._now.replies), epoch)
+
+    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
+        """Make a state durable, whole or not at all.
+
+        Args:
+            desired: the new state.
+            reply_to: id of the command that led to it, with the ``reply`` that was or will be sent.
+            blob: code that the state refers to by digest.
+
+        Raises:
+            StoreError: nothing was written, or it was taken back.
+        """
+        try:
+            if self._doubtful or self._was_replaced():
+                self._reopen()
+            self._transact(self._now, desired, reply_to, reply, blob)
+        except (sqlite3.Error, OSError) as error:
+            self._doubtful = True
+            try:
+                self._reopen()  # at once, so that what half arrived is gone should this process end now
+            except (sqlite3.Error, OSError, StoreError) as again:
+                log.error("%s is not usable at present: %s", self._path, again)
+            raise StoreError(f"the change is not durable and was not made: {error}") from None
+
+    def blob(self, digest: str) -> bytes:
+        """Code by its digest.
+
+        Raises:
+            StoreError: it is missing, or not what the digest says.
+        """
+        try:
+            if self._connection is None:
+                self._reopen()
+            assert self._connection is not None
+            row = self._connection.execute("SELECT data FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"code {digest[:12]} cannot be read: {error}") from None
+        if row is None or code_digest(row[0]) != digest:
+            raise StoreError(f"code {digest[:12]} is missing from {self._path}, or damaged")
+        return bytes(row[0])
+
+    def copy(self) -> None:
+        """Bring the second copy up to date, unless it is.
+
+        Raises:
+            StoreError: it could not be made; the one before is still there.
+        """
+        if self._connection is None or self._copied == self._now.commit:
+            return
+        fresh = self._copy.with_name(self._copy.name + ".new")
+        try:
+            fresh.unlink(missing_ok=True)
+            os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            target = sqlite3.connect(fresh)
+            try:
+                self._connection.backup(target)
+                target.execute("PRAGMA journal_mode=DELETE")  # a single file
+            finally:
+                target.close()
+            if look_at(fresh).digest != self._now.digest:
+                raise StoreError(f"the copy of {self._path} is not what was written")
+            sync(fresh)
+            os.replace(fresh, self._copy)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{self._path} could not be copied: {error}") from None
+        self._copied = self._now.commit
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # Finding
+
+    def _find(self) -> Snapshot:
+        if not any(file.exists() for file in (self._path, self._copy, self._ack.path)):
+            return EMPTY
+        check_private(self._path)
+        try:
+            return self._acceptable(self._path)
+        except StoreError as error:
+            problem = error
+        try:
+            check_private(self._copy)
+            good = self._acceptable(self._copy)
+        except StoreError as other:
+            raise StoreError(f"{problem}; and there is no copy to go back to: {other}") from None
+        kept = set_aside(self._path, datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ"))
+        put_in_place(self._copy, self._path)
+        log.warning(
+            "%s; the copy is as good as what was acknowledged last (version %d, change %d) and is used; nothing was"
+            " dropped, and what was found is kept as %s",
+            problem,
+            good.desired.version,
+            good.commit,
+            ", ".join(map(str, kept)) or "(it was missing)",
+        )
+        return good
+
+    def _acceptable(self, path: Path) -> Snapshot:
+        """What a file holds, if it is no older than what was acknowledged.
+
+        Raises:
+            StoreError: it is older, of another store, or damaged.
+        """
+        found = look_at(path)
+        ack: Acknowledged | None = None
+        try:
+            ack = self._ack.read()
+            missing = "is missing"
+        except StoreError as error:
+            missing = str(error)
+        if ack is None:
+            if found.commit > 1 and not self._agree():
+                raise StoreError(f"{self._ack.path}, which says how new {path} must be, {missing}")
+            return found
+        if found.store != ack.store:
+            raise StoreError(f"{path} belongs to another store than {self._ack.path}")
+        if found.commit < ack.commit:
+            raise StoreError(
+                f"{path} is damaged: it holds version {found.desired.version} (change {found.commit}), and change"
+                f" {ack.commit} was acknowledged"
+            )
+        if found.commit == ack.commit and found.digest != ack.digest:
+            raise StoreError(f"{path} is damaged: it is not the state that was acknowledged")
+        return found
+
+    def _agree(self) -> bool:
+        """Whether database and copy bear each other out where no acknowledgement does."""
+        try:
+            return look_at(self._path).digest == look_at(self._copy).digest
+        except StoreError:
+            return False
+
+    # Writing
+
+    def _connect(self) -> None:
+        self.close()
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        connection = self._connection = sqlite3.connect(
+            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.executescript(SCHEMA)
+
+    def _reopen(self) -> None:
+        """Read again what is on disk, and make it what this process knows to be in force."""
+        wanted, self._doubtful = self._now, True
+        self.close()
+        try:
+            found = self._now = look_at(self._path)
+            self._connect()
+            if found.digest != wanted.digest:
+                log.warning("%s did not hold what is in force (version %d)", self._path, wanted.desired.version)
+                if lost := wanted.blobs - found.blobs:
+                    raise StoreError(f"{self._path} has lost the code {', '.join(digest[:12] for digest in lost)}")
+                self._transact(wanted, wanted.desired, "", b"", b"")
+        except BaseException:
+            self._now = wanted
+            raise
+        self._doubtful = False
+
+    def _was_replaced(self) -> bool:
+        """Whether somebody has taken the files away under us: SQLite would write on into nowhere."""
+        return self._connection is None or not all(file.exists() for file in files_of(self._path)[:2])
+
+    def _transact(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, blob: bytes) -> None:
+        """Write what differs from what is on disk; ``base`` has what else belongs to the new state."""
+        connection = self._connection
+        assert connection is not None
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            new = Writer(connection, self._now).write(base, desired, reply_to, reply, blob)
+            # Its room is taken before the commit; putting it in place afterwards takes none.
+            self._ack.prepare(Acknowledged(new.store, new.commit, new.digest))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self._now = new
+        self._ack.publish()

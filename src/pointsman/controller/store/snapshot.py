@@ -1,0 +1,147 @@
+"""A whole state as it is on disk: read, checked, summed up.
+
+Each row has a checksum, and the sum of all of them stands for the whole, so that it can follow a change without reading
+everything again. The number of changes, the version and the rest go into the digest as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pointsman.controller.state import Desired, Fallback
+from pointsman.controller.store.files import StoreError
+from pointsman.model import BackendSpec, EndpointSpec, Pins, Struct, TrafficHistory
+from pointsman.usercode import code_digest
+
+SCHEMA_VERSION = 2
+OLDEST_SCHEMA = 1
+"""Had no digest of the whole, and no file beside it."""
+BUSY_TIMEOUT_S = 4.0
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS objects (
+    kind TEXT, name TEXT, value BLOB NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (kind, name));
+CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS replies (id TEXT PRIMARY KEY, reply BLOB NOT NULL, position INTEGER NOT NULL);
+"""
+KINDS: dict[str, type[Struct]] = {
+    "backends": BackendSpec,
+    "endpoints": EndpointSpec,
+    "fallbacks": Fallback,
+    "pins": Pins,
+    "histories": TrafficHistory,
+}
+_MODULUS = 2**256
+
+
+class Sums:
+    """A checksum for each row, and their sum, which stands for all of them in whatever order."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, ...], int] = {}
+        self.total = 0
+
+    def copy(self) -> Sums:
+        other = Sums()
+        other._rows, other.total = dict(self._rows), self.total
+        return other
+
+    def put(self, key: tuple[str, ...], checksum: bytes) -> None:
+        self.drop(key)
+        value = self._rows[key] = int.from_bytes(checksum, "big")
+        self.total = (self.total + value) % _MODULUS
+
+    def drop(self, key: tuple[str, ...]) -> None:
+        self.total = (self.total - self._rows.pop(key, 0)) % _MODULUS
+
+
+class Snapshot(NamedTuple):
+    """A whole state that was found on disk and is consistent in itself."""
+
+    store: str
+    commit: int
+    digest: str
+    desired: Desired
+    replies: dict[str, bytes]
+    positions: dict[str, int]
+    blobs: frozenset[str]
+    epoch: int
+    sums: Sums
+
+
+EMPTY = Snapshot("", 0, "", Desired(), {}, {}, frozenset(), 0, Sums())
+
+
+def look_at(path: Path) -> Snapshot:
+    """Read and check everything in a file, and change nothing in it.
+
+    Raises:
+        StoreError: it is damaged, or of a newer schema; the text names it.
+    """
+    if not path.exists():
+        raise StoreError(f"{path} is missing")
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        try:
+            connection.execute("BEGIN")  # one state, should somebody write meanwhile
+            return _read(connection, path)
+        finally:
+            connection.close()
+    except StoreError:
+        raise
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from None
+    except Exception as error:  # noqa: BLE001 - see below
+        # In a damaged file a column may hold a value of any kind, and so anything may be raised here.
+        raise StoreError(f"{path} cannot be read, it is damaged: {error}") from None
+
+
+def _read(connection: sqlite3.Connection, path: Path) -> Snapshot:
+    check = connection.execute("PRAGMA quick_check").fetchone()[0]
+    if check != "ok":
+        raise StoreError(f"{path} is damaged: {check}")
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        return EMPTY
+    meta: dict[str, Any] = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    schema = int(meta.get("schema", SCHEMA_VERSION))
+    if not OLDEST_SCHEMA <= schema <= SCHEMA_VERSION:
+        raise StoreError(f"{path} has schema version {schema}; this pointsman reads {SCHEMA_VERSION}")
+    sums = Sums()
+    objects: dict[str, dict[str, Struct]] = {kind: {} for kind in KINDS}
+    for kind, name, value, checksum in connection.execute("SELECT kind, name, value, checksum FROM objects"):
+        if checksum_of(kind, name, value) != checksum or kind not in KINDS:
+            raise StoreError(f"{path} is damaged: checksum of {kind} {name!r} is wrong")
+        objects[kind][name] = msgspec.json.decode(value, type=KINDS[kind])
+        sums.put(("objects", kind, name), checksum)
+    blobs = set()
+    for digest, data in connection.execute("SELECT digest, data FROM blobs"):
+        if code_digest(data) != digest:
+            raise StoreError(f"{path} is damaged: code {digest[:12]} is not what was stored")
+        blobs.add(digest)
+        sums.put(("blobs", digest), bytes.fromhex(digest))
+    replies, positions = {}, {}
+    for key, reply, position in connection.execute("SELECT id, reply, position FROM replies ORDER BY position"):
+        replies[key], positions[key] = bytes(reply), int(position)
+        sums.put(("replies", key), checksum_of(key, str(position), reply))
+    version, epoch, commit = (int(meta.get(key, 0)) for key in ("version", "epoch", "commit"))
+    store = meta.get("store", "")
+    digest = digest_of(store, commit, version, epoch, sums.total)
+    if schema > OLDEST_SCHEMA and meta.get("digest") != digest:
+        raise StoreError(f"{path} is damaged: the digest of the whole state is wrong")
+    desired = Desired(version, **objects)  # type: ignore[arg-type]  # the kinds are its fields
+    return Snapshot(store, commit, digest, desired, replies, positions, frozenset(blobs), epoch, sums)
+
+
+def digest_of(store: str, commit: int, version: int, epoch: int, total: int) -> str:
+    """Of a whole state."""
+    return hashlib.sha256(f"{store} {commit} {version} {epoch} {total:064x}".encode()).hexdigest()
+
+
+def checksum_of(kind: str, name: str, value: bytes) -> bytes:
+    return hashlib.sha256(b"\0".join((kind.encode(), name.encode(), value))).digest()

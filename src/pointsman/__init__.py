@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pointsman.client import Client
     from pointsman.config import BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
-    from pointsman.environments.kinds import CondaEnv, VirtualEnv
+    from pointsman.environments.kinds import CondaEnv, Requirements, VirtualEnv
     from pointsman.future import ServeFuture, get
     from pointsman.request import Request, accept_batch
     from pointsman.starting import connect, start
@@ -38,6 +38,7 @@ _HOMES = {
     "ImportedBackend": "backends",
     "Request": "request",
     "ServeFuture": "future",
+    "Requirements": "environments.kinds",
     "start": "starting",
     "VirtualEnv": "environments.kinds",
 }
@@ -48,6 +49,7 @@ __all__ = [
     "BackendConfig",
     "Client",
     "CondaEnv",
+    "Requirements",
     "VirtualEnv",
     "connect",
     "get",

@@ -1,11 +1,16 @@
-"""How far replicas have come, on one line of the terminal; nothing where there is no terminal."""
+"""How far long work has come, on one line of the terminal; nothing where there is no terminal."""
 
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pointsman.wire.commands import Progress
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 
 class ProgressLine:
@@ -32,3 +37,40 @@ class ProgressLine:
         if self._shown:
             sys.stderr.write("\n")
             sys.stderr.flush()
+
+
+class Activity:
+    """A line that says what is being done and for how long; a context manager that takes it away again.
+
+    Args:
+        title: what is being done.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._status: Status | None = None
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Activity:
+        if sys.stderr is not None and sys.stderr.isatty():
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("")
+            self._status.start()
+            self.show("")
+        return self
+
+    def show(self, detail: str) -> None:
+        """Show the newest detail behind the title."""
+        if self._status is not None:
+            from rich.text import Text
+
+            seconds = f"{time.monotonic() - self._began:.0f} s"
+            text = Text(f"{self.title} ({seconds}) {detail}", no_wrap=True, overflow="ellipsis")
+            self._status.update(text)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()

@@ -135,7 +135,11 @@ def connect(name: str = "default", *, engine: str | None = None) -> Client:
         options.check_engine(engine)
     if replica_context() is not None:
         return Client(credentials_here())
-    address = find_instance(check_name(name))
+    return attach(find_instance(check_name(name)))
+
+
+def attach(address: Address) -> Client:
+    """A client for a running instance of this user, named or not."""
     return Client(_operator(address), address=address)
 
 

@@ -35,6 +35,7 @@ def endpoint_view(spec: EndpointSpec) -> dict[str, Any]:
 
 def _backend_view(view: BackendView) -> dict[str, Any]:
     failure = view.failure
+    environment = view.spec.origin.environment
     return {
         "state": view.state,
         "replicas_wanted": view.spec.config.num_replicas,
@@ -43,6 +44,14 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
             {"tag": r.tag, "pid": r.pid, "state": r.state, "gpus": list(r.gpus), "remark": r.remark}
             for r in view.replicas
         ],
+        "environment": environment
+        and {
+            "kind": environment.kind,
+            "name": environment.name,
+            "python": environment.python,
+            "version": environment.version,
+        },
+        "pythons": list(view.pythons),
         "failure": failure
         and {
             "reason": failure.reason.value,

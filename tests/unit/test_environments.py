@@ -137,7 +137,7 @@ def test_code_does_not_cross_minor_versions() -> None:
 
 def facts(**changes: object) -> Facts:
     usual = {
-        "version": (3, 11, 7), "prefix": "/env", "missing": [], "pointsman": "", "wire": 0, "problem": "",
+        "version": (3, 11, 7), "build": "", "missing": [], "pointsman": "", "wire": 0, "problem": "",
     }  # fmt: skip
     return Facts(**{**usual, **changes})  # type: ignore[arg-type]
 

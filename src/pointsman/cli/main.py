@@ -1,4 +1,4 @@
-"""The command line: ``pointsman start | status | traffic | shutdown | demo``.
+"""The command line: ``pointsman start | status | traffic | env | shutdown | demo``.
 
 Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
 into one line on standard error. Knows no process but its own; what an instance is doing it learns from ``status()``.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
-from pointsman.cli import traffic
+from pointsman.cli import env, traffic
 from pointsman.cli.common import AsJson, Name, connect_to, print_json, terminal
 from pointsman.exceptions import ServeException
 
@@ -37,6 +37,7 @@ app = typer.Typer(
 
 
 app.add_typer(traffic.app, name="traffic")
+app.add_typer(env.app, name="env")
 
 
 def main() -> None:

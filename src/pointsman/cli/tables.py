@@ -82,6 +82,30 @@ def show_explanation(explanation: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def show_environments(environments: list[dict[str, Any]], console: Console) -> None:
+    """Print environments that were made from requirements, and what became of them."""
+    table = _table("", "packages", "Python", "size", "last used", "state")
+    for one in environments:
+        table.add_row(
+            _text(", ".join(one["packages"]) or "-"),
+            one["version"],
+            f"{one['bytes'] / 1e6:.1f} MB",
+            f"{_duration(one['unused_s'])} ago",
+            Text(one["state"], style={"in use": "green", "removed": "yellow"}.get(one["state"], "")),
+        )
+    console.print(table if table.row_count else Text("No environments.", style="dim"))
+    freed = sum(one["bytes"] for one in environments if one["state"] == "removed")
+    if freed:
+        console.print(f"{freed / 1e6:.1f} MB were freed.")
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
 def _header(status: dict[str, Any]) -> Text:
     http = status["http"]
     servers = len(http["ingresses"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pointsman.controller.reconcile import Phase
-from pointsman.controller.state import Desired, find_endpoint
+from pointsman.controller.state import Desired, Fallback, find_endpoint
 from pointsman.model import BackendSpec, Pins, TrafficHistory
 from pointsman.wire.commands import BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import ControllerHandover
@@ -67,5 +67,11 @@ def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
         state=state,
         ready=ready,
         failure=failure,
+        pythons=_pythons(spec, controller.desired.fallbacks.get(spec.tag)),
         replicas=tuple(ReplicaView(r.tag, r.pid, r.phase.name, r.allocation.gpus, r.pulse.remark) for r in replicas),
     )
+
+
+def _pythons(spec: BackendSpec, fallback: Fallback | None) -> tuple[str, ...]:
+    specs = [spec, *([fallback.spec] if fallback is not None and fallback.spec is not None else [])]
+    return tuple(one.origin.environment.python for one in specs if one.origin.environment is not None)

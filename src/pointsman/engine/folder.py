@@ -234,10 +234,14 @@ def take_lock(path: Path) -> int | None:
 
 def live_instances() -> list[str]:
     """Names of the live named instances of this user."""
-    folders = sorted(path for path in runtime_folder().iterdir() if path.is_dir())
-    return [
-        path.name for path in folders if not path.name.startswith(ANONYMOUS_PREFIX) and InstanceFolder(path).is_alive()
-    ]
+    names = [folder.path.name for folder in live_folders()]
+    return [name for name in names if not name.startswith(ANONYMOUS_PREFIX)]
+
+
+def live_folders() -> list[InstanceFolder]:
+    """Folders of all live instances of this user, anonymous ones too."""
+    folders = [InstanceFolder(path) for path in sorted(runtime_folder().iterdir()) if path.is_dir()]
+    return [folder for folder in folders if folder.is_alive()]
 
 
 def sweep_anonymous() -> None:

@@ -28,7 +28,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     Attributes:
         version: of Python.
-        prefix: its ``sys.prefix``.
+        build: the same in full, its compiler and date included.
         missing: which of :data:`RUNTIME` it has not.
         pointsman: version of the package there, empty without one.
         wire: version of the wire protocol there.
@@ -36,7 +36,7 @@ class Facts(msgspec.Struct, frozen=True):
     """
 
     version: tuple[int, int, int]
-    prefix: str
+    build: str
     missing: list[str]
     pointsman: str
     wire: int
@@ -83,6 +83,13 @@ def check(environment: Environment, facts: Facts) -> None:
             f"{environment} lacks {', '.join(facts.missing)}, which replicas need; install with:"
             f" {environment.python} -m pip install {wanted}"
         )
+
+
+def check_version(environment: Environment, facts: Facts) -> None:
+    """Whether a Python is new enough; raises ValueError when it is not."""
+    if facts.version < OLDEST:
+        version = ".".join(map(str, facts.version))
+        raise ValueError(f"{environment} has Python {version}, and Pointsman needs {OLDEST[0]}.{OLDEST[1]} or later")
 
 
 def runtime_requirements(names: Sequence[str] = RUNTIME) -> list[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,51 @@ class CondaEnv:
             raise ValueError(f"{self.name!r} cannot be the name of a conda environment")
 
 
-Kind = VirtualEnv | CondaEnv
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][^\r\n\0]*")
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """A virtual environment that is made from requirements when it is first needed, and kept for later.
+
+    Args:
+        packages: requirements as in ``requirements.txt``, such as ``["scikit-learn==1.5.2"]``; options are not taken.
+        python: path of the interpreter to base it on; the caller's by default.
+        installer: ``"uv"`` or ``"pip"``; by default uv where it is installed, else venv and pip.
+
+    Raises:
+        TypeError, ValueError: an argument is not of this kind.
+    """
+
+    packages: tuple[str, ...]
+    python: str | None
+    installer: str | None
+
+    def __init__(
+        self,
+        packages: Sequence[str],
+        *,
+        python: str | os.PathLike[str] | None = None,
+        installer: Literal["uv", "pip"] | None = None,
+    ) -> None:
+        if isinstance(packages, str) or not isinstance(packages, Sequence):
+            raise TypeError(f"Requirements takes a list of str such as ['numpy==2.1.0'], not {packages!r}")
+        for package in packages:
+            if not isinstance(package, str):
+                raise TypeError(f"Requirements takes a list of str, and it has {package!r}")
+            if not _REQUIREMENT.fullmatch(package.strip()):
+                raise ValueError(f"{package!r} is not a requirement such as 'numpy==2.1.0'")
+        if python is not None and not isinstance(python, (str, os.PathLike)):
+            raise TypeError(f"python of Requirements must be the path of an interpreter, not {python!r}")
+        if installer not in (None, "uv", "pip"):
+            raise ValueError(f"installer of Requirements is {installer!r}, but must be 'uv' or 'pip'")
+        wanted = sorted({" ".join(package.split()) for package in packages})
+        object.__setattr__(self, "packages", tuple(wanted))
+        object.__setattr__(self, "python", str(Path(python).expanduser().absolute()) if python is not None else None)
+        object.__setattr__(self, "installer", installer)
+
+
+Kind = VirtualEnv | CondaEnv | Requirements
 
 
 def parse_env(env: object) -> Kind | None:
@@ -60,8 +107,10 @@ def parse_env(env: object) -> Kind | None:
         TypeError: it is neither.
         ValueError: a string that is no name.
     """
-    if env is None or isinstance(env, (VirtualEnv, CondaEnv)):
+    if env is None or isinstance(env, (VirtualEnv, CondaEnv, Requirements)):
         return env
     if isinstance(env, str):
         return CondaEnv(env)
-    raise TypeError(f"env must be a CondaEnv, a VirtualEnv or the name of a conda environment, not {env!r}")
+    raise TypeError(
+        f"env must be a CondaEnv, a VirtualEnv, Requirements or the name of a conda environment, not {env!r}"
+    )

@@ -8,7 +8,7 @@ import sys
 
 facts = {
     "version": list(sys.version_info[:3]),
-    "prefix": sys.prefix,
+    "build": " ".join(sys.version.split()),
     "missing": [],
     "pointsman": "",
     "wire": 0,

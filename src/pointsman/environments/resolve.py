@@ -11,8 +11,9 @@ import msgspec
 from pointsman.environments.activation import CONDA_VARIABLES, activated, find_python
 from pointsman.environments.cache import link_folder
 from pointsman.environments.conda import Surroundings, find_prefix
-from pointsman.environments.interpreter import ask, check
-from pointsman.environments.kinds import CondaEnv, Kind, VirtualEnv
+from pointsman.environments.interpreter import ask, check, check_version
+from pointsman.environments.kinds import CondaEnv, Kind, Requirements, VirtualEnv
+from pointsman.environments.requirements import ensure, this_version
 from pointsman.importpath import PACKAGE, PATH_VARIABLE, python_path
 from pointsman.model import Environment
 
@@ -27,14 +28,16 @@ def resolve(kind: Kind | Environment | None) -> Environment:
         kind: what the user wrote, or an environment that was resolved before.
 
     Raises:
-        ValueError: it is missing, is writable for everyone, or cannot run replicas.
+        ValueError: it is missing, cannot be made, is writable for everyone, or cannot run replicas.
         ServeException: a conda environment is asked for, and there is no conda.
     """
     if kind is None or (isinstance(kind, Environment) and kind.kind == CALLER):
         return caller()
     if isinstance(kind, Environment):
         return _checked(kind)
-    return _checked(_virtual(kind) if isinstance(kind, VirtualEnv) else _conda(kind))
+    if isinstance(kind, CondaEnv):
+        return _checked(activated(kind.name, find_prefix(kind.name, Surroundings.here())))
+    return _checked(_virtual(kind) if isinstance(kind, VirtualEnv) else _made(kind))
 
 
 def caller() -> Environment:
@@ -72,8 +75,16 @@ def _virtual(kind: VirtualEnv) -> Environment:
     )
 
 
-def _conda(kind: CondaEnv) -> Environment:
-    return activated(kind.name, find_prefix(kind.name, Surroundings.here()))
+def _made(kind: Requirements) -> Environment:
+    python, version = sys.executable, this_version()
+    if kind.python is not None:
+        base = Environment(kind="base", name=kind.python, python=kind.python, version="")
+        facts = ask(base)
+        check_version(base, facts)
+        python, version = kind.python, facts.build
+    prefix = ensure(kind, python, version)
+    environment = _virtual(VirtualEnv(prefix))
+    return msgspec.structs.replace(environment, kind="requirements", name=", ".join(kind.packages))
 
 
 def _checked(environment: Environment) -> Environment:

@@ -204,6 +204,8 @@ class BackendView(msgspec.Struct, frozen=True):
     ready: int
     failure: FailureView | None
     replicas: tuple[ReplicaView, ...]
+    pythons: tuple[str, ...] = ()
+    """Interpreters that it uses, or would go back to if its last change does not come up."""
 
 
 class IngressView(msgspec.Struct, frozen=True):

@@ -1,0 +1,77 @@
+"""``pointsman env``: environments that were made from requirements, and how to get rid of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pointsman.cli.common import AsJson, print_json, terminal
+
+if TYPE_CHECKING:
+    from pointsman.environments.kept import Kept
+
+DAY_S = 86400.0
+
+app = typer.Typer(help="Look at Python environments made from requirements, and remove them.", no_args_is_help=True)
+
+
+@app.command(name="list")
+def list_(as_json: AsJson = False) -> None:
+    """Show the environments that were made, and which of them backends use."""
+    from pointsman.environments.kept import kept_environments
+
+    _show([(kept, "") for kept in kept_environments()], as_json)
+
+
+@app.command()
+def prune(
+    unused_for: Annotated[
+        float, typer.Option("--unused-for", help="Keep those asked for within this many days.", metavar="DAYS", min=0)
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove environments that no backend of a running instance uses. Those asked for in the last 10 minutes stay."""
+    from pointsman.environments.kept import kept_environments, prunable, remove, remove_dangling_links
+
+    used = _used()
+    rows = []
+    for kept in kept_environments():
+        gone = prunable(kept, used, unused_for * DAY_S) and remove(kept)
+        rows.append((kept, "removed" if gone else ""))
+    remove_dangling_links()
+    _show(rows, as_json, used)
+
+
+def _show(rows: list[tuple[Kept, str]], as_json: bool, used: set[str] | None = None) -> None:
+    used = _used() if used is None else used
+    report = [
+        {
+            "packages": list(kept.made.packages) if kept.made else [],
+            "python": kept.python,
+            "version": kept.made.version.partition(" ")[0] if kept.made else "",
+            "bytes": kept.size,
+            "unused_s": round(kept.unused_s),
+            "state": done or ("in use" if kept.python in used else "unused" if kept.made else "half made"),
+        }
+        for kept, done in rows
+    ]
+    if as_json:
+        print_json(report)
+        return
+    from pointsman.cli.tables import show_environments
+
+    show_environments(report, terminal())
+
+
+def _used() -> set[str]:
+    """Interpreters that backends of live instances use; raises when one of them cannot be asked."""
+    from pointsman.engine.folder import live_folders
+    from pointsman.engine.local import address_of
+    from pointsman.starting import attach
+
+    used: set[str] = set()
+    for folder in live_folders():
+        for backend in attach(address_of(folder)).status()["backends"].values():
+            used.update(backend["pythons"])
+    return used

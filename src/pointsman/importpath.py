@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import site
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -58,3 +59,16 @@ def enter(origin: Origin) -> None:
     """
     sys.path[:] = list(dict.fromkeys([*origin.sys_path, *sys.path]))
     os.chdir(origin.cwd)
+
+
+def refuse_open(path: str | os.PathLike[str], what: str) -> None:
+    """Refuse a file or folder of code that everyone on the machine may change.
+
+    Args:
+        what: its name at the start of the error's text.
+
+    Raises:
+        ValueError: everyone may write to it.
+    """
+    if os.stat(path).st_mode & stat.S_IWOTH:
+        raise ValueError(f"{what} is refused: everyone may write to {os.fspath(path)}")

@@ -38,13 +38,21 @@ class Reason(str, Enum):
 
 
 class Resources(Struct, frozen=True):
-    """What one replica needs. Amounts may be fractions; ``memory`` is in bytes."""
+    """What one replica needs. Amounts may be fractions; ``memory`` is in bytes.
+
+    Attributes:
+        env_vars: variables of its process; they win over all others.
+        working_dir: folder that it works in, and that comes first in its import path; empty for the shipper's.
+        py_modules: packages and modules that it can import, by absolute path.
+    """
 
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     memory: float = 0.0
     custom: dict[str, float] = {}
     env_vars: dict[str, str] = {}
+    working_dir: str = ""
+    py_modules: tuple[str, ...] = ()
 
 
 class ReplicaConfig(Struct, frozen=True):

@@ -6,14 +6,20 @@ from __future__ import annotations
 import glob
 import math
 import os
+import types
 from collections.abc import Mapping
 from typing import Any
 
 from pointsman.config import nearest
+from pointsman.importpath import refuse_open
 from pointsman.model import Resources
 
 _AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
 _REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
+_SETTINGS = ("env_vars", "working_dir", "py_modules")
+"""Names of Ray's ``runtime_env``, which may also be given in a dict of that name."""
+_KNOWN = (*_AMOUNTS, "resources", *_SETTINGS, "runtime_env")
+_OF_ENV = ("conda", "pip", "uv", "py_executable")
 
 
 def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
@@ -32,9 +38,9 @@ def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
     for key in options:
         if key in _REFUSED:
             raise ValueError(f"ray_actor_options cannot set {key!r}: Pointsman manages it")
-        if key not in (*_AMOUNTS, "resources", "env_vars"):
-            known = (*_AMOUNTS, "resources", "env_vars")
-            raise ValueError(f"ray_actor_options has no option {key!r} on the local engine{nearest(key, known)}")
+        if key not in _KNOWN:
+            raise ValueError(f"ray_actor_options has no option {key!r} on the local engine{nearest(key, _KNOWN)}")
+    settings = _settings(options)
     amounts = {name: _amount(name, options[name]) for name in _AMOUNTS if options.get(name) is not None}
     if amounts.get("num_gpus", 0) > 1 and amounts["num_gpus"] % 1:
         raise ValueError(f"num_gpus {options['num_gpus']!r} above 1 must be a whole number")
@@ -43,7 +49,9 @@ def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
         num_gpus=amounts.get("num_gpus", 0.0),
         memory=amounts.get("memory", 0.0),
         custom=parse_custom_resources(options.get("resources"), "resources"),
-        env_vars=_env_vars(options.get("env_vars")),
+        env_vars=_env_vars(settings.get("env_vars")),
+        working_dir=_working_dir(settings.get("working_dir")),
+        py_modules=_py_modules(settings.get("py_modules")),
     )
 
 
@@ -102,3 +110,59 @@ def _env_vars(value: Any) -> dict[str, str]:
         if not isinstance(name, str) or not isinstance(text, str):
             raise TypeError(f"env_vars must map str to str, and it has {name!r}: {text!r}")
     return dict(value)
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process is set up with: options of their own, and those in ``runtime_env``."""
+    settings = {name: options[name] for name in _SETTINGS if options.get(name) is not None}
+    inner = options.get("runtime_env")
+    if inner is None:
+        return settings
+    if not isinstance(inner, dict):
+        raise TypeError(f"runtime_env must be a dict, not {inner!r}")
+    for name in inner:
+        if name in _OF_ENV:
+            raise ValueError(f"runtime_env cannot set {name!r}; give the backend's environment as env=...")
+        if name not in _SETTINGS:
+            raise ValueError(f"runtime_env has no {name!r} on the local engine{nearest(str(name), _SETTINGS)}")
+        if name in settings:
+            raise ValueError(f"{name} is given twice, as an option and in runtime_env; give it once")
+    return {**settings, **{name: value for name, value in inner.items() if value is not None}}
+
+
+def _working_dir(value: Any) -> str:
+    if value is None:
+        return ""
+    folder = _local_path(value, "working_dir")
+    if not os.path.isdir(folder):
+        raise ValueError(f"working_dir {value!r} is not a folder")
+    refuse_open(folder, f"working_dir {value!r}")
+    return folder
+
+
+def _py_modules(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"py_modules must be a list of paths or modules, not {value!r}")
+    found: dict[str, str] = {}
+    for entry in value:
+        if isinstance(entry, types.ModuleType):
+            places = list(getattr(entry, "__path__", [])) or [entry.__file__]
+            entry = places[0]
+        path = _local_path(entry, "an entry of py_modules")
+        name = os.path.basename(path)
+        if not (os.path.isdir(path) or (os.path.isfile(path) and name.endswith(".py"))):
+            raise ValueError(f"{entry!r} of py_modules is neither a package's folder nor a module's .py file")
+        if found.setdefault(name, path) != path:
+            raise ValueError(f"py_modules has two modules of one name: {found[name]} and {path}")
+        refuse_open(path, f"{entry!r} of py_modules")
+    return tuple(found.values())
+
+
+def _local_path(value: Any, what: str) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{what} must be a path, not {value!r}")
+    if "://" in os.fspath(value):
+        raise ValueError(f"{what} is {value!r}, and the local engine fetches nothing; give a path")
+    return os.path.abspath(os.path.expanduser(value))

@@ -115,6 +115,12 @@ def test_another_python(
     assert http.post(route).json()[1] == {"plain": 1}
 
 
+def test_source_crosses_versions(http: httpx.Client, served: Served, environments: Environments) -> None:
+    """A function of a module that the other Python can import is sent by name, so any Python can run it (DM6)."""
+    prefix = environments.get(NEW, python=other_python())
+    assert http.get(served(interpreter, env=serve.VirtualEnv(prefix))).json()[1] == str(prefix)
+
+
 def test_code_by_value_stays_with_its_python(refused: Callable[..., str], environments: Environments) -> None:
     """A class of the script cannot go to another Python, and its author learns both versions and what to do (DM6)."""
 
@@ -315,3 +321,73 @@ def test_deploy_into_environments(client: serve.Client, name: str, environments:
     assert handle.remote().result()[1] == sys.prefix
     client.delete_endpoint(name)
     client.delete_backend(name)
+
+
+# --- folder, modules and variables ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder to work in with a module beside it, and a package whose neighbour must not be found."""
+    for file, text in {
+        "work/data.txt": "data",
+        "work/in_folder.py": "VALUE = 'folder'",
+        "lib/shipped_package/__init__.py": "from shipped_package.model import Model",
+        "lib/shipped_package/model.py": SHIPPED,
+        "lib/neighbour.py": "",
+        "lone_module.py": "VALUE = 'lone'",
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    return tmp_path
+
+
+SHIPPED = """
+import importlib.util
+import os
+
+import in_folder
+import lone_module
+
+AT_IMPORT = os.environ["FROM_OPTIONS"]
+
+
+class Model:
+    def __call__(self, request):
+        with open("data.txt") as file:
+            data = file.read()
+        found = importlib.util.find_spec("neighbour") is not None
+        return [data, in_folder.VALUE, lone_module.VALUE, AT_IMPORT, found, os.environ["OMP_NUM_THREADS"]]
+"""
+
+
+def test_working_dir_and_modules(client: serve.Client, name: str, environments: Environments, sources: Path) -> None:
+    """Replicas work in the given folder and import the given packages, in any environment, and nothing that lies beside
+    them; a deploy that does not name them keeps them (RM2, OM3, DP4)."""
+    settings = {
+        "env_vars": {"FROM_OPTIONS": "here", "OMP_NUM_THREADS": "7"},
+        "working_dir": sources / "work",
+        "py_modules": [sources / "lib" / "shipped_package", sources / "lone_module.py"],
+    }
+    code = serve.ImportedBackend("shipped_package:Model")
+    wanted = ["data", "folder", "lone", "here", False, "7"]
+    client.deploy(name, code, env=serve.VirtualEnv(environments.get(OLD)), ray_actor_options={"runtime_env": settings})
+    handle = client.get_handle(name)
+    assert handle.remote().result() == wanted
+    client.deploy(name, code)
+    assert handle.remote().result() == wanted
+    client.deploy(name, code, env=serve.VirtualEnv(sys.prefix))
+    assert handle.remote().result() == wanted
+    client.delete_endpoint(name)
+    client.delete_backend(name)
+
+
+def test_modules_of_the_callers_environment(http: httpx.Client, served: Served, sources: Path) -> None:
+    """Without env the same holds, as options of their own (RM2, DM3)."""
+    options = {
+        "env_vars": {"FROM_OPTIONS": "here"},
+        "working_dir": str(sources / "work"),
+        "py_modules": [str(sources / "lib" / "shipped_package"), str(sources / "lone_module.py")],
+    }
+    route = served(serve.ImportedBackend("shipped_package.model.Model"), ray_actor_options=options)
+    assert http.get(route).json()[:5] == ["data", "folder", "lone", "here", False]

@@ -11,7 +11,7 @@ from pointsman.client.shipping import Code, check_crossing, prepare
 from pointsman.config import BackendConfig
 from pointsman.deadline import check_timeout
 from pointsman.environments.kinds import Kind, parse_env
-from pointsman.model import Environment
+from pointsman.model import BackendSpec, Resources
 from pointsman.policy.shardkey import check_source
 from pointsman.resources import parse_actor_options
 from pointsman.usercode import carries_code
@@ -38,7 +38,7 @@ class BackendOperations(Operations):
                 :class:`ImportedBackend` names one that only the replicas import.
             actor_init_args: positional arguments of the class's constructor.
             ray_actor_options: resources of each replica: ``num_cpus``, ``num_gpus``, ``memory``, ``resources``,
-                ``env_vars``.
+                ``env_vars``, ``working_dir``, ``py_modules``.
             config: a :class:`BackendConfig` or a dict of its fields.
             env: the Python environment of the replicas: a :class:`VirtualEnv`, a :class:`CondaEnv` or the name of a
                 conda environment; that of the caller by default.
@@ -55,7 +55,7 @@ class BackendOperations(Operations):
         kind = parse_env(env)
         if kind is not None and tag in self._status().backends:  # sooner than the controller would say so
             raise ValueError(f"backend {tag!r} exists already; delete it first, or use deploy() to replace its code")
-        cargo = prepare(func_or_class, actor_init_args, kind, spec.user_config)
+        cargo = prepare(func_or_class, actor_init_args, kind, resources, spec.user_config)
         command = CreateBackend(new_id(), tag, cargo.digest, cargo.origin, cargo.traits, spec, resources)
         self._change(command, cargo.blob, backend=tag)
 
@@ -73,7 +73,8 @@ class BackendOperations(Operations):
         changes, user_config = options.config_changes(config_options, "config_options")
         tag = options.check_object_name(backend_tag, "backend_tag")
         if user_config is not None and carries_code(user_config):
-            check_crossing(user_config, "user_config", self._environment_of(tag))
+            present = self._present(tag)
+            check_crossing(user_config, "user_config", present.origin.environment if present is not None else None)
         self._change(UpdateBackendConfig(new_id(), tag, changes, user_config), backend=tag)
 
     def get_backend_config(self, backend_tag: str) -> BackendConfig:
@@ -131,7 +132,11 @@ class BackendOperations(Operations):
         changes, user_config = options.config_changes(config, "config")
         resources = parse_actor_options(ray_actor_options) if ray_actor_options is not None else None
         kind = parse_env(env)
-        cargo = prepare(func_or_class, init_args, kind or self._environment_of(name), user_config)
+        present = self._present(name)
+        if resources is None and present is not None:
+            resources = present.resources
+        environment = present.origin.environment if present is not None else None
+        cargo = prepare(func_or_class, init_args, kind or environment, resources or Resources(), user_config)
         command = Deploy(
             new_id(),
             name,
@@ -150,7 +155,7 @@ class BackendOperations(Operations):
         )
         self._change(command, cargo.blob, backend=name)
 
-    def _environment_of(self, tag: str) -> Environment | None:
-        """The environment of a backend that exists; None for one that is new."""
+    def _present(self, tag: str) -> BackendSpec | None:
+        """A backend as it is; None when there is none."""
         view = self._status().backends.get(tag)
-        return view.spec.origin.environment if view is not None else None
+        return view.spec if view is not None else None

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from pointsman.backends import ImportedBackend
 from pointsman.client.operations import origin_here
+from pointsman.environments.cache import link_folder
 from pointsman.environments.kinds import Kind
 from pointsman.environments.rehearsal import rehearse
 from pointsman.environments.resolve import CALLER, resolve
 from pointsman.importpath import given_sys_path
-from pointsman.model import Environment, Origin, TargetTraits
+from pointsman.model import Environment, Origin, Resources, TargetTraits
 from pointsman.usercode import carries_code, code_digest, look_at, pack_code
 
 Code = Callable[..., Any] | type | ImportedBackend
@@ -36,7 +39,13 @@ class Cargo(NamedTuple):
     traits: TargetTraits
 
 
-def prepare(code: Code, init_args: tuple[Any, ...], env: Kind | Environment | None, user_config: bytes | None) -> Cargo:
+def prepare(
+    code: Code,
+    init_args: tuple[Any, ...],
+    env: Kind | Environment | None,
+    resources: Resources,
+    user_config: bytes | None,
+) -> Cargo:
     """Pack code for an environment; None is the caller's.
 
     Code of the caller's own environment is known to load. In another one, and where the code is only named, it is
@@ -53,9 +62,10 @@ def prepare(code: Code, init_args: tuple[Any, ...], env: Kind | Environment | No
     what = "an init argument" if isinstance(code, ImportedBackend) else name
     for data, part in ((blob, what), (user_config or b"", "user_config")):
         check_crossing(data, part, environment)
-    origin = origin_for(environment)
+    origin = origin_for(environment, resources)
     if traits is None or environment.kind != CALLER:
-        traits = rehearse(name, blob, origin, environment)
+        variables = {**environment.variables, **resources.env_vars}
+        traits = rehearse(name, blob, origin, msgspec.structs.replace(environment, variables=variables))
     return Cargo(blob, code_digest(blob), origin, traits)
 
 
@@ -80,8 +90,10 @@ def check_crossing(data: bytes, what: str, environment: Environment | None) -> N
         )
 
 
-def origin_for(environment: Environment) -> Origin:
+def origin_for(environment: Environment, resources: Resources) -> Origin:
     """Where code that this process ships is to run."""
     here = origin_here()
     sys_path = here.sys_path if environment.kind == CALLER else given_sys_path()
-    return Origin(here.cwd, sys_path, environment)
+    modules = [link_folder(*resources.py_modules)] if resources.py_modules else []
+    folder = [resources.working_dir] if resources.working_dir else []
+    return Origin(resources.working_dir or here.cwd, (*modules, *folder, *sys_path), environment)

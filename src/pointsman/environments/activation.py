@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import msgspec
 
 from pointsman.environments import conda
 from pointsman.environments.interpreter import last_words, run_bounded
+from pointsman.importpath import refuse_open
 from pointsman.model import Environment
 
 CONDA_VARIABLES = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "CONDA_PROMPT_MODIFIER", "CONDA_PREFIX_1")
@@ -33,8 +33,7 @@ def find_python(prefix: Path, shown: str) -> Path:
         why = "leads nowhere" if python.is_symlink() else "does not exist"
         raise ValueError(f"{shown} has no interpreter: {python} {why}")
     for path in (prefix, prefix / "bin", python, *prefix.glob("lib/python3*/site-packages")):
-        if path.stat().st_mode & stat.S_IWOTH:
-            raise ValueError(f"{shown} is refused: everyone may write to {path}")
+        refuse_open(path, shown)
     return python
 
 

@@ -80,9 +80,9 @@ def family(pid: int | None = None) -> dict[int, psutil.Process]:
     return {child.pid: child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
 
 
-def start_client(**http_options: object) -> serve.Client:
-    """An anonymous instance on a free port."""
-    return serve.start(http_options={"port": 0, **http_options})
+def start_client(*, metrics_export_port: int | None = 0, **http_options: object) -> serve.Client:
+    """An anonymous instance on free ports."""
+    return serve.start(http_options={"port": 0, **http_options}, metrics_export_port=metrics_export_port)
 
 
 def http_for(client: serve.Client) -> httpx.Client:

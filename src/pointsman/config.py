@@ -335,6 +335,29 @@ def check_methods(methods: Any, default: tuple[str, ...] | None) -> tuple[str, .
     return tuple(dict.fromkeys(method.upper() for method in methods))
 
 
+class _DefaultPort(int):
+    """The default, to be told from the same number given on purpose."""
+
+
+DEFAULT_METRICS_PORT = _DefaultPort(8080)
+
+
+def check_metrics_port(port: int | None) -> int | None:
+    """The port of the metrics, or None for none.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: no port has this number.
+    """
+    if port is None:
+        return None
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"metrics_export_port must be an int or None, not {port!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"metrics_export_port {port} is not between 0 and 65535")
+    return port
+
+
 def check_engine(name: str) -> Literal["local"]:
     """The engine's name.
 

@@ -35,6 +35,8 @@ class Reason(str, Enum):
     REJECTED = "rejected"
     USER_CODE = "user_code"
     UNREACHABLE = "unreachable"
+    CLIENT_GONE = "client_gone"
+    STREAM_BROKEN = "stream_broken"
 
 
 class Resources(Struct, frozen=True):

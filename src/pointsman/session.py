@@ -14,13 +14,15 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.context import replica_context
 from pointsman.engine.child import new_event_loop
-from pointsman.engine.folder import InstanceFolder
+from pointsman.engine.folder import InstanceFolder, metrics_folder
 from pointsman.engine.local import address_of
 from pointsman.exceptions import ServeException
 from pointsman.model import EndpointSpec
 from pointsman.routing.call import Call
 from pointsman.routing.control import ControlLink
+from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
+from pointsman.telemetry.book import Book, process_book
 from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
 from pointsman.wire.commands import AnyCommand, Progress
 
@@ -50,6 +52,7 @@ class Session:
         self._thread = threading.Thread(target=self._run_loop, name="pointsman-client", daemon=True)
         self._link: ControlLink | None = None
         self._router: Router | None = None
+        self._book: Book | None = None
         self._lock = threading.Lock()
         self._submitted: deque[tuple[Router, Call, bool]] = deque()
         self._submit_pending = False
@@ -171,7 +174,7 @@ class Session:
 
     async def _start_router(self) -> Router:
         assert self._link is not None
-        router = Router(instance=self.credentials.instance)
+        router = Router(instance=self.credentials.instance, metrics=self._open_metrics())
         first_table = asyncio.Event()
         link = self._link
 
@@ -184,11 +187,19 @@ class Session:
         await first_table.wait()
         return router
 
+    def _open_metrics(self) -> RouterMetrics | None:
+        book = process_book()  # a replica has one of its own
+        if book is None:
+            book = self._book = Book.open(metrics_folder(self.credentials.control_path), "client")
+        return RouterMetrics(book) if book is not None else None
+
     async def _disconnect(self) -> None:
         if self._link is not None:
             await self._link.aclose()
         if self._router is not None:
             await self._router.aclose()
+        if self._book is not None:
+            self._book.close()
         self._loop.stop()
 
 

@@ -16,7 +16,7 @@ from pointsman.client.operations import origin_here
 from pointsman.config import HTTPOptions
 from pointsman.context import replica_context
 from pointsman.engine.folder import check_name
-from pointsman.engine.local import Address, Plan, find_instance, raise_instance
+from pointsman.engine.local import Address, MetricsPort, Plan, find_instance, raise_instance
 from pointsman.model import Capacity
 from pointsman.session import Credentials, credentials_here
 from pointsman.wire.auth import ROLE_OPERATOR
@@ -24,6 +24,7 @@ from pointsman.wire.handover import HTTPSettings
 
 log = logging.getLogger("pointsman")
 
+LOOPBACK = "127.0.0.1"
 WILDCARDS = ("0.0.0.0", "::", "")
 
 
@@ -41,6 +42,7 @@ def start(
     num_gpus: float | None = None,
     memory: float | None = None,
     resources: Mapping[str, float] | None = None,
+    metrics_export_port: int | None = options.DEFAULT_METRICS_PORT,
 ) -> Client:
     """Start an instance and return a client for it once controller and HTTP server are ready.
 
@@ -56,10 +58,12 @@ def start(
         num_gpus: GPUs that replicas may use; detected by default.
         memory: bytes that replicas may ask for in all; detected by default.
         resources: custom resources, name -> amount.
+        metrics_export_port: where Prometheus finds metrics, on the address of the HTTP server; 0 for any free port,
+            None to record none. When the default port is in use, a free one is taken: see ``Client.metrics_address``.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have.
-        OSError: the HTTP port cannot be bound, or the host not resolved.
+        OSError: the HTTP port or the given metrics port cannot be bound, or the host not resolved.
         ServeException: a live instance has that name.
         TimeoutError: not ready after 60 s.
     """
@@ -77,11 +81,18 @@ def start(
         http=http,
         state_dir=state_dir,
         capacity=local_capacity(num_cpus, num_gpus, memory, resources),
+        metrics_port=options.check_metrics_port(metrics_export_port),
     )
 
 
 def start_instance(
-    *, name: str, bound: bool, http: HTTPOptions, state_dir: str | os.PathLike[str] | None, capacity: Capacity
+    *,
+    name: str,
+    bound: bool,
+    http: HTTPOptions,
+    state_dir: str | os.PathLike[str] | None,
+    capacity: Capacity,
+    metrics_port: int | None = options.DEFAULT_METRICS_PORT,
 ) -> Client:
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
     settings = None
@@ -108,6 +119,7 @@ def start_instance(
             ingresses=http.processes,
             capacity=capacity,
             request_timeout_s=http.request_timeout_s,
+            metrics=_metrics_port(http, metrics_port),
         )
     )
     try:
@@ -118,6 +130,14 @@ def start_instance(
         raised.wait_for_end(0.0 if not bound else DRIVER_EXIT_TIMEOUT_S)
         raise
     return client
+
+
+def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:
+    """Metrics are served where HTTP is, and on this machine only where that is not."""
+    if port is None:
+        return None
+    host = http.host if http.serves and http.host is not None else LOOPBACK
+    return MetricsPort(host, int(port), strict=port is not options.DEFAULT_METRICS_PORT)
 
 
 def connect(name: str = "default", *, engine: str | None = None) -> Client:

@@ -20,7 +20,7 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
-FREE_PORT = 'serve.start(http_options={"port": 0})'
+FREE_PORT = 'serve.start(http_options={"port": 0}, metrics_export_port=0)'
 # Written in two parts, so that this file does not mention them.
 FORBIDDEN = re.compile("|".join(map(re.escape, ("/wor" + "k/", ".lib" + "rary", "sub" + "agent"))), re.IGNORECASE)
 

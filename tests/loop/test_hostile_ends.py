@@ -73,6 +73,7 @@ def test_an_exit_in_an_answer_ends_that_answer_only(code: Any) -> None:
         for _ in range(2):
             await ended("exit", Kind.FAILURE)
             await ended("fine", Kind.REPLY, Kind.END)
-        assert replica.runtime.load == 0
+        # The REPLY that opens a stream comes before its end.
+        await asyncio.wait_for(caller.until(lambda: replica.runtime.load == 0), 5)
 
     with_replica(test, code, max_batch_size=2)

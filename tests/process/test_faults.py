@@ -383,7 +383,7 @@ def test_unauthenticated_peers_get_nowhere(client, private_runtime_folder, tmp_p
 
 
 def test_no_other_listeners(client):
-    """Nothing but the HTTP port listens on the network (S16)."""
+    """Nothing but the HTTP port and the metrics port listens on the network (S16)."""
     serve_pid(client)
     listening = {
         connection.laddr
@@ -391,8 +391,10 @@ def test_no_other_listeners(client):
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert {address.ip for address in listening} == {"127.0.0.1"}
-    assert len(listening) == 1
+    assert {f"http://{address.ip}:{address.port}" for address in listening} == {
+        client.http_address,
+        client.metrics_address,
+    }
 
 
 def test_keys_are_not_on_show(client, private_runtime_folder):

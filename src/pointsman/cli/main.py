@@ -102,6 +102,10 @@ def start(
     http_location: Annotated[
         str, typer.Option("--http-location", help="Where HTTP servers run.", metavar="HeadOnly|EveryNode|NoServer")
     ] = "HeadOnly",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-export-port", help="Of metrics; 0 takes any free port, -1 none.", metavar="PORT"),
+    ] = None,
     state_dir: Annotated[
         Path | None, typer.Option("--state-dir", help="Keep state here, over restarts.", metavar="FOLDER")
     ] = None,
@@ -115,8 +119,17 @@ def start(
     folder = InstanceFolder.of(check_name(name))
     if folder.is_alive():  # starting finds that too, but only after it has tried to bind the port
         raise ServeException(f"an instance named {name!r} is running; end it with: {_command('shutdown', name)}")
-    client = start_instance(name=name, bound=not detached, http=http, state_dir=state_dir, capacity=local_capacity())
+    client = start_instance(
+        name=name,
+        bound=not detached,
+        http=http,
+        state_dir=state_dir,
+        capacity=local_capacity(),
+        metrics_port=_metrics_port(metrics_port),
+    )
     typer.echo(f"Instance {name!r} is ready{_at(client.http_address)}.")
+    if client.metrics_address:
+        typer.echo(f"Metrics are at {client.metrics_address}/metrics.")
     if detached:
         typer.echo(f"Deploy to it:  client = pointsman.connect({name!r})    (in Python)")
         typer.echo(f"Look at it:    {_command('status', name)}")
@@ -172,6 +185,14 @@ def _stay(client: Client, folder: InstanceFolder) -> None:
     if killed:
         raise ServeException("the instance's supervisor was killed")
     typer.echo("The instance was shut down.")
+
+
+def _metrics_port(given: int | None) -> int | None:
+    from pointsman.config import DEFAULT_METRICS_PORT, check_metrics_port
+
+    if given is None:
+        return DEFAULT_METRICS_PORT
+    return None if given == -1 else check_metrics_port(given)
 
 
 def _command(verb: str, name: str) -> str:

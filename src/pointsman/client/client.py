@@ -44,8 +44,14 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations):
         """Base URL of the instance's HTTP server; None without one, or inside a replica."""
         if self._address is None or self._address.http_host is None:
             return None
-        host = self._address.http_host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._address.http_port}"
+        return _url(self._address.http_host, self._address.http_port)
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Base URL of the instance's metrics, which are at ``/metrics``; None without them, or inside a replica."""
+        if self._address is None or self._address.metrics_host is None:
+            return None
+        return _url(self._address.metrics_host, self._address.metrics_port)
 
     def __enter__(self) -> Client:
         return self
@@ -128,6 +134,10 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations):
             self._raised.let_go()
         else:
             address.folder.wait_for_end()
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _end_with_driver(raised: Raised, session: Session) -> None:

@@ -14,14 +14,21 @@ from pointsman.controller.launch import Launcher
 from pointsman.controller.service import Service
 from pointsman.controller.store import Store, StoreError
 from pointsman.engine.child import Lifeline, run_process
+from pointsman.engine.folder import InstanceFolder
 from pointsman.engine.link import SupervisorLink
+from pointsman.telemetry import families
+from pointsman.telemetry.book import Book
+from pointsman.telemetry.exporter import Exporter
+from pointsman.telemetry.lag import LoopLag
 from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.stream import acceptor
 
 log = logging.getLogger("pointsman.controller")
 
 
-async def serve(handover: ControllerHandover, listener: socket.socket, inherited: socket.socket) -> None:
+async def serve(
+    handover: ControllerHandover, listener: socket.socket, inherited: socket.socket, metrics: socket.socket | None
+) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -32,7 +39,8 @@ async def serve(handover: ControllerHandover, listener: socket.socket, inherited
     except StoreError as error:
         log.critical("%s", error)
         sys.exit(3)
-    service = Service(handover)
+    exporter = await _start_exporter(InstanceFolder(Path(handover.folder)).metrics, metrics)
+    service = Service(handover, exporter)
     engine = SupervisorLink(lambda event: controller.process_event(event))
     controller = Controller(
         engine=engine,
@@ -53,13 +61,28 @@ async def serve(handover: ControllerHandover, listener: socket.socket, inherited
     await stopped.wait()
     server.close()
     await controller.aclose()
+    if exporter is not None:
+        await exporter.aclose()
+
+
+async def _start_exporter(folder: Path, listener: socket.socket | None) -> Exporter | None:
+    """Serve the node's metrics from here: the controller is on no request's way."""
+    book = Book.open(folder, "controller")
+    if book is None:
+        return None
+    book.counter(families.PROCESS_STARTS, "controller").inc()
+    LoopLag(book.gauge(families.LOOP_LAG, "controller"))
+    exporter = Exporter(folder, listener)
+    await exporter.start()
+    return exporter
 
 
 def main() -> None:
     lifeline = Lifeline.from_argv()
     handover = lifeline.read(ControllerHandover)
-    inherited = socket.socket(fileno=int(sys.argv[3]))
-    run_process(serve(handover, socket.socket(fileno=lifeline.extra_fd), inherited))
+    inherited, *metrics = (socket.socket(fileno=int(argument)) for argument in sys.argv[3:])
+    listener = socket.socket(fileno=lifeline.extra_fd)
+    run_process(serve(handover, listener, inherited, metrics[0] if metrics else None))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,15 @@ from pointsman.config import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
 from pointsman.controller.durable import DurableState
-from pointsman.controller.events import adopt, forget_failures, note_exit, note_failure, note_ready, note_sick
+from pointsman.controller.events import (
+    adopt,
+    forget_failures,
+    note_exit,
+    note_failure,
+    note_ready,
+    note_sick,
+    start_reason,
+)
 from pointsman.controller.health import Asks, Circumstances, HealthWatch
 from pointsman.controller.launch import Launcher
 from pointsman.controller.orders import ReplicaOrders, Tells
@@ -297,7 +305,8 @@ class Controller:
         now = self._loop.time()
         if isinstance(action, reconcile.Launch):
             tags = {replica.tag for replica in self.observed.replicas.values()}
-            replica, order = self._launcher.order(action, now=now, tags=tags)
+            reason = start_reason(action.spec, self.desired, self.observed)
+            replica, order = self._launcher.order(action, now=now, tags=tags, reason=reason)
             self.observed.replicas[replica.number] = replica
             self._engine.launch(order)
             return

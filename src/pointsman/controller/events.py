@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pointsman.controller.reconcile import Failures, Observed, Phase, Replica, failed_launch
 from pointsman.controller.state import Desired
-from pointsman.model import Reason
+from pointsman.model import BackendSpec, Reason
 from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
 from pointsman.wire.handover import LaunchNote, ProcessEvent
 from pointsman.wire.messages import Report, unpack
@@ -28,9 +28,25 @@ def adopt(observed: Observed, live: Mapping[int, tuple[int, bytes]], now: float)
             since=now,
             pid=pid,
             adopted=True,
+            start_reason=note.start_reason,
         )
     if live:
         log.info("%d replicas live on from an earlier controller", len(live))
+
+
+def start_reason(spec: BackendSpec, desired: Desired, observed: Observed) -> str:
+    """Why a replica is to be started now: ``initial``, ``scale``, ``failure`` or ``update``."""
+    failures, mine = observed.failures.get(spec.tag), observed.of(spec.tag)
+    if failures is not None and failures.count:
+        return "failure"
+    if spec.tag in desired.fallbacks:
+        before = desired.fallbacks[spec.tag].spec
+        if before is None:
+            return "initial"
+        return "scale" if before.version == spec.version else "update"
+    if any(replica.version != spec.version for replica in mine):
+        return "update"
+    return "failure" if any(replica.phase >= Phase.READY for replica in mine) else "initial"
 
 
 def note_ready(observed: Observed, replica: Replica, report: Report, now: float) -> None:

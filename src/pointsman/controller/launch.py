@@ -37,7 +37,9 @@ class Launcher:
         self._environ = environ
         self._next = epoch * NUMBERS_PER_EPOCH
 
-    def order(self, action: reconcile.Launch, *, now: float, tags: Collection[str]) -> tuple[Replica, Launch]:
+    def order(
+        self, action: reconcile.Launch, *, now: float, tags: Collection[str], reason: str
+    ) -> tuple[Replica, Launch]:
         """A new replica for ``action``, whose tag is none of ``tags``, and the order that starts its process."""
         spec = action.spec
         self._next += 1
@@ -50,6 +52,7 @@ class Launcher:
             version=spec.version,
             allocation=action.allocation,
             since=now,
+            start_reason=reason,
             drain_confirm_s=spec.config.drain_confirm_s,
             drain_timeout_s=spec.config.drain_timeout_s,
         )
@@ -64,7 +67,7 @@ class Launcher:
             grant=derive_key(hand.master_key, ROLE_GRANT, str(number)),
             request_timeout_s=hand.request_timeout_s,
         )
-        note = LaunchNote(spec.tag, spec.version, tag, action.allocation)
+        note = LaunchNote(spec.tag, spec.version, tag, action.allocation, reason)
         variables, environment = self._variables(action), spec.origin.environment
         return replica, Launch(number, tag, variables, pack_handover(handover), pack(note), environment)
 
@@ -84,7 +87,7 @@ class Launcher:
         finally:
             reader.close()
 
-    def assignment(self, spec: BackendSpec, tag: str) -> Assignment:
+    def assignment(self, spec: BackendSpec, tag: str, start_reason: str) -> Assignment:
         return Assignment(
             backend=spec.tag,
             tag=tag,
@@ -92,6 +95,7 @@ class Launcher:
             config=spec.config.for_replica(),
             config_version=spec.config_version,
             origin=spec.origin,
+            start_reason=start_reason,
         )
 
     def _variables(self, action: reconcile.Launch) -> dict[str, str]:

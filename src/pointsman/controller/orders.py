@@ -41,7 +41,10 @@ class ReplicaOrders:
         blob = await self._durable.code(spec.code)
         replica.told_version = spec.config_version
         self._tells.tell_replica(
-            replica.number, Kind.CONFIGURE, pack(self._launcher.assignment(spec, replica.tag)), blob
+            replica.number,
+            Kind.CONFIGURE,
+            pack(self._launcher.assignment(spec, replica.tag, replica.start_reason)),
+            blob,
         )
 
     def configure(self, replica: Replica, spec: BackendSpec) -> None:

@@ -89,6 +89,8 @@ class Replica:
     killed: bool = False
     pulse: Pulse = field(default_factory=Pulse)
     sick: Sickness | None = None
+    start_reason: str = "initial"
+    """``initial``, ``scale``, ``failure`` or ``update``."""
     drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
     """The limits of its backend's drain, kept for when that is deleted."""

@@ -20,6 +20,7 @@ from pointsman.controller.views import status_of, traffic_of
 from pointsman.controller.waiters import StartFailure
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from pointsman.model import Reason, RoutingTable
+from pointsman.telemetry.exporter import Exporter
 from pointsman.wire.auth import (
     ROLE_GRANT,
     ROLE_INGRESS,
@@ -55,10 +56,12 @@ class Service:
 
     Args:
         handover: what this controller was given; the keys of all roles come from its master key.
+        exporter: collects this node's metrics; None where nothing is recorded.
     """
 
-    def __init__(self, handover: ControllerHandover) -> None:
+    def __init__(self, handover: ControllerHandover, exporter: Exporter | None = None) -> None:
         self._handover = handover
+        self._exporter = exporter
         self._controller: Controller | None = None
         self._subscriptions: dict[Stream, Subscription] = {}
         self._replicas: dict[int, Stream] = {}

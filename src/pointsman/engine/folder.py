@@ -5,6 +5,7 @@
                             about  JSON: id, HTTP address, supervisor's pid
                             ctl    the controller's socket
                             r/     a socket per replica
+                            m/     what each process counts; missing where nothing is to be counted
                             logs/  a file per process
                             state.db
 """
@@ -43,6 +44,13 @@ class About(msgspec.Struct, frozen=True):
     http_port: int
     request_timeout_s: float
     ingresses: int
+    metrics_host: str | None = None
+    metrics_port: int = 0
+
+
+def metrics_folder(control_path: str) -> Path:
+    """Where the metrics of the instance with this control socket lie."""
+    return InstanceFolder(Path(control_path).parent).metrics
 
 
 def check_name(name: str) -> str:
@@ -125,6 +133,7 @@ class InstanceFolder:
         self.path = path
         self.control_socket = path / "ctl"
         self.replica_sockets = path / "r"
+        self.metrics = path / "m"
 
     @classmethod
     def of(cls, name: str) -> InstanceFolder:

@@ -6,6 +6,8 @@ Sockets are bound here, so that a port in use is the caller's own ``OSError``; t
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import secrets
 import signal
@@ -26,6 +28,16 @@ from pointsman.wire.auth import ROLE_OPERATOR, derive_key
 from pointsman.wire.handover import HTTPSettings, SupervisorOrder
 from pointsman.wire.stream import BACKLOG, listen_private
 
+log = logging.getLogger(__name__)
+
+
+class MetricsPort(NamedTuple):
+    """Where metrics are served. With ``strict`` a port in use is an error; otherwise another one is taken."""
+
+    host: str
+    port: int
+    strict: bool
+
 
 class Plan(NamedTuple):
     """What to raise.
@@ -34,6 +46,7 @@ class Plan(NamedTuple):
         name: of a detached or foreground instance; empty for an anonymous one.
         bound: whether it ends with this process.
         http: settings of the ingresses, None for no HTTP server.
+        metrics: None to record nothing.
     """
 
     name: str
@@ -43,6 +56,7 @@ class Plan(NamedTuple):
     ingresses: int
     capacity: Capacity
     request_timeout_s: float
+    metrics: MetricsPort | None = None
 
 
 class Address(NamedTuple):
@@ -55,6 +69,8 @@ class Address(NamedTuple):
     http_port: int
     request_timeout_s: float
     folder: InstanceFolder
+    metrics_host: str | None = None
+    metrics_port: int = 0
 
 
 class Raised:
@@ -112,9 +128,12 @@ def raise_instance(plan: Plan) -> Raised:
         ServeException: a live instance has that name or state folder.
     """
     with contextlib.ExitStack() as undo:
-        listener = _bind_http(plan.http) if plan.http else None
+        listener = _bind(plan.http.host, plan.http.port) if plan.http else None
         if listener is not None:
             undo.callback(listener.close)
+        metrics = _bind_metrics(plan.metrics) if plan.metrics else None
+        if metrics is not None:
+            undo.callback(metrics.close)
         sweep_anonymous()
         inherited: list[int] = []
         if plan.state_dir:
@@ -125,7 +144,7 @@ def raise_instance(plan: Plan) -> Raised:
         undo.callback(os.close, inherited[0])
         with contextlib.ExitStack() as undo_folder:
             undo_folder.callback(folder.remove)
-            raised = _start_supervisor(plan, folder, inherited, listener)
+            raised = _start_supervisor(plan, folder, inherited, listener, metrics)
             undo_folder.pop_all()
         return raised
 
@@ -155,10 +174,18 @@ def address_of(folder: InstanceFolder) -> Address:
         http_port=about.http_port,
         request_timeout_s=about.request_timeout_s,
         folder=folder,
+        metrics_host=about.metrics_host,
+        metrics_port=about.metrics_port,
     )
 
 
-def _start_supervisor(plan: Plan, folder: InstanceFolder, locks: list[int], listener: socket.socket | None) -> Raised:
+def _start_supervisor(
+    plan: Plan,
+    folder: InstanceFolder,
+    locks: list[int],
+    listener: socket.socket | None,
+    metrics: socket.socket | None,
+) -> Raised:
     """``locks`` are only held: the supervisor's end releases them."""
     instance, master = secrets.token_hex(8), secrets.token_bytes(32)
     http = plan.http
@@ -181,16 +208,18 @@ def _start_supervisor(plan: Plan, folder: InstanceFolder, locks: list[int], list
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))
     read_end, write_end = os.pipe()
-    http_fd = listener.fileno() if listener else -1
+    fds = (read_end, control.fileno(), *(s.fileno() if s is not None else -1 for s in (listener, metrics)))
+    if metrics is not None:
+        folder.metrics.mkdir(mode=0o700)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pointsman.engine.supervisor", *map(str, (read_end, control.fileno(), http_fd))],
+            [sys.executable, "-m", "pointsman.engine.supervisor", *map(str, fds)],
             stdin=subprocess.DEVNULL,
             stdout=None if plan.bound else subprocess.DEVNULL,
             stderr=None if plan.bound else subprocess.DEVNULL,
             cwd="/",
             env=_environment(),
-            pass_fds=[read_end, control.fileno(), *locks, *([http_fd] if listener else [])],
+            pass_fds=[*(fd for fd in fds if fd >= 0), *locks],
             start_new_session=True,
         )
     except BaseException:
@@ -210,6 +239,8 @@ def _start_supervisor(plan: Plan, folder: InstanceFolder, locks: list[int], list
         http_port=http.port if http else 0,
         request_timeout_s=plan.request_timeout_s,
         ingresses=order.ingresses,
+        metrics_host=plan.metrics.host if plan.metrics else None,
+        metrics_port=metrics.getsockname()[1] if metrics is not None else 0,
     )
     folder.write("key", derive_key(master, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))
@@ -223,14 +254,22 @@ def _environment() -> dict[str, str]:
     return {**environment, PATH_VARIABLE: path} if path else environment
 
 
-def _bind_http(http: HTTPSettings) -> socket.socket:
+def _bind_metrics(wanted: MetricsPort) -> socket.socket:
     try:
-        infos = socket.getaddrinfo(
-            http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
-        )
+        return _bind(wanted.host, wanted.port)
+    except OSError as error:
+        if wanted.strict or error.errno != errno.EADDRINUSE:
+            raise
+        listener = _bind(wanted.host, 0)
+        log.warning("port %d is in use, so metrics are at port %d", wanted.port, listener.getsockname()[1])
+        return listener
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG)
     except socket.gaierror as error:
-        text = f"cannot listen on host {http.host!r}, port {http.port}: {error.strerror}"
-        raise socket.gaierror(error.errno, text) from None
+        raise socket.gaierror(error.errno, f"cannot listen on host {host!r}, port {port}: {error.strerror}") from None
     family, kind, protocol, _, address = infos[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -239,8 +278,6 @@ def _bind_http(http: HTTPSettings) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise OSError(
-            error.errno,
-            f"cannot listen on host {http.host!r}, port {http.port}: {os.strerror(error.errno or 0)}",
-        ) from None
+        text = f"cannot listen on host {host!r}, port {port}: {os.strerror(error.errno or 0)}"
+        raise OSError(error.errno, text) from None
     return listener

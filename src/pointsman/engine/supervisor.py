@@ -3,7 +3,7 @@
 It owns the listening sockets and the lock, spawns and reaps every other process, restarts controller and ingresses,
 and ends everything when the driver's end of the lifeline closes. No user code, no HTTP, no decisions about backends.
 
-    argv: lifeline fd, control listener fd, HTTP listener fd or -1
+    argv: lifeline fd, control listener fd, HTTP listener fd or -1, metrics listener fd or -1
 
 It also inherits the descriptors that hold the locks of the instance's folders, and never touches them.
 """
@@ -58,14 +58,21 @@ class Supervisor:
         lifeline: the driver's pipe.
         control: listening socket of the controller.
         http: listening socket of the ingresses, or None.
+        metrics: listening socket of the controller's exporter, or None.
     """
 
     def __init__(
-        self, order: SupervisorOrder, lifeline: Lifeline, control: socket.socket, http: socket.socket | None
+        self,
+        order: SupervisorOrder,
+        lifeline: Lifeline,
+        control: socket.socket,
+        http: socket.socket | None,
+        metrics: socket.socket | None,
     ) -> None:
         self._order = order
         self._control = control
         self._http = http
+        self._metrics = metrics
         self._folder = InstanceFolder(Path(order.folder))
         self._logs = Path(order.state_dir or order.folder) / "logs"
         self._logs.mkdir(mode=0o700, exist_ok=True)
@@ -139,7 +146,7 @@ class Supervisor:
             http_host=order.http.host if order.http else None,
             http_port=order.http.port if order.http else 0,
         )
-        fds = (self._control.fileno(), theirs.fileno())
+        fds = (self._control.fileno(), theirs.fileno(), *([self._metrics.fileno()] if self._metrics else []))
         try:
             self._spawn("controller", 0, "controller", pack_handover(handover), env={}, fds=fds)
         except BaseException:
@@ -325,11 +332,11 @@ class Supervisor:
 
 
 def main() -> None:
-    lifeline_fd, control_fd, http_fd = (int(argument) for argument in sys.argv[1:4])
+    lifeline_fd, control_fd, http_fd, metrics_fd = (int(argument) for argument in sys.argv[1:5])
     lifeline = Lifeline(lifeline_fd)
     order = lifeline.read_only(SupervisorOrder)
-    http = socket.socket(fileno=http_fd) if http_fd >= 0 else None
-    Supervisor(order, lifeline, socket.socket(fileno=control_fd), http).run()
+    http, metrics = (socket.socket(fileno=fd) if fd >= 0 else None for fd in (http_fd, metrics_fd))
+    Supervisor(order, lifeline, socket.socket(fileno=control_fd), http, metrics).run()
 
 
 if __name__ == "__main__":

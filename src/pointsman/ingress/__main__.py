@@ -11,10 +11,16 @@ import socket
 import sys
 
 from pointsman.engine.child import Lifeline, run_process
+from pointsman.engine.folder import metrics_folder
 from pointsman.ingress.app import ASGIApp, IngressApp
+from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.ingress.server import HTTPServer
 from pointsman.routing.control import ControlLink
+from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
+from pointsman.telemetry import families
+from pointsman.telemetry.book import Book
+from pointsman.telemetry.lag import LoopLag
 from pointsman.wire.auth import ROLE_INGRESS
 from pointsman.wire.handover import HTTPSettings, IngressHandover
 
@@ -34,8 +40,12 @@ def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:
 
 async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    router = Router(instance=handover.instance)
-    app = IngressApp(router, handover.http)
+    book = Book.open(metrics_folder(handover.control_path), "ingress")
+    if book is not None:
+        book.counter(families.PROCESS_STARTS, "ingress").inc()
+        LoopLag(book.gauge(families.LOOP_LAG, "ingress"))
+    router = Router(instance=handover.instance, metrics=RouterMetrics(book) if book is not None else None)
+    app = IngressApp(router, handover.http, HTTPMetrics(book) if book is not None else None)
     direct = None if handover.http.middlewares else app
     server = HTTPServer(with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, direct=direct)
 

@@ -25,6 +25,8 @@ from pointsman.ingress.codec import (
     shard_key_of,
     wants_json,
 )
+from pointsman.ingress.exchange import Exchange
+from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
 from pointsman.routing.budget import WarningBudget
@@ -34,6 +36,7 @@ from pointsman.wire.handover import HTTPSettings
 
 log = logging.getLogger(__name__)
 
+SYSTEM_PATHS = ("/-/routes", "/-/healthz")
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -45,9 +48,9 @@ REFUSED = "pointsman.refused"
 
 
 class DirectFuture(CallFuture, Protocol):
-    """A future that writes the answer by itself, and therefore has to know the call."""
+    """A future that writes the answer by itself, and therefore has to know the exchange."""
 
-    call: Call | None
+    exchange: Exchange
 
 
 class BrokenAnswer(Exception):
@@ -60,10 +63,12 @@ class IngressApp:
     Args:
         router: sends the calls; its table is this app's table too, by :meth:`apply`.
         settings: limits and switches.
+        metrics: where requests are counted; None to count nothing.
     """
 
-    def __init__(self, router: Router, settings: HTTPSettings) -> None:
+    def __init__(self, router: Router, settings: HTTPSettings, metrics: HTTPMetrics | None = None) -> None:
         self._router = router
+        self._metrics = metrics
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
@@ -86,19 +91,19 @@ class IngressApp:
         if scope["type"] != "http":
             await self._refuse_protocol(scope, receive, send)
             return
-        call: Call | None = None
+        exchange = Exchange(self._metrics)
         try:
             notable = read_headers(scope["headers"])
             raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
             path = raw_path.decode("latin-1")
             if path.startswith(RESERVED_PREFIX):
-                await self._system(path, scope["method"], send)
+                await self._system(path, scope["method"], send, exchange)
                 return
-            endpoint, parameters = self._match(path, scope["method"])
+            endpoint, parameters = self._match(path, scope["method"], exchange)
             body = await self._read_body(notable, receive) if notable.has_body else b""
             future: asyncio.Future[Reply] = self._loop.create_future()
             call = self._make_call(scope, raw_path, endpoint, parameters, notable, body, future)
-            self._submit(call, scope)
+            self._submit(call, scope, exchange)
             try:
                 reply = await future
             except asyncio.CancelledError:
@@ -106,28 +111,34 @@ class IngressApp:
                     return  # the client has gone
                 self._router.cancel(call)
                 raise
-            await self.answer(reply, call, scope, send)
+            await self.answer(reply, scope, send, exchange)
         except (RequestRejected, ServeException) as error:
-            await self.answer(self.reply_to(error, scope), call, scope, send)
+            await self.answer(self.reply_to(error, scope, exchange), scope, send, exchange)
+        except asyncio.CancelledError:
+            exchange.client_left()
+            raise
+        finally:
+            exchange.over()
 
     def begin(self, scope: Scope, body: bytes, answer: DirectFuture) -> None:
         """The direct way in: no task and no ASGI messages. ``answer`` is resolved like a future of the call.
 
         For requests whose body is there already. Never raises what :meth:`reply_to` can tell the client.
         """
+        exchange = answer.exchange = Exchange(self._metrics)
         try:
             notable = read_headers(scope["headers"])
             raw_path: bytes = scope["raw_path"]
-            endpoint, parameters = self._match(raw_path.decode("latin-1"), scope["method"])
+            endpoint, parameters = self._match(raw_path.decode("latin-1"), scope["method"], exchange)
             call = self._make_call(scope, raw_path, endpoint, parameters, notable, body, answer)
-            answer.call = call
-            self._submit(call, scope)
+            self._submit(call, scope, exchange)
         except (RequestRejected, ServeException) as error:
             answer.set_exception(error)
 
-    def exposed(self, call: Call | None) -> Headers:
+    def exposed(self, exchange: Exchange) -> Headers:
         """Headers that tell the client how its request was decided; none before it was, or where the operator has them
         switched off."""
+        call = exchange.call
         if call is None or not call.backend or not self._settings.expose_headers:
             return []
         decision = self._decisions.get((call.policy_version, call.backend))
@@ -135,17 +146,18 @@ class IngressApp:
             decision = self._decisions[call.policy_version, call.backend] = decision_headers(call)
         return [*decision, (b"x-serve-request-id", call.request_id.encode())]
 
-    async def answer(self, reply: Reply, call: Call | None, scope: Scope, send: Send) -> None:
-        """Send an answer to the client, whole or chunk by chunk."""
-        await send(response_head(reply, self.exposed(call)))
-        if reply.stream is None:
-            await send({"type": "http.response.body", "body": b"" if reply.status in (204, 304) else reply.body})
-        else:
-            if "state" in scope:
-                scope["state"][DISCONNECT_HOOK] = reply.stream.close
-            await self._stream(reply.stream, scope, send)
+    async def answer(self, reply: Reply, scope: Scope, send: Send, exchange: Exchange) -> None:
+        """Send an answer to the client, whole or chunk by chunk. Ends the exchange."""
+        try:
+            await send(response_head(reply, self.exposed(exchange)))
+            if reply.stream is None:
+                await send({"type": "http.response.body", "body": b"" if reply.status in (204, 304) else reply.body})
+            else:
+                await self._stream(reply.stream, scope, send, exchange)
+        finally:
+            exchange.over()
 
-    def reply_to(self, error: BaseException, scope: Scope) -> Reply:
+    def reply_to(self, error: BaseException, scope: Scope, exchange: Exchange) -> Reply:
         """What the client is told when something went wrong; the log is told a little more."""
         headers: Headers = scope["headers"]
         request_id = request_id_of(headers)
@@ -156,6 +168,7 @@ class IngressApp:
             if answer.status == 503 and "state" in scope:
                 scope["state"][REFUSED] = True
             self._warn(answer.reason, f"request {request_id} failed with {answer.status}: {error}", answer.traceback)
+        exchange.fails_with(answer)
         return error_reply(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
 
     def _warn(self, kind: str, text: str, traceback: str) -> None:
@@ -165,15 +178,21 @@ class IngressApp:
         if held_back is not None:
             log.warning("%s%s", text, _indented(traceback))
 
-    def _submit(self, call: Call, scope: Scope) -> None:
+    def _submit(self, call: Call, scope: Scope, exchange: Exchange) -> None:
+        exchange.call = call
         if "state" in scope:
-            scope["state"][DISCONNECT_HOOK] = lambda: self._router.cancel(call)
+            scope["state"][DISCONNECT_HOOK] = lambda: self._client_left(call, exchange)
         self._router.submit(call)
 
-    def _match(self, path: str, method: str) -> tuple[EndpointSpec, dict[str, str]]:
+    def _client_left(self, call: Call, exchange: Exchange) -> None:
+        exchange.client_left()
+        self._router.cancel(call)
+
+    def _match(self, path: str, method: str, exchange: Exchange) -> tuple[EndpointSpec, dict[str, str]]:
         found = self._matcher.match(path)
         if found is None:
             raise RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
+        exchange.matched(found[0].route or "")
         methods = found[0].methods
         if method not in methods and not (method == "HEAD" and "GET" in methods):
             allowed = [*methods, "HEAD"] if "GET" in methods and "HEAD" not in methods else methods
@@ -237,7 +256,14 @@ class IngressApp:
             idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
         )
 
-    async def _stream(self, chunks: ReplyStream, scope: Scope, send: Send) -> None:
+    async def _stream(self, chunks: ReplyStream, scope: Scope, send: Send, exchange: Exchange) -> None:
+        def client_left() -> None:
+            exchange.client_left()
+            chunks.close()
+
+        exchange.streams = True
+        if "state" in scope:
+            scope["state"][DISCONNECT_HOOK] = client_left
         try:
             async for chunk in chunks:
                 if chunk:
@@ -246,18 +272,21 @@ class IngressApp:
         except StreamBroken as broken:
             traceback = broken.failure.traceback if broken.failure else ""
             request_id = request_id_of(scope["headers"])
+            exchange.broke(Reason.STREAM_BROKEN)
             self._warn("stream", f"request {request_id} broke while streaming: {broken}", traceback)
             raise BrokenAnswer from None
         finally:
             chunks.close()
 
-    async def _system(self, path: str, method: str, send: Send) -> None:
+    async def _system(self, path: str, method: str, send: Send, exchange: Exchange) -> None:
+        if path in SYSTEM_PATHS:
+            exchange.matched(path)
         if path == "/-/routes" and method in ("GET", "HEAD"):
             endpoints = self._router.table.endpoints.values()
             await _send_json(send, 200, {e.route: [e.name, list(e.methods)] for e in endpoints if e.route is not None})
         elif path == "/-/healthz" and method in ("GET", "HEAD"):
             await _send_json(send, 200 if self.serving else 503, {"serving": self.serving})
-        elif path in ("/-/routes", "/-/healthz"):
+        elif path in SYSTEM_PATHS:
             text = "the route does not allow this method"
             raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, text, [(b"allow", b"GET, HEAD")]))
         else:

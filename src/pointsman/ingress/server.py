@@ -17,9 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pointsman.exceptions import UserCodeError
 from pointsman.ingress.app import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer, IngressApp
+from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.rest import Rest
 from pointsman.policy.routes import RESERVED_PREFIX
-from pointsman.routing.call import Call, Reply
+from pointsman.routing.call import Reply
 
 MAX_REQUEST_LINE = 8190
 MAX_HEADER_FIELD = 8190
@@ -213,13 +214,13 @@ class DirectAnswer:
             for any other request.
     """
 
-    __slots__ = ("_cycle", "_done", "_protocol", "call")
+    __slots__ = ("_cycle", "_done", "_protocol", "exchange")
 
     def __init__(self, protocol: LimitedProtocol, cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
         self._cycle = cycle
         self._done = False
-        self.call: Call | None = None
+        self.exchange: Exchange
 
     def done(self) -> bool:
         return self._done
@@ -227,36 +228,34 @@ class DirectAnswer:
     def cancel(self) -> None:
         """The client has gone: there is nobody to answer."""
         self._done = True
-        self.call = None
 
     def set_result(self, reply: Reply) -> None:
         self._done = True
-        call, self.call = self.call, None  # the two point to each other, and would wait for the garbage collector
-        self._answer(reply, call)
+        self._answer(reply)
 
     def set_exception(self, error: BaseException) -> None:
         self._done = True
-        call, self.call = self.call, None
-        self._answer(self._protocol.direct.reply_to(error, self._cycle.scope), call)
+        self._answer(self._protocol.direct.reply_to(error, self._cycle.scope, self.exchange))
 
-    def _answer(self, reply: Reply, call: Call | None) -> None:
-        protocol, cycle = self._protocol, self._cycle
+    def _answer(self, reply: Reply) -> None:
+        protocol, cycle, exchange = self._protocol, self._cycle, self.exchange
         if protocol.transport.is_closing():
             if reply.stream is not None:
                 reply.stream.close()
+            exchange.client_left()
             return
         if reply.stream is not None or cycle.flow.write_paused:
-            protocol.run_task(protocol.direct.answer(reply, call, cycle.scope, cycle.send), cycle)
+            protocol.run_task(protocol.direct.answer(reply, cycle.scope, cycle.send, exchange), cycle)
             return
         head = b"".join([b"%s: %s\r\n" % header for header in reply.headers])
         lines = len(reply.headers)
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             # A replica is not trusted to have checked its answer.
             error = UserCodeError("InvalidHeader: a response header holds a line break or NUL")
-            self._answer(protocol.direct.reply_to(error, cycle.scope), call)
+            self._answer(protocol.direct.reply_to(error, cycle.scope, exchange))
             return
         status_line = STATUS_LINE.get(reply.status, b"HTTP/1.1 500 \r\n")
-        head += b"".join([b"%s: %s\r\n" % header for header in protocol.direct.exposed(call)])
+        head += b"".join([b"%s: %s\r\n" % header for header in protocol.direct.exposed(exchange)])
         bodiless = reply.status in (204, 304)
         body = b"" if bodiless or cycle.scope["method"] == "HEAD" else reply.body
         length = b"" if bodiless else b"content-length: %d\r\n" % len(reply.body)
@@ -266,6 +265,7 @@ class DirectAnswer:
         dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
         protocol.transport.write(b"".join([status_line, *dates, head, length, close, b"\r\n", body]))
         cycle.response_started = cycle.response_complete = True
+        exchange.over()
         if closes:
             protocol.transport.close()
         protocol.on_response_complete()

@@ -14,14 +14,19 @@ import sys
 
 from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.engine.child import Lifeline, run_process
+from pointsman.engine.folder import metrics_folder
 from pointsman.importpath import enter
 from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.health import STDERR, Health, Vitals
+from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.runtime import Runtime
 from pointsman.replica.started import StartedUntilTold
 from pointsman.routing.control import ControlLink
+from pointsman.telemetry import families
+from pointsman.telemetry.book import Book, set_process_book
+from pointsman.telemetry.lag import LoopLag
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
@@ -96,7 +101,11 @@ class ReplicaProcess:
         self._state = Report(self._handover.number, "starting")
         self._enter_context(assignment)
         user_config = assignment.config.user_config
-        runtime = Runtime(assignment.config, started=StartedUntilTold(StartedCalls(path_of(self._handover.address))))
+        runtime = Runtime(
+            assignment.config,
+            started=StartedUntilTold(StartedCalls(path_of(self._handover.address))),
+            metrics=self._open_metrics(assignment),
+        )
         try:
             await runtime.load_code(code, assignment.traits)
             if user_config is not None:
@@ -112,6 +121,16 @@ class ReplicaProcess:
         self._runtime, self._applied = runtime, user_config
         Health(self._handover, self._vitals).start(runtime.health_check)
         self._report(Report(self._handover.number, "ready", assignment.config_version))
+
+    def _open_metrics(self, assignment: Assignment) -> ReplicaMetrics:
+        book = Book.open(metrics_folder(self._handover.control_path), "replica")
+        set_process_book(book)
+        if book is None:
+            return NO_METRICS
+        names = (assignment.backend, assignment.tag)
+        book.counter(families.REPLICA_STARTS, *names, assignment.start_reason).inc()
+        LoopLag(book.gauge(families.LOOP_LAG, "replica"))
+        return ReplicaMetrics(book, *names)
 
     def _enter_context(self, assignment: Assignment) -> None:
         handover = self._handover

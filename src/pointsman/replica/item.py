@@ -10,10 +10,17 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from pointsman.context import CallScope, call_scope
+from pointsman.exceptions import DeadlineExceededError
+from pointsman.model import Reason
+from pointsman.replica.batchrule import BatchRule
+from pointsman.replica.failure import describe_failure
 from pointsman.replica.target import Method
 from pointsman.request import Incoming
-from pointsman.wire.messages import CODEC_HTTP, CallHead
+from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
 from pointsman.wire.stream import Stream
+
+DEADLINE_SLACK_S = 0.05
+"""How much sooner the deadline of an inner call may pass, which is counted in whole milliseconds on its way."""
 
 
 class Item:
@@ -22,8 +29,10 @@ class Item:
     __slots__ = (
         "_incoming",
         "arrived",
+        "began",
         "call_id",
         "connection",
+        "counted",
         "credit",
         "deadline",
         "frame_body",
@@ -43,6 +52,10 @@ class Item:
         self.frame_body = body
         self.method = method
         self.arrived = time.monotonic()
+        self.began = 0.0
+        """When user code was given it; 0 while it waits."""
+        self.counted = False
+        """Whether the metrics have it as processed."""
         self.deadline = self.arrived + head.budget_ms / 1000
         self.connection = int(stream.identity or 0)
         self.key: Hashable = ""
@@ -61,6 +74,19 @@ class Item:
     def enter_stream(self) -> None:
         """The answer has begun, and with it the deadline has been met: what follows may take its time."""
         call_scope.set(CallScope(float("inf"), self.head.request_id))
+
+    def grant(self, chunks: int) -> None:
+        """The reader of its stream has room for so many more chunks."""
+        if self.credit is not None:
+            for _ in range(chunks):
+                self.credit.release()
+
+    def describe(self, error: BaseException) -> tuple[FailureHead, bytes]:
+        """What its caller is told of an error of user code."""
+        if isinstance(error, DeadlineExceededError) and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
+            # A call that user code made has inherited our deadline, and the news of it has come first.
+            return FailureHead(Reason.DEADLINE, "DeadlineExceededError", str(error)), b""
+        return describe_failure(error, with_object=self.head.codec != CODEC_HTTP)
 
     def request(self) -> Any:
         """The request in the form that user code wants."""
@@ -109,3 +135,10 @@ def scope_of(items: list[Item]) -> CallScope:
     if len(items) == 1:
         return items[0].scope()
     return CallScope(max(item.deadline for item in items), items[0].head.request_id)
+
+
+def learn(rule: BatchRule, items: list[Item], began: float) -> None:
+    """Tell the rule of batches how long these took that user code has just been given."""
+    if items:
+        ended = time.monotonic()
+        rule.learn(len(items), began=began, ended=ended, oldest=min(item.arrived for item in items))

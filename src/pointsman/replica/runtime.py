@@ -15,16 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 from pointsman.context import call_scope
-from pointsman.exceptions import CallRejectedError, DeadlineExceededError
+from pointsman.exceptions import CallRejectedError
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
 from pointsman.replica import answers
 from pointsman.replica.batcher import Batcher
 from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.coroutines import CoroutineExecutor
 from pointsman.replica.executor import SyncExecutor
-from pointsman.replica.failure import describe_failure
 from pointsman.replica.health import Vitals, vitals_of
-from pointsman.replica.item import Item, scope_of, unpacked
+from pointsman.replica.item import Item, learn, scope_of, unpacked
+from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.streams import end_stream, iterate, run_response, stream_from_thread, stream_values
 from pointsman.replica.target import Method, Target, split_batch
@@ -33,9 +33,6 @@ from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.stream import Stream
 
-DEADLINE_SLACK_S = 0.05
-"""How much sooner the deadline of an inner call may pass, which is counted in whole milliseconds on its way."""
-
 
 class Runtime:
     """Runs the calls of one backend's code.
@@ -43,13 +40,21 @@ class Runtime:
     Args:
         config: limits and batching; :meth:`configure` takes later ones.
         started: where calls are noted before user code sees them; None where nobody will read it.
+        metrics: where they are counted.
 
     Call :meth:`load_code` before routers are let in.
     """
 
-    def __init__(self, config: ReplicaConfig, *, started: StartedUntilTold | None = None) -> None:
+    def __init__(
+        self,
+        config: ReplicaConfig,
+        *,
+        started: StartedUntilTold | None = None,
+        metrics: ReplicaMetrics = NO_METRICS,
+    ) -> None:
         self._config = config
         self._started = started
+        self._metrics = metrics
         self._rule = BatchRule()
         self._target: Target | None = None
         self._loop = asyncio.get_running_loop()
@@ -157,9 +162,8 @@ class Runtime:
                 self._cancel(self._items.get((stream, frame.call_id)))
             elif frame.kind == Kind.CREDIT:
                 item = self._items.get((stream, frame.call_id))
-                if item is not None and item.credit is not None:
-                    for _ in range(unpack(frame.head, CreditHead).chunks):
-                        item.credit.release()
+                if item is not None:
+                    item.grant(unpack(frame.head, CreditHead).chunks)
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         self._streams.discard(stream)
@@ -181,6 +185,7 @@ class Runtime:
             return
         item = Item(stream, frame.call_id, head, frame.body, method)
         self._items[stream, frame.call_id] = item
+        self._metrics.loop.arrived()
         if method.batches:
             try:
                 item.key = (method.name, method.bucket(Request(item.incoming())) if method.bucket_by else None)
@@ -223,7 +228,10 @@ class Runtime:
         if item.mark is not None and self._started is not None:
             self._started.end_when_told(item.mark, item.stream)
             item.mark = None
-        if self._items.pop((item.stream, item.call_id), None) is not None and self._draining and not self._items:
+        if self._items.pop((item.stream, item.call_id), None) is None:
+            return
+        self._metrics.loop.closed(item)
+        if self._draining and not self._items:
             self._drained.set_result(None)
 
     def _reply(self, item: Item, answer: answers.Answer) -> None:
@@ -249,18 +257,14 @@ class Runtime:
 
     def _fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:
         gone = item.over
+        if not gone:
+            self._metrics.loop.failed_late(item)
         self._close(item)
         if not gone:
             item.stream.send(Kind.FAILURE, item.call_id, pack(failure), pickled)
 
     def _fail_with(self, item: Item, error: BaseException) -> None:
-        self._fail(item, *self._describe(item, error))
-
-    def _describe(self, item: Item, error: BaseException) -> tuple[FailureHead, bytes]:
-        if isinstance(error, DeadlineExceededError) and item.deadline - time.monotonic() < DEADLINE_SLACK_S:
-            # A call that user code made has inherited our deadline, and the news of it has come first.
-            return FailureHead(Reason.DEADLINE, "DeadlineExceededError", str(error)), b""
-        return describe_failure(error, with_object=item.head.codec != CODEC_HTTP)
+        self._fail(item, *item.describe(error))
 
     # Sync user code
 
@@ -271,46 +275,47 @@ class Runtime:
             return
         method = items[0].method
         post = self._thread.post
-        self._on_thread = (time.monotonic(), items)
+        began, size = items[0].began, len(items)
+        self._on_thread = (began, items)
         token = call_scope.set(scope_of(items))
         try:
             if method.batches:
                 items, requests = unpacked(items, lambda item, error: post(self._fail_with, item, error))
                 began = time.monotonic()
                 values = split_batch(method.call(requests), len(items)) if items else []
-                self._learn(items, began)
+                learn(self._rule, items, began)
             else:
                 values = [method.call(items[0].request())]
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
             for item in items:
-                post(self._fail, item, *self._describe(item, error))
+                self._metrics.thread.processed(item, failed=True)
+                post(self._fail, item, *item.describe(error))
         else:
             for item, value in zip(items, values, strict=True):
                 self._deliver_from_thread(item, value, method)
         finally:
             self._on_thread = None
             call_scope.reset(token)
+            self._metrics.thread.ran(began, size)
 
     def _deliver_from_thread(self, item: Item, value: Any, method: Method) -> None:
-        post = self._thread.post
-        if method.batches and isinstance(value, BaseException):
-            post(self._fail_with, item, value)
-        elif inspect.isgenerator(value):
-            try:
-                stream_from_thread(item, value, load=lambda: self.load, post=post)
-            except BaseException as error:  # noqa: BLE001 - user code
-                post(self._fail_with, item, error)
+        tell: Callable[..., None] = self._end_stream
+        outcome: tuple[Any, ...] = ()
+        failed = method.batches and isinstance(value, BaseException)
+        try:
+            if failed:
+                tell, outcome = self._fail_with, (value,)
+            elif inspect.isgenerator(value):
+                stream_from_thread(item, value, load=lambda: self.load, post=self._thread.post)
+            elif answers.is_long(value):
+                self._thread.post(self._deliver_later, item, value)
+                return
             else:
-                post(self._end_stream, item)
-        elif answers.is_long(value):
-            post(self._deliver_later, item, value)
-        else:
-            try:
-                answer = answers.encode_answer(value, item.head.codec)
-            except BaseException as error:  # noqa: BLE001 - user code: values are asked for their own JSON form
-                post(self._fail_with, item, error)
-            else:
-                post(self._reply_from_thread, item, answer)
+                tell, outcome = self._reply_from_thread, (answers.encode_answer(value, item.head.codec),)
+        except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
+            failed, tell, outcome = True, self._fail_with, (error,)
+        self._metrics.thread.processed(item, failed=failed)
+        self._thread.post(tell, item, *outcome)
 
     # Async user code
 
@@ -322,15 +327,23 @@ class Runtime:
         if not method.batches:
             items[0].task = asyncio.current_task()  # one that was held back has no task yet by which to cancel it
         call_scope.set(scope_of(items))
+        began, size = items[0].began, len(items)
         try:
             if method.batches:
                 items, requests = unpacked(items, self._fail_with)
                 began = time.monotonic()
                 values = split_batch(await method.call(requests), len(items)) if items else []
-                self._learn(items, began)
+                learn(self._rule, items, began)
             else:
                 result = method.call(items[0].request())
                 values = [result if inspect.isasyncgen(result) else await result]
+            for item, value in zip(items, values, strict=True):
+                if method.batches and isinstance(value, BaseException):
+                    self._fail_with(item, value)
+                elif method.batches and answers.is_long(value):
+                    self._deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
+                else:
+                    await self._deliver(item, value)
         except asyncio.CancelledError:
             for item in items:  # silent for those who cancelled; user code may also have cancelled itself
                 self._fail_with(item, RuntimeError("user code was cancelled"))
@@ -338,14 +351,8 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
             for item in items:
                 self._fail_with(item, error)
-            return
-        for item, value in zip(items, values, strict=True):
-            if method.batches and isinstance(value, BaseException):
-                self._fail_with(item, value)
-            elif method.batches and answers.is_long(value):
-                self._deliver_later(item, value)  # its reader must not hold up the other members, nor the next batch
-            else:
-                await self._deliver(item, value)
+        finally:
+            self._metrics.loop.ran(began, size)
 
     async def _deliver(self, item: Item, value: Any) -> None:
         call_scope.set(item.scope())  # a task that was begun by others has theirs
@@ -387,10 +394,6 @@ class Runtime:
         if self._started is not None:
             for item in items:
                 item.mark = self._started.begin(item.connection, item.call_id)
+        if items:
+            (self._metrics.loop if items[0].method.is_async else self._metrics.thread).started(items, now)
         return items
-
-    def _learn(self, items: list[Item], began: float) -> None:
-        if not items:
-            return
-        ended = time.monotonic()
-        self._rule.learn(len(items), began=began, ended=ended, oldest=min(item.arrived for item in items))

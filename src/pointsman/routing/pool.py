@@ -21,6 +21,7 @@ from pointsman.model import BackendRoute, Reason
 from pointsman.policy.balance import choose_replica
 from pointsman.routing.call import Call, Reply
 from pointsman.routing.failures import failure_to_exception
+from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pace import Pace
 from pointsman.routing.remote import RemoteReplica
 from pointsman.wire.messages import FailureHead, RefuseHead
@@ -50,9 +51,18 @@ class Pool:
         route: the backend as the routing table has it; :meth:`update` takes later ones.
         instance: id of the instance, for the handshakes.
         reroute: takes calls that were not started and cannot be placed here any more.
+        metrics: where waiting and retried calls are counted.
     """
 
-    def __init__(self, route: BackendRoute, *, instance: str, reroute: Callable[[Call], None]) -> None:
+    def __init__(
+        self,
+        route: BackendRoute,
+        *,
+        instance: str,
+        reroute: Callable[[Call], None],
+        metrics: RouterMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics
         self._route = route
         self._instance = instance
         self._reroute = reroute
@@ -106,6 +116,7 @@ class Pool:
             self._enqueue(call)
         elif call.waits_for_room:
             self._overflow.append(call)
+            self._note_waiting(call, 1)
         else:
             call.timer.cancel()
             raise self._full(call)
@@ -147,6 +158,8 @@ class Pool:
             self._reroute(call)
 
     def _empty_queues(self) -> list[Call]:
+        for call in (*self._waiting, *self._overflow):
+            self._note_waiting(call, -1)
         calls = [*self._waiting, *self._overflow, *self._shadows]
         for queue in (self._waiting, self._overflow, self._shadows):
             queue.clear()
@@ -189,6 +202,7 @@ class Pool:
 
     def _enqueue(self, call: Call, *, first: bool = False) -> None:
         self._queued[call.endpoint] += 1
+        self._note_waiting(call, 1)
         if first:
             self._waiting.appendleft(call)
         else:
@@ -200,14 +214,22 @@ class Pool:
         if call in self._waiting:
             self._waiting.remove(call)
             self._queued[call.endpoint] -= 1
+            self._note_waiting(call, -1)
         elif call in self._overflow:
             self._overflow.remove(call)
+            self._note_waiting(call, -1)
         elif call in self._shadows:
             self._shadows.remove(call)
 
     def _admit_overflow(self) -> None:
         while self._overflow and not self.is_full(self._overflow[0].endpoint):
-            self._enqueue(self._overflow.popleft())
+            call = self._overflow.popleft()
+            self._note_waiting(call, -1)
+            self._enqueue(call)
+
+    def _note_waiting(self, call: Call, change: int) -> None:
+        if self._metrics is not None:
+            self._metrics.waits(call.endpoint, self.tag, change)
 
     def _full(self, call: Call) -> BackpressureError:
         pace = self._pace.per_second(self._loop.time())
@@ -230,10 +252,12 @@ class Pool:
         waited = "its deadline passed while it ran" if started else "no replica was free before its deadline"
         return DeadlineExceededError(f"call to endpoint {call.endpoint!r} was given up: {waited}", started=started)
 
-    def _retry(self, call: Call) -> None:
+    def _retry(self, call: Call, reason: Reason) -> None:
         call.remote = None
         if call.future.done():
             return
+        if self._metrics is not None:
+            self._metrics.retried(call.endpoint, self.tag, reason.value)
         if self._retired:
             self._reroute(call)
         elif call.shadow:
@@ -254,6 +278,8 @@ class Pool:
             if not call.future.done() and not self._send(call):
                 return
             queue.popleft()
+            if queue is not self._shadows:
+                self._note_waiting(call, -1)
             if queue is self._waiting:
                 self._queued[call.endpoint] -= 1
 
@@ -271,15 +297,15 @@ class Pool:
         else:
             remote.refuse_calls(REFUSED_PAUSE_S)
         call.attempts -= 1  # a refused call was never started, so it does not count as a try
-        self._retry(call)
+        self._retry(call, refusal.reason)
 
     def calls_orphaned(self, calls: list[Call], started: frozenset[int] | None) -> None:
         for call in reversed(calls):
             if started is not None and call.call_id not in started:
                 call.attempts -= 1  # it was waiting there, so that was no try either
-                self._retry(call)
+                self._retry(call, Reason.REPLICA_DIED)
             elif call.idempotent and call.attempts < MAX_ATTEMPTS:
-                self._retry(call)
+                self._retry(call, Reason.REPLICA_DIED)
             else:
                 call.fail(
                     ReplicaDiedError(f"the replica of backend {self.tag!r} died after hand-off; the call may have run")

@@ -11,9 +11,10 @@ import random
 from collections.abc import Callable
 
 from pointsman.exceptions import DeadlineExceededError, ServeException
-from pointsman.model import EMPTY_TABLE, RoutingTable
+from pointsman.model import EMPTY_TABLE, BackendRoute, RoutingTable
 from pointsman.routing.call import Call
 from pointsman.routing.chooser import NO_PINS, Chooser
+from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pool import Pool, PoolStatistics
 from pointsman.routing.shadow import Shadow, ShadowStatistics
 
@@ -28,10 +29,14 @@ class Router:
     Args:
         instance: id of the instance, for the handshakes with replicas.
         draw: gives numbers uniform in [0, 1); None for a generator of its own.
+        metrics: where calls are counted; None to count nothing.
     """
 
-    def __init__(self, *, instance: str, draw: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, *, instance: str, draw: Callable[[], float] | None = None, metrics: RouterMetrics | None = None
+    ) -> None:
         self._instance = instance
+        self._metrics = metrics
         # Not the module's own generator, which belongs to user code: it may seed it for each request.
         self._draw = draw or random.Random().random
         self._loop = asyncio.get_running_loop()
@@ -50,7 +55,7 @@ class Router:
         for tag, route in table.backends.items():
             pool = self._pools.get(tag)
             if pool is None:
-                self._pools[tag] = Pool(route, instance=self._instance, reroute=self._reroute)
+                self._pools[tag] = self._new_pool(route)
             elif route != old.backends.get(tag):
                 pool.update(route)
         gone = [self._pools.pop(tag) for tag in self._pools.keys() - table.backends.keys()]
@@ -61,7 +66,7 @@ class Router:
         wanted = {(name, tag) for name, chooser in self._choosers.items() for tag in chooser.shadows}
         # One that ends while copies are under way is kept: begun again, it must not have twice as many.
         busy = {key for key, shadow in self._shadows.items() if shadow.inflight}
-        self._shadows = {key: self._shadows.get(key) or Shadow(*key) for key in wanted | busy}
+        self._shadows = {key: self._shadows.get(key) or self._new_shadow(*key) for key in wanted | busy}
         for pool in gone:  # only now, since their calls are placed by the new policies
             pool.retire()
         self._retired = [pool for pool in (*self._retired, *gone) if pool.inflight]
@@ -77,6 +82,8 @@ class Router:
             NoSuchEndpointError: no endpoint of that name.
             BackpressureError: the queue is full and the call does not wait for room.
         """
+        if self._metrics is not None and call.endpoint in self._choosers:
+            self._metrics.request(call.endpoint)
         chooser = self._place(call)
         for tag, proportion in chooser.shadows.items():
             if self._draw() < proportion:
@@ -138,7 +145,15 @@ class Router:
         there = self._choosers.get(name)
         if there is not None and there.endpoint == endpoint and there.pins == pins:
             return there
+        if self._metrics is not None:
+            self._metrics.policy(name, endpoint.policy.version)
         return Chooser(endpoint, pins)
+
+    def _new_pool(self, route: BackendRoute) -> Pool:
+        return Pool(route, instance=self._instance, reroute=self._reroute, metrics=self._metrics)
+
+    def _new_shadow(self, endpoint: str, backend: str) -> Shadow:
+        return Shadow(endpoint, backend, metrics=self._metrics)
 
     def _place(self, call: Call) -> Chooser:
         chooser = self._choosers.get(call.endpoint)

@@ -13,6 +13,7 @@ import msgspec
 
 from pointsman.routing.budget import WarningBudget
 from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
+from pointsman.routing.metrics import RouterMetrics
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,11 @@ class Shadow:
     Args:
         endpoint: whose calls are copied.
         backend: where the copies go.
+        metrics: where dropped copies are counted.
     """
 
-    def __init__(self, endpoint: str, backend: str) -> None:
+    def __init__(self, endpoint: str, backend: str, *, metrics: RouterMetrics | None = None) -> None:
+        self._metrics = metrics
         self.endpoint = endpoint
         self.backend = backend
         self._loop = asyncio.get_running_loop()
@@ -139,6 +142,8 @@ class Shadow:
 
     def _drop(self) -> None:
         self._dropped += 1
+        if self._metrics is not None:
+            self._metrics.dropped(self.endpoint, self.backend)
         if self._budget.take("dropped", self._loop.time()) is not None:
             log.warning(
                 "shadow %r of endpoint %r is too slow: %d copies are under way, %d were dropped so far",

@@ -34,6 +34,7 @@ class LaunchNote(Message, frozen=True):
     version: int
     tag: str
     allocation: Allocation
+    start_reason: str = "initial"
 
 
 class Stop(Message, frozen=True):

@@ -107,6 +107,8 @@ class Assignment(Message, frozen=True):
     config: ReplicaConfig
     config_version: int
     origin: Origin
+    start_reason: str = "initial"
+    """``initial``, ``scale``, ``failure`` or ``update``: why this replica was started."""
 
 
 class ConfigureHead(Message, frozen=True):

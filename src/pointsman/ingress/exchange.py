@@ -1,0 +1,94 @@
+"""One HTTP request from its arrival until it is known what became of it.
+
+Each ends in exactly one outcome:
+
+    delivered   user code ran, and its answer arrived whole; an exception of user code is an answer, too
+    refused     never given to user code
+    failed      may have run, and there is no answer to be had
+    aborted     the answer had begun, and broke
+"""
+
+from __future__ import annotations
+
+import time
+
+from pointsman.ingress.codec import ErrorAnswer
+from pointsman.ingress.metrics import HTTPMetrics
+from pointsman.model import Reason
+from pointsman.routing.call import Call
+
+DELIVERED = "delivered"
+REFUSED = "refused"
+FAILED = "failed"
+ABORTED = "aborted"
+UNMATCHED = "unmatched"
+
+
+def outcome_of(answer: ErrorAnswer) -> str:
+    """Which outcome an error answer of ours stands for."""
+    if answer.status in (502, 504):
+        return FAILED
+    return DELIVERED if answer.status == 500 else REFUSED
+
+
+class Exchange:
+    """See the module.
+
+    Args:
+        metrics: where it is counted; None to count nothing.
+    """
+
+    __slots__ = ("_arrived", "_metrics", "_outcome", "_over", "_reason", "_route", "call", "streams")
+
+    def __init__(self, metrics: HTTPMetrics | None) -> None:
+        self._metrics = metrics
+        self._arrived = time.monotonic()
+        self._route = ""
+        self._outcome = DELIVERED
+        self._reason = ""
+        self._over = False
+        self.call: Call | None = None
+        """What was made of it; None before, and once the exchange is over."""
+        self.streams = False
+        """Whether the answer has begun to stream."""
+
+    def matched(self, route: str) -> None:
+        """It is known which route the request is for."""
+        self._route = route
+        if self._metrics is not None:
+            self._metrics.arrived(route)
+
+    def fails_with(self, answer: ErrorAnswer) -> None:
+        """The client will be told of an error."""
+        self._outcome, self._reason = outcome_of(answer), answer.reason
+
+    def broke(self, reason: Reason) -> None:
+        """The answer had begun, and cannot go on."""
+        self._outcome, self._reason = ABORTED, reason
+
+    def client_left(self) -> None:
+        """The client has gone before its answer was whole. Ends the exchange unless the answer is being streamed."""
+        if self._over:
+            return
+        if self.streams:
+            self.broke(Reason.CLIENT_GONE)
+            return
+        started = self.call is not None and self.call.remote is not None
+        self._outcome = FAILED if started else REFUSED
+        self._reason = Reason.CLIENT_GONE
+        self.over()
+
+    def over(self) -> None:
+        """The answer was written, or never will be."""
+        if self._over:
+            return
+        self._over = True
+        call, self.call = self.call, None  # the call's future may point here: a cycle would wait for its collector
+        metrics = self._metrics
+        if metrics is None:
+            return
+        if not self._route:
+            self.matched(UNMATCHED)
+        metrics.ended(self._route, self._outcome, self._reason)
+        if call is not None and call.backend:
+            metrics.took(call.endpoint, call.backend, time.monotonic() - self._arrived)

@@ -1,0 +1,157 @@
+"""The metrics that Pointsman itself keeps: names, labels, buckets. Pure.
+
+The first nine are a promise: names and labels stay exactly as they are. Labels take their values from configured names
+and closed lists only, so that nothing that a client sends adds a series.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["counter", "gauge", "largest", "histogram"]
+"""Several processes' ``gauge`` values are summed; of ``largest`` the largest counts."""
+
+LATENCY_MS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
+LATENCY_S = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1,
+    0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+)  # fmt: skip
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+EXACT_SIZES = 32
+"""Batches up to this size have a label of their own; larger ones share one per power of two."""
+
+
+class Family(NamedTuple):
+    """One metric.
+
+    Attributes:
+        labels: their names, in the order in which values are given.
+        bounds: upper bounds of a histogram's buckets, without the infinite one.
+        user: made by user code, so that its number of series has to be watched.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    user: bool = False
+
+
+REPLICA = ("backend", "replica")
+
+BACKEND_REQUESTS = Family(
+    "serve_backend_request_counter",
+    "counter",
+    "Queries that the backend has processed, successfully or not.",
+    ("backend",),
+)
+BACKEND_ERRORS = Family(
+    "serve_backend_error_counter", "counter", "Queries that the backend has failed to answer.", ("backend",)
+)
+REPLICA_STARTS = Family(
+    "serve_backend_replica_starts",
+    "counter",
+    "Starts of replicas, by why they were started: initial, scale, failure or update.",
+    (*REPLICA, "reason"),
+)
+QUEUING_LATENCY = Family(
+    "serve_backend_queuing_latency_ms",
+    "histogram",
+    "Milliseconds from a query's arrival in the replica to its start.",
+    REPLICA,
+    LATENCY_MS,
+)
+PROCESSING_LATENCY = Family(
+    "serve_backend_processing_latency_ms",
+    "histogram",
+    "Milliseconds that a call of user code took, errors included.",
+    (*REPLICA, "batch_size"),
+    LATENCY_MS,
+)
+QUEUED_QUERIES = Family("serve_replica_queued_queries", "gauge", "Queries that wait in the replica.", REPLICA)
+PROCESSING_QUERIES = Family("serve_replica_processing_queries", "gauge", "Queries that user code works on.", REPLICA)
+HTTP_REQUESTS = Family(
+    "serve_num_http_requests", "counter", "HTTP requests, by the route that they matched.", ("route",)
+)
+ROUTER_REQUESTS = Family(
+    "serve_num_router_requests",
+    "counter",
+    "Requests by HTTP and by handle, copies for shadows not counted.",
+    ("endpoint",),
+)
+SEED_FAMILIES = (
+    BACKEND_REQUESTS,
+    BACKEND_ERRORS,
+    REPLICA_STARTS,
+    QUEUING_LATENCY,
+    PROCESSING_LATENCY,
+    QUEUED_QUERIES,
+    PROCESSING_QUERIES,
+    HTTP_REQUESTS,
+    ROUTER_REQUESTS,
+)
+
+HTTP_OUTCOMES = Family(
+    "serve_http_outcomes_total",
+    "counter",
+    "What became of HTTP requests: delivered, refused, failed or aborted, and why.",
+    ("route", "outcome", "reason"),
+)
+HTTP_DURATION = Family(
+    "serve_http_request_duration_seconds",
+    "histogram",
+    "Seconds from an HTTP request's arrival to the end of its answer.",
+    ("endpoint", "backend"),
+    LATENCY_S,
+)
+SHADOW_DROPPED = Family(
+    "serve_num_shadow_dropped",
+    "counter",
+    "Copies for a shadow that were not sent, since too many were under way.",
+    ("endpoint", "backend"),
+)
+ROUTER_RETRIES = Family(
+    "serve_router_retries_total",
+    "counter",
+    "Calls that a replica did not take or has lost, and that were placed again.",
+    ("endpoint", "backend", "reason"),
+)
+ROUTER_QUEUED = Family(
+    "serve_router_queued_queries", "gauge", "Calls that wait for a replica in routers.", ("endpoint", "backend")
+)
+POLICY_VERSION = Family(
+    "serve_endpoint_policy_version", "largest", "Version of the endpoint's traffic policy.", ("endpoint",)
+)
+BATCH_SIZE = Family("serve_batch_size", "histogram", "Queries in a batch.", REPLICA, SIZES)
+PROCESS_STARTS = Family("serve_process_starts_total", "counter", "Starts of controllers and ingresses.", ("process",))
+LOOP_LAG = Family(
+    "serve_loop_lag_seconds",
+    "largest",
+    "By how much the event loop was late at the worst, in the last seconds.",
+    ("process",),
+)
+DROPPED_SERIES = Family(
+    "serve_metrics_dropped_total",
+    "counter",
+    "Values of custom metrics that had to share a series, since their metric has too many.",
+    ("name",),
+)
+ALL_FAMILIES = (
+    *SEED_FAMILIES,
+    HTTP_OUTCOMES,
+    HTTP_DURATION,
+    SHADOW_DROPPED,
+    ROUTER_RETRIES,
+    ROUTER_QUEUED,
+    POLICY_VERSION,
+    BATCH_SIZE,
+    PROCESS_STARTS,
+    LOOP_LAG,
+    DROPPED_SERIES,
+)
+
+
+def size_label(size: int) -> str:
+    """A batch size as a label: exact up to 32, then rounded up to a power of two."""
+    return str(size if size <= EXACT_SIZES else 1 << (size - 1).bit_length())

@@ -1,0 +1,326 @@
+"""What an instance says of itself at its metrics port."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+import pointsman as serve
+from tests.conftest import wait_until
+from tests.metrics import difference, scrape
+
+HISTOGRAMS = ("serve_backend_queuing_latency_ms", "serve_backend_processing_latency_ms")
+BOUNDS = ["1.0", "2.0", "5.0", "10.0", "20.0", "50.0", "100.0", "200.0", "500.0", "1000.0", "2000.0", "5000.0", "+Inf"]
+
+
+def noop(request):
+    return "ok"
+
+
+def sleeper(request):
+    time.sleep(1)
+    return "slept"
+
+
+def picky(request):
+    if "bad" in request.query_params:
+        raise ValueError("bad")
+    return "ok"
+
+
+async def async_picky(request):
+    return picky(request)
+
+
+class PickyBatch:
+    @serve.accept_batch
+    def __call__(self, requests):
+        if any("worst" in request.query_params for request in requests):
+            raise RuntimeError("the whole batch")
+        return [ValueError("bad") if "bad" in request.query_params else "ok" for request in requests]
+
+
+class AsyncPickyBatch:
+    @serve.accept_batch
+    async def __call__(self, requests):
+        return PickyBatch.__call__(self, requests)
+
+
+def streamer(request):
+    yield "one"
+    if "bad" in request.query_params:
+        raise ValueError("bad")
+    yield "two"
+
+
+def test_a_sleeper_takes_just_over_a_second(client, http, served, name):
+    """The seed's example: after some requests, sum / count says that one takes just over 1000 ms (MO1)."""
+    route = served(sleeper)
+    for _ in range(2):
+        assert http.get(route).text == "slept"
+    page = scrape(client)
+    assert page.sum("serve_backend_processing_latency_ms_count", backend=name) == 2
+    mean = page.sum("serve_backend_processing_latency_ms_sum", backend=name) / 2
+    assert 1000 <= mean < 1500
+
+
+def test_the_nine_are_there_as_written(client, http, served, name):
+    """A dashboard of the era finds every metric under its name, with its labels and buckets (MO)."""
+    route = served(noop)
+    http.get(route)
+    page = scrape(client)
+    [replica] = [r["tag"] for r in client.status()["backends"][name]["replicas"]]
+    mine = {"backend": name, "replica": replica}
+    assert page.of("serve_backend_request_counter", backend=name) == [({"backend": name}, 1.0)]
+    assert page.of("serve_backend_error_counter", backend=name) == [({"backend": name}, 0.0)]
+    assert page.of("serve_backend_replica_starts", backend=name) == [({**mine, "reason": "initial"}, 1.0)]
+    assert page.of("serve_num_http_requests", route=route) == [({"route": route}, 1.0)]
+    assert page.of("serve_num_router_requests", endpoint=name) == [({"endpoint": name}, 1.0)]
+    for gauge in ("serve_replica_queued_queries", "serve_replica_processing_queries"):
+        assert page.of(gauge, backend=name) == [(mine, 0.0)]
+    for histogram, more in zip(HISTOGRAMS, ({}, {"batch_size": "1"}), strict=True):
+        buckets = page.of(f"{histogram}_bucket", backend=name)
+        assert [labels.pop("le") for labels, _ in buckets] == BOUNDS
+        assert all(labels == {**mine, **more} for labels, _ in buckets)
+        assert buckets[-1][1] == page.sum(f"{histogram}_count", backend=name) == 1
+
+
+@pytest.mark.parametrize("code", [picky, async_picky, PickyBatch, AsyncPickyBatch, streamer], ids=lambda c: c.__name__)
+def test_counts_match_what_callers_saw(client, http, served, name, code):
+    """Successes and errors, by HTTP and handle, single, batched and streamed, are counted once each (MO3)."""
+    route = served(code)
+    grown = difference(client)
+    handle = client.get_handle(name)
+    if code is streamer:
+        handle = handle.options(stream=True)
+    good = bad = 0
+    for number in range(30):
+        fails = number % 3 == 0
+        query = {"bad": "1"} if fails else {}
+        if number % 2:
+            try:
+                http.get(route, params=query)
+            except httpx.RemoteProtocolError:
+                assert fails, "an answer broke that should not"
+        elif fails:
+            with pytest.raises(ValueError, match="bad"):
+                list(handle.remote(**query)) if code is streamer else handle.remote(**query).result()
+        else:
+            list(handle.remote(**query)) if code is streamer else handle.remote(**query).result()
+        good, bad = good + (not fails), bad + fails
+    assert grown("serve_backend_request_counter", backend=name) == good + bad
+    assert grown("serve_backend_error_counter", backend=name) == bad
+    assert grown("serve_num_router_requests", endpoint=name) == good + bad
+    assert grown("serve_num_http_requests", route=route) == 15
+    outcome = "aborted" if code is streamer else "delivered"
+    assert grown("serve_http_outcomes_total", route=route, outcome="delivered", reason="") == 10
+    assert grown("serve_http_outcomes_total", route=route, outcome=outcome) - 10 * (code is not streamer) == 5
+
+
+def test_a_batch_that_fails_is_as_many_errors_as_members(client, http, served, name):
+    """A batch raises: each of its members failed (MO3)."""
+    route = served(PickyBatch, config={"max_batch_size": 4, "batch_wait_timeout": 5})
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(lambda _: http.get(route, params={"worst": 1}).status_code, range(4)))
+    assert statuses == [500] * 4
+    page = scrape(client)
+    assert page.sum("serve_backend_error_counter", backend=name) == 4
+    assert page.sum("serve_backend_request_counter", backend=name) == 4
+    assert page.sum("serve_batch_size_sum", backend=name) == 4
+    assert page.sum("serve_batch_size_count", backend=name) == 1
+    assert page.of("serve_backend_processing_latency_ms_count", backend=name, batch_size="4")[0][1] == 1
+
+
+def test_gauges_are_live(client, served, name, tmp_path):
+    """While one query runs and two wait, a scrape says so; when all are done, it says that, too (MO2)."""
+    gate = tmp_path / "gate"
+
+    def waits(request):
+        while not gate.exists():
+            time.sleep(0.005)
+
+    served(waits)
+    handle = client.get_handle(name)
+    futures = [handle.remote() for _ in range(3)]
+
+    def gauges():
+        page = scrape(client)
+        return [page.sum(f"serve_replica_{what}_queries", backend=name) for what in ("processing", "queued")]
+
+    wait_until(lambda: gauges() == [1, 2], what="one running and two waiting")
+    futures.pop().cancel()
+    wait_until(lambda: gauges() == [1, 1], what="one less waiting")
+    gate.touch()
+    for future in futures:
+        future.result()
+    wait_until(lambda: gauges() == [0, 0], what="nothing running")
+
+
+def test_calls_that_wait_in_a_router_are_seen(client, served, name, tmp_path):
+    """Beyond a replica's limit calls wait in their router, and a gauge tells how many."""
+    gate = tmp_path / "gate"
+
+    def waits(request):
+        while not gate.exists():
+            time.sleep(0.005)
+
+    served(waits, config={"max_concurrent_queries": 1, "max_queued_queries": 3})
+    handle = client.get_handle(name)
+    futures = [handle.remote() for _ in range(3)]
+    wait_until(lambda: scrape(client).sum("serve_router_queued_queries", endpoint=name, backend=name) == 2)
+    gate.touch()
+    for future in futures:
+        future.result()
+    assert scrape(client).sum("serve_router_queued_queries", endpoint=name) == 0
+
+
+def test_shadows_count_as_their_backend_and_not_as_requests(client, http, served, name):
+    """Ten requests with a shadow at 1.0: ten requests of the router, ten queries of each backend (SH5)."""
+    route, shadow = served(noop), f"{name}-shadow"
+    client.create_backend(shadow, noop)
+    client.shadow_traffic(name, shadow, 1.0)
+    for _ in range(10):
+        http.get(route)
+    wait_until(lambda: scrape(client).sum("serve_backend_request_counter", backend=shadow) == 10)
+    page = scrape(client)
+    assert page.sum("serve_num_router_requests", endpoint=name) == 10
+    assert page.sum("serve_backend_request_counter", backend=name) == 10
+    client.shadow_traffic(name, shadow, 0)
+    client.delete_backend(shadow)
+
+
+def test_dropped_copies_are_counted(client, http, served, name, tmp_path):
+    """A shadow that hangs takes 100 copies; those beyond are dropped, and the metric says how many (SH9)."""
+    gate = tmp_path / "gate"
+
+    def waits(request):
+        while not gate.exists():
+            time.sleep(0.005)
+
+    route, shadow = served(noop), f"{name}-shadow"
+    client.create_backend(shadow, waits)
+    client.shadow_traffic(name, shadow, 1.0)
+    for _ in range(120):
+        http.get(route)
+    assert scrape(client).of("serve_num_shadow_dropped", endpoint=name) == [
+        ({"endpoint": name, "backend": shadow}, 20.0)
+    ]
+    gate.touch()
+    client.shadow_traffic(name, shadow, 0)
+    client.delete_backend(shadow, force=True)
+
+
+def test_refusals_are_told_from_failures(client, http, served, name, tmp_path):
+    """Not found, wrong method, full queue, deadline before and after the start: each outcome with its reason."""
+    gate = tmp_path / "gate"
+
+    def waits(request):
+        while not gate.exists():
+            time.sleep(0.005)
+
+    route = served(waits, methods=("GET",), config={"max_concurrent_queries": 1, "max_queued_queries": 1})
+    grown = difference(client)
+    assert http.get(f"{route}/not").status_code == 404
+    assert http.post(route).status_code == 405
+    with ThreadPoolExecutor(2) as pool:
+        late = [pool.submit(http.get, route, headers={"x-serve-timeout-s": "1.5"})]
+        wait_until(lambda: scrape(client).sum("serve_replica_processing_queries", backend=name) == 1)
+        late.append(pool.submit(http.get, route, headers={"x-serve-timeout-s": "1"}))
+        wait_until(lambda: scrape(client).sum("serve_router_queued_queries", endpoint=name) == 1)
+        assert http.get(route).status_code == 503
+        assert [future.result().status_code for future in late] == [504, 503]
+    gate.touch()
+    total = "serve_http_outcomes_total"
+    assert grown(total, route="unmatched", outcome="refused", reason="no_such_endpoint") == 1
+    assert grown(total, route=route, outcome="refused", reason="rejected") == 1
+    assert grown(total, route=route, outcome="refused", reason="queue_full") == 1
+    assert grown(total, route=route, outcome="refused", reason="deadline") == 1
+    assert grown(total, route=route, outcome="failed", reason="deadline") == 1
+    assert grown(total, route=route) == grown("serve_num_http_requests", route=route) == 4
+
+
+def test_clients_that_leave_are_counted(client, served, name, tmp_path):
+    """A client closes its connection while its request runs: that one has failed, and nobody waits for it (HT10)."""
+    gate = tmp_path / "gate"
+
+    def waits(request):
+        while not gate.exists():
+            time.sleep(0.005)
+
+    route = served(waits)
+    host, _, port = client.http_address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as rude:
+        rude.sendall(f"GET {route} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        wait_until(lambda: scrape(client).sum("serve_replica_processing_queries", backend=name) == 1)
+    gone = {"route": route, "outcome": "failed", "reason": "client_gone"}
+    wait_until(lambda: scrape(client).sum("serve_http_outcomes_total", **gone) == 1)
+    gate.touch()
+
+
+def test_replica_starts_tell_why(client, served, name):
+    """Created, scaled out, updated: the reason stands beside each start (MO4)."""
+    served(noop)
+    client.update_backend_config(name, {"num_replicas": 2})
+
+    def starts():
+        labels = [labels for labels, _ in scrape(client).of("serve_backend_replica_starts", backend=name)]
+        return sorted(label["reason"] for label in labels)
+
+    assert starts() == ["initial", "scale"]
+    client.deploy(name, sleeper)
+    assert starts() == ["initial", "scale", "update", "update"]
+
+
+def test_hundred_thousand_paths_add_no_series(client, http, served, name):
+    """A scanner tries 100,000 paths: the page stays as long as it was (MO5, H11)."""
+    route = served(noop)
+    http.get(route)
+    http.get("/nowhere")
+    host, _, port = client.http_address.removeprefix("http://").partition(":")
+    before = scrape(client)
+
+    def scan(first):
+        with socket.create_connection((host, int(port))) as scanner:
+            replies = scanner.makefile("rb")
+            for start in range(first, first + 50_000, 500):
+                heads = [b"GET /p/%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(start, start + 500)]
+                scanner.sendall(b"".join(heads))
+                for _ in range(500):
+                    assert replies.readline().startswith(b"HTTP/1.1 404")
+                    size = 0
+                    while (line := replies.readline()) != b"\r\n":
+                        if line.lower().startswith(b"content-length:"):
+                            size = int(line.split(b":")[1])
+                    replies.read(size)
+
+    threads = [threading.Thread(target=scan, args=(first,)) for first in (0, 50_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    after = scrape(client)
+    assert after.series == before.series
+    assert after.sum("serve_num_http_requests", route="unmatched") == 100_000 + before.sum(
+        "serve_num_http_requests", route="unmatched"
+    )
+
+
+def test_the_page_is_plain_http(client):
+    """A browser at the bare port sees the page, OpenMetrics is there for those who ask, and nothing else is."""
+    address = client.metrics_address
+    assert address is not None
+    plain = httpx.get(address)
+    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "serve_num_http_requests" in plain.text
+    wanted = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+    openmetrics = httpx.get(f"{address}/metrics", headers=wanted)
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert openmetrics.text.endswith("# EOF\n")
+    assert httpx.head(f"{address}/metrics").text == ""
+    assert httpx.get(f"{address}/other").status_code == 404
+    assert httpx.post(f"{address}/metrics").status_code == 405

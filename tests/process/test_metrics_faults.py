@@ -1,0 +1,216 @@
+"""Metrics of processes that die, and the port at which they are read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+
+import httpx
+import pytest
+
+import pointsman as serve
+from tests.conftest import family, http_for, start_client, wait_until
+from tests.metrics import scrape
+
+MIXED = 10_000
+
+
+class Mixed:
+    """Notes every query that it has dealt with; may be told to fail, or to die."""
+
+    def __init__(self, ledger):
+        self._ledger = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def _note(self, what):
+        os.write(self._ledger, f"{what}\n".encode())
+
+    def __call__(self, request):
+        fuse = request.query_params.get("die")
+        if fuse and "x-serve-shadow" not in request.headers and os.path.exists(fuse):
+            os.unlink(fuse)  # once is enough: the one that gets the request next must not die, too
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "bad" in request.query_params:
+            self._note("bad")
+            raise ValueError("bad")
+        self._note("good")
+        return "ok"
+
+
+class MixedBatch(Mixed):
+    @serve.accept_batch
+    def __call__(self, requests):
+        answers = []
+        for request in requests:
+            try:
+                answers.append(Mixed.__call__(self, request))
+            except ValueError as error:
+                answers.append(error)
+        return answers
+
+
+def test_counts_match_the_ledgers(tmp_path):
+    """10,000 requests with errors, batches, shadows, retries and a replica that is killed on the way: what the port
+    says is what clients and models have noted, to the last one."""
+    noted = {tag: tmp_path / tag for tag in ("one", "many", "shadow")}
+    fuse = tmp_path / "fuse"
+    with start_client() as client:
+        client.create_backend("one", Mixed, str(noted["one"]), config={"num_replicas": 2})
+        client.create_backend("many", MixedBatch, str(noted["many"]), config={"max_batch_size": 8})
+        client.create_backend("shadow", Mixed, str(noted["shadow"]))
+        for tag in ("one", "many"):
+            client.create_endpoint(tag, backend=tag, route=f"/{tag}", methods=["GET", "POST"])
+        client.shadow_traffic("one", "shadow", 0.2)
+        seen: Counter[tuple[str, int]] = Counter()
+        lock = threading.Lock()
+
+        def ask(first: int) -> None:
+            mine: Counter[tuple[str, int]] = Counter()
+            with http_for(client) as http:
+                for number in range(first, MIXED, 8):
+                    route = "/many" if number % 3 else "/one"
+                    query = {"bad": "1"} if number % 7 == 0 else {}
+                    if number == 3_000:
+                        fuse.touch()
+                        route, query = "/one", {"die": str(fuse)}
+                    mine[route, http.request("POST" if number % 2 else "GET", route, params=query).status_code] += 1
+            with lock:
+                seen.update(mine)
+
+        threads = [threading.Thread(target=ask, args=(first,)) for first in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not fuse.exists(), "no replica was killed"
+        page = scrape(client)
+        for route in ("/one", "/many"):
+            expected = {status: count for (of, status), count in seen.items() if of == route}
+            delivered = expected.get(200, 0) + expected.get(500, 0)
+            assert page.sum("serve_num_http_requests", route=route) == sum(expected.values())
+            assert page.sum("serve_http_outcomes_total", route=route) == sum(expected.values())
+            assert page.sum("serve_http_outcomes_total", route=route, outcome="delivered") == delivered
+            failed = page.sum("serve_http_outcomes_total", route=route, outcome="failed", reason="replica_died")
+            assert failed == expected.get(502, 0)
+            assert page.sum("serve_num_router_requests", endpoint=route[1:]) == sum(expected.values())
+
+        def counted(tag: str, what: str) -> float:
+            return scrape(client).sum(f"serve_backend_{what}_counter", backend=tag)
+
+        def lines(tag: str) -> Counter[str]:
+            return Counter(noted[tag].read_text().split())
+
+        wait_until(lambda: counted("shadow", "request") == lines("shadow").total(), what="the last copies' end")
+        for tag in noted:
+            assert counted(tag, "request") == lines(tag).total(), tag
+            assert counted(tag, "error") == lines(tag)["bad"], tag
+        assert page.sum("serve_router_retries_total", reason="replica_died") >= 1
+        starts = page.of("serve_backend_replica_starts", backend="one")
+        assert sorted(labels["reason"] for labels, _ in starts) == ["failure", "initial", "initial"]
+
+
+def noop(request):
+    return "ok"
+
+
+def test_counts_outlive_those_who_count(tmp_path):
+    """Ingress, controller and replica are killed one after the other: no number falls, and the port is back by itself.
+
+    Gauges of the dead are gone; their starts are counted (MO5, FT8).
+    """
+    with start_client() as client, http_for(client) as http:
+        client.create_backend("b", noop)
+        client.create_endpoint("e", backend="b", route="/e")
+        for _ in range(20):
+            http.get("/e")
+        counts = ("serve_num_http_requests", "serve_num_router_requests", "serve_backend_request_counter")
+        before = scrape(client)
+        status = client.status()
+        os.kill(status["backends"]["b"]["replicas"][0]["pid"], signal.SIGKILL)
+        wait_until(lambda: len(scrape(client).of("serve_backend_replica_starts", backend="b")) == 2)
+        for pid in (status["http"]["ingresses"][0]["pid"], status["controller_pid"]):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: client.status()["backends"]["b"]["replicas_running"] == 1)
+        wait_until(lambda: scrape(client).sum("serve_process_starts_total") == 4, what="two more processes")
+        after = scrape(client)
+        assert [after.sum(name) for name in counts] == [before.sum(name) for name in counts] == [20.0] * 3
+        assert len(after.of("serve_replica_queued_queries")) == 1, "a gauge of a dead replica is left"
+        assert after.sum("serve_backend_replica_starts", backend="b", reason="failure") == 1
+        for _ in range(20):
+            assert httpx.get(f"{client.http_address}/e").text == "ok"
+        assert [scrape(client).sum(name) for name in counts] == [40.0] * 3
+
+
+def test_a_replica_that_blocks_holds_up_no_scrape():
+    """User code that never lets its event loop go costs the others nothing, and is seen to process (MO2)."""
+
+    async def blocks(request):
+        time.sleep(3600)
+
+    with start_client() as client:
+        client.create_backend("b", blocks)
+        client.create_endpoint("e", backend="b")
+        client.get_handle("e").remote()
+        wait_until(lambda: scrape(client).sum("serve_replica_processing_queries", backend="b") == 1)
+        client.delete_endpoint("e")
+        client.delete_backend("b", force=True)
+
+
+def test_given_port_in_use_fails_the_start():
+    """Whoever names a port means that port: taken, the start fails, and nothing stays behind (MO6)."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port}"):
+            start_client(metrics_export_port=port)
+    assert not family()
+
+
+def test_default_port_in_use_is_replaced(caplog):
+    """A second instance with the default port: a warning names another port, and the client knows it (MO6)."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", 8080))
+        except OSError:
+            pass  # somebody else has it, which serves as well
+        else:
+            other.listen()
+        with serve.start(http_options={"port": 0}) as client:
+            assert client.metrics_address is not None
+            port = client.metrics_address.rpartition(":")[2]
+            assert port != "8080"
+            assert f"port 8080 is in use, so metrics are at port {port}" in caplog.text
+            assert scrape(client).sum("serve_process_starts_total") == 2
+
+
+def test_metrics_can_be_switched_off():
+    """With metrics_export_port=None nothing is recorded and no port is opened; everything else works."""
+    with start_client(metrics_export_port=None) as client, http_for(client) as http:
+        client.create_backend("b", noop)
+        client.create_endpoint("e", backend="b", route="/e")
+        assert http.get("/e").text == "ok"
+        assert client.get_handle("e").remote().result() == "ok"
+        assert client.metrics_address is None
+
+
+def test_without_http_metrics_are_on_loopback():
+    """No HTTP server, and the metrics are there all the same, for this machine only (MO6)."""
+    client = serve.start(http_options={"location": "NoServer"}, metrics_export_port=0)
+    with client:
+        client.create_backend("b", noop)
+        client.create_endpoint("e", backend="b")
+        client.get_handle("e").remote().result()
+        assert client.metrics_address.startswith("http://127.0.0.1:")
+        assert scrape(client).sum("serve_num_router_requests", endpoint="e") == 1
+
+
+@pytest.mark.parametrize(
+    ("port", "error"), [("8080", TypeError), (True, TypeError), (-1, ValueError), (65536, ValueError)]
+)
+def test_ports_that_are_none(port, error):
+    """A port that cannot be one is refused before anything starts."""
+    with pytest.raises(error, match="metrics_export_port"):
+        serve.start(metrics_export_port=port)

@@ -22,8 +22,9 @@ generator and from an async generator, on Pointsman and on Ray Serve with its de
 ``max_ongoing_requests=100``, since its default lets five streams run at once. What counts is 100 bytes of the body,
 however they were framed.
 
-Overload. ``max_queued_queries=100``; five times the capacity for 20 s in an open loop (``overload.py``), once for the
-model in batches and once for it one by one. Goodput is answers of status 200 per second; its peak is that of a closed
+Overload. Five times the capacity for 20 s in an open loop (``overload.py``), once for the model in batches with
+``max_queued_queries=100`` and once for it one by one with 60, which with the 100 calls in the replica is less than a
+second of work. Goodput is answers of status 200 per second; its peak is that of a closed
 loop of 64 or of 128 clients just before, whichever is better. The load comes from the same two cores: at 14,000
 requests/s, client, ingress and replica want more than there is. Afterwards single requests tell when an answer takes
 at most twice what it took before. The ingress's memory is read every quarter of a second.

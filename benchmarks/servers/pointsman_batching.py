@@ -6,7 +6,7 @@ wait             /model in batches of at most 32, batch_wait_timeout 0
 wait-unlocked    the same with a model that does not hold the interpreter's lock
 target           the same with target_latency_ms 50
 overload         as wait, with max_queued_queries 100
-overload-single  as overload, one item at a time
+overload-single  one item at a time, with max_queued_queries 60: with the 100 in the replica less than a second of work
 stream-sync      /stream: 1,000 chunks from a generator
 stream-async     the same from an async generator
 """
@@ -62,7 +62,7 @@ SCENARIOS = {
     "wait-unlocked": Scenario(unlocked_model, "/model", {**BATCHES, "batch_wait_timeout": 0}),
     "target": Scenario(model, "/model", {**BATCHES, "target_latency_ms": 50}),
     "overload": Scenario(model, "/model", {**BATCHES, "batch_wait_timeout": 0, "max_queued_queries": 100}),
-    "overload-single": Scenario(single, "/model", {"max_queued_queries": 100}),
+    "overload-single": Scenario(single, "/model", {"max_queued_queries": 60}),
     "stream-sync": Scenario(stream, "/stream", {}),
     "stream-async": Scenario(async_stream, "/stream", {}),
 }

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pointsman as serve
@@ -519,6 +520,57 @@ def test_bad_batch_results(served, client, name, result, text):
     served(Fixed, result)
     with pytest.raises(Exception, match=text):
         client.get_handle(name).remote().result()
+
+
+def as_list(values):
+    return list(values)
+
+
+def as_tuple(values):
+    return tuple(values)
+
+
+def as_generator(values):
+    yield from values
+
+
+def as_array(values):
+    return np.array(values, dtype=np.float32)
+
+
+async def as_async_list(values):
+    return list(values)
+
+
+async def as_async_generator(values):
+    for value in values:
+        yield value
+
+
+@pytest.mark.parametrize("give", [as_list, as_tuple, as_generator, as_array, as_async_list, as_async_generator])
+def test_what_a_batch_may_be(served, client, name, give):
+    """Answers come as a list, a tuple, an array or from a generator, which is a list of answers and no stream
+    (BA3, BA4, RP6)."""
+
+    @serve.accept_batch
+    def batching(requests):
+        return give([request.body() + 0.5 for request in requests])
+
+    @serve.accept_batch
+    async def async_batching(requests):
+        return await give([await request.body() + 0.5 for request in requests])
+
+    @serve.accept_batch
+    async def yields(requests):
+        async for value in give([await request.body() + 0.5 for request in requests]):
+            yield value
+
+    code = yields if give is as_async_generator else async_batching if give is as_async_list else batching
+    served(code, config={"max_batch_size": 4, "batch_wait_timeout": 10})
+    handle = client.get_handle(name)
+    answers = serve.get([handle.remote(number) for number in range(4)])
+    assert answers == [0.5, 1.5, 2.5, 3.5]
+    assert {type(answer) for answer in answers} == {np.float32 if give is as_array else float}
 
 
 def test_async_batches(served, client, name):

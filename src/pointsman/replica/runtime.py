@@ -27,7 +27,7 @@ from pointsman.replica.item import Item, learn, scope_of, unpacked
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.streams import end_stream, iterate, run_response, stream_from_thread, stream_values
-from pointsman.replica.target import Method, Target, split_batch
+from pointsman.replica.target import Method, Target, split_batch, whole
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
@@ -332,7 +332,7 @@ class Runtime:
             if method.batches:
                 items, requests = unpacked(items, self._fail_with)
                 began = time.monotonic()
-                values = split_batch(await method.call(requests), len(items)) if items else []
+                values = split_batch(await whole(method.call(requests)), len(items)) if items else []
                 learn(self._rule, items, began)
             else:
                 result = method.call(items[0].request())

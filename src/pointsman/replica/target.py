@@ -125,6 +125,11 @@ class Target:
         )
 
 
+async def whole(result: Any) -> Any:
+    """What an async batching callable gives in the end: what its coroutine returns, or all that it yields."""
+    return [value async for value in result] if inspect.isasyncgen(result) else await result
+
+
 def split_batch(result: Any, size: int) -> list[Any]:
     """The members of what a batching callable returned.
 

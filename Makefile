@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KEEP ?=
+JOBS ?= 2
 
 .PHONY: demo test lint unit bench bench-batching bench-traffic matrix clean
 
@@ -10,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
 
 test: $(VENV)/.test lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks examples

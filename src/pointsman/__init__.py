@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pointsman.version import VERSION
 
 if TYPE_CHECKING:
-    from pointsman import backends, config, exceptions, handle
+    from pointsman import backends, config, exceptions, handle, metrics
     from pointsman.backends import ImportedBackend
     from pointsman.client import Client
     from pointsman.config import BackendConfig, HTTPOptions
@@ -42,7 +42,7 @@ _HOMES = {
     "start": "starting",
     "VirtualEnv": "environments.kinds",
 }
-_MODULES = ("backends", "config", "exceptions", "handle")
+_MODULES = ("backends", "config", "exceptions", "handle", "metrics")
 
 __all__ = [
     "accept_batch",
@@ -64,6 +64,7 @@ __all__ = [
     "config",
     "exceptions",
     "handle",
+    "metrics",
 ]
 
 

@@ -324,3 +324,49 @@ def test_the_page_is_plain_http(client):
     assert httpx.head(f"{address}/metrics").text == ""
     assert httpx.get(f"{address}/other").status_code == 404
     assert httpx.post(f"{address}/metrics").status_code == 405
+
+
+class Excellent:
+    """The seed's example of a custom metric."""
+
+    def __init__(self):
+        self.my_counter = serve.metrics.Count(
+            "my_counter",
+            description="The number of excellent requests to this backend.",
+            tag_keys=("backend",),
+        )
+        self.my_counter.set_default_tags({"backend": serve.get_current_backend_tag()})
+
+    def __call__(self, request):
+        if "excellent" in request.query_params:
+            self.my_counter.record(1)
+
+
+def test_the_seeds_custom_metric(client, http, served, name):
+    """Made in a constructor, tagged with the backend, counted in requests: it is on the page under its name (CM2)."""
+    route = served(Excellent, config={"num_replicas": 2})
+    for number in range(20):
+        http.get(route, params={"excellent": "yes"} if number % 2 else {})
+    page = scrape(client)
+    assert page.sum("my_counter", backend=name) == 10
+    replicas = {labels["replica"] for labels, _ in page.of("my_counter", backend=name)}
+    assert replicas <= {r["tag"] for r in client.status()["backends"][name]["replicas"]}
+
+
+class WithPrometheusClient:
+    def __init__(self):
+        import prometheus_client
+
+        self.counter = prometheus_client.Counter("their_requests", "Theirs.", ["kind"])
+
+    def __call__(self, request):
+        self.counter.labels("good").inc()
+
+
+def test_metrics_of_prometheus_client_are_exported(client, http, served, name):
+    """A model that counts with prometheus-client is served as it is: its metrics are on the page a second later."""
+    route = served(WithPrometheusClient)
+    for _ in range(3):
+        http.get(route)
+    wait_until(lambda: scrape(client).sum("their_requests_total", backend=name, kind="good") == 3)
+    assert not scrape(client).of("process_cpu_seconds_total")

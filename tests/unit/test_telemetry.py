@@ -195,7 +195,7 @@ def test_series_that_cannot_be_shown_are_not(tmp_path, collector, series):
     """What would break the page for Prometheus stays out of it."""
     book = Book(tmp_path, "replica")
     book.counter(COUNTER, "b", "r").inc()
-    book.copy(series, (1.0,) * series.width)
+    book.series(series).fill((1.0,) * series.width)
     assert set(collector.collect()) == {"c"}
 
 

@@ -20,13 +20,10 @@ from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.health import STDERR, Health, Vitals
-from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
+from pointsman.replica.metrics import NO_METRICS, open_metrics
 from pointsman.replica.runtime import Runtime
 from pointsman.replica.started import StartedUntilTold
 from pointsman.routing.control import ControlLink
-from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, set_process_book
-from pointsman.telemetry.lag import LoopLag
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
@@ -55,6 +52,7 @@ class ReplicaProcess:
         self._state = Report(handover.number, "fresh")
         self._state_body = b""
         self._runtime: Runtime | None = None
+        self._metrics = NO_METRICS
         self._applied: bytes | None = None
         self._half_changed = False
         self._orders: asyncio.Queue[Frame] = asyncio.Queue()
@@ -84,6 +82,7 @@ class ReplicaProcess:
         orders.cancel()
         await asyncio.gather(orders, return_exceptions=True)
         await self._link.aclose()
+        self._metrics.close()
 
     async def _obey(self) -> None:
         """Carry out the controller's orders, one after the other."""
@@ -101,10 +100,12 @@ class ReplicaProcess:
         self._state = Report(self._handover.number, "starting")
         self._enter_context(assignment)
         user_config = assignment.config.user_config
+        folder = metrics_folder(self._handover.control_path)
+        self._metrics = open_metrics(folder, assignment.backend, assignment.tag, assignment.start_reason)
         runtime = Runtime(
             assignment.config,
             started=StartedUntilTold(StartedCalls(path_of(self._handover.address))),
-            metrics=self._open_metrics(assignment),
+            metrics=self._metrics,
         )
         try:
             await runtime.load_code(code, assignment.traits)
@@ -121,16 +122,6 @@ class ReplicaProcess:
         self._runtime, self._applied = runtime, user_config
         Health(self._handover, self._vitals).start(runtime.health_check)
         self._report(Report(self._handover.number, "ready", assignment.config_version))
-
-    def _open_metrics(self, assignment: Assignment) -> ReplicaMetrics:
-        book = Book.open(metrics_folder(self._handover.control_path), "replica")
-        set_process_book(book)
-        if book is None:
-            return NO_METRICS
-        names = (assignment.backend, assignment.tag)
-        book.counter(families.REPLICA_STARTS, *names, assignment.start_reason).inc()
-        LoopLag(book.gauge(families.LOOP_LAG, "replica"))
-        return ReplicaMetrics(book, *names)
 
     def _enter_context(self, assignment: Assignment) -> None:
         handover = self._handover

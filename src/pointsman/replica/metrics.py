@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from pointsman.replica.item import Item
+from pointsman.replica.promclient import PrometheusBridge
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, Histogram
+from pointsman.telemetry.book import Book, Histogram, set_process_book
+from pointsman.telemetry.lag import LoopLag
 
 
 class Recorder:
@@ -89,11 +92,36 @@ class ReplicaMetrics:
 
     Args:
         book: the process's; None to record nothing.
+        backend, replica: tags of both.
     """
 
     def __init__(self, book: Book | None, backend: str = "", replica: str = "") -> None:
+        self._bridge = PrometheusBridge(book, backend, replica) if book is not None else None
         self.loop: Recorder | NoRecorder = Recorder(book, backend, replica) if book is not None else NoRecorder()
         self.thread: Recorder | NoRecorder = Recorder(book, backend, replica) if book is not None else NoRecorder()
+
+    def start(self) -> None:
+        """Look for metrics of user code, too."""
+        if self._bridge is not None:
+            self._bridge.start()
+
+    def close(self) -> None:
+        """Look once more, and end."""
+        if self._bridge is not None:
+            self._bridge.close()
+
+
+def open_metrics(folder: Path, backend: str, replica: str, start_reason: str) -> ReplicaMetrics:
+    """Open this process's book, from now on also for metrics of user code, and note the replica's start."""
+    book = Book.open(folder, "replica")
+    set_process_book(book)
+    if book is None:
+        return NO_METRICS
+    book.counter(families.REPLICA_STARTS, backend, replica, start_reason).inc()
+    LoopLag(book.gauge(families.LOOP_LAG, "replica"))
+    metrics = ReplicaMetrics(book, backend, replica)
+    metrics.start()
+    return metrics
 
 
 NO_METRICS = ReplicaMetrics(None)

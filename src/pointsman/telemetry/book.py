@@ -165,9 +165,9 @@ class Book:
         """A histogram, as :meth:`counter`."""
         return self._cell(family, labels, lambda values, at: Histogram(values, at, family.bounds))
 
-    def copy(self, series: Series, numbers: tuple[float, ...]) -> None:
-        """Add a series with its values."""
-        self._place(series, Cell).fill(numbers)
+    def series(self, series: Series) -> Cell:
+        """Any series, to be filled."""
+        return self._place(series, Cell)
 
     def close(self) -> None:
         """End the book: what it holds is folded by whoever collects."""

@@ -141,7 +141,7 @@ class Collector:
         book = Book(self._folder, RETIRED, folded=tuple(due), hidden=True)
         for metric in merge(entry for entry in entries if entry[0].kind in ("counter", "histogram")).values():
             for labels, numbers in metric.series.items():
-                book.copy(_with_labels(metric.about, labels), numbers)
+                book.series(_with_labels(metric.about, labels)).fill(numbers)
         book.close()
         book.path.replace(self._folder / RETIRED)
         for name in (RETIRED, *due):

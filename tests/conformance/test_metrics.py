@@ -370,3 +370,36 @@ def test_metrics_of_prometheus_client_are_exported(client, http, served, name):
         http.get(route)
     wait_until(lambda: scrape(client).sum("their_requests_total", backend=name, kind="good") == 3)
     assert not scrape(client).of("process_cpu_seconds_total")
+
+
+def test_stats_say_what_happens(client, http, served, name):
+    """An operator without Prometheus asks the client: totals at once, rates and percentiles over the next moment."""
+    route = served(picky)
+    for number in range(20):
+        http.get(route, params={"bad": "1"} if number % 4 == 0 else {})
+    seen = client.stats()
+    assert seen["seconds"] is None
+    assert seen["endpoints"][name]["requests"] == 20
+    backend = seen["backends"][name]
+    assert (backend["requests"], backend["errors"], backend["replicas"]) == (20, 5, 1)
+    assert 0 < backend["latency_ms"]["p50"] <= backend["latency_ms"]["p99"]
+    assert seen["endpoints"][name]["http_latency_ms"]["p50"] > 0
+    stop = threading.Event()
+
+    def ask():
+        with httpx.Client(base_url=client.http_address) as mine:
+            while not stop.is_set():
+                mine.get(route)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        now = client.stats(over_s=0.3)
+    finally:
+        stop.set()
+        asking.join()
+    assert now["seconds"] >= 0.3
+    assert now["backends"][name]["per_second"] > 0
+    assert now["backends"][name]["errors"] == 0
+    with pytest.raises(ValueError, match="over_s"):
+        client.stats(over_s=0)

@@ -194,6 +194,8 @@ def test_metrics_can_be_switched_off():
         assert http.get("/e").text == "ok"
         assert client.get_handle("e").remote().result() == "ok"
         assert client.metrics_address is None
+        with pytest.raises(serve.exceptions.ServeException, match="records no metrics"):
+            client.stats()
 
 
 def test_without_http_metrics_are_on_loopback():

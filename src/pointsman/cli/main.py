@@ -1,4 +1,4 @@
-"""The command line: ``pointsman start | status | traffic | env | shutdown | demo``.
+"""The command line: ``pointsman start | status | top | traffic | env | shutdown | demo``.
 
 Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
 into one line on standard error. Knows no process but its own; what an instance is doing it learns from ``status()``.
@@ -143,15 +143,40 @@ def start(
 def status(
     name: Name = "default",
     as_json: AsJson = False,
+    watched: Annotated[bool, typer.Option("--watch", help="Redraw every second, until Ctrl-C.")] = False,
 ) -> None:
     """Show endpoints, backends and replicas of a running instance."""
-    report = connect_to(name).status()
+    client = connect_to(name)
     if as_json:
-        print_json(report)
+        print_json(client.status())
         return
-    from pointsman.cli.tables import show_status
+    from pointsman.cli.tables import show_status, status_tables
 
-    show_status(report, terminal())
+    if not watched:
+        show_status(client.status(), terminal())
+        return
+    from rich.console import Group
+
+    from pointsman.cli.top import watch
+
+    watch(lambda: Group(*status_tables(client.status())), terminal(), every_s=1.0)
+
+
+@app.command()
+def top(
+    name: Name = "default",
+    as_json: AsJson = False,
+    every: Annotated[float, typer.Option("--every", help="Seconds that each picture covers.", min=0.1)] = 1.0,
+) -> None:
+    """Show requests, errors, latencies and queues as they happen, until Ctrl-C."""
+    client = connect_to(name)
+    if as_json:
+        print_json(client.stats(over_s=every))
+        return
+    from pointsman.cli.top import stats_tables, watch
+
+    title = f"{name}  the last {every:g} s  (Ctrl-C leaves)"
+    watch(lambda: stats_tables(client.stats(over_s=every), title), terminal())
 
 
 @app.command()

@@ -5,7 +5,7 @@ Names and failures are other people's text: they become ``Text``, never markup, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich import box
@@ -23,43 +23,48 @@ REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
 def show_status(status: dict[str, Any], console: Console) -> None:
     """Print the whole status."""
     console.print(_header(status), soft_wrap=True)
+    console.print(*status_tables(status), sep="\n")
+
+
+def status_tables(status: dict[str, Any]) -> Iterator[RenderableType]:
+    """The whole status, table by table."""
     for table, nothing in (
         (_endpoints(status["endpoints"]), "No endpoints."),
         (_backends(status["backends"]), "No backends; deploy one with client.create_backend() or client.deploy()."),
         (_replicas(status["backends"]), ""),
     ):
         if table.row_count:
-            console.print(table)
+            yield table
         elif nothing:
-            console.print(nothing, style="dim")
+            yield Text(nothing, style="dim")
 
 
 def show_traffic(policies: dict[str, dict[str, Any]], console: Console) -> None:
     """Print traffic policies, by endpoint."""
-    table = _table("", "endpoint", "version", "traffic", "shadows", "pinned keys", "shard key")
+    table = make_table("", "endpoint", "version", "traffic", "shadows", "pinned keys", "shard key")
     for name, policy in policies.items():
         table.add_row(
-            _text(name),
+            plain(name),
             str(policy["version"]),
             _traffic(policy["weights"]) if policy["policy"] == "weighted" else _by_policy(policy),
             _shadows(policy["shadows"]),
             _pins(policy["pins"]),
-            _text(policy["shard_key"]),
+            plain(policy["shard_key"]),
         )
     console.print(table if table.row_count else Text("No endpoints.", style="dim"))
 
 
 def show_history(changes: list[dict[str, Any]], console: Console) -> None:
     """Print how an endpoint's policy came to be, newest first."""
-    table = _table("", "version", "time (UTC)", "traffic", "shadows", "change", "by")
+    table = make_table("", "version", "time (UTC)", "traffic", "shadows", "change", "by")
     for change in reversed(changes):
         table.add_row(
             str(change["version"]),
             change["time"][:19].replace("T", " "),
             _shares(change["weights"]),
             _shadows(change["shadows"]),
-            _text(change["change"]),
-            _text(change["by"]),
+            plain(change["change"]),
+            plain(change["by"]),
         )
     console.print(table)
 
@@ -73,21 +78,21 @@ def show_explanation(explanation: dict[str, Any], console: Console) -> None:
         "policy": "chosen by the endpoint's own policy",
     }[explanation["why"]]
     backend = explanation["backend"]
-    answer = _text(backend) if backend is not None else Text("one of them", style="dim")
+    answer = plain(backend) if backend is not None else Text("one of them", style="dim")
     console.print(Text.assemble(answer, f"  {because} (policy version {explanation['policy_version']})"))
-    table = _table("", "backend", "weight", "number drawn")
+    table = make_table("", "backend", "weight", "number drawn")
     for tag, weight in sorted(explanation["weights"].items(), key=lambda item: -item[1]):
         number = explanation["numbers"].get(tag)
-        table.add_row(_text(tag), f"{100 * weight:.4g} %", "-" if number is None else f"{number:.6f}")
+        table.add_row(plain(tag), f"{100 * weight:.4g} %", "-" if number is None else f"{number:.6f}")
     console.print(table)
 
 
 def show_environments(environments: list[dict[str, Any]], console: Console) -> None:
     """Print environments that were made from requirements, and what became of them."""
-    table = _table("", "packages", "Python", "size", "last used", "state")
+    table = make_table("", "packages", "Python", "size", "last used", "state")
     for one in environments:
         table.add_row(
-            _text(", ".join(one["packages"]) or "-"),
+            plain(", ".join(one["packages"]) or "-"),
             one["version"],
             f"{one['bytes'] / 1e6:.1f} MB",
             f"{_duration(one['unused_s'])} ago",
@@ -118,11 +123,11 @@ def _header(status: dict[str, Any]) -> Text:
 
 
 def _endpoints(endpoints: dict[str, Any]) -> Table:
-    table = _table("Endpoints", "endpoint", "route", "methods", "traffic", "shadows")
+    table = make_table("Endpoints", "endpoint", "route", "methods", "traffic", "shadows")
     for name, endpoint in sorted(endpoints.items()):
         table.add_row(
-            _text(name),
-            _text(endpoint["route"]) if endpoint["route"] else Text("handles only", style="dim"),
+            plain(name),
+            plain(endpoint["route"]) if endpoint["route"] else Text("handles only", style="dim"),
             " ".join(endpoint["methods"]),
             _traffic(endpoint["traffic"]),
             _shadows(endpoint["shadows"]),
@@ -134,7 +139,7 @@ def _traffic(weights: dict[str, float]) -> RenderableType:
     return Group(
         *(
             Text.assemble(
-                ("█" * round(weight * BAR_WIDTH)).ljust(BAR_WIDTH, "░"), f" {100 * weight:>5.4g} % ", _text(backend)
+                ("█" * round(weight * BAR_WIDTH)).ljust(BAR_WIDTH, "░"), f" {100 * weight:>5.4g} % ", plain(backend)
             )
             for backend, weight in sorted(weights.items(), key=lambda item: -item[1])
         )
@@ -147,7 +152,7 @@ def _shares(weights: dict[str, float]) -> Text:
 
 
 def _by_policy(policy: dict[str, Any]) -> RenderableType:
-    return Group(_traffic(policy["weights"]), Text.assemble("by ", _text(policy["policy"])))
+    return Group(_traffic(policy["weights"]), Text.assemble("by ", plain(policy["policy"])))
 
 
 def _shadows(shadows: dict[str, float]) -> Text:
@@ -163,10 +168,10 @@ def _pins(pins: dict[str, str]) -> Text:
 
 
 def _backends(backends: dict[str, Any]) -> Table:
-    table = _table("Backends", "backend", "state", "ready", "last failure")
+    table = make_table("Backends", "backend", "state", "ready", "last failure")
     for tag, backend in sorted(backends.items()):
         table.add_row(
-            _text(tag),
+            plain(tag),
             Text(backend["state"], style=BACKEND_STYLES.get(backend["state"], "")),
             f"{backend['replicas_running']}/{backend['replicas_wanted']}",
             _failure(backend["failure"]),
@@ -179,24 +184,25 @@ def _failure(failure: dict[str, Any] | None) -> Text:
         return Text("-", style="dim")
     lines = failure["text"].strip().splitlines()
     times = f" ({failure['failures']} times)" if failure["failures"] > 1 else ""
-    return _text((lines[0] if lines else failure["reason"]) + times)
+    return plain((lines[0] if lines else failure["reason"]) + times)
 
 
 def _replicas(backends: dict[str, Any]) -> Table:
-    table = _table("Replicas", "replica", "pid", "state", "gpus")
+    table = make_table("Replicas", "replica", "pid", "state", "gpus")
     table.columns[1].justify = "right"
     for _, backend in sorted(backends.items()):
         for replica in backend["replicas"]:
             table.add_row(
-                _text(replica["tag"]),
+                plain(replica["tag"]),
                 str(replica["pid"] or "-"),
                 Text(replica["state"], style=REPLICA_STYLES.get(replica["state"], "magenta")),
-                _text(", ".join(map(str, replica["gpus"])) or "-"),
+                plain(", ".join(map(str, replica["gpus"])) or "-"),
             )
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def make_table(title: str, *columns: str) -> Table:
+    """An empty table as all of ours look."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -204,8 +210,9 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _lines(lines: Iterable[str]) -> Text:
-    return Text("\n").join(map(_text, lines))
+    return Text("\n").join(map(plain, lines))
 
 
-def _text(text: str) -> Text:
+def plain(text: str) -> Text:
+    """Somebody else's text, without what could move the cursor."""
     return Text("".join(character if character.isprintable() else "?" for character in text))

@@ -10,6 +10,7 @@ from pointsman import config as options
 from pointsman.client.backends import BackendOperations
 from pointsman.client.endpoints import EndpointOperations
 from pointsman.client.operations import START_TIMEOUT_S, log, new_id
+from pointsman.client.statistics import StatisticsOperations
 from pointsman.client.traffic import TrafficOperations
 from pointsman.engine.local import Address, Raised
 from pointsman.exceptions import ServeException
@@ -22,7 +23,7 @@ SHUTDOWN_TIMEOUT_S = 60.0
 DRIVER_EXIT_TIMEOUT_S = 5.0
 
 
-class Client(EndpointOperations, TrafficOperations, BackendOperations):
+class Client(EndpointOperations, TrafficOperations, BackendOperations, StatisticsOperations):
     """Operates one instance. Use it from any thread; as a context manager it shuts the instance down at the end.
 
     Not for direct use: :func:`pointsman.start` and :func:`pointsman.connect` make clients.

@@ -21,6 +21,7 @@ from pointsman.controller.waiters import StartFailure
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from pointsman.model import Reason, RoutingTable
 from pointsman.telemetry.exporter import Exporter
+from pointsman.telemetry.summary import reading_of
 from pointsman.wire.auth import (
     ROLE_GRANT,
     ROLE_INGRESS,
@@ -28,7 +29,16 @@ from pointsman.wire.auth import (
     ROLE_REPLICA,
     derive_key,
 )
-from pointsman.wire.commands import AnyCommand, Await, AwaitIngress, Progress, Query, QueryTraffic, Shutdown
+from pointsman.wire.commands import (
+    AnyCommand,
+    Await,
+    AwaitIngress,
+    Progress,
+    Query,
+    QueryMetrics,
+    QueryTraffic,
+    Shutdown,
+)
 from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import Confirm, FailureHead, HealthAnswer, Report, Subscribe, pack, unpack
@@ -201,6 +211,11 @@ class Service:
             return pack(status_of(controller, self._handover, self.ingresses()))
         if isinstance(command, QueryTraffic):
             return pack(traffic_of(controller.desired, command.name))
+        if isinstance(command, QueryMetrics):
+            if self._exporter is None:
+                raise ServeException("this instance records no metrics (metrics_export_port=None)")
+            metrics = await self._exporter.collect()
+            return pack(reading_of(metrics, asyncio.get_running_loop().time()))
         if isinstance(command, Await):
             own = self._subscriptions.get(stream)
             await controller.wait(command, frozenset({own.number} if own else ()), progress)

@@ -155,11 +155,15 @@ class QueryTraffic(Command, frozen=True, tag="query_traffic"):
     name: str
 
 
+class QueryMetrics(Command, frozen=True, tag="query_metrics"):
+    """Read the metrics that a summary needs; the reply is a :class:`~pointsman.telemetry.summary.Reading`."""
+
+
 class Shutdown(Command, frozen=True, tag="shutdown"):
     """End the instance for good, its stored state included."""
 
 
-AnyCommand = Change | Await | AwaitIngress | Query | QueryTraffic | Shutdown
+AnyCommand = Change | Await | AwaitIngress | Query | QueryTraffic | QueryMetrics | Shutdown
 
 
 class Accepted(Message, frozen=True):

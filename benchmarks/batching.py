@@ -79,10 +79,11 @@ from batchingresults import (
     judge,
     show,
 )
-from environments import LITSERVE, RAY, Environment
 from peers import HERE, MOSEC_PYTHON, MOSEC_VERSION, SERVERS, Server, System, ensure_mosec, own_server, running
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from environments import LITSERVE, RAY, Environment
 
 RESULTS = HERE / "results"
 CONNECTIONS = 64

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test lint unit bench bench-batching bench-traffic matrix clean
+.PHONY: demo test lint unit bench bench-batching bench-traffic bench-environments matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -27,6 +27,9 @@ bench-batching: $(VENV)/.test
 
 bench-traffic: $(VENV)/.test
 	$(BIN)/python benchmarks/traffic.py
+
+bench-environments: $(VENV)/.test
+	$(BIN)/python benchmarks/replicaenvironments.py
 
 # The tests on every Python 3.10-3.13 found on the machine, each in an environment of its own.
 matrix:

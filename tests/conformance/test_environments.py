@@ -255,6 +255,14 @@ def test_packages_that_replicas_need(refused: Callable[..., str], environments: 
     assert f"{prefix}/bin/python -m pip install" in text
 
 
+def test_packages_that_are_too_old(refused: Callable[..., str], environments: Environments) -> None:
+    """A version that replicas cannot use counts as missing, and the command says which would do (DM6)."""
+    prefix = environments.get("starlette==0.35.1", runtime=False)
+    text = refused(serve.VirtualEnv(prefix))
+    assert "lacks cloudpickle, msgspec, starlette" in text
+    assert "'starlette>=" in text
+
+
 def test_package_that_user_code_needs(refused: Callable[..., str], environments: Environments) -> None:
     """A class of a module that needs a package which the environment lacks is refused before it is started (DM6)."""
     import httpx

@@ -13,7 +13,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.client.shipping import check_crossing
-from pointsman.environments.interpreter import Facts, check
+from pointsman.environments.interpreter import FASTER, RUNTIME, Facts, check
 from pointsman.environments.kinds import parse_env
 from pointsman.environments.resolve import caller, resolve
 from pointsman.importpath import given_sys_path, python_path
@@ -209,3 +209,16 @@ def test_only_what_users_added_travels_to_another_environment(monkeypatch: pytes
     assert str(tmp_path) in given
     assert os.path.dirname(os.path.dirname(pytest.__file__)) not in given
     assert os.path.dirname(os.__file__) not in given
+
+
+def test_replicas_import_nothing_else() -> None:
+    """What an environment is asked for is all that a replica imports: another import would be missing there (DM6)."""
+    code = "import sys, pointsman.replica.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = set(subprocess.check_output([sys.executable, "-S", "-c", code], env=with_sites(), text=True).split())
+    foreign = loaded - set(sys.stdlib_module_names) - {"pointsman", "__main__"}
+    assert foreign - {"typing_extensions"} <= {*RUNTIME, *FASTER}  # which msgspec looks for
+
+
+def with_sites() -> dict[str, str]:
+    """Variables of a process that finds packages without running the code of .pth files."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

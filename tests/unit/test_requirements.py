@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ class Tool:
         monkeypatch.setattr(Installer, "make", self._make)
         monkeypatch.setattr(requirements, "find_installer", lambda wanted: Installer("tool", None))
 
-    def _make(self, what: str, prefix: Path, python: str, packages: list[str], say: object) -> None:
+    def _make(self, what: str, prefix: Path, python: str, packages: list[str], say: object, lock: int) -> None:
         self.calls.append(packages)
         (prefix / "bin").mkdir(parents=True)
         (prefix / "bin" / "python").symlink_to(python)
@@ -144,7 +145,12 @@ def test_made_once(tool: Tool) -> None:
     assert make("a==1") == first != make("b")
     assert len(tool.calls) == 2
     assert tool.calls[0][0] == "a==1"
-    assert {package.partition(">")[0] for package in tool.calls[0][1:]} == {"cloudpickle", "msgspec", "starlette"}
+    assert {package.partition(">")[0] for package in tool.calls[0][1:]} == {
+        "cloudpickle",
+        "msgspec",
+        "starlette",
+        "uvloop",
+    }
     assert json.loads((first / MARK).read_text())["packages"] == ["a==1"]
 
 
@@ -169,16 +175,23 @@ def test_what_was_cut_off_is_made_anew(tool: Tool) -> None:
     assert len(tool.calls) == 3
 
 
-def test_tools_that_fail(tmp_path: Path) -> None:
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[int]:
+    lock = open_lock(tmp_path)
+    yield lock
+    os.close(lock)
+
+
+def test_tools_that_fail(tmp_path: Path, lock: int) -> None:
     """An installer's exit code is a reason where it says nothing, and a tool that is gone is an error too (DM6)."""
     silent = tmp_path / "uv"
     silent.write_text("#!/bin/sh\nexit 3\n")
     silent.chmod(0o755)
     with pytest.raises(ValueError, match="environment of a could not be made, uv says: exit code 3"):
-        Installer("uv", str(silent)).make("environment of a", tmp_path / "e", sys.executable, ["a"], print)
+        Installer("uv", str(silent)).make("environment of a", tmp_path / "e", sys.executable, ["a"], print, lock)
 
 
-def test_tools_that_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tools_that_hang(tmp_path: Path, lock: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installer that does not come to an end is stopped with all that it has started."""
     hanging = tmp_path / "uv"
     hanging.write_text("#!/bin/sh\nsleep 60 & echo begun; wait\n")
@@ -186,7 +199,7 @@ def test_tools_that_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(install, "TIMEOUT_S", 0.2)
     said: list[str] = []
     with pytest.raises(ValueError, match=r"uv was not done after 0\.2 s"):
-        Installer("uv", str(hanging)).make("environment of a", tmp_path / "e", sys.executable, ["a"], said.append)
+        Installer("uv", str(hanging)).make("environment of a", tmp_path / "e", sys.executable, ["a"], said.append, lock)
 
 
 # --- removing ---------------------------------------------------------------------------------------------------

@@ -168,15 +168,22 @@ def _pins(pins: dict[str, str]) -> Text:
 
 
 def _backends(backends: dict[str, Any]) -> Table:
-    table = make_table("Backends", "backend", "state", "ready", "last failure")
+    table = make_table("Backends", "backend", "state", "ready", "environment", "last failure")
     for tag, backend in sorted(backends.items()):
         table.add_row(
             plain(tag),
             Text(backend["state"], style=BACKEND_STYLES.get(backend["state"], "")),
             f"{backend['replicas_running']}/{backend['replicas_wanted']}",
+            _environment(backend.get("environment")),
             _failure(backend["failure"]),
         )
     return table
+
+
+def _environment(environment: dict[str, Any] | None) -> Text:
+    if environment is None or environment["kind"] == "caller":
+        return Text(f"Python {environment['version']}" if environment else "-", style="dim")
+    return plain(f"{environment['name']} ({environment['kind']}, Python {environment['version']})")
 
 
 def _failure(failure: dict[str, Any] | None) -> Text:

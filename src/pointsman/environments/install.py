@@ -39,13 +39,14 @@ class Installer(NamedTuple):
     name: str
     uv: str | None
 
-    def make(self, what: str, prefix: Path, python: str, packages: Sequence[str], say: Say) -> None:
+    def make(self, what: str, prefix: Path, python: str, packages: Sequence[str], say: Say, lock: int) -> None:
         """Make a new environment with packages.
 
         Args:
             what: its name in error texts.
             python: the interpreter to base it on.
             say: called with each line of output.
+            lock: descriptor that the tool inherits: when we are killed the lock lasts until the tool, too, has ended.
 
         Raises:
             ValueError: it failed; the text has the tool's reason.
@@ -60,10 +61,10 @@ class Installer(NamedTuple):
         else:
             create = [python, "-m", "venv", str(prefix)]
             install = [own, "-m", "pip", "install", *PIP_OPTIONS]
-        _run(what, self.name, create, say)
+        _run(what, self.name, create, say, lock)
         listing = prefix / "requirements.txt"
         listing.write_text("".join(f"{package}\n" for package in packages))
-        _run(what, self.name, [*install, "--requirement", str(listing)], say)
+        _run(what, self.name, [*install, "--requirement", str(listing)], say, lock)
 
 
 def find_installer(wanted: str | None) -> Installer:
@@ -82,7 +83,7 @@ def find_installer(wanted: str | None) -> Installer:
     return Installer("venv and pip", None) if wanted == "pip" or uv is None else Installer("uv", uv)
 
 
-def _run(what: str, tool: str, command: Sequence[str], say: Say) -> None:
+def _run(what: str, tool: str, command: Sequence[str], say: Say, lock: int) -> None:
     variables = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
     process = subprocess.Popen(
         command,
@@ -92,6 +93,7 @@ def _run(what: str, tool: str, command: Sequence[str], say: Say) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=(lock,),
         text=True,
         errors="replace",
     )

@@ -21,6 +21,8 @@ OLDEST = (3, 10)
 ASK_TIMEOUT_S = 8.0
 RUNTIME = ("cloudpickle", "msgspec", "starlette")
 """Packages that every replica imports, or imports with its first request."""
+FASTER = ("uvloop",)
+"""What replicas use where it is there: without it, one at a time got 0.74 to 0.98 of the answers per second."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -29,7 +31,7 @@ class Facts(msgspec.Struct, frozen=True):
     Attributes:
         version: of Python.
         build: the same in full, its compiler and date included.
-        missing: which of :data:`RUNTIME` it has not.
+        missing: which of :data:`RUNTIME` it has not, or has in a version that is too old.
         pointsman: version of the package there, empty without one.
         wire: version of the wire protocol there.
         problem: why the package there cannot be used, empty when it can.
@@ -50,7 +52,7 @@ def ask(environment: Environment) -> Facts:
         ValueError: it does not run, or not in time.
     """
     source = importlib.resources.files("pointsman.environments").joinpath("question.py").read_text()
-    ended = run_in(environment, ["-c", source, *RUNTIME], timeout_s=ASK_TIMEOUT_S)
+    ended = run_in(environment, ["-c", source, *runtime_requirements(RUNTIME)], timeout_s=ASK_TIMEOUT_S)
     try:
         return msgspec.json.decode(ended.stdout.strip().rpartition(b"\n")[2], type=Facts)
     except msgspec.DecodeError:
@@ -80,7 +82,7 @@ def check(environment: Environment, facts: Facts) -> None:
     if facts.missing:
         wanted = " ".join(f"'{requirement}'" for requirement in runtime_requirements(facts.missing))
         raise ValueError(
-            f"{environment} lacks {', '.join(facts.missing)}, which replicas need; install with:"
+            f"{environment} lacks {', '.join(facts.missing)}, which replicas need, or has them too old; install with:"
             f" {environment.python} -m pip install {wanted}"
         )
 
@@ -92,7 +94,7 @@ def check_version(environment: Environment, facts: Facts) -> None:
         raise ValueError(f"{environment} has Python {version}, and Pointsman needs {OLDEST[0]}.{OLDEST[1]} or later")
 
 
-def runtime_requirements(names: Sequence[str] = RUNTIME) -> list[str]:
+def runtime_requirements(names: Sequence[str] = (*RUNTIME, *FASTER)) -> list[str]:
     """What to install so that an environment can run replicas, with the versions that this package asks for."""
     try:
         declared = importlib.metadata.requires("pointsman") or []

@@ -6,18 +6,29 @@ It has no function and no annotation, so that interpreters that are too old can 
 import json
 import sys
 
+missing = []  # type: list[str]
 facts = {
     "version": list(sys.version_info[:3]),
     "build": " ".join(sys.version.split()),
-    "missing": [],
+    "missing": missing,
     "pointsman": "",
     "wire": 0,
     "problem": "",
 }
 if sys.version_info >= (3, 10):  # noqa: UP036 - older ones are asked too
+    import importlib.metadata
     import importlib.util
+    import re
 
-    facts["missing"] = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
+    for requirement in sys.argv[1:]:  # such as msgspec>=0.18
+        name, _, least = requirement.partition(">=")
+        try:
+            there = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            there = "" if importlib.util.find_spec(name) is None else "9999"  # there, but who knows which
+        numbers = [[int(part) for part in re.findall("[0-9]+", text)[:3]] for text in (there, least)]
+        if not there or numbers[0] < numbers[1]:
+            missing.append(name)
     if importlib.util.find_spec("pointsman") is not None:
         try:
             from pointsman.version import VERSION

@@ -16,6 +16,7 @@ import msgspec
 from pointsman.environments.interpreter import last_words, run_in
 from pointsman.importpath import enter
 from pointsman.model import Environment, Origin, TargetTraits
+from pointsman.progress import Activity
 from pointsman.usercode import look_at, unpack_code
 
 TIMEOUT_S = 120.0
@@ -47,7 +48,8 @@ def rehearse(what: str, code: bytes, origin: Origin, environment: Environment) -
         TypeError: what it names cannot be a backend.
     """
     order = msgspec.msgpack.encode(Order(origin, code))
-    ended = run_in(environment, ["-m", "pointsman.environments.rehearsal"], timeout_s=TIMEOUT_S, stdin=order)
+    with Activity(f"loading {what} in {environment}"):
+        ended = run_in(environment, ["-m", "pointsman.environments.rehearsal"], timeout_s=TIMEOUT_S, stdin=order)
     where = f"in {environment} ({environment.python})"
     try:
         verdict = msgspec.msgpack.decode(ended.stdout, type=Verdict)

@@ -67,21 +67,21 @@ def ensure(kind: Requirements, python: str, version: str) -> Path:
     wanted = Made(kind.packages, runtime, os.path.realpath(python), version)
     prefix = environments_folder() / wanted.digest
     shown = f"environment of {', '.join(kind.packages)}"
-    with Activity(f"waiting for whoever makes the {shown}") as activity, _locked(prefix):
+    with Activity(f"waiting for whoever makes the {shown}") as activity, _locked(prefix) as lock:
         mark = prefix / MARK
         if mark.exists() and (prefix / "bin" / "python").exists():
             os.utime(mark)  # its age decides when it may go
             return prefix
         installer = find_installer(kind.installer)
         activity.title = f"making the {shown} with {installer.name}"
-        _make(shown, prefix, wanted, installer, activity)
+        _make(shown, prefix, wanted, installer, activity, lock)
     return prefix
 
 
-def _make(shown: str, prefix: Path, wanted: Made, installer: Installer, activity: Activity) -> None:
+def _make(shown: str, prefix: Path, wanted: Made, installer: Installer, activity: Activity, lock: int) -> None:
     shutil.rmtree(prefix, ignore_errors=True)
     try:
-        installer.make(shown, prefix, wanted.python, [*wanted.packages, *wanted.runtime], activity.show)
+        installer.make(shown, prefix, wanted.python, [*wanted.packages, *wanted.runtime], activity.show, lock)
         unfinished = prefix / f"{MARK}.new"
         unfinished.write_bytes(msgspec.json.encode(wanted))
         unfinished.rename(prefix / MARK)
@@ -97,12 +97,12 @@ def open_lock(prefix: Path) -> int:
 
 
 @contextlib.contextmanager
-def _locked(prefix: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with its holder, however that ends."""
+def _locked(prefix: Path) -> Iterator[int]:
+    """One process at a time; the lock ends with its last holder, however that ends."""
     lock = open_lock(prefix)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
     finally:
         os.close(lock)
 

@@ -1,0 +1,89 @@
+"""Environments of backends over the life of an instance: replicas that die, restarts, callers from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+import pointsman as serve
+from pointsman.importpath import PACKAGE
+from tests.conftest import WAIT_S, start_client, wait_until
+from tests.elsewhere import versions
+from tests.environments import Environments, other_python
+
+OLD = "semver==2.13.0"
+CALLER = """
+import sys
+
+import pointsman as serve
+
+
+def where(request):
+    return [sys.executable, sys.prefix, sys.version_info[1]]
+
+
+client = serve.connect({name!r})
+client.create_backend("theirs", where)
+client.create_endpoint("theirs", backend="theirs")
+print(*client.get_handle("theirs").remote().result(), sep="\\n")
+"""
+
+
+def test_replacements_run_there_too(environments: Environments, tmp_path: Path) -> None:
+    """A replica that is killed is replaced in its environment; when that is gone, status says what is missing."""
+    prefix = environments.copy(OLD, to=tmp_path / "env")
+    with start_client() as client:
+        client.create_backend("b", versions, env=serve.VirtualEnv(prefix))
+        client.create_endpoint("b", backend="b")
+
+        def kill() -> None:
+            os.kill(client.status()["backends"]["b"]["replicas"][0]["pid"], signal.SIGKILL)
+
+        kill()
+        assert client.get_handle("b").options(timeout_s=30).remote().result()[3] == str(prefix)
+        shutil.rmtree(prefix)
+        kill()
+        missing = f"could not be started: [Errno 2] No such file or directory: '{prefix}/bin/python'"
+        failure = lambda: client.status()["backends"]["b"]["failure"] or {"text": ""}  # noqa: E731
+        wait_until(lambda: missing in failure()["text"], what="the missing interpreter in the status")
+
+
+def test_a_whole_restart(environments: Environments, tmp_path: Path, name: str) -> None:
+    """A detached instance with stored state comes back with its backends in their environments (IN10, DM5)."""
+    prefix, state = environments.get(OLD), tmp_path / "state"
+    options = {"detached": True, "name": name, "state_dir": state, "http_options": {"port": 0}}
+    client = serve.start(**options)  # type: ignore[arg-type]
+    client.create_backend("b", versions, env=serve.VirtualEnv(prefix))
+    client.create_endpoint("b", backend="b")
+    supervisor = psutil.Process(psutil.Process(client.status()["controller_pid"]).ppid())
+    supervisor.terminate()
+    supervisor.wait(WAIT_S)
+    client = serve.start(**options)  # type: ignore[arg-type]
+    assert client.get_handle("b").remote().result()[3] == str(prefix)
+    client.shutdown()
+
+
+def test_caller_of_another_python(environments: Environments, name: str) -> None:
+    """A backend runs in the environment of whoever creates it, not in that of whoever started the instance (DM3)."""
+    prefix = environments.get("pydantic>=2.6", python=other_python())
+    serve.start(detached=True, name=name, http_options={"port": 0})
+    try:
+        done = subprocess.run(
+            [str(prefix / "bin" / "python"), "-c", CALLER.format(name=name)],
+            env={**os.environ, "PYTHONPATH": os.path.dirname(PACKAGE)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        executable, its_prefix, minor = done.stdout.splitlines()
+        assert (executable, its_prefix) == (str(prefix / "bin" / "python"), str(prefix))
+        assert int(minor) != sys.version_info[1]
+    finally:
+        serve.connect(name).shutdown()

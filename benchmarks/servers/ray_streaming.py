@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import ray  # type: ignore[import-not-found]  # installed in benchmarks/.peers only
+import ray  # installed in benchmarks/.peers only
 from batchmodel import CHUNK, CHUNKS
 from ray import serve
 from starlette.responses import StreamingResponse

@@ -6,6 +6,7 @@ Every error is one sentence that names the field and the value; an unknown name 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import pickle
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -358,18 +359,20 @@ def check_metrics_port(port: int | None) -> int | None:
     return port
 
 
-def check_engine(name: str) -> Literal["local"]:
+def check_engine(name: str) -> Literal["local", "ray"]:
     """The engine's name.
 
     Raises:
         ValueError: there is no such engine.
-        ServeException: it is not part of this release.
+        ServeException: it is there, and what it needs is not installed.
     """
-    if name == "ray":
-        raise ServeException("engine 'ray' is not part of this release; use engine='local'")
-    if name != "local":
+    if name == "local":
+        return "local"
+    if name != "ray":
         raise ValueError(f"engine {name!r} is unknown; use 'local' or 'ray'")
-    return "local"
+    if importlib.util.find_spec("ray") is None:
+        raise ServeException("engine 'ray' needs Ray, which is not installed; run: pip install 'pointsman[ray]'")
+    return "ray"
 
 
 def _string_key(key: Any) -> str:

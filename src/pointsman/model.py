@@ -260,12 +260,16 @@ class ReplicaRef(Struct, frozen=True):
         tag: ``<backend>#<6 letters>``, as users see it.
         address: path of the replica's Unix socket.
         key: the secret that this replica shares with routers.
+        node: where it runs; empty where there is one node only.
+        tcp: its address for other nodes; empty where there are none.
     """
 
     number: int
     tag: str
     address: str
     key: bytes
+    node: str = ""
+    tcp: str = ""
 
 
 class BackendRoute(Struct, frozen=True):
@@ -290,14 +294,15 @@ EMPTY_TABLE = RoutingTable(version=0, endpoints={}, backends={})
 
 
 class Allocation(Struct, frozen=True):
-    """What one replica holds of its node, and which GPUs by index."""
+    """What one replica holds of its node, and which GPUs by index. ``node`` is empty where there is only one."""
 
     resources: Resources
     gpus: tuple[int, ...] = ()
+    node: str = ""
 
 
-class Capacity(Struct, frozen=True):
-    """What the instance may hand out on this node.
+class NodeCapacity(Struct, frozen=True):
+    """What the instance may hand out on one node.
 
     ``num_cpus`` is None where CPUs are soft (local engine without ``start(num_cpus=...)``).
     """
@@ -308,3 +313,9 @@ class Capacity(Struct, frozen=True):
     custom: dict[str, float] = {}
     gpu_ids: tuple[str, ...] = ()
     """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs, in order; empty means 0, 1, 2, ..."""
+
+
+class Capacity(NodeCapacity, frozen=True):
+    """What the instance may hand out in all: on its one node, or, where ``nodes`` is not None, on each of those."""
+
+    nodes: dict[str, NodeCapacity] | None = None

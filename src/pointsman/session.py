@@ -9,13 +9,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.context import replica_context
+from pointsman.engine.base import Address
 from pointsman.engine.child import new_event_loop
-from pointsman.engine.folder import InstanceFolder, metrics_folder
-from pointsman.engine.local import address_of
+from pointsman.engine.instances import address_of, locator, metrics_folder
 from pointsman.exceptions import ServeException
 from pointsman.model import EndpointSpec
 from pointsman.routing.call import Call
@@ -165,6 +164,7 @@ class Session:
         credentials = self.credentials
         self._link = ControlLink(
             path=credentials.control_path,
+            locate=locator(credentials.control_path),
             instance=credentials.instance,
             role=credentials.role,
             identity=credentials.identity,
@@ -246,10 +246,11 @@ def credentials_here(control_path: str = "") -> Credentials:
             context.grant,
             context.request_timeout_s,
         )
-    folder = InstanceFolder(Path(control_path).parent)
-    if not folder.is_alive():
-        raise ServeException("the instance of this handle has ended")
-    address = address_of(folder)
+    return operator(address_of(control_path))
+
+
+def operator(address: Address) -> Credentials:
+    """Credentials of the operator of an instance."""
     return Credentials(
         address.instance, address.control_path, ROLE_OPERATOR, "", address.key, address.request_timeout_s
     )

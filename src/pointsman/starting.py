@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +14,13 @@ from pointsman import config as options
 from pointsman import resources as amounts
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
 from pointsman.client.operations import origin_here
-from pointsman.config import HTTPOptions
+from pointsman.config import DeploymentMode, HTTPOptions
 from pointsman.context import replica_context
+from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, MetricsPort, Plan
 from pointsman.engine.folder import check_name
-from pointsman.engine.local import Address, MetricsPort, Plan, find_instance, raise_instance
+from pointsman.engine.instances import find_instance, raise_instance
 from pointsman.model import Capacity
-from pointsman.session import Credentials, credentials_here
-from pointsman.wire.auth import ROLE_OPERATOR
+from pointsman.session import credentials_here, operator
 from pointsman.wire.handover import HTTPSettings
 
 log = logging.getLogger("pointsman")
@@ -43,6 +44,9 @@ def start(
     memory: float | None = None,
     resources: Mapping[str, float] | None = None,
     metrics_export_port: int | None = options.DEFAULT_METRICS_PORT,
+    address: str | None = None,
+    wait_for_resources_s: float | None = None,
+    allow_insecure_cluster: bool = False,
 ) -> Client:
     """Start an instance and return a client for it once controller and HTTP server are ready.
 
@@ -51,7 +55,7 @@ def start(
             script, however that ends.
         http_host, http_port, http_middlewares: deprecated; use ``http_options``.
         http_options: host, port, middlewares and limits of the HTTP server.
-        engine: ``"local"``.
+        engine: ``"local"``, this machine; or ``"ray"``, a Ray cluster.
         name: of a detached instance; others are anonymous.
         state_dir: folder for the state of a detached instance, which then also survives a restart of the whole.
         num_cpus: CPUs that replicas may use in all; without it more may be asked for than the machine has.
@@ -60,6 +64,10 @@ def start(
         resources: custom resources, name -> amount.
         metrics_export_port: where Prometheus finds metrics, on the address of the HTTP server; 0 for any free port,
             None to record none. When the default port is in use, a free one is taken: see ``Client.metrics_address``.
+        address: of the Ray cluster, ``"auto"`` for one that runs on this machine; by default the one that this process
+            is in, else one that runs on this machine, else a new one, for which ``num_cpus`` and the like are meant.
+        wait_for_resources_s: seconds that a change may wait for nodes to join a Ray cluster that grows; 0 by default.
+        allow_insecure_cluster: join a Ray cluster that other machines reach and that has no token authentication.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have.
@@ -75,13 +83,17 @@ def start(
         raise ValueError(
             f"state_dir {os.fspath(state_dir)!r} needs detached=True: other instances end with their script"
         )
+    cluster = _cluster(engine, address, wait_for_resources_s, allow_insecure_cluster)
+    given = (num_cpus, num_gpus, memory, resources)
     return start_instance(
         name=check_name(name) if detached else "",
         bound=not detached,
         http=http,
         state_dir=state_dir,
-        capacity=local_capacity(num_cpus, num_gpus, memory, resources),
+        capacity=local_capacity(*given) if engine == "local" else cluster_capacity(*given),
         metrics_port=options.check_metrics_port(metrics_export_port),
+        engine=engine,
+        cluster=cluster,
     )
 
 
@@ -93,6 +105,8 @@ def start_instance(
     state_dir: str | os.PathLike[str] | None,
     capacity: Capacity,
     metrics_port: int | None = options.DEFAULT_METRICS_PORT,
+    engine: str = "local",
+    cluster: Cluster = ANY_CLUSTER,
 ) -> Client:
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
     settings = None
@@ -120,11 +134,15 @@ def start_instance(
             capacity=capacity,
             request_timeout_s=http.request_timeout_s,
             metrics=_metrics_port(http, metrics_port),
-        )
+            every_node=http.location is DeploymentMode.EveryNode,
+            cluster=cluster,
+        ),
+        engine,
     )
     try:
-        client = Client(_operator(raised.address), address=raised.address, raised=raised)
+        client = Client(operator(raised.address), address=raised.address, raised=raised)
         client._wait_until_ready()
+        raised.serves()
     except BaseException:
         raised.let_go()
         raised.wait_for_end(0.0 if not bound else DRIVER_EXIT_TIMEOUT_S)
@@ -145,7 +163,9 @@ def connect(name: str = "default", *, engine: str | None = None) -> Client:
 
     Args:
         name: looked at outside replicas only.
-        engine: ``"local"`` or None.
+        engine: where to look: ``"local"`` on this machine, ``"ray"`` in the Ray cluster that this process is in, or one
+            that runs on this machine. By default in the cluster when this process is in one, and on this machine
+            otherwise.
 
     Raises:
         ServeException: no such instance runs.
@@ -155,18 +175,26 @@ def connect(name: str = "default", *, engine: str | None = None) -> Client:
         options.check_engine(engine)
     if replica_context() is not None:
         return Client(credentials_here())
-    return attach(find_instance(check_name(name)))
+    return attach(find_instance(check_name(name), engine or ("ray" if _in_a_cluster() else "local")))
 
 
 def attach(address: Address) -> Client:
     """A client for a running instance of this user, named or not."""
-    return Client(_operator(address), address=address)
+    return Client(operator(address), address=address)
 
 
-def _operator(address: Address) -> Credentials:
-    return Credentials(
-        address.instance, address.control_path, ROLE_OPERATOR, "", address.key, address.request_timeout_s
-    )
+def _in_a_cluster() -> bool:
+    ray = sys.modules.get("ray")  # who is in a cluster has imported it
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _cluster(engine: str, address: str | None, wait_s: float | None, allow_insecure: bool) -> Cluster:
+    """What is said of a Ray cluster. Raises ValueError: something is, on another engine."""
+    given = {"address": address, "wait_for_resources_s": wait_s, "allow_insecure_cluster": allow_insecure or None}
+    if engine != "ray" and any(value is not None for value in given.values()):
+        names = ", ".join(name for name, value in given.items() if value is not None)
+        raise ValueError(f"{names} of start() says something of a Ray cluster; give engine='ray' too")
+    return Cluster(address, bool(allow_insecure), amounts.check_capacity("wait_for_resources_s", wait_s) or 0.0)
 
 
 def _http_options(
@@ -206,10 +234,8 @@ def local_capacity(
         TypeError, ValueError: an amount is wrong.
     """
     gpus = amounts.detect_gpus()
-    asked = amounts.check_capacity("num_gpus", num_gpus)
-    if asked is not None and asked % 1:
-        raise ValueError(f"num_gpus {num_gpus!r} of start() must be a whole number")
-    count = len(gpus) if asked is None else int(asked)
+    asked = _whole_gpus(num_gpus)
+    count = len(gpus) if asked is None else asked
     given_memory = amounts.check_capacity("memory", memory)
     return Capacity(
         num_cpus=amounts.check_capacity("num_cpus", num_cpus),
@@ -218,3 +244,29 @@ def local_capacity(
         custom=amounts.parse_custom_resources(resources, "resources"),
         gpu_ids=gpus[:count] if len(gpus) >= count else (),
     )
+
+
+def cluster_capacity(
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> Capacity:
+    """What a Ray cluster that is to be started has; Ray detects what is not given.
+
+    Raises:
+        TypeError, ValueError: an amount is wrong.
+    """
+    return Capacity(
+        num_cpus=amounts.check_capacity("num_cpus", num_cpus),
+        num_gpus=_whole_gpus(num_gpus) or 0,
+        memory=amounts.check_capacity("memory", memory) or 0.0,
+        custom=amounts.parse_custom_resources(resources, "resources"),
+    )
+
+
+def _whole_gpus(num_gpus: float | None) -> int | None:
+    asked = amounts.check_capacity("num_gpus", num_gpus)
+    if asked is not None and asked % 1:
+        raise ValueError(f"num_gpus {num_gpus!r} of start() must be a whole number")
+    return None if asked is None else int(asked)

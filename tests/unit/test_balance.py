@@ -16,6 +16,7 @@ class Candidate:
     inflight: int = 0
     elsewhere: int = 0
     open: bool = True
+    near: bool = True
 
     @property
     def load(self) -> int:
@@ -93,3 +94,24 @@ def test_calls_even_out(loads: list[int], calls: int) -> None:
     raised = [c for c, load in zip(candidates, loads, strict=True) if c.load > load]
     if raised:
         assert max(c.load for c in raised) - min(c.load for c in candidates) <= 1
+
+
+far_and_near = st.lists(
+    st.builds(Candidate, st.integers(0, 4), st.integers(0, 4), st.just(True), st.booleans()), min_size=1, max_size=8
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(candidates=far_and_near, turn=st.integers(0, 100))
+def test_a_replica_of_this_node_is_preferred(candidates: list[Candidate], turn: int) -> None:
+    """A call stays on its node while that costs it at most one call of waiting, and not when it costs more."""
+    best = choose_replica(candidates, limit=9, turn=turn)
+    assert best is not None
+    least = min(candidate.load for candidate in candidates)
+    near = [candidate.load for candidate in candidates if candidate.near]
+    if near and min(near) <= least + 1:
+        assert best.near
+        assert best.load == min(near)
+    else:
+        assert best.load == least
+        assert not best.near

@@ -584,10 +584,12 @@ def test_names_follow_one_rule(name: str) -> None:
             check_object_name(name, "name")
 
 
-def test_engines() -> None:
-    """The embedded engine is there, ``ray`` says that it is not yet, and another name is refused (EN2)."""
+def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both engines are there, the one that needs Ray says so where Ray is missing, and another name is refused (EN2)."""
     assert check_engine("local") == "local"
-    with pytest.raises(ServeException, match="ray"):
+    assert check_engine("ray") == "ray"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ServeException, match=r"pip install 'pointsman\[ray\]'"):
         check_engine("ray")
     with pytest.raises(ValueError, match="'rai'"):
         check_engine("rai")

@@ -12,7 +12,8 @@ from pointsman.client.endpoints import EndpointOperations
 from pointsman.client.operations import START_TIMEOUT_S, log, new_id
 from pointsman.client.statistics import StatisticsOperations
 from pointsman.client.traffic import TrafficOperations
-from pointsman.engine.local import Address, Raised
+from pointsman.engine.base import Address, Raised
+from pointsman.engine.instances import wait_for_end
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
 from pointsman.session import Credentials, Session
@@ -134,7 +135,7 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
             self._raised.wait_for_end(SHUTDOWN_TIMEOUT_S)
             self._raised.let_go()
         else:
-            address.folder.wait_for_end()
+            wait_for_end(address.control_path)
 
 
 def _url(host: str, port: int) -> str:

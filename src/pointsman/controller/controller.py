@@ -11,14 +11,14 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from pointsman.config import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
-from pointsman.controller.durable import DurableState
+from pointsman.controller.durable import DurableState, DurableStore
 from pointsman.controller.events import (
     adopt,
     forget_failures,
@@ -28,12 +28,13 @@ from pointsman.controller.events import (
     note_sick,
     start_reason,
 )
-from pointsman.controller.health import Asks, Circumstances, HealthWatch
+from pointsman.controller.health import Circumstances, HealthWatch
 from pointsman.controller.launch import Launcher
-from pointsman.controller.orders import ReplicaOrders, Tells
+from pointsman.controller.orders import ReplicaOrders
+from pointsman.controller.peers import Peers
 from pointsman.controller.reconcile import Action, Observed, Phase, Replica, plan
 from pointsman.controller.state import Desired
-from pointsman.controller.store import KEPT_REPLIES, Store, StoreError
+from pointsman.controller.store import KEPT_REPLIES, StoreError
 from pointsman.controller.tables import note_on_cpus, room_of, routing_table
 from pointsman.controller.waiters import Situation, Waiter
 from pointsman.engine.base import Engine
@@ -41,6 +42,7 @@ from pointsman.model import Capacity, RoutingTable
 from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Progress
 from pointsman.wire.handover import ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Report, pack
+from pointsman.wire.started import has_started_calls
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +50,6 @@ EPOCH_SHIFT = 32
 MIN_DRAIN_S = 1.0
 CLOCK_SLACK_S = 1e-6
 """Loops run timers a little before they are due; a plan that is asked too early asks to be woken once more."""
-
-
-class Peers(Tells, Asks, Protocol):
-    """The connections, as the controller uses them."""
-
-    def publish(self, table: RoutingTable) -> None: ...
-
-    def ingress_routers(self) -> frozenset[int]: ...
 
 
 class Controller:
@@ -77,7 +71,7 @@ class Controller:
         self,
         *,
         engine: Engine,
-        store: Store,
+        store: DurableStore,
         launcher: Launcher,
         peers: Peers,
         capacity: Capacity,
@@ -160,10 +154,10 @@ class Controller:
         finally:
             self._waiters.discard(waiter)
 
-    def shutdown(self) -> None:
-        """End the instance for good."""
+    def shutdown(self, drain_s: float | None = None) -> None:
+        """End the instance for good. What runs may finish: within its own limits, or within ``drain_s`` seconds."""
         drains = [spec.config.drain_timeout_s for spec in self.desired.backends.values()]
-        self._engine.shutdown(ShutdownOrder(max([MIN_DRAIN_S, *drains]), forget=True))
+        self._engine.shutdown(ShutdownOrder(max([MIN_DRAIN_S, *drains]) if drain_s is None else drain_s, forget=True))
 
     async def aclose(self) -> None:
         self.health.end()
@@ -187,6 +181,8 @@ class Controller:
             note_exit(self.observed, self.desired, event, self._loop.time())
         elif event.event == "ingress_exited":
             self.ingress_exits.append(event.exit)
+        elif event.event == "capacity" and event.capacity is not None:
+            self.observed.capacity = event.capacity
         self.kick()
 
     def replica_reported(self, report: Report, pickled: bytes) -> None:
@@ -197,6 +193,7 @@ class Controller:
             return
         now = self._loop.time()
         replica.adopted = False
+        replica.node, replica.address, replica.tcp = report.node, report.address, report.tcp
         if report.state == "fresh":
             replica.enter(Phase.STARTING, now)
             self._spawn(self._assign(replica))
@@ -233,13 +230,22 @@ class Controller:
         timeouts = [e.request_timeout_s for e in self.desired.endpoints.values() if e.request_timeout_s is not None]
         return Circumstances(
             stopped=self._engine.is_stopped(replica.pid),
-            has_started=self._launcher.has_started_calls(replica.number),
+            has_started=has_started_calls(replica.address),
             declared_s=max([self._request_timeout_s, *timeouts]),
         )
 
     def _replica_is_sick(self, replica: Replica) -> None:
         note_sick(self.observed, self.desired, replica, self._loop.time())
         self.kick()
+
+    def replica_disconnected(self, number: int) -> None:
+        """A replica's connection has broken."""
+        self._engine.disconnected(number)
+
+    @property
+    def ingresses_wanted(self) -> int:
+        """How many ingress processes there should be."""
+        return self._engine.ingresses_wanted
 
     def router_confirmed(self, router: int, version: int) -> None:
         """A router uses this version of the table; 0 when it has just subscribed."""

@@ -14,8 +14,7 @@ import msgspec
 
 from pointsman.controller import traffic
 from pointsman.controller.resources import Ledger, describe_request
-from pointsman.controller.state import Desired, Fallback, Room, check_usable, find_backend, without
-from pointsman.exceptions import InsufficientResourcesError
+from pointsman.controller.state import Desired, Fallback, NoRoomError, Room, check_usable, find_backend, without
 from pointsman.model import (
     DEFAULT_SHARD_KEY,
     BackendConfigSpec,
@@ -214,9 +213,11 @@ def _check_room(state: Desired, spec: BackendSpec, old: BackendSpec | None, room
                 ledger.place(other.resources)
     free = ledger.describe()
     if any(ledger.place(spec.resources) is None for _ in range(missing)):
-        raise InsufficientResourcesError(
+        raise NoRoomError(
             f"Cannot scale backend {spec.tag!r} to {spec.config.num_replicas} replicas: asked for"
-            f" {describe_request(spec.resources, missing)} more, free: {free}"
+            f" {describe_request(spec.resources, missing)} more, free: {free}",
+            spec.resources,
+            missing,
         )
 
 

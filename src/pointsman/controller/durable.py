@@ -7,14 +7,28 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from pointsman.controller.state import Desired
-from pointsman.controller.store import Store, StoreError
+from pointsman.controller.store import Loaded, StoreError
 
 log = logging.getLogger(__name__)
 
 COPY_AFTER_S = 1.0
+
+
+class DurableStore(Protocol):
+    """Where the desired state is kept; see :class:`~pointsman.controller.store.Store`."""
+
+    def open(self) -> Loaded: ...
+
+    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None: ...
+
+    def blob(self, digest: str) -> bytes: ...
+
+    def copy(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class DurableState:
@@ -25,7 +39,7 @@ class DurableState:
         on_commit: told of each state once it is on disk.
     """
 
-    def __init__(self, store: Store, on_commit: Callable[[Desired], None]) -> None:
+    def __init__(self, store: DurableStore, on_commit: Callable[[Desired], None]) -> None:
         self._store = store
         self._on_commit = on_commit
         self._copying: asyncio.TimerHandle | None = None

@@ -82,7 +82,7 @@ def note_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: fl
         return
     log.warning("%s died: %s", replica.tag, event.exit)
     spec = desired.backends.get(replica.backend)
-    if spec is None or spec.version != replica.version:
+    if event.blameless or spec is None or spec.version != replica.version:
         return  # the death of an old version says nothing about the new one
     failures = observed.failures.setdefault(replica.backend, Failures())
     failures.reason, failures.error = Reason.REPLICA_DIED, ""

@@ -16,7 +16,6 @@ from pointsman.model import BackendSpec
 from pointsman.wire.auth import ROLE_GRANT, ROLE_REPLICA, ROLE_ROUTER, derive_key
 from pointsman.wire.handover import ControllerHandover, Launch, LaunchNote, ReplicaHandover
 from pointsman.wire.messages import Assignment, pack
-from pointsman.wire.started import StartedReader, path_of
 
 NUMBERS_PER_EPOCH = 1_000_000
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -60,32 +59,22 @@ class Launcher:
         handover = ReplicaHandover(
             instance=hand.instance,
             number=number,
-            control_path=str(Path(hand.folder) / "ctl"),
+            control_path=hand.control_path,
             control_key=derive_key(hand.master_key, ROLE_REPLICA, str(number)),
-            address=self.address(number),
+            # A number, never a name, becomes part of a path.
+            address=str(Path(hand.folder) / "r" / str(number)),
             data_key=self.data_key(number),
             grant=derive_key(hand.master_key, ROLE_GRANT, str(number)),
             request_timeout_s=hand.request_timeout_s,
         )
         note = LaunchNote(spec.tag, spec.version, tag, action.allocation, reason)
         variables, environment = self._variables(action), spec.origin.environment
-        return replica, Launch(number, tag, variables, pack_handover(handover), pack(note), environment)
-
-    def address(self, number: int) -> str:
-        """The replica's socket. A number, never a name, becomes part of a path."""
-        return str(Path(self._handover.folder) / "r" / str(number))
+        order = Launch(number, tag, variables, pack_handover(handover), pack(note), environment, action.allocation)
+        return replica, order
 
     def data_key(self, number: int) -> bytes:
         """What routers must prove to this replica."""
         return derive_key(self._handover.master_key, ROLE_ROUTER, str(number))
-
-    def has_started_calls(self, number: int) -> bool:
-        """Whether a replica has noted that calls have started and are not over."""
-        reader = StartedReader(path_of(self.address(number)))
-        try:
-            return reader.any()
-        finally:
-            reader.close()
 
     def assignment(self, spec: BackendSpec, tag: str, start_reason: str) -> Assignment:
         return Assignment(
@@ -103,7 +92,8 @@ class Launcher:
         environment = action.spec.origin.environment
         if THREADS_VARIABLE not in (environment.over(self._environ) if environment else self._environ):
             variables[THREADS_VARIABLE] = str(max(1, int(action.spec.resources.num_cpus)))
-        variables[DEVICES_VARIABLE] = visible_devices(action.allocation, self._handover.capacity)
+        if not action.allocation.node:  # elsewhere the cluster knows its nodes' devices
+            variables[DEVICES_VARIABLE] = visible_devices(action.allocation, self._handover.capacity)
         return {**variables, **action.spec.resources.env_vars}
 
 

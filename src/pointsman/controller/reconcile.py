@@ -78,6 +78,10 @@ class Replica:
     """When ``phase`` began."""
     phase: Phase = Phase.LAUNCHED
     pid: int = 0
+    node: str = ""
+    address: str = ""
+    tcp: str = ""
+    """Where it listens, as in a ``ReplicaRef``; empty until it has said so."""
     config_version: int = 0
     """The configuration that the replica has applied."""
     told_version: int = 0

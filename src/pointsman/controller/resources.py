@@ -8,27 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pointsman.model import Allocation, Capacity, Resources
+from pointsman.model import Allocation, Capacity, NodeCapacity, Resources
 
+SHORT_NAME = 8
+"""Characters of a node's name in texts; Ray's have 56."""
 EPSILON = 1e-9
 """Sums of fractions such as 0.1 + 0.2 are not exact; this much over is not over."""
 
 
-class Ledger:
-    """What is free, given what replicas hold.
+class NodeLedger:
+    """What is free on one node, given what replicas hold of it.
 
     Args:
-        capacity: what the node has.
-        held: what its replicas hold.
+        name: the node's; empty where there is only one.
+        capacity: what it has.
     """
 
-    def __init__(self, capacity: Capacity, held: Iterable[Allocation]) -> None:
+    def __init__(self, name: str, capacity: NodeCapacity) -> None:
+        self._name = name
+        self._replicas = 0
         self._cpus = capacity.num_cpus
         self._memory = capacity.memory
         self._custom = dict(capacity.custom)
         self._gpus = [1.0] * capacity.num_gpus
-        for allocation in held:
-            self._take(allocation)
 
     def place(self, resources: Resources) -> Allocation | None:
         """Take room for one replica; None, and nothing taken, when there is not enough."""
@@ -41,9 +43,16 @@ class Ledger:
         gpus = self._choose_gpus(resources.num_gpus)
         if gpus is None:
             return None
-        allocation = Allocation(resources, gpus)
-        self._take(allocation)
+        allocation = Allocation(resources, gpus, self._name)
+        self.take(allocation)
         return allocation
+
+    def preference(self, resources: Resources) -> tuple[float, float, int]:
+        """Where a replica goes first: GPUs are kept together and for those who need them; the rest is spread, so that
+        the loss of a node costs a backend little."""
+        free_gpus = sum(self._gpus)
+        busy = -(self._cpus or 0.0), self._replicas
+        return (free_gpus if resources.num_gpus else float(len(self._gpus)), *busy)
 
     def describe(self) -> str:
         """What is free, for error messages."""
@@ -66,7 +75,9 @@ class Ledger:
         count = round(wanted)
         return tuple(whole[:count]) if len(whole) >= count else None
 
-    def _take(self, allocation: Allocation) -> None:
+    def take(self, allocation: Allocation) -> None:
+        """Count what a replica holds."""
+        self._replicas += 1
         resources = allocation.resources
         if self._cpus is not None:
             self._cpus -= resources.num_cpus
@@ -77,6 +88,38 @@ class Ledger:
         for index in allocation.gpus:
             if index < len(self._gpus):
                 self._gpus[index] -= share
+
+
+class Ledger:
+    """What is free, given what replicas hold: on the one node, or node by node.
+
+    Args:
+        capacity: what there is.
+        held: what replicas hold of it. Those on nodes that are gone hold nothing.
+    """
+
+    def __init__(self, capacity: Capacity, held: Iterable[Allocation]) -> None:
+        nodes = capacity.nodes if capacity.nodes is not None else {"": capacity}
+        self._nodes = {name: NodeLedger(name, node) for name, node in nodes.items()}
+        for allocation in held:
+            if allocation.node in self._nodes:
+                self._nodes[allocation.node].take(allocation)
+
+    def place(self, resources: Resources) -> Allocation | None:
+        """Take room for one replica; None, and nothing taken, when no node has enough."""
+        for node in sorted(self._nodes.values(), key=lambda node: node.preference(resources)):
+            allocation = node.place(resources)
+            if allocation is not None:
+                return allocation
+        return None
+
+    def describe(self) -> str:
+        """What is free, for error messages."""
+        if "" in self._nodes:
+            return self._nodes[""].describe()
+        if not self._nodes:
+            return "no node is known"
+        return "; ".join(f"{node.describe()} on node {name[:SHORT_NAME]}" for name, node in self._nodes.items())
 
 
 def describe_request(resources: Resources, count: int) -> str:

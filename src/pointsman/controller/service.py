@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable
 
 from pointsman.controller.controller import Controller
+from pointsman.controller.room import RoomSeeker
 from pointsman.controller.views import status_of, traffic_of
 from pointsman.controller.waiters import StartFailure
 from pointsman.exceptions import InsufficientResourcesError, ServeException
@@ -62,7 +63,7 @@ class Subscription:
 
 
 class Service:
-    """The user of all accepted streams, and the controller's :class:`~pointsman.controller.controller.Peers`.
+    """The user of all accepted streams, and the controller's :class:`~pointsman.controller.seams.Peers`.
 
     Args:
         handover: what this controller was given; the keys of all roles come from its master key.
@@ -73,6 +74,7 @@ class Service:
         self._handover = handover
         self._exporter = exporter
         self._controller: Controller | None = None
+        self._room: RoomSeeker
         self._subscriptions: dict[Stream, Subscription] = {}
         self._replicas: dict[int, Stream] = {}
         self._health: dict[int, Stream] = {}
@@ -80,9 +82,10 @@ class Service:
         self._commands: dict[tuple[Stream, int], asyncio.Task[None]] = {}
         self._ingress_waiters: set[asyncio.Event] = set()
 
-    def attach(self, controller: Controller) -> None:
+    def attach(self, controller: Controller, room: RoomSeeker) -> None:
         """Connect to the controller; before any stream is accepted."""
         self._controller = controller
+        self._room = room
 
     @property
     def controller(self) -> Controller:
@@ -108,6 +111,13 @@ class Service:
         stream = self._health.get(number)
         if stream is not None:
             stream.send(Kind.HEALTH, number)
+
+    def tell_ingresses(self, kind: Kind) -> None:
+        for subscription in self.ingresses():
+            subscription.stream.send(kind, 0)
+
+    def is_connected(self, number: int) -> bool:
+        return number in self._replicas
 
     def publish(self, table: RoutingTable) -> None:
         body = pack(table)
@@ -135,9 +145,11 @@ class Service:
         subscription = self._subscriptions.pop(stream, None)
         if subscription is not None:
             self.controller.router_lost(subscription.number)
-        for streams in (self._replicas, self._health):
-            for number in [number for number, known in streams.items() if known is stream]:
-                del streams[number]
+        for number in [number for number, known in self._health.items() if known is stream]:
+            del self._health[number]
+        for number in [number for number, known in self._replicas.items() if known is stream]:
+            del self._replicas[number]
+            self.controller.replica_disconnected(number)
         for key in [key for key in self._commands if key[0] is stream]:
             self._commands[key].cancel()
 
@@ -226,15 +238,14 @@ class Service:
         if isinstance(command, Shutdown):
             controller.shutdown()
             return b""
-        return await controller.change(command, body)
+        return await self._room.carry_out(command, lambda: controller.change(command, body))
 
     async def _wait_for_ingresses(self, timeout_s: float) -> None:
-        wanted = self._handover.ingresses
         event = asyncio.Event()
         self._ingress_waiters.add(event)
         try:
             deadline = asyncio.get_running_loop().time() + timeout_s
-            while sum(self._serves(s) for s in self.ingresses()) < wanted:
+            while sum(self._serves(s) for s in self.ingresses()) < self.controller.ingresses_wanted:
                 if len(self.controller.ingress_exits) >= INGRESS_TRIES:
                     raise ServeException(
                         f"the HTTP server does not come up ({self.controller.ingress_exits[-1]}); see its log"

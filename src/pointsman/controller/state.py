@@ -6,12 +6,14 @@ import difflib
 from collections.abc import Iterable
 from typing import TypeVar
 
+from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import (
     Allocation,
     BackendSpec,
     Capacity,
     EndpointSpec,
     Pins,
+    Resources,
     Struct,
     TrafficHistory,
 )
@@ -49,6 +51,15 @@ class Room(Struct, frozen=True):
 
     capacity: Capacity
     held: dict[str, tuple[Allocation, ...]] = {}
+
+
+class NoRoomError(InsufficientResourcesError):
+    """The error that users see, with what would have to be there: resources of one replica, and how many of them."""
+
+    def __init__(self, message: str, resources: Resources, count: int) -> None:
+        super().__init__(message)
+        self.resources = resources
+        self.count = count
 
 
 def find_backend(state: Desired, tag: str) -> BackendSpec:

@@ -9,20 +9,18 @@ from pointsman.controller.state import Desired, Room
 from pointsman.model import Allocation, BackendRoute, Capacity, ReplicaRef, RoutingTable
 
 
-class Addresses(Protocol):
-    """Where replicas are, and what opens them."""
-
-    def address(self, number: int) -> str: ...
+class Keys(Protocol):
+    """What opens replicas."""
 
     def data_key(self, number: int) -> bytes: ...
 
 
-def routing_table(desired: Desired, observed: Observed, addresses: Addresses, *, version: int) -> RoutingTable:
+def routing_table(desired: Desired, observed: Observed, keys: Keys, *, version: int) -> RoutingTable:
     """All endpoints, and all backends with those replicas that take calls."""
     backends = {}
     for tag, spec in desired.backends.items():
         refs = tuple(
-            ReplicaRef(r.number, r.tag, addresses.address(r.number), addresses.data_key(r.number))
+            ReplicaRef(r.number, r.tag, r.address, keys.data_key(r.number), r.node, r.tcp)
             for r in observed.of(tag)
             if r.phase is Phase.READY and not r.killed and r.sick is None
         )

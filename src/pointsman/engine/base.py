@@ -1,21 +1,26 @@
-"""The seam between the controller and an engine.
+"""The seams of an engine: what the controller asks of it while an instance runs, and what a driver gets from it when it
+raises one.
 
-Every method returns at once; what came of it arrives as an event. An engine knows processes by number and never looks
-into what it hands over.
+Every method of :class:`Engine` returns at once; what came of it arrives as an event. An engine knows processes by
+number and never looks into what it hands over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from pointsman.wire.handover import Launch, ProcessEvent, ShutdownOrder
+from pointsman.model import Capacity, Resources
+from pointsman.wire.handover import HTTPSettings, Launch, ProcessEvent, ShutdownOrder
 
 EventSink = Callable[[ProcessEvent], None]
 
 
 class Engine(Protocol):
     """What the controller asks for."""
+
+    async def start(self) -> None:
+        """Begin; ``recovered`` is the first event."""
 
     def launch(self, order: Launch) -> None:
         """Start a replica process; ``started`` or ``exited`` follows."""
@@ -31,3 +36,100 @@ class Engine(Protocol):
 
     def shutdown(self, order: ShutdownOrder) -> None:
         """End the whole instance, the controller last."""
+
+    def disconnected(self, number: int) -> None:
+        """A replica's connection to the controller has broken, as it also does when its node is gone."""
+
+    async def refresh(self) -> None:
+        """Look at what the nodes have for us now, where others use them too; a ``capacity`` event tells."""
+
+    def ask_for(self, resources: Resources | None, count: int) -> None:
+        """Have nodes added for so many replicas, where nodes can be; None and 0 take that back."""
+
+    @property
+    def ingresses_wanted(self) -> int:
+        """How many ingress processes there should be."""
+
+
+class Cluster(NamedTuple):
+    """Which Ray cluster is meant.
+
+    Attributes:
+        address: its head's; None for the one that this process is in, one that runs on this machine, or a new one.
+        allow_insecure: whether it may let in whoever reaches it.
+        wait_for_resources_s: how long a change may wait for nodes to join.
+    """
+
+    address: str | None = None
+    allow_insecure: bool = False
+    wait_for_resources_s: float = 0.0
+
+
+ANY_CLUSTER = Cluster()
+
+
+class MetricsPort(NamedTuple):
+    """Where metrics are served. With ``strict`` a port in use is an error; otherwise another one is taken."""
+
+    host: str
+    port: int
+    strict: bool
+
+
+class Plan(NamedTuple):
+    """What to raise.
+
+    Attributes:
+        name: of a detached or foreground instance; empty for an anonymous one.
+        bound: whether it ends with this process.
+        http: settings of the ingresses, None for no HTTP server.
+        ingresses: processes per node that has any.
+        metrics: None to record nothing.
+        every_node: whether each node has ingresses, or only the one of this process.
+        cluster: where, on the Ray engine.
+    """
+
+    name: str
+    bound: bool
+    state_dir: str
+    http: HTTPSettings | None
+    ingresses: int
+    capacity: Capacity
+    request_timeout_s: float
+    metrics: MetricsPort | None = None
+    every_node: bool = False
+    cluster: Cluster = ANY_CLUSTER
+
+
+class Address(NamedTuple):
+    """How to reach an instance as its operator. ``control_path`` is where its controller listens, or ``ray:`` and the
+    instance's namespace, by which the cluster knows where that is."""
+
+    instance: str
+    control_path: str
+    key: bytes
+    http_host: str | None
+    http_port: int
+    request_timeout_s: float
+    metrics_host: str | None = None
+    metrics_port: int = 0
+
+
+class Raised(Protocol):
+    """An instance that this process has raised."""
+
+    @property
+    def address(self) -> Address: ...
+
+    @property
+    def bound(self) -> bool:
+        """Whether the instance ends with this process."""
+
+    def serves(self) -> None:
+        """It is ready: what was kept for it until then can be given up."""
+
+    def let_go(self) -> None:
+        """End a bound instance. Does nothing in a forked child, or a second time."""
+
+    def wait_for_end(self, timeout_s: float) -> bool:
+        """Wait for the instance to end, killing it when it does not; False when it had to be killed."""

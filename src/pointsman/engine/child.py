@@ -40,6 +40,11 @@ def pack_handover(message: object) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
+def unpack_handover(data: bytes, message: type[T]) -> T:
+    """The handover that :func:`pack_handover` has packed, where it did not come through a pipe."""
+    return unpack(data[_LENGTH.size :], message)
+
+
 class Lifeline:
     """The child's end of the pipe.
 

@@ -48,11 +48,6 @@ class About(msgspec.Struct, frozen=True):
     metrics_port: int = 0
 
 
-def metrics_folder(control_path: str) -> Path:
-    """Where the metrics of the instance with this control socket lie."""
-    return InstanceFolder(Path(control_path).parent).metrics
-
-
 def check_name(name: str) -> str:
     """The name itself.
 

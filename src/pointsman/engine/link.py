@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pointsman.engine.processes import is_stopped
+from pointsman.model import Resources
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
 from pointsman.wire.messages import pack, unpack
@@ -21,16 +22,19 @@ class SupervisorLink:
 
     Args:
         events: told about every event, on the loop.
+        inherited: our end of the socket pair.
+        ingresses_wanted: how many ingress processes the supervisor keeps.
     """
 
-    def __init__(self, events: EventSink) -> None:
+    def __init__(self, events: EventSink, inherited: socket.socket, *, ingresses_wanted: int) -> None:
+        self.ingresses_wanted = ingresses_wanted
         self._events = events
+        self._inherited = inherited
         self._stream: Stream | None = None
 
-    async def start(self, inherited: socket.socket) -> None:
-        """Begin to talk over the inherited end of the socket pair."""
+    async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        _, self._stream = await loop.create_unix_connection(lambda: Stream(self, None), sock=inherited)
+        _, self._stream = await loop.create_unix_connection(lambda: Stream(self, None), sock=self._inherited)
 
     def launch(self, order: Launch) -> None:
         self._send(Kind.LAUNCH, pack(order))
@@ -42,14 +46,19 @@ class SupervisorLink:
         self._send(Kind.KILL, pack(Kill(number)))
 
     def is_stopped(self, pid: int) -> bool:
-        try:
-            status = Path(f"/proc/{pid}/stat").read_bytes()
-        except OSError:
-            return False  # it has ended, or this system has no such files
-        return status.rpartition(b") ")[2][:1] in (b"T", b"t")
+        return is_stopped(pid)
 
     def shutdown(self, order: ShutdownOrder) -> None:
         self._send(Kind.SHUTDOWN, pack(order))
+
+    def disconnected(self, number: int) -> None:
+        pass  # the supervisor tells of every end
+
+    def ask_for(self, resources: Resources | None, count: int) -> None:
+        pass  # this machine does not grow
+
+    async def refresh(self) -> None:
+        pass  # this machine stays as it is
 
     def _send(self, kind: Kind, head: bytes) -> None:
         assert self._stream is not None

@@ -6,7 +6,6 @@ Sockets are bound here, so that a port in use is the caller's own ``OSError``; t
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import secrets
@@ -15,66 +14,24 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
+from pointsman.engine.base import Address, Plan
 from pointsman.engine.child import pack_handover
 from pointsman.engine.folder import ANONYMOUS_PREFIX, About, InstanceFolder, lock_state_folder, sweep_anonymous
+from pointsman.engine.listening import listen, listen_for_metrics
 from pointsman.exceptions import ServeException
 from pointsman.importpath import PATH_VARIABLE, python_path
-from pointsman.model import Capacity
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
-from pointsman.wire.handover import HTTPSettings, SupervisorOrder
-from pointsman.wire.stream import BACKLOG, listen_private
+from pointsman.wire.handover import SupervisorOrder
+from pointsman.wire.stream import listen_private
 
 log = logging.getLogger(__name__)
 
 
-class MetricsPort(NamedTuple):
-    """Where metrics are served. With ``strict`` a port in use is an error; otherwise another one is taken."""
-
-    host: str
-    port: int
-    strict: bool
-
-
-class Plan(NamedTuple):
-    """What to raise.
-
-    Attributes:
-        name: of a detached or foreground instance; empty for an anonymous one.
-        bound: whether it ends with this process.
-        http: settings of the ingresses, None for no HTTP server.
-        metrics: None to record nothing.
-    """
-
-    name: str
-    bound: bool
-    state_dir: str
-    http: HTTPSettings | None
-    ingresses: int
-    capacity: Capacity
-    request_timeout_s: float
-    metrics: MetricsPort | None = None
-
-
-class Address(NamedTuple):
-    """How to reach an instance as its operator."""
-
-    instance: str
-    control_path: str
-    key: bytes
-    http_host: str | None
-    http_port: int
-    request_timeout_s: float
-    folder: InstanceFolder
-    metrics_host: str | None = None
-    metrics_port: int = 0
-
-
-class Raised:
-    """An instance that this process has raised.
+class LocalInstance:
+    """An instance that this process has raised: the local engine's :class:`~pointsman.engine.base.Raised`.
 
     Args:
         address: how to reach it.
@@ -95,6 +52,9 @@ class Raised:
         """Whether the instance ends with this process."""
         return self._lifeline is not None
 
+    def serves(self) -> None:
+        """It is ready."""
+
     def let_go(self) -> None:
         """End a bound instance by closing its lifeline. Does nothing in a forked child, or a second time."""
         if os.getpid() == self._owner:
@@ -108,10 +68,10 @@ class Raised:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            self.address.folder.remove()
+            folder_of(self.address.control_path).remove()
             return False
         if self._process.returncode < 0:
-            self.address.folder.remove()  # it was killed, so nobody else has tidied up
+            folder_of(self.address.control_path).remove()  # it was killed, so nobody else has tidied up
         return True
 
     def _close_lifeline(self) -> None:
@@ -120,7 +80,7 @@ class Raised:
             os.close(lifeline)
 
 
-def raise_instance(plan: Plan) -> Raised:
+def raise_instance(plan: Plan) -> LocalInstance:
     """Bind, make the folder, start the supervisor. Returns before the instance is ready.
 
     Raises:
@@ -128,10 +88,10 @@ def raise_instance(plan: Plan) -> Raised:
         ServeException: a live instance has that name or state folder.
     """
     with contextlib.ExitStack() as undo:
-        listener = _bind(plan.http.host, plan.http.port) if plan.http else None
+        listener = listen(plan.http.host, plan.http.port) if plan.http else None
         if listener is not None:
             undo.callback(listener.close)
-        metrics = _bind_metrics(plan.metrics) if plan.metrics else None
+        metrics = listen_for_metrics(plan.metrics) if plan.metrics else None
         if metrics is not None:
             undo.callback(metrics.close)
         sweep_anonymous()
@@ -173,10 +133,14 @@ def address_of(folder: InstanceFolder) -> Address:
         http_host=about.http_host,
         http_port=about.http_port,
         request_timeout_s=about.request_timeout_s,
-        folder=folder,
         metrics_host=about.metrics_host,
         metrics_port=about.metrics_port,
     )
+
+
+def folder_of(control_path: str) -> InstanceFolder:
+    """The folder of the instance whose controller listens at that path."""
+    return InstanceFolder(Path(control_path).parent)
 
 
 def _start_supervisor(
@@ -185,7 +149,7 @@ def _start_supervisor(
     locks: list[int],
     listener: socket.socket | None,
     metrics: socket.socket | None,
-) -> Raised:
+) -> LocalInstance:
     """``locks`` are only held: the supervisor's end releases them."""
     instance, master = secrets.token_hex(8), secrets.token_bytes(32)
     http = plan.http
@@ -244,7 +208,7 @@ def _start_supervisor(
     )
     folder.write("key", derive_key(master, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))
-    return Raised(address_of(folder), process, write_end if plan.bound else None)
+    return LocalInstance(address_of(folder), process, write_end if plan.bound else None)
 
 
 def _environment() -> dict[str, str]:
@@ -252,32 +216,3 @@ def _environment() -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     path = python_path()
     return {**environment, PATH_VARIABLE: path} if path else environment
-
-
-def _bind_metrics(wanted: MetricsPort) -> socket.socket:
-    try:
-        return _bind(wanted.host, wanted.port)
-    except OSError as error:
-        if wanted.strict or error.errno != errno.EADDRINUSE:
-            raise
-        listener = _bind(wanted.host, 0)
-        log.warning("port %d is in use, so metrics are at port %d", wanted.port, listener.getsockname()[1])
-        return listener
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG)
-    except socket.gaierror as error:
-        raise socket.gaierror(error.errno, f"cannot listen on host {host!r}, port {port}: {error.strerror}") from None
-    family, kind, protocol, _, address = infos[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        text = f"cannot listen on host {host!r}, port {port}: {os.strerror(error.errno or 0)}"
-        raise OSError(error.errno, text) from None
-    return listener

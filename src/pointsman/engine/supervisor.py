@@ -145,6 +145,7 @@ class Supervisor:
             request_timeout_s=order.request_timeout_s,
             http_host=order.http.host if order.http else None,
             http_port=order.http.port if order.http else 0,
+            control_path=str(self._folder.control_socket),
         )
         fds = (self._control.fileno(), theirs.fileno(), *([self._metrics.fileno()] if self._metrics else []))
         try:
@@ -166,7 +167,7 @@ class Supervisor:
         assert self._order.http is not None
         handover = IngressHandover(
             instance=self._order.instance,
-            index=index,
+            identity=str(index),
             control_path=str(self._folder.control_socket),
             control_key=derive_key(self._order.master_key, ROLE_INGRESS, str(index)),
             http=self._order.http,

@@ -11,7 +11,8 @@ import socket
 import sys
 
 from pointsman.engine.child import Lifeline, run_process
-from pointsman.engine.folder import metrics_folder
+from pointsman.engine.instances import locator, metrics_folder
+from pointsman.engine.listening import listen
 from pointsman.ingress.app import ASGIApp, IngressApp
 from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.ingress.server import HTTPServer
@@ -22,11 +23,14 @@ from pointsman.telemetry import families
 from pointsman.telemetry.book import Book
 from pointsman.telemetry.lag import LoopLag
 from pointsman.wire.auth import ROLE_INGRESS
+from pointsman.wire.frames import Kind
 from pointsman.wire.handover import HTTPSettings, IngressHandover
 
 log = logging.getLogger("pointsman.ingress")
 
 DRAIN_S = 20.0
+ORPHANED_DRAIN_S = 1.0
+"""How long requests may still run once the instance has ended without us."""
 
 
 def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:
@@ -49,21 +53,23 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     direct = None if handover.http.middlewares else app
     server = HTTPServer(with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, direct=direct)
 
-    def stop() -> None:
+    def stop(drain_s: float = DRAIN_S) -> None:
         app.serving = False
         app.has_table.set()
-        server.stop()
+        server.stop(drain_s)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop)
     link = ControlLink(
         path=handover.control_path,
+        locate=locator(handover.control_path),
         instance=handover.instance,
         role=ROLE_INGRESS,
-        identity=str(handover.index),
+        identity=handover.identity,
         key=handover.control_key,
         on_table=app.apply,
-        on_gone=stop,
+        on_frame=lambda frame: stop() if frame.kind == Kind.STOP else None,
+        on_gone=lambda: stop(ORPHANED_DRAIN_S),
     )
     link.subscribe(ingress=True, pid=os.getpid())
     try:
@@ -76,10 +82,23 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         await router.aclose()
 
 
+def run(handover: IngressHandover, listener: socket.socket | None = None) -> None:
+    """Be an ingress until told to stop; on the main thread.
+
+    Args:
+        listener: inherited from who holds the port; without one the port is bound here, shared with other nodes of
+            this machine.
+
+    Raises:
+        OSError: it cannot be bound.
+    """
+    run_process(serve(handover, listener or listen(handover.http.host, handover.http.port, shared=True)))
+
+
 def main() -> None:
     lifeline = Lifeline.from_argv()
     handover = lifeline.read(IngressHandover)
-    run_process(serve(handover, socket.socket(fileno=lifeline.extra_fd)))
+    run(handover, socket.socket(fileno=lifeline.extra_fd))
 
 
 if __name__ == "__main__":

@@ -307,5 +307,8 @@ class HTTPServer:
         # uvicorn's own `serve` installs signal handlers; signals belong to the process's main function.
         await self._server._serve([self._listener])
 
-    def stop(self) -> None:
+    def stop(self, drain_s: float | None = None) -> None:
+        """Finish; within ``drain_s`` seconds where that is given."""
+        if drain_s is not None:
+            self._server.config.timeout_graceful_shutdown = max(1, round(drain_s))
         self._server.should_exit = True

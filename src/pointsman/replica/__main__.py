@@ -7,14 +7,17 @@ a new configuration, a drain. When the controller dies the replica serves on and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import signal
 import sys
 
+import msgspec
+
 from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.engine.child import Lifeline, run_process
-from pointsman.engine.folder import metrics_folder
+from pointsman.engine.instances import locator, metrics_folder
 from pointsman.importpath import enter
 from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
@@ -24,18 +27,21 @@ from pointsman.replica.metrics import NO_METRICS, open_metrics
 from pointsman.replica.runtime import Runtime
 from pointsman.replica.started import StartedUntilTold
 from pointsman.routing.control import ControlLink
+from pointsman.wire.address import tcp_address
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
 from pointsman.wire.messages import Assignment, ConfigureHead, Report, unpack
 from pointsman.wire.started import StartedCalls, path_of
-from pointsman.wire.stream import acceptor, listen_private
+from pointsman.wire.stream import accept, listen_private, listen_tcp
 
 log = logging.getLogger("pointsman.replica")
 
 SWITCH_INTERVAL_S = 0.0005
 """How long sync user code may hold the interpreter while the event loop waits for it. Python's own 5 ms left a replica
 that computes in Python at 0.87 of its model's throughput, since the next batch gathered too slowly; with this, 0.96."""
+ORPHANED_DRAIN_S = 1.0
+"""How long requests may still run once the instance has ended without us; otherwise who stops us sets the limit."""
 START_TIMEOUT_S = 3600.0
 """A model may load for long; the controller decides when to give up."""
 
@@ -55,17 +61,20 @@ class ReplicaProcess:
         self._metrics = NO_METRICS
         self._applied: bytes | None = None
         self._half_changed = False
+        self._tcp = ""
+        self._drain_s: float | None = None
         self._orders: asyncio.Queue[Frame] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._link = ControlLink(
             path=handover.control_path,
+            locate=locator(handover.control_path),
             instance=handover.instance,
             role=ROLE_REPLICA,
             identity=str(handover.number),
             key=handover.control_key,
             on_ready=lambda link: link.report(self._state, self._state_body),
-            on_frame=self._orders.put_nowait,
-            on_gone=self._stopping.set,
+            on_frame=self._receive,
+            on_gone=self._instance_ended,
         )
 
     async def run(self) -> None:
@@ -77,12 +86,23 @@ class ReplicaProcess:
         await self._link.start()
         await self._stopping.wait()
         if self._runtime is not None:
-            await self._runtime.drain()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._runtime.drain(), self._drain_s)
             await asyncio.sleep(0)  # the last answers leave at the end of this turn of the loop
         orders.cancel()
         await asyncio.gather(orders, return_exceptions=True)
         await self._link.aclose()
         self._metrics.close()
+
+    def _instance_ended(self) -> None:
+        self._drain_s = ORPHANED_DRAIN_S
+        self._stopping.set()
+
+    def _receive(self, frame: Frame) -> None:
+        if frame.kind == Kind.STOP:
+            self._stopping.set()
+        else:
+            self._orders.put_nowait(frame)
 
     async def _obey(self) -> None:
         """Carry out the controller's orders, one after the other."""
@@ -111,17 +131,21 @@ class ReplicaProcess:
             await runtime.load_code(code, assignment.traits)
             if user_config is not None:
                 await runtime.reconfigure(user_config, timeout_s=START_TIMEOUT_S)
-            loop = asyncio.get_running_loop()
-            await loop.create_unix_server(
-                acceptor(runtime, instance=self._handover.instance, key_for=self._key_for),
-                sock=listen_private(self._handover.address),
-            )
+            await self._listen(runtime)
         except Exception as error:  # noqa: BLE001 - user code: its exception is the report
             self._report_failure(error, Reason.CONSTRUCTOR_FAILED)
             return
         self._runtime, self._applied = runtime, user_config
         Health(self._handover, self._vitals).start(runtime.health_check)
         self._report(Report(self._handover.number, "ready", assignment.config_version))
+
+    async def _listen(self, runtime: Runtime) -> None:
+        listeners = [listen_private(self._handover.address)]
+        if self._handover.tcp_host:
+            listeners.append(listen_tcp(self._handover.tcp_host))
+            self._tcp = tcp_address(*listeners[-1].getsockname()[:2])
+        for listener in listeners:
+            await accept(listener, runtime, instance=self._handover.instance, key_for=self._key_for)
 
     def _enter_context(self, assignment: Assignment) -> None:
         handover = self._handover
@@ -169,8 +193,9 @@ class ReplicaProcess:
         return self._handover.data_key if role == ROLE_ROUTER else None
 
     def _report(self, report: Report, body: bytes = b"") -> None:
-        self._state, self._state_body = report, body
-        self._link.report(report, body)
+        where = {"node": self._handover.node, "address": self._handover.address, "tcp": self._tcp}
+        self._state, self._state_body = msgspec.structs.replace(report, **where), body
+        self._link.report(self._state, body)
 
     def _report_failure(self, error: BaseException, reason: Reason, config_version: int = 0) -> None:
         original = error.error if isinstance(error, UserExit) else error
@@ -188,11 +213,15 @@ class ReplicaProcess:
         self._report(report, pickled)
 
 
-def main() -> None:
-    handover = Lifeline.from_argv().read(ReplicaHandover)
+def run(handover: ReplicaHandover) -> None:
+    """Be a replica until told to stop; on the main thread."""
     faulthandler.enable(STDERR)  # a crash in native code says in the log where it was
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     run_process(ReplicaProcess(handover).run())
+
+
+def main() -> None:
+    run(Lifeline.from_argv().read(ReplicaHandover))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pointsman.engine.instances import present_address
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
 from pointsman.wire.auth import ROLE_REPLICA
@@ -86,7 +87,7 @@ class Health:
         while True:
             try:
                 stream = BlockingStream(
-                    hand.control_path,
+                    present_address(hand.control_path),
                     instance=hand.instance,
                     role=ROLE_REPLICA,
                     identity=str(hand.number),

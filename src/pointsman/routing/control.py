@@ -1,15 +1,15 @@
 """The link of one process to its controller: commands out, routing tables in.
 
-Clients, ingresses and replicas each keep one. It dials again whenever the controller has died: the supervisor holds the
-listening socket, so a dial during the restart waits instead of failing. Commands that were under way are sent again;
-their id makes that harmless.
+Clients, ingresses and replicas each keep one. It dials again whenever the controller has died. On one machine the
+supervisor holds the listening socket, so a dial during the restart waits instead of failing; on a cluster the engine is
+asked each time where the controller is now. Commands that were under way are sent again; their id makes that harmless.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from pointsman.exceptions import ServeException
 from pointsman.model import RoutingTable
@@ -23,6 +23,9 @@ from pointsman.wire.stream import Stream
 log = logging.getLogger(__name__)
 
 REDIAL_PAUSE_S = 0.05
+
+Locate = Callable[[], Awaitable["str | None"]]
+"""Finds the controller's present address; None when the instance has ended."""
 
 
 class InstanceGoneError(ServeException):
@@ -50,6 +53,7 @@ class ControlLink:
 
     Args:
         path: the control socket.
+        locate: asked for the address before each dial, where that may change; ``path`` is then not looked at.
         instance: id of the instance.
         role: one of the roles of ``wire.auth``; with ``identity`` it says who this is.
         key: the key of that role.
@@ -63,6 +67,7 @@ class ControlLink:
         self,
         *,
         path: str,
+        locate: Locate | None = None,
         instance: str,
         role: str,
         identity: str,
@@ -73,6 +78,7 @@ class ControlLink:
         on_gone: Callable[[], None] | None = None,
     ) -> None:
         self._path = path
+        self._locate = locate
         self._instance = instance
         self._role = role
         self._identity = identity
@@ -157,8 +163,12 @@ class ControlLink:
             self._lost.clear()
             error: Exception | None = None
             try:
+                address = await self._locate() if self._locate is not None else self._path
+                if address is None:
+                    self._give_up(InstanceGoneError("the instance has ended"))
+                    return
                 await wire_stream.dial(
-                    self._path,
+                    address,
                     self,
                     instance=self._instance,
                     role=self._role,
@@ -166,9 +176,12 @@ class ControlLink:
                     key=self._key,
                 )
                 await self._lost.wait()
-            except OSError as os_error:
-                error = InstanceGoneError("the instance has ended")
-                error.__cause__ = os_error
+            except (OSError, asyncio.TimeoutError) as os_error:
+                if self._locate is None:
+                    error = InstanceGoneError("the instance has ended")
+                    error.__cause__ = os_error
+                else:
+                    log.debug("the controller is not reached yet: %s", os_error)
             if self._stream_error is not None and not self._connected.is_set():
                 error = self._stream_error
             if error is not None:

@@ -13,6 +13,7 @@ from typing import Protocol
 from pointsman.model import ReplicaRef
 from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
 from pointsman.wire import stream as wire_stream
+from pointsman.wire.address import nearest, node_here
 from pointsman.wire.auth import ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
@@ -44,11 +45,13 @@ class RemoteReplica:
 
     Attributes:
         elsewhere: calls of other routers in the replica, as of its last reply.
+        near: whether the replica is on this process's node.
     """
 
     def __init__(self, ref: ReplicaRef, owner: RemoteOwner, *, instance: str) -> None:
         self.ref = ref
         self.elsewhere = 0
+        self.near = ref.node == node_here()
         self.retired = False
         self._owner = owner
         self._instance = instance
@@ -134,14 +137,14 @@ class RemoteReplica:
             self._connection = secrets.randbits(63)
             try:
                 self._stream = await wire_stream.dial(
-                    self.ref.address,
+                    nearest(self.ref.node, self.ref.address, self.ref.tcp),
                     self,
                     instance=self._instance,
                     role=ROLE_ROUTER,
                     identity=str(self._connection),
                     key=self.ref.key,
                 )
-            except OSError as error:
+            except (OSError, asyncio.TimeoutError) as error:
                 log.debug("replica %s does not answer at its socket yet: %s", self.ref.tag, error)
                 await asyncio.sleep(pause)
                 pause = min(REDIAL_LAST_S, pause * 2)

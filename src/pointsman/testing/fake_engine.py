@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from pointsman.model import Reason, RoutingTable
+from pointsman.model import Reason, Resources, RoutingTable
 from pointsman.wire.frames import Kind
 from pointsman.wire.handover import Launch, LaunchNote, ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
@@ -185,6 +185,22 @@ class FakeEngine:
         self.note("shutdown")
         self.shut_down = order
 
+    async def start(self) -> None:
+        pass
+
+    def disconnected(self, number: int) -> None:
+        pass
+
+    def ask_for(self, resources: Resources | None, count: int) -> None:
+        pass
+
+    async def refresh(self) -> None:
+        pass
+
+    @property
+    def ingresses_wanted(self) -> int:
+        return 0
+
     # Replicas
 
     def tell(self, number: int, kind: Kind, head: bytes) -> None:
@@ -254,7 +270,7 @@ class FakeEngine:
 
 
 class FakePeers:
-    """Implements :class:`pointsman.controller.controller.Peers`: replicas of a fake engine, and routers that confirm.
+    """Implements :class:`pointsman.controller.seams.Peers`: replicas of a fake engine, and routers that confirm.
 
     Args:
         engine: whose replicas are told.

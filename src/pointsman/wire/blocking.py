@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import socket
 
+from pointsman.wire.address import parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Dialer
 from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Frame, FrameDecoder, encode_frame
 
@@ -15,18 +16,19 @@ READ_SIZE = 64 * 1024
 
 
 class BlockingStream:
-    """Dials a Unix socket and shakes hands; then sends and receives frames, one thread at a time.
+    """Dials and shakes hands; then sends and receives frames, one thread at a time.
+
+    Args:
+        address: path of a Unix socket, or ``tcp:host:port``.
 
     Raises:
         OSError: nobody listens there, or the other end went away.
         WireError: the other end does not hold the key.
     """
 
-    def __init__(self, path: str, *, instance: str, role: str, identity: str, key: bytes) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, address: str, *, instance: str, role: str, identity: str, key: bytes) -> None:
+        self._socket = _connected(address)
         try:
-            self._socket.settimeout(HELLO_TIMEOUT_S)
-            self._socket.connect(path)
             hello = Dialer(
                 instance=instance, role=role, identity=identity, key=key, nonce=secrets.token_bytes(NONCE_SIZE)
             )
@@ -53,3 +55,19 @@ class BlockingStream:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _connected(address: str) -> socket.socket:
+    place = parse_tcp(address)
+    if place is not None:
+        connected = socket.create_connection(place, HELLO_TIMEOUT_S)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connected
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(HELLO_TIMEOUT_S)
+        connected.connect(address)
+    except BaseException:
+        connected.close()
+        raise
+    return connected

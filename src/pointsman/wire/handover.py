@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pointsman.model import Allocation, Capacity, Environment, Origin
+from pointsman.model import Allocation, Capacity, Environment, Origin, Resources
 from pointsman.wire.messages import Message
 
 
@@ -17,6 +17,7 @@ class Launch(Message, frozen=True):
         handover: written into its pipe unread.
         note: kept unread and given to the next controller in ``recovered``.
         environment: whose interpreter it is; None for the instance's own.
+        allocation: what it may use, and of which node.
     """
 
     number: int
@@ -25,6 +26,7 @@ class Launch(Message, frozen=True):
     handover: bytes
     note: bytes
     environment: Environment | None = None
+    allocation: Allocation = Allocation(Resources())
 
 
 class LaunchNote(Message, frozen=True):
@@ -46,8 +48,8 @@ class Kill(Message, frozen=True):
 
 
 class ProcessEvent(Message, frozen=True):
-    """``started`` or ``exited`` for one replica, ``ingress_exited`` for one ingress, or ``recovered``, which a new
-    controller gets before any other event: every replica process that lives."""
+    """``started`` or ``exited`` for one replica, ``ingress_exited`` for one ingress, ``capacity`` when nodes have come
+    or gone, or ``recovered``, which a new controller gets before any other event: every replica process that lives."""
 
     event: str
     number: int = 0
@@ -55,6 +57,9 @@ class ProcessEvent(Message, frozen=True):
     exit: str = ""
     live: dict[int, tuple[int, bytes]] = {}
     """Number -> pid and note."""
+    capacity: Capacity | None = None
+    blameless: bool = False
+    """Whether it ended through no fault of its own: its node is gone."""
 
 
 class ShutdownOrder(Message, frozen=True):
@@ -76,11 +81,16 @@ class ReplicaHandover(Message, frozen=True):
     grant: bytes
     """Key of the client grant, which lets user code use a Client; empty when switched off."""
     request_timeout_s: float
+    node: str = ""
+    tcp_host: str = ""
+    """The node's address, where there are others, to which this replica listens as well."""
 
 
 class IngressHandover(Message, frozen=True):
+    """``identity`` tells ingresses of one instance apart."""
+
     instance: str
-    index: int
+    identity: str
     control_path: str
     control_key: bytes
     http: HTTPSettings
@@ -97,6 +107,8 @@ class ControllerHandover(Message, frozen=True):
     request_timeout_s: float
     http_host: str | None
     http_port: int
+    control_path: str = ""
+    """Where everyone finds this controller, and the next one."""
 
 
 class HTTPSettings(msgspec.Struct, frozen=True):
@@ -130,3 +142,29 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
     http: HTTPSettings | None
     capacity: Capacity
     request_timeout_s: float
+
+
+class ClusterHandover(msgspec.Struct, frozen=True):
+    """All that a controller needs to raise an instance on a Ray cluster; travels with its actor's creation.
+
+    Attributes:
+        namespace: of the instance's actors in the cluster.
+        home: the node where the instance was started.
+        ingresses: processes on each node that has any.
+        every_node: whether each node has ingresses, or only ``home``.
+        environ: what the operator has set of the variables that replicas get.
+        wait_for_resources_s: how long a change may wait for nodes to join.
+    """
+
+    instance: str
+    name: str
+    namespace: str
+    state_dir: str
+    master_key: bytes
+    home: str
+    http: HTTPSettings | None
+    ingresses: int
+    every_node: bool
+    environ: dict[str, str]
+    request_timeout_s: float
+    wait_for_resources_s: float

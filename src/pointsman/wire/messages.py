@@ -127,7 +127,8 @@ class Report(Message, frozen=True):
     """A replica tells the controller how it is: on connecting, and after each thing it was told to do.
 
     ``state`` is ``fresh`` (wants its assignment), ``starting``, ``ready``, ``failed`` or ``drained``. For ``failed``
-    the frame's body may hold the pickled exception of user code.
+    the frame's body may hold the pickled exception of user code. ``node``, ``address`` and ``tcp`` say where it
+    listens, as in a ``ReplicaRef``.
     """
 
     number: int
@@ -137,6 +138,9 @@ class Report(Message, frozen=True):
     error: str = ""
     text: str = ""
     traceback: str = ""
+    node: str = ""
+    address: str = ""
+    tcp: str = ""
 
 
 class HealthAnswer(Message, frozen=True):

@@ -110,3 +110,13 @@ class StartedReader:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def has_started_calls(address: str) -> bool:
+    """Whether a replica has noted that calls have started and are not over; False when that cannot be known, as of one
+    on another node."""
+    reader = StartedReader(path_of(address))
+    try:
+        return reader.any()
+    finally:
+        reader.close()

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from pointsman.wire.address import parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Acceptor, Dialer
 from pointsman.wire.frames import (
     MAX_PAYLOAD,
@@ -26,6 +27,9 @@ from pointsman.wire.frames import (
 
 BACKLOG = 2048
 DIAL_TIMEOUT_S = 30.0
+SILENT_PEER_S = 20
+"""How long a TCP peer may leave sent bytes unacknowledged."""
+KEEPALIVE_S, KEEPALIVE_PAUSE_S, KEEPALIVE_TRIES = 15, 5, 3
 
 
 class StreamUser(Protocol):
@@ -128,6 +132,7 @@ class Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        _mind_silence(transport)
         if isinstance(self._hello, Acceptor) and not _is_our_user(transport):
             self.abort(WireError("the peer is another user of this machine"))
             return
@@ -202,8 +207,8 @@ class Stream(asyncio.Protocol):
 def _is_our_user(transport: asyncio.BaseTransport) -> bool:
     """Whether the other end of a Unix socket is this user or root, where the system can tell."""
     peer = transport.get_extra_info("socket")
-    if peer is None or not hasattr(socket, "SO_PEERCRED"):
-        return True  # the socket's folder keeps others out
+    if peer is None or peer.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return True  # the socket's folder keeps others out; over TCP only the handshake tells
     _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     return uid in (os.getuid(), 0)
 
@@ -212,15 +217,23 @@ def new_nonce() -> bytes:
     return secrets.token_bytes(NONCE_SIZE)
 
 
-async def dial(path: str, user: StreamUser, *, instance: str, role: str, identity: str, key: bytes) -> Stream:
-    """Connect to a Unix socket and begin the handshake; ``user.stream_ready`` tells when it is done.
+async def dial(address: str, user: StreamUser, *, instance: str, role: str, identity: str, key: bytes) -> Stream:
+    """Connect to a listener of ours and begin the handshake; ``user.stream_ready`` tells when it is done.
+
+    Args:
+        address: path of a Unix socket, or ``tcp:host:port``.
 
     Raises:
         OSError: nobody listens there.
     """
     hello = Dialer(instance=instance, role=role, identity=identity, key=key, nonce=new_nonce())
     loop = asyncio.get_running_loop()
-    _, stream = await loop.create_unix_connection(lambda: Stream(user, hello), path)
+    place = parse_tcp(address)
+    if place is None:
+        _, stream = await loop.create_unix_connection(lambda: Stream(user, hello), address)
+    else:
+        connecting = loop.create_connection(lambda: Stream(user, hello), *place)
+        _, stream = await asyncio.wait_for(connecting, HELLO_TIMEOUT_S)
     return stream
 
 
@@ -236,6 +249,44 @@ def listen_private(path: str) -> socket.socket:
     return listener
 
 
+def listen_tcp(host: str) -> socket.socket:
+    """A listening TCP socket on one address and any free port. Anybody may connect; the handshake keeps others out."""
+    return socket.create_server((host, 0), family=_family_of(host), backlog=BACKLOG)
+
+
+async def accept(
+    listener: socket.socket, user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]
+) -> asyncio.Server:
+    """Let dialers in; ``user`` is told of each of them, and ``key_for`` what each must prove to hold."""
+
+    factory = acceptor(user, instance=instance, key_for=key_for)
+    loop = asyncio.get_running_loop()
+    if listener.family == socket.AF_UNIX:
+        return await loop.create_unix_server(factory, sock=listener)
+    return await loop.create_server(factory, sock=listener)
+
+
 def acceptor(user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]) -> Callable[[], Stream]:
-    """A protocol factory for ``loop.create_unix_server``."""
+    """A protocol factory for listeners."""
     return lambda: Stream(user, Acceptor(instance=instance, key_for=key_for, nonce=new_nonce()))
+
+
+def _family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _mind_silence(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel give up a TCP peer that says nothing, as one behind a cut cable; send small frames at once."""
+    peer = transport.get_extra_info("socket")
+    if peer is None or peer.family == socket.AF_UNIX:
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_NODELAY", 1),
+        ("TCP_KEEPIDLE", KEEPALIVE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_PAUSE_S),
+        ("TCP_KEEPCNT", KEEPALIVE_TRIES),
+        ("TCP_USER_TIMEOUT", SILENT_PEER_S * 1000),
+    ):
+        if hasattr(socket, name):  # Linux has all of them
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,121 @@
+"""The store of the Ray engine: desired state in the cluster's key-value store.
+
+The whole state is one value, so that a change is there whole or not at all; code lies beside it under its digest. Like
+:class:`~pointsman.controller.store.Store` it blocks, and is called on one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from pointsman.controller.state import Desired
+from pointsman.controller.store import KEPT_REPLIES, Loaded, StoreError
+from pointsman.engine.ray.kv import KeyValueError, KeyValues
+from pointsman.usercode import code_digest
+
+STATE = "state"
+CODE = "code/"
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What the one value says."""
+
+    epoch: int
+    desired: Desired
+    replies: dict[str, bytes]
+
+
+class KeyValueStore:
+    """The state of one instance.
+
+    Args:
+        values: the instance's keys.
+    """
+
+    def __init__(self, values: KeyValues) -> None:
+        self._values = values
+        self._kept = Kept(0, Desired(), {})
+        self._doubtful = False
+
+    def open(self) -> Loaded:
+        """Read everything; counts this opening as a new epoch.
+
+        Raises:
+            StoreError: the cluster does not answer, or the value is damaged.
+        """
+        kept = self._read()
+        self._write(msgspec.structs.replace(kept, epoch=kept.epoch + 1))
+        return Loaded(kept.desired, dict(kept.replies), self._kept.epoch)
+
+    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
+        """Make a state durable, whole or not at all; see :meth:`pointsman.controller.store.Store.commit`.
+
+        Raises:
+            StoreError: nothing was written, or, where the cluster did not answer, nothing that will stay.
+        """
+        if self._doubtful:
+            self._write(self._kept)  # a write of which we never heard must not come to light later
+        elif self._read().epoch > self._kept.epoch:
+            raise StoreError("another controller has taken over this instance")
+        replies = dict(self._kept.replies)
+        if reply_to:
+            replies[reply_to] = reply
+            while len(replies) > KEPT_REPLIES:
+                del replies[next(iter(replies))]
+        if blob:
+            self._put(CODE + code_digest(blob), blob)
+        before = self._kept
+        self._write(Kept(before.epoch, desired, replies))
+        for digest in _codes(before.desired) - _codes(desired):
+            try:
+                self._values.delete(CODE + digest)
+            except KeyValueError:
+                pass  # it takes up room until the instance ends, and is never read
+
+    def blob(self, digest: str) -> bytes:
+        """Code by its digest. Raises StoreError: it is missing, or not what the digest says."""
+        try:
+            data = self._values.get(CODE + digest)
+        except KeyValueError as error:
+            raise StoreError(f"code {digest[:12]} cannot be read: {error}") from None
+        if data is None or code_digest(data) != digest:
+            raise StoreError(f"code {digest[:12]} is missing from the cluster, or damaged")
+        return data
+
+    def copy(self) -> None:
+        """The cluster keeps it as well as it can."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _read(self) -> Kept:
+        try:
+            value = self._values.get(STATE)
+        except KeyValueError as error:
+            raise StoreError(f"the state cannot be read: {error}") from None
+        if value is None:
+            return Kept(0, Desired(), {})
+        checksum, data = value[:32], value[32:]
+        if hashlib.sha256(data).digest() != checksum:
+            raise StoreError("the state in the cluster's key-value store is damaged: its checksum is wrong")
+        return msgspec.msgpack.decode(data, type=Kept)
+
+    def _write(self, kept: Kept) -> None:
+        data = msgspec.msgpack.encode(kept)
+        self._put(STATE, hashlib.sha256(data).digest() + data)
+        self._kept = kept
+
+    def _put(self, key: str, value: bytes) -> None:
+        self._doubtful = True
+        try:
+            self._values.put(key, value)
+        except KeyValueError as error:
+            raise StoreError(f"the change is not durable and was not made: {error}") from None
+        self._doubtful = False
+
+
+def _codes(desired: Desired) -> set[str]:
+    used = {spec.code for spec in desired.backends.values()}
+    return used | {fallback.spec.code for fallback in desired.fallbacks.values() if fallback.spec}

@@ -1,0 +1,82 @@
+"""A controller of the Ray engine: its store is the cluster's (or a file), its engine the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pointsman.controller.controller import Controller
+from pointsman.controller.kvstore import KeyValueStore
+from pointsman.controller.serving import serve
+from pointsman.controller.store import Store
+from pointsman.engine.folder import lock_state_folder
+from pointsman.engine.ray.engine import RayEngine
+from pointsman.engine.ray.folder import NodeFolder
+from pointsman.engine.ray.hosts import Running, WhereAbouts
+from pointsman.engine.ray.kv import KeyValues
+from pointsman.engine.ray.names import control_path_of
+from pointsman.model import Capacity
+from pointsman.wire.address import node_here, tcp_address
+from pointsman.wire.handover import ClusterHandover, ControllerHandover
+from pointsman.wire.stream import listen_private, listen_tcp
+
+DRIVER_GONE_DRAIN_S = 1.0
+"""How long requests may still run once the driver of a bound instance goes."""
+
+
+async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Running], object]) -> None:
+    """Be the controller until the instance has ended.
+
+    Args:
+        host: this node's address.
+        running: told once everyone is let in.
+
+    Raises:
+        ServeException: the state folder cannot be used.
+        StoreError: the store cannot be read.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    folder = NodeFolder(given.instance)
+    folder.enter()
+
+    def end_soon(controller: Controller) -> None:
+        loop.call_soon_threadsafe(controller.shutdown, DRIVER_GONE_DRAIN_S)
+
+    control = listen_private(folder.socket("ctl"))
+    abroad = listen_tcp(host)
+    where = WhereAbouts(node_here(), control.getsockname(), tcp_address(*abroad.getsockname()[:2]))
+    if given.state_dir:
+        lock_state_folder(Path(given.state_dir))  # held for as long as this process lives
+    await serve(
+        _handover(given, folder),
+        store=Store(Path(given.state_dir) / "state.db")
+        if given.state_dir
+        else KeyValueStore(KeyValues(given.namespace)),
+        engine=lambda events, peers: RayEngine(events, peers, given, on_end=stopped.set),
+        listeners=[control, abroad],
+        stopped=stopped,
+        environ=given.environ,
+        wait_for_resources_s=given.wait_for_resources_s,
+        ready=lambda controller: running(Running(where, partial(end_soon, controller))),
+    )
+    folder.forget("ctl")
+    folder.leave()
+
+
+def _handover(given: ClusterHandover, folder: NodeFolder) -> ControllerHandover:
+    return ControllerHandover(
+        instance=given.instance,
+        name=given.name,
+        folder=str(folder.path),
+        state_dir=given.state_dir,
+        master_key=given.master_key,
+        capacity=Capacity(nodes={}),
+        ingresses=given.ingresses,
+        request_timeout_s=given.request_timeout_s,
+        http_host=given.http.host if given.http else None,
+        http_port=given.http.port if given.http else 0,
+        control_path=control_path_of(given.namespace),
+    )

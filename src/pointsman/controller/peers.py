@@ -1,0 +1,17 @@
+"""The connections, as the controller uses them. ``service`` has them; tests have others."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pointsman.controller.health import Asks
+from pointsman.controller.orders import Tells
+from pointsman.model import RoutingTable
+
+
+class Peers(Tells, Asks, Protocol):
+    """Replicas and routers."""
+
+    def publish(self, table: RoutingTable) -> None: ...
+
+    def ingress_routers(self) -> frozenset[int]: ...

@@ -1,0 +1,89 @@
+"""How a controller runs, whichever engine hosts it: open the store, take over what lives, let everyone in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pointsman.controller.controller import Controller
+from pointsman.controller.durable import DurableStore
+from pointsman.controller.launch import Launcher
+from pointsman.controller.room import RoomSeeker
+from pointsman.controller.service import Service
+from pointsman.engine.base import Engine, EventSink
+from pointsman.engine.instances import metrics_folder
+from pointsman.telemetry import families
+from pointsman.telemetry.book import Book
+from pointsman.telemetry.exporter import Exporter
+from pointsman.telemetry.lag import LoopLag
+from pointsman.wire.handover import ControllerHandover
+from pointsman.wire.stream import accept
+
+
+async def serve(
+    handover: ControllerHandover,
+    *,
+    store: DurableStore,
+    engine: Callable[[EventSink, Service], Engine],
+    listeners: Sequence[socket.socket],
+    stopped: asyncio.Event,
+    metrics: socket.socket | None = None,
+    environ: Mapping[str, str] = os.environ,
+    wait_for_resources_s: float = 0.0,
+    ready: Callable[[Controller], object] = lambda controller: None,
+) -> None:
+    """Be the controller until ``stopped`` is set.
+
+    Args:
+        engine: makes the engine, given where its events go and the connections.
+        listeners: where everyone dials; connections wait there until all is ready.
+        metrics: where this node's metrics are scraped.
+        environ: the instance's environment, as of ``start``.
+        wait_for_resources_s: how long a change may wait for nodes to join.
+        ready: called once everyone is let in.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    loaded = store.open()
+    exporter = await _start_exporter(metrics_folder(handover.control_path), metrics)
+    service = Service(handover, exporter)
+    raised = engine(lambda event: controller.process_event(event), service)
+    controller = Controller(
+        engine=raised,
+        store=store,
+        launcher=Launcher(handover, epoch=loaded.epoch, environ=environ),
+        peers=service,
+        capacity=handover.capacity,
+        desired=loaded.desired,
+        replies=loaded.replies,
+        epoch=loaded.epoch,
+        request_timeout_s=handover.request_timeout_s,
+    )
+    service.attach(controller, RoomSeeker(raised, wait_for_resources_s))
+    await raised.start()
+    servers = [
+        await accept(listener, service, instance=handover.instance, key_for=service.key_for) for listener in listeners
+    ]
+    ready(controller)
+    await stopped.wait()
+    for server in servers:
+        server.close()
+    await controller.aclose()
+    if exporter is not None:
+        await exporter.aclose()
+
+
+async def _start_exporter(folder: Path, listener: socket.socket | None) -> Exporter | None:
+    """Serve the node's metrics from here: the controller is on no request's way."""
+    book = Book.open(folder, "controller")
+    if book is None:
+        return None
+    book.counter(families.PROCESS_STARTS, "controller").inc()
+    LoopLag(book.gauge(families.LOOP_LAG, "controller"))
+    exporter = Exporter(folder, listener)
+    await exporter.start()
+    return exporter

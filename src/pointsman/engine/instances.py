@@ -1,0 +1,106 @@
+"""Instances, whichever engine runs them: raise one, find one, learn where its controller is and when it has ended.
+
+The only place that knows which engine a control path belongs to; the Ray engine is imported when one of its instances
+is meant, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from pointsman.engine import local
+from pointsman.engine.base import Address, Plan, Raised
+from pointsman.exceptions import ServeException
+
+RAY_PREFIX = "ray:"
+
+
+def on_ray(control_path: str) -> bool:
+    """Whether the instance with that control path runs on the Ray engine."""
+    return control_path.startswith(RAY_PREFIX)
+
+
+def raise_instance(plan: Plan, engine: str) -> Raised:
+    """Start an instance. Returns before it is ready.
+
+    Raises:
+        OSError: the HTTP port cannot be bound, or the host not resolved; names both.
+        ServeException: a live instance has that name or state folder.
+    """
+    if engine == "ray":
+        from pointsman.engine.ray.driver import raise_on_ray
+
+        return raise_on_ray(plan)
+    return local.raise_instance(plan)
+
+
+def find_instance(name: str, engine: str) -> Address:
+    """The live named instance.
+
+    Raises:
+        ServeException: there is none.
+    """
+    if engine == "ray":
+        from pointsman.engine.ray.driver import find_on_ray
+
+        return find_on_ray(name)
+    return local.find_instance(name)
+
+
+def address_of(control_path: str) -> Address:
+    """How to reach, as its operator, the instance with that control path.
+
+    Raises:
+        ServeException: it is not this user's, or has ended.
+    """
+    if on_ray(control_path):
+        from pointsman.engine.ray.driver import address_on_ray
+
+        return address_on_ray(control_path)
+    folder = local.folder_of(control_path)
+    if not folder.is_alive():
+        raise ServeException("the instance of this handle has ended")
+    return local.address_of(folder)
+
+
+def locator(control_path: str) -> Callable[[], Awaitable[str | None]] | None:
+    """Finds the controller's present address, None once the instance has ended; or no such function, where the control
+    path is the address for good."""
+    if on_ray(control_path):
+        from pointsman.engine.ray.locating import locator_on_ray
+
+        return locator_on_ray(control_path)
+    return None
+
+
+def metrics_folder(control_path: str) -> Path:
+    """Where the metrics of the instance with that control path lie on this node."""
+    if on_ray(control_path):
+        from pointsman.engine.ray.folder import NodeFolder
+
+        return NodeFolder.of(control_path).metrics
+    return local.folder_of(control_path).metrics
+
+
+def present_address(control_path: str) -> str:
+    """The controller's present address, for a thread that has no loop.
+
+    Raises:
+        OSError: it is nowhere just now.
+    """
+    if on_ray(control_path):
+        from pointsman.engine.ray.locating import address_now
+
+        return address_now(control_path)
+    return control_path
+
+
+def wait_for_end(control_path: str) -> None:
+    """Return when the instance has ended."""
+    if on_ray(control_path):
+        from pointsman.engine.ray.driver import wait_on_ray
+
+        wait_on_ray(control_path)
+    else:
+        local.folder_of(control_path).wait_for_end()

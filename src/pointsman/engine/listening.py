@@ -1,0 +1,59 @@
+"""The listening sockets of an instance's edge, bound so that a port in use is the caller's own ``OSError``."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+
+from pointsman.engine.base import MetricsPort
+from pointsman.wire.stream import BACKLOG
+
+log = logging.getLogger(__name__)
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket.
+
+    Args:
+        shared: let other processes that ask for the same listen on the port too.
+
+    Raises:
+        OSError: the port cannot be bound, or the host not resolved; names both.
+    """
+    listener = bind(host, port, shared=shared)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def listen_for_metrics(wanted: MetricsPort) -> socket.socket:
+    """As :func:`listen`; on another port where the wanted one is in use and was not given on purpose."""
+    try:
+        return listen(wanted.host, wanted.port)
+    except OSError as error:
+        if wanted.strict or error.errno != errno.EADDRINUSE:
+            raise
+        listener = listen(wanted.host, 0)
+        log.warning("port %d is in use, so metrics are at port %d", wanted.port, listener.getsockname()[1])
+        return listener
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """As :func:`listen`, without listening: the port is taken, and nobody is let in."""
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG)
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"cannot listen on host {host!r}, port {port}: {error.strerror}") from None
+    family, kind, protocol, _, address = infos[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        text = f"cannot listen on host {host!r}, port {port}: {os.strerror(error.errno or 0)}"
+        raise OSError(error.errno, text) from None
+    return listener

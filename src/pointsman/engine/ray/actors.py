@@ -1,0 +1,173 @@
+"""Orders to the cluster, one by one on a thread of their own: Ray's calls block while its head does not answer.
+
+Says what came of each actor: it has begun, it has ended and why. Called by ``engine``, on the controller's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pointsman.engine.ray.hosts import ProcessHost
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NODE_DIED = "its node has died"
+
+
+class Wanted(NamedTuple):
+    """An actor to be.
+
+    Attributes:
+        name: in the instance's namespace.
+        method: of :class:`ProcessHost`, called with ``handover`` and ``env``.
+        options: of the actor: resources, runtime environment.
+        node: where it must run; empty lets Ray choose.
+    """
+
+    name: str
+    label: str
+    method: str
+    handover: bytes
+    env: dict[str, str]
+    options: dict[str, Any]
+    node: str
+
+
+class Ending(NamedTuple):
+    """How an actor ended, in words, and whether its node took it along."""
+
+    text: str
+    node_died: bool = False
+
+
+class Actors:
+    """The processes of one instance in the cluster.
+
+    Args:
+        namespace: the instance's.
+        began: told the name, process id and node.
+        ended: told the name and how.
+    """
+
+    def __init__(
+        self, namespace: str, *, began: Callable[[str, int, str], None], ended: Callable[[str, Ending], None]
+    ) -> None:
+        self._namespace = namespace
+        self._began = began
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-ray")
+        self._handles: dict[str, Any] = {}
+
+    def run(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        """Have something done after all earlier orders."""
+        return self._loop.run_in_executor(self._thread, function)
+
+    def start(self, wanted: Wanted) -> None:
+        """Make an actor; ``began`` or ``ended`` follows."""
+        self._handles[wanted.name] = None
+        self._order(wanted.name, lambda: self._start(wanted))
+
+    def adopt(self, name: str) -> None:
+        """Watch an actor that an earlier controller has made; ``ended`` follows."""
+        self._handles[name] = None
+        self._order(name, lambda: self._watch(name, ray.get_actor(name, namespace=self._namespace)))
+
+    def kill(self, name: str) -> None:
+        """End an actor now; ``ended`` follows."""
+        self._order(name, lambda: self._kill(name))
+
+    def is_known(self, name: str) -> bool:
+        return name in self._handles
+
+    @property
+    def names(self) -> list[str]:
+        """Of all actors that have not ended."""
+        return list(self._handles)
+
+    def give_up(self, name: str, ending: Ending) -> None:
+        """Count an actor as ended, though the cluster does not say so yet, and have it killed if it can be."""
+        handle = self._handles.get(name)
+        if handle is not None:
+            self.run(lambda: ray.kill(handle, no_restart=True))
+        self._end(name, ending)
+
+    # On the thread
+
+    def _start(self, wanted: Wanted) -> None:
+        options = dict(wanted.options)
+        if wanted.node:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(wanted.node, soft=False)
+        actor = ray.remote(ProcessHost).options(
+            name=wanted.name,
+            namespace=self._namespace,
+            lifetime="detached",  # it outlives this controller, and ends itself with the instance
+            max_restarts=0,
+            **options,
+        )
+        name, handle = wanted.name, actor.remote(wanted.label)
+        introduced = handle.introduce.remote().future()
+        introduced.add_done_callback(
+            lambda future: None if future.exception() else self._tell(self._began, name, *future.result())
+        )
+        self._when_done(getattr(handle, wanted.method).remote(wanted.handover, wanted.env), name)
+        self._watch(name, handle)
+
+    def _watch(self, name: str, handle: Any) -> None:
+        self._handles[name] = handle
+        self._when_done(handle.attend.remote(), name)
+
+    def _when_done(self, reference: Any, name: str) -> None:
+        reference.future().add_done_callback(lambda future: self._tell(self._note, name, future.exception()))
+
+    def _kill(self, name: str) -> None:
+        handle = self._handles.get(name)
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+
+    # On the loop
+
+    def _order(self, name: str, function: Callable[[], None]) -> None:
+        def done(future: asyncio.Future[None]) -> None:
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                self._end(name, Ending(f"could not be started: {error}"))
+
+        self.run(function).add_done_callback(done)
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _note(self, name: str, error: BaseException | None) -> None:
+        if isinstance(error, RayTaskError):  # its process came to nothing, and the actor idles
+            self.give_up(name, how_it_ended(error))
+        elif isinstance(error, RayError):
+            self._end(name, how_it_ended(error))
+
+    def _end(self, name: str, ending: Ending) -> None:
+        if self._handles.pop(name, self) is not self:
+            self._ended(name, ending)
+
+
+def how_it_ended(error: BaseException) -> Ending:
+    """An actor's end in one line."""
+    if isinstance(error, RayTaskError):
+        return Ending(f"{type(error.cause).__name__}: {error.cause}")
+    text = str(error)
+    if isinstance(error, ActorDiedError):
+        if "its node has died" in text:
+            return Ending(NODE_DIED, node_died=True)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return Ending(lines[-1] if lines else "it died")
+    return Ending(text.splitlines()[0] if text else type(error).__name__)

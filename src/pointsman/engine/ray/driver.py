@@ -1,0 +1,228 @@
+"""Raises an instance on a Ray cluster, from the driver, and finds it again."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import socket
+import time
+from typing import Any
+
+import msgspec
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pointsman.engine.base import Address, Cluster, Plan
+from pointsman.engine.listening import bind_http
+from pointsman.engine.ray import cluster
+from pointsman.engine.ray.hosts import ControllerHost
+from pointsman.engine.ray.names import ANONYMOUS, CONTROLLER, namespace_in, namespace_of
+from pointsman.engine.ray.nodes import alive_nodes
+from pointsman.exceptions import ServeException
+from pointsman.model import Capacity
+from pointsman.wire.address import set_node
+from pointsman.wire.handover import ClusterHandover, HTTPSettings
+
+START_TIMEOUT_S = 60.0
+EXIT_TIMEOUT_S = 5.0
+PASSED_ON = ("OMP_NUM_THREADS",)
+"""Variables of the driver that replicas get too, on whatever node."""
+
+
+class RayInstance:
+    """An instance that this process has raised: the Ray engine's :class:`~pointsman.engine.base.Raised`.
+
+    Args:
+        address: how to reach it.
+        controller: its actor; a bound one is owned by this process, and ends with it however that ends.
+        port: what keeps the HTTP port free for its ingresses, until they listen there.
+        bound: whether the instance ends with this process.
+    """
+
+    def __init__(self, address: Address, controller: Any, *, port: socket.socket | None, bound: bool) -> None:
+        self.address = address
+        self.bound = bound
+        self._controller = controller
+        self._owner = os.getpid()
+        self._port = port
+        self._over = False
+        if bound:
+            atexit.register(self._at_exit)  # before Ray's own, which leaves the cluster
+
+    def let_go(self) -> None:
+        """End a bound instance, in good order. Does nothing in a forked child, or a second time."""
+        if self.bound and not self._over and os.getpid() == self._owner and ray.is_initialized():
+            try:
+                self._controller.end.remote()
+            except RayError:
+                pass  # it has ended already
+
+    def wait_for_end(self, timeout_s: float) -> bool:
+        """Wait for the controller's end, which is the last; kill it when that does not come. False when killed."""
+        if self._over or os.getpid() != self._owner:
+            return True
+        self._over = True
+        self.serves()
+        atexit.unregister(self._at_exit)
+        in_time = ray.is_initialized() and self._has_ended(timeout_s)
+        if ray.is_initialized():
+            if not in_time:
+                ray.kill(self._controller, no_restart=True)
+            cluster.let_go()
+        return in_time
+
+    def serves(self) -> None:
+        """Its ingresses listen: the port need not be kept for them any more."""
+        if self._port is not None:
+            self._port.close()
+            self._port = None
+
+    def _has_ended(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                ray.get(self._controller.attend.remote(), timeout=max(0.1, deadline - time.monotonic()))
+            except ActorDiedError:
+                return True
+            except RayError:
+                time.sleep(0.05)  # being started again, or slow to answer
+        return False
+
+    def _at_exit(self) -> None:
+        self.let_go()
+        self.wait_for_end(EXIT_TIMEOUT_S)
+
+
+def raise_on_ray(plan: Plan) -> RayInstance:
+    """Join the cluster, take the port, make the controller's actor. Returns when the controller is there.
+
+    Raises:
+        OSError: the port cannot be bound on this node, or the host not resolved; names both.
+        ServeException: no cluster, one that lets anybody in, a live instance of that name, or the controller cannot
+            start.
+    """
+    cluster.join(plan.cluster, plan.capacity)
+    cluster.hold()
+    try:
+        return _raise(plan)
+    except BaseException:
+        cluster.let_go()
+        raise
+
+
+def find_on_ray(name: str) -> Address:
+    """The live named instance of the cluster that this process is in, or that runs on this machine.
+
+    Raises:
+        ServeException: there is none.
+    """
+    cluster.join(Cluster(allow_insecure=True), Capacity())
+    if cluster.started_here():
+        ray.shutdown()
+        raise ServeException(f"no Ray cluster runs here, and so no instance named {name!r}")
+    controller = _controller_of(namespace_of(name))
+    if controller is None:
+        raise ServeException(
+            f"no instance named {name!r} is running on this cluster; start one with"
+            f" start(detached=True, name={name!r}, engine='ray')"
+        )
+    set_node(str(ray.get_runtime_context().get_node_id()))
+    return _address(controller)
+
+
+def address_on_ray(control_path: str) -> Address:
+    """How to reach an instance of the cluster that this process is in. Raises ServeException: it has ended."""
+    controller = _controller_of(namespace_in(control_path)) if ray.is_initialized() else None
+    if controller is None:
+        raise ServeException("the instance of this handle has ended, or this process is not in its Ray cluster")
+    return _address(controller)
+
+
+def wait_on_ray(control_path: str) -> None:
+    """Return when the instance has ended."""
+    while True:
+        controller = _controller_of(namespace_in(control_path))
+        if controller is None:
+            return
+        try:
+            ray.get(controller.attend.remote())
+        except RayError:
+            time.sleep(0.05)
+
+
+def _raise(plan: Plan) -> RayInstance:
+    if not plan.bound and cluster.started_here():
+        raise ServeException(
+            "a detached instance outlives its script, and a Ray cluster that the script starts does not: start one with"
+            " `ray start --head`, then give start() its address"
+        )
+    namespace = namespace_of(plan.name) if plan.name else ANONYMOUS + secrets.token_hex(8)
+    if _controller_of(namespace) is not None:
+        raise ServeException(
+            f"an instance named {plan.name!r} is running; use connect({plan.name!r}, engine='ray') to attach to it"
+        )
+    home = str(ray.get_runtime_context().get_node_id())
+    set_node(home)
+    port = _take_port(plan.http) if plan.http else None
+    http = plan.http
+    if http is not None and port is not None:
+        http = msgspec.structs.replace(http, port=port.getsockname()[1])
+    given = ClusterHandover(
+        instance=secrets.token_hex(8),
+        name=plan.name,
+        namespace=namespace,
+        state_dir=plan.state_dir,
+        master_key=secrets.token_bytes(32),
+        home=home,
+        http=http,
+        ingresses=plan.ingresses,
+        every_node=plan.every_node,
+        environ={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+        request_timeout_s=plan.request_timeout_s,
+        wait_for_resources_s=plan.cluster.wait_for_resources_s,
+    )
+    return RayInstance(*_make_controller(given, bound=plan.bound), port=port, bound=plan.bound)
+
+
+def _make_controller(given: ClusterHandover, *, bound: bool) -> tuple[Address, Any]:
+    head = next(iter(alive_nodes(ray.nodes())))
+    controller = (
+        ray.remote(ControllerHost)
+        .options(
+            name=CONTROLLER,
+            namespace=given.namespace,
+            lifetime=None if bound else "detached",
+            max_restarts=-1,
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=False),
+        )
+        .remote(msgspec.msgpack.encode(given))
+    )
+    try:
+        return _address(controller), controller
+    except BaseException as error:
+        ray.kill(controller, no_restart=True)
+        if isinstance(error, RayTaskError):
+            raise ServeException(str(error.cause)) from None
+        raise
+
+
+def _controller_of(namespace: str) -> Any:
+    try:
+        return ray.get_actor(CONTROLLER, namespace=namespace)
+    except ValueError:
+        return None
+
+
+def _address(controller: Any) -> Address:
+    address: Address = ray.get(controller.address.remote(), timeout=START_TIMEOUT_S)
+    return address
+
+
+def _take_port(http: HTTPSettings) -> socket.socket:
+    """Bound, so that nobody else takes the port before the ingress listens there, and shared, so that it can."""
+    with bind_http(http) as free:  # which is an error where somebody listens, also if they would share
+        found = msgspec.structs.replace(http, port=free.getsockname()[1])
+    return bind_http(found, shared=True)

@@ -1,0 +1,272 @@
+"""The controller's side of the Ray engine: processes are actors, nodes come and go, each node has its ingresses.
+
+What the local engine's supervisor does for one machine is done here: start, watch, start again, end in order. Notes of
+what was launched lie in the cluster's key-value store, so that a new controller finds every replica that lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+import ray
+from ray._private.state import available_resources_per_node
+from ray.autoscaler.sdk import request_resources
+
+from pointsman.engine.base import EventSink
+from pointsman.engine.processes import is_stopped
+from pointsman.engine.ray.actors import Actors, Ending, Wanted
+from pointsman.engine.ray.ending import end_in_order
+from pointsman.engine.ray.ingresses import Ingresses
+from pointsman.engine.ray.kv import KeyValueError, KeyValues
+from pointsman.engine.ray.names import replica_name
+from pointsman.engine.ray.nodes import alive_nodes, as_ray, capacity_of, used_by_others
+from pointsman.model import Allocation, Capacity, Resources
+from pointsman.wire.address import node_here
+from pointsman.wire.frames import Kind
+from pointsman.wire.handover import ClusterHandover, Launch, ProcessEvent, ShutdownOrder
+from pointsman.wire.messages import Message, pack, unpack
+
+log = logging.getLogger("pointsman.controller")
+
+LOOK_PERIOD_S = 1.0
+"""How often nodes and what is free on them are looked at."""
+SETTLE_S = 2.0
+SETTLE_STEP_S = 0.1
+"""Ray's view of what is free lags behind what ended; how long it may, and how often it is asked again meanwhile."""
+SILENT_S = 1.0
+"""While its node lives, Ray reports the end of an actor at once. One that hangs up and does not come back in this time,
+of which Ray says nothing, has lost its node."""
+KILL_S = 2.0
+"""After this an actor that was to be killed counts as gone, whether the cluster says so or not."""
+SUSPECT_S = 30.0
+"""How long nothing is placed on a node that seems to be lost and that Ray still counts as alive."""
+NOTES = "replica/"
+
+
+class Connections(Protocol):
+    """The controller's connections, as this engine needs them."""
+
+    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
+
+    def tell_ingresses(self, kind: Kind) -> None: ...
+
+    def is_connected(self, number: int) -> bool: ...
+
+
+class Note(Message, frozen=True):
+    """What is kept of a replica: the controller's note, and what the engine must know."""
+
+    pid: int
+    note: bytes
+    allocation: Allocation
+
+
+class RayEngine:
+    """An :class:`~pointsman.engine.base.Engine` whose processes are actors.
+
+    Args:
+        events: told about every event, on the loop.
+        peers: the connections.
+        given: of the instance.
+        on_end: called when all processes but this one have ended.
+    """
+
+    def __init__(
+        self, events: EventSink, peers: Connections, given: ClusterHandover, *, on_end: Callable[[], None]
+    ) -> None:
+        self._events = events
+        self._peers = peers
+        self._given = given
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._kv = KeyValues(given.namespace)
+        self._actors = Actors(given.namespace, began=self._began, ended=self._ended)
+        self._ingresses = Ingresses(given, self._actors)
+        self._notes: dict[int, Note] = {}
+        self._capacity = Capacity(nodes={})
+        self._suspects: dict[str, float] = {}
+        self._last_end = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = False
+
+    @property
+    def ingresses_wanted(self) -> int:
+        """How many ingress processes there should be now."""
+        return len(self._ingresses.wanted)
+
+    async def start(self) -> None:
+        notes = await self._actors.run(self._read_notes)
+        names = await self._actors.run(lambda: _living(self._given.namespace))
+        for number, note in notes.items():
+            if replica_name(number) in names:
+                self._notes[number] = note
+                self._actors.adopt(replica_name(number))
+            else:
+                self._forget(number)
+        live = {number: (note.pid, note.note) for number, note in self._notes.items()}
+        self._events(ProcessEvent("recovered", live=live))
+        self._ingresses.adopt(names)
+        await self.refresh()
+        self._spawn(self._watch_nodes())
+
+    # Orders
+
+    def launch(self, order: Launch) -> None:
+        if self._ending:
+            return
+        self._notes[order.number] = note = Note(0, order.note, order.allocation)
+        resources = order.allocation.resources
+        self._write(order.number, note)
+        env = {**order.env, **self._given.environ, **resources.env_vars}
+        if not resources.num_gpus:
+            env["CUDA_VISIBLE_DEVICES"] = ""  # Ray sets it only for those who have asked for some
+        options = {
+            "num_cpus": resources.num_cpus,
+            "num_gpus": resources.num_gpus,
+            "memory": int(resources.memory) or None,
+            "resources": resources.custom or None,
+            "runtime_env": {"env_vars": resources.env_vars} if resources.env_vars else None,
+        }
+        self._actors.start(
+            Wanted(
+                name=replica_name(order.number),
+                label=order.label,
+                method="be_replica",
+                handover=order.handover,
+                env=env,
+                options={key: value for key, value in options.items() if value is not None},
+                node=order.allocation.node,
+            )
+        )
+
+    def stop(self, number: int) -> None:
+        self._peers.tell_replica(number, Kind.STOP, b"")
+
+    def kill(self, number: int) -> None:
+        name = replica_name(number)
+        self._actors.kill(name)
+        self._loop.call_later(KILL_S, self._actors.give_up, name, Ending("killed"))
+
+    def is_stopped(self, pid: int) -> bool:
+        here = [note for note in self._notes.values() if note.pid == pid and note.allocation.node == node_here()]
+        return bool(here) and is_stopped(pid)
+
+    def shutdown(self, order: ShutdownOrder) -> None:
+        if not self._ending:
+            self._ending = True
+            self._spawn(self._shut_down(order))
+
+    def disconnected(self, number: int) -> None:
+        """A replica has hung up."""
+        self._loop.call_later(SILENT_S, self._check_on, number)
+
+    def ask_for(self, resources: Resources | None, count: int) -> None:
+        bundle = as_ray(Allocation(resources)) if resources is not None else {}
+        bundles = [{name: int(amount + 0.999) for name, amount in bundle.items()}] * count
+        self._actors.run(lambda: request_resources(bundles=bundles)).add_done_callback(_log_error)
+
+    async def refresh(self) -> None:
+        """Look at what is free now; a ``capacity`` event has come when this returns, if anything is new."""
+        settled_at = self._last_end + SETTLE_S
+        while True:
+            totals, available = await self._actors.run(_look)
+            others = used_by_others(totals, available, (note.allocation for note in self._notes.values()))
+            if not any(others.values()) or self._loop.time() >= settled_at:
+                break
+            await asyncio.sleep(SETTLE_STEP_S)
+        now = self._loop.time()
+        self._suspects = {node: until for node, until in self._suspects.items() if until > now}
+        totals = {node: total for node, total in totals.items() if node not in self._suspects}
+        self._ingresses.keep_up(totals)
+        capacity = capacity_of(totals, others)
+        if capacity != self._capacity:
+            self._capacity = capacity
+            self._events(ProcessEvent("capacity", capacity=capacity))
+
+    # What comes back
+
+    def _began(self, name: str, pid: int, node: str) -> None:
+        for number, note in self._notes.items():
+            if replica_name(number) == name:
+                allocation = Allocation(note.allocation.resources, note.allocation.gpus, node)
+                self._notes[number] = Note(pid, note.note, allocation)
+                self._write(number, self._notes[number])
+                self._events(ProcessEvent("started", number, pid))
+                return
+
+    def _ended(self, name: str, ending: Ending) -> None:
+        self._last_end = self._loop.time()
+        if self._ingresses.ended(name, ending, restart=not self._ending):
+            self._events(ProcessEvent("ingress_exited", exit=ending.text))
+            return
+        for number in [number for number in self._notes if replica_name(number) == name]:
+            pid = self._notes.pop(number).pid
+            self._forget(number)
+            if not self._ending:  # ends are what a shutdown is for
+                self._events(ProcessEvent("exited", number, pid, ending.text, blameless=ending.node_died))
+
+    def _check_on(self, number: int) -> None:
+        note = self._notes.get(number)
+        if note is None or self._ending or self._peers.is_connected(number):
+            return
+        node = note.allocation.node
+        log.warning("node %s seems to be lost: a replica there has hung up, and Ray does not say why", node)
+        self._suspects[node] = self._loop.time() + SUSPECT_S
+        self._actors.give_up(replica_name(number), Ending("its node seems to be lost", node_died=True))
+        self._spawn(self.refresh())
+
+    async def _watch_nodes(self) -> None:
+        while not self._ending:
+            await asyncio.sleep(LOOK_PERIOD_S)
+            try:
+                await self.refresh()
+            except Exception as error:  # noqa: BLE001 - Ray's errors while its head is away have no common base
+                log.warning("the cluster cannot be looked at: %s", error)
+
+    async def _shut_down(self, order: ShutdownOrder) -> None:
+        await end_in_order(self._actors, self._peers, list(self._notes), drain_s=order.drain_s)
+        if order.forget:
+            try:
+                await self._actors.run(self._kv.clear)
+            except KeyValueError as error:
+                log.error("what was stored could not be removed: %s", error)
+        self._on_end()
+
+    # Notes
+
+    def _write(self, number: int, note: Note) -> None:
+        self._actors.run(lambda: self._kv.put(f"{NOTES}{number}", pack(note))).add_done_callback(_log_error)
+
+    def _forget(self, number: int) -> None:
+        self._actors.run(lambda: self._kv.delete(f"{NOTES}{number}")).add_done_callback(_log_error)
+
+    def _read_notes(self) -> dict[int, Note]:
+        notes = {}
+        for key in self._kv.keys(NOTES):
+            value = self._kv.get(key)
+            if value is not None:
+                notes[int(key.removeprefix(NOTES))] = unpack(value, Note)
+        return notes
+
+    def _spawn(self, coroutine: object) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(coroutine)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _look() -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    totals = {node: dict(total) for node, total in alive_nodes(ray.nodes()).items()}
+    return totals, available_resources_per_node()
+
+
+def _living(namespace: str) -> Collection[str]:
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return {actor["name"] for actor in actors if actor["namespace"] == namespace}
+
+
+def _log_error(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        log.warning("the cluster did not take an order: %s", future.exception())

@@ -1,0 +1,74 @@
+"""An instance's folder on one node of the cluster: the Unix sockets of the processes that run there.
+
+Each process holds a shared lock on it for as long as it lives; a folder that nobody holds is rubbish, and is removed by
+whoever comes by: the last process that leaves, or the first of another instance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from pointsman.engine.folder import make_private, runtime_folder
+
+PREFIX = ".ray."
+
+
+class NodeFolder:
+    """See the module. Made and locked by the constructor's caller through :meth:`enter`."""
+
+    def __init__(self, instance: str) -> None:
+        self.path = runtime_folder() / f"{PREFIX}{instance}"
+        self.replica_sockets = self.path / "r"
+        self._lock = -1
+
+    def enter(self) -> None:
+        """Make the folder ours too; remove those that nobody holds."""
+        for path in runtime_folder().glob(f"{PREFIX}*"):
+            if path != self.path:
+                _remove_unheld(path)
+        while self._lock < 0:
+            make_private(self.path)
+            make_private(self.replica_sockets)
+            with contextlib.suppress(FileNotFoundError):  # somebody has just found the new folder empty: once more
+                lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if (self.path / "lock").exists():
+                    self._lock = lock
+                else:
+                    os.close(lock)
+
+    def socket(self, name: str) -> str:
+        """The path for a new socket; what a dead process has left there is removed."""
+        path = self.path / name
+        path.unlink(missing_ok=True)
+        return str(path)
+
+    def forget(self, *names: str) -> None:
+        """Remove what this process has made here."""
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Nothing of this process is here any more; the last one takes the folder along."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        _remove_unheld(self.path)
+
+
+def _remove_unheld(path: Path) -> None:
+    try:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        pass  # somebody lives there
+    finally:
+        os.close(lock)

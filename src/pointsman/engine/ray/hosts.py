@@ -1,0 +1,164 @@
+"""The actors: thin shells in which the processes of an instance run. Their methods carry no call and no order.
+
+    ControllerHost   the controller on a thread of its own; Ray makes it anew when it has died
+    ProcessHost      an ingress or a replica on the main thread, until it ends
+
+The process itself is the ``run`` of ``pointsman.<role>.__main__``, the very function that the local engine runs; it is
+found by name, as there, since an engine knows nothing of what it hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import ray
+
+from pointsman.engine.base import Address
+from pointsman.engine.child import run_process, unpack_handover
+from pointsman.engine.ray.folder import NodeFolder
+from pointsman.engine.ray.names import control_path_of
+from pointsman.exceptions import ServeException
+from pointsman.wire.address import nearest, set_node
+from pointsman.wire.auth import ROLE_OPERATOR, derive_key
+from pointsman.wire.handover import ClusterHandover, IngressHandover, ReplicaHandover
+
+log = logging.getLogger("pointsman")
+
+
+class WhereAbouts(NamedTuple):
+    """Where a controller listens."""
+
+    node: str
+    path: str
+    tcp: str
+
+    def from_here(self) -> str:
+        """The address by which this process reaches it."""
+        return nearest(*self)
+
+
+class Running(NamedTuple):
+    """A controller that runs: where, and how to end its instance from any thread."""
+
+    where: WhereAbouts
+    end: Callable[[], None]
+
+
+class ControllerHost:
+    """The controller's actor. Its methods are answered on Ray's own loop, which the controller does not share.
+
+    Args:
+        packed: a :class:`ClusterHandover`.
+    """
+
+    def __init__(self, packed: bytes) -> None:
+        self._given = msgspec.msgpack.decode(packed, type=ClusterHandover)
+        self._running: concurrent.futures.Future[Running] = concurrent.futures.Future()
+        set_node(node_of_this_process())
+        threading.Thread(target=self._run, name="pointsman-controller", daemon=True).start()
+
+    def __repr__(self) -> str:
+        return "controller"
+
+    async def whereabouts(self) -> WhereAbouts:
+        """Where it listens, once it does. Raises what has kept it from that."""
+        return (await asyncio.wrap_future(self._running)).where
+
+    async def address(self) -> Address:
+        """What its operator must know, the key included: whoever may call this may run any code in the cluster, so what
+        guards the key is the cluster's own authentication."""
+        await asyncio.wrap_future(self._running)
+        given = self._given
+        return Address(
+            instance=given.instance,
+            control_path=control_path_of(given.namespace),
+            key=derive_key(given.master_key, ROLE_OPERATOR),
+            http_host=given.http.host if given.http else None,
+            http_port=given.http.port if given.http else 0,
+            request_timeout_s=given.request_timeout_s,
+        )
+
+    async def attend(self) -> None:
+        """Never returns: who waits for it learns of the end."""
+        await asyncio.Event().wait()
+
+    async def end(self) -> None:
+        """End the instance, now that its driver goes."""
+        (await asyncio.wrap_future(self._running)).end()
+
+    def _run(self) -> None:
+        module = importlib.import_module("pointsman.controller.onray")
+        serving = module.serve_on_ray(self._given, ray.util.get_node_ip_address(), self._running.set_result)
+        try:
+            run_process(serving)
+        except BaseException as error:
+            if self._running.done():
+                log.critical("the controller failed and will be started again", exc_info=error)
+                os._exit(1)
+            known = isinstance(error, Exception)
+            self._running.set_exception(error if known else ServeException(f"the controller did not start: {error}"))
+        else:
+            # For good: Ray would make it anew otherwise.
+            ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+class ProcessHost:
+    """The actor of an ingress or a replica.
+
+    Args:
+        label: prefixes what it prints.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def __repr__(self) -> str:
+        return self._label
+
+    def introduce(self) -> tuple[int, str]:
+        """Its process id and node."""
+        return os.getpid(), node_of_this_process()
+
+    def be_replica(self, packed: bytes, env: dict[str, str]) -> None:
+        """Run a replica to its end, which is this actor's end as well."""
+        handover = unpack_handover(packed, ReplicaHandover)
+        folder = NodeFolder(handover.instance)
+        folder.enter()
+        there = {
+            "node": node_of_this_process(),
+            "address": folder.socket(f"r/{handover.number}"),
+            "tcp_host": ray.util.get_node_ip_address(),
+        }
+        self._be("replica", env, msgspec.structs.replace(handover, **there))
+        folder.forget(f"r/{handover.number}", f"r/{handover.number}.started")
+        folder.leave()
+        ray.actor.exit_actor()
+
+    def be_ingress(self, packed: bytes, env: dict[str, str]) -> None:
+        """Run an ingress to its end, which is this actor's end as well.
+
+        Raises:
+            OSError: the port cannot be bound.
+        """
+        self._be("ingress", env, unpack_handover(packed, IngressHandover))
+        ray.actor.exit_actor()
+
+    def attend(self) -> None:
+        """Comes after ``be_...``, so that it never returns: who waits for it learns of the end."""
+
+    def _be(self, role: str, env: dict[str, str], handover: Any) -> None:
+        os.environ.update(env)
+        set_node(node_of_this_process())
+        importlib.import_module(f"pointsman.{role}.__main__").run(handover)
+
+
+def node_of_this_process() -> str:
+    return str(ray.get_runtime_context().get_node_id())

@@ -1,0 +1,33 @@
+"""What the parts of an instance are called in its cluster. Pure.
+
+Each instance has a Ray namespace of its own, and its control path is ``ray:`` and that namespace.
+"""
+
+from __future__ import annotations
+
+from pointsman.engine.instances import RAY_PREFIX
+
+CONTROLLER = "controller"
+ANONYMOUS = "pointsman-anonymous-"
+NAMED = "pointsman/"
+
+
+def namespace_of(name: str) -> str:
+    """The namespace of a named instance."""
+    return NAMED + name
+
+
+def control_path_of(namespace: str) -> str:
+    return RAY_PREFIX + namespace
+
+
+def namespace_in(control_path: str) -> str:
+    return control_path.removeprefix(RAY_PREFIX)
+
+
+def replica_name(number: int) -> str:
+    return f"replica-{number}"
+
+
+def ingress_name(node: str, index: int) -> str:
+    return f"ingress-{index}-{node}"

@@ -1,0 +1,65 @@
+"""What each node of the cluster has for us, from Ray's view of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pointsman.model import Allocation, Capacity, NodeCapacity
+
+_BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
+_NODE_PREFIX = "node:"
+HEAD_RESOURCE = "node:__internal_head__"
+NOISE = 1e-3
+"""Ray counts in ten-thousandths; a difference below this is no use by others."""
+
+
+def alive_nodes(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, float]]:
+    """Node -> its total resources, for nodes that live; the head comes first."""
+    found = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    return dict(sorted(found.items(), key=lambda item: (HEAD_RESOURCE not in item[1], item[0])))
+
+
+def used_by_others(
+    totals: Mapping[str, Mapping[str, float]],
+    available: Mapping[str, Mapping[str, float]],
+    held: Iterable[Allocation],
+) -> dict[str, dict[str, float]]:
+    """Node -> resource -> what is taken there by others than us. Ray's view lags behind, so that what we have just
+    given back counts here for a moment as another's."""
+    ours: dict[str, dict[str, float]] = {}
+    for allocation in held:
+        node = ours.setdefault(allocation.node, {})
+        for name, amount in as_ray(allocation).items():
+            node[name] = node.get(name, 0.0) + amount
+    others: dict[str, dict[str, float]] = {}
+    for node_id, total in totals.items():
+        free, mine = available.get(node_id, {}), ours.get(node_id, {})
+        taken = {name: amount - free.get(name, 0.0) - mine.get(name, 0.0) for name, amount in total.items()}
+        others[node_id] = {name: amount for name, amount in taken.items() if amount > NOISE}
+    return others
+
+
+def capacity_of(
+    totals: Mapping[str, Mapping[str, float]], others: Mapping[str, Mapping[str, float]] | None = None
+) -> Capacity:
+    """What we may hand out on each node."""
+    nodes = {}
+    for node_id, total in totals.items():
+        taken = (others or {}).get(node_id, {})
+        free = {name: amount - taken.get(name, 0.0) for name, amount in total.items()}
+        custom = {n: a for n, a in free.items() if n not in _BUILT_IN and not n.startswith(_NODE_PREFIX)}
+        nodes[node_id] = NodeCapacity(
+            num_cpus=free.get("CPU", 0.0),
+            num_gpus=int(free.get("GPU", 0.0) + NOISE),
+            memory=free.get("memory", 0.0),
+            custom=custom,
+        )
+    return Capacity(num_cpus=0.0, nodes=nodes)
+
+
+def as_ray(allocation: Allocation) -> dict[str, float]:
+    """What one replica holds, by Ray's names."""
+    resources = allocation.resources
+    amounts = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": resources.memory, **resources.custom}
+    return {name: amount for name, amount in amounts.items() if amount}

@@ -80,9 +80,22 @@ def family(pid: int | None = None) -> dict[int, psutil.Process]:
     return {child.pid: child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
 
 
-def start_client(*, metrics_export_port: int | None = 0, **http_options: object) -> serve.Client:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--engine", default="local", help="which engines the conformance suite runs on: local,ray")
+
+
+RAY_CPUS = 64
+"""Said to have, so that tests may have as many replicas as they like: on Ray CPUs are strict."""
+
+
+def start_client(engine: str = "local", *, metrics_export_port: int | None = 0, **http_options: object) -> serve.Client:
     """An anonymous instance on free ports."""
-    return serve.start(http_options={"port": 0, **http_options}, metrics_export_port=metrics_export_port)
+    return serve.start(
+        engine=engine,
+        num_cpus=RAY_CPUS if engine == "ray" else None,
+        http_options={"port": 0, **http_options},
+        metrics_export_port=metrics_export_port,
+    )
 
 
 def http_for(client: serve.Client) -> httpx.Client:

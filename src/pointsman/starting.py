@@ -146,6 +146,7 @@ def start_instance(
     except BaseException:
         raised.let_go()
         raised.wait_for_end(0.0 if not bound else DRIVER_EXIT_TIMEOUT_S)
+        raised.release()
         raise
     return client
 

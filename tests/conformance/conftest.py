@@ -16,9 +16,22 @@ from tests.conformance.traffic import Backends
 from tests.conftest import family, http_for, start_client
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test here runs on every engine."""
+    if "engine" in metafunc.fixturenames:
+        engines = metafunc.config.getoption("--engine").split(",")
+        metafunc.parametrize("engine", engines, scope="package", indirect=True)
+
+
 @pytest.fixture(scope="package")
-def client() -> Iterator[serve.Client]:
-    client = start_client()
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine that the tests run on."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="package")
+def client(engine: str) -> Iterator[serve.Client]:
+    client = start_client(engine)
     yield client
     client.shutdown()
     assert not family(), "processes were left behind"

@@ -585,7 +585,7 @@ def test_names_follow_one_rule(name: str) -> None:
 
 
 def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both engines are there, the one that needs Ray says so where Ray is missing, and another name is refused (EN2)."""
+    """Both engines are there, the one that needs Ray says so where that is missing, and others are refused (EN2)."""
     assert check_engine("local") == "local"
     assert check_engine("ray") == "ray"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

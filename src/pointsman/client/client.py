@@ -82,6 +82,8 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         if self._address is not None:
             self._await_end(self._address)
         self._session.close()
+        if self._raised is not None:
+            self._raised.release()
         if self._finalizer is not None:
             self._finalizer.detach()
 
@@ -147,6 +149,7 @@ def _end_with_driver(raised: Raised, session: Session) -> None:
     session.close()
     raised.let_go()
     raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
+    raised.release()
 
 
 def _in_event_loop() -> bool:

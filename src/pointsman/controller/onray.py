@@ -12,6 +12,7 @@ from pointsman.controller.kvstore import KeyValueStore
 from pointsman.controller.serving import serve
 from pointsman.controller.store import Store
 from pointsman.engine.folder import lock_state_folder
+from pointsman.engine.listening import listen
 from pointsman.engine.ray.engine import RayEngine
 from pointsman.engine.ray.folder import NodeFolder
 from pointsman.engine.ray.hosts import Running, WhereAbouts
@@ -40,7 +41,7 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     folder = NodeFolder(given.instance)
-    folder.enter()
+    folder.enter(with_metrics=given.metrics_host is not None)
 
     def end_soon(controller: Controller) -> None:
         loop.call_soon_threadsafe(controller.shutdown, DRIVER_GONE_DRAIN_S)
@@ -58,6 +59,7 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         engine=lambda events, peers: RayEngine(events, peers, given, on_end=stopped.set),
         listeners=[control, abroad],
         stopped=stopped,
+        metrics=listen(given.metrics_host, given.metrics_port) if given.metrics_host is not None else None,
         environ=given.environ,
         wait_for_resources_s=given.wait_for_resources_s,
         ready=lambda controller: running(Running(where, partial(end_soon, controller))),
@@ -78,5 +80,5 @@ def _handover(given: ClusterHandover, folder: NodeFolder) -> ControllerHandover:
         request_timeout_s=given.request_timeout_s,
         http_host=given.http.host if given.http else None,
         http_port=given.http.port if given.http else 0,
-        control_path=control_path_of(given.namespace),
+        control_path=control_path_of(given.namespace, given.instance),
     )

@@ -102,8 +102,8 @@ class Plan(NamedTuple):
 
 
 class Address(NamedTuple):
-    """How to reach an instance as its operator. ``control_path`` is where its controller listens, or ``ray:`` and the
-    instance's namespace, by which the cluster knows where that is."""
+    """How to reach an instance as its operator. ``control_path`` is where its controller listens, or ``ray:`` and what
+    the cluster knows the instance by."""
 
     instance: str
     control_path: str
@@ -133,3 +133,6 @@ class Raised(Protocol):
 
     def wait_for_end(self, timeout_s: float) -> bool:
         """Wait for the instance to end, killing it when it does not; False when it had to be killed."""
+
+    def release(self) -> None:
+        """It has ended, and nothing of this process uses it any more."""

@@ -55,6 +55,9 @@ class LocalInstance:
     def serves(self) -> None:
         """It is ready."""
 
+    def release(self) -> None:
+        """It has ended."""
+
     def let_go(self) -> None:
         """End a bound instance by closing its lifeline. Does nothing in a forked child, or a second time."""
         if os.getpid() == self._owner:

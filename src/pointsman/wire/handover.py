@@ -154,6 +154,7 @@ class ClusterHandover(msgspec.Struct, frozen=True):
         every_node: whether each node has ingresses, or only ``home``.
         environ: what the operator has set of the variables that replicas get.
         wait_for_resources_s: how long a change may wait for nodes to join.
+        metrics_host: where each node's metrics are served; None to record nothing.
     """
 
     instance: str
@@ -168,3 +169,5 @@ class ClusterHandover(msgspec.Struct, frozen=True):
     environ: dict[str, str]
     request_timeout_s: float
     wait_for_resources_s: float
+    metrics_host: str | None = None
+    metrics_port: int = 0

@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         name: in the instance's namespace.
-        method: of :class:`ProcessHost`, called with ``handover`` and ``env``.
+        method: of :class:`ProcessHost`, called with ``handover``, ``env`` and ``with_metrics``.
         options: of the actor: resources, runtime environment.
         node: where it must run; empty lets Ray choose.
     """
@@ -41,6 +41,7 @@ class Wanted(NamedTuple):
     env: dict[str, str]
     options: dict[str, Any]
     node: str
+    with_metrics: bool
 
 
 class Ending(NamedTuple):
@@ -120,7 +121,7 @@ class Actors:
         introduced.add_done_callback(
             lambda future: None if future.exception() else self._tell(self._began, name, *future.result())
         )
-        self._when_done(getattr(handle, wanted.method).remote(wanted.handover, wanted.env), name)
+        self._when_done(getattr(handle, wanted.method).remote(wanted.handover, wanted.env, wanted.with_metrics), name)
         self._watch(name, handle)
 
     def _watch(self, name: str, handle: Any) -> None:

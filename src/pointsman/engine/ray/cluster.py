@@ -10,6 +10,7 @@ import ipaddress
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,8 @@ _PROBE = (
     "GcsClient(address=sys.argv[1]).internal_kv_get(b'pointsman', b'pointsman', timeout=5)"
 )
 
+membership = threading.Lock()
+"""Held by who asks the cluster on a thread of its own: Ray starts a new one for who asks it after the shutdown."""
 _started_here = False
 _instances = 0
 
@@ -69,7 +72,8 @@ def let_go() -> None:
     _instances -= 1
     if not _instances and _started_here:
         _started_here = False
-        ray.shutdown()
+        with membership:
+            ray.shutdown()
 
 
 def started_here() -> bool:

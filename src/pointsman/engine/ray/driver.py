@@ -14,8 +14,8 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pointsman.engine.base import Address, Cluster, Plan
-from pointsman.engine.listening import bind_http
+from pointsman.engine.base import Address, Cluster, MetricsPort, Plan
+from pointsman.engine.listening import bind, listen_for_metrics
 from pointsman.engine.ray import cluster
 from pointsman.engine.ray.hosts import ControllerHost
 from pointsman.engine.ray.names import ANONYMOUS, CONTROLLER, namespace_in, namespace_of
@@ -48,6 +48,7 @@ class RayInstance:
         self._owner = os.getpid()
         self._port = port
         self._over = False
+        self._released = False
         if bound:
             atexit.register(self._at_exit)  # before Ray's own, which leaves the cluster
 
@@ -67,11 +68,15 @@ class RayInstance:
         self.serves()
         atexit.unregister(self._at_exit)
         in_time = ray.is_initialized() and self._has_ended(timeout_s)
-        if ray.is_initialized():
-            if not in_time:
-                ray.kill(self._controller, no_restart=True)
-            cluster.let_go()
+        if not in_time and ray.is_initialized():
+            ray.kill(self._controller, no_restart=True)
         return in_time
+
+    def release(self) -> None:
+        """It has ended, and nothing of this process uses it any more: leave a cluster of our own."""
+        if not self._released and os.getpid() == self._owner:
+            self._released = True
+            cluster.let_go()
 
     def serves(self) -> None:
         """Its ingresses listen: the port need not be kept for them any more."""
@@ -166,6 +171,7 @@ def _raise(plan: Plan) -> RayInstance:
     home = str(ray.get_runtime_context().get_node_id())
     set_node(home)
     port = _take_port(plan.http) if plan.http else None
+    metrics = _free_port(plan.metrics) if plan.metrics else 0
     http = plan.http
     if http is not None and port is not None:
         http = msgspec.structs.replace(http, port=port.getsockname()[1])
@@ -182,6 +188,8 @@ def _raise(plan: Plan) -> RayInstance:
         environ={name: os.environ[name] for name in PASSED_ON if name in os.environ},
         request_timeout_s=plan.request_timeout_s,
         wait_for_resources_s=plan.cluster.wait_for_resources_s,
+        metrics_host=plan.metrics.host if plan.metrics else None,
+        metrics_port=metrics,
     )
     return RayInstance(*_make_controller(given, bound=plan.bound), port=port, bound=plan.bound)
 
@@ -223,6 +231,11 @@ def _address(controller: Any) -> Address:
 
 def _take_port(http: HTTPSettings) -> socket.socket:
     """Bound, so that nobody else takes the port before the ingress listens there, and shared, so that it can."""
-    with bind_http(http) as free:  # which is an error where somebody listens, also if they would share
-        found = msgspec.structs.replace(http, port=free.getsockname()[1])
-    return bind_http(found, shared=True)
+    with bind(http.host, http.port) as free:  # an error where somebody listens, also if they would share
+        port = free.getsockname()[1]
+    return bind(http.host, port, shared=True)
+
+
+def _free_port(wanted: MetricsPort) -> int:
+    with listen_for_metrics(wanted) as free:
+        return int(free.getsockname()[1])

@@ -139,6 +139,7 @@ class RayEngine:
                 env=env,
                 options={key: value for key, value in options.items() if value is not None},
                 node=order.allocation.node,
+                with_metrics=self._given.metrics_host is not None,
             )
         )
 

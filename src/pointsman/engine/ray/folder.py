@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from pointsman.engine.folder import make_private, runtime_folder
+from pointsman.engine.ray.names import instance_in
 
 PREFIX = ".ray."
 
@@ -23,9 +24,15 @@ class NodeFolder:
     def __init__(self, instance: str) -> None:
         self.path = runtime_folder() / f"{PREFIX}{instance}"
         self.replica_sockets = self.path / "r"
+        self.metrics = self.path / "m"
         self._lock = -1
 
-    def enter(self) -> None:
+    @classmethod
+    def of(cls, control_path: str) -> NodeFolder:
+        """The folder of the instance with that control path."""
+        return cls(instance_in(control_path))
+
+    def enter(self, *, with_metrics: bool) -> None:
         """Make the folder ours too; remove those that nobody holds."""
         for path in runtime_folder().glob(f"{PREFIX}*"):
             if path != self.path:
@@ -33,6 +40,8 @@ class NodeFolder:
         while self._lock < 0:
             make_private(self.path)
             make_private(self.replica_sockets)
+            if with_metrics:
+                make_private(self.metrics)
             with contextlib.suppress(FileNotFoundError):  # somebody has just found the new folder empty: once more
                 lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 fcntl.flock(lock, fcntl.LOCK_SH)

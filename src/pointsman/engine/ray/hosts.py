@@ -79,11 +79,13 @@ class ControllerHost:
         given = self._given
         return Address(
             instance=given.instance,
-            control_path=control_path_of(given.namespace),
+            control_path=control_path_of(given.namespace, given.instance),
             key=derive_key(given.master_key, ROLE_OPERATOR),
             http_host=given.http.host if given.http else None,
             http_port=given.http.port if given.http else 0,
             request_timeout_s=given.request_timeout_s,
+            metrics_host=given.metrics_host,
+            metrics_port=given.metrics_port,
         )
 
     async def attend(self) -> None:
@@ -127,11 +129,11 @@ class ProcessHost:
         """Its process id and node."""
         return os.getpid(), node_of_this_process()
 
-    def be_replica(self, packed: bytes, env: dict[str, str]) -> None:
+    def be_replica(self, packed: bytes, env: dict[str, str], with_metrics: bool) -> None:
         """Run a replica to its end, which is this actor's end as well."""
         handover = unpack_handover(packed, ReplicaHandover)
         folder = NodeFolder(handover.instance)
-        folder.enter()
+        folder.enter(with_metrics=with_metrics)
         there = {
             "node": node_of_this_process(),
             "address": folder.socket(f"r/{handover.number}"),
@@ -142,13 +144,17 @@ class ProcessHost:
         folder.leave()
         ray.actor.exit_actor()
 
-    def be_ingress(self, packed: bytes, env: dict[str, str]) -> None:
+    def be_ingress(self, packed: bytes, env: dict[str, str], with_metrics: bool) -> None:
         """Run an ingress to its end, which is this actor's end as well.
 
         Raises:
             OSError: the port cannot be bound.
         """
-        self._be("ingress", env, unpack_handover(packed, IngressHandover))
+        handover = unpack_handover(packed, IngressHandover)
+        folder = NodeFolder(handover.instance)
+        folder.enter(with_metrics=with_metrics)
+        self._be("ingress", env, handover)
+        folder.leave()
         ray.actor.exit_actor()
 
     def attend(self) -> None:

@@ -77,10 +77,19 @@ class Ingresses:
         handover = IngressHandover(
             instance=given.instance,
             identity=name,
-            control_path=control_path_of(given.namespace),
+            control_path=control_path_of(given.namespace, given.instance),
             control_key=derive_key(given.master_key, ROLE_INGRESS, name),
             http=given.http,
         )
         self._actors.start(
-            Wanted(name, "ingress", "be_ingress", pack_handover(handover), dict(given.environ), {"num_cpus": 0}, node)
+            Wanted(
+                name=name,
+                label="ingress",
+                method="be_ingress",
+                handover=pack_handover(handover),
+                env=dict(given.environ),
+                options={"num_cpus": 0},
+                node=node,
+                with_metrics=given.metrics_host is not None,
+            )
         )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
 
+from pointsman.engine.ray import cluster
 from pointsman.engine.ray.hosts import WhereAbouts
 from pointsman.engine.ray.names import CONTROLLER, namespace_in
 
@@ -25,7 +26,7 @@ def locator_on_ray(control_path: str) -> Callable[[], Awaitable[str | None]]:
         while True:
             # A thread of its own: Ray's calls block for as long as the cluster's head does not answer.
             with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="pointsman-locate") as thread:
-                found = await loop.run_in_executor(thread, _ask, namespace)
+                found = await loop.run_in_executor(thread, _ask_a_member, namespace)
             if not isinstance(found, _NotNow):
                 return found
             await asyncio.sleep(PAUSE_S)
@@ -37,6 +38,11 @@ class _NotNow:
     """The controller is being started again, or the cluster does not answer."""
 
 
+def _ask_a_member(namespace: str) -> str | _NotNow | None:
+    with cluster.membership:
+        return _ask(namespace) if ray.is_initialized() else None  # None: this process has left the cluster
+
+
 def _ask(namespace: str) -> str | _NotNow | None:
     try:
         controller = ray.get_actor(CONTROLLER, namespace=namespace)
@@ -45,10 +51,6 @@ def _ask(namespace: str) -> str | _NotNow | None:
         return None
     except (RayActorError, GetTimeoutError, RayError):
         return _NotNow()
-    except Exception:
-        if not ray.is_initialized():
-            return None  # this process has left the cluster
-        raise
     return where.from_here()
 
 

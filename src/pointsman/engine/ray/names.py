@@ -1,6 +1,6 @@
 """What the parts of an instance are called in its cluster. Pure.
 
-Each instance has a Ray namespace of its own, and its control path is ``ray:`` and that namespace.
+Each instance has a Ray namespace of its own. Its control path is ``ray:``, that namespace, ``#`` and its id.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ def namespace_of(name: str) -> str:
     return NAMED + name
 
 
-def control_path_of(namespace: str) -> str:
-    return RAY_PREFIX + namespace
+def control_path_of(namespace: str, instance: str) -> str:
+    return f"{RAY_PREFIX}{namespace}#{instance}"
 
 
 def namespace_in(control_path: str) -> str:
-    return control_path.removeprefix(RAY_PREFIX)
+    return control_path.removeprefix(RAY_PREFIX).rpartition("#")[0]
+
+
+def instance_in(control_path: str) -> str:
+    return control_path.rpartition("#")[2]
 
 
 def replica_name(number: int) -> str:

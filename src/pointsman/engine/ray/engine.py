@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray._private.state import available_resources_per_node
@@ -128,7 +129,7 @@ class RayEngine:
             "num_gpus": resources.num_gpus,
             "memory": int(resources.memory) or None,
             "resources": resources.custom or None,
-            "runtime_env": {"env_vars": resources.env_vars} if resources.env_vars else None,
+            "runtime_env": _runtime_env(order) or None,
         }
         self._actors.start(
             Wanted(
@@ -256,6 +257,16 @@ class RayEngine:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _runtime_env(order: Launch) -> dict[str, Any]:
+    """What Ray must know before it starts the process; without it, it may take one that waits already."""
+    variables, environment = order.allocation.resources.env_vars, order.environment
+    if environment is None:
+        return {"env_vars": variables} if variables else {}
+    inherited = environment.over(os.environ)
+    changed = {name: value for name, value in inherited.items() if os.environ.get(name) != value}
+    return {"py_executable": environment.python, "env_vars": {**changed, **variables}}
 
 
 def _look() -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:

@@ -62,6 +62,8 @@ class ReplicaProcess:
         self._applied: bytes | None = None
         self._half_changed = False
         self._tcp = ""
+        self._servers: list[asyncio.Server] = []
+        """Held, because a server that nobody holds closes when memory is tidied."""
         self._drain_s: float | None = None
         self._orders: asyncio.Queue[Frame] = asyncio.Queue()
         self._stopping = asyncio.Event()
@@ -144,8 +146,10 @@ class ReplicaProcess:
         if self._handover.tcp_host:
             listeners.append(listen_tcp(self._handover.tcp_host))
             self._tcp = tcp_address(*listeners[-1].getsockname()[:2])
-        for listener in listeners:
+        self._servers = [
             await accept(listener, runtime, instance=self._handover.instance, key_for=self._key_for)
+            for listener in listeners
+        ]
 
     def _enter_context(self, assignment: Assignment) -> None:
         handover = self._handover

@@ -238,15 +238,6 @@ class Controller:
         note_sick(self.observed, self.desired, replica, self._loop.time())
         self.kick()
 
-    def replica_disconnected(self, number: int) -> None:
-        """A replica's connection has broken."""
-        self._engine.disconnected(number)
-
-    @property
-    def ingresses_wanted(self) -> int:
-        """How many ingress processes there should be."""
-        return self._engine.ingresses_wanted
-
     def router_confirmed(self, router: int, version: int) -> None:
         """A router uses this version of the table; 0 when it has just subscribed."""
         self.observed.confirmed[router] = version

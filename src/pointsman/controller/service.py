@@ -19,6 +19,7 @@ from pointsman.controller.controller import Controller
 from pointsman.controller.room import RoomSeeker
 from pointsman.controller.views import status_of, traffic_of
 from pointsman.controller.waiters import StartFailure
+from pointsman.engine.base import Engine
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from pointsman.model import Reason, RoutingTable
 from pointsman.telemetry.exporter import Exporter
@@ -74,6 +75,7 @@ class Service:
         self._handover = handover
         self._exporter = exporter
         self._controller: Controller | None = None
+        self._engine: Engine
         self._room: RoomSeeker
         self._subscriptions: dict[Stream, Subscription] = {}
         self._replicas: dict[int, Stream] = {}
@@ -82,10 +84,11 @@ class Service:
         self._commands: dict[tuple[Stream, int], asyncio.Task[None]] = {}
         self._ingress_waiters: set[asyncio.Event] = set()
 
-    def attach(self, controller: Controller, room: RoomSeeker) -> None:
-        """Connect to the controller; before any stream is accepted."""
+    def attach(self, controller: Controller, engine: Engine, *, wait_for_resources_s: float = 0.0) -> None:
+        """Connect to the controller and its engine; before any stream is accepted."""
         self._controller = controller
-        self._room = room
+        self._engine = engine
+        self._room = RoomSeeker(engine, wait_for_resources_s)
 
     @property
     def controller(self) -> Controller:
@@ -149,7 +152,7 @@ class Service:
             del self._health[number]
         for number in [number for number, known in self._replicas.items() if known is stream]:
             del self._replicas[number]
-            self.controller.replica_disconnected(number)
+            self._engine.disconnected(number)
         for key in [key for key in self._commands if key[0] is stream]:
             self._commands[key].cancel()
 
@@ -245,7 +248,7 @@ class Service:
         self._ingress_waiters.add(event)
         try:
             deadline = asyncio.get_running_loop().time() + timeout_s
-            while sum(self._serves(s) for s in self.ingresses()) < self.controller.ingresses_wanted:
+            while sum(self._serves(s) for s in self.ingresses()) < self._engine.ingresses_wanted:
                 if len(self.controller.ingress_exits) >= INGRESS_TRIES:
                     raise ServeException(
                         f"the HTTP server does not come up ({self.controller.ingress_exits[-1]}); see its log"

@@ -11,7 +11,6 @@ from pathlib import Path
 from pointsman.controller.controller import Controller
 from pointsman.controller.durable import DurableStore
 from pointsman.controller.launch import Launcher
-from pointsman.controller.room import RoomSeeker
 from pointsman.controller.service import Service
 from pointsman.engine.base import Engine, EventSink
 from pointsman.engine.instances import metrics_folder
@@ -63,7 +62,7 @@ async def serve(
         epoch=loaded.epoch,
         request_timeout_s=handover.request_timeout_s,
     )
-    service.attach(controller, RoomSeeker(raised, wait_for_resources_s))
+    service.attach(controller, raised, wait_for_resources_s=wait_for_resources_s)
     await raised.start()
     servers = [
         await accept(listener, service, instance=handover.instance, key_for=service.key_for) for listener in listeners

@@ -235,15 +235,15 @@ class Request:
 
 def async_request(incoming: Incoming) -> StarletteRequest:
     """The Starlette request for an ``async def`` callable."""
+    if incoming.kwargs is not None:
+        handle_request: StarletteRequest = _handle_request_class()(incoming)
+        return handle_request
     from starlette.requests import Request as StarletteRequest
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": incoming.data, "more_body": False}
 
-    if incoming.kwargs is None:
-        return StarletteRequest(incoming.scope(), receive)
-    handle_request: StarletteRequest = _handle_request_class()(incoming)
-    return handle_request
+    return StarletteRequest(incoming.scope(), receive)
 
 
 _handle_class: Any = None
@@ -257,11 +257,19 @@ def _handle_request_class() -> Any:
     from starlette.requests import Request as StarletteRequest
 
     class HandleRequest(StarletteRequest):
-        """A handle call as an ``async def`` callable sees it: Starlette's interface, Python objects inside."""
+        """A handle call as an ``async def`` callable sees it: Starlette's interface, Python objects inside.
+
+        Starlette's own state is made when something of it is first asked for: most calls want the body only.
+        """
 
         def __init__(self, incoming: Incoming) -> None:
-            super().__init__(incoming.scope())
             self._incoming = incoming
+
+        def __getattr__(self, name: str) -> Any:
+            if "scope" in vars(self) or name.startswith("__"):
+                raise AttributeError(name)
+            super().__init__(self._incoming.scope())
+            return getattr(self, name)
 
         @property
         def query_params(self) -> Any:

@@ -15,6 +15,7 @@ from pointsman.future import Sending, ServeFuture
 from pointsman.lanes import Lane
 from pointsman.objects import dumps_arguments
 from pointsman.policy.shardkey import check_key
+from pointsman.request import passed_on
 from pointsman.routing.call import SAFE_METHODS
 from pointsman.routing.handlecall import HandleCall, wake
 from pointsman.session import Credentials, Session, credentials_here, existing_session, session_for
@@ -28,6 +29,7 @@ class _Unset:
 
 
 _UNSET: Any = _Unset()
+_NEVER_A_REQUEST = frozenset((type(None), bytes, str, int, float, bool, dict, list, tuple))
 
 
 class CallOptions(NamedTuple):
@@ -167,6 +169,8 @@ class _Handle:
     def _call(self, session: Session, lane: Lane, data: Any, kwargs: dict[str, Any]) -> ServeFuture[Any]:
         """A call that has still to be submitted to its lane."""
         options, scope = self._options, call_scope.get()
+        if type(data) not in _NEVER_A_REQUEST:
+            data = passed_on(data)
         call = HandleCall(
             self._endpoint,
             lane.now() + self._time_left(session, scope),

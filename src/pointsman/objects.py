@@ -54,7 +54,7 @@ def dumps(value: Any, *, what: str = "the object") -> bytes:
             raise TypeError(f"{what} cannot be pickled: {error}") from error
     size = len(packed) + sum(buffer.nbytes for buffer in buffers)
     if size > MAX_OBJECT_BYTES:
-        raise ValueError(f"{what} takes {size} bytes, over the limit of {MAX_OBJECT_BYTES} bytes")
+        raise ValueError(f"{size} bytes are too many for {what}: the limit is {MAX_OBJECT_BYTES} bytes")
     return _join(packed, buffers) if buffers else packed
 
 

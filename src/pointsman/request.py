@@ -8,6 +8,7 @@ when something of it is asked for: a sync backend that reads bytes never loads i
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import quote, unquote
@@ -243,7 +244,26 @@ def async_request(incoming: Incoming) -> StarletteRequest:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": incoming.data, "more_body": False}
 
-    return StarletteRequest(incoming.scope(), receive)
+    request = StarletteRequest(incoming.scope(), receive)
+    vars(request)["_incoming"] = incoming  # for a handle that it may be passed to
+    return request
+
+
+def passed_on(value: Any) -> Any:
+    """What a handle sends for its first argument: a request that a backend was given travels as it came.
+
+    Raises:
+        TypeError: a Starlette request that somebody else made.
+    """
+    if isinstance(value, Request):
+        return value._incoming
+    module = sys.modules.get("starlette.requests")
+    if module is None or not isinstance(value, module.HTTPConnection):
+        return value
+    incoming = vars(value).get("_incoming")
+    if not isinstance(incoming, Incoming):
+        raise TypeError("only a request that a backend was given can be passed on; pass its body instead")
+    return incoming
 
 
 _handle_class: Any = None

@@ -82,6 +82,9 @@ class Item:
 
     def give_up_inner_calls(self) -> None:
         """Nobody waits for the answer any more, nor for those of calls that were made for it."""
+        streams = self.credit is not None
+        if not streams and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
+            return  # they have inherited the deadline, and end by it now, with the error that says so
         for scope in (self._scope, self.batch_scope):
             if scope is not None:
                 scope.give_up()
@@ -115,6 +118,8 @@ class Item:
         kwargs: dict[str, Any] | None = None
         if head.codec != CODEC_HTTP:
             data, kwargs = loads(self.frame_body)
+            if isinstance(data, Incoming):  # a request that another backend was given, and passed on
+                return data
         else:
             data = bytes(self.frame_body)
         return Incoming(

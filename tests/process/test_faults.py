@@ -74,63 +74,6 @@ def serve_pid(client, code=Pid, **config):
     client.create_endpoint("pid", backend="pid", route="/pid", methods=["GET", "POST"])
 
 
-def test_replica_killed(client):
-    """A killed replica is replaced, and idempotent requests do not notice (F1, FT3, FT12)."""
-    serve_pid(client, Sleepy)
-    victim = pids_of(client, "pid")[0]
-    with Load(client, "/pid") as load:
-        load.go_on_for(10)
-        os.kill(victim, signal.SIGKILL)
-        load.go_on_for(20)
-        wait_until(lambda: len(pids_of(client, "pid")) == 2 and victim not in pids_of(client, "pid"))
-        wait_until(lambda: client.status()["backends"]["pid"]["state"] == "RUNNING")
-    assert set(load.statuses) == {200}
-
-
-def test_replica_killed_under_a_post(client):
-    """A request that must not be repeated fails with 502 when its replica dies under it, and only that one (F1, G3)."""
-    serve_pid(client, Sleepy)
-    with Load(client, "/pid", method="POST") as load:
-        load.go_on_for(10)
-        os.kill(pids_of(client, "pid")[0], signal.SIGKILL)
-        load.go_on_for(20)
-    assert set(load.statuses) <= {200, 502}
-    assert load.statuses.count(502) <= 4
-
-
-def test_all_replicas_killed(client):
-    """With no replica left requests wait for the new ones; none is lost, and few had started (F3)."""
-    serve_pid(client, Sleepy)
-    with Load(client, "/pid") as load:
-        load.go_on_for(10)
-        for pid in pids_of(client, "pid"):
-            os.kill(pid, signal.SIGKILL)
-        load.go_on_for(20)
-    # A call whose first replica died may have been repeated on the second just before that died too.
-    assert set(load.statuses) <= {200, 502}
-    assert load.statuses.count(502) <= 4
-    assert load.statuses[-1] == 200
-
-
-def test_poison_request(client):
-    """A request that kills its replica is tried once more and then given up; others go on (F7)."""
-
-    class Poisoned:
-        def __call__(self, request):
-            if request.query_params.get("poison"):
-                os.kill(os.getpid(), signal.SIGSEGV)
-            return "fine"
-
-    client.create_backend("p", Poisoned, config={"num_replicas": 3})
-    client.create_endpoint("p", backend="p", route="/p")
-    before = set(pids_of(client, "p"))
-    with http_for(client) as http:
-        assert http.get("/p", params={"poison": "1"}).status_code == 502
-        assert http.get("/p").text == "fine"
-        wait_until(lambda: client.status()["backends"]["p"]["state"] == "RUNNING")
-    assert len(before - set(pids_of(client, "p"))) == 2
-
-
 def test_controller_killed(client):
     """Requests go on without an error while the controller restarts, and it keeps the same replicas (F8, FT1, G4)."""
     serve_pid(client)
@@ -204,37 +147,6 @@ def test_no_descriptor_left_for_a_restart(client):
     assert set(load.statuses) == {200}
 
 
-def test_ingress_killed(client):
-    """While the HTTP server restarts new connections wait, none is refused (F10, FT2, G5)."""
-    serve_pid(client)
-    ingress = client.status()["http"]["ingresses"][0]["pid"]
-    with http_for(client) as http:
-        assert http.get("/pid").status_code == 200
-    os.kill(ingress, signal.SIGKILL)
-    with http_for(client) as http:
-        assert http.get("/pid").status_code == 200
-    wait_until(lambda: [i["pid"] for i in client.status()["http"]["ingresses"]] not in ([], [ingress]))
-
-
-def test_ingress_sigterm_finishes_what_runs(client):
-    """A request under way when the HTTP server is asked to stop is finished (F12)."""
-    serve_pid(client, Sleepy)
-    ingress = client.status()["http"]["ingresses"][0]["pid"]
-    answers = []
-
-    def ask():
-        with http_for(client) as http:
-            answers.append(http.get("/pid").status_code)
-
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    os.kill(ingress, signal.SIGTERM)
-    for thread in threads:
-        thread.join()
-    assert answers == [200, 200, 200]
-
-
 DRIVER = """
 import os, sys, time
 import pointsman as serve
@@ -293,17 +205,6 @@ def test_driver_ends_normally(private_runtime_folder):
     assert not list((private_runtime_folder / "pointsman").glob(".anonymous.*"))
 
 
-def test_supervisor_killed():
-    """After a SIGKILL of the supervisor its children vanish, and the client says that the instance has ended (F13)."""
-    driver = run_driver()
-    assert driver.stdout.readline() == "ready\n"
-    processes = family(driver.pid)
-    supervisor = next(p for p in processes.values() if "pointsman.engine.supervisor" in p.cmdline())
-    supervisor.kill()
-    wait_until(all_gone(processes), timeout_s=10, what="every process has ended")
-    driver.communicate("\n", timeout=30)
-
-
 def test_collected_client():
     """An instance ends when its client is garbage (IN4)."""
     client = start_client()
@@ -329,29 +230,6 @@ def test_forked_children_of_user_code_end_with_their_replica(client):
     client.delete_endpoint("f")
     client.delete_backend("f")
     wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-
-
-def test_crash_loop_is_bounded(client):
-    """A backend that dies soon after each start backs off, is shown as unhealthy, and hurts nobody else (F6, G8)."""
-    serve_pid(client)
-
-    class Dies:
-        def __init__(self):
-            timer = threading.Timer(0.2, lambda: os._exit(9))
-            timer.daemon = True
-            timer.start()
-
-        def __call__(self, request):
-            return None
-
-    client.create_backend("dies", Dies)
-    with Load(client, "/pid", threads=1) as load:
-        wait_until(lambda: client.status()["backends"]["dies"]["state"] == "UNHEALTHY")
-        wait_until(lambda: (client.status()["backends"]["dies"]["failure"] or {}).get("failures", 0) >= 3)
-    failure = client.status()["backends"]["dies"]["failure"]
-    assert failure["reason"] == "replica_died"
-    assert "exit code 9" in failure["text"]
-    assert set(load.statuses) == {200}
 
 
 def test_unauthenticated_peers_get_nowhere(client, private_runtime_folder, tmp_path):

@@ -6,9 +6,12 @@ for its receipt, and word to the app when a client has gone.
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import logging
 import socket
+import termios
 from collections.abc import Coroutine
 from typing import Any
 
@@ -30,6 +33,8 @@ MAX_DIRECT_BODY = 32 * 1024
 """Below uvicorn's high-water mark, over which it stops reading until the app asks for more."""
 HEAD_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60
+LINGER_S = 0.3
+"""How long an idle connection is kept when the server is to end: a request may be on its way."""
 
 _REASONS = {408: b"Request Timeout", 414: b"URI Too Long", 431: b"Request Header Fields Too Large"}
 
@@ -55,6 +60,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _head_fields = 0
     _in_head = False
+    _ending = False
     _head_timer: asyncio.TimerHandle | None = None
     _too_large: HeadTooLarge | None = None
     _waits_for_body: RequestResponseCycle | None = None
@@ -99,6 +105,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Overrides uvicorn's start of a request: the direct way where it can be taken, a task otherwise."""
         self._running = cycle
+        if self._ending:
+            cycle.keep_alive = False
         if self.direct is None or not self._may_go_direct(cycle):
             super()._start_asgi_task(cycle, app)
         elif cycle.more_body and self._expects_body(cycle):
@@ -161,6 +169,26 @@ class LimitedProtocol(HttpToolsProtocol):
             await coroutine
 
         super()._start_asgi_task(cycle, app)
+
+    def shutdown(self) -> None:
+        """Overrides uvicorn's, which would cut a request that has arrived on an idle connection and was not read."""
+        self._ending = True
+        if not self._is_idle():
+            super().shutdown()  # closes after the answer
+        else:
+            self.loop.call_later(LINGER_S, self._close_when_idle)
+
+    def _is_idle(self) -> bool:
+        return self._running is None or bool(self._running.response_complete)
+
+    def _close_when_idle(self) -> None:
+        if self.transport.is_closing() or self._in_head or not self._is_idle():
+            return  # what has come meanwhile is answered, and its answer closes
+        fd = self.transport.get_extra_info("socket").fileno()
+        unread = array.array("i", [0])
+        fcntl.ioctl(fd, termios.FIONREAD, unread)
+        if not unread[0]:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head_timer is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pointsman import objects
+import pickle
+
 from pointsman.exceptions import (
     BackendStartError,
     BackpressureError,
@@ -35,7 +36,7 @@ _BY_NAME: dict[str, type[Exception]] = {
 }
 
 
-def failure_to_exception(failure: FailureHead, pickled: bytes | bytearray, *, trusted: bool) -> BaseException:
+def failure_to_exception(failure: FailureHead, pickled: bytes, *, trusted: bool) -> BaseException:
     """Rebuild what was raised.
 
     Args:
@@ -53,11 +54,11 @@ def failure_to_exception(failure: FailureHead, pickled: bytes | bytearray, *, tr
     return error
 
 
-def _user_exception(failure: FailureHead, pickled: bytes | bytearray) -> BaseException:
+def _user_exception(failure: FailureHead, pickled: bytes) -> BaseException:
     cause = RemoteTraceback(failure.traceback)
     if pickled:
         try:
-            error = objects.loads(pickled)
+            error = pickle.loads(pickled)
         except Exception:  # noqa: BLE001 - user classes may fail to rebuild in any way; RemoteError stands in
             error = None
         if isinstance(error, BaseException):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pointsman.config import BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
     from pointsman.environments.kinds import CondaEnv, Requirements, VirtualEnv
-    from pointsman.future import ServeFuture, get
+    from pointsman.future import ServeFuture, get, wait
     from pointsman.request import Request, accept_batch
     from pointsman.starting import connect, start
 
@@ -41,6 +41,7 @@ _HOMES = {
     "Requirements": "environments.kinds",
     "start": "starting",
     "VirtualEnv": "environments.kinds",
+    "wait": "future",
 }
 _MODULES = ("backends", "config", "exceptions", "handle", "metrics")
 
@@ -60,6 +61,7 @@ __all__ = [
     "Request",
     "ServeFuture",
     "start",
+    "wait",
     "backends",
     "config",
     "exceptions",

@@ -7,7 +7,7 @@ the instance that owns the replica.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pointsman.exceptions import ServeException
 
@@ -24,16 +24,51 @@ class ReplicaContext(NamedTuple):
     request_timeout_s: float
 
 
-class CallScope(NamedTuple):
-    """What a call of user code hands on to the calls that it makes itself.
+class Cancellable(Protocol):
+    def cancel(self) -> object: ...
 
-    Attributes:
+
+class CallScope:
+    """What a call of user code hands on to the calls that it makes itself, and which of those are under way.
+
+    Args:
         deadline: in the time of ``time.monotonic``; infinite once an answer has begun to stream.
         request_id: empty when the caller gave none.
+        callers: how many wait for the answer: those of a batch.
     """
 
-    deadline: float
-    request_id: str
+    __slots__ = ("_callers", "_inner", "deadline", "request_id")
+
+    def __init__(self, deadline: float, request_id: str, *, callers: int = 1) -> None:
+        self.deadline = deadline
+        self.request_id = request_id
+        self._callers = callers
+        self._inner: set[Cancellable] | None = None
+
+    def without_deadline(self) -> CallScope:
+        """The same, for an answer that has begun and may take its time."""
+        scope = CallScope(float("inf"), self.request_id)
+        if self._inner is None:
+            self._inner = set()
+        scope._inner = self._inner
+        return scope
+
+    def adopt(self, call: Cancellable) -> None:
+        """A call is made within; :meth:`release` it when it is over."""
+        if self._inner is None:
+            self._inner = set()
+        self._inner.add(call)
+
+    def release(self, call: Cancellable) -> None:
+        if self._inner is not None:
+            self._inner.discard(call)
+
+    def give_up(self) -> None:
+        """A caller is gone. With the last one go the calls under way, which nobody waits for any more."""
+        self._callers -= 1
+        if not self._callers and self._inner is not None:
+            for call in list(self._inner):
+                call.cancel()
 
 
 call_scope: ContextVar[CallScope | None] = ContextVar("pointsman_call_scope", default=None)

@@ -3,151 +3,264 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import pickle
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
-from typing import Any
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar, overload
 
 from pointsman.exceptions import ServeException
-from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
+from pointsman.lanes import Lane
+from pointsman.objects import loads
+from pointsman.routing.call import ReplyStream, StreamBroken
 from pointsman.routing.failures import failure_to_exception
-from pointsman.session import Session
+from pointsman.routing.handlecall import HandleCall, wake
+
+log = logging.getLogger("pointsman")
+
+T = TypeVar("T")
+
+_NOTHING: Any = object()
 
 
-class ServeFuture:
-    """The answer of a handle call, some time."""
+class ServeFuture(Generic[T]):
+    """The answer of a handle call, some time. Handles make futures."""
 
-    def __init__(
-        self, session: Session, call: Call, future: concurrent.futures.Future[Reply], *, blocks_loop: bool = True
-    ) -> None:
-        self._session = session
+    __slots__ = ("__weakref__", "_call", "_iterable", "_lane", "_value")
+
+    def __init__(self, lane: Lane, call: HandleCall, *, iterable: bool = False) -> None:
+        self._lane = lane
         self._call = call
-        self._future = future
-        self._blocks_loop = blocks_loop
+        self._iterable = iterable
+        self._value: T = _NOTHING
 
-    def result(self, timeout: float | None = None) -> Any:
-        """The value, an iterator when the backend streams.
+    def result(self, timeout: float | None = None) -> T:
+        """The value; an iterator when the backend streams.
 
         Args:
             timeout: seconds to wait; the call goes on when they have passed. None waits until the call's deadline.
 
         Raises:
             TimeoutError: ``timeout`` passed.
-            RuntimeError: the future of an async handle, asked on a running event loop's thread before the answer is
-                there; await it instead.
+            RuntimeError: asked before the answer is there, on the thread that would bring it: that of an async handle's
+                own event loop, where ``await`` is right, or that of a callback.
             Exception: what user code raised, with the remote traceback as its cause; or a ServeException of ours.
         """
-        if not self._blocks_loop and not self._future.done() and _running_loop() is not None:
-            raise RuntimeError("result() would block the running event loop; use 'await future' instead")
-        try:
-            reply = self._future.result(timeout)
-        except concurrent.futures.CancelledError:
-            raise ServeException("the call was cancelled") from None
-        except concurrent.futures.TimeoutError:
-            if timeout is None or self._future.done():
-                raise  # user code's own, or the deadline's
-            raise TimeoutError(f"no answer within {timeout:g} s; the call goes on") from None
-        if reply.stream is not None:
-            return _iterate(self._session, reply.stream)
-        return pickle.loads(reply.body)
+        self._wait(timeout)
+        if self._call.error is not None:
+            raise self._call.error
+        stream = self._call.stream
+        return self._decoded() if stream is None else _iterate(self._lane, stream)  # type: ignore[return-value]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What :meth:`result` would raise, or None when there is a value. Waits, and raises, like :meth:`result`."""
+        self._wait(timeout)
+        return self._call.error
 
     def cancel(self) -> bool:
         """Give the call up: a queued one is removed, a running async one cancelled, the result of a running sync one
         dropped. False when it is over already."""
-        if self._future.done():
+        if self._call.over:
             return False
-        self._session.cancel(self._call)
+        self._lane.cancel(self._call)
         return True
 
     def done(self) -> bool:
         """Whether the answer is there, or will never be."""
-        return self._future.done()
+        return self._call.over
 
-    def __await__(self) -> Any:
-        return self._wait().__await__()
+    def add_done_callback(self, callback: Callable[[ServeFuture[T]], object]) -> None:
+        """Call ``callback`` with this future once the call is over; at once when it is already.
 
-    async def _wait(self) -> Any:
-        try:
-            # Shielded, or cancelling the awaiting task would mark the future as cancelled before we could tell why.
-            reply = await asyncio.shield(asyncio.wrap_future(self._future))
-        except asyncio.CancelledError:
-            if self._future.cancelled():
-                raise ServeException("the call was cancelled") from None
-            self._session.cancel(self._call)
-            raise
-        if reply.stream is not None:
-            return _iterate_async(self._session, reply.stream)
-        return pickle.loads(reply.body)
+        It runs where the answer arrives: on a thread that all sync handles of the process share, or on the event loop
+        of an async handle. It must not block there. What it raises is logged.
+        """
+        self._call.watch(partial(_call_back, callback, self))
 
-
-class ServeStream(ServeFuture):
-    """The answer of a call that streams, made by ``handle.options(stream=True)``: iterate it."""
+    def __await__(self) -> Generator[Any, None, T]:
+        """The value, or an async iterator. A task that is cancelled while it waits gives the call up."""
+        call = self._call
+        if not call.over:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            if loop is not self._lane.loop:
+                call.watch(partial(_wake_elsewhere, loop, waiter))
+            elif call.waiter is None:
+                call.waiter = waiter
+            else:
+                call.watch(partial(wake, waiter))
+            try:
+                yield from waiter
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        if call.error is not None:
+            raise call.error
+        stream = call.stream
+        return self._decoded() if stream is None else _iterate_async(self._lane, stream)  # type: ignore[return-value]
 
     def __iter__(self) -> Iterator[Any]:
+        """The chunks of a call of ``handle.options(stream=True)``."""
+        self._check_iterable()
         value = self.result()
         if not isinstance(value, Iterator):
             raise TypeError(f"the backend answered with a {type(value).__name__} and not with a stream")
         return value
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncGenerator[Any, None]:
+        self._check_iterable()
         value = await self
         if not isinstance(value, AsyncIterator):
             raise TypeError(f"the backend answered with a {type(value).__name__} and not with a stream")
         async for chunk in value:
             yield chunk
 
+    def __repr__(self) -> str:
+        state = "waits" if not self._call.over else "failed" if self._call.error is not None else "done"
+        return f"<{type(self).__name__} of {self._call.endpoint!r}: {state}>"
 
-class Sending(Coroutine[Any, Any, ServeFuture]):
+    def _wait(self, timeout: float | None) -> None:
+        if self._call.over:
+            return
+        if threading.get_ident() == self._lane.thread:
+            raise RuntimeError("this would block the thread that brings the answer; use 'await future' instead")
+        if not self._call.wait(timeout):
+            raise TimeoutError(f"no answer within {timeout:g} s; the call goes on")
+
+    def _decoded(self) -> T:
+        if self._value is _NOTHING:
+            self._value = loads(self._call.answer)
+        return self._value
+
+    def _check_iterable(self) -> None:
+        if not self._iterable:
+            raise TypeError("only calls of handle.options(stream=True) can be iterated")
+
+
+class Sending(Coroutine[Any, Any, ServeFuture[Any]]):
     """A call of an async handle on its way: a coroutine that gives the future; with ``stream=True`` it can also be
-    iterated at once, ``async for chunk in handle.remote()``."""
+    iterated at once, ``async for chunk in handle.remote()``.
 
-    def __init__(self, coroutine: Coroutine[Any, Any, ServeFuture]) -> None:
-        self._coroutine = coroutine
+    Args:
+        send: makes the call and gives the future; with suspensions, where it has to wait for room.
+    """
 
-    def __await__(self) -> Generator[Any, None, ServeFuture]:
-        return self._coroutine.__await__()
+    __slots__ = ("_send", "_steps")
+
+    def __init__(self, send: Callable[[], Generator[Any, None, ServeFuture[Any]]]) -> None:
+        self._send = send
+        self._steps: Generator[Any, None, ServeFuture[Any]] | None = None
+
+    def __await__(self) -> Generator[Any, None, ServeFuture[Any]]:
+        if self._steps is not None:
+            raise RuntimeError("cannot reuse an already awaited call; await the future that it gave")
+        self._steps = self._send()
+        return self._steps
 
     def send(self, value: Any, /) -> Any:
-        return self._coroutine.send(value)
+        return (self._steps or self.__await__()).send(value)
 
     def throw(self, *error: Any) -> Any:
-        return self._coroutine.throw(*error)
+        return (self._steps or self.__await__()).throw(*error)
 
     def close(self) -> None:
-        self._coroutine.close()
+        if self._steps is not None:
+            self._steps.close()
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        future = await self._coroutine
-        if not isinstance(future, ServeStream):
-            raise TypeError("only calls of handle.options(stream=True) can be iterated")
-        async for chunk in future:
+    async def __aiter__(self) -> AsyncGenerator[Any, None]:
+        async for chunk in await self:
             yield chunk
 
 
-def get(future: ServeFuture | list[ServeFuture], timeout: float | None = None) -> Any:
+@overload
+def get(future: ServeFuture[T], timeout: float | None = None) -> T: ...
+
+
+@overload
+def get(future: Sequence[ServeFuture[T]], timeout: float | None = None) -> list[T]: ...
+
+
+def get(future: ServeFuture[T] | Sequence[ServeFuture[T]], timeout: float | None = None) -> T | list[T]:
     """The value of a future, or the list of values of a list of futures, in order.
 
     Args:
-        timeout: seconds to wait for each; None waits until the calls' deadlines.
+        timeout: seconds to wait for all of them together; None waits until the calls' deadlines.
 
     Raises:
-        TimeoutError: ``timeout`` passed.
-        Exception: what user code raised; the first failure of a list.
+        TimeoutError: ``timeout`` passed; the calls go on.
+        Exception: what user code raised; of a list, the first failure in its order.
     """
     if isinstance(future, ServeFuture):
         return future.result(timeout)
-    return [item.result(timeout) for item in future]
+    if timeout is None:
+        return [one.result() for one in _checked(future)]
+    give_up_at = time.monotonic() + timeout
+    return [one.result(max(0.0, give_up_at - time.monotonic())) for one in _checked(future)]
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def wait(
+    futures: Sequence[ServeFuture[T]], num_returns: int = 1, timeout: float | None = None
+) -> tuple[list[ServeFuture[T]], list[ServeFuture[T]]]:
+    """Wait until some of the calls are over, whether they succeeded or not.
+
+    Args:
+        futures: different ones.
+        num_returns: how many to wait for.
+        timeout: seconds to wait; None waits until the calls' deadlines.
+
+    Returns:
+        Those that are over, at most ``num_returns`` of them, and all others; both in the order given. When the time
+        has passed there may be fewer of the first.
+
+    Raises:
+        ValueError: a future is given twice, or ``num_returns`` is not between 1 and their number.
+        RuntimeError: called on the thread that brings the answers.
+    """
+    futures = _checked(futures)
+    if len(set(futures)) < len(futures):
+        raise ValueError("a future is given twice")
+    if not 1 <= num_returns <= len(futures):
+        raise ValueError(f"num_returns must be between 1 and {len(futures)}, the number of futures, not {num_returns}")
+    waiting = [one for one in futures if not one.done()]
+    if any(threading.get_ident() == one._lane.thread for one in waiting):
+        raise RuntimeError("this would block the thread that brings the answers; await the futures instead")
+    one_more = threading.Semaphore(len(futures) - len(waiting))
+    for one in waiting:
+        one._call.watch(one_more.release)
+    give_up_at = None if timeout is None else time.monotonic() + timeout
+    for _ in range(num_returns):
+        if not one_more.acquire(timeout=None if give_up_at is None else max(0.0, give_up_at - time.monotonic())):
+            break
+    for one in waiting:
+        one._call.forget(one_more.release)
+    done = [one for one in futures if one.done()][:num_returns]
+    return done, [one for one in futures if one not in done]
+
+
+def _checked(futures: Sequence[ServeFuture[T]]) -> Sequence[ServeFuture[T]]:
+    for one in futures:
+        if not isinstance(one, ServeFuture):
+            hint = "; await it first" if isinstance(one, Sending) else ""
+            raise TypeError(f"expected a ServeFuture or a list of them, not {type(one).__name__}{hint}")
+    return futures
+
+
+def _call_back(callback: Callable[[ServeFuture[T]], object], future: ServeFuture[T]) -> None:
     try:
-        return asyncio.get_running_loop()
+        callback(future)
+    except Exception:  # the loop that brings the answers is not user code's to end
+        log.exception("a callback of %r raised", future)
+
+
+def _wake_elsewhere(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
+    try:
+        loop.call_soon_threadsafe(wake, waiter)
     except RuntimeError:
-        return None
+        pass  # the loop was closed while its task waited: nobody is left to wake
 
 
-def _iterate(session: Session, stream: ReplyStream) -> Iterator[Any]:
-    """The values of a streamed answer, in a thread without a loop."""
+def _iterate(lane: Lane, stream: ReplyStream) -> Generator[Any, None, None]:
     ended = object()
 
     async def step() -> Any:
@@ -159,38 +272,47 @@ def _iterate(session: Session, stream: ReplyStream) -> Iterator[Any]:
     try:
         while True:
             try:
-                chunk = session.run(step())
+                chunk = lane.run(step())
             except StreamBroken as broken:
                 error = _stream_error(broken)
                 raise error from error.__cause__
             if chunk is ended:
                 return
-            yield pickle.loads(chunk)
+            yield loads(chunk)
     finally:
-        if not session.closed:
-            session.loop.call_soon_threadsafe(stream.close)
+        _leave(lane, stream)
 
 
-async def _iterate_async(session: Session, stream: ReplyStream) -> AsyncIterator[Any]:
-    async def step() -> tuple[bool, bytes]:
+async def _iterate_async(lane: Lane, stream: ReplyStream) -> AsyncGenerator[Any, None]:
+    async def step() -> tuple[bool, bytes | bytearray]:
         try:
             return True, await stream.__anext__()
         except StopAsyncIteration:
             return False, b""
 
+    here = asyncio.get_running_loop() is lane.loop
     try:
         while True:
             try:
-                more, chunk = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step(), session.loop))
+                more, chunk = await (
+                    step() if here else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step(), lane.loop))
+                )
             except StreamBroken as broken:
                 error = _stream_error(broken)
                 raise error from error.__cause__
             if not more:
                 return
-            yield pickle.loads(chunk)
+            yield loads(chunk)
     finally:
-        if not session.closed:
-            session.loop.call_soon_threadsafe(stream.close)
+        _leave(lane, stream)
+
+
+def _leave(lane: Lane, stream: ReplyStream) -> None:
+    """Stop reading; what has ended already is not harmed."""
+    try:
+        lane.loop.call_soon_threadsafe(stream.close)
+    except RuntimeError:
+        pass  # the loop was closed, and the connection with it
 
 
 def _stream_error(broken: StreamBroken) -> BaseException:

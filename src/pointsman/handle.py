@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import pickle
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import cloudpickle
+from collections.abc import Generator, Mapping
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from pointsman.context import CallScope, call_scope
 from pointsman.deadline import check_timeout
-from pointsman.future import Sending, ServeFuture, ServeStream
+from pointsman.future import Sending, ServeFuture
+from pointsman.lanes import Lane
+from pointsman.objects import dumps_arguments
 from pointsman.policy.shardkey import check_key
-from pointsman.routing.call import SAFE_METHODS, Call, Reply
-from pointsman.session import Credentials, Session, credentials_here, session_for
-from pointsman.wire.messages import CODEC_OBJECT
+from pointsman.request import passed_on
+from pointsman.routing.call import SAFE_METHODS
+from pointsman.routing.handlecall import HandleCall, wake
+from pointsman.session import Credentials, Session, credentials_here, existing_session, session_for
+
+H = TypeVar("H", bound="_Handle")
 
 
 class _Unset:
@@ -27,6 +29,7 @@ class _Unset:
 
 
 _UNSET: Any = _Unset()
+_NEVER_A_REQUEST = frozenset((type(None), bytes, str, int, float, bool, dict, list, tuple))
 
 
 class CallOptions(NamedTuple):
@@ -41,9 +44,51 @@ class CallOptions(NamedTuple):
     idempotent: bool = False
     queue_full: str = "wait"
 
+    def checked(self) -> CallOptions:
+        """The same, when all of it can be; headers as a copy of the caller's.
+
+        Raises:
+            TypeError, ValueError: an option has a value that it cannot have.
+        """
+        for name in ("method_name", "http_method"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} must be a str or None, not {value!r}")
+        for name in ("stream", "idempotent"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if self.shard_key is not None:
+            check_key(self.shard_key)
+        check_timeout(self.timeout_s, "timeout_s")
+        if self.queue_full not in ("wait", "raise"):
+            raise ValueError(f"queue_full must be 'wait' or 'raise', not {self.queue_full!r}")
+        if self.http_headers is None:
+            return self
+        if not isinstance(self.http_headers, Mapping):
+            raise TypeError(f"http_headers must be a dict of str to str or None, not {self.http_headers!r}")
+        for item in self.http_headers.items():
+            if not all(isinstance(part, str) for part in item):
+                raise TypeError(f"http_headers must be a dict of str to str, and holds {item!r}")
+        return self._replace(http_headers=dict(self.http_headers))
+
+    def wire_headers(self) -> list[tuple[bytes, bytes]]:
+        """The request's headers, as they travel."""
+        ours = {"x-serve-shard-key": self.shard_key, "x-serve-call-method": self.method_name}
+        headers = {name.lower(): value for name, value in (self.http_headers or {}).items()}
+        headers.update((name, value) for name, value in ours.items() if value is not None)
+        return [(name.encode(), value.encode()) for name, value in headers.items()]
+
 
 class _Handle:
     """What both kinds of handle share: where they lead, and their options. Immutable; picklable."""
+
+    _endpoint: str
+    _credentials: Credentials
+    _options: CallOptions
+    _missing_ok: bool
+    _headers: list[tuple[bytes, bytes]]
+    _http_method: str
+    _idempotent: bool
 
     def __init__(
         self,
@@ -53,13 +98,24 @@ class _Handle:
         *,
         missing_ok: bool = False,
     ) -> None:
-        self._endpoint = endpoint
-        self._credentials = credentials
-        self._options = options or CallOptions()
-        self._missing_ok = missing_ok
+        options = options or CallOptions()
+        headers = options.wire_headers()
+        explicit_safe = options.http_method is not None and options.http_method.upper() in SAFE_METHODS
+        vars(self).update(
+            _endpoint=endpoint,
+            _credentials=credentials,
+            _options=options,
+            _missing_ok=missing_ok,
+            _headers=headers,
+            _http_method=(options.http_method or "GET").upper(),
+            _idempotent=options.idempotent or explicit_safe or any(name == b"idempotency-key" for name, _ in headers),
+        )
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"a handle cannot be changed ({name} was set); options() makes another one")
 
     def options(
-        self,
+        self: H,
         *,
         method_name: str | None = _UNSET,
         shard_key: str | None = _UNSET,
@@ -69,7 +125,7 @@ class _Handle:
         stream: bool = _UNSET,
         idempotent: bool = _UNSET,
         queue_full: str = _UNSET,
-    ) -> Any:
+    ) -> H:
         """A handle like this one with some options changed; those not given are inherited.
 
         Args:
@@ -98,16 +154,7 @@ class _Handle:
             "queue_full": queue_full,
         }
         given = {name: value for name, value in given.items() if value is not _UNSET}
-        options = self._options._replace(**given)
-        for name in ("method_name", "http_method"):
-            value = getattr(options, name)
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{name} must be a str or None, not {value!r}")
-        if options.shard_key is not None:
-            check_key(options.shard_key)
-        check_timeout(options.timeout_s, "timeout_s")
-        if options.queue_full not in ("wait", "raise"):
-            raise ValueError(f"queue_full must be 'wait' or 'raise', not {options.queue_full!r}")
+        options = self._options._replace(**given).checked()
         return type(self)(self._endpoint, self._credentials, options, missing_ok=self._missing_ok)
 
     def __repr__(self) -> str:
@@ -119,36 +166,34 @@ class _Handle:
         path = self._credentials.control_path
         return (_rebuild, (type(self), self._endpoint, path, self._options, self._missing_ok))
 
-    def _send(self, session: Session, data: Any, kwargs: dict[str, Any]) -> tuple[ServeFuture, Call]:
+    def _call(self, session: Session, lane: Lane, data: Any, kwargs: dict[str, Any]) -> ServeFuture[Any]:
+        """A call that has still to be submitted to its lane."""
         options, scope = self._options, call_scope.get()
-        future: concurrent.futures.Future[Reply] = concurrent.futures.Future()
-        headers = [(name.lower().encode(), value.encode()) for name, value in (options.http_headers or {}).items()]
-        if options.shard_key is not None:
-            headers = [header for header in headers if header[0] != b"x-serve-shard-key"]
-            headers.append((b"x-serve-shard-key", options.shard_key.encode()))
-        explicit_safe = options.http_method is not None and options.http_method.upper() in SAFE_METHODS
-        call = Call(
-            endpoint=self._endpoint,
-            codec=CODEC_OBJECT,
+        if type(data) not in _NEVER_A_REQUEST:
+            data = passed_on(data)
+        call = HandleCall(
+            self._endpoint,
+            lane.now() + self._time_left(session, scope),
+            dumps_arguments(data, kwargs),
             method_name=options.method_name or "",
-            http_method=(options.http_method or "GET").upper(),
-            headers=headers,
-            body=dumps_arguments(data, kwargs),
-            deadline=session.loop.time() + self._time_left(session, scope),
+            http_method=self._http_method,
+            headers=self._headers,
             request_id=scope.request_id if scope is not None else "",
-            future=future,
             shard_key=options.shard_key,
-            idempotent=options.idempotent or explicit_safe or any(name == b"idempotency-key" for name, _ in headers),
+            idempotent=self._idempotent,
             waits_for_room=options.queue_full == "wait",
         )
-        kind = ServeStream if options.stream else ServeFuture
-        return kind(session, call, future, blocks_loop=isinstance(self, ServeHandle)), call
+        future: ServeFuture[Any] = ServeFuture(lane, call, iterable=options.stream)
+        if scope is not None:
+            scope.adopt(future)
+            call.watch(partial(scope.release, future))
+        return future
 
     def _time_left(self, session: Session, scope: CallScope | None) -> float:
         """Seconds until the call's deadline: its own, and never more than that of the call it is made for."""
         timeout_s = self._options.timeout_s
         if timeout_s is None:
-            endpoint = session.endpoint(self._endpoint)
+            endpoint = session.table().endpoints.get(self._endpoint)
             timeout_s = endpoint.request_timeout_s if endpoint is not None else None
         if timeout_s is None:
             timeout_s = self._credentials.request_timeout_s
@@ -158,7 +203,7 @@ class _Handle:
 class ServeHandle(_Handle):
     """Calls an endpoint from any thread."""
 
-    def remote(self, data: Any = None, /, **kwargs: Any) -> ServeFuture:
+    def remote(self, data: Any = None, /, **kwargs: Any) -> ServeFuture[Any]:
         """Send a call.
 
         Args:
@@ -167,56 +212,71 @@ class ServeHandle(_Handle):
 
         Returns:
             A future. The calling thread waits only while the endpoint's queue is full.
+
+        Raises:
+            TypeError, ValueError: the arguments cannot be pickled, or are too large.
+            ServeException: the instance has ended.
+            Exception: what a future among the arguments has failed with.
         """
         session = session_for(self._credentials)
+        lane = session.thread_lane()
         if isinstance(data, ServeFuture):
             data = data.result()
         kwargs = {name: value.result() if isinstance(value, ServeFuture) else value for name, value in kwargs.items()}
-        future, call = self._send(session, data, kwargs)
-        if call.waits_for_room and session.is_crowded(self._endpoint):
+        future = self._call(session, lane, data, kwargs)
+        call = future._call
+        if call.waits_for_room and lane.is_crowded(self._endpoint) and threading.get_ident() != lane.thread:
             admitted = threading.Event()
             call.on_admitted = admitted.set
-            future._future.add_done_callback(lambda _: admitted.set())
-            session.submit(call, missing_ok=self._missing_ok)
+            call.watch(admitted.set)
+            lane.submit(call, missing_ok=self._missing_ok)
             admitted.wait()
         else:
-            session.submit(call, missing_ok=self._missing_ok)
+            lane.submit(call, missing_ok=self._missing_ok)
         return future
 
 
 class AsyncServeHandle(_Handle):
-    """Calls an endpoint from a running event loop, any one."""
+    """Calls an endpoint from a running event loop, any one; calls stay on that loop."""
 
     def remote(self, data: Any = None, /, **kwargs: Any) -> Sending:
-        """Send a call; ``await`` it for a future, and that for the value. Arguments as for :class:`ServeHandle`."""
-        return Sending(self._remote(data, kwargs))
+        """Send a call; ``await`` it for a future, and that for the value. The first await lasts only while the
+        endpoint's queue is full. Arguments and errors as for :class:`ServeHandle`."""
+        return Sending(partial(self._remote, data, kwargs))
 
-    async def _remote(self, data: Any, kwargs: dict[str, Any]) -> ServeFuture:
-        session = await asyncio.to_thread(session_for, self._credentials)
-        if isinstance(data, ServeFuture):
-            data = await data
-        kwargs = {name: await value if isinstance(value, ServeFuture) else value for name, value in kwargs.items()}
-        future, call = self._send(session, data, kwargs)
-        session.submit(call, missing_ok=self._missing_ok)
+    def _remote(self, data: Any, kwargs: dict[str, Any]) -> Generator[Any, None, ServeFuture[Any]]:
+        # A generator and no coroutine: nearly always there is nothing to wait for.
+        session = existing_session(self._credentials)
+        if session is None:
+            session = yield from asyncio.to_thread(session_for, self._credentials).__await__()
+        lane = session.loop_lane()
+        if lane is None:
+            lane = yield from session.open_loop_lane().__await__()
+        if isinstance(data, (ServeFuture, Sending)):
+            data = yield from _resolved(data).__await__()
+        for name, value in kwargs.items():
+            if isinstance(value, (ServeFuture, Sending)):
+                kwargs[name] = yield from _resolved(value).__await__()
+        future = self._call(session, lane, data, kwargs)
+        lane.submit(future._call, missing_ok=self._missing_ok)
+        if future._call.held_back:
+            yield from _admitted(future, lane.loop.create_future())
         return future
 
 
-def dumps_arguments(data: Any, kwargs: dict[str, Any]) -> bytes:
-    """Pickle a call's arguments; what is defined in ``__main__`` or a notebook cell travels by value.
+def _admitted(future: ServeFuture[Any], waiter: asyncio.Future[None]) -> Generator[Any, None, None]:
+    """Wait until the queue has room for the call, or it is over."""
+    future._call.on_admitted = tell = partial(wake, waiter)
+    future._call.watch(tell)
+    try:
+        yield from waiter
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
 
-    Raises:
-        TypeError: they cannot be pickled.
-    """
-    try:
-        packed = pickle.dumps((data, kwargs), protocol=5)
-        if b"__main__" not in packed:
-            return packed
-    except Exception:  # noqa: BLE001 - lambdas, local classes: cloudpickle can, or says why not
-        packed = b""
-    try:
-        return bytes(cloudpickle.dumps((data, kwargs), protocol=5))
-    except Exception as error:
-        raise TypeError(f"the call's arguments cannot be pickled: {error}") from error
+
+async def _resolved(value: ServeFuture[Any] | Sending) -> Any:
+    return await (await value if isinstance(value, Sending) else value)
 
 
 def _rebuild(kind: type[_Handle], endpoint: str, control_path: str, options: CallOptions, missing_ok: bool) -> _Handle:

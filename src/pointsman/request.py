@@ -8,6 +8,7 @@ when something of it is asked for: a sync backend that reads bytes never loads i
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import quote, unquote
@@ -235,15 +236,34 @@ class Request:
 
 def async_request(incoming: Incoming) -> StarletteRequest:
     """The Starlette request for an ``async def`` callable."""
+    if incoming.kwargs is not None:
+        handle_request: StarletteRequest = _handle_request_class()(incoming)
+        return handle_request
     from starlette.requests import Request as StarletteRequest
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": incoming.data, "more_body": False}
 
-    if incoming.kwargs is None:
-        return StarletteRequest(incoming.scope(), receive)
-    handle_request: StarletteRequest = _handle_request_class()(incoming)
-    return handle_request
+    request = StarletteRequest(incoming.scope(), receive)
+    vars(request)["_incoming"] = incoming  # for a handle that it may be passed to
+    return request
+
+
+def passed_on(value: Any) -> Any:
+    """What a handle sends for its first argument: a request that a backend was given travels as it came.
+
+    Raises:
+        TypeError: a Starlette request that somebody else made.
+    """
+    if isinstance(value, Request):
+        return value._incoming
+    module = sys.modules.get("starlette.requests")
+    if module is None or not isinstance(value, module.HTTPConnection):
+        return value
+    incoming = vars(value).get("_incoming")
+    if not isinstance(incoming, Incoming):
+        raise TypeError("only a request that a backend was given can be passed on; pass its body instead")
+    return incoming
 
 
 _handle_class: Any = None
@@ -257,11 +277,19 @@ def _handle_request_class() -> Any:
     from starlette.requests import Request as StarletteRequest
 
     class HandleRequest(StarletteRequest):
-        """A handle call as an ``async def`` callable sees it: Starlette's interface, Python objects inside."""
+        """A handle call as an ``async def`` callable sees it: Starlette's interface, Python objects inside.
+
+        Starlette's own state is made when something of it is first asked for: most calls want the body only.
+        """
 
         def __init__(self, incoming: Incoming) -> None:
-            super().__init__(incoming.scope())
             self._incoming = incoming
+
+        def __getattr__(self, name: str) -> Any:
+            if "scope" in vars(self) or name.startswith("__"):
+                raise AttributeError(name)
+            super().__init__(self._incoming.scope())
+            return getattr(self, name)
 
         @property
         def query_params(self) -> Any:

@@ -1,14 +1,15 @@
-"""A process's attachment to one instance: a thread with an event loop, the control link and, once a handle is used, a
-router. Clients and handles share it; user code of any thread, with or without a loop of its own, may call in.
+"""A process's attachment to one instance: a thread with an event loop, the control link and, once handles are used, the
+routing table and a lane for threads and for each loop that calls. Clients and handles share it; user code of any thread
+may call in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.context import replica_context
@@ -16,8 +17,8 @@ from pointsman.engine.base import Address
 from pointsman.engine.child import new_event_loop
 from pointsman.engine.instances import address_of, locator, metrics_folder
 from pointsman.exceptions import ServeException
-from pointsman.model import EndpointSpec
-from pointsman.routing.call import Call
+from pointsman.lanes import LoopLane, ThreadLane
+from pointsman.model import RoutingTable
 from pointsman.routing.control import ControlLink
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
@@ -26,9 +27,6 @@ from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
 from pointsman.wire.commands import AnyCommand, Progress
 
 T = TypeVar("T")
-
-CALLS_UNDER_WAY_LIMIT = 1000
-"""Calls handed to the loop and not taken up by it yet; a thread that is faster than the loop waits beyond this."""
 
 
 class Credentials(NamedTuple):
@@ -50,21 +48,14 @@ class Session:
         self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="pointsman-client", daemon=True)
         self._link: ControlLink | None = None
-        self._router: Router | None = None
         self._book: Book | None = None
+        self._unused_metrics: list[RouterMetrics] = []
         self._lock = threading.Lock()
-        self._submitted: deque[tuple[Router, Call, bool]] = deque()
-        self._submit_pending = False
-        self._closed = False
-        self._pid = os.getpid()
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
+        self._book_lock = threading.Lock()
+        self._table: RoutingTable | None = None
+        self._thread_lane: ThreadLane | None = None
+        self._loop_lanes: dict[asyncio.AbstractEventLoop, tuple[LoopLane, AsyncGenerator[None, None]]] = {}
+        self.closed = False
 
     def start(self) -> None:
         """Connect to the controller.
@@ -81,7 +72,7 @@ class Session:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the session's loop and wait for what it returns."""
-        if self._closed:
+        if self.closed:
             coroutine.close()
             raise ServeException("the client was shut down")
         if threading.current_thread() is self._thread:
@@ -104,56 +95,75 @@ class Session:
         assert self._link is not None
         return self.run(self._link.command(command, body, progress=progress))
 
-    def router(self) -> Router:
-        """The process's router for this instance; the first call waits for the routing table."""
-        with self._lock:
-            if self._router is None:
-                self._router = self.run(self._start_router())
-            return self._router
+    def table(self) -> RoutingTable:
+        """The newest routing table; the first call subscribes, and waits for it."""
+        if self._table is None:
+            with self._lock:
+                if self._table is None:
+                    self.run(self._subscribe())
+        assert self._table is not None
+        return self._table
 
-    def submit(self, call: Call, *, missing_ok: bool) -> None:
-        """Give a call to the router, from any thread."""
-        router = self.router()
-        self._submitted.append((router, call, missing_ok))
-        if not self._submit_pending:
-            self._submit_pending = True
-            self._loop.call_soon_threadsafe(self._take_submitted)
+    def thread_lane(self) -> ThreadLane:
+        """Where calls from threads go."""
+        if self._thread_lane is None:
+            self.table()
+            with self._lock:
+                if self._thread_lane is None:
+                    self.run(self._open_thread_lane())
+        assert self._thread_lane is not None
+        return self._thread_lane
 
-    def endpoint(self, name: str) -> EndpointSpec | None:
-        """What the newest routing table says of an endpoint."""
-        return self.router().table.endpoints.get(name)
+    def loop_lane(self) -> LoopLane | None:
+        """Where calls from the running loop go, with the newest routing table; None before :meth:`open_loop_lane`."""
+        known = self._loop_lanes.get(asyncio.get_running_loop())
+        if known is None:
+            return None
+        lane = known[0]
+        if lane.router.table is not self._table and self._table is not None:
+            lane.router.apply(self._table)
+        return lane
 
-    def is_crowded(self, endpoint: str) -> bool:
-        """Whether a new call should wait before it is made."""
-        return len(self._submitted) > CALLS_UNDER_WAY_LIMIT or self.router().would_wait(endpoint)
+    async def open_loop_lane(self) -> LoopLane:
+        """The same, opened if there is none yet. It ends with the loop."""
+        table = await asyncio.to_thread(self.table)
+        lane = self.loop_lane()
+        if lane is None:
+            for loop in [loop for loop in self._loop_lanes if loop.is_closed()]:
+                self._forget_lane(loop)  # closed by someone who did not end its asynchronous generators
+            lane = LoopLane(self._new_router())
+            lane.router.apply(table)
+            keeper = self._keep(lane)
+            await keeper.__anext__()
+            self._loop_lanes[lane.loop] = lane, keeper
+        return self.loop_lane() or lane
 
-    def cancel(self, call: Call) -> None:
-        """Give a call up, from any thread."""
-        if self._router is not None and not self._closed:
-            self._loop.call_soon_threadsafe(self._router.cancel, call)
+    async def _keep(self, lane: LoopLane) -> AsyncGenerator[None, None]:
+        """Iterated once: asyncio ends asynchronous generators before it closes a loop, and with this one the lane."""
+        try:
+            yield
+        finally:
+            await lane.router.aclose()
+            self._forget_lane(lane.loop)
+
+    def _forget_lane(self, loop: asyncio.AbstractEventLoop) -> None:
+        known = self._loop_lanes.pop(loop, None)
+        if known is not None and known[0].router.metrics is not None:
+            with self._book_lock:
+                self._unused_metrics.append(known[0].router.metrics)
 
     def close(self) -> None:
         """Disconnect and end the thread. Calls under way fail."""
-        if self._closed or os.getpid() != self._pid:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         _forget(self)
+        for lane, keeper in self._loop_lanes.values():
+            with contextlib.suppress(RuntimeError):  # that loop is closed already
+                lane.loop.call_soon_threadsafe(_end, lane.loop, keeper)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop)
             self._thread.join(timeout=5.0)
-
-    def _take_submitted(self) -> None:
-        self._submit_pending = False
-        submitted = self._submitted
-        while submitted:
-            router, call, missing_ok = submitted.popleft()
-            try:
-                if missing_ok:
-                    router.submit_when_there(call)
-                else:
-                    router.submit(call)
-            except ServeException as error:
-                call.fail(error)
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -172,35 +182,63 @@ class Session:
         )
         await self._link.start()
 
-    async def _start_router(self) -> Router:
+    async def _subscribe(self) -> None:
         assert self._link is not None
-        router = Router(instance=self.credentials.instance, metrics=self._open_metrics())
         first_table = asyncio.Event()
-        link = self._link
 
-        def apply(table: Any) -> None:
-            router.apply(table)
+        def apply(table: RoutingTable) -> None:
+            self._apply(table)
             first_table.set()
 
-        link.on_table = apply
-        link.subscribe(ingress=False, pid=os.getpid())
+        self._link.on_table = apply
+        self._link.subscribe(ingress=False, pid=os.getpid())
         await first_table.wait()
-        return router
 
-    def _open_metrics(self) -> RouterMetrics | None:
-        book = process_book()  # a replica has one of its own
-        if book is None:
-            book = self._book = Book.open(metrics_folder(self.credentials.control_path), "client")
-        return RouterMetrics(book) if book is not None else None
+    def _apply(self, table: RoutingTable) -> None:
+        """Use a table from now on. Lanes of other loops look for themselves before each call; what waits there for an
+        endpoint or a replica has to be told."""
+        if self._table is not None and table.version <= self._table.version:
+            return
+        self._table = table
+        if self._thread_lane is not None:
+            self._thread_lane.router.apply(table)
+        for lane, _ in list(self._loop_lanes.values()):
+            lane.apply(table)
+
+    async def _open_thread_lane(self) -> None:
+        lane = ThreadLane(self._new_router())
+        lane.router.apply(self.table())
+        self._thread_lane = lane  # on the loop, where no table can come in between
+
+    def _new_router(self) -> Router:
+        """A router for the running loop, with cells of its own to count in: each is written by one thread only."""
+        with self._book_lock:
+            if self._unused_metrics:
+                metrics: RouterMetrics | None = self._unused_metrics.pop()
+            else:
+                book = process_book() or self._book  # a replica has one of its own
+                if book is None:
+                    book = self._book = Book.open(metrics_folder(self.credentials.control_path), "client")
+                metrics = RouterMetrics(book) if book is not None else None
+        return Router(instance=self.credentials.instance, metrics=metrics)
 
     async def _disconnect(self) -> None:
         if self._link is not None:
             await self._link.aclose()
-        if self._router is not None:
-            await self._router.aclose()
+        if self._thread_lane is not None:
+            await self._thread_lane.router.aclose()
         if self._book is not None:
             self._book.close()
         self._loop.stop()
+
+
+def _end(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, None]) -> None:
+    task = loop.create_task(keeper.aclose())
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)
+
+
+_ending: set[asyncio.Task[None]] = set()
 
 
 async def _outcome_of(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
@@ -212,20 +250,28 @@ async def _outcome_of(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, Exce
         return None, error
 
 
-_sessions: dict[tuple[int, str, str], Session] = {}
+_sessions: dict[tuple[str, str], Session] = {}
 _sessions_lock = threading.Lock()
 
 
 def session_for(credentials: Credentials) -> Session:
     """This process's session with an instance; connects when there is none yet."""
-    key = (os.getpid(), credentials.instance, credentials.role)
+    session = existing_session(credentials)
+    if session is not None:
+        return session
     with _sessions_lock:
-        session = _sessions.get(key)
-        if session is None or session.closed:
+        session = existing_session(credentials)
+        if session is None:
             session = Session(credentials)
             session.start()
-            _sessions[key] = session
+            _sessions[credentials.instance, credentials.role] = session
         return session
+
+
+def existing_session(credentials: Credentials) -> Session | None:
+    """The same, when there is one."""
+    session = _sessions.get((credentials.instance, credentials.role))
+    return session if session is not None and not session.closed else None
 
 
 def credentials_here(control_path: str = "") -> Credentials:
@@ -259,3 +305,15 @@ def operator(address: Address) -> Credentials:
 def _forget(session: Session) -> None:
     for key in [key for key, known in list(_sessions.items()) if known is session]:
         _sessions.pop(key, None)
+
+
+def _after_fork() -> None:
+    """In a forked child the threads of the sessions are gone: handles attach again, and clients say what happened."""
+    global _sessions_lock
+    _sessions_lock = threading.Lock()
+    for session in _sessions.values():
+        session.closed = True
+    _sessions.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+import time
 
 import pytest
 
@@ -221,26 +222,228 @@ def test_handles_from_many_threads(served, client, name):
     assert results == {n: [(n, i) for i in range(20)] for n in range(8)}
 
 
-class Composed:
-    """Calls another endpoint from inside."""
+def test_handles_are_frozen(served, client, name):
+    """A handle cannot be changed, not even through the dict that its headers were given in (HA2)."""
+    served(lambda request: request.headers.get("x-tone"))
+    headers = {"X-Tone": "low"}
+    handle = client.get_handle(name).options(http_headers=headers)
+    headers["X-Tone"] = "high"
+    assert handle.remote().result() == "low"
+    with pytest.raises(AttributeError, match="options"):
+        handle._endpoint = "other"
+    for wrong in ({"http_headers": ["x"]}, {"http_headers": {"x": 1}}, {"stream": 1}, {"idempotent": "yes"}):
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            handle.options(**wrong)
 
-    def __init__(self, handle):
-        self.given = handle
-        self.own = serve.connect().get_handle(handle._endpoint)
 
-    def __call__(self, request):
-        return [self.given.remote(request.body()).result(), self.own.remote("own").result()]
+def test_headers_of_a_call(served, client, name):
+    """The request has the handle's headers, shard key and method (RQ4)."""
+
+    class Reads:
+        def headers(self, request):
+            return dict(request.headers)
+
+    served(Reads)
+    handle = client.get_handle(name).options(method_name="headers", http_headers={"X-Tone": "low"}, shard_key="k")
+    expected = {"x-tone": "low", "x-serve-shard-key": "k", "x-serve-call-method": "headers"}
+    assert handle.remote().result() == expected
 
 
-def test_composition(served, client, name):
-    """A backend calls another by a handle that it was given, or gets itself (CO1, CO5, IN9)."""
+def test_the_exception_without_raising_it(served, client, name):
+    """``exception()`` gives what ``result()`` would raise, or None; both wait (HA4, HA6)."""
+    served(lambda request: 1 / request.body())
+    handle = client.get_handle(name)
+    assert handle.remote(1).exception() is None
+    assert isinstance(handle.remote(0).exception(timeout=30), ZeroDivisionError)
+
+
+def test_callbacks(served, client, name):
+    """A callback is told once, of an answer, a failure or a cancellation, also when it comes too late (HA6)."""
+    served(Held)
+    handle = client.get_handle(name)
+    futures = [handle.remote(n) for n in range(2)]
+    told = []
+    for future in futures:
+        future.add_done_callback(told.append)
+    futures[0].add_done_callback(lambda future: 1 / 0)  # is logged, and harms nobody
+    futures[1].cancel()
+    wait_until(lambda: told == [futures[1]])
+    handle.options(method_name="let_go").remote().result()
+    wait_until(lambda: told == [futures[1], futures[0]])
+    futures[0].add_done_callback(told.append)
+    assert told == [futures[1], futures[0], futures[0]]
+
+
+def test_callbacks_may_call_but_not_block(served, client, name):
+    """In a callback a new call is fine, and waiting for one an error instead of a deadlock (HA13)."""
+    served(Held, config={"max_queued_queries": 0, "max_concurrent_queries": 2})
+    handle = client.get_handle(name)
+    seen = []
+
+    def call_again(future):
+        second = handle.remote("second")  # no wait either, though the queue has no room
+        try:
+            second.result()
+        except RuntimeError as error:
+            seen.append(str(error))
+        second.add_done_callback(lambda future: seen.append(future.result()))
+
+    handle.remote("first").add_done_callback(call_again)
+    handle.options(method_name="let_go").remote().result()
+    wait_until(lambda: len(seen) == 2)
+    assert "block" in seen[0]
+    assert seen[1] == "second"
+
+
+def test_get_with_a_timeout(served, client, name):
+    """The timeout of ``get`` is for the whole list; the calls go on (HA7)."""
+    served(Held)
+    handle = client.get_handle(name)
+    futures = [handle.remote(n) for n in range(3)]
+    with pytest.raises(TimeoutError):
+        serve.get(futures, timeout=0.1)
+    handle.options(method_name="let_go").remote().result()
+    assert serve.get(futures, timeout=30) == [0, 1, 2]
+    with pytest.raises(TypeError, match="int"):
+        serve.get([1])
+
+
+def test_wait(served, client, name):
+    """``wait`` parts the futures that are over from those that are not (HA7)."""
+    served(Held)
+    handle = client.get_handle(name)
+    futures = [handle.remote(n) for n in range(4)]
+    assert serve.wait(futures, timeout=0.05) == ([], futures)
+    futures[2].cancel()
+    assert serve.wait(futures) == ([futures[2]], [futures[0], futures[1], futures[3]])
+    handle.options(method_name="let_go").remote().result()
+    assert serve.wait(futures, num_returns=4) == (futures, [])
+    assert serve.wait(futures, num_returns=2) == (futures[:2], futures[2:])
+    for wrong in ({"num_returns": 0}, {"num_returns": 5}):
+        with pytest.raises(ValueError, match="between 1 and 4"):
+            serve.wait(futures, **wrong)
+    with pytest.raises(ValueError, match="twice"):
+        serve.wait([futures[0], futures[0]])
+
+
+def test_arguments_that_are_too_large(served, client, name):
+    """Over 2 GiB less 16 MiB the call is refused with both numbers, before anything is sent or copied."""
     served(echo)
-    client.create_backend(f"{name}-outer", Composed, client.get_handle(name), config={"num_replicas": 2})
-    client.create_endpoint(f"{name}-outer", backend=f"{name}-outer")
-    outer = client.get_handle(f"{name}-outer")
-    assert serve.get([outer.remote(n) for n in range(10)]) == [[n, "own"] for n in range(10)]
-    client.delete_endpoint(f"{name}-outer")
-    client.delete_backend(f"{name}-outer")
+    handle = client.get_handle(name)
+    with pytest.raises(ValueError, match=r"^2147\d+ bytes .* the call's arguments: the limit is 2130706431"):
+        handle.remote(bytes(2**31))  # the system makes no memory of zeros that nobody reads
+    with pytest.raises(TypeError, match="lock"):
+        handle.remote(threading.Lock())
+    assert handle.remote("well").result() == "well"
+
+
+def test_a_short_timeout_after_a_long_rest(served, client, name):
+    """A deadline counts from the call, however long the loop has slept before."""
+    served(echo)
+    handle = client.get_handle(name).options(timeout_s=1.0)
+    assert handle.remote(1).result() == 1
+    time.sleep(1.5)  # the rest itself is what is tested
+    assert handle.remote(2).result() == 2
+
+
+def test_an_async_handle_waits_for_room(served, client, name):
+    """With a full queue the first await lasts until there is room, or ends at the deadline (HA9)."""
+    served(Held, config={"max_concurrent_queries": 2, "max_queued_queries": 1})
+
+    async def use():
+        handle = client.get_handle(name, sync=False)
+        waiting = [await handle.remote(n) for n in range(3)]
+        late = await handle.options(timeout_s=0.3).remote("late")
+        with pytest.raises(BackpressureError):
+            await late
+        patient = asyncio.ensure_future(handle.remote("patient"))
+        assert not (await asyncio.wait([patient], timeout=0.1))[0]
+        impatient = asyncio.ensure_future(handle.remote("impatient"))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        waiting[0].cancel()
+        future = await asyncio.wait_for(patient, 30)
+        waiting[1].cancel()
+        waiting[2].cancel()
+        await (await handle.options(method_name="let_go").remote())
+        return await future
+
+    assert asyncio.run(use()) == "patient"
+
+
+def test_async_futures_from_elsewhere(served, client, name):
+    """The future of an async handle may be waited for on another thread, or awaited on another loop (HA13)."""
+    served(Held)
+
+    async def use():
+        handle = client.get_handle(name, sync=False)
+        future = await handle.remote("far")
+        elsewhere = asyncio.create_task(asyncio.to_thread(future.result, 30))
+
+        async def awaited():
+            return await future
+
+        on_another_loop = asyncio.create_task(asyncio.to_thread(asyncio.run, awaited()))
+        with pytest.raises(RuntimeError, match="await"):
+            serve.wait([future])
+        await (await handle.options(method_name="let_go").remote())
+        return await asyncio.gather(elsewhere, on_another_loop, future, future)
+
+    assert asyncio.run(use()) == ["far"] * 4
+
+
+def test_cancelling_the_task_cancels_the_call(served, client, name):
+    """A task that is cancelled while it awaits a future gives the call up (HA6)."""
+    served(Held)
+
+    async def use():
+        handle = client.get_handle(name, sync=False)
+        counts = handle.options(method_name="counts")
+
+        async def until(expected):
+            while await (await counts.remote()) != expected:
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(await handle.remote(1), 0.05)
+        await asyncio.wait_for(until((0, 1)), 30)
+
+    asyncio.run(use())
+
+
+def test_async_calls_follow_every_change(client, name):
+    """The next call of an async handle goes where the last change says, and one that waits for its endpoint is told of
+    it (CL4, HA3b)."""
+    for tag in ("a", "b"):
+        client.create_backend(f"{name}-{tag}", lambda: serve.get_current_backend_tag()[-1])
+
+    async def use():
+        early = await client.get_handle(name, missing_ok=True, sync=False).remote()
+        await asyncio.to_thread(client.create_endpoint, name, backend=f"{name}-a")
+        assert await asyncio.wait_for(early, 30) == "a"
+        handle = client.get_handle(name, sync=False)
+        for tag in "baba":
+            client.set_traffic(name, {f"{name}-{tag}": 1.0})  # blocks this loop, and that is no reason to miss it
+            assert await (await handle.remote()) == tag
+
+    asyncio.run(use())
+    client.delete_endpoint(name)
+    for tag in ("a", "b"):
+        client.delete_backend(f"{name}-{tag}")
+
+
+def test_a_call_cannot_be_awaited_twice(served, client, name):
+    """What ``remote()`` of an async handle gives is awaited once; the future that this gives as often as one likes."""
+    served(echo)
+
+    async def use():
+        sending = client.get_handle(name, sync=False).remote(1)
+        future = await sending
+        assert await future == await future == 1
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await sending
+
+    asyncio.run(use())
 
 
 def test_clients_are_not_picklable(client):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pointsman.wire.frames import (
     HEADER_SIZE,
-    JOIN_BELOW,
+    LARGE_BODY,
     MAX_HEAD,
     MAX_PAYLOAD_BEFORE_HELLO,
     Frame,
@@ -75,14 +75,14 @@ def test_single_bytes_are_harmless(sent: list[Frame]) -> None:
     assert got == sent
 
 
-@pytest.mark.parametrize("size", [0, 1, JOIN_BELOW - 1, JOIN_BELOW, JOIN_BELOW + 1])
+@pytest.mark.parametrize("size", [0, 1, LARGE_BODY - 1, LARGE_BODY, LARGE_BODY + 1])
 @pytest.mark.parametrize("view", [bytes, memoryview])
 def test_parts_are_the_frame(size: int, view: type) -> None:
     """A large body goes out uncopied, and the receiver cannot tell (HT11)."""
     body = b"x" * size
     parts = encode_parts(Kind.CALL, 7, b"head", view(body))
     assert b"".join(parts) == encode_frame(Kind.CALL, 7, b"head", body)
-    assert len(parts) == (2 if size >= JOIN_BELOW else 1)
+    assert len(parts) == (2 if size >= LARGE_BODY else 1)
     if len(parts) == 2:
         assert len(parts[0]) == HEADER_SIZE + len(b"head")
 

@@ -14,13 +14,9 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 MAY_RUN_CODE = {
     "config.py",  # user_config and middlewares, pickled by the operator's client
-    "future.py",  # values of handle calls, between authenticated processes
-    "handle.py",  # arguments of handle calls, likewise
     "ingress/__main__.py",  # middlewares, shipped by the operator
-    "replica/answers.py",  # values of handle calls
-    "replica/item.py",  # arguments of handle calls
+    "objects.py",  # arguments, values and exceptions of handle calls, between authenticated processes
     "replica/target.py",  # user_config
-    "routing/failures.py",  # exceptions of user code, for callers that take Python objects
     "usercode.py",  # user code
 }
 CODE_RUNNERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}

@@ -109,7 +109,7 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         """
         name = options.check_object_name(endpoint_name, "endpoint_name")
         self._check_alive()
-        if not missing_ok and name not in self._session.router().table.endpoints and name not in self.list_endpoints():
+        if not missing_ok and name not in self._session.table().endpoints and name not in self.list_endpoints():
             raise KeyError(f"endpoint {name!r} does not exist; there are {sorted(self.list_endpoints())}")
         in_loop = _in_event_loop()
         if sync == in_loop:

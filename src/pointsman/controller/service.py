@@ -173,7 +173,7 @@ class Service:
             if str(report.number) != stream.identity:
                 raise WireError(f"replica {stream.identity} reported for {report.number}")
             self._replicas[report.number] = stream
-            self.controller.replica_reported(report, frame.body)
+            self.controller.replica_reported(report, bytes(frame.body))
         elif kind == Kind.HEALTH and role == ROLE_REPLICA:
             number = int(stream.identity)
             self._health[number] = stream
@@ -199,7 +199,9 @@ class Service:
 
     def _start_command(self, stream: Stream, frame: Frame) -> None:
         command: AnyCommand = unpack(frame.head, AnyCommand)  # type: ignore[arg-type]  # a union
-        task = asyncio.get_running_loop().create_task(self._run_command(stream, frame.call_id, command, frame.body))
+        task = asyncio.get_running_loop().create_task(
+            self._run_command(stream, frame.call_id, command, bytes(frame.body))
+        )
         key = (stream, frame.call_id)
         self._commands[key] = task
         task.add_done_callback(lambda _: self._commands.pop(key, None))

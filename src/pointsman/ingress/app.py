@@ -151,7 +151,8 @@ class IngressApp:
         try:
             await send(response_head(reply, self.exposed(exchange)))
             if reply.stream is None:
-                await send({"type": "http.response.body", "body": b"" if reply.status in (204, 304) else reply.body})
+                body = b"" if reply.status in (204, 304) else bytes(reply.body)
+                await send({"type": "http.response.body", "body": body})
             else:
                 await self._stream(reply.stream, scope, send, exchange)
         finally:
@@ -267,7 +268,7 @@ class IngressApp:
         try:
             async for chunk in chunks:
                 if chunk:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await send({"type": "http.response.body", "body": bytes(chunk), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except StreamBroken as broken:
             traceback = broken.failure.traceback if broken.failure else ""

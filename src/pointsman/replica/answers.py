@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
-import pickle
 import re
 import sys
+import types
 from typing import Any, NamedTuple
 
-import cloudpickle
-
+from pointsman import objects
 from pointsman.exceptions import UserCodeError
 from pointsman.wire.messages import CODEC_HTTP
 
@@ -52,9 +50,12 @@ def needs_asgi(value: Any) -> bool:
 
 def is_long(value: Any) -> bool:
     """Whether a value takes its time to be sent: it is iterated, or run."""
-    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+    if isinstance(value, _ITERATED):
         return True
     return is_response(value) and needs_asgi(value)
+
+
+_ITERATED = (types.GeneratorType, types.AsyncGeneratorType)
 
 
 def encode_answer(value: Any, codec: int) -> Answer:
@@ -145,14 +146,12 @@ _ENCODER = json.JSONEncoder(default=_jsonable, ensure_ascii=False, allow_nan=Fal
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle a value; objects whose class lives in ``__main__`` or a notebook cell travel with their class."""
+    """Pack a value for a caller that takes Python objects.
+
+    Raises:
+        UserCodeError: it cannot be pickled, or is too large.
+    """
     try:
-        data = pickle.dumps(value, protocol=5)
-        if b"__main__" not in data:
-            return data
-    except Exception:  # noqa: BLE001 - lambdas, local classes: cloudpickle can, or says why not
-        data = b""
-    try:
-        return bytes(cloudpickle.dumps(value, protocol=5))
-    except Exception as error:
-        raise UserCodeError(f"a value of type {type(value).__name__} cannot be pickled: {error}") from error
+        return objects.dumps(value, what=f"a value of type {type(value).__name__}")
+    except (TypeError, ValueError) as error:
+        raise UserCodeError(str(error)) from error

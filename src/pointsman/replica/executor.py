@@ -25,15 +25,11 @@ class SyncExecutor(Generic[T]):
     Args:
         work: called on the thread with each due batch.
         batcher: holds the waiting items; owned by this executor, guarded by its lock.
-        after_posts: called on the loop when all that was posted has been run.
     """
 
-    def __init__(
-        self, work: Callable[[list[T]], None], *, batcher: Batcher[T], after_posts: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, work: Callable[[list[T]], None], *, batcher: Batcher[T]) -> None:
         self._work = work
         self._batcher = batcher
-        self._after_posts = after_posts
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._waker = threading.Lock()
@@ -125,7 +121,6 @@ class SyncExecutor(Generic[T]):
                 callback, args = posts.popleft()
                 callback(*args)
         finally:
-            self._after_posts()
             if posts:  # one failed: the others are not its hostages
                 self._call_loop(self._run_posts)
 

@@ -1,9 +1,8 @@
-"""One call inside a replica."""
+"""One call inside a replica, and what the members of a batch have in common."""
 
 from __future__ import annotations
 
 import asyncio
-import pickle
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -12,6 +11,7 @@ from typing import Any
 from pointsman.context import CallScope, call_scope
 from pointsman.exceptions import DeadlineExceededError
 from pointsman.model import Reason
+from pointsman.objects import loads
 from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.target import Method
@@ -28,10 +28,11 @@ class Item:
 
     __slots__ = (
         "_incoming",
+        "_scope",
         "arrived",
+        "batch_scope",
         "began",
         "call_id",
-        "connection",
         "counted",
         "credit",
         "deadline",
@@ -45,7 +46,7 @@ class Item:
         "task",
     )
 
-    def __init__(self, stream: Stream, call_id: int, head: CallHead, body: bytes, method: Method) -> None:
+    def __init__(self, stream: Stream, call_id: int, head: CallHead, body: bytes | bytearray, method: Method) -> None:
         self.stream = stream
         self.call_id = call_id
         self.head = head
@@ -57,23 +58,36 @@ class Item:
         self.counted = False
         """Whether the metrics have it as processed."""
         self.deadline = self.arrived + head.budget_ms / 1000
-        self.connection = int(stream.identity or 0)
         self.key: Hashable = ""
         """Items of different keys never share a batch."""
         self.mark: int | None = None
         """Where the call is noted as started; None while it is not."""
         self.over = False
         self._incoming: Incoming | None = None
+        self._scope: CallScope | None = None
+        self.batch_scope: CallScope | None = None
+        """Shared with the other members of its batch."""
         self.task: asyncio.Task[None] | None = None
         self.credit: threading.Semaphore | asyncio.Semaphore | None = None
 
     def scope(self) -> CallScope:
         """What inner calls inherit."""
-        return CallScope(self.deadline, self.head.request_id)
+        if self._scope is None:
+            self._scope = CallScope(self.deadline, self.head.request_id)
+        return self._scope
 
     def enter_stream(self) -> None:
         """The answer has begun, and with it the deadline has been met: what follows may take its time."""
-        call_scope.set(CallScope(float("inf"), self.head.request_id))
+        call_scope.set(self.scope().without_deadline())
+
+    def give_up_inner_calls(self) -> None:
+        """Nobody waits for the answer any more, nor for those of calls that were made for it."""
+        streams = self.credit is not None
+        if not streams and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
+            return  # they have inherited the deadline, and end by it now, with the error that says so
+        for scope in (self._scope, self.batch_scope):
+            if scope is not None:
+                scope.give_up()
 
     def grant(self, chunks: int) -> None:
         """The reader of its stream has room for so many more chunks."""
@@ -100,10 +114,14 @@ class Item:
 
     def _unpack(self) -> Incoming:
         head = self.head
-        data: Any = self.frame_body
+        data: Any
         kwargs: dict[str, Any] | None = None
         if head.codec != CODEC_HTTP:
-            data, kwargs = pickle.loads(self.frame_body)
+            data, kwargs = loads(self.frame_body)
+            if isinstance(data, Incoming):  # a request that another backend was given, and passed on
+                return data
+        else:
+            data = bytes(self.frame_body)
         return Incoming(
             endpoint=head.endpoint,
             http_method=head.http_method,
@@ -134,7 +152,10 @@ def scope_of(items: list[Item]) -> CallScope:
     """What inner calls inherit: of a batch, the latest of the deadlines and one of the ids."""
     if len(items) == 1:
         return items[0].scope()
-    return CallScope(max(item.deadline for item in items), items[0].head.request_id)
+    scope = CallScope(max(item.deadline for item in items), items[0].head.request_id, callers=len(items))
+    for item in items:
+        item.batch_scope = scope
+    return scope
 
 
 def learn(rule: BatchRule, items: list[Item], began: float) -> None:

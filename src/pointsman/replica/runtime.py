@@ -61,13 +61,11 @@ class Runtime:
         self._items: dict[tuple[Stream, int], Item] = {}
         self._draining = False
         self._drained: asyncio.Future[None] = self._loop.create_future()
-        self._unflushed: set[Stream] = set()
-        self._streams: set[Stream] = set()
+        self._streams: dict[Stream, int] = {}
+        """Connections of routers, and their numbers."""
         self._on_thread: tuple[float, list[Item]] | None = None
         """What sync code runs now, and since when."""
-        self._thread: SyncExecutor[Item] = SyncExecutor(
-            self._run_on_thread, batcher=Batcher(self._rule), after_posts=self._flush_streams
-        )
+        self._thread: SyncExecutor[Item] = SyncExecutor(self._run_on_thread, batcher=Batcher(self._rule))
         self._coroutines: CoroutineExecutor[Item] = CoroutineExecutor(self._run_on_loop, batcher=Batcher(self._rule))
         self._apply_limits(config)
 
@@ -152,7 +150,7 @@ class Runtime:
     # StreamUser: connections of routers
 
     def stream_ready(self, stream: Stream) -> None:
-        self._streams.add(stream)
+        self._streams[stream] = int(stream.identity or 0)
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
@@ -166,7 +164,7 @@ class Runtime:
                     item.grant(unpack(frame.head, CreditHead).chunks)
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
-        self._streams.discard(stream)
+        self._streams.pop(stream, None)
         for item in [item for item in self._items.values() if item.stream is stream]:
             self._cancel(item)
 
@@ -212,6 +210,7 @@ class Runtime:
             self._close(item)
             return
         item.over = True
+        item.give_up_inner_calls()
         if item.credit is not None:
             item.credit.release()  # a producer that waits for credit sees that its item is over
         if item.task is not None:
@@ -238,22 +237,8 @@ class Runtime:
         gone = item.over
         self._close(item)
         if not gone:
-            head = ReplyHead(answer.status, answer.headers, len(self._items))
-            item.stream.send(Kind.REPLY, item.call_id, pack(head), answer.body)
-
-    def _reply_from_thread(self, item: Item, answer: answers.Answer) -> None:
-        """As :meth:`_reply`; what a burst of posts answers leaves together at its end."""
-        gone = item.over
-        self._close(item)
-        if not gone:
-            head = ReplyHead(answer.status, answer.headers, len(self._items))
-            item.stream.queue(Kind.REPLY, item.call_id, pack(head), answer.body)
-            self._unflushed.add(item.stream)
-
-    def _flush_streams(self) -> None:
-        for stream in self._unflushed:
-            stream.flush()
-        self._unflushed.clear()
+            head = pack(ReplyHead(answer.status, answer.headers, len(self._items)))
+            item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
 
     def _fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:
         gone = item.over
@@ -311,7 +296,7 @@ class Runtime:
                 self._thread.post(self._deliver_later, item, value)
                 return
             else:
-                tell, outcome = self._reply_from_thread, (answers.encode_answer(value, item.head.codec),)
+                tell, outcome = self._reply, (answers.encode_answer(value, item.head.codec),)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
             failed, tell, outcome = True, self._fail_with, (error,)
         self._metrics.thread.processed(item, failed=failed)
@@ -324,8 +309,8 @@ class Runtime:
         if not items:
             return
         method = items[0].method
-        if not method.batches:
-            items[0].task = asyncio.current_task()  # one that was held back has no task yet by which to cancel it
+        if not method.batches and items[0].task is None:
+            items[0].task = asyncio.current_task()  # it was held back, and has no task yet by which to cancel it
         call_scope.set(scope_of(items))
         began, size = items[0].began, len(items)
         try:
@@ -340,7 +325,9 @@ class Runtime:
             for item, value in zip(items, values, strict=True):
                 if method.batches and isinstance(value, BaseException):
                     self._fail_with(item, value)
-                elif method.batches and answers.is_long(value):
+                elif not answers.is_long(value):
+                    self._deliver_whole(item, value)
+                elif method.batches:
                     self._deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
                 else:
                     await self._deliver(item, value)
@@ -366,12 +353,20 @@ class Runtime:
                 await run_response(item, value, load=lambda: self.load)
                 self._close(item)
             else:
-                self._reply(item, answers.encode_answer(value, item.head.codec))
+                self._deliver_whole(item, value)
         except asyncio.CancelledError:
             self._fail_with(item, RuntimeError("user code was cancelled"))
             raise
         except BaseException as error:  # noqa: BLE001 - user code: generators and responses run here too
             self._fail_with(item, error)
+
+    def _deliver_whole(self, item: Item, value: Any) -> None:
+        try:
+            answer = answers.encode_answer(value, item.head.codec)
+        except BaseException as error:  # noqa: BLE001 - user code: values are asked for their own JSON form
+            self._fail_with(item, error)
+        else:
+            self._reply(item, answer)
 
     def _deliver_later(self, item: Item, value: Any) -> None:
         if item.over:
@@ -393,7 +388,7 @@ class Runtime:
                     self._loop.call_soon_threadsafe(self._close, item)
         if self._started is not None:
             for item in items:
-                item.mark = self._started.begin(item.connection, item.call_id)
+                item.mark = self._started.begin(self._streams.get(item.stream, 0), item.call_id)
         if items:
             (self._metrics.loop if items[0].method.is_async else self._metrics.thread).started(items, now)
         return items

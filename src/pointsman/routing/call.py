@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from pointsman.wire.frames import Body
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
 
 if TYPE_CHECKING:
     from pointsman.routing.remote import RemoteReplica
 
-FUTURE_IS_OVER = (asyncio.InvalidStateError, concurrent.futures.InvalidStateError)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class CallFuture(Protocol):
-    """Where the outcome of a call goes: an asyncio or concurrent future, or what stands in for one."""
+    """Where the outcome of a call goes: an asyncio future of the router's loop, or what stands in for one."""
 
     def done(self) -> bool: ...
 
@@ -33,7 +32,7 @@ class Call:
     """One request and how far it has come.
 
     The maker fills the first group and learns the outcome through ``future``; the router owns the rest. ``deadline`` is
-    in the time of the router's loop. A ``shadow`` call yields to all others.
+    in the time of the router's loop. A ``shadow`` call yields to all others. Headers and path parameters are only read.
     """
 
     __slots__ = (
@@ -47,6 +46,7 @@ class Call:
         "endpoint",
         "future",
         "headers",
+        "held_back",
         "http_method",
         "idempotent",
         "method_name",
@@ -59,6 +59,7 @@ class Call:
         "request_id",
         "shadow",
         "shard_key",
+        "step",
         "timer",
         "waits_for_room",
     )
@@ -68,7 +69,7 @@ class Call:
         *,
         endpoint: str,
         deadline: float,
-        future: CallFuture,
+        future: CallFuture | None = None,
         codec: int = CODEC_HTTP,
         method_name: str = "",
         http_method: str = "GET",
@@ -78,7 +79,7 @@ class Call:
         path_params: dict[str, str] | None = None,
         request_id: str = "",
         client: tuple[str, int] | None = None,
-        body: bytes | memoryview = b"",
+        body: Body = b"",
         shard_key: str | None = None,
         idempotent: bool = False,
         waits_for_room: bool = False,
@@ -92,8 +93,8 @@ class Call:
         self.http_method = http_method
         self.path = path
         self.query = query
-        self.headers = headers if headers is not None else []
-        self.path_params = path_params if path_params is not None else {}
+        self.headers = headers if headers is not None else _NO_HEADERS
+        self.path_params = path_params if path_params is not None else _NO_PARAMS
         self.request_id = request_id
         self.client = client
         self.body = body
@@ -107,6 +108,9 @@ class Call:
         self.call_id = 0
         self.attempts = 0
         self.timer: asyncio.TimerHandle | None = None
+        self.step: set[Call] | None = None
+        self.held_back = False
+        """Whether the queue was full: the call waits for a place in it."""
         self.on_admitted: Callable[[], None] | None = None
         """Told when the call has a place in the queue, or with a replica."""
 
@@ -127,26 +131,43 @@ class Call:
             self.shadow,
         )
 
-    def succeed(self, reply: Reply) -> None:
-        if self.timer is not None:
+    def disarm(self) -> None:
+        """The deadline does not matter any more."""
+        if self.step is not None:
+            self.step.discard(self)
+            self.step = None
+        elif self.timer is not None:
             self.timer.cancel()
-        try:
-            if not self.future.done():
-                self.future.set_result(reply)
-                return
-        except FUTURE_IS_OVER:
-            pass  # cancelled by another thread just now: nobody waits for the answer
-        if reply.stream is not None:
+            self.timer = None
+
+    def is_over(self) -> bool:
+        """Whether the caller knows the outcome, or does not want to."""
+        assert self.future is not None
+        return self.future.done()
+
+    def give_up(self) -> None:
+        """The caller does not want the answer."""
+        assert self.future is not None
+        if not self.future.done():
+            self.future.cancel()
+
+    def succeed(self, reply: Reply) -> None:
+        assert self.future is not None
+        self.disarm()
+        if not self.future.done():
+            self.future.set_result(reply)
+        elif reply.stream is not None:
             reply.stream.close()
 
     def fail(self, error: BaseException) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        try:
-            if not self.future.done():
-                self.future.set_exception(error)
-        except FUTURE_IS_OVER:
-            pass  # cancelled by another thread just now: nobody waits for the answer
+        assert self.future is not None
+        self.disarm()
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+_NO_HEADERS: list[tuple[bytes, bytes]] = []
+_NO_PARAMS: dict[str, str] = {}
 
 
 class Reply(NamedTuple):
@@ -154,14 +175,14 @@ class Reply(NamedTuple):
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    body: bytes
+    body: bytes | bytearray
     stream: ReplyStream | None = None
 
 
 class StreamBroken(Exception):
     """The stream ended before its end; ``failure`` says why when user code raised."""
 
-    def __init__(self, text: str, failure: FailureHead | None = None, pickled: bytes = b"") -> None:
+    def __init__(self, text: str, failure: FailureHead | None = None, pickled: bytes | bytearray = b"") -> None:
         super().__init__(text)
         self.failure = failure
         self.pickled = pickled
@@ -179,7 +200,7 @@ class ReplyStream:
     def __init__(self, remote: RemoteReplica, call_id: int) -> None:
         self._remote = remote
         self._call_id = call_id
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | bytearray] = deque()
         self._taken = 0
         self._end: Exception | None = None
         self._ended = False
@@ -188,7 +209,7 @@ class ReplyStream:
     def __aiter__(self) -> ReplyStream:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> bytes | bytearray:
         while not self._chunks:
             if self._end is not None:
                 raise self._end
@@ -209,7 +230,7 @@ class ReplyStream:
             self._chunks.clear()
             self._remote.drop_stream(self._call_id)
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes | bytearray) -> None:
         if not self._ended:
             self._chunks.append(chunk)
             self._wake()

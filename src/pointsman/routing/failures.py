@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-
+from pointsman import objects
 from pointsman.exceptions import (
     BackendStartError,
     BackpressureError,
@@ -36,7 +35,7 @@ _BY_NAME: dict[str, type[Exception]] = {
 }
 
 
-def failure_to_exception(failure: FailureHead, pickled: bytes, *, trusted: bool) -> BaseException:
+def failure_to_exception(failure: FailureHead, pickled: bytes | bytearray, *, trusted: bool) -> BaseException:
     """Rebuild what was raised.
 
     Args:
@@ -54,11 +53,11 @@ def failure_to_exception(failure: FailureHead, pickled: bytes, *, trusted: bool)
     return error
 
 
-def _user_exception(failure: FailureHead, pickled: bytes) -> BaseException:
+def _user_exception(failure: FailureHead, pickled: bytes | bytearray) -> BaseException:
     cause = RemoteTraceback(failure.traceback)
     if pickled:
         try:
-            error = pickle.loads(pickled)
+            error = objects.loads(pickled)
         except Exception:  # noqa: BLE001 - user classes may fail to rebuild in any way; RemoteError stands in
             error = None
         if isinstance(error, BaseException):

@@ -20,6 +20,7 @@ from pointsman.exceptions import BackpressureError, DeadlineExceededError, Repli
 from pointsman.model import BackendRoute, Reason
 from pointsman.policy.balance import choose_replica
 from pointsman.routing.call import Call, Reply
+from pointsman.routing.deadlines import Deadlines
 from pointsman.routing.failures import failure_to_exception
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pace import Pace
@@ -75,6 +76,7 @@ class Pool:
         self._overflow: deque[Call] = deque()
         self._shadows: deque[Call] = deque()
         self._pace = Pace(self._loop.time())
+        self._deadlines = Deadlines(self._expire)
         self._turn = 0
         self._retired = False
         self.serves_users = False
@@ -107,7 +109,7 @@ class Pool:
             BackpressureError: the queue is full and the call does not wait for room.
         """
         call.backend = self.tag
-        call.timer = self._loop.call_at(call.deadline, self._expire, call)
+        self._deadlines.watch(call)
         if not self._waiting and not (call.shadow and self._shadows) and self._send(call):
             return
         if call.shadow:
@@ -115,18 +117,17 @@ class Pool:
         elif self._queued[call.endpoint] < self._route.max_queued_queries:
             self._enqueue(call)
         elif call.waits_for_room:
+            call.held_back = True
             self._overflow.append(call)
             self._note_waiting(call, 1)
         else:
-            call.timer.cancel()
+            call.disarm()
             raise self._full(call)
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for this call any more: leave the queue unseen, or tell the replica."""
-        if call.timer is not None:
-            call.timer.cancel()
-        if not call.future.done():
-            call.future.cancel()
+        call.disarm()
+        call.give_up()
         if call.remote is not None:
             call.remote.cancel(call)
         else:
@@ -241,7 +242,7 @@ class Pool:
         )
 
     def _expire(self, call: Call) -> None:
-        if call.future.done():
+        if call.is_over():
             return
         call.fail(self._full(call) if call in self._overflow else self._too_late(call))
         self.cancel(call)
@@ -254,7 +255,7 @@ class Pool:
 
     def _retry(self, call: Call, reason: Reason) -> None:
         call.remote = None
-        if call.future.done():
+        if call.is_over():
             return
         if self._metrics is not None:
             self._metrics.retried(call.endpoint, self.tag, reason.value)
@@ -275,7 +276,7 @@ class Pool:
             if not queue:
                 return
             call = queue[0]
-            if not call.future.done() and not self._send(call):
+            if not call.is_over() and not self._send(call):
                 return
             queue.popleft()
             if queue is not self._shadows:
@@ -287,7 +288,7 @@ class Pool:
         self._pace.note(self._loop.time())
         call.succeed(reply)
 
-    def call_failed(self, call: Call, failure: FailureHead, pickled: bytes) -> None:
+    def call_failed(self, call: Call, failure: FailureHead, pickled: bytes | bytearray) -> None:
         self._pace.note(self._loop.time())
         call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec)))
 

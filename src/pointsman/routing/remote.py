@@ -31,7 +31,7 @@ class RemoteOwner(Protocol):
 
     def call_replied(self, call: Call, reply: Reply) -> None: ...
 
-    def call_failed(self, call: Call, failure: FailureHead, pickled: bytes) -> None: ...
+    def call_failed(self, call: Call, failure: FailureHead, pickled: bytes | bytearray) -> None: ...
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None: ...
 
@@ -112,8 +112,11 @@ class RemoteReplica:
         self._next_id += 1
         call.remote, call.call_id = self, self._next_id
         call.attempts += 1
+        # With no other call on its way this one is likely to be alone, and its caller waits for it.
+        alone = not self._calls
         self._calls[call.call_id] = call
-        self._stream.send(Kind.CALL, call.call_id, pack(call.head(self._loop.time())), call.body)
+        head = pack(call.head(self._loop.time()))
+        self._stream.send(Kind.CALL, call.call_id, head, call.body, alone=alone)
 
     def cancel(self, call: Call) -> None:
         """Tell the replica that nobody waits any more; its slot is free once the replica has answered."""

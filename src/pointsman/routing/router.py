@@ -36,7 +36,7 @@ class Router:
         self, *, instance: str, draw: Callable[[], float] | None = None, metrics: RouterMetrics | None = None
     ) -> None:
         self._instance = instance
-        self._metrics = metrics
+        self.metrics = metrics
         # Not the module's own generator, which belongs to user code: it may seed it for each request.
         self._draw = draw or random.Random().random
         self._loop = asyncio.get_running_loop()
@@ -82,8 +82,8 @@ class Router:
             NoSuchEndpointError: no endpoint of that name.
             BackpressureError: the queue is full and the call does not wait for room.
         """
-        if self._metrics is not None and call.endpoint in self._choosers:
-            self._metrics.request(call.endpoint)
+        if self.metrics is not None and call.endpoint in self._choosers:
+            self.metrics.request(call.endpoint)
         chooser = self._place(call)
         for tag, proportion in chooser.shadows.items():
             if self._draw() < proportion:
@@ -103,8 +103,7 @@ class Router:
         if pool is not None:
             pool.cancel(call)
             return
-        if not call.future.done():
-            call.future.cancel()
+        call.give_up()
         if call.remote is not None:  # its backend is gone from the table, and the call still runs there
             call.remote.cancel(call)
 
@@ -145,15 +144,15 @@ class Router:
         there = self._choosers.get(name)
         if there is not None and there.endpoint == endpoint and there.pins == pins:
             return there
-        if self._metrics is not None:
-            self._metrics.policy(name, endpoint.policy.version)
+        if self.metrics is not None:
+            self.metrics.policy(name, endpoint.policy.version)
         return Chooser(endpoint, pins)
 
     def _new_pool(self, route: BackendRoute) -> Pool:
-        return Pool(route, instance=self._instance, reroute=self._reroute, metrics=self._metrics)
+        return Pool(route, instance=self._instance, reroute=self._reroute, metrics=self.metrics)
 
     def _new_shadow(self, endpoint: str, backend: str) -> Shadow:
-        return Shadow(endpoint, backend, metrics=self._metrics)
+        return Shadow(endpoint, backend, metrics=self.metrics)
 
     def _place(self, call: Call) -> Chooser:
         chooser = self._choosers.get(call.endpoint)
@@ -181,9 +180,8 @@ class Router:
 
     @staticmethod
     def _once_more(call: Call, place: Callable[[Call], object]) -> None:
-        if call.timer is not None:
-            call.timer.cancel()
-        if call.future.done():
+        call.disarm()
+        if call.is_over():
             return
         try:
             place(call)

@@ -1,6 +1,6 @@
 """Connections in memory, with faults: what Unix sockets are to the product, on any event loop.
 
-    transport.write -> Line (held? split? delayed?) -> protocol.data_received at the other end
+    transport.write -> Line (held? split? delayed?) -> protocol at the other end, buffered or not
 
 Used by tests. A :class:`Pipe` joins two protocols; a :class:`MemoryNetwork` lets one of them listen at an address and
 the others dial. Nothing here knows frames: a ``wire.stream.Stream`` is a protocol like any other.
@@ -143,12 +143,23 @@ class MemoryTransport(asyncio.Transport):
         protocol = cast(asyncio.Protocol, self.protocol)
         try:
             if data is not None:
-                protocol.data_received(data)
+                self._deliver(data)
             elif not protocol.eof_received():
                 self.close()
         except Exception as error:  # noqa: BLE001 - as asyncio does: a protocol that raises loses its connection
             self._loop.call_exception_handler({"message": "protocol failed", "exception": error, "transport": self})
             self.abort()
+
+    def _deliver(self, data: bytes) -> None:
+        if not isinstance(self.protocol, asyncio.BufferedProtocol):
+            cast(asyncio.Protocol, self.protocol).data_received(data)
+            return
+        while data and not self._closing:
+            buffer = memoryview(self.protocol.get_buffer(len(data)))
+            count = min(len(buffer), len(data))
+            buffer[:count] = data[:count]
+            self.protocol.buffer_updated(count)
+            data = data[count:]
 
     def lose(self, error: Exception | None) -> None:
         if not self._lost:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from struct import Struct as Layout
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pointsman.exceptions import ServeException
 
@@ -20,8 +20,11 @@ HEADER_SIZE = _LAYOUT.size
 MAX_HEAD = 16 * 1024 * 1024
 MAX_PAYLOAD = 2**31 - 1
 MAX_PAYLOAD_BEFORE_HELLO = 256
-JOIN_BELOW = 64 * 1024
-"""Bodies below this many bytes are copied behind their header; larger ones are sent as they are."""
+LARGE_BODY = 64 * 1024
+"""Bodies below this many bytes are copied: behind their header when they are sent, out of what came when they are
+received. Larger ones are sent as they are, and received where they will stay."""
+RECEIVE_BYTES = 256 * 1024
+"""Most that is received at once into the buffer that all frames share."""
 
 
 class WireError(ServeException):
@@ -55,16 +58,21 @@ class Kind(IntEnum):
     SHUTDOWN = 22  # controller -> supervisor
 
 
+Body: TypeAlias = "bytes | bytearray | memoryview"
+
 KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
 class Frame(NamedTuple):
-    """One unit on the wire. ``call_id`` ties answers to calls; 0 where there is no call."""
+    """One unit on the wire. ``call_id`` ties answers to calls; 0 where there is no call.
+
+    A body is a bytearray of its own when it was large and came in pieces.
+    """
 
     kind: int
     call_id: int
     head: bytes = b""
-    body: bytes = b""
+    body: bytes | bytearray = b""
 
 
 def encode_frame(kind: int, call_id: int, head: bytes = b"", body: bytes = b"") -> bytes:
@@ -74,11 +82,11 @@ def encode_frame(kind: int, call_id: int, head: bytes = b"", body: bytes = b"") 
     )
 
 
-def encode_parts(kind: int, call_id: int, head: bytes, body: bytes | memoryview) -> list[bytes | memoryview]:
+def encode_parts(kind: int, call_id: int, head: bytes, body: Body) -> list[Body]:
     """The frame as one or two pieces; a large body is not copied."""
     size = len(body)
     header = _LAYOUT.pack(len(head) + size, kind, call_id, len(head))
-    if size >= JOIN_BELOW:
+    if size >= LARGE_BODY:
         return [header + head, body]
     return [b"".join((header, head, body))]
 
@@ -86,17 +94,37 @@ def encode_parts(kind: int, call_id: int, head: bytes, body: bytes | memoryview)
 class FrameDecoder:
     """Cuts a byte stream into frames.
 
+    The bytes may be fed as they come. Or they are received where :meth:`buffer` says, and :meth:`received` is told how
+    many they were: a large body then goes where it will stay, without another copy.
+
     Args:
         max_payload: largest head + body accepted, in bytes; raised once the peer is known.
 
     After :class:`WireError` the decoder is spent: the stream has lost its footing.
     """
 
-    __slots__ = ("_buffer", "max_payload")
+    __slots__ = ("_buffer", "_large", "_shared", "max_payload")
 
     def __init__(self, *, max_payload: int = MAX_PAYLOAD) -> None:
-        self._buffer = bytearray()
+        self._buffer = b""
+        self._large: _LargeBody | None = None
+        self._shared: memoryview | None = None
         self.max_payload = max_payload
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes of the stream may be received."""
+        if self._large is not None:
+            return self._large.rest()
+        if self._shared is None:
+            self._shared = memoryview(bytearray(RECEIVE_BYTES))
+        return self._shared
+
+    def received(self, count: int) -> list[Frame]:
+        """So many bytes have been put into :meth:`buffer`. Returns and raises as :meth:`feed`."""
+        if self._large is not None:
+            return self._filled(count)
+        assert self._shared is not None
+        return self.feed(bytes(self._shared[:count]))
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes of the stream and return the frames that they complete, in order.
@@ -104,33 +132,44 @@ class FrameDecoder:
         Raises:
             WireError: a length or kind that no peer of ours sends.
         """
-        buffer = self._buffer
-        if buffer:
-            buffer += data
-            if len(buffer) < HEADER_SIZE or len(buffer) < HEADER_SIZE + _LAYOUT.unpack_from(buffer)[0]:
-                if len(buffer) >= HEADER_SIZE:
-                    self._check(*_LAYOUT.unpack_from(buffer))
-                return []
-            data = bytes(buffer)
-            buffer.clear()
         frames: list[Frame] = []
+        if self._large is not None:
+            count = min(len(data), self._large.missing)
+            self._large.rest()[:count] = data[:count]
+            frames = self._filled(count)
+            data = data[count:]
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
         position, end = 0, len(data)
         unpack = _LAYOUT.unpack_from
         while end - position >= HEADER_SIZE:
             size, kind, call_id, head_size = unpack(data, position)
             if size > self.max_payload or head_size > size or kind not in KINDS or head_size > MAX_HEAD:
-                self._check(size, kind, call_id, head_size)
+                self._check(size, kind, head_size)
             start = position + HEADER_SIZE
-            if end - start < size:
-                break
             split = start + head_size
+            if end - start < size:
+                if split <= end and size - head_size >= LARGE_BODY:
+                    self._large = _LargeBody(kind, call_id, data[start:split], size - head_size, data[split:])
+                    return frames
+                break
             position = start + size
             frames.append(Frame(kind, call_id, data[start:split], data[split:position]))
         if position < end:
-            buffer += data[position:]
+            self._buffer = data[position:]
         return frames
 
-    def _check(self, size: int, kind: int, call_id: int, head_size: int) -> None:
+    def _filled(self, count: int) -> list[Frame]:
+        large = self._large
+        assert large is not None
+        large.missing -= count
+        if large.missing:
+            return []
+        self._large = None
+        return [Frame(large.kind, large.call_id, large.head, large.body)]
+
+    def _check(self, size: int, kind: int, head_size: int) -> None:
         if kind not in KINDS:
             raise WireError(f"frame kind {kind} is unknown")
         if size > self.max_payload:
@@ -140,5 +179,25 @@ class FrameDecoder:
 
     @property
     def pending(self) -> int:
-        """Bytes of a frame that is not complete yet."""
+        """Bytes that have come of a frame that is not complete yet."""
+        if self._large is not None:
+            return HEADER_SIZE + len(self._large.head) + len(self._large.body) - self._large.missing
         return len(self._buffer)
+
+
+class _LargeBody:
+    """A frame whose body is being received in place."""
+
+    __slots__ = ("_view", "body", "call_id", "head", "kind", "missing")
+
+    def __init__(self, kind: int, call_id: int, head: bytes, size: int, begin: bytes) -> None:
+        self.kind = kind
+        self.call_id = call_id
+        self.head = head
+        self.body = bytearray(size)
+        self.body[: len(begin)] = begin
+        self.missing = size - len(begin)
+        self._view = memoryview(self.body)
+
+    def rest(self) -> memoryview:
+        return self._view[len(self.body) - self.missing :]

@@ -190,7 +190,7 @@ pack = _encoder.encode
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
-def unpack(data: bytes, message: type[T]) -> T:
+def unpack(data: bytes | bytearray, message: type[T]) -> T:
     """Decode a head.
 
     Raises:

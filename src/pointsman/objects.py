@@ -1,0 +1,131 @@
+"""Python objects as bytes: what handles send and get back, only ever between authenticated processes of one instance.
+
+Small objects are a pickle. Large buffers inside (numpy arrays, and ``bytes`` or ``bytearray`` passed as they are) stay
+out of it, by pickle protocol 5 (PEP 574), and are read at the other end where they were received, without another copy:
+
+    pickle      \\x80 ...
+    or          0, number of buffers, size of the pickle, (kind, size) of each buffer; pickle; buffers, each at a
+                multiple of 16
+
+The one copy that is made is into the bytes that are sent: the caller may change its array as soon as it has it back.
+"""
+
+from __future__ import annotations
+
+import pickle
+from struct import Struct
+from typing import Any
+
+import cloudpickle
+
+MAX_OBJECT_BYTES = 2**31 - 1 - 16 * 1024 * 1024
+"""A frame's payload, less the largest head."""
+OUT_OF_BAND_BYTES = 16 * 1024
+"""Buffers below this size are pickled in line: for them a copy is cheaper than the bookkeeping."""
+
+_BEGIN = Struct("<II")  # a first byte that no pickle has, and the number of buffers
+_ENTRY = Struct("<QQ")  # what a buffer is to become, and its size in bytes
+_ALIGN = 16
+_PLAIN, _BYTES, _BYTEARRAY = range(3)
+
+
+def dumps(value: Any, *, what: str = "the object") -> bytes:
+    """Pack an object; what is defined in ``__main__`` or a notebook cell travels by value.
+
+    Args:
+        what: names the object in errors.
+
+    Raises:
+        TypeError: it cannot be pickled.
+        ValueError: it takes more than 2 GiB less 16 MiB.
+    """
+    value = _outside(value)
+    buffers: list[memoryview] = []
+    try:
+        packed = pickle.dumps(value, 5, buffer_callback=lambda buffer: _keep(buffer, buffers))
+        by_reference = b"__main__" not in packed
+    except Exception:  # noqa: BLE001 - lambdas, local classes: cloudpickle can, or says why not
+        by_reference = False
+    if not by_reference:
+        buffers.clear()
+        try:
+            packed = cloudpickle.dumps(value, protocol=5, buffer_callback=lambda buffer: _keep(buffer, buffers))
+        except Exception as error:
+            raise TypeError(f"{what} cannot be pickled: {error}") from error
+    size = len(packed) + sum(buffer.nbytes for buffer in buffers)
+    if size > MAX_OBJECT_BYTES:
+        raise ValueError(f"{size} bytes are too many for {what}: the limit is {MAX_OBJECT_BYTES} bytes")
+    return _join(packed, buffers) if buffers else packed
+
+
+def dumps_arguments(data: Any, kwargs: dict[str, Any]) -> bytes:
+    """Pack a call's arguments. Raises as :func:`dumps`."""
+    if kwargs:
+        kwargs = {name: _outside(value) for name, value in kwargs.items()}
+    return dumps((_outside(data), kwargs), what="the call's arguments")
+
+
+def loads(data: bytes | bytearray) -> Any:
+    """The object again. Runs code: only for what an authenticated process of the instance has sent.
+
+    Arrays inside are views of ``data``, so they may be written to when it is a bytearray.
+
+    Raises:
+        Exception: whatever user code raises in rebuilding its objects.
+    """
+    if data[0]:
+        return pickle.loads(data)
+    _, count = _BEGIN.unpack_from(data)
+    view = memoryview(data)
+    at = _BEGIN.size + (count + 1) * _ENTRY.size
+    entries = list(_ENTRY.iter_unpack(view[_BEGIN.size : at]))
+    parts = []
+    for _, size in entries:
+        parts.append(view[at : at + size])
+        at = _aligned(at + size)
+    buffers = [_rebuilt(kind, part) for (kind, _), part in zip(entries[1:], parts[1:], strict=True)]
+    return pickle.loads(parts[0], buffers=buffers)
+
+
+def _outside(value: Any) -> Any:
+    """Large ``bytes`` are buffers only when they are said to be."""
+    if type(value) in (bytes, bytearray) and len(value) >= OUT_OF_BAND_BYTES:
+        return pickle.PickleBuffer(value)
+    return value
+
+
+def _keep(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
+    """Whether pickle is to put a buffer in line."""
+    view = buffer.raw()
+    if view.nbytes < OUT_OF_BAND_BYTES:
+        return True
+    buffers.append(view)
+    return False
+
+
+def _join(packed: bytes, buffers: list[memoryview]) -> bytes:
+    entries = [_ENTRY.pack(_PLAIN, len(packed))]
+    parts: list[bytes | memoryview] = [packed]
+    at = _BEGIN.size + (len(buffers) + 1) * _ENTRY.size + len(packed)
+    for buffer in buffers:
+        padding = bytes(_aligned(at) - at)
+        parts += [padding, buffer]
+        at += len(padding) + buffer.nbytes
+        entries.append(_ENTRY.pack(_kind(buffer.obj), buffer.nbytes))
+    return b"".join((_BEGIN.pack(0, len(buffers)), *entries, *parts))
+
+
+def _kind(source: Any) -> int:
+    if type(source) is bytes:
+        return _BYTES
+    return _BYTEARRAY if type(source) is bytearray else _PLAIN
+
+
+def _rebuilt(kind: int, part: memoryview) -> Any:
+    if kind == _BYTES:
+        return bytes(part)
+    return bytearray(part) if kind == _BYTEARRAY else part
+
+
+def _aligned(at: int) -> int:
+    return -(-at // _ALIGN) * _ALIGN

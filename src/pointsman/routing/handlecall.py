@@ -1,0 +1,145 @@
+"""A call of a handle: the call and what becomes of it, in one object.
+
+Set once, on the router's loop. Any thread may look, wait or ask to be told. ``concurrent.futures.Future`` does the same
+with a condition variable for each call, which cost more than all that the caller's thread does besides; and each object
+that a call in flight needs is one more for the garbage collector to visit, which with thousands of them was a third of
+the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from pointsman.exceptions import ServeException
+from pointsman.routing.call import Call, Reply, ReplyStream
+from pointsman.wire.frames import Body
+from pointsman.wire.messages import CODEC_OBJECT
+
+
+class HandleCall(Call):
+    """See the module.
+
+    Attributes:
+        over: whether there is an answer or an error, and which of them is there will not change.
+        answer, stream: the packed value, or the stream in its place.
+        error: why there is no answer.
+        waiter: of the first task of the router's own loop that waits.
+    """
+
+    __slots__ = ("_watchers", "answer", "error", "over", "stream", "waiter")
+
+    def __init__(
+        self,
+        endpoint: str,
+        deadline: float,
+        body: Body,
+        *,
+        method_name: str,
+        http_method: str,
+        headers: list[tuple[bytes, bytes]],
+        request_id: str,
+        shard_key: str | None,
+        idempotent: bool,
+        waits_for_room: bool,
+    ) -> None:
+        super().__init__(
+            endpoint=endpoint,
+            deadline=deadline,
+            codec=CODEC_OBJECT,
+            method_name=method_name,
+            http_method=http_method,
+            headers=headers,
+            request_id=request_id,
+            body=body,
+            shard_key=shard_key,
+            idempotent=idempotent,
+            waits_for_room=waits_for_room,
+        )
+        self.answer: bytes | bytearray = b""
+        self.stream: ReplyStream | None = None
+        self.error: BaseException | None = None
+        self.over = False
+        self.waiter: asyncio.Future[None] | None = None
+        self._watchers: list[Callable[[], object]] | None = None
+
+    # On the router's loop
+
+    def is_over(self) -> bool:
+        return self.over
+
+    def succeed(self, reply: Reply) -> None:
+        if not self.over:
+            self.answer = reply.body
+            self.stream = reply.stream
+            self._end()
+        elif reply.stream is not None:
+            reply.stream.close()
+
+    def fail(self, error: BaseException) -> None:
+        if not self.over:
+            self.error = error
+            self._end()
+
+    def give_up(self) -> None:
+        self.fail(ServeException("the call was cancelled"))
+
+    # From any thread
+
+    def watch(self, watcher: Callable[[], object]) -> None:
+        """Call ``watcher`` once when the call is over: on the router's loop, or here and now when it is already."""
+        watchers = self._watchers
+        if watchers is None:
+            with _first_watchers:
+                watchers = self._watchers
+                if watchers is None:
+                    watchers = self._watchers = []
+        watchers.append(watcher)
+        if self.over:
+            self._tell(watchers)
+
+    def forget(self, watcher: Callable[[], object]) -> None:
+        """Do not call ``watcher`` any more."""
+        try:
+            (self._watchers or []).remove(watcher)
+        except ValueError:
+            pass  # it has just been called
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Block until the call is over, or for at most ``timeout_s`` seconds; whether it is over."""
+        if not self.over:
+            signal = threading.Lock()
+            signal.acquire()
+            self.watch(signal.release)
+            if not signal.acquire(timeout=-1 if timeout_s is None else min(max(0.0, timeout_s), threading.TIMEOUT_MAX)):
+                self.forget(signal.release)
+        return self.over
+
+    def _end(self) -> None:
+        self.disarm()
+        self.over = True
+        if self.waiter is not None:
+            wake(self.waiter)
+        if self._watchers is not None:
+            self._tell(self._watchers)
+
+    @staticmethod
+    def _tell(watchers: list[Callable[[], object]]) -> None:
+        # The loop's thread and one that has just begun to watch may both be here. ``pop`` is atomic, and ``over`` was
+        # set before and is looked at after a watcher is added, so that each is called exactly once.
+        while True:
+            try:
+                watcher = watchers.pop(0)
+            except IndexError:
+                return
+            watcher()
+
+
+_first_watchers = threading.Lock()
+
+
+def wake(waiter: asyncio.Future[None]) -> None:
+    """Let the task go on that waits; on its loop."""
+    if not waiter.done():
+        waiter.set_result(None)

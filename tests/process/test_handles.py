@@ -1,0 +1,183 @@
+"""Handles while replicas die, come and go; and what is left of them when they are dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+import pointsman as serve
+from pointsman.future import ServeFuture
+from pointsman.handle import ServeHandle
+from pointsman.routing.handlecall import HandleCall
+from tests.conftest import family, start_client, wait_until
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[serve.Client]:
+    client = start_client(host=None)
+    yield client
+    client.shutdown()
+    assert not family(), "processes were left behind"
+
+
+class Model:
+    """Answers with what it was given, and its version."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+
+    async def __call__(self, request: Any) -> tuple[Any, int]:
+        await asyncio.sleep(0.002)
+        return await request.body(), self.version
+
+
+class Outer:
+    def __init__(self, handle: Any) -> None:
+        self.inner = handle
+
+    async def __call__(self, request: Any) -> Any:
+        return await (await self.inner.remote(await request.body()))
+
+
+class Load:
+    """Calls of one kind, one after the other on a thread, until the end of the block. Each must be answered."""
+
+    def __init__(self, run: Callable[[Load], None]) -> None:
+        self.count = 0
+        self.stopping = False
+        self.errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._main, args=(run,))
+
+    def answered(self, answer: Any) -> None:
+        assert answer[0] == self.count
+        self.count += 1
+
+    def _main(self, run: Callable[[Load], None]) -> None:
+        try:
+            run(self)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test is to show it
+            self.errors.append(error)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping = True
+        self._thread.join(30)
+        assert not self.errors, self.errors
+
+
+def sync_load(handle: ServeHandle) -> Load:
+    def run(load: Load) -> None:
+        while not load.stopping:
+            load.answered(handle.remote(load.count).result(30))
+
+    return Load(run)
+
+
+def async_load(client: serve.Client, name: str) -> Load:
+    async def main(load: Load) -> None:
+        handle = client.get_handle(name, sync=False).options(idempotent=True)
+        while not load.stopping:
+            load.answered(await asyncio.wait_for(await handle.remote(load.count), 30))
+
+    return Load(lambda load: asyncio.run(main(load)))
+
+
+def test_no_idempotent_call_fails(client: serve.Client) -> None:
+    """Sync, async and composed calls are all answered while replicas are killed, scaled away and replaced by new code
+    (G1, G2, F1, F36, F37, HA11)."""
+    client.deploy("model", Model, 0, config={"num_replicas": 2})
+    inner = client.get_handle("model", sync=False).options(idempotent=True)
+    client.deploy("outer", Outer, inner)
+    sync, outer = (client.get_handle(name).options(idempotent=True) for name in ("model", "outer"))
+    with sync_load(sync) as one, async_load(client, "model") as two, sync_load(outer) as three:
+        loads = (one, two, three)
+
+        def go_on() -> None:
+            counts = [load.count for load in loads]
+            errors = lambda: any(load.errors for load in loads)  # noqa: E731
+            wait_until(lambda: errors() or all(n.count > c + 20 for n, c in zip(loads, counts, strict=True)))
+
+        go_on()
+        os.kill(client.status()["backends"]["model"]["replicas"][0]["pid"], signal.SIGKILL)
+        go_on()
+        client.update_backend_config("model", {"num_replicas": 1})
+        go_on()
+        client.update_backend_config("model", {"num_replicas": 2})
+        go_on()
+        client.deploy("model", Model, 1)
+        assert sync.remote("now").result() == ("now", 1)
+        go_on()
+
+
+def census() -> tuple[int, int, int]:
+    """Threads, descriptors, and objects of handle calls."""
+    gc.collect()
+    ours = sum(isinstance(thing, (ServeHandle, ServeFuture, HandleCall)) for thing in gc.get_objects())
+    process = psutil.Process()
+    return process.num_threads(), process.num_fds(), ours
+
+
+def test_dropped_handles_leave_nothing(client: serve.Client) -> None:
+    """A thousand handles, made, used and dropped, leave neither threads nor sockets nor memory (G11)."""
+    client.deploy("echo", lambda request: request.body())
+
+    def one(number: int) -> None:
+        handle = client.get_handle("echo").options(shard_key=str(number), http_headers={"n": str(number)})
+        assert handle.remote(number).result() == number
+        handle.remote(number)  # its future is dropped before it has an answer
+
+    def make_and_drop(count: int) -> None:
+        for number in range(count):
+            one(number)
+        wait_until(lambda: census()[2] == 0, what="no object of a call is left")
+
+    make_and_drop(100)
+    before, memory = census(), psutil.Process().memory_info().rss
+    make_and_drop(1000)
+    assert census() == before
+    assert psutil.Process().memory_info().rss - memory < 8e6
+
+
+def test_loops_that_end_leave_nothing(client: serve.Client) -> None:
+    """An event loop takes its connections along when it ends, time after time (HA13, G11)."""
+    client.deploy("echo", lambda request: request.body())
+
+    async def use() -> None:
+        handle = client.get_handle("echo", sync=False)
+        assert await (await handle.remote(1)) == 1
+        await handle.remote(2)  # nobody waits for this one
+
+    asyncio.run(use())
+    before = census()
+    for _ in range(20):
+        asyncio.run(use())
+    assert census() == before
+
+
+def test_a_forked_child_may_use_a_handle(client: serve.Client) -> None:
+    """A handle works in a process that was forked after its first use, and goes on working in the parent."""
+    client.deploy("echo", lambda request: request.body())
+    handle = client.get_handle("echo")
+    assert handle.remote("parent").result() == "parent"
+
+    def child() -> None:
+        answered = handle.remote("child").result(30) == "child"
+        os._exit(0 if answered else 1)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert handle.remote("parent").result() == "parent"

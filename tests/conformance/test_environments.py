@@ -20,6 +20,7 @@ from tests.environments import PYENV, Environments, other_python, site_packages
 
 Served = Callable[..., str]
 OLD, NEW = "semver==2.13.0", "semver==3.0.2"
+UNWATCHED = {"rollout_watch_s": 0}
 
 MODEL = """
 import sys
@@ -315,7 +316,7 @@ def test_taken_tag(client: serve.Client, served: Served, environments: Environme
 def test_deploy_into_environments(client: serve.Client, name: str, environments: Environments) -> None:
     """A deploy moves a backend to another environment; one that names none keeps the present one (DP3, DP4)."""
     old, new = environments.get(OLD), environments.get(NEW)
-    client.deploy(name, versions, env=serve.VirtualEnv(old))
+    client.deploy(name, versions, env=serve.VirtualEnv(old), config=UNWATCHED)
     handle = client.get_handle(name)
     assert handle.remote().result()[0] == "2.13.0"
     client.deploy(name, versions)
@@ -379,7 +380,9 @@ def test_working_dir_and_modules(client: serve.Client, name: str, environments: 
     }
     code = serve.ImportedBackend("shipped_package:Model")
     wanted = ["data", "folder", "lone", "here", False, "7"]
-    client.deploy(name, code, env=serve.VirtualEnv(environments.get(OLD)), ray_actor_options={"runtime_env": settings})
+    options = {"runtime_env": settings}
+    env = serve.VirtualEnv(environments.get(OLD))
+    client.deploy(name, code, env=env, ray_actor_options=options, config=UNWATCHED)
     handle = client.get_handle(name)
     assert handle.remote().result() == wanted
     client.deploy(name, code)

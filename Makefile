@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test lint unit bench bench-batching bench-traffic bench-environments chaos soak matrix clean
+.PHONY: demo test conformance-ray lint unit bench bench-ray bench-batching bench-traffic bench-environments chaos soak matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -18,6 +18,13 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The whole conformance suite on the Ray engine; `make test` runs a part of it there.
+conformance-ray: $(VENV)/.test
+	$(BIN)/pytest tests/conformance --engine ray
+
+bench-ray: $(VENV)/.test
+	$(BIN)/python benchmarks/ray.py
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/noop.py

@@ -81,7 +81,8 @@ def family(pid: int | None = None) -> dict[int, psutil.Process]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--engine", default="local", help="which engines the conformance suite runs on: local,ray")
+    engines = "local,ray; without it, local, and ray for a part (see tests/conformance/conftest.py)"
+    parser.addoption("--engine", default="", help=f"which engines the conformance suite runs on: {engines}")
 
 
 RAY_CPUS = 64
@@ -93,6 +94,7 @@ def start_client(engine: str = "local", *, metrics_export_port: int | None = 0, 
     return serve.start(
         engine=engine,
         num_cpus=RAY_CPUS if engine == "ray" else None,
+        address="local" if engine == "ray" else None,  # another test may have a cluster on this machine
         http_options={"port": 0, **http_options},
         metrics_export_port=metrics_export_port,
     )

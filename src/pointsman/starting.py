@@ -64,8 +64,9 @@ def start(
         resources: custom resources, name -> amount.
         metrics_export_port: where Prometheus finds metrics, on the address of the HTTP server; 0 for any free port,
             None to record none. When the default port is in use, a free one is taken: see ``Client.metrics_address``.
-        address: of the Ray cluster, ``"auto"`` for one that runs on this machine; by default the one that this process
-            is in, else one that runs on this machine, else a new one, for which ``num_cpus`` and the like are meant.
+        address: of the Ray cluster, ``"auto"`` for one that runs on this machine, ``"local"`` for a new one; by default
+            the one that this process is in, else one that runs on this machine, else a new one, for which ``num_cpus``
+            and the like are meant.
         wait_for_resources_s: seconds that a change may wait for nodes to join a Ray cluster that grows; 0 by default.
         allow_insecure_cluster: join a Ray cluster that other machines reach and that has no token authentication.
 

@@ -11,7 +11,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 
 # Before Ray is imported, for the clusters that tests start by themselves.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so spelt
 
 import ray
 from ray.cluster_utils import Cluster

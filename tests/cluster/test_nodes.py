@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -13,7 +15,7 @@ import pytest
 import ray
 
 import pointsman as serve
-from pointsman.exceptions import InsufficientResourcesError
+from pointsman.exceptions import InsufficientResourcesError, ServeException
 from tests.cluster.conftest import Nodes
 from tests.conftest import http_for, wait_until
 
@@ -165,11 +167,13 @@ def test_a_node_dies_under_load(client: serve.Client, nodes: Nodes, name: str) -
         wait_until(lambda: len(answers) > 50, what="traffic")
         nodes.remove(lost, by_surprise=True)
         wait_until(
-            lambda: all(
-                replica["pid"] not in before and replica["state"] == "READY"
-                for replica in client.status()["backends"][name]["replicas"]
-            )
-            and client.status()["backends"][name]["replicas_running"] == 2,
+            lambda: (
+                all(
+                    replica["pid"] not in before and replica["state"] == "READY"
+                    for replica in client.status()["backends"][name]["replicas"]
+                )
+                and client.status()["backends"][name]["replicas_running"] == 2
+            ),
             what="new replicas elsewhere",
         )
         count = len(answers)
@@ -181,3 +185,64 @@ def test_a_node_dies_under_load(client: serve.Client, nodes: Nodes, name: str) -
     assert {answer["pid"] for answer in answers[-20:]}.isdisjoint(before)
     client.delete_endpoint(name)
     client.delete_backend(name)
+
+
+DRIVER = """
+import sys, time
+import pointsman as serve
+client = serve.start(engine="ray", address=sys.argv[1], http_options={"port": 0}, metrics_export_port=None)
+client.deploy("m", lambda request: __import__("os").getpid(), config={"num_replicas": 2})
+print(*(replica["pid"] for replica in client.status()["backends"]["m"]["replicas"]), flush=True)
+time.sleep(600)
+"""
+
+
+def named_actors() -> list[dict[str, str]]:
+    return list(ray.util.list_named_actors(all_namespaces=True))
+
+
+def test_the_driver_is_killed(nodes: Nodes, client: serve.Client) -> None:
+    """A script is killed: its instance ends, and leaves nothing in the cluster, which lives on (IN4)."""
+    before = named_actors()
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, nodes.address], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    pids = [int(pid) for pid in driver.stdout.readline().split()]
+    assert len(pids) == 2
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    wait_until(lambda: all(is_zombie(pid) for pid in pids), what="the end of the replicas")
+    wait_until(lambda: len(named_actors()) == len(before), what="the end of all its actors")
+
+
+DETACHED = """
+import sys
+import pointsman as serve
+client = serve.start(True, engine="ray", name="kept", address=sys.argv[1], http_options={"port": 0},
+                     metrics_export_port=None)
+client.deploy("m", lambda request: "still here", route="/m")
+"""
+
+
+def test_a_detached_instance(nodes: Nodes, client: serve.Client) -> None:
+    """A script starts a detached instance and ends; another one finds it, uses it, and ends it for good (IN6, FT9)."""
+    subprocess.run([sys.executable, "-c", DETACHED, nodes.address], check=True, timeout=60)
+    with pytest.raises(ServeException, match="connect"):
+        serve.start(True, engine="ray", name="kept", address=nodes.address, http_options={"location": None})
+    found = serve.connect("kept", engine="ray")
+    assert httpx.get(f"{found.http_address}/m").text == "still here"
+    assert found.get_handle("m").remote().result() == "still here"
+    os.kill(found.status()["controller_pid"], signal.SIGKILL)
+    assert found.list_endpoints().keys() == {"m"}
+    found.shutdown()
+    with pytest.raises(ServeException, match="kept"):
+        serve.connect("kept", engine="ray")
+    with serve.start(
+        True,
+        engine="ray",
+        name="kept",
+        address=nodes.address,
+        http_options={"location": None},
+        metrics_export_port=None,
+    ) as again:
+        assert not again.list_endpoints()

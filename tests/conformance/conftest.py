@@ -16,10 +16,17 @@ from tests.conformance.traffic import Backends
 from tests.conftest import family, http_for, start_client
 
 
+ALWAYS_ON_RAY = ("test_handles", "test_endpoints")
+"""Modules that run on both engines when none is named. Each replica costs a Ray worker, half a second of CPU and more, so
+that the whole suite there takes many minutes: `make conformance-ray` runs it."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test here runs on every engine."""
+    """Every test here can run on every engine."""
     if "engine" in metafunc.fixturenames:
-        engines = metafunc.config.getoption("--engine").split(",")
+        named = metafunc.config.getoption("--engine")
+        both = metafunc.module.__name__.rpartition(".")[2] in ALWAYS_ON_RAY
+        engines = named.split(",") if named else ["local", *(["ray"] if both else [])]
         metafunc.parametrize("engine", engines, scope="package", indirect=True)
 
 

@@ -12,7 +12,8 @@ import pointsman as serve
 from tests.docs.programs import assert_succeeded, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
-WITH_EXAMPLES = ("README.md", "docs/user-guide.md", "docs/traffic.md", "docs/batching.md", "docs/environments.md")
+PAGES = ("user-guide", "traffic", "batching", "environments", "ray")
+WITH_EXAMPLES = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- not run:((?:(?!-->).)*)-->\n\Z", re.DOTALL)

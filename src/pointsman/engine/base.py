@@ -55,7 +55,8 @@ class Cluster(NamedTuple):
     """Which Ray cluster is meant.
 
     Attributes:
-        address: its head's; None for the one that this process is in, one that runs on this machine, or a new one.
+        address: its head's, or ``local`` for a new one; None for the one that this process is in, one that runs on
+            this machine, or a new one.
         allow_insecure: whether it may let in whoever reaches it.
         wait_for_resources_s: how long a change may wait for nodes to join.
     """

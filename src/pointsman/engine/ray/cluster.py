@@ -21,6 +21,8 @@ from pointsman.engine.base import Cluster
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 
+NEW = "local"
+"""The address of a cluster that is yet to be started, as Ray itself has it."""
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """The least that Ray accepts, nearly: no call goes through the object store."""
 LOOPBACK = "127.0.0.2"
@@ -47,7 +49,7 @@ def join(cluster: Cluster, capacity: Capacity) -> None:
     """
     global _started_here
     if not ray.is_initialized():
-        _started_here = not _join_running(cluster.address)
+        _started_here = cluster.address == NEW or not _join_running(cluster.address)
         if _started_here:
             _start(capacity, allow_insecure=cluster.allow_insecure)
             return

@@ -68,7 +68,7 @@ class Lane:
                 self.router.submit_when_there(call)
             else:
                 self.router.submit(call)
-        except ServeException as error:
+        except Exception as error:  # noqa: BLE001 - also what is our fault: its caller must not wait for ever
             call.fail(error)
 
 

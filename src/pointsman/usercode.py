@@ -8,6 +8,7 @@ import importlib
 import inspect
 import io
 import pickletools
+import reprlib
 import sys
 import types
 from collections import ChainMap
@@ -72,6 +73,15 @@ def import_object(path: str, sys_path: Iterable[str] = ()) -> Any:
     except AttributeError:
         raise ImportError(f"module {module_name!r} has no {name!r}") from None
     return found
+
+
+_short = reprlib.Repr()
+_short.maxother = _short.maxstring = 200
+
+
+def shown(value: object) -> str:
+    """An object of the user's in a message: its ``repr``, or the name of its class where that raises; never long."""
+    return _short.repr(value)
 
 
 def takes_argument(function: Callable[..., Any], *, bound: bool = False) -> bool:

@@ -360,3 +360,23 @@ def test_calls_that_wait_for_a_deleted_backend(client, tmp_path):
     assert begun.result() == "old"
     deleting.join(30)
     assert "old" not in client.list_backends()
+
+
+def test_what_breaks_in_a_router_is_raised_at_the_caller(monkeypatch):
+    """Should Pointsman itself go wrong while it sends my call, I hear of it and do not wait for ever (G9)."""
+    client = start_client(location=None)
+    client.deploy("a", tag_of_backend)
+    handle = client.get_handle("a")
+    assert handle.remote().result() == "a"
+
+    def breaks(self, call):
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("pointsman.routing.router.Router.submit", breaks)
+    futures = [handle.remote() for _ in range(3)]
+    for future in futures:
+        with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+            future.result(timeout=30)
+    monkeypatch.undo()
+    assert handle.remote().result() == "a"
+    client.shutdown()

@@ -50,6 +50,42 @@ class NamesAList:
         return ["a"]
 
 
+class Unspeakable(Exception):
+    """Cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    __str__ = __repr__
+
+
+class RaisesTheUnspeakable:
+    def choose(self, call: CallInfo, split: TrafficSplit, draw: float) -> str:
+        raise Unspeakable
+
+
+class NamesTheUnspeakable:
+    def choose(self, call: CallInfo, split: TrafficSplit, draw: float) -> Any:
+        return Unspeakable()
+
+
+class PosesAsABackend:
+    """Equal to each name, and no name."""
+
+    def choose(self, call: CallInfo, split: TrafficSplit, draw: float) -> Any:
+        return type("Any", (), {"__eq__": lambda self, other: True, "__hash__": lambda self: hash("a")})()
+
+
+class Rambles:
+    def choose(self, call: CallInfo, split: TrafficSplit, draw: float) -> str:
+        raise ValueError("bla " * 100_000)
+
+
+class Waits:
+    async def choose(self, call: CallInfo, split: TrafficSplit, draw: float) -> str:
+        return "a"
+
+
 class Exits:
     def choose(self, call: CallInfo, split: TrafficSplit, draw: float) -> str:
         raise SystemExit("goodbye")
@@ -74,7 +110,16 @@ class WrongMethod:
 
 noting = Note()
 not_callable = type("Odd", (), {"choose": 5})()
-FAULTY = [Raises, NamesNobody, NamesNothing, NamesAList]
+FAULTY = [
+    Raises,
+    NamesNobody,
+    NamesNothing,
+    NamesAList,
+    RaisesTheUnspeakable,
+    NamesTheUnspeakable,
+    PosesAsABackend,
+    Rambles,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -232,12 +277,20 @@ def test_a_faulty_policy_loses_no_call(policy: type, caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize(
     ("policy", "words"),
-    [("Raises", "raised KeyError('no such tenant')"), ("NamesNobody", "named 'nobody', which is none of ['a', 'b']")],
+    [
+        ("Raises", "raised KeyError('no such tenant')"),
+        ("NamesNobody", "named 'nobody', which is none of ['a', 'b']"),
+        ("NamesAList", "named ['a'], which is none of"),
+        ("RaisesTheUnspeakable", "raised <Unspeakable instance"),
+        ("NamesTheUnspeakable", "named <Unspeakable instance"),
+        ("Rambles", "raised ValueError('bla bla"),
+    ],
 )
 def test_the_log_says_what_the_policy_did(policy: str, words: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The author of a faulty policy reads in the log what it did."""
+    """The author of a faulty policy reads in the log what it did, in a line of a length that can be read (H10)."""
     chooser(here(policy)).choose(call(), 0.5)
     assert words in caplog.text
+    assert len(caplog.text) < 500
 
 
 def test_a_faulty_policy_does_not_drown_the_log(
@@ -372,6 +425,7 @@ def test_import_paths_that_lead_nowhere(path: str, text: str) -> None:
         (here("not_callable"), TypeError, "has no method choose"),
         (here("TakesTooLittle"), TypeError, "has no method choose"),
         (here("NeedsArguments"), TypeError, "model"),
+        (here("Waits"), TypeError, "async method choose"),
         (here("call"), TypeError, "has no method choose"),
         ("json:decoder", TypeError, "has no method choose"),
         ("nothing", ImportError, "is not an import path"),

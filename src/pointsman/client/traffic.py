@@ -15,6 +15,7 @@ from pointsman.client.operations import Operations, author, new_id
 from pointsman.model import CustomPolicy, TrafficPolicy
 from pointsman.policy.shardkey import check_key
 from pointsman.routing.chooser import Chooser, NotAPolicyError, load_policy
+from pointsman.usercode import shown
 from pointsman.wire.commands import Pin, RollbackTraffic, SetTraffic, ShadowTraffic, Unpin
 
 BUILT_IN = "weighted"
@@ -191,7 +192,7 @@ def _custom_policy(path: Any) -> CustomPolicy:
     except NotAPolicyError as error:
         raise TypeError(str(error)) from None
     except BaseException as error:
-        raise ValueError(f"traffic policy {path!r} cannot be imported: {error!r}") from error
+        raise ValueError(f"traffic policy {path!r} cannot be imported: {shown(error)}") from error
     return custom
 
 

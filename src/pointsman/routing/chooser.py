@@ -12,7 +12,7 @@ from pointsman.model import CustomPolicy, EndpointSpec, Pins
 from pointsman.policy.traffic import CallInfo, Policy, TrafficSplit
 from pointsman.routing.budget import WarningBudget
 from pointsman.routing.call import Call
-from pointsman.usercode import import_object
+from pointsman.usercode import import_object, shown
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +83,11 @@ class Chooser:
         """What the user's own policy says; None when it says nothing that can be done."""
         try:
             chosen = policy.choose(call, self.split, draw)
-            if chosen in self.split.weights:
+            if isinstance(chosen, str) and chosen in self.split.weights:
                 return chosen
-            problem = f"named {chosen!r}, which is none of {sorted(self.split.weights)}"
+            problem = f"named {shown(chosen)}, which is none of {sorted(self.split.weights)}"
         except BaseException as error:  # noqa: BLE001 - user code; neither the call nor the router must suffer
-            problem = f"raised {error!r}"
+            problem = f"raised {shown(error)}"
         if self._budget.take("custom", time.monotonic()) is not None:
             log.warning("the traffic policy of endpoint %r %s; the built-in one is used", call.endpoint, problem)
         return None
@@ -102,7 +102,7 @@ def load_policy(custom: CustomPolicy) -> Policy:
 
     Raises:
         ImportError: there is no such module, or nothing of that name in it.
-        NotAPolicyError: it has no method ``choose`` that takes a call, a split and a draw.
+        NotAPolicyError: it has no method ``choose`` that takes a call, a split and a draw, or that is ``async``.
         Exception: what user code raises while it is imported or constructed.
     """
     found: Any = import_object(custom.path, custom.sys_path)
@@ -113,8 +113,12 @@ def load_policy(custom: CustomPolicy) -> Policy:
             raise TypeError
         inspect.signature(choose).bind(None, None, 0.0)
     except TypeError:
-        problem = f"{custom.path!r} is {policy!r}, which has no method choose(call, split, draw)"
+        problem = f"{custom.path!r} is {shown(policy)}, which has no method choose(call, split, draw)"
         raise NotAPolicyError(problem) from None
+    if inspect.iscoroutinefunction(choose):
+        raise NotAPolicyError(
+            f"{custom.path!r} has an async method choose; a policy may not wait, so make it a plain def"
+        )
     return policy  # type: ignore[no-any-return]
 
 
@@ -125,9 +129,9 @@ def _load(endpoint: EndpointSpec) -> Policy | None:
         return load_policy(custom)
     except BaseException as error:  # noqa: BLE001 - the module is user code, which may even try to exit
         log.error(
-            "the traffic policy %r of endpoint %r cannot be used here, and the built-in one takes its place: %r",
+            "the traffic policy %r of endpoint %r cannot be used here, and the built-in one takes its place: %s",
             custom.path,
             endpoint.name,
-            error,
+            shown(error),
         )
         return None

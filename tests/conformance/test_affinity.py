@@ -136,7 +136,7 @@ def test_any_text_is_a_key(client, http, backends, halves, key):
     assert seen == [key, key]
 
 
-@pytest.mark.parametrize("key", [5, b"bytes", 1.5, True, ["a"]], ids=str)
+@pytest.mark.parametrize("key", [5, b"bytes", 1.5, True, {"a"}], ids=str)
 def test_keys_are_text(client, halves, key):
     """A number as a key is my mistake, and I hear of it where I made it (SA5)."""
     for use in (
@@ -293,6 +293,28 @@ def test_a_backend_with_pins_cannot_be_deleted(client, http, halves, name):
     assert home_over_http(http, halves, "vip") == client.explain(halves, shard_key="vip")["backend"]
 
 
+def test_ten_thousand_pins(client, http, backends, halves):
+    """I pin a list of ten thousand customers, the most there may be, in one change; all else goes on as it was."""
+    a, b = backends.tags[:2]
+    customers = [f"customer {number}" for number in range(10_000)]
+    before = client.get_traffic(halves)["version"], client.status()["version"]
+    client.pin(halves, customers, b)
+    assert (client.get_traffic(halves)["version"], client.status()["version"]) == (before[0], before[1] + 1)
+    assert client.get_traffic(halves)["pins"] == dict.fromkeys(customers, b)
+    for keys in ("one more", ["customer 7", "one more"], [*customers, "one more"]):
+        with pytest.raises(ValueError, match=r"1000[01]"):
+            client.pin(halves, keys, a)
+    client.set_traffic(halves, {a: 1})
+    handle = client.get_handle(halves)
+    for customer in customers[::999]:
+        assert http.get(f"/{halves}", headers={"x-serve-shard-key": customer}).text == b
+        assert handle.options(shard_key=customer).remote().result() == b
+    assert http.get(f"/{halves}", headers={"x-serve-shard-key": "one more"}).text == a
+    client.unpin(halves, customers)
+    assert client.get_traffic(halves)["pins"] == {}
+    assert http.get(f"/{halves}", headers={"x-serve-shard-key": "customer 7"}).text == a
+
+
 def test_unpin_of_what_is_not_pinned(client, halves, caplog):
     """Unpinning twice is a warning that names the key, and no error (LC9)."""
     version = client.status()["version"]
@@ -308,6 +330,9 @@ def test_unpin_of_what_is_not_pinned(client, halves, caplog):
         ("k", None, TypeError, "None"),
         ("k", "affinity-z", ValueError, "did you mean 'affinity-"),
         ("k", "", ValueError, "backend"),
+        (["k", 5], "affinity-a", TypeError, "5"),
+        (["k", "x" * 257], "affinity-a", ValueError, "256"),
+        (["k"], "affinity-z", ValueError, "affinity-z"),
         ("x" * 257, "affinity-a", ValueError, "256"),
     ],
 )

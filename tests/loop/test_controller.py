@@ -12,7 +12,7 @@ import pytest
 from pointsman.controller.reconcile import STOP_GRACE_S
 from pointsman.controller.store import StoreError
 from pointsman.exceptions import BackendStartError
-from pointsman.model import Reason
+from pointsman.model import Pins, Reason
 from pointsman.testing import ReplicaPlan, settle
 from pointsman.wire.commands import Accepted, Pin, Progress, RollbackTraffic, ShadowTraffic
 from pointsman.wire.handover import LaunchNote
@@ -338,13 +338,13 @@ def test_traffic_outlives_the_controller(tmp_path: Path) -> None:
         await world.create()
         await world.create_endpoint()
         await world.change(ShadowTraffic(id=world.new_id(), name="e", backend="b", proportion=0.5, by="ann"))
-        await world.change(Pin(id=world.new_id(), name="e", shard_key="alice", backend="b"))
+        await world.change(Pin(id=world.new_id(), name="e", shard_keys=("alice",), backend="b"))
         before = world.controller.desired
         await world.stop()
         await world.start()
         assert world.controller.desired == before
         await asyncio.sleep(1)
-        assert world.peers.tables[-1].pins["e"].keys == {"alice": "b"}
+        assert unpack(world.peers.tables[-1].pins["e"], Pins).keys == {"alice": "b"}
         assert world.peers.tables[-1].endpoints["e"].policy.shadows == {"b": 0.5}
         last = before.histories["e"].changes[-1]
         assert (last.change, last.by) == ("shadow_traffic", "ann")

@@ -22,6 +22,7 @@ from pointsman.policy.traffic import CallInfo, TrafficSplit
 from pointsman.routing.call import Call, StreamBroken
 from pointsman.routing.router import NoSuchEndpointError, Router
 from pointsman.testing import INSTANCE, MemoryReplica, ScriptedReplica, new_call, run, settle, table_of
+from pointsman.wire.messages import pack, unpack
 from tests.loop.models import Gate, echo_async, echo_sync
 
 
@@ -424,7 +425,7 @@ def table_for(version: int, replicas: dict[str, ScriptedReplica], weights: dict[
 
 
 def pinned(table: RoutingTable, **keys: str) -> RoutingTable:
-    return msgspec.structs.replace(table, pins={"e": Pins(keys)})
+    return msgspec.structs.replace(table, pins={"e": pack(Pins(keys))})
 
 
 def test_a_key_stays_with_its_backend() -> None:
@@ -463,6 +464,34 @@ def test_a_pin_holds_from_the_next_table_on() -> None:
             await settle()
             assert ids(replicas["c"]) == ["before 3", "before 4"]
             assert ids(replicas[home]) == ["before 2", "last"]
+
+    run(main())
+
+
+def test_pins_are_unpacked_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ten thousand pinned users, a new split or a new replica does not stop requests for the time that it takes
+    to read all pins again (G8)."""
+
+    async def main() -> None:
+        unpacked: list[bytes] = []
+
+        def noted(data: bytes, kind: type[Pins]) -> Pins:
+            unpacked.append(data)
+            return unpack(data, kind)
+
+        monkeypatch.setattr("pointsman.routing.router.unpack", noted)
+        replicas = several("abc")
+        async with splitting(pinned(table_for(1, replicas, {"a": 1.0}), alice="c")) as router:
+            router.apply(pinned(table_for(2, replicas, {"b": 1.0}), alice="c"))
+            replicas["b"] = ScriptedReplica("b")
+            router.apply(pinned(table_for(3, replicas, {"b": 1.0}), alice="c"))
+            await submitted(router, 1, endpoint="e", shard_key="alice")
+            assert (len(unpacked), len(replicas["c"].arrived)) == (1, 1)
+            router.apply(pinned(table_for(4, replicas, {"b": 1.0}), alice="a"))
+            router.apply(table_for(5, replicas, {"b": 1.0}))
+            router.apply(table_for(6, replicas, {"c": 1.0}))
+            await submitted(router, 1, endpoint="e", shard_key="alice")
+            assert (len(unpacked), len(replicas["c"].arrived)) == (2, 2)
 
     run(main())
 

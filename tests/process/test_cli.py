@@ -313,6 +313,7 @@ def test_traffic_from_the_shell(canary: str, digits: str) -> None:
     assert " 99 % old" in traffic(canary, "rollback", digits)
     first = traffic_json(canary, "history", digits)[0]
     assert "100 % old" in traffic(canary, "rollback", digits, "--to", str(first["version"]))
+    assert "Nothing to change" in traffic(canary, "rollback", digits, "--to", str(first["version"]))
     traffic(canary, "shadow", digits, "new", "0")
     now = traffic_json(canary, "show")
     assert now[digits]["shadows"] == {}
@@ -338,9 +339,13 @@ def test_pins_from_the_shell(canary: str, digits: str) -> None:
     assert "vip -> new" in traffic(canary, "pin", digits, "vip", "new")
     explained = traffic_json(canary, "explain", digits, "--key", "vip")
     assert (explained["backend"], explained["why"]) == ("new", "pin")
-    assert "vip" not in traffic(canary, "unpin", digits, "vip")
+    shown = traffic(canary, "pin", digits, "anne", "", "old")
+    assert all(text in shown for text in ("vip -> new", "anne -> old", '"" -> old'))
+    assert "->" not in traffic(canary, "unpin", digits, "vip", "anne", "")
     shown = traffic(canary, "explain", digits, "--key", "vip")
     assert "old" in shown.splitlines()[0]
+    assert "old  it has all the weight" in traffic(canary, "explain", digits)
+    traffic(canary, "set", digits, "old=0.5", "new=0.5")
     assert "by weight" in traffic(canary, "explain", digits)
 
 
@@ -361,8 +366,7 @@ def test_keys_cannot_mess_up_the_terminal(canary: str, digits: str) -> None:
 def test_many_pins_fit_on_a_screen(canary: str, digits: str) -> None:
     """Of dozens of pinned keys the table shows some and the number of the rest; JSON has them all."""
     client = serve.connect(canary)
-    for number in range(15):
-        client.pin(digits, f"key-{number:02}", "new")
+    client.pin(digits, [f"key-{number:02}" for number in range(15)], "new")
     assert "and 5 more" in traffic(canary, "show", digits)
     assert len(traffic_json(canary, "show", digits)[digits]["pins"]) == 15
 

@@ -244,6 +244,13 @@ def test_explain_tells_way_and_numbers() -> None:
     assert set(bob["numbers"]) == {"a", "b"}
 
 
+def test_explain_knows_when_there_is_no_choice() -> None:
+    """Where one backend has all the weight, explain names it for calls without a key, too (SA6)."""
+    chosen = chooser(weights={"a": 1.0, "b": 0.0})
+    assert (chosen.explain(None)["why"], chosen.explain(None)["backend"]) == ("weight", "a")
+    assert chooser(here("Note"), weights={"a": 1.0, "b": 0.0}).explain(None)["backend"] is None
+
+
 def test_explain_asks_the_policy() -> None:
     """With a policy of one's own, explain says so, and asks it where a key goes; pins still come first."""
     chosen = chooser(here("Note"), pins={"alice": "a"})

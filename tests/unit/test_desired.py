@@ -109,7 +109,7 @@ def rollback(version: int | None = None) -> RollbackTraffic:
 
 
 def pin(key: str, backend: str) -> Pin:
-    return Pin("id", "e", key, backend)
+    return Pin("id", "e", (key,), backend)
 
 
 def policy(state: Desired) -> TrafficPolicy:
@@ -632,35 +632,61 @@ def test_keys_are_pinned_and_let_go() -> None:
     assert apply(state, pin("alice", "two"), ROOM)[0] is state
     state = done(state, pin("alice", "one"))
     assert state.pins["e"].keys["alice"] == "one"
-    state = done(state, Unpin("id", "e", "alice"), Unpin("id", "e", ""))
+    state = done(state, Unpin("id", "e", ("alice", "")))
     assert state.pins == {}
     assert state.histories == SERVED.histories
 
 
+def test_many_keys_are_pinned_in_one_change() -> None:
+    """A list of testers is pinned whole or not at all, in one version, and let go in one (SA1, CL3)."""
+    testers = tuple(f"tester {number}" for number in range(500))
+    before = done(SERVED, pin("tester 7", "one"), pin("alice", "one"))
+    state = done(before, Pin("id", "e", testers, "two"))
+    assert state.version == before.version + 1
+    assert state.pins["e"].keys == {"alice": "one", **dict.fromkeys(testers, "two")}
+    assert apply(state, Pin("id", "e", testers[:9], "two"), ROOM)[0] is state
+    assert apply(state, Pin("id", "e", (), "two"), ROOM)[0] is state
+    assert done(state, Unpin("id", "e", testers)).pins == {"e": Pins({"alice": "one"})}
+    refused(state, Pin("id", "e", tuple(map(str, range(MAX_PINS - 500))), "two"), "10001 pinned shard keys")
+    left, note = apply(state, Unpin("id", "e", ("bob", "alice", "cy", "dan")), ROOM)
+    assert note == "shard key 'bob' of endpoint 'e' is not pinned, nor are 2 others that were given"
+    assert left.pins["e"].keys == dict.fromkeys(testers, "two")
+
+
 def test_letting_go_what_is_not_pinned() -> None:
     """Unpinning a key that is not pinned changes nothing and leaves a warning that names it (LC9)."""
-    state, note = apply(SERVED, Unpin("id", "e", "alice"), ROOM)
+    state, note = apply(SERVED, Unpin("id", "e", ("alice",)), ROOM)
     assert state is SERVED
     assert note == "shard key 'alice' of endpoint 'e' is not pinned"
 
 
 def test_pins_of_what_does_not_exist() -> None:
     """An unknown endpoint or backend, or one that is still starting, is refused by name (TR1)."""
-    refused(SERVED, Pin("id", "ee", "alice", "one"), "'ee'", "does not exist")
-    refused(SERVED, Unpin("id", "ee", "alice"), "'ee'", "does not exist")
+    refused(SERVED, Pin("id", "ee", ("alice",), "one"), "'ee'", "does not exist")
+    refused(SERVED, Unpin("id", "ee", ("alice",)), "'ee'", "does not exist")
     refused(SERVED, pin("alice", "ghost"), "'ghost'", "does not exist")
     refused(apply(SERVED, create("young"), ROOM)[0], pin("alice", "young"), "'young'", "still starting")
+
+
+def test_names_that_nothing_resembles() -> None:
+    """Where no name is near the one I gave, I am told those that there are, and not all of a thousand (TR1)."""
+    refused(SERVED, pin("alice", "v9"), "backend 'v9' does not exist; existing: 'one', 'two'")
+    state = done(SERVED, *(endpoint(f"endpoint {number}", "one") for number in range(9)))
+    refused(
+        state, Unpin("id", "x", ("alice",)), "endpoint 'x' does not exist; existing: 'e', 'endpoint 0',", " and 5 more"
+    )
+    refused(Desired(), split(one=1.0), "endpoint 'e' does not exist; there is none yet")
 
 
 def test_pins_have_a_limit() -> None:
     """At 10,000 pinned keys another one is refused; those that are there may change, and go (SA1)."""
     full = msgspec.structs.replace(SERVED, pins={"e": Pins({f"key {n}": "one" for n in range(MAX_PINS)})})
-    refused(full, pin("one more", "one"), "'e'", "10000 pinned shard keys")
+    refused(full, pin("one more", "one"), "'e'", "10001 pinned shard keys", "10000 at most")
     state = done(full, pin("key 0", "two"))
     assert (state.pins["e"].keys["key 0"], len(state.pins["e"].keys)) == ("two", MAX_PINS)
-    state = done(state, Unpin("id", "e", "key 1"), pin("one more", "two"))
+    state = done(state, Unpin("id", "e", ("key 1",)), pin("one more", "two"))
     assert len(state.pins["e"].keys) == MAX_PINS
-    assert done(full, endpoint("f", "one"), Pin("id", "f", "key", "one")).pins["f"] == Pins({"key": "one"})
+    assert done(full, endpoint("f", "one"), Pin("id", "f", ("key",), "one")).pins["f"] == Pins({"key": "one"})
 
 
 @pytest.mark.parametrize(("keys", "words"), [(1, "1 pinned shard key)"), (2, "2 pinned shard keys)")])
@@ -669,7 +695,7 @@ def test_a_backend_with_pins_cannot_be_deleted(keys: int, words: str) -> None:
     state = done(SERVED, *(pin(f"user {number}", "two") for number in range(keys)), pin("other", "one"))
     text = refused(state, DeleteBackend("id", "two", True), "'two'", f"'e' (by {words}")
     assert "user" not in text
-    free = done(state, *(Unpin("id", "e", f"user {number}") for number in range(keys)))
+    free = done(state, Unpin("id", "e", tuple(f"user {number}" for number in range(keys))))
     assert "two" not in done(free, DeleteBackend("id", "two", False)).backends
 
 
@@ -774,7 +800,7 @@ def test_a_failed_first_deploy_takes_pins_and_history_along() -> None:
     """Nothing of a first deploy that fails is left, not even what was set on its endpoint meanwhile (DP2)."""
     state, _ = apply(SERVED, deploy("d", route="/d"), ROOM, "now")
     assert [change.change for change in state.histories["d"].changes] == ["deployed"]
-    for order in (Pin("id", "d", "alice", "one"), ShadowTraffic("id", "d", "two", 0.5)):
+    for order in (Pin("id", "d", ("alice",), "one"), ShadowTraffic("id", "d", "two", 0.5)):
         state, _ = apply(state, order, ROOM, "now")
     refused(state, DeleteBackend("id", "two", False), "'d' (as a shadow)")
     back = revert(state, "d")
@@ -784,7 +810,7 @@ def test_a_failed_first_deploy_takes_pins_and_history_along() -> None:
 
 def test_a_failed_redeploy_keeps_pins_and_history() -> None:
     """A re-deploy that fails takes back its route, and not the traffic that was set meanwhile (DP2, DP4)."""
-    state = done(SERVED, deploy("d", route="/old"), Pin("id", "d", "alice", "one"))
+    state = done(SERVED, deploy("d", route="/old"), Pin("id", "d", ("alice",), "one"))
     failed, _ = apply(state, deploy("d", code="bad", route="/new"), ROOM)
     failed, _ = apply(failed, SetTraffic("id", "d", {"d": 0.5, "one": 0.5}), ROOM)
     back = revert(failed, "d")

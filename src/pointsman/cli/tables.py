@@ -78,6 +78,8 @@ def show_explanation(explanation: dict[str, Any], console: Console) -> None:
         "policy": "chosen by the endpoint's own policy",
     }[explanation["why"]]
     backend = explanation["backend"]
+    if explanation["why"] == "weight" and backend is not None:
+        because = "it has all the weight"
     answer = plain(backend) if backend is not None else Text("one of them", style="dim")
     console.print(Text.assemble(answer, f"  {because} (policy version {explanation['policy_version']})"))
     table = make_table("", "backend", "weight", "number drawn")
@@ -162,7 +164,8 @@ def _shadows(shadows: dict[str, float]) -> Text:
 def _pins(pins: dict[str, str]) -> Text:
     if not pins:
         return Text("-", style="dim")
-    lines = [f"{key} -> {backend}" for key, backend in sorted(pins.items())[:SHOWN_PINS]]
+    keys = {key: key if key and key == key.strip() else f'"{key}"' for key in sorted(pins)[:SHOWN_PINS]}
+    lines = [f"{shown} -> {pins[key]}" for key, shown in keys.items()]
     more = len(pins) - SHOWN_PINS
     return _lines([*lines, f"and {more} more"] if more > 0 else lines)
 

@@ -22,7 +22,7 @@ app = typer.Typer(
 
 Endpoint = Annotated[str, typer.Argument(metavar="ENDPOINT", show_default=False)]
 Backend = Annotated[str, typer.Argument(metavar="BACKEND", show_default=False)]
-Key = Annotated[str, typer.Argument(metavar="KEY", help="A shard key.", show_default=False)]
+Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="Shard keys.", show_default=False)]
 
 
 @app.command()
@@ -83,8 +83,13 @@ def rollback(
 ) -> None:
     """Bring an older policy back, weights and shadows."""
     client = connect_to(name)
+    before = client.get_traffic(endpoint)["version"]
     client.rollback_traffic(endpoint, to)
-    typer.echo(f"{client.traffic_history(endpoint)[-1]['change']}; what was in force before is in the history.")
+    last = client.traffic_history(endpoint)[-1]
+    if last["version"] == before:
+        typer.echo(f"Nothing to change: policy {before} is the same.")
+    else:
+        typer.echo(f"{last['change']}; what was in force before is in the history.")
     _show(client, endpoint)
 
 
@@ -104,18 +109,18 @@ def shadow(
 
 
 @app.command()
-def pin(endpoint: Endpoint, key: Key, backend: Backend, name: Name = "default") -> None:
-    """Send all calls with a shard key to one backend."""
+def pin(endpoint: Endpoint, keys: Keys, backend: Backend, name: Name = "default") -> None:
+    """Send all calls with these shard keys to one backend."""
     client = connect_to(name)
-    client.pin(endpoint, key, backend)
+    client.pin(endpoint, keys, backend)
     _show(client, endpoint)
 
 
 @app.command()
-def unpin(endpoint: Endpoint, key: Key, name: Name = "default") -> None:
-    """Let weights decide again about a shard key."""
+def unpin(endpoint: Endpoint, keys: Keys, name: Name = "default") -> None:
+    """Let weights decide again about these shard keys."""
     client = connect_to(name)
-    client.unpin(endpoint, key)
+    client.unpin(endpoint, keys)
     _show(client, endpoint)
 
 

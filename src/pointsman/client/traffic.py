@@ -13,7 +13,7 @@ from typing import Any
 from pointsman import config as options
 from pointsman.client.operations import Operations, author, new_id
 from pointsman.model import CustomPolicy, TrafficPolicy
-from pointsman.policy.shardkey import check_key
+from pointsman.policy.shardkey import MAX_PINS, check_key
 from pointsman.routing.chooser import Chooser, NotAPolicyError, load_policy
 from pointsman.usercode import shown
 from pointsman.wire.commands import Pin, RollbackTraffic, SetTraffic, ShadowTraffic, Unpin
@@ -116,26 +116,28 @@ class TrafficOperations(Operations):
         tag = options.check_object_name(backend_tag, "backend_tag")
         self._change(ShadowTraffic(new_id(), name, tag, _number(proportion, "proportion"), by=author()))
 
-    def pin(self, endpoint: str, shard_key: str, backend: str) -> None:
+    def pin(self, endpoint: str, shard_key: str | Sequence[str], backend: str) -> None:
         """Send all calls with a shard key to one backend, whatever the weights say; the backend needs no weight.
 
         Args:
-            shard_key: at most 256 bytes of UTF-8; at most 10,000 keys of an endpoint can be pinned.
+            shard_key: at most 256 bytes of UTF-8; or a list of such keys, which are pinned together. At most 10,000
+                keys of an endpoint can be pinned.
 
         Raises:
-            TypeError, ValueError: an argument is wrong, or endpoint or backend are unknown.
+            TypeError, ValueError: an argument is wrong, endpoint or backend are unknown, or there would be too many
+                pins. Nothing has changed.
         """
         name = options.check_object_name(endpoint, "endpoint")
         tag = options.check_object_name(backend, "backend")
-        self._change(Pin(new_id(), name, check_key(shard_key), tag))
+        self._change(Pin(new_id(), name, _keys(shard_key), tag))
 
-    def unpin(self, endpoint: str, shard_key: str) -> None:
-        """Let weights decide again about a shard key. One that is not pinned is logged and ignored.
+    def unpin(self, endpoint: str, shard_key: str | Sequence[str]) -> None:
+        """Let weights decide again about a shard key, or a list of them. One that is not pinned is logged and ignored.
 
         Raises:
             TypeError, ValueError: an argument is wrong, or the endpoint is unknown.
         """
-        self._change(Unpin(new_id(), options.check_object_name(endpoint, "endpoint"), check_key(shard_key)))
+        self._change(Unpin(new_id(), options.check_object_name(endpoint, "endpoint"), _keys(shard_key)))
 
     def explain(self, endpoint: str, *, shard_key: str | None = None) -> dict[str, Any]:
         """Which backend answers calls with a shard key, and why.
@@ -145,7 +147,7 @@ class TrafficOperations(Operations):
 
         Returns:
             ``{"endpoint", "shard_key", "backend", "why", "policy_version", "weights", "numbers"}``: ``backend`` is None
-            where it is drawn for each call, ``why`` is ``"pin"``, ``"policy"`` (your own), ``"shard key"`` or
+            where it differs from call to call, ``why`` is ``"pin"``, ``"policy"`` (your own), ``"shard key"`` or
             ``"weight"``, and ``numbers`` what each backend drew for the key: the smallest wins.
 
         Raises:
@@ -164,6 +166,15 @@ def _policy_view(policy: TrafficPolicy) -> dict[str, Any]:
         "shadows": dict(policy.shadows),
         "policy": policy.custom.path if policy.custom else BUILT_IN,
     }
+
+
+def _keys(shard_key: Any) -> tuple[str, ...]:
+    """One key or several, each once."""
+    if not isinstance(shard_key, (list, tuple)):
+        return (check_key(shard_key),)
+    if len(shard_key) > MAX_PINS:
+        raise ValueError(f"{len(shard_key)} shard keys were given, and {MAX_PINS} of an endpoint may be pinned")
+    return tuple(dict.fromkeys(check_key(key) for key in shard_key))
 
 
 def _number(value: Any, what: str) -> float:

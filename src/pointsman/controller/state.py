@@ -18,6 +18,9 @@ from pointsman.model import (
     TrafficHistory,
 )
 
+SHOWN_NAMES = 5
+"""Of those that exist, in the error about one that does not."""
+
 V = TypeVar("V")
 
 
@@ -103,5 +106,10 @@ def without(mapping: dict[str, V], key: str) -> dict[str, V]:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    """What may have been meant, or else what there is."""
+    names = sorted(known)
+    matches = difflib.get_close_matches(name, names, n=1)
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"; existing: {', '.join(map(repr, names[:SHOWN_NAMES]))}{more}" if names else "; there is none yet"

@@ -7,6 +7,7 @@ from typing import Protocol
 from pointsman.controller.reconcile import Observed, Phase
 from pointsman.controller.state import Desired, Room
 from pointsman.model import Allocation, BackendRoute, Capacity, ReplicaRef, RoutingTable
+from pointsman.wire.messages import pack
 
 
 class Keys(Protocol):
@@ -25,7 +26,8 @@ def routing_table(desired: Desired, observed: Observed, keys: Keys, *, version: 
             if r.phase is Phase.READY and not r.killed and r.sick is None
         )
         backends[tag] = BackendRoute(tag, refs, spec.config.query_limit, spec.config.max_queued_queries)
-    return RoutingTable(version, desired.endpoints, backends, desired.pins)
+    pins = {name: pack(pins) for name, pins in desired.pins.items()}
+    return RoutingTable(version, desired.endpoints, backends, pins)
 
 
 def room_of(observed: Observed) -> Room:

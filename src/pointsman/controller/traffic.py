@@ -12,11 +12,11 @@ import msgspec
 
 from pointsman.controller.state import Desired, check_usable, find_endpoint, without
 from pointsman.model import EndpointSpec, Pins, TrafficChange, TrafficHistory, TrafficPolicy
+from pointsman.policy.shardkey import MAX_PINS
 from pointsman.wire.commands import Pin, RollbackTraffic, SetTraffic, ShadowTraffic, TrafficCommand, Unpin
 
 WEIGHT_TOLERANCE = 1e-5
 KEPT_POLICIES = 50
-MAX_PINS = 10_000
 
 
 def apply(state: Desired, command: TrafficCommand, now: str) -> tuple[Desired, str]:
@@ -152,19 +152,27 @@ def _pin(state: Desired, command: Pin) -> Desired:
     find_endpoint(state, command.name)
     check_usable(state, command.backend)
     pins = state.pins.get(command.name, Pins()).keys
-    if pins.get(command.shard_key) == command.backend:
+    new = {**pins, **dict.fromkeys(command.shard_keys, command.backend)}
+    if new == pins:
         return state
-    if command.shard_key not in pins and len(pins) >= MAX_PINS:
-        raise ValueError(f"endpoint {command.name!r} has {MAX_PINS} pinned shard keys, the most there may be")
-    return _with_pins(state, command.name, {**pins, command.shard_key: command.backend})
+    if len(new) > MAX_PINS:
+        raise ValueError(
+            f"endpoint {command.name!r} would have {len(new)} pinned shard keys, and may have {MAX_PINS} at most"
+        )
+    return _with_pins(state, command.name, new)
 
 
 def _unpin(state: Desired, command: Unpin) -> tuple[Desired, str]:
     find_endpoint(state, command.name)
     pins = state.pins.get(command.name, Pins()).keys
-    if command.shard_key not in pins:
-        return state, f"shard key {command.shard_key!r} of endpoint {command.name!r} is not pinned"
-    return _with_pins(state, command.name, without(pins, command.shard_key)), ""
+    gone = set(command.shard_keys)
+    new = {key: backend for key, backend in pins.items() if key not in gone}
+    missing = [key for key in command.shard_keys if key not in pins]
+    note = ""
+    if missing:
+        more = f", nor are {len(missing) - 1} others that were given" if len(missing) > 1 else ""
+        note = f"shard key {missing[0]!r} of endpoint {command.name!r} is not pinned{more}"
+    return (_with_pins(state, command.name, new) if new != pins else state), note
 
 
 def _with_pins(state: Desired, name: str, keys: dict[str, str]) -> Desired:

@@ -8,6 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 MAX_SHARD_KEY = 256
 """Bytes of UTF-8."""
+MAX_PINS = 10_000
+"""Keys of one endpoint that may be pinned to a backend."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
 _QUERY_NAME = re.compile(r"[!-~]{1,200}")

@@ -35,6 +35,11 @@ class TrafficSplit:
         self._bounds = tuple(zip(bounds, (tag for tag, _ in shares), strict=True))[:-1]
         self._rendezvous = Rendezvous(endpoint, policy.weights)
 
+    @property
+    def draws(self) -> bool:
+        """Whether there is a choice: more than one backend has a weight above 0."""
+        return bool(self._bounds)
+
     def by_weight(self, draw: float) -> str:
         """The backend for a ``draw`` that is uniform in [0, 1), by inversion of the cumulative weights."""
         for bound, tag in self._bounds:

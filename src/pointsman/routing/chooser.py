@@ -62,6 +62,8 @@ class Chooser:
         backend, numbers = None, {}
         if shard_key is None:
             why = "weight" if self._custom is None else "policy"
+            if self._custom is None and not self.split.draws:
+                backend = self.split.by_weight(0.0)
         elif shard_key in self._pins:
             why, backend = "pin", self._pins[shard_key]
         else:

@@ -11,12 +11,13 @@ import random
 from collections.abc import Callable
 
 from pointsman.exceptions import DeadlineExceededError, ServeException
-from pointsman.model import EMPTY_TABLE, BackendRoute, RoutingTable
+from pointsman.model import EMPTY_TABLE, BackendRoute, Pins, RoutingTable
 from pointsman.routing.call import Call
 from pointsman.routing.chooser import NO_PINS, Chooser
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pool import Pool, PoolStatistics
 from pointsman.routing.shadow import Shadow, ShadowStatistics
+from pointsman.wire.messages import unpack
 
 
 class NoSuchEndpointError(ServeException):
@@ -59,7 +60,7 @@ class Router:
             elif route != old.backends.get(tag):
                 pool.update(route)
         gone = [self._pools.pop(tag) for tag in self._pools.keys() - table.backends.keys()]
-        self._choosers = {name: self._chooser(name) for name in table.endpoints}
+        self._choosers = {name: self._chooser(name, old) for name in table.endpoints}
         in_use = {tag for chooser in self._choosers.values() for tag in chooser.backends}
         for tag, pool in self._pools.items():
             pool.serves_users = tag in in_use
@@ -138,12 +139,16 @@ class Router:
         for pool in self._pools.values():
             pool.validate()
 
-    def _chooser(self, name: str) -> Chooser:
+    def _chooser(self, name: str, old: RoutingTable) -> Chooser:
         """The endpoint's chooser: the one there is, unless its policy or pins have changed."""
-        endpoint, pins = self.table.endpoints[name], self.table.pins.get(name, NO_PINS)
+        endpoint, packed = self.table.endpoints[name], self.table.pins.get(name)
         there = self._choosers.get(name)
-        if there is not None and there.endpoint == endpoint and there.pins == pins:
+        if there is None or packed != old.pins.get(name):
+            pins = NO_PINS if packed is None else unpack(packed, Pins)
+        elif there.endpoint == endpoint:
             return there
+        else:
+            pins = there.pins
         if self.metrics is not None:
             self.metrics.policy(name, endpoint.policy.version)
         return Chooser(endpoint, pins)

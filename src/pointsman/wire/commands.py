@@ -98,13 +98,13 @@ class RollbackTraffic(Signed, frozen=True, tag="rollback_traffic"):
 
 class Pin(Command, frozen=True, tag="pin"):
     name: str
-    shard_key: str
+    shard_keys: tuple[str, ...]
     backend: str
 
 
 class Unpin(Command, frozen=True, tag="unpin"):
     name: str
-    shard_key: str
+    shard_keys: tuple[str, ...]
 
 
 class Deploy(Signed, frozen=True, tag="deploy"):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from math import frexp
+from math import frexp, inf
 from struct import Struct
 
 HASH_VERSION = 1
@@ -45,18 +45,24 @@ class Rendezvous:
 
     def owner(self, key: str) -> str:
         """The backend that a key belongs to; of two with the same number the first by name."""
-        numbers = self.numbers(key)
-        return min(numbers, key=numbers.__getitem__)
+        data = key.encode()
+        least, owner = inf, self._contenders[0][0]
+        for tag, weight, begun in self._contenders:
+            number = _draw(begun, data, weight)
+            if number < least:
+                least, owner = number, tag
+        return owner
 
     def numbers(self, key: str) -> dict[str, float]:
         """What every backend draws for a key."""
         data = key.encode()
-        numbers = {}
-        for tag, weight, begun in self._contenders:
-            digest = begun.copy()
-            digest.update(data)
-            numbers[tag] = minus_log(_uint64.unpack(digest.digest())[0]) / weight
-        return numbers
+        return {tag: _draw(begun, data, weight) for tag, weight, begun in self._contenders}
+
+
+def _draw(begun: blake2b, data: bytes, weight: float) -> float:
+    digest = begun.copy()
+    digest.update(data)
+    return minus_log(_uint64.unpack(digest.digest())[0]) / weight
 
 
 def minus_log(bits: int) -> float:

@@ -34,7 +34,7 @@ def spent(pid: int) -> Spent:
     for process in (root, *root.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            seconds[_role(process.cmdline())] += times.user + times.system
+            seconds[role_of(process.cmdline())] += times.user + times.system
     seconds[ALL] = busy_s()
     return seconds
 
@@ -101,5 +101,6 @@ class Patience:
             self._left_s -= LOOK_S
 
 
-def _role(command: list[str]) -> str:
+def role_of(command: list[str]) -> str:
+    """Of a process of the server, by its command line."""
     return next((role for module, role in ROLES.items() if module in command), OTHERS)

@@ -1,11 +1,10 @@
 """What splits, keys, shadows and ``x-serve-*`` headers cost, and whether weights are kept. ``make bench-traffic``.
 
-Method. All figures are ratios between two sides of one comparison, taken within a round, between cells that lie seconds
-apart; the median over the rounds stands beside its aim. Every round starts its servers afresh and measures the sides in
-another order. One side is measured twice in each round: its ratio to itself is what the noise of the machine makes of
-no difference at all. A cell begins when the machine is idle, and is measured again when something else used more than a
-tenth of a CPU meanwhile; rounds that stay disturbed count only where there are fewer than three others. CPU time per
-request of each kind of process stands beside the throughput.
+Method. All figures are ratios between two sides of one comparison, taken within a round; the median over the rounds
+stands beside its aim. Every round starts its servers afresh and measures the sides in another order. One side is
+measured twice in each round: its ratio to itself is what the noise of the machine makes of no difference at all. A
+measurement begins when the machine is idle, and is made again when something else used more than a tenth of a CPU
+meanwhile; rounds that stay disturbed count only where there are fewer than three others.
 
 Split. A no-op ``def`` behind ``/single`` (one backend) and ``/split`` (two backends at 50/50), on one instance, under
 ``wrk -t1`` at 32 and 128 connections. The two have the same number of replicas, two: one backend of two against two of
@@ -13,7 +12,10 @@ one each. With one replica against two the split would win by a process, and wit
 have the same processes to wait for, and the difference is the choice of a backend, the key, and that the split must
 keep to the weights where one backend's calls go to whichever replica has less to do. Every request of every side
 carries one header whose value changes, made beforehand by the same script: the shard key, or one of the same length
-that means nothing to Pointsman. So ``wrk`` and the HTTP parser have the same work everywhere.
+that means nothing to Pointsman. So ``wrk`` and the HTTP parser have the same work everywhere. The sides take turns
+every third of a second on the same connections (``slices.py``): loads of seconds, one after the other, differed by up
+to 60 % where they were the same. A round's ratio is the median over its cycles, in each of which every side has one
+slice. The CPU time that ingress and replicas spent per request stands beside the throughput.
 
 Shadow. ``/plain`` and ``/shadowed`` lead to the same replica of a no-op ``def``; a tenth of the calls to the latter is
 copied to a backend that sleeps for an hour. Requests arrive at random (Poisson) at 1,000/s in all, the same arrivals on
@@ -46,6 +48,7 @@ import machine
 import msgspec
 import openloop
 import shares
+import slices
 import wrk
 from cputime import Patience
 from peers import HERE, Server, System, own_server, running
@@ -63,12 +66,15 @@ from trafficresults import (
     Results,
     Shadowing,
     Side,
+    SlicedCell,
     judge,
     show,
 )
 
 RESULTS = HERE / "results"
 RATE = 1000.0
+SLICED_FOR = 10
+"""Times as long as a cell is the load that the sides of a split share: 11 cycles, where a cell takes 2 s."""
 WARM_UP_S, WARM_UP_CONNECTIONS = 1, 32
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
@@ -87,7 +93,9 @@ class Options(NamedTuple):
 def parse_options(arguments: list[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(description="Measure what traffic policies cost.")
     parser.add_argument("--rounds", type=int, default=9, help="times that each cell is measured (default 9)")
-    parser.add_argument("--seconds", type=int, default=2, help="seconds per cell; twice that for p99 (default 2)")
+    parser.add_argument(
+        "--seconds", type=int, default=2, help="seconds per cell; 10 times that per split, twice for p99 (default 2)"
+    )
     parser.add_argument("--patience", type=float, default=600, help="most seconds to wait for a quiet machine (600)")
     parser.add_argument("--quick", action="store_true", help="one round of 1 s per cell; writes traffic-quick.json")
     given = parser.parse_args(arguments)
@@ -108,7 +116,7 @@ def main() -> int:
     columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Drawn once a second: what draws takes CPU from what is measured.
     with Progress(*columns, console=console, transient=True, refresh_per_second=1) as progress:
-        cells = len(SPLIT_CONNECTIONS) * len(SPLIT_SIDES) + len(HEADERS_SIDES) + len(SHADOWINGS) * len(SHADOW_SIDES)
+        cells = len(SPLIT_CONNECTIONS) + len(HEADERS_SIDES) + len(SHADOWINGS) * len(SHADOW_SIDES)
         task = progress.add_task("", total=options.rounds * cells + 3)
         measure(results, options, lambda text: progress.update(task, advance=1, description=text))
     results.findings = judge(results)
@@ -137,10 +145,9 @@ def measure_split(results: Results, number: int, seconds: int, patience: Patienc
     with running(scenario("split")) as server:
         warm_up(server, SPLIT_SIDES)
         for connections in SPLIT_CONNECTIONS:
-            for side in turned(SPLIT_SIDES, number):
-                step(f"round {number + 1}: {side.title}, c={connections}")
-                measure_cell = partial(load_cell, server, side, number, connections, seconds)
-                results.loads.append(patience.undisturbed(measure_cell))
+            step(f"round {number + 1}: splits and keys, c={connections}")
+            measure_cell = partial(sliced_cell, server, number, connections, SLICED_FOR * seconds)
+            results.slices.append(patience.undisturbed(measure_cell))
 
 
 def measure_headers(results: Results, number: int, seconds: int, patience: Patience, step: Step) -> None:
@@ -187,6 +194,16 @@ def load_cell(server: Server, side: Side, number: int, connections: int, seconds
         cputime.foreign_s(before, after) / (load.duration_us / 1e6),
         load,
     )
+
+
+def sliced_cell(server: Server, number: int, connections: int, seconds: int) -> SlicedCell:
+    before = cputime.spent(server.pid)
+    began = time.monotonic()
+    found = slices.measure(
+        server.port, server.pid, SPLIT_SIDES, connections=connections, seconds=seconds, seed=number + 1
+    )
+    foreign_s, lasted_s = cputime.foreign_s(before, cputime.spent(server.pid)), time.monotonic() - began
+    return SlicedCell(number + 1, connections, foreign_s / lasted_s, found)
 
 
 def latency_cell(server: Server, shadowing: Shadowing, side: Side, number: int, seconds: int) -> LatencyCell:

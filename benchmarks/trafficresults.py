@@ -14,9 +14,10 @@ from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 from shares import Shares
+from slices import Slice, Sliced
 from wrk import Load
 
-THROUGHPUT_AIM, P99_AIM = 0.9, 1.1
+THROUGHPUT_AIM, CPU_AIM, P99_AIM = 0.9, 1.1, 1.1
 CHOOSE_AIM_US, CHOOSE_KEYED_AIM_US = 3.0, 6.0
 P_AIM = 0.001
 """A p below it comes by chance once in a thousand runs; anything above says nothing against the shares."""
@@ -97,6 +98,23 @@ class LoadCell(msgspec.Struct, frozen=True):
     load: Load
 
 
+class SlicedCell(msgspec.Struct, frozen=True):
+    """All sides of the split in turn in one round; ``foreign_cpus`` as in :class:`LoadCell`."""
+
+    round: int
+    connections: int
+    foreign_cpus: float
+    found: Sliced
+
+    def median(self, side: Side, value: Callable[[Slice], float]) -> float:
+        """Over the cycles."""
+        return median(value(cycle[side.key]) for cycle in self.found.cycles)
+
+    def ratio(self, ours: Side, base: Side, value: Callable[[Slice], float]) -> float:
+        """The median over the cycles of what two sides were within a second of each other."""
+        return median(value(cycle[ours.key]) / value(cycle[base.key]) for cycle in self.found.cycles)
+
+
 class LatencyCell(msgspec.Struct, frozen=True):
     """One side under a fixed rate in one round; ``foreign_cpus`` as in :class:`LoadCell`."""
 
@@ -137,11 +155,16 @@ class Results(msgspec.Struct):
     rounds: int
     seconds_per_cell: float
     rate_per_s: float
+    slices: list[SlicedCell] = []
     loads: list[LoadCell] = []
     latencies: list[LatencyCell] = []
     choices: list[Choice] = []
     shares: list[Shares] = []
     findings: list[Finding] = []
+
+    def sliced(self, connections: int) -> list[SlicedCell]:
+        """In the order of the rounds."""
+        return [c for c in self.slices if c.connections == connections]
 
     def of(self, side: Side, connections: int) -> list[LoadCell]:
         """That side's cells, in the order of the rounds."""
@@ -155,6 +178,12 @@ class Results(msgspec.Struct):
 
     def faults(self) -> list[str]:
         """One line per cell in which a request failed."""
+        sliced = [
+            f"round {c.round}, splits, {c.connections} connections: {c.found.not_ok} answers of status 400 and up,"
+            f" {c.found.socket_errors} socket errors and timeouts among {c.found.requests} requests"
+            for c in self.slices
+            if c.found.not_ok or c.found.socket_errors
+        ]
         loads = [
             f"round {c.round}, {c.side}, {c.connections} connections: {c.load.not_ok} answers of status 400 and up,"
             f" {c.load.socket_errors} socket errors and timeouts among {c.load.requests} requests"
@@ -166,7 +195,7 @@ class Results(msgspec.Struct):
             for c in self.latencies
             if c.latencies.not_ok
         ]
-        return [*loads, *latencies, *(f"shares: {s.not_ok} requests failed" for s in self.shares if s.not_ok)]
+        return [*sliced, *loads, *latencies, *(f"shares: {s.not_ok} requests failed" for s in self.shares if s.not_ok)]
 
 
 def judge(results: Results) -> list[Finding]:
@@ -175,8 +204,9 @@ def judge(results: Results) -> list[Finding]:
     findings = []
     for connections in SPLIT_CONNECTIONS:
         for ours, base in ((SPLIT_KEYS, SINGLE), (SPLIT_KEYS, SINGLE_KEYS), (SPLIT, SINGLE)):
-            findings.append(_throughput(results, ours, base, connections, THROUGHPUT_AIM))
-        findings.append(_throughput(results, SINGLE_AGAIN, SINGLE, connections, None))
+            findings.append(_sliced(results, ours, base, connections, THROUGHPUT_AIM))
+        findings.append(_sliced(results, SINGLE_AGAIN, SINGLE, connections, None))
+        findings += _cpu_time(results, SPLIT_KEYS, SINGLE, connections)
     findings.append(_throughput(results, HEADERS_ON, HEADERS_OFF, HEADERS_CONNECTIONS, None))
     findings.append(_throughput(results, HEADERS_OFF_AGAIN, HEADERS_OFF, HEADERS_CONNECTIONS, None))
     for shadowing in SHADOWINGS:
@@ -194,6 +224,24 @@ def judge(results: Results) -> list[Finding]:
         kind = "with keys" if share.keyed else "without keys"
         findings.append(_finding(f"p of the shares, {kind}", "", [share.p], P_AIM, at_least=True))
     return findings
+
+
+def _sliced(results: Results, ours: Side, base: Side, connections: int, aim: float | None) -> Finding:
+    ratios = [
+        (is_quiet(cell), cell.ratio(ours, base, lambda found: found.requests_per_s))
+        for cell in results.sliced(connections)
+    ]
+    return _ratio(f"requests/s, {ours.title} / {base.title}, c={connections}", ratios, aim, at_least=True)
+
+
+def _cpu_time(results: Results, ours: Side, base: Side, connections: int) -> list[Finding]:
+    """None where the system does not tell CPU time."""
+    cells = results.sliced(connections)
+    if not all(found.cpu_us for cell in cells for cycle in cell.found.cycles for found in cycle.values()):
+        return []
+    ratios = [(is_quiet(cell), cell.ratio(ours, base, lambda found: found.cpu_us)) for cell in cells]
+    figure = f"CPU time per request, {ours.title} / {base.title}, c={connections}"
+    return [_ratio(figure, ratios, CPU_AIM, at_least=False)]
 
 
 def _throughput(results: Results, ours: Side, base: Side, connections: int, aim: float | None) -> Finding:
@@ -226,9 +274,15 @@ def _finding(figure: str, unit: str, values: Sequence[float], aim: float | None,
 
 def show(results: Results, console: Console) -> None:
     """Print the tables, and loudly what failed."""
-    console.print(_load_table(results), _latency_table(results), _choice_table(results), _shares_table(results))
+    console.print(
+        _slices_table(results),
+        _load_table(results),
+        _latency_table(results),
+        _choice_table(results),
+        _shares_table(results),
+    )
     console.print(_findings_table(results))
-    cells: list[Cell] = [*results.loads, *results.latencies]
+    cells: list[Cell] = [*results.slices, *results.loads, *results.latencies]
     disturbed = [cell.foreign_cpus for cell in cells if not is_quiet(cell)]
     if disturbed:
         console.print(f"{len(disturbed)} of {len(cells)} cells were disturbed, by up to {max(disturbed):.1f} busy CPUs")
@@ -246,17 +300,32 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def _slices_table(results: Results) -> Table:
+    title = f"wrk, sides in turn, medians of {results.rounds} rounds, and CPU time per request"
+    table = _table(title, "", "c", "requests/s", "ingress µs", "replicas µs")
+    values: tuple[Callable[[Slice], float], ...] = (
+        lambda found: found.requests_per_s,
+        lambda found: found.ingress_us,
+        lambda found: found.replicas_us,
+    )
+    for connections in SPLIT_CONNECTIONS:
+        cells = results.sliced(connections)
+        for side in SPLIT_SIDES:
+            medians = (f"{median(cell.median(side, value) for cell in cells):,.0f}" for value in values)
+            table.add_row(side.title, str(connections), *medians)
+    return table
+
+
 def _load_table(results: Results) -> Table:
     roles = ("ingress", "replicas", "others", "wrk")
     columns = ("", "c", "requests/s", "p50 / p99 ms", *(f"{role} µs" for role in roles))
     table = _table(f"wrk, medians of {results.rounds} rounds, and CPU time per request", *columns)
-    rows = [(side, connections) for connections in SPLIT_CONNECTIONS for side in SPLIT_SIDES]
-    for side, connections in (*rows, *((side, HEADERS_CONNECTIONS) for side in HEADERS_SIDES)):
-        cells = results.of(side, connections)
+    for side in HEADERS_SIDES:
+        cells = results.of(side, HEADERS_CONNECTIONS)
         p50, p99 = median(c.load.p50_us for c in cells), median(c.load.p99_us for c in cells)
         table.add_row(
             side.title,
-            str(connections),
+            str(HEADERS_CONNECTIONS),
             f"{median(c.requests_per_s for c in cells):,.0f}",
             f"{p50 / 1000:.2f} / {p99 / 1000:.2f}",
             *(f"{median(c.cpu_us.get(role, 0.0) for c in cells):.0f}" for role in roles),

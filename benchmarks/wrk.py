@@ -12,7 +12,8 @@ import msgspec
 BODY = "{}"
 """Mosec takes POST only, and calls its worker only for a body that is not empty."""
 
-_RESULT = "RESULT "
+RESULT = "RESULT "
+"""Begins the line that a script prints at its end."""
 _SCRIPT = f"""
 wrk.method = "POST"
 wrk.body = "{BODY}"
@@ -21,7 +22,7 @@ wrk.headers["Content-Type"] = "application/json"
 function done(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format(
-    '\\n{_RESULT}{{"requests":%d,"duration_us":%d,"p50_us":%.0f,"p99_us":%.0f,"not_ok":%d,"socket_errors":%d}}\\n',
+    '\\n{RESULT}{{"requests":%d,"duration_us":%d,"p50_us":%.0f,"p99_us":%.0f,"not_ok":%d,"socket_errors":%d}}\\n',
     summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), errors.status,
     errors.connect + errors.read + errors.write + errors.timeout))
 end
@@ -82,14 +83,24 @@ def run(url: str, *, connections: int, seconds: float, header: str = "") -> Load
     Raises:
         RuntimeError: ``wrk`` failed, or printed no result.
     """
+    script = _SCRIPT + (_CHANGING % (CHANGING_VALUES, header) if header else "")
+    return msgspec.json.decode(execute(script, url, connections=connections, seconds=seconds), type=Load)
+
+
+def execute(script: str, url: str, *, connections: int, seconds: float) -> str:
+    """Load ``url`` as a Lua script says, and return what follows ``RESULT`` in its output.
+
+    Raises:
+        RuntimeError: ``wrk`` failed, or printed no result.
+    """
     whole_seconds = max(1, round(seconds))
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
-        script = Path(folder, "post.lua")
-        script.write_text(_SCRIPT + (_CHANGING % (CHANGING_VALUES, header) if header else ""))
+        path = Path(folder, "load.lua")
+        path.write_text(script)
         command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--latency", "--timeout", "5s"]
-        command += ["--script", str(script), url]
+        command += ["--script", str(path), url]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=whole_seconds + 30)
     for line in done.stdout.splitlines():
-        if line.startswith(_RESULT):
-            return msgspec.json.decode(line.removeprefix(_RESULT), type=Load)
+        if line.startswith(RESULT):
+            return line.removeprefix(RESULT)
     raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")

@@ -33,17 +33,23 @@ class Users(Load):
 
     Args:
         pause_s: what each user waits after an answer, so that others get the processor too.
+
+    Attributes:
+        backends: who gave the answers.
     """
 
     def __init__(self, client, *, threads=4, pause_s=0.0):
         super().__init__(client, "/e", threads=threads)
         self._pause_s = pause_s
+        self.backends = []
 
     def _ask(self, client, path, method):
         try:
             connection = Connection(client)
             while not self._stop.is_set():
-                self.statuses.append(connection.ask(path).status)
+                answer = connection.ask(path)
+                self.backends.append(answer.headers["x-serve-backend"])
+                self.statuses.append(answer.status)
                 time.sleep(self._pause_s)
             connection.close()
         except Exception as error:  # noqa: BLE001 - whatever it is, the test must see it
@@ -88,13 +94,40 @@ def test_shares_at_two_http_servers(client):
         answers = [answer for own in threads.map(ask, [one for own in servers for one in own]) for answer in own]
     assert {answer.status for answer in answers} == {200}
     assert all(answer.headers["x-serve-backend"] == answer.text for answer in answers)
-    counts = Counter(answer.text for answer in answers)
+    assert len(answers) == total
+    assert p_of([answer.text for answer in answers], weights) > 0.001
+
+
+def p_of(answers, weights):
+    """How likely it is that chance makes shares of three backends as odd as these."""
+    counts, total = Counter(answers), len(answers)
     assert set(counts) == set(weights)
+    assert len(weights) == 3
     chi_square = sum((counts[tag] - total * weight) ** 2 / (total * weight) for tag, weight in weights.items())
     p = math.exp(-chi_square / 2)  # of two degrees of freedom
     print(f"{dict(counts)}: chi-square {chi_square:.2f}, p {p:.3f}")
-    assert len(answers) == total
-    assert p > 0.001
+    return p
+
+
+def test_a_dead_backend_keeps_its_share(client):
+    """One model dies, and dies again together with the controller: its users wait until it is back, nobody fails,
+    and no share of its traffic slips to the others (F38, F1, F8, TR11).
+
+    A test of significance: by chance it fails once in a thousand runs.
+    """
+    weights = {"a": 0.5, "b": 0.3, "c": 0.2}
+    serve_split(client, weights)
+    with Users(client, threads=8) as load:
+        for dies_too in (None, "controller_pid"):
+            load.go_on_for(200)
+            (victim,) = pids_of(client, "b")
+            if dies_too:
+                os.kill(client.status()[dies_too], signal.SIGKILL)
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda gone=victim: pids_of(client, "b") not in ([], [None], [gone]), what="b is replaced")
+        load.go_on_for(1000)
+    assert set(load.statuses) == {200}
+    assert p_of(load.backends, weights) > 0.001
 
 
 OPERATOR = """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import zlib
 from collections.abc import Callable
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,56 @@ def test_newcomers_get_no_more_than_their_weight() -> None:
         AssertionError, match=r"\d+ of 2000 keys moved for a new backend of weight 0.1, not \d+ at most"
     ):
         check_traffic_policy(Calls(keyed=half_to_new), weights=HALVES, calls=2000)
+
+
+class ByHash:
+    """Rendezvous hashing as it is quickly written, with a hash that differs from process to process."""
+
+    def choose(self, call: CallInfo, split: TrafficSplit, draw: float) -> str:
+        if call.shard_key is None:
+            return split.by_weight(draw)
+        return min(in_use(split), key=lambda tag: self.number(f"{tag} {call.shard_key}") / split.weights[tag])
+
+    def number(self, text: str) -> float:
+        return -log((hash(text) % 2**32 + 1) / 2**32)
+
+
+class Salted(ByHash):
+    """The same with a salt that each router draws for itself."""
+
+    def __init__(self) -> None:
+        self.salt = random.random()
+
+    def number(self, text: str) -> float:
+        return -log((zlib.crc32(f"{self.salt}{text}".encode()) + 1) / 2**32)
+
+
+@pytest.mark.parametrize("policy", [ByHash, ByHash(), Salted, f"{__name__}:ByHash"])
+def test_processes_must_agree(policy: Any) -> None:
+    """A policy that is sound in one process, and sends the same user elsewhere in the next one, fails (SA3)."""
+    with pytest.raises(
+        AssertionError, match=r"not the same in every process: '[ab]' here and '[ab]' elsewhere for Call"
+    ):
+        check_traffic_policy(policy, weights=HALVES, calls=500)
+
+
+def test_what_cannot_be_sent_is_not_checked_elsewhere() -> None:
+    """An object that cannot be pickled is checked as far as it can be, and a warning says so (SA3)."""
+    policy = BuiltIn()
+    policy.lock = threading.Lock()  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match=r"was not checked in another process: .*pickle"):
+        check_traffic_policy(policy, weights=HALVES, calls=500)
+
+
+def test_keys_stay_whatever_is_asked_for() -> None:
+    """A policy that sends a user's POST elsewhere than their GET breaks the session, and fails (SA1)."""
+
+    def by_path(call: CallInfo, split: TrafficSplit, draw: float) -> str:
+        assert call.shard_key is not None
+        return split.by_key(call.shard_key if call.http_method == "GET" else f"{call.shard_key} ")
+
+    with pytest.raises(AssertionError, match=r"key 'key .*' went to '[ab]' and then to '[ab]': CallInfo.*'POST'"):
+        check_traffic_policy(Calls(keyed=by_path), weights=HALVES, calls=500)
 
 
 def test_the_verdict_is_always_the_same() -> None:

@@ -150,7 +150,7 @@ class Controller:
         try:
             await asyncio.wait_for(waiter.future, command.timeout_s)
         except asyncio.TimeoutError:
-            raise TimeoutError(f"the change was not in effect everywhere after {command.timeout_s:g} s") from None
+            raise waiter.too_late() from None
         finally:
             self._waiters.discard(waiter)
 

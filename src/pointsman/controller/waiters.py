@@ -70,6 +70,13 @@ class Waiter:
         if wanted and all(confirmed[router] >= wanted for router in concerned if router in confirmed):
             self.future.set_result(None)
 
+    def too_late(self) -> TimeoutError:
+        """What the caller is told who does not wait any longer."""
+        return TimeoutError(
+            f"the change is made, but was not in effect everywhere after {self._command.timeout_s:g} s; status() shows"
+            " which HTTP servers are not up to date"
+        )
+
     def _failure(self, backend: str, situation: Situation) -> BackendStartError | None:
         if self._command.gone:
             return None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from math import sqrt
-from typing import Any
 
 from pointsman.model import CustomPolicy, TrafficPolicy
 from pointsman.policy.traffic import CallInfo, Policy, TrafficSplit
 from pointsman.routing.chooser import load_policy
+from pointsman.usercode import pack_code, unpack_code
 
 ENDPOINT = "checked"
 USUAL_WEIGHTS: tuple[dict[str, float], ...] = (
@@ -19,6 +24,9 @@ USUAL_WEIGHTS: tuple[dict[str, float], ...] = (
     {"a": 0.99, "b": 0.01},
     {"a": 0.2, "b": 0.3, "c": 0.5, "off": 0.0},
 )
+SAMPLE = 200
+"""Calls of each kind that another process is asked about."""
+OTHER_PROCESS_TIMEOUT_S = 60
 SIGMAS = 5
 """A sound policy fails by chance once in a million shares."""
 
@@ -27,7 +35,7 @@ def check_traffic_policy(
     policy: Policy | type[Policy] | str, *, weights: Mapping[str, float] | None = None, calls: int = 20_000
 ) -> None:
     """Check a policy: that it is pure, chooses known backends only, respects weights, keeps keys with their backends,
-    and moves no more of them than it must.
+    moves no more of them than it must, and answers alike in another process.
 
     The random numbers are the same in every run, so a policy passes always or never.
 
@@ -38,16 +46,26 @@ def check_traffic_policy(
 
     Raises:
         AssertionError: what is wrong, with the call that shows it.
+
+    Warns:
+        UserWarning: the object cannot be pickled, so it was checked in this process only. Give its class instead.
     """
-    path = policy if isinstance(policy, str) else ""
-    checked: Any = load_policy(CustomPolicy(path)) if path else policy() if isinstance(policy, type) else policy
-    for one in USUAL_WEIGHTS if weights is None else (dict(weights),):
+    checked = _made(policy)
+    tried = USUAL_WEIGHTS if weights is None else (dict(weights),)
+    for one in tried:
         split = _split(one)
         _check_shares(checked, split, [_call(number=number) for number in range(calls)], "calls without a key")
         keyed = [_call(number=number, shard_key=f"key {number}") for number in range(calls)]
         _check_shares(checked, split, keyed, "keys")
         _check_keys_stay(checked, split, keyed[:200])
         _check_least_movement(checked, one, keyed)
+    _check_other_process(policy, _sample(checked, tried[-1]), tried[-1])
+
+
+def _made(policy: Policy | type[Policy] | str) -> Policy:
+    if isinstance(policy, str):
+        return load_policy(CustomPolicy(policy))
+    return policy() if isinstance(policy, type) else policy
 
 
 def _check_shares(policy: Policy, split: TrafficSplit, calls: list[CallInfo], what: str) -> None:
@@ -70,9 +88,14 @@ def _check_shares(policy: Policy, split: TrafficSplit, calls: list[CallInfo], wh
 def _check_keys_stay(policy: Policy, split: TrafficSplit, calls: list[CallInfo]) -> None:
     for call in calls:
         home = _choice(policy, call, split, 0.0)
-        for number, draw in ((7, 0.3), (1000, 0.999999)):
-            chosen = _choice(policy, call._replace(number=number), split, draw)
-            assert chosen == home, f"key {call.shard_key!r} went to {home!r} and then to {chosen!r}"
+        others = (
+            (call._replace(number=7), 0.3),
+            (call._replace(number=1000), 0.999999),
+            (call._replace(http_method="POST", path=b"/other", query=b"a=1", headers=[(b"x-other", b"1")]), 0.5),
+        )
+        for other, draw in others:
+            chosen = _choice(policy, other, split, draw)
+            assert chosen == home, f"key {call.shard_key!r} went to {home!r} and then to {chosen!r}: {other}"
 
 
 def _check_least_movement(policy: Policy, weights: dict[str, float], calls: list[CallInfo]) -> None:
@@ -90,6 +113,45 @@ def _check_least_movement(policy: Policy, weights: dict[str, float], calls: list
         moved += later != home
     most = 0.1 * len(calls) + SIGMAS * sqrt(0.09 * len(calls))
     assert moved <= most, f"{moved} of {len(calls)} keys moved for a new backend of weight 0.1, not {most:.0f} at most"
+
+
+def _check_other_process(policy: Policy | type[Policy] | str, here: list[str], weights: dict[str, float]) -> None:
+    """Routers are processes of their own: what they agree about must not hang on one of them, as ``hash()`` does."""
+    try:
+        packed = pack_code(policy, ())
+    except TypeError as error:
+        warnings.warn(f"{policy!r} was not checked in another process: {error}", stacklevel=3)
+        return
+    program = f"from pointsman.testing.policies import answer; answer({json.dumps(weights)!r})"
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=packed,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "PYTHONHASHSEED": seed},
+        capture_output=True,
+        timeout=OTHER_PROCESS_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"it cannot be used in another process: {done.stderr.decode(errors='replace')}"
+    there = json.loads(done.stdout.splitlines()[-1])
+    for call, one, other in zip(_sample_calls(), here, there, strict=True):
+        assert one == other, f"not the same in every process: {one!r} here and {other!r} elsewhere for {call}"
+
+
+def answer(weights: str) -> None:
+    """What the other process does: print the choices of the policy that comes in by standard input."""
+    policy, _ = unpack_code(sys.stdin.buffer.read())
+    print(json.dumps(_sample(_made(policy), json.loads(weights))))
+
+
+def _sample(policy: Policy, weights: dict[str, float]) -> list[str]:
+    split, chance = _split(weights), random.Random(2)
+    return [_choice(policy, call, split, chance.random()) for call in _sample_calls()]
+
+
+def _sample_calls() -> list[CallInfo]:
+    keyless = [_call(number=number) for number in range(SAMPLE)]
+    return [*keyless, *(_call(number=number, shard_key=f"key {number}") for number in range(SAMPLE))]
 
 
 def _choice(policy: Policy, call: CallInfo, split: TrafficSplit, draw: float) -> str:

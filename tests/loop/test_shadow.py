@@ -266,6 +266,35 @@ def test_too_many_copies_are_dropped_and_counted(caplog: pytest.LogCaptureFixtur
         run(main())
 
 
+def test_large_copies_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shadow that hangs on large pictures does not fill the memory of the server that users' requests go through; one
+    picture larger than all that may wait is copied when it is alone (SH4, SH9, G9)."""
+    monkeypatch.setattr("pointsman.routing.shadow.MAX_BYTES_IN_FLIGHT", 1000)
+
+    async def main() -> None:
+        shadow = ScriptedReplica("s")
+        async with MemoryReplica(echo_async) as primary, shadowed(primary, shadow) as router:
+            calls = await submitted(router, 3, body=b"x" * 400)
+            assert all(call.future.done() for call in calls)
+            assert counts(router) == {"inflight": 2, "dropped": 1}
+            await submitted(router, 3, body=b"x" * 100)
+            assert counts(router) == {"inflight": 4, "dropped": 2}
+            shadow.reply(1, b"")
+            shadow.reply(2, b"", stream=True)
+            await settle()
+            await submitted(router, 1, body=b"x" * 401)
+            assert counts(router) == {"inflight": 3, "answered": 1, "dropped": 3}
+            shadow.end(2)
+            for _ in range(2):
+                shadow.fail()
+            await settle()
+            assert counts(router) == {"answered": 2, "failed": 2, "dropped": 3}
+            await submitted(router, 2, body=b"x" * 1001)
+            assert counts(router) == {"inflight": 1, "answered": 2, "failed": 2, "dropped": 4}
+
+    run(main())
+
+
 def test_each_shadow_and_endpoint_has_a_limit_of_its_own() -> None:
     """One shadow that is full takes nothing from another one, nor from the same one under another endpoint (SH9)."""
 

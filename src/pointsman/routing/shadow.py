@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 SHADOW_HEADER = b"x-serve-shadow"
 MAX_IN_FLIGHT = 100
 """Copies per shadow and router that wait or run; more are dropped."""
+MAX_BYTES_IN_FLIGHT = 256 * 1024 * 1024
+"""Of their bodies, which stay in memory until the slowest is done; a single copy may have more."""
 
 
 class ShadowStatistics(msgspec.Struct, frozen=True):
@@ -48,6 +50,7 @@ class Shadow:
         self.backend = backend
         self._loop = asyncio.get_running_loop()
         self._inflight = 0
+        self._bytes = 0
         self._answered = 0
         self._failed = 0
         self._dropped = 0
@@ -57,14 +60,17 @@ class Shadow:
 
     def copy_of(self, call: Call) -> Call | None:
         """A copy to be sent, or None when too many are under way. It shares the bytes of the body."""
-        if self._inflight >= MAX_IN_FLIGHT:
+        size = len(call.body)
+        too_large = self._inflight > 0 and self._bytes + size > MAX_BYTES_IN_FLIGHT
+        if too_large or self._inflight >= MAX_IN_FLIGHT:
             self._drop()
             return None
         self._inflight += 1
+        self._bytes += size
         return Call(
             endpoint=call.endpoint,
             deadline=call.deadline,
-            future=_Outcome(self, call.deadline),
+            future=_Outcome(self, call.deadline, size),
             codec=call.codec,
             method_name=call.method_name,
             http_method=call.http_method,
@@ -96,16 +102,16 @@ class Shadow:
             task.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
 
-    def answered(self, reply: Reply, deadline: float) -> None:
+    def answered(self, reply: Reply, deadline: float, size: int) -> None:
         if reply.stream is None:
-            self._over(None)
+            self._over(None, size)
         else:
-            task = self._loop.create_task(self._read(reply.stream, deadline))
+            task = self._loop.create_task(self._read(reply.stream, deadline, size))
             self._readers.add(task)
             task.add_done_callback(self._readers.discard)
 
-    def failed(self, error: BaseException) -> None:
-        self._over(error)
+    def failed(self, error: BaseException, size: int) -> None:
+        self._over(error, size)
         if not self._closed and self._budget.take("failed", self._loop.time()) is not None:
             first_line = str(error).strip().partition("\n")[0]
             log.warning(
@@ -116,7 +122,7 @@ class Shadow:
                 first_line or type(error).__name__,
             )
 
-    async def _read(self, stream: ReplyStream, deadline: float) -> None:
+    async def _read(self, stream: ReplyStream, deadline: float, size: int) -> None:
         async def to_its_end() -> None:
             async for _ in stream:
                 pass
@@ -131,10 +137,11 @@ class Shadow:
             raise
         finally:
             stream.close()
-            self._over(error)
+            self._over(error, size)
 
-    def _over(self, error: BaseException | None) -> None:
+    def _over(self, error: BaseException | None, size: int) -> None:
         self._inflight -= 1
+        self._bytes -= size
         if error is None:
             self._answered += 1
         else:
@@ -146,10 +153,11 @@ class Shadow:
             self._metrics.dropped(self.endpoint, self.backend)
         if self._budget.take("dropped", self._loop.time()) is not None:
             log.warning(
-                "shadow %r of endpoint %r is too slow: %d copies are under way, %d were dropped so far",
+                "shadow %r of endpoint %r is too slow: %d copies are under way, of %d bytes; %d were dropped so far",
                 self.backend,
                 self.endpoint,
                 self._inflight,
+                self._bytes,
                 self._dropped,
             )
 
@@ -157,11 +165,12 @@ class Shadow:
 class _Outcome:
     """Stands in for the future of a copy: nobody waits for it but the shadow, which counts."""
 
-    __slots__ = ("_deadline", "_done", "_shadow")
+    __slots__ = ("_deadline", "_done", "_shadow", "_size")
 
-    def __init__(self, shadow: Shadow, deadline: float) -> None:
+    def __init__(self, shadow: Shadow, deadline: float, size: int) -> None:
         self._shadow = shadow
         self._deadline = deadline
+        self._size = size
         self._done = False
 
     def done(self) -> bool:
@@ -173,8 +182,8 @@ class _Outcome:
 
     def set_result(self, reply: Reply) -> None:
         self._done = True
-        self._shadow.answered(reply, self._deadline)
+        self._shadow.answered(reply, self._deadline, self._size)
 
     def set_exception(self, error: BaseException) -> None:
         self._done = True
-        self._shadow.failed(error)
+        self._shadow.failed(error, self._size)

@@ -159,6 +159,43 @@ def test_a_shadow_s_error_through_a_handle_stays_there() -> None:
     run(main())
 
 
+class Hostile(Exception):
+    """Cannot be shown, and does harm where it is unpacked."""
+
+    unpacked = 0
+
+    def __init__(self) -> None:
+        Hostile.unpacked += 1
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+async def raise_hostile(request: Any) -> None:
+    raise Hostile
+
+
+def test_a_shadow_s_exception_is_not_unpacked(caplog: pytest.LogCaptureFixture) -> None:
+    """A shadow's exception class runs no code in my process, and its next copies go on over the connection (SH4)."""
+
+    async def main() -> None:
+        async with (
+            MemoryReplica(echo_async) as primary,
+            MemoryReplica(raise_hostile, backend="s") as shadow,
+            shadowed(primary, shadow) as router,
+        ):
+            for number in range(1, 4):
+                (call,) = await submitted(router, codec=CODEC_OBJECT, body=pickle.dumps(("hello", {})))
+                assert pickle.loads((await call.future).body) == "hello"
+                assert counts(router) == {"failed": number}
+                assert Hostile.unpacked == number  # where it was raised
+            assert "Hostile" in caplog.text
+
+    run(main())
+
+
 # --- how many -------------------------------------------------------------------------------------------------
 
 

@@ -290,7 +290,8 @@ class Pool:
 
     def call_failed(self, call: Call, failure: FailureHead, pickled: bytes | bytearray) -> None:
         self._pace.note(self._loop.time())
-        call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec)))
+        # What a shadow raised stays packed: nobody looks at it, and it may be anything.
+        call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec) and not call.shadow))
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None:
         if refusal.reason is Reason.DRAINING:

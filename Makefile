@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test conformance-ray lint unit bench bench-ray bench-batching bench-traffic bench-environments chaos soak matrix clean
+.PHONY: demo test conformance-ray lint unit bench bench-ray bench-batching bench-traffic bench-environments
+.PHONY: bench-monitoring chaos soak matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -46,6 +47,9 @@ chaos: $(VENV)/.test
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.chaos --soak 600
+
+bench-monitoring: $(VENV)/.test
+	$(BIN)/python benchmarks/monitoring.py
 
 # The tests on every Python 3.10-3.13 found on the machine, each in an environment of its own.
 matrix:

@@ -219,6 +219,9 @@ class HTTPOptions(_Options):
         processes: ingress processes per node that share the port.
         expose_headers: answers say which backend gave them, by which version of the traffic policy, and the request's
             id: ``x-serve-backend``, ``x-serve-policy-version``, ``x-serve-request-id``.
+        access_log: share of the requests that get a line in the log, from 0 (none) to 1 (all).
+        slow_request_s: requests that take at least so many seconds get a line that says where the time went; None for
+            none.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -233,6 +236,8 @@ class HTTPOptions(_Options):
     max_body_bytes: Annotated[int, Field(ge=0)] = DEFAULT_MAX_BODY
     processes: PositiveInt = 1
     expose_headers: StrictBool = True
+    access_log: Annotated[float, Field(ge=0, le=1)] = 0.0
+    slow_request_s: Seconds | None = None
 
     @property
     def serves(self) -> bool:
@@ -334,29 +339,6 @@ def check_methods(methods: Any, default: tuple[str, ...] | None) -> tuple[str, .
     if not methods:
         raise ValueError("methods [] allows no request; name at least one, such as 'GET'")
     return tuple(dict.fromkeys(method.upper() for method in methods))
-
-
-class _DefaultPort(int):
-    """The default, to be told from the same number given on purpose."""
-
-
-DEFAULT_METRICS_PORT = _DefaultPort(8080)
-
-
-def check_metrics_port(port: int | None) -> int | None:
-    """The port of the metrics, or None for none.
-
-    Raises:
-        TypeError: not an int.
-        ValueError: no port has this number.
-    """
-    if port is None:
-        return None
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"metrics_export_port must be an int or None, not {port!r}")
-    if not 0 <= port <= 65535:
-        raise ValueError(f"metrics_export_port {port} is not between 0 and 65535")
-    return port
 
 
 def check_engine(name: str) -> Literal["local", "ray"]:

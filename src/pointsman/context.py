@@ -6,6 +6,7 @@ the instance that owns the replica.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
@@ -34,20 +35,24 @@ class CallScope:
     Args:
         deadline: in the time of ``time.monotonic``; infinite once an answer has begun to stream.
         request_id: empty when the caller gave none.
+        headers: of the request; those that tracing tools use to tie calls together are handed on.
         callers: how many wait for the answer: those of a batch.
     """
 
-    __slots__ = ("_callers", "_inner", "deadline", "request_id")
+    __slots__ = ("_callers", "_inner", "deadline", "headers", "request_id")
 
-    def __init__(self, deadline: float, request_id: str, *, callers: int = 1) -> None:
+    def __init__(
+        self, deadline: float, request_id: str, headers: Sequence[tuple[bytes, bytes]] = (), *, callers: int = 1
+    ) -> None:
         self.deadline = deadline
         self.request_id = request_id
+        self.headers = headers
         self._callers = callers
         self._inner: set[Cancellable] | None = None
 
     def without_deadline(self) -> CallScope:
         """The same, for an answer that has begun and may take its time."""
-        scope = CallScope(float("inf"), self.request_id)
+        scope = CallScope(float("inf"), self.request_id, self.headers)
         if self._inner is None:
             self._inner = set()
         scope._inner = self._inner

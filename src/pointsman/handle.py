@@ -22,6 +22,9 @@ from pointsman.session import Credentials, Session, credentials_here, existing_s
 
 H = TypeVar("H", bound="_Handle")
 
+TRACE_HEADERS = frozenset((b"traceparent", b"tracestate"))
+"""W3C Trace Context: what a request that came with them hands on to the calls that are made for it."""
+
 
 class _Unset:
     def __repr__(self) -> str:
@@ -177,7 +180,7 @@ class _Handle:
             dumps_arguments(data, kwargs),
             method_name=options.method_name or "",
             http_method=self._http_method,
-            headers=self._headers,
+            headers=self._headers if scope is None else _with_trace(self._headers, scope),
             request_id=scope.request_id if scope is not None else "",
             shard_key=options.shard_key,
             idempotent=self._idempotent,
@@ -198,6 +201,15 @@ class _Handle:
         if timeout_s is None:
             timeout_s = self._credentials.request_timeout_s
         return timeout_s if scope is None else min(timeout_s, scope.deadline - time.monotonic())
+
+
+def _with_trace(headers: list[tuple[bytes, bytes]], scope: CallScope) -> list[tuple[bytes, bytes]]:
+    """A handle's headers, and those of the outer request that tie the two together for tracing tools."""
+    found = [header for header in scope.headers if header[0] in TRACE_HEADERS]
+    if not found:
+        return headers
+    given = {name for name, _ in headers}
+    return [*headers, *(header for header in found if header[0] not in given)]
 
 
 class ServeHandle(_Handle):

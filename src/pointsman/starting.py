@@ -29,6 +29,40 @@ LOOPBACK = "127.0.0.1"
 WILDCARDS = ("0.0.0.0", "::", "")
 
 
+class _DefaultPort(int):
+    """The default, to be told from the same number given on purpose."""
+
+
+DEFAULT_METRICS_PORT = _DefaultPort(8080)
+
+
+def check_metrics_port(port: int | None) -> int | None:
+    """The port of the metrics, or None for none.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: no port has this number.
+    """
+    if port is None:
+        return None
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"metrics_export_port must be an int or None, not {port!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"metrics_export_port {port} is not between 0 and 65535")
+    return port
+
+
+def check_log_format(log_format: str) -> str:
+    """How log lines look.
+
+    Raises:
+        ValueError: not one of the formats that there are.
+    """
+    if log_format not in ("text", "json"):
+        raise ValueError(f"log_format {log_format!r} is unknown; use 'text' or 'json'")
+    return log_format
+
+
 def start(
     detached: bool = False,
     http_host: str | None = "127.0.0.1",
@@ -43,10 +77,11 @@ def start(
     num_gpus: float | None = None,
     memory: float | None = None,
     resources: Mapping[str, float] | None = None,
-    metrics_export_port: int | None = options.DEFAULT_METRICS_PORT,
+    metrics_export_port: int | None = DEFAULT_METRICS_PORT,
     address: str | None = None,
     wait_for_resources_s: float | None = None,
     allow_insecure_cluster: bool = False,
+    log_format: str = "text",
 ) -> Client:
     """Start an instance and return a client for it once controller and HTTP server are ready.
 
@@ -69,6 +104,7 @@ def start(
             and the like are meant.
         wait_for_resources_s: seconds that a change may wait for nodes to join a Ray cluster that grows; 0 by default.
         allow_insecure_cluster: join a Ray cluster that other machines reach and that has no token authentication.
+        log_format: ``"text"``, or ``"json"`` for log lines of one JSON object each.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have.
@@ -92,9 +128,10 @@ def start(
         http=http,
         state_dir=state_dir,
         capacity=local_capacity(*given) if engine == "local" else cluster_capacity(*given),
-        metrics_port=options.check_metrics_port(metrics_export_port),
+        metrics_port=check_metrics_port(metrics_export_port),
         engine=engine,
         cluster=cluster,
+        log_format=check_log_format(log_format),
     )
 
 
@@ -105,9 +142,10 @@ def start_instance(
     http: HTTPOptions,
     state_dir: str | os.PathLike[str] | None,
     capacity: Capacity,
-    metrics_port: int | None = options.DEFAULT_METRICS_PORT,
+    metrics_port: int | None = DEFAULT_METRICS_PORT,
     engine: str = "local",
     cluster: Cluster = ANY_CLUSTER,
+    log_format: str = "text",
 ) -> Client:
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
     settings = None
@@ -123,6 +161,8 @@ def start_instance(
             max_body_bytes=http.max_body_bytes,
             expose_headers=http.expose_headers,
             middlewares=options.pack_middlewares(http),
+            access_log=http.access_log,
+            slow_request_s=http.slow_request_s,
             origin=origin_here(),
         )
     raised = raise_instance(
@@ -137,6 +177,7 @@ def start_instance(
             metrics=_metrics_port(http, metrics_port),
             every_node=http.location is DeploymentMode.EveryNode,
             cluster=cluster,
+            log_format=log_format,
         ),
         engine,
     )
@@ -157,7 +198,7 @@ def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:
     if port is None:
         return None
     host = http.host if http.serves and http.host is not None else LOOPBACK
-    return MetricsPort(host, int(port), strict=port is not options.DEFAULT_METRICS_PORT)
+    return MetricsPort(host, int(port), strict=port is not DEFAULT_METRICS_PORT)
 
 
 def connect(name: str = "default", *, engine: str | None = None) -> Client:

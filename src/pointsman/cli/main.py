@@ -213,7 +213,7 @@ def _stay(client: Client, folder: InstanceFolder) -> None:
 
 
 def _metrics_port(given: int | None) -> int | None:
-    from pointsman.config import DEFAULT_METRICS_PORT, check_metrics_port
+    from pointsman.starting import DEFAULT_METRICS_PORT, check_metrics_port
 
     if given is None:
         return DEFAULT_METRICS_PORT

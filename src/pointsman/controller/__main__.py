@@ -46,7 +46,8 @@ def main() -> None:
     handover = lifeline.read(ControllerHandover)
     inherited, *metrics = (socket.socket(fileno=int(argument)) for argument in sys.argv[3:])
     listener = socket.socket(fileno=lifeline.extra_fd)
-    run_process(serve_here(handover, listener, inherited, metrics[0] if metrics else None))
+    main = serve_here(handover, listener, inherited, metrics[0] if metrics else None)
+    run_process(main, process="controller", log_format=handover.log_format)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Launcher:
             data_key=self.data_key(number),
             grant=derive_key(hand.master_key, ROLE_GRANT, str(number)),
             request_timeout_s=hand.request_timeout_s,
+            log_format=hand.log_format,
         )
         note = LaunchNote(spec.tag, spec.version, tag, action.allocation, reason)
         variables, environment = self._variables(action), spec.origin.environment

@@ -81,4 +81,5 @@ def _handover(given: ClusterHandover, folder: NodeFolder) -> ControllerHandover:
         http_host=given.http.host if given.http else None,
         http_port=given.http.port if given.http else 0,
         control_path=control_path_of(given.namespace, given.instance),
+        log_format=given.log_format,
     )

@@ -98,6 +98,7 @@ class Plan(NamedTuple):
     capacity: Capacity
     request_timeout_s: float
     metrics: MetricsPort | None = None
+    log_format: str = "text"
     every_node: bool = False
     cluster: Cluster = ANY_CLUSTER
 

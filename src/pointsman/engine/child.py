@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from struct import Struct
 from typing import Any, TypeVar
 
+from pointsman import logs
 from pointsman.wire.messages import pack, unpack
 
 T = TypeVar("T")
@@ -108,10 +108,9 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def run_process(main: Coroutine[Any, Any, None]) -> None:
+def run_process(main: Coroutine[Any, Any, None], *, process: str, log_format: str) -> None:
     """Run a process's main coroutine to its end, with logs going to standard error, one line per event."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logs.set_up(log_format, process)
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     try:

@@ -171,6 +171,7 @@ def _start_supervisor(
         http=http,
         capacity=plan.capacity,
         request_timeout_s=plan.request_timeout_s,
+        log_format=plan.log_format,
     )
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))

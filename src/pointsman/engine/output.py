@@ -18,7 +18,7 @@ from typing import BinaryIO
 MAX_LOG_BYTES = 32 * 1024 * 1024
 """A log file over this size is set aside as ``<name>.log.1``, replacing the one before."""
 TERMINAL_FD = 2
-OUR_SMALL_TALK = b"INFO pointsman"
+OUR_SMALL_TALK = (b"INFO pointsman", b'{"level":"INFO","logger":"pointsman')
 """Lines of our own processes that go to the files only."""
 
 
@@ -43,9 +43,11 @@ class OutputPump:
     Args:
         folder: where the log files go.
         echo: whether to write to the terminal too.
+        prefix: whether lines on the terminal say whose they are; where they are JSON they do by themselves.
     """
 
-    def __init__(self, folder: Path, *, echo: bool) -> None:
+    def __init__(self, folder: Path, *, echo: bool, prefix: bool = True) -> None:
+        self._prefix = prefix
         self._folder = folder
         self._echo = echo
         self._dropped = 0
@@ -117,7 +119,7 @@ class OutputPump:
         lines, _, source.rest = (source.rest + data).rpartition(b"\n")
         if lines and self._echo:
             shown = [line for line in lines.split(b"\n") if not line.startswith(OUR_SMALL_TALK)]
-            self._to_terminal(b"".join(source.prefix + line + b"\n" for line in shown))
+            self._to_terminal(b"".join((source.prefix if self._prefix else b"") + line + b"\n" for line in shown))
         if len(source.rest) > 65536:
             source.rest = b""
 

@@ -76,7 +76,7 @@ class Supervisor:
         self._folder = InstanceFolder(Path(order.folder))
         self._logs = Path(order.state_dir or order.folder) / "logs"
         self._logs.mkdir(mode=0o700, exist_ok=True)
-        self._pump = OutputPump(self._logs, echo=order.echo)
+        self._pump = OutputPump(self._logs, echo=order.echo, prefix=order.log_format == "text")
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, Child] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
@@ -146,6 +146,7 @@ class Supervisor:
             http_host=order.http.host if order.http else None,
             http_port=order.http.port if order.http else 0,
             control_path=str(self._folder.control_socket),
+            log_format=order.log_format,
         )
         fds = (self._control.fileno(), theirs.fileno(), *([self._metrics.fileno()] if self._metrics else []))
         try:
@@ -171,6 +172,7 @@ class Supervisor:
             control_path=str(self._folder.control_socket),
             control_key=derive_key(self._order.master_key, ROLE_INGRESS, str(index)),
             http=self._order.http,
+            log_format=self._order.log_format,
         )
         self._spawn("ingress", index, "ingress", pack_handover(handover), env={}, fds=(self._http.fileno(),))
 

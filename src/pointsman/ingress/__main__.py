@@ -92,7 +92,8 @@ def run(handover: IngressHandover, listener: socket.socket | None = None) -> Non
     Raises:
         OSError: it cannot be bound.
     """
-    run_process(serve(handover, listener or listen(handover.http.host, handover.http.port, shared=True)))
+    listener = listener or listen(handover.http.host, handover.http.port, shared=True)
+    run_process(serve(handover, listener), process="ingress", log_format=handover.log_format)
 
 
 def main() -> None:

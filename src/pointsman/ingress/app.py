@@ -27,6 +27,7 @@ from pointsman.ingress.codec import (
 )
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.metrics import HTTPMetrics
+from pointsman.ingress.requestlog import RequestLog
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
 from pointsman.routing.budget import WarningBudget
@@ -69,6 +70,8 @@ class IngressApp:
     def __init__(self, router: Router, settings: HTTPSettings, metrics: HTTPMetrics | None = None) -> None:
         self._router = router
         self._metrics = metrics
+        requests = RequestLog(settings.access_log, settings.slow_request_s)
+        self._log = requests if requests.is_on else None
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
@@ -91,7 +94,7 @@ class IngressApp:
         if scope["type"] != "http":
             await self._refuse_protocol(scope, receive, send)
             return
-        exchange = Exchange(self._metrics)
+        exchange = Exchange(self._metrics, self._log, scope)
         try:
             notable = read_headers(scope["headers"])
             raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -125,7 +128,7 @@ class IngressApp:
 
         For requests whose body is there already. Never raises what :meth:`reply_to` can tell the client.
         """
-        exchange = answer.exchange = Exchange(self._metrics)
+        exchange = answer.exchange = Exchange(self._metrics, self._log, scope)
         try:
             notable = read_headers(scope["headers"])
             raw_path: bytes = scope["raw_path"]
@@ -156,7 +159,7 @@ class IngressApp:
             else:
                 await self._stream(reply.stream, scope, send, exchange)
         finally:
-            exchange.over()
+            exchange.over(reply.status)
 
     def reply_to(self, error: BaseException, scope: Scope, exchange: Exchange) -> Reply:
         """What the client is told when something went wrong; the log is told a little more."""
@@ -255,6 +258,7 @@ class IngressApp:
             body=body,
             shard_key=shard_key_of(notable, endpoint, scope["headers"], scope["query_string"]),
             idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
+            timed=self._log is not None,
         )
 
     async def _stream(self, chunks: ReplyStream, scope: Scope, send: Send, exchange: Exchange) -> None:

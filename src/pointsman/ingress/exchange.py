@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import time
 
-from pointsman.ingress.codec import ErrorAnswer
+from pointsman.ingress.codec import ErrorAnswer, Scope, request_id_of
 from pointsman.ingress.metrics import HTTPMetrics
+from pointsman.ingress.requestlog import RequestLog
 from pointsman.model import Reason
 from pointsman.routing.call import Call
 
@@ -36,12 +37,16 @@ class Exchange:
 
     Args:
         metrics: where it is counted; None to count nothing.
+        log: told when it is over; None where nothing is to be said.
+        scope: the request.
     """
 
-    __slots__ = ("_arrived", "_metrics", "_outcome", "_over", "_reason", "_route", "call", "streams")
+    __slots__ = ("_arrived", "_log", "_metrics", "_outcome", "_over", "_reason", "_route", "_scope", "call", "streams")
 
-    def __init__(self, metrics: HTTPMetrics | None) -> None:
+    def __init__(self, metrics: HTTPMetrics | None, log: RequestLog | None, scope: Scope) -> None:
         self._metrics = metrics
+        self._log = log
+        self._scope: Scope | None = scope if log is not None else None
         self._arrived = time.monotonic()
         self._route = ""
         self._outcome = DELIVERED
@@ -78,11 +83,21 @@ class Exchange:
         self._reason = Reason.CLIENT_GONE
         self.over()
 
-    def over(self) -> None:
+    def over(self, status: int = 0) -> None:
         """The answer was written, or never will be."""
         if self._over:
             return
         self._over = True
+        if self._log is not None and self._scope is not None:
+            scope, self._scope = self._scope, None
+            self._log.over(
+                scope,
+                self.call,
+                began=self._arrived,
+                status=status,
+                outcome=self._outcome,
+                request_id=request_id_of(scope["headers"]),
+            )
         call, self.call = self.call, None  # the call's future may point here: a cycle would wait for its collector
         metrics = self._metrics
         if metrics is None:

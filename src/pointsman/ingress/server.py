@@ -293,7 +293,7 @@ class DirectAnswer:
         dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
         protocol.transport.write(b"".join([status_line, *dates, head, length, close, b"\r\n", body]))
         cycle.response_started = cycle.response_complete = True
-        exchange.over()
+        exchange.over(reply.status)
         if closes:
             protocol.transport.close()
         protocol.on_response_complete()

@@ -226,7 +226,7 @@ def run(handover: ReplicaHandover) -> None:
     """Be a replica until told to stop; on the main thread."""
     faulthandler.enable(STDERR)  # a crash in native code says in the log where it was
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    run_process(ReplicaProcess(handover).run())
+    run_process(ReplicaProcess(handover).run(), process="replica", log_format=handover.log_format)
 
 
 def main() -> None:

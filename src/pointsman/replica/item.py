@@ -73,7 +73,7 @@ class Item:
     def scope(self) -> CallScope:
         """What inner calls inherit."""
         if self._scope is None:
-            self._scope = CallScope(self.deadline, self.head.request_id)
+            self._scope = CallScope(self.deadline, self.head.request_id, self.head.headers)
         return self._scope
 
     def enter_stream(self) -> None:
@@ -101,6 +101,12 @@ class Item:
             # A call that user code made has inherited our deadline, and the news of it has come first.
             return FailureHead(Reason.DEADLINE, "DeadlineExceededError", str(error)), b""
         return describe_failure(error, with_object=self.head.codec != CODEC_HTTP)
+
+    def timing(self) -> tuple[int, int]:
+        """How long it waited and has run, in microseconds, for callers that want to know."""
+        if not self.head.timed:
+            return 0, 0
+        return int((self.began - self.arrived) * 1e6), int((time.monotonic() - self.began) * 1e6)
 
     def request(self) -> Any:
         """The request in the form that user code wants."""
@@ -152,7 +158,9 @@ def scope_of(items: list[Item]) -> CallScope:
     """What inner calls inherit: of a batch, the latest of the deadlines and one of the ids."""
     if len(items) == 1:
         return items[0].scope()
-    scope = CallScope(max(item.deadline for item in items), items[0].head.request_id, callers=len(items))
+    first = items[0].head
+    deadline = max(item.deadline for item in items)
+    scope = CallScope(deadline, first.request_id, first.headers, callers=len(items))
     for item in items:
         item.batch_scope = scope
     return scope

@@ -237,7 +237,7 @@ class Runtime:
         gone = item.over
         self._close(item)
         if not gone:
-            head = pack(ReplyHead(answer.status, answer.headers, len(self._items)))
+            head = pack(ReplyHead(answer.status, answer.headers, len(self._items), False, *item.timing()))
             item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
 
     def _fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:

@@ -88,7 +88,7 @@ async def run_response(item: Item, response: Any, *, load: Callable[[], int]) ->
 def open_stream(item: Item, load: int, headers: Headers, status: int = 200) -> None:
     """Tell the caller that chunks will follow."""
     if not item.over:
-        head = ReplyHead(status, headers if item.head.codec == CODEC_HTTP else [], load, stream=True)
+        head = ReplyHead(status, headers if item.head.codec == CODEC_HTTP else [], load, True, *item.timing())
         item.stream.send(Kind.REPLY, item.call_id, pack(head))
 
 

@@ -55,12 +55,16 @@ class Call:
         "path_params",
         "policy_version",
         "query",
+        "ran_us",
         "remote",
         "request_id",
+        "sent_at",
         "shadow",
         "shard_key",
         "step",
+        "timed",
         "timer",
+        "waited_us",
         "waits_for_room",
     )
 
@@ -84,6 +88,7 @@ class Call:
         idempotent: bool = False,
         waits_for_room: bool = False,
         shadow: bool = False,
+        timed: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self.deadline = deadline
@@ -102,6 +107,11 @@ class Call:
         self.idempotent = idempotent
         self.waits_for_room = waits_for_room
         self.shadow = shadow
+        self.timed = timed
+        self.sent_at = 0.0
+        """When it was last given to a replica."""
+        self.waited_us = self.ran_us = 0
+        """What the replica said of a timed call."""
         self.backend = ""
         self.policy_version = 0
         self.remote: RemoteReplica | None = None
@@ -116,6 +126,7 @@ class Call:
 
     def head(self, now: float) -> CallHead:
         """The call's head as it is sent now: the budget is what is left until the deadline."""
+        self.sent_at = now
         return CallHead(
             self.endpoint,
             self.codec,
@@ -129,6 +140,7 @@ class Call:
             self.request_id,
             self.client,
             self.shadow,
+            self.timed,
         )
 
     def disarm(self) -> None:

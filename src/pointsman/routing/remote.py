@@ -211,6 +211,8 @@ class RemoteReplica:
                 self._owner.call_refused(call, refusal, self)
 
     def _replied(self, call: Call, head: ReplyHead, frame: Frame) -> None:
+        if call.timed:
+            call.waited_us, call.ran_us = head.waited_us, head.ran_us
         if not head.stream:
             self._owner.call_replied(call, Reply(head.status, head.headers, frame.body))
             return

@@ -84,6 +84,7 @@ class ReplicaHandover(Message, frozen=True):
     node: str = ""
     tcp_host: str = ""
     """The node's address, where there are others, to which this replica listens as well."""
+    log_format: str = "text"
 
 
 class IngressHandover(Message, frozen=True):
@@ -94,6 +95,7 @@ class IngressHandover(Message, frozen=True):
     control_path: str
     control_key: bytes
     http: HTTPSettings
+    log_format: str = "text"
 
 
 class ControllerHandover(Message, frozen=True):
@@ -109,6 +111,7 @@ class ControllerHandover(Message, frozen=True):
     http_port: int
     control_path: str = ""
     """Where everyone finds this controller, and the next one."""
+    log_format: str = "text"
 
 
 class HTTPSettings(msgspec.Struct, frozen=True):
@@ -122,6 +125,8 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     expose_headers: bool
     middlewares: bytes
     origin: Origin
+    access_log: float = 0.0
+    slow_request_s: float | None = None
 
 
 class SupervisorOrder(msgspec.Struct, frozen=True):
@@ -142,6 +147,7 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
     http: HTTPSettings | None
     capacity: Capacity
     request_timeout_s: float
+    log_format: str = "text"
 
 
 class ClusterHandover(msgspec.Struct, frozen=True):
@@ -171,3 +177,4 @@ class ClusterHandover(msgspec.Struct, frozen=True):
     wait_for_resources_s: float
     metrics_host: str | None = None
     metrics_port: int = 0
+    log_format: str = "text"

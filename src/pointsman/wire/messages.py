@@ -62,6 +62,8 @@ class CallHead(Message, frozen=True):
     request_id: str
     client: tuple[str, int] | None = None
     shadow: bool = False
+    timed: bool = False
+    """Whether the caller wants to know where the time went."""
 
 
 class ReplyHead(Message, frozen=True):
@@ -71,6 +73,10 @@ class ReplyHead(Message, frozen=True):
     headers: list[tuple[bytes, bytes]]
     load: int
     stream: bool = False
+    waited_us: int = 0
+    """From the call's arrival until user code was given it; 0 unless the call is timed."""
+    ran_us: int = 0
+    """From then until this answer, or the beginning of a stream."""
 
 
 class FailureHead(Message, frozen=True):

@@ -190,6 +190,7 @@ def _raise(plan: Plan) -> RayInstance:
         wait_for_resources_s=plan.cluster.wait_for_resources_s,
         metrics_host=plan.metrics.host if plan.metrics else None,
         metrics_port=metrics,
+        log_format=plan.log_format,
     )
     return RayInstance(*_make_controller(given, bound=plan.bound), port=port, bound=plan.bound)
 

@@ -100,7 +100,7 @@ class ControllerHost:
         module = importlib.import_module("pointsman.controller.onray")
         serving = module.serve_on_ray(self._given, ray.util.get_node_ip_address(), self._running.set_result)
         try:
-            run_process(serving)
+            run_process(serving, process="controller", log_format=self._given.log_format)
         except BaseException as error:
             if self._running.done():
                 log.critical("the controller failed and will be started again", exc_info=error)

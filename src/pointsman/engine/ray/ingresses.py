@@ -80,6 +80,7 @@ class Ingresses:
             control_path=control_path_of(given.namespace, given.instance),
             control_key=derive_key(given.master_key, ROLE_INGRESS, name),
             http=given.http,
+            log_format=given.log_format,
         )
         self._actors.start(
             Wanted(

@@ -1,0 +1,130 @@
+"""What is said of single requests, and where their time went."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from pointsman.context import CallScope, call_scope
+from pointsman.ingress import requestlog
+from pointsman.ingress.requestlog import RequestLog, breakdown_ms
+from pointsman.logs import JSONFormatter, TextFormatter, escaped
+from pointsman.routing.call import Call
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(requestlog.time, "monotonic", lambda: 1010.0)
+    return 1010.0
+
+
+def call(**timing: float) -> Call:
+    made = Call(endpoint="e", deadline=0.0, future=None)
+    made.backend = "b"
+    for name, value in timing.items():
+        setattr(made, name, value)
+    return made
+
+
+def over(log: RequestLog, seconds: float, made: Call | None = None, target: bytes = b"/x", query: bytes = b"") -> None:
+    scope = {"method": "GET", "raw_path": target, "query_string": query}
+    log.over(scope, made, began=1010.0 - seconds, status=200, outcome="delivered", request_id="id1")
+
+
+def test_a_sample_of_requests_is_logged(now, caplog):
+    """A tenth of all requests is asked for, and those whose draw is below a tenth get a line."""
+    draws = iter([0.05, 0.5, 0.0999, 0.1])
+    log = RequestLog(0.1, None, draw=lambda: next(draws))
+    with caplog.at_level(logging.INFO):
+        for _ in range(4):
+            over(log, 0.002)
+    assert [record.name for record in caplog.records] == ["access"] * 2
+    assert caplog.records[0].getMessage() == "GET /x -> 200 delivered in 2.0 ms [request id1]"
+
+
+def test_slow_requests_say_where_their_time_went(now, caplog):
+    """Of three requests the one over a second gets a line, with queue, batch wait, processing and network."""
+    log = RequestLog(0.0, 1.0)
+    made = call(sent_at=1008.25, waited_us=300_000, ran_us=1_200_000)
+    for seconds in (0.5, 0.999, 2.0):
+        over(log, seconds, made)
+    [record] = caplog.records
+    assert "2000.0 ms (queue 250.0, batch wait 300.0, processing 1200.0, network 250.0)" in record.getMessage()
+    assert record.fields["breakdown_ms"] == {
+        "queue": 250.0,
+        "batch wait": 300.0,
+        "processing": 1200.0,
+        "network": 250.0,
+    }
+
+
+def test_slow_requests_do_not_flood_the_log(now, caplog):
+    """When everything is slow, ten lines a second say so (H10)."""
+    log = RequestLog(0.0, 1.0)
+    for _ in range(100):
+        over(log, 2.0)
+    assert len(caplog.records) == 10
+
+
+def test_what_never_left_has_no_breakdown():
+    """A request that was refused before it was sent has no parts to show."""
+    assert breakdown_ms(None, 0.0, 1.0) == {}
+    assert breakdown_ms(call(), 0.0, 1.0) == {}
+
+
+def test_targets_cannot_forge_lines(now, caplog):
+    """Whatever bytes a client sends as its target, the log has one line of printable ASCII (H10)."""
+    log = RequestLog(1.0, None)
+    with caplog.at_level(logging.INFO):
+        over(log, 0.1, target=b"/a\r\nINFO fake: \x1b[31m\xe2\x80\xa8\\", query=b"q=\x00\xff")
+    text = caplog.records[0].getMessage()
+    assert text.isprintable()
+    assert text.isascii()
+    assert "/a\\x0d\\x0aINFO fake: \\x1b[31m\\xe2\\x80\\xa8\\x5c?q=\\x00\\xff" in text
+    assert (
+        escaped(bytes(range(0x20, 0x7F)).replace(b"\\", b"")) == bytes(range(0x20, 0x7F)).replace(b"\\", b"").decode()
+    )
+
+
+def record(message: str, **fields: object) -> logging.LogRecord:
+    made = logging.LogRecord("mine", logging.WARNING, "f.py", 1, message, (), None)
+    vars(made).update(fields)
+    return made
+
+
+def test_json_lines_are_one_object_each():
+    """Line breaks, quotes and objects that are no JSON stay inside one line, which any tool can read."""
+    line = JSONFormatter("replica").format(record('two\nlines "quoted"\u2028', request_id="id1", fields={"x": {1}}))
+    assert "\n" not in line
+    assert line.isascii()
+    read = json.loads(line)
+    assert (read["level"], read["logger"], read["process"], read["request_id"]) == ("WARNING", "mine", "replica", "id1")
+    assert read["message"] == 'two\nlines "quoted"\u2028'
+    assert read["x"] == "{1}"
+    assert line.startswith('{"level":"WARNING","logger":"mine"')
+
+
+def test_json_lines_keep_tracebacks():
+    """An exception is a field, so that its line is still one object."""
+    try:
+        raise ValueError("why")
+    except ValueError as error:
+        made = record("failed", exc_info=(ValueError, error, error.__traceback__))
+    assert "ValueError: why" in json.loads(JSONFormatter("ingress").format(made))["exception"]
+
+
+@pytest.mark.parametrize(("request_id", "line"), [("", "WARNING mine: said"), ("id1", "WARNING mine: [id1] said")])
+def test_text_lines_name_the_request(request_id, line):
+    """Inside a request its id stands in each line; outside there is nothing to say."""
+    assert TextFormatter().format(record("said", request_id=request_id)) == line
+
+
+def test_scopes_hand_on_headers():
+    """The scope of a call has its headers, so that handles find what tracing tools need."""
+    token = call_scope.set(CallScope(1.0, "id1", [(b"traceparent", b"00-a-b-01")]))
+    scope = call_scope.get()
+    call_scope.reset(token)
+    assert scope is not None
+    assert scope.headers == [(b"traceparent", b"00-a-b-01")]

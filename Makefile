@@ -5,14 +5,20 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test conformance-ray lint unit bench bench-ray bench-batching bench-traffic bench-environments
+.PHONY: demo test prometheus conformance-ray lint unit bench bench-ray bench-batching bench-traffic bench-environments
 .PHONY: bench-monitoring chaos soak matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
 
-test: $(VENV)/.test lint
+test: $(VENV)/.test lint prometheus
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
+
+# For the tests of docs/monitoring, which say that they are skipped where it cannot be installed. No service is started.
+prometheus:
+	@command -v promtool >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get install -y -q prometheus || { apt-get update -q && apt-get install -y -q prometheus; }; } \
+	  >/dev/null 2>&1 && { service prometheus stop; service prometheus-node-exporter stop; } >/dev/null 2>&1; } || true
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks examples

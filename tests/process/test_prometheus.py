@@ -1,0 +1,152 @@
+"""The files of docs/monitoring with the real Prometheus: it reads the page, and knows every metric they ask for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import pointsman as serve
+from tests.conftest import http_for, wait_until
+
+FILES = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
+RULES = FILES / "alerts.yml"
+KNOWN_LINT = re.compile(
+    r"(serve_backend_request_counter|serve_backend_error_counter|serve_backend_replica_starts|serve_num_http_requests"
+    r"|serve_num_router_requests|serve_num_shadow_dropped) counter metrics should have \"_total\" suffix"
+    r"|serve_backend_(request|error)_counter metric name should not include type 'counter'"
+    r"|serve_backend_(queuing|processing)_latency_ms use base unit \"seconds\" instead of \"milliseconds\""
+    r"|serve_backend_(queuing|processing)_latency_ms metric names should not contain abbreviated units"
+)
+"""What promtool says of names that are a promise. It must say nothing else."""
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("prometheus") and shutil.which("promtool")),
+    reason="prometheus and promtool are not installed (Debian: apt-get install prometheus)",
+)
+
+
+@serve.accept_batch
+def model(requests):
+    return [ValueError("odd") if "odd" in request.query_params else "fine" for request in requests]
+
+
+def busy(client: serve.Client) -> None:
+    """A little of everything: answers, errors, a shadow, an unknown path."""
+    client.create_backend("model", model, config={"max_batch_size": 4})
+    client.create_backend("shadow", lambda request: "seen")
+    client.create_endpoint("model", backend="model", route="/model")
+    client.shadow_traffic("model", "shadow", 1.0)
+    with http_for(client) as http:
+        statuses = [http.get(path).status_code for path in ("/model", "/model?odd", "/nowhere")]
+    assert statuses == [200, 500, 404]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[serve.Client]:
+    with serve.start(http_options={"port": 0}, metrics_export_port=0) as client:
+        busy(client)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def prometheus(client: serve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A Prometheus with the documented configuration, but for the address of the instance."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    shutil.copy(RULES, folder)
+    config = (FILES / "prometheus.yml").read_text()
+    assert "127.0.0.1:8080" in config
+    assert client.metrics_address is not None
+    config = config.replace("127.0.0.1:8080", client.metrics_address.removeprefix("http://"))
+    (folder / "prometheus.yml").write_text(config.replace("5s", "250ms"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    process = subprocess.Popen(
+        [
+            "prometheus",
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={address}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "log").open("wb"),
+    )
+    try:
+        with httpx.Client(base_url=f"http://{address}") as http:
+            wait_until(lambda: is_ready(http), what="Prometheus is ready")
+            yield http
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def is_ready(http: httpx.Client) -> bool:
+    try:
+        return http.get("/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def ask(http: httpx.Client, query: str) -> list[dict[str, Any]]:
+    answer = http.get("/api/v1/query", params={"query": query}).json()
+    assert answer["status"] == "success", (query, answer)
+    return list(answer["data"]["result"])
+
+
+def expressions() -> list[str]:
+    """Every query of the dashboard and of the alerts."""
+    panels = json.loads((FILES / "dashboard.json").read_text())["panels"]
+    rules = re.findall(r"expr: (?:>-\n)?((?:.+\n)(?: {12,}.+\n)*)", RULES.read_text())
+    found = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(found) > 12
+    assert len(rules) == RULES.read_text().count("expr:")
+    return [*found, *(" ".join(rule.split()) for rule in rules)]
+
+
+def test_promtool_accepts_the_page(client):
+    """promtool reads the page, and finds fault only with the names that are a promise (MO1)."""
+    page = httpx.get(f"{client.metrics_address}/metrics").content
+    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=60)
+    lines = (done.stdout + done.stderr).decode().splitlines()
+    assert [line for line in lines if not KNOWN_LINT.fullmatch(line)] == []
+
+
+def test_promtool_accepts_rules_and_configuration():
+    """The alert rules and the scrape configuration of the documentation are valid."""
+    for command in (["rules", str(RULES)], ["config", str(FILES / "prometheus.yml")]):
+        done = subprocess.run(["promtool", "check", *command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_knows_every_metric_that_is_asked_for(prometheus):
+    """Prometheus scrapes an instance, and each metric of the alerts and of the dashboard is there; each query runs."""
+    wait_until(lambda: ask(prometheus, 'up{job="pointsman"} == 1'), what="Prometheus has scraped the instance")
+    names = {name for expression in expressions() for name in re.findall(r"serve_\w+", expression)}
+    assert len(names) >= 15
+    # Those have no series before there is something to count.
+    quiet = {"serve_num_shadow_dropped", "serve_router_retries_total", "serve_router_queued_queries"}
+    missing = [name for name in names - quiet if not ask(prometheus, name)]
+    assert missing == []
+    for expression in expressions():
+        ask(prometheus, expression)
+
+
+def test_prometheus_evaluates_the_alerts(prometheus):
+    """Prometheus has loaded the alert rules and evaluates each of them without an error."""
+
+    def evaluated():
+        groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+        rules = [rule for group in groups for rule in group["rules"]]
+        assert {rule["lastError"] for rule in rules if "lastError" in rule} <= {""}
+        return rules and all(rule["health"] == "ok" for rule in rules)
+
+    wait_until(evaluated, what="all alert rules are evaluated")

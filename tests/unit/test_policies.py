@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 import zlib
@@ -155,7 +156,8 @@ class Salted(ByHash):
         self.salt = random.random()
 
     def number(self, text: str) -> float:
-        return -log((zlib.crc32(f"{self.salt}{text}".encode()) + 1) / 2**32)
+        digest = hashlib.blake2b(f"{self.salt}{text}".encode(), digest_size=4).digest()
+        return -log((int.from_bytes(digest, "big") + 1) / 2**32)
 
 
 @pytest.mark.parametrize("policy", [ByHash, ByHash(), Salted, f"{__name__}:ByHash"])

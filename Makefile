@@ -31,7 +31,7 @@ conformance-ray: $(VENV)/.test
 	$(BIN)/pytest tests/conformance --engine ray
 
 bench-ray: $(VENV)/.test
-	$(BIN)/python benchmarks/ray.py
+	$(BIN)/python benchmarks/engines.py
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/noop.py

@@ -1,4 +1,4 @@
-"""Pointsman with one replica of a no-op function, until SIGTERM. Usage: pointsman_noop.py PORT sync|async"""
+"""Pointsman with one replica of a no-op function, until SIGTERM. Usage: pointsman_noop.py PORT sync|async [ENGINE]"""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ async def async_noop(request: Any) -> str:
     return "ok"
 
 
-def main(port: int, flavour: str) -> None:
+def main(port: int, flavour: str, engine: str = "local") -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with serve.start(http_options={"port": port}) as client:
+    with serve.start(engine=engine, http_options={"port": port}) as client:
         client.create_backend("noop", async_noop if flavour == "async" else noop)
         client.create_endpoint("noop", backend="noop", route="/noop", methods=["POST"])
         while True:
@@ -27,4 +27,4 @@ def main(port: int, flavour: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pointsman.engine.ray.actors import Actors, Ending
@@ -13,33 +14,42 @@ if TYPE_CHECKING:
     from pointsman.engine.ray.engine import Connections
 
 STEP_S = 0.02
+TELL_AGAIN_S = 0.25
+"""A process that is just looking for a new controller has not heard the first time."""
 KILLED_S = 2.0
 
 
 async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], *, drain_s: float) -> None:
     """End every process of the instance; each kind has ``drain_s`` seconds to finish."""
     mine = {replica_name(number) for number in replicas}
-    peers.tell_ingresses(Kind.STOP)
-    await _end(actors, [name for name in actors.names if name not in mine], drain_s)
-    for number in replicas:
-        peers.tell_replica(number, Kind.STOP, b"")
-    await _end(actors, actors.names, drain_s)
+
+    def stop_replicas() -> None:
+        for number in replicas:
+            peers.tell_replica(number, Kind.STOP, b"")
+
+    ingresses = [name for name in actors.names if name not in mine]
+    await _end(actors, ingresses, lambda: peers.tell_ingresses(Kind.STOP), drain_s)
+    await _end(actors, actors.names, stop_replicas, drain_s)
 
 
-async def _end(actors: Actors, names: list[str], drain_s: float) -> None:
-    if not await _are_gone(actors, names, drain_s):
+async def _end(actors: Actors, names: list[str], tell: Callable[[], None], drain_s: float) -> None:
+    if not await _are_gone(actors, names, tell, drain_s):
         for name in names:
             actors.kill(name)
-        if not await _are_gone(actors, names, KILLED_S):
+        if not await _are_gone(actors, names, lambda: None, KILLED_S):
             for name in names:
                 actors.give_up(name, Ending("killed"))
 
 
-async def _are_gone(actors: Actors, names: list[str], limit_s: float) -> bool:
+async def _are_gone(actors: Actors, names: list[str], tell: Callable[[], None], limit_s: float) -> bool:
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + limit_s
+    deadline, tell_at = loop.time() + limit_s, 0.0
     while any(actors.is_known(name) for name in names):
-        if loop.time() >= deadline:
+        now = loop.time()
+        if now >= deadline:
             return False
+        if now >= tell_at:
+            tell()
+            tell_at = now + TELL_AGAIN_S
         await asyncio.sleep(STEP_S)
     return True

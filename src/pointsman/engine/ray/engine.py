@@ -39,12 +39,16 @@ SETTLE_STEP_S = 0.1
 """Ray's view of what is free lags behind what ended; how long it may, and how often it is asked again meanwhile."""
 SILENT_S = 1.0
 """While its node lives, Ray reports the end of an actor at once. One that hangs up and does not come back in this time,
-of which Ray says nothing, has lost its node."""
+of which Ray says nothing, has lost its node, unless others there are still connected."""
 KILL_S = 2.0
 """After this an actor that was to be killed counts as gone, whether the cluster says so or not."""
 SUSPECT_S = 30.0
 """How long nothing is placed on a node that seems to be lost and that Ray still counts as alive."""
 NOTES = "replica/"
+
+
+Amounts = dict[str, dict[str, float]]
+"""Node -> resource -> amount."""
 
 
 class Connections(Protocol):
@@ -87,6 +91,8 @@ class RayEngine:
         self._actors = Actors(given.namespace, began=self._began, ended=self._ended)
         self._ingresses = Ingresses(given, self._actors)
         self._notes: dict[int, Note] = {}
+        self._seen: tuple[Amounts, Amounts] = {}, {}
+        """What each node has, and what others than we hold of it."""
         self._capacity = Capacity(nodes={})
         self._suspects: dict[str, float] = {}
         self._last_end = 0.0
@@ -179,11 +185,16 @@ class RayEngine:
             if not any(others.values()) or self._loop.time() >= settled_at:
                 break
             await asyncio.sleep(SETTLE_STEP_S)
+        self._seen = totals, others
+        self._tell_capacity()
+
+    def _tell_capacity(self) -> None:
+        totals, others = self._seen
         now = self._loop.time()
         self._suspects = {node: until for node, until in self._suspects.items() if until > now}
-        totals = {node: total for node, total in totals.items() if node not in self._suspects}
-        self._ingresses.keep_up(totals)
-        capacity = capacity_of(totals, others)
+        usable = {node: total for node, total in totals.items() if node not in self._suspects}
+        self._ingresses.keep_up(usable)
+        capacity = capacity_of(usable, others)
         if capacity != self._capacity:
             self._capacity = capacity
             self._events(ProcessEvent("capacity", capacity=capacity))
@@ -215,10 +226,15 @@ class RayEngine:
         if note is None or self._ending or self._peers.is_connected(number):
             return
         node = note.allocation.node
+        there = [other for other, known in self._notes.items() if known.allocation.node == node]
+        if node == node_here() or any(self._peers.is_connected(other) for other in there):
+            self._actors.give_up(replica_name(number), Ending("it hung up, and Ray does not say why"))
+            return
         log.warning("node %s seems to be lost: a replica there has hung up, and Ray does not say why", node)
         self._suspects[node] = self._loop.time() + SUSPECT_S
-        self._actors.give_up(replica_name(number), Ending("its node seems to be lost", node_died=True))
-        self._spawn(self.refresh())
+        self._tell_capacity()  # first, so that nothing is placed there again
+        for other in there:
+            self._actors.give_up(replica_name(other), Ending("its node seems to be lost", node_died=True))
 
     async def _watch_nodes(self) -> None:
         while not self._ending:
@@ -269,7 +285,7 @@ def _runtime_env(order: Launch) -> dict[str, Any]:
     return {"py_executable": environment.python, "env_vars": {**changed, **variables}}
 
 
-def _look() -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+def _look() -> tuple[Amounts, Amounts]:
     totals = {node: dict(total) for node, total in alive_nodes(ray.nodes()).items()}
     return totals, available_resources_per_node()
 

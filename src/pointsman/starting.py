@@ -135,6 +135,30 @@ def start(
     )
 
 
+def start_named(
+    name: str,
+    *,
+    bound: bool,
+    http: HTTPOptions,
+    state_dir: str | os.PathLike[str] | None,
+    metrics_port: int | None,
+    engine: str,
+    address: str | None,
+) -> Client:
+    """What the command line starts: an instance with a name, also where it ends with this process."""
+    options.check_engine(engine)
+    return start_instance(
+        name=check_name(name),
+        bound=bound,
+        http=http,
+        state_dir=state_dir,
+        capacity=local_capacity() if engine == "local" else cluster_capacity(),
+        metrics_port=metrics_port,
+        engine=engine,
+        cluster=_cluster(engine, address, None, False),
+    )
+
+
 def start_instance(
     *,
     name: str,
@@ -201,7 +225,7 @@ def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:
     return MetricsPort(host, int(port), strict=port is not DEFAULT_METRICS_PORT)
 
 
-def connect(name: str = "default", *, engine: str | None = None) -> Client:
+def connect(name: str = "default", *, engine: str | None = None, address: str | None = None) -> Client:
     """A client for a running instance: inside a replica the one that owns it, elsewhere the detached one of that name.
 
     Args:
@@ -209,16 +233,18 @@ def connect(name: str = "default", *, engine: str | None = None) -> Client:
         engine: where to look: ``"local"`` on this machine, ``"ray"`` in the Ray cluster that this process is in, or one
             that runs on this machine. By default in the cluster when this process is in one, and on this machine
             otherwise.
+        address: of the Ray cluster, where it is neither of these.
 
     Raises:
         ServeException: no such instance runs.
         ValueError: the name cannot name an instance.
     """
-    if engine is not None:
-        options.check_engine(engine)
+    chosen = engine or ("ray" if address is not None or _in_a_cluster() else "local")
+    options.check_engine(chosen)
+    cluster = _cluster(chosen, address, None, False)
     if replica_context() is not None:
         return Client(credentials_here())
-    return attach(find_instance(check_name(name), engine or ("ray" if _in_a_cluster() else "local")))
+    return attach(find_instance(check_name(name), chosen, cluster.address))
 
 
 def attach(address: Address) -> Client:

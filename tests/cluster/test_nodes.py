@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
@@ -246,3 +248,21 @@ def test_a_detached_instance(nodes: Nodes, client: serve.Client) -> None:
         metrics_export_port=None,
     ) as again:
         assert not again.list_endpoints()
+
+
+def pointsman(*args: str) -> str:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("pointsman"), *args], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
+    """An instance on a cluster is started, looked at and ended from a terminal."""
+    where = ("--name", "shell", "--address", nodes.address)
+    started = pointsman("start", "--detached", "--engine", "ray", "--http-port", "0", *where)
+    assert "ready at http://127.0.0.1:" in started
+    assert f"pointsman status --name shell --address {nodes.address}" in started
+    assert json.loads(pointsman("status", "--json", *where))["name"] == "shell"
+    assert "has ended" in pointsman("shutdown", *where)

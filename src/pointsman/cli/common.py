@@ -19,11 +19,14 @@ PIPED_WIDTH = 120
 """Columns of tables that go into a file or pipe."""
 
 Name = Annotated[str, typer.Option("--name", help="Which instance.", metavar="NAME")]
+ClusterAddress = Annotated[
+    str | None, typer.Option("--address", help="Of the Ray cluster that it runs on.", metavar="HOST:PORT|auto")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 
 
-def connect_to(name: str) -> Client:
-    """A client for a live instance.
+def connect_to(name: str, address: str | None = None) -> Client:
+    """A client for a live instance, of this machine or of a Ray cluster.
 
     Raises:
         ServeException: there is none of that name; the text says which there are.
@@ -31,6 +34,8 @@ def connect_to(name: str) -> Client:
     from pointsman.engine.folder import InstanceFolder, check_name, live_instances
     from pointsman.starting import connect
 
+    if address is not None:
+        return connect(name, address=address)
     if InstanceFolder.of(check_name(name)).is_alive():
         return connect(name)
     names = live_instances()

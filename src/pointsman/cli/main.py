@@ -17,7 +17,7 @@ import typer
 
 import pointsman
 from pointsman.cli import env, traffic
-from pointsman.cli.common import AsJson, Name, connect_to, print_json, terminal
+from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
@@ -109,34 +109,37 @@ def start(
     state_dir: Annotated[
         Path | None, typer.Option("--state-dir", help="Keep state here, over restarts.", metavar="FOLDER")
     ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="Where it runs.", metavar="local|ray")] = "local",
+    address: ClusterAddress = None,
 ) -> None:
     """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
     from pointsman.config import parse_http_options
     from pointsman.engine.folder import InstanceFolder, check_name
-    from pointsman.starting import local_capacity, start_instance
+    from pointsman.starting import start_named
 
     http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
     folder = InstanceFolder.of(check_name(name))
-    if folder.is_alive():  # starting finds that too, but only after it has tried to bind the port
+    if engine == "local" and folder.is_alive():  # starting finds that too, but only after it has tried to bind the port
         raise ServeException(f"an instance named {name!r} is running; end it with: {_command('shutdown', name)}")
-    client = start_instance(
-        name=name,
+    client = start_named(
+        name,
         bound=not detached,
         http=http,
         state_dir=state_dir,
-        capacity=local_capacity(),
         metrics_port=_metrics_port(metrics_port),
+        engine=engine,
+        address=address,
     )
     typer.echo(f"Instance {name!r} is ready{_at(client.http_address)}.")
     if client.metrics_address:
         typer.echo(f"Metrics are at {client.metrics_address}/metrics.")
     if detached:
         typer.echo(f"Deploy to it:  client = pointsman.connect({name!r})    (in Python)")
-        typer.echo(f"Look at it:    {_command('status', name)}")
-        typer.echo(f"End it:        {_command('shutdown', name)}")
+        typer.echo(f"Look at it:    {_command('status', name, address)}")
+        typer.echo(f"End it:        {_command('shutdown', name, address)}")
     else:
-        typer.echo(f"Ctrl-C ends it. Elsewhere, look at it with: {_command('status', name)}")
-        _stay(client, folder)
+        typer.echo(f"Ctrl-C ends it. Elsewhere, look at it with: {_command('status', name, address)}")
+        _stay(client, folder if engine == "local" else None)
 
 
 @app.command()
@@ -144,9 +147,10 @@ def status(
     name: Name = "default",
     as_json: AsJson = False,
     watched: Annotated[bool, typer.Option("--watch", help="Redraw every second, until Ctrl-C.")] = False,
+    address: ClusterAddress = None,
 ) -> None:
     """Show endpoints, backends and replicas of a running instance."""
-    client = connect_to(name)
+    client = connect_to(name, address)
     if as_json:
         print_json(client.status())
         return
@@ -167,9 +171,10 @@ def top(
     name: Name = "default",
     as_json: AsJson = False,
     every: Annotated[float, typer.Option("--every", help="Seconds that each picture covers.", min=0.1)] = 1.0,
+    address: ClusterAddress = None,
 ) -> None:
     """Show requests, errors, latencies and queues as they happen, until Ctrl-C."""
-    client = connect_to(name)
+    client = connect_to(name, address)
     if as_json:
         print_json(client.stats(over_s=every))
         return
@@ -180,9 +185,9 @@ def top(
 
 
 @app.command()
-def shutdown(name: Name = "default") -> None:
+def shutdown(name: Name = "default", address: ClusterAddress = None) -> None:
     """End an instance for good, once requests under way are finished."""
-    connect_to(name).shutdown()
+    connect_to(name, address).shutdown()
     typer.echo(f"Instance {name!r} has ended.")
 
 
@@ -197,15 +202,19 @@ def demo(
     run_demo(terminal(), port=port, keep=keep)
 
 
-def _stay(client: Client, folder: InstanceFolder) -> None:
-    """Keep an instance that is bound to this process until a signal comes or somebody else ends it."""
+def _stay(client: Client, folder: InstanceFolder | None) -> None:
+    """Keep an instance that is bound to this process until a signal comes or somebody else ends it.
+
+    Args:
+        folder: the instance's, where it runs on this machine alone.
+    """
     try:
-        folder.wait_for_end()
+        client._wait_for_end()
     except KeyboardInterrupt:
         typer.echo("Shutting down; Ctrl-C again hurries it.", err=True)
         client.shutdown()
         return
-    killed = folder.path.exists()  # one that ends in good order takes its folder along
+    killed = folder is not None and folder.path.exists()  # one that ends in good order takes its folder along
     client.shutdown()
     if killed:
         raise ServeException("the instance's supervisor was killed")
@@ -220,8 +229,9 @@ def _metrics_port(given: int | None) -> int | None:
     return None if given == -1 else check_metrics_port(given)
 
 
-def _command(verb: str, name: str) -> str:
-    return f"pointsman {verb}" + (f" --name {name}" if name != "default" else "")
+def _command(verb: str, name: str, address: str | None = None) -> str:
+    where = f" --address {address}" if address is not None else ""
+    return f"pointsman {verb}" + (f" --name {name}" if name != "default" else "") + where
 
 
 def _at(address: str | None) -> str:

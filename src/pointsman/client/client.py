@@ -132,6 +132,11 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         command = AwaitIngress(new_id(), START_TIMEOUT_S)
         self._session.command(command)
 
+    def _wait_for_end(self) -> None:
+        """Return when the instance has ended, whoever ends it."""
+        assert self._address is not None
+        wait_for_end(self._address.control_path)
+
     def _await_end(self, address: Address) -> None:
         if self._raised is not None:
             self._raised.wait_for_end(SHUTDOWN_TIMEOUT_S)

@@ -35,8 +35,11 @@ def raise_instance(plan: Plan, engine: str) -> Raised:
     return local.raise_instance(plan)
 
 
-def find_instance(name: str, engine: str) -> Address:
+def find_instance(name: str, engine: str, address: str | None = None) -> Address:
     """The live named instance.
+
+    Args:
+        address: of the Ray cluster, None for the one that is here.
 
     Raises:
         ServeException: there is none.
@@ -44,7 +47,7 @@ def find_instance(name: str, engine: str) -> Address:
     if engine == "ray":
         from pointsman.engine.ray.driver import find_on_ray
 
-        return find_on_ray(name)
+        return find_on_ray(name, address)
     return local.find_instance(name)
 
 

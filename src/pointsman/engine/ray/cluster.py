@@ -62,6 +62,11 @@ def join(cluster: Cluster, capacity: Capacity) -> None:
         _refuse_open_cluster()
 
 
+def is_member() -> bool:
+    """Whether this process is in a cluster already."""
+    return bool(ray.is_initialized())
+
+
 def hold() -> None:
     """One more instance of this process needs the cluster."""
     global _instances

@@ -117,16 +117,15 @@ def raise_on_ray(plan: Plan) -> RayInstance:
         raise
 
 
-def find_on_ray(name: str) -> Address:
-    """The live named instance of the cluster that this process is in, or that runs on this machine.
+def find_on_ray(name: str, address: str | None) -> Address:
+    """The live named instance of the cluster at an address; of the one that this process is in, or that runs on this
+    machine, where none is given.
 
     Raises:
         ServeException: there is none.
     """
-    cluster.join(Cluster(allow_insecure=True), Capacity())
-    if cluster.started_here():
-        ray.shutdown()
-        raise ServeException(f"no Ray cluster runs here, and so no instance named {name!r}")
+    if not cluster.is_member():
+        cluster.join(Cluster(address or "auto", allow_insecure=True), Capacity())
     controller = _controller_of(namespace_of(name))
     if controller is None:
         raise ServeException(

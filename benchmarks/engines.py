@@ -1,13 +1,18 @@
 """What the Ray engine costs against the local one, with a backend that does nothing. Run by ``make bench-ray``.
 
 Each system is started afresh in each round, in an order that shifts, warmed up, and loaded by ``wrk -t1`` at 1, 32 and
-128 connections; ratios are taken within a round. Ray Serve, from an environment of its own, runs with its defaults.
-Absolute figures mean nothing on another machine.
+128 connections; ratios are taken within a round. Ray Serve, from an environment of its own, runs with its defaults, and
+with HAProxy in throughput mode where ``haproxy`` is installed. Absolute figures mean nothing on another machine.
+
+At the end, what crossing nodes costs: handle calls one at a time, from one of two nodes of this machine, to a replica
+of the same node over a Unix socket and to one of the other node over TCP.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import subprocess
 import sys
 from statistics import median
@@ -29,7 +34,13 @@ def ray_serve(port: int) -> list[str]:
     return [RAY.python, str(SERVERS / "ray_noop.py"), str(port)]
 
 
+def ray_serve_haproxy(port: int) -> list[str]:
+    return ["env", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1", *ray_serve(port)]
+
+
 RAY_SERVE = System("ray-serve", f"Ray Serve {RAY.version}", ray_serve, "/noop", b"ok")
+RAY_SERVE_HAPROXY = System("haproxy", f"Ray Serve {RAY.version}, HAProxy", ray_serve_haproxy, "/noop", b"ok")
+CROSSING_CALLS = 5000
 
 
 def main() -> int:
@@ -42,11 +53,15 @@ def main() -> int:
         console.print("wrk is not installed: apt-get install wrk (macOS: brew install wrk)")
         return 2
     systems = [LOCAL, CLUSTER, RAY_SERVE]
+    if shutil.which("haproxy"):
+        systems.append(RAY_SERVE_HAPROXY)
+    else:
+        console.print("Ray Serve with HAProxy is left out; it needs: apt-get install haproxy")
     try:
         RAY.ensure(console.print)
     except (subprocess.SubprocessError, OSError) as error:
         console.print(f"Ray Serve is left out, it could not be installed: {error}", markup=False)
-        systems.remove(RAY_SERVE)
+        systems = [LOCAL, CLUSTER]
     rates: dict[tuple[str, int], list[float]] = {}
     for number in range(given.rounds):
         shift = number % len(systems)
@@ -69,6 +84,13 @@ def main() -> int:
             cells.append(f"{median(own):,.0f} ({ratio:.2f} x)")
         table.add_row(system.title, *cells)
     console.print(table)
+    crossing = [sys.executable, str(SERVERS / "crossing.py"), str(CROSSING_CALLS)]
+    done = subprocess.run(crossing, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=180)
+    medians = json.loads(done.stdout.splitlines()[-1])
+    console.print(
+        f"a call to a replica of the same node: {medians['here']:.0f} us; of another node: {medians['there']:.0f} us"
+        f" (crossing adds {(medians['there'] - medians['here']) / 1000:.3f} ms)"
+    )
     return 0
 
 

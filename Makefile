@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test prometheus conformance-ray lint unit bench bench-ray bench-batching bench-traffic bench-environments
-.PHONY: bench-monitoring chaos soak matrix clean
+.PHONY: demo test prometheus conformance-ray lint unit bench bench-ray bench-batching bench-handles bench-traffic
+.PHONY: bench-environments bench-monitoring chaos soak matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -38,6 +38,9 @@ bench: $(VENV)/.test
 
 bench-batching: $(VENV)/.test
 	$(BIN)/python benchmarks/batching.py
+
+bench-handles: $(VENV)/.test
+	$(BIN)/python benchmarks/handles.py
 
 bench-traffic: $(VENV)/.test
 	$(BIN)/python benchmarks/traffic.py

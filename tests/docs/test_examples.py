@@ -12,7 +12,7 @@ import pointsman as serve
 from tests.docs.programs import assert_succeeded, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("user-guide", "traffic", "batching", "environments", "monitoring", "ray")
+PAGES = ("user-guide", "traffic", "batching", "composition", "environments", "monitoring", "ray")
 WITH_EXAMPLES = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

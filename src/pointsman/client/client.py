@@ -12,6 +12,7 @@ from pointsman.client.endpoints import EndpointOperations
 from pointsman.client.operations import START_TIMEOUT_S, log, new_id
 from pointsman.client.statistics import StatisticsOperations
 from pointsman.client.traffic import TrafficOperations
+from pointsman.context import replica_context
 from pointsman.engine.base import Address, Raised
 from pointsman.engine.instances import wait_for_end
 from pointsman.exceptions import ServeException
@@ -112,7 +113,8 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         if not missing_ok and name not in self._session.table().endpoints and name not in self.list_endpoints():
             raise KeyError(f"endpoint {name!r} does not exist; there are {sorted(self.list_endpoints())}")
         in_loop = _in_event_loop()
-        if sync == in_loop:
+        in_constructor = not in_loop and replica_context() is not None  # of a backend that will use it in its loop
+        if sync == in_loop and not in_constructor:
             kind, where = ("a sync", "inside") if sync else ("an async", "outside")
             log.warning("%s handle was taken %s a running event loop", kind, where)
         kind_of_handle = ServeHandle if sync else AsyncServeHandle

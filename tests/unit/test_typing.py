@@ -1,0 +1,16 @@
+"""The public interface as a type checker sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_types_of_handles_and_futures() -> None:
+    """My editor knows what ``remote``, ``result``, ``get`` and ``wait`` give, and what ``options`` takes."""
+    command = [sys.executable, "-m", "mypy", "--strict", "tests/typed/handles.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr

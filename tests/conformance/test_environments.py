@@ -53,12 +53,27 @@ def two(request, more):
 """
 
 
+BUSY = """
+import subprocess
+import threading
+import time
+
+subprocess.Popen(["sleep", "3600"])
+threading.Thread(target=time.sleep, args=(3600,)).start()
+
+
+def model(request):
+    return "busy"
+"""
+
+
 @pytest.fixture(scope="module")
 def installed(environments: Environments, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with a module of a model that this process has no source of."""
     prefix = environments.copy(NEW, to=tmp_path_factory.mktemp("installed") / "env")
     (site_packages(prefix) / "elsewhere_model.py").write_text(MODEL)
     (site_packages(prefix) / "elsewhere_broken.py").write_text("def model(:\n")
+    (site_packages(prefix) / "elsewhere_busy.py").write_text(BUSY)
     (site_packages(prefix) / "elsewhere_exit.py").write_text("import sys\nsys.exit(7)\n")
     return prefix
 
@@ -177,6 +192,13 @@ def test_imported_function(http: httpx.Client, served: Served, installed: Path) 
     assert (
         http.get(served(serve.ImportedBackend("elsewhere_model:coroutine"), env=serve.VirtualEnv(installed))).text
         == "3.0.2"
+    )
+
+
+def test_import_that_leaves_work_behind(http: httpx.Client, served: Served, installed: Path) -> None:
+    """A module that starts processes and threads when it is imported is not waited for when it is tried (DM4)."""
+    assert (
+        http.get(served(serve.ImportedBackend("elsewhere_busy:model"), env=serve.VirtualEnv(installed))).text == "busy"
     )
 
 

@@ -9,6 +9,7 @@ are read from the real function or class. The constructor does not run.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import msgspec
@@ -82,7 +83,9 @@ def main() -> None:
     with os.fdopen(answer_fd, "wb") as answer:
         answer.write(msgspec.msgpack.encode(_judge(order)))
         answer.flush()
-        os._exit(0)  # threads that the import has started are not waited for
+        if os.getpgrp() == os.getpid():  # threads and processes that the import has started are not waited for
+            os.killpg(0, signal.SIGKILL)
+        os._exit(0)
 
 
 if __name__ == "__main__":

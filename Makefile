@@ -52,6 +52,7 @@ bench-environments: $(VENV)/.test
 CHAOS ?=
 chaos: $(VENV)/.test
 	POINTSMAN_STORE_MUTATIONS=5200 $(BIN)/pytest -q tests/loop/test_store_faults.py
+	POINTSMAN_SIMULATION_SEEDS=2000 $(BIN)/pytest -q tests/loop/test_simulation.py
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
 soak: $(VENV)/.test

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pointsman.controller.health import Circumstances, examine
-from pointsman.controller.reconcile import Phase, Pulse, Replica
+from pointsman.controller.observed import Phase, Pulse, Replica
 from pointsman.model import Allocation, BackendConfigSpec, Reason, Resources
 from pointsman.wire.messages import HealthAnswer
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.controller import desired as wanted
+from pointsman.controller.observed import Failures, Observed, Phase, Replica
 from pointsman.controller.reconcile import (
     ADOPT_TIMEOUT_S,
     BUDGET,
@@ -26,13 +27,9 @@ from pointsman.controller.reconcile import (
     Configure,
     Confirm,
     Drain,
-    Failures,
     Kill,
     Launch,
     Leave,
-    Observed,
-    Phase,
-    Replica,
     Revert,
     WakeAt,
     failed_launch,
@@ -416,7 +413,7 @@ def test_running_replicas_are_told_new_configs_once() -> None:
         (7, {1: 7, 2: 6}, 1.9, False),
         (7, {1: 0}, 1.9, False),
         (7, {1: 7, 2: 6}, 2.0, True),
-        (0, {1: 1}, 2.0, True),
+        (0, {1: 1}, 2.0, False),
     ],
 )
 @pytest.mark.parametrize("deleted", [True, False])
@@ -427,7 +424,8 @@ def test_leavers_wait_for_the_routers(
     desired = Desired() if deleted else want(backend(1))
     here = [] if deleted else [replica(1)]
     actions = plan(desired, see(*here, replica(2, Phase.LEAVING, left_at=left_at), confirmed=routers), now)
-    assert actions == ([Drain(2)] if drained else [WakeAt(2.0)])
+    # Before a table without it is published there is nothing that routers could confirm.
+    assert actions == ([Drain(2)] if drained else [WakeAt(2.0)] if left_at else [])
 
 
 def test_the_grace_is_the_backends_own() -> None:
@@ -908,3 +906,14 @@ def test_a_replica_launched_before_a_failed_deploy_still_comes_up() -> None:
     world.change(Deploy("id", "a", "bad", ORIGIN, TRAITS, {}, None, Resources(), None, None, None))
     world.assert_settled()
     assert world.desired.backends["a"].code == "good"
+
+
+@pytest.mark.parametrize(
+    "desired", [Desired(), want(backend(1)), want(backend(1, version=2))], ids=["deleted", "surplus", "old"]
+)
+def test_adopted_replicas_are_heard_before_they_are_ended(desired: Desired) -> None:
+    """After a controller's death a replica that is not wanted any more may be serving: it is asked first (FT8, G1)."""
+    unheard = [replica(number, Phase.LAUNCHED, adopted=True) for number in (1, 2)]
+    actions = plan(desired, see(*unheard), 0.1)
+    assert not only(actions, Kill)
+    assert not only(actions, Leave)

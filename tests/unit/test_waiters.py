@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from pointsman.controller.reconcile import Failures, Observed, Phase, Replica
+from pointsman.controller.observed import Failures, Observed, Phase, Replica
 from pointsman.controller.state import Desired
 from pointsman.controller.waiters import Situation, StartFailure, Waiter
 from pointsman.exceptions import BackendStartError

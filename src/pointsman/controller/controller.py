@@ -25,20 +25,22 @@ from pointsman.controller.events import (
     note_exit,
     note_failure,
     note_ready,
+    note_refused,
     note_sick,
     start_reason,
 )
 from pointsman.controller.health import Circumstances, HealthWatch
 from pointsman.controller.launch import Launcher
+from pointsman.controller.observed import Observed, Phase, Replica
 from pointsman.controller.orders import ReplicaOrders
 from pointsman.controller.peers import Peers
-from pointsman.controller.reconcile import Action, Observed, Phase, Replica, plan
+from pointsman.controller.reconcile import Action, plan
 from pointsman.controller.state import Desired
 from pointsman.controller.store import KEPT_REPLIES, StoreError
 from pointsman.controller.tables import note_on_cpus, room_of, routing_table
 from pointsman.controller.waiters import Situation, Waiter
 from pointsman.engine.base import Engine
-from pointsman.model import Capacity, RoutingTable
+from pointsman.model import Capacity, Reason, RoutingTable
 from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Progress
 from pointsman.wire.handover import ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Report, pack
@@ -90,7 +92,7 @@ class Controller:
         self._turn = asyncio.Lock()
         self._waiters: set[Waiter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kicked = False
+        self._kicked = self._closing = False
         self._noted_cpus = False
         self._wake: asyncio.TimerHandle | None = None
         self.desired = desired
@@ -160,6 +162,7 @@ class Controller:
         self._engine.shutdown(ShutdownOrder(max([MIN_DRAIN_S, *drains]) if drain_s is None else drain_s, forget=True))
 
     async def aclose(self) -> None:
+        self._closing = True
         self.health.end()
         for task in self._tasks:
             task.cancel()
@@ -202,10 +205,14 @@ class Controller:
         elif report.state == "ready":
             note_ready(self.observed, replica, report, now)
             self.health.begin()
+        elif report.state == "draining":
+            replica.enter(Phase.DRAINING, now)
         elif report.state == "drained":
             replica.enter(Phase.STOPPING, now)
             self._engine.stop(replica.number)
         elif report.state == "failed":
+            if report.reason is Reason.RECONFIGURE_FAILED:
+                note_refused(replica, report, now)
             self._failed(replica, report, pickled)
         self.kick()
 
@@ -251,7 +258,7 @@ class Controller:
 
     def kick(self) -> None:
         """Plan again, soon."""
-        if not self._kicked:
+        if not self._kicked and not self._closing:
             self._kicked = True
             self._spawn(self._step())
 
@@ -346,7 +353,7 @@ class Controller:
             self._peers.publish(table)
         for replica in self.observed.replicas.values():
             if replica.phase is Phase.LEAVING and not replica.left_at:
-                replica.left_at = self.table.version
+                replica.left_at, replica.since = self.table.version, self._loop.time()
                 self.kick()
 
     def _check_waiters(self) -> None:

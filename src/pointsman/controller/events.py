@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from pointsman.controller.reconcile import Failures, Observed, Phase, Replica, failed_launch
+from pointsman.controller.observed import Failures, Observed, Phase, Replica
+from pointsman.controller.reconcile import failed_launch
 from pointsman.controller.state import Desired
 from pointsman.model import BackendSpec, Reason
 from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
@@ -60,6 +61,14 @@ def note_ready(observed: Observed, replica: Replica, report: Report, now: float)
         failures = observed.failures.get(replica.backend)
         if failures is not None and failures.reason is Reason.CONSTRUCTOR_FAILED and not failures.rolled_back:
             failures.count = 0  # tries count in a row
+
+
+def note_refused(replica: Replica, report: Report, now: float) -> None:
+    """A replica could not take a new configuration. It came up before, though this controller may not have seen it."""
+    replica.told_version = max(replica.told_version, report.config_version)
+    if replica.phase < Phase.READY:
+        replica.enter(Phase.READY, now)
+        replica.pulse.heard_at = now
 
 
 def note_failure(observed: Observed, replica: Replica, report: Report, pickled: bytes, now: float) -> None:

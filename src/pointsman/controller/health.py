@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from pointsman.controller.reconcile import Observed, Phase, Replica, Sickness
+from pointsman.controller.observed import Observed, Phase, Replica, Sickness
 from pointsman.controller.state import Desired
 from pointsman.model import BackendConfigSpec, Reason
 from pointsman.wire.messages import HealthAnswer

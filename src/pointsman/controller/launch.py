@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pointsman.controller import reconcile
-from pointsman.controller.reconcile import Replica
+from pointsman.controller.observed import Replica
 from pointsman.controller.resources import visible_devices
 from pointsman.engine.child import pack_handover
 from pointsman.model import BackendSpec

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from pointsman.controller.durable import DurableState
 from pointsman.controller.launch import Launcher
-from pointsman.controller.reconcile import Replica
+from pointsman.controller.observed import Replica
 from pointsman.model import BackendSpec
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import ConfigureHead, DrainHead, pack

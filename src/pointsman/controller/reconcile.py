@@ -9,13 +9,12 @@ Adding comes before removing; removing is: out of the table, routers confirm (or
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass
 
+from pointsman.controller.observed import Failures, Observed, Phase, Replica
 from pointsman.controller.resources import Ledger
 from pointsman.controller.state import Desired
-from pointsman.model import Allocation, BackendSpec, Capacity, Reason
-from pointsman.wire.messages import HealthAnswer
+from pointsman.model import Allocation, BackendSpec, Reason
 
 START_TRIES = 3
 """A change whose replicas failed this often in a row is taken back."""
@@ -29,129 +28,6 @@ BUDGET = 5
 SLOW_RETRY_S = 30.0
 STEADY_S = 10.0
 """A replica that served this long was no failed start: its death begins a new count."""
-
-
-class Phase(IntEnum):
-    """Where a replica is in its life."""
-
-    LAUNCHED = 0
-    STARTING = 1
-    READY = 2
-    LEAVING = 3
-    DRAINING = 4
-    STOPPING = 5
-
-
-@dataclass(frozen=True)
-class Sickness:
-    """Why a serving replica has to be replaced. With ``kill`` at once, otherwise it may finish what it runs."""
-
-    reason: Reason
-    text: str
-    error: str = ""
-    traceback: str = ""
-    kill: bool = True
-
-
-@dataclass
-class Pulse:
-    """What a replica's health thread has told."""
-
-    heard_at: float = 0.0
-    """When it answered last; the beginning of its service until then."""
-    ask_at: float = 0.0
-    answer: HealthAnswer | None = None
-    remark: str = ""
-    """What is odd about it, for the status."""
-
-
-@dataclass
-class Replica:
-    """What the controller knows of one replica."""
-
-    number: int
-    tag: str
-    backend: str
-    version: int
-    allocation: Allocation
-    since: float
-    """When ``phase`` began."""
-    phase: Phase = Phase.LAUNCHED
-    pid: int = 0
-    node: str = ""
-    address: str = ""
-    tcp: str = ""
-    """Where it listens, as in a ``ReplicaRef``; empty until it has said so."""
-    config_version: int = 0
-    """The configuration that the replica has applied."""
-    told_version: int = 0
-    """The configuration that it was last told to apply."""
-    left_at: int = 0
-    """Version of the first routing table without it; 0 until that is published."""
-    adopted: bool = False
-    """Launched by an earlier controller, and not heard of yet by this one."""
-    killed: bool = False
-    pulse: Pulse = field(default_factory=Pulse)
-    sick: Sickness | None = None
-    start_reason: str = "initial"
-    """``initial``, ``scale``, ``failure`` or ``update``."""
-    drain_confirm_s: float = 2.0
-    drain_timeout_s: float = 20.0
-    """The limits of its backend's drain, kept for when that is deleted."""
-
-    @property
-    def is_current(self) -> bool:
-        """Whether it serves, or will."""
-        return self.phase <= Phase.READY and self.sick is None
-
-    @property
-    def load(self) -> int:
-        """Calls in it when it was asked last."""
-        return self.pulse.answer.load if self.pulse.answer is not None else 0
-
-    def enter(self, phase: Phase, now: float) -> None:
-        """Move on to a later phase; a phase that lies behind is ignored."""
-        if phase > self.phase:
-            self.phase, self.since = phase, now
-
-
-@dataclass
-class Failures:
-    """What went wrong with a backend since it was last well."""
-
-    count: int = 0
-    next_try: float = 0.0
-    reason: Reason = Reason.CONSTRUCTOR_FAILED
-    error: str = ""
-    text: str = ""
-    traceback: str = ""
-    pickled: bytes = b""
-    rolled_back: int = 0
-    """Version of the change that was taken back; 0 while nothing was."""
-
-
-@dataclass
-class Observed:
-    """What is there, as events have told. The controller's shell changes it; :func:`plan` only reads it."""
-
-    capacity: Capacity = field(default_factory=Capacity)
-    replicas: dict[int, Replica] = field(default_factory=dict)
-    failures: dict[str, Failures] = field(default_factory=dict)
-    confirmed: dict[int, int] = field(default_factory=dict)
-    """Router -> version of the table that it uses."""
-
-    def of(self, backend: str) -> list[Replica]:
-        return [replica for replica in self.replicas.values() if replica.backend == backend]
-
-    def validate(self) -> None:
-        """Raise AssertionError when the picture contradicts itself."""
-        tags = [replica.tag for replica in self.replicas.values()]
-        assert len(tags) == len(set(tags)), "two replicas share a tag"
-        shares: dict[int, float] = {}
-        for replica in self.replicas.values():
-            for index in replica.allocation.gpus:
-                shares[index] = shares.get(index, 0.0) + min(1.0, replica.allocation.resources.num_gpus)
-        assert all(share <= 1 + 1e-6 for share in shares.values()), f"a GPU is given out more than once: {shares}"
 
 
 @dataclass(frozen=True)
@@ -283,8 +159,10 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
                 continue
             yield number, None, replica.since + limit_s
         if phase is Phase.LEAVING:
+            if not replica.left_at:
+                continue  # routers may choose it until a table without it is published
             confirm_s = replica.drain_confirm_s
-            routers_know = replica.left_at and all(v >= replica.left_at for v in observed.confirmed.values())
+            routers_know = all(v >= replica.left_at for v in observed.confirmed.values())
             if routers_know or now >= replica.since + confirm_s:
                 yield number, Drain(number), None
             else:
@@ -302,7 +180,7 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
                 yield number, None, replica.since + STOP_GRACE_S
         elif replica.sick is not None:
             yield number, Kill(number, replica.sick.text) if replica.sick.kill else Leave(number), None
-        elif spec is None:
+        elif spec is None and not replica.adopted:  # one that was adopted may serve: it will say so
             yield number, _remove(replica), None
 
 
@@ -326,14 +204,11 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Le
     failures = observed.failures.get(spec.tag)
     wanted = spec.config.num_replicas
 
-    proven = up
+    proven = _proven(spec, desired, up, now)
     if spec.tag in desired.fallbacks:
         if failures is not None and not failures.rolled_back and _is_hopeless(failures):
             yield Revert(spec.tag)
             return
-        before = desired.fallbacks[spec.tag].spec
-        if before is not None and before.version != spec.version:
-            proven = [replica for replica in up if now >= replica.since + spec.config.rollout_watch_s]
         if len(proven) >= wanted:
             yield Confirm(spec.tag)
         elif len(proven) < len(up):
@@ -343,18 +218,29 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Le
         if replica.phase is Phase.READY and replica.told_version < spec.config_version:
             yield Configure(replica.number)
 
+    # Whether an adopted replica serves is not known yet, and one that does must not be ended as if it did not.
+    unknown = any(replica.adopted for replica in mine)
     missing = wanted - len(current)
     if missing > 0:
-        movable = [] if swapping or len(proven) < len(current) else old
+        movable = [] if unknown or swapping or len(proven) < len(current) else old
         surge = wanted if spec.config.max_surge is None else spec.config.max_surge
         room = wanted + surge - len(current) - len(old) if old else missing
         yield from _launches(spec, min(missing, room), movable, failures, ledger, now)
-    else:
-        for replica in _victims(current, -missing):
-            yield _remove(replica)
+    if unknown:
+        return
+    for replica in _victims(current, -missing):
+        yield _remove(replica)
     # Old versions go as new ones prove themselves, so that their sum never falls below what is wanted.
     for replica in _victims(old, len(old) - max(0, wanted - spec.config.max_unavailable - len(proven))):
         yield _remove(replica)
+
+
+def _proven(spec: BackendSpec, desired: Desired, up: list[Replica], now: float) -> list[Replica]:
+    """Those that may take the place of an old one: in a rolling update they must have served for a while."""
+    fallback = desired.fallbacks.get(spec.tag)
+    if fallback is None or fallback.spec is None or fallback.spec.version == spec.version:
+        return up
+    return [replica for replica in up if now >= replica.since + spec.config.rollout_watch_s]
 
 
 def _launches(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pointsman.controller.reconcile import Observed, Phase
+from pointsman.controller.observed import Observed, Phase
 from pointsman.controller.state import Desired, Room
 from pointsman.model import Allocation, BackendRoute, Capacity, ReplicaRef, RoutingTable
 from pointsman.wire.messages import pack

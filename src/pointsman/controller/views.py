@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pointsman.controller.reconcile import Phase
+from pointsman.controller.observed import Phase
 from pointsman.controller.state import Desired, Fallback, find_endpoint
 from pointsman.model import BackendSpec, Pins, TrafficHistory
 from pointsman.wire.commands import BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView

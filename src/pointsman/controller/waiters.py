@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pointsman.controller.reconcile import Failures, Observed, Phase, is_settled
+from pointsman.controller.observed import Failures, Observed, Phase
+from pointsman.controller.reconcile import is_settled
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.wire.commands import Await, Progress

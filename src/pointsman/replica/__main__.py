@@ -116,6 +116,8 @@ class ReplicaProcess:
             elif frame.kind == Kind.CONFIGURE:
                 await self._reconfigure(unpack(frame.head, ConfigureHead))
             elif frame.kind == Kind.DRAIN and self._runtime is not None:
+                # Said before it is over, so that the next controller does not count on a replica that refuses calls.
+                self._report(Report(self._handover.number, "draining", self._state.config_version))
                 await self._runtime.drain()
                 self._report(Report(self._handover.number, "drained", self._state.config_version))
 

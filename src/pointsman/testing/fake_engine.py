@@ -211,6 +211,7 @@ class FakeEngine:
         self.note(kind.name.lower(), number)
         plan = replica.plan
         if kind is Kind.DRAIN:
+            self._becomes(replica, "draining", replica.report.config_version)
             self._later(replica, plan.drain_s, lambda: self._becomes(replica, "drained", replica.report.config_version))
         elif kind is Kind.CONFIGURE and not replica.assigned:
             replica.assigned = True

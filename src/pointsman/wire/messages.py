@@ -132,9 +132,9 @@ class DrainHead(Message, frozen=True):
 class Report(Message, frozen=True):
     """A replica tells the controller how it is: on connecting, and after each thing it was told to do.
 
-    ``state`` is ``fresh`` (wants its assignment), ``starting``, ``ready``, ``failed`` or ``drained``. For ``failed``
-    the frame's body may hold the pickled exception of user code. ``node``, ``address`` and ``tcp`` say where it
-    listens, as in a ``ReplicaRef``.
+    ``state`` is ``fresh`` (wants its assignment), ``starting``, ``ready``, ``failed``, ``draining`` or ``drained``. For
+    ``failed`` the frame's body may hold the pickled exception of user code. ``node``, ``address`` and ``tcp`` say where
+    it listens, as in a ``ReplicaRef``.
     """
 
     number: int

@@ -1,0 +1,86 @@
+"""Made-up lives of an instance: what is done to it, and when, drawn from a seed.
+
+seed -> steps: commands, crashes, delays -> tests.loop.simulation
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from pointsman.model import BackendConfigSpec, Origin, Resources, TargetTraits
+from pointsman.wire.commands import (
+    Change,
+    CreateBackend,
+    CreateEndpoint,
+    DeleteBackend,
+    DeleteEndpoint,
+    Deploy,
+    SetTraffic,
+    UpdateBackendConfig,
+)
+
+ORIGIN = Origin("/", ())
+TRAITS = TargetTraits(is_class=True, has_reconfigure=True)
+BAD = "bad"
+CONFIRM_S = 2.0
+DRAIN_S = 4.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that is done from outside, after a pause."""
+
+    pause_s: float
+    what: str
+    command: Change | None = None
+    number: float = 0.0
+
+    def __str__(self) -> str:
+        subject = "" if self.command is None else f" {self.command}"
+        return f"  +{self.pause_s:.2f} s  {self.what} {self.number:.2f}{subject}"
+
+
+def steps_of(seed: int, count: int = 14) -> list[Step]:
+    """What happens, drawn from a seed. Seeds that are odd have faults of processes, too."""
+    chance = random.Random(seed)
+    kinds = ["command"] * 10 + ["controller dies"] * 3 + ["store fails"]
+    if seed % 2:
+        kinds += ["replica dies"] * 2 + ["replica stops", "router is slow", "router comes"]
+    steps = []
+    for index in range(count):
+        what = chance.choice(kinds)
+        command = _command(chance, f"c{index}") if what == "command" else None
+        steps.append(Step(chance.choice((0.0, 0.01, 0.3, 1.0, 3.0)), what, command, chance.random()))
+    return steps
+
+
+def _command(chance: random.Random, command_id: str) -> Change:
+    tag = chance.choice("ab")
+    replicas = chance.randint(1, 3)
+    code = BAD if chance.random() < 0.2 else "good"
+    config = BackendConfigSpec(
+        num_replicas=replicas, drain_confirm_s=CONFIRM_S, drain_timeout_s=DRAIN_S, rollout_watch_s=1.0
+    )
+    kind = chance.choice(("create", "deploy", "deploy", "scale", "scale", "user_config", "field", "delete", "endpoint",
+                          "traffic", "no endpoint"))  # fmt: skip
+    if kind == "create":
+        return CreateBackend(command_id, tag, code, ORIGIN, TRAITS, config, Resources())
+    if kind == "deploy":
+        changes = {"num_replicas": replicas, "drain_confirm_s": CONFIRM_S, "drain_timeout_s": DRAIN_S}
+        changes["rollout_watch_s"] = 1.0
+        return Deploy(command_id, tag, code, ORIGIN, TRAITS, changes, None, None, None, None, None)
+    if kind == "scale":
+        return UpdateBackendConfig(command_id, tag, {"num_replicas": replicas})
+    if kind == "user_config":
+        value = b"bad" if chance.random() < 0.3 else b"%d" % replicas
+        return UpdateBackendConfig(command_id, tag, {"user_config": None}, value)
+    if kind == "field":
+        return UpdateBackendConfig(command_id, tag, {"max_queued_queries": replicas})
+    if kind == "delete":
+        return DeleteBackend(command_id, tag, chance.random() < 0.3)
+    if kind == "endpoint":
+        return CreateEndpoint(command_id, "e", tag, "/e", ("GET",), False)
+    if kind == "traffic":
+        return SetTraffic(command_id, chance.choice(("a", "b", "e")), {tag: 1.0})
+    return DeleteEndpoint(command_id, chance.choice(("a", "b", "e")))

@@ -54,7 +54,9 @@ class Arena:
         self.declared: list[str] = []
         """Words that make a traceback in the logs an expected one."""
         self._before = set(_family())
-        self.client = serve.start(engine=engine, http_options={"port": 0, "request_timeout_s": 10, **http})
+        self.client = serve.start(
+            engine=engine, metrics_export_port=0, http_options={"port": 0, "request_timeout_s": 10, **http}
+        )
         self.ended = False
 
     # What there is

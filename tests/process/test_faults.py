@@ -150,7 +150,7 @@ def test_no_descriptor_left_for_a_restart(client):
 DRIVER = """
 import os, sys, time
 import pointsman as serve
-client = serve.start(http_options={"port": 0})
+client = serve.start(http_options={"port": 0}, metrics_export_port=0)
 class Stubborn:
     def __call__(self, request):
         while True:

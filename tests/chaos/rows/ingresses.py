@@ -84,7 +84,7 @@ def supervisor(arena: Arena) -> None:
     arena.client.shutdown()
 
     for signals, bar_s in ((2 * [signal.SIGTERM], 2.0), ([signal.SIGKILL], 3.0)):
-        arena.client = serve.start(http_options={"port": 0})
+        arena.client = serve.start(http_options={"port": 0}, metrics_export_port=0)
         arena.deploy(replicas=2)
         address = str(arena.client.http_address)
         begun = arena.truth().begun["-"]

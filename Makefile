@@ -6,7 +6,7 @@ KEEP ?=
 JOBS ?= 2
 
 .PHONY: demo test prometheus conformance-ray lint unit bench bench-ray bench-batching bench-handles bench-traffic
-.PHONY: bench-environments bench-monitoring chaos soak matrix clean
+.PHONY: bench-environments bench-monitoring chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -54,9 +54,6 @@ chaos: $(VENV)/.test
 	POINTSMAN_STORE_MUTATIONS=5200 $(BIN)/pytest -q tests/loop/test_store_faults.py
 	POINTSMAN_SIMULATION_SEEDS=2000 $(BIN)/pytest -q tests/loop/test_simulation.py
 	$(BIN)/python -m tests.chaos $(CHAOS)
-
-soak: $(VENV)/.test
-	$(BIN)/python -m tests.chaos --soak 600
 
 bench-monitoring: $(VENV)/.test
 	$(BIN)/python benchmarks/monitoring.py

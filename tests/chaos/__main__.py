@@ -21,18 +21,16 @@ def main(
     engine: Annotated[str, typer.Option(help="local or ray")] = "local",
     rows: Annotated[str, typer.Option(help="keys of rows, separated by commas; all by default")] = "",
     seed: Annotated[Optional[list[int]], typer.Option(help="by default a fixed and a new one")] = None,  # noqa: UP045
-    soak: Annotated[float, typer.Option(help="seconds of random faults instead of the rows")] = 0.0,
 ) -> None:
     """Break things under load and say what users saw. The exit code is 1 when a row fails."""
     console = Console(width=None if sys.stdout.isatty() else 140)
-    known = {key: row for key, row in ROWS.items() if engine in row.engines and (soak > 0) == (key == "F40")}
+    known = {key: row for key, row in ROWS.items() if engine in row.engines}
     wanted = [key.strip() for key in rows.split(",") if key.strip()] or list(known)
     if unknown := [key for key in wanted if key not in known]:
         raise typer.BadParameter(
             f"there are no rows {', '.join(unknown)} on engine {engine!r}; there are {list(known)}"
         )
     seeds = seed or [FIXED_SEED, secrets.randbelow(1_000_000)]
-    os.environ["POINTSMAN_SOAK_S"] = str(soak)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="pm", dir="/tmp") as folder, console.status("") as status:
         os.environ["XDG_RUNTIME_DIR"] = folder

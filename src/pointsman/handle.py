@@ -19,11 +19,9 @@ from pointsman.request import passed_on
 from pointsman.routing.call import SAFE_METHODS
 from pointsman.routing.handlecall import HandleCall, wake
 from pointsman.session import Credentials, Session, credentials_here, existing_session, session_for
+from pointsman.tracing import TRACE_HEADERS, current_headers
 
 H = TypeVar("H", bound="_Handle")
-
-TRACE_HEADERS = frozenset((b"traceparent", b"tracestate"))
-"""W3C Trace Context: what a request that came with them hands on to the calls that are made for it."""
 
 
 class _Unset:
@@ -180,7 +178,7 @@ class _Handle:
             dumps_arguments(data, kwargs),
             method_name=options.method_name or "",
             http_method=self._http_method,
-            headers=self._headers if scope is None else _with_trace(self._headers, scope),
+            headers=_with_trace(self._headers, scope),
             request_id=scope.request_id if scope is not None else "",
             shard_key=options.shard_key,
             idempotent=self._idempotent,
@@ -203,9 +201,11 @@ class _Handle:
         return timeout_s if scope is None else min(timeout_s, scope.deadline - time.monotonic())
 
 
-def _with_trace(headers: list[tuple[bytes, bytes]], scope: CallScope) -> list[tuple[bytes, bytes]]:
-    """A handle's headers, and those of the outer request that tie the two together for tracing tools."""
-    found = [header for header in scope.headers if header[0] in TRACE_HEADERS]
+def _with_trace(headers: list[tuple[bytes, bytes]], scope: CallScope | None) -> list[tuple[bytes, bytes]]:
+    """A handle's headers, and those that tie the call to what it is made for: the present span, or else the request."""
+    found = current_headers()
+    if not found and scope is not None:
+        found = [header for header in scope.headers if header[0] in TRACE_HEADERS]
     if not found:
         return headers
     given = {name for name, _ in headers}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,12 @@ KNOWN_LINT = re.compile(
 )
 """What promtool says of names that are a promise. It must say nothing else."""
 
+PATH = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.prefix) / "prometheus" / "usr" / "bin")])
+PROMETHEUS, PROMTOOL = shutil.which("prometheus", path=PATH), shutil.which("promtool", path=PATH)
+"""Installed, or unpacked by `make prometheus`."""
+
 pytestmark = pytest.mark.skipif(
-    not (shutil.which("prometheus") and shutil.which("promtool")),
-    reason="prometheus and promtool are not installed (Debian: apt-get install prometheus)",
+    not (PROMETHEUS and PROMTOOL), reason="prometheus and promtool are not there (Debian: make prometheus)"
 )
 
 
@@ -72,7 +77,7 @@ def prometheus(client: serve.Client, tmp_path_factory: pytest.TempPathFactory) -
         address = f"127.0.0.1:{free.getsockname()[1]}"
     process = subprocess.Popen(
         [
-            "prometheus",
+            str(PROMETHEUS),
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={address}",
@@ -115,7 +120,7 @@ def expressions() -> list[str]:
 def test_promtool_accepts_the_page(client):
     """promtool reads the page, and finds fault only with the names that are a promise (MO1)."""
     page = httpx.get(f"{client.metrics_address}/metrics").content
-    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=60)
+    done = subprocess.run([str(PROMTOOL), "check", "metrics"], input=page, capture_output=True, timeout=60)
     lines = (done.stdout + done.stderr).decode().splitlines()
     assert [line for line in lines if not KNOWN_LINT.fullmatch(line)] == []
 
@@ -123,7 +128,7 @@ def test_promtool_accepts_the_page(client):
 def test_promtool_accepts_rules_and_configuration():
     """The alert rules and the scrape configuration of the documentation are valid."""
     for command in (["rules", str(RULES)], ["config", str(FILES / "prometheus.yml")]):
-        done = subprocess.run(["promtool", "check", *command], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([str(PROMTOOL), "check", *command], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from struct import Struct
 from typing import Any, TypeVar
 
-from pointsman import logs
+from pointsman import logs, tracing
 from pointsman.wire.messages import pack, unpack
 
 T = TypeVar("T")
@@ -111,6 +111,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 def run_process(main: Coroutine[Any, Any, None], *, process: str, log_format: str) -> None:
     """Run a process's main coroutine to its end, with logs going to standard error, one line per event."""
     logs.set_up(log_format, process)
+    tracing.set_up(process)
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     try:
@@ -123,3 +124,4 @@ def run_process(main: Coroutine[Any, Any, None], *, process: str, log_format: st
             loop.run_until_complete(asyncio.gather(*leftovers, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+        tracing.close()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pointsman import tracing
 from pointsman.exceptions import ServeException
 from pointsman.ingress.codec import (
     ErrorAnswer,
@@ -72,6 +73,7 @@ class IngressApp:
         self._metrics = metrics
         requests = RequestLog(settings.access_log, settings.slow_request_s)
         self._log = requests if requests.is_on else None
+        self._tracer = tracing.tracer()
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
@@ -184,6 +186,8 @@ class IngressApp:
 
     def _submit(self, call: Call, scope: Scope, exchange: Exchange) -> None:
         exchange.call = call
+        if self._tracer is not None:
+            exchange.trace(self._tracer, call)
         if "state" in scope:
             scope["state"][DISCONNECT_HOOK] = lambda: self._client_left(call, exchange)
         self._router.submit(call)

@@ -17,6 +17,7 @@ from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.ingress.requestlog import RequestLog
 from pointsman.model import Reason
 from pointsman.routing.call import Call
+from pointsman.tracing import Span, Tracer
 
 DELIVERED = "delivered"
 REFUSED = "refused"
@@ -41,7 +42,19 @@ class Exchange:
         scope: the request.
     """
 
-    __slots__ = ("_arrived", "_log", "_metrics", "_outcome", "_over", "_reason", "_route", "_scope", "call", "streams")
+    __slots__ = (
+        "_arrived",
+        "_log",
+        "_metrics",
+        "_outcome",
+        "_over",
+        "_reason",
+        "_route",
+        "_scope",
+        "call",
+        "span",
+        "streams",
+    )
 
     def __init__(self, metrics: HTTPMetrics | None, log: RequestLog | None, scope: Scope) -> None:
         self._metrics = metrics
@@ -54,6 +67,7 @@ class Exchange:
         self._over = False
         self.call: Call | None = None
         """What was made of it; None before, and once the exchange is over."""
+        self.span: Span | None = None
         self.streams = False
         """Whether the answer has begun to stream."""
 
@@ -98,6 +112,8 @@ class Exchange:
                 outcome=self._outcome,
                 request_id=request_id_of(scope["headers"]),
             )
+        if self.span is not None:
+            self._end_span(self.span, status)
         call, self.call = self.call, None  # the call's future may point here: a cycle would wait for its collector
         metrics = self._metrics
         if metrics is None:
@@ -107,3 +123,27 @@ class Exchange:
         metrics.ended(self._route, self._outcome, self._reason)
         if call is not None and call.backend:
             metrics.took(call.endpoint, call.backend, time.monotonic() - self._arrived)
+
+    def trace(self, tracer: Tracer, call: Call) -> None:
+        """Begin a span, and send the call on as a part of it."""
+        attributes = {"http.request.method": call.http_method, "http.route": self._route}
+        name = f"{call.http_method} {self._route}"
+        self.span = tracer.begin(name, call.headers, attributes, began=self._arrived)
+        call.headers = self.span.carried(call.headers)
+
+    def _end_span(self, span: Span, status: int) -> None:
+        call = self.call
+        attributes: dict[str, str | int] = {"pointsman.outcome": self._outcome}
+        if status:
+            attributes["http.response.status_code"] = status
+        if call is not None:
+            attributes |= {
+                "pointsman.endpoint": call.endpoint,
+                "pointsman.backend": call.backend,
+                "pointsman.request_id": call.request_id,
+            }
+            if call.sent_at:
+                span.part("wait for a replica", self._arrived, call.sent_at)
+        if self._outcome != DELIVERED or status >= 500:
+            span.fail()
+        span.end(attributes)

@@ -24,9 +24,10 @@ from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.health import STDERR, Health, Vitals
-from pointsman.replica.metrics import NO_METRICS, open_metrics
+from pointsman.replica.metrics import NO_METRICS
 from pointsman.replica.runtime import Runtime
 from pointsman.replica.started import StartedUntilTold
+from pointsman.replica.watched import open_metrics
 from pointsman.routing.control import ControlLink
 from pointsman.wire.address import tcp_address
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER

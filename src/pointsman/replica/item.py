@@ -16,6 +16,7 @@ from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.target import Method
 from pointsman.request import Incoming
+from pointsman.tracing import Span
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
 from pointsman.wire.stream import Stream
 
@@ -42,6 +43,7 @@ class Item:
         "mark",
         "method",
         "over",
+        "span",
         "stream",
         "task",
     )
@@ -55,6 +57,7 @@ class Item:
         self.arrived = time.monotonic()
         self.began = 0.0
         """When user code was given it; 0 while it waits."""
+        self.span: Span | None = None
         self.counted = False
         """Whether the metrics have it as processed."""
         self.deadline = self.arrived + head.budget_ms / 1000
@@ -73,7 +76,8 @@ class Item:
     def scope(self) -> CallScope:
         """What inner calls inherit."""
         if self._scope is None:
-            self._scope = CallScope(self.deadline, self.head.request_id, self.head.headers)
+            headers = self.head.headers if self.span is None else self.span.carried(self.head.headers)
+            self._scope = CallScope(self.deadline, self.head.request_id, headers)
         return self._scope
 
     def enter_stream(self) -> None:
@@ -158,8 +162,7 @@ def scope_of(items: list[Item]) -> CallScope:
     """What inner calls inherit: of a batch, the latest of the deadlines and one of the ids."""
     if len(items) == 1:
         return items[0].scope()
-    first = items[0].head
-    deadline = max(item.deadline for item in items)
+    first, deadline = items[0].scope(), max(item.deadline for item in items)
     scope = CallScope(deadline, first.request_id, first.headers, callers=len(items))
     for item in items:
         item.batch_scope = scope

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from pointsman.replica.item import Item
 from pointsman.replica.promclient import PrometheusBridge
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, Histogram, set_process_book
-from pointsman.telemetry.lag import LoopLag
+from pointsman.telemetry.book import Book, Histogram
 
 
 class Recorder:
@@ -109,19 +107,6 @@ class ReplicaMetrics:
         """Look once more, and end."""
         if self._bridge is not None:
             self._bridge.close()
-
-
-def open_metrics(folder: Path, backend: str, replica: str, start_reason: str) -> ReplicaMetrics:
-    """Open this process's book, from now on also for metrics of user code, and note the replica's start."""
-    book = Book.open(folder, "replica")
-    set_process_book(book)
-    if book is None:
-        return NO_METRICS
-    book.counter(families.REPLICA_STARTS, backend, replica, start_reason).inc()
-    LoopLag(book.gauge(families.LOOP_LAG, "replica"))
-    metrics = ReplicaMetrics(book, backend, replica)
-    metrics.start()
-    return metrics
 
 
 NO_METRICS = ReplicaMetrics(None)

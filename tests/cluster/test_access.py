@@ -6,8 +6,11 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 
-from tests.cluster.conftest import Nodes
+import pytest
+
+from tests.cluster.conftest import LOOPBACK, OBJECT_STORE_BYTES
 
 # Everything here listens on the loopback interface, which needs no token; the scripts are told that it is another one.
 ELSEWHERE = """
@@ -17,6 +20,15 @@ from pointsman.engine.ray import cluster
 from pointsman.exceptions import ServeException
 cluster._is_loopback = lambda host: False
 options = {"engine": "ray", "http_options": {"location": None}, "metrics_export_port": None}
+"""
+OPEN_CLUSTER = f"""
+from ray.cluster_utils import Cluster
+cluster = Cluster()
+node = {{"node_ip_address": "{LOOPBACK}", "object_store_memory": {OBJECT_STORE_BYTES}, "include_dashboard": False}}
+cluster.add_node(num_cpus=1, **node)
+print("address:", cluster.address, flush=True)
+input()
+cluster.shutdown()
 """
 JOINS = (
     ELSEWHERE
@@ -40,11 +52,15 @@ with serve.start(address="local", num_cpus=1, **options) as client:
 )
 
 
+def without_token(**variables: str) -> dict[str, str]:
+    """This process's environment, whatever Ray has been told in it so far."""
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}, **variables}
+
+
 def run(script: str, *args: str, **variables: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
     done = subprocess.run(
         [sys.executable, "-c", script, *args],
-        env={**environment, **variables},
+        env=without_token(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -55,9 +71,26 @@ def run(script: str, *args: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_a_cluster_without_token_is_refused(nodes: Nodes) -> None:
+@pytest.fixture
+def open_cluster() -> Iterator[str]:
+    """The address of a cluster that asks for no token, in processes of its own: a process that has once asked for
+    tokens cannot start one."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OPEN_CLUSTER],
+        env=without_token(RAY_AUTH_MODE="disabled"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = next(line.partition(": ")[2].strip() for line in process.stdout if line.startswith("address:"))
+    yield address
+    process.communicate("\n", timeout=60)
+
+
+def test_a_cluster_without_token_is_refused(open_cluster: str) -> None:
     """A cluster that others reach and that asks for no token is joined only when one says so (S5)."""
-    output = run(JOINS, nodes.address, RAY_AUTH_MODE="disabled")
+    output = run(JOINS, open_cluster, RAY_AUTH_MODE="disabled")
     assert "refused: the Ray cluster at" in output
     assert "RAY_AUTH_MODE=token" in output
     assert "allowed: {}" in output

@@ -261,7 +261,8 @@ def pointsman(*args: str) -> str:
 def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     """An instance on a cluster is started, looked at and ended from a terminal."""
     where = ("--name", "shell", "--address", nodes.address)
-    started = pointsman("start", "--detached", "--engine", "ray", "--http-port", "0", *where)
+    ports = ("--http-port", "0", "--metrics-export-port", "0")
+    started = pointsman("start", "--detached", "--engine", "ray", *ports, *where)
     assert "ready at http://127.0.0.1:" in started
     assert f"pointsman status --name shell --address {nodes.address}" in started
     assert json.loads(pointsman("status", "--json", *where))["name"] == "shell"

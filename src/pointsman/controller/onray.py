@@ -11,8 +11,9 @@ from pointsman.controller.controller import Controller
 from pointsman.controller.kvstore import KeyValueStore
 from pointsman.controller.serving import serve
 from pointsman.controller.store import Store
+from pointsman.engine.base import MetricsPort
 from pointsman.engine.folder import lock_state_folder
-from pointsman.engine.listening import listen
+from pointsman.engine.listening import listen_for_metrics
 from pointsman.engine.ray.engine import RayEngine
 from pointsman.engine.ray.folder import NodeFolder
 from pointsman.engine.ray.hosts import Running, WhereAbouts
@@ -37,6 +38,7 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
     Raises:
         ServeException: the state folder cannot be used.
         StoreError: the store cannot be read.
+        OSError: the metrics port was given on purpose and cannot be bound.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -49,6 +51,10 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
     control = listen_private(folder.socket("ctl"))
     abroad = listen_tcp(host)
     where = WhereAbouts(node_here(), control.getsockname(), tcp_address(*abroad.getsockname()[:2]))
+    metrics = None
+    if given.metrics_host is not None:
+        metrics = listen_for_metrics(MetricsPort(given.metrics_host, given.metrics_port, given.metrics_strict))
+    metrics_port = metrics.getsockname()[1] if metrics is not None else 0
     if given.state_dir:
         lock_state_folder(Path(given.state_dir))  # held for as long as this process lives
     await serve(
@@ -59,10 +65,10 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         engine=lambda events, peers: RayEngine(events, peers, given, on_end=stopped.set),
         listeners=[control, abroad],
         stopped=stopped,
-        metrics=listen(given.metrics_host, given.metrics_port) if given.metrics_host is not None else None,
+        metrics=metrics,
         environ=given.environ,
         wait_for_resources_s=given.wait_for_resources_s,
-        ready=lambda controller: running(Running(where, partial(end_soon, controller))),
+        ready=lambda controller: running(Running(where, metrics_port, partial(end_soon, controller))),
     )
     folder.forget("ctl")
     folder.leave()

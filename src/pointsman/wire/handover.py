@@ -161,6 +161,7 @@ class ClusterHandover(msgspec.Struct, frozen=True):
         environ: what the operator has set of the variables that replicas get.
         wait_for_resources_s: how long a change may wait for nodes to join.
         metrics_host: where each node's metrics are served; None to record nothing.
+        metrics_strict: whether a port in use is an error, or another one is taken.
     """
 
     instance: str
@@ -177,4 +178,5 @@ class ClusterHandover(msgspec.Struct, frozen=True):
     wait_for_resources_s: float
     metrics_host: str | None = None
     metrics_port: int = 0
+    metrics_strict: bool = True
     log_format: str = "text"

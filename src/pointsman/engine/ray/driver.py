@@ -189,6 +189,7 @@ def _raise(plan: Plan) -> RayInstance:
         wait_for_resources_s=plan.cluster.wait_for_resources_s,
         metrics_host=plan.metrics.host if plan.metrics else None,
         metrics_port=metrics,
+        metrics_strict=plan.metrics.strict if plan.metrics else True,
         log_format=plan.log_format,
     )
     return RayInstance(*_make_controller(given, bound=plan.bound), port=port, bound=plan.bound)
@@ -237,5 +238,6 @@ def _take_port(http: HTTPSettings) -> socket.socket:
 
 
 def _free_port(wanted: MetricsPort) -> int:
+    """Chosen here, so that a controller made anew listens there again."""
     with listen_for_metrics(wanted) as free:
         return int(free.getsockname()[1])

@@ -46,9 +46,10 @@ class WhereAbouts(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A controller that runs: where, and how to end its instance from any thread."""
+    """A controller that runs: where it and its metrics are, and how to end its instance from any thread."""
 
     where: WhereAbouts
+    metrics_port: int
     end: Callable[[], None]
 
 
@@ -60,7 +61,10 @@ class ControllerHost:
     """
 
     def __init__(self, packed: bytes) -> None:
-        self._given = msgspec.msgpack.decode(packed, type=ClusterHandover)
+        given = msgspec.msgpack.decode(packed, type=ClusterHandover)
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        # Who has taken the port of the metrics since then must not keep a controller from coming back.
+        self._given = msgspec.structs.replace(given, metrics_strict=given.metrics_strict and not again)
         self._running: concurrent.futures.Future[Running] = concurrent.futures.Future()
         set_node(node_of_this_process())
         threading.Thread(target=self._run, name="pointsman-controller", daemon=True).start()
@@ -75,7 +79,7 @@ class ControllerHost:
     async def address(self) -> Address:
         """What its operator must know, the key included: whoever may call this may run any code in the cluster, so what
         guards the key is the cluster's own authentication."""
-        await asyncio.wrap_future(self._running)
+        running = await asyncio.wrap_future(self._running)
         given = self._given
         return Address(
             instance=given.instance,
@@ -85,7 +89,7 @@ class ControllerHost:
             http_port=given.http.port if given.http else 0,
             request_timeout_s=given.request_timeout_s,
             metrics_host=given.metrics_host,
-            metrics_port=given.metrics_port,
+            metrics_port=running.metrics_port,
         )
 
     async def attend(self) -> None:

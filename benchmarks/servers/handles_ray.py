@@ -32,7 +32,8 @@ class Forwarder:
 
 
 def deployed(kind: type, **options: Any) -> Any:
-    return serve.deployment(max_ongoing_requests=100_000, **options)(kind)
+    few = {"num_cpus": 0.1}  # reserved, not enforced: three replicas fit on two cores
+    return serve.deployment(max_ongoing_requests=100_000, ray_actor_options=few, **options)(kind)
 
 
 async def from_loop(handle: Any, plan: handleload.Plan, name: str) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -189,12 +190,16 @@ class IngressApp:
         if self._tracer is not None:
             exchange.trace(self._tracer, call)
         if "state" in scope:
-            scope["state"][DISCONNECT_HOOK] = lambda: self._client_left(call, exchange)
+            # By way of the exchange, which lets go of its call when it is over: the call's future holds this very scope,
+            # and a cycle for each request would keep the garbage collector busy.
+            scope["state"][DISCONNECT_HOOK] = partial(self._client_left, exchange)
         self._router.submit(call)
 
-    def _client_left(self, call: Call, exchange: Exchange) -> None:
+    def _client_left(self, exchange: Exchange) -> None:
+        call = exchange.call
         exchange.client_left()
-        self._router.cancel(call)
+        if call is not None:
+            self._router.cancel(call)
 
     def _match(self, path: str, method: str, exchange: Exchange) -> tuple[EndpointSpec, dict[str, str]]:
         found = self._matcher.match(path)

@@ -49,7 +49,10 @@ class ServeFuture(Generic[T]):
         """
         self._wait(timeout)
         if self._call.error is not None:
-            raise self._call.error
+            try:
+                raise self._call.error
+            finally:
+                del self  # the traceback holds this frame: through it the error would hold itself
         stream = self._call.stream
         return self._decoded() if stream is None else _iterate(self._lane, stream)  # type: ignore[return-value]
 
@@ -96,7 +99,10 @@ class ServeFuture(Generic[T]):
                 self.cancel()
                 raise
         if call.error is not None:
-            raise call.error
+            try:
+                raise call.error
+            finally:
+                del self, call  # as in `result`
         stream = call.stream
         return self._decoded() if stream is None else _iterate_async(self._lane, stream)  # type: ignore[return-value]
 

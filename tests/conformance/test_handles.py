@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import pickle
 import threading
 import time
@@ -98,6 +100,36 @@ def test_exceptions_that_cannot_travel(served, client, name):
         client.get_handle(name).remote().result()
     assert caught.value.class_name == "Unpicklable"
     assert "raise_unpicklable" in caught.value.traceback
+
+
+def fail(request):
+    raise ValueError("no")
+
+
+def test_failed_calls_are_freed_at_once(served, client, name):
+    """Errors leave nothing for the garbage collector, so that a backend which fails all the time does not keep its
+    callers' processes busy with it (HA3)."""
+    served(fail)
+    handle, later = client.get_handle(name), client.get_handle(name, sync=False)
+
+    async def awaited():
+        with contextlib.suppress(ValueError):
+            await (await later.remote())
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            with contextlib.suppress(ValueError):
+                handle.remote().result()
+            asyncio.run(awaited())
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert sum(isinstance(thing, ValueError) for thing in gc.garbage) < 10
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_pickled_handles(served, client, name):

@@ -190,8 +190,8 @@ class IngressApp:
         if self._tracer is not None:
             exchange.trace(self._tracer, call)
         if "state" in scope:
-            # By way of the exchange, which lets go of its call when it is over: the call's future holds this very scope,
-            # and a cycle for each request would keep the garbage collector busy.
+            # By way of the exchange, which lets go of its call when it is over: the call's future holds this very
+            # scope, and a cycle for each request would keep the garbage collector busy.
             scope["state"][DISCONNECT_HOOK] = partial(self._client_left, exchange)
         self._router.submit(call)
 

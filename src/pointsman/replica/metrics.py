@@ -35,7 +35,6 @@ class Recorder:
         self._processing.add(len(items))
         self._sizes.observe(len(items))
         for item in items:
-            item.began = now
             self._queuing.observe((now - item.arrived) * 1000.0)
 
     def ran(self, began: float, size: int) -> None:

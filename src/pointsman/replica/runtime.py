@@ -386,8 +386,9 @@ class Runtime:
             for item in batch:
                 if item not in items:
                     self._loop.call_soon_threadsafe(self._close, item)
-        if self._started is not None:
-            for item in items:
+        for item in items:
+            item.began = now
+            if self._started is not None:
                 item.mark = self._started.begin(self._streams.get(item.stream, 0), item.call_id)
         if items:
             (self._metrics.loop if items[0].method.is_async else self._metrics.thread).started(items, now)

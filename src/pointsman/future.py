@@ -16,6 +16,7 @@ from pointsman.objects import loads
 from pointsman.routing.call import ReplyStream, StreamBroken
 from pointsman.routing.failures import failure_to_exception
 from pointsman.routing.handlecall import HandleCall, wake
+from pointsman.wire.frames import Body
 
 log = logging.getLogger("pointsman")
 
@@ -290,7 +291,7 @@ def _iterate(lane: Lane, stream: ReplyStream) -> Generator[Any, None, None]:
 
 
 async def _iterate_async(lane: Lane, stream: ReplyStream) -> AsyncGenerator[Any, None]:
-    async def step() -> tuple[bool, bytes | bytearray]:
+    async def step() -> tuple[bool, Body]:
         try:
             return True, await stream.__anext__()
         except StopAsyncIteration:

@@ -13,6 +13,7 @@ The one copy that is made is into the bytes that are sent: the caller may change
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from struct import Struct
 from typing import Any
 
@@ -41,18 +42,21 @@ def dumps(value: Any, *, what: str = "the object") -> bytes:
     """
     value = _outside(value)
     buffers: list[memoryview] = []
+    keep = partial(_keep, buffers)
     try:
-        packed = pickle.dumps(value, 5, buffer_callback=lambda buffer: _keep(buffer, buffers))
+        packed = pickle.dumps(value, 5, buffer_callback=keep)
         by_reference = b"__main__" not in packed
     except Exception:  # noqa: BLE001 - lambdas, local classes: cloudpickle can, or says why not
         by_reference = False
     if not by_reference:
         buffers.clear()
         try:
-            packed = cloudpickle.dumps(value, protocol=5, buffer_callback=lambda buffer: _keep(buffer, buffers))
+            packed = cloudpickle.dumps(value, protocol=5, buffer_callback=keep)
         except Exception as error:
             raise TypeError(f"{what} cannot be pickled: {error}") from error
-    size = len(packed) + sum(buffer.nbytes for buffer in buffers)
+    size = len(packed)
+    for buffer in buffers:
+        size += buffer.nbytes
     if size > MAX_OBJECT_BYTES:
         raise ValueError(f"{size} bytes are too many for {what}: the limit is {MAX_OBJECT_BYTES} bytes")
     return _join(packed, buffers) if buffers else packed
@@ -65,7 +69,7 @@ def dumps_arguments(data: Any, kwargs: dict[str, Any]) -> bytes:
     return dumps((_outside(data), kwargs), what="the call's arguments")
 
 
-def loads(data: bytes | bytearray) -> Any:
+def loads(data: bytes | bytearray | memoryview) -> Any:
     """The object again. Runs code: only for what an authenticated process of the instance has sent.
 
     Arrays inside are views of ``data``, so they may be written to when it is a bytearray.
@@ -94,7 +98,7 @@ def _outside(value: Any) -> Any:
     return value
 
 
-def _keep(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
+def _keep(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
     """Whether pickle is to put a buffer in line."""
     view = buffer.raw()
     if view.nbytes < OUT_OF_BAND_BYTES:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import pointsman as serve
-from pointsman.exceptions import BackpressureError, RemoteError, ServeException
+from pointsman.exceptions import BackpressureError, RemoteError, ServeException, UserCodeError
 from tests.conftest import wait_until
 
 
@@ -358,14 +358,21 @@ def test_wait(served, client, name):
         serve.wait([futures[0], futures[0]])
 
 
-def test_arguments_that_are_too_large(served, client, name):
-    """Over 2 GiB less 16 MiB the call is refused with both numbers, before anything is sent or copied."""
-    served(echo)
+def test_payloads_that_are_too_large(served, client, name):
+    """Over 2 GiB less 16 MiB a call is refused with both numbers before anything is sent or copied, and so is an
+    answer, whose caller alone is told; the replica serves on (HA4, G12)."""
+
+    def answer(request):
+        return bytes(2**31) if request.body() == "more" else request.body()
+
+    served(answer)
     handle = client.get_handle(name)
     with pytest.raises(ValueError, match=r"^2147\d+ bytes .* the call's arguments: the limit is 2130706431"):
         handle.remote(bytes(2**31))  # the system makes no memory of zeros that nobody reads
     with pytest.raises(TypeError, match="lock"):
         handle.remote(threading.Lock())
+    with pytest.raises(UserCodeError, match=r"^2147\d+ bytes .* a value of type bytes: the limit is 2130706431"):
+        handle.remote("more").result()
     assert handle.remote("well").result() == "well"
 
 

@@ -9,12 +9,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 import pointsman as serve
+from pointsman.exceptions import ReplicaDiedError
 from pointsman.future import ServeFuture
 from pointsman.handle import ServeHandle
 from pointsman.routing.handlecall import HandleCall
@@ -119,6 +121,42 @@ def test_no_idempotent_call_fails(client: serve.Client) -> None:
         client.deploy("model", Model, 1)
         assert sync.remote("now").result() == ("now", 1)
         go_on()
+
+
+class DiesOnce:
+    """Takes its replica along at the first request, and answers the next."""
+
+    def __init__(self, folder: str) -> None:
+        self.mark = os.path.join(folder, serve.get_current_backend_tag())
+
+    def __call__(self, request: Any) -> str:
+        if os.path.exists(self.mark):
+            return "answered"
+        open(self.mark, "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return "never"
+
+
+def test_what_may_be_repeated(client: serve.Client, tmp_path: Path) -> None:
+    """A call that had started when its replica died is repeated only when somebody has said that it may be; that GET is
+    the default says nothing (HA11, FT12, G2)."""
+    asked: dict[str, tuple[dict[str, Any], bool]] = {
+        "default": ({}, False),
+        "post": ({"http_method": "POST"}, False),
+        "get": ({"http_method": "get"}, True),
+        "key": ({"http_headers": {"Idempotency-Key": "1"}}, True),
+        "promise": ({"http_method": "POST", "idempotent": True}, True),
+    }
+    for name in asked:
+        client.deploy(name, DiesOnce, str(tmp_path))
+    futures = {name: client.get_handle(name).options(**options).remote() for name, (options, _) in asked.items()}
+    for name, (_, repeated) in asked.items():
+        error = futures[name].exception(60)
+        assert isinstance(error, ReplicaDiedError) is not repeated, name
+        assert repeated is (error is None and futures[name].result() == "answered"), name
+    for name in asked:
+        client.delete_endpoint(name)
+        client.delete_backend(name)
 
 
 def census() -> tuple[int, int, int]:

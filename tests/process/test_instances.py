@@ -109,13 +109,26 @@ client.deploy("greet", lambda request: "hello", route="/greet")
 print(client.http_address)
 """
 
+ANOTHER_DRIVER = """
+import sys
+import pointsman as serve
+serve.connect(sys.argv[1]).deploy("late", lambda request: f"late, {request.body()}")
+"""
+
 
 def test_detached_instances(name):
-    """A detached instance outlives its script; a second one finds it by name and ends it (IN6, IN8, IN12, FT9)."""
+    """A detached instance outlives its script; a second one finds it by name, calls what a third has made, and ends it
+    (IN6, IN8, IN12, FT9, HA3a, HA3b)."""
     address = run(DETACHED, name).strip()
     client = serve.connect(name)
     assert client.http_address == address
     assert client.get_handle("greet").remote().result() == "hello"
+    waiting = client.get_handle("late", missing_ok=True).remote("but welcome")
+    run(ANOTHER_DRIVER, name)
+    assert waiting.result(30) == "late, but welcome"
+    assert client.get_handle("late").remote("and again").result() == "late, and again"
+    client.delete_endpoint("late")
+    client.delete_backend("late")
     client.deploy("more", lambda request: "more", route="/more")
     with http_for(client) as http:
         assert (http.get("/greet").text, http.get("/more").text) == ("hello", "more")

@@ -15,7 +15,7 @@ class CoroutineExecutor(Generic[T]):
     """Runs batches of items as tasks.
 
     Args:
-        work: the coroutine function that runs a batch; it must not raise.
+        work: the coroutine function that runs a batch; it must not raise, and calls :meth:`ended` at its end.
         batcher: holds items that wait for a batch.
         max_batches: batches that may overlap.
     """
@@ -78,19 +78,29 @@ class CoroutineExecutor(Generic[T]):
         self._start_batches()
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine as a task that :meth:`hold` waits for."""
+        """Run another coroutine as a task that :meth:`hold` waits for."""
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self.ended)
         return task
 
-    def _start(self, batch: list[T]) -> asyncio.Task[None]:
-        return self.run(self._work(batch))
+    def cancel(self, task: asyncio.Task[None], then: Callable[[], object]) -> None:
+        """Cancel a task, and call ``then`` once it is over: one that has not made its first step never runs a line."""
+        task.add_done_callback(self.ended)
+        task.add_done_callback(lambda _: then())
+        task.cancel()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """A task is over, or as good as: the work itself says so, since being told by the task takes another turn of
+        the loop for each call."""
         self._tasks.discard(task)
         if self._idle is not None and not self._tasks:
             self._idle.set()
+
+    def _start(self, batch: list[T]) -> asyncio.Task[None]:
+        task = self._loop.create_task(self._work(batch))
+        self._tasks.add(task)
+        return task
 
     def _start_batches(self) -> None:
         if self._timer is not None:

@@ -17,6 +17,7 @@ from pointsman.replica.failure import describe_failure
 from pointsman.replica.target import Method
 from pointsman.request import Incoming
 from pointsman.tracing import Span
+from pointsman.wire.frames import Body
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
 from pointsman.wire.stream import Stream
 
@@ -48,7 +49,7 @@ class Item:
         "task",
     )
 
-    def __init__(self, stream: Stream, call_id: int, head: CallHead, body: bytes | bytearray, method: Method) -> None:
+    def __init__(self, stream: Stream, call_id: int, head: CallHead, body: Body, method: Method) -> None:
         self.stream = stream
         self.call_id = call_id
         self.head = head

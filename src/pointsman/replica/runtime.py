@@ -214,19 +214,22 @@ class Runtime:
         if item.credit is not None:
             item.credit.release()  # a producer that waits for credit sees that its item is over
         if item.task is not None:
-            # A task that is cancelled before its first step never runs a line of ours, so the slot goes back here.
-            item.task.add_done_callback(lambda _: self._close(item))
-            item.task.cancel()
+            self._coroutines.cancel(item.task, lambda: self._close(item))
         elif item.method.is_async:
             self._close(item)  # a member of a batch: the others go on, its answer is dropped
 
     # The end of an item
 
     def _close(self, item: Item) -> None:
-        item.over = True
+        """The item has no further answer: give its slot back and strike it out."""
+        self._give_back(item)
         if item.mark is not None and self._started is not None:
             self._started.end_when_told(item.mark, item.stream)
             item.mark = None
+
+    def _give_back(self, item: Item) -> None:
+        """Its slot is free, and it is counted: before its caller can know."""
+        item.over = True
         if self._items.pop((item.stream, item.call_id), None) is None:
             return
         self._metrics.loop.closed(item)
@@ -234,19 +237,18 @@ class Runtime:
             self._drained.set_result(None)
 
     def _reply(self, item: Item, answer: answers.Answer) -> None:
-        gone = item.over
-        self._close(item)
-        if not gone:
+        if not item.over:
+            self._give_back(item)
             head = pack(ReplyHead(answer.status, answer.headers, len(self._items), False, *item.timing()))
             item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
+        self._close(item)
 
     def _fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:
-        gone = item.over
-        if not gone:
+        if not item.over:
             self._metrics.loop.failed_late(item)
-        self._close(item)
-        if not gone:
+            self._give_back(item)
             item.stream.send(Kind.FAILURE, item.call_id, pack(failure), pickled)
+        self._close(item)
 
     def _fail_with(self, item: Item, error: BaseException) -> None:
         self._fail(item, *item.describe(error))
@@ -305,12 +307,15 @@ class Runtime:
     # Async user code
 
     async def _run_on_loop(self, batch: list[Item]) -> None:
+        task = batch[0].task or asyncio.current_task()
+        assert task is not None
         items = self._startable(batch)
         if not items:
+            self._coroutines.ended(task)
             return
         method = items[0].method
-        if not method.batches and items[0].task is None:
-            items[0].task = asyncio.current_task()  # it was held back, and has no task yet by which to cancel it
+        if not method.batches:
+            items[0].task = task  # one that was held back has none yet by which to cancel it
         call_scope.set(scope_of(items))
         began, size = items[0].began, len(items)
         try:
@@ -340,6 +345,7 @@ class Runtime:
                 self._fail_with(item, error)
         finally:
             self._metrics.loop.ran(began, size)
+            self._coroutines.ended(task)
 
     async def _deliver(self, item: Item, value: Any) -> None:
         call_scope.set(item.scope())  # a task that was begun by others has theirs

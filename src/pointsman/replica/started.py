@@ -30,9 +30,12 @@ class StartedUntilTold:
         self.begin = calls.begin
 
     def end_when_told(self, mark: int, stream: Stream) -> None:
-        """The call is over; its answer, if any, was sent just now. On the loop."""
+        """The call is over, and its answer, if any, was given to the stream before. On the loop."""
         if not self._over:
-            self._loop.call_soon(self._strike_out)
+            if not (stream.unsent or stream.closed):  # it was alone, and has left
+                self._calls.end(mark)
+                return
+            self._loop.call_soon(self._strike_out)  # behind the stream's own flush, which was asked for before
         self._over.append((mark, stream))
 
     def _strike_out(self) -> None:

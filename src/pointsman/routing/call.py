@@ -187,14 +187,14 @@ class Reply(NamedTuple):
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    body: bytes | bytearray
+    body: Body
     stream: ReplyStream | None = None
 
 
 class StreamBroken(Exception):
     """The stream ended before its end; ``failure`` says why when user code raised."""
 
-    def __init__(self, text: str, failure: FailureHead | None = None, pickled: bytes | bytearray = b"") -> None:
+    def __init__(self, text: str, failure: FailureHead | None = None, pickled: Body = b"") -> None:
         super().__init__(text)
         self.failure = failure
         self.pickled = pickled
@@ -212,7 +212,7 @@ class ReplyStream:
     def __init__(self, remote: RemoteReplica, call_id: int) -> None:
         self._remote = remote
         self._call_id = call_id
-        self._chunks: deque[bytes | bytearray] = deque()
+        self._chunks: deque[Body] = deque()
         self._taken = 0
         self._end: Exception | None = None
         self._ended = False
@@ -221,7 +221,7 @@ class ReplyStream:
     def __aiter__(self) -> ReplyStream:
         return self
 
-    async def __anext__(self) -> bytes | bytearray:
+    async def __anext__(self) -> Body:
         while not self._chunks:
             if self._end is not None:
                 raise self._end
@@ -242,7 +242,7 @@ class ReplyStream:
             self._chunks.clear()
             self._remote.drop_stream(self._call_id)
 
-    def feed(self, chunk: bytes | bytearray) -> None:
+    def feed(self, chunk: Body) -> None:
         if not self._ended:
             self._chunks.append(chunk)
             self._wake()

@@ -15,6 +15,7 @@ from pointsman.exceptions import (
     UserCodeError,
 )
 from pointsman.model import Reason
+from pointsman.wire.frames import Body
 from pointsman.wire.messages import FailureHead
 
 _BY_NAME: dict[str, type[Exception]] = {
@@ -35,7 +36,7 @@ _BY_NAME: dict[str, type[Exception]] = {
 }
 
 
-def failure_to_exception(failure: FailureHead, pickled: bytes | bytearray, *, trusted: bool) -> BaseException:
+def failure_to_exception(failure: FailureHead, pickled: Body, *, trusted: bool) -> BaseException:
     """Rebuild what was raised.
 
     Args:
@@ -53,7 +54,7 @@ def failure_to_exception(failure: FailureHead, pickled: bytes | bytearray, *, tr
     return error
 
 
-def _user_exception(failure: FailureHead, pickled: bytes | bytearray) -> BaseException:
+def _user_exception(failure: FailureHead, pickled: Body) -> BaseException:
     cause = RemoteTraceback(failure.traceback)
     if pickled:
         try:

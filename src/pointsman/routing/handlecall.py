@@ -57,7 +57,7 @@ class HandleCall(Call):
             idempotent=idempotent,
             waits_for_room=waits_for_room,
         )
-        self.answer: bytes | bytearray = b""
+        self.answer: Body = b""
         self.stream: ReplyStream | None = None
         self.error: BaseException | None = None
         self.over = False

@@ -25,6 +25,7 @@ from pointsman.routing.failures import failure_to_exception
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pace import Pace
 from pointsman.routing.remote import RemoteReplica
+from pointsman.wire.frames import Body
 from pointsman.wire.messages import FailureHead, RefuseHead
 
 MAX_ATTEMPTS = 2
@@ -288,7 +289,7 @@ class Pool:
         self._pace.note(self._loop.time())
         call.succeed(reply)
 
-    def call_failed(self, call: Call, failure: FailureHead, pickled: bytes | bytearray) -> None:
+    def call_failed(self, call: Call, failure: FailureHead, pickled: Body) -> None:
         self._pace.note(self._loop.time())
         # What a shadow raised stays packed: nobody looks at it, and it may be anything.
         call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec) and not call.shadow))

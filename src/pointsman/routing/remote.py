@@ -15,7 +15,7 @@ from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.address import nearest, node_here
 from pointsman.wire.auth import ROLE_ROUTER
-from pointsman.wire.frames import Frame, Kind
+from pointsman.wire.frames import Body, Frame, Kind
 from pointsman.wire.messages import CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.started import StartedReader, path_of
 from pointsman.wire.stream import Stream
@@ -31,7 +31,7 @@ class RemoteOwner(Protocol):
 
     def call_replied(self, call: Call, reply: Reply) -> None: ...
 
-    def call_failed(self, call: Call, failure: FailureHead, pickled: bytes | bytearray) -> None: ...
+    def call_failed(self, call: Call, failure: FailureHead, pickled: Body) -> None: ...
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None: ...
 

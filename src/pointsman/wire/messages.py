@@ -16,7 +16,7 @@ from pointsman.model import (
     ReplicaConfig,
     TargetTraits,
 )
-from pointsman.wire.frames import WireError
+from pointsman.wire.frames import Body, WireError
 
 T = TypeVar("T")
 
@@ -196,7 +196,7 @@ pack = _encoder.encode
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
-def unpack(data: bytes | bytearray, message: type[T]) -> T:
+def unpack(data: Body, message: type[T]) -> T:
     """Decode a head.
 
     Raises:

@@ -12,6 +12,8 @@ from enum import Enum
 import msgspec
 
 DEFAULT_SHARD_KEY = "header:x-serve-shard-key"
+CALLER = "caller"
+"""The kind of environment that a backend is in when it names none: that of the process which shipped the code."""
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
@@ -125,7 +127,7 @@ class Environment(Struct, frozen=True):
     """A Python environment, resolved to what starts a process in it.
 
     Attributes:
-        kind: ``caller`` (that of the process which shipped the code), ``virtualenv``, ``conda`` or ``requirements``.
+        kind: :data:`CALLER`, ``virtualenv``, ``conda`` or ``requirements``.
         name: what its user calls it.
         python: absolute path of its interpreter.
         version: of its Python, such as ``3.12.1``.

@@ -16,9 +16,9 @@ from pointsman.client.operations import origin_here
 from pointsman.environments.cache import link_folder
 from pointsman.environments.kinds import Kind
 from pointsman.environments.rehearsal import rehearse
-from pointsman.environments.resolve import CALLER, resolve
+from pointsman.environments.resolve import resolve
 from pointsman.importpath import given_sys_path
-from pointsman.model import Environment, Origin, Resources, TargetTraits
+from pointsman.model import CALLER, Environment, Origin, Resources, TargetTraits
 from pointsman.usercode import carries_code, code_digest, look_at, pack_code
 
 Code = Callable[..., Any] | type | ImportedBackend

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pointsman.engine import local
 from pointsman.engine.base import Address, Plan, Raised
+from pointsman.engine.relay import ask_relay, locator_by_relay, relay_here
 from pointsman.exceptions import ServeException
 
 RAY_PREFIX = "ray:"
@@ -70,6 +71,8 @@ def address_of(control_path: str) -> Address:
 def locator(control_path: str) -> Callable[[], Awaitable[str | None]] | None:
     """Finds the controller's present address, None once the instance has ended; or no such function, where the control
     path is the address for good."""
+    if on_ray(control_path) and relay_here():
+        return locator_by_relay(relay_here())
     if on_ray(control_path):
         from pointsman.engine.ray.locating import locator_on_ray
 
@@ -92,6 +95,8 @@ def present_address(control_path: str) -> str:
     Raises:
         OSError: it is nowhere just now.
     """
+    if on_ray(control_path) and relay_here():
+        return ask_relay(relay_here())
     if on_ray(control_path):
         from pointsman.engine.ray.locating import address_now
 

@@ -1,4 +1,4 @@
-"""Spawning one child process of the supervisor: pipes, environment, a session of its own."""
+"""Spawning one child process, of the supervisor or of an actor: pipes, environment, a session of its own."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ class Child:
                     os.killpg(self.process.pid, signum)
                 else:
                     self.process.send_signal(signum)
+
+    def bury(self) -> str:
+        """It has exited: end what its user code has forked, which must not outlive it, and say how it went."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        os.close(self.lifeline)
+        code = self.process.returncode
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def spawn(

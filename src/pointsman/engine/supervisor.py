@@ -178,14 +178,10 @@ class Supervisor:
 
     def _reap(self) -> None:
         for pid, child in list(self._children.items()):
-            code = child.process.poll()
-            if code is None:
+            if child.process.poll() is None:
                 continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)  # what user code forked must not outlive its replica
-            os.close(child.lifeline)
+            how = child.bury()
             del self._children[pid]
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             if self._phases is not None:
                 continue  # ends are what a shutdown is for
             if child.role == "replica":

@@ -19,6 +19,7 @@ import msgspec
 from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import locator, metrics_folder
+from pointsman.engine.relay import set_relay
 from pointsman.importpath import enter
 from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
@@ -29,7 +30,7 @@ from pointsman.replica.runtime import Runtime
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.watched import open_metrics
 from pointsman.routing.control import ControlLink
-from pointsman.wire.address import tcp_address
+from pointsman.wire.address import set_node, tcp_address
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
@@ -232,6 +233,8 @@ class ReplicaProcess:
 
 def run(handover: ReplicaHandover) -> None:
     """Be a replica until told to stop; on the main thread."""
+    set_node(handover.node)
+    set_relay(handover.relay)
     faulthandler.enable(STDERR)  # a crash in native code says in the log where it was
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION_AFTER)

@@ -84,6 +84,8 @@ class ReplicaHandover(Message, frozen=True):
     node: str = ""
     tcp_host: str = ""
     """The node's address, where there are others, to which this replica listens as well."""
+    relay: str = ""
+    """Socket of the host that is asked where the controller is, when this process cannot ask its cluster."""
     log_format: str = "text"
 
 

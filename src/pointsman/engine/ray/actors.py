@@ -15,13 +15,15 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pointsman.engine.ray.hosts import ProcessHost
+from pointsman.engine.ray.guests import GuestError, GuestHost
+from pointsman.engine.ray.hosts import Birth, ProcessHost
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 NODE_DIED = "its node has died"
+UNEXPECTED = "its process exited, crashed or was killed; Ray does not tell which"
 
 
 class Wanted(NamedTuple):
@@ -29,19 +31,17 @@ class Wanted(NamedTuple):
 
     Attributes:
         name: in the instance's namespace.
-        method: of :class:`ProcessHost`, called with ``handover``, ``env`` and ``with_metrics``.
+        method: of :class:`ProcessHost`: what it shall be.
+        birth: what it is given.
         options: of the actor: resources, runtime environment.
         node: where it must run; empty lets Ray choose.
     """
 
     name: str
-    label: str
     method: str
-    handover: bytes
-    env: dict[str, str]
+    birth: Birth
     options: dict[str, Any]
     node: str
-    with_metrics: bool
 
 
 class Ending(NamedTuple):
@@ -109,19 +109,21 @@ class Actors:
         options = dict(wanted.options)
         if wanted.node:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(wanted.node, soft=False)
-        actor = ray.remote(ProcessHost).options(
+        host = GuestHost if wanted.birth.environment is not None else ProcessHost
+        actor = ray.remote(host).options(
             name=wanted.name,
             namespace=self._namespace,
             lifetime="detached",  # it outlives this controller, and ends itself with the instance
             max_restarts=0,
             **options,
         )
-        name, handle = wanted.name, actor.remote(wanted.label)
-        introduced = handle.introduce.remote().future()
-        introduced.add_done_callback(
+        name, handle = wanted.name, actor.remote(wanted.birth)
+        introduced = handle.introduce.remote()
+        introduced.future().add_done_callback(
             lambda future: None if future.exception() else self._tell(self._began, name, *future.result())
         )
-        self._when_done(getattr(handle, wanted.method).remote(wanted.handover, wanted.env, wanted.with_metrics), name)
+        self._when_done(introduced, name)
+        self._when_done(getattr(handle, wanted.method).remote(), name)
         self._watch(name, handle)
 
     def _watch(self, name: str, handle: Any) -> None:
@@ -133,7 +135,9 @@ class Actors:
 
     def _kill(self, name: str) -> None:
         handle = self._handles.get(name)
-        if handle is not None:
+        if handle is not None and hasattr(handle, "kill_child"):
+            handle.kill_child.remote()  # Ray would end the actor, and what its child has forked would live on
+        elif handle is not None:
             ray.kill(handle, no_restart=True)
 
     # On the loop
@@ -164,11 +168,14 @@ class Actors:
 def how_it_ended(error: BaseException) -> Ending:
     """An actor's end in one line."""
     if isinstance(error, RayTaskError):
-        return Ending(f"{type(error.cause).__name__}: {error.cause}")
+        guest = isinstance(error.cause, GuestError)
+        return Ending(str(error.cause) if guest else f"{type(error.cause).__name__}: {error.cause}")
     text = str(error)
     if isinstance(error, ActorDiedError):
         if "its node has died" in text:
             return Ending(NODE_DIED, node_died=True)
+        if "connection error code" in text:  # all that it saw was that the process had hung up
+            return Ending(UNEXPECTED)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return Ending(lines[-1] if lines else "it died")
     return Ending(text.splitlines()[0] if text else type(error).__name__)

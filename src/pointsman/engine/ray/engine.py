@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import sys
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Protocol
 
 import ray
 from ray._private.state import available_resources_per_node
@@ -20,11 +20,12 @@ from pointsman.engine.base import EventSink
 from pointsman.engine.processes import is_stopped
 from pointsman.engine.ray.actors import Actors, Ending, Wanted
 from pointsman.engine.ray.ending import end_in_order
+from pointsman.engine.ray.hosts import Birth
 from pointsman.engine.ray.ingresses import Ingresses
 from pointsman.engine.ray.kv import KeyValueError, KeyValues
 from pointsman.engine.ray.names import replica_name
-from pointsman.engine.ray.nodes import alive_nodes, as_ray, capacity_of, used_by_others
-from pointsman.model import Allocation, Capacity, Resources
+from pointsman.engine.ray.nodes import Amounts, alive_nodes, as_ray, capacity_of, used_by_others
+from pointsman.model import CALLER, Allocation, Capacity, Environment, Resources
 from pointsman.wire.address import node_here
 from pointsman.wire.frames import Kind
 from pointsman.wire.handover import ClusterHandover, Launch, ProcessEvent, ShutdownOrder
@@ -35,8 +36,7 @@ log = logging.getLogger("pointsman.controller")
 LOOK_PERIOD_S = 1.0
 """How often nodes and what is free on them are looked at."""
 SETTLE_S = 2.0
-SETTLE_STEP_S = 0.1
-"""Ray's view of what is free lags behind what ended; how long it may, and how often it is asked again meanwhile."""
+"""How long Ray's view of what is free may lag behind what has ended."""
 SILENT_S = 1.0
 """While its node lives, Ray reports the end of an actor at once. One that hangs up and does not come back in this time,
 of which Ray says nothing, has lost its node, unless others there are still connected."""
@@ -45,10 +45,6 @@ KILL_S = 2.0
 SUSPECT_S = 30.0
 """How long nothing is placed on a node that seems to be lost and that Ray still counts as alive."""
 NOTES = "replica/"
-
-
-Amounts = dict[str, dict[str, float]]
-"""Node -> resource -> amount."""
 
 
 class Connections(Protocol):
@@ -95,7 +91,8 @@ class RayEngine:
         """What each node has, and what others than we hold of it."""
         self._capacity = Capacity(nodes={})
         self._suspects: dict[str, float] = {}
-        self._last_end = 0.0
+        self._returned: list[tuple[float, Allocation]] = []
+        """Until when Ray may not show yet that it is free."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
 
@@ -135,18 +132,17 @@ class RayEngine:
             "num_gpus": resources.num_gpus,
             "memory": int(resources.memory) or None,
             "resources": resources.custom or None,
-            "runtime_env": _runtime_env(order) or None,
+            # What Ray must know before it starts the process; without it, it may take one that waits already.
+            "runtime_env": {"env_vars": resources.env_vars} if resources.env_vars else None,
         }
+        with_metrics = self._given.metrics_host is not None
         self._actors.start(
             Wanted(
                 name=replica_name(order.number),
-                label=order.label,
                 method="be_replica",
-                handover=order.handover,
-                env=env,
+                birth=Birth(order.label, order.handover, env, with_metrics, _other_environment(order)),
                 options={key: value for key, value in options.items() if value is not None},
                 node=order.allocation.node,
-                with_metrics=self._given.metrics_host is not None,
             )
         )
 
@@ -178,14 +174,11 @@ class RayEngine:
 
     async def refresh(self) -> None:
         """Look at what is free now; a ``capacity`` event has come when this returns, if anything is new."""
-        settled_at = self._last_end + SETTLE_S
-        while True:
-            totals, available = await self._actors.run(_look)
-            others = used_by_others(totals, available, (note.allocation for note in self._notes.values()))
-            if not any(others.values()) or self._loop.time() >= settled_at:
-                break
-            await asyncio.sleep(SETTLE_STEP_S)
-        self._seen = totals, others
+        totals, available = await self._actors.run(_look)
+        self._returned = [(until, share) for until, share in self._returned if until > self._loop.time()]
+        held = [note.allocation for note in self._notes.values()]
+        returned = [share for _, share in self._returned]
+        self._seen = totals, used_by_others(totals, available, held, returned, self._seen[1])
         self._tell_capacity()
 
     def _tell_capacity(self) -> None:
@@ -211,15 +204,15 @@ class RayEngine:
                 return
 
     def _ended(self, name: str, ending: Ending) -> None:
-        self._last_end = self._loop.time()
         if self._ingresses.ended(name, ending, restart=not self._ending):
             self._events(ProcessEvent("ingress_exited", exit=ending.text))
             return
         for number in [number for number in self._notes if replica_name(number) == name]:
-            pid = self._notes.pop(number).pid
+            note = self._notes.pop(number)
+            self._returned.append((self._loop.time() + SETTLE_S, note.allocation))
             self._forget(number)
             if not self._ending:  # ends are what a shutdown is for
-                self._events(ProcessEvent("exited", number, pid, ending.text, blameless=ending.node_died))
+                self._events(ProcessEvent("exited", number, note.pid, ending.text, blameless=ending.node_died))
 
     def _check_on(self, number: int) -> None:
         note = self._notes.get(number)
@@ -275,14 +268,12 @@ class RayEngine:
         task.add_done_callback(self._tasks.discard)
 
 
-def _runtime_env(order: Launch) -> dict[str, Any]:
-    """What Ray must know before it starts the process; without it, it may take one that waits already."""
-    variables, environment = order.allocation.resources.env_vars, order.environment
-    if environment is None:
-        return {"env_vars": variables} if variables else {}
-    inherited = environment.over(os.environ)
-    changed = {name: value for name, value in inherited.items() if os.environ.get(name) != value}
-    return {"py_executable": environment.python, "env_vars": {**changed, **variables}}
+def _other_environment(order: Launch) -> Environment | None:
+    """The Python environment of a replica where it is not that of the cluster, which this process has."""
+    environment = order.environment
+    if environment is None or (environment.kind == CALLER and environment.name == sys.prefix):
+        return None
+    return environment
 
 
 def _look() -> tuple[Amounts, Amounts]:

@@ -1,7 +1,7 @@
 """The actors: thin shells in which the processes of an instance run. Their methods carry no call and no order.
 
     ControllerHost   the controller on a thread of its own; Ray makes it anew when it has died
-    ProcessHost      an ingress or a replica on the main thread, until it ends
+    ProcessHost      an ingress or a replica on the main thread, until it ends (``guests`` has another kind)
 
 The process itself is the ``run`` of ``pointsman.<role>.__main__``, the very function that the local engine runs; it is
 found by name, as there, since an engine knows nothing of what it hosts.
@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import ray
@@ -26,11 +26,14 @@ from pointsman.engine.child import run_process, unpack_handover
 from pointsman.engine.ray.folder import NodeFolder
 from pointsman.engine.ray.names import control_path_of
 from pointsman.exceptions import ServeException
+from pointsman.model import Environment
 from pointsman.wire.address import nearest, set_node
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
 from pointsman.wire.handover import ClusterHandover, IngressHandover, ReplicaHandover
 
 log = logging.getLogger("pointsman")
+
+H = TypeVar("H", ReplicaHandover, IngressHandover)
 
 
 class WhereAbouts(NamedTuple):
@@ -116,58 +119,81 @@ class ControllerHost:
             ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
-class ProcessHost:
-    """The actor of an ingress or a replica.
+class Birth(NamedTuple):
+    """What an actor is given.
 
-    Args:
+    Attributes:
         label: prefixes what it prints.
+        handover: packed, of what it hosts.
+        env: variables that win over those of its node.
+        environment: the Python environment that it runs in; None for the cluster's.
     """
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    label: str
+    handover: bytes
+    env: dict[str, str]
+    with_metrics: bool
+    environment: Environment | None = None
+
+
+class ProcessHost:
+    """The actor of an ingress or a replica."""
+
+    def __init__(self, birth: Birth) -> None:
+        self._birth = birth
 
     def __repr__(self) -> str:
-        return self._label
+        return self._birth.label
 
     def introduce(self) -> tuple[int, str]:
-        """Its process id and node."""
+        """The process id and node of what it hosts."""
         return os.getpid(), node_of_this_process()
 
-    def be_replica(self, packed: bytes, env: dict[str, str], with_metrics: bool) -> None:
+    def be_replica(self) -> None:
         """Run a replica to its end, which is this actor's end as well."""
-        handover = unpack_handover(packed, ReplicaHandover)
-        folder = NodeFolder(handover.instance)
-        folder.enter(with_metrics=with_metrics)
-        there = {
-            "node": node_of_this_process(),
-            "address": folder.socket(f"r/{handover.number}"),
-            "tcp_host": ray.util.get_node_ip_address(),
-        }
-        self._be("replica", env, msgspec.structs.replace(handover, **there))
-        folder.forget(f"r/{handover.number}", f"r/{handover.number}.started")
-        folder.leave()
+        handover = self._enter(ReplicaHandover)
+        self._be("replica", self._placed(handover))
+        self._leave_replica(handover.number)
         ray.actor.exit_actor()
 
-    def be_ingress(self, packed: bytes, env: dict[str, str], with_metrics: bool) -> None:
+    def be_ingress(self) -> None:
         """Run an ingress to its end, which is this actor's end as well.
 
         Raises:
             OSError: the port cannot be bound.
         """
-        handover = unpack_handover(packed, IngressHandover)
-        folder = NodeFolder(handover.instance)
-        folder.enter(with_metrics=with_metrics)
-        self._be("ingress", env, handover)
-        folder.leave()
+        handover = self._enter(IngressHandover)
+        set_node(node_of_this_process())
+        self._be("ingress", handover)
+        self._folder.leave()
         ray.actor.exit_actor()
 
     def attend(self) -> None:
         """Comes after ``be_...``, so that it never returns: who waits for it learns of the end."""
 
-    def _be(self, role: str, env: dict[str, str], handover: Any) -> None:
-        os.environ.update(env)
-        set_node(node_of_this_process())
+    def _enter(self, handover_type: type[H]) -> H:
+        """Be in the instance's folder on this node from now on; returns what was handed over."""
+        handover = unpack_handover(self._birth.handover, handover_type)
+        self._folder = NodeFolder(handover.instance)
+        self._folder.enter(with_metrics=self._birth.with_metrics)
+        return handover
+
+    def _placed(self, handover: ReplicaHandover) -> ReplicaHandover:
+        """The same with all that was not known before Ray had a process on this node."""
+        return msgspec.structs.replace(
+            handover,
+            node=node_of_this_process(),
+            address=self._folder.socket(f"r/{handover.number}"),
+            tcp_host=ray.util.get_node_ip_address(),
+        )
+
+    def _be(self, role: str, handover: Any) -> None:
+        os.environ.update(self._birth.env)
         importlib.import_module(f"pointsman.{role}.__main__").run(handover)
+
+    def _leave_replica(self, number: int) -> None:
+        self._folder.forget(*(f"r/{number}{suffix}" for suffix in ("", ".started", ".host")))
+        self._folder.leave()
 
 
 def node_of_this_process() -> str:

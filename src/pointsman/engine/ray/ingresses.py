@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from pointsman.engine.child import pack_handover
 from pointsman.engine.ray.actors import Actors, Ending, Wanted
+from pointsman.engine.ray.hosts import Birth
 from pointsman.engine.ray.names import control_path_of, ingress_name
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
 from pointsman.wire.handover import ClusterHandover, IngressHandover
@@ -85,12 +86,9 @@ class Ingresses:
         self._actors.start(
             Wanted(
                 name=name,
-                label="ingress",
                 method="be_ingress",
-                handover=pack_handover(handover),
-                env=dict(given.environ),
+                birth=Birth("ingress", pack_handover(handover), dict(given.environ), given.metrics_host is not None),
                 options={"num_cpus": 0},
                 node=node,
-                with_metrics=given.metrics_host is not None,
             )
         )

@@ -7,7 +7,7 @@ import concurrent.futures
 from collections.abc import Awaitable, Callable
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, RayError
 
 from pointsman.engine.ray import cluster
 from pointsman.engine.ray.hosts import WhereAbouts
@@ -46,17 +46,26 @@ def _ask_a_member(namespace: str) -> str | _NotNow | None:
 def _ask(namespace: str) -> str | _NotNow | None:
     try:
         controller = ray.get_actor(CONTROLLER, namespace=namespace)
-        where: WhereAbouts = ray.get(controller.whereabouts.remote(), timeout=ASK_TIMEOUT_S)
+        # Not by ray.get, of which Ray warns in actors that have a loop.
+        where: WhereAbouts = controller.whereabouts.remote().future().result(ASK_TIMEOUT_S)
     except (ValueError, ActorDiedError):  # no such actor; one that is restarted counts as one that is there
         return None
-    except (RayActorError, GetTimeoutError, RayError):
+    except (RayError, concurrent.futures.TimeoutError):
         return _NotNow()
     return where.from_here()
 
 
-def address_now(control_path: str) -> str:
-    """The present address. Raises ConnectionError: there is none just now."""
+def ask_now(control_path: str) -> str | None:
+    """The present address; None once the instance has ended. Raises ConnectionError: there is none just now."""
     found = _ask_a_member(namespace_in(control_path))
-    if not isinstance(found, str):
+    if isinstance(found, _NotNow):
         raise ConnectionError("the controller is nowhere just now")
+    return found
+
+
+def address_now(control_path: str) -> str:
+    """The present address. Raises ConnectionError: there is none, just now or for good."""
+    found = ask_now(control_path)
+    if found is None:
+        raise ConnectionError("the instance has ended")
     return found

@@ -7,6 +7,9 @@ from typing import Any
 
 from pointsman.model import Allocation, Capacity, NodeCapacity
 
+Amounts = dict[str, dict[str, float]]
+"""Node -> resource -> amount."""
+
 _BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
 _NODE_PREFIX = "node:"
 HEAD_RESOURCE = "node:__internal_head__"
@@ -24,20 +27,41 @@ def used_by_others(
     totals: Mapping[str, Mapping[str, float]],
     available: Mapping[str, Mapping[str, float]],
     held: Iterable[Allocation],
-) -> dict[str, dict[str, float]]:
-    """Node -> resource -> what is taken there by others than us. Ray's view lags behind, so that what we have just
-    given back counts here for a moment as another's."""
-    ours: dict[str, dict[str, float]] = {}
-    for allocation in held:
-        node = ours.setdefault(allocation.node, {})
+    returned: Iterable[Allocation] = (),
+    before: Mapping[str, Mapping[str, float]] | None = None,
+) -> Amounts:
+    """Node -> resource -> what is taken there by others than us.
+
+    Ray's view lags behind. What we have just given back may still be missing in it, so of as much as that it is not
+    known whether it is another's: there, what others had before decides.
+
+    Args:
+        totals, available: what each node has, and what of it Ray calls free.
+        held: by our replicas.
+        returned: by our replicas, so recently that Ray may not show it yet.
+        before: the last answer.
+    """
+    ours, back = _sums(held), _sums(returned)
+    others: Amounts = {}
+    for node, total in totals.items():
+        free, mine, new, old = (of.get(node, {}) for of in (available, ours, back, before or {}))
+        others[node] = {}
+        for name, amount in total.items():
+            taken = amount - free.get(name, 0.0) - mine.get(name, 0.0)
+            if name in new:
+                taken = max(taken - new[name], min(taken, old.get(name, 0.0)))
+            if taken > NOISE:
+                others[node][name] = taken
+    return others
+
+
+def _sums(allocations: Iterable[Allocation]) -> Amounts:
+    sums: Amounts = {}
+    for allocation in allocations:
+        node = sums.setdefault(allocation.node, {})
         for name, amount in as_ray(allocation).items():
             node[name] = node.get(name, 0.0) + amount
-    others: dict[str, dict[str, float]] = {}
-    for node_id, total in totals.items():
-        free, mine = available.get(node_id, {}), ours.get(node_id, {})
-        taken = {name: amount - free.get(name, 0.0) - mine.get(name, 0.0) for name, amount in total.items()}
-        others[node_id] = {name: amount for name, amount in taken.items() if amount > NOISE}
-    return others
+    return sums
 
 
 def capacity_of(

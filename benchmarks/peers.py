@@ -26,7 +26,7 @@ MOSEC_VERSION = "0.9.8"
 MOSEC_ENV = HERE / ".peers" / "mosec"
 MOSEC_PYTHON = MOSEC_ENV / "bin" / "python"
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 
 

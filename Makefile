@@ -52,6 +52,7 @@ bench-environments: $(VENV)/.test
 	$(BIN)/python benchmarks/replicaenvironments.py
 
 # Faults under load, on two seeds, as a table; about eight minutes. More: make chaos CHAOS="--rows F8 --seed 7 --seed 8"
+# A soak, with a process killed each second: make chaos CHAOS="--soak 600"
 CHAOS ?=
 chaos: $(VENV)/.test
 	POINTSMAN_STORE_MUTATIONS=5200 $(BIN)/pytest -q tests/loop/test_store_faults.py

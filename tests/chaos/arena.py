@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -19,6 +19,9 @@ import pointsman as serve
 from tests.chaos.checks import Truth, nothing_ran_twice, outcomes_are_true, read_truth
 from tests.chaos.load import History, Load
 from tests.chaos.models import Worker
+
+if TYPE_CHECKING:
+    from tests.cluster.conftest import Nodes
 
 QUICK = {
     "health_check_period_s": 0.5,
@@ -38,14 +41,28 @@ class Arena:
     Args:
         seed: of everything that is drawn.
         engine: ``local`` or ``ray``.
+        nodes: of the Ray cluster; 0 for one that the instance starts itself.
+        tell: is told how far a long row is.
         http: more HTTP options.
     """
 
-    def __init__(self, seed: int, *, engine: str = "local", **http: Any) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        engine: str = "local",
+        nodes: int = 0,
+        tell: Callable[[str], object] = lambda text: None,
+        **http: Any,
+    ) -> None:
         self.chance = random.Random(seed)
         self.seed = seed
+        self.engine = engine
+        self.tell = tell
         self.folder = Path(tempfile.mkdtemp(prefix="pointsman-chaos-"))
         self.violations: list[str] = []
+        self.notes: list[str] = []
+        """What a reader may want to know, and what decides nothing."""
         self.figures: dict[str, tuple[float, float]] = {}
         """Name -> seconds measured, and how many there may be."""
         self.histories: list[History] = []
@@ -54,8 +71,12 @@ class Arena:
         self.declared: list[str] = []
         """Words that make a traceback in the logs an expected one."""
         self._before = set(_family())
+        self.nodes = new_cluster(nodes) if nodes else None
         self.client = serve.start(
-            engine=engine, metrics_export_port=0, http_options={"port": 0, "request_timeout_s": 10, **http}
+            engine=engine,
+            address=self.nodes.address if self.nodes is not None else None,
+            metrics_export_port=0,
+            http_options={"port": 0, "request_timeout_s": 10, **http},
         )
         self.ended = False
 
@@ -67,6 +88,8 @@ class Arena:
 
     def processes(self, role: str) -> list[psutil.Process]:
         """``supervisor``, ``controller``, ``ingress`` or ``replica``."""
+        if self.engine == "ray":  # whose processes all look alike
+            return self._as_told(role)
         module = "pointsman.engine.supervisor" if role == "supervisor" else f"pointsman.{role}"
         found = []
         for process in _family().values():
@@ -74,6 +97,16 @@ class Arena:
                 if process.pid not in self._before and module in process.cmdline():
                     found.append(process)
         return found
+
+    def _as_told(self, role: str) -> list[psutil.Process]:
+        status = self.client.status()
+        pids = {
+            "supervisor": [],
+            "controller": [status["controller_pid"]],
+            "ingress": [ingress["pid"] for ingress in status["http"]["ingresses"]],
+            "replica": [r["pid"] for view in status["backends"].values() for r in view["replicas"]],
+        }[role]
+        return [psutil.Process(pid) for pid in pids if pid and psutil.pid_exists(pid)]
 
     def replicas(self, backend: str = "w") -> list[int]:
         """Pids of those that serve."""
@@ -89,10 +122,18 @@ class Arena:
 
     # What is done
 
-    def deploy(self, *, replicas: int = 3, code: Any = Worker, arguments: tuple[Any, ...] = (), **config: Any) -> None:
+    def deploy(
+        self,
+        *,
+        replicas: int = 3,
+        code: Any = Worker,
+        arguments: tuple[Any, ...] = (),
+        needs: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> None:
         """The backend and endpoint ``w`` at ``/w``."""
         config = {"num_replicas": replicas, "max_concurrent_queries": 16, **QUICK, **config}
-        self.client.deploy("w", code, str(self.folder), *arguments, route="/w", config=config)
+        self.client.deploy("w", code, str(self.folder), *arguments, route="/w", config=config, ray_actor_options=needs)
 
     @contextlib.contextmanager
     def load(self, path: str = "/w", *, rate: float = RATE, **options: Any) -> Iterator[Load]:
@@ -103,6 +144,7 @@ class Arena:
 
     def kill(self, pid: int, signum: int = signal.SIGKILL) -> float:
         """Send a signal; returns the time."""
+        assert pid > 1, f"{pid} is no process of an instance, and means many"
         os.kill(pid, signum)
         return time.monotonic()
 
@@ -157,22 +199,32 @@ class Arena:
     def at_rest(self, backends: dict[str, int]) -> None:
         """Everything is back to what these replicas need: processes and files (G11)."""
         expected = {"supervisor": 1, "controller": 1, "ingress": 1, "replica": sum(backends.values())}
+        if self.engine == "ray":
+            del expected["supervisor"]
 
         def counts() -> dict[str, int]:
             return {role: len(self.processes(role)) for role in expected}
 
         self.wait(lambda: counts() == expected, f"processes {expected}", timeout_s=10)
-        folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "pointsman"
-        sockets = [path for path in folder.glob(".anonymous.*/r/*") if path.is_socket()]
+        if self.engine == "ray":
+            return
+        sockets = self.sockets()
         self.expect(len(sockets) >= expected["replica"], f"{len(sockets)} sockets for {expected['replica']} replicas")
+
+    def sockets(self) -> list[Path]:
+        """Where replicas listen."""
+        folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "pointsman"
+        return [path for path in folder.glob(".anonymous.*/r/*") if path.is_socket()]
 
     def close(self) -> None:
         """End the instance; nothing may be left of it, and nothing unexpected in its logs."""
         truth = self.truth()
         for history in self.histories:
             self.violations += [*nothing_ran_twice(history, truth), *outcomes_are_true(history, truth)]
-        logs = "" if self.ended else self._logs()
+        logs = "" if self.ended or self.engine == "ray" else self._logs()
         self.client.shutdown()
+        if self.nodes is not None:
+            self.nodes.end()
         self.wait(lambda: not set(_family()) - self._before, "every process of the instance has ended", timeout_s=10)
         for log in logs.split("Traceback (most recent call last)")[1:]:
             if not any(words in log for words in self.declared):
@@ -187,6 +239,16 @@ class Arena:
         folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "pointsman"
         paths = [p for p in folder.glob(".anonymous.*/logs/*.log") if not p.name.startswith("replica")]
         return "\n".join(path.read_text(errors="replace") for path in paths)
+
+
+def new_cluster(nodes: int) -> Nodes:
+    """A Ray cluster of so many nodes, all on this machine."""
+    from tests.cluster.conftest import Nodes
+
+    cluster = Nodes()
+    for _ in range(nodes - 1):
+        cluster.add(num_cpus=2)
+    return cluster
 
 
 class Background:

@@ -12,6 +12,9 @@ from typing import Any
 
 from pointsman import accept_batch
 
+CODE_STEP = 1000
+"""How much a deploy adds to the version of a :class:`Configured`; a new configuration adds 1."""
+
 
 class Journal:
     """One process's lines ``id version phase``; appended in one system call each, so that a SIGKILL loses none."""
@@ -60,6 +63,27 @@ class Worker:
         await asyncio.sleep(float(query.get("wait", "0.01")))
         self._journal.note(request_id, "end")
         return f"{request_id} {os.getpid()} {self._version}"
+
+
+class Configured(Worker):
+    """The same; its version counts code and configuration together, and an answer comes from one of them.
+
+    Args:
+        folder: of the truth.
+        code: what number of deploy this is.
+    """
+
+    def __init__(self, folder: str, code: int) -> None:
+        super().__init__(folder, code * CODE_STEP)
+        self._code = code
+
+    def reconfigure(self, number: int) -> None:
+        self._version = self._code * CODE_STEP + number
+
+    async def __call__(self, request: Any) -> str:
+        before = self._version
+        answer = await super().__call__(request)
+        return answer if self._version == before else f"torn {os.getpid()} {before}"
 
 
 class Batches:

@@ -1,19 +1,18 @@
-"""Runs rows and shows what came of them."""
+"""Runs rows and says what came of them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
-
-from rich.table import Table
 
 from tests.chaos.arena import Arena
 from tests.chaos.load import History
-from tests.chaos.rows import ROWS, Row, changes, controllers, ingresses, replicas, usercode
+from tests.chaos.rows import ROWS, Row, changes, clusters, controllers, ingresses, replicas, usercode
 
-__all__ = ["ROWS", "Result", "run_row", "table_of"]
+__all__ = ["ROWS", "Result", "run_row"]
 
-_FAMILIES = (replicas, controllers, ingresses, changes, usercode)
+_FAMILIES = (replicas, controllers, ingresses, changes, usercode, clusters)
 """Imported for what they enter into the table."""
 
 
@@ -22,6 +21,7 @@ class Result(NamedTuple):
 
     Attributes:
         excused: requests in flight on an HTTP server that was killed.
+        recovery_s: how long it took; None where there is nothing to recover, with ``recovery_bar_s`` as what it may.
         violations: what must not be, whatever the time it takes.
         slow: figures beyond their bars.
     """
@@ -34,16 +34,18 @@ class Result(NamedTuple):
     failed: int
     refused: int
     recovery_s: float | None
+    recovery_bar_s: float | None
     p99_s: float
     violations: list[str]
     slow: list[str]
+    notes: list[str]
     took_s: float
 
 
-def run_row(row: Row, seed: int, *, engine: str = "local") -> Result:
+def run_row(row: Row, seed: int, *, engine: str = "local", tell: Callable[[str], object] = lambda text: None) -> Result:
     """Run one row on an instance of its own."""
     began = time.monotonic()
-    arena = Arena(seed, engine=engine, **row.http)
+    arena = Arena(seed, engine=engine, nodes=row.nodes, tell=tell, **row.http)
     try:
         try:
             row.run(arena)
@@ -53,6 +55,7 @@ def run_row(row: Row, seed: int, *, engine: str = "local") -> Result:
         arena.violations.append(f"the row broke: {type(error).__name__}: {error}")
     exchanges = [exchange for history in arena.histories for exchange in history.exchanges]
     history = History(exchanges)
+    recovery_s, recovery_bar_s = arena.figures.get("recovery", (None, None))
     return Result(
         row=row,
         seed=seed,
@@ -61,7 +64,8 @@ def run_row(row: Row, seed: int, *, engine: str = "local") -> Result:
         excused=min(arena.excused, history.lost),
         failed=history.count("failed"),
         refused=history.count("refused"),
-        recovery_s=arena.figures["recovery"][0] if "recovery" in arena.figures else None,
+        recovery_s=recovery_s,
+        recovery_bar_s=recovery_bar_s,
         p99_s=history.p99_s(),
         violations=arena.violations,
         slow=[
@@ -69,28 +73,6 @@ def run_row(row: Row, seed: int, *, engine: str = "local") -> Result:
             for name, (seconds, bar_s) in arena.figures.items()
             if seconds > bar_s
         ],
+        notes=[*arena.notes, *(f"{name}: {seconds:.2f} s" for name, (seconds, _) in arena.figures.items())],
         took_s=time.monotonic() - began,
     )
-
-
-def table_of(results: list[Result], title: str) -> Table:
-    """For people."""
-    table = Table(title=title)
-    for column in ("", "fault", "seed", "requests", "lost", "cut", "failed", "refused", "recovery s", "p99 ms", ""):
-        table.add_column(column, justify="left" if column in ("", "fault") else "right")
-    for result in results:
-        fine = not result.violations and not result.slow
-        table.add_row(
-            result.row.key,
-            result.row.title,
-            str(result.seed),
-            f"{result.requests:,}",
-            f"[bold red]{result.lost}[/]" if result.lost else "0",
-            str(result.excused or ""),
-            str(result.failed),
-            str(result.refused),
-            "" if result.recovery_s is None else f"{result.recovery_s:.2f}",
-            f"{1000 * result.p99_s:.0f}",
-            "[green]✓[/]" if fine else "[yellow]slow[/]" if not result.violations else "[bold red]✗[/]",
-        )
-    return table

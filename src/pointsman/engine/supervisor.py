@@ -44,10 +44,12 @@ DRIVER_GONE_DRAIN_S = 1.0
 """How long requests may still run once the driver of a bound instance is gone."""
 SIGNALLED_DRAIN_S = 20.0
 RESTART_FIRST_S = 0.1
-RESTART_LAST_S = 10.0
+RESTART_LAST_S = 2.0
+"""Without them there is no service, so what keeps ending them is not waited out for longer: it may be over by now."""
 RESTART_PAUSE_S = 0.5
-STEADY_S = 5.0
-"""A process that lived this long is restarted without delay."""
+STEADY_S = 2.0
+"""A process that lived this long has come up, whatever ended it later, and is restarted without delay. Longer, and a
+machine that kills something every few seconds would have us wait for the controller and the HTTP server in turn."""
 
 
 class Supervisor:

@@ -17,6 +17,7 @@ class Row(NamedTuple):
         run: breaks it.
         engines: on which it can be run.
         short: whether it is part of the tests.
+        nodes: of the Ray cluster that it needs; 0 for one that the instance starts itself.
         http: more HTTP options of its instance.
     """
 
@@ -25,6 +26,7 @@ class Row(NamedTuple):
     run: Callable[[Arena], None]
     engines: tuple[str, ...] = ("local",)
     short: bool = False
+    nodes: int = 0
     http: dict[str, Any] = {}
 
 
@@ -32,12 +34,12 @@ ROWS: dict[str, Row] = {}
 
 
 def row(
-    key: str, title: str, *, engines: tuple[str, ...] = ("local",), short: bool = False, **http: Any
+    key: str, title: str, *, engines: tuple[str, ...] = ("local",), short: bool = False, nodes: int = 0, **http: Any
 ) -> Callable[[Callable[[Arena], None]], Callable[[Arena], None]]:
     """Enter a function into the table."""
 
     def enter(function: Callable[[Arena], None]) -> Callable[[Arena], None]:
-        ROWS[key] = Row(key, title, function, engines, short, http)
+        ROWS[key] = Row(key, title, function, engines, short, nodes, http)
         return function
 
     return enter

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pointsman.exceptions import BackendStartError
 from tests.chaos.arena import QUICK, Arena
 from tests.chaos.checks import new_version_only, nothing_but, nothing_lost, split_as_wanted, versions_within
-from tests.chaos.models import Slow, Worker
+from tests.chaos.models import CODE_STEP, Configured, Slow, Worker
 from tests.chaos.rows import row
 
 
@@ -145,6 +145,28 @@ def rolling_updates(arena: Arena) -> None:
     arena.expect(not any(e.idempotent for e in failed), "a request failed that may be repeated")
     arena.expect(len(failed) <= 6 * 16, f"{len(failed)} requests failed")
     arena.expect(not load.history.count("refused"), "requests were refused")
+
+
+@row("RC", "100 new configurations and 10 redeploys, one after the other")
+def reconfigured(arena: Arena) -> None:
+    arena.deploy(replicas=2, code=Configured, arguments=(1,), user_config=0)
+    acknowledged: list[tuple[float, int]] = []
+    code = 1
+    with arena.load() as load:
+        for number in range(1, 101):
+            arena.client.update_backend_config("w", {"user_config": number})
+            acknowledged.append((load.now(), code * CODE_STEP + number))
+            if number % 10 == 0:
+                code += 1
+                arena.client.deploy("w", Configured, str(arena.folder), code)
+                acknowledged.append((load.now(), code * CODE_STEP + number))
+        load.goes_on(50)
+    arena.check(nothing_but(load.history, "delivered"))
+    for at, version in acknowledged:
+        arena.check(new_version_only(load.history, at, version))
+    last = {e.version for e in load.history.exchanges if e.due > acknowledged[-1][0]}
+    arena.expect(last == {acknowledged[-1][1]}, f"versions {sorted(last)} answer in the end")
+    arena.at_rest({"w": 2})
 
 
 @row("F37", "scaled up and down every second", short=True)

@@ -55,9 +55,10 @@ def killed(arena: Arena) -> None:
         acknowledged = []
         for number in range(4):
             name = f"e{number}"
+            controller = arena.processes("controller")[0].pid
             creating = arena.in_background(lambda name=name: arena.client.create_endpoint(name, backend="w"))  # type: ignore[misc]
             time.sleep(arena.chance.random() * 0.01)  # a moment is drawn, nothing is waited for
-            since = _kill_controller(arena)
+            since = arena.kill(controller)
             creating.join()
             acknowledged.append(name)
             _back(arena, since, bar_s=BACK_OFF_S)

@@ -32,9 +32,12 @@ def killed(arena: Arena) -> None:
             arena.figure("recovery", min(after, default=at) - at, 1.5 + 0.5)
     # Those sent between counting and killing were in flight too.
     arena.excused = in_flight + 2 * 5
+    if arena.engine == "ray":  # where nobody else holds the listening socket
+        arena.excused += load.history.count("unconnected")
+    else:
+        arena.expect(not load.history.count("unconnected"), "connections were refused")
     arena.check(nothing_lost(load.history, except_for=arena.excused))
-    arena.expect(not load.history.count("unconnected"), "connections were refused")
-    arena.check(nothing_but(load.history, "delivered", "reset"))
+    arena.check(nothing_but(load.history, "delivered", "reset", "unconnected"))
     arena.at_rest({"w": 3})
 
 

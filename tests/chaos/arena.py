@@ -72,9 +72,11 @@ class Arena:
         """Words that make a traceback in the logs an expected one."""
         self._before = set(_family())
         self.nodes = new_cluster(nodes) if nodes else None
+        # Never a cluster that runs here already: it is somebody else's.
+        address = self.nodes.address if self.nodes is not None else "local" if engine == "ray" else None
         self.client = serve.start(
             engine=engine,
-            address=self.nodes.address if self.nodes is not None else None,
+            address=address,
             metrics_export_port=0,
             http_options={"port": 0, "request_timeout_s": 10, **http},
         )
@@ -132,6 +134,8 @@ class Arena:
         **config: Any,
     ) -> None:
         """The backend and endpoint ``w`` at ``/w``."""
+        if needs is None and self.engine == "ray":
+            needs = {"num_cpus": 0}  # CPUs are strict there, and this machine may have few
         config = {"num_replicas": replicas, "max_concurrent_queries": 16, **QUICK, **config}
         self.client.deploy("w", code, str(self.folder), *arguments, route="/w", config=config, ray_actor_options=needs)
 

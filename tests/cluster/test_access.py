@@ -7,9 +7,11 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.certificates import make_certificate, needs_openssl
 from tests.cluster.conftest import LOOPBACK, OBJECT_STORE_BYTES
 
 # Everything here listens on the loopback interface, which needs no token; the scripts are told that it is another one.
@@ -50,6 +52,45 @@ with serve.start(address="local", num_cpus=1, **options) as client:
     print(client.get_handle("m").remote().result())
 """
 )
+
+
+ENCRYPTED = f"""
+import os, socket, ssl
+import psutil, ray
+from ray.cluster_utils import Cluster
+import pointsman as serve
+
+cluster = Cluster()
+node = {{"node_ip_address": "{LOOPBACK}", "object_store_memory": {OBJECT_STORE_BYTES}, "include_dashboard": False}}
+cluster.add_node(num_cpus=1, **node)
+cluster.add_node(num_cpus=1, resources={{"there": 1}}, **node)
+client = serve.start(
+    engine="ray", address=cluster.address, http_options={{"location": None}}, metrics_export_port=None
+)
+there = {{"num_cpus": 0, "resources": {{"there": 1}}}}
+client.deploy("m", lambda request: __import__("os").getpid(), ray_actor_options=there)
+pid = client.get_handle("m").remote().result()
+names = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
+certificate, key, authority = (os.environ[name] for name in names)
+context = ssl.create_default_context(cafile=authority)
+context.load_cert_chain(certificate, key)
+listening = [c for c in psutil.Process(pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+ports = {{c.laddr.port for c in listening}}
+assert ports
+for port in ports:
+    with socket.create_connection(("{LOOPBACK}", port), 5) as plain:
+        try:
+            plain.sendall(b"hello" * 100)
+            assert plain.recv(1) in (b"", b"\\x15")  # the end, or an alert of TLS
+        except ConnectionError:
+            pass
+    with socket.create_connection(("{LOOPBACK}", port), 5) as plain:
+        assert context.wrap_socket(plain, server_hostname="{LOOPBACK}").version().startswith("TLS")
+print("encrypted:", len(ports))
+client.shutdown()
+ray.shutdown()
+cluster.shutdown()
+"""
 
 
 def without_token(**variables: str) -> dict[str, str]:
@@ -94,6 +135,14 @@ def test_a_cluster_without_token_is_refused(open_cluster: str) -> None:
     assert "refused: the Ray cluster at" in output
     assert "RAY_AUTH_MODE=token" in output
     assert "allowed: {}" in output
+
+
+@needs_openssl
+def test_a_cluster_with_tls(tmp_path: Path) -> None:
+    """In a cluster with RAY_USE_TLS=1 a call reaches a replica on another node by TLS, and all that this replica
+    listens at turns plaintext away (S6)."""
+    output = run(ENCRYPTED, **make_certificate(tmp_path, host=LOOPBACK))
+    assert "encrypted: " in output
 
 
 def test_our_own_cluster_asks_for_the_token() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import socket
 
+from pointsman.wire import tls
 from pointsman.wire.address import parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Dialer
 from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Frame, FrameDecoder, encode_frame
@@ -22,7 +23,7 @@ class BlockingStream:
         address: path of a Unix socket, or ``tcp:host:port``.
 
     Raises:
-        OSError: nobody listens there, or the other end went away.
+        OSError: nobody listens there, or with TLS somebody else does, or the other end went away.
         WireError: the other end does not hold the key.
     """
 
@@ -62,7 +63,8 @@ def _connected(address: str) -> socket.socket:
     if place is not None:
         connected = socket.create_connection(place, HELLO_TIMEOUT_S)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connected
+        context = tls.dialer_context()
+        return connected if context is None else context.wrap_socket(connected, server_hostname=place.host)
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connected.settimeout(HELLO_TIMEOUT_S)

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from pointsman.wire import tls
 from pointsman.wire.address import parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Acceptor, Dialer
 from pointsman.wire.frames import (
@@ -242,7 +243,7 @@ async def dial(address: str, user: StreamUser, *, instance: str, role: str, iden
         address: path of a Unix socket, or ``tcp:host:port``.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: nobody listens there; with TLS also: somebody else does, or our certificates cannot be used.
     """
     hello = Dialer(instance=instance, role=role, identity=identity, key=key, nonce=new_nonce())
     loop = asyncio.get_running_loop()
@@ -250,7 +251,7 @@ async def dial(address: str, user: StreamUser, *, instance: str, role: str, iden
     if place is None:
         _, stream = await loop.create_unix_connection(lambda: Stream(user, hello), address)
     else:
-        connecting = loop.create_connection(lambda: Stream(user, hello), *place)
+        connecting = loop.create_connection(lambda: Stream(user, hello), *place, ssl=tls.dialer_context())
         _, stream = await asyncio.wait_for(connecting, HELLO_TIMEOUT_S)
     return stream
 
@@ -275,13 +276,19 @@ def listen_tcp(host: str) -> socket.socket:
 async def accept(
     listener: socket.socket, user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]
 ) -> asyncio.Server:
-    """Let dialers in; ``user`` is told of each of them, and ``key_for`` what each must prove to hold."""
+    """Let dialers in; ``user`` is told of each of them, and ``key_for`` what each must prove to hold.
+
+    Raises:
+        OSError: the cluster has TLS, and its certificates cannot be used.
+    """
 
     factory = acceptor(user, instance=instance, key_for=key_for)
     loop = asyncio.get_running_loop()
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(factory, sock=listener)
-    return await loop.create_server(factory, sock=listener)
+    context = tls.acceptor_context()
+    limit_s = HELLO_TIMEOUT_S if context is not None else None
+    return await loop.create_server(factory, sock=listener, ssl=context, ssl_handshake_timeout=limit_s)
 
 
 def acceptor(user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]) -> Callable[[], Stream]:

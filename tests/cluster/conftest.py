@@ -38,9 +38,22 @@ class Nodes:
         """Take a node away: in good order, or as when its machine loses power."""
         self._cluster.remove_node(node, allow_graceful=not by_surprise)
 
+    @property
+    def head_pid(self) -> int:
+        """The process that knows the cluster."""
+        return _pid(self.head, "gcs_server")
+
+    def raylet_pid(self, node: object) -> int:
+        """The process that is a node."""
+        return _pid(node, "raylet")
+
     def end(self) -> None:
         ray.shutdown()
         self._cluster.shutdown()
+
+
+def _pid(node: object, role: str) -> int:
+    return int(node.all_processes[role][0].process.pid)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ class KeyValueStore:
         """
         if self._doubtful:
             self._write(self._kept)  # a write of which we never heard must not come to light later
-        elif self._read().epoch > self._kept.epoch:
+        elif self._epoch_kept() > self._kept.epoch:
             raise StoreError("another controller has taken over this instance")
         replies = dict(self._kept.replies)
         if reply_to:
@@ -89,6 +89,12 @@ class KeyValueStore:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _epoch_kept(self) -> int:
+        try:
+            return self._read().epoch
+        except StoreError as error:
+            raise StoreError(f"the change was not made: {error}") from None
 
     def _read(self) -> Kept:
         try:

@@ -12,7 +12,7 @@ from pointsman.controller.kvstore import KeyValueStore
 from pointsman.controller.serving import serve
 from pointsman.controller.store import Store
 from pointsman.engine.base import MetricsPort
-from pointsman.engine.folder import lock_state_folder
+from pointsman.engine.folder import forget_state, lock_state_folder
 from pointsman.engine.listening import listen_for_metrics
 from pointsman.engine.ray.engine import RayEngine
 from pointsman.engine.ray.folder import NodeFolder
@@ -66,10 +66,13 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         listeners=[control, abroad],
         stopped=stopped,
         metrics=metrics,
+        node_address=host,
         environ=given.environ,
         wait_for_resources_s=given.wait_for_resources_s,
         ready=lambda controller: running(Running(where, metrics_port, partial(end_soon, controller))),
     )
+    if given.state_dir:  # it was shut down: whatever else ends a controller does not come here
+        forget_state(Path(given.state_dir))
     folder.forget("ctl")
     folder.leave()
 

@@ -93,6 +93,12 @@ def lock_state_folder(folder: Path) -> int:
     return lock
 
 
+def forget_state(folder: Path) -> None:
+    """Remove what is stored in a state folder, whose lock we hold."""
+    for path in folder.glob("state.db*"):
+        path.unlink()
+
+
 def _file_system(path: Path) -> str:
     """The type of the file system that holds a path, as Linux names it; empty on systems that do not say."""
     try:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pointsman.engine.child import Lifeline, pack_handover
-from pointsman.engine.folder import InstanceFolder
+from pointsman.engine.folder import InstanceFolder, forget_state
 from pointsman.engine.output import OutputPump
 from pointsman.engine.spawn import Child, spawn
 from pointsman.model import Environment
@@ -112,8 +112,7 @@ class Supervisor:
         self._pump.close()
         self._folder.remove()
         if self._forget and self._order.state_dir:
-            for path in Path(self._order.state_dir).glob("state.db*"):
-                path.unlink()
+            forget_state(Path(self._order.state_dir))
 
     # Processes
 

@@ -39,7 +39,13 @@ class Page:
 
 def scrape(client: serve.Client) -> Page:
     """The metrics of an instance as they are now."""
-    answer = httpx.get(f"{client.metrics_address}/metrics", timeout=30)
+    assert client.metrics_address is not None
+    return scrape_at(client.metrics_address)
+
+
+def scrape_at(address: str) -> Page:
+    """The metrics of one node."""
+    answer = httpx.get(f"{address}/metrics", timeout=30)
     assert answer.status_code == 200
     return Page(answer.text)
 

@@ -41,6 +41,34 @@ class Reason(str, Enum):
     STREAM_BROKEN = "stream_broken"
 
 
+class Placement(Struct, frozen=True):
+    """On which nodes of a cluster replicas may run.
+
+    Attributes:
+        node: the only one; with ``prefer`` the first, where it lives and has room.
+        labels: what a node's labels must be, by their names; of several the first that some node meets.
+        group: a placement group's id, in which all amounts are counted; ``bundle`` -1 is any of its bundles.
+        capture: whether what user code starts in the cluster runs in the group too.
+    """
+
+    node: str = ""
+    prefer: bool = False
+    labels: tuple[dict[str, str], ...] = ()
+    group: str = ""
+    bundle: int = -1
+    capture: bool = False
+
+    def __str__(self) -> str:
+        if self.group:
+            return f"placement group {self.group}" + (f", bundle {self.bundle}" if self.bundle >= 0 else "")
+        if self.labels:
+            return "nodes with labels " + " or ".join(str(selector) for selector in self.labels)
+        return f"node {self.node}"
+
+
+ANYWHERE = Placement()
+
+
 class Resources(Struct, frozen=True):
     """What one replica needs. Amounts may be fractions; ``memory`` is in bytes.
 
@@ -48,6 +76,7 @@ class Resources(Struct, frozen=True):
         env_vars: variables of its process; they win over all others.
         working_dir: folder that it works in, and that comes first in its import path; empty for the shipper's.
         py_modules: packages and modules that it can import, by absolute path.
+        placement: where on a cluster.
     """
 
     num_cpus: float = 1.0
@@ -57,6 +86,7 @@ class Resources(Struct, frozen=True):
     env_vars: dict[str, str] = {}
     working_dir: str = ""
     py_modules: tuple[str, ...] = ()
+    placement: Placement = ANYWHERE
 
 
 class ReplicaConfig(Struct, frozen=True):
@@ -317,6 +347,7 @@ class NodeCapacity(Struct, frozen=True):
     num_gpus: int = 0
     memory: float = 0.0
     custom: dict[str, float] = {}
+    labels: dict[str, str] = {}
     gpu_ids: tuple[str, ...] = ()
     """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs, in order; empty means 0, 1, 2, ..."""
 

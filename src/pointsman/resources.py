@@ -15,17 +15,17 @@ from pointsman.importpath import refuse_open
 from pointsman.model import Resources
 
 _AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
-_REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
+REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
 _SETTINGS = ("env_vars", "working_dir", "py_modules")
 """Names of Ray's ``runtime_env``, which may also be given in a dict of that name."""
-_KNOWN = (*_AMOUNTS, "resources", *_SETTINGS, "runtime_env")
+KNOWN = (*_AMOUNTS, "resources", *_SETTINGS, "runtime_env")
 _OF_ENV = ("conda", "pip", "uv", "py_executable")
 
 
 def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
     """Resources of one replica from ``ray_actor_options``.
 
-    ``object_store_memory`` is checked and has no meaning on the local engine, which has no object store.
+    ``object_store_memory`` is checked and has no meaning: no call goes through an object store.
 
     Raises:
         TypeError: not a dict, or a value of the wrong type.
@@ -36,10 +36,10 @@ def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
     if not isinstance(options, dict):
         raise TypeError(f"ray_actor_options must be a dict, not {options!r}")
     for key in options:
-        if key in _REFUSED:
+        if key in REFUSED:
             raise ValueError(f"ray_actor_options cannot set {key!r}: Pointsman manages it")
-        if key not in _KNOWN:
-            raise ValueError(f"ray_actor_options has no option {key!r} on the local engine{nearest(key, _KNOWN)}")
+        if key not in KNOWN:
+            raise ValueError(f"ray_actor_options has no option {key!r} on the local engine{nearest(key, KNOWN)}")
     settings = _settings(options)
     amounts = {name: _amount(name, options[name]) for name in _AMOUNTS if options.get(name) is not None}
     if amounts.get("num_gpus", 0) > 1 and amounts["num_gpus"] % 1:
@@ -124,7 +124,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in _OF_ENV:
             raise ValueError(f"runtime_env cannot set {name!r}; give the backend's environment as env=...")
         if name not in _SETTINGS:
-            raise ValueError(f"runtime_env has no {name!r} on the local engine{nearest(str(name), _SETTINGS)}")
+            raise ValueError(f"runtime_env has no {name!r} here{nearest(str(name), _SETTINGS)}")
         if name in settings:
             raise ValueError(f"{name} is given twice, as an option and in runtime_env; give it once")
     return {**settings, **{name: value for name, value in inner.items() if value is not None}}
@@ -164,5 +164,5 @@ def _local_path(value: Any, what: str) -> str:
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise TypeError(f"{what} must be a path, not {value!r}")
     if "://" in os.fspath(value):
-        raise ValueError(f"{what} is {value!r}, and the local engine fetches nothing; give a path")
+        raise ValueError(f"{what} is {value!r}, and Pointsman fetches nothing; give a path")
     return os.path.abspath(os.path.expanduser(value))

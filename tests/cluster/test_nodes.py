@@ -15,11 +15,14 @@ import httpx
 import psutil
 import pytest
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 import pointsman as serve
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from tests.cluster.conftest import Nodes
 from tests.conftest import http_for, wait_until
+from tests.metrics import Page, scrape_at
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -108,6 +111,89 @@ def test_replicas_go_where_there_is_room(client: serve.Client, name: str) -> Non
         client.delete_backend(tag)
 
 
+def pages_of(client: serve.Client) -> dict[str, Page]:
+    """What each node's metrics show now."""
+    return {one["node"]: scrape_at(one["address"]) for one in client.status()["metrics"]}
+
+
+def replicas_shown(pages: dict[str, Page], backend: str) -> list[tuple[str, str]]:
+    """Node and tag of each replica that a gauge names."""
+    gauges = [(node, page.of("serve_replica_processing_queries", backend=backend)) for node, page in pages.items()]
+    return [(node, labels["replica"]) for node, samples in gauges for labels, _ in samples]
+
+
+def test_metrics_on_each_node(client: serve.Client, nodes: Nodes, name: str) -> None:
+    """Each node serves what happens there, and all of them together everything; who dies takes its gauges along, and
+    who serves them comes back at the same port (MO6, MO5)."""
+    client.deploy(name, Where, ray_actor_options={"num_cpus": 0, "resources": {"disk": 0.25}})
+    wait_until(lambda: len(client.status()["metrics"]) == 3, what="metrics of three nodes")
+    called = [client.get_handle(name).remote().result() for _ in range(7)]
+    pages = pages_of(client)
+    (replica,) = client.status()["backends"][name]["replicas"]
+    assert replicas_shown(pages, name) == [(called[0]["node"], replica["tag"])]
+    assert sum(page.sum("serve_backend_request_counter", backend=name) for page in pages.values()) == 7
+    assert client.stats()["backends"][name]["requests"] == 7
+
+    os.kill(replica["pid"], signal.SIGKILL)
+    wait_until(
+        lambda: [tag != replica["tag"] for _, tag in replicas_shown(pages_of(client), name)] == [True],
+        what="the gauges of the new replica, and of no other",
+    )
+    address = next(one["address"] for one in client.status()["metrics"] if one["node"] == called[0]["node"])
+    port = int(address.rpartition(":")[2])
+    serving = {c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == psutil.CONN_LISTEN}
+    assert len(serving) == 1
+    os.kill(serving.pop() or 0, signal.SIGKILL)
+    wait_until(lambda: answers(address), what="metrics at the same port")
+    assert sum(page.sum("serve_backend_request_counter", backend=name) for page in pages_of(client).values()) == 7
+    client.delete_endpoint(name)
+    client.delete_backend(name)
+
+
+def answers(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/metrics").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_metrics_of_a_lost_node_are_gone(client: serve.Client, nodes: Nodes, name: str) -> None:
+    """A node that loses power takes its metrics along, and no other shows gauges of what ran there (MO5)."""
+    lost = nodes.add(num_cpus=1, resources={name: 1})
+    client.create_backend(name, Where, ray_actor_options={"num_cpus": 0, "resources": {name: 1}})
+    wait_until(lambda: len(client.status()["metrics"]) == 4, what="metrics of the new node")
+    assert len(replicas_shown(pages_of(client), name)) == 1
+    nodes.remove(lost, by_surprise=True)
+    wait_until(lambda: len(client.status()["metrics"]) == 3, what="the end of the lost node's metrics")
+    assert replicas_shown(pages_of(client), name) == []
+    client.delete_backend(name, force=True)
+
+
+def test_options_of_places(client: serve.Client, name: str) -> None:
+    """A node, a placement group or an option that does not exist: replicas run there, or are refused in one sentence,
+    and nothing is left behind (EN3, RM2, RM3)."""
+    disk = next(node["NodeID"] for node in ray.nodes() if node["Alive"] and "disk" in node["Resources"])
+    there = {"num_cpus": 1, "scheduling_strategy": NodeAffinitySchedulingStrategy(disk, soft=False)}
+    client.deploy(name, Where, ray_actor_options=there)
+    assert client.get_handle(name).remote().result()["node"] == disk
+    with pytest.raises(InsufficientResourcesError, match=rf"asked for 5 x .num_cpus=1. on node {disk} more, free: "):
+        client.create_backend(f"{name}-more", Where, config={"num_replicas": 5}, ray_actor_options=there)
+
+    group = placement_group([{"CPU": 1, "disk": 0.25}])
+    ray.get(group.ready())
+    inside = {"num_cpus": 0.5, "scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
+    client.deploy(name, Where, ray_actor_options=inside, config={"num_replicas": 2})
+    assert client.get_handle(name).remote().result()["node"] == disk
+    with pytest.raises(InsufficientResourcesError, match=f"placement group {group.id.hex()}"):
+        client.update_backend_config(name, {"num_replicas": 3})
+    with pytest.raises(ValueError, match="'max_concurrency': replicas are not called through Ray"):
+        client.create_backend(f"{name}-more", Where, ray_actor_options={"max_concurrency": 3})
+    assert f"{name}-more" not in client.list_backends()
+    client.delete_endpoint(name)
+    client.delete_backend(name)
+    remove_placement_group(group)
+
+
 def test_a_change_waits_for_nodes(nodes: Nodes, name: str) -> None:
     """With wait_for_resources_s a backend that fits nowhere waits, and runs once a node with room has joined (RM3)."""
     with serve.start(
@@ -194,7 +280,7 @@ import sys, time
 import pointsman as serve
 client = serve.start(engine="ray", address=sys.argv[1], http_options={"port": 0}, metrics_export_port=None)
 client.deploy("m", lambda request: __import__("os").getpid(), config={"num_replicas": 2})
-print(*(replica["pid"] for replica in client.status()["backends"]["m"]["replicas"]), flush=True)
+print("pids:", *(replica["pid"] for replica in client.status()["backends"]["m"]["replicas"]), flush=True)
 time.sleep(600)
 """
 
@@ -208,7 +294,8 @@ def test_the_driver_is_killed(nodes: Nodes, client: serve.Client) -> None:
     before = named_actors()
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, nodes.address], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
-    pids = [int(pid) for pid in driver.stdout.readline().split()]
+    line = next(line for line in driver.stdout if line.startswith("pids:"))  # Ray prints there as well
+    pids = [int(pid) for pid in line.split()[1:]]
     assert len(pids) == 2
     driver.kill()
     driver.wait()
@@ -266,4 +353,6 @@ def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     assert "ready at http://127.0.0.1:" in started
     assert f"pointsman status --name shell --address {nodes.address}" in started
     assert json.loads(pointsman("status", "--json", *where))["name"] == "shell"
+    assert json.loads(pointsman("traffic", "show", "--json", *where)) == {}
+    assert pointsman("env", "list", "--address", nodes.address)
     assert "has ended" in pointsman("shutdown", *where)

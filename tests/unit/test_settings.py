@@ -45,7 +45,7 @@ def test_modules_that_are_imported_here() -> None:
     [
         ({"working_dir": 3}, TypeError, "working_dir must be a path"),
         ({"working_dir": "/nowhere"}, ValueError, "working_dir '/nowhere' is not a folder"),
-        ({"working_dir": "s3://bucket/a.zip"}, ValueError, "the local engine fetches nothing"),
+        ({"working_dir": "s3://bucket/a.zip"}, ValueError, "Pointsman fetches nothing"),
         ({"py_modules": "package"}, TypeError, "must be a list"),
         ({"py_modules": [3]}, TypeError, "must be a path"),
         ({"py_modules": ["/nowhere"]}, ValueError, "'/nowhere' of py_modules is neither"),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.common import AsJson, print_json, terminal
+from pointsman.cli.common import AsJson, ClusterAddress, print_json, terminal
+from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
     from pointsman.environments.kept import Kept
@@ -17,11 +18,11 @@ app = typer.Typer(help="Look at Python environments made from requirements, and 
 
 
 @app.command(name="list")
-def list_(as_json: AsJson = False) -> None:
+def list_(address: ClusterAddress = None, as_json: AsJson = False) -> None:
     """Show the environments that were made, and which of them backends use."""
     from pointsman.environments.kept import kept_environments
 
-    _show([(kept, "") for kept in kept_environments()], as_json)
+    _show([(kept, "") for kept in kept_environments()], as_json, _used(address))
 
 
 @app.command()
@@ -29,12 +30,19 @@ def prune(
     unused_for: Annotated[
         float, typer.Option("--unused-for", help="Keep those asked for within this many days.", metavar="DAYS", min=0)
     ] = 0.0,
+    address: ClusterAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove environments that no backend of a running instance uses. Those asked for in the last 10 minutes stay."""
+    from pointsman.engine.ray.folder import is_in_use_here
     from pointsman.environments.kept import kept_environments, prunable, remove, remove_dangling_links
 
-    used = _used()
+    if address is None and is_in_use_here():
+        raise ServeException(
+            "an instance on a Ray cluster has processes on this machine, and may use environments; say which cluster,"
+            " such as --address auto"
+        )
+    used = _used(address)
     rows = []
     for kept in kept_environments():
         gone = prunable(kept, used, unused_for * DAY_S) and remove(kept)
@@ -43,8 +51,7 @@ def prune(
     _show(rows, as_json, used)
 
 
-def _show(rows: list[tuple[Kept, str]], as_json: bool, used: set[str] | None = None) -> None:
-    used = _used() if used is None else used
+def _show(rows: list[tuple[Kept, str]], as_json: bool, used: set[str]) -> None:
     report = [
         {
             "packages": list(kept.made.packages) if kept.made else [],
@@ -64,14 +71,14 @@ def _show(rows: list[tuple[Kept, str]], as_json: bool, used: set[str] | None = N
     show_environments(report, terminal())
 
 
-def _used() -> set[str]:
-    """Interpreters that backends of live instances use; raises when one of them cannot be asked."""
-    from pointsman.engine.folder import live_folders
-    from pointsman.engine.local import address_of
+def _used(cluster: str | None) -> set[str]:
+    """Interpreters that backends of live instances use, of this machine and of a cluster; raises when one of them
+    cannot be asked."""
+    from pointsman.engine.instances import live_addresses
     from pointsman.starting import attach
 
     used: set[str] = set()
-    for folder in live_folders():
-        for backend in attach(address_of(folder)).status()["backends"].values():
+    for address in live_addresses(cluster):
+        for backend in attach(address).status()["backends"].values():
             used.update(backend["pythons"])
     return used

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.common import AsJson, Name, connect_to, print_json, terminal
+from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 
 if TYPE_CHECKING:
     from pointsman.client import Client
@@ -29,10 +29,11 @@ Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="Shard keys.",
 def show(
     endpoint: Annotated[str | None, typer.Argument(metavar="[ENDPOINT]", show_default=False)] = None,
     name: Name = "default",
+    address: ClusterAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Show who answers and who gets copies: one endpoint, or all."""
-    client = connect_to(name)
+    client = connect_to(name, address)
     policies = {one: client.get_traffic(one) for one in ([endpoint] if endpoint else sorted(client.list_endpoints()))}
     if as_json:
         print_json(policies)
@@ -52,9 +53,10 @@ def set_(
         str | None, typer.Option("--policy", help="A policy of your own, or 'weighted'.", metavar="MODULE:NAME")
     ] = None,
     name: Name = "default",
+    address: ClusterAddress = None,
 ) -> None:
     """Split an endpoint's traffic by weight. Shadows and pins stay."""
-    client = connect_to(name)
+    client = connect_to(name, address)
     if policy is not None:
         sys.path.append(str(Path.cwd()))  # where a policy of one's own is likely to be
     client.set_traffic(endpoint, _weights(weights), policy=policy)
@@ -62,9 +64,11 @@ def set_(
 
 
 @app.command()
-def history(endpoint: Endpoint, name: Name = "default", as_json: AsJson = False) -> None:
+def history(
+    endpoint: Endpoint, name: Name = "default", address: ClusterAddress = None, as_json: AsJson = False
+) -> None:
     """Show the last 50 policies: when, what and who changed them."""
-    changes = connect_to(name).traffic_history(endpoint)
+    changes = connect_to(name, address).traffic_history(endpoint)
     if as_json:
         print_json(changes)
         return
@@ -80,9 +84,10 @@ def rollback(
         int | None, typer.Option("--to", help="Which version; the one before by default.", metavar="VERSION")
     ] = None,
     name: Name = "default",
+    address: ClusterAddress = None,
 ) -> None:
     """Bring an older policy back, weights and shadows."""
-    client = connect_to(name)
+    client = connect_to(name, address)
     before = client.get_traffic(endpoint)["version"]
     client.rollback_traffic(endpoint, to)
     last = client.traffic_history(endpoint)[-1]
@@ -101,25 +106,28 @@ def shadow(
         str, typer.Argument(metavar="PROPORTION", help="From 0, which ends it, to 1.", show_default=False)
     ],
     name: Name = "default",
+    address: ClusterAddress = None,
 ) -> None:
     """Send copies of calls to a backend, whose answers are thrown away."""
-    client = connect_to(name)
+    client = connect_to(name, address)
     client.shadow_traffic(endpoint, backend, _number(proportion))
     _show(client, endpoint)
 
 
 @app.command()
-def pin(endpoint: Endpoint, keys: Keys, backend: Backend, name: Name = "default") -> None:
+def pin(
+    endpoint: Endpoint, keys: Keys, backend: Backend, name: Name = "default", address: ClusterAddress = None
+) -> None:
     """Send all calls with these shard keys to one backend."""
-    client = connect_to(name)
+    client = connect_to(name, address)
     client.pin(endpoint, keys, backend)
     _show(client, endpoint)
 
 
 @app.command()
-def unpin(endpoint: Endpoint, keys: Keys, name: Name = "default") -> None:
+def unpin(endpoint: Endpoint, keys: Keys, name: Name = "default", address: ClusterAddress = None) -> None:
     """Let weights decide again about these shard keys."""
-    client = connect_to(name)
+    client = connect_to(name, address)
     client.unpin(endpoint, keys)
     _show(client, endpoint)
 
@@ -129,10 +137,11 @@ def explain(
     endpoint: Endpoint,
     key: Annotated[str | None, typer.Option("--key", help="A shard key.", metavar="KEY")] = None,
     name: Name = "default",
+    address: ClusterAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which backend answers calls with a shard key, and why."""
-    explanation = connect_to(name).explain(endpoint, shard_key=key)
+    explanation = connect_to(name, address).explain(endpoint, shard_key=key)
     if as_json:
         print_json(explanation)
         return

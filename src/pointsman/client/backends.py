@@ -10,10 +10,10 @@ from pointsman.client.operations import Operations, author, new_id
 from pointsman.client.shipping import Code, check_crossing, prepare
 from pointsman.config import BackendConfig
 from pointsman.deadline import check_timeout
+from pointsman.engine.instances import parse_actor_options
 from pointsman.environments.kinds import Kind, parse_env
 from pointsman.model import BackendSpec, Resources
 from pointsman.policy.shardkey import check_source
-from pointsman.resources import parse_actor_options
 from pointsman.usercode import carries_code
 from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, UpdateBackendConfig
 
@@ -38,7 +38,7 @@ class BackendOperations(Operations):
                 :class:`ImportedBackend` names one that only the replicas import.
             actor_init_args: positional arguments of the class's constructor.
             ray_actor_options: resources of each replica: ``num_cpus``, ``num_gpus``, ``memory``, ``resources``,
-                ``env_vars``, ``working_dir``, ``py_modules``.
+                ``env_vars``, ``working_dir``, ``py_modules``; on a Ray cluster also on which nodes.
             config: a :class:`BackendConfig` or a dict of its fields.
             env: the Python environment of the replicas: a :class:`VirtualEnv`, a :class:`CondaEnv` or the name of a
                 conda environment; that of the caller by default.
@@ -51,7 +51,7 @@ class BackendOperations(Operations):
         """
         tag = options.check_object_name(backend_tag, "backend_tag")
         spec = options.config_spec(config)
-        resources = parse_actor_options(ray_actor_options)
+        resources = parse_actor_options(ray_actor_options, self._credentials.control_path)
         kind = parse_env(env)
         if kind is not None and tag in self._status().backends:  # sooner than the controller would say so
             raise ValueError(f"backend {tag!r} exists already; delete it first, or use deploy() to replace its code")
@@ -130,7 +130,9 @@ class BackendOperations(Operations):
         """
         options.check_object_name(name, "name")
         changes, user_config = options.config_changes(config, "config")
-        resources = parse_actor_options(ray_actor_options) if ray_actor_options is not None else None
+        resources = None
+        if ray_actor_options is not None:
+            resources = parse_actor_options(ray_actor_options, self._credentials.control_path)
         kind = parse_env(env)
         present = self._present(name)
         if resources is None and present is not None:

@@ -6,9 +6,10 @@ GPUs stay free as long as possible; whole numbers take whole free GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from pointsman.model import Allocation, Capacity, NodeCapacity, Resources
+from pointsman.model import ANYWHERE, Allocation, Capacity, NodeCapacity, Placement, Resources
+from pointsman.placement import counted, is_of_group, matches
 
 SHORT_NAME = 8
 """Characters of a node's name in texts; Ray's have 56."""
@@ -25,7 +26,8 @@ class NodeLedger:
     """
 
     def __init__(self, name: str, capacity: NodeCapacity) -> None:
-        self._name = name
+        self.name = name
+        self.labels = capacity.labels
         self._replicas = 0
         self._cpus = capacity.num_cpus
         self._memory = capacity.memory
@@ -34,6 +36,7 @@ class NodeLedger:
 
     def place(self, resources: Resources) -> Allocation | None:
         """Take room for one replica; None, and nothing taken, when there is not enough."""
+        wanted, resources = resources, counted(resources)
         if self._cpus is not None and resources.num_cpus > self._cpus + EPSILON:
             return None
         if resources.memory > self._memory + EPSILON:
@@ -43,7 +46,7 @@ class NodeLedger:
         gpus = self._choose_gpus(resources.num_gpus)
         if gpus is None:
             return None
-        allocation = Allocation(resources, gpus, self._name)
+        allocation = Allocation(wanted, gpus, self.name)
         self.take(allocation)
         return allocation
 
@@ -59,7 +62,7 @@ class NodeLedger:
         parts = [f"num_gpus={_amount(sum(self._gpus))}", f"memory={_amount(self._memory)}"]
         if self._cpus is not None:
             parts.insert(0, f"num_cpus={_amount(self._cpus)}")
-        parts += [f"{name}={_amount(amount)}" for name, amount in sorted(self._custom.items())]
+        parts += [f"{name}={_amount(free)}" for name, free in sorted(self._custom.items()) if not is_of_group(name)]
         largest = max(self._gpus, default=0.0)
         if 0 < largest < 1 - EPSILON:
             parts[parts.index(f"num_gpus={_amount(sum(self._gpus))}")] += f" (at most {_amount(largest)} on one GPU)"
@@ -78,7 +81,7 @@ class NodeLedger:
     def take(self, allocation: Allocation) -> None:
         """Count what a replica holds."""
         self._replicas += 1
-        resources = allocation.resources
+        resources = counted(allocation.resources)
         if self._cpus is not None:
             self._cpus -= resources.num_cpus
         self._memory -= resources.memory
@@ -107,11 +110,24 @@ class Ledger:
 
     def place(self, resources: Resources) -> Allocation | None:
         """Take room for one replica; None, and nothing taken, when no node has enough."""
-        for node in sorted(self._nodes.values(), key=lambda node: node.preference(resources)):
-            allocation = node.place(resources)
-            if allocation is not None:
-                return allocation
+        for nodes in self._choices(resources.placement):
+            for node in sorted(nodes, key=lambda node: node.preference(resources)):
+                allocation = node.place(resources)
+                if allocation is not None:
+                    return allocation
         return None
+
+    def _choices(self, placement: Placement) -> Iterator[list[NodeLedger]]:
+        """The nodes that will do, better ones before others."""
+        nodes = list(self._nodes.values())
+        if placement.labels:
+            for selector in placement.labels:
+                yield [node for node in nodes if matches(node.labels, selector)]
+            return
+        if placement.node:
+            yield [node for node in nodes if node.name == placement.node]
+        if placement.prefer or not placement.node:
+            yield nodes
 
     def describe(self) -> str:
         """What is free, for error messages."""
@@ -130,7 +146,8 @@ def describe_request(resources: Resources, count: int) -> str:
     if resources.memory:
         parts.append(f"memory={_amount(resources.memory)}")
     parts += [f"{name}={_amount(amount)}" for name, amount in sorted(resources.custom.items())]
-    return f"{count} x ({', '.join(parts)})"
+    where = f" on {resources.placement}" if resources.placement != ANYWHERE else ""
+    return f"{count} x ({', '.join(parts)}){where}"
 
 
 def visible_devices(allocation: Allocation, capacity: Capacity) -> str:

@@ -23,7 +23,8 @@ from pointsman.engine.base import Engine
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from pointsman.model import Reason, RoutingTable
 from pointsman.telemetry.exporter import Exporter
-from pointsman.telemetry.summary import reading_of
+from pointsman.telemetry.summary import joined, reading_of
+from pointsman.wire.address import node_here
 from pointsman.wire.auth import (
     ROLE_GRANT,
     ROLE_INGRESS,
@@ -69,11 +70,13 @@ class Service:
     Args:
         handover: what this controller was given; the keys of all roles come from its master key.
         exporter: collects this node's metrics; None where nothing is recorded.
+        metrics_url: where it serves them.
     """
 
-    def __init__(self, handover: ControllerHandover, exporter: Exporter | None = None) -> None:
+    def __init__(self, handover: ControllerHandover, exporter: Exporter | None = None, metrics_url: str = "") -> None:
         self._handover = handover
         self._exporter = exporter
+        self._metrics_url = metrics_url
         self._controller: Controller | None = None
         self._engine: Engine
         self._room: RoomSeeker
@@ -225,14 +228,14 @@ class Service:
     ) -> bytes:
         controller = self.controller
         if isinstance(command, Query):
-            return pack(status_of(controller, self._handover, self.ingresses()))
+            return pack(status_of(controller, self._handover, self.ingresses(), self._metrics_addresses()))
         if isinstance(command, QueryTraffic):
             return pack(traffic_of(controller.desired, command.name))
         if isinstance(command, QueryMetrics):
             if self._exporter is None:
                 raise ServeException("this instance records no metrics (metrics_export_port=None)")
-            metrics = await self._exporter.collect()
-            return pack(reading_of(metrics, asyncio.get_running_loop().time()))
+            here = reading_of(await self._exporter.collect(), asyncio.get_running_loop().time())
+            return pack(joined(here, await self._engine.read_metrics()))
         if isinstance(command, Await):
             own = self._subscriptions.get(stream)
             await controller.wait(command, frozenset({own.number} if own else ()), progress)
@@ -264,6 +267,10 @@ class Service:
                     await asyncio.wait_for(event.wait(), min(1.0, left_s))
         finally:
             self._ingress_waiters.discard(event)
+
+    def _metrics_addresses(self) -> dict[str, str]:
+        own = {node_here(): self._metrics_url} if self._metrics_url else {}
+        return {**own, **self._engine.metrics_addresses}
 
     def _serves(self, subscription: Subscription) -> bool:
         return self.controller.observed.confirmed.get(subscription.number, 0) > 0

@@ -14,6 +14,7 @@ from pointsman.controller.launch import Launcher
 from pointsman.controller.service import Service
 from pointsman.engine.base import Engine, EventSink
 from pointsman.engine.instances import metrics_folder
+from pointsman.engine.listening import url_of
 from pointsman.telemetry import families
 from pointsman.telemetry.book import Book
 from pointsman.telemetry.exporter import Exporter
@@ -30,6 +31,7 @@ async def serve(
     listeners: Sequence[socket.socket],
     stopped: asyncio.Event,
     metrics: socket.socket | None = None,
+    node_address: str = "127.0.0.1",
     environ: Mapping[str, str] = os.environ,
     wait_for_resources_s: float = 0.0,
     ready: Callable[[Controller], object] = lambda controller: None,
@@ -40,6 +42,7 @@ async def serve(
         engine: makes the engine, given where its events go and the connections.
         listeners: where everyone dials; connections wait there until all is ready.
         metrics: where this node's metrics are scraped.
+        node_address: at which others reach this node.
         environ: the instance's environment, as of ``start``.
         wait_for_resources_s: how long a change may wait for nodes to join.
         ready: called once everyone is let in.
@@ -49,7 +52,7 @@ async def serve(
     """
     loaded = store.open()
     exporter = await _start_exporter(metrics_folder(handover.control_path), metrics)
-    service = Service(handover, exporter)
+    service = Service(handover, exporter, url_of(metrics, node_address) if metrics is not None else "")
     raised = engine(lambda event: controller.process_event(event), service)
     controller = Controller(
         engine=raised,

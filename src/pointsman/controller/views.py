@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pointsman.controller.observed import Phase
@@ -21,7 +21,12 @@ class Subscriber(Protocol):
     pid: int
 
 
-def status_of(controller: Controller, handover: ControllerHandover, ingresses: Sequence[Subscriber]) -> Status:
+def status_of(
+    controller: Controller,
+    handover: ControllerHandover,
+    ingresses: Sequence[Subscriber],
+    metrics: Mapping[str, str],
+) -> Status:
     """Everything at this moment."""
     desired, confirmed = controller.desired, controller.observed.confirmed
     return Status(
@@ -33,6 +38,7 @@ def status_of(controller: Controller, handover: ControllerHandover, ingresses: S
         endpoints=desired.endpoints,
         backends={tag: _backend_view(controller, spec) for tag, spec in desired.backends.items()},
         ingresses=tuple(IngressView(i.pid, confirmed.get(i.number, 0) >= controller.table.version) for i in ingresses),
+        metrics=dict(metrics),
     )
 
 

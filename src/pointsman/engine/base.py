@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from pointsman.model import Capacity, Resources
+from pointsman.telemetry.summary import Reading
 from pointsman.wire.handover import HTTPSettings, Launch, ProcessEvent, ShutdownOrder
 
 EventSink = Callable[[ProcessEvent], None]
@@ -45,6 +46,13 @@ class Engine(Protocol):
 
     def ask_for(self, resources: Resources | None, count: int) -> None:
         """Have nodes added for so many replicas, where nodes can be; None and 0 take that back."""
+
+    @property
+    def metrics_addresses(self) -> dict[str, str]:
+        """Where metrics are served on nodes other than the controller's: node -> base URL."""
+
+    async def read_metrics(self) -> list[Reading]:
+        """What is counted there now; nodes that do not answer are left out."""
 
     @property
     def ingresses_wanted(self) -> int:

@@ -6,13 +6,16 @@ is meant, and not before.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pointsman.engine import local
 from pointsman.engine.base import Address, Plan, Raised
+from pointsman.engine.folder import live_folders
 from pointsman.engine.relay import ask_relay, locator_by_relay, relay_here
 from pointsman.exceptions import ServeException
+from pointsman.model import Resources
 
 RAY_PREFIX = "ray:"
 
@@ -50,6 +53,35 @@ def find_instance(name: str, engine: str, address: str | None = None) -> Address
 
         return find_on_ray(name, address)
     return local.find_instance(name)
+
+
+def live_addresses(cluster: str | None) -> list[Address]:
+    """How to reach all live instances of this user on this machine and, where its address is given, of a Ray cluster.
+
+    Raises:
+        ServeException: no cluster runs there.
+    """
+    found = [local.address_of(folder) for folder in live_folders()]
+    if cluster is not None:
+        from pointsman.engine.ray.driver import all_on_ray
+
+        found += all_on_ray(cluster)
+    return found
+
+
+def parse_actor_options(options: Mapping[str, Any] | None, control_path: str) -> Resources:
+    """What each replica of a backend needs, from ``ray_actor_options``, and on a cluster where it may run.
+
+    Raises:
+        TypeError, ValueError: an option that the engine does not know, or a bad value.
+    """
+    if on_ray(control_path):
+        from pointsman.engine.ray.options import parse_options
+
+        return parse_options(options)
+    from pointsman import resources  # not by replicas, whose environment need not have what that imports
+
+    return resources.parse_actor_options(options)
 
 
 def address_of(control_path: str) -> Address:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pointsman.engine.processes import is_stopped
 from pointsman.model import Resources
+from pointsman.telemetry.summary import Reading
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
 from pointsman.wire.messages import pack, unpack
@@ -56,6 +57,13 @@ class SupervisorLink:
 
     def ask_for(self, resources: Resources | None, count: int) -> None:
         pass  # this machine does not grow
+
+    @property
+    def metrics_addresses(self) -> dict[str, str]:
+        return {}
+
+    async def read_metrics(self) -> list[Reading]:
+        return []
 
     async def refresh(self) -> None:
         pass  # this machine stays as it is

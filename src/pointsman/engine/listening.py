@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 import socket
@@ -37,6 +38,13 @@ def listen_for_metrics(wanted: MetricsPort) -> socket.socket:
         listener = listen(wanted.host, 0)
         log.warning("port %d is in use, so metrics are at port %d", wanted.port, listener.getsockname()[1])
         return listener
+
+
+def url_of(listener: socket.socket, node_address: str = "127.0.0.1") -> str:
+    """The base URL of a listening socket: at this node's address, where it listens at all of them."""
+    host, port = listener.getsockname()[:2]
+    host = node_address if ipaddress.ip_address(host).is_unspecified else host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -42,6 +42,15 @@ def reading_of(metrics: Mapping[str, Metric], time: float) -> Reading:
     return Reading(time, kept)
 
 
+def joined(reading: Reading, others: Iterable[Reading]) -> Reading:
+    """A node's reading and those of other nodes as one, at the time of the first: a series is there once for each."""
+    metrics = {name: list(series) for name, series in reading.metrics.items()}
+    for other in others:
+        for name, series in other.metrics.items():
+            metrics.setdefault(name, []).extend(series)
+    return Reading(reading.time, metrics)
+
+
 def quantile(bounds: Iterable[float], counts: Numbers, q: float) -> float | None:
     """The value below which a share ``q`` of the counted ones lie, linear within a bucket; None when there are none.
 

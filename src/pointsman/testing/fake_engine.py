@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from pointsman.model import Reason, Resources, RoutingTable
+from pointsman.telemetry.summary import Reading
 from pointsman.wire.frames import Kind
 from pointsman.wire.handover import Launch, LaunchNote, ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
@@ -193,6 +194,13 @@ class FakeEngine:
 
     def ask_for(self, resources: Resources | None, count: int) -> None:
         pass
+
+    @property
+    def metrics_addresses(self) -> dict[str, str]:
+        return {}
+
+    async def read_metrics(self) -> list[Reading]:
+        return []
 
     async def refresh(self) -> None:
         pass

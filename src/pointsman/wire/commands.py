@@ -229,6 +229,8 @@ class Status(msgspec.Struct, frozen=True):
     endpoints: dict[str, EndpointSpec]
     backends: dict[str, BackendView]
     ingresses: tuple[IngressView, ...]
+    metrics: dict[str, str] = {}
+    """Node -> base URL of its metrics."""
 
 
 class TrafficView(msgspec.Struct, frozen=True):

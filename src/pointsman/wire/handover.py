@@ -100,6 +100,16 @@ class IngressHandover(Message, frozen=True):
     log_format: str = "text"
 
 
+class MetricsHandover(Message, frozen=True):
+    """For who serves the metrics of a node of a cluster, where the controller of ``namespace`` is on another one."""
+
+    instance: str
+    namespace: str
+    host: str
+    port: int
+    log_format: str = "text"
+
+
 class ControllerHandover(Message, frozen=True):
     instance: str
     name: str

@@ -15,8 +15,8 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pointsman.engine.ray.guests import GuestError, GuestHost
-from pointsman.engine.ray.hosts import Birth, ProcessHost
+from pointsman.engine.ray.guests import GuestError
+from pointsman.engine.ray.hosts import Birth, Introduction
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,15 @@ class Wanted(NamedTuple):
     """An actor to be.
 
     Attributes:
+        host: the actor's class.
         name: in the instance's namespace.
-        method: of :class:`ProcessHost`: what it shall be.
+        method: of ``host``: what it shall be.
         birth: what it is given.
         options: of the actor: resources, runtime environment.
         node: where it must run; empty lets Ray choose.
     """
 
+    host: type
     name: str
     method: str
     birth: Birth
@@ -56,12 +58,12 @@ class Actors:
 
     Args:
         namespace: the instance's.
-        began: told the name, process id and node.
+        began: told the name and who it is.
         ended: told the name and how.
     """
 
     def __init__(
-        self, namespace: str, *, began: Callable[[str, int, str], None], ended: Callable[[str, Ending], None]
+        self, namespace: str, *, began: Callable[[str, Introduction], None], ended: Callable[[str, Ending], None]
     ) -> None:
         self._namespace = namespace
         self._began = began
@@ -79,10 +81,29 @@ class Actors:
         self._handles[wanted.name] = None
         self._order(wanted.name, lambda: self._start(wanted))
 
-    def adopt(self, name: str) -> None:
-        """Watch an actor that an earlier controller has made; ``ended`` follows."""
+    def adopt(self, name: str, *, introduce: bool = False) -> None:
+        """Watch an actor that an earlier controller has made; ``ended`` follows.
+
+        Args:
+            introduce: ask who it is as well; only of those that can be asked at any time.
+        """
         self._handles[name] = None
-        self._order(name, lambda: self._watch(name, ray.get_actor(name, namespace=self._namespace)))
+        self._order(name, lambda: self._adopt(name, introduce))
+
+    async def ask(self, name: str, method: str) -> Any:
+        """What an actor's method returns. Raises RayError, KeyError: it has ended."""
+        reference = await self.run(lambda: getattr(self._handles[name], method).remote())
+        return await asyncio.wrap_future(reference.future())
+
+    def send(self, name: str, method: str) -> None:
+        """Have an actor do something, if it still lives."""
+
+        def order() -> None:
+            handle = self._handles.get(name)
+            if handle is not None:
+                getattr(handle, method).remote()
+
+        self.run(order)
 
     def kill(self, name: str) -> None:
         """End an actor now; ``ended`` follows."""
@@ -107,10 +128,9 @@ class Actors:
 
     def _start(self, wanted: Wanted) -> None:
         options = dict(wanted.options)
-        if wanted.node:
+        if wanted.node and "scheduling_strategy" not in options:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(wanted.node, soft=False)
-        host = GuestHost if wanted.birth.environment is not None else ProcessHost
-        actor = ray.remote(host).options(
+        actor = ray.remote(wanted.host).options(
             name=wanted.name,
             namespace=self._namespace,
             lifetime="detached",  # it outlives this controller, and ends itself with the instance
@@ -118,12 +138,21 @@ class Actors:
             **options,
         )
         name, handle = wanted.name, actor.remote(wanted.birth)
+        self._when_done(self._have_introduced(name, handle), name)
+        self._when_done(getattr(handle, wanted.method).remote(), name)
+        self._watch(name, handle)
+
+    def _have_introduced(self, name: str, handle: Any) -> Any:
         introduced = handle.introduce.remote()
         introduced.future().add_done_callback(
-            lambda future: None if future.exception() else self._tell(self._began, name, *future.result())
+            lambda future: None if future.exception() else self._tell(self._began, name, future.result())
         )
-        self._when_done(introduced, name)
-        self._when_done(getattr(handle, wanted.method).remote(), name)
+        return introduced
+
+    def _adopt(self, name: str, introduce: bool) -> None:
+        handle = ray.get_actor(name, namespace=self._namespace)
+        if introduce:
+            self._have_introduced(name, handle)
         self._watch(name, handle)
 
     def _watch(self, name: str, handle: Any) -> None:

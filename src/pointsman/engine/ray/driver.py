@@ -18,7 +18,7 @@ from pointsman.engine.base import Address, Cluster, MetricsPort, Plan
 from pointsman.engine.listening import bind, listen_for_metrics
 from pointsman.engine.ray import cluster
 from pointsman.engine.ray.hosts import ControllerHost
-from pointsman.engine.ray.names import ANONYMOUS, CONTROLLER, namespace_in, namespace_of
+from pointsman.engine.ray.names import ANONYMOUS, CONTROLLER, is_ours, namespace_in, namespace_of
 from pointsman.engine.ray.nodes import alive_nodes
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
@@ -124,16 +124,24 @@ def find_on_ray(name: str, address: str | None) -> Address:
     Raises:
         ServeException: there is none.
     """
-    if not cluster.is_member():
-        cluster.join(Cluster(address or "auto", allow_insecure=True), Capacity())
+    _be_member(address)
     controller = _controller_of(namespace_of(name))
     if controller is None:
         raise ServeException(
             f"no instance named {name!r} is running on this cluster; start one with"
             f" start(detached=True, name={name!r}, engine='ray')"
         )
-    set_node(str(ray.get_runtime_context().get_node_id()))
     return _address(controller)
+
+
+def all_on_ray(address: str) -> list[Address]:
+    """All live instances of the cluster at an address, named or not. Raises ServeException: no cluster is there."""
+    _be_member(address)
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    controllers = [
+        _controller_of(a["namespace"]) for a in actors if a["name"] == CONTROLLER and is_ours(a["namespace"])
+    ]
+    return [_address(controller) for controller in controllers if controller is not None]
 
 
 def address_on_ray(control_path: str) -> Address:
@@ -141,6 +149,7 @@ def address_on_ray(control_path: str) -> Address:
     controller = _controller_of(namespace_in(control_path)) if ray.is_initialized() else None
     if controller is None:
         raise ServeException("the instance of this handle has ended, or this process is not in its Ray cluster")
+    set_node(str(ray.get_runtime_context().get_node_id()))
     return _address(controller)
 
 
@@ -154,6 +163,12 @@ def wait_on_ray(control_path: str) -> None:
             ray.get(controller.attend.remote())
         except RayError:
             time.sleep(0.05)
+
+
+def _be_member(address: str | None) -> None:
+    if not cluster.is_member():
+        cluster.join(Cluster(address or "auto", allow_insecure=True), Capacity())
+    set_node(str(ray.get_runtime_context().get_node_id()))
 
 
 def _raise(plan: Plan) -> RayInstance:

@@ -1,4 +1,5 @@
-"""The end of an instance on a cluster, in order: ingresses finish, then replicas; who does not finish is killed."""
+"""The end of an instance on a cluster, in order: ingresses finish, then replicas, then who serves metrics; who does not
+finish is killed."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pointsman.engine.ray.actors import Actors, Ending
-from pointsman.engine.ray.names import replica_name
+from pointsman.engine.ray.names import INGRESS_PREFIX, METRICS_PREFIX
 from pointsman.wire.frames import Kind
 
 if TYPE_CHECKING:
@@ -21,15 +22,20 @@ KILLED_S = 2.0
 
 async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], *, drain_s: float) -> None:
     """End every process of the instance; each kind has ``drain_s`` seconds to finish."""
-    mine = {replica_name(number) for number in replicas}
 
     def stop_replicas() -> None:
         for number in replicas:
             peers.tell_replica(number, Kind.STOP, b"")
 
-    ingresses = [name for name in actors.names if name not in mine]
+    def stop_exporters() -> None:
+        for name in exporters:
+            actors.send(name, "end")
+
+    ingresses = [name for name in actors.names if name.startswith(INGRESS_PREFIX)]
+    exporters = [name for name in actors.names if name.startswith(METRICS_PREFIX)]
     await _end(actors, ingresses, lambda: peers.tell_ingresses(Kind.STOP), drain_s)
-    await _end(actors, actors.names, stop_replicas, drain_s)
+    await _end(actors, [name for name in actors.names if name not in exporters], stop_replicas, drain_s)
+    await _end(actors, exporters, stop_exporters, KILLED_S)
 
 
 async def _end(actors: Actors, names: list[str], tell: Callable[[], None], drain_s: float) -> None:

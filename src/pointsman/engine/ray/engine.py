@@ -13,19 +13,24 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 import ray
-from ray._private.state import available_resources_per_node
+from ray._private.state import available_resources_per_node, total_resources_per_node
 from ray.autoscaler.sdk import request_resources
 
 from pointsman.engine.base import EventSink
 from pointsman.engine.processes import is_stopped
 from pointsman.engine.ray.actors import Actors, Ending, Wanted
 from pointsman.engine.ray.ending import end_in_order
-from pointsman.engine.ray.hosts import Birth
+from pointsman.engine.ray.exporters import Exporters
+from pointsman.engine.ray.guests import GuestHost
+from pointsman.engine.ray.hosts import Birth, Introduction, ProcessHost
 from pointsman.engine.ray.ingresses import Ingresses
 from pointsman.engine.ray.kv import KeyValueError, KeyValues
 from pointsman.engine.ray.names import replica_name
-from pointsman.engine.ray.nodes import Amounts, alive_nodes, as_ray, capacity_of, used_by_others
+from pointsman.engine.ray.nodes import Amounts, alive_nodes, as_ray, capacity_of, labels_of, used_by_others
+from pointsman.engine.ray.options import group_strategy
+from pointsman.exceptions import ServeException
 from pointsman.model import CALLER, Allocation, Capacity, Environment, Resources
+from pointsman.telemetry.summary import Reading
 from pointsman.wire.address import node_here
 from pointsman.wire.frames import Kind
 from pointsman.wire.handover import ClusterHandover, Launch, ProcessEvent, ShutdownOrder
@@ -86,9 +91,11 @@ class RayEngine:
         self._kv = KeyValues(given.namespace)
         self._actors = Actors(given.namespace, began=self._began, ended=self._ended)
         self._ingresses = Ingresses(given, self._actors)
+        self._exporters = Exporters(given, self._actors, node_here())
         self._notes: dict[int, Note] = {}
         self._seen: tuple[Amounts, Amounts] = {}, {}
         """What each node has, and what others than we hold of it."""
+        self._labels: dict[str, dict[str, str]] = {}
         self._capacity = Capacity(nodes={})
         self._suspects: dict[str, float] = {}
         self._returned: list[tuple[float, Allocation]] = []
@@ -113,6 +120,7 @@ class RayEngine:
         live = {number: (note.pid, note.note) for number, note in self._notes.items()}
         self._events(ProcessEvent("recovered", live=live))
         self._ingresses.adopt(names)
+        self._exporters.adopt(names)
         await self.refresh()
         self._spawn(self._watch_nodes())
 
@@ -128,6 +136,7 @@ class RayEngine:
         if not resources.num_gpus:
             env["CUDA_VISIBLE_DEVICES"] = ""  # Ray sets it only for those who have asked for some
         options = {
+            "scheduling_strategy": group_strategy(resources.placement),
             "num_cpus": resources.num_cpus,
             "num_gpus": resources.num_gpus,
             "memory": int(resources.memory) or None,
@@ -135,12 +144,13 @@ class RayEngine:
             # What Ray must know before it starts the process; without it, it may take one that waits already.
             "runtime_env": {"env_vars": resources.env_vars} if resources.env_vars else None,
         }
-        with_metrics = self._given.metrics_host is not None
+        with_metrics, environment = self._given.metrics_host is not None, _other_environment(order)
         self._actors.start(
             Wanted(
+                host=ProcessHost if environment is None else GuestHost,
                 name=replica_name(order.number),
                 method="be_replica",
-                birth=Birth(order.label, order.handover, env, with_metrics, _other_environment(order)),
+                birth=Birth(order.label, order.handover, env, with_metrics, environment),
                 options={key: value for key, value in options.items() if value is not None},
                 node=order.allocation.node,
             )
@@ -163,6 +173,13 @@ class RayEngine:
             self._ending = True
             self._spawn(self._shut_down(order))
 
+    @property
+    def metrics_addresses(self) -> dict[str, str]:
+        return self._exporters.addresses
+
+    async def read_metrics(self) -> list[Reading]:
+        return await self._exporters.read()
+
     def disconnected(self, number: int) -> None:
         """A replica has hung up."""
         self._loop.call_later(SILENT_S, self._check_on, number)
@@ -174,7 +191,7 @@ class RayEngine:
 
     async def refresh(self) -> None:
         """Look at what is free now; a ``capacity`` event has come when this returns, if anything is new."""
-        totals, available = await self._actors.run(_look)
+        totals, available, self._labels = await self._actors.run(_look)
         self._returned = [(until, share) for until, share in self._returned if until > self._loop.time()]
         held = [note.allocation for note in self._notes.values()]
         returned = [share for _, share in self._returned]
@@ -187,23 +204,30 @@ class RayEngine:
         self._suspects = {node: until for node, until in self._suspects.items() if until > now}
         usable = {node: total for node, total in totals.items() if node not in self._suspects}
         self._ingresses.keep_up(usable)
-        capacity = capacity_of(usable, others)
+        self._exporters.keep_up(usable, {*self._ingresses.homes, *(n.allocation.node for n in self._notes.values())})
+        capacity = capacity_of(usable, others, self._labels)
         if capacity != self._capacity:
             self._capacity = capacity
             self._events(ProcessEvent("capacity", capacity=capacity))
 
     # What comes back
 
-    def _began(self, name: str, pid: int, node: str) -> None:
+    def _began(self, name: str, who: Introduction) -> None:
+        if who.metrics:
+            self._exporters.serves(who)
         for number, note in self._notes.items():
             if replica_name(number) == name:
-                allocation = Allocation(note.allocation.resources, note.allocation.gpus, node)
-                self._notes[number] = Note(pid, note.note, allocation)
+                allocation = Allocation(note.allocation.resources, note.allocation.gpus, who.node)
+                self._notes[number] = Note(who.pid, note.note, allocation)
                 self._write(number, self._notes[number])
-                self._events(ProcessEvent("started", number, pid))
+                self._events(ProcessEvent("started", number, who.pid))
                 return
 
     def _ended(self, name: str, ending: Ending) -> None:
+        if self._exporters.ended(name, ending, restart=not self._ending):
+            if not self._ending:
+                log.warning("what serves the metrics of a node has ended, and is started again: %s", ending.text)
+            return
         if self._ingresses.ended(name, ending, restart=not self._ending):
             self._events(ProcessEvent("ingress_exited", exit=ending.text))
             return
@@ -234,8 +258,8 @@ class RayEngine:
             await asyncio.sleep(LOOK_PERIOD_S)
             try:
                 await self.refresh()
-            except Exception as error:  # noqa: BLE001 - Ray's errors while its head is away have no common base
-                log.warning("the cluster cannot be looked at: %s", error)
+            except ServeException as error:
+                log.warning("%s", error)
 
     async def _shut_down(self, order: ShutdownOrder) -> None:
         await end_in_order(self._actors, self._peers, list(self._notes), drain_s=order.drain_s)
@@ -276,9 +300,14 @@ def _other_environment(order: Launch) -> Environment | None:
     return environment
 
 
-def _look() -> tuple[Amounts, Amounts]:
-    totals = {node: dict(total) for node, total in alive_nodes(ray.nodes()).items()}
-    return totals, available_resources_per_node()
+def _look() -> tuple[Amounts, Amounts, dict[str, dict[str, str]]]:
+    try:
+        nodes, full, available = ray.nodes(), total_resources_per_node(), available_resources_per_node()
+    except Exception as error:  # noqa: BLE001 - what Ray raises while its head is away has no common base
+        raise ServeException(f"the cluster does not say what its nodes have: {error}") from None
+    # What placement groups have reserved is in the second view only, which knows of a new node a little later.
+    totals = {node: dict(full.get(node) or total) for node, total in alive_nodes(nodes).items()}
+    return totals, available, labels_of(nodes)
 
 
 def _living(namespace: str) -> Collection[str]:

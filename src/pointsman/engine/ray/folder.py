@@ -1,4 +1,4 @@
-"""An instance's folder on one node of the cluster: the Unix sockets of the processes that run there.
+"""An instance's folder on one node of the cluster: sockets of the processes that run there, and what they count.
 
 Each process holds a shared lock on it for as long as it lives; a folder that nobody holds is rubbish, and is removed by
 whoever comes by: the last process that leaves, or the first of another instance.
@@ -14,15 +14,19 @@ from pathlib import Path
 
 from pointsman.engine.folder import make_private, runtime_folder
 from pointsman.engine.ray.names import instance_in
+from pointsman.wire.address import node_here
 
 PREFIX = ".ray."
+SHORT_NODE = 8
+"""Characters of a node's name in a path, which has room for 100 in all."""
 
 
 class NodeFolder:
-    """See the module. Made and locked by the constructor's caller through :meth:`enter`."""
+    """See the module. On the node of this process; made and locked through :meth:`enter`."""
 
     def __init__(self, instance: str) -> None:
-        self.path = runtime_folder() / f"{PREFIX}{instance}"
+        # Several nodes may be on one machine; each has a folder of its own.
+        self.path = runtime_folder() / f"{PREFIX}{instance}.{node_here()[:SHORT_NODE]}"
         self.replica_sockets = self.path / "r"
         self.metrics = self.path / "m"
         self._lock = -1
@@ -67,6 +71,15 @@ class NodeFolder:
             os.close(self._lock)
             self._lock = -1
         _remove_unheld(self.path)
+
+
+def is_in_use_here() -> bool:
+    """Whether any instance on a cluster has processes of this user on this machine."""
+    for path in runtime_folder().glob(f"{PREFIX}*"):
+        _remove_unheld(path)
+        if path.exists():
+            return True
+    return False
 
 
 def _remove_unheld(path: Path) -> None:

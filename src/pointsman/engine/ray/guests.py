@@ -16,7 +16,7 @@ import msgspec
 import ray
 
 from pointsman.engine.child import pack_handover
-from pointsman.engine.ray.hosts import Birth, ProcessHost, node_of_this_process
+from pointsman.engine.ray.hosts import Birth, Introduction, ProcessHost, node_of_this_process
 from pointsman.engine.ray.locating import ask_now
 from pointsman.engine.relay import answer
 from pointsman.engine.spawn import Child, spawn
@@ -40,8 +40,8 @@ class GuestHost(ProcessHost):
         self._child: Child | None = None
         self._begun = asyncio.Event()  # Ray does not promise that calls come in order to one that has a loop
 
-    async def introduce(self) -> tuple[int, str]:  # type: ignore[override]
-        """Start the child; its process id, and the node.
+    async def introduce(self) -> Introduction:  # type: ignore[override]
+        """Start the child, and say who that is.
 
         Raises:
             GuestError: its interpreter is not on this node, or cannot be run.
@@ -60,7 +60,7 @@ class GuestHost(ProcessHost):
             raise GuestError(f"could not be started: {error}") from None
         self._begun.set()
         _on_a_thread(_copy, output)
-        return self._child.process.pid, node_of_this_process()
+        return Introduction(self._child.process.pid, node_of_this_process())
 
     async def be_replica(self) -> None:  # type: ignore[override]
         """Wait for the child's end, which is this actor's end as well.

@@ -2,6 +2,7 @@
 
     ControllerHost   the controller on a thread of its own; Ray makes it anew when it has died
     ProcessHost      an ingress or a replica on the main thread, until it ends (``guests`` has another kind)
+    MetricsHost      a node's metrics; in ``exporters``
 
 The process itself is the ``run`` of ``pointsman.<role>.__main__``, the very function that the local engine runs; it is
 found by name, as there, since an engine knows nothing of what it hosts.
@@ -15,6 +16,7 @@ import importlib
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,6 +58,14 @@ class Running(NamedTuple):
     end: Callable[[], None]
 
 
+class Introduction(NamedTuple):
+    """Which process an actor is, its node, and the base URL of the metrics that it serves, if any."""
+
+    pid: int
+    node: str
+    metrics: str = ""
+
+
 class ControllerHost:
     """The controller's actor. Its methods are answered on Ray's own loop, which the controller does not share.
 
@@ -65,7 +75,9 @@ class ControllerHost:
 
     def __init__(self, packed: bytes) -> None:
         given = msgspec.msgpack.decode(packed, type=ClusterHandover)
-        again = ray.get_runtime_context().was_current_actor_reconstructed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of what Ray itself uses in there
+            again = ray.get_runtime_context().was_current_actor_reconstructed
         # Who has taken the port of the metrics since then must not keep a controller from coming back.
         self._given = msgspec.structs.replace(given, metrics_strict=given.metrics_strict and not again)
         self._running: concurrent.futures.Future[Running] = concurrent.futures.Future()
@@ -141,13 +153,14 @@ class ProcessHost:
 
     def __init__(self, birth: Birth) -> None:
         self._birth = birth
+        set_node(node_of_this_process())
 
     def __repr__(self) -> str:
         return self._birth.label
 
-    def introduce(self) -> tuple[int, str]:
-        """The process id and node of what it hosts."""
-        return os.getpid(), node_of_this_process()
+    def introduce(self) -> Introduction:
+        """Who it is; asked once, before it is anything."""
+        return Introduction(os.getpid(), node_of_this_process())
 
     def be_replica(self) -> None:
         """Run a replica to its end, which is this actor's end as well."""
@@ -163,7 +176,6 @@ class ProcessHost:
             OSError: the port cannot be bound.
         """
         handover = self._enter(IngressHandover)
-        set_node(node_of_this_process())
         self._be("ingress", handover)
         self._folder.leave()
         ray.actor.exit_actor()

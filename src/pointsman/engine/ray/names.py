@@ -8,6 +8,9 @@ from __future__ import annotations
 from pointsman.engine.instances import RAY_PREFIX
 
 CONTROLLER = "controller"
+REPLICA_PREFIX = "replica-"
+INGRESS_PREFIX = "ingress-"
+METRICS_PREFIX = "metrics-"
 ANONYMOUS = "pointsman-anonymous-"
 NAMED = "pointsman/"
 
@@ -15,6 +18,11 @@ NAMED = "pointsman/"
 def namespace_of(name: str) -> str:
     """The namespace of a named instance."""
     return NAMED + name
+
+
+def is_ours(namespace: str) -> bool:
+    """Whether a namespace of the cluster is that of an instance."""
+    return namespace.startswith((ANONYMOUS, NAMED))
 
 
 def control_path_of(namespace: str, instance: str) -> str:
@@ -30,8 +38,12 @@ def instance_in(control_path: str) -> str:
 
 
 def replica_name(number: int) -> str:
-    return f"replica-{number}"
+    return f"{REPLICA_PREFIX}{number}"
 
 
 def ingress_name(node: str, index: int) -> str:
-    return f"ingress-{index}-{node}"
+    return f"{INGRESS_PREFIX}{index}-{node}"
+
+
+def metrics_name(node: str) -> str:
+    return f"{METRICS_PREFIX}{node}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pointsman.model import Allocation, Capacity, NodeCapacity
+from pointsman.placement import counted
 
 Amounts = dict[str, dict[str, float]]
 """Node -> resource -> amount."""
@@ -21,6 +22,11 @@ def alive_nodes(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, fl
     """Node -> its total resources, for nodes that live; the head comes first."""
     found = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
     return dict(sorted(found.items(), key=lambda item: (HEAD_RESOURCE not in item[1], item[0])))
+
+
+def labels_of(nodes: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Node -> its labels, for nodes that live."""
+    return {node["NodeID"]: dict(node.get("Labels") or {}) for node in nodes if node["Alive"]}
 
 
 def used_by_others(
@@ -65,7 +71,9 @@ def _sums(allocations: Iterable[Allocation]) -> Amounts:
 
 
 def capacity_of(
-    totals: Mapping[str, Mapping[str, float]], others: Mapping[str, Mapping[str, float]] | None = None
+    totals: Mapping[str, Mapping[str, float]],
+    others: Mapping[str, Mapping[str, float]] | None = None,
+    labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Capacity:
     """What we may hand out on each node."""
     nodes = {}
@@ -78,12 +86,13 @@ def capacity_of(
             num_gpus=int(free.get("GPU", 0.0) + NOISE),
             memory=free.get("memory", 0.0),
             custom=custom,
+            labels=dict((labels or {}).get(node_id, {})),
         )
     return Capacity(num_cpus=0.0, nodes=nodes)
 
 
 def as_ray(allocation: Allocation) -> dict[str, float]:
     """What one replica holds, by Ray's names."""
-    resources = allocation.resources
+    resources = counted(allocation.resources)
     amounts = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": resources.memory, **resources.custom}
     return {name: amount for name, amount in amounts.items() if amount}

@@ -246,7 +246,9 @@ def noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Makes replicas in memory note what they start, in a file of this path."""
     path = str(tmp_path / "started")
     monkeypatch.setattr(
-        replicas, "Runtime", lambda config: Runtime(config, started=StartedUntilTold(StartedCalls(path)))
+        replicas,
+        "Runtime",
+        lambda config, **others: Runtime(config, started=StartedUntilTold(StartedCalls(path)), **others),
     )
     return path
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from pointsman.model import Reason, ReplicaConfig
+from pointsman.replica.metrics import NO_METRICS, NoRecorder, ReplicaMetrics
 from pointsman.replica.streams import STREAM_WINDOW
 from pointsman.testing import INSTANCE, MemoryReplica, real_time, run, settle
 from pointsman.testing.replicas import KEY
@@ -82,11 +84,20 @@ class Caller:
         self._changed.set()
 
 
-def with_replica(test: Callable[[MemoryReplica, Caller], Any], code: Any, **config: Any) -> None:
+def metrics_of(recorder: NoRecorder) -> ReplicaMetrics:
+    """Have one recorder told of everything."""
+    metrics = ReplicaMetrics(None)
+    metrics.loop = metrics.thread = recorder
+    return metrics
+
+
+def with_replica(
+    test: Callable[[MemoryReplica, Caller], Any], code: Any, metrics: ReplicaMetrics = NO_METRICS, **config: Any
+) -> None:
     """Run a test against one replica and one connection to it."""
 
     async def main() -> None:
-        async with MemoryReplica(code, config=ReplicaConfig(**config)) as replica:
+        async with MemoryReplica(code, config=ReplicaConfig(**config), metrics=metrics) as replica:
             try:
                 await test(replica, await Caller().connect(replica))
             finally:
@@ -379,3 +390,53 @@ def test_a_reader_that_leaves_closes_the_producer(code: Any) -> None:
         assert caller.of(stream)[-1].kind == Kind.CHUNK
 
     with_replica(test, code)
+
+
+# --- what is counted -----------------------------------------------------------------------------------------------
+
+
+class HeldUp(NoRecorder):
+    """Takes its time to note that a call of user code is over."""
+
+    def __init__(self) -> None:
+        self.told, self.may_go_on = threading.Event(), threading.Event()
+
+    def ran(self, began: float, size: int) -> None:
+        self.told.set()
+        self.may_go_on.wait()
+
+
+def test_a_sync_call_is_counted_before_its_caller_hears() -> None:
+    """Whoever has an answer finds its call counted: while it is not, the answer stays here (MO1)."""
+    held_up = HeldUp()
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        call = caller.call()
+        while not held_up.told.is_set():
+            await asyncio.sleep(0.001)
+        await settle()
+        assert not caller.frames
+        held_up.may_go_on.set()
+        assert (await caller.answer(call)).kind == Kind.REPLY
+
+    with_replica(test, models.echo_sync, metrics=metrics_of(held_up))
+
+
+def test_an_async_call_is_counted_before_its_caller_hears() -> None:
+    """The same on the loop, where an answer leaves at once when it is the only one (MO1)."""
+
+    class Notes(NoRecorder):
+        def ran(self, began: float, size: int) -> None:
+            (pipe,) = replicas[0].pipes
+            JOURNAL.append(f"{len(pipe.back.writes)} writes")
+
+    replicas: list[MemoryReplica] = []
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        replicas.append(replica)
+        (pipe,) = replica.pipes
+        before = len(pipe.back.writes)
+        assert (await caller.answer(caller.call())).kind == Kind.REPLY
+        assert [f"{before} writes"] == JOURNAL
+
+    with_replica(test, models.echo_async, metrics=metrics_of(Notes()))

@@ -156,11 +156,13 @@ class IngressApp:
         """Send an answer to the client, whole or chunk by chunk. Ends the exchange."""
         try:
             await send(response_head(reply, self.exposed(exchange)))
-            if reply.stream is None:
-                body = b"" if reply.status in (204, 304) else bytes(reply.body)
-                await send({"type": "http.response.body", "body": body})
-            else:
+            body = b""
+            if reply.stream is not None:
                 await self._stream(reply.stream, scope, send, exchange)
+            elif reply.status not in (204, 304):
+                body = bytes(reply.body)
+            exchange.over(reply.status)  # before its end can be read: whoever has the answer finds it counted
+            await send({"type": "http.response.body", "body": body})
         finally:
             exchange.over(reply.status)
 
@@ -282,7 +284,6 @@ class IngressApp:
             async for chunk in chunks:
                 if chunk:
                     await send({"type": "http.response.body", "body": bytes(chunk), "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
         except StreamBroken as broken:
             traceback = broken.failure.traceback if broken.failure else ""
             request_id = request_id_of(scope["headers"])

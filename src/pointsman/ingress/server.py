@@ -291,9 +291,9 @@ class DirectAnswer:
         closes = not cycle.keep_alive or (b"connection", b"close") in reply.headers
         close = b"connection: close\r\n" if closes and b"connection: close" not in head else b""
         dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
+        exchange.over(reply.status)  # before it can be read: whoever has the answer finds it counted
         protocol.transport.write(b"".join([status_line, *dates, head, length, close, b"\r\n", body]))
         cycle.response_started = cycle.response_complete = True
-        exchange.over(reply.status)
         if closes:
             protocol.transport.close()
         protocol.on_response_complete()

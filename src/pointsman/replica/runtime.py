@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pointsman.context import call_scope
@@ -27,7 +27,7 @@ from pointsman.replica.item import Item, learn, scope_of, unpacked
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.streams import end_stream, iterate, run_response, stream_from_thread, stream_values
-from pointsman.replica.target import Method, Target, split_batch, whole
+from pointsman.replica.target import Target, split_batch, whole
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
@@ -202,11 +202,8 @@ class Runtime:
         if item is None or item.over:
             return
         method, copy = item.method, item.head.shadow
-        if method.is_async:
-            waiting = self._coroutines.remove(item, key=item.key, copy=copy)
-        else:
-            waiting = self._thread.remove(item, key=item.key, copy=copy)
-        if waiting:
+        executor: CoroutineExecutor[Item] | SyncExecutor[Item] = self._coroutines if method.is_async else self._thread
+        if executor.remove(item, key=item.key, copy=copy):
             self._close(item)
             return
         item.over = True
@@ -261,7 +258,7 @@ class Runtime:
         if not items:
             return
         method = items[0].method
-        post = self._thread.post
+        post, metrics = self._thread.post, self._metrics.thread
         began, size = items[0].began, len(items)
         self._on_thread = (began, items)
         token = call_scope.set(scope_of(items))
@@ -274,35 +271,33 @@ class Runtime:
             else:
                 values = [method.call(items[0].request())]
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
-            for item in items:
-                self._metrics.thread.processed(item, failed=True)
-                post(self._fail, item, *item.describe(error))
+            outcomes: Iterable[tuple[Any, ...]] = [(True, self._fail, *item.describe(error)) for item in items]
         else:
-            for item, value in zip(items, values, strict=True):
-                self._deliver_from_thread(item, value, method)
-        finally:
-            self._on_thread = None
-            call_scope.reset(token)
-            self._metrics.thread.ran(began, size)
+            outcomes = map(self._outcome_on_thread, items, values)
+        for item, (failed, tell, *outcome) in zip(items, outcomes, strict=True):
+            if item is items[-1]:  # before the last answer leaves: who has all of them finds the call counted
+                metrics.ran(began, size)
+            if failed is not None:
+                metrics.processed(item, failed=failed)
+            post(tell, item, *outcome)
+        if not items:  # none could be unpacked
+            metrics.ran(began, size)
+        self._on_thread = None
+        call_scope.reset(token)
 
-    def _deliver_from_thread(self, item: Item, value: Any, method: Method) -> None:
-        tell: Callable[..., None] = self._end_stream
-        outcome: tuple[Any, ...] = ()
-        failed = method.batches and isinstance(value, BaseException)
+    def _outcome_on_thread(self, item: Item, value: Any) -> tuple[Any, ...]:
+        """On the thread: stream or encode a value. Returns whether it failed, if known, and what the loop is to be told."""
         try:
-            if failed:
-                tell, outcome = self._fail_with, (value,)
-            elif inspect.isgenerator(value):
+            if item.method.batches and isinstance(value, BaseException):
+                return True, self._fail_with, value
+            if inspect.isgenerator(value):
                 stream_from_thread(item, value, load=lambda: self.load, post=self._thread.post)
-            elif answers.is_long(value):
-                self._thread.post(self._deliver_later, item, value)
-                return
-            else:
-                tell, outcome = self._reply, (answers.encode_answer(value, item.head.codec),)
+                return False, self._end_stream
+            if answers.is_long(value):
+                return None, self._deliver_later, value
+            return False, self._reply, answers.encode_answer(value, item.head.codec)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
-            failed, tell, outcome = True, self._fail_with, (error,)
-        self._metrics.thread.processed(item, failed=failed)
-        self._thread.post(tell, item, *outcome)
+            return True, self._fail_with, error
 
     # Async user code
 
@@ -318,6 +313,7 @@ class Runtime:
             items[0].task = task  # one that was held back has none yet by which to cancel it
         call_scope.set(scope_of(items))
         began, size = items[0].began, len(items)
+        values: list[Any] = []
         try:
             if method.batches:
                 items, requests = unpacked(items, self._fail_with)
@@ -326,16 +322,11 @@ class Runtime:
                 learn(self._rule, items, began)
             else:
                 result = method.call(items[0].request())
-                values = [result if inspect.isasyncgen(result) else await result]
-            for item, value in zip(items, values, strict=True):
-                if method.batches and isinstance(value, BaseException):
-                    self._fail_with(item, value)
-                elif not answers.is_long(value):
-                    self._deliver_whole(item, value)
-                elif method.batches:
-                    self._deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
+                value = result if inspect.isasyncgen(result) else await result
+                if answers.is_long(value):
+                    await self._deliver(items[0], value)
                 else:
-                    await self._deliver(item, value)
+                    values = [value]
         except asyncio.CancelledError:
             for item in items:  # silent for those who cancelled; user code may also have cancelled itself
                 self._fail_with(item, RuntimeError("user code was cancelled"))
@@ -344,8 +335,15 @@ class Runtime:
             for item in items:
                 self._fail_with(item, error)
         finally:
-            self._metrics.loop.ran(began, size)
+            self._metrics.loop.ran(began, size)  # before answers leave: who has one finds the call counted
             self._coroutines.ended(task)
+        for item, value in zip(items, values, strict=False):
+            if method.batches and isinstance(value, BaseException):
+                self._fail_with(item, value)
+            elif answers.is_long(value):
+                self._deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
+            else:
+                self._deliver_whole(item, value)
 
     async def _deliver(self, item: Item, value: Any) -> None:
         call_scope.set(item.scope())  # a task that was begun by others has theirs

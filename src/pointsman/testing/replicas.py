@@ -23,6 +23,7 @@ from pointsman.model import (
     RoutingTable,
     TrafficPolicy,
 )
+from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.runtime import Runtime
 from pointsman.routing.call import Call, Reply
 from pointsman.testing.pipes import MemoryServer, Pipe
@@ -72,6 +73,7 @@ class MemoryReplica(_Listening):
         init_args: positional arguments of the class.
         config: limits and batching.
         backend: tag of the backend that it is one of.
+        metrics: what it counts with.
 
     Use as an asynchronous context manager; it listens inside. Sync code runs on a thread, which no clock can hurry:
     while a replica of such code is open, time passes as it really does.
@@ -83,8 +85,10 @@ class MemoryReplica(_Listening):
         *init_args: Any,
         config: ReplicaConfig | None = None,
         backend: str = "b",
+        metrics: ReplicaMetrics = NO_METRICS,
     ) -> None:
         super().__init__(backend)
+        self._metrics = metrics
         self._code = pack_code(function_or_class, init_args)
         self._traits = look_at(function_or_class, init_args)
         self._is_async = _is_async(function_or_class)
@@ -101,7 +105,7 @@ class MemoryReplica(_Listening):
         loop = virtual_loop()
         if not self._is_async:
             self._open.enter_context(loop.real_time())
-        self._runtime = Runtime(self._config)
+        self._runtime = Runtime(self._config, metrics=self._metrics)
         with loop.real_time():  # the constructor runs on the thread, whatever comes after
             await self._runtime.load_code(self._code, self._traits)
         self.listen(self._runtime)

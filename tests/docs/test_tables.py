@@ -1,14 +1,17 @@
-"""The tables of numbers in the documentation are what the code computes."""
+"""The tables of the documentation are what the code has, and computes."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from pointsman.model import TrafficPolicy
 from pointsman.policy.traffic import TrafficSplit
+from pointsman.telemetry.families import ALL_FAMILIES, SEED_FAMILIES
 
-TRAFFIC = Path(__file__).resolve().parents[2] / "docs/traffic.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TRAFFIC = DOCS / "traffic.md"
 KEYS = [f"user-{number}" for number in range(20_000)]
 
 
@@ -51,3 +54,16 @@ def test_movement() -> None:
 
 def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
+
+
+def test_every_metric_is_on_the_page_and_on_the_dashboard() -> None:
+    """What the port shows can be looked up, with its type and labels, and seen in Grafana without writing a query."""
+    described = re.findall(r"^\| `(serve_\w+)` \| (\w+) \| ([\w, ]+) \|", (DOCS / "monitoring.md").read_text(), re.M)
+    kinds = {family: "gauge" if family.kind == "largest" else family.kind for family in ALL_FAMILIES}
+    assert sorted(described) == sorted((family.name, kind, ", ".join(family.labels)) for family, kind in kinds.items())
+    assert [name for name, _, _ in described[:9]] == [family.name for family in SEED_FAMILIES]
+    panels = json.loads((DOCS / "monitoring/dashboard.json").read_text())["panels"]
+    asked = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    assert [family.name for family in ALL_FAMILIES if family.name not in asked] == []
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len({panel["id"] for panel in panels}) == len(panels), "panels lie on each other"

@@ -222,7 +222,7 @@ def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:
     if port is None:
         return None
     host = http.host if http.serves and http.host is not None else LOOPBACK
-    return MetricsPort(host, int(port), strict=port is not DEFAULT_METRICS_PORT)
+    return MetricsPort(host, int(port), strict=not isinstance(port, _DefaultPort))
 
 
 def connect(name: str = "default", *, engine: str | None = None, address: str | None = None) -> Client:

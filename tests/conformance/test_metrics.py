@@ -137,7 +137,10 @@ def test_a_batch_that_fails_is_as_many_errors_as_members(client, http, served, n
 
 
 def test_gauges_are_live(client, served, name, tmp_path):
-    """While one query runs and two wait, a scrape says so; when all are done, it says that, too (MO2)."""
+    """While one query runs and two wait, a scrape says so; when all are done, it says that, too (MO2).
+
+    What was started is counted with the time that it waited in the replica; what was not started is not (MO).
+    """
     gate = tmp_path / "gate"
 
     def waits(request):
@@ -153,12 +156,18 @@ def test_gauges_are_live(client, served, name, tmp_path):
         return [page.sum(f"serve_replica_{what}_queries", backend=name) for what in ("processing", "queued")]
 
     wait_until(lambda: gauges() == [1, 2], what="one running and two waiting")
+    seen = time.monotonic()
     futures.pop().cancel()
     wait_until(lambda: gauges() == [1, 1], what="one less waiting")
+    waited_ms = 1000 * (time.monotonic() - seen)
     gate.touch()
     for future in futures:
         future.result()
     wait_until(lambda: gauges() == [0, 0], what="nothing running")
+    page = scrape(client)
+    for started in ("request_counter", "queuing_latency_ms_count", "processing_latency_ms_count"):
+        assert page.sum(f"serve_backend_{started}", backend=name) == 2, f"{started}: one of three was never started"
+    assert page.sum("serve_backend_queuing_latency_ms_sum", backend=name) >= waited_ms
 
 
 def test_calls_that_wait_in_a_router_are_seen(client, served, name, tmp_path):
@@ -228,9 +237,9 @@ def test_refusals_are_told_from_failures(client, http, served, name, tmp_path):
     assert http.get(f"{route}/not").status_code == 404
     assert http.post(route).status_code == 405
     with ThreadPoolExecutor(2) as pool:
-        late = [pool.submit(http.get, route, headers={"x-serve-timeout-s": "1.5"})]
+        late = [pool.submit(http.get, route, headers={"x-serve-timeout-s": "4"})]
         wait_until(lambda: scrape(client).sum("serve_replica_processing_queries", backend=name) == 1)
-        late.append(pool.submit(http.get, route, headers={"x-serve-timeout-s": "1"}))
+        late.append(pool.submit(http.get, route, headers={"x-serve-timeout-s": "3"}))
         wait_until(lambda: scrape(client).sum("serve_router_queued_queries", endpoint=name) == 1)
         assert http.get(route).status_code == 503
         assert [future.result().status_code for future in late] == [504, 503]
@@ -245,7 +254,10 @@ def test_refusals_are_told_from_failures(client, http, served, name, tmp_path):
 
 
 def test_clients_that_leave_are_counted(client, served, name, tmp_path):
-    """A client closes its connection while its request runs: that one has failed, and nobody waits for it (HT10)."""
+    """A client closes its connection while its request runs: that one has failed, and nobody waits for it (HT10).
+
+    It was counted when it came, long before it was known what became of it (MO).
+    """
     gate = tmp_path / "gate"
 
     def waits(request):
@@ -257,6 +269,8 @@ def test_clients_that_leave_are_counted(client, served, name, tmp_path):
     with socket.create_connection((host, int(port))) as rude:
         rude.sendall(f"GET {route} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         wait_until(lambda: scrape(client).sum("serve_replica_processing_queries", backend=name) == 1)
+        assert scrape(client).sum("serve_num_http_requests", route=route) == 1
+        assert scrape(client).sum("serve_http_outcomes_total", route=route) == 0
     gone = {"route": route, "outcome": "failed", "reason": "client_gone"}
     wait_until(lambda: scrape(client).sum("serve_http_outcomes_total", **gone) == 1)
     gate.touch()
@@ -277,10 +291,10 @@ def test_replica_starts_tell_why(client, served, name):
 
 
 def test_hundred_thousand_paths_add_no_series(client, http, served, name):
-    """A scanner tries 100,000 paths: the page stays as long as it was (MO5, H11)."""
+    """A scanner tries 100,000 paths, and methods that nobody knows: the page stays as long as it was (MO5, H11)."""
     route = served(noop)
     http.get(route)
-    http.get("/nowhere")
+    http.post("/nowhere")
     host, _, port = client.http_address.removeprefix("http://").partition(":")
     before = scrape(client)
 
@@ -304,6 +318,12 @@ def test_hundred_thousand_paths_add_no_series(client, http, served, name):
     for thread in threads:
         thread.join()
     after = scrape(client)
+    for method in ("PROPFIND", "BREW", 'G"T', *(f"M{number}" for number in range(20))):
+        with socket.create_connection((host, int(port))) as scanner:
+            scanner.sendall(f"{method} {route} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+            assert scanner.makefile("rb").readline().startswith((b"HTTP/1.1 400", b"HTTP/1.1 405"))
+    refused = {"route": route, "outcome": "refused", "reason": "rejected"}
+    assert scrape(client).series - before.series <= {("serve_http_outcomes_total", frozenset(refused.items()))}
     assert after.series == before.series
     assert after.sum("serve_num_http_requests", route="unmatched") == 100_000 + before.sum(
         "serve_num_http_requests", route="unmatched"
@@ -351,6 +371,24 @@ def test_the_seeds_custom_metric(client, http, served, name):
     assert page.sum("my_counter", backend=name) == 10
     replicas = {labels["replica"] for labels, _ in page.of("my_counter", backend=name)}
     assert replicas <= {r["tag"] for r in client.status()["backends"][name]["replicas"]}
+
+
+class TagsItself:
+    def __init__(self):
+        tags = {"backend": serve.get_current_backend_tag(), "replica": serve.get_current_replica_tag()}
+        self.seen = serve.metrics.Gauge("seen_by", "What a replica has seen.", tag_keys=("backend", "replica"))
+        self.seen.set_default_tags(tags)
+        self.replica = tags["replica"]
+
+    def __call__(self, request):
+        self.seen.set(7)
+        return self.replica
+
+
+def test_a_metric_is_tagged_with_its_replica(client, http, served, name):
+    """A constructor knows which replica it makes, and tags its metrics so (CM2)."""
+    replica = http.get(served(TagsItself)).text
+    assert scrape(client).of("seen_by", backend=name) == [({"backend": name, "replica": replica}, 7.0)]
 
 
 class WithPrometheusClient:

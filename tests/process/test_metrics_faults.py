@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,6 +15,7 @@ import httpx
 import pytest
 
 import pointsman as serve
+from pointsman.starting import DEFAULT_METRICS_PORT
 from tests.conftest import family, http_for, start_client, wait_until
 from tests.metrics import scrape
 
@@ -54,7 +57,7 @@ class MixedBatch(Mixed):
 
 def test_counts_match_the_ledgers(tmp_path):
     """10,000 requests with errors, batches, shadows, retries and a replica that is killed on the way: what the port
-    says is what clients and models have noted, to the last one."""
+    says is what clients and models have noted, to the last one (MO3, MO4, SH5)."""
     noted = {tag: tmp_path / tag for tag in ("one", "many", "shadow")}
     fuse = tmp_path / "fuse"
     with start_client() as client:
@@ -63,7 +66,7 @@ def test_counts_match_the_ledgers(tmp_path):
         client.create_backend("shadow", Mixed, str(noted["shadow"]))
         for tag in ("one", "many"):
             client.create_endpoint(tag, backend=tag, route=f"/{tag}", methods=["GET", "POST"])
-        client.shadow_traffic("one", "shadow", 0.2)
+        client.shadow_traffic("one", "shadow", 1.0)
         seen: Counter[tuple[str, int]] = Counter()
         lock = threading.Lock()
 
@@ -100,13 +103,16 @@ def test_counts_match_the_ledgers(tmp_path):
         def counted(tag: str, what: str) -> float:
             return scrape(client).sum(f"serve_backend_{what}_counter", backend=tag)
 
-        def lines(tag: str) -> Counter[str]:
-            return Counter(noted[tag].read_text().split())
+        def copies() -> float:
+            """Each request to `one` was copied, or its copy dropped."""
+            return counted("shadow", "request") + scrape(client).sum("serve_num_shadow_dropped", backend="shadow")
 
-        wait_until(lambda: counted("shadow", "request") == lines("shadow").total(), what="the last copies' end")
-        for tag in noted:
-            assert counted(tag, "request") == lines(tag).total(), tag
-            assert counted(tag, "error") == lines(tag)["bad"], tag
+        asked = page.sum("serve_num_router_requests", endpoint="one")
+        wait_until(lambda: copies() == asked, what="the end of the last copy")
+        for tag, ledger in noted.items():
+            lines = Counter(ledger.read_text().split())
+            assert counted(tag, "request") == lines.total(), tag
+            assert counted(tag, "error") == lines["bad"], tag
         assert page.sum("serve_router_retries_total", reason="replica_died") >= 1
         starts = page.of("serve_backend_replica_starts", backend="one")
         assert sorted(labels["reason"] for labels, _ in starts) == ["failure", "initial", "initial"]
@@ -119,7 +125,7 @@ def noop(request):
 def test_counts_outlive_those_who_count(tmp_path):
     """Ingress, controller and replica are killed one after the other: no number falls, and the port is back by itself.
 
-    Gauges of the dead are gone; their starts are counted (MO5, FT8).
+    Gauges of the dead are gone; their starts are counted, with the reason (MO4, MO5, FT8).
     """
     with start_client() as client, http_for(client) as http:
         client.create_backend("b", noop)
@@ -169,21 +175,32 @@ def test_given_port_in_use_fails_the_start():
 
 
 def test_default_port_in_use_is_replaced(caplog):
-    """A second instance with the default port: a warning names another port, and the client knows it (MO6)."""
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            other.bind(("127.0.0.1", 8080))
-        except OSError:
-            pass  # somebody else has it, which serves as well
-        else:
-            other.listen()
-        with serve.start(http_options={"port": 0}) as client:
+    """A second instance with the default port: a warning names another port, and the client knows it (MO6).
+
+    The default here is another one than 8080, which any other program on this machine may take or leave meanwhile.
+    """
+    assert inspect.signature(serve.start).parameters["metrics_export_port"].default is DEFAULT_METRICS_PORT
+    assert DEFAULT_METRICS_PORT == 8080
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = type(DEFAULT_METRICS_PORT)(other.getsockname()[1])
+        with start_client(metrics_export_port=taken) as client:
             assert client.metrics_address is not None
             port = client.metrics_address.rpartition(":")[2]
-            assert port != "8080"
-            assert f"port 8080 is in use, so metrics are at port {port}" in caplog.text
+            assert port != str(taken)
+            assert f"port {taken} is in use, so metrics are at port {port}" in caplog.text
             assert scrape(client).sum("serve_process_starts_total") == 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has all of 127.0.0.0/8")
+def test_metrics_are_where_http_is():
+    """HTTP listens at one address of this machine, and the metrics do so too, and at no other (MO6)."""
+    with start_client(host="127.0.0.2") as client:
+        assert client.metrics_address is not None
+        assert client.metrics_address.startswith("http://127.0.0.2:")
+        assert scrape(client).sum("serve_process_starts_total") == 2
+        port = int(client.metrics_address.rpartition(":")[2])
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
 
 
 def test_metrics_can_be_switched_off():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, Counter, Histogram
+from pointsman.telemetry.book import Book, Cells, Counter, Histogram
 
 
 class HTTPMetrics:
@@ -14,30 +14,24 @@ class HTTPMetrics:
     """
 
     def __init__(self, book: Book) -> None:
-        self._book = book
-        self._arrived: dict[str, Counter] = {}
-        self._outcomes: dict[tuple[str, str, str], Counter] = {}
-        self._durations: dict[tuple[str, str], Histogram] = {}
+        self._arrived: Cells[str, Counter] = Cells(lambda route: book.counter(families.HTTP_REQUESTS, route))
+        self._outcomes: Cells[tuple[str, str, str], Counter] = Cells(
+            lambda labels: book.counter(families.HTTP_OUTCOMES, *labels)
+        )
+        self._durations: Cells[tuple[str, str], Histogram] = Cells(
+            lambda names: book.histogram(families.HTTP_DURATION, *names)
+        )
 
     def arrived(self, route: str) -> None:
         """A request, by the template that it matched."""
-        counter = self._arrived.get(route)
-        if counter is None:
-            counter = self._arrived[route] = self._book.counter(families.HTTP_REQUESTS, route)
-        counter.inc()
+        counter = self._arrived[route]
+        counter.values[counter.at] += 1.0
 
     def ended(self, route: str, outcome: str, reason: str) -> None:
         """What became of a request."""
-        key = (route, outcome, reason)
-        counter = self._outcomes.get(key)
-        if counter is None:
-            counter = self._outcomes[key] = self._book.counter(families.HTTP_OUTCOMES, *key)
-        counter.inc()
+        counter = self._outcomes[route, outcome, reason]
+        counter.values[counter.at] += 1.0
 
     def took(self, endpoint: str, backend: str, seconds: float) -> None:
         """How long a request took that had got as far as to a backend."""
-        key = (endpoint, backend)
-        histogram = self._durations.get(key)
-        if histogram is None:
-            histogram = self._durations[key] = self._book.histogram(families.HTTP_DURATION, *key)
-        histogram.observe(seconds)
+        self._durations[endpoint, backend].observe(seconds)

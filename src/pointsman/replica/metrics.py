@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 
 from pointsman.replica.item import Item
 from pointsman.replica.promclient import PrometheusBridge
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, Histogram
+from pointsman.telemetry.book import Book, Cells, Histogram
 
 
 class Recorder:
@@ -16,50 +17,54 @@ class Recorder:
 
     def __init__(self, book: Book, backend: str, replica: str) -> None:
         self._book = book
-        self._names = (backend, replica)
+        self._names = names = (backend, replica)
         self._requests = book.counter(families.BACKEND_REQUESTS, backend)
         self._errors = book.counter(families.BACKEND_ERRORS, backend)
-        self._queued = book.gauge(families.QUEUED_QUERIES, *self._names)
-        self._processing = book.gauge(families.PROCESSING_QUERIES, *self._names)
-        self._queuing = book.histogram(families.QUEUING_LATENCY, *self._names)
-        self._sizes = book.histogram(families.BATCH_SIZE, *self._names)
-        self._latencies: dict[int, Histogram] = {}
+        self._queued = book.gauge(families.QUEUED_QUERIES, *names)
+        self._processing = book.gauge(families.PROCESSING_QUERIES, *names)
+        self._queuing = book.histogram(families.QUEUING_LATENCY, *names)
+        self._latencies: Cells[int, Histogram] = Cells(
+            lambda size: book.histogram(families.PROCESSING_LATENCY, *names, families.size_label(size))
+        )
+
+    @cached_property
+    def _sizes(self) -> Histogram:
+        """Made with the first batch: most backends have none."""
+        return self._book.histogram(families.BATCH_SIZE, *self._names)
 
     def arrived(self) -> None:
         """A query is in the replica."""
-        self._queued.add(1.0)
+        queued = self._queued
+        queued.values[queued.at] += 1.0
 
     def started(self, items: Sequence[Item], now: float) -> None:
         """User code is about to see these, as one batch."""
-        self._queued.add(-len(items))
-        self._processing.add(len(items))
-        self._sizes.observe(len(items))
+        size = len(items)
+        queued, processing = self._queued, self._processing
+        queued.values[queued.at] -= size
+        processing.values[processing.at] += size
+        if items[0].method.batches:
+            self._sizes.observe(size)
         for item in items:
             self._queuing.observe((now - item.arrived) * 1000.0)
 
     def ran(self, began: float, size: int) -> None:
         """A call of user code is over, and what it returned or raised was dealt with."""
-        latency = self._latencies.get(size)
-        if latency is None:
-            label = families.size_label(size)
-            latency = self._book.histogram(families.PROCESSING_LATENCY, *self._names, label)
-            self._latencies[size] = latency
-        latency.observe((time.monotonic() - began) * 1000.0)
+        self._latencies[size].observe((time.monotonic() - began) * 1000.0)
 
     def processed(self, item: Item, *, failed: bool) -> None:
         """User code is done with a query. Told before its answer leaves, and once."""
         item.counted = True
-        self._requests.inc()
+        requests = self._requests
+        requests.values[requests.at] += 1.0
         if failed:
             self._errors.inc()
 
     def closed(self, item: Item) -> None:
         """A query is out of the replica, one way or another."""
-        if not item.began:
-            self._queued.add(-1.0)
-            return
-        self._processing.add(-1.0)
-        if not item.counted:
+        gauge = self._processing if item.began else self._queued
+        gauge.values[gauge.at] -= 1.0
+        if item.began and not item.counted:
             self._requests.inc()
 
     def failed_late(self, item: Item) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, Counter, Gauge
+from pointsman.telemetry.book import Book, Cells, Counter, Gauge
 
 
 class RouterMetrics:
@@ -14,44 +14,34 @@ class RouterMetrics:
     """
 
     def __init__(self, book: Book) -> None:
-        self._book = book
-        self._requests: dict[str, Counter] = {}
-        self._waiting: dict[tuple[str, str], Gauge] = {}
-        self._versions: dict[str, Gauge] = {}
-        self._others: dict[tuple[families.Family, tuple[str, ...]], Counter] = {}
+        self._requests: Cells[str, Counter] = Cells(lambda name: book.counter(families.ROUTER_REQUESTS, name))
+        self._waiting: Cells[tuple[str, str], Gauge] = Cells(lambda names: book.gauge(families.ROUTER_QUEUED, *names))
+        self._versions: Cells[str, Gauge] = Cells(lambda name: book.gauge(families.POLICY_VERSION, name))
+        self._retries: Cells[tuple[str, str, str], Counter] = Cells(
+            lambda names: book.counter(families.ROUTER_RETRIES, *names)
+        )
+        self._dropped: Cells[tuple[str, str], Counter] = Cells(
+            lambda names: book.counter(families.SHADOW_DROPPED, *names)
+        )
 
     def request(self, endpoint: str) -> None:
         """A call, before it is placed; no copy for a shadow."""
-        counter = self._requests.get(endpoint)
-        if counter is None:
-            counter = self._requests[endpoint] = self._book.counter(families.ROUTER_REQUESTS, endpoint)
-        counter.inc()
+        counter = self._requests[endpoint]
+        counter.values[counter.at] += 1.0
 
     def waits(self, endpoint: str, backend: str, change: int) -> None:
         """So many more calls wait for a replica, or fewer."""
-        gauge = self._waiting.get((endpoint, backend))
-        if gauge is None:
-            gauge = self._book.gauge(families.ROUTER_QUEUED, endpoint, backend)
-            self._waiting[endpoint, backend] = gauge
-        gauge.add(change)
+        gauge = self._waiting[endpoint, backend]
+        gauge.values[gauge.at] += change
 
     def retried(self, endpoint: str, backend: str, reason: str) -> None:
         """A call is placed again: its replica did not take it, or was lost with it."""
-        self._count(families.ROUTER_RETRIES, endpoint, backend, reason)
+        self._retries[endpoint, backend, reason].inc()
 
     def dropped(self, endpoint: str, backend: str) -> None:
         """A copy for a shadow was not sent."""
-        self._count(families.SHADOW_DROPPED, endpoint, backend)
+        self._dropped[endpoint, backend].inc()
 
     def policy(self, endpoint: str, version: int) -> None:
         """This version of the endpoint's policy is in force here."""
-        gauge = self._versions.get(endpoint)
-        if gauge is None:
-            gauge = self._versions[endpoint] = self._book.gauge(families.POLICY_VERSION, endpoint)
-        gauge.set(version)
-
-    def _count(self, family: families.Family, *labels: str) -> None:
-        counter = self._others.get((family, labels))
-        if counter is None:
-            counter = self._others[family, labels] = self._book.counter(family, *labels)
-        counter.inc()
+        self._versions[endpoint].set(version)

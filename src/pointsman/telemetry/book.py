@@ -39,6 +39,7 @@ NEW = ".new-"
 """Prefix of a file that is not ready to be read."""
 
 C = TypeVar("C", bound="Cell")
+K = TypeVar("K")
 
 
 class Owner(msgspec.Struct, array_like=True, frozen=True):
@@ -69,18 +70,23 @@ class Series(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Cell:
-    """Values of one series, for one writing thread."""
+    """Values of one series, for one writing thread.
 
-    __slots__ = ("_at", "_values")
+    Attributes:
+        values, at: its first value is ``values[at]``. What is counted with every request is written there directly: to
+            call :meth:`Counter.inc` costs as much again.
+    """
+
+    __slots__ = ("at", "values")
 
     def __init__(self, values: memoryview[float], at: int) -> None:
-        self._values = values
-        self._at = at
+        self.values = values
+        self.at = at
 
     def fill(self, numbers: tuple[float, ...]) -> None:
         """Set all values."""
         for offset, number in enumerate(numbers):
-            self._values[self._at + offset] = number
+            self.values[self.at + offset] = number
 
 
 class Counter(Cell):
@@ -89,7 +95,7 @@ class Counter(Cell):
     __slots__ = ()
 
     def inc(self, by: float = 1.0) -> None:
-        self._values[self._at] += by
+        self.values[self.at] += by
 
 
 class Gauge(Cell):
@@ -98,25 +104,38 @@ class Gauge(Cell):
     __slots__ = ()
 
     def add(self, by: float) -> None:
-        self._values[self._at] += by
+        self.values[self.at] += by
 
     def set(self, value: float) -> None:
-        self._values[self._at] = value
+        self.values[self.at] = value
 
 
 class Histogram(Cell):
     """Counts values by size."""
 
-    __slots__ = ("_bounds",)
+    __slots__ = ("_bounds", "_sum_at")
 
     def __init__(self, values: memoryview[float], at: int, bounds: tuple[float, ...]) -> None:
         super().__init__(values, at)
         self._bounds = bounds
+        self._sum_at = at + len(bounds) + 1
 
     def observe(self, value: float) -> None:
-        values, at, bounds = self._values, self._at, self._bounds
-        values[at + bisect_left(bounds, value)] += 1.0
-        values[at + len(bounds) + 1] += value
+        values = self.values
+        values[self.at + bisect_left(self._bounds, value)] += 1.0
+        values[self._sum_at] += value
+
+
+class Cells(dict[K, C]):
+    """Cells by what tells them apart, each made when it is first asked for."""
+
+    def __init__(self, make: Callable[[K], C]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: K) -> C:
+        cell = self[key] = self._make(key)
+        return cell
 
 
 class Book:
@@ -235,10 +254,10 @@ class Book:
         self._lock = threading.Lock()
         copies: dict[int, memoryview[float]] = {}
         for cell in self._cells:
-            key = id(cell._values)
+            key = id(cell.values)
             if key not in copies:
-                copies[key] = memoryview(bytearray(cell._values.cast("B"))).cast("d")
-            cell._values = copies[key]
+                copies[key] = memoryview(bytearray(cell.values.cast("B"))).cast("d")
+            cell.values = copies[key]
         self._map, self._used, self._values = bytearray(), 0, memoryview(bytearray()).cast("d")
         for segment, values in self._segments:
             values.release()

@@ -123,7 +123,7 @@ ROUTER_QUEUED = Family(
 POLICY_VERSION = Family(
     "serve_endpoint_policy_version", "largest", "Version of the endpoint's traffic policy.", ("endpoint",)
 )
-BATCH_SIZE = Family("serve_batch_size", "histogram", "Queries in a batch.", REPLICA, SIZES)
+BATCH_SIZE = Family("serve_batch_size", "histogram", "Queries in a batch, where the backend batches.", REPLICA, SIZES)
 PROCESS_STARTS = Family("serve_process_starts_total", "counter", "Starts of controllers and ingresses.", ("process",))
 LOOP_LAG = Family(
     "serve_loop_lag_seconds",

@@ -2,9 +2,10 @@
 
 Method. *Cost of counting*: a no-op backend with one replica gets a POST from ``wrk -t1`` at 128 connections, with all
 metrics on, with none (``metrics_export_port=None``), and with none again, which is the control: two sides that are the
-same say how far the noise reaches. Each side is a server of its own, started afresh; sides are interleaved, and ratios
-are taken within a round. Beside the ratio of throughput stands that of CPU time per request of ingress and replica,
-which a busy machine disturbs less.
+same say how far the noise reaches. Each side is a server of its own, started afresh in each round; the sides take turns
+every third of a second (``turns.py``), since loads of seconds, one after the other, differed by up to 30 % where they
+were the same. Ratios are taken within a round. Beside the ratio of throughput stands that of CPU time per request of
+ingress and replica.
 
 *Cost of a scrape*: an instance with 50 replicas, each of which has answered, is scraped one hundred times, idle and
 under 300 requests/s from a process of its own whose arrivals do not wait for answers (``openloop.py``). Then the
@@ -20,7 +21,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
@@ -31,16 +33,18 @@ import machine
 import msgspec
 import openloop
 import wrk
-from peers import HERE, System, free_port, own_server, running
+from peers import HERE, Server, System, free_port, own_server, running
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from turns import measure
 
 RESULTS = HERE / "results"
 CONNECTIONS = 128
 RATE = 300.0
 SCRAPES = 100
 SIDES = ("on", "off", "control")
+SERVER_ROLES = (*cputime.ROLES.values(), cputime.OTHERS)
 COST_BAR, SCRAPE_BAR_MS, P99_BAR = 0.92, 100.0, 1.1
 
 
@@ -51,8 +55,14 @@ class CostCell(msgspec.Struct, frozen=True):
     side: str
     requests_per_s: float
     cpu_us: float
-    foreign_cpus: float
     failed: int
+
+
+class Round(NamedTuple):
+    """All sides in one round, and how many CPUs were busy meanwhile with something else."""
+
+    foreign_cpus: float
+    cells: list[CostCell]
 
 
 class WatchedCell(msgspec.Struct, frozen=True):
@@ -101,7 +111,7 @@ class Options(NamedTuple):
 def parse_options() -> Options:
     parser = argparse.ArgumentParser(description="Measure what metrics cost.")
     parser.add_argument("--rounds", type=int, default=5, help="times that each side is measured (default 5)")
-    parser.add_argument("--seconds", type=int, default=4, help="seconds per cell (default 4)")
+    parser.add_argument("--seconds", type=int, default=4, help="seconds for each side of a round (default 4)")
     parser.add_argument("--replicas", type=int, default=50, help="of the instance that is scraped (default 50)")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait in all for a quiet machine")
     parser.add_argument("--quick", action="store_true", help="one short round; writes monitoring-quick.json")
@@ -121,7 +131,7 @@ def main() -> int:
     results = Results(machine.facts(), options.replicas)
     columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=options.rounds * (len(SIDES) + 2) + 2)
+        task = progress.add_task("", total=3 * options.rounds + 2)
 
         def step(what: str) -> None:
             progress.update(task, description=what, advance=1)
@@ -144,23 +154,30 @@ def system(metrics_port: int, replicas: int) -> System:
 def measure_cost(results: Results, options: Options, step: Callable[[str], None]) -> None:
     patience = cputime.Patience(options.patience_s)
     for number in range(options.rounds):
-        shift = number % len(SIDES)
-        for side in (*SIDES[shift:], *SIDES[:shift]):
-            step(f"round {number + 1}: metrics {side}")
-            with running(system(0 if side == "on" else -1, 1)) as server:
+        step(f"round {number + 1}: metrics {', '.join(SIDES)}")
+        with ExitStack() as stack:
+            servers = [stack.enter_context(running(system(0 if side == "on" else -1, 1))) for side in SIDES]
+            for server in servers:
                 wrk.run(server.url, connections=CONNECTIONS, seconds=1)
-                measure = partial(cost_cell, number + 1, side, server.url, server.pid, options.seconds)
-                results.cost.append(patience.undisturbed(measure))
+            taken = patience.undisturbed(partial(take_turns, number + 1, servers, options.seconds))
+        results.cost += taken.cells
 
 
-def cost_cell(number: int, side: str, url: str, pid: int, seconds: int) -> CostCell:
-    before = cputime.spent(pid)
-    load = wrk.run(url, connections=CONNECTIONS, seconds=seconds)
-    after = cputime.spent(pid)
-    spent = cputime.per_request_us(before, after, load.requests)
-    foreign = cputime.foreign_s(before, after) / seconds
-    cpu_us = spent["ingress"] + spent["replicas"]
-    return CostCell(number, side, load.requests_per_s, cpu_us, foreign, load.not_ok + load.socket_errors)
+def take_turns(number: int, servers: Sequence[Server], seconds: int) -> Round:
+    began = time.perf_counter()
+    before = [cputime.spent(server.pid) for server in servers]
+    turns = measure([server.url for server in servers], connections=CONNECTIONS, seconds=seconds, seed=number)
+    after = [cputime.spent(server.pid) for server in servers]
+    whole_s = time.perf_counter() - began
+    ours = sum(now[role] - then[role] for then, now in zip(before, after, strict=True) for role in SERVER_ROLES)
+    loads = after[-1][cputime.WRK] - before[0][cputime.WRK]
+    foreign = max(0.0, after[-1][cputime.ALL] - before[0][cputime.ALL] - ours - loads) / whole_s
+    cells = []
+    for side, turn, then, now in zip(SIDES, turns, before, after, strict=True):
+        spent = cputime.per_request_us(then, now, turn.requests)
+        cpu_us = spent["ingress"] + spent["replicas"]
+        cells.append(CostCell(number, side, turn.requests_per_s, cpu_us, turn.failed))
+    return Round(foreign, cells)
 
 
 def measure_scrapes(results: Results, options: Options, step: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ BODY = "{}"
 
 RESULT = "RESULT "
 """Begins the line that a script prints at its end."""
-_SCRIPT = f"""
+SCRIPT = f"""
 wrk.method = "POST"
 wrk.body = "{BODY}"
 wrk.headers["Content-Type"] = "application/json"
@@ -83,7 +83,7 @@ def run(url: str, *, connections: int, seconds: float, header: str = "") -> Load
     Raises:
         RuntimeError: ``wrk`` failed, or printed no result.
     """
-    script = _SCRIPT + (_CHANGING % (CHANGING_VALUES, header) if header else "")
+    script = SCRIPT + (_CHANGING % (CHANGING_VALUES, header) if header else "")
     return msgspec.json.decode(execute(script, url, connections=connections, seconds=seconds), type=Load)
 
 
@@ -97,10 +97,24 @@ def execute(script: str, url: str, *, connections: int, seconds: float) -> str:
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
         path = Path(folder, "load.lua")
         path.write_text(script)
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--latency", "--timeout", "5s"]
-        command += ["--script", str(path), url]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=whole_seconds + 30)
-    for line in done.stdout.splitlines():
+        words = command(str(path), url, connections=connections, seconds=whole_seconds)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=whole_seconds + 30)
+    return result_of(words, done.stdout + done.stderr)
+
+
+def command(script: str, url: str, *, connections: int, seconds: int) -> list[str]:
+    """The words of a command that runs the script in that file."""
+    how = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "5s"]
+    return [*how, "--script", script, url]
+
+
+def result_of(words: list[str], output: str) -> str:
+    """What follows ``RESULT`` in a command's output.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    for line in output.splitlines():
         if line.startswith(RESULT):
             return line.removeprefix(RESULT)
-    raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    raise RuntimeError(f"{' '.join(words)} failed:\n{output}")

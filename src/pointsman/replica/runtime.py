@@ -286,7 +286,7 @@ class Runtime:
         call_scope.reset(token)
 
     def _outcome_on_thread(self, item: Item, value: Any) -> tuple[Any, ...]:
-        """On the thread: stream or encode a value. Returns whether it failed, if known, and what the loop is to be told."""
+        """On the thread: stream or encode a value. Returns whether it failed, if known, and what to tell the loop."""
         try:
             if item.method.batches and isinstance(value, BaseException):
                 return True, self._fail_with, value

@@ -67,7 +67,7 @@ class ServeFuture(Generic[T]):
         dropped. False when it is over already."""
         if self._call.over:
             return False
-        self._lane.cancel(self._call)
+        self._call.cancel()
         return True
 
     def done(self) -> bool:

@@ -183,12 +183,10 @@ class _Handle:
             shard_key=options.shard_key,
             idempotent=self._idempotent,
             waits_for_room=options.queue_full == "wait",
+            home=lane,
+            scope=scope,
         )
-        future: ServeFuture[Any] = ServeFuture(lane, call, iterable=options.stream)
-        if scope is not None:
-            scope.adopt(future)
-            call.watch(partial(scope.release, future))
-        return future
+        return ServeFuture(lane, call, iterable=options.stream)
 
     def _time_left(self, session: Session, scope: CallScope | None) -> float:
         """Seconds until the call's deadline: its own, and never more than that of the call it is made for."""

@@ -45,7 +45,7 @@ def dumps(value: Any, *, what: str = "the object") -> bytes:
     keep = partial(_keep, buffers)
     try:
         packed = pickle.dumps(value, 5, buffer_callback=keep)
-        by_reference = b"__main__" not in packed
+        by_reference = packed.find(b"__main__") < 0
     except Exception:  # noqa: BLE001 - lambdas, local classes: cloudpickle can, or says why not
         by_reference = False
     if not by_reference:

@@ -12,22 +12,25 @@ T = TypeVar("T")
 
 
 class CoroutineExecutor(Generic[T]):
-    """Runs batches of items as tasks.
+    """Runs items, and batches of them, as tasks.
 
     Args:
-        work: the coroutine function that runs a batch; it must not raise, and calls :meth:`ended` at its end.
+        run_one: the coroutine function that runs an item by itself; it must not raise, and calls :meth:`ended` last.
+        run_batch: the coroutine function that runs a batch; it must not raise.
         batcher: holds items that wait for a batch.
         max_batches: batches that may overlap.
     """
 
     def __init__(
         self,
-        work: Callable[[list[T]], Coroutine[Any, Any, None]],
+        run_one: Callable[[T], Coroutine[Any, Any, None]],
+        run_batch: Callable[[list[T]], Coroutine[Any, Any, None]],
         *,
         batcher: Batcher[T],
         max_batches: int = 1,
     ) -> None:
-        self._work = work
+        self._run_one = run_one
+        self._run_batch = run_batch
         self._batcher = batcher
         self._max_batches = max_batches
         self._loop = asyncio.get_running_loop()
@@ -43,7 +46,7 @@ class CoroutineExecutor(Generic[T]):
         if self._held:
             self._held_items.append(item)
             return None
-        return self._start([item])
+        return self._start(item)
 
     def add(self, item: T, *, key: Hashable, copy: bool = False) -> None:
         """Queue an item for a batch; a copy yields to all others."""
@@ -74,11 +77,11 @@ class CoroutineExecutor(Generic[T]):
         self._held = False
         items, self._held_items = self._held_items, []
         for item in items:
-            self._start([item])
+            self._start(item)
         self._start_batches()
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run another coroutine as a task that :meth:`hold` waits for."""
+        """Run a coroutine as a task that :meth:`hold` waits for."""
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self.ended)
@@ -91,14 +94,14 @@ class CoroutineExecutor(Generic[T]):
         task.cancel()
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """A task is over, or as good as: the work itself says so, since being told by the task takes another turn of
+        """A task is over, or as good as: an item's own says so itself, since its callback would take another turn of
         the loop for each call."""
         self._tasks.discard(task)
         if self._idle is not None and not self._tasks:
             self._idle.set()
 
-    def _start(self, batch: list[T]) -> asyncio.Task[None]:
-        task = self._loop.create_task(self._work(batch))
+    def _start(self, item: T) -> asyncio.Task[None]:
+        task = self._loop.create_task(self._run_one(item))
         self._tasks.add(task)
         return task
 
@@ -112,7 +115,7 @@ class CoroutineExecutor(Generic[T]):
             if not batch:
                 break
             self._batches += 1
-            self._start(batch).add_done_callback(self._batch_ended)
+            self.run(self._run_batch(batch)).add_done_callback(self._batch_ended)
         due_at = self._batcher.due_at()
         if due_at is not None and not self._held and self._batches < self._max_batches:
             self._timer = self._loop.call_at(due_at, self._start_batches)

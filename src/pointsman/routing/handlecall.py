@@ -11,15 +11,28 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
+from pointsman.context import CallScope
 from pointsman.exceptions import ServeException
 from pointsman.routing.call import Call, Reply, ReplyStream
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CODEC_OBJECT
 
 
+class Home(Protocol):
+    """Where a call runs: a lane."""
+
+    def cancel(self, call: Call) -> None:
+        """Give a call up, from any thread."""
+
+
 class HandleCall(Call):
     """See the module.
+
+    Args:
+        home: where it runs.
+        scope: of the call of user code that it is made for; gives it up when nobody waits for that one any more.
 
     Attributes:
         over: whether there is an answer or an error, and which of them is there will not change.
@@ -28,7 +41,7 @@ class HandleCall(Call):
         waiter: of the first task of the router's own loop that waits.
     """
 
-    __slots__ = ("_watchers", "answer", "error", "over", "stream", "waiter")
+    __slots__ = ("_home", "_scope", "_watchers", "answer", "error", "over", "stream", "waiter")
 
     def __init__(
         self,
@@ -43,6 +56,8 @@ class HandleCall(Call):
         shard_key: str | None,
         idempotent: bool,
         waits_for_room: bool,
+        home: Home,
+        scope: CallScope | None,
     ) -> None:
         super().__init__(
             endpoint=endpoint,
@@ -62,6 +77,10 @@ class HandleCall(Call):
         self.error: BaseException | None = None
         self.over = False
         self.waiter: asyncio.Future[None] | None = None
+        self._home = home
+        self._scope = scope
+        if scope is not None:
+            scope.adopt(self)
         self._watchers: list[Callable[[], object]] | None = None
 
     # On the router's loop
@@ -86,6 +105,10 @@ class HandleCall(Call):
         self.fail(ServeException("the call was cancelled"))
 
     # From any thread
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+        self._home.cancel(self)
 
     def watch(self, watcher: Callable[[], object]) -> None:
         """Call ``watcher`` once when the call is over: on the router's loop, or here and now when it is already."""
@@ -119,6 +142,8 @@ class HandleCall(Call):
     def _end(self) -> None:
         self.disarm()
         self.over = True
+        if self._scope is not None:
+            self._scope.release(self)
         if self.waiter is not None:
             wake(self.waiter)
         if self._watchers is not None:

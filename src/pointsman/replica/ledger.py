@@ -1,0 +1,135 @@
+"""The calls that are in this replica, from their admission until their callers have been told.
+
+    admit -> start, or startable: noted as started -> reply, fail, end_stream: slot back, caller told, struck out
+
+Everything here runs on the loop, but for :meth:`Ledger.startable`, which the thread of sync code calls too, and
+:meth:`Ledger.items`, which any thread may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from pointsman.replica.answers import Answer
+from pointsman.replica.item import Item
+from pointsman.replica.metrics import ReplicaMetrics
+from pointsman.replica.started import StartedUntilTold
+from pointsman.replica.streams import end_stream
+from pointsman.wire.frames import Kind
+from pointsman.wire.messages import FailureHead, ReplyHead, pack
+from pointsman.wire.stream import Stream
+
+
+class Ledger:
+    """See the module.
+
+    Args:
+        started: where calls are noted before user code sees them; None where nobody will read it.
+        metrics: where they are counted.
+
+    Attributes:
+        connections: of routers, and their numbers.
+        draining: no more calls are to be admitted.
+    """
+
+    def __init__(self, started: StartedUntilTold | None, metrics: ReplicaMetrics) -> None:
+        self.connections: dict[Stream, int] = {}
+        self.draining = False
+        self.metrics = metrics
+        self._started = started
+        self._loop = asyncio.get_running_loop()
+        self._items: dict[tuple[Stream, int], Item] = {}
+        self._drained: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def load(self) -> int:
+        """Calls in this replica, waiting or running."""
+        return len(self._items)
+
+    def items(self) -> list[Item]:
+        return list(self._items.copy().values())
+
+    def find(self, stream: Stream, call_id: int) -> Item | None:
+        return self._items.get((stream, call_id))
+
+    def admit(self, item: Item) -> None:
+        self._items[item.stream, item.call_id] = item
+        self.metrics.loop.arrived()
+
+    async def drained(self) -> None:
+        """Return when no call is left and every answer is written; from now on none is to be admitted."""
+        self.draining = True
+        if not self._items and not self._drained.done():
+            self._drained.set_result(None)
+        await asyncio.shield(self._drained)
+        for stream in list(self.connections):
+            await stream.flushed()
+
+    def start(self, item: Item) -> bool:
+        """Say that user code is about to see a call, on the loop; False when nobody waits for it any more."""
+        now = time.monotonic()
+        if self._begin(item, now):
+            self.metrics.loop.started((item,), now)
+            return True
+        self.close(item)
+        return False
+
+    def startable(self, batch: list[Item]) -> list[Item]:
+        """The same for a batch, from the thread or the loop: members whose callers still wait. The slots of the others
+        are given back."""
+        now = time.monotonic()
+        items = []
+        for item in batch:
+            if self._begin(item, now):
+                items.append(item)
+            else:
+                self._loop.call_soon_threadsafe(self.close, item)
+        if items:
+            (self.metrics.loop if items[0].method.is_async else self.metrics.thread).started(items, now)
+        return items
+
+    def close(self, item: Item) -> None:
+        """A call has no further answer: give its slot back, and strike it out once what was sent has left."""
+        self._give_back(item)
+        if item.mark is not None and self._started is not None:
+            self._started.end_when_told(item.mark, item.stream)
+            item.mark = None
+
+    def reply(self, item: Item, answer: Answer) -> None:
+        if not item.over:
+            self._give_back(item)
+            head = pack(ReplyHead(answer.status, answer.headers, len(self._items), False, *item.timing()))
+            item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
+        self.close(item)
+
+    def fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:
+        if not item.over:
+            self.metrics.loop.failed_late(item)
+            self._give_back(item)
+            item.stream.send(Kind.FAILURE, item.call_id, pack(failure), pickled)
+        self.close(item)
+
+    def fail_with(self, item: Item, error: BaseException) -> None:
+        self.fail(item, *item.describe(error))
+
+    def end_stream(self, item: Item) -> None:
+        end_stream(item)
+        self.close(item)
+
+    def _begin(self, item: Item, now: float) -> bool:
+        if item.over or now >= item.deadline:
+            return False
+        item.began = now
+        if self._started is not None:
+            item.mark = self._started.begin(self.connections.get(item.stream, 0), item.call_id)
+        return True
+
+    def _give_back(self, item: Item) -> None:
+        """Its slot is free, and it is counted: before its caller can know."""
+        item.over = True
+        if self._items.pop((item.stream, item.call_id), None) is None:
+            return
+        self.metrics.loop.closed(item)
+        if self.draining and not self._items:
+            self._drained.set_result(None)

@@ -1,0 +1,133 @@
+"""Async user code: what a task does with a call, or with a batch; and answers that take their time to be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import Any
+
+from pointsman.context import call_scope
+from pointsman.replica import answers
+from pointsman.replica.batcher import Batcher
+from pointsman.replica.batchrule import BatchRule
+from pointsman.replica.coroutines import CoroutineExecutor
+from pointsman.replica.item import Item, learn, scope_of, unpacked
+from pointsman.replica.ledger import Ledger
+from pointsman.replica.streams import iterate, run_response, stream_values
+from pointsman.replica.target import split_batch, whole
+from pointsman.wire.messages import CODEC_HTTP
+
+
+class OnLoop:
+    """Runs calls and batches as tasks.
+
+    Args:
+        ledger: told what came of each call.
+        rule: of batches; learns how long they take.
+
+    Attributes:
+        executor: the tasks, and what waits to become one.
+    """
+
+    def __init__(self, ledger: Ledger, rule: BatchRule) -> None:
+        self._ledger = ledger
+        self._metrics = ledger.metrics.loop
+        self._rule = rule
+        self.executor: CoroutineExecutor[Item] = CoroutineExecutor(
+            self._run_one, self._run_batch, batcher=Batcher(rule)
+        )
+
+    def deliver_later(self, item: Item, value: Any) -> None:
+        """Send what takes its time, in a task of its own."""
+        if item.over:
+            self._ledger.close(item)
+            return
+        item.task = self.executor.run(self._deliver(item, value))
+
+    async def _run_one(self, item: Item) -> None:
+        # One that was held back has no task yet by which to cancel it.
+        item.task = task = item.task or asyncio.current_task()
+        assert task is not None
+        if not self._ledger.start(item):
+            self.executor.ended(task)
+            return
+        call_scope.set(item.scope())
+        value: Any = None
+        try:
+            result = item.method.call(item.request())
+            value = result if inspect.isasyncgen(result) else await result
+            if answers.is_long(value):
+                await self._deliver(item, value)
+        except asyncio.CancelledError:
+            self._cancelled(item)
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its caller
+            self._ledger.fail_with(item, error)
+        finally:
+            self._metrics.ran(item.began, 1)  # before the answer leaves: who has it finds the call counted
+            self.executor.ended(task)
+        if not item.over:
+            self._deliver_whole(item, value)
+
+    async def _run_batch(self, batch: list[Item]) -> None:
+        items = self._ledger.startable(batch)
+        if not items:
+            return
+        method = items[0].method
+        call_scope.set(scope_of(items))
+        began, size = items[0].began, len(items)
+        values: list[Any] = []
+        try:
+            items, requests = unpacked(items, self._ledger.fail_with)
+            began = time.monotonic()
+            values = split_batch(await whole(method.call(requests)), len(items)) if items else []
+            learn(self._rule, items, began)
+        except asyncio.CancelledError:
+            for item in items:
+                self._cancelled(item)
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
+            for item in items:
+                self._ledger.fail_with(item, error)
+        finally:
+            self._metrics.ran(began, size)  # before answers leave, as above
+        for item, value in zip(items, values, strict=False):  # none when it has failed
+            if isinstance(value, BaseException):
+                self._ledger.fail_with(item, value)
+            elif answers.is_long(value):
+                self.deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
+            else:
+                self._deliver_whole(item, value)
+
+    async def _deliver(self, item: Item, value: Any) -> None:
+        ledger = self._ledger
+        call_scope.set(item.scope())  # a task that was begun by others has theirs
+        try:
+            if inspect.isgenerator(value):
+                value = iterate(value)
+            if inspect.isasyncgen(value):
+                await stream_values(item, value, load=lambda: ledger.load)
+                ledger.end_stream(item)
+            elif answers.is_response(value) and answers.needs_asgi(value) and item.head.codec == CODEC_HTTP:
+                await run_response(item, value, load=lambda: ledger.load)
+                ledger.close(item)
+            else:
+                self._deliver_whole(item, value)
+        except asyncio.CancelledError:
+            self._cancelled(item)
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code: generators and responses run here too
+            ledger.fail_with(item, error)
+
+    def _deliver_whole(self, item: Item, value: Any) -> None:
+        try:
+            answer = answers.encode_answer(value, item.head.codec)
+        except BaseException as error:  # noqa: BLE001 - user code: values are asked for their own JSON form
+            self._ledger.fail_with(item, error)
+        else:
+            self._ledger.reply(item, answer)
+
+    def _cancelled(self, item: Item) -> None:
+        """Silent for a caller who has cancelled; but user code may also have cancelled itself."""
+        self._ledger.fail_with(item, RuntimeError("user code was cancelled"))

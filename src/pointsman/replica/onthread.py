@@ -1,0 +1,86 @@
+"""Sync user code: what its one thread does with a batch, of one or more, and how the answers get to the loop."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pointsman.context import call_scope
+from pointsman.replica import answers
+from pointsman.replica.batcher import Batcher
+from pointsman.replica.batchrule import BatchRule
+from pointsman.replica.executor import SyncExecutor
+from pointsman.replica.item import Item, learn, scope_of, unpacked
+from pointsman.replica.ledger import Ledger
+from pointsman.replica.streams import stream_from_thread
+from pointsman.replica.target import split_batch
+
+
+class OnThread:
+    """Runs batches on the thread.
+
+    Args:
+        ledger: told, on the loop, what came of each call.
+        rule: of batches; learns how long they take.
+        deliver_later: takes, on the loop, what takes its time to be sent.
+
+    Attributes:
+        executor: the thread, and what waits for it.
+        running: what user code runs now, and since when.
+    """
+
+    def __init__(self, ledger: Ledger, rule: BatchRule, deliver_later: Callable[[Item, Any], None]) -> None:
+        self._ledger = ledger
+        self._rule = rule
+        self._deliver_later = deliver_later
+        self.executor: SyncExecutor[Item] = SyncExecutor(self._run, batcher=Batcher(rule))
+        self.running: tuple[float, list[Item]] | None = None
+
+    def _run(self, batch: list[Item]) -> None:
+        ledger, post, metrics = self._ledger, self.executor.post, self._ledger.metrics.thread
+        items = ledger.startable(batch)
+        if not items:
+            return
+        method = items[0].method
+        began, size = items[0].began, len(items)
+        self.running = (began, items)
+        token = call_scope.set(scope_of(items))
+        try:
+            if method.batches:
+                items, requests = unpacked(items, lambda item, error: post(ledger.fail_with, item, error))
+                began = time.monotonic()
+                values = split_batch(method.call(requests), len(items)) if items else []
+                learn(self._rule, items, began)
+            else:
+                values = [method.call(items[0].request())]
+        except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
+            outcomes: Iterable[tuple[Any, ...]] = [(True, ledger.fail, *item.describe(error)) for item in items]
+        else:
+            outcomes = map(self._outcome, items, values)
+        for item, (failed, tell, *outcome) in zip(items, outcomes, strict=True):
+            if item is items[-1]:  # before the last answer leaves: who has all of them finds the call counted
+                metrics.ran(began, size)
+            if failed is not None:
+                metrics.processed(item, failed=failed)
+            post(tell, item, *outcome)
+        if not items:  # none could be unpacked
+            metrics.ran(began, size)
+        self.running = None
+        call_scope.reset(token)
+
+    def _outcome(self, item: Item, value: Any) -> tuple[Any, ...]:
+        """Stream or encode a value. Returns whether it failed, if known, and what to tell the loop."""
+        ledger = self._ledger
+        try:
+            if item.method.batches and isinstance(value, BaseException):
+                return True, ledger.fail_with, value
+            if inspect.isgenerator(value):
+                stream_from_thread(item, value, load=lambda: ledger.load, post=self.executor.post)
+                return False, ledger.end_stream
+            if answers.is_long(value):
+                return None, self._deliver_later, value
+            return False, ledger.reply, answers.encode_answer(value, item.head.codec)
+        except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
+            return True, ledger.fail_with, error

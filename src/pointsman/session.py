@@ -283,7 +283,10 @@ def credentials_here(control_path: str = "") -> Credentials:
     context = replica_context()
     if context is not None and control_path in ("", context.control_path):
         if not context.grant:
-            raise ServeException("this instance does not let user code use a client")
+            raise ServeException(
+                "user code may not use this instance: it was started with client_in_replicas=False, which shuts out"
+                " connect() and handles"
+            )
         return Credentials(
             context.instance,
             context.control_path,

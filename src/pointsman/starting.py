@@ -82,6 +82,7 @@ def start(
     wait_for_resources_s: float | None = None,
     allow_insecure_cluster: bool = False,
     log_format: str = "text",
+    client_in_replicas: bool = True,
 ) -> Client:
     """Start an instance and return a client for it once controller and HTTP server are ready.
 
@@ -105,6 +106,8 @@ def start(
         wait_for_resources_s: seconds that a change may wait for nodes to join a Ray cluster that grows; 0 by default.
         allow_insecure_cluster: join a Ray cluster that other machines reach and that has no token authentication.
         log_format: ``"text"``, or ``"json"`` for log lines of one JSON object each.
+        client_in_replicas: whether user code may use the instance that it runs in, by ``connect()`` and by handles.
+            False for code that is to answer and nothing else.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have.
@@ -120,6 +123,8 @@ def start(
         raise ValueError(
             f"state_dir {os.fspath(state_dir)!r} needs detached=True: other instances end with their script"
         )
+    if not isinstance(client_in_replicas, bool):
+        raise TypeError(f"client_in_replicas must be True or False, not {client_in_replicas!r}")
     cluster = _cluster(engine, address, wait_for_resources_s, allow_insecure_cluster)
     given = (num_cpus, num_gpus, memory, resources)
     return start_instance(
@@ -132,6 +137,7 @@ def start(
         engine=engine,
         cluster=cluster,
         log_format=check_log_format(log_format),
+        client_in_replicas=client_in_replicas,
     )
 
 
@@ -170,6 +176,7 @@ def start_instance(
     engine: str = "local",
     cluster: Cluster = ANY_CLUSTER,
     log_format: str = "text",
+    client_in_replicas: bool = True,
 ) -> Client:
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
     settings = None
@@ -202,6 +209,7 @@ def start_instance(
             every_node=http.location is DeploymentMode.EveryNode,
             cluster=cluster,
             log_format=log_format,
+            client_in_replicas=client_in_replicas,
         ),
         engine,
     )

@@ -6,7 +6,10 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,6 +205,22 @@ def test_loops_that_end_leave_nothing(client: serve.Client) -> None:
     for _ in range(20):
         asyncio.run(use())
     assert census() == before
+
+
+IN_ANOTHER_PROCESS = """
+import pickle, sys
+handle = pickle.loads(bytes.fromhex(sys.argv[1]))
+print(handle, handle.remote().result())
+"""
+
+
+def test_a_handle_goes_to_another_process(client: serve.Client) -> None:
+    """A pickled handle works in a process that has nothing to do with this one, with its options (HA5)."""
+    client.deploy("method", lambda request: request.method)
+    handle = client.get_handle("method").options(http_method="PUT")
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, pickle.dumps(handle).hex()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{handle!r} PUT\n", done.stderr
 
 
 def test_a_forked_child_may_use_a_handle(client: serve.Client) -> None:

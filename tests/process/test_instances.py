@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from pointsman.exceptions import ServeException
+from pointsman.exceptions import BackendStartError, ServeException
 from tests.conftest import family, http_for, start_client, wait_until
 
 
@@ -72,6 +72,7 @@ def test_shutdown_is_final():
         ({"num_gpus": 0.5}, ValueError, "whole"),
         ({"memory": -1}, ValueError, "-1"),
         ({"resources": {"a": "b"}}, TypeError, "'b'"),
+        ({"client_in_replicas": "no"}, TypeError, "'no'"),
     ],
 )
 def test_bad_starts(arguments, error, text):
@@ -99,6 +100,32 @@ def test_no_http_server(options):
         client.create_endpoint("a", backend="a", route="/a")
         assert client.get_handle("a").remote().result() == "a"
         assert not any("pointsman.ingress" in p.cmdline() for p in family().values())
+
+
+def test_user_code_that_may_only_answer():
+    """An instance can shut user code out: neither a client nor a handle that it was given works in a replica, the error
+    says why, and what needs neither is served (CO6)."""
+
+    class Curious:
+        def __call__(self, request):
+            return serve.connect().list_endpoints()
+
+    class Keeps:
+        def __init__(self, handle):
+            self.handle = handle
+
+        def __call__(self, request):
+            return None
+
+    with serve.start(http_options={"host": None}, metrics_export_port=None, client_in_replicas=False) as client:
+        client.deploy("modest", lambda request: "answer")
+        handle = client.get_handle("modest")
+        assert handle.remote().result() == "answer"
+        client.deploy("curious", Curious)
+        with pytest.raises(ServeException, match="client_in_replicas=False"):
+            client.get_handle("curious").remote().result()
+        with pytest.raises(BackendStartError, match="client_in_replicas=False"):
+            client.create_backend("keeps", Keeps, handle)
 
 
 DETACHED = """

@@ -64,7 +64,7 @@ class Launcher:
             # A number, never a name, becomes part of a path.
             address=str(Path(hand.folder) / "r" / str(number)),
             data_key=self.data_key(number),
-            grant=derive_key(hand.master_key, ROLE_GRANT, str(number)),
+            grant=derive_key(hand.master_key, ROLE_GRANT, str(number)) if hand.client_in_replicas else b"",
             request_timeout_s=hand.request_timeout_s,
             log_format=hand.log_format,
         )

@@ -91,4 +91,5 @@ def _handover(given: ClusterHandover, folder: NodeFolder) -> ControllerHandover:
         http_port=given.http.port if given.http else 0,
         control_path=control_path_of(given.namespace, given.instance),
         log_format=given.log_format,
+        client_in_replicas=given.client_in_replicas,
     )

@@ -100,6 +100,8 @@ class Service:
 
     def key_for(self, role: str, identity: str) -> bytes | None:
         """The key that a dialer of this role must hold."""
+        if role == ROLE_GRANT and not self._handover.client_in_replicas:
+            return None
         if role == ROLE_OPERATOR:
             identity = ""
         elif role not in (ROLE_GRANT, ROLE_INGRESS, ROLE_REPLICA):

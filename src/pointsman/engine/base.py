@@ -96,6 +96,7 @@ class Plan(NamedTuple):
         metrics: None to record nothing.
         every_node: whether each node has ingresses, or only the one of this process.
         cluster: where, on the Ray engine.
+        client_in_replicas: whether user code may use a client.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Plan(NamedTuple):
     log_format: str = "text"
     every_node: bool = False
     cluster: Cluster = ANY_CLUSTER
+    client_in_replicas: bool = True
 
 
 class Address(NamedTuple):

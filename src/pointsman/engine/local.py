@@ -172,6 +172,7 @@ def _start_supervisor(
         capacity=plan.capacity,
         request_timeout_s=plan.request_timeout_s,
         log_format=plan.log_format,
+        client_in_replicas=plan.client_in_replicas,
     )
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))

@@ -148,6 +148,7 @@ class Supervisor:
             http_port=order.http.port if order.http else 0,
             control_path=str(self._folder.control_socket),
             log_format=order.log_format,
+            client_in_replicas=order.client_in_replicas,
         )
         fds = (self._control.fileno(), theirs.fileno(), *([self._metrics.fileno()] if self._metrics else []))
         try:

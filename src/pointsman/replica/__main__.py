@@ -44,10 +44,8 @@ SWITCH_INTERVAL_S = 0.0005
 """How long sync user code may hold the interpreter while the event loop waits for it. Python's own 5 ms left a replica
 that computes in Python at 0.87 of its model's throughput, since the next batch gathered too slowly; with this, 0.96."""
 FULL_COLLECTION_AFTER = 100
-"""Collections of the middle generation, instead of 10. Python puts a full one off until the young objects are a quarter
-of the old; but those that are there once the model is loaded are frozen and not counted, so that a few thousand calls
-under way were looked at again and again: a third of what a call through a backend that calls others cost. A constructor
-may set its own limits, as it is called later."""
+"""Collections of the middle generation, in place of 10: Python's rule that puts full ones off does not count what is
+frozen, and looked at the calls under way again and again. A constructor may set its own, as it is called later."""
 ORPHANED_DRAIN_S = 1.0
 """How long requests may still run once the instance has ended without us; otherwise who stops us sets the limit."""
 START_TIMEOUT_S = 3600.0

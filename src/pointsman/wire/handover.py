@@ -124,6 +124,8 @@ class ControllerHandover(Message, frozen=True):
     control_path: str = ""
     """Where everyone finds this controller, and the next one."""
     log_format: str = "text"
+    client_in_replicas: bool = True
+    """Whether user code may use a client of the instance that it runs in."""
 
 
 class HTTPSettings(msgspec.Struct, frozen=True):
@@ -160,6 +162,7 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
     capacity: Capacity
     request_timeout_s: float
     log_format: str = "text"
+    client_in_replicas: bool = True
 
 
 class ClusterHandover(msgspec.Struct, frozen=True):
@@ -192,3 +195,4 @@ class ClusterHandover(msgspec.Struct, frozen=True):
     metrics_port: int = 0
     metrics_strict: bool = True
     log_format: str = "text"
+    client_in_replicas: bool = True

@@ -206,6 +206,7 @@ def _raise(plan: Plan) -> RayInstance:
         metrics_port=metrics,
         metrics_strict=plan.metrics.strict if plan.metrics else True,
         log_format=plan.log_format,
+        client_in_replicas=plan.client_in_replicas,
     )
     return RayInstance(*_make_controller(given, bound=plan.bound), port=port, bound=plan.bound)
 

@@ -80,6 +80,18 @@ call_scope: ContextVar[CallScope | None] = ContextVar("pointsman_call_scope", de
 """Set while user code runs for a call: per thread in sync code, per task in async code."""
 
 _current: ReplicaContext | None = None
+_rehearsing = False
+
+
+def set_rehearsing() -> None:
+    """Say that this process only loads code, and calls nothing."""
+    global _rehearsing
+    _rehearsing = True
+
+
+def is_rehearsing() -> bool:
+    """Whether handles that are loaded here may stay without a way to their instance, which they will not need."""
+    return _rehearsing
 
 
 def set_replica_context(context: ReplicaContext | None) -> None:

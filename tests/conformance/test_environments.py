@@ -15,7 +15,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.wire.frames import PROTOCOL_VERSION
-from tests.elsewhere import interpreter, versions
+from tests.elsewhere import Asks, interpreter, versions
 from tests.environments import PYENV, Environments, other_python, site_packages
 
 Served = Callable[..., str]
@@ -155,6 +155,20 @@ def test_code_by_value_stays_with_its_python(refused: Callable[..., str], enviro
 def test_without_env_it_is_the_callers(http: httpx.Client, served: Served) -> None:
     """Whoever gives no environment gets the one of the calling process (DM3)."""
     assert http.get(served(interpreter)).json() == [sys.executable, sys.prefix, os.environ.get("VIRTUAL_ENV", "")]
+
+
+def test_handles_reach_out_of_it(
+    client: serve.Client, http: httpx.Client, served: Served, environments: Environments, name: str
+) -> None:
+    """A backend in an environment of its own calls one of the caller's by a handle among its init args (CO1, DM1)."""
+    client.create_backend(f"{name}-here", interpreter)
+    client.create_endpoint(f"{name}-here", backend=f"{name}-here")
+    prefix = environments.get(OLD)
+    route = served(Asks, client.get_handle(f"{name}-here"), env=serve.VirtualEnv(prefix))
+    there, (_, here, _) = http.get(route).json()
+    assert (there, here) == (str(prefix), sys.prefix)
+    client.delete_endpoint(f"{name}-here")
+    client.delete_backend(f"{name}-here")
 
 
 def test_relative_path(

@@ -14,6 +14,7 @@ import sys
 
 import msgspec
 
+from pointsman.context import set_rehearsing
 from pointsman.environments.interpreter import last_words, run_in
 from pointsman.importpath import enter
 from pointsman.model import Environment, Origin, TargetTraits
@@ -64,6 +65,7 @@ def rehearse(what: str, code: bytes, origin: Origin, environment: Environment) -
 
 
 def _judge(order: Order) -> Verdict:
+    set_rehearsing()
     try:
         enter(order.origin)
         function_or_class, init_args = unpack_code(order.code)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.wire.frames import PROTOCOL_VERSION
+from tests.conftest import wait_until
 from tests.elsewhere import Asks, interpreter, versions
 from tests.environments import PYENV, Environments, other_python, site_packages
 
@@ -179,6 +182,25 @@ def test_relative_path(
     monkeypatch.chdir(prefix.parent)
     route = served(interpreter, env=serve.VirtualEnv(prefix.name))
     assert http.get(route).json() == [str(prefix / "bin" / "python"), str(prefix), str(prefix)]
+
+
+def test_replacements_run_there_too(
+    client: serve.Client, served: Served, name: str, environments: Environments, tmp_path: Path
+) -> None:
+    """A replica that is killed is replaced in its environment; when that is gone, status says what is missing (FT3)."""
+    prefix = environments.copy(OLD, to=tmp_path / "env")
+    served(versions, env=serve.VirtualEnv(prefix))
+
+    def kill() -> None:
+        os.kill(client.status()["backends"][name]["replicas"][0]["pid"], signal.SIGKILL)
+
+    kill()
+    assert client.get_handle(name).options(timeout_s=30).remote().result()[3] == str(prefix)
+    shutil.rmtree(prefix)
+    kill()
+    missing = f"could not be started: [Errno 2] No such file or directory: '{prefix}/bin/python'"
+    failure = lambda: client.status()["backends"][name]["failure"] or {"text": ""}  # noqa: E731
+    wait_until(lambda: missing in failure()["text"], what="the missing interpreter in the status")
 
 
 # --- ImportedBackend --------------------------------------------------------------------------------------------

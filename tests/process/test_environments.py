@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ import psutil
 
 import pointsman as serve
 from pointsman.importpath import PACKAGE
-from tests.conftest import WAIT_S, start_client, wait_until
+from tests.conftest import WAIT_S
 from tests.elsewhere import versions
 from tests.environments import Environments, other_python
 
@@ -33,25 +31,6 @@ client.create_backend("theirs", where)
 client.create_endpoint("theirs", backend="theirs")
 print(*client.get_handle("theirs").remote().result(), sep="\\n")
 """
-
-
-def test_replacements_run_there_too(environments: Environments, tmp_path: Path) -> None:
-    """A replica that is killed is replaced in its environment; when that is gone, status says what is missing."""
-    prefix = environments.copy(OLD, to=tmp_path / "env")
-    with start_client() as client:
-        client.create_backend("b", versions, env=serve.VirtualEnv(prefix))
-        client.create_endpoint("b", backend="b")
-
-        def kill() -> None:
-            os.kill(client.status()["backends"]["b"]["replicas"][0]["pid"], signal.SIGKILL)
-
-        kill()
-        assert client.get_handle("b").options(timeout_s=30).remote().result()[3] == str(prefix)
-        shutil.rmtree(prefix)
-        kill()
-        missing = f"could not be started: [Errno 2] No such file or directory: '{prefix}/bin/python'"
-        failure = lambda: client.status()["backends"]["b"]["failure"] or {"text": ""}  # noqa: E731
-        wait_until(lambda: missing in failure()["text"], what="the missing interpreter in the status")
 
 
 def test_a_whole_restart(environments: Environments, tmp_path: Path, name: str) -> None:

@@ -42,7 +42,8 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
         "replicas_wanted": view.spec.config.num_replicas,
         "replicas_running": view.ready,
         "replicas": [
-            {"tag": r.tag, "pid": r.pid, "state": r.state, "gpus": list(r.gpus), "remark": r.remark}
+            # Not 0 for one that is being launched: kill(0) means the whole group of the process that kills.
+            {"tag": r.tag, "pid": r.pid or None, "state": r.state, "gpus": list(r.gpus), "remark": r.remark}
             for r in view.replicas
         ],
         "environment": environment

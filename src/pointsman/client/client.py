@@ -124,7 +124,7 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         """What runs and what does not, and why: plain dicts, ready for JSON.
 
         Per backend its state (``RUNNING``, ``UPDATING``, ``UNHEALTHY``, ``DEPLOY_FAILED``), replicas wanted and
-        running, each replica's tag, pid and state, and the last failure with its traceback.
+        running, each replica's tag, pid (None before it has begun) and state, and the last failure with its traceback.
         """
         return status_view(self._status(), self.http_address)
 

@@ -150,19 +150,27 @@ class Sending(Coroutine[Any, Any, ServeFuture[Any]]):
     iterated at once, ``async for chunk in handle.remote()``.
 
     Args:
-        send: makes the call and gives the future; with suspensions, where it has to wait for room.
+        send: makes the call of ``data`` and ``kwargs`` and gives the future; with suspensions, where it has to wait for
+            room.
     """
 
-    __slots__ = ("_send", "_steps")
+    __slots__ = ("_data", "_kwargs", "_send", "_steps")
 
-    def __init__(self, send: Callable[[], Generator[Any, None, ServeFuture[Any]]]) -> None:
+    def __init__(
+        self,
+        send: Callable[[Any, dict[str, Any]], Generator[Any, None, ServeFuture[Any]]],
+        data: Any,
+        kwargs: dict[str, Any],
+    ) -> None:
         self._send = send
+        self._data = data
+        self._kwargs = kwargs
         self._steps: Generator[Any, None, ServeFuture[Any]] | None = None
 
     def __await__(self) -> Generator[Any, None, ServeFuture[Any]]:
         if self._steps is not None:
             raise RuntimeError("cannot reuse an already awaited call; await the future that it gave")
-        self._steps = self._send()
+        self._steps = self._send(self._data, self._kwargs)
         return self._steps
 
     def send(self, value: Any, /) -> Any:

@@ -202,7 +202,7 @@ class _Handle:
 def _with_trace(headers: list[tuple[bytes, bytes]], scope: CallScope | None) -> list[tuple[bytes, bytes]]:
     """A handle's headers, and those that tie the call to what it is made for: the present span, or else the request."""
     found = current_headers()
-    if not found and scope is not None:
+    if not found and scope is not None and scope.headers:
         found = [header for header in scope.headers if header[0] in TRACE_HEADERS]
     if not found:
         return headers
@@ -252,7 +252,7 @@ class AsyncServeHandle(_Handle):
     def remote(self, data: Any = None, /, **kwargs: Any) -> Sending:
         """Send a call; ``await`` it for a future, and that for the value. The first await lasts only while the
         endpoint's queue is full. Arguments and errors as for :class:`ServeHandle`."""
-        return Sending(partial(self._remote, data, kwargs))
+        return Sending(self._remote, data, kwargs)
 
     def _remote(self, data: Any, kwargs: dict[str, Any]) -> Generator[Any, None, ServeFuture[Any]]:
         # A generator and no coroutine: nearly always there is nothing to wait for.

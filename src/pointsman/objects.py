@@ -21,6 +21,7 @@ import cloudpickle
 
 MAX_OBJECT_BYTES = 2**31 - 1 - 16 * 1024 * 1024
 """A frame's payload, less the largest head."""
+ARGUMENTS = "the call's arguments"
 OUT_OF_BAND_BYTES = 16 * 1024
 """Buffers below this size are pickled in line: for them a copy is cheaper than the bookkeeping."""
 
@@ -28,6 +29,8 @@ _BEGIN = Struct("<II")  # a first byte that no pickle has, and the number of buf
 _ENTRY = Struct("<QQ")  # what a buffer is to become, and its size in bytes
 _ALIGN = 16
 _PLAIN, _BYTES, _BYTEARRAY = range(3)
+_ATOMS = frozenset((type(None), bool, int, float, str, bytes))
+"""Need no care: they hold neither buffers nor classes."""
 
 
 def dumps(value: Any, *, what: str = "the object") -> bytes:
@@ -41,6 +44,8 @@ def dumps(value: Any, *, what: str = "the object") -> bytes:
         ValueError: it takes more than 2 GiB less 16 MiB.
     """
     value = _outside(value)
+    if type(value) in _ATOMS:
+        return _within_limit(pickle.dumps(value, 5), what)
     buffers: list[memoryview] = []
     keep = partial(_keep, buffers)
     try:
@@ -54,19 +59,18 @@ def dumps(value: Any, *, what: str = "the object") -> bytes:
             packed = cloudpickle.dumps(value, protocol=5, buffer_callback=keep)
         except Exception as error:
             raise TypeError(f"{what} cannot be pickled: {error}") from error
-    size = len(packed)
-    for buffer in buffers:
-        size += buffer.nbytes
-    if size > MAX_OBJECT_BYTES:
-        raise ValueError(f"{size} bytes are too many for {what}: the limit is {MAX_OBJECT_BYTES} bytes")
+    _within_limit(packed, what, sum([buffer.nbytes for buffer in buffers]))
     return _join(packed, buffers) if buffers else packed
 
 
 def dumps_arguments(data: Any, kwargs: dict[str, Any]) -> bytes:
     """Pack a call's arguments. Raises as :func:`dumps`."""
+    data = _outside(data)
     if kwargs:
         kwargs = {name: _outside(value) for name, value in kwargs.items()}
-    return dumps((_outside(data), kwargs), what="the call's arguments")
+    elif type(data) in _ATOMS:
+        return _within_limit(pickle.dumps((data, kwargs), 5), ARGUMENTS)
+    return dumps((data, kwargs), what=ARGUMENTS)
 
 
 def loads(data: bytes | bytearray | memoryview) -> Any:
@@ -89,6 +93,14 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
         at = _aligned(at + size)
     buffers = [_rebuilt(kind, part) for (kind, _), part in zip(entries[1:], parts[1:], strict=True)]
     return pickle.loads(parts[0], buffers=buffers)
+
+
+def _within_limit(packed: bytes, what: str, beside: int = 0) -> bytes:
+    """A pickle as it is, unless it and the buffers beside it are too large together."""
+    size = len(packed) + beside
+    if size > MAX_OBJECT_BYTES:
+        raise ValueError(f"{size} bytes are too many for {what}: the limit is {MAX_OBJECT_BYTES} bytes")
+    return packed
 
 
 def _outside(value: Any) -> Any:

@@ -224,7 +224,7 @@ def test_hellos_carry_no_body_and_come_once() -> None:
     dial, accept = dialer(), acceptor()
     opening = only_frame(dial.first())
     with pytest.raises(WireError, match="expected a hello"):
-        acceptor().receive(opening._replace(body=b"x"))
+        acceptor().receive(msgspec.structs.replace(opening, body=b"x"))
     challenge = only_frame(accept.receive(opening))
     proof = only_frame(dial.receive(challenge))
     accept.receive(proof)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
@@ -182,7 +184,7 @@ _NO_HEADERS: list[tuple[bytes, bytes]] = []
 _NO_PARAMS: dict[str, str] = {}
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """An answer: HTTP status, headers and bytes, or a pickled object, or a stream of either."""
 
     status: int

@@ -10,7 +10,9 @@ import contextlib
 import mmap
 from enum import IntEnum
 from struct import Struct as Layout
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from pointsman.exceptions import ServeException
 
@@ -67,7 +69,7 @@ Body: TypeAlias = "bytes | bytearray | memoryview"
 KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One unit on the wire. ``call_id`` ties answers to calls; 0 where there is no call.
 
     A body is a bytearray or writable memory of its own when it was large and came in pieces.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pointsman.wire.frames import (
     HEADER_SIZE,
+    HUGE_BODY,
     LARGE_BODY,
     MAX_HEAD,
     MAX_PAYLOAD_BEFORE_HELLO,
@@ -89,6 +90,23 @@ def test_parts_are_the_frame(size: int, view: type) -> None:
     assert len(parts) == (2 if size >= LARGE_BODY else 1)
     if len(parts) == 2:
         assert len(parts[0]) == HEADER_SIZE + len(b"head")
+
+
+@pytest.mark.parametrize("size", [LARGE_BODY - 1, LARGE_BODY, HUGE_BODY - 1, HUGE_BODY, HUGE_BODY + 1])
+def test_bodies_are_received_in_place(size: int) -> None:
+    """What comes piece by piece into the decoder's own memory is what was sent, as is the frame behind it; a large body
+    may be written to (CO2)."""
+    body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    data = encode_frame(Kind.CALL, 1, b"head", body) + encode_frame(Kind.REPLY, 2)
+    decoder, got, at = FrameDecoder(), [], 0
+    while at < len(data):
+        room = decoder.buffer()
+        count = min(len(room), len(data) - at, 50_003)
+        room[:count] = data[at : at + count]
+        got += decoder.received(count)
+        at += count
+    assert got == [Frame(Kind.CALL, 1, b"head", body), Frame(Kind.REPLY, 2)]
+    assert memoryview(got[0].body).readonly is (size < LARGE_BODY)
 
 
 @settings(deadline=None, max_examples=200)

@@ -27,6 +27,8 @@ class Nodes:
         self._cluster = Cluster()
         self.head = self.add(num_cpus=2)
         self.address = str(self._cluster.address)
+        self.others: list[object] = []
+        """Those of the fixture, but for the head."""
 
     def add(self, **resources: object) -> object:
         """Add a node and wait until the cluster knows it."""
@@ -61,7 +63,6 @@ def nodes() -> Iterator[Nodes]:
     """Three nodes: two CPUs each, one of them with a GPU that is only said to be there."""
     assert not ray.is_initialized(), "an earlier test has left its cluster"
     nodes = Nodes()
-    nodes.add(num_cpus=2, num_gpus=1)
-    nodes.add(num_cpus=4, resources={"disk": 1})
+    nodes.others = [nodes.add(num_cpus=2, num_gpus=1), nodes.add(num_cpus=4, resources={"disk": 1})]
     yield nodes
     nodes.end()

@@ -94,7 +94,7 @@ class KeyValueStore:
         try:
             return self._read().epoch
         except StoreError as error:
-            raise StoreError(f"the change was not made: {error}") from None
+            raise StoreError(f"the change is not durable and was not made: {error}") from None
 
     def _read(self) -> Kept:
         try:

@@ -56,6 +56,7 @@ class MetricsHost:
     def __init__(self, birth: Birth) -> None:
         self._birth = birth
         self._serving: concurrent.futures.Future[Serving] = concurrent.futures.Future()
+        self._told = asyncio.Event()
         self._over = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -83,12 +84,13 @@ class MetricsHost:
         await exporter.start()
         self._serving.set_result(Serving(exporter, url_of(listener, ray.util.get_node_ip_address())))
         watching = asyncio.ensure_future(_end_of_instance(handover.namespace))
-        told = asyncio.ensure_future(self._over.wait())
+        told = asyncio.ensure_future(self._told.wait())
         await asyncio.wait({watching, told}, return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
         await exporter.aclose()
         listener.close()
         folder.leave()
+        self._over.set()  # Ray lets no actor with a loop exit while a method of it is under way
         ray.actor.exit_actor()
 
     async def read(self) -> bytes:
@@ -98,11 +100,11 @@ class MetricsHost:
 
     async def end(self) -> None:
         """End, now that the instance does."""
-        self._over.set()
+        self._told.set()
 
     async def attend(self) -> None:
-        """Never returns: who waits for it learns of the end."""
-        await asyncio.Event().wait()
+        """Returns at the end and not before: who waits for it learns of that."""
+        await self._over.wait()
 
 
 class Exporters(Standing):

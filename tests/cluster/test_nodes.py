@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 import pointsman as serve
+from pointsman.engine.ray.exporters import MetricsHost
+from pointsman.engine.ray.guests import GuestHost
+from pointsman.engine.ray.hosts import ControllerHost, ProcessHost
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from tests.cluster.conftest import Nodes
 from tests.conftest import http_for, wait_until
@@ -273,7 +277,8 @@ def test_a_node_dies_under_load(client: serve.Client, nodes: Nodes, name: str) -
 DRIVER = """
 import sys, time
 import pointsman as serve
-client = serve.start(engine="ray", address=sys.argv[1], http_options={"port": 0}, metrics_export_port=None)
+http_options = {"port": 0, "location": "EveryNode"}
+client = serve.start(engine="ray", address=sys.argv[1], http_options=http_options, metrics_export_port=0)
 client.deploy("m", lambda request: __import__("os").getpid(), config={"num_replicas": 2})
 print("pids:", *(replica["pid"] for replica in client.status()["backends"]["m"]["replicas"]), flush=True)
 time.sleep(600)
@@ -284,9 +289,20 @@ def named_actors() -> list[dict[str, str]]:
     return list(ray.util.list_named_actors(all_namespaces=True))
 
 
+def processes_of_ours() -> set[int]:
+    """On the nodes of this test; by their titles, since a process may live on when its actor is no more."""
+    kinds = tuple(f"ray::{host.__name__}" for host in (ControllerHost, ProcessHost, GuestHost, MetricsHost))
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if process.cmdline()[:1] and process.cmdline()[0].startswith(kinds):
+                found.add(process.pid)
+    return found
+
+
 def test_the_driver_is_killed(nodes: Nodes, client: serve.Client) -> None:
     """A script is killed: its instance ends, and leaves nothing in the cluster, which lives on (IN4)."""
-    before = named_actors()
+    before, processes_before = named_actors(), processes_of_ours()
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, nodes.address], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     line = next(line for line in driver.stdout if line.startswith("pids:"))  # Ray prints there as well
@@ -297,6 +313,7 @@ def test_the_driver_is_killed(nodes: Nodes, client: serve.Client) -> None:
     driver.stdout.close()
     wait_until(lambda: all(is_zombie(pid) for pid in pids), what="the end of the replicas")
     wait_until(lambda: len(named_actors()) == len(before), what="the end of all its actors")
+    wait_until(lambda: processes_of_ours() == processes_before, what="the end of all its processes")
 
 
 DETACHED = """

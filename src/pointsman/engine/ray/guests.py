@@ -38,6 +38,7 @@ class GuestHost(ProcessHost):
     def __init__(self, birth: Birth) -> None:
         super().__init__(birth)
         self._child: Child | None = None
+        self._over = asyncio.Event()
         self._begun = asyncio.Event()  # Ray does not promise that calls come in order to one that has a loop
 
     async def introduce(self) -> Introduction:  # type: ignore[override]
@@ -73,13 +74,14 @@ class GuestHost(ProcessHost):
         code = await asyncio.to_thread(self._child.process.wait)
         how = self._child.bury()
         self._leave_replica(self._child.number)
+        self._over.set()  # Ray lets no actor with a loop exit while a method of it is under way
         if code:
             raise GuestError(how)
         ray.actor.exit_actor()
 
     async def attend(self) -> None:  # type: ignore[override]
-        """Never returns: who waits for it learns of the end."""
-        await asyncio.Event().wait()
+        """Returns at the end and not before: who waits for it learns of that."""
+        await self._over.wait()
 
     async def kill_child(self) -> None:
         """End the child now, with all that its user code has forked."""

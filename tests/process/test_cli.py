@@ -243,7 +243,7 @@ def test_no_such_instance_names_those_that_there_are(detached: str) -> None:
         (["status", "--name", ".hidden"], "'.hidden'"),
         (["start", "--http-port", "65536"], "65536"),
         (["start", "--http-location", "Nowhere"], "'HeadOnly'"),
-        (["start", "--http-port", "0", "--state-dir", "/proc/no"], "/proc/no"),
+        (["start", "--http-port", "0", "--metrics-export-port", "0", "--state-dir", "/proc/no"], "/proc/no"),
     ],
 )
 def test_a_bad_value_is_said_in_one_line(arguments: list[str], word: str) -> None:

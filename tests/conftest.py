@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -85,15 +86,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", default="", help=f"which engines the conformance suite runs on: {engines}")
 
 
-RAY_CPUS = 64
-"""Said to have, so that tests may have as many replicas as they like: on Ray CPUs are strict."""
+ROOM: dict[str, Any] = {"num_cpus": 64, "num_gpus": 2, "memory": 1_000_000_000, "resources": {"disk": 2}}
+"""What there is said to be: CPUs for as many replicas as tests like, since they are strict on Ray, and no hardware."""
 
 
-def start_client(engine: str = "local", *, metrics_export_port: int | None = 0, **http_options: object) -> serve.Client:
-    """An anonymous instance on free ports."""
+def start_client(
+    engine: str = "local", *, strict: bool = False, metrics_export_port: int | None = 0, **http_options: object
+) -> serve.Client:
+    """An anonymous instance on free ports. A strict one has :data:`ROOM`, as all have on Ray; there the cluster has it,
+    and the instances of this process share that."""
     return serve.start(
         engine=engine,
-        num_cpus=RAY_CPUS if engine == "ray" else None,
+        **(ROOM if strict or engine == "ray" else {}),
         address="local" if engine == "ray" else None,  # another test may have a cluster on this machine
         http_options={"port": 0, **http_options},
         metrics_export_port=metrics_export_port,

@@ -16,7 +16,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.exceptions import BackendStartError, InsufficientResourcesError
-from tests.conftest import family, wait_until
+from tests.conftest import family, start_client, wait_until
 
 
 def echo(request):
@@ -383,10 +383,9 @@ def test_gpus_are_refused_without_any(client, name):
 
 
 @pytest.fixture(scope="module")
-def strict():
+def strict(engine):
     """An instance with strict resources that need no hardware."""
-    options = {"location": "NoServer"}
-    with serve.start(http_options=options, num_cpus=3, num_gpus=2, memory=1000, resources={"disk": 2}) as client:
+    with start_client(engine, strict=True, location="NoServer") as client:
         yield client
 
 
@@ -421,7 +420,7 @@ def test_fractional_gpus_share_a_device(strict):
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_cpus": 2}, {"num_cpus": 0, "memory": 600}, {"num_cpus": 0, "resources": {"disk": 1.5}}],
+    [{"num_cpus": 40}, {"num_cpus": 0, "memory": 600_000_000}, {"num_cpus": 0, "resources": {"disk": 1.5}}],
     ids=["cpus", "memory", "custom"],
 )
 def test_strict_resources(strict, options):
@@ -440,7 +439,7 @@ def test_total_does_not_fit(strict):
     """When single replicas fit but all together do not, nothing is started (RM3)."""
     before = replica_processes()
     with pytest.raises(InsufficientResourcesError, match="4 x"):
-        strict.create_backend("many", echo, config={"num_replicas": 4})
+        strict.create_backend("many", echo, ray_actor_options={"num_cpus": 20}, config={"num_replicas": 4})
     assert replica_processes() == before
 
 
@@ -448,7 +447,7 @@ def replica_processes():
     found = set()
     for pid, process in family().items():
         with contextlib.suppress(psutil.NoSuchProcess):  # on Ray others come and go
-            if "pointsman.replica" in process.cmdline():
+            if {"pointsman.replica", "ray::ProcessHost.be_replica"} & set(process.cmdline()):
                 found.add(pid)
     return found
 

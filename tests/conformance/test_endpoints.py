@@ -9,6 +9,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.exceptions import BackendStartError, ServeException
+from tests.conftest import start_client
 
 
 def one(request):
@@ -265,10 +266,10 @@ def test_deploy_over_a_foreign_endpoint(client, pair, name):
     assert client.list_backends() == before
 
 
-def test_deploy_swaps_one_by_one_without_room():
+def test_deploy_swaps_one_by_one_without_room(engine):
     """When old and new do not fit side by side, replicas are swapped and no request fails (DP5)."""
-    with serve.start(http_options={"location": None}, num_cpus=1) as client:
-        client.deploy("x", version(1))
+    with start_client(engine, strict=True, location=None) as client:
+        client.deploy("x", version(1), ray_actor_options={"num_gpus": 2})
         handle = client.get_handle("x")
         futures = [handle.remote() for _ in range(20)]
         client.deploy("x", version(2))

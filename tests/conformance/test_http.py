@@ -188,10 +188,11 @@ def test_two_requests_on_one_connection(served, client):
 
 
 @pytest.fixture(scope="module")
-def small():
+def small(engine):
     """An instance with small limits, a debug switch and a middleware."""
     cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"])
-    client = start_client(max_body_bytes=1000, request_timeout_s=0.5, debug=True, middlewares=[cors], processes=2)
+    limits = {"max_body_bytes": 1000, "request_timeout_s": 0.5}
+    client = start_client(engine, debug=True, middlewares=[cors], processes=2, **limits)
     yield client
     client.shutdown()
 

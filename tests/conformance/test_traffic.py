@@ -414,9 +414,9 @@ def test_any_name_fits_into_a_header(client, http, name):
     client.delete_backend(tag)
 
 
-def test_nothing_is_said_when_switched_off():
+def test_nothing_is_said_when_switched_off(engine):
     """I do not want strangers to know my models: one option, and no answer says who gave it."""
-    with start_client(expose_headers=False) as client, http_for(client) as http:
+    with start_client(engine, expose_headers=False) as client, http_for(client) as http:
         client.deploy("secret", Moods, route="/secret")
         for mood in ("fine", "raises", "streams"):
             answer = http.get("/secret", params={"mood": mood})
@@ -551,9 +551,9 @@ def test_what_is_no_policy(client, endpoint, a, b, module, path, error, text):
     assert client.get_traffic(endpoint) == before
 
 
-def test_a_client_that_was_shut_down_says_so():
+def test_a_client_that_was_shut_down_says_so(engine):
     """After shutdown every operation on traffic says why it does nothing (IN12)."""
-    client = start_client(location=None)
+    client = start_client(engine, location=None)
     client.deploy("a", tag_of_backend)
     client.shutdown()
     operations = (

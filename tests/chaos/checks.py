@@ -48,6 +48,22 @@ def nothing_lost(history: History, *, except_for: int = 0) -> Iterator[str]:
         yield f"{len(wrong)} answers are wrong, such as status {wrong[0].status}"
 
 
+DYING_S = 0.5
+"""For how long a killed process may still take connections on a busy machine."""
+
+
+def cut_by(history: History, kills: Iterable[float]) -> list[Exchange]:
+    """What broke on a connection to an HTTP server that was killed at one of these times; nobody can answer those. What
+    was connected later has no such excuse."""
+    times = list(kills)
+    return [
+        exchange
+        for exchange in history.exchanges
+        if exchange.outcome in ("reset", "aborted")
+        and any(exchange.connected - DYING_S <= at <= exchange.ended for at in times)
+    ]
+
+
 def nothing_but(history: History, *outcomes: str) -> Iterator[str]:
     """Only these outcomes."""
     others = Counter(f"{e.outcome} {e.status}" for e in history.exchanges if e.outcome not in outcomes)

@@ -37,11 +37,13 @@ _ids = itertools.count(1)
 
 @dataclass
 class Exchange:
-    """One request and what became of it. Times are the load loop's; ``due`` is when it should have been sent."""
+    """One request and what became of it. Times are the load loop's; ``due`` is when it should have been sent, and
+    ``connected`` since when there is the connection that it was sent on."""
 
     id: str
     idempotent: bool
     due: float
+    connected: float = 0.0
     ended: float = 0.0
     outcome: str = ""
     status: int = 0
@@ -82,14 +84,17 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
         self.fresh = False
+        self._made = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self._made = self._load.now()
 
     def send(self, exchange: Exchange, request: bytes) -> None:
         assert self.transport is not None
         self.exchange = exchange
+        exchange.connected = self._made
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:

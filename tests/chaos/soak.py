@@ -7,7 +7,6 @@ Made to find what no single fault does: what adds up, and what two faults do at 
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import itertools
 import random
@@ -19,8 +18,8 @@ from typing import Any, NamedTuple
 
 from pointsman.exceptions import BackendStartError
 from tests.chaos.arena import QUICK, Arena
-from tests.chaos.checks import nothing_but, nothing_lost
-from tests.chaos.load import Exchange, History, Load
+from tests.chaos.checks import cut_by, nothing_but, nothing_lost
+from tests.chaos.load import History, Load
 from tests.chaos.models import Worker
 from tests.chaos.rows import Row
 
@@ -29,8 +28,6 @@ KILLED = ("replica", "ingress", "controller")
 RATE = 100.0
 LEAVE_SHARE = 0.05
 REPLICAS = 3
-CUT_S = 0.5
-"""How long after the end of an HTTP server its clients have noticed, on a busy machine."""
 MAX_RSS_SLOPE = 1.0
 """MiB in a minute."""
 DELIVERED = 0.999
@@ -77,7 +74,7 @@ def _check_requests(arena: Arena, history: History, killer: Killer) -> None:
     silence = max((b - a for a, b in itertools.pairwise(answers)), default=0.0)
     # Nobody answers while the HTTP server is started again and again, so no bar would mean anything.
     arena.notes.append(f"longest silence: {silence:.1f} s")
-    cut = [e for e in history.exchanges if e.outcome in ("reset", "aborted") and killer.explains(e)]
+    cut = cut_by(history, killer.cuts)
     arena.excused = sum(e.outcome == "reset" for e in cut)
     arena.check(nothing_lost(history, except_for=arena.excused))
     arena.check(nothing_but(history, "delivered", "failed", "left", "reset", "aborted"))
@@ -97,7 +94,7 @@ class Killer:
         self._arena = arena
         self._end = end
         self._chance = random.Random(arena.chance.randrange(2**32))
-        self._cuts: list[float] = []
+        self.cuts: list[float] = []
         self.killed: Counter[str] = Counter()
 
     def run(self, load: Load) -> None:
@@ -109,15 +106,10 @@ class Killer:
             if not there:
                 continue  # killed just now, and not yet there again
             if role == "ingress":
-                self._cuts.append(load.now())
+                self.cuts.append(load.now())
             with contextlib.suppress(ProcessLookupError):
                 self._arena.kill(self._chance.choice(there).pid)
                 self.killed[role] += 1
-
-    def explains(self, exchange: Exchange) -> bool:
-        """Whether an exchange broke because its HTTP server was killed just then."""
-        place = bisect.bisect_right(self._cuts, exchange.ended)
-        return place > 0 and exchange.ended - self._cuts[place - 1] < CUT_S
 
     @property
     def told(self) -> str:

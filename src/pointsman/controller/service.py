@@ -20,6 +20,7 @@ from pointsman.controller.room import RoomSeeker
 from pointsman.controller.views import status_of, traffic_of
 from pointsman.controller.waiters import StartFailure
 from pointsman.engine.base import Engine
+from pointsman.engine.instances import last_table
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from pointsman.model import Reason, RoutingTable
 from pointsman.telemetry.exporter import Exporter
@@ -77,6 +78,7 @@ class Service:
         self._handover = handover
         self._exporter = exporter
         self._metrics_url = metrics_url
+        self._last_table = last_table(handover.control_path)
         self._controller: Controller | None = None
         self._engine: Engine
         self._room: RoomSeeker
@@ -129,6 +131,8 @@ class Service:
 
     def publish(self, table: RoutingTable) -> None:
         body = pack(table)
+        if self._last_table is not None:
+            self._last_table.keep(body)
         for subscription in self._subscriptions.values():
             subscription.stream.send(Kind.TABLE, 0, b"", body)
 

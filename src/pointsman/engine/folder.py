@@ -6,6 +6,7 @@
                             ctl    the controller's socket
                             r/     a socket per replica
                             m/     what each process counts; missing where nothing is to be counted
+                            table  the newest routing table
                             logs/  a file per process
                             state.db
 """

@@ -13,6 +13,7 @@ from typing import Any
 from pointsman.engine import local
 from pointsman.engine.base import Address, Plan, Raised
 from pointsman.engine.folder import live_folders
+from pointsman.engine.lasttable import LastTable
 from pointsman.engine.relay import ask_relay, locator_by_relay, relay_here
 from pointsman.exceptions import ServeException
 from pointsman.model import Resources
@@ -119,6 +120,11 @@ def metrics_folder(control_path: str) -> Path:
 
         return NodeFolder.of(control_path).metrics
     return local.folder_of(control_path).metrics
+
+
+def last_table(control_path: str) -> LastTable | None:
+    """Where the newest routing table of that instance is kept; None on a cluster, whose nodes share no folder."""
+    return None if on_ray(control_path) else LastTable(local.folder_of(control_path))
 
 
 def present_address(control_path: str) -> str:

@@ -11,7 +11,7 @@ import socket
 import sys
 
 from pointsman.engine.child import Lifeline, run_process
-from pointsman.engine.instances import locator, metrics_folder
+from pointsman.engine.instances import last_table, locator, metrics_folder
 from pointsman.engine.listening import listen
 from pointsman.ingress.app import ASGIApp, IngressApp
 from pointsman.ingress.metrics import HTTPMetrics
@@ -72,12 +72,20 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         on_gone=lambda: stop(ORPHANED_DRAIN_S),
     )
     link.subscribe(ingress=True, pid=os.getpid())
+    kept = last_table(handover.control_path)
+    table = kept.read() if kept is not None else None
+    if table is not None:
+        app.apply(table)
+    linking = loop.create_task(link.start())  # not waited for: there may be no controller just now
     try:
-        await link.start()
         # Until there is a table, connections wait in the backlog: a 404 would be a lie.
         await app.has_table.wait()
         await server.serve()
+        if linking.done():
+            linking.result()
     finally:
+        linking.cancel()
+        await asyncio.gather(linking, return_exceptions=True)
         await link.aclose()
         await router.aclose()
 

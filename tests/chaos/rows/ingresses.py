@@ -11,27 +11,24 @@ import pytest
 
 import pointsman as serve
 from tests.chaos.arena import Arena
-from tests.chaos.checks import nothing_but, nothing_lost
-from tests.chaos.models import Streams
+from tests.chaos.checks import cut_by, new_version_only, nothing_but, nothing_lost
+from tests.chaos.models import Streams, Worker
 from tests.chaos.rows import row
 
 
 @row("F10", "the HTTP server is killed", engines=("local", "ray"), short=True)
 def killed(arena: Arena) -> None:
     arena.deploy()
-    in_flight = 0
+    kills = []
     with arena.load() as load:
         for _ in range(2):
-            ingress = arena.processes("ingress")[0].pid
-            running = sum(not exchange.outcome for exchange in load.history.exchanges)
-            arena.kill(ingress)
             at = load.now()
+            arena.kill(arena.processes("ingress")[0].pid)
             load.goes_on(60)
-            in_flight += running
+            kills.append(at)
             after = [e.ended for e in load.history.exchanges if e.outcome == "delivered" and e.due > at]
             arena.figure("recovery", min(after, default=at) - at, 1.5 + 0.5)
-    # Those sent between counting and killing were in flight too.
-    arena.excused = in_flight + 2 * 5
+    arena.excused = len(cut_by(load.history, kills))
     if arena.engine == "ray":  # where nobody else holds the listening socket
         arena.excused += load.history.count("unconnected")
     else:
@@ -39,6 +36,27 @@ def killed(arena: Arena) -> None:
     arena.check(nothing_lost(load.history, except_for=arena.excused))
     arena.check(nothing_but(load.history, "delivered", "reset", "unconnected"))
     arena.at_rest({"w": 3})
+
+
+@row("F10b", "the HTTP server is killed while the controller is stopped", short=True)
+def killed_without_a_controller(arena: Arena) -> None:
+    arena.deploy()
+    controller, ingress = (arena.processes(role)[0].pid for role in ("controller", "ingress"))
+    with arena.load() as load:
+        arena.kill(controller, signal.SIGSTOP)
+        at = load.now()
+        arena.kill(ingress)
+        load.goes_on(60)
+        after = [e.ended for e in load.history.exchanges if e.outcome == "delivered" and e.due > at]
+        arena.figure("recovery", min(after, default=at) - at, 1.5 + 0.5)
+        arena.kill(controller, signal.SIGCONT)
+        arena.client.deploy("w", Worker, str(arena.folder), 2)
+        deployed = load.now()
+        load.goes_on(60)
+    arena.excused = len(cut_by(load.history, [at]))
+    arena.check(nothing_lost(load.history, except_for=arena.excused))
+    arena.check(nothing_but(load.history, "delivered", "reset"))
+    arena.check(new_version_only(load.history, deployed, 2))
 
 
 @row("F12", "the HTTP server is asked to end, with streams open", short=True)

@@ -138,11 +138,11 @@ def test_a_node_is_cut_off_for_a_moment(client: serve.Client, nodes: Nodes, name
     client.delete_backend(name)
 
 
-def start_kept(nodes: Nodes, folder: Path) -> serve.Client:
+def start_kept(nodes: Nodes, folder: Path, *, name: str = "kept-on-disk") -> serve.Client:
     return serve.start(
         True,
         engine="ray",
-        name="kept-on-disk",
+        name=name,
         address=nodes.address,
         state_dir=folder,
         http_options={"location": None},
@@ -158,15 +158,7 @@ def test_state_in_a_folder(nodes: Nodes, tmp_path: Path, name: str) -> None:
     first.deploy(name, pid_of_replica, config={"max_concurrent_queries": 7})
     before = replicas(first, name)
     with pytest.raises(ServeException, match="in use by a live instance"):
-        serve.start(
-            True,
-            engine="ray",
-            name="other",
-            address=nodes.address,
-            state_dir=folder,
-            http_options={"location": None},
-            metrics_export_port=None,
-        )
+        start_kept(nodes, folder, name="other")
     controller = psutil.Process(first.status()["controller_pid"])
     ray.kill(ray.get_actor("controller", namespace="pointsman/kept-on-disk"))
     controller.wait(30)

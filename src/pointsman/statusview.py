@@ -19,7 +19,10 @@ def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
             "ingresses": [{"pid": i.pid, "up_to_date": i.up_to_date} for i in status.ingresses],
         },
         "metrics": [{"node": node, "address": url} for node, url in status.metrics.items()],
-        "endpoints": {name: endpoint_view(spec) for name, spec in status.endpoints.items()},
+        "endpoints": {
+            name: {**endpoint_view(spec), "queued": None if status.queued is None else status.queued.get(name, 0)}
+            for name, spec in status.endpoints.items()
+        },
         "backends": {tag: _backend_view(view) for tag, view in status.backends.items()},
     }
 

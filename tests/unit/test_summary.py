@@ -26,6 +26,12 @@ def reading(time, requests, errors, waits, replica="b#1", **counts):
             families.PROCESSING_LATENCY.name: [((*mine, ("batch_size", "1")), latencies(**counts))],
             families.QUEUED_QUERIES.name: [(mine, (waits,))],
             families.PROCESSING_QUERIES.name: [(mine, (1.0,))],
+            families.HTTP_OUTCOMES.name: [
+                ((("endpoint", "e"), ("route", "/e"), ("outcome", "delivered"), ("reason", "")), (requests - 3,)),
+                ((("endpoint", "e"), ("route", "/e"), ("outcome", "failed"), ("reason", "deadline")), (2.0,)),
+                ((("endpoint", "e"), ("route", "/old"), ("outcome", "failed"), ("reason", "")), (1.0,)),
+                ((("endpoint", ""), ("route", "unmatched"), ("outcome", "refused"), ("reason", "")), (9.0,)),
+            ],
             families.ROUTER_REQUESTS.name: [((("endpoint", "e"),), (requests,))],
             families.ROUTER_QUEUED.name: [((("endpoint", "e"), ("backend", "b")), (3.0,))],
         },
@@ -40,6 +46,7 @@ def test_rates_are_of_what_happened_in_between():
         "requests": 10,
         "per_second": 5.0,
         "queued": 3,
+        "http_outcomes": {"delivered": 10, "refused": 0, "failed": 0, "aborted": 0},
         "http_latency_ms": {"p50": None, "p95": None, "p99": None},
     }
     backend = seen["backends"]["b"]
@@ -54,6 +61,7 @@ def test_without_an_earlier_look_there_are_no_rates():
     assert seen["seconds"] is None
     assert seen["backends"]["b"]["per_second"] is None
     assert seen["backends"]["b"]["requests"] == 110
+    assert seen["endpoints"]["e"]["http_outcomes"] == {"delivered": 107, "refused": 0, "failed": 3, "aborted": 0}
 
 
 def test_a_replica_that_was_retired_in_between_changes_nothing():

@@ -1,4 +1,4 @@
-"""The command line: ``pointsman start | status | top | traffic | env | shutdown | demo``.
+"""The command line: ``pointsman start | list | status | top | traffic | env | shutdown | demo``.
 
 Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
 into one line on standard error. Knows no process but its own; what an instance is doing it learns from ``status()``.
@@ -140,6 +140,28 @@ def start(
     else:
         typer.echo(f"Ctrl-C ends it. Elsewhere, look at it with: {_command('status', name, address)}")
         _stay(client, folder if engine == "local" else None)
+
+
+@app.command("list")
+def list_instances(as_json: AsJson = False) -> None:
+    """Show the instances of this user on this machine, but for those that scripts have started for themselves."""
+    from pointsman.cli.tables import show_instances
+    from pointsman.engine.base import url
+    from pointsman.engine.folder import abouts
+
+    instances = [
+        {
+            "name": about.name,
+            "pid": about.pid,
+            "http": url(about.http_host, about.http_port),
+            "metrics": url(about.metrics_host, about.metrics_port),
+        }
+        for about in abouts()
+    ]
+    if as_json:
+        print_json(instances)
+    else:
+        show_instances(instances, terminal())
 
 
 @app.command()

@@ -20,6 +20,17 @@ REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
 """Others are on their way out."""
 
 
+def show_instances(instances: list[dict[str, Any]], console: Console) -> None:
+    """Print which instances run."""
+    table = make_table("", "instance", "supervisor pid", "HTTP", "metrics")
+    table.columns[1].justify = "right"
+    for one in instances:
+        http, metrics = (plain(one[what]) if one[what] else Text("-", style="dim") for what in ("http", "metrics"))
+        table.add_row(Text(one["name"], style="bold"), str(one["pid"]), http, metrics)
+    nothing = Text("No instance is running; start one with: pointsman start --detached", style="dim")
+    console.print(table if table.row_count else nothing)
+
+
 def show_status(status: dict[str, Any], console: Console) -> None:
     """Print the whole status."""
     console.print(_header(status), soft_wrap=True)

@@ -13,7 +13,7 @@ from pointsman.client.operations import START_TIMEOUT_S, log, new_id
 from pointsman.client.statistics import StatisticsOperations
 from pointsman.client.traffic import TrafficOperations
 from pointsman.context import replica_context
-from pointsman.engine.base import Address, Raised
+from pointsman.engine.base import Address, Raised, url
 from pointsman.engine.instances import wait_for_end
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
@@ -45,16 +45,12 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
     @property
     def http_address(self) -> str | None:
         """Base URL of the instance's HTTP server; None without one, or inside a replica."""
-        if self._address is None or self._address.http_host is None:
-            return None
-        return _url(self._address.http_host, self._address.http_port)
+        return url(self._address.http_host, self._address.http_port) if self._address is not None else None
 
     @property
     def metrics_address(self) -> str | None:
         """Base URL of the instance's metrics, which are at ``/metrics``; None without them, or inside a replica."""
-        if self._address is None or self._address.metrics_host is None:
-            return None
-        return _url(self._address.metrics_host, self._address.metrics_port)
+        return url(self._address.metrics_host, self._address.metrics_port) if self._address is not None else None
 
     def __enter__(self) -> Client:
         return self
@@ -123,8 +119,10 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
     def status(self) -> dict[str, Any]:
         """What runs and what does not, and why: plain dicts, ready for JSON.
 
-        Per backend its state (``RUNNING``, ``UPDATING``, ``UNHEALTHY``, ``DEPLOY_FAILED``), replicas wanted and
-        running, each replica's tag, pid (None before it has begun) and state, and the last failure with its traceback.
+        Per endpoint what ``list_endpoints`` shows, and how many calls are ``queued`` in routers (None where no metrics
+        are recorded); per backend its state (``RUNNING``, ``UPDATING``, ``UNHEALTHY``, ``DEPLOY_FAILED``), replicas
+        wanted and running, each replica's tag, pid (None before it has begun) and state, and the last failure with its
+        traceback.
         """
         return status_view(self._status(), self.http_address)
 
@@ -145,10 +143,6 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
             self._raised.let_go()
         else:
             wait_for_end(address.control_path)
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _end_with_driver(raised: Raised, session: Session) -> None:

@@ -18,7 +18,8 @@ class StatisticsOperations(Operations):
     def stats(self, over_s: float | None = None) -> dict[str, Any]:
         """Requests, errors, latencies and queues, by endpoint and backend: plain dicts, ready for JSON.
 
-        Per endpoint ``requests``, ``per_second``, ``queued`` in routers, and ``http_latency_ms`` as p50, p95 and p99;
+        Per endpoint ``requests``, ``per_second``, ``queued`` in routers, ``http_latency_ms`` as p50, p95 and p99, and
+        ``http_outcomes``: how many requests by HTTP were ``delivered``, ``refused``, ``failed`` and ``aborted``;
         per backend also ``errors``, the ``latency_ms`` of calls of user code, queries in ``processing``, ``queued`` in
         routers and replicas, the mean ``batch_size``, and live ``replicas``.
 

@@ -24,7 +24,7 @@ from pointsman.engine.instances import last_table
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from pointsman.model import Reason, RoutingTable
 from pointsman.telemetry.exporter import Exporter
-from pointsman.telemetry.summary import joined, reading_of
+from pointsman.telemetry.summary import joined, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
 from pointsman.wire.auth import (
     ROLE_GRANT,
@@ -181,8 +181,9 @@ class Service:
             report = unpack(frame.head, Report)
             if str(report.number) != stream.identity:
                 raise WireError(f"replica {stream.identity} reported for {report.number}")
+            introduces = self._replicas.get(report.number) is not stream
             self._replicas[report.number] = stream
-            self.controller.replica_reported(report, bytes(frame.body))
+            self.controller.replica_reported(report, bytes(frame.body), introduces=introduces)
         elif kind == Kind.HEALTH and role == ROLE_REPLICA:
             number = int(stream.identity)
             self._health[number] = stream
@@ -234,7 +235,8 @@ class Service:
     ) -> bytes:
         controller = self.controller
         if isinstance(command, Query):
-            return pack(status_of(controller, self._handover, self.ingresses(), self._metrics_addresses()))
+            metrics, queued = self._metrics_addresses(), await self._queued()
+            return pack(status_of(controller, self._handover, self.ingresses(), metrics, queued))
         if isinstance(command, QueryTraffic):
             return pack(traffic_of(controller.desired, command.name))
         if isinstance(command, QueryMetrics):
@@ -253,6 +255,15 @@ class Service:
             controller.shutdown()
             return b""
         return await self._room.carry_out(command, lambda: controller.change(command, body))
+
+    async def _queued(self) -> dict[str, int] | None:
+        if self._exporter is None:
+            return None
+        try:
+            return queued_by_endpoint(await self._exporter.collect())
+        except OSError as error:  # no descriptor is left, perhaps: the rest of the status is wanted all the more
+            log.warning("metrics cannot be collected: %s", error)
+            return None
 
     async def _wait_for_ingresses(self, timeout_s: float) -> None:
         event = asyncio.Event()
@@ -284,8 +295,9 @@ class Service:
 
 def _describe(error: BaseException) -> tuple[bytes, bytes]:
     if isinstance(error, StartFailure):
-        head = FailureHead(Reason.CONSTRUCTOR_FAILED, "BackendStartError", str(error), error.traceback)
-        return pack(head), error.pickled
+        if error.reason is Reason.RECONFIGURE_TIMEOUT:
+            return pack(FailureHead(error.reason, "TimeoutError", str(error))), b""
+        return pack(FailureHead(error.reason, "BackendStartError", str(error), error.traceback)), error.pickled
     names = [cls.__name__ for cls in type(error).__mro__]
     known = (
         "InsufficientResourcesError",

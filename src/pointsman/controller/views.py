@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pointsman.controller.observed import Phase
+from pointsman.controller.observed import Phase, Replica
 from pointsman.controller.state import Desired, Fallback, find_endpoint
 from pointsman.model import BackendSpec, Pins, TrafficHistory
 from pointsman.wire.commands import BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
@@ -26,6 +26,7 @@ def status_of(
     handover: ControllerHandover,
     ingresses: Sequence[Subscriber],
     metrics: Mapping[str, str],
+    queued: dict[str, int] | None,
 ) -> Status:
     """Everything at this moment."""
     desired, confirmed = controller.desired, controller.observed.confirmed
@@ -39,6 +40,7 @@ def status_of(
         backends={tag: _backend_view(controller, spec) for tag, spec in desired.backends.items()},
         ingresses=tuple(IngressView(i.pid, confirmed.get(i.number, 0) >= controller.table.version) for i in ingresses),
         metrics=dict(metrics),
+        queued=queued,
     )
 
 
@@ -54,7 +56,8 @@ def traffic_of(desired: Desired, name: str) -> TrafficView:
 
 def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
     replicas = controller.observed.of(spec.tag)
-    ready = sum(r.phase is Phase.READY and r.sick is None and r.version == spec.version for r in replicas)
+    serving = [r for r in replicas if r.phase is Phase.READY and r.sick is None and not r.killed]
+    ready = sum(r.version == spec.version for r in serving)
     failures = controller.observed.failures.get(spec.tag)
     if failures is not None and failures.rolled_back:
         state = "DEPLOY_FAILED"
@@ -74,8 +77,13 @@ def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
         ready=ready,
         failure=failure,
         pythons=_pythons(spec, controller.desired.fallbacks.get(spec.tag)),
-        replicas=tuple(ReplicaView(r.tag, r.pid, r.phase.name, r.allocation.gpus, r.pulse.remark) for r in replicas),
+        replicas=tuple(_replica_view(replica) for replica in replicas),
     )
+
+
+def _replica_view(replica: Replica) -> ReplicaView:
+    phase = Phase.STOPPING if replica.killed else replica.phase
+    return ReplicaView(replica.tag, replica.pid, phase.name, replica.allocation.gpus, replica.pulse.remark)
 
 
 def _pythons(spec: BackendSpec, fallback: Fallback | None) -> tuple[str, ...]:

@@ -127,6 +127,13 @@ class Address(NamedTuple):
     metrics_port: int = 0
 
 
+def url(host: str | None, port: int) -> str | None:
+    """Base URL of what an instance serves by HTTP; None where it does not."""
+    if host is None:
+        return None
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class Raised(Protocol):
     """An instance that this process has raised."""
 
@@ -139,6 +146,9 @@ class Raised(Protocol):
 
     def serves(self) -> None:
         """It is ready: what was kept for it until then can be given up."""
+
+    def refusal(self) -> str:
+        """Why it says that it cannot come up; empty where it does not say so."""
 
     def let_go(self) -> None:
         """End a bound instance. Does nothing in a forked child, or a second time."""

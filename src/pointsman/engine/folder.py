@@ -8,6 +8,7 @@
                             m/     what each process counts; missing where nothing is to be counted
                             table  the newest routing table
                             logs/  a file per process
+                            refused   why the controller does not come up; missing where it does
                             state.db
 """
 
@@ -28,6 +29,7 @@ from pointsman.exceptions import ServeException
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 ANONYMOUS_PREFIX = ".anonymous."
+REFUSAL = "refused"
 LOCK_TRIES = 5
 LOCK_PAUSE_S = 0.005
 SWEEP_AGE_S = 60
@@ -247,6 +249,17 @@ def live_instances() -> list[str]:
     """Names of the live named instances of this user."""
     names = [folder.path.name for folder in live_folders()]
     return [name for name in names if not name.startswith(ANONYMOUS_PREFIX)]
+
+
+def abouts() -> list[About]:
+    """What is known of the live named instances of this user."""
+    found = []
+    for name in live_instances():
+        try:
+            found.append(InstanceFolder.of(name).about())
+        except (FileNotFoundError, ServeException):
+            continue  # it ended just now, or has only begun to start
+    return found
 
 
 def live_folders() -> list[InstanceFolder]:

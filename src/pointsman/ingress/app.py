@@ -207,7 +207,7 @@ class IngressApp:
         found = self._matcher.match(path)
         if found is None:
             raise RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
-        exchange.matched(found[0].route or "")
+        exchange.matched(found[0].route or "", found[0].name)
         methods = found[0].methods
         if method not in methods and not (method == "HEAD" and "GET" in methods):
             allowed = [*methods, "HEAD"] if "GET" in methods and "HEAD" not in methods else methods

@@ -17,12 +17,10 @@ from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.ingress.requestlog import RequestLog
 from pointsman.model import Reason
 from pointsman.routing.call import Call
+from pointsman.telemetry.families import OUTCOMES
 from pointsman.tracing import Span, Tracer
 
-DELIVERED = "delivered"
-REFUSED = "refused"
-FAILED = "failed"
-ABORTED = "aborted"
+DELIVERED, REFUSED, FAILED, ABORTED = OUTCOMES
 UNMATCHED = "unmatched"
 
 
@@ -44,6 +42,7 @@ class Exchange:
 
     __slots__ = (
         "_arrived",
+        "_endpoint",
         "_log",
         "_metrics",
         "_outcome",
@@ -61,7 +60,7 @@ class Exchange:
         self._log = log
         self._scope: Scope | None = scope if log is not None else None
         self._arrived = time.monotonic()
-        self._route = ""
+        self._route = self._endpoint = ""
         self._outcome = DELIVERED
         self._reason = ""
         self._over = False
@@ -71,9 +70,9 @@ class Exchange:
         self.streams = False
         """Whether the answer has begun to stream."""
 
-    def matched(self, route: str) -> None:
-        """It is known which route the request is for."""
-        self._route = route
+    def matched(self, route: str, endpoint: str = "") -> None:
+        """It is known which route the request is for, and whose that is."""
+        self._route, self._endpoint = route, endpoint
         if self._metrics is not None:
             self._metrics.arrived(route)
 
@@ -120,7 +119,7 @@ class Exchange:
             return
         if not self._route:
             self.matched(UNMATCHED)
-        metrics.ended(self._route, self._outcome, self._reason)
+        metrics.ended(self._endpoint, self._route, self._outcome, self._reason)
         if call is not None and call.backend:
             metrics.took(call.endpoint, call.backend, time.monotonic() - self._arrived)
 

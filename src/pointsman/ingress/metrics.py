@@ -15,7 +15,7 @@ class HTTPMetrics:
 
     def __init__(self, book: Book) -> None:
         self._arrived: Cells[str, Counter] = Cells(lambda route: book.counter(families.HTTP_REQUESTS, route))
-        self._outcomes: Cells[tuple[str, str, str], Counter] = Cells(
+        self._outcomes: Cells[tuple[str, str, str, str], Counter] = Cells(
             lambda labels: book.counter(families.HTTP_OUTCOMES, *labels)
         )
         self._durations: Cells[tuple[str, str], Histogram] = Cells(
@@ -27,9 +27,9 @@ class HTTPMetrics:
         counter = self._arrived[route]
         counter.values[counter.at] += 1.0
 
-    def ended(self, route: str, outcome: str, reason: str) -> None:
-        """What became of a request."""
-        counter = self._outcomes[route, outcome, reason]
+    def ended(self, endpoint: str, route: str, outcome: str, reason: str) -> None:
+        """What became of a request; ``endpoint`` is empty where the route is none's."""
+        counter = self._outcomes[endpoint, route, outcome, reason]
         counter.values[counter.at] += 1.0
 
     def took(self, endpoint: str, backend: str, seconds: float) -> None:

@@ -16,6 +16,8 @@ LATENCY_S = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1,
     0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
+OUTCOMES = ("delivered", "refused", "failed", "aborted")
+"""What may become of an HTTP request whose head has arrived: exactly one of these."""
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 EXACT_SIZES = 32
 """Batches up to this size have a label of their own; larger ones share one per power of two."""
@@ -96,7 +98,7 @@ HTTP_OUTCOMES = Family(
     "serve_http_outcomes_total",
     "counter",
     "What became of HTTP requests: delivered, refused, failed or aborted, and why.",
-    ("route", "outcome", "reason"),
+    ("endpoint", "route", "outcome", "reason"),
 )
 HTTP_DURATION = Family(
     "serve_http_request_duration_seconds",

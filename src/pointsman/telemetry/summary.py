@@ -68,6 +68,16 @@ def quantile(bounds: Iterable[float], counts: Numbers, q: float) -> float | None
     return bounds[-1]
 
 
+def queued_by_endpoint(metrics: Mapping[str, Metric]) -> dict[str, int]:
+    """How many calls wait in routers, by endpoint."""
+    queued: dict[str, int] = {}
+    waiting = metrics.get(families.ROUTER_QUEUED.name)
+    for labels, numbers in waiting.series.items() if waiting is not None else ():
+        endpoint = dict(labels)["endpoint"]
+        queued[endpoint] = queued.get(endpoint, 0) + int(numbers[0])
+    return queued
+
+
 def summarise(after: Reading, before: Reading | None = None) -> dict[str, Any]:
     """What ``Client.stats`` returns: since the start, or since an earlier reading, and then with rates."""
     seconds = after.time - before.time if before is not None else None
@@ -87,6 +97,10 @@ def _endpoint(sums: _Sums, name: str, seconds: float | None) -> dict[str, Any]:
         "requests": requests,
         "per_second": _rate(requests, seconds),
         "queued": int(sums.now(families.ROUTER_QUEUED, endpoint=name)),
+        "http_outcomes": {
+            outcome: int(sums.total(families.HTTP_OUTCOMES, endpoint=name, outcome=outcome))
+            for outcome in families.OUTCOMES
+        },
         "http_latency_ms": sums.percentiles(families.HTTP_DURATION, 1000.0, endpoint=name),
     }
 

@@ -231,6 +231,8 @@ class Status(msgspec.Struct, frozen=True):
     ingresses: tuple[IngressView, ...]
     metrics: dict[str, str] = {}
     """Node -> base URL of its metrics."""
+    queued: dict[str, int] | None = None
+    """Calls that wait in routers, by endpoint; None where nothing is recorded."""
 
 
 class TrafficView(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from pointsman.context import replica_context
 from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, MetricsPort, Plan
 from pointsman.engine.folder import check_name
 from pointsman.engine.instances import find_instance, raise_instance
+from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.session import credentials_here, operator
 from pointsman.wire.handover import HTTPSettings
@@ -112,7 +113,7 @@ def start(
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have.
         OSError: the HTTP port or the given metrics port cannot be bound, or the host not resolved.
-        ServeException: a live instance has that name.
+        ServeException: a live instance has that name, or the stored state is damaged; the text names the file.
         TimeoutError: not ready after 60 s.
     """
     options.check_engine(engine)
@@ -217,10 +218,13 @@ def start_instance(
         client = Client(operator(raised.address), address=raised.address, raised=raised)
         client._wait_until_ready()
         raised.serves()
-    except BaseException:
+    except BaseException as error:
+        refusal = raised.refusal()
         raised.let_go()
         raised.wait_for_end(0.0 if not bound else DRIVER_EXIT_TIMEOUT_S)
         raised.release()
+        if refusal and isinstance(error, Exception):
+            raise ServeException(refusal) from None
         raise
     return client
 

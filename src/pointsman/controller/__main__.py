@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -11,14 +12,12 @@ from pathlib import Path
 
 from pointsman.controller.serving import serve
 from pointsman.controller.store import Store, StoreError
-from pointsman.engine.child import Lifeline, run_process
+from pointsman.engine.child import EXIT_REFUSED, Lifeline, run_process
+from pointsman.engine.folder import REFUSAL, InstanceFolder
 from pointsman.engine.link import SupervisorLink
 from pointsman.wire.handover import ControllerHandover
 
 log = logging.getLogger("pointsman.controller")
-
-EXIT_STORE = 3
-"""Exit code of a controller that cannot read its store."""
 
 
 async def serve_here(
@@ -38,7 +37,9 @@ async def serve_here(
         )
     except StoreError as error:
         log.critical("%s", error)
-        sys.exit(EXIT_STORE)
+        with contextlib.suppress(OSError):  # whoever starts the instance looks there, and the log has it anyway
+            InstanceFolder(Path(handover.folder)).write(REFUSAL, str(error).encode())
+        sys.exit(EXIT_REFUSED)
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ _LENGTH = Struct("<I")
 MAX_HANDOVER = 60 * 1024
 """Fits the buffer of a pipe, so that a parent never waits for a child that has not begun to read."""
 PR_SET_PDEATHSIG = 1
+EXIT_REFUSED = 3
+"""Exit code of a controller that cannot come up and has said why, since its store is damaged."""
 
 
 def pack_handover(message: object) -> bytes:

@@ -19,7 +19,14 @@ import msgspec
 
 from pointsman.engine.base import Address, Plan
 from pointsman.engine.child import pack_handover
-from pointsman.engine.folder import ANONYMOUS_PREFIX, About, InstanceFolder, lock_state_folder, sweep_anonymous
+from pointsman.engine.folder import (
+    ANONYMOUS_PREFIX,
+    REFUSAL,
+    About,
+    InstanceFolder,
+    lock_state_folder,
+    sweep_anonymous,
+)
 from pointsman.engine.listening import listen, listen_for_metrics
 from pointsman.exceptions import ServeException
 from pointsman.importpath import PATH_VARIABLE, python_path
@@ -54,6 +61,13 @@ class LocalInstance:
 
     def serves(self) -> None:
         """It is ready."""
+
+    def refusal(self) -> str:
+        """Why the controller says that it cannot come up; empty where it does not say so."""
+        try:
+            return folder_of(self.address.control_path).read(REFUSAL).decode()
+        except (OSError, ServeException):
+            return ""
 
     def release(self) -> None:
         """It has ended."""

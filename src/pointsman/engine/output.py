@@ -6,6 +6,7 @@ not take is dropped from the terminal (never from the file) and counted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import selectors
@@ -27,14 +28,32 @@ class _Source:
         self.fd = fd
         self.prefix = f"[{printable(label)}] ".encode()
         self.path = path
-        self.file: BinaryIO = path.open("ab", buffering=0)
+        self.file: BinaryIO | None = None
         self.rest = b""
+        with contextlib.suppress(OSError):  # a disk without room may have some later
+            self.open()
 
-    def roll(self) -> None:
-        if self.file.tell() > MAX_LOG_BYTES:
-            self.file.close()
+    def open(self) -> BinaryIO:
+        self.file = self.path.open("ab", buffering=0)
+        return self.file
+
+    def write(self, data: bytes) -> None:
+        """Add to the file.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        file = self.file or self.open()
+        file.write(data)
+        if file.tell() > MAX_LOG_BYTES:
+            self.close()
             self.path.replace(self.path.with_suffix(".log.1"))
-            self.file = self.path.open("ab", buffering=0)
+            self.open()
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
 
 
 class OutputPump:
@@ -85,8 +104,11 @@ class OutputPump:
 
     def _own_line(self, label: str, text: str) -> None:
         line = f"{printable(text)}\n".encode()
-        with (self._folder / f"{label}.log").open("ab") as file:
-            file.write(line)
+        try:
+            with (self._folder / f"{label}.log").open("ab") as file:
+                file.write(line)
+        except OSError:
+            self._dropped += len(line)
         self._to_terminal(f"[{label}] ".encode() + line)
 
     def _main(self) -> None:
@@ -107,13 +129,12 @@ class OutputPump:
         if not data:
             self._selector.unregister(source.fd)
             os.close(source.fd)
-            source.file.close()
+            source.close()
             self._sources.discard(source)
             data = b"\n" if source.rest else b""
         else:
             try:
-                source.file.write(data)
-                source.roll()
+                source.write(data)
             except OSError:
                 self._dropped += len(data)  # a full disk must not stop those who print
         lines, _, source.rest = (source.rest + data).rpartition(b"\n")

@@ -20,8 +20,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+<<<<<<< HEAD
 from pointsman.engine.child import Lifeline, pack_handover
 from pointsman.engine.folder import InstanceFolder, forget_state
+=======
+from pointsman.engine.child import EXIT_REFUSED, Lifeline, pack_handover
+from pointsman.engine.folder import InstanceFolder
+>>>>>>> 5385c94 (A damaged store refuses the start at once, with its file's name; logs survive a full disk)
 from pointsman.engine.output import OutputPump
 from pointsman.engine.spawn import Child, spawn
 from pointsman.model import Environment
@@ -47,9 +52,15 @@ RESTART_FIRST_S = 0.1
 RESTART_LAST_S = 2.0
 """Without them there is no service, so what keeps ending them is not waited out for longer: it may be over by now."""
 RESTART_PAUSE_S = 0.5
+<<<<<<< HEAD
 STEADY_S = 2.0
 """A process that lived this long has come up, whatever ended it later, and is restarted without delay. Longer, and a
 machine that kills something every few seconds would have us wait for the controller and the HTTP server in turn."""
+=======
+GIVE_UP_S = 5.0
+STEADY_S = 5.0
+"""A process that lived this long is restarted without delay."""
+>>>>>>> 5385c94 (A damaged store refuses the start at once, with its file's name; logs survive a full disk)
 
 
 class Supervisor:
@@ -189,11 +200,19 @@ class Supervisor:
             if child.role == "replica":
                 self._folder.forget_replica(child.number)
                 self._tell(ProcessEvent("exited", child.number, pid, how))
+            elif code == EXIT_REFUSED and (child.role, child.number) not in self._restarts:
+                self._give_up()
             else:
                 self._log(f"{child.role} {how}; starting it again")
                 self._restart(child)
                 if child.role == "ingress":
                     self._tell(ProcessEvent("ingress_exited", child.number, pid, how))
+
+    def _give_up(self) -> None:
+        """The first controller refuses to come up. Who waits for it learns so at once, and may look up why for a while;
+        a later one would be tried again, since the instance serves meanwhile."""
+        self._control.close()
+        self._after(GIVE_UP_S, lambda: self._begin_shutdown(0.0))
 
     def _restart(self, child: Child) -> None:
         key = (child.role, child.number)

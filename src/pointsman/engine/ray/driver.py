@@ -84,6 +84,10 @@ class RayInstance:
             self._port.close()
             self._port = None
 
+    def refusal(self) -> str:
+        """Empty: a controller that cannot come up has said so to whoever made it."""
+        return ""
+
     def _has_ended(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

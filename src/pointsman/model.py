@@ -25,6 +25,7 @@ class Reason(str, Enum):
 
     CONSTRUCTOR_FAILED = "constructor_failed"
     RECONFIGURE_FAILED = "reconfigure_failed"
+    RECONFIGURE_TIMEOUT = "reconfigure_timeout"
     REPLICA_DIED = "replica_died"
     UNRESPONSIVE = "unresponsive"
     HEALTH_CHECK_FAILED = "health_check_failed"
@@ -33,6 +34,7 @@ class Reason(str, Enum):
     DEADLINE = "deadline"
     QUEUE_FULL = "queue_full"
     DRAINING = "draining"
+    RECONFIGURING = "reconfiguring"
     NO_SUCH_ENDPOINT = "no_such_endpoint"
     REJECTED = "rejected"
     USER_CODE = "user_code"

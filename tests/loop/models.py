@@ -63,6 +63,34 @@ class Slow:
         JOURNAL.append("end reconfigure")
 
 
+class Picky(Slow):
+    """Fails half way with what it does not like."""
+
+    async def reconfigure(self, config: str) -> None:
+        self.value = "half"
+        if config == "bad":
+            raise ValueError("bad")
+        self.value = config
+
+
+class BlocksUntilOpen:
+    """Sync; waits in each request."""
+
+    def __init__(self) -> None:
+        self.value = "old"
+
+    def __call__(self, request: Any) -> str:
+        before, body = self.value, request.body().decode()
+        JOURNAL.append(f"begin {body}")
+        OPEN.wait()
+        JOURNAL.append(f"end {body}")
+        return f"{before} {self.value}"
+
+    def reconfigure(self, config: str) -> None:
+        self.value = config
+        JOURNAL.append("reconfigured")
+
+
 class Numbers:
     """Streams numbers without end."""
 

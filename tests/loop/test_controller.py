@@ -12,11 +12,11 @@ import pytest
 from pointsman.controller.reconcile import STOP_GRACE_S
 from pointsman.controller.store import StoreError
 from pointsman.exceptions import BackendStartError
-from pointsman.model import Pins, Reason
+from pointsman.model import Pins
 from pointsman.testing import ReplicaPlan, settle
 from pointsman.wire.commands import Accepted, Pin, Progress, RollbackTraffic, ShadowTraffic
 from pointsman.wire.handover import LaunchNote
-from pointsman.wire.messages import Report, unpack
+from pointsman.wire.messages import unpack
 from tests.loop.world import World, in_world
 
 
@@ -369,58 +369,5 @@ def test_waiting_has_a_limit(tmp_path: Path) -> None:
         with pytest.raises(TimeoutError, match="after 30 s"):
             await waiting
         assert now() == pytest.approx(30, abs=0.1)
-
-    in_world(tmp_path, test)
-
-
-def test_a_new_user_config_reaches_every_replica(tmp_path: Path) -> None:
-    """An update returns when each replica has applied it, and replaces none (RC2, BC7)."""
-
-    async def test(world: World) -> None:
-        world.plan = ReplicaPlan(reconfigure_s=2.0)
-        await world.create(num_replicas=2)
-        began = now()
-        await world.update(user_config=b"123")
-        assert now() - began == pytest.approx(2.0, abs=0.01)
-        assert len(world.engine.launched) == 2
-        assert len({replica.config_versions[-1] for replica in world.engine.live.values()}) == 1
-
-    in_world(tmp_path, test)
-
-
-def test_a_user_config_that_fails_is_taken_back(tmp_path: Path) -> None:
-    """When one replica's ``reconfigure`` raises, so does the update, and the old config is in force (RC10)."""
-
-    async def test(world: World) -> None:
-        await world.create(num_replicas=2, user_config=b"old")
-        world.engine.of("b")[1].plan = ReplicaPlan(reconfigure_error="bad value")
-        with pytest.raises(BackendStartError, match="bad value"):
-            await world.update(user_config=b"new")
-        assert world.controller.desired.backends["b"].config.user_config == b"old"
-        await asyncio.sleep(30)
-        assert len(list(world.peers.replicas_in_table("b"))) == 2
-        assert world.controller.desired.fallbacks == {}
-
-    in_world(tmp_path, test)
-
-
-def test_a_late_refusal_costs_no_replica(tmp_path: Path) -> None:
-    """Two replicas refuse a config, one later than the other, when it has been taken back: both serve on (RC10)."""
-
-    async def test(world: World) -> None:
-        await world.create(num_replicas=2, user_config=b"old")
-        for replica in world.engine.of("b"):
-            replica.plan = ReplicaPlan(reconfigure_s=5.0)
-        update = asyncio.ensure_future(world.update(user_config=b"new"))
-        await asyncio.sleep(1)
-        version = world.controller.desired.backends["b"].config_version
-        for replica in world.engine.of("b"):
-            refusal = Report(replica.number, "failed", version, Reason.RECONFIGURE_FAILED, "RuntimeError", "bad value")
-            world.controller.replica_reported(refusal, b"")
-            with pytest.raises(BackendStartError, match="bad value"):
-                await update
-        await asyncio.sleep(30)
-        assert len(world.engine.launched) == 2
-        assert len(list(world.peers.replicas_in_table("b"))) == 2
 
     in_world(tmp_path, test)

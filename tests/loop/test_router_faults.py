@@ -12,7 +12,7 @@ from pointsman.testing import ScriptedReplica, run, settle, table_of
 from tests.loop.test_router import routed, submitted
 
 
-@pytest.mark.parametrize("reason", [Reason.QUEUE_FULL, Reason.DRAINING])
+@pytest.mark.parametrize("reason", [Reason.QUEUE_FULL, Reason.DRAINING, Reason.RECONFIGURING])
 def test_a_refused_call_goes_elsewhere(reason: Reason) -> None:
     """A call that a replica sent back as not started is placed at the other one, whatever its method (BC2, G2)."""
 
@@ -45,6 +45,27 @@ def test_refusals_do_not_use_up_the_tries() -> None:
             replica.reply()
             assert (await call.future).status == 200
             assert asyncio.get_running_loop().time() < 1
+
+    run(main())
+
+
+def test_a_replica_that_took_a_new_config_is_asked_again() -> None:
+    """With nobody else to go to, calls that were sent back wait for the replica to be done, and keep their order (RC9,
+    BC6)."""
+
+    async def main() -> None:
+        replica = ScriptedReplica()
+        async with routed(replica) as router:
+            calls = await submitted(router, 3)
+            for call_id in reversed(list(replica.calls)):
+                replica.refuse(call_id, reason=Reason.RECONFIGURING)
+            await settle()
+            assert not replica.calls
+            await asyncio.sleep(0.5)
+            for _ in calls:
+                replica.reply()
+            assert [(await call.future).status for call in calls] == [200] * 3
+            assert [head.request_id for head in replica.arrived] == ["0", "1", "2", "0", "1", "2"]
 
     run(main())
 

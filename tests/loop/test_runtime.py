@@ -301,6 +301,59 @@ def test_reconfigure_gives_up_at_its_limit_and_work_goes_on() -> None:
     with_replica(test, models.Slow)
 
 
+def test_others_take_what_comes_during_reconfigure() -> None:
+    """Where there are other replicas, what waits here goes to them, and so does what comes until the change is made;
+    what runs is finished (RC9)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        running, *waiting = (caller.call(str(number)) for number in range(3))
+        await journal_has("begin 0")
+        change = asyncio.ensure_future(replica.runtime.reconfigure(pickle.dumps("new"), timeout_s=20, others=True))
+        await settle()
+        late = caller.call("3")
+        await caller.until(lambda: caller.of(late))
+        refused = [frame.call_id for frame in caller.frames if frame.kind == Kind.REFUSE]
+        assert refused == [*reversed(waiting), late]  # their router puts each before what waits there
+        assert unpack(caller.of(late)[0].head, RefuseHead).reason is Reason.RECONFIGURING
+        OPEN.set()
+        await change
+        assert (await caller.answer(running)).body == b"old old"
+        assert (await caller.answer(caller.call("4"))).body == b"new new"
+        assert JOURNAL == ["begin 0", "end 0", "reconfigured", "begin 4", "end 4"]
+
+    with_replica(test, models.BlocksUntilOpen)
+
+
+def test_no_request_meets_half_a_change() -> None:
+    """After a ``reconfigure`` that raised nothing is started until another one has succeeded (RC9, RC10)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        with real_time():
+            with pytest.raises(ValueError, match="bad"):
+                await replica.runtime.reconfigure(pickle.dumps("bad"), timeout_s=20)
+            call = caller.call("0")
+            await asyncio.sleep(0.05)
+            assert not caller.of(call)
+            await replica.runtime.reconfigure(pickle.dumps("good"), timeout_s=20)
+            assert (await caller.answer(call)).body == b"good good"
+
+    with_replica(test, models.Picky)
+
+
+def test_what_a_half_changed_replica_has_not_started_goes_elsewhere() -> None:
+    """A replica that cannot be restored and is to go gives back what waits in it (RC10, DR5, G2)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        with real_time(), pytest.raises(ValueError, match="bad"):
+            await replica.runtime.reconfigure(pickle.dumps("bad"), timeout_s=20)
+        call = caller.call("0")
+        await settle()
+        await replica.runtime.drain()
+        assert unpack((await caller.answer(call)).head, RefuseHead).reason is Reason.DRAINING
+
+    with_replica(test, models.Picky)
+
+
 def test_reconfigure_waits_for_streams() -> None:
     """An open stream is a request that runs: ``reconfigure`` comes after its end (RC9)."""
 

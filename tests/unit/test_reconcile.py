@@ -350,6 +350,7 @@ def test_a_failing_backend_delays_no_other() -> None:
         (Reason.REPLICA_DIED, START_TRIES, True),
         (Reason.RECONFIGURE_FAILED, 1, True),
         (Reason.RECONFIGURE_FAILED, 0, False),
+        (Reason.RECONFIGURE_TIMEOUT, 1, True),
     ],
 )
 @pytest.mark.parametrize("starting", [True, False])
@@ -398,6 +399,29 @@ def test_running_replicas_are_told_new_configs_once() -> None:
     actions = plan(desired, observed, 1.0)
     assert numbers(actions, Configure) == [1]
     assert not only(actions, Leave)
+
+
+@pytest.mark.parametrize(
+    ("versions", "told"),
+    [
+        ([(1, 1)], [1]),
+        ([(1, 1), (1, 1)], [1]),
+        ([(1, 2), (1, 1)], []),
+        ([(2, 2), (1, 1)], [2]),
+        ([(1, 1), (1, 1), (1, 1)], [1, 2]),
+        ([(1, 1), (1, 2), (2, 2), (1, 1), (1, 1)], [1, 4]),
+        ([(2, 2), (2, 2), (1, 1)], [3]),
+    ],
+    ids=str,
+)
+def test_half_of_the_replicas_take_a_user_config_at_a_time(versions: list[tuple[int, int]], told: list[int]) -> None:
+    """While some replicas take a new ``user_config`` as many take new work; a single one has no others (RC9)."""
+    replicas = [
+        replica(number, config_version=applied, told_version=told) for number, (applied, told) in enumerate(versions, 1)
+    ]
+    desired = want(backend(len(replicas), config_version=2, user_config=b"new"), starting=True)
+    configures = only(plan(desired, see(*replicas), 1.0), Configure)
+    assert configures == [Configure(number, others=len(replicas) > 1) for number in told]
 
 
 # --- out ------------------------------------------------------------------------------------------------------

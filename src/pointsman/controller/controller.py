@@ -13,19 +13,16 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-import msgspec
-
 from pointsman.config import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
 from pointsman.controller.durable import DurableState, DurableStore
 from pointsman.controller.events import (
+    Task,
     adopt,
     forget_failures,
     note_exit,
-    note_failure,
-    note_ready,
-    note_refused,
+    note_report,
     note_sick,
     start_reason,
 )
@@ -34,13 +31,14 @@ from pointsman.controller.launch import Launcher
 from pointsman.controller.observed import Observed, Phase, Replica
 from pointsman.controller.orders import ReplicaOrders
 from pointsman.controller.peers import Peers
+from pointsman.controller.publisher import Publisher
 from pointsman.controller.reconcile import Action, plan
 from pointsman.controller.state import Desired
 from pointsman.controller.store import KEPT_REPLIES, StoreError
-from pointsman.controller.tables import note_on_cpus, room_of, routing_table
-from pointsman.controller.waiters import Situation, Waiter
+from pointsman.controller.tables import note_on_cpus, room_of
+from pointsman.controller.waiters import Situation, Waiters
 from pointsman.engine.base import Engine
-from pointsman.model import Capacity, Reason, RoutingTable
+from pointsman.model import Capacity, RoutingTable
 from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Progress
 from pointsman.wire.handover import ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Report, pack
@@ -90,8 +88,9 @@ class Controller:
         self._replies = replies
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
-        self._waiters: set[Waiter] = set()
+        self._waiters = Waiters()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[bytes]] = set()
         self._kicked = self._closing = False
         self._noted_cpus = False
         self._wake: asyncio.TimerHandle | None = None
@@ -105,9 +104,18 @@ class Controller:
             circumstances=self._circumstances,
             on_sick=self._replica_is_sick,
         )
-        self.table = RoutingTable(epoch << EPOCH_SHIFT, {}, {})
-        self.published = False
+        self._publisher = Publisher(peers, launcher, version=epoch << EPOCH_SHIFT)
         self.ingress_exits: list[str] = []
+
+    @property
+    def table(self) -> RoutingTable:
+        """The newest routing table."""
+        return self._publisher.table
+
+    @property
+    def published(self) -> bool:
+        """Whether there is one yet."""
+        return self._publisher.published
 
     # Commands
 
@@ -118,6 +126,13 @@ class Controller:
             ValueError, InsufficientResourcesError: nothing has changed.
             StoreError: the change could not be made durable; nothing has changed.
         """
+        # Whoever asked may go away meanwhile and ask again: what has begun is carried out, and its reply kept.
+        task = self._loop.create_task(self._change(command, blob))
+        self._changes.add(task)
+        task.add_done_callback(self._change_ended)
+        return await asyncio.shield(task)
+
+    async def _change(self, command: Change, blob: bytes) -> bytes:
         async with self._turn:
             known = self._replies.get(command.id)
             if known is not None:
@@ -139,22 +154,20 @@ class Controller:
         self.kick()
         return reply
 
+    def _change_ended(self, task: asyncio.Task[bytes]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody may be left to look at it
+
     async def wait(self, command: Await, own_routers: frozenset[int], progress: Callable[[Progress], None]) -> None:
         """Return when a change is in effect.
 
         Raises:
             BackendStartError: it was taken back.
-            TimeoutError: it took longer than the caller would wait.
+            TimeoutError: it took longer than the caller would wait, or a replica's requests than it may wait for them.
         """
-        waiter = Waiter(command, own_routers, progress)
-        self._waiters.add(waiter)
         self.kick()
-        try:
-            await asyncio.wait_for(waiter.future, command.timeout_s)
-        except asyncio.TimeoutError:
-            raise waiter.too_late() from None
-        finally:
-            self._waiters.discard(waiter)
+        await self._waiters.wait(command, own_routers, progress)
 
     def shutdown(self, drain_s: float | None = None) -> None:
         """End the instance for good. What runs may finish: within its own limits, or within ``drain_s`` seconds."""
@@ -166,7 +179,7 @@ class Controller:
         self.health.end()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._changes, return_exceptions=True)
         await self._durable.aclose()
 
     # Events
@@ -188,50 +201,23 @@ class Controller:
             self.observed.capacity = event.capacity
         self.kick()
 
-    def replica_reported(self, report: Report, pickled: bytes) -> None:
-        """From a replica."""
-        replica = self.observed.replicas.get(report.number)
-        if replica is None:
-            log.warning("a replica numbered %d reported, and no such replica is known", report.number)
-            return
+    def replica_reported(self, report: Report, pickled: bytes, *, introduces: bool = False) -> None:
+        """From a replica; ``introduces`` on a new connection, before which orders and reports may have been lost."""
         now = self._loop.time()
-        replica.adopted = False
-        replica.node, replica.address, replica.tcp = report.node, report.address, report.tcp
-        if report.state == "fresh":
-            replica.enter(Phase.STARTING, now)
-            self._spawn(self._assign(replica))
-        elif report.state == "starting":
-            replica.enter(Phase.STARTING, now)
-        elif report.state == "ready":
-            note_ready(self.observed, replica, report, now)
-            self.health.begin()
-        elif report.state == "draining":
-            replica.enter(Phase.DRAINING, now)
-        elif report.state == "drained":
-            replica.enter(Phase.STOPPING, now)
-            self._engine.stop(replica.number)
-        elif report.state == "failed":
-            if report.reason is Reason.RECONFIGURE_FAILED:
-                note_refused(replica, report, now)
-            self._failed(replica, report, pickled)
+        task = note_report(self.observed, self.desired, report, pickled, now, introduces=introduces)
+        replica = self.observed.replicas.get(report.number)
+        if replica is not None:
+            if task is Task.ASSIGN:
+                self._spawn(self._assign(replica))
+            elif task is Task.WATCH:
+                self.health.begin()
+            elif task is Task.DRAIN:
+                self._orders.drain(replica)
+            elif task is Task.STOP:
+                self._engine.stop(replica.number)
+            elif task is Task.KILL:
+                self._kill(replica)
         self.kick()
-
-    def _failed(self, replica: Replica, report: Report, pickled: bytes) -> None:
-        spec = self.desired.backends.get(replica.backend)
-        if (
-            spec is not None
-            and replica.phase is Phase.READY
-            and replica.version == spec.version
-            and report.config_version < spec.config_version
-        ):
-            # Another replica was quicker to refuse that configuration: it was taken back, and the old one is coming.
-            log.warning("%s refused a configuration that was taken back: %s", replica.tag, report.text)
-            return
-        note_failure(self.observed, replica, report, pickled, self._loop.time())
-        # A running replica that could not take a new configuration is given the old one again.
-        if replica.backend not in self.desired.fallbacks or replica.phase is not Phase.READY:
-            replica.killed = True
-            self._engine.kill(replica.number)
 
     def _circumstances(self, replica: Replica) -> Circumstances:
         timeouts = [e.request_timeout_s for e in self.desired.endpoints.values() if e.request_timeout_s is not None]
@@ -282,7 +268,6 @@ class Controller:
                 if busy and self._wake is not None:
                     self._wake.cancel()
             self._publish()
-            self._check_waiters()
 
     async def _conclude(self, action: reconcile.Confirm | reconcile.Revert) -> bool:
         """Settle a backend's last change, for good or ill. False when the store refused: tried again later."""
@@ -320,7 +305,7 @@ class Controller:
             return  # it ended while an earlier action of this plan was written to disk
         replica = self.observed.replicas[action.number]
         if isinstance(action, reconcile.Configure):
-            self._orders.configure(replica, self.desired.backends[replica.backend])
+            self._orders.configure(replica, self.desired.backends[replica.backend], others=action.others)
         elif isinstance(action, reconcile.Leave):
             replica.enter(Phase.LEAVING, now)
         elif isinstance(action, reconcile.Drain):
@@ -328,8 +313,11 @@ class Controller:
             self._orders.drain(replica)
         else:
             log.info("%s is killed: %s", replica.tag, action.reason)
-            replica.killed = True
-            self._engine.kill(replica.number)
+            self._kill(replica)
+
+    def _kill(self, replica: Replica) -> None:
+        replica.killed = True
+        self._engine.kill(replica.number)
 
     async def _assign(self, replica: Replica) -> None:
         spec = self.desired.backends.get(replica.backend)
@@ -339,32 +327,18 @@ class Controller:
             await self._orders.assign(replica, spec)
         except StoreError as error:
             log.error("%s", error)
-            self._failed(replica, Report(replica.number, "failed", 0, None, "StoreError", str(error)), b"")
-            self.kick()
+            self.replica_reported(Report(replica.number, "failed", 0, None, "StoreError", str(error)), b"")
 
     def _publish(self) -> None:
-        """Send the routing table if it has changed. Waits until adopted replicas have reported: a table without them
-        would stop traffic that flows."""
-        if any(replica.adopted for replica in self.observed.replicas.values()):
-            return
-        table = routing_table(self.desired, self.observed, self._launcher, version=self.table.version + 1)
-        if not self.published or msgspec.structs.replace(table, version=self.table.version) != self.table:
-            self.table, self.published = table, True
-            self._peers.publish(table)
-        for replica in self.observed.replicas.values():
-            if replica.phase is Phase.LEAVING and not replica.left_at:
-                replica.left_at, replica.since = self.table.version, self._loop.time()
-                self.kick()
-
-    def _check_waiters(self) -> None:
+        if self._publisher.publish(self.desired, self.observed, self._loop.time()):
+            self.kick()
         situation = Situation(
             desired=self.desired,
             observed=self.observed,
             table_version=self.table.version if self.published else 0,
             ingresses=self._peers.ingress_routers(),
         )
-        for waiter in self._waiters:
-            waiter.check(situation)
+        self._waiters.check(situation)
 
     def _take(self, new: Desired) -> None:
         self.desired = new

@@ -51,15 +51,7 @@ class DurableState:
         Raises:
             StoreError: it is not, and nothing has changed.
         """
-        write = partial(self._store.commit, new, reply_to=reply_to, reply=reply, blob=blob)
-        writing = asyncio.ensure_future(self._run(write))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            # The client has gone, but the write cannot be called back: memory must follow the disk.
-            await writing
-            self._on_commit(new)
-            raise
+        await self._run(partial(self._store.commit, new, reply_to=reply_to, reply=reply, blob=blob))
         self._on_commit(new)
         self.copy_soon()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from enum import Enum, auto
 
 from pointsman.controller.observed import Failures, Observed, Phase, Replica
-from pointsman.controller.reconcile import failed_launch
+from pointsman.controller.reconcile import RECONFIGURE_REASONS, failed_launch
 from pointsman.controller.state import Desired
 from pointsman.model import BackendSpec, Reason
 from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
@@ -50,7 +51,54 @@ def start_reason(spec: BackendSpec, desired: Desired, observed: Observed) -> str
     return "failure" if any(replica.phase >= Phase.READY for replica in mine) else "initial"
 
 
-def note_ready(observed: Observed, replica: Replica, report: Report, now: float) -> None:
+class Task(Enum):
+    """What a replica's report asks for."""
+
+    NOTHING = auto()
+    ASSIGN = auto()
+    """It waits to be told what to run."""
+    WATCH = auto()
+    """It serves: its health is to be asked for."""
+    DRAIN = auto()
+    """It does not know yet that it is to finish what it runs."""
+    STOP = auto()
+    """It has finished what it ran."""
+    KILL = auto()
+    """It cannot go on."""
+
+
+STEPS = {
+    "fresh": (Phase.STARTING, Task.ASSIGN),
+    "starting": (Phase.STARTING, Task.NOTHING),
+    "draining": (Phase.DRAINING, Task.NOTHING),
+    "drained": (Phase.STOPPING, Task.STOP),
+}
+"""What a report says of a replica's life, by its ``state``; ``ready`` and ``failed`` say more."""
+
+
+def note_report(
+    observed: Observed, desired: Desired, report: Report, pickled: bytes, now: float, *, introduces: bool = False
+) -> Task:
+    """A replica says how it is; ``introduces`` when it has just connected, so that orders to it may have been lost."""
+    replica = observed.replicas.get(report.number)
+    if replica is None:
+        log.warning("a replica numbered %d reported, and no such replica is known", report.number)
+        return Task.NOTHING
+    replica.adopted = False
+    if introduces:
+        replica.told_version = report.config_version
+    replica.node, replica.address, replica.tcp = report.node, report.address, report.tcp
+    if report.state == "failed":
+        return _note_failed(observed, desired, replica, report, pickled, now)
+    if report.state == "ready":
+        _note_ready(observed, replica, report, now)
+        return Task.DRAIN if introduces and replica.phase is Phase.DRAINING else Task.WATCH
+    phase, task = STEPS.get(report.state, (replica.phase, Task.NOTHING))
+    replica.enter(phase, now)
+    return task
+
+
+def _note_ready(observed: Observed, replica: Replica, report: Report, now: float) -> None:
     """A replica has come up, or has applied a new configuration."""
     replica.config_version = report.config_version
     replica.told_version = max(replica.told_version, report.config_version)
@@ -63,22 +111,31 @@ def note_ready(observed: Observed, replica: Replica, report: Report, now: float)
             failures.count = 0  # tries count in a row
 
 
-def note_refused(replica: Replica, report: Report, now: float) -> None:
-    """A replica could not take a new configuration. It came up before, though this controller may not have seen it."""
-    replica.told_version = max(replica.told_version, report.config_version)
-    if replica.phase < Phase.READY:
-        replica.enter(Phase.READY, now)
-        replica.pulse.heard_at = now
-
-
-def note_failure(observed: Observed, replica: Replica, report: Report, pickled: bytes, now: float) -> None:
+def _note_failed(
+    observed: Observed, desired: Desired, replica: Replica, report: Report, pickled: bytes, now: float
+) -> Task:
     """User code failed in its constructor or in ``reconfigure``."""
     log.warning("%s failed: %s: %s", replica.tag, report.error, report.text)
+    if report.reason in RECONFIGURE_REASONS:
+        replica.told_version = max(replica.told_version, report.config_version)
+        if replica.phase < Phase.READY:  # it came up before, though this controller has not seen it
+            replica.enter(Phase.READY, now)
+            replica.pulse.heard_at = now
+    if replica.phase > Phase.READY:
+        return Task.NOTHING  # it is on its way out, and may finish what it runs
+    spec, serves = desired.backends.get(replica.backend), replica.phase is Phase.READY
+    if spec is None or replica.version != spec.version:
+        return Task.NOTHING if serves else Task.KILL  # what an old version says is no verdict on the new one
+    if serves and report.config_version < spec.config_version:
+        # Another replica was quicker to refuse that configuration: it was taken back, and the old one is coming.
+        return Task.NOTHING
     failures = observed.failures.setdefault(replica.backend, Failures())
     failures.reason = report.reason or Reason.CONSTRUCTOR_FAILED
     failures.error, failures.text = report.error, report.text
     failures.traceback, failures.pickled = report.traceback, pickled
     failed_launch(failures, now)
+    # One that serves and could not take a new configuration is given the old one again.
+    return Task.NOTHING if serves and replica.backend in desired.fallbacks else Task.KILL
 
 
 def note_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: float) -> None:

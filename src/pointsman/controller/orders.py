@@ -47,10 +47,10 @@ class ReplicaOrders:
             blob,
         )
 
-    def configure(self, replica: Replica, spec: BackendSpec) -> None:
-        """Give a running replica its backend's newest configuration."""
+    def configure(self, replica: Replica, spec: BackendSpec, *, others: bool) -> None:
+        """Give a running replica its backend's newest configuration; ``others`` take its calls meanwhile, or nobody."""
         replica.told_version = spec.config_version
-        head = ConfigureHead(spec.config.for_replica(), spec.config_version, spec.config.drain_timeout_s)
+        head = ConfigureHead(spec.config.for_replica(), spec.config_version, spec.config.drain_timeout_s, others)
         self._tells.tell_replica(replica.number, Kind.CONFIGURE, pack(head))
 
     def drain(self, replica: Replica) -> None:

@@ -16,6 +16,7 @@ from pointsman.controller.resources import Ledger
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec, Reason
 
+RECONFIGURE_REASONS = (Reason.RECONFIGURE_FAILED, Reason.RECONFIGURE_TIMEOUT)
 START_TRIES = 3
 """A change whose replicas failed this often in a row is taken back."""
 LAUNCH_TIMEOUT_S = 60.0
@@ -38,9 +39,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Configure:
-    """Tell a running replica its backend's newest configuration."""
+    """Tell a running replica its backend's newest configuration. With ``others`` it takes no calls meanwhile."""
 
     number: int
+    others: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,10 +216,7 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Le
         elif len(proven) < len(up):
             yield WakeAt(min(r.since for r in up if r not in proven) + spec.config.rollout_watch_s)
 
-    for replica in current:
-        if replica.phase is Phase.READY and replica.told_version < spec.config_version:
-            yield Configure(replica.number)
-
+    yield from _configures(spec, current)
     # Whether an adopted replica serves is not known yet, and one that does must not be ended as if it did not.
     unknown = any(replica.adopted for replica in mine)
     missing = wanted - len(current)
@@ -233,6 +232,20 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Le
     # Old versions go as new ones prove themselves, so that their sum never falls below what is wanted.
     for replica in _victims(old, len(old) - max(0, wanted - spec.config.max_unavailable - len(proven))):
         yield _remove(replica)
+
+
+def _configures(spec: BackendSpec, current: list[Replica]) -> Iterator[Action]:
+    """Whom to tell the newest configuration. A replica runs no request while it takes a ``user_config``, so half of
+    them are told at a time: the others take new work meanwhile, and are spared one that user code refuses."""
+    serving = [replica for replica in current if replica.phase is Phase.READY]
+    untold = [replica for replica in serving if replica.told_version < spec.config_version]
+    if spec.config.user_config is None:
+        yield from (Configure(replica.number) for replica in untold)
+        return
+    taking = sum(replica.config_version < spec.config_version for replica in serving) - len(untold)
+    untold.sort(key=lambda replica: replica.load)  # who runs much would have the others wait for it
+    for replica in untold[: max(0, (len(serving) + 1) // 2 - taking)]:
+        yield Configure(replica.number, others=len(serving) > 1)
 
 
 def _proven(spec: BackendSpec, desired: Desired, up: list[Replica], now: float) -> list[Replica]:
@@ -260,7 +273,7 @@ def _launches(
 
 
 def _is_hopeless(failures: Failures) -> bool:
-    if failures.reason is Reason.RECONFIGURE_FAILED:
+    if failures.reason in RECONFIGURE_REASONS:
         return failures.count > 0
     return failures.count >= START_TRIES
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pointsman.controller.observed import Failures, Observed, Phase
-from pointsman.controller.reconcile import is_settled
+from pointsman.controller.reconcile import RECONFIGURE_REASONS, is_settled
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.wire.commands import Await, Progress
@@ -17,10 +17,15 @@ class StartFailure(BackendStartError):
     """A backend's change was taken back; carries what user code raised, still packed."""
 
     def __init__(self, backend: str, failures: Failures) -> None:
+        self.reason = failures.reason
         self.traceback = failures.traceback
         self.pickled = failures.pickled
         what = f"{failures.error}: {failures.text}" if failures.error else failures.text
-        super().__init__(f"backend {backend!r} could not be brought up ({failures.reason.value}): {what}")
+        if failures.reason in RECONFIGURE_REASONS:
+            text = f"backend {backend!r} did not take its new config and keeps the old one"
+        else:
+            text = f"backend {backend!r} could not be brought up"
+        super().__init__(f"{text} ({failures.reason.value}): {what}")
 
 
 class Situation(NamedTuple):
@@ -98,3 +103,31 @@ class Waiter:
         if state != self._told:
             self._told = state
             self._progress(Progress(backend, *state))
+
+
+class Waiters:
+    """All who wait at present."""
+
+    def __init__(self) -> None:
+        self._waiters: set[Waiter] = set()
+
+    async def wait(self, command: Await, own_routers: frozenset[int], progress: Callable[[Progress], None]) -> None:
+        """Return when what one caller waits for has come; see :class:`Waiter`.
+
+        Raises:
+            BackendStartError: it cannot come.
+            TimeoutError: it has not come in time.
+        """
+        waiter = Waiter(command, own_routers, progress)
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait_for(waiter.future, command.timeout_s)
+        except asyncio.TimeoutError:
+            raise waiter.too_late() from None
+        finally:
+            self._waiters.discard(waiter)
+
+    def check(self, situation: Situation) -> None:
+        """Something has changed."""
+        for waiter in self._waiters:
+            waiter.check(situation)

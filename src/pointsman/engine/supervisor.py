@@ -20,13 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-<<<<<<< HEAD
-from pointsman.engine.child import Lifeline, pack_handover
-from pointsman.engine.folder import InstanceFolder, forget_state
-=======
 from pointsman.engine.child import EXIT_REFUSED, Lifeline, pack_handover
-from pointsman.engine.folder import InstanceFolder
->>>>>>> 5385c94 (A damaged store refuses the start at once, with its file's name; logs survive a full disk)
+from pointsman.engine.folder import InstanceFolder, forget_state
 from pointsman.engine.output import OutputPump
 from pointsman.engine.spawn import Child, spawn
 from pointsman.model import Environment
@@ -52,15 +47,10 @@ RESTART_FIRST_S = 0.1
 RESTART_LAST_S = 2.0
 """Without them there is no service, so what keeps ending them is not waited out for longer: it may be over by now."""
 RESTART_PAUSE_S = 0.5
-<<<<<<< HEAD
+GIVE_UP_S = 5.0
 STEADY_S = 2.0
 """A process that lived this long has come up, whatever ended it later, and is restarted without delay. Longer, and a
 machine that kills something every few seconds would have us wait for the controller and the HTTP server in turn."""
-=======
-GIVE_UP_S = 5.0
-STEADY_S = 5.0
-"""A process that lived this long is restarted without delay."""
->>>>>>> 5385c94 (A damaged store refuses the start at once, with its file's name; logs survive a full disk)
 
 
 class Supervisor:

@@ -26,7 +26,7 @@ from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.health import STDERR, Health, Vitals
 from pointsman.replica.metrics import NO_METRICS
-from pointsman.replica.runtime import Runtime
+from pointsman.replica.runtime import Runtime, StillRunningError
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.watched import open_metrics
 from pointsman.routing.control import ControlLink
@@ -118,7 +118,7 @@ class ReplicaProcess:
             frame = await self._orders.get()
             if frame.kind == Kind.CONFIGURE and self._runtime is None:
                 await self._bring_up(unpack(frame.head, Assignment), bytes(frame.body))
-            elif frame.kind == Kind.CONFIGURE:
+            elif frame.kind == Kind.CONFIGURE and not frame.body:  # with a body it is the assignment, once more
                 await self._reconfigure(unpack(frame.head, ConfigureHead))
             elif frame.kind == Kind.DRAIN and self._runtime is not None:
                 # Said before it is over, so that the next controller does not count on a replica that refuses calls.
@@ -192,9 +192,13 @@ class ReplicaProcess:
             self._report_failure(error, Reason.RECONFIGURE_FAILED, order.config_version)
             return
         if config.user_config is not None and (self._half_changed or config.user_config != self._applied):
-            self._half_changed = True
+            before, self._half_changed = self._half_changed, True
             try:
-                await self._runtime.reconfigure(config.user_config, timeout_s=order.timeout_s)
+                await self._runtime.reconfigure(config.user_config, timeout_s=order.timeout_s, others=order.others)
+            except StillRunningError as error:
+                self._half_changed = before
+                self._report_failure(error, Reason.RECONFIGURE_TIMEOUT, order.config_version)
+                return
             except Exception as error:  # noqa: BLE001 - user code
                 self._report_failure(error, Reason.RECONFIGURE_FAILED, order.config_version)
                 return

@@ -30,6 +30,10 @@ from pointsman.wire.messages import CallHead, CreditHead, FailureHead, RefuseHea
 from pointsman.wire.stream import Stream
 
 
+class StillRunningError(TimeoutError):
+    """A new configuration was not given to user code, because requests were running for too long. Nothing changed."""
+
+
 class Runtime:
     """Runs the calls of one backend's code.
 
@@ -55,6 +59,10 @@ class Runtime:
         self._on_loop = OnLoop(self._ledger, self._rule)
         self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later)
         self._thread, self._coroutines = self._on_thread.executor, self._on_loop.executor
+        self._held = False
+        """Whether nothing is started, since user code takes a new configuration or has failed to."""
+        self._apart = False
+        """Whether other replicas take new calls meanwhile."""
         self._apply_limits(config)
 
     @property
@@ -91,34 +99,55 @@ class Runtime:
         self._config = config
         self._apply_limits(config)
 
-    async def reconfigure(self, user_config: bytes, *, timeout_s: float) -> None:
-        """Call the user's ``reconfigure`` between requests: what runs is waited for, what comes meanwhile waits.
+    async def reconfigure(self, user_config: bytes, *, timeout_s: float, others: bool = False) -> None:
+        """Call the user's ``reconfigure`` between requests: what runs is waited for, what comes meanwhile waits, or is
+        sent back where ``others`` can take it.
+
+        When user code fails, nothing is started before another ``reconfigure`` has succeeded: no request shall see half
+        a change.
 
         Raises:
-            TimeoutError: requests were still running after ``timeout_s`` seconds.
+            StillRunningError: requests were running after ``timeout_s`` seconds. Nothing has changed.
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
         target = self._target
         assert target is not None
+        half_changed, self._held = self._held, True
+        if others:
+            self._apart = True
+            self._send_back(Reason.RECONFIGURING)
         try:
-            try:
-                await asyncio.wait_for(self._hold(), timeout_s)
-            except asyncio.TimeoutError:
-                text = f"requests of this replica were still running after {timeout_s:g} s, its drain limit"
-                raise TimeoutError(text) from None
-            result = await self._thread.run(lambda: target.reconfigure(user_config))
-            if inspect.isawaitable(result):
-                await result
-        finally:
-            self._thread.release()
-            self._coroutines.release()
+            await asyncio.wait_for(self._hold(), timeout_s)
+        except asyncio.TimeoutError:
+            if not half_changed:
+                self._release()
+            text = f"requests of this replica were still running after {timeout_s:g} s, its drain limit"
+            raise StillRunningError(text) from None
+        result = await self._thread.run(lambda: target.reconfigure(user_config))
+        if inspect.isawaitable(result):
+            await result
+        self._release()
 
     async def _hold(self) -> None:
         await self._thread.hold()  # first, because it can still hand a stream over to the coroutines
         await self._coroutines.hold()
 
+    def _release(self) -> None:
+        self._held = self._apart = False
+        self._thread.release()
+        self._coroutines.release()
+
+    def _send_back(self, reason: Reason) -> None:
+        """What waits goes elsewhere; the newest first, since routers put each before what waits there already."""
+        for item in reversed(self._ledger.items()):
+            if not item.over and self._take_out(item):
+                self._ledger.close(item)
+                item.stream.send(Kind.REFUSE, item.call_id, pack(RefuseHead(reason, self.load)))
+
     async def drain(self) -> None:
         """Refuse new calls and return when none is left and every answer is written."""
+        if self._held:
+            self._send_back(Reason.DRAINING)
         await self._ledger.drained()
 
     def _apply_limits(self, config: ReplicaConfig) -> None:
@@ -152,9 +181,8 @@ class Runtime:
             self._cancel(item)
 
     def _admit(self, stream: Stream, frame: Frame) -> None:
-        if self._ledger.draining or self.load >= self._config.max_concurrent_queries:
-            reason = Reason.DRAINING if self._ledger.draining else Reason.QUEUE_FULL
-            stream.send(Kind.REFUSE, frame.call_id, pack(RefuseHead(reason, self.load)))
+        if self._ledger.draining or self._apart or self.load >= self._config.max_concurrent_queries:
+            stream.send(Kind.REFUSE, frame.call_id, pack(RefuseHead(self._refusal(), self.load)))
             return
         assert self._target is not None
         head = unpack(frame.head, CallHead)
@@ -179,13 +207,21 @@ class Runtime:
         else:
             item.task = self._coroutines.start_one(item)
 
+    def _refusal(self) -> Reason:
+        if self._ledger.draining:
+            return Reason.DRAINING
+        return Reason.RECONFIGURING if self._apart else Reason.QUEUE_FULL
+
+    def _take_out(self, item: Item) -> bool:
+        """Take an item out of the queue unseen; False when it has been started."""
+        executor = self._coroutines if item.method.is_async else self._thread
+        return executor.remove(item, key=item.key, copy=item.head.shadow)
+
     def _cancel(self, item: Item | None) -> None:
         """Nobody waits for this item: take it out of the queue, stop its task, or drop its answer when it comes."""
         if item is None or item.over:
             return
-        method, copy = item.method, item.head.shadow
-        executor = self._coroutines if method.is_async else self._thread
-        if executor.remove(item, key=item.key, copy=copy):
+        if self._take_out(item):
             self._ledger.close(item)
             return
         item.over = True

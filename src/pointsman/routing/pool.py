@@ -31,8 +31,9 @@ from pointsman.wire.messages import FailureHead, RefuseHead
 MAX_ATTEMPTS = 2
 """A call whose replica died under it is tried once more, so that a poisonous request cannot walk through all."""
 MAX_RETRY_AFTER_S = 60.0
-REFUSED_PAUSE_S = 0.005
-"""How long a full replica is left alone when no reply of ours is due from it that would tell of room."""
+PAUSES_S = {Reason.QUEUE_FULL: 0.005, Reason.RECONFIGURING: 0.02}
+"""How long a replica is left alone that has sent a call back, by why it has. It does not say when it takes calls again;
+one that drains never does."""
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
@@ -295,10 +296,7 @@ class Pool:
         call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec) and not call.shadow))
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None:
-        if refusal.reason is Reason.DRAINING:
-            remote.refuse_calls()
-        else:
-            remote.refuse_calls(REFUSED_PAUSE_S)
+        remote.refuse_calls(PAUSES_S.get(refusal.reason))
         call.attempts -= 1  # a refused call was never started, so it does not count as a try
         self._retry(call, refusal.reason)
 

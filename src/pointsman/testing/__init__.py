@@ -18,6 +18,7 @@ the same tools.
 """
 
 from pointsman.testing.fake_engine import FakeEngine, FakePeers, FakeReplica, Order, ReplicaPlan
+from pointsman.testing.losses import Loss, Losses
 from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
 from pointsman.testing.policies import check_traffic_policy
 from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica, new_call, table_of
@@ -36,6 +37,8 @@ __all__ = [
     "MemoryTransport",
     "MemoryNetwork",
     "MemoryServer",
+    "Losses",
+    "Loss",
     "MemoryReplica",
     "ScriptedReplica",
     "table_of",

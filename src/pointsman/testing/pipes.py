@@ -27,6 +27,7 @@ class Line:
         split: most bytes that arrive at once; None for a write as it was made.
         high, low: bytes on the way above which the writer is told to pause, and below which it may go on.
         writes: every write, as it was made.
+        on_write: told of each write before it is on its way.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class Line:
         self.split: int | None = None
         self.high, self.low = HIGH_WATER, LOW_WATER
         self.writes: list[bytes] = []
+        self.on_write: Callable[[bytes], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[float, bytes | None]] = deque()
         self._held = 0
@@ -65,6 +67,8 @@ class Line:
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
+        if self.on_write is not None:
+            self.on_write(data)
         self.inject(data)
         if not self._paused and self.on_the_way > self.high and self._writer is not None:
             self._paused = True

@@ -118,11 +118,13 @@ class Assignment(Message, frozen=True):
 
 
 class ConfigureHead(Message, frozen=True):
-    """New configuration for a running replica. ``timeout_s`` bounds the wait for what runs before ``reconfigure``."""
+    """New configuration for a running replica. ``timeout_s`` bounds the wait for what runs before ``reconfigure``;
+    ``others`` says whether other replicas take calls meanwhile."""
 
     config: ReplicaConfig
     config_version: int
     timeout_s: float
+    others: bool = False
 
 
 class DrainHead(Message, frozen=True):

@@ -1,0 +1,156 @@
+"""A controller whose replicas, router and driver talk to it over connections, which tests may break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from pointsman.controller.controller import Controller
+from pointsman.controller.launch import Launcher
+from pointsman.controller.service import Service
+from pointsman.engine.child import unpack_handover
+from pointsman.model import Capacity, RoutingTable
+from pointsman.routing.control import ControlLink
+from pointsman.testing import FakeEngine, FakeReplica, Losses, ReplicaPlan, run, virtual_loop
+from pointsman.wire.auth import ROLE_INGRESS, ROLE_OPERATOR, ROLE_REPLICA, derive_key
+from pointsman.wire.commands import Accepted, Await, Change
+from pointsman.wire.frames import Frame, Kind
+from pointsman.wire.handover import ControllerHandover, Launch, ProcessEvent, ReplicaHandover
+from pointsman.wire.messages import Report, unpack
+from pointsman.wire.stream import acceptor
+from tests.loop.simulation import MemoryStore
+
+CONTROL = "ctl"
+MASTER = b"m" * 32
+
+
+class LinkedEngine(FakeEngine):
+    """Its replicas connect to the controller, as real ones do."""
+
+    def __init__(self, plan_of: Callable[[Any], ReplicaPlan]) -> None:
+        super().__init__(plan_of)
+        self.links: dict[int, ControlLink] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def launch(self, order: Launch) -> None:
+        super().launch(order)
+        handover = unpack_handover(order.handover, ReplicaHandover)
+        self.links[order.number] = ControlLink(
+            path=CONTROL,
+            instance="i",
+            role=ROLE_REPLICA,
+            identity=str(order.number),
+            key=handover.control_key,
+            on_ready=lambda link: link.report(self.live[order.number].report),
+            on_frame=partial(self._ordered, order.number),
+        )
+
+    def exit(self, number: int, text: str = "killed by SIGKILL") -> None:
+        super().exit(number, text)
+        self._spawn(self.links[number].aclose())
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*self._tasks, *(link.aclose() for link in self.links.values()))
+
+    def _started(self, replica: FakeReplica) -> None:
+        self._event(ProcessEvent("started", replica.number, replica.pid))
+        self._spawn(self.links[replica.number].start())
+
+    def _report(self, replica: FakeReplica, report: Report) -> None:
+        replica.report = report
+        self.links[replica.number].report(report)
+
+    def _ordered(self, number: int, frame: Frame) -> None:
+        replica = self.live.get(number)
+        if replica is not None and not (frame.body and replica.assigned):
+            self.tell(number, Kind(frame.kind), frame.head)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class LinkedService(Service):
+    """Replicas have no health threads here: their engine knows."""
+
+    engine: FakeEngine
+
+    def ask_health(self, number: int) -> None:
+        self.engine.ask(number)
+
+
+class LinkedWorld:
+    """One instance's controller and all who are connected to it."""
+
+    def __init__(self) -> None:
+        self.losses = Losses(virtual_loop().network)
+        self.plan = ReplicaPlan()
+        self.engine = LinkedEngine(lambda note: self.plan)
+        self.tables: list[RoutingTable] = []
+        self._store = MemoryStore()
+        self._ids = 0
+        handover = ControllerHandover("i", "n", "/nowhere", "", MASTER, Capacity(), 1, 60.0, None, 0)
+        loaded = self._store.open()
+        self.service = LinkedService(handover)
+        self.service.engine = self.engine
+        self.controller = Controller(
+            engine=self.engine,
+            store=self._store,
+            launcher=Launcher(handover, epoch=loaded.epoch, environ={}),
+            peers=self.service,
+            capacity=Capacity(),
+            desired=loaded.desired,
+            replies=loaded.replies,
+            epoch=loaded.epoch,
+        )
+        self.service.attach(self.controller, self.engine)
+        self.engine.attach(self.controller)
+        accept = acceptor(self.service, instance="i", key_for=self.service.key_for)
+        self.server = virtual_loop().network.listen(CONTROL, accept)
+        self.driver = self._link(ROLE_OPERATOR)
+        self.router = self._link(ROLE_INGRESS, on_table=self.tables.append)
+
+    def _link(self, role: str, **more: Any) -> ControlLink:
+        key = derive_key(MASTER, role)
+        return ControlLink(path=CONTROL, instance="i", role=role, identity="", key=key, **more)
+
+    async def start(self) -> None:
+        await self.driver.start()
+        await self.router.start()
+        self.router.subscribe(ingress=True, pid=1)
+
+    async def stop(self) -> None:
+        self.controller.observed.validate()
+        await asyncio.gather(self.driver.aclose(), self.router.aclose(), self.engine.aclose())
+        self.server.close()
+        await self.controller.aclose()
+
+    def new_id(self) -> str:
+        self._ids += 1
+        return f"c{self._ids}"
+
+    async def change(self, command: Change, blob: bytes = b"") -> int:
+        """Send a command; the version that it was accepted as."""
+        return unpack(await self.driver.command(command, blob), Accepted).version
+
+    async def wait(self, version: int, backend: str | None, *, gone: bool = False) -> None:
+        await self.driver.command(Await(self.new_id(), version, backend, gone, 300.0))
+
+    async def carry_out(self, command: Change, blob: bytes = b"", *, backend: str | None, gone: bool = False) -> None:
+        """What the client does."""
+        await self.wait(await self.change(command, blob), backend, gone=gone)
+
+
+def in_linked_world(test: Callable[[LinkedWorld], Coroutine[Any, Any, None]]) -> None:
+    """Run a test with a controller, a driver and a router that are connected."""
+
+    async def main() -> None:
+        world = LinkedWorld()
+        await world.start()
+        await test(world)
+        await world.stop()
+
+    run(main())

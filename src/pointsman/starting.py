@@ -218,6 +218,8 @@ def start_instance(
         client = Client(operator(raised.address), address=raised.address, raised=raised)
         client._wait_until_ready()
         raised.serves()
+        if state_dir is not None:
+            client._wait_for_backends()
     except BaseException as error:
         refusal = raised.refusal()
         raised.let_go()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from typing import Any, Literal, NoReturn, overload
 
@@ -17,11 +18,13 @@ from pointsman.engine.base import Address, Raised, url
 from pointsman.engine.instances import wait_for_end
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
+from pointsman.progress import ProgressLine
 from pointsman.session import Credentials, Session
 from pointsman.statusview import status_view
-from pointsman.wire.commands import AwaitIngress, Shutdown
+from pointsman.wire.commands import AwaitIngress, Progress, Shutdown
 
 SHUTDOWN_TIMEOUT_S = 60.0
+LOOK_AGAIN_S = 0.05
 DRIVER_EXIT_TIMEOUT_S = 5.0
 
 
@@ -131,6 +134,15 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
     def _wait_until_ready(self) -> None:
         command = AwaitIngress(new_id(), START_TIMEOUT_S)
         self._session.command(command)
+
+    def _wait_for_backends(self) -> None:
+        """Return when what was stored runs again; what cannot start any more is not waited for, since the status has
+        it."""
+        with ProgressLine() as line:
+            while starting := [view for view in self._status().backends.values() if view.is_starting]:
+                view = starting[0]
+                line.show(Progress(view.spec.tag, view.ready, view.spec.config.num_replicas))
+                time.sleep(LOOK_AGAIN_S)
 
     def _wait_for_end(self) -> None:
         """Return when the instance has ended, whoever ends it."""

@@ -211,6 +211,11 @@ class BackendView(msgspec.Struct, frozen=True):
     pythons: tuple[str, ...] = ()
     """Interpreters that it uses, or would go back to if its last change does not come up."""
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether replicas are missing, and none has failed."""
+        return self.state == "UPDATING" and self.ready < self.spec.config.num_replicas
+
 
 class IngressView(msgspec.Struct, frozen=True):
     pid: int

@@ -28,7 +28,6 @@ from pointsman.controller.store.files import (
     check_private,
     files_of,
     put_in_place,
-    set_aside,
     sync,
 )
 from pointsman.controller.store.snapshot import BUSY_TIMEOUT_S, EMPTY, SCHEMA, Snapshot, look_at
@@ -93,8 +92,13 @@ class Store:
             StoreError: nothing was written, or it was taken back.
         """
         try:
-            if self._doubtful or self._was_replaced():
+            if self._was_replaced():
+                self.close()
+            if self._doubtful or self._connection is None:
                 self._reopen()
+        except (sqlite3.Error, OSError, StoreError) as error:
+            raise StoreError(f"the change is not durable and was not made: {error}") from None
+        try:
             self._transact(self._now, desired, reply_to, reply, blob)
         except (sqlite3.Error, OSError) as error:
             self._doubtful = True
@@ -167,8 +171,10 @@ class Store:
             good = self._acceptable(self._copy)
         except StoreError as other:
             raise StoreError(f"{problem}; and there is no copy to go back to: {other}") from None
-        kept = set_aside(self._path, datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ"))
-        put_in_place(self._copy, self._path)
+        try:
+            kept = put_in_place(self._copy, self._path, datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ"))
+        except OSError as error:
+            raise StoreError(f"{problem}; and its copy cannot be put in its place: {error}") from None
         log.warning(
             "%s; the copy is as good as what was acknowledged last (version %d, change %d) and is used; nothing was"
             " dropped, and what was found is kept as %s",
@@ -217,19 +223,22 @@ class Store:
     # Writing
 
     def _connect(self) -> None:
-        self.close()
+        """Open a connection, and then let go of the one there was: code can be read for as long as neither fails."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-        connection = self._connection = sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.executescript(SCHEMA)
+        connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+        self.close()
+        self._connection = connection
 
     def _reopen(self) -> None:
         """Read again what is on disk, and make it what this process knows to be in force."""
         wanted, self._doubtful = self._now, True
-        self.close()
         try:
             found = self._now = look_at(self._path)
             self._connect()
@@ -245,7 +254,7 @@ class Store:
 
     def _was_replaced(self) -> bool:
         """Whether somebody has taken the files away under us: SQLite would write on into nowhere."""
-        return self._connection is None or not all(file.exists() for file in files_of(self._path)[:2])
+        return not all(file.exists() for file in files_of(self._path)[:2])
 
     def _transact(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, blob: bytes) -> None:
         """Write what differs from what is on disk; ``base`` has what else belongs to the new state."""

@@ -111,23 +111,23 @@ def check_private(path: Path) -> None:
             raise StoreError(f"{file} is not private to this user (mode {status.st_mode & 0o777:o}); make it 0600")
 
 
-def set_aside(path: Path, stamp: str) -> list[Path]:
-    """Rename a database and what is beside it to ``.corrupt-<stamp>``; returns the new names."""
-    kept = []
-    for file in files_of(path):
-        if file.exists():
-            kept.append(file.rename(file.with_name(f"{file.name}.corrupt-{stamp}")))
-    return kept
+def put_in_place(source: Path, path: Path, stamp: str) -> list[Path]:
+    """Make ``path`` a synced copy of ``source``.
 
+    Returns:
+        What was there, renamed to ``.corrupt-<stamp>``.
 
-def put_in_place(source: Path, path: Path) -> None:
-    """Make ``path`` a synced copy of ``source``, at once or not at all."""
+    Raises:
+        OSError: there is no room for it, say; then nothing has been renamed.
+    """
     fresh = path.with_name(path.name + ".new")
     shutil.copyfile(source, fresh)
     os.chmod(fresh, 0o600)
     sync(fresh)
+    kept = [file.rename(file.with_name(f"{file.name}.corrupt-{stamp}")) for file in files_of(path) if file.exists()]
     os.replace(fresh, path)
     sync(path.parent)
+    return kept
 
 
 def sync(path: Path) -> None:

@@ -24,7 +24,7 @@ from pointsman.engine.instances import last_table
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from pointsman.model import Reason, RoutingTable
 from pointsman.telemetry.exporter import Exporter
-from pointsman.telemetry.summary import joined, queued_by_endpoint, reading_of
+from pointsman.telemetry.summary import Reading, joined, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
 from pointsman.wire.auth import (
     ROLE_GRANT,
@@ -242,8 +242,7 @@ class Service:
         if isinstance(command, QueryMetrics):
             if self._exporter is None:
                 raise ServeException("this instance records no metrics (metrics_export_port=None)")
-            here = reading_of(await self._exporter.collect(), asyncio.get_running_loop().time())
-            return pack(joined(here, await self._engine.read_metrics()))
+            return pack(await self._read(self._exporter))
         if isinstance(command, Await):
             own = self._subscriptions.get(stream)
             await controller.wait(command, frozenset({own.number} if own else ()), progress)
@@ -256,11 +255,16 @@ class Service:
             return b""
         return await self._room.carry_out(command, lambda: controller.change(command, body))
 
+    async def _read(self, exporter: Exporter) -> Reading:
+        """What is counted now, on all nodes."""
+        here = reading_of(await exporter.collect(), asyncio.get_running_loop().time())
+        return joined(here, await self._engine.read_metrics())
+
     async def _queued(self) -> dict[str, int] | None:
         if self._exporter is None:
             return None
         try:
-            return queued_by_endpoint(await self._exporter.collect())
+            return queued_by_endpoint(await self._read(self._exporter))
         except OSError as error:  # no descriptor is left, perhaps: the rest of the status is wanted all the more
             log.warning("metrics cannot be collected: %s", error)
             return None

@@ -68,11 +68,10 @@ def quantile(bounds: Iterable[float], counts: Numbers, q: float) -> float | None
     return bounds[-1]
 
 
-def queued_by_endpoint(metrics: Mapping[str, Metric]) -> dict[str, int]:
+def queued_by_endpoint(reading: Reading) -> dict[str, int]:
     """How many calls wait in routers, by endpoint."""
     queued: dict[str, int] = {}
-    waiting = metrics.get(families.ROUTER_QUEUED.name)
-    for labels, numbers in waiting.series.items() if waiting is not None else ():
+    for labels, numbers in reading.metrics.get(families.ROUTER_QUEUED.name, []):
         endpoint = dict(labels)["endpoint"]
         queued[endpoint] = queued.get(endpoint, 0) + int(numbers[0])
     return queued

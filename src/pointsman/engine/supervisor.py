@@ -190,7 +190,7 @@ class Supervisor:
             if child.role == "replica":
                 self._folder.forget_replica(child.number)
                 self._tell(ProcessEvent("exited", child.number, pid, how))
-            elif code == EXIT_REFUSED and (child.role, child.number) not in self._restarts:
+            elif child.process.returncode == EXIT_REFUSED and (child.role, child.number) not in self._restarts:
                 self._give_up()
             else:
                 self._log(f"{child.role} {how}; starting it again")

@@ -11,6 +11,7 @@ from pointsman.controller.controller import Controller
 from pointsman.controller.launch import Launcher
 from pointsman.controller.service import Service
 from pointsman.engine.child import unpack_handover
+from pointsman.engine.instances import RAY_PREFIX
 from pointsman.model import Capacity, RoutingTable
 from pointsman.routing.control import ControlLink
 from pointsman.testing import FakeEngine, FakeReplica, Losses, ReplicaPlan, run, virtual_loop
@@ -92,7 +93,10 @@ class LinkedWorld:
         self.tables: list[RoutingTable] = []
         self._store = MemoryStore()
         self._ids = 0
-        handover = ControllerHandover("i", "n", "/nowhere", "", MASTER, Capacity(), 1, 60.0, None, 0)
+        # As on a cluster, where no folder keeps the last table.
+        handover = ControllerHandover(
+            "i", "n", "/nowhere", "", MASTER, Capacity(), 1, 60.0, None, 0, control_path=RAY_PREFIX
+        )
         loaded = self._store.open()
         self.service = LinkedService(handover)
         self.service.engine = self.engine

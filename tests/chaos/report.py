@@ -55,7 +55,8 @@ def markdown(results: Sequence[Result]) -> str:
     seeds = list(dict.fromkeys(str(result.seed) for result in results))
     lines = [
         f"Measured on {datetime.date.today().isoformat()} with seeds {' and '.join(seeds)}, on {os.cpu_count()} cores"
-        f" ({_cpu_name()}, {platform.system()}, Python {platform.python_version()}) that also made the load.",
+        f" ({platform.machine()}, {platform.system()}, Python {platform.python_version()}) that also made the load;"
+        f" load averages up to {max(result.load_average for result in results):.0f}.",
         "",
         "| | fault | requests | lost | cut | failed | refused | recovery s (may be) | p99 ms | held |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -82,12 +83,3 @@ def _cells(results: Sequence[Result]) -> list[str]:
 def _in_order(key: str) -> tuple[int, str]:
     number = re.search(r"\d+", key)
     return (int(number[0]) if number else 1000, key)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,6 +25,7 @@ class Result(NamedTuple):
         recovery_s: how long it took; None where there is nothing to recover, with ``recovery_bar_s`` as what it may.
         violations: what must not be, whatever the time it takes.
         slow: figures beyond their bars.
+        load_average: of the machine in the last minute; with more than its cores, times say little.
     """
 
     row: Row
@@ -40,6 +42,7 @@ class Result(NamedTuple):
     slow: list[str]
     notes: list[str]
     took_s: float
+    load_average: float = 0.0
 
 
 def run_row(row: Row, seed: int, *, engine: str = "local", tell: Callable[[str], object] = lambda text: None) -> Result:
@@ -75,4 +78,5 @@ def run_row(row: Row, seed: int, *, engine: str = "local", tell: Callable[[str],
         ],
         notes=[*arena.notes, *(f"{name}: {seconds:.2f} s" for name, (seconds, _) in arena.figures.items())],
         took_s=time.monotonic() - began,
+        load_average=os.getloadavg()[0],
     )

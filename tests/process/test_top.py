@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -12,8 +14,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 
 import pointsman as serve
+from pointsman.cli.top import stats_tables
 from tests.conftest import WAIT_S
 from tests.process.test_cli import PROGRAM, pointsman
 
@@ -52,6 +56,49 @@ def test_status_can_be_watched(busy: str) -> None:
     assert shown.returncode == 0
 
 
+LATENCIES = {"p50": 1.5, "p95": 2.25, "p99": 1234.5}
+STATS = {
+    "endpoints": {"ask": {"per_second": 123456.0, "queued": 3, "http_latency_ms": LATENCIES}},
+    "backends": {
+        "a-model-with-quite-a-long-name": {
+            "requests": 5,
+            "per_second": 12.5,
+            "errors": 7,
+            "latency_ms": LATENCIES,
+            "processing": 1,
+            "queued": 2,
+            "batch_size": 3.25,
+            "replicas": 4,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_numbers_stay_whole_on_a_narrow_terminal(width: int) -> None:
+    """In a small window some columns are left out, and those that are there can be read."""
+    output = io.StringIO()
+    Console(file=output, width=width).print(stats_tables(STATS, "title"))
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    heads = [line.split() for line in lines if "requests/s" in line]
+    assert [head[:2] for head in heads] == [["endpoint", "requests/s"], ["backend", "requests/s"]]
+    values = [line.split() for line in lines if "123,456" in line or "12.5" in line]
+    assert values[0][0] == "ask"
+    assert [value[-1] for value in values] == ["1,234", "4" if width >= 80 else "2" if width == 60 else "1,234"]
+    assert ("batch" in output.getvalue()) is (width == 120)
+    for columns in ("p99 ms", "errors"):
+        assert columns in output.getvalue()
+
+
+def test_an_instance_without_requests_shows_that_it_has_none() -> None:
+    """Right after the start there is nothing to show, which is said."""
+    output = io.StringIO()
+    Console(file=output, width=80).print(stats_tables({"endpoints": {}, "backends": {}}, "title"))
+    assert "Endpoints: none yet" in output.getvalue()
+    assert "Backends: none yet" in output.getvalue()
+
+
 def until(terminal: int, text: bytes, count: int = 1) -> bytes:
     """Read from a terminal until a text has been there so often."""
     seen, deadline = b"", time.monotonic() + WAIT_S
@@ -61,24 +108,47 @@ def until(terminal: int, text: bytes, count: int = 1) -> bytes:
     return seen
 
 
-@pytest.mark.parametrize(
-    ("command", "text"), [(["top", "--every", "0.2"], b"p99 ms"), (["status", "--watch"], b"RUNNING")]
-)
-def test_a_terminal_is_redrawn_until_ctrl_c(busy: str, command: list[str], text: bytes) -> None:
-    """On a terminal the picture moves; Ctrl-C gives my screen back, without a traceback."""
+WATCHING = [(["top", "--every", "0.2"], b"p99 ms"), (["status", "--watch"], b"RUNNING")]
+
+
+@contextlib.contextmanager
+def on_a_terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The program on a terminal of its own, and the end from which that is read."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "50"}
-    watching = subprocess.Popen(
-        [PROGRAM, *command, "--name", busy], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    )
+    program = subprocess.Popen([PROGRAM, *command], stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     try:
-        until(ours, text, count=4)
+        yield program, ours
+    finally:
+        program.kill()
+        program.wait()
+        os.close(ours)
+
+
+@pytest.mark.parametrize(("command", "text"), WATCHING)
+def test_a_terminal_is_redrawn_until_ctrl_c(busy: str, command: list[str], text: bytes) -> None:
+    """On a terminal the picture moves; Ctrl-C gives my screen back, without a traceback."""
+    with on_a_terminal(*command, "--name", busy) as (watching, terminal):
+        until(terminal, text, count=4)
         watching.send_signal(signal.SIGINT)
-        left = until(ours, b"\x1b[?1049l")
+        left = until(terminal, b"\x1b[?1049l")
         assert b"Traceback" not in left
         assert watching.wait(WAIT_S) == 0
-    finally:
-        watching.kill()
-        watching.wait()
-        os.close(ours)
+
+
+def test_the_end_of_what_is_watched_is_told(name: str) -> None:
+    """The instance is shut down elsewhere while I watch it: I get my screen back, and one line says why."""
+    with serve.start(True, name=name, http_options={"port": 0}, metrics_export_port=0) as client:
+        client.create_backend("model", lambda request: "ok")
+        with contextlib.ExitStack() as stack:
+            watching = []
+            for command, text in WATCHING:
+                watching.append(stack.enter_context(on_a_terminal(*command, "--name", name)))
+                until(watching[-1][1], text, count=2)
+            client.shutdown()
+            for program, terminal in watching:
+                left = until(terminal, b"the instance has ended\r\n")
+                assert b"\x1b[?1049l" in left
+                assert b"Traceback" not in left
+                assert program.wait(WAIT_S) == 1

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from pointsman.cli.tables import make_table, plain
+
+NAME_WIDTH = 16
+GAP = 3
+"""Columns of the terminal between two columns of a table."""
 
 
 def watch(draw: Callable[[], RenderableType], console: Console, *, every_s: float = 0.0) -> None:
@@ -36,42 +39,83 @@ def stats_tables(stats: dict[str, Any], title: str) -> RenderableType:
     return Group(Text(title, style="bold"), _endpoints(stats["endpoints"]), _backends(stats["backends"]))
 
 
-def _endpoints(endpoints: dict[str, Any]) -> Table:
-    shown = _numbers_table("Endpoints", "endpoint", "requests/s", "queued", "p50 ms", "p95 ms", "p99 ms")
+def _endpoints(endpoints: dict[str, Any]) -> RenderableType:
+    shown = Numbers("Endpoints", "endpoint", least=("p95 ms", "p50 ms", "queued"))
     for name, endpoint in endpoints.items():
-        shown.add_row(
-            plain(name),
-            _number(endpoint["per_second"]),
-            str(endpoint["queued"]),
-            *map(_number, endpoint["http_latency_ms"].values()),
+        shown.add(
+            name,
+            {
+                "requests/s": Text(_number(endpoint["per_second"])),
+                "queued": Text(str(endpoint["queued"])),
+                **_percentiles(endpoint["http_latency_ms"]),
+            },
         )
     return shown
 
 
-def _backends(backends: dict[str, Any]) -> Table:
-    columns = ("requests/s", "errors", "p50 ms", "p95 ms", "p99 ms", "running", "queued", "batch", "replicas")
-    shown = _numbers_table("Backends", "backend", *columns)
+def _backends(backends: dict[str, Any]) -> RenderableType:
+    least = ("batch", "p95 ms", "running", "replicas", "p50 ms", "queued")
+    shown = Numbers("Backends", "backend", least=least)
     for tag, backend in backends.items():
         if not backend["replicas"] and not backend["requests"]:
             continue  # deleted some time ago
-        shown.add_row(
-            plain(tag),
-            _number(backend["per_second"]),
-            Text(str(backend["errors"]), style="red" if backend["errors"] else ""),
-            *map(_number, backend["latency_ms"].values()),
-            str(backend["processing"]),
-            str(backend["queued"]),
-            _number(backend["batch_size"]),
-            Text(str(backend["replicas"]), style="" if backend["replicas"] else "bold red"),
+        shown.add(
+            tag,
+            {
+                "requests/s": Text(_number(backend["per_second"])),
+                "errors": Text(str(backend["errors"]), style="red" if backend["errors"] else ""),
+                **_percentiles(backend["latency_ms"]),
+                "running": Text(str(backend["processing"])),
+                "queued": Text(str(backend["queued"])),
+                "batch": Text(_number(backend["batch_size"])),
+                "replicas": Text(str(backend["replicas"]), style="" if backend["replicas"] else "bold red"),
+            },
         )
     return shown
 
 
-def _numbers_table(title: str, *columns: str) -> Table:
-    shown = make_table(title, *columns)
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    return shown
+class Numbers:
+    """A table of names with their numbers. Where the terminal is too narrow for all columns some are left out: numbers
+    that are cut in two are of no use.
+
+    Args:
+        title, head: of the table, and of the column of names.
+        least: columns that may be left out, the first of them first.
+    """
+
+    def __init__(self, title: str, head: str, *, least: tuple[str, ...]) -> None:
+        self._title, self._head, self._least = title, head, least
+        self._rows: list[tuple[Text, dict[str, Text]]] = []
+
+    def add(self, name: str, numbers: dict[str, Text]) -> None:
+        """A row; all have the same columns."""
+        self._rows.append((plain(name), numbers))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self._rows:
+            yield Text(f"{self._title}: none yet", style="dim")
+            return
+        columns = list(self._rows[0][1])
+        for one in self._least:
+            if self._width(columns) <= options.max_width:
+                break
+            columns.remove(one)
+        table = make_table(self._title, self._head)
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True)
+        for name, numbers in self._rows:
+            table.add_row(name, *(numbers[column] for column in columns))
+        yield table
+
+    def _width(self, columns: list[str]) -> int:
+        """What it takes with names cut to a legible length."""
+        names = max(len(self._head), min(NAME_WIDTH, max(name.cell_len for name, _ in self._rows)))
+        numbers = (max(len(column), *(row[column].cell_len for _, row in self._rows)) for column in columns)
+        return names + sum(GAP + width for width in numbers) + 2
+
+
+def _percentiles(milliseconds: dict[str, float | None]) -> dict[str, Text]:
+    return {f"{name} ms": Text(_number(value)) for name, value in milliseconds.items()}
 
 
 def _number(value: float | None) -> str:

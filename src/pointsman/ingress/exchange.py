@@ -119,9 +119,9 @@ class Exchange:
             return
         if not self._route:
             self.matched(UNMATCHED)
-        metrics.ended(self._endpoint, self._route, self._outcome, self._reason)
-        if call is not None and call.backend:
-            metrics.took(call.endpoint, call.backend, time.monotonic() - self._arrived)
+        backend = call.backend if call is not None else ""
+        end = (self._endpoint, self._route, self._outcome, self._reason, backend)
+        metrics.ended(end, time.monotonic() - self._arrived)
 
     def trace(self, tracer: Tracer, call: Call) -> None:
         """Begin a span, and send the call on as a part of it."""

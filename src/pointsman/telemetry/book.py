@@ -40,6 +40,7 @@ NEW = ".new-"
 
 C = TypeVar("C", bound="Cell")
 K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Owner(msgspec.Struct, array_like=True, frozen=True):
@@ -126,16 +127,16 @@ class Histogram(Cell):
         values[self._sum_at] += value
 
 
-class Cells(dict[K, C]):
-    """Cells by what tells them apart, each made when it is first asked for."""
+class Cells(dict[K, V]):
+    """Cells, or some of them together, by what tells them apart; made when they are first asked for."""
 
-    def __init__(self, make: Callable[[K], C]) -> None:
+    def __init__(self, make: Callable[[K], V]) -> None:
         super().__init__()
         self._make = make
 
-    def __missing__(self, key: K) -> C:
-        cell = self[key] = self._make(key)
-        return cell
+    def __missing__(self, key: K) -> V:
+        value = self[key] = self._make(key)
+        return value
 
 
 class Book:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -83,11 +84,8 @@ def test_counts_match_the_ledgers(tmp_path):
             with lock:
                 seen.update(mine)
 
-        threads = [threading.Thread(target=ask, args=(first,)) for first in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(8) as clients:
+            list(clients.map(ask, range(8)))
         assert not fuse.exists(), "no replica was killed"
         page = scrape(client)
         for route in ("/one", "/many"):

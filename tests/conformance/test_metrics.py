@@ -322,7 +322,7 @@ def test_hundred_thousand_paths_add_no_series(client, http, served, name):
         with socket.create_connection((host, int(port))) as scanner:
             scanner.sendall(f"{method} {route} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
             assert scanner.makefile("rb").readline().startswith((b"HTTP/1.1 400", b"HTTP/1.1 405"))
-    refused = {"route": route, "outcome": "refused", "reason": "rejected"}
+    refused = {"endpoint": name, "route": route, "outcome": "refused", "reason": "rejected"}
     assert scrape(client).series - before.series <= {("serve_http_outcomes_total", frozenset(refused.items()))}
     assert after.series == before.series
     assert after.sum("serve_num_http_requests", route="unmatched") == 100_000 + before.sum(

@@ -29,6 +29,7 @@ from pointsman.ingress.codec import (
 )
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.metrics import HTTPMetrics
+from pointsman.ingress.receipt import BodyIsLateError, Receipt
 from pointsman.ingress.requestlog import RequestLog
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
@@ -46,6 +47,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DISCONNECT_HOOK = "pointsman.on_disconnect"
 """Key in ``scope["state"]`` under which the app leaves what the server is to call when the client has gone."""
+CLOSE: Headers = [(b"connection", b"close")]
+"""Of an answer before the end of the body: without it the server would read on, only to throw the rest away."""
 REFUSED = "pointsman.refused"
 """Key in ``scope["state"]`` of a request that was refused for want of room."""
 
@@ -106,9 +109,13 @@ class IngressApp:
                 await self._system(path, scope["method"], send, exchange)
                 return
             endpoint, parameters = self._match(path, scope["method"], exchange)
-            body = await self._read_body(notable, receive) if notable.has_body else b""
+            shard_key = self._check_limits(scope, notable, endpoint)
+            body = await self._read_body(receive) if notable.has_body else b""
+            if body is None:
+                exchange.client_left()
+                return
             future: asyncio.Future[Reply] = self._loop.create_future()
-            call = self._make_call(scope, raw_path, endpoint, parameters, notable, body, future)
+            call = self._make_call(scope, raw_path, endpoint, parameters, notable, shard_key, body, future)
             self._submit(call, scope, exchange)
             try:
                 reply = await future
@@ -136,7 +143,8 @@ class IngressApp:
             notable = read_headers(scope["headers"])
             raw_path: bytes = scope["raw_path"]
             endpoint, parameters = self._match(raw_path.decode("latin-1"), scope["method"], exchange)
-            call = self._make_call(scope, raw_path, endpoint, parameters, notable, body, answer)
+            shard_key = self._check_limits(scope, notable, endpoint)
+            call = self._make_call(scope, raw_path, endpoint, parameters, notable, shard_key, body, answer)
             self._submit(call, scope, exchange)
         except (RequestRejected, ServeException) as error:
             answer.set_exception(error)
@@ -217,28 +225,38 @@ class IngressApp:
             )
         return found
 
-    async def _read_body(self, notable: Notable, receive: Receive) -> bytes:
-        limit = self._settings.max_body_bytes
-        if notable.content_length > limit:
-            raise RequestRejected(self._too_large(limit))
+    def _check_limits(self, scope: Scope, notable: Notable, endpoint: EndpointSpec) -> str | None:
+        """Refuse what is wrong whatever the body holds; returns the shard key."""
+        if notable.problem:
+            raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, notable.problem))
+        if notable.content_length > self._settings.max_body_bytes:
+            raise self._too_large()
+        return shard_key_of(notable, endpoint, scope["headers"], scope["query_string"])
+
+    async def _read_body(self, receive: Receive) -> bytes | None:
+        """The body; None when the client leaves before it is whole."""
         chunks: list[bytes] = []
         size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise asyncio.CancelledError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
-                raise RequestRejected(self._too_large(limit))
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        try:
+            with Receipt() as receipt:
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    chunk = message.get("body", b"")
+                    size += len(chunk)
+                    if size > self._settings.max_body_bytes:
+                        raise self._too_large()
+                    receipt.received(len(chunk))
+                    chunks.append(chunk)
+                    if not message.get("more_body", False):
+                        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        except BodyIsLateError:
+            raise RequestRejected(ErrorAnswer(408, Reason.DEADLINE, "the body did not come in time", CLOSE)) from None
 
-    @staticmethod
-    def _too_large(limit: int) -> ErrorAnswer:
-        # Without the close the server would read on, only to throw the rest away.
-        return ErrorAnswer(413, Reason.REJECTED, f"the body is over {limit} bytes", [(b"connection", b"close")])
+    def _too_large(self) -> RequestRejected:
+        text = f"the body is over {self._settings.max_body_bytes} bytes"
+        return RequestRejected(ErrorAnswer(413, Reason.REJECTED, text, CLOSE))
 
     def _make_call(
         self,
@@ -247,6 +265,7 @@ class IngressApp:
         endpoint: EndpointSpec,
         parameters: dict[str, str],
         notable: Notable,
+        shard_key: str | None,
         body: bytes,
         future: CallFuture,
     ) -> Call:
@@ -267,7 +286,7 @@ class IngressApp:
             request_id=request_id_of(scope["headers"]),
             client=scope.get("client"),
             body=body,
-            shard_key=shard_key_of(notable, endpoint, scope["headers"], scope["query_string"]),
+            shard_key=shard_key,
             idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
             timed=self._log is not None,
         )

@@ -54,6 +54,8 @@ class Notable(NamedTuple):
     shard_key: bytes | None
     """Of the default header; endpoints may have another source."""
     timeout_s: float | None
+    problem: str
+    """What is wrong with one of them; empty where nothing is."""
 
 
 class RequestRejected(Exception):
@@ -66,9 +68,6 @@ class RequestRejected(Exception):
 def read_headers(headers: Headers) -> Notable:
     """One pass over the headers. A request id that is missing or unfit is replaced among them, so that whoever asks
     next, and user code, finds the same one. The mark of shadow calls, which only routers may set, is taken out.
-
-    Raises:
-        RequestRejected: one of them is malformed.
     """
     method_name, request_id, problem = "", -1, ""
     has_body, idempotency_key, content_length = False, False, 0
@@ -98,11 +97,9 @@ def read_headers(headers: Headers) -> Notable:
         headers.append((b"x-request-id", b"%s%x" % (_id_prefix, next(_ids))))
     elif not _REQUEST_ID.fullmatch(headers[request_id][1]):
         headers[request_id] = (b"x-request-id", b"%s%x" % (_id_prefix, next(_ids)))
-    if problem:  # only now, since its answer names the request
-        raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, problem))
     if forged:
         headers[:] = [header for header in headers if header[0] != SHADOW_HEADER]
-    return Notable(method_name, has_body, content_length, idempotency_key, shard_key, timeout_s)
+    return Notable(method_name, has_body, content_length, idempotency_key, shard_key, timeout_s, problem)
 
 
 def _timeout(value: bytes) -> float:

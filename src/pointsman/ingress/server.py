@@ -32,6 +32,10 @@ MAX_HEAD = 32 * 1024
 MAX_DIRECT_BODY = 32 * 1024
 """Below uvicorn's high-water mark, over which it stops reading until the app asks for more."""
 HEAD_TIMEOUT_S = 10.0
+PATIENCE_S = 0.005
+"""How long the body of a request that could go the direct way is waited for behind its head."""
+REST_S = 10.0
+"""How long a client may go on sending a body after its answer, which has not waited for it."""
 KEEP_ALIVE_S = 60
 LINGER_S = 0.3
 """How long an idle connection is kept when the server is to end: a request may be on its way."""
@@ -64,6 +68,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _too_large: HeadTooLarge | None = None
     _waits_for_body: RequestResponseCycle | None = None
+    _body_timer: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None
     direct: Any = None
     rest: Rest | None = None
@@ -76,6 +81,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+        if self._waits_for_body is not None and self._body_timer is None:
+            self._body_timer = self.loop.call_later(PATIENCE_S, self._body_is_slow)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -124,10 +131,27 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._stop_body_timer()
         cycle = self._waits_for_body
         if cycle is not None and cycle is self.cycle:
             self._waits_for_body = None
             self._begin(cycle)
+
+    def _body_is_slow(self) -> None:
+        """The body has not come with its head: the app looks at the head now, and has deadlines for the rest."""
+        self._body_timer = None
+        cycle, self._waits_for_body = self._waits_for_body, None
+        if cycle is not None and not cycle.disconnected:
+            super()._start_asgi_task(cycle, self.app)
+
+    def _rest_is_slow(self) -> None:
+        self._body_timer = None
+        self.transport.close()
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     @staticmethod
     def _may_go_direct(cycle: RequestResponseCycle) -> bool:
@@ -148,6 +172,12 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()  # may begin the next one
         if self.rest is not None and cycle is not None and REFUSED in cycle.scope["state"]:
             self.rest.refused(self)
+        if self.transport.is_closing() or self._body_timer is not None:
+            return
+        if self._waits_for_body is not None:  # the next one, whose body has not come with its head
+            self._body_timer = self.loop.call_later(PATIENCE_S, self._body_is_slow)
+        elif cycle is not None and cycle.more_body and cycle is self.cycle:
+            self._body_timer = self.loop.call_later(REST_S, self._rest_is_slow)
 
     def pause_reading(self) -> None:
         """Read no further request for now."""
@@ -193,6 +223,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
+        self._stop_body_timer()
+        self._waits_for_body = None
         cycle = self._running  # with pipelining, uvicorn's own is the last one parsed, which has not begun
         self.pipeline.clear()
         super().connection_lost(exc)

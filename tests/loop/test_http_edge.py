@@ -1,0 +1,385 @@
+"""ingress.server and ingress.app over connections in memory: in which order a request is checked, and how long it is
+waited for. What a router gives a call to is a replica that answers as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from pointsman.ingress.app import IngressApp
+from pointsman.ingress.receipt import GRACE_S, IDLE_S, LEAST_RATE
+from pointsman.ingress.server import HEAD_TIMEOUT_S, MAX_DIRECT_BODY, PATIENCE_S, REST_S, HTTPServer
+from pointsman.model import Origin
+from pointsman.routing.router import Router
+from pointsman.testing import INSTANCE, Pipe, ScriptedReplica, run, settle, table_of
+from pointsman.wire.handover import HTTPSettings
+
+Headers = dict[str, object]
+LIMIT = 100 * 1024
+SOON_S = 10 * PATIENCE_S
+
+
+class Client(asyncio.Protocol):
+    """Somebody at the other end of a connection."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.closed_at: float | None = None
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed_at = self._loop.time()
+
+    def send(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(data)
+
+    def leave(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+
+    def head(self, path: str = "/b", method: str = "POST", **headers: object) -> None:
+        """A request's head; names of headers are written with ``_``."""
+        lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in {"host": "x", **headers}.items()]
+        self.send(f"{method} {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode())
+
+    async def trickle(self, piece: bytes, *, every_s: float, times: int) -> None:
+        for _ in range(times):
+            if self.closed_at is not None:
+                return
+            self.send(piece)
+            await asyncio.sleep(every_s)
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", self.data)]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The body of the one answer."""
+        error: dict[str, Any] = json.loads(self.data.partition(b"\r\n\r\n")[2])
+        return error
+
+
+class Edge:
+    """An ingress without a socket."""
+
+    def __init__(self, *, middlewares: bool) -> None:
+        self.replica = ScriptedReplica()
+        self.router = Router(instance=INSTANCE, draw=lambda: 0.5)
+        settings = HTTPSettings("x", 0, False, 300.0, LIMIT, True, b"", Origin("", ()))
+        self.app = IngressApp(self.router, settings)
+        table = table_of(1, {"b": [self.replica]})
+        endpoint = msgspec.structs.replace(table.endpoints["b"], route="/b", methods=("POST",))
+        self.app.apply(msgspec.structs.replace(table, endpoints={"b": endpoint}))
+        with socket.socket() as unused:
+            server = HTTPServer(self.app, unused, drain_s=1, direct=None if middlewares else self.app)
+        self._uvicorn: Any = server._server
+        self._uvicorn.config.load()
+
+    async def client(self) -> Client:
+        """Connect."""
+        client = Client()
+        protocol = self._uvicorn.config.http_protocol_class(
+            config=self._uvicorn.config, server_state=self._uvicorn.server_state, app_state={}
+        )
+        Pipe(client, protocol)
+        await settle()
+        return client
+
+    async def answered(self, client: Client, count: int = 1) -> list[int]:
+        """Let the replica answer what it has been given, and return the statuses that the client has seen."""
+        await asyncio.sleep(SOON_S)
+        for call_id in list(self.replica.calls):
+            self.replica.reply(call_id)
+        await settle()
+        assert len(client.statuses) == count, client.data
+        return client.statuses
+
+
+@contextlib.asynccontextmanager
+async def edge(*, middlewares: bool = False) -> AsyncIterator[Edge]:
+    edge = Edge(middlewares=middlewares)
+    await settle()
+    yield edge
+    await settle()
+    edge.router.validate()
+    await edge.router.aclose()
+
+
+WAYS = pytest.mark.parametrize("middlewares", [False, True], ids=["direct", "with middlewares"])
+LARGE, SMALL, CHUNKED = {"content_length": LIMIT}, {"content_length": 2000}, {"transfer_encoding": "chunked"}
+BODIES = pytest.mark.parametrize("body", [SMALL, LARGE, CHUNKED], ids=["small", "large", "chunked"])
+
+
+# --- the order of checks ----------------------------------------------------------------------------------------------
+
+REFUSALS: list[tuple[str, str, Headers, int]] = [
+    ("/no-such", "POST", {}, 404),
+    ("/no-such", "POST", {"x_serve_timeout_s": "soon"}, 404),
+    ("/b", "PUT", {}, 405),
+    ("/b", "PUT", {"x_serve_timeout_s": "soon"}, 405),
+    ("/b", "POST", {"x_serve_timeout_s": "soon"}, 400),
+    ("/b", "POST", {"x_serve_shard_key": "k" * 257}, 400),
+    ("/-/no-such", "POST", {}, 404),
+    ("/-/routes", "POST", {"x_serve_timeout_s": "soon"}, 405),
+]
+
+
+@BODIES
+@WAYS
+@pytest.mark.parametrize(("path", "method", "headers", "status"), REFUSALS)
+def test_a_refusal_does_not_wait_for_the_body(
+    middlewares: bool, body: Headers, path: str, method: str, headers: Headers, status: int
+) -> None:
+    """Whoever asks for what is not to be had is told so when the head is there: system path, route, method and limits
+    are looked at in this order, and before the body (HT7)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(path, method, **body, **headers)
+            assert await there.answered(client) == [status]
+            assert client.error["error_id"]
+            assert not there.replica.arrived
+
+    run(main())
+
+
+@WAYS
+def test_the_connection_goes_on_after_a_refusal(middlewares: bool) -> None:
+    """The body that nobody waited for is thrown away, and the next request on the connection is served (HT7)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head("/no-such", content_length=2000)
+            assert await there.answered(client) == [404]
+            await client.trickle(b"x" * 400, every_s=0.5, times=5)
+            client.head(content_length=2)
+            client.send(b"{}")
+            assert await there.answered(client, 2) == [404, 200]
+            await asyncio.sleep(2 * REST_S)
+            assert client.closed_at is None
+
+    run(main())
+
+
+@BODIES
+@WAYS
+def test_a_body_that_nobody_waits_for_is_not_received_for_ever(middlewares: bool, body: Headers) -> None:
+    """After its 404 a client goes on sending its body at leisure: the connection is closed, with nothing more said
+    (F24)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head("/no-such", **body)
+            await client.trickle(b"1\r\nx\r\n", every_s=1, times=60)
+            assert client.statuses == [404]
+            assert client.closed_at == pytest.approx(REST_S, abs=1)
+
+    run(main())
+
+
+@WAYS
+@pytest.mark.parametrize("length", [LIMIT + 1, 10 * 2**30])
+def test_a_body_that_is_too_large_is_not_read(middlewares: bool, length: int) -> None:
+    """A body over the limit is a 413 at its head, and the connection closes (F27)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(content_length=length)
+            assert await there.answered(client) == [413]
+            assert client.closed_at is not None
+
+    run(main())
+
+
+def test_a_limit_below_that_of_the_direct_way_counts() -> None:
+    """A limit of 1,000 bytes holds for bodies of 1,001, whichever way requests go (S15)."""
+
+    async def main() -> None:
+        async with edge() as there:
+            there.app._settings = msgspec.structs.replace(there.app._settings, max_body_bytes=1000)
+            for size, status in ((999, 200), (1000, 200), (1001, 413)):
+                client = await there.client()
+                client.head(content_length=size)
+                client.send(b"x" * size)
+                assert await there.answered(client) == [status]
+
+    run(main())
+
+
+@WAYS
+def test_whatever_the_headers_say_health_is_told(middlewares: bool) -> None:
+    """System paths come before everything else (HT7)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head("/-/healthz", "GET", x_serve_timeout_s="soon", x_serve_shard_key="k" * 257)
+            assert await there.answered(client) == [200]
+
+    run(main())
+
+
+# --- bodies in pieces -------------------------------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize("pause_s", [0.0, PATIENCE_S / 2, 1.0])
+@pytest.mark.parametrize("size", [1, 2000, MAX_DIRECT_BODY, MAX_DIRECT_BODY + 1, LIMIT])
+def test_a_body_arrives_whole_however_it_is_cut(middlewares: bool, size: int, pause_s: float) -> None:
+    """Head and body come in one piece, at once one after the other, or with a pause within: it is the same request."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            for number in range(3):
+                client.head(content_length=size)
+                for piece in (b"a" * (size // 2), b"b" * (size - size // 2)):
+                    client.send(piece)
+                    await asyncio.sleep(pause_s)
+                assert await there.answered(client, number + 1) == [200] * (number + 1)
+            assert len(there.replica.arrived) == 3
+
+    run(main())
+
+
+# --- how long is waited -----------------------------------------------------------------------------------------------
+
+
+@WAYS
+def test_a_client_that_says_nothing(middlewares: bool) -> None:
+    """A connection on which nothing is said is closed after ten seconds, without a word (F24)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            await asyncio.sleep(60)
+            assert (client.data, client.closed_at) == (b"", pytest.approx(HEAD_TIMEOUT_S, abs=1))
+
+    run(main())
+
+
+@WAYS
+def test_a_head_that_trickles(middlewares: bool) -> None:
+    """A head that comes byte by byte is a 408 after ten seconds (F24)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.send(b"POST /b HTTP/1.1\r\nx: ")
+            await client.trickle(b"y", every_s=1, times=60)
+            assert client.statuses == [408]
+            assert client.closed_at == pytest.approx(HEAD_TIMEOUT_S, abs=1)
+
+    run(main())
+
+
+@BODIES
+@WAYS
+def test_a_body_that_trickles(middlewares: bool, body: Headers) -> None:
+    """A body that comes byte by byte is a 408 after ten seconds, and never reaches a model (F24)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(**body)
+            await client.trickle(b"1\r\nx\r\n", every_s=1, times=60)
+            assert client.statuses == [408]
+            assert client.error["reason"] == "deadline"
+            assert client.closed_at == pytest.approx(GRACE_S, abs=1)
+            assert not there.replica.arrived
+
+    run(main())
+
+
+@WAYS
+def test_a_body_that_stops(middlewares: bool) -> None:
+    """A client that has sent much and then stops has half a minute to go on (F24)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(content_length=LIMIT)
+            client.send(b"x" * 50 * LEAST_RATE)
+            await asyncio.sleep(100)
+            assert client.statuses == [408]
+            assert client.closed_at == pytest.approx(IDLE_S, abs=1)
+
+    run(main())
+
+
+@WAYS
+def test_a_body_that_is_slow_but_steady(middlewares: bool) -> None:
+    """A client on a bad line, at two kilobytes a second, is waited for (F24)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(content_length=LIMIT)
+            await client.trickle(b"x" * 2048, every_s=1, times=LIMIT // 2048)
+            assert await there.answered(client) == [200]
+
+    run(main())
+
+
+@WAYS
+def test_what_comes_while_another_request_runs_is_not_late(middlewares: bool) -> None:
+    """A second request waits on the connection, half sent, while the first runs for minutes: the server has stopped
+    reading, and does not hold that against its client (H7)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(content_length=2)
+            client.send(b"{}")
+            client.head(content_length=2000)
+            client.send(b"x" * 1000)
+            await asyncio.sleep(200)
+            assert await there.answered(client) == [200]
+            await asyncio.sleep(GRACE_S / 2)
+            client.send(b"x" * 1000)
+            assert await there.answered(client, 2) == [200, 200]
+
+    run(main())
+
+
+@BODIES
+@WAYS
+def test_a_client_that_leaves_within_its_body(middlewares: bool, body: Headers, caplog: Any) -> None:
+    """A client hangs up in the middle of its upload: no model hears of it, and no log is full of it (F26)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(**body)
+            client.send(b"1\r\nx\r\n")
+            await asyncio.sleep(SOON_S)
+            client.leave()
+            await asyncio.sleep(60)
+            assert (client.data, there.replica.arrived) == (b"", [])
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert not caplog.records

@@ -9,28 +9,33 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+from starlette.middleware import Middleware
 
 import pointsman as serve
 from pointsman.exceptions import BackendStartError, ServeException
-from tests.conftest import family, http_for, start_client, wait_until
+from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
 
 
 def run(code: str, *arguments: str) -> str:
     """Run a script to its end and return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_two_instances_side_by_side():
-    """Anonymous instances with equal names do not meet (IN5, FT10)."""
-    with start_client() as one, start_client() as two:
+    """Instances that are not detached do not meet, whatever names they and their backends have (IN5, FT10)."""
+    options = {"name": "same", "http_options": {"port": 0}, "metrics_export_port": 0}
+    with serve.start(**options) as one, serve.start(**options) as two:
+        with pytest.raises(ServeException, match="same"):
+            serve.connect("same")
         for client, answer in ((one, "one"), (two, "two")):
             client.deploy("same", lambda request, answer=answer: answer, route="/same")
         with http_for(one) as http_one, http_for(two) as http_two:
@@ -92,6 +97,31 @@ def test_deprecated_arguments():
         assert client.get_handle("a").remote().result() == "a"
 
 
+class Hangs:
+    """A middleware that never comes up."""
+
+    def __init__(self, app):
+        threading.Event().wait()
+
+
+def test_a_start_that_takes_too_long(monkeypatch):
+    """A start that is not ready in time is a TimeoutError, and nothing is left of it (IN1)."""
+    monkeypatch.setattr("pointsman.client.client.START_TIMEOUT_S", 0.5)
+    with pytest.raises(TimeoutError, match=r"not ready after 0\.5 s"):
+        start_client(middlewares=[Middleware(Hangs)])
+    assert not family()
+
+
+@pytest.mark.parametrize("location", ["HeadOnly", "EveryNode"])
+def test_one_server_on_one_machine(location):
+    """By default one HTTP server runs; on the local engine, every node is this one (LO1, LO2)."""
+    with start_client(**({} if location == "HeadOnly" else {"location": location})) as client:
+        client.deploy("a", lambda request: "a", route="/a")
+        assert len(client.status()["http"]["ingresses"]) == 1
+        with http_for(client) as http:
+            assert http.get("/a").text == "a"
+
+
 @pytest.mark.parametrize("options", [{"host": None}, {"location": None}, {"location": "NoServer"}], ids=str)
 def test_no_http_server(options):
     """Without an HTTP server handles work, and no ingress runs (LO3, CE9)."""
@@ -131,7 +161,7 @@ def test_user_code_that_may_only_answer():
 DETACHED = """
 import sys
 import pointsman as serve
-client = serve.start(detached=True, name=sys.argv[1], http_options={"port": 0})
+client = serve.start(detached=True, name=sys.argv[1], http_options={"port": 0}, metrics_export_port=0)
 client.deploy("greet", lambda request: "hello", route="/greet")
 print(client.http_address)
 """
@@ -210,7 +240,7 @@ def test_state_survives_a_restart(name, tmp_path):
         supervisor = client._raised._process
         processes = family()
         os.kill(supervisor.pid, signum)
-        supervisor.wait(30)
+        supervisor.wait(WAIT_S)
         wait_until(lambda gone=processes: not any(p.is_running() for p in gone.values()))
         client = serve.start(detached=True, name=name, state_dir=state, http_options={"port": 0})
         after = client.list_endpoints(), {t: c.model_dump() for t, c in client.list_backends().items()}
@@ -221,6 +251,41 @@ def test_state_survives_a_restart(name, tmp_path):
     client.shutdown()
     client = serve.start(detached=True, name=name, state_dir=state, http_options={"port": 0})
     assert client.list_endpoints() == {}
+    client.shutdown()
+
+
+class NeedsFile:
+    """Comes up only while its weights are there, and takes its time."""
+
+    def __init__(self, path):
+        with open(path) as weights:
+            self.text = weights.read()
+        time.sleep(0.5)
+
+    def __call__(self, request):
+        return self.text
+
+
+def test_a_restart_with_a_backend_that_cannot_come_up(name, tmp_path):
+    """After a restart the backends run when ``start`` returns; one whose weights are gone holds nobody up, and the
+    status says what is wrong with it (IN10, LC10)."""
+    options = {"detached": True, "name": name, "state_dir": tmp_path / "state"}
+    options |= {"http_options": {"port": 0}, "metrics_export_port": 0}
+    client = serve.start(**options)
+    for tag in ("kept", "gone"):
+        (tmp_path / tag).write_text(f"weights of {tag}")
+        client.deploy(tag, NeedsFile, str(tmp_path / tag), config={"num_replicas": 2})
+    supervisor, processes = client._raised._process, family()
+    supervisor.terminate()
+    supervisor.wait(WAIT_S)
+    wait_until(lambda: not any(process.is_running() for process in processes.values()))
+    (tmp_path / "gone").unlink()
+    client = serve.start(**options)
+    backends = client.status()["backends"]
+    assert (backends["kept"]["state"], backends["kept"]["replicas_running"]) == ("RUNNING", 2)
+    assert backends["gone"]["state"] == "UNHEALTHY"
+    assert "FileNotFoundError" in backends["gone"]["failure"]["text"]
+    assert client.get_handle("kept").remote().result() == "weights of kept"
     client.shutdown()
 
 
@@ -249,7 +314,7 @@ def test_start_in_a_thread():
 
     thread = threading.Thread(target=use)
     thread.start()
-    thread.join(60)
+    thread.join(WAIT_S)
     assert answers == ["threaded"]
 
 
@@ -298,7 +363,7 @@ def test_code_from_main(tmp_path, way):
         input=SCRIPT if way == "stdin" else None,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
         cwd=tmp_path,
         check=False,
     )
@@ -358,9 +423,9 @@ with serve.start(http_options={"port": 0}) as client:
 def test_output_of_user_code(name, tmp_path):
     """What user code prints appears with its replica's name here, and in a file of the instance (part 12)."""
     code = """
-import sys, pathlib, os
+import sys, pathlib, os, time
 import pointsman as serve
-client = serve.start(http_options={"port": 0})
+client = serve.start(http_options={"port": 0}, metrics_export_port=0)
 class Talks:
     def __init__(self):
         print("out loud")
@@ -371,10 +436,15 @@ client.create_backend("talks", Talks)
 client.create_endpoint("talks", backend="talks")
 print(client.get_handle("talks").remote().result())
 logs = next(pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "pointsman").glob(".anonymous.*/logs"))
-print([path.read_text() for path in logs.glob("replica-*.log")])
+while True:  # they come by way of the supervisor
+    texts = [path.read_text() for path in logs.glob("replica-*.log")]
+    if any("out loud" in text and "to stderr" in text for text in texts):
+        break
+    time.sleep(0.01)
+print(texts)
 client.shutdown()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=False)
     tag, logs = done.stdout.splitlines()
     assert f"[{tag}] out loud\n" in done.stderr
     assert f"[{tag}] to stderr\n" in done.stderr

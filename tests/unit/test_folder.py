@@ -1,0 +1,65 @@
+"""engine.folder: whose folders are trusted with an instance's state."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pointsman.engine import folder
+from pointsman.engine.folder import lock_state_folder
+from pointsman.exceptions import ServeException
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    path = tmp_path / "state"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def test_a_folder_is_for_one_instance(state: Path) -> None:
+    """The state of a live instance is not taken from under it; when that has ended it is free again (IN11)."""
+    lock = lock_state_folder(state)
+    with pytest.raises(ServeException, match=f"{state} is in use by a live instance"):
+        lock_state_folder(state)
+    os.close(lock)
+    os.close(lock_state_folder(state))
+
+
+def test_a_folder_of_somebody_else(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State that another user owns is not trusted; the error names both users (IN11)."""
+    ours = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: ours + 1)
+    with pytest.raises(ServeException, match=f"belongs to user {ours}, not to this user .{ours + 1}"):
+        lock_state_folder(state)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o702])
+def test_a_folder_that_others_may_enter(state: Path, mode: int) -> None:
+    """State that others could read or write is refused, with the mode that would be right (IN11)."""
+    state.chmod(mode)
+    with pytest.raises(ServeException, match=f"mode {mode:o}.*make it 0700"):
+        lock_state_folder(state)
+
+
+def test_a_link_to_a_folder(state: Path, tmp_path: Path) -> None:
+    """A link is not followed: it may lead somewhere else tomorrow (IN11)."""
+    (tmp_path / "link").symlink_to(state)
+    with pytest.raises(ServeException, match="symlink"):
+        lock_state_folder(tmp_path / "link")
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("ext4", False)])
+def test_a_folder_on_a_network(state: Path, monkeypatch: pytest.MonkeyPatch, kind: str, refused: bool) -> None:
+    """On a network file system locks and syncs may lie, so state is not kept there (IN11)."""
+    mounts = f"disk / ext4 rw 0 0\nserver:/x {state.parent} {kind} rw 0 0\n"
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self: mounts if str(self) == "/proc/mounts" else read(self))
+    assert folder._file_system(state) == kind
+    if refused:
+        with pytest.raises(ServeException, match=f"network file system .{kind}"):
+            lock_state_folder(state)
+    else:
+        os.close(lock_state_folder(state))

@@ -18,7 +18,8 @@ import pytest
 import pointsman as serve
 from tests.environments import Environments
 
-WAIT_S = 30.0
+WAIT_S = 60.0
+"""For conditions that come true at once as a rule, and late on a machine that is busy with other things."""
 
 _names = itertools.count(1)
 

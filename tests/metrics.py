@@ -8,6 +8,7 @@ from collections.abc import Callable
 import httpx
 
 import pointsman as serve
+from tests.conftest import wait_until
 
 SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -48,6 +49,20 @@ def scrape_at(address: str) -> Page:
     answer = httpx.get(f"{address}/metrics", timeout=30)
     assert answer.status_code == 200
     return Page(answer.text)
+
+
+def scrape_when(client: serve.Client, count: float, name: str, **labels: str) -> Page:
+    """The metrics once a sum is so much. Some counts are made just after an answer has left, so a client that was quick
+    may look before them."""
+    pages = [scrape(client)]
+
+    def is_so() -> bool:
+        pages.append(scrape(client))
+        return pages[-1].sum(name, **labels) >= count
+
+    wait_until(is_so, what=f"{name} {labels} of {count:g}")
+    assert pages[-1].sum(name, **labels) == count
+    return pages[-1]
 
 
 def difference(client: serve.Client) -> Callable[..., float]:

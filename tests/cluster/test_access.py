@@ -13,6 +13,7 @@ import pytest
 
 from tests.certificates import make_certificate, needs_openssl
 from tests.cluster.conftest import LOOPBACK, OBJECT_STORE_BYTES
+from tests.conftest import WAIT_S
 
 # Everything here listens on the loopback interface, which needs no token; the scripts are told that it is another one.
 ELSEWHERE = """
@@ -105,7 +106,7 @@ def run(script: str, *args: str, **variables: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=90,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -126,7 +127,7 @@ def open_cluster() -> Iterator[str]:
     assert process.stdout is not None
     address = next(line.partition(": ")[2].strip() for line in process.stdout if line.startswith("address:"))
     yield address
-    process.communicate("\n", timeout=60)
+    process.communicate("\n", timeout=WAIT_S)
 
 
 def test_a_cluster_without_token_is_refused(open_cluster: str) -> None:

@@ -42,6 +42,16 @@ def test_twenty_keys_of_five_backends(client, http, backends, endpoint):
     assert len(homes) > 1  # all twenty at one backend: once in 10**13 runs
 
 
+def test_a_key_does_not_tie_a_user_to_a_replica(client, name):
+    """My biggest customer's requests all have one key, and still use all replicas of the customer's model (SA4)."""
+    client.create_backend(name, lambda request: serve.get_current_replica_tag(), config={"num_replicas": 2})
+    client.create_endpoint(name, backend=name)
+    handle = client.get_handle(name).options(shard_key="big customer")
+    assert len({handle.remote().result() for _ in range(10)}) == 2
+    client.delete_endpoint(name)
+    client.delete_backend(name)
+
+
 def test_explain_agrees_with_what_happens(client, http, backends, endpoint):
     """Before a user complains I can ask where a key goes and why, and that is where it goes (SA3)."""
     weights = dict(zip(backends.tags, (0.4, 0.3, 0.2, 0.1, 0), strict=True))

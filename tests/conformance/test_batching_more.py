@@ -192,6 +192,9 @@ def test_target_and_wait_exclude_each_other(served, client, name):
 
 # --- deadlines --------------------------------------------------------------------------------------------------
 
+BEGINS_S = 1.0
+"""A deadline that user code begins before, on a busy machine too, and does not keep."""
+
 
 class Sleeps:
     """Sleeps for a minute, and tells how that ended."""
@@ -215,7 +218,7 @@ class Sleeps:
 def test_an_endpoint_has_its_own_deadline(client, http, name):
     """``request_timeout_s`` of an endpoint counts over HTTP and through handles, in place of the instance's (HE2)."""
     client.create_backend(name, Sleeps)
-    client.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=0.3)
+    client.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=BEGINS_S)
     answer = http.get(f"/{name}")
     assert (answer.status_code, answer.json()["reason"]) == (504, "deadline")
     with pytest.raises(DeadlineExceededError, match="while it ran"):
@@ -229,7 +232,7 @@ def test_an_endpoint_has_its_own_deadline(client, http, name):
 
 def test_deploy_sets_the_deadline_and_keeps_it(client, http, name):
     """``deploy`` gives an endpoint its deadline; a later one without a word on it leaves it as it is (HE2)."""
-    client.deploy(name, Sleeps, route=f"/{name}", request_timeout_s=0.3)
+    client.deploy(name, Sleeps, route=f"/{name}", request_timeout_s=BEGINS_S)
     assert http.get(f"/{name}").status_code == 504
     client.deploy(name, Sleeps)
     assert http.get(f"/{name}").status_code == 504
@@ -269,14 +272,14 @@ def test_the_deadline_of_a_handle(client, name):
 
 def test_clients_may_be_in_more_of_a_hurry(served, http):
     """``X-Serve-Timeout-S`` makes a request's deadline shorter (HE2)."""
-    answer = http.get(served(Sleeps), headers={"x-serve-timeout-s": "0.25"})
+    answer = http.get(served(Sleeps), headers={"x-serve-timeout-s": str(BEGINS_S)})
     assert (answer.status_code, answer.json()["reason"]) == (504, "deadline")
 
 
 def test_clients_may_not_be_in_less(client, http, name):
     """``X-Serve-Timeout-S`` never makes it longer than the operator has set it (HE2)."""
     client.create_backend(name, Sleeps)
-    client.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=0.3)
+    client.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=BEGINS_S)
     assert http.get(f"/{name}", headers={"x-serve-timeout-s": "100000"}).status_code == 504
     client.delete_endpoint(name)
     client.delete_backend(name)
@@ -388,8 +391,8 @@ def composed(client, name):
 def test_a_deadline_travels_to_inner_calls(composed, http, outer):
     """The time that a caller has is all that the backends behind the first one have, too (HE2, CO7)."""
     route, handle, inner = composed(outer, Sleeps)
-    assert http.get(route, headers={"x-serve-timeout-s": "0.4"}).status_code in (500, 504)
-    # The default would be 300 s, so an end within the 30 s of wait_until is the outer call's deadline.
+    assert http.get(route, headers={"x-serve-timeout-s": str(BEGINS_S)}).status_code in (500, 504)
+    # The default would be 300 s, so an end within the time of wait_until is the outer call's deadline.
     ends = handle.options(method_name="ends_so_far")
     wait_until(lambda: ends.remote().result() == ["DeadlineExceededError"], what="the inner call ended")
     wait_until(lambda: inner.options(method_name="counts").remote().result() == (1, ["CancelledError"]))
@@ -398,16 +401,16 @@ def test_a_deadline_travels_to_inner_calls(composed, http, outer):
 def test_a_deadline_that_passed_in_an_inner_call_is_a_deadline(composed, http):
     """Whether the clock of the outer call or that of the inner one is a hair faster, the client gets a 504 (HE2)."""
     route, _, _ = composed(Outer, Sleeps)
-    answers = [http.get(route, headers={"x-serve-timeout-s": "0.15"}) for _ in range(8)]
-    assert [answer.status_code for answer in answers] == [504] * 8
+    answers = [http.get(route, headers={"x-serve-timeout-s": str(BEGINS_S)}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [504] * 3
 
 
 def test_calls_made_after_the_deadline_are_never_started(composed, http):
     """A backend that overruns its own deadline and then calls another one does not make that one work (HE2, F4)."""
     route, handle, inner = composed(Outer, Counts)
-    headers = {"x-serve-call-method": "after_the_deadline", "x-serve-timeout-s": "0.2"}
-    for count in range(1, 6):
-        assert http.get(route, params={"sleep": "0.3"}, headers=headers).status_code == 504
+    headers = {"x-serve-call-method": "after_the_deadline", "x-serve-timeout-s": str(BEGINS_S)}
+    for count in range(1, 3):
+        assert http.get(route, params={"sleep": str(BEGINS_S + 0.2)}, headers=headers).status_code == 504
         ends = handle.options(method_name="ends_so_far").remote().result()  # waits behind the other, which still runs
         assert ends == ["DeadlineExceededError"] * count
     assert inner.options(method_name="ran_so_far").remote().result() == 0
@@ -559,10 +562,10 @@ def test_a_stream_may_outlast_the_deadline(client, http, name):
         async def __call__(self, request):
             for number in range(5):
                 yield f"{number} "
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.3)
 
     client.create_backend(name, Drips)
-    client.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=0.5)
+    client.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=BEGINS_S)
     assert http.get(f"/{name}").text == "0 1 2 3 4 "
     assert "".join(client.get_handle(name).options(stream=True).remote()) == "0 1 2 3 4 "
     client.delete_endpoint(name)

@@ -8,11 +8,11 @@ import socket
 import threading
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from starlette.responses import Response
 
 from pointsman.exceptions import RemoteError
+from tests.conftest import WAIT_S, http_for
 
 
 class Mute(Exception):
@@ -97,7 +97,7 @@ def test_a_stream_that_fails_at_once_is_an_error(served, http):
 def test_no_body_where_none_may_be(served, client):
     """A 204 with a body does not put that body in front of the next answer (H15)."""
     route = served(lambda request: Response("SMUGGLED", status_code=204))
-    with httpx.Client(base_url=client.http_address) as http:
+    with http_for(client) as http:
         for _ in range(3):
             assert http.get(route).status_code == 204
 
@@ -114,7 +114,7 @@ def test_a_pipelining_client_that_hangs_up_hurts_nobody(served, client):
     statuses = []
 
     def ask():
-        with httpx.Client(base_url=client.http_address) as http:
+        with http_for(client) as http:
             statuses.append(http.post(route).status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(5)]
@@ -151,23 +151,28 @@ def test_cancelling_an_awaiting_task_cancels_the_call(served, client, name):
 
     async def give_up():
         future = await client.get_handle(name, sync=False).remote()
-        await asyncio.wait_for(future, 0.2)
+        await (await client.get_handle(name, sync=False).options(method_name="has_begun").remote())
+        await asyncio.wait_for(future, 0.05)
 
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(give_up())
-    assert handle.options(method_name="cancelled").remote().result(30) is True
+    assert handle.options(method_name="cancelled").remote().result(WAIT_S) is True
 
 
 class Waits:
     def __init__(self):
-        self.over = asyncio.Event()
+        self.begun, self.over = asyncio.Event(), asyncio.Event()
 
     async def __call__(self, request):
+        self.begun.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             self.over.set()
             raise
+
+    async def has_begun(self, request):
+        return await self.begun.wait()
 
     async def cancelled(self, request):
         return await self.over.wait()
@@ -179,7 +184,7 @@ def test_large_bodies_run_side_by_side(served, client):
     results = []
 
     def ask():
-        with httpx.Client(base_url=client.http_address, timeout=30) as http:
+        with http_for(client) as http:
             results.append(http.post(route, content=b"x" * 3_000_000).text)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]

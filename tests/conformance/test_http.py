@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 from urllib.parse import urlsplit
 
@@ -12,22 +13,42 @@ import pytest
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from tests.conftest import http_for, start_client, wait_until
+from tests.conftest import WAIT_S, http_for, start_client, wait_until
 
 
 def where(request):
     return {"params": request.path_params, "path": request.url.path}
 
 
+def where_to(client):
+    """Host and port."""
+    address = urlsplit(client.http_address)
+    return address.hostname, address.port
+
+
 def raw(client, data: bytes) -> bytes:
     """Send bytes as they are and read until the server closes."""
-    address = urlsplit(client.http_address)
-    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+    with socket.create_connection(where_to(client), timeout=WAIT_S) as connection:
         connection.sendall(data)
         answer = b""
         while more := connection.recv(65536):
             answer += more
         return answer
+
+
+def test_http_1_1_and_nothing_else(served, client):
+    """HTTP/1.1 is spoken here, and HTTP/1.0 by those who know no better; neither TLS nor WebSockets (HT1)."""
+    route = served(lambda request: "here").encode()
+    keeps = raw(client, b"GET %s HTTP/1.1\r\nhost: x\r\n\r\nGET %s HTTP/1.0\r\n\r\n" % (route, route))
+    first, second = keeps.split(b"HTTP/1.1 200 OK")[1:]
+    assert (b"connection: close" in first, b"connection: close" in second) == (False, True)
+    wishes = (
+        b"connection: upgrade, close\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: k\r\n"
+    )
+    assert raw(client, b"GET %s HTTP/1.1\r\nhost: x\r\n%s\r\n" % (route, wishes)).startswith(b"HTTP/1.1 200")
+    assert raw(client, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").startswith(b"HTTP/1.1 400")
+    with pytest.raises(ssl.SSLError), socket.create_connection(where_to(client), timeout=WAIT_S) as plain:
+        ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
 
 
 def test_exact_routes(served, http, name):
@@ -187,11 +208,15 @@ def test_two_requests_on_one_connection(served, client):
     assert [line[-1:] for line in answer.split(b"HTTP/1.1 200 OK")[1:]] == [b"1", b"2"]
 
 
+DEADLINE_S = 1.0
+
+
 @pytest.fixture(scope="module")
 def small(engine):
-    """An instance with small limits, a debug switch and a middleware."""
+    """An instance with small limits, a debug switch and a middleware. Where a test is not about the deadline its
+    endpoint has a longer one, since a busy machine may take its time."""
     cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"])
-    limits = {"max_body_bytes": 1000, "request_timeout_s": 0.5}
+    limits = {"max_body_bytes": 1000, "request_timeout_s": DEADLINE_S}
     client = start_client(engine, debug=True, middlewares=[cors], processes=2, **limits)
     yield client
     client.shutdown()
@@ -200,7 +225,7 @@ def small(engine):
 def test_body_limit(small, name):
     """A body over the limit is a 413, with or without a declared length; one at the limit is served (413)."""
     small.create_backend(name, lambda request: len(request.body()))
-    small.create_endpoint(name, backend=name, route=f"/{name}", methods=["POST"])
+    small.create_endpoint(name, backend=name, route=f"/{name}", methods=["POST"], request_timeout_s=WAIT_S)
     with http_for(small) as http:
         assert http.post(f"/{name}", content=b"x" * 1000).json() == 1000
         assert http.post(f"/{name}", content=b"x" * 1001).status_code == 413
@@ -276,7 +301,7 @@ def test_debug_shows_tracebacks(small, name):
         raise ValueError("detail")
 
     small.create_backend(name, fail)
-    small.create_endpoint(name, backend=name, route=f"/{name}")
+    small.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=WAIT_S)
     with http_for(small) as http:
         assert "in fail" in http.get(f"/{name}").json()["traceback"]
 
@@ -289,12 +314,41 @@ def test_middleware_sees_everything(small):
         assert http.get("/-/routes", headers=headers).headers["access-control-allow-origin"] == "*"
 
 
+class Signs:
+    """Writes its name into each answer's header, behind the names that are there."""
+
+    def __init__(self, app, name):
+        self.app = app
+        self.name = name
+
+    async def __call__(self, scope, receive, send):
+        async def sign(message):
+            if message["type"] == "http.response.start":
+                before = dict(message["headers"]).get(b"x-signed", b"")
+                others = [header for header in message["headers"] if header[0] != b"x-signed"]
+                message = {**message, "headers": [*others, (b"x-signed", before + self.name.encode())]}
+            await send(message)
+
+        await self.app(scope, receive, sign)
+
+
+def test_middlewares_wrap_in_list_order(engine):
+    """The first middleware is next to the app, the last one sees everything first and last; also what goes wrong, and
+    system paths (HT9)."""
+    with start_client(engine, middlewares=[Middleware(Signs, name="a"), Middleware(Signs, name="b")]) as client:
+        client.deploy("here", lambda request: "here", route="/here")
+        with http_for(client) as http:
+            for path, status in (("/here", 200), ("/no-such", 404), ("/-/routes", 200)):
+                answer = http.get(path)
+                assert (answer.status_code, answer.headers["x-signed"]) == (status, "ab")
+
+
 def test_two_ingress_processes(small, name):
     """Every process that shares the port knows a new route when create_endpoint returns (CL4, CE9)."""
     assert len(small.status()["http"]["ingresses"]) == 2
     small.create_backend(name, lambda request: "here")
     for number in range(5):
-        small.create_endpoint(f"{name}{number}", backend=name, route=f"/{name}/{number}")
+        small.create_endpoint(f"{name}{number}", backend=name, route=f"/{name}/{number}", request_timeout_s=WAIT_S)
         for _ in range(8):
             with http_for(small) as fresh_connection:
                 assert fresh_connection.get(f"/{name}/{number}").text == "here"
@@ -330,8 +384,7 @@ def test_a_client_that_leaves_cancels_its_request(served, client, http):
     def counts():
         return http.get(route, headers={"x-serve-call-method": "counts"}).json()
 
-    address = urlsplit(client.http_address)
-    connection = socket.create_connection((address.hostname, address.port))
+    connection = socket.create_connection(where_to(client))
     connection.sendall(b"GET " + route.encode() + b" HTTP/1.1\r\nhost: x\r\n\r\n")
     wait_until(lambda: counts()["running"] == 1, what="the request runs")
     connection.close()

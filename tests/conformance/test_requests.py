@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import HTTPConnection
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 
 import pointsman as serve
 from pointsman.exceptions import ServeException
+from tests.conftest import WAIT_S
+
+LIMIT = 64 * 1024 * 1024
+"""On the body, where nothing else is said."""
 
 
 def describe(request: Any) -> dict[str, Any]:
@@ -61,15 +66,22 @@ def test_form(served, http):
     assert answer == {"name": "z", "file": "content"}
 
 
-@pytest.mark.parametrize("size", [0, 1, 640 * 1024, 5 * 1024 * 1024])
+@pytest.mark.parametrize("size", [0, 1, 640 * 1024, 64 * 1024 * 1024])
 def test_body_echoes_intact(served, http, size):
-    """A body comes back byte for byte, also a large one (HT11, RQ9)."""
+    """A body comes back byte for byte, up to the limit; one byte more is a 413 (HT11, RQ9)."""
 
     def echo(request):
         return request.body()
 
-    body = np.random.default_rng(size).bytes(size)
-    assert http.post(served(echo), content=body).content == body
+    route, body = served(echo), np.random.default_rng(size).bytes(size)
+    assert http.post(route, content=body).content == body
+    if size == LIMIT:
+        connection = HTTPConnection(http.base_url.host, http.base_url.port, timeout=WAIT_S)
+        connection.putrequest("POST", route)
+        connection.putheader("content-length", str(size + 1))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+        connection.close()
 
 
 def test_chunked_body_is_complete(served, http):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 import threading
 
 import httpx
@@ -14,6 +15,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from pointsman.exceptions import UserCodeError
+from tests.conftest import WAIT_S, http_for, wait_until
 
 
 @dataclasses.dataclass
@@ -100,7 +102,7 @@ def test_response_with_background_task(served, http, is_async):
             self.ran = threading.Event()
 
         def ran_yet(self, request):
-            return self.ran.wait(10)
+            return self.ran.wait(WAIT_S)
 
         def respond(self, request):
             return Response("sent", background=BackgroundTask(self.ran.set))
@@ -199,9 +201,54 @@ def test_first_chunk_comes_before_the_last_is_made(served, http, client):
     with http.stream("GET", route) as answer:
         chunks = answer.iter_text()
         assert next(chunks) == "first"
-        with httpx.Client(base_url=client.http_address) as other:
+        with http_for(client) as other:
             assert other.get(route, headers={"x-serve-call-method": "go"}).status_code == 200
         assert "".join(chunks) == "second"
+
+
+class Endless:
+    """Streams for ever, and tells how much it has made."""
+
+    def __init__(self):
+        self.made = 0
+        self.closed = False
+
+    def __call__(self, request):
+        try:
+            while True:
+                self.made += 1
+                yield b"x" * 65536
+        finally:
+            self.closed = True
+
+    async def later(self, request):
+        for chunk in self(request):
+            yield chunk
+            await asyncio.sleep(0)
+
+    async def state(self, request):
+        return self.made, self.closed
+
+
+@pytest.mark.parametrize("method", ["__call__", "later"], ids=["def", "async"])
+def test_a_slow_reader_slows_the_producer_down(served, client, name, method):
+    """A reader takes the head and then nothing more: the producer stops when what lies between is full, and is closed
+    when the reader goes (RP4)."""
+    route = served(Endless)
+    state = client.get_handle(name).options(method_name="state")
+    host, _, port = client.http_address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as reader:
+        reader.sendall(f"GET {route} HTTP/1.1\r\nhost: x\r\nx-serve-call-method: {method}\r\n\r\n".encode())
+        assert reader.recv(15) == b"HTTP/1.1 200 OK"
+        made = [-1]
+
+        def stands_still():
+            made.append(state.remote().result()[0])
+            return len(made) > 50 and len(set(made[-50:])) == 1
+
+        wait_until(stands_still, what="the producer waits")
+        assert made[-1] < 1000  # 64 MB, and the system's buffers hold some
+    wait_until(lambda: state.remote().result()[1], what="the generator is closed")
 
 
 def break_off(request):

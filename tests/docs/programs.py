@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM_TIMEOUT_S = 100.0
+PROGRAM_TIMEOUT_S = 200.0
 
 
 def run_program(text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -43,6 +43,23 @@ OMP = """
   client.create_backend("parallel_backend", MyBackend, 12)
 """
 
+BATCHING = """
+  class BatchingExample:
+      def __init__(self):
+          self.count = 0
+
+      @serve.accept_batch
+      def __call__(self, requests):
+          responses = []
+              for request in requests:
+                  responses.append(request.json())
+          return responses
+
+  config = {"max_batch_size": 5}
+  client.create_backend("counter1", BatchingExample, config=config)
+  client.create_endpoint("counter1", backend="counter1", route="/increment")
+"""
+
 FIFTY_FIFTY = """
   client.create_backend("backend1", MyClass1)
   client.create_backend("backend2", MyClass2)
@@ -162,7 +179,7 @@ def answer_of(backend):
 def program(*parts: str, **start: object) -> str:
     """A script out of dedented parts, behind the imports and the start of an instance on a free port."""
     arguments = "".join(f", {name}={value!r}" for name, value in start.items())
-    client = f'client = serve.start(http_options={{"port": 0}}{arguments})'
+    client = f'client = serve.start(http_options={{"port": 0}}, metrics_export_port=0{arguments})'
     return "\n".join([IMPORTS, client, HANDLE_REQUEST, ANSWER, *map(dedent, parts)])
 
 
@@ -305,6 +322,45 @@ def test_omp_variable_of_the_starting_process(tmp_path: Path, given: dict[str, s
         """
     )
     assert_succeeded(run_program(text, tmp_path, **given))
+
+
+# Batching to Improve Performance.
+
+
+def test_batching_example_as_printed(tmp_path: Path) -> None:
+    """The loop is indented too far, so Python does not read it (EX6)."""
+    ended = run_program(program(BATCHING), tmp_path)
+    assert ended.returncode == 1
+    assert "IndentationError: unexpected indent" in ended.stderr
+
+
+def test_batching_example_corrected(tmp_path: Path) -> None:
+    """With the indentation fixed it runs: JSON bodies of GETs come back, each to its sender, and a batch with an empty
+    body in it is a 500 for that batch; requests that come at once share batches of up to five (EX6, EX7, BA1, BA5)."""
+    loop = "              for request in requests:\n                  responses"
+    corrected = BATCHING.replace(loop, "          for request in requests:\n              responses")
+    assert corrected != BATCHING
+    text = program(
+        corrected,
+        """
+        import httpx
+        from concurrent.futures import ThreadPoolExecutor
+
+        def increment(body):
+            answer = httpx.request("GET", client.http_address + "/increment", content=body, timeout=60)
+            return answer.status_code, answer.text
+
+        with ThreadPoolExecutor(20) as pool:
+            assert list(pool.map(increment, map(str, range(20)))) == [(200, str(n)) for n in range(20)]
+        status, text = increment(b"")
+        assert (status, "JSONDecodeError" in text) == (500, True), text
+        assert increment(b"[1]") == (200, "[1]")
+        assert httpx.post(client.http_address + "/increment", content=b"1", timeout=60).status_code == 405
+        handle = client.get_handle("counter1")
+        assert serve.get([handle.remote(n) for n in range(20)]) == list(range(20))
+        """,
+    )
+    assert_succeeded(run_program(text, tmp_path))
 
 
 # Splitting Traffic Between Backends to Shadow Testing. The examples use the same names for different backends, so each
@@ -452,24 +508,26 @@ def test_affinity_example_corrected(tmp_path: Path) -> None:
 def test_shadow_testing(tmp_path: Path) -> None:
     """Two backends get copies of half and of a tenth of the calls, users see the one that answers (EX8, SH1, SH2, SH3).
 
-    The calls are made one by one, so that no copy is dropped.
+    At most a hundred calls are copied at a time, so that no copy is dropped.
     """
     check = """
         handle = client.get_handle("shadowed_endpoint")
         shadows = client.list_endpoints()["shadowed_endpoint"]["shadows"]
         assert shadows == {"new_backend_1": 0.5, "new_backend_2": 0.1}, shadows
-        assert {handle.remote().result() for _ in range(500)} == {"existing_backend"}
+        tested = ("new_backend_1", "new_backend_2")
+        for backend in tested:
+            client.create_endpoint(backend, backend=backend)
+        def copies():  # asked behind all copies that were sent
+            return [client.get_handle(backend).options(method_name="how_many").remote().result() for backend in tested]
+        for _ in range(5):
+            assert {handle.remote().result() for _ in range(100)} == {"existing_backend"}
+            copies()
     """
     text = traffic_program(
         looked_at(SHADOWS, {'client.shadow_traffic("shadowed_endpoint", "new_backend_2", 0.1)': check}),
         """
         assert client.list_endpoints()["shadowed_endpoint"]["shadows"] == {}
         assert traffic_of("shadowed_endpoint") == {"existing_backend": 1.0}
-        tested = ("new_backend_1", "new_backend_2")
-        for backend in tested:
-            client.create_endpoint(backend, backend=backend)
-        def copies():
-            return [client.get_handle(backend).options(method_name="how_many").remote().result() for backend in tested]
         before = copies()
         assert 180 < before[0] < 320 and 15 < before[1] < 90, before
         assert {handle.remote().result() for _ in range(50)} == {"existing_backend"}

@@ -68,12 +68,12 @@ def test_an_exit_in_an_answer_ends_that_answer_only(code: Any) -> None:
         async def ended(body: str, *kinds: Kind) -> None:
             call = caller.call(body)
             until = caller.until(lambda: caller.of(call) and caller.of(call)[-1].kind in kinds)
-            await asyncio.wait_for(until, 5)  # a thread that is dead never tells
+            await asyncio.wait_for(until, 60)  # a thread that is dead never tells
 
         for _ in range(2):
             await ended("exit", Kind.FAILURE)
             await ended("fine", Kind.REPLY, Kind.END)
         # The REPLY that opens a stream comes before its end.
-        await asyncio.wait_for(caller.until(lambda: replica.runtime.load == 0), 5)
+        await asyncio.wait_for(caller.until(lambda: replica.runtime.load == 0), 60)
 
     with_replica(test, code, max_batch_size=2)

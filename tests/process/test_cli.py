@@ -90,7 +90,7 @@ def test_detached_instance_from_start_to_shutdown(name: str, private_runtime_fol
     assert report["name"] == name
     assert f"Instance {name!r} is ready at {address}" in said
     assert f"pointsman status --name {name}" in said
-    assert httpx.get(f"{address}/-/healthz").status_code == 200
+    assert httpx.get(f"{address}/-/healthz", timeout=WAIT_S).status_code == 200
     controller = psutil.Process(report["controller_pid"])
 
     ended = pointsman("shutdown", "--name", name)

@@ -79,7 +79,7 @@ def test_kept_demo_answers_the_curl_line_until_interrupted() -> None:
     (line,) = [line for line in output.splitlines() if line.startswith("curl ")]
     url, body = shlex.split(line)[2], shlex.split(line)[-1]
     shown = int(re.findall(r"shows a (\d)", output)[0])
-    answer = httpx.post(url, content=body, headers={"content-type": "application/json"}).json()
+    answer = httpx.post(url, content=body, headers={"content-type": "application/json"}, timeout=WAIT_S).json()
     assert (answer["digit"], answer["backend"] in rows_of(output)) == (shown, True)
     status = subprocess.run([PROGRAM, "status", "--name", "demo", "--json"], capture_output=True, check=True)
     assert set(json.loads(status.stdout)["backends"]) == {"digits-linear", "digits-svm"}

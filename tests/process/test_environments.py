@@ -36,7 +36,8 @@ print(*client.get_handle("theirs").remote().result(), sep="\\n")
 def test_a_whole_restart(environments: Environments, tmp_path: Path, name: str) -> None:
     """A detached instance with stored state comes back with its backends in their environments (IN10, DM5)."""
     prefix, state = environments.get(OLD), tmp_path / "state"
-    options = {"detached": True, "name": name, "state_dir": state, "http_options": {"port": 0}}
+    ports = {"http_options": {"port": 0}, "metrics_export_port": 0}
+    options = {"detached": True, "name": name, "state_dir": state, **ports}
     client = serve.start(**options)  # type: ignore[arg-type]
     client.create_backend("b", versions, env=serve.VirtualEnv(prefix))
     client.create_endpoint("b", backend="b")
@@ -51,14 +52,14 @@ def test_a_whole_restart(environments: Environments, tmp_path: Path, name: str) 
 def test_caller_of_another_python(environments: Environments, name: str) -> None:
     """A backend runs in the environment of whoever creates it, not in that of whoever started the instance (DM3)."""
     prefix = environments.get("pydantic>=2.6", python=other_python())
-    serve.start(detached=True, name=name, http_options={"port": 0})
+    serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=0)
     try:
         done = subprocess.run(
             [str(prefix / "bin" / "python"), "-c", CALLER.format(name=name)],
             env={**os.environ, "PYTHONPATH": os.path.dirname(PACKAGE)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT_S,
         )
         assert done.returncode == 0, done.stderr
         executable, its_prefix, minor = done.stdout.splitlines()

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import WAIT_S
+
 PROGRAM = """
 import logging
 import time
@@ -69,7 +71,7 @@ def run(tmp_path: Path, *, options: str = "", start: str = "", port: int | None 
     """Lines of standard error of a program that asks each backend once."""
     script = tmp_path / "program.py"
     script.write_text(PROGRAM.format(options=options, start=start, port=port))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr.splitlines()
 
@@ -119,6 +121,6 @@ def test_wrong_settings_are_refused(tmp_path, options, start, error):
     """A mistake in the settings of the log is told before anything starts."""
     script = tmp_path / "program.py"
     script.write_text(PROGRAM.format(options=options, start=start, port=0))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 1
     assert error in done.stderr

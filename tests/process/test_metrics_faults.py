@@ -17,7 +17,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.starting import DEFAULT_METRICS_PORT
-from tests.conftest import family, http_for, start_client, wait_until
+from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
 from tests.metrics import scrape
 
 MIXED = 10_000
@@ -87,6 +87,7 @@ def test_counts_match_the_ledgers(tmp_path):
         with ThreadPoolExecutor(8) as clients:
             list(clients.map(ask, range(8)))
         assert not fuse.exists(), "no replica was killed"
+        wait_until(lambda: scrape(client).sum("serve_http_outcomes_total") == MIXED, what="the last answer's count")
         page = scrape(client)
         for route in ("/one", "/many"):
             expected = {status: count for (of, status), count in seen.items() if of == route}
@@ -144,7 +145,7 @@ def test_counts_outlive_those_who_count(tmp_path):
         assert len(after.of("serve_replica_queued_queries")) == 1, "a gauge of a dead replica is left"
         assert after.sum("serve_backend_replica_starts", backend="b", reason="failure") == 1
         for _ in range(20):
-            assert httpx.get(f"{client.http_address}/e").text == "ok"
+            assert httpx.get(f"{client.http_address}/e", timeout=WAIT_S).text == "ok"
         assert [scrape(client).sum(name) for name in counts] == [40.0] * 3
 
 

@@ -12,5 +12,5 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_types_of_handles_and_futures() -> None:
     """My editor knows what ``remote``, ``result``, ``get`` and ``wait`` give, and what ``options`` takes."""
     command = [sys.executable, "-m", "mypy", "--strict", "tests/typed/handles.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr

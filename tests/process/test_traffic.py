@@ -151,12 +151,12 @@ CHANGES = 250
 def test_four_operators_change_traffic_at_once(name):
     """Four scripts change the split 25 times a second each while users come: no request fails, everybody's changes keep
     their order, and the last one is in force at every HTTP server at once (F30, CL3, CL4, TR12)."""
-    client = serve.start(detached=True, name=name, http_options={"port": 0, "processes": 2})
+    client = serve.start(detached=True, name=name, http_options={"port": 0, "processes": 2}, metrics_export_port=0)
+    operators = {}
     try:
         serve_split(client, {"a": 0.5, "b": 0.5})
         servers = [own[0] for own in connections_to_each(client)]
         numbers = random.sample(range(1, 4096), 4 * CHANGES)  # each change has a weight of its own, an exact float
-        operators = {}
         for number in range(4):
             mine = numbers[number::4]
             process = subprocess.Popen(
@@ -177,6 +177,8 @@ def test_four_operators_change_traffic_at_once(name):
                 seen = {}  # the history keeps 50 policies, so it is read again and again
                 while not all(one.done() for one in reading):
                     seen.update((entry["version"], entry) for entry in client.traffic_history("e"))
+                    for one in servers:
+                        one.ask("/e")  # so that the connection is not idle for too long
                     time.sleep(0.1)
             reports = [json.loads(one.result()) for one in reading]
 
@@ -208,6 +210,8 @@ def test_four_operators_change_traffic_at_once(name):
             process.communicate("end\n", timeout=WAIT_S)
             assert process.returncode == 0
     finally:
+        for process in operators:
+            process.kill()
         client.shutdown()
 
 

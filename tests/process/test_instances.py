@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -251,41 +250,6 @@ def test_state_survives_a_restart(name, tmp_path):
     client.shutdown()
     client = serve.start(detached=True, name=name, state_dir=state, http_options={"port": 0})
     assert client.list_endpoints() == {}
-    client.shutdown()
-
-
-class NeedsFile:
-    """Comes up only while its weights are there, and takes its time."""
-
-    def __init__(self, path):
-        with open(path) as weights:
-            self.text = weights.read()
-        time.sleep(0.5)
-
-    def __call__(self, request):
-        return self.text
-
-
-def test_a_restart_with_a_backend_that_cannot_come_up(name, tmp_path):
-    """After a restart the backends run when ``start`` returns; one whose weights are gone holds nobody up, and the
-    status says what is wrong with it (IN10, LC10)."""
-    options = {"detached": True, "name": name, "state_dir": tmp_path / "state"}
-    options |= {"http_options": {"port": 0}, "metrics_export_port": 0}
-    client = serve.start(**options)
-    for tag in ("kept", "gone"):
-        (tmp_path / tag).write_text(f"weights of {tag}")
-        client.deploy(tag, NeedsFile, str(tmp_path / tag), config={"num_replicas": 2})
-    supervisor, processes = client._raised._process, family()
-    supervisor.terminate()
-    supervisor.wait(WAIT_S)
-    wait_until(lambda: not any(process.is_running() for process in processes.values()))
-    (tmp_path / "gone").unlink()
-    client = serve.start(**options)
-    backends = client.status()["backends"]
-    assert (backends["kept"]["state"], backends["kept"]["replicas_running"]) == ("RUNNING", 2)
-    assert backends["gone"]["state"] == "UNHEALTHY"
-    assert "FileNotFoundError" in backends["gone"]["failure"]["text"]
-    assert client.get_handle("kept").remote().result() == "weights of kept"
     client.shutdown()
 
 

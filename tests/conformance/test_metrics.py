@@ -348,7 +348,7 @@ def test_the_page_is_plain_http(client):
     assert address is not None
     plain = httpx.get(address, timeout=WAIT_S)
     assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert "serve_num_http_requests" in plain.text
+    assert "serve_process_starts_total" in plain.text
     wanted = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
     openmetrics = httpx.get(f"{address}/metrics", headers=wanted, timeout=WAIT_S)
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")

@@ -352,7 +352,8 @@ def test_a_detached_instance(nodes: Nodes, client: serve.Client) -> None:
         assert not again.list_endpoints()
 
 
-def pointsman(*args: str) -> str:
+def pointsman(*args: str, fails: bool = False) -> str:
+    """What the command prints, or what it says of its failure."""
     done = subprocess.run(
         [Path(sys.executable).with_name("pointsman"), *args],
         capture_output=True,
@@ -360,8 +361,8 @@ def pointsman(*args: str) -> str:
         timeout=2 * WAIT_S,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == (1 if fails else 0), done.stderr
+    return done.stderr if fails else done.stdout
 
 
 def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
@@ -374,4 +375,5 @@ def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     assert json.loads(pointsman("status", "--json", *where))["name"] == "shell"
     assert json.loads(pointsman("traffic", "show", "--json", *where)) == {}
     assert pointsman("env", "list", "--address", nodes.address)
+    assert "say which cluster" in pointsman("env", "prune", fails=True)  # this instance may use what is pruned
     assert "has ended" in pointsman("shutdown", *where)

@@ -136,6 +136,7 @@ def test_status_shows_one_line_of_a_failure() -> None:
     status = {
         "name": "x",
         "controller_pid": 1,
+        "metrics": [],
         "http": {"address": None, "ingresses": []},
         "endpoints": {},
         "backends": {"b": backend},
@@ -147,6 +148,22 @@ def test_status_shows_one_line_of_a_failure() -> None:
     assert "ValueError: no ?[31mmodel (3 times)" in output.getvalue()
     assert "more" not in output.getvalue()
     assert "Traceback" not in output.getvalue()
+
+
+def test_status_of_a_cluster_shows_where_metrics_are() -> None:
+    """An instance on several nodes shows where each of them serves its metrics (MO6)."""
+    status = {
+        "name": "x",
+        "controller_pid": 1,
+        "http": {"address": None, "ingresses": []},
+        "metrics": [{"node": node * 28, "address": f"http://{node}:8080"} for node in ("ab", "cd")],
+        "endpoints": {},
+        "backends": {},
+    }
+    output = io.StringIO()
+    show_status(status, Console(file=output, width=120))
+    for node in ("ab", "cd"):
+        assert f"{node * 4}   http://{node}:8080/metrics" in output.getvalue()
 
 
 def test_options_reach_the_instance(name: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 BAR_WIDTH = 10
 SHOWN_PINS = 10
+SHORT_NODE = 8
 BACKEND_STYLES = {"RUNNING": "green", "UPDATING": "yellow", "UNHEALTHY": "bold red", "DEPLOY_FAILED": "bold red"}
 REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
 """Others are on their way out."""
@@ -43,6 +44,7 @@ def status_tables(status: dict[str, Any]) -> Iterator[RenderableType]:
         (_endpoints(status["endpoints"]), "No endpoints."),
         (_backends(status["backends"]), "No backends; deploy one with client.create_backend() or client.deploy()."),
         (_replicas(status["backends"]), ""),
+        (_metrics(status["metrics"]), ""),
     ):
         if table.row_count:
             yield table
@@ -219,6 +221,14 @@ def _replicas(backends: dict[str, Any]) -> Table:
                 Text(replica["state"], style=REPLICA_STYLES.get(replica["state"], "magenta")),
                 plain(", ".join(map(str, replica["gpus"])) or "-"),
             )
+    return table
+
+
+def _metrics(served: list[dict[str, str]]) -> Table:
+    """Where there are several nodes; the one of a single machine is known from its start."""
+    table = make_table("Metrics", "node", "address")
+    for one in served if len(served) > 1 else ():
+        table.add_row(one["node"][:SHORT_NODE], f"{one['address']}/metrics")
     return table
 
 

@@ -158,7 +158,7 @@ def test_one_of_two_replicas_is_dead_and_its_restart_hangs(client, tmp_path):
 
 def test_shutdown_waits_for_what_runs(tmp_path):
     """I end an instance while requests run, by HTTP and by handle: they are answered first, and new ones find nobody
-    (DR5, IN12, part "drain")."""
+    (DR5, IN12)."""
     client = start_client()
     client.deploy("hold", Holds, str(tmp_path), route="/hold")
     status = client.status()

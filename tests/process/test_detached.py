@@ -31,7 +31,7 @@ def listed():
 
 def test_side_by_side(two):
     """I run two instances with equal names of endpoints in them: each command is about the one that I name, and ending
-    one leaves the other (IN6, IN15, FT10, part "detached")."""
+    one leaves the other; started again, the ended one has nothing of before (IN6, IN12, IN15, FT10, FT11)."""
     first, second = two
     for one in two:
         serve.connect(one).deploy("same", lambda request, one=one: one, route="/same")
@@ -51,12 +51,12 @@ def test_side_by_side(two):
     assert httpx.get(f"{shown[second]['http']}/same").text == second
     assert_one_line(pointsman("status", "--name", first), second)
     start_detached(first)
-    assert status_of(first)["endpoints"] == {}  # FT11: nothing comes back
+    assert status_of(first)["endpoints"] == {}
 
 
 def test_a_restart_brings_all_back(name, tmp_path):
     """I start an instance again on its state folder, from a shell: when the command returns, what I had deployed
-    serves; what cannot start any more does not keep the rest from it (IN10, FT8, part "detached")."""
+    serves; what cannot start any more does not keep the rest from it (IN10, FT8)."""
     model = tmp_path / "model"
     model.write_text("weights")
 

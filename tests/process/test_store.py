@@ -76,7 +76,7 @@ def text(path):
 @pytest.mark.parametrize("spoil", [damage, foreign, text, Path.unlink], ids=lambda spoil: spoil.__name__)
 def test_the_verified_copy_takes_over(name, state, spoil):
     """Whatever happened to the database while nothing ran, the next start has all that was acknowledged, and what was
-    found is kept beside it (F19, part "store")."""
+    found is kept beside it (F19)."""
     spoil(state / "state.db")
     spoilt = (state / "state.db").read_bytes() if (state / "state.db").exists() else None
     client = start(name, state)

@@ -22,8 +22,9 @@ def killed(arena: Arena) -> None:
     kills = []
     with arena.load() as load:
         for _ in range(2):
+            ingress = arena.processes("ingress")[0].pid  # may take a while, in which connections are made
             at = load.now()
-            arena.kill(arena.processes("ingress")[0].pid)
+            arena.kill(ingress)
             load.goes_on(60)
             kills.append(at)
             after = [e.ended for e in load.history.exchanges if e.outcome == "delivered" and e.due > at]

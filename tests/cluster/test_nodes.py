@@ -374,6 +374,8 @@ def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     assert f"pointsman status --name shell --address {nodes.address}" in started
     assert json.loads(pointsman("status", "--json", *where))["name"] == "shell"
     assert json.loads(pointsman("traffic", "show", "--json", *where)) == {}
+    listed = json.loads(pointsman("list", "--json", "--address", nodes.address))
+    assert [one["name"] for one in listed] == ["shell"]
     assert pointsman("env", "list", "--address", nodes.address)
     assert "say which cluster" in pointsman("env", "prune", fails=True)  # this instance may use what is pruned
     assert "has ended" in pointsman("shutdown", *where)

@@ -22,7 +22,8 @@ from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
     from pointsman.client import Client
-    from pointsman.engine.folder import InstanceFolder
+    from pointsman.engine.base import Address
+    from pointsman.engine.folder import About, InstanceFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -143,20 +144,29 @@ def start(
 
 
 @app.command("list")
-def list_instances(as_json: AsJson = False) -> None:
-    """Show the instances of this user on this machine, but for those that scripts have started for themselves."""
+def list_instances(address: ClusterAddress = None, as_json: AsJson = False) -> None:
+    """Show the instances of this user on this machine, or of a Ray cluster, but for those that scripts have started for
+    themselves."""
     from pointsman.cli.tables import show_instances
     from pointsman.engine.base import url
     from pointsman.engine.folder import abouts
+    from pointsman.engine.instances import named_on_cluster
+    from pointsman.starting import attach
 
+    found: list[tuple[str, int, About | Address]] = []
+    if address is None:
+        found += [(about.name, about.pid, about) for about in abouts()]
+    else:
+        there = named_on_cluster(address)
+        found += [(name, attach(one).status()["controller_pid"], one) for name, one in there]
     instances = [
         {
-            "name": about.name,
-            "pid": about.pid,
-            "http": url(about.http_host, about.http_port),
-            "metrics": url(about.metrics_host, about.metrics_port),
+            "name": name,
+            "pid": pid,
+            "http": url(one.http_host, one.http_port),
+            "metrics": url(one.metrics_host, one.metrics_port),
         }
-        for about in abouts()
+        for name, pid, one in found
     ]
     if as_json:
         print_json(instances)

@@ -23,7 +23,7 @@ REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
 
 def show_instances(instances: list[dict[str, Any]], console: Console) -> None:
     """Print which instances run."""
-    table = make_table("", "instance", "supervisor pid", "HTTP", "metrics")
+    table = make_table("", "instance", "pid", "HTTP", "metrics")
     table.columns[1].justify = "right"
     for one in instances:
         http, metrics = (plain(one[what]) if one[what] else Text("-", style="dim") for what in ("http", "metrics"))

@@ -70,6 +70,15 @@ def live_addresses(cluster: str | None) -> list[Address]:
     return found
 
 
+def named_on_cluster(cluster: str) -> list[tuple[str, Address]]:
+    """Live named instances of a Ray cluster, and how to reach them. Raises ServeException: there is no cluster."""
+    from pointsman.engine.ray.driver import all_on_ray
+    from pointsman.engine.ray.names import name_in
+
+    found = [(name_in(address.control_path), address) for address in all_on_ray(cluster)]
+    return sorted((name, address) for name, address in found if name)
+
+
 def parse_actor_options(options: Mapping[str, Any] | None, control_path: str) -> Resources:
     """What each replica of a backend needs, from ``ray_actor_options``, and on a cluster where it may run.
 

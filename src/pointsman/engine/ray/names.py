@@ -25,6 +25,12 @@ def is_ours(namespace: str) -> bool:
     return namespace.startswith((ANONYMOUS, NAMED))
 
 
+def name_in(control_path: str) -> str:
+    """Of a named instance; empty for an anonymous one."""
+    namespace = namespace_in(control_path)
+    return namespace.removeprefix(NAMED) if namespace.startswith(NAMED) else ""
+
+
 def control_path_of(namespace: str, instance: str) -> str:
     return f"{RAY_PREFIX}{namespace}#{instance}"
 

@@ -9,6 +9,7 @@ import pytest
 
 import pointsman as serve
 from tests.conformance.traffic import Noted, range_of
+from tests.conftest import wait_until
 
 KEY = "x-serve-shard-key"
 
@@ -47,7 +48,7 @@ def test_a_key_does_not_tie_a_user_to_a_replica(client, name):
     client.create_backend(name, lambda request: serve.get_current_replica_tag(), config={"num_replicas": 2})
     client.create_endpoint(name, backend=name)
     handle = client.get_handle(name).options(shard_key="big customer")
-    assert len({handle.remote().result() for _ in range(10)}) == 2
+    wait_until(lambda: len({handle.remote().result() for _ in range(10)}) == 2, what="ten requests reach both")
     client.delete_endpoint(name)
     client.delete_backend(name)
 

@@ -214,9 +214,10 @@ def test_scale_out_and_in(served, client, name):
     """Replicas share the work; scaling down leaves one that does it all (SO1, SO2, SO4, SO9)."""
     served(Identity, config={"num_replicas": 2, "max_queued_queries": 77})
     handle = client.get_handle(name)
-    assert len(replicas_seen(handle, 10)) == 2
+    # A router places calls where it is connected, and it connects to new replicas side by side.
+    wait_until(lambda: len(replicas_seen(handle, 10)) == 2, what="ten requests in a row reach both")
     client.update_backend_config(name, serve.BackendConfig(num_replicas=3))
-    assert len(replicas_seen(handle)) == 3
+    wait_until(lambda: len(replicas_seen(handle)) == 3, what="requests reach all three")
     client.update_backend_config(name, {"num_replicas": 1})
     assert len(replicas_seen(handle)) == 1
     config = client.get_backend_config(name)
@@ -268,9 +269,11 @@ def test_scaling_under_load_loses_nothing(served, client, http, name):
 def test_only_limits_change_without_restart(served, client, name):
     """A changed limit keeps the same replicas (SO5, BC7)."""
     served(Identity, config={"num_replicas": 2})
-    before = replicas_seen(client.get_handle(name))
+    tags = lambda: {replica["tag"] for replica in client.status()["backends"][name]["replicas"]}  # noqa: E731
+    before = tags()
     client.update_backend_config(name, {"max_concurrent_queries": 5, "max_queued_queries": 5})
-    assert replicas_seen(client.get_handle(name)) == before
+    assert tags() == before
+    assert replicas_seen(client.get_handle(name)) <= before
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import pointsman as serve
+from pointsman.engine.folder import live_instances
 from pointsman.exceptions import ServeException
 from tests.conftest import family, http_for, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line
@@ -51,6 +52,14 @@ def state(stored, tmp_path):
     shutil.copytree(stored, copy)
     copy.chmod(0o700)
     return copy
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """A test that fails must not leave its instance running."""
+    yield
+    for name in live_instances():
+        serve.connect(name).shutdown()
 
 
 def damage(path):

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 import pointsman as serve
-from tests.conftest import http_for, wait_until
+from tests.conftest import WAIT_S, http_for, wait_until
 
 FILES = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
 RULES = FILES / "alerts.yml"
@@ -73,25 +73,30 @@ def prometheus(client: serve.Client, tmp_path_factory: pytest.TempPathFactory) -
     assert client.metrics_address is not None
     config = config.replace("127.0.0.1:8080", client.metrics_address.removeprefix("http://"))
     (folder / "prometheus.yml").write_text(config.replace("5s", "250ms"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     process = subprocess.Popen(
         [
             str(PROMETHEUS),
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
+            "--web.listen-address=127.0.0.1:0",
         ],
         stdout=subprocess.DEVNULL,
         stderr=(folder / "log").open("wb"),
     )
     try:
-        with httpx.Client(base_url=f"http://{address}") as http:
+        wait_until(lambda: ports_of(process), what="Prometheus listens")
+        with httpx.Client(base_url=f"http://127.0.0.1:{ports_of(process)[0]}", timeout=WAIT_S) as http:
             wait_until(lambda: is_ready(http), what="Prometheus is ready")
             yield http
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def ports_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Where it listens."""
+    connections = psutil.Process(process.pid).net_connections("inet")
+    return [connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN]
 
 
 def is_ready(http: httpx.Client) -> bool:
@@ -119,7 +124,7 @@ def expressions() -> list[str]:
 
 def test_promtool_accepts_the_page(client):
     """promtool reads the page, and finds fault only with the names that are a promise (MO1)."""
-    page = httpx.get(f"{client.metrics_address}/metrics").content
+    page = httpx.get(f"{client.metrics_address}/metrics", timeout=WAIT_S).content
     done = subprocess.run([str(PROMTOOL), "check", "metrics"], input=page, capture_output=True, timeout=60)
     lines = (done.stdout + done.stderr).decode().splitlines()
     assert [line for line in lines if not KNOWN_LINT.fullmatch(line)] == []

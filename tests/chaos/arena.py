@@ -32,7 +32,7 @@ QUICK = {
 }
 """Periods that make a row short."""
 RATE = 150.0
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Arena:
@@ -209,7 +209,7 @@ class Arena:
         def counts() -> dict[str, int]:
             return {role: len(self.processes(role)) for role in expected}
 
-        self.wait(lambda: counts() == expected, f"processes {expected}", timeout_s=10)
+        self.wait(lambda: counts() == expected, f"processes {expected}")
         if self.engine == "ray":
             return
         sockets = self.sockets()
@@ -229,7 +229,7 @@ class Arena:
         self.client.shutdown()
         if self.nodes is not None:
             self.nodes.end()
-        self.wait(lambda: not set(_family()) - self._before, "every process of the instance has ended", timeout_s=10)
+        self.wait(lambda: not set(_family()) - self._before, "every process of the instance has ended")
         for log in logs.split("Traceback (most recent call last)")[1:]:
             if not any(words in log for words in self.declared):
                 self.violations.append(f"an unexpected traceback in the logs: {log[:600]}")

@@ -29,8 +29,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The whole conformance suite on the Ray engine; `make test` runs a part of it there.
+# The whole conformance suite on the Ray engine, and the examples of the era; `make test` runs a part of it there.
 conformance-ray: $(VENV)/.test
+	POINTSMAN_SEED_ENGINE=ray $(BIN)/pytest tests/docs/test_seed.py
 	$(BIN)/pytest tests/conformance --engine ray
 
 bench-ray: $(VENV)/.test

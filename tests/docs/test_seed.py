@@ -4,6 +4,7 @@ granted, what stands behind them looks at the result."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -139,6 +140,12 @@ SHADOWS = """
   client.shadow_traffic("shadowed_endpoint", "new_backend_2", 0)
 """
 
+ENGINE = os.environ.get("POINTSMAN_SEED_ENGINE", "local")
+"""Where the examples run. `make conformance-ray` has them on a Ray cluster of their own each, which takes minutes."""
+
+STATED_GPUS = "0,1" if ENGINE == "ray" else ""
+"""A machine without GPUs; Ray believes in stated ones only where this variable names as many."""
+
 # What the page takes for granted.
 
 IMPORTS = """
@@ -178,6 +185,8 @@ def answer_of(backend):
 
 def program(*parts: str, **start: object) -> str:
     """A script out of dedented parts, behind the imports and the start of an instance on a free port."""
+    if ENGINE == "ray":  # a cluster of its own, with room: Ray does not let replicas share a CPU
+        start = {"num_cpus": 16, **start, "engine": "ray", "address": "local"}
     arguments = "".join(f", {name}={value!r}" for name, value in start.items())
     client = f'client = serve.start(http_options={{"port": 0}}, metrics_export_port=0{arguments})'
     return "\n".join([IMPORTS, client, HANDLE_REQUEST, ANSWER, *map(dedent, parts)])
@@ -206,7 +215,8 @@ def test_scaling_out(tmp_path: Path) -> None:
         tmp_path,
     )
     assert_succeeded(ended)
-    assert ended.stderr.count("CPUs") == (1 if int(ended.stdout) < 10 else 0), ended.stderr
+    shared = ENGINE == "local" and int(ended.stdout) < 10
+    assert ended.stderr.count("CPUs") == (1 if shared else 0), ended.stderr
 
 
 def test_gpu_example_without_a_gpu(tmp_path: Path) -> None:
@@ -245,7 +255,7 @@ def test_gpu_example_with_a_stated_gpu(tmp_path: Path) -> None:
             num_gpus=1,
         ),
         tmp_path,
-        CUDA_VISIBLE_DEVICES="",
+        CUDA_VISIBLE_DEVICES=STATED_GPUS,
     )
     assert_succeeded(ended)
 
@@ -266,7 +276,7 @@ def test_two_halves_share_one_gpu(tmp_path: Path) -> None:
             num_gpus=2,
         ),
         tmp_path,
-        CUDA_VISIBLE_DEVICES="",
+        CUDA_VISIBLE_DEVICES=STATED_GPUS,
     )
     assert_succeeded(ended)
 
@@ -278,7 +288,7 @@ def test_omp_example_as_printed(tmp_path: Path) -> None:
     assert "not reached" not in ended.stdout
     assert 'os.environ["OMP_NUM_THREADS"] = parallelism' in ended.stderr
     assert "TypeError: str expected, not int" in ended.stderr
-    own = [line for line in ended.stderr.splitlines() if not line.startswith("[")]  # less those of other processes
+    own = [line for line in ended.stderr.splitlines() if not line.startswith(("[", "\x1b["))]  # less those of others
     assert "BackendStartError" in own[-1], ended.stderr
 
 
@@ -587,7 +597,8 @@ def test_composition_of_models(tmp_path: Path) -> None:
     )
     ended = run_program(text, tmp_path)
     assert_succeeded(ended)
-    assert "model one was asked about b'hey!'" in ended.stderr
+    if ENGINE == "local":  # Ray may show what a replica prints after the program has ended
+        assert "model one was asked about b'hey!'" in ended.stderr
 
 
 def test_both_kinds_of_handle(tmp_path: Path) -> None:

@@ -180,29 +180,12 @@ def start_instance(
     client_in_replicas: bool = True,
 ) -> Client:
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
-    settings = None
-    if http.serves:
-        assert http.host is not None
-        if http.host in WILDCARDS:
-            log.warning("the HTTP server listens on every address of this machine, and asks nobody who they are")
-        settings = HTTPSettings(
-            host=http.host,
-            port=http.port,
-            debug=http.debug,
-            request_timeout_s=http.request_timeout_s,
-            max_body_bytes=http.max_body_bytes,
-            expose_headers=http.expose_headers,
-            middlewares=options.pack_middlewares(http),
-            access_log=http.access_log,
-            slow_request_s=http.slow_request_s,
-            origin=origin_here(),
-        )
     raised = raise_instance(
         Plan(
             name=name,
             bound=bound,
             state_dir=str(Path(state_dir).absolute()) if state_dir is not None else "",
-            http=settings,
+            http=_http_settings(http),
             ingresses=http.processes,
             capacity=capacity,
             request_timeout_s=http.request_timeout_s,
@@ -229,6 +212,27 @@ def start_instance(
             raise ServeException(refusal) from None
         raise
     return client
+
+
+def _http_settings(http: HTTPOptions) -> HTTPSettings | None:
+    """What an ingress needs of the options; None where there is to be none."""
+    if not http.serves:
+        return None
+    assert http.host is not None
+    if http.host in WILDCARDS:
+        log.warning("the HTTP server listens on every address of this machine, and asks nobody who they are")
+    return HTTPSettings(
+        host=http.host,
+        port=http.port,
+        debug=http.debug,
+        request_timeout_s=http.request_timeout_s,
+        max_body_bytes=http.max_body_bytes,
+        expose_headers=http.expose_headers,
+        middlewares=options.pack_middlewares(http),
+        access_log=http.access_log,
+        slow_request_s=http.slow_request_s,
+        origin=origin_here(),
+    )
 
 
 def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:

@@ -195,16 +195,7 @@ def _start_supervisor(
     if metrics is not None:
         folder.metrics.mkdir(mode=0o700)
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pointsman.engine.supervisor", *map(str, fds)],
-            stdin=subprocess.DEVNULL,
-            stdout=None if plan.bound else subprocess.DEVNULL,
-            stderr=None if plan.bound else subprocess.DEVNULL,
-            cwd="/",
-            env=_environment(),
-            pass_fds=[*(fd for fd in fds if fd >= 0), *locks],
-            start_new_session=True,
-        )
+        process = _spawn_supervisor(fds, locks, echo=plan.bound)
     except BaseException:
         os.close(write_end)
         raise
@@ -228,6 +219,20 @@ def _start_supervisor(
     folder.write("key", derive_key(master, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))
     return LocalInstance(address_of(folder), process, write_end if plan.bound else None)
+
+
+def _spawn_supervisor(fds: tuple[int, ...], locks: list[int], *, echo: bool) -> subprocess.Popen[bytes]:
+    output = None if echo else subprocess.DEVNULL
+    return subprocess.Popen(
+        [sys.executable, "-m", "pointsman.engine.supervisor", *map(str, fds)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        cwd="/",
+        env=_environment(),
+        pass_fds=[*(fd for fd in fds if fd >= 0), *locks],
+        start_new_session=True,
+    )
 
 
 def _environment() -> dict[str, str]:

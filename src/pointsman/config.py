@@ -27,6 +27,7 @@ from pydantic import (
 from pointsman.exceptions import ServeException
 from pointsman.model import BackendConfigSpec
 from pointsman.policy.routes import parse_route
+from pointsman.usercode import check_http_methods
 
 MAX_NAME = 200
 DEFAULT_REQUEST_TIMEOUT_S = 300.0
@@ -34,6 +35,9 @@ DEFAULT_MAX_BODY = 64 * 1024 * 1024
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+_MAY_BE_BOOL = ("user_config", "debug", "expose_headers", "reconfigure_while_running")
 
 
 class ConfigError(ValueError):
@@ -50,7 +54,7 @@ class _Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name not in ("user_config", "debug", "expose_headers"):
+        if isinstance(value, bool) and info.field_name not in _MAY_BE_BOOL:
             raise ValueError("must be a number, not a bool")
         return value
 
@@ -92,6 +96,10 @@ class BackendConfig(_Options):
         max_unavailable: during a rolling update, how many fewer than ``num_replicas`` may serve.
         rollout_watch_s: during a rolling update, seconds that a new replica must have served without dying or failing
             its health checks before an old one goes; 0 for none.
+        http_methods: names of the class's methods that HTTP clients may choose, beside ``__call__``; ``"*"`` for every
+            public one. Handles may choose any public method.
+        reconfigure_while_running: call ``reconfigure`` at once, on a thread of its own, beside requests that run,
+            instead of between them.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -119,6 +127,13 @@ class BackendConfig(_Options):
     max_surge: Annotated[int, Field(ge=0)] | None = None
     max_unavailable: Annotated[int, Field(ge=0)] = 0
     rollout_watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0
+    http_methods: list[str] | str = []
+    reconfigure_while_running: StrictBool = False
+
+    @field_validator("http_methods", mode="before")
+    @classmethod
+    def _method_names(cls, value: Any) -> list[str] | str:
+        return check_http_methods(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("graceful_shutdown_"):
@@ -163,6 +178,8 @@ def config_changes(config: BackendConfig | Mapping[str, Any] | None, what: str) 
             raise TypeError(f"user_config cannot be pickled: {error}") from error
     if "user_config" in changes:
         changes["user_config"] = None  # travels apart, pickled
+    if "http_methods" in changes:
+        changes["http_methods"] = tuple(changes["http_methods"])  # of "*": itself alone
     return changes, user_config
 
 
@@ -191,6 +208,8 @@ def config_from_spec(spec: BackendConfigSpec) -> BackendConfig:
         max_surge=spec.max_surge,
         max_unavailable=spec.max_unavailable,
         rollout_watch_s=spec.rollout_watch_s,
+        http_methods=list(spec.http_methods),
+        reconfigure_while_running=spec.reconfigure_while_running,
     )
     if spec.max_concurrent_queries is None:
         config.model_fields_set.discard("max_concurrent_queries")

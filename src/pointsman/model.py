@@ -12,6 +12,8 @@ from enum import Enum
 import msgspec
 
 DEFAULT_SHARD_KEY = "header:x-serve-shard-key"
+ALL_METHODS = "*"
+"""Among the methods that HTTP clients may choose: every public one."""
 CALLER = "caller"
 """The kind of environment that a backend is in when it names none: that of the process which shipped the code."""
 
@@ -101,6 +103,10 @@ class ReplicaConfig(Struct, frozen=True):
     target_latency_s: float | None = None
     user_config: bytes | None = None
     """Pickled, opaque to the controller; None when the user gave none."""
+    http_methods: tuple[str, ...] = ()
+    reconfigure_while_running: bool = False
+    drain_timeout_s: float = 20.0
+    """Also the longest time that ``close`` may take."""
 
 
 class BackendConfigSpec(Struct, frozen=True):
@@ -125,6 +131,9 @@ class BackendConfigSpec(Struct, frozen=True):
     max_surge: int | None = None
     max_unavailable: int = 0
     rollout_watch_s: float = 3.0
+    http_methods: tuple[str, ...] = ()
+    """What HTTP clients may choose beside ``__call__``; ``*`` alone is every public method."""
+    reconfigure_while_running: bool = False
 
     @property
     def query_limit(self) -> int:
@@ -141,6 +150,9 @@ class BackendConfigSpec(Struct, frozen=True):
             max_concurrent_queries=self.query_limit,
             target_latency_s=self.target_latency_ms / 1000 if self.target_latency_ms is not None else None,
             user_config=self.user_config,
+            http_methods=self.http_methods,
+            reconfigure_while_running=self.reconfigure_while_running,
+            drain_timeout_s=self.drain_timeout_s,
         )
 
 
@@ -153,6 +165,7 @@ class TargetTraits(Struct, frozen=True):
     has_reconfigure: bool = False
     has_batching_method: bool = False
     """Some method other than ``__call__`` carries the batch marker."""
+    has_close: bool = False
 
 
 class Environment(Struct, frozen=True):

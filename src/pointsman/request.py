@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import quote, unquote
@@ -47,8 +48,10 @@ def accept_batch(
             only requests for which it gives the same value (str, number, bytes, None, or a tuple of these) share a
             batch. It runs when a request arrives, on the loop of the replica; what it raises fails that request.
 
+    On a class it is ignored, with a warning: mark its ``__call__`` instead.
+
     Raises:
-        TypeError: used on a class; mark its ``__call__`` instead.
+        TypeError: used on what cannot be called.
     """
     if function is None:
         return lambda marked: _mark(marked, bucket_by)
@@ -57,11 +60,15 @@ def accept_batch(
 
 def _mark(function: C, bucket_by: Callable[[Any], Hashable] | None) -> C:
     if isinstance(function, type):
-        raise TypeError(f"accept_batch marks functions and methods; put it on {function.__name__}.__call__")
-    if not callable(function):
+        text = f"accept_batch on a class is ignored; put it on {function.__name__}.__call__"
+        warnings.warn(text, UserWarning, stacklevel=3)
+        return function
+    # What a class gives out is the function within: the marker would be lost with its shell.
+    marked = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+    if not callable(marked):
         raise TypeError(f"accept_batch marks functions and methods, not {function!r}")
-    setattr(function, BATCH_MARKER, True)
-    setattr(function, BUCKET_MARKER, bucket_by)
+    setattr(marked, BATCH_MARKER, True)
+    setattr(marked, BUCKET_MARKER, bucket_by)
     return function
 
 

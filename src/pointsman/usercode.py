@@ -17,10 +17,12 @@ from typing import Any
 
 import cloudpickle
 
-from pointsman.model import TargetTraits
-from pointsman.request import is_marked
+from pointsman.callables import is_batching, is_decorated, takes_argument
+from pointsman.model import ALL_METHODS, TargetTraits
 
 DEFAULT_METHOD = "__call__"
+CLOSED_METHODS = frozenset({"reconfigure", "check_health", "close"})
+"""Methods of a class that the system calls, and callers may not."""
 
 
 def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
@@ -30,11 +32,12 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
         TypeError: neither a plain function nor a class, or it takes more than one request.
         ValueError: init args for a function.
     """
-    if isinstance(function_or_class, types.FunctionType):
+    if isinstance(function_or_class, types.FunctionType) or is_decorated(function_or_class):
         if init_args:
-            raise ValueError(f"init args {init_args!r} were given for the function {function_or_class.__name__!r}")
+            name = getattr(function_or_class, "__name__", repr(function_or_class))
+            raise ValueError(f"init args {init_args!r} were given for the function {name!r}")
         takes_argument(function_or_class)
-        return TargetTraits(is_class=False, batches=is_marked(function_or_class))
+        return TargetTraits(is_class=False, batches=is_batching(function_or_class))
     if isinstance(function_or_class, type):
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         if isinstance(call, types.FunctionType):
@@ -43,12 +46,35 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
         methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
         return TargetTraits(
             is_class=True,
-            batches=is_marked(call),
+            batches=is_batching(call),
             has_reconfigure=callable(getattr(function_or_class, "reconfigure", None)),
-            has_batching_method=any(is_marked(method) for method in methods if callable(method)),
+            has_batching_method=any(is_batching(method) for method in methods if callable(method)),
+            has_close=callable(getattr(function_or_class, "close", None)),
         )
     kind = type(function_or_class).__name__
     raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
+
+
+def check_http_methods(names: Any) -> list[str] | str:
+    """The methods that HTTP clients may choose, each once, or ``*`` for every public one.
+
+    Raises:
+        ValueError: no list of names, or one that callers can never choose.
+    """
+    if isinstance(names, str) and names != ALL_METHODS:
+        raise ValueError(f"it must be a list of names, such as [{names!r}], or {ALL_METHODS!r}")
+    if not isinstance(names, (str, list, tuple, set, frozenset)):
+        raise ValueError(f"it must be a list of names, or {ALL_METHODS!r}")
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"it must be a list of str, and it has {name!r}")
+        if name == DEFAULT_METHOD:
+            raise ValueError(f"{name!r} is open without being named")
+        if name in CLOSED_METHODS or name.startswith("_"):
+            raise ValueError(f"{name!r} is never open to callers")
+        if name != ALL_METHODS and not name.isidentifier():
+            raise ValueError(f"{name!r} cannot be the name of a method")
+    return ALL_METHODS if ALL_METHODS in names else list(dict.fromkeys(names))
 
 
 def import_object(path: str, sys_path: Iterable[str] = ()) -> Any:
@@ -82,26 +108,6 @@ _short.maxother = _short.maxstring = 200
 def shown(value: object) -> str:
     """An object of the user's in a message: its ``repr``, or the name of its class where that raises; never long."""
     return _short.repr(value)
-
-
-def takes_argument(function: Callable[..., Any], *, bound: bool = False) -> bool:
-    """Whether a callable takes a positional argument; ``bound`` leaves out ``self``.
-
-    Raises:
-        TypeError: it requires more than one, or a keyword argument.
-    """
-    try:
-        parameters = list(inspect.signature(function).parameters.values())[1 if bound else 0 :]
-    except ValueError:
-        return True  # no signature to be had (some C callables): it gets the request
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p.name for p in positional if p.default is p.empty]
-    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if len(required) > 1 or keywords:
-        names = ", ".join(required[1:] + keywords)
-        name = getattr(function, "__qualname__", repr(function))
-        raise TypeError(f"a backend is called with one request, and {name} also requires: {names}")
-    return bool(positional) or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
 def pack_code(function_or_class: Any, init_args: tuple[Any, ...]) -> bytes:

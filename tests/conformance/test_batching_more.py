@@ -377,7 +377,7 @@ def composed(client, name):
         client.create_backend(f"{name}-in", inner)
         client.create_endpoint(f"{name}-in", backend=f"{name}-in")
         handle = client.get_handle(f"{name}-in", sync=outer is not OuterAsync)
-        client.create_backend(name, outer, handle)
+        client.create_backend(name, outer, handle, config={"http_methods": ["after_the_deadline"]})
         client.create_endpoint(name, backend=name, route=f"/{name}", methods=["GET", "POST"])
         return f"/{name}", client.get_handle(name), client.get_handle(f"{name}-in")
 

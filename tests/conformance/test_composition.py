@@ -181,7 +181,8 @@ def test_an_answer_may_be_made_in_the_same_memory_each_time(serve_as, name):
 def test_a_request_is_passed_on_as_it_is(serve_as, http, name, outer):
     """A request given to a handle reaches the next backend as a request: body, method, query, headers (RQ5)."""
     inner = serve_as(name, describe)
-    handle = serve_as(f"{name}-outer", outer, inner, route=f"/{name}").options(method_name="pass_on")
+    config = {"http_methods": ["pass_on"]}
+    handle = serve_as(f"{name}-outer", outer, inner, route=f"/{name}", config=config).options(method_name="pass_on")
     told = handle.options(http_method="PUT", http_headers={"X-Tone": "low"}).remote({"a": 1}, count=3).result()
     assert told == ({"a": 1}, "PUT", {"count": 3}, "low", f"/{name}-outer")
     headers = {"x-serve-call-method": "pass_on", "x-tone": "high"}

@@ -123,7 +123,12 @@ def test_another_python(
     prefix = environments.get(NEW, python=other_python())
     module = site_packages(prefix) / "other_minor_model.py"
     module.write_text(MODEL)
-    route = served(serve.ImportedBackend("other_minor_model.Model"), "m", env=serve.VirtualEnv(prefix))
+    route = served(
+        serve.ImportedBackend("other_minor_model.Model"),
+        "m",
+        env=serve.VirtualEnv(prefix),
+        config={"http_methods": ["where"]},
+    )
     assert http.post(route).json() == ["m", None, "3.0.2", 1]
     executable, _, minor = http.post(route, headers={"X-SERVE-CALL-METHOD": "where"}).json()
     assert executable == str(prefix / "bin" / "python")
@@ -211,7 +216,7 @@ def test_imported_class(client: serve.Client, http: httpx.Client, served: Served
     its markers are found: it batches (DM4)."""
     assert importlib.util.find_spec("elsewhere_model") is None
     code = serve.ImportedBackend("elsewhere_model.Model")
-    config = {"max_batch_size": 4, "batch_wait_timeout": 60, "user_config": 3}
+    config = {"max_batch_size": 4, "batch_wait_timeout": 60, "user_config": 3, "http_methods": ["where"]}
     route = served(code, "m", env=serve.VirtualEnv(installed), config=config)
     handle = client.get_handle(route[1:])
     answers = serve.get([handle.remote() for _ in range(4)])

@@ -379,7 +379,7 @@ class Witness:
 
 def test_a_client_that_leaves_cancels_its_request(served, client, http):
     """When the client disconnects, the async callable is cancelled and the slot returned (HT10)."""
-    route = served(Witness, config={"max_concurrent_queries": 2})
+    route = served(Witness, config={"max_concurrent_queries": 2, "http_methods": ["counts"]})
 
     def counts():
         return http.get(route, headers={"x-serve-call-method": "counts"}).json()

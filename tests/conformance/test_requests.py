@@ -124,10 +124,13 @@ class Methods:
     def reconfigure(self, config):
         raise AssertionError("called from outside")
 
+    def close(self):
+        pass
+
 
 def test_call_method(served, http, client, name):
     """A header or option picks the class's method (RQ7, HT8)."""
-    route = served(Methods)
+    route = served(Methods, config={"http_methods": ["other", "slow", "no_argument"]})
     assert http.get(route).text == "call"
     assert http.get(route, headers={"X-SERVE-CALL-METHOD": "other"}).text == "other"
     assert http.post(route, headers={"X-SERVE-CALL-METHOD": "slow"}, content=b"x").text == "async x"
@@ -135,10 +138,10 @@ def test_call_method(served, http, client, name):
     assert client.get_handle(name).options(method_name="other").remote().result() == "other"
 
 
-@pytest.mark.parametrize("method", ["missing", "_private", "__init__", "__class__", "reconfigure"])
+@pytest.mark.parametrize("method", ["missing", "_private", "__init__", "__class__", "reconfigure", "close"])
 def test_closed_methods(served, http, client, name, method):
     """Names that are missing, private or ours are refused, and nothing of them is called (RQ7)."""
-    route = served(Methods)
+    route = served(Methods, config={"http_methods": "*"})
     answer = http.get(route, headers={"X-SERVE-CALL-METHOD": method})
     assert answer.status_code == 400
     assert answer.json()["error_id"]

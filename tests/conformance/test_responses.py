@@ -110,7 +110,7 @@ def test_response_with_background_task(served, http, is_async):
         async def respond_async(self, request):
             return Response("sent", background=BackgroundTask(self.ran.set))
 
-    route = served(Background)
+    route = served(Background, config={"http_methods": "*"})
     method = "respond_async" if is_async else "respond"
     assert http.get(route, headers={"x-serve-call-method": method}).text == "sent"
     assert http.get(route, headers={"x-serve-call-method": "ran_yet"}).json() is True
@@ -197,7 +197,7 @@ class Gate:
 
 def test_first_chunk_comes_before_the_last_is_made(served, http, client):
     """The reader has the first chunk while the producer still waits (RP4)."""
-    route = served(Gate)
+    route = served(Gate, config={"http_methods": ["go"]})
     with http.stream("GET", route) as answer:
         chunks = answer.iter_text()
         assert next(chunks) == "first"
@@ -234,7 +234,7 @@ class Endless:
 def test_a_slow_reader_slows_the_producer_down(served, client, name, method):
     """A reader takes the head and then nothing more: the producer stops when what lies between is full, and is closed
     when the reader goes (RP4)."""
-    route = served(Endless)
+    route = served(Endless, config={"http_methods": ["later"]})
     state = client.get_handle(name).options(method_name="state")
     host, _, port = client.http_address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as reader:

@@ -169,6 +169,7 @@ class Batching(RuleBasedStateMachine):
             max_concurrent_batches=self.max_batches,
             max_concurrent_queries=LIMIT,
             target_latency_s=self.target_s,
+            http_methods=("other",),
         )
 
     @rule(

@@ -97,7 +97,8 @@ def with_replica(
     """Run a test against one replica and one connection to it."""
 
     async def main() -> None:
-        async with MemoryReplica(code, config=ReplicaConfig(**config), metrics=metrics) as replica:
+        limits = ReplicaConfig(**{"http_methods": ("*",), **config})
+        async with MemoryReplica(code, config=limits, metrics=metrics) as replica:
             try:
                 await test(replica, await Caller().connect(replica))
             finally:

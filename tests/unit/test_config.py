@@ -182,6 +182,8 @@ def test_defaults() -> None:
         "max_surge": None,
         "max_unavailable": 0,
         "rollout_watch_s": 3.0,
+        "http_methods": [],
+        "reconfigure_while_running": False,
     }
     assert config_spec(None) == config_spec({}) == config_spec(BackendConfig()) == BackendConfigSpec()
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import pointsman as serve
+from pointsman.callables import takes_argument
 from pointsman.model import TargetTraits
-from pointsman.usercode import code_digest, look_at, pack_code, takes_argument, unpack_code
+from pointsman.usercode import code_digest, look_at, pack_code, unpack_code
 
 LOCK = threading.Lock()
 
@@ -118,10 +119,15 @@ def test_functions_take_no_init_args() -> None:
 
 
 def test_the_marker_does_not_go_on_a_class() -> None:
-    """Marking a class is refused with a word on where the marker belongs (BA13)."""
-    with pytest.raises(TypeError, match=r"Plain\.__call__"):
-        serve.accept_batch(Plain)
+    """Marking a class does nothing but warn, with a word on where the marker belongs (BA13)."""
+    with pytest.warns(UserWarning, match=r"Plain\.__call__") as caught:
+        assert serve.accept_batch(Plain) is Plain
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"Plain\.__call__"):
+        assert serve.accept_batch(bucket_by=len)(Plain) is Plain
     assert not look_at(Plain, ()).batches
+    with pytest.raises(TypeError, match="not 5"):
+        serve.accept_batch(5)
 
 
 def one(request: Any) -> None: ...

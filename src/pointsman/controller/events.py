@@ -31,6 +31,7 @@ def adopt(observed: Observed, live: Mapping[int, tuple[int, bytes]], now: float)
             pid=pid,
             adopted=True,
             start_reason=note.start_reason,
+            has_close=note.has_close,
         )
     if live:
         log.info("%d replicas live on from an earlier controller", len(live))

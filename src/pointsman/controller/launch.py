@@ -54,6 +54,7 @@ class Launcher:
             start_reason=reason,
             drain_confirm_s=spec.config.drain_confirm_s,
             drain_timeout_s=spec.config.drain_timeout_s,
+            has_close=spec.traits.has_close,
         )
         hand = self._handover
         handover = ReplicaHandover(
@@ -68,7 +69,7 @@ class Launcher:
             request_timeout_s=hand.request_timeout_s,
             log_format=hand.log_format,
         )
-        note = LaunchNote(spec.tag, spec.version, tag, action.allocation, reason)
+        note = LaunchNote(spec.tag, spec.version, tag, action.allocation, reason, spec.traits.has_close)
         variables, environment = self._variables(action), spec.origin.environment
         order = Launch(number, tag, variables, pack_handover(handover), pack(note), environment, action.allocation)
         return replica, order

@@ -79,6 +79,8 @@ class Replica:
     drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
     """The limits of its backend's drain, kept for when that is deleted."""
+    has_close: bool = False
+    """Whether its user code may take up to its drain limit once more when it is stopped."""
 
     @property
     def is_current(self) -> bool:

@@ -176,10 +176,11 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
             else:
                 yield number, None, replica.since + timeout_s
         elif phase is Phase.STOPPING:
-            if now >= replica.since + STOP_GRACE_S:
+            limit_s = STOP_GRACE_S + (replica.drain_timeout_s if replica.has_close else 0.0)
+            if now >= replica.since + limit_s:
                 yield number, Kill(number, "did not exit after it was stopped"), None
             else:
-                yield number, None, replica.since + STOP_GRACE_S
+                yield number, None, replica.since + limit_s
         elif replica.sick is not None:
             yield number, Kill(number, replica.sick.text) if replica.sick.kill else Leave(number), None
         elif spec is None and not replica.adopted:  # one that was adopted may serve: it will say so

@@ -34,7 +34,7 @@ from pointsman.wire.address import set_node, tcp_address
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
-from pointsman.wire.messages import Assignment, ConfigureHead, Report, unpack
+from pointsman.wire.messages import Assignment, ConfigureHead, FailureHead, Report, unpack
 from pointsman.wire.started import StartedCalls, path_of
 from pointsman.wire.stream import accept, listen_private, listen_tcp
 
@@ -46,6 +46,8 @@ that computes in Python at 0.87 of its model's throughput, since the next batch 
 FULL_COLLECTION_AFTER = 100
 """Collections of the middle generation, in place of 10: Python's rule that puts full ones off does not count what is
 frozen, and looked at the calls under way again and again. A constructor may set its own, as it is called later."""
+LET_GO_S = 1.5
+"""How long what user code does as its object ends is waited for; then the interpreter exits all the same."""
 ORPHANED_DRAIN_S = 1.0
 """How long requests may still run once the instance has ended without us; otherwise who stops us sets the limit."""
 START_TIMEOUT_S = 3600.0
@@ -64,6 +66,7 @@ class ReplicaProcess:
         self._state = Report(handover.number, "fresh")
         self._state_body = b""
         self._runtime: Runtime | None = None
+        self._health: Health | None = None
         self._metrics = NO_METRICS
         self._applied: bytes | None = None
         self._half_changed = False
@@ -93,14 +96,35 @@ class ReplicaProcess:
         orders = loop.create_task(self._obey())
         await self._link.start()
         await self._stopping.wait()
+        drained = False
         if self._runtime is not None:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._runtime.drain(), self._drain_s)
+                drained = True
             await asyncio.sleep(0)  # the last answers leave at the end of this turn of the loop
         orders.cancel()
         await asyncio.gather(orders, return_exceptions=True)
+        if self._runtime is not None and drained:
+            await self._end_user_code(self._runtime)
         await self._link.aclose()
         self._metrics.close()
+
+    async def _end_user_code(self, runtime: Runtime) -> None:
+        """Have user code close what it holds, and let go of it, so that what it does at its end happens."""
+        assert self._health is not None
+        self._health.let_go()
+        limit_s = runtime.drain_timeout_s if self._drain_s is None else min(self._drain_s, runtime.drain_timeout_s)
+        closing = asyncio.ensure_future(runtime.close())
+        # Waited for, not awaited: user code may swallow its cancellation, or sit on the thread.
+        if not (await asyncio.wait([closing], timeout=limit_s))[0]:
+            log.error("close() was still running after %g s, its drain limit, and is given up", limit_s)
+            return
+        error = closing.exception()
+        if error is not None:
+            log.error("close() failed\n%s", _failure_of(error)[0].traceback.rstrip())
+        del closing, error  # a traceback holds what its frames hold
+        if not (await asyncio.wait([asyncio.ensure_future(runtime.let_go())], timeout=LET_GO_S))[0]:
+            log.warning("the end of user code's object takes more than %g s, and is given up", LET_GO_S)
 
     def _instance_ended(self) -> None:
         self._drain_s = ORPHANED_DRAIN_S
@@ -150,7 +174,8 @@ class ReplicaProcess:
         gc.collect()
         gc.freeze()
         self._runtime, self._applied = runtime, user_config
-        Health(self._handover, self._vitals).start(runtime.health_check)
+        self._health = Health(self._handover, self._vitals)
+        self._health.start(runtime.health_check, runtime.context)
         self._report(Report(self._handover.number, "ready", assignment.config_version))
 
     async def _listen(self, runtime: Runtime) -> None:
@@ -194,7 +219,12 @@ class ReplicaProcess:
         if config.user_config is not None and (self._half_changed or config.user_config != self._applied):
             before, self._half_changed = self._half_changed, True
             try:
-                await self._runtime.reconfigure(config.user_config, timeout_s=order.timeout_s, others=order.others)
+                await self._runtime.reconfigure(
+                    config.user_config,
+                    timeout_s=order.timeout_s,
+                    others=order.others,
+                    beside=config.reconfigure_while_running,
+                )
             except StillRunningError as error:
                 self._half_changed = before
                 self._report_failure(error, Reason.RECONFIGURE_TIMEOUT, order.config_version)
@@ -218,8 +248,7 @@ class ReplicaProcess:
         self._link.report(self._state, body)
 
     def _report_failure(self, error: BaseException, reason: Reason, config_version: int = 0) -> None:
-        original = error.error if isinstance(error, UserExit) else error
-        failure, pickled = describe_failure(original, with_object=True)
+        failure, pickled = _failure_of(error)
         log.error("%s\n%s", reason.value, failure.traceback.rstrip())
         report = Report(
             self._handover.number,
@@ -231,6 +260,10 @@ class ReplicaProcess:
             failure.traceback,
         )
         self._report(report, pickled)
+
+
+def _failure_of(error: BaseException) -> tuple[FailureHead, bytes]:
+    return describe_failure(error.error if isinstance(error, UserExit) else error, with_object=True)
 
 
 def run(handover: ReplicaHandover) -> None:

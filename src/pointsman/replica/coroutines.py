@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from pointsman.replica.batcher import Batcher
+from pointsman.replica.usercontext import UserContext
 
 T = TypeVar("T")
 
@@ -18,6 +20,7 @@ class CoroutineExecutor(Generic[T]):
         run_one: the coroutine function that runs an item by itself; it must not raise, and calls :meth:`ended` last.
         run_batch: the coroutine function that runs a batch; it must not raise.
         batcher: holds items that wait for a batch.
+        context: each item and batch runs in a copy of it.
         max_batches: batches that may overlap.
     """
 
@@ -27,11 +30,13 @@ class CoroutineExecutor(Generic[T]):
         run_batch: Callable[[list[T]], Coroutine[Any, Any, None]],
         *,
         batcher: Batcher[T],
+        context: UserContext,
         max_batches: int = 1,
     ) -> None:
         self._run_one = run_one
         self._run_batch = run_batch
         self._batcher = batcher
+        self._context = context
         self._max_batches = max_batches
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,9 +85,11 @@ class CoroutineExecutor(Generic[T]):
             self._start(item)
         self._start_batches()
 
-    def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine as a task that :meth:`hold` waits for."""
-        task = self._loop.create_task(coroutine)
+    def run(self, coroutine: Coroutine[Any, Any, None], context: Context | None = None) -> asyncio.Task[None]:
+        """Run a coroutine as a task that :meth:`hold` waits for, in a copy of a context: the present one by default."""
+        # Python 3.10 takes no context here, and copies the one that it is called in.
+        create = self._loop.create_task
+        task = create(coroutine) if context is None else context.run(create, coroutine)
         self._tasks.add(task)
         task.add_done_callback(self.ended)
         return task
@@ -101,7 +108,7 @@ class CoroutineExecutor(Generic[T]):
             self._idle.set()
 
     def _start(self, item: T) -> asyncio.Task[None]:
-        task = self._loop.create_task(self._run_one(item))
+        task = self._context.copy().run(self._loop.create_task, self._run_one(item))
         self._tasks.add(task)
         return task
 
@@ -115,7 +122,7 @@ class CoroutineExecutor(Generic[T]):
             if not batch:
                 break
             self._batches += 1
-            self.run(self._run_batch(batch)).add_done_callback(self._batch_ended)
+            self.run(self._run_batch(batch), self._context.copy()).add_done_callback(self._batch_ended)
         due_at = self._batcher.due_at()
         if due_at is not None and not self._held and self._batches < self._max_batches:
             self._timer = self._loop.call_at(due_at, self._start_batches)

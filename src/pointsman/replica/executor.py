@@ -8,10 +8,11 @@ goes from one to the next without the event loop, and results are posted in one 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
 from pointsman.replica.batcher import Batcher
@@ -31,6 +32,8 @@ class SyncExecutor(Generic[T]):
         self._work = work
         self._batcher = batcher
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        """Of callbacks on the loop, which must not keep that of the user code they come from."""
         self._lock = threading.Lock()
         self._waker = threading.Lock()
         self._waker.acquire()
@@ -53,6 +56,11 @@ class SyncExecutor(Generic[T]):
         with self._lock:
             self._stopping = True
         self._wake()
+
+    async def end(self) -> None:
+        """The same, and return when it has ended, with all that is its own."""
+        self.stop()
+        await self.run_beside(self._thread.join)
 
     # From the loop
 
@@ -77,6 +85,12 @@ class SyncExecutor(Generic[T]):
         with self._lock:
             self._jobs.append((function, future))
         self._wake()
+        return await future
+
+    async def run_beside(self, function: Callable[[], Any]) -> Any:
+        """Run a function on a thread of its own, whatever this one does, and return what it returns."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        threading.Thread(target=self._run_job, args=(function, future), name="pointsman-beside", daemon=True).start()
         return await future
 
     async def hold(self) -> None:
@@ -105,6 +119,13 @@ class SyncExecutor(Generic[T]):
 
     # From the thread
 
+    def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Have the loop run a coroutine to its end, in the context of the caller, and return what it returns."""
+        value, error = asyncio.run_coroutine_threadsafe(settled(coroutine), self._loop).result()
+        if error is not None:
+            raise error
+        return value
+
     def post(self, callback: Callable[..., None], *args: Any) -> None:
         """Have the loop call ``callback(*args)``; many posts share one wake-up."""
         self._posts.append((callback, args))
@@ -126,7 +147,7 @@ class SyncExecutor(Generic[T]):
 
     def _call_loop(self, callback: Callable[..., None], *args: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(callback, *args)
+            self._loop.call_soon_threadsafe(callback, *args, context=self._context)
         except RuntimeError:
             if not self._loop.is_closed():
                 raise  # a closed loop means that the process is ending: nobody is left to tell
@@ -187,6 +208,16 @@ class SyncExecutor(Generic[T]):
             self._call_loop(_resolve, future, value, None)
 
 
+async def settled(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """What an awaitable of user code gives, or raises; an exit among that would end the loop."""
+    try:
+        return await awaitable, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - user code: who waits for it raises it again
+        return None, error
+
+
 class UserExit(Exception):
     """Carries SystemExit, KeyboardInterrupt and the like across an asyncio future, which refuses some of them."""
 
@@ -195,14 +226,19 @@ class UserExit(Exception):
         self.error = error
 
 
+def carried(error: BaseException) -> Exception:
+    """An error of user code as an asyncio future can carry it."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = UserExit(error).with_traceback(error.__traceback__)
+    wrapped.__cause__ = error
+    return wrapped
+
+
 def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     if future.done():
         return
     if error is None:
         future.set_result(value)
-    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
-        future.set_exception(error)
     else:
-        wrapped = UserExit(error).with_traceback(error.__traceback__)
-        wrapped.__cause__ = error
-        future.set_exception(wrapped)
+        future.set_exception(carried(error))

@@ -18,9 +18,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pointsman.callables import is_async
 from pointsman.engine.instances import present_address
+from pointsman.replica.executor import settled
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
+from pointsman.replica.usercontext import UserContext
 from pointsman.wire.auth import ROLE_REPLICA
 from pointsman.wire.blocking import BlockingStream
 from pointsman.wire.frames import Kind, WireError
@@ -76,11 +79,17 @@ class Health:
         self._dumped = False
         self._thread = threading.Thread(target=self._main, name="pointsman-health", daemon=True)
 
-    def start(self, check: Callable[[], Any] | None) -> None:
-        """Begin to answer; ``check`` is the user's ``check_health``."""
+    def start(self, check: Callable[[], Any] | None, context: UserContext) -> None:
+        """Begin to answer; ``check`` is the user's ``check_health``, each time run in a copy of ``context``."""
         if check is not None:
-            self._check = Check(check, self._loop)
+            self._check = Check(check, self._loop, context)
         self._thread.start()
+
+    def let_go(self) -> None:
+        """Ask user code no more."""
+        if self._check is not None:
+            self._check.let_go()
+            self._check = None
 
     def _main(self) -> None:
         hand = self._handover
@@ -116,7 +125,8 @@ class Health:
             log.warning("the event loop has been blocked for %.0f s; this is where:", blocked_s)
             faulthandler.dump_traceback(STDERR)
         vitals = self._vitals()
-        told = self._check.look(now, self._turned) if self._check is not None else NO_CHECK
+        check = self._check
+        told = check.look(now, self._turned) if check is not None else NO_CHECK
         return HealthAnswer(
             load=vitals.load,
             blocked_s=blocked_s,
@@ -158,10 +168,11 @@ class Check:
     It fails by raising, or by returning False.
     """
 
-    def __init__(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._function = function
-        self._on_loop = inspect.iscoroutinefunction(function)
+    def __init__(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, context: UserContext) -> None:
+        self._function: Callable[[], Any] | None = function
+        self._on_loop = is_async(function)
         self._loop = loop
+        self._context = context
         self._wanted = threading.Semaphore(0)
         self._began: float | None = None
         self._failures = 0
@@ -183,11 +194,18 @@ class Check:
             running_s = max(0.0, min(now, turned) - began) if self._on_loop else now - began
         return Checked(self._failures, running_s, self._failure)
 
+    def let_go(self) -> None:
+        """Run no more."""
+        self._function = None
+        self._wanted.release()
+
     def _main(self) -> None:
         while True:
             self._wanted.acquire()
+            if self._function is None:
+                return
             try:
-                self._run()
+                self._run(self._function)
             except BaseException as error:  # noqa: BLE001 - user code: what it raises is its verdict
                 self._failures += 1
                 self._failure, _ = describe_failure(error, with_object=False)
@@ -195,13 +213,13 @@ class Check:
                 self._failures, self._failure = 0, None
             self._began = None
 
-    def _run(self) -> None:
-        result = self._function()
+    def _run(self, function: Callable[[], Any]) -> None:
+        context = self._context.copy()
+        result = context.run(function)
         if inspect.isawaitable(result):
-            result = asyncio.run_coroutine_threadsafe(_finished(result), self._loop).result()
+            finished = context.run(asyncio.run_coroutine_threadsafe, settled(result), self._loop)
+            result, error = finished.result()
+            if error is not None:
+                raise error
         if result is False:
             raise RuntimeError("check_health returned False")
-
-
-async def _finished(awaitable: Any) -> Any:
-    return await awaitable

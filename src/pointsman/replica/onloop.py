@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import time
 from typing import Any
@@ -15,7 +16,8 @@ from pointsman.replica.coroutines import CoroutineExecutor
 from pointsman.replica.item import Item, learn, scope_of, unpacked
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.streams import iterate, run_response, stream_values
-from pointsman.replica.target import split_batch, whole
+from pointsman.replica.target import is_later, split_batch, whole
+from pointsman.replica.usercontext import UserContext
 from pointsman.wire.messages import CODEC_HTTP
 
 
@@ -25,25 +27,28 @@ class OnLoop:
     Args:
         ledger: told what came of each call.
         rule: of batches; learns how long they take.
+        context: each call and batch runs in a copy of it.
 
     Attributes:
         executor: the tasks, and what waits to become one.
     """
 
-    def __init__(self, ledger: Ledger, rule: BatchRule) -> None:
+    def __init__(self, ledger: Ledger, rule: BatchRule, context: UserContext) -> None:
         self._ledger = ledger
         self._metrics = ledger.metrics.loop
         self._rule = rule
         self.executor: CoroutineExecutor[Item] = CoroutineExecutor(
-            self._run_one, self._run_batch, batcher=Batcher(rule)
+            self._run_one, self._run_batch, batcher=Batcher(rule), context=context
         )
 
-    def deliver_later(self, item: Item, value: Any) -> None:
-        """Send what takes its time, in a task of its own."""
+    def deliver_later(self, item: Item, value: Any, context: contextvars.Context | None = None) -> None:
+        """Send what takes its time, in a task of its own, in the context given or in a copy of the present one."""
         if item.over:
+            if inspect.iscoroutine(value):
+                value.close()
             self._ledger.close(item)
             return
-        item.task = self.executor.run(self._deliver(item, value))
+        item.task = self.executor.run(self._deliver(item, value), context)
 
     async def _run_one(self, item: Item) -> None:
         # One that was held back has no task yet by which to cancel it.
@@ -57,7 +62,7 @@ class OnLoop:
         try:
             result = item.method.call(item.request())
             value = result if inspect.isasyncgen(result) else await result
-            if answers.is_long(value):
+            if answers.is_long(value) or is_later(value):
                 await self._deliver(item, value)
         except asyncio.CancelledError:
             self._cancelled(item)
@@ -81,7 +86,7 @@ class OnLoop:
         try:
             items, requests = unpacked(items, self._ledger.fail_with)
             began = time.monotonic()
-            values = split_batch(await whole(method.call(requests)), len(items)) if items else []
+            values = split_batch(await whole(method.call(requests), len(items)), len(items)) if items else []
             learn(self._rule, items, began)
         except asyncio.CancelledError:
             for item in items:
@@ -95,7 +100,7 @@ class OnLoop:
         for item, value in zip(items, values, strict=False):  # none when it has failed
             if isinstance(value, BaseException):
                 self._ledger.fail_with(item, value)
-            elif answers.is_long(value):
+            elif answers.is_long(value) or is_later(value):
                 self.deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
             else:
                 self._deliver_whole(item, value)
@@ -104,6 +109,8 @@ class OnLoop:
         ledger = self._ledger
         call_scope.set(item.scope())  # a task that was begun by others has theirs
         try:
+            if is_later(value):
+                value = await value
             if inspect.isgenerator(value):
                 value = iterate(value)
             if inspect.isasyncgen(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,8 @@ from pointsman.replica.executor import SyncExecutor
 from pointsman.replica.item import Item, learn, scope_of, unpacked
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.streams import stream_from_thread
-from pointsman.replica.target import split_batch
+from pointsman.replica.target import is_later, split_batch, whole
+from pointsman.replica.usercontext import UserContext
 
 
 class OnThread:
@@ -24,21 +26,32 @@ class OnThread:
     Args:
         ledger: told, on the loop, what came of each call.
         rule: of batches; learns how long they take.
-        deliver_later: takes, on the loop, what takes its time to be sent.
+        deliver_later: takes, on the loop, what takes its time to be sent, or to be there, and its call's context.
+        context: each batch runs in a copy of it.
 
     Attributes:
         executor: the thread, and what waits for it.
         running: what user code runs now, and since when.
     """
 
-    def __init__(self, ledger: Ledger, rule: BatchRule, deliver_later: Callable[[Item, Any], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        rule: BatchRule,
+        deliver_later: Callable[[Item, Any, contextvars.Context], None],
+        context: UserContext,
+    ) -> None:
         self._ledger = ledger
         self._rule = rule
         self._deliver_later = deliver_later
+        self._context = context
         self.executor: SyncExecutor[Item] = SyncExecutor(self._run, batcher=Batcher(rule))
         self.running: tuple[float, list[Item]] | None = None
 
     def _run(self, batch: list[Item]) -> None:
+        self._context.copy().run(self._serve, batch)
+
+    def _serve(self, batch: list[Item]) -> None:
         ledger, post, metrics = self._ledger, self.executor.post, self._ledger.metrics.thread
         items = ledger.startable(batch)
         if not items:
@@ -46,12 +59,12 @@ class OnThread:
         method = items[0].method
         began, size = items[0].began, len(items)
         self.running = (began, items)
-        token = call_scope.set(scope_of(items))
+        call_scope.set(scope_of(items))
         try:
             if method.batches:
                 items, requests = unpacked(items, lambda item, error: post(ledger.fail_with, item, error))
                 began = time.monotonic()
-                values = split_batch(method.call(requests), len(items)) if items else []
+                values = split_batch(self._finished(method.call(requests), len(items)), len(items)) if items else []
                 learn(self._rule, items, began)
             else:
                 values = [method.call(items[0].request())]
@@ -68,7 +81,12 @@ class OnThread:
         if not items:  # none could be unpacked
             metrics.ran(began, size)
         self.running = None
-        call_scope.reset(token)
+
+    def _finished(self, result: Any, size: int) -> Any:
+        """What a batching callable gives in the end. The thread waits for it: sync batches run one at a time."""
+        if is_later(result) or hasattr(type(result), "__aiter__"):
+            return self.executor.wait_for(whole(result, size))
+        return result
 
     def _outcome(self, item: Item, value: Any) -> tuple[Any, ...]:
         """Stream or encode a value. Returns whether it failed, if known, and what to tell the loop."""
@@ -79,8 +97,8 @@ class OnThread:
             if inspect.isgenerator(value):
                 stream_from_thread(item, value, load=lambda: ledger.load, post=self.executor.post)
                 return False, ledger.end_stream
-            if answers.is_long(value):
-                return None, self._deliver_later, value
+            if answers.is_long(value) or is_later(value):
+                return None, self._deliver_later, value, contextvars.copy_context()
             return False, ledger.reply, answers.encode_answer(value, item.head.codec)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
             return True, ledger.fail_with, error

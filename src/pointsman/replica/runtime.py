@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable
+from contextvars import Context, copy_context
 from typing import Any
 
 from pointsman.exceptions import CallRejectedError
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
 from pointsman.replica.batchrule import BatchRule
+from pointsman.replica.executor import carried, settled
 from pointsman.replica.health import Vitals, vitals_of
 from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger
@@ -24,9 +26,10 @@ from pointsman.replica.onloop import OnLoop
 from pointsman.replica.onthread import OnThread
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.target import Target
+from pointsman.replica.usercontext import UserContext
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import CallHead, CreditHead, FailureHead, RefuseHead, pack, unpack
+from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, pack, unpack
 from pointsman.wire.stream import Stream
 
 
@@ -42,6 +45,9 @@ class Runtime:
         started: where calls are noted before user code sees them; None where nobody will read it.
         metrics: where they are counted.
 
+    Attributes:
+        context: what user code's constructor left; all of it runs in copies.
+
     Call :meth:`load_code` before routers are let in.
     """
 
@@ -53,17 +59,23 @@ class Runtime:
         metrics: ReplicaMetrics = NO_METRICS,
     ) -> None:
         self._config = config
+        self.context = UserContext()
         self._rule = BatchRule()
         self._target: Target | None = None
         self._ledger = Ledger(started, metrics)
-        self._on_loop = OnLoop(self._ledger, self._rule)
-        self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later)
+        self._on_loop = OnLoop(self._ledger, self._rule, self.context)
+        self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context)
         self._thread, self._coroutines = self._on_thread.executor, self._on_loop.executor
         self._held = False
         """Whether nothing is started, since user code takes a new configuration or has failed to."""
         self._apart = False
         """Whether other replicas take new calls meanwhile."""
         self._apply_limits(config)
+
+    @property
+    def drain_timeout_s(self) -> float:
+        """Longest drain of this backend, in seconds, and the longest time that its ``close`` may take."""
+        return self._config.drain_timeout_s
 
     @property
     def load(self) -> int:
@@ -91,17 +103,20 @@ class Runtime:
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
         self._thread.start()
-        self._target = await self._thread.run(lambda: Target(code, traits))
-        await self._thread.run(self._target.construct)
+        self._target = await self._thread.run(lambda: self.context.run(lambda: Target(code, traits)))
+        construct = self._target.construct
+        await self._thread.run(lambda: self.context.run(construct))
 
     def configure(self, config: ReplicaConfig) -> None:
         """Take new limits at once."""
         self._config = config
         self._apply_limits(config)
 
-    async def reconfigure(self, user_config: bytes, *, timeout_s: float, others: bool = False) -> None:
+    async def reconfigure(
+        self, user_config: bytes, *, timeout_s: float, others: bool = False, beside: bool = False
+    ) -> None:
         """Call the user's ``reconfigure`` between requests: what runs is waited for, what comes meanwhile waits, or is
-        sent back where ``others`` can take it.
+        sent back where ``others`` can take it. With ``beside`` it is called at once instead, and requests go on.
 
         When user code fails, nothing is started before another ``reconfigure`` has succeeded: no request shall see half
         a change.
@@ -110,8 +125,11 @@ class Runtime:
             StillRunningError: requests were running after ``timeout_s`` seconds. Nothing has changed.
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
-        target = self._target
-        assert target is not None
+        if beside:
+            await self._give(user_config, self._thread.run_beside)
+            if self._held:
+                self._release()
+            return
         half_changed, self._held = self._held, True
         if others:
             self._apart = True
@@ -123,10 +141,48 @@ class Runtime:
                 self._release()
             text = f"requests of this replica were still running after {timeout_s:g} s, its drain limit"
             raise StillRunningError(text) from None
-        result = await self._thread.run(lambda: target.reconfigure(user_config))
-        if inspect.isawaitable(result):
-            await result
+        await self._give(user_config, self._thread.run)
         self._release()
+
+    async def _give(self, user_config: bytes, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
+        """Call ``reconfigure``. What it sets in the context holds for later calls, as what the constructor has set."""
+        target = self._target
+        assert target is not None
+        self.context.keep(await self._call(lambda: target.reconfigure(user_config), run))
+
+    async def _call(self, function: Callable[[], Any], run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> Context:
+        """Call a method of user code that is no call of a router's, and await what it gives; returns its context."""
+        context = self.context.copy()
+        result = await run(lambda: context.run(function))
+        if not inspect.isawaitable(result):
+            return context
+
+        async def finish() -> tuple[Context, BaseException | None]:
+            _, error = await settled(result)
+            return copy_context(), error
+
+        context, error = await context.run(asyncio.get_running_loop().create_task, finish())
+        if error is not None:
+            raise carried(error)
+        return context
+
+    async def close(self) -> None:
+        """Call the user's ``close``, where there is one; after the last request.
+
+        Raises:
+            Exception: whatever user code raises; exits come as ``UserExit``.
+        """
+        close = self._target.close if self._target is not None else None
+        if close is not None:
+            await self._call(close, self._thread.run)
+
+    async def let_go(self) -> None:
+        """Forget user code, on its thread, which ends with it. The runtime is of no use any more."""
+        target, self._target = self._target, None
+        if target is not None:
+            await self._thread.run(lambda: self.context.copy().run(target.let_go))
+            self.context.let_go()
+        await self._thread.end()
 
     async def _hold(self) -> None:
         await self._thread.hold()  # first, because it can still hand a stream over to the coroutines
@@ -187,6 +243,8 @@ class Runtime:
         assert self._target is not None
         head = unpack(frame.head, CallHead)
         try:
+            if head.method_name and head.codec == CODEC_HTTP:
+                self._target.check_open_to_http(head.method_name, self._config.http_methods)
             method = self._target.method(head.method_name)
         except (CallRejectedError, TypeError) as error:
             failure = FailureHead(Reason.REJECTED, "CallRejectedError", str(error), load=self.load)
@@ -196,7 +254,7 @@ class Runtime:
         self._ledger.admit(item)
         if method.batches:
             try:
-                item.key = (method.name, method.bucket(Request(item.incoming())) if method.bucket_by else None)
+                item.key = (method.name, self.context.copy().run(_bucket, item) if method.bucket_by else None)
             except BaseException as error:  # noqa: BLE001 - user code
                 self._ledger.fail_with(item, error)
                 return
@@ -232,3 +290,7 @@ class Runtime:
             self._coroutines.cancel(item.task, lambda: self._ledger.close(item))
         elif item.method.is_async:
             self._ledger.close(item)  # a member of a batch: the others go on, its answer is dropped
+
+
+def _bucket(item: Item) -> Hashable:
+    return item.method.bucket(Request(item.incoming()))

@@ -5,17 +5,21 @@ Knows how user code looks (markers, methods, async or not, with or without an ar
 
 from __future__ import annotations
 
+import gc
 import inspect
+import itertools
 import pickle
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
+from pointsman.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
 from pointsman.exceptions import CallRejectedError, UserCodeError
-from pointsman.model import TargetTraits
-from pointsman.request import Incoming, Request, async_request, bucket_of, is_marked
-from pointsman.usercode import DEFAULT_METHOD, takes_argument, unpack_code
+from pointsman.model import ALL_METHODS, TargetTraits
+from pointsman.replica.wrappedrequest import WrappedRequest
+from pointsman.request import Incoming, Request, async_request
+from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, unpack_code
 
-_CLOSED_METHODS = frozenset({"reconfigure", "check_health"})
+_PLAIN = frozenset({str, bytes, dict, list, tuple, int, float, bool, type(None)})
 
 
 class Method(NamedTuple):
@@ -26,12 +30,16 @@ class Method(NamedTuple):
     is_async: bool
     batches: bool
     takes_request: bool
+    wraps_async: bool = False
+    """It is a ``def`` around an ``async def``."""
     bucket_by: Callable[[Any], Hashable] | None = None
     """Of a batching method: requests share a batch only when this gives the same for them."""
 
     def request(self, incoming: Incoming) -> Any:
         """The request in the form that this method wants."""
-        return async_request(incoming) if self.is_async else Request(incoming)
+        if self.is_async:
+            return async_request(incoming)
+        return WrappedRequest(incoming) if self.wraps_async else Request(incoming)
 
     def bucket(self, request: Request) -> Hashable:
         """What ``bucket_by`` gives for a request.
@@ -84,8 +92,34 @@ class Target:
     @property
     def health_check(self) -> Callable[[], Any] | None:
         """The class's ``check_health``, where it has one; it may be ``async def``."""
-        check = getattr(self._object, "check_health", None) if self._traits.is_class else None
-        return check if callable(check) else None
+        return self._own("check_health")
+
+    @property
+    def close(self) -> Callable[[], Any] | None:
+        """The class's ``close``, where it has one; it may be ``async def``."""
+        return self._own("close") if self._traits.has_close else None
+
+    def let_go(self) -> None:
+        """Forget all of user code, which ends what nobody else holds. The target is of no use any more."""
+        self._object = self._function_or_class = None
+        self._init_args = ()
+        self._methods.clear()
+        gc.unfreeze()  # what a collection does not look at it cannot end either
+        gc.collect()
+
+    def check_open_to_http(self, name: str, http_methods: tuple[str, ...]) -> None:
+        """Whether a call that came over HTTP may name this method.
+
+        Raises:
+            CallRejectedError: it may not, whether there is such a method or not.
+        """
+        named = name in http_methods or name == DEFAULT_METHOD or http_methods == (ALL_METHODS,)
+        if self._traits.is_class and not named:
+            raise CallRejectedError(f"method {name!r} is not among the http_methods of this backend")
+
+    def _own(self, name: str) -> Callable[[], Any] | None:
+        method = getattr(self._object, name, None) if self._traits.is_class else None
+        return method if callable(method) else None
 
     def method(self, name: str) -> Method:
         """The method that a call names; the empty name is ``__call__``.
@@ -100,38 +134,56 @@ class Target:
 
     def _look_up(self, name: str) -> Method:
         if not self._traits.is_class:
-            return self._describe(DEFAULT_METHOD, self._function_or_class, self._function_or_class)
+            return self._describe(DEFAULT_METHOD, self._function_or_class)
         wanted = name or DEFAULT_METHOD
-        if wanted in _CLOSED_METHODS or (wanted.startswith("_") and wanted != DEFAULT_METHOD):
+        if wanted in CLOSED_METHODS or (wanted.startswith("_") and wanted != DEFAULT_METHOD):
             raise CallRejectedError(f"method {wanted!r} is not open to callers")
         bound = getattr(self._object, wanted, None)
         if not callable(bound):
             raise CallRejectedError(f"class {type(self._object).__name__} has no method {wanted!r}")
-        return self._describe(wanted, bound, inspect.unwrap(bound))
+        return self._describe(wanted, bound)
 
-    def _describe(self, name: str, function: Callable[..., Any], inner: Callable[..., Any]) -> Method:
-        is_async = any(
-            check(candidate)
-            for check in (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
-            for candidate in (function, inner)
-        )
+    def _describe(self, name: str, function: Callable[..., Any]) -> Method:
         return Method(
             name=name,
             function=function,
-            is_async=is_async,
-            batches=self._traits.batches or is_marked(function) or is_marked(inner),
+            is_async=is_async(function),
+            batches=self._traits.batches or is_batching(function),
             takes_request=takes_argument(function),
-            bucket_by=bucket_of(function) or bucket_of(inner),
+            wraps_async=wraps_async(function),
+            bucket_by=bucket_by(function),
         )
 
 
-async def whole(result: Any) -> Any:
-    """What an async batching callable gives in the end: what its coroutine returns, or all that it yields."""
-    return [value async for value in result] if inspect.isasyncgen(result) else await result
+def is_later(value: Any) -> bool:
+    """Whether a value has to be awaited."""
+    return type(value) not in _PLAIN and hasattr(type(value), "__await__")
+
+
+async def whole(result: Any, size: int) -> Any:
+    """What a batching callable gives in the end: what an awaitable of it gives, or what an async iterator of it yields,
+    of which at most one more than ``size`` is taken."""
+    if inspect.isawaitable(result):
+        result = await result
+    if not hasattr(type(result), "__aiter__"):
+        return result
+    answers: list[Any] = []
+    try:
+        async for answer in result:
+            answers.append(answer)
+            if len(answers) > size:
+                break
+    finally:
+        if inspect.isasyncgen(result):
+            await result.aclose()
+    if len(answers) > size:
+        raise _other_length(size, f"at least {len(answers)}")
+    return answers
 
 
 def split_batch(result: Any, size: int) -> list[Any]:
-    """The members of what a batching callable returned.
+    """The members of what a batching callable returned. Of an iterator at most one more than ``size`` is taken: it may
+    have no end.
 
     Raises:
         UserCodeError: it is not iterable in the sense of the contract, or has another length than the batch.
@@ -141,9 +193,17 @@ def split_batch(result: Any, size: int) -> list[Any]:
             f"a batching backend must return an iterable of answers (list, tuple, generator, array),"
             f" not {type(result).__name__}"
         )
-    answers = list(result)
-    if len(answers) != size:
-        raise UserCodeError(
-            f"the backend doesn't preserve batch size: it got {size} requests and returned {len(answers)} answers"
-        )
-    return answers
+    answers = list(itertools.islice(result, size + 1))
+    if len(answers) <= size:
+        if len(answers) < size:
+            raise _other_length(size, str(len(answers)))
+        return answers
+    if inspect.isgenerator(result):
+        result.close()
+    raise _other_length(size, str(len(result)) if hasattr(result, "__len__") else f"at least {len(answers)}")
+
+
+def _other_length(size: int, returned: str) -> UserCodeError:
+    return UserCodeError(
+        f"the backend doesn't preserve batch size: it got {size} requests and returned {returned} answers"
+    )

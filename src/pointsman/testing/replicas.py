@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 from types import TracebackType
 from typing import Any
 
+from pointsman.callables import is_async
 from pointsman.model import (
     BackendRoute,
     EndpointSpec,
@@ -232,4 +232,4 @@ def new_call(endpoint: str = "b", *, timeout_s: float = 60.0, **fields: Any) -> 
 
 def _is_async(code: Any) -> bool:
     function = getattr(code, DEFAULT_METHOD, None) if isinstance(code, type) else code
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    return is_async(function)

@@ -37,6 +37,7 @@ class LaunchNote(Message, frozen=True):
     tag: str
     allocation: Allocation
     start_reason: str = "initial"
+    has_close: bool = False
 
 
 class Stop(Message, frozen=True):

@@ -65,7 +65,7 @@ class Abuses:
 def abuse(arena: Arena) -> None:
     arena.declared = ["SystemExit: 4", "KeyboardInterrupt"]
     arena.deploy(replicas=2)
-    arena.client.create_backend("a", Abuses, config=dict(QUICK))
+    arena.client.create_backend("a", Abuses, config={**QUICK, "http_methods": "*"})
     arena.client.create_endpoint("a", backend="a", route="/a")
     allowed = {
         "exits": {502},

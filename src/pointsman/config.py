@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from pointsman.exceptions import ServeException
+from pointsman.limits import MAX_BODY, MAX_MESSAGE, check_size
 from pointsman.model import BackendConfigSpec
 from pointsman.policy.routes import parse_route
 from pointsman.usercode import check_http_methods
@@ -161,7 +162,7 @@ def config_changes(config: BackendConfig | Mapping[str, Any] | None, what: str) 
 
     Raises:
         TypeError: neither a dict nor a BackendConfig, or a ``user_config`` that cannot be pickled.
-        ValueError: an unknown field or a bad value.
+        ValueError: an unknown field or a bad value, or a ``user_config`` that takes more than 64 MiB.
     """
     if config is None:
         return {}, None
@@ -176,6 +177,8 @@ def config_changes(config: BackendConfig | Mapping[str, Any] | None, what: str) 
             user_config = bytes(cloudpickle.dumps(changes["user_config"]))
         except Exception as error:
             raise TypeError(f"user_config cannot be pickled: {error}") from error
+        remedy = "put what is large into a file, and its path into the config"
+        check_size("the pickled user_config takes", len(user_config), MAX_MESSAGE, remedy)
     if "user_config" in changes:
         changes["user_config"] = None  # travels apart, pickled
     if "http_methods" in changes:
@@ -234,7 +237,7 @@ class HTTPOptions(_Options):
         location: a DeploymentMode or its name; None for no HTTP server. On one machine EveryNode equals HeadOnly.
         debug: put tracebacks of user code into error bodies.
         request_timeout_s: a request's deadline in seconds, to the first byte of the answer.
-        max_body_bytes: largest request body in bytes.
+        max_body_bytes: largest request body in bytes, at most 2 GiB less 16 MiB.
         processes: ingress processes per node that share the port.
         expose_headers: answers say which backend gave them, by which version of the traffic policy, and the request's
             id: ``x-serve-backend``, ``x-serve-policy-version``, ``x-serve-request-id``.
@@ -252,7 +255,7 @@ class HTTPOptions(_Options):
     location: DeploymentMode | None = DeploymentMode.HeadOnly
     debug: StrictBool = False
     request_timeout_s: Seconds = DEFAULT_REQUEST_TIMEOUT_S
-    max_body_bytes: Annotated[int, Field(ge=0)] = DEFAULT_MAX_BODY
+    max_body_bytes: Annotated[int, Field(ge=0, le=MAX_BODY)] = DEFAULT_MAX_BODY
     processes: PositiveInt = 1
     expose_headers: StrictBool = True
     access_log: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -9,6 +9,7 @@
         ├── DeadlineExceededError        the call's deadline passed                  HTTP 504
         ├── CallRejectedError            the call cannot be carried out as asked     HTTP 400
         ├── UserCodeError                user code raised, or gave no usable answer  HTTP 500
+        ├── TooLargeError                what was to be sent is over its limit       HTTP 413
         └── RemoteError                  stands in for a user exception whose class
                                          cannot be rebuilt at the caller             HTTP 500
 
@@ -76,6 +77,11 @@ class UserCodeError(ServeException):
     def __init__(self, message: str, *, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
+
+
+class TooLargeError(ServeException, ValueError):
+    """What was to be sent is over its limit, and was not sent; the text names size and limit. Usually whoever made the
+    call is at fault, which is why it is a ValueError as well."""
 
 
 class RemoteError(ServeException):

@@ -19,8 +19,10 @@ from typing import Any
 
 import cloudpickle
 
-MAX_OBJECT_BYTES = 2**31 - 1 - 16 * 1024 * 1024
-"""A frame's payload, less the largest head."""
+from pointsman.exceptions import TooLargeError
+from pointsman.limits import MAX_BODY
+
+MAX_OBJECT_BYTES = MAX_BODY
 ARGUMENTS = "the call's arguments"
 OUT_OF_BAND_BYTES = 16 * 1024
 """Buffers below this size are pickled in line: for them a copy is cheaper than the bookkeeping."""
@@ -41,7 +43,7 @@ def dumps(value: Any, *, what: str = "the object") -> bytes:
 
     Raises:
         TypeError: it cannot be pickled.
-        ValueError: it takes more than 2 GiB less 16 MiB.
+        TooLargeError: it takes more than 2 GiB less 16 MiB.
     """
     value = _outside(value)
     if type(value) in _ATOMS:
@@ -99,7 +101,7 @@ def _within_limit(packed: bytes, what: str, beside: int = 0) -> bytes:
     """A pickle as it is, unless it and the buffers beside it are too large together."""
     size = len(packed) + beside
     if size > MAX_OBJECT_BYTES:
-        raise ValueError(f"{size} bytes are too many for {what}: the limit is {MAX_OBJECT_BYTES} bytes")
+        raise TooLargeError(f"{size} bytes are too many for {what}: the limit is {MAX_OBJECT_BYTES} bytes")
     return packed
 
 

@@ -19,6 +19,8 @@ REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
 _SETTINGS = ("env_vars", "working_dir", "py_modules")
 """Names of Ray's ``runtime_env``, which may also be given in a dict of that name."""
 KNOWN = (*_AMOUNTS, "resources", *_SETTINGS, "runtime_env")
+MAX_VARIABLE = 128 * 1024 - 1
+"""Of one variable with its name, in bytes: Linux starts no process with a longer one."""
 _OF_ENV = ("conda", "pip", "uv", "py_executable")
 
 
@@ -109,6 +111,9 @@ def _env_vars(value: Any) -> dict[str, str]:
     for name, text in value.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise TypeError(f"env_vars must map str to str, and it has {name!r}: {text!r}")
+        size = len(f"{name}={text}".encode(errors="surrogateescape"))
+        if size > MAX_VARIABLE:
+            raise ValueError(f"variable {name[:40]!r} of env_vars takes {size} bytes, over the limit of {MAX_VARIABLE}")
     return dict(value)
 
 

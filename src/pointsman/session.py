@@ -25,6 +25,7 @@ from pointsman.routing.router import Router
 from pointsman.telemetry.book import Book, process_book
 from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
 from pointsman.wire.commands import AnyCommand, Progress
+from pointsman.wire.frames import Body
 
 T = TypeVar("T")
 
@@ -90,8 +91,9 @@ class Session:
 
     def command(
         self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
-    ) -> bytes:
-        """Have the controller carry out a command; returns the reply's head. Raises what the controller says."""
+    ) -> Body:
+        """Have the controller carry out a command; returns the reply. Raises what the controller says, and what
+        :meth:`ControlLink.command <pointsman.routing.control.ControlLink.command>` does."""
         assert self._link is not None
         return self.run(self._link.command(command, body, progress=progress))
 

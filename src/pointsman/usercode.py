@@ -18,6 +18,7 @@ from typing import Any
 import cloudpickle
 
 from pointsman.callables import is_batching, is_decorated, takes_argument
+from pointsman.limits import MAX_CODE, MAX_MESSAGE, check_size
 from pointsman.model import ALL_METHODS, TargetTraits
 
 DEFAULT_METHOD = "__call__"
@@ -115,16 +116,27 @@ def pack_code(function_or_class: Any, init_args: tuple[Any, ...]) -> bytes:
 
     Raises:
         TypeError: something in it cannot be pickled; the text says what.
+        ValueError: the init args take more than 64 MiB, or all of it more than 512 MiB.
     """
     packed = io.BytesIO()
     try:
         _CodePickler(packed).dump((function_or_class, init_args))
-        return packed.getvalue()
     except Exception as error:
         name = getattr(function_or_class, "__qualname__", repr(function_or_class))
         culprit = next(_unpicklable(function_or_class, init_args), "")
         where = f": {culprit} cannot be pickled" if culprit else ""
         raise TypeError(f"{name} cannot be sent to replicas{where} ({type(error).__name__}: {error})") from error
+    data = packed.getvalue()
+    _check_sizes(data, init_args)
+    return data
+
+
+def _check_sizes(data: bytes, init_args: tuple[Any, ...]) -> None:
+    if len(data) <= MAX_MESSAGE:
+        return
+    remedy = "have the replica read what is large from a file, in its constructor"
+    check_size("the pickled init args take", len(cloudpickle.dumps(init_args)), MAX_MESSAGE, remedy)
+    check_size("the pickled code, with all that it refers to, takes", len(data), MAX_CODE, remedy)
 
 
 def _make_code(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], filename: str) -> types.CodeType:

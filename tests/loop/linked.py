@@ -65,8 +65,8 @@ class LinkedEngine(FakeEngine):
 
     def _ordered(self, number: int, frame: Frame) -> None:
         replica = self.live.get(number)
-        if replica is not None and not (frame.body and replica.assigned):
-            self.tell(number, Kind(frame.kind), frame.head)
+        if replica is not None and not (frame.kind == Kind.ASSIGN and replica.assigned):
+            self.tell(number, Kind(frame.kind), frame.head, frame.body)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

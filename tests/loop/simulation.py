@@ -33,9 +33,9 @@ from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
 from pointsman.wire.commands import Accepted, Change
-from pointsman.wire.frames import Kind
+from pointsman.wire.frames import Body, Kind
 from pointsman.wire.handover import ControllerHandover, Launch, LaunchNote
-from pointsman.wire.messages import Assignment, ConfigureHead, unpack
+from pointsman.wire.messages import Assignment, unpack
 from tests.loop.lives import BAD, CONFIRM_S, Step
 
 
@@ -155,15 +155,14 @@ class Engine(FakeEngine):
         self._simulation.check_kill(number)
         super().kill(number)
 
-    def tell(self, number: int, kind: Kind, head: bytes) -> None:
+    def tell(self, number: int, kind: Kind, head: bytes, body: Body = b"") -> None:
         replica = self.live.get(number)
-        if replica is not None and kind is Kind.CONFIGURE:
-            config = unpack(head, ConfigureHead if replica.assigned else Assignment).config
-            bad = config.user_config == b"bad"
+        if replica is not None and kind in (Kind.ASSIGN, Kind.CONFIGURE):
+            bad = body[unpack(head, Assignment).code_size if kind is Kind.ASSIGN else 0 :] == b"bad"
             replica.plan.reconfigure_error = "bad config" if bad else ""
             if not replica.assigned and bad:
                 replica.plan.constructor_error = "bad config"
-        super().tell(number, kind, head)
+        super().tell(number, kind, head, body)
 
 
 @dataclass

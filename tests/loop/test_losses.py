@@ -152,7 +152,7 @@ def test_assignments(loss: Loss) -> None:
     """A replica whose connection breaks while it is told what to run comes up all the same, and is no other (FT7)."""
 
     async def test(world: LinkedWorld) -> None:
-        world.losses.arrange(Kind.CONFIGURE, Kind.REPORT, loss)
+        world.losses.arrange(Kind.ASSIGN, Kind.REPORT, loss)
         await world.carry_out(create("c", "b"), b"code 1", backend="b")
         assert world.losses.cuts == 1
         assert len(world.engine.launched) == 1

@@ -138,7 +138,7 @@ def test_wrong_instance_is_refused() -> None:
         acceptor().receive(only_frame(dialer(instance="two").first()))
 
 
-@pytest.mark.parametrize("version", [0, 2, 2**40])
+@pytest.mark.parametrize("version", [0, 1, 2**40])
 def test_wrong_version_is_refused(version: int) -> None:
     """A peer of another release is refused with both versions named (S6)."""
     opening = [version, "one", ROLE_REPLICA, "7", nonce(1)]

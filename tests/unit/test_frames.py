@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pointsman.limits import MAX_HEAD
 from pointsman.wire.frames import (
     HEADER_SIZE,
     HUGE_BODY,
     LARGE_BODY,
-    MAX_HEAD,
     MAX_PAYLOAD_BEFORE_HELLO,
     Frame,
     FrameDecoder,

@@ -83,14 +83,18 @@ class BackendOperations(Operations):
         Raises:
             ValueError: there is no such backend.
         """
-        backends = self.list_backends()
-        if backend_tag not in backends:
-            raise ValueError(f"backend {backend_tag!r} does not exist; there are {sorted(backends)}")
-        return backends[backend_tag]
+        spec = self._present(options.check_object_name(backend_tag, "backend_tag"))
+        if spec is None:
+            raise ValueError(f"backend {backend_tag!r} does not exist; there are {sorted(self._status().backends)}")
+        return options.config_from_spec(spec.config)
 
     def list_backends(self) -> dict[str, BackendConfig]:
-        """Each backend's config, by tag."""
-        return {tag: options.config_from_spec(view.spec.config) for tag, view in self._status().backends.items()}
+        """Each backend's config, by tag.
+
+        Raises:
+            TooLargeError: they take more than 64 MiB, as ``user_config`` can; ``get_backend_config`` reads one.
+        """
+        return {tag: options.config_from_spec(spec.config) for tag, spec in self._backends().items()}
 
     def delete_backend(self, backend_tag: str, force: bool = False) -> None:
         """Remove a backend that no endpoint uses; returns when its replicas are gone. An unknown one is logged and
@@ -159,5 +163,4 @@ class BackendOperations(Operations):
 
     def _present(self, tag: str) -> BackendSpec | None:
         """A backend as it is; None when there is none."""
-        view = self._status().backends.get(tag)
-        return view.spec if view is not None else None
+        return self._backends(tag).get(tag)

@@ -11,10 +11,20 @@ from pathlib import Path
 
 from pointsman.context import replica_context
 from pointsman.exceptions import ServeException
-from pointsman.model import Origin
+from pointsman.model import BackendSpec, Origin
 from pointsman.progress import ProgressLine
 from pointsman.session import Credentials, Session, session_for
-from pointsman.wire.commands import Accepted, Await, Change, Query, QueryTraffic, Status, TrafficView
+from pointsman.wire.commands import (
+    Accepted,
+    Await,
+    BackendList,
+    Change,
+    Query,
+    QueryBackends,
+    QueryTraffic,
+    Status,
+    TrafficView,
+)
 from pointsman.wire.messages import unpack
 
 log = logging.getLogger("pointsman")
@@ -37,6 +47,11 @@ class Operations:
     def _status(self) -> Status:
         self._check_alive()
         return unpack(self._session.command(Query(new_id())), Status)
+
+    def _backends(self, tag: str | None = None) -> dict[str, BackendSpec]:
+        """What backends are to be, whole: all, or one by its tag, which need not be there."""
+        self._check_alive()
+        return unpack(self._session.command(QueryBackends(new_id(), tag)), BackendList).specs
 
     def _traffic(self, endpoint: str) -> TrafficView:
         self._check_alive()

@@ -82,7 +82,7 @@ class Controller:
     ) -> None:
         self._engine = engine
         self._durable = DurableState(store, self._take)
-        self._orders = ReplicaOrders(peers, launcher, self._durable)
+        self._orders = ReplicaOrders(peers, self._durable)
         self._launcher = launcher
         self._peers = peers
         self._replies = replies

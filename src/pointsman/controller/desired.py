@@ -15,6 +15,7 @@ import msgspec
 from pointsman.controller import traffic
 from pointsman.controller.resources import Ledger, describe_request
 from pointsman.controller.state import Desired, Fallback, NoRoomError, Room, check_usable, find_backend, without
+from pointsman.limits import MAX_DESCRIPTION, check_size
 from pointsman.model import (
     DEFAULT_SHARD_KEY,
     BackendConfigSpec,
@@ -34,6 +35,7 @@ from pointsman.wire.commands import (
     Deploy,
     UpdateBackendConfig,
 )
+from pointsman.wire.messages import pack
 
 DEPLOY_METHODS = ("GET", "POST")
 
@@ -148,6 +150,7 @@ def _with_backend(
 ) -> Desired:
     """The state with a new or changed backend, checked."""
     _check_config(spec.tag, spec.config, spec.traits)
+    _check_description(spec)
     old = state.backends.get(spec.tag)
     _check_room(state, spec, old, room)
     fallbacks = state.fallbacks
@@ -197,6 +200,12 @@ def _check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> 
         )
     if config.user_config is not None and not traits.has_reconfigure:
         raise ValueError(f"user_config was given for backend {tag!r}, whose code has no reconfigure method")
+
+
+def _check_description(spec: BackendSpec) -> None:
+    bare = msgspec.structs.replace(spec, config=msgspec.structs.replace(spec.config, user_config=None))
+    what = f"what describes backend {spec.tag!r}, such as its environment variables and import path, takes"
+    check_size(what, len(pack(bare)), MAX_DESCRIPTION)
 
 
 def _check_room(state: Desired, spec: BackendSpec, old: BackendSpec | None, room: Room) -> None:

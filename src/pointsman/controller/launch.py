@@ -8,14 +8,16 @@ import string
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import msgspec
+
 from pointsman.controller import reconcile
 from pointsman.controller.observed import Replica
 from pointsman.controller.resources import visible_devices
 from pointsman.engine.child import pack_handover
-from pointsman.model import BackendSpec
+from pointsman.model import Allocation
 from pointsman.wire.auth import ROLE_GRANT, ROLE_REPLICA, ROLE_ROUTER, derive_key
 from pointsman.wire.handover import ControllerHandover, Launch, LaunchNote, ReplicaHandover
-from pointsman.wire.messages import Assignment, pack
+from pointsman.wire.messages import pack
 
 NUMBERS_PER_EPOCH = 1_000_000
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -40,7 +42,7 @@ class Launcher:
         self, action: reconcile.Launch, *, now: float, tags: Collection[str], reason: str
     ) -> tuple[Replica, Launch]:
         """A new replica for ``action``, whose tag is none of ``tags``, and the order that starts its process."""
-        spec = action.spec
+        spec, share = action.spec, _share(action.allocation)
         self._next += 1
         number = self._next
         tag = _new_tag(spec.tag, tags)
@@ -49,7 +51,7 @@ class Launcher:
             tag=tag,
             backend=spec.tag,
             version=spec.version,
-            allocation=action.allocation,
+            allocation=share,
             since=now,
             start_reason=reason,
             drain_confirm_s=spec.config.drain_confirm_s,
@@ -69,25 +71,22 @@ class Launcher:
             request_timeout_s=hand.request_timeout_s,
             log_format=hand.log_format,
         )
-        note = LaunchNote(spec.tag, spec.version, tag, action.allocation, reason, spec.traits.has_close)
-        variables, environment = self._variables(action), spec.origin.environment
-        order = Launch(number, tag, variables, pack_handover(handover), pack(note), environment, action.allocation)
+        note = LaunchNote(spec.tag, spec.version, tag, share, reason, spec.traits.has_close)
+        order = Launch(
+            number=number,
+            label=tag,
+            env=self._variables(action),
+            handover=pack_handover(handover),
+            note=pack(note),
+            environment=spec.origin.environment,
+            allocation=share,
+            own_env=spec.resources.env_vars,
+        )
         return replica, order
 
     def data_key(self, number: int) -> bytes:
         """What routers must prove to this replica."""
         return derive_key(self._handover.master_key, ROLE_ROUTER, str(number))
-
-    def assignment(self, spec: BackendSpec, tag: str, start_reason: str) -> Assignment:
-        return Assignment(
-            backend=spec.tag,
-            tag=tag,
-            traits=spec.traits,
-            config=spec.config.for_replica(),
-            config_version=spec.config_version,
-            origin=spec.origin,
-            start_reason=start_reason,
-        )
 
     def _variables(self, action: reconcile.Launch) -> dict[str, str]:
         variables: dict[str, str] = {}
@@ -96,7 +95,14 @@ class Launcher:
             variables[THREADS_VARIABLE] = str(max(1, int(action.spec.resources.num_cpus)))
         if not action.allocation.node:  # elsewhere the cluster knows its nodes' devices
             variables[DEVICES_VARIABLE] = visible_devices(action.allocation, self._handover.capacity)
-        return {**variables, **action.spec.resources.env_vars}
+        return variables
+
+
+def _share(allocation: Allocation) -> Allocation:
+    """What a replica holds of its node, without what its process is set up with: the notes of all replicas travel
+    together."""
+    amounts = msgspec.structs.replace(allocation.resources, env_vars={}, working_dir="", py_modules=())
+    return msgspec.structs.replace(allocation, resources=amounts)
 
 
 def _new_tag(backend: str, tags: Collection[str]) -> str:

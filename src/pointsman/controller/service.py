@@ -17,11 +17,12 @@ from collections.abc import Callable
 
 from pointsman.controller.controller import Controller
 from pointsman.controller.room import RoomSeeker
-from pointsman.controller.views import status_of, traffic_of
+from pointsman.controller.views import backends_of, status_of, traffic_of
 from pointsman.controller.waiters import StartFailure
 from pointsman.engine.base import Engine
 from pointsman.engine.instances import last_table
-from pointsman.exceptions import InsufficientResourcesError, ServeException
+from pointsman.exceptions import InsufficientResourcesError, ServeException, TooLargeError
+from pointsman.limits import MAX_MESSAGE, MESSAGE_ROOM, check_size
 from pointsman.model import Reason, RoutingTable
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.summary import Reading, joined, queued_by_endpoint, reading_of
@@ -37,15 +38,17 @@ from pointsman.wire.commands import (
     AnyCommand,
     Await,
     AwaitIngress,
+    CommandHead,
     Progress,
     Query,
+    QueryBackends,
     QueryMetrics,
     QueryTraffic,
     Shutdown,
 )
 from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.handover import ControllerHandover
-from pointsman.wire.messages import Confirm, FailureHead, HealthAnswer, Report, Subscribe, pack, unpack
+from pointsman.wire.messages import Confirm, HealthAnswer, Report, Subscribe, failure, pack, unpack
 from pointsman.wire.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -133,8 +136,11 @@ class Service:
         body = pack(table)
         if self._last_table is not None:
             self._last_table.keep(body)
-        for subscription in self._subscriptions.values():
-            subscription.stream.send(Kind.TABLE, 0, b"", body)
+        try:
+            for subscription in self._subscriptions.values():
+                subscription.stream.send(Kind.TABLE, 0, b"", body)
+        except TooLargeError as error:  # it would be so for a new controller, too: what routers have goes on
+            log.error("the routing table cannot be sent, so changes do not take effect: %s", error)
 
     def ingress_routers(self) -> frozenset[int]:
         return frozenset(s.number for s in self._subscriptions.values() if s.ingress)
@@ -208,9 +214,11 @@ class Service:
     # Commands
 
     def _start_command(self, stream: Stream, frame: Frame) -> None:
-        command: AnyCommand = unpack(frame.head, AnyCommand)  # type: ignore[arg-type]  # a union
+        size, body = unpack(frame.head, CommandHead).size, memoryview(frame.body)
+        command: AnyCommand = unpack(body[:size], AnyCommand)  # type: ignore[arg-type]  # a union
+        stream.send(Kind.TAKEN, frame.call_id)
         task = asyncio.get_running_loop().create_task(
-            self._run_command(stream, frame.call_id, command, bytes(frame.body))
+            self._run_command(stream, frame.call_id, command, bytes(body[size:]))
         )
         key = (stream, frame.call_id)
         self._commands[key] = task
@@ -222,13 +230,14 @@ class Service:
 
         try:
             reply = await self._execute(stream, command, body, progress)
+            check_size("the answer takes", len(reply), MAX_MESSAGE + MESSAGE_ROOM)
         except (ServeException, ValueError, TimeoutError) as error:
             stream.send(Kind.FAILURE, call_id, *_describe(error))
         except Exception as error:
             log.exception("command failed")
             stream.send(Kind.FAILURE, call_id, *_describe(ServeException(f"internal error: {error!r}")))
         else:
-            stream.send(Kind.REPLY, call_id, reply)
+            stream.send(Kind.REPLY, call_id, b"", reply)
 
     async def _execute(
         self, stream: Stream, command: AnyCommand, body: bytes, progress: Callable[[Progress], None]
@@ -237,6 +246,8 @@ class Service:
         if isinstance(command, Query):
             metrics, queued = self._metrics_addresses(), await self._queued()
             return pack(status_of(controller, self._handover, self.ingresses(), metrics, queued))
+        if isinstance(command, QueryBackends):
+            return pack(backends_of(controller.desired, command.tag))
         if isinstance(command, QueryTraffic):
             return pack(traffic_of(controller.desired, command.name))
         if isinstance(command, QueryMetrics):
@@ -300,16 +311,17 @@ class Service:
 def _describe(error: BaseException) -> tuple[bytes, bytes]:
     if isinstance(error, StartFailure):
         if error.reason is Reason.RECONFIGURE_TIMEOUT:
-            return pack(FailureHead(error.reason, "TimeoutError", str(error))), b""
-        return pack(FailureHead(error.reason, "BackendStartError", str(error), error.traceback)), error.pickled
+            return pack(failure(error.reason, "TimeoutError", str(error))), b""
+        return pack(failure(error.reason, "BackendStartError", str(error), error.traceback)), error.pickled
     names = [cls.__name__ for cls in type(error).__mro__]
     known = (
         "InsufficientResourcesError",
         "BackendStartError",
+        "TooLargeError",
         "ServeException",
         "TimeoutError",
         "ValueError",
     )
     name = next((name for name in names if name in known), "ServeException")
     reason = Reason.INSUFFICIENT_RESOURCES if isinstance(error, InsufficientResourcesError) else Reason.REJECTED
-    return pack(FailureHead(reason, name, str(error))), b""
+    return pack(failure(reason, name, str(error))), b""

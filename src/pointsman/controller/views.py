@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from pointsman.controller.observed import Phase, Replica
 from pointsman.controller.state import Desired, Fallback, find_endpoint
-from pointsman.model import BackendSpec, Pins, TrafficHistory
-from pointsman.wire.commands import BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
+from pointsman.model import BackendSpec, Pins, Resources, TrafficHistory
+from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import ControllerHandover
 
 if TYPE_CHECKING:
@@ -44,6 +46,11 @@ def status_of(
     )
 
 
+def backends_of(desired: Desired, tag: str | None) -> BackendList:
+    """What all backends are to be; or one by its tag, which need not be there."""
+    return BackendList({name: spec for name, spec in desired.backends.items() if tag in (None, name)})
+
+
 def traffic_of(desired: Desired, name: str) -> TrafficView:
     """All about one endpoint's traffic.
 
@@ -72,12 +79,25 @@ def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
         text = f"{failures.error}: {failures.text}" if failures.error else failures.text
         failure = FailureView(failures.reason, text, failures.traceback, failures.count)
     return BackendView(
-        spec=spec,
+        spec=_small(spec),
         state=state,
         ready=ready,
         failure=failure,
         pythons=_pythons(spec, controller.desired.fallbacks.get(spec.tag)),
         replicas=tuple(_replica_view(replica) for replica in replicas),
+    )
+
+
+def _small(spec: BackendSpec) -> BackendSpec:
+    """A backend's specification without what nobody reads in a status: hundreds of them must fit one message."""
+    environment = spec.origin.environment
+    if environment is not None:
+        environment = msgspec.structs.replace(environment, variables={}, unset=(), path=())
+    return msgspec.structs.replace(
+        spec,
+        origin=msgspec.structs.replace(spec.origin, sys_path=(), environment=environment),
+        config=msgspec.structs.replace(spec.config, user_config=None),
+        resources=Resources(),
     )
 
 

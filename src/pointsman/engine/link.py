@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from pointsman.engine.processes import is_stopped
+from pointsman.exceptions import TooLargeError
 from pointsman.model import Resources
 from pointsman.telemetry.summary import Reading
 from pointsman.wire.frames import Frame, Kind
@@ -38,7 +39,11 @@ class SupervisorLink:
         _, self._stream = await loop.create_unix_connection(lambda: Stream(self, None), sock=self._inherited)
 
     def launch(self, order: Launch) -> None:
-        self._send(Kind.LAUNCH, pack(order))
+        try:
+            self._send(Kind.LAUNCH, pack(order))
+        except TooLargeError as error:  # as when the supervisor cannot start it
+            event = ProcessEvent("exited", order.number, 0, f"could not be started: {error}")
+            asyncio.get_running_loop().call_soon(self._events, event)
 
     def stop(self, number: int) -> None:
         self._send(Kind.STOP, pack(Stop(number)))

@@ -85,7 +85,7 @@ class Supervisor:
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._restarts: dict[tuple[str, int], int] = {}
         self._link: socket.socket | None = None
-        self._decoder = FrameDecoder()
+        self._decoder, self._unsent = FrameDecoder(), bytearray()
         self._phases: list[tuple[str, float]] | None = None
         self._phase_ends = 0.0
         self._forget = False
@@ -161,7 +161,8 @@ class Supervisor:
             theirs.close()
         if self._link is not None:
             self._drop_link()
-        self._link, self._decoder = ours, FrameDecoder()
+        ours.setblocking(False)
+        self._link, self._decoder, self._unsent = ours, FrameDecoder(), bytearray()
         self._selector.register(ours, selectors.EVENT_READ, self._on_controller)
         live = {c.number: (c.process.pid, c.note) for c in self._children.values() if c.role == "replica"}
         self._tell(ProcessEvent("recovered", live=live))
@@ -226,8 +227,11 @@ class Supervisor:
 
     def _on_controller(self) -> None:
         assert self._link is not None
+        self._write()
         try:
             data = self._link.recv(1 << 20)
+        except BlockingIOError:
+            return
         except OSError:
             data = b""
         if not data:
@@ -254,8 +258,9 @@ class Supervisor:
         if self._phases is not None:
             return
         try:
+            env = {**order.env, **order.own_env}
             child = self._spawn(
-                "replica", order.number, order.label, order.handover, env=order.env, environment=order.environment
+                "replica", order.number, order.label, order.handover, env=env, environment=order.environment
             )
         except OSError as error:
             self._tell(ProcessEvent("exited", order.number, 0, f"could not be started: {error}"))
@@ -270,10 +275,18 @@ class Supervisor:
 
     def _tell(self, event: ProcessEvent) -> None:
         if self._link is not None:
-            # The buffer of a socket pair holds thousands of events; a controller that lets it fill is hung, and a
-            # later one learns what lives from `recovered`.
-            with contextlib.suppress(OSError):
-                self._link.send(encode_frame(Kind.EVENT, 0, pack(event)), socket.MSG_DONTWAIT)
+            self._unsent += encode_frame(Kind.EVENT, 0, pack(event))
+            self._write()
+
+    def _write(self) -> None:
+        """Write to the controller as much as goes; the rest when it reads. One that never does is hung and will be
+        replaced, and a later one learns what lives from `recovered`."""
+        assert self._link is not None
+        with contextlib.suppress(OSError):
+            while self._unsent:
+                del self._unsent[: self._link.send(self._unsent)]
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        self._selector.modify(self._link, events, self._on_controller)
 
     def _drop_link(self) -> None:
         if self._link is not None:

@@ -15,6 +15,7 @@ from pointsman.exceptions import (
     CallRejectedError,
     DeadlineExceededError,
     ReplicaDiedError,
+    TooLargeError,
     UserCodeError,
 )
 from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Reason
@@ -169,6 +170,8 @@ def answer_for(error: BaseException) -> ErrorAnswer:
         return ErrorAnswer(502, Reason.REPLICA_DIED, "the replica died; the request may have run")
     if isinstance(error, NoSuchEndpointError):
         return ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them")
+    if isinstance(error, TooLargeError):
+        return ErrorAnswer(413, Reason.REJECTED, str(error))
     if isinstance(error, CallRejectedError):
         return ErrorAnswer(400, Reason.REJECTED, "the call's method is missing or not open to callers")
     if isinstance(error, UserCodeError):

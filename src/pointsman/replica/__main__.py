@@ -140,20 +140,21 @@ class ReplicaProcess:
         """Carry out the controller's orders, one after the other."""
         while True:
             frame = await self._orders.get()
-            if frame.kind == Kind.CONFIGURE and self._runtime is None:
-                await self._bring_up(unpack(frame.head, Assignment), bytes(frame.body))
-            elif frame.kind == Kind.CONFIGURE and not frame.body:  # with a body it is the assignment, once more
-                await self._reconfigure(unpack(frame.head, ConfigureHead))
+            if frame.kind == Kind.ASSIGN and self._runtime is None:  # otherwise it is the assignment, once more
+                assignment, body = unpack(frame.head, Assignment), memoryview(frame.body)
+                code, user_config = bytes(body[: assignment.code_size]), bytes(body[assignment.code_size :])
+                await self._bring_up(assignment, code, user_config or None)
+            elif frame.kind == Kind.CONFIGURE and self._runtime is not None:
+                await self._reconfigure(unpack(frame.head, ConfigureHead), bytes(frame.body) or None)
             elif frame.kind == Kind.DRAIN and self._runtime is not None:
                 # Said before it is over, so that the next controller does not count on a replica that refuses calls.
                 self._report(Report(self._handover.number, "draining", self._state.config_version))
                 await self._runtime.drain()
                 self._report(Report(self._handover.number, "drained", self._state.config_version))
 
-    async def _bring_up(self, assignment: Assignment, code: bytes) -> None:
+    async def _bring_up(self, assignment: Assignment, code: bytes, user_config: bytes | None) -> None:
         self._state = Report(self._handover.number, "starting")
         self._enter_context(assignment)
-        user_config = assignment.config.user_config
         folder = metrics_folder(self._handover.control_path)
         self._metrics = open_metrics(folder, assignment.backend, assignment.tag, assignment.start_reason)
         runtime = Runtime(
@@ -206,21 +207,20 @@ class ReplicaProcess:
         except OSError as error:
             log.warning("the driver's working directory cannot be entered: %s", error)
 
-    async def _reconfigure(self, order: ConfigureHead) -> None:
+    async def _reconfigure(self, order: ConfigureHead, user_config: bytes | None) -> None:
         assert self._runtime is not None
-        config = order.config
-        self._runtime.configure(config)
-        if self._half_changed and config.user_config is None:
+        self._runtime.configure(order.config)
+        if self._half_changed and user_config is None:
             error = RuntimeError(
                 "a failed reconfigure left this replica half changed, and there is no config to restore"
             )
             self._report_failure(error, Reason.RECONFIGURE_FAILED, order.config_version)
             return
-        if config.user_config is not None and (self._half_changed or config.user_config != self._applied):
+        if user_config is not None and (self._half_changed or user_config != self._applied):
             before, self._half_changed = self._half_changed, True
             try:
                 await self._runtime.reconfigure(
-                    config.user_config,
+                    user_config,
                     timeout_s=order.timeout_s,
                     others=order.others,
                     beside=config.reconfigure_while_running,
@@ -233,7 +233,7 @@ class ReplicaProcess:
                 self._report_failure(error, Reason.RECONFIGURE_FAILED, order.config_version)
                 return
             self._half_changed = False
-            self._applied = config.user_config
+            self._applied = user_config
         self._report(Report(self._handover.number, "ready", order.config_version))
 
     def _vitals(self) -> Vitals:

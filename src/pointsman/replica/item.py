@@ -18,7 +18,7 @@ from pointsman.replica.target import Method
 from pointsman.request import Incoming
 from pointsman.tracing import Span
 from pointsman.wire.frames import Body
-from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
+from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead, failure
 from pointsman.wire.stream import Stream
 
 DEADLINE_SLACK_S = 0.05
@@ -104,7 +104,7 @@ class Item:
         """What its caller is told of an error of user code."""
         if isinstance(error, DeadlineExceededError) and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
             # A call that user code made has inherited our deadline, and the news of it has come first.
-            return FailureHead(Reason.DEADLINE, "DeadlineExceededError", str(error)), b""
+            return failure(Reason.DEADLINE, "DeadlineExceededError", str(error)), b""
         return describe_failure(error, with_object=self.head.codec != CODEC_HTTP)
 
     def timing(self) -> tuple[int, int]:

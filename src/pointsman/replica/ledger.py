@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from pointsman.exceptions import TooLargeError, UserCodeError
 from pointsman.replica.answers import Answer
 from pointsman.replica.item import Item
 from pointsman.replica.metrics import ReplicaMetrics
@@ -100,7 +101,11 @@ class Ledger:
         if not item.over:
             self._give_back(item)
             head = pack(ReplyHead(answer.status, answer.headers, len(self._items), False, *item.timing()))
-            item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
+            try:
+                item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
+            except TooLargeError as error:
+                told, pickled = item.describe(UserCodeError(f"the answer cannot be sent: {error}"))
+                item.stream.send(Kind.FAILURE, item.call_id, pack(told), pickled)
         self.close(item)
 
     def fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:

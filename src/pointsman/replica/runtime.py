@@ -29,7 +29,7 @@ from pointsman.replica.target import Target
 from pointsman.replica.usercontext import UserContext
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, pack, unpack
+from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, RefuseHead, failure, pack, unpack
 from pointsman.wire.stream import Stream
 
 
@@ -247,8 +247,8 @@ class Runtime:
                 self._target.check_open_to_http(head.method_name, self._config.http_methods)
             method = self._target.method(head.method_name)
         except (CallRejectedError, TypeError) as error:
-            failure = FailureHead(Reason.REJECTED, "CallRejectedError", str(error), load=self.load)
-            stream.send(Kind.FAILURE, frame.call_id, pack(failure))
+            rejection = failure(Reason.REJECTED, "CallRejectedError", str(error), load=self.load)
+            stream.send(Kind.FAILURE, frame.call_id, pack(rejection))
             return
         item = Item(stream, frame.call_id, head, frame.body, method)
         self._ledger.admit(item)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
+from pointsman.limits import MAX_BODY
 from pointsman.replica.answers import TEXT_UTF8, Headers, check_headers, check_status, encode_chunk
 from pointsman.replica.item import Item
 from pointsman.wire.frames import Kind
@@ -93,9 +94,13 @@ def open_stream(item: Item, load: int, headers: Headers, status: int = 200) -> N
 
 
 def send_chunk(item: Item, chunk: bytes) -> None:
-    """One more chunk; the producer has taken the credit for it."""
-    if not item.over:
-        item.stream.send(Kind.CHUNK, item.call_id, b"", chunk)
+    """One more chunk; the producer has taken the credit for it. One that no frame can hold goes in several: only bytes
+    of HTTP are ever so large, where it makes no difference."""
+    if item.over:
+        return
+    for at in range(0, len(chunk) or 1, MAX_BODY):
+        part = chunk if len(chunk) <= MAX_BODY else chunk[at : at + MAX_BODY]
+        item.stream.send(Kind.CHUNK, item.call_id, b"", part)
 
 
 def end_stream(item: Item) -> None:

@@ -3,6 +3,7 @@
 Clients, ingresses and replicas each keep one. It dials again whenever the controller has died. On one machine the
 supervisor holds the listening socket, so a dial during the restart waits instead of failing; on a cluster the engine is
 asked each time where the controller is now. Commands that were under way are sent again; their id makes that harmless.
+The controller says at once that a command has arrived: one whose link breaks before that, time after time, is given up.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from pointsman.exceptions import ServeException
+from pointsman.limits import MAX_CODE, MAX_MESSAGE, MESSAGE_ROOM, check_size
 from pointsman.model import RoutingTable
 from pointsman.routing.failures import failure_to_exception
 from pointsman.wire import stream as wire_stream
-from pointsman.wire.commands import AnyCommand, Progress
-from pointsman.wire.frames import Frame, Kind, WireError
+from pointsman.wire.commands import AnyCommand, CommandHead, Progress
+from pointsman.wire.frames import Body, Frame, Kind, WireError
 from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import Stream
 
 log = logging.getLogger(__name__)
 
 REDIAL_PAUSE_S = 0.05
+SENDINGS = 5
+"""Links in a row that may be lost before the controller has said that it has a command. It says so within milliseconds,
+so that what ends controllers now and then does not do this."""
+
+_ABOUT_COMMANDS = frozenset({Kind.TAKEN, Kind.CHUNK, Kind.REPLY, Kind.FAILURE})
 
 Locate = Callable[[], Awaitable["str | None"]]
 """Finds the controller's present address; None when the instance has ended."""
@@ -33,19 +40,31 @@ class InstanceGoneError(ServeException):
 
 
 class _Pending:
-    __slots__ = ("body", "command", "future", "progress")
+    """A command under way. ``losses`` counts the links that broke while it was ``unheard``: sent, and not known to have
+    arrived."""
+
+    __slots__ = ("body", "future", "head", "losses", "name", "progress", "unheard")
 
     def __init__(
         self,
-        command: bytes,
+        name: str,
+        head: bytes,
         body: bytes,
-        future: asyncio.Future[bytes],
+        future: asyncio.Future[Body],
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.command = command
+        self.name = name
+        self.head = head
         self.body = body
         self.future = future
         self.progress = progress
+        self.losses = 0
+        self.unheard = False
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # who was interrupted while waiting will not look at it
 
 
 class ControlLink:
@@ -134,21 +153,26 @@ class ControlLink:
 
     async def command(
         self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
-    ) -> bytes:
-        """Carry out a command and return the reply's head.
+    ) -> Body:
+        """Carry out a command and return the reply.
 
         Raises:
             ServeException, ValueError, TypeError, KeyError: as the controller says.
+            TooLargeError: the command's arguments are, and it was not sent.
             InstanceGoneError: the instance ended meanwhile.
         """
         if self._gone is not None:
             raise self._gone
+        packed, name = pack(command), str(command.__struct_config__.tag)
+        check_size(f"the arguments of {name} take", len(packed), MAX_MESSAGE + MESSAGE_ROOM)
+        check_size(f"the code of {name} takes", len(body), MAX_CODE)
         self._next_id += 1
         call_id = self._next_id
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        pending = self._pending[call_id] = _Pending(pack(command), body, future, progress)
+        future: asyncio.Future[Body] = asyncio.get_running_loop().create_future()
+        pending = _Pending(name, pack(CommandHead(len(packed))), packed + body, future, progress)
+        self._pending[call_id] = pending
         if self._stream is not None and self._stream.ready:
-            self._stream.send(Kind.COMMAND, call_id, pending.command, body)
+            self._send(self._stream, call_id, pending)
         try:
             return await future
         except asyncio.CancelledError:
@@ -157,6 +181,8 @@ class ControlLink:
             raise
         finally:
             self._pending.pop(call_id, None)
+            if pending.losses and self._stream is not None:
+                self._send_suspect(self._stream)
 
     async def _stay_connected(self) -> None:
         while True:
@@ -200,9 +226,40 @@ class ControlLink:
 
     def _fail_pending(self, error: Exception) -> None:
         for pending in list(self._pending.values()):
-            if not pending.future.done():
-                pending.future.set_exception(error)
-                pending.future.exception()  # who was interrupted while waiting will not look at it
+            pending.fail(error)
+
+    def _send(self, stream: Stream, call_id: int, pending: _Pending) -> None:
+        if not stream.closed:
+            stream.send(Kind.COMMAND, call_id, pending.head, pending.body)
+            pending.unheard = True
+
+    def _send_suspect(self, stream: Stream) -> None:
+        """Send the first of the commands that were unheard when a link was lost. One after the other, so that one which
+        breaks links does not take others with it."""
+        for call_id, pending in self._pending.items():
+            if pending.losses and not pending.future.done():
+                if not pending.unheard:
+                    self._send(stream, call_id, pending)
+                return
+
+    def _heard(self, stream: Stream, pending: _Pending) -> None:
+        """The controller has a command."""
+        pending.unheard = False
+        if pending.losses:
+            pending.losses = 0
+            self._send_suspect(stream)
+
+    def _count_losses(self) -> None:
+        for pending in [pending for pending in self._pending.values() if pending.unheard]:
+            pending.unheard = False
+            pending.losses += 1
+            if pending.losses >= SENDINGS:
+                pending.fail(
+                    ServeException(
+                        f"{pending.name} was given up: {SENDINGS} times in a row the connection to the controller broke"
+                        f" as this command, {len(pending.body)} bytes, was sent; the controller's log may say why"
+                    )
+                )
 
     # StreamUser
 
@@ -213,7 +270,9 @@ class ControlLink:
         if self._subscription is not None:
             stream.send(Kind.SUBSCRIBE, 0, self._subscription)
         for call_id, pending in self._pending.items():
-            stream.send(Kind.COMMAND, call_id, pending.command, pending.body)
+            if not pending.losses:
+                self._send(stream, call_id, pending)
+        self._send_suspect(stream)
         self._connected.set()
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
@@ -221,23 +280,31 @@ class ControlLink:
             pending = self._pending.get(frame.call_id)
             if frame.kind == Kind.TABLE:
                 self._receive_table(stream, frame)
-            elif frame.kind == Kind.REPLY and pending is not None:
-                if not pending.future.done():
-                    pending.future.set_result(frame.head)
-            elif frame.kind == Kind.FAILURE and pending is not None:
-                failure = unpack(frame.head, FailureHead)
-                if not pending.future.done():
-                    pending.future.set_exception(failure_to_exception(failure, frame.body, trusted=True))
-            elif frame.kind == Kind.CHUNK and pending is not None:
-                if pending.progress is not None:
-                    pending.progress(unpack(frame.head, Progress))
+            elif frame.kind in _ABOUT_COMMANDS:
+                if pending is not None:
+                    self._receive_about(stream, pending, frame)
             elif self._on_frame is not None:
                 self._on_frame(frame)
+
+    def _receive_about(self, stream: Stream, pending: _Pending, frame: Frame) -> None:
+        if pending.unheard:
+            self._heard(stream, pending)
+        if frame.kind == Kind.CHUNK:
+            if pending.progress is not None:
+                pending.progress(unpack(frame.head, Progress))
+        elif pending.future.done():
+            return
+        elif frame.kind == Kind.REPLY:
+            pending.future.set_result(frame.body)
+        elif frame.kind == Kind.FAILURE:
+            failure = unpack(frame.head, FailureHead)
+            pending.future.set_exception(failure_to_exception(failure, frame.body, trusted=True))
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         if isinstance(error, WireError):
             self._stream_error = error
             log.warning("connection to the controller was refused: %s", error)
+        self._count_losses()
         self._lost.set()
 
     def _receive_table(self, stream: Stream, frame: Frame) -> None:

@@ -12,6 +12,7 @@ from pointsman.exceptions import (
     RemoteError,
     RemoteTraceback,
     ServeException,
+    TooLargeError,
     UserCodeError,
 )
 from pointsman.model import Reason
@@ -27,6 +28,7 @@ _BY_NAME: dict[str, type[Exception]] = {
         DeadlineExceededError,
         InsufficientResourcesError,
         ServeException,
+        TooLargeError,
         UserCodeError,
         ValueError,
         TypeError,

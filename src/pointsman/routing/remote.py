@@ -10,6 +10,7 @@ import logging
 import secrets
 from typing import Protocol
 
+from pointsman.exceptions import CallRejectedError, TooLargeError
 from pointsman.model import ReplicaRef
 from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
 from pointsman.wire import stream as wire_stream
@@ -107,16 +108,21 @@ class RemoteReplica:
             self._stream.abort()
 
     def send(self, call: Call) -> None:
-        """Put a call on the connection; the caller has checked ``open``."""
+        """Put a call on the connection; the caller has checked ``open``. One that cannot be sent fails."""
         assert self._stream is not None
         self._next_id += 1
-        call.remote, call.call_id = self, self._next_id
-        call.attempts += 1
         # With no other call on its way this one is likely to be alone, and its caller waits for it.
         alone = not self._calls
+        try:
+            head = pack(call.head(self._loop.time()))
+            self._stream.send(Kind.CALL, self._next_id, head, call.body, alone=alone)
+        except (ValueError, OverflowError) as error:  # too large, or what no message can hold, such as lone surrogates
+            kind = TooLargeError if isinstance(error, TooLargeError) else CallRejectedError
+            call.fail(kind(f"the call to endpoint {call.endpoint!r} cannot be sent: {error}"))
+            return
+        call.remote, call.call_id = self, self._next_id
+        call.attempts += 1
         self._calls[call.call_id] = call
-        head = pack(call.head(self._loop.time()))
-        self._stream.send(Kind.CALL, call.call_id, head, call.body, alone=alone)
 
     def cancel(self, call: Call) -> None:
         """Tell the replica that nobody waits any more; its slot is free once the replica has answered."""

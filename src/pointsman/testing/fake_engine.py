@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from pointsman.model import Reason, Resources, RoutingTable
 from pointsman.telemetry.summary import Reading
-from pointsman.wire.frames import Kind
+from pointsman.wire.frames import Body, Kind
 from pointsman.wire.handover import Launch, LaunchNote, ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
 
@@ -211,7 +211,7 @@ class FakeEngine:
 
     # Replicas
 
-    def tell(self, number: int, kind: Kind, head: bytes) -> None:
+    def tell(self, number: int, kind: Kind, head: bytes, body: Body = b"") -> None:
         """What the controller sends to a replica."""
         replica = self.live.get(number)
         if replica is None:
@@ -221,7 +221,7 @@ class FakeEngine:
         if kind is Kind.DRAIN:
             self._becomes(replica, "draining", replica.report.config_version)
             self._later(replica, plan.drain_s, lambda: self._becomes(replica, "drained", replica.report.config_version))
-        elif kind is Kind.CONFIGURE and not replica.assigned:
+        elif kind is Kind.ASSIGN and not replica.assigned:
             replica.assigned = True
             replica.report = Report(number, "starting")
             version = unpack(head, Assignment).config_version
@@ -328,7 +328,7 @@ class FakePeers:
     # Peers
 
     def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
-        self._engine.tell(number, kind, head)
+        self._engine.tell(number, kind, head, body)
 
     def ask_health(self, number: int) -> None:
         self._engine.ask(number)

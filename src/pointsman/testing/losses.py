@@ -13,8 +13,9 @@ import asyncio
 from enum import Enum
 from functools import partial
 
+from pointsman.limits import MAX_PAYLOAD
 from pointsman.testing.pipes import MemoryNetwork, Pipe
-from pointsman.wire.frames import MAX_PAYLOAD, Frame, FrameDecoder, Kind
+from pointsman.wire.frames import Frame, FrameDecoder, Kind
 
 RUNNING_TURNS = 3
 """Turns of the loop that a handler is given before it counts as running."""

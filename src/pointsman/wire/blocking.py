@@ -44,7 +44,7 @@ class BlockingStream:
             raise
 
     def send(self, kind: int, call_id: int, head: bytes = b"") -> None:
-        """Write one frame."""
+        """Write one frame. Raises TooLargeError: it is over the limit, and nothing was written."""
         self._socket.sendall(encode_frame(kind, call_id, head))
 
     def receive(self) -> list[Frame]:

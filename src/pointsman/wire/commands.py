@@ -22,6 +22,12 @@ from pointsman.model import (
 from pointsman.wire.messages import Message
 
 
+class CommandHead(Message, frozen=True):
+    """The frame's body is the packed command, ``size`` bytes, and then the code blob, where the command has one."""
+
+    size: int
+
+
 class Command(msgspec.Struct, frozen=True, tag_field="command"):
     """Base of the commands. ``id`` makes a repeated delivery harmless: it is carried out once."""
 
@@ -29,7 +35,7 @@ class Command(msgspec.Struct, frozen=True, tag_field="command"):
 
 
 class CreateBackend(Command, frozen=True, tag="create_backend"):
-    """The frame's body is the code blob; ``code`` is its digest."""
+    """With a code blob; ``code`` is its digest."""
 
     tag: str
     code: str
@@ -149,6 +155,12 @@ class Query(Command, frozen=True, tag="query"):
     """Read the instance's status."""
 
 
+class QueryBackends(Command, frozen=True, tag="query_backends"):
+    """Read what backends are to be, ``user_config`` included: of one by its tag, or of all."""
+
+    tag: str | None = None
+
+
 class QueryTraffic(Command, frozen=True, tag="query_traffic"):
     """Read all about one endpoint's traffic."""
 
@@ -163,7 +175,7 @@ class Shutdown(Command, frozen=True, tag="shutdown"):
     """End the instance for good, its stored state included."""
 
 
-AnyCommand = Change | Await | AwaitIngress | Query | QueryTraffic | QueryMetrics | Shutdown
+AnyCommand = Change | Await | AwaitIngress | Query | QueryBackends | QueryTraffic | QueryMetrics | Shutdown
 
 
 class Accepted(Message, frozen=True):
@@ -200,8 +212,8 @@ class FailureView(msgspec.Struct, frozen=True):
 
 
 class BackendView(msgspec.Struct, frozen=True):
-    """``state`` is ``RUNNING``, ``UPDATING``, ``UNHEALTHY`` (not as wanted, for a reason) or ``DEPLOY_FAILED`` (the
-    last change was taken back)."""
+    """``spec`` is without what may be large: ``user_config``, variables and import path. ``state`` is ``RUNNING``,
+    ``UPDATING``, ``UNHEALTHY`` (not as wanted, for a reason) or ``DEPLOY_FAILED`` (the last change was taken back)."""
 
     spec: BackendSpec
     state: str
@@ -238,6 +250,12 @@ class Status(msgspec.Struct, frozen=True):
     """Node -> base URL of its metrics."""
     queued: dict[str, int] | None = None
     """Calls that wait in routers, by endpoint; None where nothing is recorded."""
+
+
+class BackendList(msgspec.Struct, frozen=True):
+    """The reply to a QueryBackends."""
+
+    specs: dict[str, BackendSpec]
 
 
 class TrafficView(msgspec.Struct, frozen=True):

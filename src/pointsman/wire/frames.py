@@ -15,14 +15,13 @@ from typing import TypeAlias
 import msgspec
 
 from pointsman.exceptions import ServeException
+from pointsman.limits import MAX_HEAD, MAX_PAYLOAD, check_size
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Spoken in every hello; two processes with different versions refuse each other."""
 
 _LAYOUT = Layout("<IBQI")  # head + body length, kind, call id, head length
 HEADER_SIZE = _LAYOUT.size
-MAX_HEAD = 16 * 1024 * 1024
-MAX_PAYLOAD = 2**31 - 1
 MAX_PAYLOAD_BEFORE_HELLO = 256
 LARGE_BODY = 64 * 1024
 """Bodies below this many bytes are copied: behind their header when they are sent, out of what came when they are
@@ -42,7 +41,7 @@ class Kind(IntEnum):
 
     HELLO = 1  # both ways, before anything else
     CALL = 2  # router -> replica
-    REPLY = 3  # replica -> router; controller -> client
+    REPLY = 3  # replica -> router; controller -> client, its body is the reply
     CHUNK = 4  # replica -> router, part of a stream; controller -> client, progress
     END = 5  # replica -> router, the stream is complete
     FAILURE = 6  # replica -> router; controller -> client
@@ -62,6 +61,8 @@ class Kind(IntEnum):
     KILL = 20  # controller -> supervisor
     EVENT = 21  # supervisor -> controller
     SHUTDOWN = 22  # controller -> supervisor
+    ASSIGN = 23  # controller -> replica: what to run
+    TAKEN = 24  # controller -> client: the command has arrived
 
 
 Body: TypeAlias = "bytes | bytearray | memoryview"
@@ -82,19 +83,24 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_frame(kind: int, call_id: int, head: bytes = b"", body: bytes = b"") -> bytes:
-    """The whole frame as one byte string."""
-    return b"".join(
-        (_LAYOUT.pack(len(head) + len(body), kind, call_id, len(head)), head, body),
-    )
+    """The whole frame as one byte string. Raises as :func:`encode_parts`."""
+    return b"".join(encode_parts(kind, call_id, head, body))
 
 
 def encode_parts(kind: int, call_id: int, head: bytes, body: Body) -> list[Body]:
-    """The frame as one or two pieces; a large body is not copied."""
-    size = len(body)
-    header = _LAYOUT.pack(len(head) + size, kind, call_id, len(head))
+    """The frame as one or two pieces; a large body is not copied.
+
+    Raises:
+        TooLargeError: no receiver would take it: it would close the connection, which others share.
+    """
+    head_size = len(head)
+    size = head_size + len(body)
     if size >= LARGE_BODY:
-        return [header + head, body]
-    return [b"".join((header, head, body))]
+        check_size(f"the head of a {Kind(kind).name} frame, which is all but its body, takes", head_size, MAX_HEAD)
+        check_size(f"a {Kind(kind).name} frame takes", size, MAX_PAYLOAD)
+        header = _LAYOUT.pack(size, kind, call_id, head_size)
+        return [header + head, body] if size - head_size >= LARGE_BODY else [b"".join((header, head, body))]
+    return [b"".join((_LAYOUT.pack(size, kind, call_id, head_size), head, body))]
 
 
 class FrameDecoder:

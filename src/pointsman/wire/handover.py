@@ -14,6 +14,7 @@ class Launch(Message, frozen=True):
     Attributes:
         label: prefixes its log lines.
         env: variables that win over those of the environment.
+        own_env: the backend's own, which win over all others.
         handover: written into its pipe unread.
         note: kept unread and given to the next controller in ``recovered``.
         environment: whose interpreter it is; None for the instance's own.
@@ -27,6 +28,7 @@ class Launch(Message, frozen=True):
     note: bytes
     environment: Environment | None = None
     allocation: Allocation = Allocation(Resources())
+    own_env: dict[str, str] = {}
 
 
 class LaunchNote(Message, frozen=True):

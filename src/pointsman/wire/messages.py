@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pointsman.limits import cut
 from pointsman.model import (
     Origin,
     Reason,
@@ -80,7 +81,8 @@ class ReplyHead(Message, frozen=True):
 
 
 class FailureHead(Message, frozen=True):
-    """Why there is no answer. The frame's body may hold the pickled exception of user code."""
+    """Why there is no answer. The frame's body may hold the pickled exception of user code. Made by :func:`failure`,
+    which sees to it that it fits."""
 
     reason: Reason
     error: str
@@ -88,6 +90,11 @@ class FailureHead(Message, frozen=True):
     text: str
     traceback: str = ""
     load: int = 0
+
+
+def failure(reason: Reason, error: str, text: str, traceback: str = "", *, load: int = 0) -> FailureHead:
+    """A failure to be sent: its texts are cut to what may be."""
+    return FailureHead(reason, cut(error), cut(text), cut(traceback), load)
 
 
 class RefuseHead(Message, frozen=True):
@@ -105,7 +112,8 @@ class CreditHead(Message, frozen=True):
 
 
 class Assignment(Message, frozen=True):
-    """What a replica is to run. The frame's body is the stored code blob."""
+    """What a replica is to run. The frame's body is the stored code blob, ``code_size`` bytes, and then the
+    ``user_config`` that ``config`` lacks, if there is one."""
 
     backend: str
     tag: str
@@ -115,11 +123,13 @@ class Assignment(Message, frozen=True):
     origin: Origin
     start_reason: str = "initial"
     """``initial``, ``scale``, ``failure`` or ``update``: why this replica was started."""
+    code_size: int = 0
 
 
 class ConfigureHead(Message, frozen=True):
-    """New configuration for a running replica. ``timeout_s`` bounds the wait for what runs before ``reconfigure``;
-    ``others`` says whether other replicas take calls meanwhile."""
+    """New configuration for a running replica. The frame's body is the ``user_config`` that ``config`` lacks, if there
+    is one. ``timeout_s`` bounds the wait for what runs before ``reconfigure``; ``others`` says whether other replicas
+    take calls meanwhile."""
 
     config: ReplicaConfig
     config_version: int

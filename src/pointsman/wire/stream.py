@@ -15,12 +15,12 @@ import struct
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from pointsman.limits import MAX_PAYLOAD
 from pointsman.wire import tls
 from pointsman.wire.address import parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Acceptor, Dialer
 from pointsman.wire.frames import (
     LARGE_BODY,
-    MAX_PAYLOAD,
     MAX_PAYLOAD_BEFORE_HELLO,
     Body,
     Frame,
@@ -89,16 +89,20 @@ class Stream(asyncio.BufferedProtocol):
             alone: no other is likely to be sent in this turn: it leaves at once. (With one call at a time the wait for
                 the end of the turn was a tenth of its latency; with many, a system call for each was a third of their
                 cost. uvloop joins writes only while the reader is behind.)
+
+        Raises:
+            TooLargeError: head or body is over its limit. Nothing was sent, and the stream is as it was.
         """
         if self.closed:
             return
+        parts = encode_parts(kind, call_id, head, body)
         if not self._out:
             if alone and self._transport is not None:
-                for part in encode_parts(kind, call_id, head, body):
+                for part in parts:
                     self._transport.write(part)
                 return
             self._loop.call_soon(self.flush)
-        self._out += encode_parts(kind, call_id, head, body)
+        self._out += parts
         if len(body) >= LARGE_BODY:
             self._large_out = True
         if len(self._out) >= FLUSH_AT:

@@ -132,7 +132,7 @@ class RayEngine:
         self._notes[order.number] = note = Note(0, order.note, order.allocation)
         resources = order.allocation.resources
         self._write(order.number, note)
-        env = {**order.env, **self._given.environ, **resources.env_vars}
+        env = {**order.env, **self._given.environ, **order.own_env}
         if not resources.num_gpus:
             env["CUDA_VISIBLE_DEVICES"] = ""  # Ray sets it only for those who have asked for some
         options = {
@@ -142,7 +142,7 @@ class RayEngine:
             "memory": int(resources.memory) or None,
             "resources": resources.custom or None,
             # What Ray must know before it starts the process; without it, it may take one that waits already.
-            "runtime_env": {"env_vars": resources.env_vars} if resources.env_vars else None,
+            "runtime_env": {"env_vars": order.own_env} if order.own_env else None,
         }
         with_metrics, environment = self._given.metrics_host is not None, _other_environment(order)
         self._actors.start(

@@ -33,6 +33,8 @@ from pointsman.usercode import check_http_methods
 MAX_NAME = 200
 DEFAULT_REQUEST_TIMEOUT_S = 300.0
 DEFAULT_MAX_BODY = 64 * 1024 * 1024
+MAX_MIDDLEWARES = 48 * 1024
+"""In bytes, pickled: they travel through a pipe that is not read until it has been written."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -288,6 +290,7 @@ def pack_middlewares(options: HTTPOptions) -> bytes:
 
     Raises:
         TypeError: one is no Starlette ``Middleware``, or cannot be pickled.
+        ValueError: they take more than 48 KiB.
     """
     if not options.middlewares:
         return b""
@@ -298,9 +301,11 @@ def pack_middlewares(options: HTTPOptions) -> bytes:
             raise TypeError(f"a middleware must be a starlette.middleware.Middleware, not {middleware!r}")
         packed.append((cls, tuple(getattr(middleware, "args", ())), kwargs))
     try:
-        return bytes(cloudpickle.dumps(packed))
+        data = bytes(cloudpickle.dumps(packed))
     except Exception as error:
         raise TypeError(f"the middlewares cannot be pickled: {error}") from error
+    check_size("the pickled middlewares take", len(data), MAX_MIDDLEWARES, "have them read what is large from a file")
+    return data
 
 
 # --- names --------------------------------------------------------------------------------------------------------

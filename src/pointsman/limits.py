@@ -26,18 +26,19 @@ _CUT_BEGIN, _CUT_END = 48 * 1024, 15 * 1024
 """What is kept of a text that is cut; the rest of its room is for the note."""
 
 
-def check_size(what: str, size: int, limit: int, remedy: str = "") -> None:
+def check_size(what: str, size: int, limit: int, remedy: str = "", *, room: int = 0) -> None:
     """Refuse what is too large.
 
     Args:
-        what: names it, with its verb: ``"user_config takes"``.
+        what: names it, with its verb: ``"the pickled user_config takes"``.
         size, limit: in bytes.
         remedy: what would be right, in words.
+        room: what it may have beyond the limit, in bytes.
 
     Raises:
-        TooLargeError: ``size`` is over the limit.
+        TooLargeError: ``size`` is over the limit and the room.
     """
-    if size > limit:
+    if size > limit + room:
         end = f"; {remedy}" if remedy else ""
         raise TooLargeError(f"{what} {size} bytes, over the limit of {limit} bytes ({limit / 2**20:g} MiB){end}")
 

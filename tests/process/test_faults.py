@@ -131,6 +131,17 @@ def test_controller_killed_again_and_again(client):
     assert set(client.list_endpoints()) == {"pid", "e0", "e1", "e2", "e3"}
 
 
+def test_controller_killed_beside_replicas_with_large_environments(client):
+    """A new controller takes over replicas that were started with a megabyte of variables, and no other is started
+    (FT1, F8)."""
+    variables = {f"LARGE_{number}": "v" * 100_000 for number in range(9)}
+    client.create_backend("pid", Pid, config={"num_replicas": 3}, ray_actor_options={"env_vars": variables})
+    before = sorted(pids_of(client, "pid"))
+    os.kill(client.status()["controller_pid"], signal.SIGKILL)
+    client.create_endpoint("pid", backend="pid", route="/pid")
+    assert sorted(pids_of(client, "pid")) == before
+
+
 def test_no_descriptor_left_for_a_restart(client):
     """When the system has nothing left to restart the controller with, the instance serves on and tries again (F21)."""
     serve_pid(client)

@@ -230,7 +230,7 @@ class Service:
 
         try:
             reply = await self._execute(stream, command, body, progress)
-            check_size("the answer takes", len(reply), MAX_MESSAGE + MESSAGE_ROOM)
+            check_size("the answer takes", len(reply), MAX_MESSAGE, room=MESSAGE_ROOM)
         except (ServeException, ValueError, TimeoutError) as error:
             stream.send(Kind.FAILURE, call_id, *_describe(error))
         except Exception as error:

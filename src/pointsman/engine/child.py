@@ -18,6 +18,7 @@ from struct import Struct
 from typing import Any, TypeVar
 
 from pointsman import logs, tracing
+from pointsman.limits import check_size
 from pointsman.wire.messages import pack, unpack
 
 T = TypeVar("T")
@@ -30,15 +31,17 @@ EXIT_REFUSED = 3
 """Exit code of a controller that cannot come up and has said why, since its store is damaged."""
 
 
-def pack_handover(message: object) -> bytes:
+def pack_handover(message: object, *, limit: int = MAX_HANDOVER) -> bytes:
     """The bytes to write into a new child's lifeline.
 
+    Args:
+        limit: in bytes, other than 60 KiB where they go through no pipe.
+
     Raises:
-        ValueError: over 60 KiB, more than fits a pipe.
+        TooLargeError: they are over the limit.
     """
     data = pack(message)
-    if len(data) > MAX_HANDOVER:
-        raise ValueError(f"handover of {len(data)} bytes is over the limit of {MAX_HANDOVER}")
+    check_size(f"what a new process is given ({type(message).__name__}) takes", len(data), limit)
     return _LENGTH.pack(len(data)) + data
 
 

@@ -10,7 +10,6 @@ It also inherits the descriptors that hold the locks of the instance's folders, 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from pointsman.engine.child import EXIT_REFUSED, Lifeline, pack_handover
 from pointsman.engine.folder import InstanceFolder, forget_state
+from pointsman.engine.outbox import Outbox
 from pointsman.engine.output import OutputPump
 from pointsman.engine.spawn import Child, spawn
 from pointsman.model import Environment
@@ -85,7 +85,8 @@ class Supervisor:
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._restarts: dict[tuple[str, int], int] = {}
         self._link: socket.socket | None = None
-        self._decoder, self._unsent = FrameDecoder(), bytearray()
+        self._outbox: Outbox | None = None
+        self._decoder = FrameDecoder()
         self._phases: list[tuple[str, float]] | None = None
         self._phase_ends = 0.0
         self._forget = False
@@ -161,8 +162,7 @@ class Supervisor:
             theirs.close()
         if self._link is not None:
             self._drop_link()
-        ours.setblocking(False)
-        self._link, self._decoder, self._unsent = ours, FrameDecoder(), bytearray()
+        self._link, self._decoder, self._outbox = ours, FrameDecoder(), Outbox(ours)
         self._selector.register(ours, selectors.EVENT_READ, self._on_controller)
         live = {c.number: (c.process.pid, c.note) for c in self._children.values() if c.role == "replica"}
         self._tell(ProcessEvent("recovered", live=live))
@@ -275,17 +275,15 @@ class Supervisor:
 
     def _tell(self, event: ProcessEvent) -> None:
         if self._link is not None:
-            self._unsent += encode_frame(Kind.EVENT, 0, pack(event))
-            self._write()
+            self._write(encode_frame(Kind.EVENT, 0, pack(event)))
 
-    def _write(self) -> None:
-        """Write to the controller as much as goes; the rest when it reads. One that never does is hung and will be
-        replaced, and a later one learns what lives from `recovered`."""
+    def _write(self, data: bytes = b"") -> None:
+        """To the controller, as much as goes; the rest when it reads. One that never does is hung, and a later one
+        learns what lives from `recovered`."""
         assert self._link is not None
-        with contextlib.suppress(OSError):
-            while self._unsent:
-                del self._unsent[: self._link.send(self._unsent)]
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        assert self._outbox is not None
+        self._outbox.send(data)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox.full else 0)
         self._selector.modify(self._link, events, self._on_controller)
 
     def _drop_link(self) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from pointsman.context import set_rehearsing
 from pointsman.environments.interpreter import last_words, run_in
 from pointsman.importpath import enter
+from pointsman.limits import cut
 from pointsman.model import Environment, Origin, TargetTraits
 from pointsman.progress import Activity
 from pointsman.usercode import look_at, unpack_code
@@ -70,12 +71,12 @@ def _judge(order: Order) -> Verdict:
         enter(order.origin)
         function_or_class, init_args = unpack_code(order.code)
     except BaseException as error:  # noqa: BLE001 - user code, which may also exit: it is the verdict
-        text = " ".join(str(error).split())
+        text = cut(" ".join(str(error).split()))
         return Verdict(None, f"{type(error).__name__}: {text}" if text else type(error).__name__, "load")
     try:
         return Verdict(look_at(function_or_class, init_args))
     except (TypeError, ValueError) as error:
-        return Verdict(None, str(error), type(error).__name__)
+        return Verdict(None, cut(str(error)), type(error).__name__)
 
 
 def main() -> None:

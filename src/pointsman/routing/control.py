@@ -12,8 +12,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from pointsman.exceptions import ServeException
-from pointsman.limits import MAX_CODE, MAX_MESSAGE, MESSAGE_ROOM, check_size
+from pointsman.limits import MAX_CODE, MAX_MESSAGE, MESSAGE_ROOM, check_size, cut
 from pointsman.model import RoutingTable
 from pointsman.routing.failures import failure_to_exception
 from pointsman.wire import stream as wire_stream
@@ -147,9 +149,11 @@ class ControlLink:
             self._stream.send(Kind.SUBSCRIBE, 0, self._subscription)
 
     def report(self, report: Report, body: bytes = b"") -> None:
-        """Tell the controller how this replica is; lost when there is no controller (it will ask again)."""
+        """Tell the controller how this replica is, with texts cut to what may be sent. Lost when there is none; the next
+        one asks."""
         if self._stream is not None:
-            self._stream.send(Kind.REPORT, 0, pack(report), body)
+            texts = {name: cut(getattr(report, name)) for name in ("error", "text", "traceback")}
+            self._stream.send(Kind.REPORT, 0, pack(msgspec.structs.replace(report, **texts)), body)
 
     async def command(
         self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
@@ -164,7 +168,7 @@ class ControlLink:
         if self._gone is not None:
             raise self._gone
         packed, name = pack(command), str(command.__struct_config__.tag)
-        check_size(f"the arguments of {name} take", len(packed), MAX_MESSAGE + MESSAGE_ROOM)
+        check_size(f"the arguments of {name} take", len(packed), MAX_MESSAGE, room=MESSAGE_ROOM)
         check_size(f"the code of {name} takes", len(body), MAX_CODE)
         self._next_id += 1
         call_id = self._next_id

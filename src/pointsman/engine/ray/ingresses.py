@@ -9,6 +9,7 @@ from pointsman.engine.ray.actors import Actors, Wanted
 from pointsman.engine.ray.hosts import Birth, ProcessHost
 from pointsman.engine.ray.names import INGRESS_PREFIX, control_path_of, ingress_name
 from pointsman.engine.ray.standing import Standing
+from pointsman.limits import MAX_MESSAGE
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
 from pointsman.wire.handover import ClusterHandover, IngressHandover
 
@@ -47,11 +48,12 @@ class Ingresses(Standing):
             http=given.http,
             log_format=given.log_format,
         )
+        packed = pack_handover(handover, limit=MAX_MESSAGE)
         return Wanted(
             host=ProcessHost,
             name=name,
             method="be_ingress",
-            birth=Birth("ingress", pack_handover(handover), dict(given.environ), given.metrics_host is not None),
+            birth=Birth("ingress", packed, dict(given.environ), given.metrics_host is not None),
             options={"num_cpus": 0},
             node=node,
         )

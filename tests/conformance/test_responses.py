@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import socket
 import threading
 
@@ -44,6 +45,9 @@ CASES = {
     "int64": ({"n": np.int64(2**60)}, "application/json", {"n": 2**60}),
     "uint8": (np.uint8(255), "application/json", 255),
     "bool_": (np.bool_(True), "application/json", True),
+    "keys": ({np.int64(1): {np.bool_(True): 2}}, "application/json", {"1": {"true": 2}}),
+    "day": ({"at": datetime.date(2026, 1, 2)}, "application/json", {"at": "2026-01-02"}),
+    "set": ({"a": {3, 1}}, "application/json", {"a": [1, 3]}),
 }
 
 
@@ -130,12 +134,12 @@ def test_header_injection_is_an_error(served, http, value):
     assert "x-evil" not in answer.headers
 
 
-@pytest.mark.parametrize("kind", ["object", "set", "nan"])
+@pytest.mark.parametrize("kind", ["object", "lock", "nan"])
 def test_values_without_a_form(served, http, kind):
     """A value that has no JSON form is a 500, and the replica lives on (RP3)."""
 
     def give(request):
-        values = {"object": object(), "set": {1, 2}, "nan": float("nan"), "fine": "fine"}
+        values = {"object": object(), "lock": threading.Lock(), "nan": float("nan"), "fine": "fine"}
         return values[request.query_params["kind"]]
 
     route = served(give)

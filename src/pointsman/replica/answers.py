@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 import sys
 import types
@@ -11,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pointsman import objects
 from pointsman.exceptions import UserCodeError
+from pointsman.replica.jsonform import to_json
 from pointsman.wire.messages import CODEC_HTTP
 
 Headers = list[tuple[bytes, bytes]]
@@ -116,33 +115,6 @@ def check_headers(headers: Headers) -> Headers:
     if size > MAX_RESPONSE_HEAD:
         raise UserCodeError(f"the response's headers take {size} bytes, over the limit of {MAX_RESPONSE_HEAD}")
     return kept
-
-
-def to_json(value: Any) -> bytes:
-    """JSON of plain values, dataclasses, pydantic models, numpy arrays and scalars, nested at any depth.
-
-    Raises:
-        UserCodeError: something inside has no JSON form.
-    """
-    try:
-        return _ENCODER.encode(value).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UserCodeError(f"a value of type {type(value).__name__} cannot be turned into JSON: {error}") from None
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, (bytes, bytearray)):
-        return value.decode()
-    if hasattr(value, "tolist"):  # numpy arrays and scalars, and what imitates them
-        return value.tolist()
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-_ENCODER = json.JSONEncoder(default=_jsonable, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def dumps(value: Any) -> bytes:

@@ -1,8 +1,9 @@
 """What user code receives, and the batch marker.
 
-A ``def`` callable gets a :class:`Request`, whose methods return values; an ``async def`` callable gets Starlette's own
-``Request`` (through a handle: a subclass of it, because a handle carries Python objects). Starlette is imported only
-when something of it is asked for: a sync backend that reads bytes never loads it.
+A ``def`` callable gets a :class:`Request`, which has all that Starlette's has and whose methods return values; an
+``async def`` callable gets Starlette's own ``Request`` (through a handle: a subclass of it, because a handle carries
+Python objects). Starlette is imported only when something of it is asked for: a sync backend that reads bytes never
+loads it.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
-from urllib.parse import quote, unquote
+from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
-from pointsman.exceptions import ServeException
+from pointsman.forms import parse_form
+from pointsman.incoming import Incoming, KeywordParams
 
 if TYPE_CHECKING:
-    from starlette.datastructures import URL, FormData, Headers, QueryParams
+    from starlette.datastructures import URL, Address, FormData, Headers, QueryParams, State
     from starlette.requests import Request as StarletteRequest
 
 C = TypeVar("C")
 
 BATCH_MARKER = "__pointsman_accepts_batch__"
 BUCKET_MARKER = "__pointsman_buckets_by__"
+
+MAX_PART_SIZE = 1024 * 1024
+"""Starlette's limit on a form's field that is no file, in bytes."""
 
 
 @overload
@@ -82,100 +86,40 @@ def bucket_of(function: Callable[..., Any]) -> Callable[[Any], Hashable] | None:
     return bucket_by
 
 
-class KeywordParams(dict[str, Any]):
-    """Keyword arguments of a handle call, in the place of HTTP's query parameters; values keep their type."""
-
-    def getlist(self, key: str) -> list[Any]:
-        """The value as a list of one, or an empty list."""
-        return [self[key]] if key in self else []
-
-
-class Incoming:
-    """A call as it came over the wire, before user code sees it as one kind of request or the other.
-
-    ``data`` holds bytes for HTTP and any Python object for a handle call; ``kwargs`` is None for HTTP.
-    """
-
-    __slots__ = (
-        "client", "data", "endpoint", "headers", "http_method", "kwargs", "path", "path_params", "query", "request_id",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        *,
-        endpoint: str,
-        http_method: str,
-        path: bytes,
-        query: bytes,
-        headers: list[tuple[bytes, bytes]],
-        path_params: dict[str, str],
-        client: tuple[str, int] | None,
-        request_id: str,
-        data: Any,
-        kwargs: dict[str, Any] | None,
-    ) -> None:
-        self.endpoint = endpoint
-        self.http_method = http_method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.path_params = path_params
-        self.client = client
-        self.request_id = request_id
-        self.data = data
-        self.kwargs = kwargs
-
-    def scope(self) -> dict[str, Any]:
-        """The ASGI scope of this call."""
-        raw_path = self.path or f"/{quote(self.endpoint)}".encode()
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "method": self.http_method,
-            "scheme": "http" if self.kwargs is None else "serve",
-            "path": unquote(raw_path.decode("latin-1")) if b"%" in raw_path else raw_path.decode("latin-1"),
-            "raw_path": raw_path,
-            "root_path": "",
-            "query_string": self.query,
-            "headers": self.headers,
-            "client": self.client,
-            "server": None,
-            "path_params": self.path_params,
-        }
-
-    def url(self) -> URL:
-        from starlette.datastructures import URL
-
-        if self.kwargs is not None:
-            return URL(f"serve:///{quote(self.endpoint, safe='')}")
-        return URL(scope=self.scope())
-
-    def object_as_json(self) -> Any:
-        """What ``json()`` gives for a handle call."""
-        data = self.data
-        if isinstance(data, (bytes, bytearray)):
-            return json.loads(data)
-        if data is None or isinstance(data, (dict, list, str, int, float, bool)):
-            return data
-        raise ServeException(f"json() cannot give a {type(data).__name__}; use body() for the object itself")
-
-    def object_as_form(self) -> dict[str, Any]:
-        """What ``form()`` gives for a handle call."""
-        if isinstance(self.data, dict):
-            return self.data
-        raise ServeException(f"form() needs a dict, and this call carries a {type(self.data).__name__}")
+def _as_starlette(name: str) -> Any:
+    """An attribute that is taken from a Starlette request of the same call."""
+    return property(lambda request: getattr(request._starlette(), name), doc=f"As in Starlette: ``{name}``.")
 
 
 class Request:
-    """What a ``def`` callable receives. Every method returns its value at once.
+    """What a ``def`` callable receives: all that a Starlette ``Request`` has, with methods that return their values.
+
+    What nothing is said of is as in Starlette, and so is ``request["path"]``: the ASGI scope of the call. Middlewares
+    run in the HTTP server, and what they leave in its scope stays there: ``session``, ``user`` and ``auth`` raise as
+    they do in Starlette without them.
 
     Attributes:
         method: HTTP method in upper case; for handle calls the ``http_method`` option.
         path_params: values of the route's template, decoded.
     """
 
-    __slots__ = ("_headers", "_incoming", "method", "path_params")
+    __slots__ = ("_form", "_headers", "_incoming", "_whole", "method", "path_params")
+
+    app: Any = _as_starlette("app")
+    auth: Any = _as_starlette("auth")
+    cookies: dict[str, str] = _as_starlette("cookies")
+    get: Callable[..., Any] = _as_starlette("get")
+    items: Callable[[], Any] = _as_starlette("items")
+    keys: Callable[[], Any] = _as_starlette("keys")
+    receive: Any = _as_starlette("receive")
+    scope: dict[str, Any] = _as_starlette("scope")
+    send_early_hints: Any = _as_starlette("send_early_hints")
+    send_push_promise: Any = _as_starlette("send_push_promise")
+    session: dict[str, Any] = _as_starlette("session")
+    state: State = _as_starlette("state")
+    url_for: Callable[..., URL] = _as_starlette("url_for")
+    user: Any = _as_starlette("user")
+    values: Callable[[], Any] = _as_starlette("values")
 
     def __init__(self, incoming: Incoming) -> None:
         self._incoming = incoming
@@ -207,38 +151,135 @@ class Request:
         return self._incoming.url()
 
     @property
-    def client(self) -> tuple[str, int] | None:
-        """Address and port of the HTTP client, None for handle calls."""
-        return self._incoming.client
+    def base_url(self) -> URL:
+        """The URL without path and query; ``serve:///`` for a handle call."""
+        if self._incoming.kwargs is not None:
+            return self._incoming.base_url()
+        url: URL = self._starlette().base_url
+        return url
+
+    @property
+    def client(self) -> Address | None:
+        """Address and port of the HTTP client, as a named tuple; None for handle calls."""
+        if self._incoming.client is None:
+            return None
+        from starlette.datastructures import Address
+
+        return Address(*self._incoming.client)
 
     def body(self) -> Any:
         """The body: bytes over HTTP, the very object passed through a handle."""
         return self._incoming.data
 
+    def stream(self) -> Iterator[bytes]:
+        """The body, in one piece: it is complete before user code runs.
+
+        Raises:
+            ServeException: a handle call that carries no bytes.
+        """
+        yield self._incoming.data if self._incoming.kwargs is None else self._incoming.object_as_bytes()
+
     def json(self) -> Any:
         """The body, parsed as JSON.
 
         Raises:
-            json.JSONDecodeError: the body is not JSON. The caller's fault.
+            json.JSONDecodeError: the body is not JSON. The caller's fault: where user code lets it through, an HTTP
+                client gets a 400.
             ServeException: a handle call that carries an object without a JSON form.
         """
         if self._incoming.kwargs is not None:
             return self._incoming.object_as_json()
         return json.loads(self._incoming.data)
 
-    def form(self) -> FormData | dict[str, Any]:
-        """The body, parsed as an urlencoded or multipart form; a handle call's dict as it is."""
+    def form(
+        self, *, max_files: float = 1000, max_fields: float = 1000, max_part_size: int = MAX_PART_SIZE
+    ) -> FormData | dict[str, Any]:
+        """The body, parsed as an urlencoded or multipart form; a handle call's dict as it is. Uploaded files have
+        methods that return values, and ``with request.form() as form`` closes them.
+
+        Args:
+            max_files: most files of a multipart form.
+            max_fields: most other fields.
+            max_part_size: largest field that is no file, in bytes. Default 1 MiB.
+
+        Raises:
+            Exception: the body is no such form, or over a limit; an HTTP client gets a 400 for what user code lets
+                through.
+            ServeException: a handle call that carries no dict.
+        """
         if self._incoming.kwargs is not None:
             return self._incoming.object_as_form()
-        import asyncio
+        form: FormData | None = getattr(self, "_form", None)
+        if form is None:
+            limits: dict[str, Any] = {"max_files": max_files, "max_fields": max_fields}
+            if max_part_size != MAX_PART_SIZE:  # older versions of Starlette do not know it
+                limits["max_part_size"] = max_part_size
 
-        async def parse() -> FormData:
-            return await async_request(self._incoming).form()
+            async def parse() -> FormData:
+                return await async_request(self._incoming).form(**limits)
 
-        return asyncio.run(parse())
+            form = self._form = parse_form(parse)
+        return form
+
+    def is_disconnected(self) -> bool:
+        """Whether the client has left, or has given the call up: nobody waits for the answer. It can be awaited as
+        well, by code that was written for Starlette."""
+        return _Settled(self._incoming.left)  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Close the files of the form, if it was read."""
+        form: Any = getattr(self, "_form", None)
+        if form is not None:
+            form.close()
+
+    def _starlette(self) -> Any:
+        """A Starlette request of the same call; it keeps ``scope`` and ``state``."""
+        try:
+            return self._whole
+        except AttributeError:
+            self._whole: Any = async_request(self._incoming)
+            return self._whole
+
+    def __getitem__(self, key: str) -> Any:
+        return self._starlette().scope[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._starlette().scope)
+
+    def __len__(self) -> int:
+        return len(self._starlette().scope)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._starlette().scope
+
+    def __bool__(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self._incoming.endpoint!r}>"
+
+
+Mapping.register(Request)  # by inheritance, `isinstance(value, Request)` in each handle call would take longer
+
+
+class _Settled(int):
+    """A truth value that can also be awaited, as a coroutine that gives it."""
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return bool(self)
+        yield
+
+    def send(self, value: None) -> NoReturn:
+        raise StopIteration(bool(self))
+
+    def throw(self, error: BaseException) -> NoReturn:
+        raise error
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
 
 
 def async_request(incoming: Incoming) -> StarletteRequest:
@@ -248,7 +289,13 @@ def async_request(incoming: Incoming) -> StarletteRequest:
         return handle_request
     from starlette.requests import Request as StarletteRequest
 
+    read = False
+
     async def receive() -> dict[str, Any]:
+        nonlocal read
+        if read and incoming.left:
+            return {"type": "http.disconnect"}
+        read = True
         return {"type": "http.request", "body": incoming.data, "more_body": False}
 
     request = StarletteRequest(incoming.scope(), receive)
@@ -271,6 +318,23 @@ def passed_on(value: Any) -> Any:
     if not isinstance(incoming, Incoming):
         raise TypeError("only a request that a backend was given can be passed on; pass its body instead")
     return incoming
+
+
+class _HandleForm:
+    """What ``form()`` of a handle call gives to an ``async def`` callable: it is awaited, or entered."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+
+    def __await__(self) -> Generator[Any, None, dict[str, Any]]:
+        return self._incoming.object_as_form()
+        yield
+
+    async def __aenter__(self) -> dict[str, Any]:
+        return self._incoming.object_as_form()
+
+    async def __aexit__(self, *error: object) -> None:
+        """A dict holds nothing that must be closed."""
 
 
 _handle_class: Any = None
@@ -306,6 +370,17 @@ def _handle_request_class() -> Any:
         def url(self) -> URL:
             return self._incoming.url()
 
+        @property
+        def base_url(self) -> URL:
+            return self._incoming.base_url()
+
+        async def is_disconnected(self) -> bool:
+            left: bool = self._incoming.left
+            return left
+
+        async def stream(self) -> AsyncIterator[bytes]:  # type: ignore[override]
+            yield self._incoming.object_as_bytes()
+
         async def body(self) -> Any:
             return self._incoming.data
 
@@ -313,10 +388,7 @@ def _handle_request_class() -> Any:
             return self._incoming.object_as_json()
 
         def form(self, **_: Any) -> Any:
-            async def value() -> Any:
-                return self._incoming.object_as_form()
-
-            return value()
+            return _HandleForm(self._incoming)
 
     _handle_class = HandleRequest
     return HandleRequest

@@ -10,12 +10,12 @@ from typing import Any
 
 from pointsman.context import CallScope, call_scope
 from pointsman.exceptions import DeadlineExceededError
+from pointsman.incoming import Incoming
 from pointsman.model import Reason
 from pointsman.objects import loads
 from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.target import Method
-from pointsman.request import Incoming
 from pointsman.tracing import Span
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead, failure
@@ -87,6 +87,8 @@ class Item:
 
     def give_up_inner_calls(self) -> None:
         """Nobody waits for the answer any more, nor for those of calls that were made for it."""
+        if self._incoming is not None:
+            self._incoming.left = True  # for user code that asks
         streams = self.credit is not None
         if not streams and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
             return  # they have inherited the deadline, and end by it now, with the error that says so

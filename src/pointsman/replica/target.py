@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from pointsman.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
 from pointsman.exceptions import CallRejectedError, UserCodeError
+from pointsman.incoming import Incoming
 from pointsman.model import ALL_METHODS, TargetTraits
 from pointsman.replica.wrappedrequest import WrappedRequest
-from pointsman.request import Incoming, Request, async_request
+from pointsman.request import Request, async_request
 from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, unpack_code
 
 _PLAIN = frozenset({str, bytes, dict, list, tuple, int, float, bool, type(None)})

@@ -39,6 +39,7 @@ class Reason(str, Enum):
     RECONFIGURING = "reconfiguring"
     NO_SUCH_ENDPOINT = "no_such_endpoint"
     REJECTED = "rejected"
+    BAD_BODY = "bad_body"
     USER_CODE = "user_code"
     UNREACHABLE = "unreachable"
     CLIENT_GONE = "client_gone"

@@ -97,6 +97,26 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
     return pickle.loads(parts[0], buffers=buffers)
 
 
+class Portable:
+    """An exception on its way that is rebuilt without its constructor, which its arguments may not fit: those of
+    Starlette's ``HTTPException`` are given by name as a rule, and exceptions only remember the others."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        error = self._error
+        if type(error).__reduce__ is not BaseException.__reduce__:
+            return error.__reduce__()  # type: ignore[return-value]
+        return _rebuilt_error, (type(error), error.args, vars(error))
+
+
+def _rebuilt_error(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    vars(error).update(state)
+    return error
+
+
 def _within_limit(packed: bytes, what: str, beside: int = 0) -> bytes:
     """A pickle as it is, unless it and the buffers beside it are too large together."""
     size = len(packed) + beside

@@ -18,7 +18,7 @@ import pytest
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.receipt import GRACE_S, IDLE_S, LEAST_RATE
 from pointsman.ingress.server import HEAD_TIMEOUT_S, MAX_DIRECT_BODY, PATIENCE_S, REST_S, HTTPServer
-from pointsman.model import Origin
+from pointsman.model import Origin, Reason
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, Pipe, ScriptedReplica, run, settle, table_of
 from pointsman.wire.handover import HTTPSettings
@@ -383,3 +383,30 @@ def test_a_client_that_leaves_within_its_body(middlewares: bool, body: Headers, 
     with caplog.at_level(logging.WARNING):
         run(main())
     assert not caplog.records
+
+
+@pytest.mark.parametrize("middlewares", [False, True])
+def test_a_body_that_user_code_cannot_read_is_no_news(middlewares: bool, caplog: Any) -> None:
+    """A client sends what is not JSON, and user code lets that through: a 400 that says so, and no line in the log; an
+    exception of user code has its line (HE4, HE1)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(content_length=0)
+            await asyncio.sleep(SOON_S)
+            there.replica.fail(text="the body is not JSON: because", reason=Reason.BAD_BODY)
+            await settle()
+            assert client.statuses == [400]
+            assert client.error["error"] == "the body is not JSON: because"
+            assert client.error["reason"] == "bad_body"
+            assert not caplog.records
+            client.head(content_length=0)
+            await asyncio.sleep(SOON_S)
+            there.replica.fail()
+            await settle()
+            assert client.statuses == [400, 500]
+            assert len(caplog.records) == 1
+
+    with caplog.at_level(logging.WARNING):
+        run(main())

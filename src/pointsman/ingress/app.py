@@ -184,7 +184,9 @@ class IngressApp:
             answer = answer_for(error)
             if answer.status == 503 and "state" in scope:
                 scope["state"][REFUSED] = True
-            self._warn(answer.reason, f"request {request_id} failed with {answer.status}: {error}", answer.traceback)
+            if answer.reason is not Reason.BAD_BODY:  # a mistake of the client's is no news
+                text = f"request {request_id} failed with {answer.status}: {error}"
+                self._warn(answer.reason, text, answer.traceback)
         exchange.fails_with(answer)
         return error_reply(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
 

@@ -21,6 +21,7 @@ from pointsman.exceptions import (
 from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Reason
 from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
 from pointsman.routing.call import Call, Reply
+from pointsman.routing.failures import BadBodyError
 from pointsman.routing.router import NoSuchEndpointError
 from pointsman.routing.shadow import SHADOW_HEADER
 
@@ -172,6 +173,8 @@ def answer_for(error: BaseException) -> ErrorAnswer:
         return ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them")
     if isinstance(error, TooLargeError):
         return ErrorAnswer(413, Reason.REJECTED, str(error))
+    if isinstance(error, BadBodyError):
+        return ErrorAnswer(400, Reason.BAD_BODY, str(error))
     if isinstance(error, CallRejectedError):
         return ErrorAnswer(400, Reason.REJECTED, "the call's method is missing or not open to callers")
     if isinstance(error, UserCodeError):

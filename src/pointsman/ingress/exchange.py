@@ -28,7 +28,7 @@ def outcome_of(answer: ErrorAnswer) -> str:
     """Which outcome an error answer of ours stands for."""
     if answer.status in (502, 504):
         return FAILED
-    return DELIVERED if answer.status == 500 else REFUSED
+    return DELIVERED if answer.status == 500 or answer.reason is Reason.BAD_BODY else REFUSED
 
 
 class Exchange:

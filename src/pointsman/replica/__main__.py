@@ -223,7 +223,7 @@ class ReplicaProcess:
                     user_config,
                     timeout_s=order.timeout_s,
                     others=order.others,
-                    beside=config.reconfigure_while_running,
+                    beside=order.config.reconfigure_while_running,
                 )
             except StillRunningError as error:
                 self._half_changed = before

@@ -9,7 +9,9 @@ from types import TracebackType
 from pointsman.exceptions import UserCodeError
 from pointsman.limits import MAX_MESSAGE, cut
 from pointsman.model import Reason
+from pointsman.objects import Portable
 from pointsman.replica.answers import dumps
+from pointsman.replica.mistakes import http_exception
 from pointsman.wire.messages import FailureHead, failure
 
 _OUR_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -38,7 +40,7 @@ def describe_failure(error: BaseException, *, with_object: bool) -> tuple[Failur
     if with_object and isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
         # Exits and ends of iterations would do to the caller what they were meant to do over there.
         try:
-            pickled = dumps(error)
+            pickled = dumps(Portable(error) if http_exception(error) else error)
         except UserCodeError:
             pickled = b""
         if len(pickled) > MAX_MESSAGE:

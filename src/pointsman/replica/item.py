@@ -6,15 +6,19 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from pointsman.context import CallScope, call_scope
 from pointsman.exceptions import DeadlineExceededError
 from pointsman.incoming import Incoming
 from pointsman.model import Reason
 from pointsman.objects import loads
+from pointsman.replica.answers import Answer
 from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.failure import describe_failure
+from pointsman.replica.mistakes import answer_of, bad_body, http_exception
 from pointsman.replica.target import Method
 from pointsman.tracing import Span
 from pointsman.wire.frames import Body
@@ -25,10 +29,23 @@ DEADLINE_SLACK_S = 0.05
 """How much sooner the deadline of an inner call may pass, which is counted in whole milliseconds on its way."""
 
 
+class Ending(NamedTuple):
+    """What comes of a call that user code has raised for: a failure or, where the exception stands for one, an answer.
+
+    ``failed`` is False for what the client has done wrong: that is no error of the backend.
+    """
+
+    failed: bool
+    failure: FailureHead | None = None
+    pickled: bytes = b""
+    answer: Answer | None = None
+
+
 class Item:
     """One call inside the replica. ``over`` is set once, by whoever ends it: answered, failed, or cancelled."""
 
     __slots__ = (
+        "_given",
         "_incoming",
         "_scope",
         "arrived",
@@ -43,6 +60,7 @@ class Item:
         "key",
         "mark",
         "method",
+        "opened",
         "over",
         "span",
         "stream",
@@ -67,6 +85,9 @@ class Item:
         self.mark: int | None = None
         """Where the call is noted as started; None while it is not."""
         self.over = False
+        self.opened = False
+        """Whether its answer has begun to stream."""
+        self._given: Any = None
         self._incoming: Incoming | None = None
         self._scope: CallScope | None = None
         self.batch_scope: CallScope | None = None
@@ -83,6 +104,7 @@ class Item:
 
     def enter_stream(self) -> None:
         """The answer has begun, and with it the deadline has been met: what follows may take its time."""
+        self.opened = True
         call_scope.set(self.scope().without_deadline())
 
     def give_up_inner_calls(self) -> None:
@@ -102,12 +124,26 @@ class Item:
             for _ in range(chunks):
                 self.credit.release()
 
-    def describe(self, error: BaseException) -> tuple[FailureHead, bytes]:
-        """What its caller is told of an error of user code."""
+    def ending(self, error: BaseException) -> Ending:
+        """What its caller is told of an error of user code. Never raises."""
         if isinstance(error, DeadlineExceededError) and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
             # A call that user code made has inherited our deadline, and the news of it has come first.
-            return failure(Reason.DEADLINE, "DeadlineExceededError", str(error)), b""
-        return describe_failure(error, with_object=self.head.codec != CODEC_HTTP)
+            return Ending(True, failure(Reason.DEADLINE, "DeadlineExceededError", str(error)))
+        over_http = self.head.codec == CODEC_HTTP
+        is_answer = http_exception(error) and not self.opened
+        if is_answer and over_http:
+            try:
+                return Ending(False, answer=answer_of(error))
+            except Exception as unfit:  # noqa: BLE001 - status, detail and headers are user code's
+                is_answer, error = False, unfit
+        fault = "" if is_answer or self.opened else bad_body(error, self._incoming, self._given)
+        if fault and over_http:
+            return Ending(False, failure(Reason.BAD_BODY, type(error).__name__, fault))
+        told, pickled = describe_failure(error, with_object=not over_http)
+        incoming = self._incoming
+        if fault and incoming is not None and incoming.kwargs is None:  # passed on to us as it came
+            told = replace(told, reason=Reason.BAD_BODY, text=fault, body_of=incoming.request_id)
+        return Ending(not (is_answer or fault), told, pickled)
 
     def timing(self) -> tuple[int, int]:
         """How long it waited and has run, in microseconds, for callers that want to know."""
@@ -117,7 +153,8 @@ class Item:
 
     def request(self) -> Any:
         """The request in the form that user code wants."""
-        return self.method.request(self.incoming())
+        self._given = request = self.method.request(self.incoming())
+        return request
 
     def incoming(self) -> Incoming:
         """The call, unpacked; once. Unpickles the arguments of a handle call, so it runs where user code runs."""

@@ -1,6 +1,6 @@
 """The calls that are in this replica, from their admission until their callers have been told.
 
-    admit -> start, or startable: noted as started -> reply, fail, end_stream: slot back, caller told, struck out
+    admit -> start, or startable: noted as started -> reply, end, end_stream: slot back, caller told, struck out
 
 Everything here runs on the loop, but for :meth:`Ledger.startable`, which the thread of sync code calls too, and
 :meth:`Ledger.items`, which any thread may.
@@ -13,12 +13,12 @@ import time
 
 from pointsman.exceptions import TooLargeError, UserCodeError
 from pointsman.replica.answers import Answer
-from pointsman.replica.item import Item
+from pointsman.replica.item import Ending, Item
 from pointsman.replica.metrics import ReplicaMetrics
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.streams import end_stream
 from pointsman.wire.frames import Kind
-from pointsman.wire.messages import FailureHead, ReplyHead, pack
+from pointsman.wire.messages import ReplyHead, pack
 from pointsman.wire.stream import Stream
 
 
@@ -108,15 +108,20 @@ class Ledger:
                 item.stream.send(Kind.FAILURE, item.call_id, pack(told), pickled)
         self.close(item)
 
-    def fail(self, item: Item, failure: FailureHead, pickled: bytes) -> None:
+    def end(self, item: Item, ending: Ending) -> None:
+        """User code has raised, or given no answer that can be sent."""
+        if ending.answer is not None:
+            self.reply(item, ending.answer)
+            return
         if not item.over:
-            self.metrics.loop.failed_late(item)
+            if ending.failed:
+                self.metrics.loop.failed_late(item)
             self._give_back(item)
-            item.stream.send(Kind.FAILURE, item.call_id, pack(failure), pickled)
+            item.stream.send(Kind.FAILURE, item.call_id, pack(ending.failure), ending.pickled)
         self.close(item)
 
     def fail_with(self, item: Item, error: BaseException) -> None:
-        self.fail(item, *item.describe(error))
+        self.end(item, item.ending(error))
 
     def end_stream(self, item: Item) -> None:
         end_stream(item)

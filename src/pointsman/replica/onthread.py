@@ -69,7 +69,7 @@ class OnThread:
             else:
                 values = [method.call(items[0].request())]
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
-            outcomes: Iterable[tuple[Any, ...]] = [(True, ledger.fail, *item.describe(error)) for item in items]
+            outcomes: Iterable[tuple[Any, ...]] = [self._ended(item, error) for item in items]
         else:
             outcomes = map(self._outcome, items, values)
         for item, (failed, tell, *outcome) in zip(items, outcomes, strict=True):
@@ -93,7 +93,7 @@ class OnThread:
         ledger = self._ledger
         try:
             if item.method.batches and isinstance(value, BaseException):
-                return True, ledger.fail_with, value
+                return self._ended(item, value)
             if inspect.isgenerator(value):
                 stream_from_thread(item, value, load=lambda: ledger.load, post=self.executor.post)
                 return False, ledger.end_stream
@@ -101,4 +101,9 @@ class OnThread:
                 return None, self._deliver_later, value, contextvars.copy_context()
             return False, ledger.reply, answers.encode_answer(value, item.head.codec)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
-            return True, ledger.fail_with, error
+            return self._ended(item, error)
+
+    def _ended(self, item: Item, error: BaseException) -> tuple[Any, ...]:
+        """The same for an exception."""
+        ending = item.ending(error)
+        return ending.failed, self._ledger.end, ending

@@ -38,6 +38,20 @@ _BY_NAME: dict[str, type[Exception]] = {
 }
 
 
+class BadBodyError(CallRejectedError):
+    """The body of an HTTP request is not what user code reads it as. The client's fault."""
+
+
+_MARK = "__pointsman_bad_body__"
+
+
+def bad_body_of(error: BaseException) -> tuple[str, str] | None:
+    """The id of the request whose body is at fault, and the fault, of an exception that an inner call has raised; None
+    where no body is. The inner call was given that request as it came."""
+    told: tuple[str, str] | None = getattr(error, _MARK, None)
+    return told
+
+
 def failure_to_exception(failure: FailureHead, pickled: Body, *, trusted: bool) -> BaseException:
     """Rebuild what was raised.
 
@@ -46,6 +60,12 @@ def failure_to_exception(failure: FailureHead, pickled: Body, *, trusted: bool) 
         pickled: the user's exception, or empty.
         trusted: True for callers that take Python objects (handles, clients); HTTP callers never unpickle.
     """
+    if failure.reason is Reason.BAD_BODY and not trusted:
+        return BadBodyError(failure.text)
+    if failure.reason is Reason.BAD_BODY:
+        error = _user_exception(failure, pickled)
+        setattr(error, _MARK, (failure.body_of, failure.text))
+        return error
     if failure.reason is Reason.USER_CODE:
         if not trusted:
             return UserCodeError(f"{failure.error}: {failure.text}", traceback=failure.traceback)

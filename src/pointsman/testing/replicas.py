@@ -142,10 +142,10 @@ class ScriptedReplica(_Listening):
         call_id = self._take(call_id)
         self._send(Kind.REPLY, call_id, pack(ReplyHead(200, [], load, stream=stream)), body)
 
-    def fail(self, call_id: int | None = None, text: str = "no") -> None:
-        """Answer with an exception of user code."""
+    def fail(self, call_id: int | None = None, text: str = "no", *, reason: Reason = Reason.USER_CODE) -> None:
+        """Answer with an exception of user code, or with what else has gone wrong."""
         call_id = self._take(call_id)
-        self._send(Kind.FAILURE, call_id, pack(FailureHead(Reason.USER_CODE, "ValueError", text)))
+        self._send(Kind.FAILURE, call_id, pack(FailureHead(reason, "ValueError", text)))
 
     def refuse(self, call_id: int | None = None, *, reason: Reason = Reason.QUEUE_FULL, load: int = 0) -> None:
         """Send a call back as not started."""

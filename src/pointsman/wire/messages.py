@@ -90,6 +90,8 @@ class FailureHead(Message, frozen=True):
     text: str
     traceback: str = ""
     load: int = 0
+    body_of: str = ""
+    """With the reason ``bad_body``: id of the request whose body it is, where that was passed on as it came."""
 
 
 def failure(reason: Reason, error: str, text: str, traceback: str = "", *, load: int = 0) -> FailureHead:

@@ -15,20 +15,19 @@ import termios
 from collections.abc import Coroutine
 from typing import Any
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from pointsman.exceptions import UserCodeError
 from pointsman.ingress.app import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer, IngressApp
-from pointsman.ingress.exchange import Exchange
+from pointsman.ingress.direct import STATUS_LINES, DirectAnswer
+from pointsman.ingress.framing import BadFraming
+from pointsman.ingress.reading import Reading
 from pointsman.ingress.rest import Rest
+from pointsman.ingress.unframed import UnframedSend
 from pointsman.policy.routes import RESERVED_PREFIX
-from pointsman.routing.call import Reply
+from pointsman.routing.budget import WarningBudget
 
-MAX_REQUEST_LINE = 8190
-MAX_HEADER_FIELD = 8190
-MAX_HEADERS = 100
-MAX_HEAD = 32 * 1024
 MAX_DIRECT_BODY = 32 * 1024
 """Below uvicorn's high-water mark, over which it stops reading until the app asks for more."""
 HEAD_TIMEOUT_S = 10.0
@@ -36,11 +35,11 @@ PATIENCE_S = 0.005
 """How long the body of a request that could go the direct way is waited for behind its head."""
 REST_S = 10.0
 """How long a client may go on sending a body after its answer, which has not waited for it."""
-KEEP_ALIVE_S = 60
+KEEP_ALIVE_S = 60.0
 LINGER_S = 0.3
 """How long an idle connection is kept when the server is to end: a request may be on its way."""
 
-_REASONS = {408: b"Request Timeout", 414: b"URI Too Long", 431: b"Request Header Fields Too Large"}
+log = logging.getLogger("pointsman.ingress")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -51,71 +50,71 @@ def _is_news(record: logging.LogRecord) -> bool:
 logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
-class HeadTooLarge(Exception):
-    """Raised inside the parser's callbacks to stop it."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-
-
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(Reading, HttpToolsProtocol):
     """One HTTP connection with limits on the request's head."""
 
-    _head_bytes = 0
-    _head_fields = 0
-    _in_head = False
+    direct: Any = None
+    rest: Rest | None = None
+    warnings = WarningBudget()
+    head_timeout_s = HEAD_TIMEOUT_S
+
+    _late_refusal = 0
+    """The status for what is no request, while requests before it are still to be answered."""
     _ending = False
     _head_timer: asyncio.TimerHandle | None = None
-    _too_large: HeadTooLarge | None = None
     _waits_for_body: RequestResponseCycle | None = None
     _body_timer: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None
-    direct: Any = None
-    rest: Rest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head and self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+        """Overrides uvicorn's, which takes the body of a request that offers another protocol for the next request."""
+        if self._ahead or self._late_refusal:
+            if self._ahead:
+                self._ahead += data
+            self.flow.pause_reading()
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self._read(data)
+        except (httptools.HttpParserError, BadFraming) as error:
+            self._refuse(error)
+            return
+        if self._head_size and self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
         if self._waits_for_body is not None and self._body_timer is None:
             self._body_timer = self.loop.call_later(PATIENCE_S, self._body_is_slow)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = self._head_fields = 0
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        if len(self.url) > MAX_REQUEST_LINE - len("OPTIONS  HTTP/1.1"):
-            self._stop(414)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        size = len(name) + len(value)
-        self._head_bytes += size
-        self._head_fields += 1
-        if size > MAX_HEADER_FIELD or self._head_fields > MAX_HEADERS or self._head_bytes > MAX_HEAD:
-            self._stop(431)
+    def _read_ahead(self) -> None:
+        data, self._ahead = self._ahead, b""
+        if data and not self.transport.is_closing():
+            self.data_received(data)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._check_head()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
+        self._expect_body()
+
+    def on_body(self, body: bytes) -> None:
+        HttpToolsProtocol.on_body(self, body)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Overrides uvicorn's start of a request: the direct way where it can be taken, a task otherwise."""
         self._running = cycle
         if self._ending:
             cycle.keep_alive = False
+        if cycle.scope["http_version"] == "1.0":
+            old: Any = cycle
+            old.send = UnframedSend(cycle)
+            old.waiting_for_100_continue = False
         if self.direct is None or not self._may_go_direct(cycle):
-            super()._start_asgi_task(cycle, app)
+            self._run(cycle, app)
         elif cycle.more_body and self._expects_body(cycle):
             self._waits_for_body = cycle
         elif cycle.more_body:
@@ -125,12 +124,20 @@ class LimitedProtocol(HttpToolsProtocol):
             # in turn, and a thousand bad requests in a row would be a thousand calls deep.
             self.loop.call_soon(self._begin, cycle)
 
+    def _run(self, cycle: RequestResponseCycle, app: Any) -> None:
+        send = cycle.send
+        if isinstance(send, UnframedSend):
+            app = send.around(app)
+        super()._start_asgi_task(cycle, app)
+
     def _begin(self, cycle: RequestResponseCycle) -> None:
         if not cycle.disconnected:
             self.direct.begin(cycle.scope, bytes(cycle.body), DirectAnswer(self, cycle))
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
+        if not self._is_whole():
+            return
+        HttpToolsProtocol.on_message_complete(self)
         self._stop_body_timer()
         cycle = self._waits_for_body
         if cycle is not None and cycle is self.cycle:
@@ -142,7 +149,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_timer = None
         cycle, self._waits_for_body = self._waits_for_body, None
         if cycle is not None and not cycle.disconnected:
-            super()._start_asgi_task(cycle, self.app)
+            self._run(cycle, self.app)
 
     def _rest_is_slow(self) -> None:
         self._body_timer = None
@@ -169,7 +176,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         cycle = self._running
+        if self._late_refusal:
+            self.pipeline.clear()
         super().on_response_complete()  # may begin the next one
+        if self._late_refusal:
+            self._answer_and_close(self._late_refusal)
+        if self._ahead and not self.pipeline:
+            self.loop.call_soon(self._read_ahead)
         if self.rest is not None and cycle is not None and REFUSED in cycle.scope["state"]:
             self.rest.refused(self)
         if self.transport.is_closing() or self._body_timer is not None:
@@ -198,7 +211,7 @@ class LimitedProtocol(HttpToolsProtocol):
         async def app(scope: object, receive: object, send: object) -> None:
             await coroutine
 
-        super()._start_asgi_task(cycle, app)
+        self._run(cycle, app)
 
     def shutdown(self) -> None:
         """Overrides uvicorn's, which would cut a request that has arrived on an idle connection and was not read."""
@@ -212,7 +225,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return self._running is None or bool(self._running.response_complete)
 
     def _close_when_idle(self) -> None:
-        if self.transport.is_closing() or self._in_head or not self._is_idle():
+        if self.transport.is_closing() or self._head_size or not self._is_idle():
             return  # what has come meanwhile is answered, and its answer closes
         fd = self.transport.get_extra_info("socket").fileno()
         unread = array.array("i", [0])
@@ -235,100 +248,38 @@ class LimitedProtocol(HttpToolsProtocol):
             if hook is not None:
                 hook()
 
-    def send_400_response(self, msg: str) -> None:
-        if self._too_large is not None:
-            self._answer_and_close(self._too_large.status)
+    def _refuse(self, error: Exception) -> None:
+        """What has come is no request, or none that we serve: say so behind the answers to those before it, and close.
+        Nothing that comes after it is looked at."""
+        held_back = self.warnings.take("refused", self.loop.time())
+        if held_back:
+            log.warning("%d more warnings like the next one were held back", held_back)
+        if held_back is not None:
+            log.warning("what a client sent is no request: %d, %s", self._status, error)
+        running = self._running
+        is_its_body = self._open and running is self.cycle
+        if running is not None and not running.response_complete and not is_its_body:
+            self._late_refusal = self._status
+            self.flow.pause_reading()
+        elif running is not None and is_its_body and running.response_started:
+            self.transport.close()  # a second answer to it would be taken for that of another one
         else:
-            super().send_400_response(msg)
-
-    def _stop(self, status: int) -> None:
-        self._too_large = HeadTooLarge(status)
-        raise self._too_large
+            self._answer_and_close(self._status)
 
     def _head_is_late(self) -> None:
         self._head_timer = None
         if self._running is not None and not self._running.response_complete:
             # A pipelined head that is late because we have stopped reading: not the client's doing.
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
-        elif self._in_head:
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
+        elif self._head_size:
             self._answer_and_close(408)
         elif self.cycle is None:
             self.transport.close()
 
     def _answer_and_close(self, status: int) -> None:
         if not self.transport.is_closing():
-            head = b"HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % (
-                status,
-                _REASONS[status],
-            )
-            self.transport.write(head)
+            self.transport.write(STATUS_LINES[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
             self.transport.close()
-
-
-class DirectAnswer:
-    """Stands in for the future of a call and writes its answer in one piece, without a task or ASGI messages.
-
-    Args:
-        protocol: the connection.
-        cycle: uvicorn's record of the request; kept up to date, so that keep-alive, pipelining and shutdown work as
-            for any other request.
-    """
-
-    __slots__ = ("_cycle", "_done", "_protocol", "exchange")
-
-    def __init__(self, protocol: LimitedProtocol, cycle: RequestResponseCycle) -> None:
-        self._protocol = protocol
-        self._cycle = cycle
-        self._done = False
-        self.exchange: Exchange
-
-    def done(self) -> bool:
-        return self._done
-
-    def cancel(self) -> None:
-        """The client has gone: there is nobody to answer."""
-        self._done = True
-
-    def set_result(self, reply: Reply) -> None:
-        self._done = True
-        self._answer(reply)
-
-    def set_exception(self, error: BaseException) -> None:
-        self._done = True
-        self._answer(self._protocol.direct.reply_to(error, self._cycle.scope, self.exchange))
-
-    def _answer(self, reply: Reply) -> None:
-        protocol, cycle, exchange = self._protocol, self._cycle, self.exchange
-        if protocol.transport.is_closing():
-            if reply.stream is not None:
-                reply.stream.close()
-            exchange.client_left()
-            return
-        if reply.stream is not None or cycle.flow.write_paused:
-            protocol.run_task(protocol.direct.answer(reply, cycle.scope, cycle.send, exchange), cycle)
-            return
-        head = b"".join([b"%s: %s\r\n" % header for header in reply.headers])
-        lines = len(reply.headers)
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-            # A replica is not trusted to have checked its answer.
-            error = UserCodeError("InvalidHeader: a response header holds a line break or NUL")
-            self._answer(protocol.direct.reply_to(error, cycle.scope, exchange))
-            return
-        status_line = STATUS_LINE.get(reply.status, b"HTTP/1.1 500 \r\n")
-        head += b"".join([b"%s: %s\r\n" % header for header in protocol.direct.exposed(exchange)])
-        bodiless = reply.status in (204, 304)
-        body = b"" if bodiless or cycle.scope["method"] == "HEAD" else reply.body
-        length = b"" if bodiless else b"content-length: %d\r\n" % len(reply.body)
-        # An answer of ours may ask for the close itself.
-        closes = not cycle.keep_alive or (b"connection", b"close") in reply.headers
-        close = b"connection: close\r\n" if closes and b"connection: close" not in head else b""
-        dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
-        exchange.over(reply.status)  # before it can be read: whoever has the answer finds it counted
-        protocol.transport.write(b"".join([status_line, *dates, head, length, close, b"\r\n", body]))
-        cycle.response_started = cycle.response_complete = True
-        if closes:
-            protocol.transport.close()
-        protocol.on_response_complete()
 
 
 class HTTPServer:
@@ -338,15 +289,26 @@ class HTTPServer:
         app: the app, middlewares included.
         listener: a listening socket; it stays open in the supervisor.
         drain_s: how long requests under way may take once :meth:`stop` was called.
+        keep_alive_s: how long a connection is kept on which nothing comes.
+        head_timeout_s: within how many seconds a request's head must have come.
         direct: the innermost app, where nothing is wrapped around it: small requests then go to it directly.
     """
 
     def __init__(
-        self, app: ASGIApp, listener: socket.socket, *, drain_s: float, direct: IngressApp | None = None
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        drain_s: float,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        head_timeout_s: float = HEAD_TIMEOUT_S,
+        direct: IngressApp | None = None,
     ) -> None:
         rest = Rest(asyncio.get_running_loop())
-        protocol = type("DirectProtocol", (LimitedProtocol,), {"direct": direct, "rest": rest})
-        config: Any = uvicorn.Config(
+        own = {"direct": direct, "rest": rest, "head_timeout_s": head_timeout_s, "warnings": WarningBudget()}
+        protocol = type("DirectProtocol", (LimitedProtocol,), own)
+        make: Any = uvicorn.Config
+        config = make(
             app,
             http=protocol,
             ws="none",
@@ -356,7 +318,7 @@ class HTTPServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=keep_alive_s,
             timeout_graceful_shutdown=max(1, round(drain_s)),
         )
         self._server = uvicorn.Server(config)

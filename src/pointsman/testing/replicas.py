@@ -124,6 +124,7 @@ class ScriptedReplica(_Listening):
     Attributes:
         calls: calls that arrived and have not been answered, by call id, oldest first.
         arrived: every call that ever arrived.
+        bodies: theirs.
         cancelled: call ids that the router has given up.
         credits: chunks that readers have made room for.
     """
@@ -133,6 +134,7 @@ class ScriptedReplica(_Listening):
         self.calls: dict[int, CallHead] = {}
         self.cancelled: list[int] = []
         self.arrived: list[CallHead] = []
+        self.bodies: list[bytes] = []
         self.credits = 0
         self._streams: dict[int, Stream] = {}
         self.listen(self)
@@ -177,6 +179,7 @@ class ScriptedReplica(_Listening):
                 head = unpack(frame.head, CallHead)
                 self.calls[frame.call_id] = head
                 self.arrived.append(head)
+                self.bodies.append(bytes(frame.body))
                 self._streams[frame.call_id] = stream
             elif frame.kind == Kind.CANCEL:
                 self.cancelled.append(frame.call_id)

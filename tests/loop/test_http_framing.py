@@ -1,0 +1,325 @@
+"""Where one request ends and the next begins, over connections in memory: no body is ever taken for a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import zlib
+
+import pytest
+
+from pointsman.testing import run, settle
+from tests.corpus import CASES, LAST, SECRET, Case, chunks, cuts, post
+from tests.loop.edge import SOON_S, Client, Edge, edge
+
+WAYS = pytest.mark.parametrize("middlewares", [False, True], ids=["direct", "with middlewares"])
+METHODS = ("GET", "POST", "CONNECT", "OPTIONS")
+
+
+def anything(middlewares: bool) -> contextlib.AbstractAsyncContextManager[Edge]:
+    return edge(middlewares=middlewares, route="/{path:path}", methods=METHODS)
+
+
+async def told(there: Edge, pieces: list[bytes]) -> Client:
+    """A client that sends these and is answered at once."""
+    client = await there.client()
+    for piece in pieces:
+        if client.closed_at is not None:
+            break
+        client.send(piece)
+        await settle()
+    await all_answered(there)
+    return client
+
+
+async def all_answered(there: Edge) -> None:
+    """Let the replica answer whatever comes for a while."""
+    for _ in range(8):
+        await asyncio.sleep(SOON_S)
+        for call_id in list(there.replica.calls):
+            there.replica.reply(call_id)
+        await settle()
+
+
+def served(there: Edge) -> list[tuple[bytes, bytes]]:
+    """Path and body of each request that user code has seen."""
+    return [(call.path, body) for call, body in zip(there.replica.arrived, there.replica.bodies, strict=True)]
+
+
+@WAYS
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_every_body_belongs_to_its_request(case: Case, middlewares: bool) -> None:
+    """A request whose body looks like a request, with offers of other protocols, tunnels, and lengths and chunks that
+    servers read differently: it is served with its whole body, or refused with a 4xx or 501 and the connection closed.
+    However it is cut, user code never sees the body as a request (H1, H2, H3, H5, H6, F28)."""
+
+    async def main() -> None:
+        for pieces in cuts(case.data, seed=zlib.crc32(case.data)):
+            async with anything(middlewares) as there:
+                client = await told(there, pieces)
+                if case.served is None:
+                    assert served(there) == []
+                    assert len(client.statuses) == 1, client.data
+                    assert 400 <= client.statuses[0] < 500 or client.statuses[0] in (501, 505)
+                    assert client.closed_at is not None
+                else:
+                    assert [body for _, body in served(there)] == list(case.served), client.data
+                    assert client.statuses == [200] * len(case.served)
+                assert not any(path.startswith(b"/secret") for path, _ in served(there))
+
+    run(main())
+
+
+@WAYS
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_with_a_byte_changed(seed: int, middlewares: bool) -> None:
+    """Thousands of requests with bytes lost, doubled or changed: each is served or refused, and none is a 5xx or
+    waits for ever (F28)."""
+    chance = random.Random(seed)
+    odd = [
+        b"\0",
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b" ",
+        b"\t",
+        b"0",
+        b";",
+        b":",
+        b",",
+        b"\xff",
+        b"Upgrade",
+        b"chunked",
+    ]
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            for _ in range(500):
+                data = bytearray(chance.choice(CASES).data)
+                for _ in range(chance.randint(1, 3)):
+                    place = chance.randrange(len(data))
+                    data[place : place + chance.randint(0, 2)] = chance.choice(odd)
+                client = await there.client()
+                for piece in random.Random(seed).choice(list(cuts(bytes(data), seed))):
+                    client.send(piece)
+                await settle()
+                for call_id in list(there.replica.calls):
+                    there.replica.reply(call_id)
+                await settle()
+                assert not {status for status in client.statuses if status >= 500} - {501, 505}, bytes(data)
+                client.leave()
+            await asyncio.sleep(60)
+            assert not there.replica.calls
+
+    run(main())
+
+
+# --- one after the other ----------------------------------------------------------------------------------------------
+
+
+@WAYS
+def test_nothing_runs_ahead(middlewares: bool) -> None:
+    """Three requests in one piece: user code gets the next one when the one before it has been answered, and answers
+    come in order (H7)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            client = await there.client()
+            client.send(b"".join(post(b"content-length: 1", body=b"%d" % number) for number in range(5)))
+            for number in range(5):
+                await asyncio.sleep(SOON_S)
+                assert there.replica.bodies == [b"%d" % seen for seen in range(number + 1)]
+                there.replica.reply(body=b"answer %d" % number)
+            await asyncio.sleep(SOON_S)
+            assert client.statuses == [200] * 5
+            assert [client.data.find(b"answer %d" % number) for number in range(5)] == sorted(
+                client.data.find(b"answer %d" % number) for number in range(5)
+            )
+
+    run(main())
+
+
+@WAYS
+def test_a_crowd_in_one_piece(middlewares: bool) -> None:
+    """A thousand requests in one piece are served one after the other, and looked at one after the other: they do not
+    all become objects at once (H7, G12)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            client = await there.client()
+            client.send(post(b"content-length: 1", body=b"x") * 1000)
+            for number in range(1000):
+                await settle()
+                while not there.replica.calls:
+                    await asyncio.sleep(SOON_S)
+                assert len(there.replica.arrived) == number + 1
+                assert all(len(connection.pipeline) < 2 for connection in there.connections)
+                there.replica.reply()
+            await settle()
+            assert client.statuses == [200] * 1000
+
+    run(main())
+
+
+@WAYS
+@pytest.mark.parametrize("bad", [b"BAD\r\n\r\n", post(b"content-length: 1", b"content-length: 1", body=b"x"),
+                                 post(b"transfer-encoding: chunked", body=b"z\r\n")])  # fmt: skip
+def test_what_was_right_is_answered_before_what_is_wrong_is_refused(bad: bytes, middlewares: bool) -> None:
+    """A request, and garbage behind it: the request gets its answer, then the garbage its 400, then the connection
+    closes, and nothing behind that is looked at (H6)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            client = await there.client()
+            client.send(post(b"content-length: 1", body=b"x") + bad + LAST)
+            await asyncio.sleep(SOON_S)
+            assert client.statuses == []
+            client.send(LAST)
+            await all_answered(there)
+            assert client.statuses == [200, 400]
+            assert client.closed_at is not None
+            assert len(there.replica.arrived) == 1
+
+    run(main())
+
+
+@WAYS
+def test_garbage_within_a_body(middlewares: bool) -> None:
+    """The request whose own body is malformed is refused, although user code would have been asked already (H6)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            client = await there.client()
+            client.send(post(b"transfer-encoding: chunked", body=b"3\r\nabc\r\n"))
+            await asyncio.sleep(SOON_S)
+            client.send(b"no chunk\r\n" + LAST)
+            await all_answered(there)
+            assert (client.statuses, there.replica.arrived) == ([400], [])
+            assert client.closed_at is not None
+
+    run(main())
+
+
+@WAYS
+def test_garbage_in_a_body_that_nobody_wanted(middlewares: bool) -> None:
+    """A request has had its 404 and goes on with a body that is none: there is no second answer, which somebody could
+    take for that to the next request; the connection closes (H6)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.send(post(b"transfer-encoding: chunked", body=b"3\r\nabc\r\n", path=b"/nowhere"))
+            await asyncio.sleep(SOON_S)
+            assert client.statuses == [404]
+            client.send(b"no chunk\r\n" + LAST)
+            await all_answered(there)
+            assert client.statuses == [404]
+            assert client.closed_at is not None
+
+    run(main())
+
+
+# --- heads and trailers -----------------------------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize("offer", [(), (b"connection: upgrade", b"upgrade: h2c")], ids=["", "with an offer"])
+def test_trailers_are_dropped(offer: tuple[bytes, ...], middlewares: bool) -> None:
+    """What comes behind a body is read and checked, and is not among the headers: a front that has checked those must
+    be able to rely on it (H5)."""
+    trailers = b"x-serve-shard-key: forged\r\nx-forwarded-for: 127.0.0.1\r\n"
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            body = chunks(SECRET, trailers=trailers)
+            client = await told(there, [post(*offer, b"transfer-encoding: chunked", body=body) + LAST])
+            assert client.statuses == [200, 200]
+            names = {name for call in there.replica.arrived for name, _ in call.headers}
+            assert not names & {b"x-serve-shard-key", b"x-forwarded-for"}
+            fields = b"".join(b"a%d: b\r\n" % number for number in range(101))
+            client = await told(there, [post(b"transfer-encoding: chunked", body=chunks(b"x", trailers=fields))])
+            assert client.statuses == [431]
+
+    run(main())
+
+
+@WAYS
+@pytest.mark.parametrize("endless", [b"POST /" + b"a" * 500, b"POST / HTTP/1.1\r\nx: " + b"a" * 500, b"\r\n" * 250])
+def test_a_head_without_an_end(endless: bytes, middlewares: bool) -> None:
+    """A head of one endless line is refused when it is over the limits, and not collected (G12)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await told(there, [endless, *[endless[-500:]] * 100])
+            assert client.statuses in ([431], [414])
+            assert client.closed_at is not None
+
+    run(main())
+
+
+@WAYS
+def test_empty_lines_do_not_keep_a_connection(middlewares: bool) -> None:
+    """A client that sends nothing but a line end behind its request has ten seconds for the rest (F24)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            client = await told(there, [LAST])
+            assert client.statuses == [200]
+            client.send(b"\r\n")
+            await asyncio.sleep(30)
+            assert client.closed_at is not None
+
+    run(main())
+
+
+TARGETS = [(b"http://host", b"/", b""), (b"http://host?a=1", b"/", b"a=1"), (b"https://host:1/x?a", b"/x", b"a")]
+
+
+@WAYS
+@pytest.mark.parametrize(("target", "path", "query"), TARGETS)
+def test_targets_in_absolute_form(target: bytes, path: bytes, query: bytes, middlewares: bool) -> None:
+    """Proxies write the whole address into the request line; without a path it means ``/``."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares, route=path.decode(), methods=METHODS) as there:
+            client = await told(there, [post(path=target, method=b"GET")])
+            assert client.statuses == [200]
+            assert [(call.path, call.query) for call in there.replica.arrived] == [(path, query)]
+
+    run(main())
+
+
+# --- HTTP/1.0 ---------------------------------------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_stream_to_an_old_client(breaks: bool, middlewares: bool) -> None:
+    """HTTP/1.0 knows no chunks: an answer in pieces comes as it is, and ends with the connection; one that breaks is
+    cut (HT1)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            client = await there.client()
+            client.send(LAST.replace(b"HTTP/1.1", b"HTTP/1.0\r\nconnection: keep-alive\r\nexpect: 100-continue"))
+            await asyncio.sleep(SOON_S)
+            (call_id,) = there.replica.calls
+            there.replica.reply(call_id, b"", stream=True)
+            there.replica.chunk(call_id, b"one,")
+            there.replica.chunk(call_id, b"two")
+            await asyncio.sleep(SOON_S)
+            if breaks:
+                there.replica.fail(call_id)
+            else:
+                there.replica.end(call_id)
+            await asyncio.sleep(SOON_S)
+            head, _, body = client.data.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert body == b"one,two"
+            assert b"transfer-encoding" not in head
+            assert b"connection: close" in head
+            assert client.closed_at is not None
+
+    run(main())

@@ -114,7 +114,26 @@ def _env_vars(value: Any) -> dict[str, str]:
         size = len(f"{name}={text}".encode(errors="surrogateescape"))
         if size > MAX_VARIABLE:
             raise ValueError(f"variable {name[:40]!r} of env_vars takes {size} bytes, over the limit of {MAX_VARIABLE}")
+    check_hash_seed(value)
     return dict(value)
+
+
+def check_hash_seed(variables: Mapping[str, str]) -> None:
+    """Whether processes with these variables hash strings in a way that nobody else knows.
+
+    Raises:
+        ValueError: they do not; whoever chooses keys of a dict, as in a JSON body, could choose ones that collide.
+    """
+    seed = variables.get("PYTHONHASHSEED", "random")
+    try:
+        is_known = int(seed) == 0
+    except ValueError:
+        return  # "random", or what Python itself refuses
+    if is_known:
+        raise ValueError(
+            f"PYTHONHASHSEED is {seed!r}, by which clients could choose keys that make dicts slow; unset it, or give"
+            " another number"
+        )
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def start(
             False for code that is to answer and nothing else.
 
     Raises:
-        ValueError, TypeError: an argument has a value that it cannot have.
+        ValueError, TypeError: an argument has a value that it cannot have, or ``PYTHONHASHSEED`` is 0.
         OSError: the HTTP port or the given metrics port cannot be bound, or the host not resolved.
         ServeException: a live instance has that name, or the stored state is damaged; the text names the file.
         TimeoutError: not ready after 60 s.
@@ -180,6 +180,7 @@ def start_instance(
     client_in_replicas: bool = True,
 ) -> Client:
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
+    amounts.check_hash_seed(os.environ)  # which the instance's processes inherit
     raised = raise_instance(
         Plan(
             name=name,

@@ -13,7 +13,7 @@ import pytest
 from pointsman.ingress.receipt import GRACE_S, IDLE_S, LEAST_RATE
 from pointsman.ingress.server import HEAD_TIMEOUT_S, MAX_DIRECT_BODY, PATIENCE_S, REST_S
 from pointsman.model import Reason
-from pointsman.testing import run
+from pointsman.testing import run, settle
 from tests.loop.edge import LIMIT, SOON_S, edge
 
 Headers = dict[str, object]

@@ -19,6 +19,7 @@ from pointsman.environments.rehearsal import rehearse
 from pointsman.environments.resolve import resolve
 from pointsman.importpath import given_sys_path
 from pointsman.model import CALLER, Environment, Origin, Resources, TargetTraits
+from pointsman.resources import check_hash_seed
 from pointsman.usercode import carries_code, code_digest, look_at, pack_code
 
 Code = Callable[..., Any] | type | ImportedBackend
@@ -58,6 +59,7 @@ def prepare(
     traits = None if isinstance(code, ImportedBackend) else look_at(code, init_args)
     blob = pack_code(code, init_args)
     environment = resolve(env)
+    check_hash_seed(environment.variables)
     name = getattr(code, "__qualname__", repr(code))
     what = "an init argument" if isinstance(code, ImportedBackend) else name
     for data, part in ((blob, what), (user_config or b"", "user_config")):

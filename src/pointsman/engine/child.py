@@ -114,7 +114,15 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def run_process(main: Coroutine[Any, Any, None], *, process: str, log_format: str) -> None:
-    """Run a process's main coroutine to its end, with logs going to standard error, one line per event."""
+    """Run a process's main coroutine to its end, with logs going to standard error, one line per event.
+
+    Raises:
+        SystemExit: this process has ``PYTHONHASHSEED=0``.
+    """
+    if not sys.flags.hash_randomization:
+        # Before anything that a client sends becomes the key of a dict.
+        main.close()
+        sys.exit(f"the {process} does not start with PYTHONHASHSEED=0; unset it, or give another number")
     logs.set_up(log_format, process)
     tracing.set_up(process)
     loop = new_event_loop()

@@ -35,6 +35,10 @@ DEFAULT_REQUEST_TIMEOUT_S = 300.0
 DEFAULT_MAX_BODY = 64 * 1024 * 1024
 MAX_MIDDLEWARES = 48 * 1024
 """In bytes, pickled: they travel through a pipe that is not read until it has been written."""
+DEFAULT_KEEP_ALIVE_S = 60.0
+DEFAULT_HEAD_TIMEOUT_S = 10.0
+DEFAULT_BODY_IDLE_TIMEOUT_S = 30.0
+DEFAULT_BODY_MIN_BYTES_PER_S = 1024
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -246,6 +250,11 @@ class HTTPOptions(_Options):
         access_log: share of the requests that get a line in the log, from 0 (none) to 1 (all).
         slow_request_s: requests that take at least so many seconds get a line that says where the time went; None for
             none.
+        keep_alive_s: seconds for which a connection is kept on which no request comes. A balancer in front should give
+            up its connections before this does.
+        head_timeout_s: seconds within which a request's head must have come, and on a new connection its first byte.
+        body_idle_timeout_s: longest pause, in seconds, in a request's body.
+        body_min_bytes_per_s: how fast a body must come, on average, once it has taken 10 s; 0 for any pace.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -262,6 +271,10 @@ class HTTPOptions(_Options):
     expose_headers: StrictBool = True
     access_log: Annotated[float, Field(ge=0, le=1)] = 0.0
     slow_request_s: Seconds | None = None
+    keep_alive_s: Seconds = DEFAULT_KEEP_ALIVE_S
+    head_timeout_s: Seconds = DEFAULT_HEAD_TIMEOUT_S
+    body_idle_timeout_s: Seconds = DEFAULT_BODY_IDLE_TIMEOUT_S
+    body_min_bytes_per_s: Annotated[int, Field(ge=0)] = DEFAULT_BODY_MIN_BYTES_PER_S
 
     @property
     def serves(self) -> bool:

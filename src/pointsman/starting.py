@@ -232,6 +232,10 @@ def _http_settings(http: HTTPOptions) -> HTTPSettings | None:
         middlewares=options.pack_middlewares(http),
         access_log=http.access_log,
         slow_request_s=http.slow_request_s,
+        keep_alive_s=http.keep_alive_s,
+        head_timeout_s=http.head_timeout_s,
+        body_idle_timeout_s=http.body_idle_timeout_s,
+        body_min_bytes_per_s=http.body_min_bytes_per_s,
         origin=origin_here(),
     )
 

@@ -77,16 +77,18 @@ class Client(asyncio.Protocol):
 class Edge:
     """An ingress without a socket."""
 
-    def __init__(self, *, middlewares: bool, route: str, methods: tuple[str, ...]) -> None:
+    def __init__(self, *, middlewares: bool, route: str, methods: tuple[str, ...], **options: Any) -> None:
         self.replica = ScriptedReplica()
         self.router = Router(instance=INSTANCE, draw=lambda: 0.5)
-        settings = HTTPSettings("x", 0, False, 300.0, LIMIT, True, b"", Origin("", ()))
+        settings = HTTPSettings("x", 0, False, 300.0, LIMIT, True, b"", Origin("", ()), **options)
         self.app = IngressApp(self.router, settings)
         table = table_of(1, {"b": [self.replica]})
         endpoint = msgspec.structs.replace(table.endpoints["b"], route=route, methods=methods)
         self.app.apply(msgspec.structs.replace(table, endpoints={"b": endpoint}))
         with socket.socket() as unused:
-            server = HTTPServer(self.app, unused, drain_s=1, direct=None if middlewares else self.app)
+            server = HTTPServer(
+                self.app, unused, drain_s=1, settings=settings, direct=None if middlewares else self.app
+            )
         self._uvicorn: Any = server._server
         self._uvicorn.config.load()
         self.connections: list[Any] = []
@@ -114,9 +116,9 @@ class Edge:
 
 @contextlib.asynccontextmanager
 async def edge(
-    *, middlewares: bool = False, route: str = "/b", methods: tuple[str, ...] = ("POST",)
+    *, middlewares: bool = False, route: str = "/b", methods: tuple[str, ...] = ("POST",), **options: Any
 ) -> AsyncIterator[Edge]:
-    edge = Edge(middlewares=middlewares, route=route, methods=methods)
+    edge = Edge(middlewares=middlewares, route=route, methods=methods, **options)
     await settle()
     yield edge
     await settle()

@@ -102,7 +102,7 @@ def test_requests_leave_no_cycles(does: str, size: int) -> None:
         app = IngressApp(router, SETTINGS)
         app.apply(RoutingTable(1, {"e": ENDPOINT}, {}))
         listener = socket.create_server(("127.0.0.1", 0))
-        server = HTTPServer(app, listener, drain_s=1, direct=app)
+        server = HTTPServer(app, listener, drain_s=1, settings=SETTINGS, direct=app)
         serving = asyncio.create_task(server.serve())
         await ask(listener.getsockname()[1], b"x" * size, leave=does == "waits")
         while does == "waits" and not router.cancelled:

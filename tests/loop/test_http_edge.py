@@ -10,8 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from pointsman.ingress.receipt import GRACE_S, IDLE_S, LEAST_RATE
-from pointsman.ingress.server import HEAD_TIMEOUT_S, MAX_DIRECT_BODY, PATIENCE_S, REST_S
+from pointsman.config import (
+    DEFAULT_BODY_IDLE_TIMEOUT_S,
+    DEFAULT_BODY_MIN_BYTES_PER_S,
+    DEFAULT_HEAD_TIMEOUT_S,
+    DEFAULT_KEEP_ALIVE_S,
+)
+from pointsman.ingress.receipt import GRACE_S
+from pointsman.ingress.server import MAX_DIRECT_BODY, PATIENCE_S, REST_S
 from pointsman.model import Reason
 from pointsman.testing import run, settle
 from tests.loop.edge import LIMIT, SOON_S, edge
@@ -162,6 +168,63 @@ def test_a_body_arrives_whole_however_it_is_cut(middlewares: bool, size: int, pa
 
 
 @WAYS
+@pytest.mark.parametrize("keep_alive_s", [DEFAULT_KEEP_ALIVE_S, 7.5, 650.0])
+def test_an_idle_connection(middlewares: bool, keep_alive_s: float) -> None:
+    """Between two requests a connection is kept for a minute, or as long as the operator says, since a balancer in
+    front wants to be the first to give it up."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares, keep_alive_s=keep_alive_s) as there:
+            client = await there.client()
+            for number in range(2):
+                client.head(content_length=2)
+                client.send(b"{}")
+                assert await there.answered(client, number + 1) == [200] * (number + 1)
+                began = asyncio.get_running_loop().time()
+                await asyncio.sleep(keep_alive_s - 1)
+            assert client.closed_at is None
+            await asyncio.sleep(2)
+            assert client.closed_at == pytest.approx(began + keep_alive_s, abs=1)
+
+    run(main())
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("options", "piece", "every_s", "closed_at"),
+    [
+        ({"head_timeout_s": 25.0}, b"a", 1.0, 25.0),
+        ({"head_timeout_s": 2.5}, b"a", 1.0, 2.5),
+        ({"body_idle_timeout_s": 4.0, "body_min_bytes_per_s": 0}, b"a", 5.0, 4.0),
+        ({"body_idle_timeout_s": 4.0, "body_min_bytes_per_s": 0}, b"a", 3.0, None),
+        ({"body_min_bytes_per_s": 10}, b"a" * 12, 1.0, None),
+        ({"body_min_bytes_per_s": 10}, b"a" * 8, 1.0, GRACE_S),
+        ({"body_min_bytes_per_s": 4096}, b"a" * 2048, 1.0, GRACE_S),
+    ],
+)
+def test_deadlines_are_the_operators(
+    middlewares: bool, options: dict[str, Any], piece: bytes, every_s: float, closed_at: float | None
+) -> None:
+    """How long a head and the pauses of a body may take, and how slowly it may come, are options (F24)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares, **options) as there:
+            client = await there.client()
+            if "head_timeout_s" in options:
+                client.send(b"POST /b HTTP/1.1\r\nx: ")
+            else:
+                client.head(content_length=LIMIT)
+            await client.trickle(piece, every_s=every_s, times=40)
+            if closed_at is None:
+                assert (client.data, client.closed_at) == (b"", None)
+            else:
+                assert client.statuses == [408]
+                assert client.closed_at == pytest.approx(closed_at, abs=1)
+
+    run(main())
+
+
+@WAYS
 def test_a_client_that_says_nothing(middlewares: bool) -> None:
     """A connection on which nothing is said is closed after ten seconds, without a word (F24)."""
 
@@ -169,7 +232,7 @@ def test_a_client_that_says_nothing(middlewares: bool) -> None:
         async with edge(middlewares=middlewares) as there:
             client = await there.client()
             await asyncio.sleep(60)
-            assert (client.data, client.closed_at) == (b"", pytest.approx(HEAD_TIMEOUT_S, abs=1))
+            assert (client.data, client.closed_at) == (b"", pytest.approx(DEFAULT_HEAD_TIMEOUT_S, abs=1))
 
     run(main())
 
@@ -184,7 +247,7 @@ def test_a_head_that_trickles(middlewares: bool) -> None:
             client.send(b"POST /b HTTP/1.1\r\nx: ")
             await client.trickle(b"y", every_s=1, times=60)
             assert client.statuses == [408]
-            assert client.closed_at == pytest.approx(HEAD_TIMEOUT_S, abs=1)
+            assert client.closed_at == pytest.approx(DEFAULT_HEAD_TIMEOUT_S, abs=1)
 
     run(main())
 
@@ -215,10 +278,10 @@ def test_a_body_that_stops(middlewares: bool) -> None:
         async with edge(middlewares=middlewares) as there:
             client = await there.client()
             client.head(content_length=LIMIT)
-            client.send(b"x" * 50 * LEAST_RATE)
+            client.send(b"x" * 50 * DEFAULT_BODY_MIN_BYTES_PER_S)
             await asyncio.sleep(100)
             assert client.statuses == [408]
-            assert client.closed_at == pytest.approx(IDLE_S, abs=1)
+            assert client.closed_at == pytest.approx(DEFAULT_BODY_IDLE_TIMEOUT_S, abs=1)
 
     run(main())
 

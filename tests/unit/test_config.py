@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
+from pointsman import starting
 from pointsman.config import (
     BackendConfig,
     DeploymentMode,
@@ -34,6 +35,7 @@ from pointsman.resources import (
     parse_actor_options,
     parse_custom_resources,
 )
+from pointsman.wire.handover import HTTPSettings
 
 
 def sentence(error: BaseException, *parts: object) -> str:
@@ -463,6 +465,9 @@ def test_unknown_http_options(key: str, meant: str) -> None:
     sentence(caught.value, f"'{key}'", meant)
 
 
+DEADLINES = ("keep_alive_s", "head_timeout_s", "body_idle_timeout_s")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -480,6 +485,10 @@ def test_unknown_http_options(key: str, meant: str) -> None:
         ("request_timeout_s", 0),
         ("request_timeout_s", math.inf),
         ("request_timeout_s", math.nan),
+        *((field, value) for field in DEADLINES for value in (0, -1.0, math.inf, math.nan, "10 s", None)),
+        ("body_min_bytes_per_s", -1),
+        ("body_min_bytes_per_s", 0.5),
+        ("body_min_bytes_per_s", None),
         ("max_body_bytes", -1),
         ("max_body_bytes", 0.5),
         ("processes", 0),
@@ -497,7 +506,33 @@ def test_bad_http_options(field: str, value: Any) -> None:
     assert http == HTTPOptions()
 
 
-@pytest.mark.parametrize("field", ["port", "request_timeout_s", "max_body_bytes", "processes"])
+def test_an_ingress_is_told_what_its_operator_has_set() -> None:
+    """Every option that an ingress acts on reaches it (IN3)."""
+    given = HTTPOptions(
+        host="::1",
+        port=1234,
+        debug=True,
+        request_timeout_s=5,
+        max_body_bytes=7,
+        expose_headers=False,
+        access_log=0.5,
+        slow_request_s=3,
+        keep_alive_s=650,
+        head_timeout_s=4,
+        body_idle_timeout_s=9.5,
+        body_min_bytes_per_s=0,
+    )
+    told = starting._http_settings(given)
+    assert told is not None
+    fields = [field for field in told.__struct_fields__ if field not in ("middlewares", "origin")]
+    assert {field: getattr(told, field) for field in fields} == {field: getattr(given, field) for field in fields}
+    usual = starting._http_settings(HTTPOptions())
+    assert usual is not None
+    missing = HTTPSettings("127.0.0.1", 8000, False, 300.0, usual.max_body_bytes, True, b"", usual.origin)
+    assert usual == missing
+
+
+@pytest.mark.parametrize("field", ["port", "request_timeout_s", "max_body_bytes", "processes", *DEADLINES])
 def test_bools_are_no_http_numbers(field: str) -> None:
     """A bool where an HTTP option is a number is refused (IN3)."""
     with pytest.raises(ValueError) as caught:

@@ -51,7 +51,9 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     router = Router(instance=handover.instance, metrics=RouterMetrics(book) if book is not None else None)
     app = IngressApp(router, handover.http, HTTPMetrics(book) if book is not None else None)
     direct = None if handover.http.middlewares else app
-    server = HTTPServer(with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, direct=direct)
+    server = HTTPServer(
+        with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, settings=handover.http, direct=direct
+    )
 
     def stop(drain_s: float = DRAIN_S) -> None:
         app.serving = False

@@ -240,7 +240,7 @@ class IngressApp:
         chunks: list[bytes] = []
         size = 0
         try:
-            with Receipt() as receipt:
+            with Receipt(self._settings.body_idle_timeout_s, self._settings.body_min_bytes_per_s) as receipt:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":

@@ -9,12 +9,8 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-IDLE_S = 30.0
-"""Longest pause."""
 GRACE_S = 10.0
 """For so long a body may come as slowly as it likes."""
-LEAST_RATE = 1024
-"""Bytes per second, on average, behind that."""
 
 
 class BodyIsLateError(Exception):
@@ -24,13 +20,19 @@ class BodyIsLateError(Exception):
 class Receipt:
     """A block in which one body is received, on the running task; it is left with an error when the body is late.
 
+    Args:
+        idle_s: longest pause.
+        least_rate: bytes per second, on average, behind the time that any body has; 0 for any pace.
+
     Raises:
         BodyIsLateError: out of the block, from wherever it waits.
     """
 
-    __slots__ = ("_began", "_last", "_late", "_loop", "_size", "_task", "_timer")
+    __slots__ = ("_began", "_idle_s", "_last", "_late", "_least_rate", "_loop", "_size", "_task", "_timer")
 
-    def __init__(self) -> None:
+    def __init__(self, idle_s: float, least_rate: int) -> None:
+        self._idle_s = idle_s
+        self._least_rate = least_rate
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._began = self._last = self._loop.time()
@@ -56,7 +58,8 @@ class Receipt:
                 raise BodyIsLateError from None
 
     def _due(self) -> float:
-        return min(self._last + IDLE_S, self._began + max(GRACE_S, self._size / LEAST_RATE))
+        idle = self._last + self._idle_s
+        return min(idle, self._began + max(GRACE_S, self._size / self._least_rate)) if self._least_rate else idle
 
     def _look(self) -> None:
         # One timer, which moves on when it is due, rather than one for each chunk.

@@ -27,15 +27,14 @@ from pointsman.ingress.rest import Rest
 from pointsman.ingress.unframed import UnframedSend
 from pointsman.policy.routes import RESERVED_PREFIX
 from pointsman.routing.budget import WarningBudget
+from pointsman.wire.handover import HTTPSettings
 
 MAX_DIRECT_BODY = 32 * 1024
 """Below uvicorn's high-water mark, over which it stops reading until the app asks for more."""
-HEAD_TIMEOUT_S = 10.0
 PATIENCE_S = 0.005
 """How long the body of a request that could go the direct way is waited for behind its head."""
 REST_S = 10.0
 """How long a client may go on sending a body after its answer, which has not waited for it."""
-KEEP_ALIVE_S = 60.0
 LINGER_S = 0.3
 """How long an idle connection is kept when the server is to end: a request may be on its way."""
 
@@ -55,8 +54,8 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
 
     direct: Any = None
     rest: Rest | None = None
-    warnings = WarningBudget()
-    head_timeout_s = HEAD_TIMEOUT_S
+    warnings: WarningBudget
+    head_timeout_s: float
 
     _late_refusal = 0
     """The status for what is no request, while requests before it are still to be answered."""
@@ -289,8 +288,7 @@ class HTTPServer:
         app: the app, middlewares included.
         listener: a listening socket; it stays open in the supervisor.
         drain_s: how long requests under way may take once :meth:`stop` was called.
-        keep_alive_s: how long a connection is kept on which nothing comes.
-        head_timeout_s: within how many seconds a request's head must have come.
+        settings: deadlines.
         direct: the innermost app, where nothing is wrapped around it: small requests then go to it directly.
     """
 
@@ -300,12 +298,16 @@ class HTTPServer:
         listener: socket.socket,
         *,
         drain_s: float,
-        keep_alive_s: float = KEEP_ALIVE_S,
-        head_timeout_s: float = HEAD_TIMEOUT_S,
+        settings: HTTPSettings,
         direct: IngressApp | None = None,
     ) -> None:
         rest = Rest(asyncio.get_running_loop())
-        own = {"direct": direct, "rest": rest, "head_timeout_s": head_timeout_s, "warnings": WarningBudget()}
+        own = {
+            "direct": direct,
+            "rest": rest,
+            "head_timeout_s": settings.head_timeout_s,
+            "warnings": WarningBudget(),
+        }
         protocol = type("DirectProtocol", (LimitedProtocol,), own)
         make: Any = uvicorn.Config
         config = make(
@@ -318,7 +320,7 @@ class HTTPServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=keep_alive_s,
+            timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=max(1, round(drain_s)),
         )
         self._server = uvicorn.Server(config)

@@ -144,6 +144,10 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     origin: Origin
     access_log: float = 0.0
     slow_request_s: float | None = None
+    keep_alive_s: float = 60.0
+    head_timeout_s: float = 10.0
+    body_idle_timeout_s: float = 30.0
+    body_min_bytes_per_s: int = 1024
 
 
 class SupervisorOrder(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 import threading
@@ -197,6 +198,72 @@ def test_pipelined_rest_of_a_bad_request_never_runs(served, client, http):
     answer = raw(client, b"BAD\r\n\r\nGET " + route.encode() + b" HTTP/1.1\r\nhost: x\r\n\r\n")
     assert answer.count(b"HTTP/1.1") == 1
     assert http.get(route).json() == 1
+
+
+def seen(request):
+    return [request.method, request.url.path, request.body().decode()]
+
+
+@pytest.mark.parametrize("offer", [b"h2c", b"websocket", b"foo/1"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_another_protocol(served, client, offer, chunked):
+    """`curl --http2 -d ...` and whoever else offers to switch is served by HTTP/1.1, and the body, which comes in a
+    piece of its own, is the body of that request and not the next one (HT1, F28)."""
+    route = served(seen, methods=("GET", "POST")).encode()
+    body = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % route
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: %s\r\n%s\r\n\r\n"
+    last = b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % route
+    with socket.create_connection(where_to(client), timeout=WAIT_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(head % (route, offer, framing))
+        connection.sendall((b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body) + last)
+        answers = connection.makefile("rb").read().split(b"HTTP/1.1 200 OK")[1:]
+    bodies = [json.loads(answer.partition(b"\r\n\r\n")[2]) for answer in answers]
+    assert bodies == [["POST", route.decode(), body.decode()], ["GET", route.decode(), ""]]
+
+
+def test_no_tunnels(served, client):
+    """CONNECT is refused, and what follows it is not a request (HT1, F28)."""
+    route = served(seen, methods=("GET", "CONNECT")).encode()
+    inner = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % route
+    for target in (route, b"example.org:443"):
+        for length in (b"", b"content-length: %d\r\n" % len(inner)):
+            answer = raw(client, b"CONNECT %s HTTP/1.1\r\nhost: x\r\n%s\r\n%s" % (target, length, inner))
+            assert answer.startswith(b"HTTP/1.1 501")
+            assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_the_whole_address_as_a_target(served, client):
+    """A target may name the host, as proxies write it (HT2)."""
+    route = served(seen).encode()
+    answer = raw(client, b"GET http://some.host%s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % route)
+    assert answer.endswith(b'["GET","%s",""]' % route)
+    answer = raw(client, b"GET http://some.host?a=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 200"))
+
+
+def test_a_stream_to_an_old_client(served, client):
+    """HTTP/1.0 knows no chunks: pieces come as they are, and the connection ends with the answer (HT1)."""
+
+    def pieces(request):
+        yield "one,"
+        yield "two"
+
+    answer = raw(client, b"GET %s HTTP/1.0\r\n\r\n" % served(pieces).encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (b"transfer-encoding" in head.lower(), b"connection: close" in head, body) == (False, True, b"one,two")
+
+
+def test_a_stream_to_an_old_client_that_breaks(served, client):
+    """Without chunks only a reset tells an answer that broke from one that ended (HT1)."""
+
+    def pieces(request):
+        yield "one,"
+        raise ValueError("broken")
+
+    with pytest.raises(ConnectionResetError):
+        raw(client, b"GET %s HTTP/1.0\r\n\r\n" % served(pieces).encode())
 
 
 def test_two_requests_on_one_connection(served, client):

@@ -120,13 +120,25 @@ def test_response_with_background_task(served, http, is_async):
     assert http.get(route, headers={"x-serve-call-method": "ran_yet"}).json() is True
 
 
-@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\0b"])
-def test_header_injection_is_an_error(served, http, value):
-    """A line break in a header of user code is a 500, never a header (RP2, H13)."""
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("x-a", "a\r\nX-Evil: 1"),
+        ("x-a", "a\nb"),
+        ("x-a", "a\0b"),
+        ("x-a", "\x1b[2J"),
+        ("x a", "b"),
+        ("x-a: 1\r\nX-Evil", "b"),
+        ("", "b"),
+    ],
+)
+def test_header_injection_is_an_error(served, http, header, value, stream):
+    """A control character in a header of user code, or a name that is none, is a 500, never a header (RP2, H13)."""
 
     def respond(request):
-        response = Response("x")
-        response.raw_headers.append((b"x-a", value.encode()))
+        response = StreamingResponse(iter(["x"])) if stream else Response("x")
+        response.raw_headers.append((header.encode(), value.encode()))
         return response
 
     answer = http.get(served(respond))

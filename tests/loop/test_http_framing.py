@@ -323,3 +323,39 @@ def test_a_stream_to_an_old_client(breaks: bool, middlewares: bool) -> None:
             assert client.closed_at is not None
 
     run(main())
+
+
+# --- a replica that nobody trusts -------------------------------------------------------------------------------------
+
+INJECTIONS = [
+    (b"x-a", b"1\r\nx-evil: 1"),
+    (b"x-a: 1\r\nx-evil", b"1"),
+    (b"x-a", b"1\nx-evil: 1"),
+    (b"x-a", b"1\0"),
+    (b"x-a", b"\x1b[2J"),
+    (b"", b"1"),
+    (b"x a", b"1"),
+    (b"x-a:", b"1"),
+    (b"x-\xe9", b"1"),
+]
+
+
+@WAYS
+@pytest.mark.parametrize("header", INJECTIONS)
+def test_headers_that_http_does_not_allow(header: tuple[bytes, bytes], middlewares: bool) -> None:
+    """A replica sends a header that would end the head, or show a terminal something: the client gets a 500, and never
+    the header, whether the answer is whole or a stream (H13)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            for stream in (False, True):
+                client = await there.client()
+                client.send(LAST)
+                await asyncio.sleep(SOON_S)
+                there.replica.reply(headers=[(b"x-fine", b"1"), header], stream=stream)
+                await asyncio.sleep(SOON_S)
+                assert client.statuses == [500]
+                assert b"x-evil" not in client.data
+                assert b"x-fine" not in client.data
+
+    run(main())

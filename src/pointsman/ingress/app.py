@@ -21,10 +21,12 @@ from pointsman.ingress.codec import (
     answer_for,
     decision_headers,
     error_reply,
+    header_lines,
     read_headers,
     request_id_of,
     response_head,
     shard_key_of,
+    unfit,
     wants_json,
 )
 from pointsman.ingress.exchange import Exchange
@@ -162,6 +164,10 @@ class IngressApp:
 
     async def answer(self, reply: Reply, scope: Scope, send: Send, exchange: Exchange) -> None:
         """Send an answer to the client, whole or chunk by chunk. Ends the exchange."""
+        if header_lines(reply.headers) is None:
+            if reply.stream is not None:
+                reply.stream.close()
+            reply = self.reply_to(unfit(), scope, exchange)
         try:
             await send(response_head(reply, self.exposed(exchange)))
             body = b""

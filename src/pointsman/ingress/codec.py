@@ -29,6 +29,8 @@ Scope = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*")
+"""Names of token characters, and values without control characters."""
 _ids = itertools.count(1)
 _id_prefix = secrets.token_hex(5).encode()
 
@@ -139,6 +141,17 @@ def decision_headers(call: Call) -> Headers:
     """Who answers a call, and by which policy; percent-encoded, since names of backends need not be ASCII."""
     backend = quote(call.backend, safe=":+@").encode()
     return [(b"x-serve-backend", backend), (b"x-serve-policy-version", b"%d" % call.policy_version)]
+
+
+def header_lines(headers: Headers) -> bytes | None:
+    """Headers as they are sent; None where they are not what they seem, since no replica is trusted to have looked."""
+    lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+    return lines if _LINES.fullmatch(lines) and lines.count(b"\n") == len(headers) else None
+
+
+def unfit() -> UserCodeError:
+    """What becomes of an answer without :func:`header_lines`."""
+    return UserCodeError("InvalidHeader: a response header has a name or a value that HTTP does not allow")
 
 
 def response_head(reply: Reply, exposed: Headers) -> dict[str, Any]:

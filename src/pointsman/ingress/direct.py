@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import http
-import re
 from typing import Any
 
-from pointsman.exceptions import UserCodeError
+from pointsman.ingress.codec import header_lines, unfit
 from pointsman.ingress.exchange import Exchange
 from pointsman.routing.call import Reply
-
-_FIT = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*")
-"""Header lines of token characters, a colon, and no control characters behind it."""
 
 
 def _line(status: int) -> bytes:
@@ -68,11 +64,9 @@ class DirectAnswer:
         if reply.stream is not None or cycle.flow.write_paused:
             protocol.run_task(protocol.direct.answer(reply, cycle.scope, cycle.send, exchange), cycle)
             return
-        head = b"".join([b"%s: %s\r\n" % header for header in reply.headers])
-        if not _FIT.fullmatch(head) or head.count(b"\n") != len(reply.headers):
-            # A replica is not trusted to have checked its answer.
-            error = UserCodeError("InvalidHeader: a response header has a name or a value that HTTP does not allow")
-            self._answer(protocol.direct.reply_to(error, cycle.scope, exchange))
+        head = header_lines(reply.headers)
+        if head is None:
+            self._answer(protocol.direct.reply_to(unfit(), cycle.scope, exchange))
             return
         head += b"".join([b"%s: %s\r\n" % header for header in protocol.direct.exposed(exchange)])
         first = STATUS_LINES.get(reply.status) or STATUS_LINES[500]

@@ -28,7 +28,7 @@ class UnframedSend:
         cycle = self._cycle
         if message["type"] == "http.response.start":
             names = {name.lower() for name, _ in message.get("headers", [])}
-            self._unframed = b"content-length" not in names
+            self._unframed = b"content-length" not in names and message["status"] not in (204, 304)
             if self._unframed:
                 cycle.chunked_encoding = False
         elif self._unframed:

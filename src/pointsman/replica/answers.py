@@ -25,7 +25,8 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 OURS = frozenset((b"x-serve-backend", b"x-serve-policy-version", b"x-serve-request-id"))
 """Headers that the ingress adds: an answer that user code has fetched from another instance may bring them along."""
-_FORBIDDEN = re.compile(rb"[\r\n\0]")
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(rb"[\0-\x08\n-\x1f\x7f]")
 
 
 class Answer(NamedTuple):
@@ -102,12 +103,14 @@ def check_headers(headers: Headers) -> Headers:
     """Headers of user code that may be sent on; hop-by-hop ones and those that the ingress sets are dropped.
 
     Raises:
-        UserCodeError: a line break or NUL in a header, or a head over 64 KiB.
+        UserCodeError: a name of other than token characters, a control character in a value, or a head over 64 KiB.
     """
     kept = []
     for name, value in headers:
-        if _FORBIDDEN.search(name) or _FORBIDDEN.search(value):
-            raise UserCodeError(f"response header {name!r} holds a line break or NUL")
+        if not _NAME.fullmatch(name):
+            raise UserCodeError(f"response header name {name[:100]!r} must be letters, digits and !#$%&'*+-.^_`|~")
+        if _CONTROL.search(value):
+            raise UserCodeError(f"response header {name[:100]!r} has a control character in its value")
         lower = name.lower()
         if lower not in HOP_BY_HOP and lower not in OURS and lower != b"content-length":
             kept.append((lower, value))

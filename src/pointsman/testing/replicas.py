@@ -139,10 +139,18 @@ class ScriptedReplica(_Listening):
         self._streams: dict[int, Stream] = {}
         self.listen(self)
 
-    def reply(self, call_id: int | None = None, body: bytes = b"ok", *, load: int = 0, stream: bool = False) -> None:
+    def reply(
+        self,
+        call_id: int | None = None,
+        body: bytes = b"ok",
+        *,
+        load: int = 0,
+        stream: bool = False,
+        headers: list[tuple[bytes, bytes]] | None = None,
+    ) -> None:
         """Answer a call, the oldest one unless told otherwise. With ``stream`` the answer's chunks are to follow."""
         call_id = self._take(call_id)
-        self._send(Kind.REPLY, call_id, pack(ReplyHead(200, [], load, stream=stream)), body)
+        self._send(Kind.REPLY, call_id, pack(ReplyHead(200, headers or [], load, stream=stream)), body)
 
     def fail(self, call_id: int | None = None, text: str = "no", *, reason: Reason = Reason.USER_CODE) -> None:
         """Answer with an exception of user code, or with what else has gone wrong."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import pointsman
 
 SOURCE = Path(pointsman.__file__).parent
+REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 MAY_RUN_CODE = {
@@ -58,3 +60,21 @@ def test_modules_stay_small():
         str(path.relative_to(SOURCE)): lines for path in MODULES if (lines := len(path.read_text().splitlines())) > 400
     }
     assert not too_long
+
+
+CODE = r"[A-Z]{1,2}[0-9]{1,2}[a-z]?"
+CITATION = re.compile(rf"\(({CODE}(?:(?:, | and | to |-){CODE})*)\)")
+
+
+def test_every_rule_that_is_cited_is_explained():
+    """A reader finds in docs/rules.md what each code means that a test, a comment or a page names."""
+    explained = set(re.findall(rf"^\| ({CODE}) \|", (REPOSITORY / "docs/rules.md").read_text(), re.MULTILINE))
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+    unknown = {}
+    for path in [*MODULES, *(REPOSITORY / "tests").rglob("*.py"), *pages]:
+        for citation in CITATION.findall(path.read_text()):
+            for code in re.findall(CODE, citation):
+                if code not in explained and code.rstrip("ab") not in explained:
+                    unknown[code] = path.name
+    assert len(explained) > 250
+    assert not unknown

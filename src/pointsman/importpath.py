@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import site
 import stat
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 from pointsman.model import Origin
+
+log = logging.getLogger("pointsman")
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 PATH_VARIABLE = "PYTHONPATH"
@@ -28,11 +32,53 @@ def python_path() -> str:
     return os.pathsep.join([parent, *([known] if known else [])])
 
 
+def working_folder() -> str:
+    """This process's working folder; ``/``, with a warning, where that was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        _warn_of_removal()
+        return "/"
+
+
+@functools.cache
+def _warn_of_removal() -> None:
+    """Once in this process."""
+    log.warning("the working directory of this process was removed; user code works in / instead")
+
+
+def import_folders() -> tuple[str, ...]:
+    """This process's import path, absolute. In a working folder that was removed nothing can be found, so what is
+    relative to it is left out."""
+    try:
+        return tuple(os.path.abspath(entry) for entry in sys.path)
+    except FileNotFoundError:
+        return tuple(entry for entry in sys.path if os.path.isabs(entry))
+
+
+def absolute(path: str | os.PathLike[str], what: str) -> str:
+    """A path that stays right in other processes.
+
+    Args:
+        what: its name in the error's text.
+
+    Raises:
+        ValueError: it is relative, and the working folder was removed.
+    """
+    try:
+        return str(Path(path).absolute())
+    except FileNotFoundError:
+        raise ValueError(
+            f"{what} {os.fspath(path)!r} is relative, and the working directory of this process was removed;"
+            " give an absolute path"
+        ) from None
+
+
 def given_sys_path() -> tuple[str, ...]:
     """The part of this process's import path that its user has added, by the script's folder, by ``PYTHONPATH`` or in
     code. The rest belongs to this environment: to another one it would bring the wrong packages."""
     own = _bare_sys_path(sys.executable)
-    return tuple(entry for entry in map(os.path.abspath, sys.path) if entry not in own)
+    return tuple(entry for entry in import_folders() if entry not in own)
 
 
 @functools.cache

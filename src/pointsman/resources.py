@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pointsman.config import nearest
-from pointsman.importpath import refuse_open
+from pointsman.importpath import absolute, refuse_open
 from pointsman.model import Resources
 
 _AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
@@ -189,4 +189,4 @@ def _local_path(value: Any, what: str) -> str:
         raise TypeError(f"{what} must be a path, not {value!r}")
     if "://" in os.fspath(value):
         raise ValueError(f"{what} is {value!r}, and Pointsman fetches nothing; give a path")
-    return os.path.abspath(os.path.expanduser(value))
+    return os.path.normpath(absolute(os.path.expanduser(value), what))

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.context import is_rehearsing, replica_context
+from pointsman.descriptors import keep_standard_descriptors
 from pointsman.engine.base import Address
 from pointsman.engine.child import new_event_loop
 from pointsman.engine.instances import address_of, locator, metrics_folder
@@ -45,6 +46,7 @@ class Session:
     """See the module. Made by :func:`session_for`; starts nothing before :meth:`start`."""
 
     def __init__(self, credentials: Credentials) -> None:
+        keep_standard_descriptors()
         self.credentials = credentials
         self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="pointsman-client", daemon=True)

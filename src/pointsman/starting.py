@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pointsman import config as options
@@ -20,6 +19,7 @@ from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, MetricsPort, Pl
 from pointsman.engine.folder import check_name
 from pointsman.engine.instances import find_instance, raise_instance
 from pointsman.exceptions import ServeException
+from pointsman.importpath import absolute
 from pointsman.model import Capacity
 from pointsman.session import credentials_here, operator
 from pointsman.wire.handover import HTTPSettings
@@ -185,7 +185,7 @@ def start_instance(
         Plan(
             name=name,
             bound=bound,
-            state_dir=str(Path(state_dir).absolute()) if state_dir is not None else "",
+            state_dir=absolute(state_dir, "state_dir") if state_dir is not None else "",
             http=_http_settings(http),
             ingresses=http.processes,
             capacity=capacity,

@@ -267,6 +267,29 @@ def test_bad_state_folders(name, tmp_path):
     first.shutdown()
 
 
+def test_what_is_said_when_the_port_is_taken_as_well(name, tmp_path):
+    """Where several things keep an instance from starting, I am told of its folder and its name first, since the port
+    may only be taken by the instance that has these; and a start that fails by its port leaves no folder (IN1, IN6,
+    IN11)."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
+    own, new = tmp_path / "own", tmp_path / "new" / "deep"
+    options = {"detached": True, "metrics_export_port": 0}
+    with serve.start(name=name, state_dir=own, http_options={"port": 0}, **options) as first:
+        taken = {"port": int(first.http_address.rpartition(":")[2])}
+        with pytest.raises(ServeException, match="open to other users"):
+            serve.start(name=f"{name}-2", state_dir=shared, http_options=taken, **options)
+        with pytest.raises(ServeException, match="in use by a live instance"):
+            serve.start(name=f"{name}-2", state_dir=own, http_options=taken, **options)
+        with pytest.raises(ServeException, match="connect"):
+            serve.start(name=name, http_options=taken, **options)
+        with pytest.raises(OSError, match="in use"):
+            serve.start(name=f"{name}-2", state_dir=new, http_options=taken, **options)
+        assert not new.parent.exists()
+        assert first.list_endpoints() == {}
+
+
 def test_start_in_a_thread():
     """An instance can be started and used from a thread."""
     answers = []

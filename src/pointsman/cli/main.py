@@ -18,6 +18,7 @@ import typer
 import pointsman
 from pointsman.cli import env, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
+from pointsman.descriptors import give_standard_streams
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ app.add_typer(env.app, name="env")
 
 def main() -> None:
     """Run the command that ``sys.argv`` names; exits with 0, 1 (it failed), 2 (bad usage) or 130 (interrupted)."""
+    give_standard_streams()
     _let_signals_unwind()
     try:
         app()

@@ -6,7 +6,6 @@ Every command that changes something prints what is in force afterwards.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,7 +57,9 @@ def set_(
     """Split an endpoint's traffic by weight. Shadows and pins stay."""
     client = connect_to(name, address)
     if policy is not None:
-        sys.path.append(str(Path.cwd()))  # where a policy of one's own is likely to be
+        from pointsman.importpath import working_folder
+
+        sys.path.append(working_folder())  # where a policy of one's own is likely to be
     client.set_traffic(endpoint, _weights(weights), policy=policy)
     _show(client, endpoint)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pointsman.context import replica_context
 from pointsman.exceptions import ServeException
+from pointsman.importpath import import_folders, working_folder
 from pointsman.model import BackendSpec, Origin
 from pointsman.progress import ProgressLine
 from pointsman.session import Credentials, Session, session_for
@@ -75,7 +76,7 @@ class Operations:
 
 def origin_here() -> Origin:
     """This process's folder and import path."""
-    return Origin(os.getcwd(), tuple(os.path.abspath(entry) for entry in sys.path))
+    return Origin(working_folder(), import_folders())
 
 
 def new_id() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
@@ -12,6 +11,7 @@ from typing import Any
 
 from pointsman import config as options
 from pointsman.client.operations import Operations, author, new_id
+from pointsman.importpath import import_folders
 from pointsman.model import CustomPolicy, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS, check_key
 from pointsman.routing.chooser import Chooser, NotAPolicyError, load_policy
@@ -194,7 +194,7 @@ def _custom_policy(path: Any) -> CustomPolicy:
     module = path.replace(":", ".").partition(".")[0]
     if module == "__main__":
         raise ValueError(f"traffic policy {path!r} is part of this script, which no other process can import")
-    folders = tuple(os.path.abspath(entry) for entry in sys.path)
+    folders = import_folders()
     if module in sys.stdlib_module_names or _origin(module, folders) != _origin(module, _as_routers_look(folders)):
         raise ValueError(f"traffic policy {path!r} is hidden from other processes by an installed module {module!r}")
     custom = CustomPolicy(path, folders)

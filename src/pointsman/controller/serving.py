@@ -67,16 +67,15 @@ async def serve(
     )
     service.attach(controller, raised, wait_for_resources_s=wait_for_resources_s)
     await raised.start()
-    servers = [
+    gates = [
         await accept(listener, service, instance=handover.instance, key_for=service.key_for) for listener in listeners
     ]
     ready(controller)
     await stopped.wait()
-    for server in servers:
-        server.close()
     await controller.aclose()
     if exporter is not None:
         await exporter.aclose()
+    await asyncio.gather(*(gate.aclose() for gate in gates), raised.aclose())
 
 
 async def _start_exporter(folder: Path, listener: socket.socket | None) -> Exporter | None:

@@ -47,6 +47,9 @@ class Engine(Protocol):
     def ask_for(self, resources: Resources | None, count: int) -> None:
         """Have nodes added for so many replicas, where nodes can be; None and 0 take that back."""
 
+    async def aclose(self) -> None:
+        """Close what connects this process to those that it has asked; they are not told anything."""
+
     @property
     def metrics_addresses(self) -> dict[str, str]:
         """Where metrics are served on nodes other than the controller's: node -> base URL."""

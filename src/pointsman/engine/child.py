@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Coroutine
 from struct import Struct
 from typing import Any, TypeVar
@@ -136,5 +137,13 @@ def run_process(main: Coroutine[Any, Any, None], *, process: str, log_format: st
         with contextlib.suppress(asyncio.CancelledError):
             loop.run_until_complete(asyncio.gather(*leftovers, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
+        _warn_without_raising()
         loop.close()
         tracing.close()
+
+
+def _warn_without_raising() -> None:
+    """Make no error of a warning about what user code has left open: uvloop would not go on to close it, and would wait
+    for its end for ever."""
+    if any(action == "error" and issubclass(ResourceWarning, category) for action, _, category, *_ in warnings.filters):
+        warnings.simplefilter("default", ResourceWarning)

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -94,6 +95,24 @@ def lock_state_folder(folder: Path) -> int:
     if lock is None:
         raise ServeException(f"state_dir {folder} is in use by a live instance")
     return lock
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """The folder and those above it as far as they are yet to be made, the deepest first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    return missing
+
+
+def remove_new(folders: list[Path]) -> None:
+    """Remove folders that :func:`missing_folders` has found missing, with the lock of the first; others stay."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it was not made after all, or somebody has put something into it
+            if folder is folders[0]:
+                (folder / "lock").unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def forget_state(folder: Path) -> None:

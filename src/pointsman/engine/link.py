@@ -13,7 +13,7 @@ from pointsman.telemetry.summary import Reading
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
 from pointsman.wire.messages import pack, unpack
-from pointsman.wire.stream import Stream
+from pointsman.wire.stream import Stream, close_streams
 
 if TYPE_CHECKING:
     from pointsman.engine.base import EventSink
@@ -62,6 +62,10 @@ class SupervisorLink:
 
     def ask_for(self, resources: Resources | None, count: int) -> None:
         pass  # this machine does not grow
+
+    async def aclose(self) -> None:
+        if self._stream is not None:
+            await close_streams([self._stream])
 
     @property
     def metrics_addresses(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from pointsman.descriptors import is_for_output, keep_standard_descriptors
 from pointsman.engine.base import Address, Plan
 from pointsman.engine.child import pack_handover
 from pointsman.engine.folder import (
@@ -25,6 +26,8 @@ from pointsman.engine.folder import (
     About,
     InstanceFolder,
     lock_state_folder,
+    missing_folders,
+    remove_new,
     sweep_anonymous,
 )
 from pointsman.engine.listening import listen, listen_for_metrics
@@ -35,6 +38,8 @@ from pointsman.wire.handover import SupervisorOrder
 from pointsman.wire.stream import listen_private
 
 log = logging.getLogger(__name__)
+
+_Bound = subprocess.Popen[bytes]
 
 
 class LocalInstance:
@@ -98,31 +103,35 @@ class LocalInstance:
 
 
 def raise_instance(plan: Plan) -> LocalInstance:
-    """Bind, make the folder, start the supervisor. Returns before the instance is ready.
+    """Take the folders, bind, start the supervisor. Returns before the instance is ready.
+
+    The ports come last: who has the name, or the state folder, is more to the point than who has the port of the
+    instance that runs already.
 
     Raises:
         OSError: the port cannot be bound, or the host not resolved; names both.
-        ServeException: a live instance has that name or state folder.
+        ServeException: a live instance has that name or state folder, or the state folder cannot be used.
     """
-    with contextlib.ExitStack() as undo:
+    keep_standard_descriptors()
+    with contextlib.ExitStack() as finally_, contextlib.ExitStack() as undo:
+        sweep_anonymous()
+        locks: list[int] = []
+        if plan.state_dir:
+            undo.callback(remove_new, missing_folders(Path(plan.state_dir)))
+            locks.append(lock_state_folder(Path(plan.state_dir)))
+            finally_.callback(os.close, locks[0])
+        folder = InstanceFolder.of(plan.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}")
+        locks.append(folder.create())
+        finally_.callback(os.close, locks[-1])
+        undo.callback(folder.remove)
         listener = listen(plan.http.host, plan.http.port) if plan.http else None
         if listener is not None:
-            undo.callback(listener.close)
+            finally_.callback(listener.close)
         metrics = listen_for_metrics(plan.metrics) if plan.metrics else None
         if metrics is not None:
-            undo.callback(metrics.close)
-        sweep_anonymous()
-        inherited: list[int] = []
-        if plan.state_dir:
-            inherited.append(lock_state_folder(Path(plan.state_dir)))
-            undo.callback(os.close, inherited[0])
-        folder = InstanceFolder.of(plan.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}")
-        inherited.insert(0, folder.create())
-        undo.callback(os.close, inherited[0])
-        with contextlib.ExitStack() as undo_folder:
-            undo_folder.callback(folder.remove)
-            raised = _start_supervisor(plan, folder, inherited, listener, metrics)
-            undo_folder.pop_all()
+            finally_.callback(metrics.close)
+        raised = _start_supervisor(plan, folder, locks, listener, metrics)
+        undo.pop_all()
         return raised
 
 
@@ -221,13 +230,22 @@ def _start_supervisor(
     return LocalInstance(address_of(folder), process, write_end if plan.bound else None)
 
 
+class _Outliving(_Bound):
+    """A process that is meant to be left running: Popen's own destructor warns of that."""
+
+    def __del__(self) -> None:
+        pass
+
+
 def _spawn_supervisor(fds: tuple[int, ...], locks: list[int], *, echo: bool) -> subprocess.Popen[bytes]:
-    output = None if echo else subprocess.DEVNULL
-    return subprocess.Popen(
+    output, errors = (
+        None if echo and is_for_output(stream) else subprocess.DEVNULL for stream in (sys.__stdout__, sys.__stderr__)
+    )
+    return (_Bound if echo else _Outliving)(
         [sys.executable, "-m", "pointsman.engine.supervisor", *map(str, fds)],
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=output,
+        stderr=errors,
         cwd="/",
         env=_environment(),
         pass_fds=[*(fd for fd in fds if fd >= 0), *locks],

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pointsman.descriptors import keep_standard_descriptors
 from pointsman.engine.child import EXIT_REFUSED, Lifeline, pack_handover
 from pointsman.engine.folder import InstanceFolder, forget_state
 from pointsman.engine.outbox import Outbox
@@ -353,6 +354,7 @@ class Supervisor:
 
 
 def main() -> None:
+    keep_standard_descriptors()
     lifeline_fd, control_fd, http_fd, metrics_fd = (int(argument) for argument in sys.argv[1:5])
     lifeline = Lifeline(lifeline_fd)
     order = lifeline.read_only(SupervisorOrder)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pointsman.importpath import absolute
+
 
 @dataclass(frozen=True)
 class VirtualEnv:
@@ -28,7 +30,7 @@ class VirtualEnv:
             raise TypeError(f"VirtualEnv takes the path of a folder, not {path!r}")
         if not os.fspath(path) or "\0" in os.fspath(path):
             raise ValueError(f"VirtualEnv takes the path of a folder, and {path!r} is none")
-        object.__setattr__(self, "path", str(Path(path).expanduser().absolute()))
+        object.__setattr__(self, "path", absolute(Path(path).expanduser(), "the path of a VirtualEnv"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class Requirements:
             raise ValueError(f"installer of Requirements is {installer!r}, but must be 'uv' or 'pip'")
         wanted = sorted({" ".join(package.split()) for package in packages})
         object.__setattr__(self, "packages", tuple(wanted))
-        object.__setattr__(self, "python", str(Path(python).expanduser().absolute()) if python is not None else None)
+        if python is not None:
+            python = absolute(Path(python).expanduser(), "python of Requirements")
+        object.__setattr__(self, "python", python)
         object.__setattr__(self, "installer", installer)
 
 

@@ -330,6 +330,9 @@ class HTTPServer:
         """Serve until :meth:`stop`; then finish what is under way and return."""
         # uvicorn's own `serve` installs signal handlers; signals belong to the process's main function.
         await self._server._serve([self._listener])
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()  # the drain is over, and the loop ends with us
+        await asyncio.sleep(0)
 
     def stop(self, drain_s: float | None = None) -> None:
         """Finish; within ``drain_s`` seconds where that is given."""

@@ -36,7 +36,7 @@ from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
 from pointsman.wire.messages import Assignment, ConfigureHead, FailureHead, Report, unpack
 from pointsman.wire.started import StartedCalls, path_of
-from pointsman.wire.stream import accept, listen_private, listen_tcp
+from pointsman.wire.stream import Gate, accept, listen_private, listen_tcp
 
 log = logging.getLogger("pointsman.replica")
 
@@ -71,8 +71,7 @@ class ReplicaProcess:
         self._applied: bytes | None = None
         self._half_changed = False
         self._tcp = ""
-        self._servers: list[asyncio.Server] = []
-        """Held, because a server that nobody holds closes when memory is tidied."""
+        self._gates: list[Gate] = []
         self._drain_s: float | None = None
         self._orders: asyncio.Queue[Frame] = asyncio.Queue()
         self._stopping = asyncio.Event()
@@ -106,7 +105,7 @@ class ReplicaProcess:
         await asyncio.gather(orders, return_exceptions=True)
         if self._runtime is not None and drained:
             await self._end_user_code(self._runtime)
-        await self._link.aclose()
+        await asyncio.gather(*(gate.aclose() for gate in self._gates), self._link.aclose())
         self._metrics.close()
 
     async def _end_user_code(self, runtime: Runtime) -> None:
@@ -184,7 +183,7 @@ class ReplicaProcess:
         if self._handover.tcp_host:
             listeners.append(listen_tcp(self._handover.tcp_host))
             self._tcp = tcp_address(*listeners[-1].getsockname()[:2])
-        self._servers = [
+        self._gates = [
             await accept(listener, runtime, instance=self._handover.instance, key_for=self._key_for)
             for listener in listeners
         ]

@@ -139,7 +139,7 @@ class ControlLink:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         if self._stream is not None:
-            self._stream.close()
+            await wire_stream.close_streams([self._stream])
         self._fail_pending(InstanceGoneError("the client was shut down"))
 
     def subscribe(self, *, ingress: bool, pid: int) -> None:

@@ -106,6 +106,7 @@ class RemoteReplica:
             await asyncio.gather(self._dialing, return_exceptions=True)
         if self._stream is not None:
             self._stream.abort()
+            await wire_stream.close_streams([self._stream])
 
     def send(self, call: Call) -> None:
         """Put a call on the connection; the caller has checked ``open``. One that cannot be sent fails."""

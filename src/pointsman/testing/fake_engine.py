@@ -195,6 +195,9 @@ class FakeEngine:
     def ask_for(self, resources: Resources | None, count: int) -> None:
         pass
 
+    async def aclose(self) -> None:
+        pass
+
     @property
     def metrics_addresses(self) -> dict[str, str]:
         return {}

@@ -12,9 +12,11 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
+from pointsman.descriptors import keep_standard_descriptors
 from pointsman.limits import MAX_PAYLOAD
 from pointsman.wire import tls
 from pointsman.wire.address import parse_tcp
@@ -34,6 +36,8 @@ DIAL_TIMEOUT_S = 30.0
 SILENT_PEER_S = 20
 """How long a TCP peer may leave sent bytes unacknowledged."""
 KEEPALIVE_S, KEEPALIVE_PAUSE_S, KEEPALIVE_TRIES = 15, 5, 3
+CLOSE_TIMEOUT_S = 1.0
+"""How long a peer may take to read what it was sent before the connection was closed."""
 FLUSH_AT = 64
 """Frames that leave together at most."""
 
@@ -73,6 +77,7 @@ class Stream(asyncio.BufferedProtocol):
         self.on_writable: Callable[[], None] | None = None
         """Told when the peer has caught up."""
         self._all_written: asyncio.Future[None] | None = None
+        self._gone: asyncio.Future[None] | None = None
 
     @property
     def role(self) -> str:
@@ -138,6 +143,15 @@ class Stream(asyncio.BufferedProtocol):
         if not self.closed and self._transport is not None:
             self.flush()
             self._transport.close()
+
+    async def gone(self, deadline: float) -> None:
+        """Return when the connection of a closed stream is gone; cut it when that is not so at ``deadline``."""
+        if self._transport is None or self.closed:
+            return
+        self._gone = self._gone or self._loop.create_future()
+        if not (await asyncio.wait({self._gone}, timeout=max(0.0, deadline - self._loop.time())))[0]:
+            self.abort()
+            await self._gone
 
     def abort(self, error: Exception | None = None) -> None:
         """Close at once; ``stream_lost`` will report ``error``."""
@@ -212,6 +226,8 @@ class Stream(asyncio.BufferedProtocol):
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self.closed = True
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
         if self._all_written is not None and not self._all_written.done():
             self._all_written.set_result(None)
         self._user.stream_lost(self, self._error or exc)
@@ -249,6 +265,7 @@ async def dial(address: str, user: StreamUser, *, instance: str, role: str, iden
     Raises:
         OSError: nobody listens there; with TLS also: somebody else does, or our certificates cannot be used.
     """
+    keep_standard_descriptors()
     hello = Dialer(instance=instance, role=role, identity=identity, key=key, nonce=new_nonce())
     loop = asyncio.get_running_loop()
     place = parse_tcp(address)
@@ -277,22 +294,59 @@ def listen_tcp(host: str) -> socket.socket:
     return socket.create_server((host, 0), family=_family_of(host), backlog=BACKLOG)
 
 
+class Gate:
+    """Where dialers come in. Hold it: a server that nobody holds closes when memory is tidied.
+
+    Args:
+        server: listens.
+        streams: those that it has let in.
+    """
+
+    def __init__(self, server: asyncio.Server, streams: weakref.WeakSet[Stream]) -> None:
+        self._server = server
+        self._streams = streams
+
+    async def aclose(self) -> None:
+        """Let nobody in any more, and close all that were let in, once what was sent has left."""
+        self._server.close()
+        await close_streams(list(self._streams))
+
+
 async def accept(
     listener: socket.socket, user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]
-) -> asyncio.Server:
+) -> Gate:
     """Let dialers in; ``user`` is told of each of them, and ``key_for`` what each must prove to hold.
 
     Raises:
         OSError: the cluster has TLS, and its certificates cannot be used.
     """
+    streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+    make = acceptor(user, instance=instance, key_for=key_for)
 
-    factory = acceptor(user, instance=instance, key_for=key_for)
+    def factory() -> Stream:
+        stream = make()
+        streams.add(stream)
+        return stream
+
     loop = asyncio.get_running_loop()
     if listener.family == socket.AF_UNIX:
-        return await loop.create_unix_server(factory, sock=listener)
+        return Gate(await loop.create_unix_server(factory, sock=listener), streams)
     context = tls.acceptor_context()
     limit_s = HELLO_TIMEOUT_S if context is not None else None
-    return await loop.create_server(factory, sock=listener, ssl=context, ssl_handshake_timeout=limit_s)
+    server = await loop.create_server(factory, sock=listener, ssl=context, ssl_handshake_timeout=limit_s)
+    return Gate(server, streams)
+
+
+async def close_streams(streams: Sequence[Stream], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    """Close streams, and return when their connections are gone; cut those whose other end does not read.
+
+    A loop that is closed before complains of each connection that it still has.
+    """
+    for stream in streams:
+        stream.close()
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    for stream in streams:
+        await stream.gone(deadline)
 
 
 def acceptor(user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]) -> Callable[[], Stream]:

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined,unused-ignore]
 
+from pointsman.descriptors import keep_standard_descriptors
 from pointsman.engine.base import Cluster
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
@@ -49,6 +50,8 @@ def join(cluster: Cluster, capacity: Capacity) -> None:
     """
     global _started_here
     if not ray.is_initialized():
+        _check_folder()
+        keep_standard_descriptors()
         _started_here = cluster.address == NEW or not _join_running(cluster.address)
         if _started_here:
             _start(capacity, allow_insecure=cluster.allow_insecure)
@@ -118,6 +121,15 @@ def _start(capacity: Capacity, *, allow_insecure: bool) -> None:
         _node_ip_address=LOOPBACK if sys.platform == "linux" else None,
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ServeException(
+            "the working directory of this process was removed, and Ray needs one; change to another first"
+        ) from None
 
 
 def _is_given(capacity: Capacity) -> bool:

@@ -173,6 +173,9 @@ class RayEngine:
             self._ending = True
             self._spawn(self._shut_down(order))
 
+    async def aclose(self) -> None:
+        pass  # it has no connection of its own
+
     @property
     def metrics_addresses(self) -> dict[str, str]:
         return self._exporters.addresses

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -20,6 +20,8 @@ from tests.environments import Environments
 
 WAIT_S = 60.0
 """For conditions that come true at once as a rule, and late on a machine that is busy with other things."""
+
+T = TypeVar("T")
 
 _names = itertools.count(1)
 
@@ -67,13 +69,14 @@ def name() -> str:
     return f"n{next(_names)}"
 
 
-def wait_until(condition: Callable[[], object], *, timeout_s: float = WAIT_S, what: str = "condition") -> None:
-    """Wait for a condition that no event tells of; fail when it does not come true."""
+def wait_until(condition: Callable[[], T], *, timeout_s: float = WAIT_S, what: str = "condition") -> T:
+    """Wait for a condition that no event tells of, and return what it gave; fail when it does not come true."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (found := condition()):
         if time.monotonic() > deadline:
             pytest.fail(f"{what} did not come true within {timeout_s:g} s")
         time.sleep(0.01)
+    return found
 
 
 def family(pid: int | None = None) -> dict[int, psutil.Process]:

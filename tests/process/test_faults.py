@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -31,6 +33,10 @@ class Sleepy:
     def __call__(self, request):
         time.sleep(0.05)
         return os.getpid()
+
+
+SOON_S = 20.0
+"""On a machine with much to do. Where the restart budget had been used up nothing would happen for 30 s."""
 
 
 class Load:
@@ -94,6 +100,33 @@ def test_controller_killed(client):
     assert set(before) < set(pids_of(client, "pid"))
     with http_for(client) as http:
         assert http.get("/after").json() in pids_of(client, "pid")
+
+
+class StreamedPid:
+    def __call__(self, request):
+        yield str(os.getpid())
+
+
+@pytest.mark.parametrize("code", [Pid, StreamedPid])
+def test_six_replicas_killed_in_a_row(client, code):
+    """Six replicas of a backend of two are killed, each as soon as it has answered: the next is there at once. The
+    restart budget is for replicas that never served (F1, F3)."""
+    serve_pid(client, code)
+    killed = set()
+    with http_for(client) as http:
+
+        def answered_by_another():
+            with contextlib.suppress(httpx.HTTPError):  # a stream whose replica was killed breaks
+                answer = http.get("/pid")
+                return int(answer.text) if answer.status_code == 200 and int(answer.text) not in killed else None
+            return None
+
+        for _ in range(6):
+            victim = wait_until(answered_by_another, timeout_s=SOON_S, what="an answer of the next replica")
+            killed.add(victim)
+            os.kill(victim, signal.SIGKILL)
+        assert wait_until(answered_by_another, timeout_s=SOON_S, what="an answer of the seventh") not in killed
+    wait_until(lambda: len(set(pids_of(client, "pid")) - killed) == 2, timeout_s=SOON_S, what="two replicas again")
 
 
 def test_controller_killed_while_a_backend_starts(client, tmp_path):

@@ -282,7 +282,8 @@ class Controller:
                 assert failures is not None
                 failed = self.desired.backends[tag].config_version
                 await self._durable.commit(wanted.revert(self.desired, tag))
-                failures.rolled_back, failures.count, failures.next_try = failed, 0, 0.0
+                failures.forget()
+                failures.rolled_back = failed
                 log.warning("backend %r could not be brought up as version %d; going back", tag, failed)
         except StoreError as error:
             log.error("%s", error)

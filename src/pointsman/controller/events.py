@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping
 from enum import Enum, auto
 
-from pointsman.controller.observed import Failures, Observed, Phase, Replica
-from pointsman.controller.reconcile import RECONFIGURE_REASONS, failed_launch
+from pointsman.controller.failures import STEADY_S, Failures
+from pointsman.controller.observed import Observed, Phase, Replica
+from pointsman.controller.reconcile import RECONFIGURE_REASONS
 from pointsman.controller.state import Desired
 from pointsman.model import BackendSpec, Reason
 from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
@@ -86,6 +87,7 @@ def note_report(
         log.warning("a replica numbered %d reported, and no such replica is known", report.number)
         return Task.NOTHING
     replica.adopted = False
+    replica.served = replica.served or report.served
     if introduces:
         replica.told_version = report.config_version
     replica.node, replica.address, replica.tcp = report.node, report.address, report.tcp
@@ -134,7 +136,7 @@ def _note_failed(
     failures.reason = report.reason or Reason.CONSTRUCTOR_FAILED
     failures.error, failures.text = report.error, report.text
     failures.traceback, failures.pickled = report.traceback, pickled
-    failed_launch(failures, now)
+    _count(failures, observed, desired, replica, now, served=serves)
     # One that serves and could not take a new configuration is given the old one again.
     return Task.NOTHING if serves and replica.backend in desired.fallbacks else Task.KILL
 
@@ -148,14 +150,16 @@ def note_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: fl
         log.info("%s ended", replica.tag)
         return
     log.warning("%s died: %s", replica.tag, event.exit)
+    if event.blameless or replica.phase > Phase.READY:
+        return  # nobody takes the place of one that was on its way out
     spec = desired.backends.get(replica.backend)
-    if event.blameless or spec is None or spec.version != replica.version:
+    if spec is None or spec.version != replica.version:
         return  # the death of an old version says nothing about the new one
     failures = observed.failures.setdefault(replica.backend, Failures())
     failures.reason, failures.error = Reason.REPLICA_DIED, ""
     failures.text = f"replica {replica.tag} died ({event.exit})"
     failures.traceback, failures.pickled = "", b""
-    failed_launch(failures, now, lived_s=now - replica.since if replica.phase is Phase.READY else 0.0)
+    _count(failures, observed, desired, replica, now, served=replica.has_served(now))
 
 
 def note_sick(observed: Observed, desired: Desired, replica: Replica, now: float) -> None:
@@ -170,7 +174,21 @@ def note_sick(observed: Observed, desired: Desired, replica: Replica, now: float
     failures.reason, failures.error = sick.reason, sick.error
     failures.text = sick.text if sick.error else f"replica {replica.tag}: {sick.text}"
     failures.traceback, failures.pickled = sick.traceback, b""
-    failed_launch(failures, now, lived_s=now - replica.since)
+    _count(failures, observed, desired, replica, now, served=replica.has_served(now))
+
+
+def _count(
+    failures: Failures, observed: Observed, desired: Desired, replica: Replica, now: float, *, served: bool
+) -> None:
+    """Count the failure of a replica: as a loss where it had ``served``, else as a start that failed."""
+    if not served:
+        failures.start_failed(now, recovered=observed.recovered(replica.backend, now))
+        return
+    spec, lived_s = desired.backends[replica.backend], 0.0
+    if replica.phase is Phase.READY:
+        lived_s = now - replica.since
+    watch_s = spec.config.rollout_watch_s if replica.backend in desired.fallbacks else 0.0
+    failures.lost(now, lived_s, steady_s=max(STEADY_S, watch_s))
 
 
 def forget_failures(observed: Observed, command: Change) -> None:
@@ -178,4 +196,4 @@ def forget_failures(observed: Observed, command: Change) -> None:
     if isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
         failures = observed.failures.get(command.name if isinstance(command, Deploy) else command.tag)
         if failures is not None:
-            failures.count, failures.next_try, failures.rolled_back = 0, 0.0, 0
+            failures.forget()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from pointsman.controller.failures import Failures
 from pointsman.model import Allocation, Capacity, Reason
-from pointsman.wire.messages import HealthAnswer
+from pointsman.wire.messages import SERVED_S, HealthAnswer
 
 
 class Phase(IntEnum):
@@ -71,6 +72,8 @@ class Replica:
     """Version of the first routing table without it; 0 until that is published."""
     adopted: bool = False
     """Launched by an earlier controller, and not heard of yet by this one."""
+    served: bool = False
+    """It has said that it has answered a call, or that it was ready for a while before this controller knew it."""
     killed: bool = False
     pulse: Pulse = field(default_factory=Pulse)
     sick: Sickness | None = None
@@ -92,25 +95,15 @@ class Replica:
         """Calls in it when it was asked last."""
         return self.pulse.answer.load if self.pulse.answer is not None else 0
 
+    def has_served(self, now: float) -> bool:
+        """Whether its end is a loss, and not a start that failed. One that an earlier controller has launched and that
+        has not been heard of is given the benefit of the doubt."""
+        return self.adopted or self.served or (self.phase >= Phase.READY and now >= self.since + SERVED_S)
+
     def enter(self, phase: Phase, now: float) -> None:
         """Move on to a later phase; a phase that lies behind is ignored."""
         if phase > self.phase:
             self.phase, self.since = phase, now
-
-
-@dataclass
-class Failures:
-    """What went wrong with a backend since it was last well."""
-
-    count: int = 0
-    next_try: float = 0.0
-    reason: Reason = Reason.CONSTRUCTOR_FAILED
-    error: str = ""
-    text: str = ""
-    traceback: str = ""
-    pickled: bytes = b""
-    rolled_back: int = 0
-    """Version of the change that was taken back; 0 while nothing was."""
 
 
 @dataclass
@@ -125,6 +118,11 @@ class Observed:
 
     def of(self, backend: str) -> list[Replica]:
         return [replica for replica in self.replicas.values() if replica.backend == backend]
+
+    def recovered(self, backend: str, now: float) -> bool:
+        """Whether a replica of a backend has come up and served since the last start there that failed."""
+        failed_at = self.failures[backend].failed_at if backend in self.failures else float("-inf")
+        return any(r.phase is Phase.READY and r.since > failed_at and r.has_served(now) for r in self.of(backend))
 
     def validate(self) -> None:
         """Raise AssertionError when the picture contradicts itself."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pointsman.controller.observed import Failures, Observed, Phase, Replica
+from pointsman.controller.failures import Failures
+from pointsman.controller.observed import Observed, Phase, Replica
 from pointsman.controller.resources import Ledger
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec, Reason
@@ -22,13 +23,6 @@ START_TRIES = 3
 LAUNCH_TIMEOUT_S = 60.0
 ADOPT_TIMEOUT_S = 5.0
 STOP_GRACE_S = 2.0
-BACKOFF_FIRST_S = 0.1
-BACKOFF_LAST_S = 10.0
-BUDGET = 5
-"""Failures in a row after which a backend is tried only every ``SLOW_RETRY_S``: four quick tries, then slow ones."""
-SLOW_RETRY_S = 30.0
-STEADY_S = 10.0
-"""A replica that served this long was no failed start: its death begins a new count."""
 
 
 @dataclass(frozen=True)
@@ -119,18 +113,6 @@ def is_settled(desired: Desired, observed: Observed, backend: str) -> bool:
         and backend not in desired.fallbacks
         and all(_is_up(replica, spec) for replica in mine)
     )
-
-
-def failed_launch(failures: Failures, now: float, *, lived_s: float = 0.0) -> None:
-    """Count a failure and set when to try again: at once, then after 0.1, 0.2 and 0.4 s, then every 30 s."""
-    failures.count = 1 if lived_s >= STEADY_S else failures.count + 1
-    if failures.count >= BUDGET:
-        delay = SLOW_RETRY_S
-    elif failures.count == 1:
-        delay = 0.0
-    else:
-        delay = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** (failures.count - 2))
-    failures.next_try = now + delay
 
 
 def _is_up(replica: Replica, spec: BackendSpec) -> bool:
@@ -225,7 +207,11 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Le
         movable = [] if unknown or swapping or len(proven) < len(current) else old
         surge = wanted if spec.config.max_surge is None else spec.config.max_surge
         room = wanted + surge - len(current) - len(old) if old else missing
-        yield from _launches(spec, min(missing, room), movable, failures, ledger, now)
+        due = _next_try(spec.tag, observed)
+        if now < due:
+            yield WakeAt(due)
+        else:
+            yield from _launches(spec, min(missing, room), movable, ledger)
     if unknown:
         return
     for replica in _victims(current, -missing):
@@ -257,12 +243,16 @@ def _proven(spec: BackendSpec, desired: Desired, up: list[Replica], now: float) 
     return [replica for replica in up if now >= replica.since + spec.config.rollout_watch_s]
 
 
-def _launches(
-    spec: BackendSpec, missing: int, old: list[Replica], failures: Failures | None, ledger: Ledger, now: float
-) -> Iterator[Action]:
-    if failures is not None and now < failures.next_try:
-        yield WakeAt(failures.next_try)
-        return
+def _next_try(backend: str, observed: Observed) -> float:
+    """Before this time nothing is started: what failed is not tried again in a rush."""
+    failures = observed.failures.get(backend)
+    if failures is None:
+        return 0.0
+    serving = any(r.phase is Phase.READY and r.is_current and not r.killed for r in observed.of(backend))
+    return failures.next_try if serving else failures.next_try_alone
+
+
+def _launches(spec: BackendSpec, missing: int, old: list[Replica], ledger: Ledger) -> Iterator[Action]:
     for launched in range(missing):
         allocation = ledger.place(spec.resources)
         if allocation is None:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pointsman.controller.observed import Failures, Observed, Phase
+from pointsman.controller.failures import Failures
+from pointsman.controller.observed import Observed, Phase
 from pointsman.controller.reconcile import RECONFIGURE_REASONS, is_settled
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError

@@ -34,7 +34,7 @@ from pointsman.wire.address import set_node, tcp_address
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
-from pointsman.wire.messages import Assignment, ConfigureHead, FailureHead, Report, unpack
+from pointsman.wire.messages import SERVED_S, Assignment, ConfigureHead, FailureHead, Report, unpack
 from pointsman.wire.started import StartedCalls, path_of
 from pointsman.wire.stream import Gate, accept, listen_private, listen_tcp
 
@@ -67,6 +67,7 @@ class ReplicaProcess:
         self._state_body = b""
         self._runtime: Runtime | None = None
         self._health: Health | None = None
+        self._ready_at = 0.0
         self._metrics = NO_METRICS
         self._applied: bytes | None = None
         self._half_changed = False
@@ -82,7 +83,7 @@ class ReplicaProcess:
             role=ROLE_REPLICA,
             identity=str(handover.number),
             key=handover.control_key,
-            on_ready=lambda link: link.report(self._state, self._state_body),
+            on_ready=lambda _: self._report(self._state, self._state_body),
             on_frame=self._receive,
             on_gone=self._instance_ended,
         )
@@ -160,6 +161,7 @@ class ReplicaProcess:
             assignment.config,
             started=StartedUntilTold(StartedCalls(path_of(self._handover.address))),
             metrics=self._metrics,
+            on_answer=self._has_answered,
         )
         try:
             await runtime.load_code(code, assignment.traits)
@@ -174,6 +176,7 @@ class ReplicaProcess:
         gc.collect()
         gc.freeze()
         self._runtime, self._applied = runtime, user_config
+        self._ready_at = asyncio.get_running_loop().time()
         self._health = Health(self._handover, self._vitals)
         self._health.start(runtime.health_check, runtime.context)
         self._report(Report(self._handover.number, "ready", assignment.config_version))
@@ -241,9 +244,17 @@ class ReplicaProcess:
     def _key_for(self, role: str, identity: str) -> bytes | None:
         return self._handover.data_key if role == ROLE_ROUTER else None
 
+    def _has_answered(self) -> None:
+        """If it dies now, this was no start that failed."""
+        if self._state.state == "ready":  # any other report has an effect of its own, and says this later
+            self._report(self._state)
+
     def _report(self, report: Report, body: bytes = b"") -> None:
         where = {"node": self._handover.node, "address": self._handover.address, "tcp": self._tcp}
-        self._state, self._state_body = msgspec.structs.replace(report, **where), body
+        served = self._runtime is not None and (
+            self._runtime.has_answered or asyncio.get_running_loop().time() >= self._ready_at + SERVED_S
+        )
+        self._state, self._state_body = msgspec.structs.replace(report, served=served, **where), body
         self._link.report(self._state, body)
 
     def _report_failure(self, error: BaseException, reason: Reason, config_version: int = 0) -> None:

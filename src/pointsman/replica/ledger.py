@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from pointsman.exceptions import TooLargeError, UserCodeError
 from pointsman.replica.answers import Answer
@@ -32,11 +33,15 @@ class Ledger:
     Attributes:
         connections: of routers, and their numbers.
         draining: no more calls are to be admitted.
+        answered: a call has been answered.
+        on_answer: called once, when the first call has been.
     """
 
     def __init__(self, started: StartedUntilTold | None, metrics: ReplicaMetrics) -> None:
         self.connections: dict[Stream, int] = {}
         self.draining = False
+        self.answered = False
+        self.on_answer: Callable[[], object] = lambda: None
         self.metrics = metrics
         self._started = started
         self._loop = asyncio.get_running_loop()
@@ -137,6 +142,9 @@ class Ledger:
 
     def _give_back(self, item: Item) -> None:
         """Its slot is free, and it is counted: before its caller can know."""
+        if not self.answered and item.began and not item.over:
+            self.answered = True
+            self._loop.call_soon(self.on_answer)  # behind the answer
         item.over = True
         if self._items.pop((item.stream, item.call_id), None) is None:
             return

@@ -44,6 +44,7 @@ class Runtime:
         config: limits and batching; :meth:`configure` takes later ones.
         started: where calls are noted before user code sees them; None where nobody will read it.
         metrics: where they are counted.
+        on_answer: called once, when the first call has been answered.
 
     Attributes:
         context: what user code's constructor left; all of it runs in copies.
@@ -57,12 +58,14 @@ class Runtime:
         *,
         started: StartedUntilTold | None = None,
         metrics: ReplicaMetrics = NO_METRICS,
+        on_answer: Callable[[], object] = lambda: None,
     ) -> None:
         self._config = config
         self.context = UserContext()
         self._rule = BatchRule()
         self._target: Target | None = None
         self._ledger = Ledger(started, metrics)
+        self._ledger.on_answer = on_answer
         self._on_loop = OnLoop(self._ledger, self._rule, self.context)
         self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context)
         self._thread, self._coroutines = self._on_thread.executor, self._on_loop.executor
@@ -81,6 +84,11 @@ class Runtime:
     def load(self) -> int:
         """Calls in this replica, waiting or running."""
         return self._ledger.load
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether any call has been answered."""
+        return self._ledger.answered
 
     def vitals(self, declared_s: float) -> Vitals:
         """How busy this replica is, from any thread.

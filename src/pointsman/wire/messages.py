@@ -143,12 +143,17 @@ class DrainHead(Message, frozen=True):
     timeout_s: float
 
 
+SERVED_S = 2.0
+"""A replica that was ready for this long has served, even if nobody called it."""
+
+
 class Report(Message, frozen=True):
     """A replica tells the controller how it is: on connecting, and after each thing it was told to do.
 
     ``state`` is ``fresh`` (wants its assignment), ``starting``, ``ready``, ``failed``, ``draining`` or ``drained``. For
     ``failed`` the frame's body may hold the pickled exception of user code. ``node``, ``address`` and ``tcp`` say where
-    it listens, as in a ``ReplicaRef``.
+    it listens, as in a ``ReplicaRef``. ``served`` once it has answered a call, or was ready
+    for ``SERVED_S``.
     """
 
     number: int
@@ -161,6 +166,7 @@ class Report(Message, frozen=True):
     node: str = ""
     address: str = ""
     tcp: str = ""
+    served: bool = False
 
 
 class HealthAnswer(Message, frozen=True):

@@ -37,16 +37,24 @@ class CallScope:
         request_id: empty when the caller gave none.
         headers: of the request; those that tracing tools use to tie calls together are handed on.
         callers: how many wait for the answer: those of a batch.
+        request_ids: of a batch, those of all its members; empty for a single call.
     """
 
-    __slots__ = ("_callers", "_inner", "deadline", "headers", "request_id")
+    __slots__ = ("_callers", "_inner", "deadline", "headers", "request_id", "request_ids")
 
     def __init__(
-        self, deadline: float, request_id: str, headers: Sequence[tuple[bytes, bytes]] = (), *, callers: int = 1
+        self,
+        deadline: float,
+        request_id: str,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        callers: int = 1,
+        request_ids: Sequence[str] = (),
     ) -> None:
         self.deadline = deadline
         self.request_id = request_id
         self.headers = headers
+        self.request_ids = request_ids
         self._callers = callers
         self._inner: set[Cancellable] | None = None
 

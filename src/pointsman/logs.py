@@ -1,7 +1,11 @@
-"""Log lines of our processes: as text, or as one JSON object per line; with the id of the request that they are about.
+"""Log lines of our processes: as text, or as one JSON object per line; with their time, and the id of the request that
+they are about.
 
 Called once at the start of each process. What user code logs by the standard ``logging`` goes the same way, so that its
-lines carry the request id, too, without its doing.
+lines carry time and request id, too, without its doing. Who reads log files finds here how lines begin.
+
+    2026-11-28T09:30:00.123Z WARNING my.model: [id of the request] message
+        further lines of the same event
 """
 
 from __future__ import annotations
@@ -9,9 +13,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from pointsman.context import call_scope, replica_context
 
@@ -19,7 +25,13 @@ TEXT = "text"
 JSON = "json"
 FORMATS = (TEXT, JSON)
 FIELDS = "fields"
-"""Attribute of a record, set by ``extra``: a dict that becomes part of a JSON line, where the message says it too."""
+"""Attribute of a record, set by ``extra``: a dict that becomes part of a JSON line, where the message says it too. The
+``request_id`` in it, or the list ``request_ids``, wins over the id of the call that is under way."""
+INDENT = "    "
+
+_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+_TEXT_HEAD = re.compile(rf"({_TIME}) (\S+(?: \d+)?) (?:\S+: \[([A-Za-z0-9._,-]+)\] )?")
+_SMALL_TALK = re.compile(rb'(?:%s INFO |{"level":"INFO","logger":")pointsman[.:"]' % _TIME.encode())
 
 
 def set_up(log_format: str, process: str) -> None:
@@ -34,28 +46,42 @@ def set_up(log_format: str, process: str) -> None:
     def with_request_id(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make_record(*args, **kwargs)
         scope = call_scope.get()
-        record.request_id = scope.request_id if scope is not None else ""
+        if scope is not None:
+            # A name that no user code has in its ``extra``, where logging refuses names that are taken.
+            setattr(record, _IDS, scope.request_ids or (scope.request_id,))
         return record
 
     # At the making of the record and not at its formatting: that may happen on a thread of its own.
     logging.setLogRecordFactory(with_request_id)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JSONFormatter(process) if log_format == JSON else TextFormatter())
+    handler.setFormatter(formatter(log_format, process))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-class TextFormatter(logging.Formatter):
-    """``LEVEL logger: [request id] message``."""
+def formatter(log_format: str, process: str) -> logging.Formatter:
+    """Makes the lines of a process, see :func:`set_up`."""
+    return JSONFormatter(process) if log_format == JSON else TextFormatter()
 
-    def __init__(self) -> None:
-        super().__init__("%(levelname)s %(name)s: %(message)s")
+
+def record(level: int, logger: str, message: str, fields: Mapping[str, Any]) -> logging.LogRecord:
+    """For a formatter, where no logger is at hand. ``fields`` become part of a JSON line."""
+    made = logging.LogRecord(logger, level, "", 0, message, (), None)
+    setattr(made, FIELDS, fields)
+    return made
+
+
+class TextFormatter(logging.Formatter):
+    """``TIME LEVEL logger: [request id] message``; a message's further lines are indented, so that none of them can be
+    taken for a line of its own. The time is UTC: nodes may be in several zones, and clocks are not set back twice."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).rstrip("\n").replace("\n", f"\n{INDENT}")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        request_id = getattr(record, "request_id", "")
-        if not request_id:
-            return super().formatMessage(record)
-        return f"{record.levelname} {record.name}: [{request_id}] {record.message}"
+        ids = ",".join(_request_ids(record))
+        about = f"[{ids}] " if ids else ""
+        return f"{_utc(record)[:-6]}Z {record.levelname} {record.name}: {about}{record.message}"
 
 
 class JSONFormatter(logging.Formatter):
@@ -69,18 +95,20 @@ class JSONFormatter(logging.Formatter):
         line: dict[str, Any] = {
             "level": record.levelname,
             "logger": record.name,
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "time": _utc(record),
             "message": record.getMessage(),
             "process": self._process,
             "pid": os.getpid(),
         }
-        request_id = getattr(record, "request_id", "")
-        if request_id:
-            line["request_id"] = request_id
+        ids = _request_ids(record)
+        if len(ids) == 1:
+            line["request_id"] = ids[0]
+        elif ids:
+            line["request_ids"] = ids
         replica = replica_context()
         if replica is not None:
             line["backend"], line["replica"] = replica.backend, replica.replica
-        line.update(getattr(record, FIELDS, {}))
+        line.update({name: value for name, value in _fields(record).items() if name not in _ID_FIELDS})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
@@ -88,6 +116,84 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(line, default=repr, separators=(",", ":"))
 
 
+_IDS = "_pointsman_request_ids"
+_ID_FIELDS = ("request_id", "request_ids")
+
+
+def _utc(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
+    fields = getattr(record, FIELDS, None)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _request_ids(record: logging.LogRecord) -> list[str]:
+    """Of the requests that a line is about: those of a batch are several."""
+    fields = _fields(record)
+    for ids in (
+        fields.get("request_ids", ()),
+        (fields.get("request_id", ""),),
+        getattr(record, _IDS, ()),
+        (getattr(record, "request_id", ""),),  # as user code that knows its own says it
+    ):
+        if any(ids):
+            return [str(one) for one in ids if one]
+    return []
+
+
+class Head(NamedTuple):
+    """How a line of a log file begins.
+
+    Attributes:
+        time: sorts like the moments themselves.
+        level: such as ``WARNING``.
+        request_ids: of the requests that it is about.
+        goes_on: whether indented lines after it belong to it.
+    """
+
+    time: str
+    level: str
+    request_ids: frozenset[str]
+    goes_on: bool
+
+
+def head_of(line: str) -> Head | None:
+    """How a line begins; None of one that no logger has written, such as what user code prints."""
+    if line.startswith('{"level":'):
+        return _head_of_json(line)
+    found = _TEXT_HEAD.match(line)
+    if found is None:
+        return None
+    time, level, ids = found.groups()
+    return Head(time[:-1], level, frozenset(ids.split(",")) if ids else frozenset(), goes_on=True)
+
+
+def _head_of_json(line: str) -> Head | None:
+    try:
+        read = json.loads(line)
+        time, level, ids = str(read["time"]), str(read["level"]), read.get("request_ids") or [read.get("request_id")]
+        return Head(time[:23], level, frozenset(one for one in ids if one), goes_on=False)
+    except (ValueError, KeyError, TypeError):  # user code may print what looks like a line of ours
+        return None
+
+
+def is_small_talk(line: bytes) -> bool:
+    """Whether a line is one of those of our own processes that go to the files only."""
+    return _SMALL_TALK.match(line) is not None
+
+
 def escaped(target: bytes) -> str:
     """Bytes from a client as they may stand in a log: whatever is no printable ASCII is escaped."""
     return "".join(chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x5C else f"\\x{byte:02x}" for byte in target)
+
+
+def printable(text: str) -> str:
+    """One line without control characters, so that a name cannot forge log lines."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def readable(text: str) -> str:
+    """Lines without control characters: texts of exceptions hold what clients have sent."""
+    return "\n".join(printable(line) for line in text.expandtabs(4).strip().split("\n"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.conftest import WAIT_S
 
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 PROGRAM = """
 import logging
 import time
@@ -23,7 +25,8 @@ log = logging.getLogger("my.model")
 
 
 def sync(request):
-    log.warning("sync here")
+    log.warning("sync here", extra={{"taken": 1}})
+    log.info("an id of my own", extra={{"request_id": "mine", "fields": "x"}})
     return "ok"
 
 
@@ -83,8 +86,7 @@ def test_each_line_of_user_code_names_its_request(tmp_path):
     for kind in ("sync", "async", "batch"):
         name = "plain_async" if kind == "async" else kind
         [line] = [line for line in lines if f"] {kind} here" in line]
-        assert f"WARNING my.model: [id-of-{name}] {kind} here" in line
-        assert line.startswith(f"[{name}#")
+        assert re.fullmatch(rf"\[{name}#\w{{6}}\] {TIME} WARNING my.model: \[id-of-{name}\] {kind} here", line)
     for kind in ("outer", "echo"):
         assert any(f"[id-of-outer] {kind} here" in line for line in lines)
     assert not any("access" in line for line in lines)

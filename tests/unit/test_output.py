@@ -1,12 +1,21 @@
-"""What processes print, on a disk that takes nothing."""
+"""What processes print: into files, also on a disk that takes nothing, and to a terminal."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from pointsman import logs
+from pointsman.engine import output
 from pointsman.engine.output import OutputPump
 from tests.conftest import wait_until
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 def test_a_disk_without_room_holds_nobody_up(tmp_path: Path) -> None:
@@ -16,7 +25,7 @@ def test_a_disk_without_room_holds_nobody_up(tmp_path: Path) -> None:
     pump = OutputPump(folder, echo=False)
     reading, writing = os.pipe()
     pump.add(reading, "b#abcdef", "replica-1")
-    pump.write("supervisor", "something happened")
+    pump.write("something happened")
     for _ in range(64):
         os.write(writing, b"x" * 16384 + b"\n")  # far more than a pipe holds
     folder.mkdir()
@@ -27,8 +36,87 @@ def test_a_disk_without_room_holds_nobody_up(tmp_path: Path) -> None:
         return path.read_bytes() if path.exists() else b""
 
     wait_until(lambda: b"there is room\n" in log(), what="the log goes on")
-    pump.write("supervisor", "and here")
+    pump.write("and here")
     os.close(writing)
     wait_until(lambda: (folder / "supervisor.log").exists())
     pump.close()
-    assert (folder / "supervisor.log").read_bytes() == b"and here\n"
+    [line] = (folder / "supervisor.log").read_text().splitlines()
+    assert re.fullmatch(rf"{TIME} WARNING pointsman.supervisor: and here", line)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """What is read here was shown on the terminal."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(output, "TERMINAL_FD", writing)
+    yield reading
+    os.close(reading)
+    os.close(writing)
+
+
+def printed(folder: Path, text: bytes, *, label: str = "b#abcdef", log_format: str = logs.TEXT) -> Path:
+    """A process has printed this and ended; returns its file."""
+    pump = OutputPump(folder, echo=True, log_format=log_format)
+    reading, writing = os.pipe()
+    pump.add(reading, label, "one")
+    os.write(writing, text)
+    os.close(writing)
+    pump.close()
+    return folder / "one.log"
+
+
+NEWS = "2026-11-28T09:30:00.123Z WARNING pointsman.replica: news"
+SMALL_TALK = "2026-11-28T09:30:00.123Z INFO pointsman.controller.events: b#abcdef is ready"
+OF_A_USER = "2026-11-28T09:30:00.123Z INFO pointsman_like.model: loaded"
+
+
+def test_the_terminal_shows_news_only(tmp_path: Path, terminal: int) -> None:
+    """On the terminal I see warnings and all that my code says, each line behind its replica's tag, and none of the
+    small talk of the system, which is in the file."""
+    lines = [NEWS, SMALL_TALK, OF_A_USER, "printed"]
+    path = printed(tmp_path, "\n".join(lines).encode() + b"\n")
+    assert os.read(terminal, 65536).decode().splitlines() == [
+        f"[b#abcdef] {line}" for line in (NEWS, OF_A_USER, "printed")
+    ]
+    [first, *rest] = path.read_text().splitlines()
+    assert rest == lines
+    assert re.fullmatch(rf"{TIME} INFO pointsman.supervisor: output of b#abcdef", first)
+
+
+def test_the_terminal_shows_news_of_json_lines(tmp_path: Path, terminal: int) -> None:
+    """The same where lines are JSON, which say by themselves whose they are; the supervisor's own are JSON, too."""
+    news, talk = ({"level": level, "logger": "pointsman.x", "message": "m"} for level in ("WARNING", "INFO"))
+    packed = [json.dumps(one, separators=(",", ":")) for one in (news, talk)]
+    path = printed(tmp_path, "\n".join(packed).encode() + b"\n", log_format=logs.JSON)
+    assert os.read(terminal, 65536).decode().splitlines() == packed[:1]
+    first = json.loads(path.read_text().splitlines()[0])
+    assert (first["backend"], first["replica"], first["process"]) == ("b", "b#abcdef", "supervisor")
+
+
+def test_files_are_set_aside_between_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is full goes on in a new file, and no line is cut in two; each file says whose it is."""
+    monkeypatch.setattr(output, "MAX_LOG_BYTES", 1000)
+    pump = OutputPump(tmp_path, echo=False)
+    reading, writing = os.pipe()
+    pump.add(reading, "b#abcdef", "one")
+    lines = [f"line {number} " + "x" * 50 for number in range(30)]
+    path = tmp_path / "one.log"
+    for line in lines:
+        os.write(writing, line[:5].encode())
+        os.write(writing, f"{line[5:]}\n".encode())
+        wait_until(lambda line=line: line in path.read_text() if path.exists() else False, what=line)
+    os.close(writing)
+    pump.close()
+    kept = [one.read_text().splitlines() for one in (path.with_suffix(".log.1"), path)]
+    assert all("output of b#abcdef" in one[0] for one in kept)
+    shown = [line for one in kept for line in one[1:]]
+    assert shown == lines[-len(shown) :]
+    assert len(shown) > 10
+
+
+def test_a_line_without_an_end_is_one_of_its_own(tmp_path: Path) -> None:
+    """What a process printed last before it died does not run into what its successor says."""
+    printed(tmp_path, b"half a li")
+    lines = printed(tmp_path, b"next\n").read_text().splitlines()
+    assert lines[1] == "half a li"
+    assert lines[3] == "next"

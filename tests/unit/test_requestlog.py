@@ -10,7 +10,7 @@ import pytest
 from pointsman.context import CallScope, call_scope
 from pointsman.ingress import requestlog
 from pointsman.ingress.requestlog import RequestLog, breakdown_ms
-from pointsman.logs import JSONFormatter, TextFormatter, escaped
+from pointsman.logs import JSONFormatter, TextFormatter, escaped, head_of
 from pointsman.routing.call import Call
 
 
@@ -41,7 +41,8 @@ def test_a_sample_of_requests_is_logged(now, caplog):
         for _ in range(4):
             over(log, 0.002)
     assert [record.name for record in caplog.records] == ["access"] * 2
-    assert caplog.records[0].getMessage() == "GET /x -> 200 delivered in 2.0 ms [request id1]"
+    assert caplog.records[0].getMessage() == "GET /x -> 200 delivered in 2.0 ms"
+    assert head_of(TextFormatter().format(caplog.records[0])).request_ids == {"id1"}
 
 
 def test_slow_requests_say_where_their_time_went(now, caplog):
@@ -116,9 +117,51 @@ def test_json_lines_keep_tracebacks():
 
 
 @pytest.mark.parametrize(("request_id", "line"), [("", "WARNING mine: said"), ("id1", "WARNING mine: [id1] said")])
-def test_text_lines_name_the_request(request_id, line):
-    """Inside a request its id stands in each line; outside there is nothing to say."""
-    assert TextFormatter().format(record("said", request_id=request_id)) == line
+def test_text_lines_name_time_and_request(request_id, line):
+    """Each line says when, to the millisecond and in UTC; inside a request its id stands in it, too."""
+    made = record("said", request_id=request_id, created=1795858200.1239)
+    assert TextFormatter().format(made) == f"2026-11-28T09:30:00.123Z {line}"
+
+
+def test_further_lines_of_a_message_are_indented():
+    """A message of several lines, or with a traceback, cannot be taken for several, whatever is in it."""
+    try:
+        raise ValueError("why\n2026-11-28T09:30:00.123Z ERROR forged: line")
+    except ValueError as error:
+        made = record("one\ntwo\n", exc_info=(ValueError, error, error.__traceback__))
+    first, *rest = TextFormatter().format(made).split("\n")
+    assert head_of(first) is not None
+    assert rest[0] == "    two"
+    assert all(line.startswith("    ") for line in rest)
+    assert not any(head_of(line) for line in rest)
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JSONFormatter("replica")])
+@pytest.mark.parametrize("level", ["WARNING", "Level 15", "custom"])
+@pytest.mark.parametrize("logger", ["mine", "a:b", "päth/x"])
+def test_heads_of_lines_are_read_back(formatter, level, logger):
+    """Whoever reads a log finds time, level and request of each line, in both formats."""
+    made = record("[other] said", fields={"request_ids": ["id1", "id2"]}, created=1795858200.1239)
+    made.levelname, made.name = level, logger
+    head = head_of(formatter.format(made))
+    assert head is not None
+    assert (head.time, head.level, head.request_ids) == ("2026-11-28T09:30:00.123", level, {"id1", "id2"})
+
+
+@pytest.mark.parametrize(
+    "line", ["", "printed", "{", '{"level":"INFO"}', '{"level":1,', "2026-11-28 09:30:00 INFO mine: x", "    indented"]
+)
+def test_what_code_prints_has_no_head(line):
+    """Lines that no logger has written are told apart, also those that look like JSON."""
+    assert head_of(line) is None
+
+
+@pytest.mark.parametrize("fields", ["text", None, 5])
+def test_users_may_have_fields_of_the_same_names(fields):
+    """Code that logs with an `extra` of its own is not in the way of ours."""
+    made = record("said", fields=fields, request_id="mine")
+    assert "[mine] said" in TextFormatter().format(made)
+    assert json.loads(JSONFormatter("replica").format(made))["request_id"] == "mine"
 
 
 def test_scopes_hand_on_headers():

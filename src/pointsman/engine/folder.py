@@ -50,6 +50,8 @@ class About(msgspec.Struct, frozen=True):
     ingresses: int
     metrics_host: str | None = None
     metrics_port: int = 0
+    logs: str = ""
+    """Folder of its log files."""
 
 
 def check_name(name: str) -> str:
@@ -113,6 +115,11 @@ def remove_new(folders: list[Path]) -> None:
             if folder is folders[0]:
                 (folder / "lock").unlink(missing_ok=True)
             folder.rmdir()
+
+
+def logs_of(folder: str, state_dir: str) -> Path:
+    """Where the log files of an instance are: with its stored state, where that is kept, since they are of use then."""
+    return Path(state_dir or folder) / "logs"
 
 
 def forget_state(folder: Path) -> None:

@@ -26,6 +26,7 @@ from pointsman.engine.folder import (
     About,
     InstanceFolder,
     lock_state_folder,
+    logs_of,
     missing_folders,
     remove_new,
     sweep_anonymous,
@@ -224,6 +225,7 @@ def _start_supervisor(
         ingresses=order.ingresses,
         metrics_host=plan.metrics.host if plan.metrics else None,
         metrics_port=metrics.getsockname()[1] if metrics is not None else 0,
+        logs=str(logs_of(order.folder, order.state_dir)),
     )
     folder.write("key", derive_key(master, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))

@@ -7,6 +7,7 @@ not take is dropped from the terminal (never from the file) and counted.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import selectors
@@ -14,20 +15,25 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from pointsman import logs
+from pointsman.logs import is_small_talk, printable
 
 MAX_LOG_BYTES = 32 * 1024 * 1024
 """A log file over this size is set aside as ``<name>.log.1``, replacing the one before."""
 TERMINAL_FD = 2
-OUR_SMALL_TALK = (b"INFO pointsman", b'{"level":"INFO","logger":"pointsman')
-"""Lines of our own processes that go to the files only."""
+SUPERVISOR = "supervisor"
+OUTPUT_OF = "output of "
+"""The first line of each process in its file, before its tag or role: some processes print, and log nothing."""
 
 
 class _Source:
-    def __init__(self, fd: int, label: str, path: Path) -> None:
+    def __init__(self, fd: int, label: str, path: Path, first_line: Callable[[], bytes]) -> None:
         self.fd = fd
         self.prefix = f"[{printable(label)}] ".encode()
         self.path = path
+        self.first_line = first_line
         self.file: BinaryIO | None = None
         self.rest = b""
         with contextlib.suppress(OSError):  # a disk without room may have some later
@@ -35,6 +41,7 @@ class _Source:
 
     def open(self) -> BinaryIO:
         self.file = self.path.open("ab", buffering=0)
+        self.file.write(self.first_line())
         return self.file
 
     def write(self, data: bytes) -> None:
@@ -44,11 +51,22 @@ class _Source:
             OSError: the disk does not take it.
         """
         file = self.file or self.open()
-        file.write(data)
         if file.tell() > MAX_LOG_BYTES:
-            self.close()
-            self.path.replace(self.path.with_suffix(".log.1"))
-            self.open()
+            end = data.find(b"\n") + 1 if self.rest else 0  # a line is not cut in two, unless it has no end
+            file.write(data[:end])
+            if end or not self.rest or file.tell() > 2 * MAX_LOG_BYTES:
+                data = data[end:]
+                self.close()
+                self.path.replace(self.path.with_suffix(".log.1"))
+                file = self.open()
+        file.write(data)
+
+    def end(self) -> None:
+        """Its process has ended; the next one in this file begins with a line of its own."""
+        if self.rest and self.file is not None:
+            with contextlib.suppress(OSError):
+                self.file.write(b"\n")
+        self.close()
 
     def close(self) -> None:
         if self.file is not None:
@@ -62,11 +80,13 @@ class OutputPump:
     Args:
         folder: where the log files go.
         echo: whether to write to the terminal too.
-        prefix: whether lines on the terminal say whose they are; where they are JSON they do by themselves.
+        log_format: of the processes. Lines of text have a prefix on the terminal that says whose they are; lines of
+            JSON do so by themselves.
     """
 
-    def __init__(self, folder: Path, *, echo: bool, prefix: bool = True) -> None:
-        self._prefix = prefix
+    def __init__(self, folder: Path, *, echo: bool, log_format: str = logs.TEXT) -> None:
+        self._prefix = log_format == logs.TEXT
+        self._formatter = logs.formatter(log_format, SUPERVISOR)
         self._folder = folder
         self._echo = echo
         self._dropped = 0
@@ -83,9 +103,9 @@ class OutputPump:
         """Read ``fd`` to its end, into ``<name>.log``."""
         self._do(lambda: self._open(fd, label, name))
 
-    def write(self, label: str, text: str) -> None:
+    def write(self, text: str) -> None:
         """Add a line of the supervisor's own."""
-        self._do(lambda: self._own_line(label, text))
+        self._do(lambda: self._own_line(text))
 
     def close(self) -> None:
         """Write out what is there and stop."""
@@ -98,18 +118,30 @@ class OutputPump:
         os.write(self._wake_write, b"x")
 
     def _open(self, fd: int, label: str, name: str) -> None:
-        source = _Source(fd, label, self._folder / f"{name}.log")
+        source = _Source(fd, label, self._folder / f"{name}.log", lambda: self._first_line(label))
         self._sources.add(source)
         self._selector.register(fd, selectors.EVENT_READ, source)
 
-    def _own_line(self, label: str, text: str) -> None:
-        line = f"{printable(text)}\n".encode()
+    def _first_line(self, label: str) -> bytes:
+        backend = label.rpartition("#")[0]
+        fields = {"backend": backend, "replica": label} if backend else {}
+        return self._line(logging.INFO, f"{OUTPUT_OF}{printable(label)}", **fields)
+
+    def _own_line(self, text: str) -> None:
+        line = self._line(logging.WARNING, printable(text))
         try:
-            with (self._folder / f"{label}.log").open("ab") as file:
+            with (self._folder / f"{SUPERVISOR}.log").open("ab") as file:
                 file.write(line)
         except OSError:
             self._dropped += len(line)
-        self._to_terminal(f"[{label}] ".encode() + line)
+        self._to_terminal(self._own_prefix() + line)
+
+    def _line(self, level: int, text: str, **fields: Any) -> bytes:
+        record = logs.record(level, f"pointsman.{SUPERVISOR}", text, fields)
+        return f"{self._formatter.format(record)}\n".encode()
+
+    def _own_prefix(self) -> bytes:
+        return f"[{SUPERVISOR}] ".encode() if self._prefix else b""
 
     def _main(self) -> None:
         while True:
@@ -129,7 +161,7 @@ class OutputPump:
         if not data:
             self._selector.unregister(source.fd)
             os.close(source.fd)
-            source.close()
+            source.end()
             self._sources.discard(source)
             data = b"\n" if source.rest else b""
         else:
@@ -139,7 +171,7 @@ class OutputPump:
                 self._dropped += len(data)  # a full disk must not stop those who print
         lines, _, source.rest = (source.rest + data).rpartition(b"\n")
         if lines and self._echo:
-            shown = [line for line in lines.split(b"\n") if not line.startswith(OUR_SMALL_TALK)]
+            shown = [line for line in lines.split(b"\n") if not is_small_talk(line)]
             self._to_terminal(b"".join((source.prefix if self._prefix else b"") + line + b"\n" for line in shown))
         if len(source.rest) > 65536:
             source.rest = b""
@@ -153,9 +185,9 @@ class OutputPump:
                 self._dropped += len(data) - start
                 return
             if self._dropped:
-                note = f"[supervisor] {self._dropped} bytes of output were not shown here; see the log files\n"
+                text = f"{self._dropped} bytes of output were not shown here; see the log files"
                 self._dropped = 0
-                self._emit(note.encode())
+                self._emit(self._own_prefix() + self._line(logging.WARNING, text))
             self._emit(data[start : start + 4096])
 
     def _emit(self, data: bytes) -> None:
@@ -163,8 +195,3 @@ class OutputPump:
             os.write(TERMINAL_FD, data)
         except OSError:
             self._echo = False  # the terminal is gone for good
-
-
-def printable(text: str) -> str:
-    """One line without control characters, so that a name cannot forge log lines."""
-    return "".join(character if character.isprintable() else "?" for character in text)

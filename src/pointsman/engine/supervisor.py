@@ -21,7 +21,8 @@ from pathlib import Path
 
 from pointsman.descriptors import keep_standard_descriptors
 from pointsman.engine.child import EXIT_REFUSED, Lifeline, pack_handover
-from pointsman.engine.folder import InstanceFolder, forget_state
+from pointsman.engine.folder import InstanceFolder, forget_state, logs_of
+from pointsman.engine.lognames import name_of
 from pointsman.engine.outbox import Outbox
 from pointsman.engine.output import OutputPump
 from pointsman.engine.spawn import Child, spawn
@@ -78,9 +79,9 @@ class Supervisor:
         self._http = http
         self._metrics = metrics
         self._folder = InstanceFolder(Path(order.folder))
-        self._logs = Path(order.state_dir or order.folder) / "logs"
+        self._logs = logs_of(order.folder, order.state_dir)
         self._logs.mkdir(mode=0o700, exist_ok=True)
-        self._pump = OutputPump(self._logs, echo=order.echo, prefix=order.log_format == "text")
+        self._pump = OutputPump(self._logs, echo=order.echo, log_format=order.log_format)
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, Child] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
@@ -132,7 +133,7 @@ class Supervisor:
     ) -> Child:
         child, output = spawn(self._order.python, role, number, handover, env=env, fds=fds, environment=environment)
         self._children[child.process.pid] = child
-        self._pump.add(output, label, f"{role}-{number}" if role != "controller" else role)
+        self._pump.add(output, label, name_of(role, number, label))
         return child
 
     def _spawn_controller(self) -> None:
@@ -350,7 +351,7 @@ class Supervisor:
             action()
 
     def _log(self, text: str) -> None:
-        self._pump.write("supervisor", text)
+        self._pump.write(text)
 
 
 def main() -> None:

@@ -58,9 +58,9 @@ class RequestLog:
             "backend": call.backend if call is not None else "",
         }
         parts = breakdown_ms(call, began, seconds)
-        said = "%s %s -> %d %s in %.1f ms%s [request %s]"
+        said = "%s %s -> %d %s in %.1f ms%s"
         where = " (" + ", ".join(f"{name} {ms:.1f}" for name, ms in parts.items()) + ")" if parts else ""
-        arguments = (fields["method"], fields["target"], status, outcome, 1000 * seconds, where, request_id)
+        arguments = (fields["method"], fields["target"], status, outcome, 1000 * seconds, where)
         logger, level = (slow, logging.WARNING) if is_slow else (access, logging.INFO)
         logger.log(level, said, *arguments, extra={FIELDS: {**fields, "breakdown_ms": parts}})
 

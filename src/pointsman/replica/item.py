@@ -203,7 +203,8 @@ def scope_of(items: list[Item]) -> CallScope:
     if len(items) == 1:
         return items[0].scope()
     first, deadline = items[0].scope(), max(item.deadline for item in items)
-    scope = CallScope(deadline, first.request_id, first.headers, callers=len(items))
+    ids = [item.head.request_id for item in items]
+    scope = CallScope(deadline, first.request_id, first.headers, callers=len(items), request_ids=ids)
     for item in items:
         item.batch_scope = scope
     return scope

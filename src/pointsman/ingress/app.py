@@ -33,6 +33,7 @@ from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.ingress.receipt import BodyIsLateError, Receipt
 from pointsman.ingress.requestlog import RequestLog
+from pointsman.logs import FIELDS
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
 from pointsman.routing.budget import WarningBudget
@@ -190,18 +191,25 @@ class IngressApp:
             answer = answer_for(error)
             if answer.status == 503 and "state" in scope:
                 scope["state"][REFUSED] = True
-            if answer.reason is not Reason.BAD_BODY:  # a mistake of the client's is no news
-                text = f"request {request_id} failed with {answer.status}: {error}"
-                self._warn(answer.reason, text, answer.traceback)
+            self._note(answer, error, request_id, exchange)
         exchange.fails_with(answer)
         return error_reply(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
 
-    def _warn(self, kind: str, text: str, traceback: str) -> None:
+    def _note(self, answer: ErrorAnswer, error: BaseException, request_id: str, exchange: Exchange) -> None:
+        if answer.reason is Reason.BAD_BODY:  # a mistake of the client's is no news
+            return
+        backend = exchange.call.backend if exchange.call is not None else ""
+        if answer.reason is Reason.USER_CODE:  # the replica has said what and where
+            self._say(logging.INFO, answer.reason, request_id, f"failed with 500 in backend {backend!r}")
+        else:
+            self._say(logging.WARNING, answer.reason, request_id, f"failed with {answer.status}: {error}")
+
+    def _say(self, level: int, kind: str, request_id: str, text: str) -> None:
         held_back = self._budget.take(kind, self._loop.time())
         if held_back:
-            log.warning("%d more warnings like the next one were held back", held_back)
+            log.log(level, "%d more lines like the next one were held back", held_back)
         if held_back is not None:
-            log.warning("%s%s", text, _indented(traceback))
+            log.log(level, "the request %s", text, extra={FIELDS: {"request_id": request_id}})
 
     def _submit(self, call: Call, scope: Scope, exchange: Exchange) -> None:
         exchange.call = call
@@ -312,10 +320,10 @@ class IngressApp:
                 if chunk:
                     await send({"type": "http.response.body", "body": bytes(chunk), "more_body": True})
         except StreamBroken as broken:
-            traceback = broken.failure.traceback if broken.failure else ""
-            request_id = request_id_of(scope["headers"])
             exchange.broke(Reason.STREAM_BROKEN)
-            self._warn("stream", f"request {request_id} broke while streaming: {broken}", traceback)
+            by_user_code = broken.failure is not None and broken.failure.reason is Reason.USER_CODE
+            level, why = (logging.INFO, "by its backend") if by_user_code else (logging.WARNING, str(broken))
+            self._say(level, f"stream {level}", request_id_of(scope["headers"]), f"broke while streaming: {why}")
             raise BrokenAnswer from None
         finally:
             chunks.close()
@@ -345,7 +353,3 @@ async def _send_json(send: Send, status: int, value: object) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _indented(traceback: str) -> str:
-    return "\n" + traceback.rstrip() if traceback else ""

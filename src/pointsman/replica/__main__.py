@@ -21,6 +21,7 @@ from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import locator, metrics_folder
 from pointsman.engine.relay import set_relay
 from pointsman.importpath import enter
+from pointsman.logs import readable
 from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
@@ -259,7 +260,7 @@ class ReplicaProcess:
 
     def _report_failure(self, error: BaseException, reason: Reason, config_version: int = 0) -> None:
         failure, pickled = _failure_of(error)
-        log.error("%s\n%s", reason.value, failure.traceback.rstrip())
+        log.error("%s\n%s", reason.value, readable(failure.traceback))
         report = Report(
             self._handover.number,
             "failed",

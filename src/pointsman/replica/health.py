@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from pointsman.callables import is_async
 from pointsman.engine.instances import present_address
+from pointsman.logs import readable
 from pointsman.replica.executor import settled
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
@@ -209,6 +210,8 @@ class Check:
             except BaseException as error:  # noqa: BLE001 - user code: what it raises is its verdict
                 self._failures += 1
                 self._failure, _ = describe_failure(error, with_object=False)
+                if self._failures == 1:
+                    log.error("check_health failed\n%s", readable(self._failure.traceback))
             else:
                 self._failures, self._failure = 0, None
             self._began = None

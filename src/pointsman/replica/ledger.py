@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pointsman.exceptions import TooLargeError, UserCodeError
 from pointsman.replica.answers import Answer
+from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.item import Ending, Item
 from pointsman.replica.metrics import ReplicaMetrics
 from pointsman.replica.started import StartedUntilTold
@@ -35,6 +36,7 @@ class Ledger:
         draining: no more calls are to be admitted.
         answered: a call has been answered.
         on_answer: called once, when the first call has been.
+        failures: told what user code raised, before its callers are.
     """
 
     def __init__(self, started: StartedUntilTold | None, metrics: ReplicaMetrics) -> None:
@@ -43,6 +45,7 @@ class Ledger:
         self.answered = False
         self.on_answer: Callable[[], object] = lambda: None
         self.metrics = metrics
+        self.failures = FailureLog()
         self._started = started
         self._loop = asyncio.get_running_loop()
         self._items: dict[tuple[Stream, int], Item] = {}
@@ -109,8 +112,8 @@ class Ledger:
             try:
                 item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
             except TooLargeError as error:
-                told, pickled = item.describe(UserCodeError(f"the answer cannot be sent: {error}"))
-                item.stream.send(Kind.FAILURE, item.call_id, pack(told), pickled)
+                item.over = False  # nothing has left: its caller still waits
+                self.fail_with(item, UserCodeError(f"the answer cannot be sent: {error}"))
         self.close(item)
 
     def end(self, item: Item, ending: Ending) -> None:
@@ -126,7 +129,14 @@ class Ledger:
         self.close(item)
 
     def fail_with(self, item: Item, error: BaseException) -> None:
-        self.end(item, item.ending(error))
+        self.fail_all((item,), error)
+
+    def fail_all(self, items: Sequence[Item], error: BaseException) -> None:
+        """A batch has failed as one."""
+        endings = [item.ending(error) for item in items]
+        self.failures.note(error, items, endings)
+        for item, ending in zip(items, endings, strict=True):
+            self.end(item, ending)
 
     def end_stream(self, item: Item) -> None:
         end_stream(item)

@@ -93,8 +93,7 @@ class OnLoop:
                 self._cancelled(item)
             raise
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
-            for item in items:
-                self._ledger.fail_with(item, error)
+            self._ledger.fail_all(items, error)
         finally:
             self._metrics.ran(began, size)  # before answers leave, as above
         for item, value in zip(items, values, strict=False):  # none when it has failed

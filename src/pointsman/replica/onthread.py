@@ -69,7 +69,9 @@ class OnThread:
             else:
                 values = [method.call(items[0].request())]
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
-            outcomes: Iterable[tuple[Any, ...]] = [self._ended(item, error) for item in items]
+            endings = [item.ending(error) for item in items]
+            ledger.failures.note(error, items, endings)
+            outcomes: Iterable[tuple[Any, ...]] = [(ending.failed, ledger.end, ending) for ending in endings]
         else:
             outcomes = map(self._outcome, items, values)
         for item, (failed, tell, *outcome) in zip(items, outcomes, strict=True):
@@ -106,4 +108,5 @@ class OnThread:
     def _ended(self, item: Item, error: BaseException) -> tuple[Any, ...]:
         """The same for an exception."""
         ending = item.ending(error)
+        self._ledger.failures.note(error, (item,), (ending,))
         return ending.failed, self._ledger.end, ending

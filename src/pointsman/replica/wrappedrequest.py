@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pointsman.request import Incoming, Request, async_request
+from pointsman.incoming import Incoming
+from pointsman.request import Request, async_request
 
 if TYPE_CHECKING:
     from starlette.requests import Request as StarletteRequest

@@ -71,6 +71,20 @@ def record(level: int, logger: str, message: str, fields: Mapping[str, Any]) -> 
     return made
 
 
+def log_failure(log: logging.Logger, message: str, traceback: str, **fields: Any) -> None:
+    """Log an error of user code, of which there is only the text left.
+
+    Args:
+        message: what has failed.
+        traceback: the lines below; a field of its own where lines are JSON.
+        fields: see :data:`FIELDS`.
+    """
+    made = log.makeRecord(log.name, logging.ERROR, "", 0, readable(message), (), None, extra={FIELDS: fields})
+    made.exc_text = readable(traceback)
+    if log.isEnabledFor(logging.ERROR):
+        log.handle(made)
+
+
 class TextFormatter(logging.Formatter):
     """``TIME LEVEL logger: [request id] message``; a message's further lines are indented, so that none of them can be
     taken for a line of its own. The time is UTC: nodes may be in several zones, and clocks are not set back twice."""
@@ -81,7 +95,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         ids = ",".join(_request_ids(record))
         about = f"[{ids}] " if ids else ""
-        return f"{_utc(record)[:-6]}Z {record.levelname} {record.name}: {about}{record.message}"
+        return f"{utc(record.created)[:-6]}Z {record.levelname} {record.name}: {about}{record.message}"
 
 
 class JSONFormatter(logging.Formatter):
@@ -95,7 +109,7 @@ class JSONFormatter(logging.Formatter):
         line: dict[str, Any] = {
             "level": record.levelname,
             "logger": record.name,
-            "time": _utc(record),
+            "time": utc(record.created),
             "message": record.getMessage(),
             "process": self._process,
             "pid": os.getpid(),
@@ -111,6 +125,8 @@ class JSONFormatter(logging.Formatter):
         line.update({name: value for name, value in _fields(record).items() if name not in _ID_FIELDS})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            line["exception"] = record.exc_text
         if record.stack_info:
             line["stack"] = record.stack_info
         return json.dumps(line, default=repr, separators=(",", ":"))
@@ -120,8 +136,9 @@ _IDS = "_pointsman_request_ids"
 _ID_FIELDS = ("request_id", "request_ids")
 
 
-def _utc(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+def utc(seconds: float) -> str:
+    """A moment of ``time.time`` as JSON lines have it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

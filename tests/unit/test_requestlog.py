@@ -10,7 +10,7 @@ import pytest
 from pointsman.context import CallScope, call_scope
 from pointsman.ingress import requestlog
 from pointsman.ingress.requestlog import RequestLog, breakdown_ms
-from pointsman.logs import JSONFormatter, TextFormatter, escaped, head_of
+from pointsman.logs import JSONFormatter, TextFormatter, escaped, head_of, log_failure
 from pointsman.routing.call import Call
 
 
@@ -171,3 +171,15 @@ def test_scopes_hand_on_headers():
     call_scope.reset(token)
     assert scope is not None
     assert scope.headers == [(b"traceparent", b"00-a-b-01")]
+
+
+def test_a_failure_of_user_code_is_one_entry_in_both_formats(caplog):
+    """Its traceback is below the line where lines are text, and a field where they are JSON; no control character is
+    left in either (H10)."""
+    log_failure(logging.getLogger("mine"), "b#abcdef raised\x1b", "Traceback:\n\tValueError\r", request_ids=["id1"])
+    [made] = caplog.records
+    assert (
+        TextFormatter().format(made).endswith("ERROR mine: [id1] b#abcdef raised?\n    Traceback:\n        ValueError")
+    )
+    read = json.loads(JSONFormatter("replica").format(made))
+    assert (read["message"], read["exception"]) == ("b#abcdef raised?", "Traceback:\n    ValueError")

@@ -21,7 +21,7 @@ from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import locator, metrics_folder
 from pointsman.engine.relay import set_relay
 from pointsman.importpath import enter
-from pointsman.logs import readable
+from pointsman.logs import log_failure
 from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
@@ -122,7 +122,7 @@ class ReplicaProcess:
             return
         error = closing.exception()
         if error is not None:
-            log.error("close() failed\n%s", _failure_of(error)[0].traceback.rstrip())
+            log_failure(log, "close() failed", _failure_of(error)[0].traceback)
         del closing, error  # a traceback holds what its frames hold
         if not (await asyncio.wait([asyncio.ensure_future(runtime.let_go())], timeout=LET_GO_S))[0]:
             log.warning("the end of user code's object takes more than %g s, and is given up", LET_GO_S)
@@ -260,7 +260,7 @@ class ReplicaProcess:
 
     def _report_failure(self, error: BaseException, reason: Reason, config_version: int = 0) -> None:
         failure, pickled = _failure_of(error)
-        log.error("%s\n%s", reason.value, readable(failure.traceback))
+        log_failure(log, reason.value, failure.traceback)
         report = Report(
             self._handover.number,
             "failed",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from pointsman.context import replica_context
 from pointsman.exceptions import RemoteTraceback
-from pointsman.logs import FIELDS, readable
+from pointsman.logs import FIELDS, log_failure
 from pointsman.model import Reason
 from pointsman.replica.item import Ending, Item
 from pointsman.routing.budget import WarningBudget
@@ -64,15 +64,15 @@ class FailureLog:
             log.log(level, "%d more failures of user code were held back", held_back)
         replica = replica_context()
         who = replica.replica if replica is not None else "user code"
-        about = {FIELDS: {"request_ids": ids}}
         if passed_on:
+            about = {FIELDS: {"request_ids": ids}}
             log.info("%s passed on %s of a call that it had made", who, failure.error, extra=about)
         else:
-            log.error("%s raised %s\n%s", who, _first_line(failure), readable(failure.traceback), extra=about)
+            log_failure(log, f"{who} raised {_first_line(failure)}", failure.traceback, request_ids=ids)
 
 
 def _first_line(failure: FailureHead) -> str:
-    text = readable(failure.text).partition("\n")[0]
+    text = failure.text.strip().partition("\n")[0]
     if len(text) > LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + " ..."
     return f"{failure.error}: {text}" if text else failure.error

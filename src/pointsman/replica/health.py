@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from pointsman.callables import is_async
 from pointsman.engine.instances import present_address
-from pointsman.logs import readable
+from pointsman.logs import log_failure
 from pointsman.replica.executor import settled
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
@@ -211,7 +211,7 @@ class Check:
                 self._failures += 1
                 self._failure, _ = describe_failure(error, with_object=False)
                 if self._failures == 1:
-                    log.error("check_health failed\n%s", readable(self._failure.traceback))
+                    log_failure(log, "check_health failed", self._failure.traceback)
             else:
                 self._failures, self._failure = 0, None
             self._began = None

@@ -365,6 +365,11 @@ def pointsman(*args: str, fails: bool = False) -> str:
     return done.stderr if fails else done.stdout
 
 
+def no_model(request: object) -> None:
+    print("printed first")
+    raise ValueError("no model")
+
+
 def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     """An instance on a cluster is started, looked at and ended from a terminal."""
     where = ("--name", "shell", "--address", nodes.address)
@@ -378,4 +383,13 @@ def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     assert [one["name"] for one in listed] == ["shell"]
     assert pointsman("env", "list", "--address", nodes.address)
     assert "say which cluster" in pointsman("env", "prune", fails=True)  # this instance may use what is pruned
+    shell = serve.connect("shell", engine="ray")
+    shell.deploy("m", no_model)
+    with pytest.raises(ValueError, match="no model"):
+        shell.get_handle("m").remote().result()
+    shown: list[str] = []
+    wait_until(lambda: shown.append(pointsman("logs", *where)) or "ValueError: no model" in shown[-1], what="its log")
+    by = {line.partition("] ")[0] for line in shown[-1].splitlines()}
+    assert "[controller" in by
+    assert next(line for line in shown[-1].splitlines() if line.startswith("[m#")).endswith("] printed first")
     assert "has ended" in pointsman("shutdown", *where)

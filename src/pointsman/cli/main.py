@@ -1,4 +1,4 @@
-"""The command line: ``pointsman start | list | status | top | traffic | env | shutdown | demo``.
+"""The command line: ``pointsman start | list | status | top | logs | traffic | env | shutdown | demo``.
 
 Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
 into one line on standard error. Knows no process but its own; what an instance is doing it learns from ``status()``.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
-from pointsman.cli import env, traffic
+from pointsman.cli import env, logs, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 from pointsman.descriptors import give_standard_streams
 from pointsman.exceptions import ServeException
@@ -216,6 +216,9 @@ def top(
 
     title = f"{name}  the last {every:g} s  (Ctrl-C leaves)"
     watch(lambda: stats_tables(client.stats(over_s=every), title), terminal())
+
+
+app.command()(logs.logs)
 
 
 @app.command()

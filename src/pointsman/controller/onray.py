@@ -44,6 +44,7 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
     loop = asyncio.get_running_loop()
     folder = NodeFolder(given.instance)
     folder.enter(with_metrics=given.metrics_host is not None)
+    folder.say_where_logs_are("controller", "controller")
 
     def end_soon(controller: Controller) -> None:
         loop.call_soon_threadsafe(controller.shutdown, DRIVER_GONE_DRAIN_S)

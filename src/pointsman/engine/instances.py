@@ -131,6 +131,17 @@ def metrics_folder(control_path: str) -> Path:
     return local.folder_of(control_path).metrics
 
 
+def log_folders(control_path: str) -> dict[str, Path]:
+    """Where the log files of that instance are, or word of where they are: beginning of a node's name -> folder, of
+    nodes on this machine. On one machine there is one, without a name."""
+    if on_ray(control_path):
+        from pointsman.engine.ray.folder import log_folders as on_nodes
+        from pointsman.engine.ray.names import instance_in
+
+        return on_nodes(instance_in(control_path))
+    return {"": Path(local.folder_of(control_path).about().logs)}
+
+
 def last_table(control_path: str) -> LastTable | None:
     """Where the newest routing table of that instance is kept; None on a cluster, whose nodes share no folder."""
     return None if on_ray(control_path) else LastTable(local.folder_of(control_path))

@@ -10,9 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 
+import msgspec
+
 REPLICA = "replica-"
 LONGEST = 64
 HASH_LENGTH = 12
+CARD = ".card"
+"""Suffix of the name of a file that says where a process writes, where that is not up to us."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -42,3 +46,17 @@ def name_of(role: str, number: int, label: str) -> str:
 def backend_in(name: str) -> str:
     """What stands for the backend in the name of a log file, less its suffix; empty where it is no replica's."""
     return name[len(REPLICA) :].rpartition("-")[0] if name.startswith(REPLICA) else ""
+
+
+class LogCard(msgspec.Struct, frozen=True):
+    """What such a file says, as JSON.
+
+    Attributes:
+        path: of the log file.
+        begins: how many bytes of it others have written before.
+        source: whose it is: a replica's tag, or a role.
+    """
+
+    path: str
+    begins: int
+    source: str

@@ -10,15 +10,21 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 from pathlib import Path
 
+import msgspec
+
 from pointsman.engine.folder import make_private, runtime_folder
+from pointsman.engine.lognames import CARD, LogCard, name_of
 from pointsman.engine.ray.names import instance_in
 from pointsman.wire.address import node_here
 
 PREFIX = ".ray."
 SHORT_NODE = 8
 """Characters of a node's name in a path, which has room for 100 in all."""
+STDOUT, STDERR = 1, 2
+"""By their numbers: Ray has made others of ``sys.stdout`` and ``sys.stderr``."""
 
 
 class NodeFolder:
@@ -29,6 +35,7 @@ class NodeFolder:
         self.path = runtime_folder() / f"{PREFIX}{instance}.{node_here()[:SHORT_NODE]}"
         self.replica_sockets = self.path / "r"
         self.metrics = self.path / "m"
+        self.logs = self.path / "logs"
         self._lock = -1
 
     @classmethod
@@ -54,6 +61,20 @@ class NodeFolder:
                 else:
                     os.close(lock)
 
+    def say_where_logs_are(self, role: str, label: str) -> None:
+        """Have what this process prints and logs in one file, in the order of its making, and leave word here which of
+        Ray's files that is. It outlives the process."""
+        os.dup2(STDERR, STDOUT)
+        written = os.fstat(STDERR)
+        try:
+            path = os.readlink(f"/proc/self/fd/{STDERR}")
+        except OSError:
+            return  # not on Linux
+        if stat.S_ISREG(written.st_mode):
+            card = LogCard(path, written.st_size, label)
+            make_private(self.logs)
+            (self.logs / f"{name_of(role, os.getpid(), label)}{CARD}").write_bytes(msgspec.json.encode(card))
+
     def socket(self, name: str) -> str:
         """The path for a new socket; what a dead process has left there is removed."""
         path = self.path / name
@@ -71,6 +92,12 @@ class NodeFolder:
             os.close(self._lock)
             self._lock = -1
         _remove_unheld(self.path)
+
+
+def log_folders(instance: str) -> dict[str, Path]:
+    """Where to look for the logs of an instance: the beginning of a node's name -> folder, of nodes on this machine."""
+    found = runtime_folder().glob(f"{PREFIX}{instance}.*")
+    return {path.name.rpartition(".")[2]: path / "logs" for path in found}
 
 
 def is_in_use_here() -> bool:

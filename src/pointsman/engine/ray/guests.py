@@ -47,7 +47,7 @@ class GuestHost(ProcessHost):
         Raises:
             GuestError: its interpreter is not on this node, or cannot be run.
         """
-        handover = self._enter(ReplicaHandover)
+        handover = self._enter(ReplicaHandover, "replica")
         relay = listen_private(self._folder.socket(f"r/{handover.number}.host"))
         _on_a_thread(answer, relay, lambda: ask_now(handover.control_path))
         there = msgspec.structs.replace(self._placed(handover), relay=relay.getsockname())

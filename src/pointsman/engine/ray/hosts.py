@@ -164,7 +164,7 @@ class ProcessHost:
 
     def be_replica(self) -> None:
         """Run a replica to its end, which is this actor's end as well."""
-        handover = self._enter(ReplicaHandover)
+        handover = self._enter(ReplicaHandover, "replica")
         self._be("replica", self._placed(handover))
         self._leave_replica(handover.number)
         ray.actor.exit_actor()
@@ -175,7 +175,7 @@ class ProcessHost:
         Raises:
             OSError: the port cannot be bound.
         """
-        handover = self._enter(IngressHandover)
+        handover = self._enter(IngressHandover, "ingress")
         self._be("ingress", handover)
         self._folder.leave()
         ray.actor.exit_actor()
@@ -183,11 +183,12 @@ class ProcessHost:
     def attend(self) -> None:
         """Comes after ``be_...``, so that it never returns: who waits for it learns of the end."""
 
-    def _enter(self, handover_type: type[H]) -> H:
+    def _enter(self, handover_type: type[H], role: str) -> H:
         """Be in the instance's folder on this node from now on; returns what was handed over."""
         handover = unpack_handover(self._birth.handover, handover_type)
         self._folder = NodeFolder(handover.instance)
         self._folder.enter(with_metrics=self._birth.with_metrics)
+        self._folder.say_where_logs_are(role, self._birth.label)
         return handover
 
     def _placed(self, handover: ReplicaHandover) -> ReplicaHandover:

@@ -1,0 +1,187 @@
+"""``pointsman logs``: what all processes of an instance have said, in order of time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import resource
+import sys
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from pointsman.cli.common import ClusterAddress, Name, connect_to
+from pointsman.exceptions import ServeException
+
+if TYPE_CHECKING:
+    from pointsman.cli.logfiles import Entry, LogFile, LogFolder
+
+Where: TypeAlias = tuple[list[Path], Callable[[], bool]]
+"""Folders with log files, and whether there may be more to come."""
+LOOK_EVERY_S = 0.2
+COLOURS = (32, 33, 34, 35, 36, 92, 94, 95, 96)
+"""Of prefixes on a terminal, as ANSI has them. Red is for errors."""
+ERRORS = ("ERROR", "CRITICAL")
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def logs(
+    backend: Annotated[str | None, typer.Argument(help="Only what its replicas say.", metavar="[BACKEND]")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    request: Annotated[
+        str | None, typer.Option("--request", help="Only what is about the request of this id.", metavar="ID")
+    ] = None,
+    replica: Annotated[str | None, typer.Option("--replica", help="Only what it says.", metavar="TAG")] = None,
+    lines: Annotated[
+        int | None, typer.Option("--lines", "-n", help="Begin with the last N.", metavar="N", min=0)
+    ] = None,
+    name: Name = "default",
+    address: ClusterAddress = None,
+) -> None:
+    """Show what the processes of an instance have logged and printed, in order of time."""
+    from pointsman.cli.logfiles import LogFolder
+
+    _allow_open_files()
+    folders, is_alive = _find(name) if address is None else _find_here(name, address)
+    folder = LogFolder(folders, _wanted(backend, replica))
+    if not folder.files:
+        _check_exists(backend, replica, LogFolder(folders, lambda file: bool(file.backend)), name, address)
+    screen = Screen()
+    try:
+        screen.show(_of_request(folder.entries(to_the_end=not follow), request), last=lines)
+        if follow:
+            _follow(folder, request, screen, is_alive)
+    except KeyboardInterrupt:
+        pass  # the way to leave -f
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _allow_open_files() -> None:
+    """As many as this user may have: each replica that there ever was has left one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems say "no limit", and have one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _find(name: str) -> Where:
+    """The folder of an instance on this machine alone. Asks no process: logs are looked at when nothing answers.
+
+    Raises:
+        ServeException: there is none of that name.
+    """
+    from pointsman.engine.folder import InstanceFolder, check_name
+
+    instance = InstanceFolder.of(check_name(name))
+    if not instance.is_alive():
+        connect_to(name)  # which says what there is
+    return [Path(instance.about().logs)], instance.is_alive
+
+
+def _find_here(name: str, address: str) -> Where:
+    """The folders of an instance of a cluster, on this machine; says which nodes are elsewhere.
+
+    Raises:
+        ServeException: there is none of that name, or nothing of it is on this machine.
+    """
+    from pointsman.engine.instances import find_instance, log_folders
+
+    client = connect_to(name, address)
+    here = log_folders(find_instance(name, "ray", address).control_path)
+    nodes = [metrics["node"] for metrics in client.status()["metrics"]]
+    elsewhere = [node for node in nodes if not node.startswith(tuple(here))] if here else nodes
+    where = f"each node has its own logs, in Ray's log folder; other nodes of {name!r}: {', '.join(elsewhere) or '?'}"
+    if not here:
+        raise ServeException(f"no process of {name!r} has logged anything on this machine: {where}")
+    if elsewhere:
+        typer.echo(f"pointsman: only the logs of this machine are shown: {where}", err=True)
+    return [*here.values()], lambda: any(folder.exists() for folder in here.values())
+
+
+def _wanted(backend: str | None, replica: str | None) -> Callable[[LogFile], bool]:
+    from pointsman.engine.lognames import name_of_backend
+
+    of = name_of_backend(backend) if backend is not None else None
+    return lambda file: of in (None, file.backend) and replica in (None, file.source)
+
+
+def _check_exists(
+    backend: str | None, replica: str | None, replicas: LogFolder, name: str, address: str | None
+) -> None:
+    """Nothing is there to be read.
+
+    Raises:
+        ValueError: there is no such backend or replica; names the nearest.
+    """
+    tags = [file.source for file in replicas.files]
+    if backend is not None:
+        try:
+            live = list(connect_to(name, address).status()["backends"])
+        except ServeException:
+            live = []  # who is asked does not answer
+        if backend not in live:
+            known = {*live, *(tag.rpartition("#")[0] for tag in tags)}
+            raise ValueError(f"no backend is named {backend!r}{_nearest(backend, known)}")
+    if replica is not None:
+        raise ValueError(f"no replica{f' of {backend!r}' if backend else ''} is {replica!r}{_nearest(replica, tags)}")
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    from pointsman.config import nearest
+
+    return nearest(name, sorted(known)).replace("; it has ", "; there is: ") if known else "; there is none yet"
+
+
+def _of_request(entries: Iterable[Entry], request: str | None) -> Iterable[Entry]:
+    return entries if request is None else (entry for entry in entries if entry.is_about(request))
+
+
+def _follow(folder: LogFolder, request: str | None, screen: Screen, is_alive: Callable[[], bool]) -> None:
+    """Show what comes until the instance has ended."""
+    alive = True
+    while alive:
+        time.sleep(LOOK_EVERY_S)
+        alive = is_alive()  # asked first: what was written before its end is read
+        folder.look()
+        screen.show(_of_request(folder.entries(to_the_end=not alive), request))
+    typer.echo("The instance has ended.", err=True)
+
+
+class Screen:
+    """Standard output: each line behind the name of its process, in colours where a human looks."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout
+        if isinstance(self._stream, io.TextIOWrapper):
+            self._stream.reconfigure(errors="replace")
+        self._is_terminal = self._stream.isatty()
+        self._coloured = self._is_terminal and "NO_COLOR" not in os.environ
+
+    def show(self, entries: Iterable[Entry], *, last: int | None = None) -> None:
+        """Write them all, or the last ones."""
+        for entry in entries if last is None else deque(entries, last):
+            self._write(entry)
+        self._stream.flush()
+
+    def _write(self, entry: Entry) -> None:
+        prefix = f"[{entry.source}]"
+        is_error = entry.head is not None and entry.head.level in ERRORS
+        if self._coloured:
+            prefix = f"\x1b[{COLOURS[zlib.crc32(prefix.encode()) % len(COLOURS)]}m{prefix}\x1b[0m"
+        for number, line in enumerate(entry.lines):
+            text = _CONTROL.sub(_escaped, line) if self._is_terminal else line
+            if self._coloured and is_error and number == 0:
+                text = f"\x1b[31m{text}\x1b[0m"
+            is_json = entry.head is not None and not entry.head.goes_on
+            self._stream.write(f"{text}\n" if is_json else f"{prefix} {text}\n")  # JSON says by itself whose it is
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

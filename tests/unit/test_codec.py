@@ -12,6 +12,7 @@ from pointsman.exceptions import (
     CallRejectedError,
     DeadlineExceededError,
     ReplicaDiedError,
+    TooLargeError,
     ServeException,
     UserCodeError,
 )
@@ -39,6 +40,7 @@ from pointsman.routing.router import NoSuchEndpointError
         (ReplicaDiedError("died"), 502, "replica_died", False),
         (NoSuchEndpointError("none"), 404, "no_such_endpoint", False),
         (CallRejectedError("closed"), 400, "rejected", False),
+        (TooLargeError("17 MB"), 413, "rejected", False),
         (UserCodeError("KeyError: '/secret'"), 500, "user_code", False),
         (ServeException("other"), 503, "unreachable", True),
     ],

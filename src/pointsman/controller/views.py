@@ -10,6 +10,7 @@ import msgspec
 
 from pointsman.controller.observed import Phase, Replica
 from pointsman.controller.state import Desired, Fallback, find_endpoint
+from pointsman.limits import cut
 from pointsman.model import BackendSpec, Pins, Resources, TrafficHistory
 from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import ControllerHandover
@@ -77,7 +78,7 @@ def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
     failure = None
     if failures is not None and state in ("DEPLOY_FAILED", "UNHEALTHY"):
         text = f"{failures.error}: {failures.text}" if failures.error else failures.text
-        failure = FailureView(failures.reason, text, failures.traceback, failures.count)
+        failure = FailureView(failures.reason, cut(text), cut(failures.traceback), failures.count)
     return BackendView(
         spec=_small(spec),
         state=state,

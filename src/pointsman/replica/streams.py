@@ -98,8 +98,9 @@ def send_chunk(item: Item, chunk: bytes) -> None:
     of HTTP are ever so large, where it makes no difference."""
     if item.over:
         return
-    for at in range(0, len(chunk) or 1, MAX_BODY):
-        part = chunk if len(chunk) <= MAX_BODY else chunk[at : at + MAX_BODY]
+    size = len(chunk)
+    parts = (chunk,) if size <= MAX_BODY else (chunk[at : at + MAX_BODY] for at in range(0, size, MAX_BODY))
+    for part in parts:
         item.stream.send(Kind.CHUNK, item.call_id, b"", part)
 
 

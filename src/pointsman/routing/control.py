@@ -149,7 +149,7 @@ class ControlLink:
             self._stream.send(Kind.SUBSCRIBE, 0, self._subscription)
 
     def report(self, report: Report, body: bytes = b"") -> None:
-        """Tell the controller how this replica is, with texts cut to what may be sent. Lost when there is none: the
+        """Tell the controller how this replica is, with texts cut to what may be sent; lost when there is none, and the
         next one asks."""
         if self._stream is not None:
             texts = {name: cut(getattr(report, name)) for name in ("error", "text", "traceback")}

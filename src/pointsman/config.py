@@ -33,6 +33,8 @@ from pointsman.usercode import check_http_methods
 MAX_NAME = 200
 DEFAULT_REQUEST_TIMEOUT_S = 300.0
 DEFAULT_MAX_BODY = 64 * 1024 * 1024
+MAX_ROUTE = 8190
+"""In bytes: no request line is longer."""
 MAX_MIDDLEWARES = 48 * 1024
 """In bytes, pickled: they travel through a pipe that is not read until it has been written."""
 DEFAULT_KEEP_ALIVE_S = 60.0
@@ -344,12 +346,13 @@ def check_route(route: Any) -> str | None:
 
     Raises:
         TypeError: not a str that starts with a slash.
-        ValueError: a malformed template, or a path that is reserved.
+        ValueError: a malformed template, a path that is reserved, or one longer than requests may have.
     """
     if route is None:
         return None
     if not isinstance(route, str) or not route.startswith("/"):
         raise TypeError(f"route must be a str that starts with '/', not {route!r}")
+    check_size(f"route {route[:40]!r}... takes", len(route.encode(errors="replace")), MAX_ROUTE)
     parse_route(route)
     return route
 

@@ -9,7 +9,7 @@ MAX_TEXT = 64 * 1024
 MAX_MESSAGE = 64 * 1024 * 1024
 """Of what is sent to the controller or read from it: a packed ``user_config``, the packed init args of a backend, the
 arguments of a command, a listing; and of a packed exception."""
-MESSAGE_ROOM = 1024 * 1024
+MESSAGE_ROOM = 2 * 1024 * 1024
 """What a message may have beyond that, so that the largest ``user_config`` fits with all that is said around it."""
 MAX_DESCRIPTION = 1024 * 1024
 """Of all that is stored of a backend besides its code and its ``user_config``: it travels in heads."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
 
 from pointsman.controller.state import Desired
+from pointsman.engine.link import SupervisorLink
 from pointsman.exceptions import CallRejectedError, ServeException, TooLargeError, UserCodeError
 from pointsman.limits import MAX_MESSAGE, MAX_TEXT
 from pointsman.model import Reason, Resources
@@ -16,8 +18,17 @@ from pointsman.replica.health import Check
 from pointsman.routing.control import SENDINGS
 from pointsman.testing import MemoryReplica, ReplicaPlan, ScriptedReplica, new_call, run, settle
 from pointsman.wire import frames
-from pointsman.wire.commands import BackendList, Query, QueryBackends, Status, UpdateBackendConfig
+from pointsman.wire.commands import (
+    BackendList,
+    CreateEndpoint,
+    DeleteEndpoint,
+    Query,
+    QueryBackends,
+    Status,
+    UpdateBackendConfig,
+)
 from pointsman.wire.frames import Kind
+from pointsman.wire.handover import Launch, ProcessEvent
 from pointsman.wire.messages import FailureHead, unpack
 from tests.loop.linked import LinkedWorld, in_linked_world
 from tests.loop.test_losses import create
@@ -80,6 +91,41 @@ def test_a_call_that_cannot_be_sent_does_not_block_the_queue() -> None:
                 await bad.future
 
     run(main())
+
+
+def test_an_order_that_is_too_large_is_a_start_that_failed() -> None:
+    """A replica that cannot be ordered ends as one that could not be started, and the controller goes on (F21)."""
+
+    async def main() -> None:
+        events: list[ProcessEvent] = []
+        ours, theirs = socket.socketpair()
+        with theirs:
+            link = SupervisorLink(events.append, ours, ingresses_wanted=0)
+            await link.start()
+            link.launch(Launch(7, "b#1", {}, b"", b"", own_env={"X": "v" * 17 * MB}))
+            while not events:
+                await asyncio.sleep(0)
+        (event,) = events
+        assert (event.event, event.number) == ("exited", 7)
+        assert event.exit.startswith("could not be started: the head of a LAUNCH frame")
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("small_frames")
+def test_a_table_that_is_too_large_does_not_end_the_controller() -> None:
+    """Routers go on with the one before, and the controller with what it is told next (F8)."""
+
+    async def test(world: LinkedWorld) -> None:
+        await world.carry_out(create("p", "b"), b"code 1", backend="b")
+        for number in range(3):
+            methods = (str(number) * 90_000,)
+            await world.change(CreateEndpoint(f"e{number}", f"e{number}", "b", f"/{number}", methods, False))
+        await world.change(DeleteEndpoint("d", "e1"))
+        await world.wait(world.controller.desired.version, None)
+        assert list(world.tables[-1].endpoints) == ["e0", "e2"]
+
+    in_linked_world(test)
 
 
 class Careless:
@@ -192,8 +238,8 @@ def test_a_command_over_the_limit_is_never_sent() -> None:
 
     async def test(world: LinkedWorld) -> None:
         await world.carry_out(create("p", "b"), b"code 1", backend="b")
-        order = UpdateBackendConfig("u", "b", {"user_config": None}, b"u" * (MAX_MESSAGE + 2 * MB))
-        with pytest.raises(TooLargeError, match=f"update_backend_config take 6910.* limit of {MAX_MESSAGE} bytes"):
+        order = UpdateBackendConfig("u", "b", {"user_config": None}, b"u" * (MAX_MESSAGE + 3 * MB))
+        with pytest.raises(TooLargeError, match=f"update_backend_config take 7010.* limit of {MAX_MESSAGE} bytes"):
             await world.driver.command(order)
         await world.carry_out(UpdateBackendConfig("v", "b", {"num_replicas": 2}), backend="b")
 

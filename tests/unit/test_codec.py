@@ -12,8 +12,8 @@ from pointsman.exceptions import (
     CallRejectedError,
     DeadlineExceededError,
     ReplicaDiedError,
-    TooLargeError,
     ServeException,
+    TooLargeError,
     UserCodeError,
 )
 from pointsman.ingress.codec import (

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman import config, usercode
-from pointsman.config import HTTPOptions, config_changes, pack_middlewares
+from pointsman.config import HTTPOptions, check_route, config_changes, pack_middlewares
 from pointsman.exceptions import TooLargeError
 from pointsman.limits import MAX_BODY, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT, check_size, cut
 from pointsman.objects import loads
@@ -133,7 +133,8 @@ def test_init_args_over_the_limit_are_refused_by_the_client(monkeypatch: pytest.
 
 
 def test_options_that_could_never_work_are_refused() -> None:
-    """A body that no frame holds, middlewares that no pipe holds, a variable that no process is started with."""
+    """A body that no frame holds, middlewares that no pipe holds, a route that no request has, a variable that no
+    process is started with."""
     assert HTTPOptions(max_body_bytes=MAX_BODY).max_body_bytes == MAX_BODY
     with pytest.raises(ValueError, match=f"max_body_bytes of HTTPOptions is {3 * 10**9}, .*{MAX_BODY}"):
         HTTPOptions(max_body_bytes=3 * 10**9)
@@ -145,6 +146,9 @@ def test_options_that_could_never_work_are_refused() -> None:
         ValueError, match=r"the pickled middlewares take 100\d\d\d bytes, over the limit of 49152 bytes"
     ):
         pack_middlewares(HTTPOptions(middlewares=[Middleware]))
+    check_route("/" + "r" * 8189)
+    with pytest.raises(ValueError, match=r"route '/rrr.* takes 8191 bytes, over the limit of 8190 bytes"):
+        check_route("/" + "r" * 8190)
     parse_actor_options({"env_vars": {"X": "v" * 131_069}})
     with pytest.raises(ValueError, match="variable 'X' of env_vars takes 131072 bytes, over the limit of 131071"):
         parse_actor_options({"env_vars": {"X": "v" * 131_070}})

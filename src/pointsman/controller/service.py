@@ -136,11 +136,8 @@ class Service:
         body = pack(table)
         if self._last_table is not None:
             self._last_table.keep(body)
-        try:
-            for subscription in self._subscriptions.values():
-                subscription.stream.send(Kind.TABLE, 0, b"", body)
-        except TooLargeError as error:  # it would be so for a new controller, too: what routers have goes on
-            log.error("the routing table cannot be sent, so changes do not take effect: %s", error)
+        for subscription in self._subscriptions.values():
+            _send_table(subscription.stream, body)
 
     def ingress_routers(self) -> frozenset[int]:
         return frozenset(s.number for s in self._subscriptions.values() if s.ingress)
@@ -204,7 +201,7 @@ class Service:
         self._subscriptions[stream] = subscription
         self.controller.router_confirmed(subscription.number, 0)
         if self.controller.published:
-            stream.send(Kind.TABLE, 0, b"", pack(self.controller.table))
+            _send_table(stream, pack(self.controller.table))
 
     def _confirm(self, subscription: Subscription, version: int) -> None:
         self.controller.router_confirmed(subscription.number, version)
@@ -306,6 +303,13 @@ class Service:
 
     def _serves(self, subscription: Subscription) -> bool:
         return self.controller.observed.confirmed.get(subscription.number, 0) > 0
+
+
+def _send_table(stream: Stream, body: bytes) -> None:
+    try:
+        stream.send(Kind.TABLE, 0, b"", body)
+    except TooLargeError as error:  # it would be so for a new controller, too; routers go on with what they have
+        log.error("the routing table cannot be sent, so changes do not take effect: %s", error)
 
 
 def _describe(error: BaseException) -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@ may call in.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import threading
@@ -73,31 +74,52 @@ class Session:
             self.close()
             raise
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the session's loop and wait for what it returns."""
+    def run(self, coroutine: Coroutine[Any, Any, T], *, timeout_s: float | None = None) -> T:
+        """Run a coroutine on the session's loop and wait for what it returns.
+
+        Raises:
+            TimeoutError: it has taken longer than ``timeout_s`` seconds, and is cancelled.
+        """
         if self.closed:
             coroutine.close()
             raise ServeException("the client was shut down")
-        if threading.current_thread() is self._thread:
+        if self.is_on_own_thread:
             coroutine.close()
             raise RuntimeError("a client's method was called on the client's own thread")
         future = asyncio.run_coroutine_threadsafe(_outcome_of(coroutine), self._loop)
         try:
-            value, error = future.result()
-        except BaseException:
+            value, error = future.result(timeout_s)
+        except BaseException as interruption:
             future.cancel()  # Ctrl-C: the command need not be waited for any more
+            if isinstance(interruption, concurrent.futures.TimeoutError):
+                raise TimeoutError(f"no answer within {timeout_s:g} s") from None  # its own class before Python 3.11
             raise
         if error is not None:
             raise error
         return cast(T, value)
 
+    @property
+    def is_on_own_thread(self) -> bool:
+        """Whether this is the session's own thread, where nothing can be waited for."""
+        return threading.current_thread() is self._thread
+
     def command(
-        self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
+        self,
+        command: AnyCommand,
+        body: bytes = b"",
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        timeout_s: float | None = None,
     ) -> Body:
-        """Have the controller carry out a command; returns the reply. Raises what the controller says, and what
-        :meth:`ControlLink.command <pointsman.routing.control.ControlLink.command>` does."""
+        """Have the controller carry out a command; returns the reply.
+
+        Raises:
+            TimeoutError: no answer within ``timeout_s`` seconds.
+            ServeException, ValueError: what the controller says, and what :meth:`ControlLink.command
+                <pointsman.routing.control.ControlLink.command>` does.
+        """
         assert self._link is not None
-        return self.run(self._link.command(command, body, progress=progress))
+        return self.run(self._link.command(command, body, progress=progress), timeout_s=timeout_s)
 
     def table(self) -> RoutingTable:
         """The newest routing table; the first call subscribes, and waits for it."""
@@ -165,7 +187,7 @@ class Session:
         for lane, keeper in self._loop_lanes.values():
             with contextlib.suppress(RuntimeError):  # that loop is closed already
                 lane.loop.call_soon_threadsafe(_end, lane.loop, keeper)
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+        if self._thread.is_alive() and not self.is_on_own_thread:
             asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop)
             self._thread.join(timeout=5.0)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from pointsman.client import Client
 
+HTTP_HOST, HTTP_PORT = "127.0.0.1", 8000
+"""Where HTTP is served by default."""
 PIPED_WIDTH = 120
 """Columns of tables that go into a file or pipe."""
 
@@ -43,6 +45,12 @@ def connect_to(name: str, address: str | None = None) -> Client:
         f"; running: {', '.join(names)}" if names else ", nor any other; start one with: pointsman start --detached"
     )
     raise ServeException(f"no instance named {name!r} is running{others}")
+
+
+def command_line(verb: str, name: str, address: str | None = None) -> str:
+    """How a command about an instance is written."""
+    where = f" --address {address}" if address is not None else ""
+    return f"pointsman {verb}" + (f" --name {name}" if name != "default" else "") + where
 
 
 def terminal() -> Console:

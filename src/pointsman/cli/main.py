@@ -1,4 +1,4 @@
-"""The command line: ``pointsman start | list | status | top | logs | traffic | env | shutdown | demo``.
+"""The command line: ``pointsman start | list | status | top | logs | traffic | env | stop | shutdown | demo``.
 
 Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
 into one line on standard error. Knows no process but its own; what an instance is doing it learns from ``status()``.
@@ -8,6 +8,7 @@ Whatever is slow to import is imported by the command that needs it, so that ``-
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +18,18 @@ import typer
 
 import pointsman
 from pointsman.cli import env, logs, traffic
-from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
+from pointsman.cli.common import (
+    HTTP_HOST,
+    HTTP_PORT,
+    AsJson,
+    ClusterAddress,
+    Name,
+    command_line,
+    connect_to,
+    print_json,
+    terminal,
+)
+from pointsman.cli.ending import say, say_what_is_kept, shutdown, stop
 from pointsman.descriptors import give_standard_streams
 from pointsman.exceptions import ServeException
 
@@ -26,7 +38,7 @@ if TYPE_CHECKING:
     from pointsman.engine.base import Address
     from pointsman.engine.folder import About, InstanceFolder
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 app = typer.Typer(
     name="pointsman",
@@ -60,7 +72,8 @@ def main() -> None:
 def _let_signals_unwind() -> None:
     """Let the first signal unwind, which shuts down what this process has started, and the second cut that short.
 
-    Further ones are ignored: they would interrupt the cutting short. SIGTERM counts as Ctrl-C, for service managers.
+    Further ones are ignored: they would interrupt the cutting short. SIGTERM counts as Ctrl-C, for service managers,
+    and SIGHUP, of a terminal that was closed.
     """
     left = 2
 
@@ -100,8 +113,8 @@ def _options(
 def start(
     detached: Annotated[bool, typer.Option("--detached", help="Return once it is ready; it runs on.")] = False,
     name: Name = "default",
-    http_host: Annotated[str, typer.Option("--http-host", help="Address to listen on.", metavar="HOST")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option("--http-port", help="0 takes any free port.", metavar="PORT")] = 8000,
+    http_host: Annotated[str, typer.Option("--http-host", help="Address to listen on.", metavar="HOST")] = HTTP_HOST,
+    http_port: Annotated[int, typer.Option("--http-port", help="0 takes any free port.", metavar="PORT")] = HTTP_PORT,
     http_location: Annotated[
         str, typer.Option("--http-location", help="Where HTTP servers run.", metavar="HeadOnly|EveryNode|NoServer")
     ] = "HeadOnly",
@@ -123,7 +136,7 @@ def start(
     http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
     folder = InstanceFolder.of(check_name(name))
     if engine == "local" and folder.is_alive():  # starting finds that too, but only after it has tried to bind the port
-        raise ServeException(f"an instance named {name!r} is running; end it with: {_command('shutdown', name)}")
+        raise ServeException(f"an instance named {name!r} is running; end it with: {command_line('shutdown', name)}")
     client = start_named(
         name,
         bound=not detached,
@@ -133,16 +146,16 @@ def start(
         engine=engine,
         address=address,
     )
-    typer.echo(f"Instance {name!r} is ready{_at(client.http_address)}.")
-    if client.metrics_address:
-        typer.echo(f"Metrics are at {client.metrics_address}/metrics.")
     if detached:
+        _announce(client, name)
         typer.echo(f"Deploy to it:  client = pointsman.connect({name!r})    (in Python)")
-        typer.echo(f"Look at it:    {_command('status', name, address)}")
-        typer.echo(f"End it:        {_command('shutdown', name, address)}")
+        typer.echo(f"Look at it:    {command_line('status', name, address)}")
+        typer.echo(
+            f"Stop it:       {command_line('stop', name, address)}{'    (keeps its state)' if state_dir else ''}"
+        )
+        typer.echo(f"End it:        {command_line('shutdown', name, address)}{'    (forgets it)' if state_dir else ''}")
     else:
-        typer.echo(f"Ctrl-C ends it. Elsewhere, look at it with: {_command('status', name, address)}")
-        _stay(client, folder if engine == "local" else None)
+        _stay(client, name, address, folder if engine == "local" else None)
 
 
 @app.command("list")
@@ -219,13 +232,8 @@ def top(
 
 
 app.command()(logs.logs)
-
-
-@app.command()
-def shutdown(name: Name = "default", address: ClusterAddress = None) -> None:
-    """End an instance for good, once requests under way are finished."""
-    connect_to(name, address).shutdown()
-    typer.echo(f"Instance {name!r} has ended.")
+app.command()(stop)
+app.command()(shutdown)
 
 
 @app.command()
@@ -239,23 +247,36 @@ def demo(
     run_demo(terminal(), port=port, keep=keep)
 
 
-def _stay(client: Client, folder: InstanceFolder | None) -> None:
-    """Keep an instance that is bound to this process until a signal comes or somebody else ends it.
+def _announce(client: Client, name: str) -> None:
+    typer.echo(f"Instance {name!r} is ready{_at(client.http_address)}.")
+    if client.metrics_address:
+        typer.echo(f"Metrics are at {client.metrics_address}/metrics.")
+
+
+def _stay(client: Client, name: str, address: str | None, folder: InstanceFolder | None) -> None:
+    """Keep an instance that is bound to this process until a signal comes, which stops it and keeps its state, or
+    somebody else ends it.
 
     Args:
         folder: the instance's, where it runs on this machine alone.
     """
+    status = client._status()
     try:
+        _announce(client, name)  # whoever reads that may send the signal
+        typer.echo(f"Ctrl-C stops it. Elsewhere, look at it with: {command_line('status', name, address)}")
         client._wait_for_end()
     except KeyboardInterrupt:
-        typer.echo("Shutting down; Ctrl-C again hurries it.", err=True)
-        client.shutdown()
+        say("Stopping; Ctrl-C again hurries it.", err=True)
+        with contextlib.suppress(KeyboardInterrupt):  # the second one, by which it has a second left
+            client.stop()
+        client._has_ended()
+        say_what_is_kept(name, status, address, detached=False)
         return
     killed = folder is not None and folder.path.exists()  # one that ends in good order takes its folder along
-    client.shutdown()
+    client.stop()
     if killed:
         raise ServeException("the instance's supervisor was killed")
-    typer.echo("The instance was shut down.")
+    say("The instance was ended by another command or program.")
 
 
 def _metrics_port(given: int | None) -> int | None:
@@ -264,11 +285,6 @@ def _metrics_port(given: int | None) -> int | None:
     if given is None:
         return DEFAULT_METRICS_PORT
     return None if given == -1 else check_metrics_port(given)
-
-
-def _command(verb: str, name: str, address: str | None = None) -> str:
-    where = f" --address {address}" if address is not None else ""
-    return f"pointsman {verb}" + (f" --name {name}" if name != "default" else "") + where
 
 
 def _at(address: str | None) -> str:

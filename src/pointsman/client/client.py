@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn, overload
 
 from pointsman import config as options
 from pointsman.client.backends import BackendOperations
 from pointsman.client.endpoints import EndpointOperations
 from pointsman.client.operations import START_TIMEOUT_S, log, new_id
+from pointsman.client.signals import EndingSignals, Impatience
 from pointsman.client.statistics import StatisticsOperations
 from pointsman.client.traffic import TrafficOperations
 from pointsman.context import replica_context
@@ -21,15 +26,21 @@ from pointsman.handle import AsyncServeHandle, ServeHandle
 from pointsman.progress import ProgressLine
 from pointsman.session import Credentials, Session
 from pointsman.statusview import status_view
-from pointsman.wire.commands import AwaitIngress, Progress, Shutdown
+from pointsman.wire.commands import AwaitIngress, Ending, Progress, Shutdown
+from pointsman.wire.messages import unpack
 
 SHUTDOWN_TIMEOUT_S = 60.0
+"""How much longer than its drain limits allow an instance may take to end before it is killed."""
+FIRST_PID = 1
 LOOK_AGAIN_S = 0.05
 DRIVER_EXIT_TIMEOUT_S = 5.0
+"""The same where nothing is to be waited for."""
+ANSWER_TIMEOUT_S = 5.0
+"""How long a controller may take to answer a driver that is about to end."""
 
 
 class Client(EndpointOperations, TrafficOperations, BackendOperations, StatisticsOperations):
-    """Operates one instance. Use it from any thread; as a context manager it shuts the instance down at the end.
+    """Operates one instance. Use it from any thread; as a context manager it stops the instance at the end.
 
     Not for direct use: :func:`pointsman.start` and :func:`pointsman.connect` make clients.
     """
@@ -41,9 +52,11 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         self._address = address
         self._raised = raised
         self._finalizer: weakref.finalize[..., Any] | None = None
+        self._watch: threading.Thread | None = None
         if raised is not None and raised.bound:
             self._finalizer = weakref.finalize(self, _end_with_driver, raised, self._session)
             self._finalizer.atexit = True
+            raised.before_exit(self._finalizer)
 
     @property
     def http_address(self) -> str | None:
@@ -59,7 +72,7 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.shutdown()
+        self.stop()
 
     def __repr__(self) -> str:
         return f"<Client of instance {self._credentials.instance}{' (shut down)' if self._shut_down else ''}>"
@@ -67,25 +80,40 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
     def __reduce__(self) -> NoReturn:
         raise ServeException("a Client cannot be pickled; use connect() where it is needed, or pass a handle")
 
-    def shutdown(self) -> None:
-        """End the instance for good: HTTP servers, replicas and controller stop, its stored state is forgotten.
+    def stop(self) -> None:
+        """End the instance and keep its stored state: HTTP servers, replicas and controller stop, name and ports are
+        free again.
 
-        Requests under way are finished first. May be called again.
+        Requests under way are finished first, within the drain limits of their backends. ``start(detached=True)`` with
+        the same ``state_dir`` brings everything back; of an instance without one nothing is kept. May be called again.
+        """
+        self._end(forget=False)
+
+    def shutdown(self) -> None:
+        """End the instance for good: as :meth:`stop`, and its stored state is forgotten. May be called again."""
+        self._end(forget=True)
+
+    def wait(self) -> None:
+        """Block until the instance has ended, whoever ends it, or until SIGTERM, SIGINT (Ctrl-C) or SIGHUP comes.
+
+        At a signal an instance that ends with this process is stopped as by :meth:`stop`; a second signal hurries that.
+        A detached one, which outlives its script, runs on, unless this process is the first of its container (PID 1),
+        whose end nothing outlives. Signals come to the main thread: in another one this returns when the instance has
+        ended. Nothing is raised for a signal.
         """
         if self._shut_down:
             return
-        self._shut_down = True
-        try:
-            self._session.command(Shutdown(new_id()))
-        except ServeException as error:
-            log.debug("the instance had ended already: %s", error)
-        if self._address is not None:
-            self._await_end(self._address)
-        self._session.close()
-        if self._raised is not None:
-            self._raised.release()
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        with EndingSignals(impatient=False) as signals:
+            self._watch = threading.Thread(target=self._tell_of_end, args=(signals.tell,), daemon=True)
+            self._watch.start()
+            if signals.wait() is None:
+                self._has_ended()
+            elif self._raised is not None and (self._raised.bound or os.getpid() == FIRST_PID):
+                signals.impatient = True
+                try:
+                    self.stop()
+                except Impatience:
+                    self._has_ended()
 
     # Handles and status
 
@@ -146,23 +174,77 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
 
     def _wait_for_end(self) -> None:
         """Return when the instance has ended, whoever ends it."""
-        assert self._address is not None
-        wait_for_end(self._address.control_path)
+        wait_for_end(self._credentials.control_path)
 
-    def _await_end(self, address: Address) -> None:
+    def _tell_of_end(self, tell: Callable[[], None]) -> None:
+        try:
+            self._wait_for_end()
+        finally:
+            tell()
+
+    def _end(self, *, forget: bool) -> None:
+        if self._shut_down:
+            return
+        self._shut_down = True
+        try:
+            drain_s = _ask_to_end(self._session, forget=forget)
+            if self._raised is not None:
+                self._raised.wait_for_end(_patience_s(drain_s))
+            elif self._address is not None:
+                self._wait_for_end()
+        except BaseException:
+            if self._raised is not None:
+                self._raised.let_go()  # Ctrl-C: nobody wants to wait for requests any more
+            raise
+        self._has_ended()
+
+    def _has_ended(self) -> None:
+        self._shut_down = True
         if self._raised is not None:
-            self._raised.wait_for_end(SHUTDOWN_TIMEOUT_S)
+            self._raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
             self._raised.let_go()
-        else:
-            wait_for_end(address.control_path)
+        if self._watch is not None:
+            self._watch.join(DRIVER_EXIT_TIMEOUT_S)
+        self._session.close()
+        if self._raised is not None:
+            self._raised.release()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+
+def _ask_to_end(session: Session, *, forget: bool, timeout_s: float | None = None) -> float:
+    """Have the controller end the instance; returns how many seconds each kind of process may take for what it runs.
+
+    Raises:
+        TimeoutError: the controller does not answer.
+    """
+    try:
+        return unpack(session.command(Shutdown(new_id(), forget), timeout_s=timeout_s), Ending).drain_s
+    except ServeException as error:
+        log.debug("the instance had ended already: %s", error)
+        return 0.0
+
+
+def _patience_s(drain_s: float) -> float:
+    """HTTP servers may take that long, and then replicas."""
+    return 2 * drain_s + SHUTDOWN_TIMEOUT_S
 
 
 def _end_with_driver(raised: Raised, session: Session) -> None:
-    """A bound instance ends with its client: called when that is collected, and at interpreter exit."""
-    session.close()
-    raised.let_go()
-    raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
-    raised.release()
+    """A bound instance ends with its client, in good order: called when that is collected, and at interpreter exit."""
+    if session.is_on_own_thread:  # it was collected there, where nothing can be asked or waited for
+        threading.Thread(target=_end_with_driver, args=(raised, session), name="pointsman-end").start()
+        return
+    with EndingSignals(impatient=True) as signals:
+        if not raised.over:
+            # The session stays open meanwhile: calls that this process has made are requests under way, too.
+            with contextlib.suppress(Impatience, KeyboardInterrupt, TimeoutError):
+                raised.wait_for_end(_patience_s(_ask_to_end(session, forget=False, timeout_s=ANSWER_TIMEOUT_S)))
+        signals.impatient = False
+        raised.let_go()
+        raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
+        session.close()
+        raised.release()
 
 
 def _in_event_loop() -> bool:

@@ -169,10 +169,18 @@ class Controller:
         self.kick()
         await self._waiters.wait(command, own_routers, progress)
 
-    def shutdown(self, drain_s: float | None = None) -> None:
-        """End the instance for good. What runs may finish: within its own limits, or within ``drain_s`` seconds."""
-        drains = [spec.config.drain_timeout_s for spec in self.desired.backends.values()]
-        self._engine.shutdown(ShutdownOrder(max([MIN_DRAIN_S, *drains]) if drain_s is None else drain_s, forget=True))
+    def shutdown(self, drain_s: float | None = None, *, forget: bool) -> float:
+        """End the instance, and with ``forget`` its stored state.
+
+        What runs may finish: within the limits of its backends, or within ``drain_s`` seconds where that is given.
+
+        Returns:
+            How long each kind of process may take, in seconds.
+        """
+        if drain_s is None:
+            drain_s = max([MIN_DRAIN_S, *(spec.config.drain_timeout_s for spec in self.desired.backends.values())])
+        self._engine.shutdown(ShutdownOrder(drain_s, forget))
+        return drain_s
 
     async def aclose(self) -> None:
         self._closing = True
@@ -197,6 +205,8 @@ class Controller:
             note_exit(self.observed, self.desired, event, self._loop.time())
         elif event.event == "ingress_exited":
             self.ingress_exits.append(event.exit)
+        elif event.event == "asked_to_end":
+            self.shutdown(forget=False)
         elif event.event == "capacity" and event.capacity is not None:
             self.observed.capacity = event.capacity
         self.kick()

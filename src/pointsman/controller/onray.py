@@ -47,7 +47,14 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
     folder.say_where_logs_are("controller", "controller")
 
     def end_soon(controller: Controller) -> None:
-        loop.call_soon_threadsafe(controller.shutdown, DRIVER_GONE_DRAIN_S)
+        loop.call_soon_threadsafe(partial(controller.shutdown, DRIVER_GONE_DRAIN_S, forget=False))
+
+    forget = False
+
+    def ended(and_forget: bool) -> None:
+        nonlocal forget
+        forget = and_forget
+        stopped.set()
 
     control = listen_private(folder.socket("ctl"))
     abroad = listen_tcp(host)
@@ -63,7 +70,7 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         store=Store(Path(given.state_dir) / "state.db")
         if given.state_dir
         else KeyValueStore(KeyValues(given.namespace)),
-        engine=lambda events, peers: RayEngine(events, peers, given, on_end=stopped.set),
+        engine=lambda events, peers: RayEngine(events, peers, given, on_end=ended),
         listeners=[control, abroad],
         stopped=stopped,
         metrics=metrics,
@@ -72,7 +79,7 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         wait_for_resources_s=given.wait_for_resources_s,
         ready=lambda controller: running(Running(where, metrics_port, partial(end_soon, controller))),
     )
-    if given.state_dir:  # it was shut down: whatever else ends a controller does not come here
+    if given.state_dir and forget:
         forget_state(Path(given.state_dir))
     folder.forget("ctl")
     folder.leave()

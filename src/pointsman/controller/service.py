@@ -39,6 +39,7 @@ from pointsman.wire.commands import (
     Await,
     AwaitIngress,
     CommandHead,
+    Ending,
     Progress,
     Query,
     QueryBackends,
@@ -259,8 +260,7 @@ class Service:
             await self._wait_for_ingresses(command.timeout_s)
             return b""
         if isinstance(command, Shutdown):
-            controller.shutdown()
-            return b""
+            return pack(Ending(controller.shutdown(forget=command.forget)))
         return await self._room.carry_out(command, lambda: controller.change(command, body))
 
     async def _read(self, exporter: Exporter) -> Reading:

@@ -44,6 +44,7 @@ def status_of(
         ingresses=tuple(IngressView(i.pid, confirmed.get(i.number, 0) >= controller.table.version) for i in ingresses),
         metrics=dict(metrics),
         queued=queued,
+        state_dir=handover.state_dir,
     )
 
 

@@ -36,7 +36,8 @@ class Engine(Protocol):
         """Whether a process is known to be stopped by a signal; False where that cannot be told."""
 
     def shutdown(self, order: ShutdownOrder) -> None:
-        """End the whole instance, the controller last."""
+        """End the whole instance, the controller last. Ordered again, with less time: what still drains has that much
+        from now on."""
 
     def disconnected(self, number: int) -> None:
         """A replica's connection to the controller has broken, as it also does when its node is gone."""
@@ -153,11 +154,20 @@ class Raised(Protocol):
     def refusal(self) -> str:
         """Why it says that it cannot come up; empty where it does not say so."""
 
+    @property
+    def over(self) -> bool:
+        """Whether its end has been waited for."""
+
+    def before_exit(self, action: Callable[[], object]) -> None:
+        """Have something done at the exit of this interpreter, while the instance can still be reached."""
+
     def let_go(self) -> None:
-        """End a bound instance. Does nothing in a forked child, or a second time."""
+        """Give a bound instance no more than a second to end, also when it is ending already. Does nothing in a forked
+        child, or a second time."""
 
     def wait_for_end(self, timeout_s: float) -> bool:
-        """Wait for the instance to end, killing it when it does not; False when it had to be killed."""
+        """Wait for the instance to end, killing it when it does not; False when it had to be killed. Returns at once in
+        a forked child."""
 
     def release(self) -> None:
         """It has ended, and nothing of this process uses it any more."""

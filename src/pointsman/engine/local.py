@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -78,13 +79,22 @@ class LocalInstance:
     def release(self) -> None:
         """It has ended."""
 
+    @property
+    def over(self) -> bool:
+        return self._process.returncode is not None
+
+    def before_exit(self, action: Callable[[], object]) -> None:
+        """Nothing to do: it can be reached for as long as this process lives, and ``action`` is a finalizer."""
+
     def let_go(self) -> None:
-        """End a bound instance by closing its lifeline. Does nothing in a forked child, or a second time."""
+        """End a bound instance by closing its lifeline."""
         if os.getpid() == self._owner:
             self._close_lifeline()
 
     def wait_for_end(self, timeout_s: float) -> bool:
-        """Wait for the supervisor to exit, killing it when it does not; False when it had to be killed."""
+        """Wait for the supervisor to exit, killing it when it does not."""
+        if os.getpid() != self._owner:
+            return True
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -43,8 +43,12 @@ from pointsman.wire.messages import pack, unpack
 
 EXIT_GRACE_S = 1.5
 DRIVER_GONE_DRAIN_S = 1.0
-"""How long requests may still run once the driver of a bound instance is gone."""
+"""How long requests may still run once the driver of a bound instance is gone, or does not want to wait."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The first one ends the instance in good order and keeps what is stored, the second one hurries."""
 SIGNALLED_DRAIN_S = 20.0
+"""How long requests may still run after a signal where no controller says what their limit is."""
+ANSWER_S = 1.0
 RESTART_FIRST_S = 0.1
 RESTART_LAST_S = 2.0
 """Without them there is no service, so what keeps ending them is not waited out for longer: it may be over by now."""
@@ -91,7 +95,7 @@ class Supervisor:
         self._decoder = FrameDecoder()
         self._phases: list[tuple[str, float]] | None = None
         self._phase_ends = 0.0
-        self._forget = False
+        self._forget = self._asked = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -102,7 +106,7 @@ class Supervisor:
         """Raise the instance and watch it until it has ended."""
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
         signal.set_wakeup_fd(self._wake_write)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for signum in (*SIGNALS, signal.SIGCHLD):
             signal.signal(signum, lambda *_: None)  # the wake-up descriptor carries the number
         self._spawn_controller()
         for index in range(self._order.ingresses):
@@ -253,7 +257,7 @@ class Supervisor:
             self._signal_replica(number, signal.SIGKILL)
         elif frame.kind == Kind.SHUTDOWN:
             order = unpack(frame.head, ShutdownOrder)
-            self._forget = order.forget
+            self._forget = self._forget or order.forget
             self._begin_shutdown(order.drain_s)
 
     def _launch(self, order: Launch) -> None:
@@ -297,9 +301,25 @@ class Supervisor:
     # Shutdown: ingresses finish, then replicas, then the controller
 
     def _begin_shutdown(self, drain_s: float) -> None:
+        """End all, in order. Called again, with less time: what still drains has that much from now on."""
         if self._phases is None:
             self._phases = [("ingress", drain_s), ("replica", drain_s), ("controller", EXIT_GRACE_S)]
             self._next_phase()
+        elif self._phases and self._phases[0][0] != "controller":
+            *draining, controller = self._phases
+            self._phases = [*((role, min(limit_s, drain_s)) for role, limit_s in draining), controller]
+            self._phase_ends = min(self._phase_ends, time.monotonic() + drain_s)
+            self._after(drain_s, lambda: None)
+
+    def _ask_for_shutdown(self) -> None:
+        """Have the controller say how long requests may run."""
+        self._asked = True
+        self._tell(ProcessEvent("asked_to_end"))
+        self._after(ANSWER_S, self._end_unanswered)
+
+    def _end_unanswered(self) -> None:
+        if self._phases is None:
+            self._begin_shutdown(SIGNALLED_DRAIN_S)
 
     def _next_phase(self) -> None:
         assert self._phases
@@ -324,6 +344,7 @@ class Supervisor:
 
     def _hurry(self) -> None:
         """A second signal: what still drains is killed."""
+        self._begin_shutdown(0.0)
         for child in self._children.values():
             child.signal(signal.SIGKILL)
 
@@ -333,9 +354,9 @@ class Supervisor:
         for byte in os.read(self._wake_read, 4096):
             if byte == ord("E"):
                 self._begin_shutdown(DRIVER_GONE_DRAIN_S)
-            elif byte in (signal.SIGTERM, signal.SIGINT):
-                if self._phases is None:
-                    self._begin_shutdown(SIGNALLED_DRAIN_S)
+            elif byte in SIGNALS:
+                if self._phases is None and not self._asked:
+                    self._ask_for_shutdown()
                 else:
                     self._hurry()
         self._reap()

@@ -172,7 +172,9 @@ class QueryMetrics(Command, frozen=True, tag="query_metrics"):
 
 
 class Shutdown(Command, frozen=True, tag="shutdown"):
-    """End the instance for good, its stored state included."""
+    """End the instance; with ``forget`` for good, its stored state included. The reply is an :class:`Ending`."""
+
+    forget: bool = True
 
 
 AnyCommand = Change | Await | AwaitIngress | Query | QueryBackends | QueryTraffic | QueryMetrics | Shutdown
@@ -183,6 +185,12 @@ class Accepted(Message, frozen=True):
 
     version: int
     note: str = ""
+
+
+class Ending(Message, frozen=True):
+    """Reply to a Shutdown: how long each kind of process may take to finish what runs."""
+
+    drain_s: float
 
 
 class Progress(Message, frozen=True):
@@ -250,6 +258,8 @@ class Status(msgspec.Struct, frozen=True):
     """Node -> base URL of its metrics."""
     queued: dict[str, int] | None = None
     """Calls that wait in routers, by endpoint; None where nothing is recorded."""
+    state_dir: str = ""
+    """Where its state is stored; empty where a stop keeps none."""
 
 
 class BackendList(msgspec.Struct, frozen=True):

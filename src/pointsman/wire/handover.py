@@ -52,7 +52,8 @@ class Kill(Message, frozen=True):
 
 class ProcessEvent(Message, frozen=True):
     """``started`` or ``exited`` for one replica, ``ingress_exited`` for one ingress, ``capacity`` when nodes have come
-    or gone, or ``recovered``, which a new controller gets before any other event: every replica process that lives."""
+    or gone, ``asked_to_end`` when a signal asks for the end of the instance, or ``recovered``, which a new controller
+    gets before any other event: every replica process that lives."""
 
     event: str
     number: int = 0

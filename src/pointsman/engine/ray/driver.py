@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,7 +27,6 @@ from pointsman.wire.address import set_node
 from pointsman.wire.handover import ClusterHandover, HTTPSettings
 
 START_TIMEOUT_S = 60.0
-EXIT_TIMEOUT_S = 5.0
 PASSED_ON = ("OMP_NUM_THREADS",)
 """Variables of the driver that replicas get too, on whatever node."""
 
@@ -49,11 +49,19 @@ class RayInstance:
         self._port = port
         self._over = False
         self._released = False
-        if bound:
-            atexit.register(self._at_exit)  # before Ray's own, which leaves the cluster
+        self._at_exit: Callable[[], object] | None = None
+
+    @property
+    def over(self) -> bool:
+        return self._over
+
+    def before_exit(self, action: Callable[[], object]) -> None:
+        """Before Ray's own exit, which leaves the cluster, does: that was registered earlier."""
+        self._at_exit = action
+        atexit.register(action)
 
     def let_go(self) -> None:
-        """End a bound instance, in good order. Does nothing in a forked child, or a second time."""
+        """End a bound instance within a second."""
         if self.bound and not self._over and os.getpid() == self._owner and ray.is_initialized():
             try:
                 self._controller.end.remote()
@@ -61,15 +69,16 @@ class RayInstance:
                 pass  # it has ended already
 
     def wait_for_end(self, timeout_s: float) -> bool:
-        """Wait for the controller's end, which is the last; kill it when that does not come. False when killed."""
+        """Wait for the controller's end, which is the last; kill it when that does not come."""
         if self._over or os.getpid() != self._owner:
             return True
-        self._over = True
         self.serves()
-        atexit.unregister(self._at_exit)
         in_time = ray.is_initialized() and self._has_ended(timeout_s)
         if not in_time and ray.is_initialized():
             ray.kill(self._controller, no_restart=True)
+        self._over = True
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
         return in_time
 
     def release(self) -> None:
@@ -98,10 +107,6 @@ class RayInstance:
             except RayError:
                 time.sleep(0.05)  # being started again, or slow to answer
         return False
-
-    def _at_exit(self) -> None:
-        self.let_go()
-        self.wait_for_end(EXIT_TIMEOUT_S)
 
 
 def raise_on_ray(plan: Plan) -> RayInstance:
@@ -160,11 +165,13 @@ def address_on_ray(control_path: str) -> Address:
 def wait_on_ray(control_path: str) -> None:
     """Return when the instance has ended."""
     while True:
-        controller = _controller_of(namespace_in(control_path))
-        if controller is None:
-            return
+        with cluster.membership:  # not after the shutdown of this process's cluster: Ray would start a new one
+            controller = _controller_of(namespace_in(control_path)) if cluster.is_member() else None
+            if controller is None:
+                return
+            attended = controller.attend.remote()
         try:
-            ray.get(controller.attend.remote())
+            ray.get(attended)
         except RayError:
             time.sleep(0.05)
 

@@ -77,11 +77,11 @@ class RayEngine:
         events: told about every event, on the loop.
         peers: the connections.
         given: of the instance.
-        on_end: called when all processes but this one have ended.
+        on_end: called when all processes but this one have ended, with whether what is stored is to be forgotten.
     """
 
     def __init__(
-        self, events: EventSink, peers: Connections, given: ClusterHandover, *, on_end: Callable[[], None]
+        self, events: EventSink, peers: Connections, given: ClusterHandover, *, on_end: Callable[[bool], object]
     ) -> None:
         self._events = events
         self._peers = peers
@@ -101,7 +101,9 @@ class RayEngine:
         self._returned: list[tuple[float, Allocation]] = []
         """Until when Ray may not show yet that it is free."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ending = False
+        self._ending: tuple[float, asyncio.Task[None]] | None = None
+        """How long what runs may take, and what sees to that."""
+        self._also_forget = False
 
     @property
     def ingresses_wanted(self) -> int:
@@ -169,9 +171,13 @@ class RayEngine:
         return bool(here) and is_stopped(pid)
 
     def shutdown(self, order: ShutdownOrder) -> None:
-        if not self._ending:
-            self._ending = True
-            self._spawn(self._shut_down(order))
+        self._also_forget = self._also_forget or order.forget
+        if self._ending is not None:
+            drain_s, task = self._ending
+            if order.drain_s >= drain_s:
+                return
+            task.cancel()
+        self._ending = order.drain_s, self._spawn(self._shut_down(order.drain_s))
 
     async def aclose(self) -> None:
         pass  # it has no connection of its own
@@ -227,11 +233,11 @@ class RayEngine:
                 return
 
     def _ended(self, name: str, ending: Ending) -> None:
-        if self._exporters.ended(name, ending, restart=not self._ending):
+        if self._exporters.ended(name, ending, restart=self._ending is None):
             if not self._ending:
                 log.warning("what serves the metrics of a node has ended, and is started again: %s", ending.text)
             return
-        if self._ingresses.ended(name, ending, restart=not self._ending):
+        if self._ingresses.ended(name, ending, restart=self._ending is None):
             self._events(ProcessEvent("ingress_exited", exit=ending.text))
             return
         for number in [number for number in self._notes if replica_name(number) == name]:
@@ -264,14 +270,13 @@ class RayEngine:
             except ServeException as error:
                 log.warning("%s", error)
 
-    async def _shut_down(self, order: ShutdownOrder) -> None:
-        await end_in_order(self._actors, self._peers, list(self._notes), drain_s=order.drain_s)
-        if order.forget:
-            try:
-                await self._actors.run(self._kv.clear)
-            except KeyValueError as error:
-                log.error("what was stored could not be removed: %s", error)
-        self._on_end()
+    async def _shut_down(self, drain_s: float) -> None:
+        await end_in_order(self._actors, self._peers, list(self._notes), drain_s=drain_s)
+        try:  # what lies there is of use while the instance runs; a folder is what keeps state beyond that
+            await self._actors.run(self._kv.clear)
+        except KeyValueError as error:
+            log.error("what was stored could not be removed: %s", error)
+        self._on_end(self._also_forget)
 
     # Notes
 
@@ -289,10 +294,11 @@ class RayEngine:
                 notes[int(key.removeprefix(NOTES))] = unpack(value, Note)
         return notes
 
-    def _spawn(self, coroutine: object) -> None:
+    def _spawn(self, coroutine: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _other_environment(order: Launch) -> Environment | None:

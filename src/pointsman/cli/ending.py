@@ -1,0 +1,88 @@
+"""``pointsman stop`` and ``pointsman shutdown``: what is asked before, and what is said after an instance has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pointsman.cli.common import HTTP_HOST, HTTP_PORT, ClusterAddress, Name, command_line, connect_to
+
+if TYPE_CHECKING:
+    from pointsman.wire.commands import Status
+
+
+def stop(name: Name = "default", address: ClusterAddress = None) -> None:
+    """Stop an instance once requests under way are finished, and keep its stored state."""
+    client = connect_to(name, address)
+    status = client._status()
+    client.stop()
+    say_what_is_kept(name, status, address)
+
+
+def shutdown(
+    name: Name = "default",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before stored state is forgotten.")] = False,
+    address: ClusterAddress = None,
+) -> None:
+    """End an instance for good, once requests under way are finished: its stored state is forgotten. Asks before, on a
+    terminal."""
+    client = connect_to(name, address)
+    status = client._status()
+    if status.state_dir and not yes and is_asked_on_a_terminal() and not _may_forget(name, status, address):
+        typer.echo("Nothing has changed.", err=True)
+        raise typer.Exit(1)
+    client.shutdown()
+    gone = f", and its state in {status.state_dir} is forgotten" if status.state_dir else ""
+    typer.echo(f"Instance {name!r} has ended{gone}. Start a new one with: {_start_again(name, status, address)}")
+
+
+def say_what_is_kept(name: str, status: Status, address: str | None, *, detached: bool = True) -> None:
+    """Say what is left of an instance that was stopped, and how to start it again.
+
+    Args:
+        status: of before it was stopped.
+        detached: whether it ran without a terminal.
+    """
+    if status.state_dir:
+        kept = f"Its state is kept in {status.state_dir}; start it again with"
+    else:
+        kept = "Nothing of it is kept, since it has no --state-dir; start a new one with"
+    say(f"Instance {name!r} has stopped. {kept}: {_start_again(name, status, address, detached=detached)}")
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Write a line, if there is still somebody to read it: the terminal may be what was closed."""
+    with contextlib.suppress(OSError):
+        typer.echo(text, err=err)
+
+
+def is_asked_on_a_terminal() -> bool:
+    """Whether somebody could answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _may_forget(name: str, status: Status, address: str | None) -> bool:
+    backends, endpoints = len(status.backends), len(status.endpoints)
+    typer.echo(
+        f"Instance {name!r} has state stored in {status.state_dir}: backends: {backends}, endpoints: {endpoints}.\n"
+        f"A shutdown forgets it. To end the instance and keep it: {command_line('stop', name, address)}",
+        err=True,
+    )
+    return typer.confirm("Forget it?", default=False, err=True)
+
+
+def _start_again(name: str, status: Status, address: str | None, *, detached: bool = True) -> str:
+    options = ["--detached"] if detached else []
+    options += ["--name", name] if name != "default" else []
+    if status.http_host is None:
+        options += ["--http-location", "NoServer"]
+    else:
+        options += ["--http-host", status.http_host] if status.http_host != HTTP_HOST else []
+        options += ["--http-port", str(status.http_port)] if status.http_port != HTTP_PORT else []
+    options += ["--engine", "ray", "--address", address] if address is not None else []
+    options += ["--state-dir", status.state_dir] if status.state_dir else []
+    return shlex.join(["pointsman", "start", *options])

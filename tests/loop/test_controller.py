@@ -15,7 +15,7 @@ from pointsman.exceptions import BackendStartError
 from pointsman.model import Pins
 from pointsman.testing import ReplicaPlan, settle
 from pointsman.wire.commands import Accepted, Pin, Progress, RollbackTraffic, ShadowTraffic
-from pointsman.wire.handover import LaunchNote
+from pointsman.wire.handover import LaunchNote, ProcessEvent
 from pointsman.wire.messages import unpack
 from tests.loop.world import World, in_world
 
@@ -236,6 +236,35 @@ def test_the_next_controller_adopts_what_lives(tmp_path: Path) -> None:
             assert table.backends == last.backends
             assert table.endpoints == last.endpoints
             assert table.version > last.version
+
+    in_world(tmp_path, test)
+
+
+@pytest.mark.parametrize("how", ["it subscribes", "it exits", "its node is lost"])
+def test_the_next_controller_waits_for_the_ingresses_that_live(tmp_path: Path, how: str) -> None:
+    """An HTTP server has not found the new controller yet, and serves by the table before: a change is in effect when
+    it has been heard of, or is no more (CL4, G6, F8)."""
+
+    async def test(world: World) -> None:
+        await world.create()
+        await world.stop()
+        await world.start()
+        world.controller.process_event(ProcessEvent("recovered", ingresses=("0", "1")))
+        await asyncio.sleep(1)
+        changing = asyncio.ensure_future(world.create_endpoint())
+        await asyncio.sleep(30)
+        world.controller.ingress_subscribed("1")
+        await asyncio.sleep(1)
+        assert not changing.done()
+        if how == "it subscribes":
+            world.controller.ingress_subscribed("0")
+            world.peers.add_router(5, confirm_s=0.5)
+        else:
+            event = "ingress_exited" if how == "it exits" else "ingress_gone"
+            world.controller.process_event(ProcessEvent(event, ingresses=("0",)))
+        began = now()
+        await changing
+        assert now() - began == pytest.approx(0.5 if how == "it subscribes" else 0.0, abs=0.01)
 
     in_world(tmp_path, test)
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from pointsman.exceptions import ReplicaDiedError
-from pointsman.model import BackendConfigSpec, Resources
+from pointsman.model import Allocation, BackendConfigSpec, Resources
+from pointsman.routing.control import ControlLink
 from pointsman.testing import Loss, Losses, MemoryReplica, ReplicaPlan, new_call, run, settle, virtual_loop
 from pointsman.usercode import code_digest
+from pointsman.wire.auth import ROLE_INGRESS, derive_key
 from pointsman.wire.commands import (
     Await,
     Change,
@@ -28,9 +30,11 @@ from pointsman.wire.commands import (
     Unpin,
     UpdateBackendConfig,
 )
-from pointsman.wire.frames import Kind
+from pointsman.wire.frames import Kind, WireError
+from pointsman.wire.handover import LaunchNote, ProcessEvent
+from pointsman.wire.messages import pack
 from tests.loop import models
-from tests.loop.linked import LinkedWorld, in_linked_world
+from tests.loop.linked import CONTROL, MASTER, LinkedWorld, in_linked_world
 from tests.loop.models import JOURNAL
 from tests.loop.test_router import routed
 from tests.loop.world import ORIGIN, TRAITS, World, in_world
@@ -259,5 +263,73 @@ def test_calls(loss: Loss, idempotent: bool) -> None:
             await settle()
             assert losses.cuts == 1
             assert JOURNAL.count("begin 5") <= 1 + idempotent
+
+    run(main())
+
+
+def test_a_new_ingress_is_counted_before_there_is_a_table() -> None:
+    """The controller has just begun and waits for the replicas that it has taken over: an HTTP server that subscribes
+    is told that changes wait for it from now on, and serves by the table that is kept (CL4, F8, F10)."""
+
+    async def main() -> None:
+        world = LinkedWorld()
+        note = LaunchNote("b", 1, "b#silent", Allocation(Resources()))
+        world.controller.process_event(ProcessEvent("recovered", live={77: (1, pack(note))}))
+        kinds: list[int] = []
+        ingress = ControlLink(
+            path=CONTROL,
+            instance="i",
+            role=ROLE_INGRESS,
+            identity="0",
+            key=derive_key(MASTER, ROLE_INGRESS, "0"),
+            on_table=lambda table: kinds.append(Kind.TABLE),
+            on_frame=lambda frame: kinds.append(frame.kind),
+        )
+        ingress.subscribe(ingress=True, pid=2)
+        await world.start()
+        await ingress.start()
+        await settle()
+        assert kinds == [Kind.CONFIRM]
+        assert len(world.service.ingress_routers()) == 2
+        assert not world.controller.published
+        await ingress.aclose()
+        await world.stop()
+
+    run(main())
+
+
+def test_a_controller_that_says_nothing() -> None:
+    """The controller is stopped for minutes: an HTTP server or a replica that dials goes on trying, and a client is
+    told after 30 s (F9)."""
+
+    async def main() -> None:
+        gone: list[str] = []
+
+        def link(patient: bool) -> ControlLink:
+            key = derive_key(MASTER, ROLE_INGRESS, "0")
+            return ControlLink(
+                path=CONTROL,
+                instance="i",
+                role=ROLE_INGRESS,
+                identity="0",
+                key=key,
+                patient=patient,
+                on_gone=lambda: gone.append("patient" if patient else "impatient"),
+            )
+
+        mute = virtual_loop().network.listen(CONTROL, asyncio.Protocol)
+        patient = link(patient=True)
+        waiting = asyncio.ensure_future(patient.start())
+        with pytest.raises(WireError, match="no complete hello within 30 s"):
+            await link(patient=False).start()
+        await asyncio.sleep(200)
+        assert not waiting.done()
+        assert gone == ["impatient"]
+        mute.close()
+        world = LinkedWorld()
+        await world.start()
+        await waiting
+        await patient.aclose()
+        await world.stop()
 
     run(main())

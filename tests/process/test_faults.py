@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -190,6 +191,92 @@ def test_no_descriptor_left_for_a_restart(client):
         supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
         assert client.status()["controller_pid"] != controller
     assert set(load.statuses) == {200}
+
+
+def http_server(but=0):
+    """The pid of the HTTP server's process, once there is one other than ``but``."""
+
+    def found():
+        with contextlib.suppress(psutil.Error):  # one has just ended
+            return next((p for p, one in family().items() if p != but and "pointsman.ingress" in one.cmdline()), None)
+        return None
+
+    return wait_until(found, what="an HTTP server")
+
+
+def serve_two(client):
+    for name in ("one", "two"):
+        client.create_backend(name, lambda request, name=name: name)
+    client.create_endpoint("e", backend="one", route="/e")
+
+
+def asked(client, times):
+    """Who answers; each request on a connection of its own."""
+    return {httpx.get(f"{client.http_address}/e", timeout=WAIT_S).text for _ in range(times)}
+
+
+def test_changes_while_the_http_server_starts(client):
+    """The HTTP server is killed, and its successor is paused at one moment or another of its start; a change that is
+    acknowledged meanwhile is in force from the successor's first answer on (CL4, G6, F10)."""
+    serve_two(client)
+    victim = http_server()
+    for count, target in zip(range(8), itertools.cycle(("two", "one"))):
+        os.kill(victim, signal.SIGKILL)
+        victim = http_server(but=victim)
+        time.sleep(count * 0.05)  # any moment will do
+        os.kill(victim, signal.SIGSTOP)
+        changing = threading.Thread(target=client.set_traffic, args=("e", {target: 1.0}))
+        changing.start()
+        changing.join(0.3)  # where the server is counted already, the change waits for it
+        os.kill(victim, signal.SIGCONT)
+        changing.join(WAIT_S)
+        assert asked(client, 6) == {target}
+    client.delete_endpoint("e")
+    assert httpx.get(f"{client.http_address}/e", timeout=WAIT_S).status_code == 404
+
+
+def test_the_http_server_starts_while_the_controller_is_stopped(client):
+    """Without a controller that answers, a new HTTP server serves by the last table; as soon as the controller goes on
+    and acknowledges a change, that is in force there (F9, F10, CL4)."""
+    serve_two(client)
+    controller = client.status()["controller_pid"]
+    for target, before in (("two", "one"), ("one", "two"), ("two", "one")):
+        victim = http_server()
+        os.kill(controller, signal.SIGSTOP)
+        os.kill(victim, signal.SIGKILL)
+        assert asked(client, 3) == {before}
+        changing = threading.Thread(target=client.set_traffic, args=("e", {target: 1.0}))
+        changing.start()
+        os.kill(controller, signal.SIGCONT)
+        changing.join(WAIT_S)
+        assert asked(client, 6) == {target}
+    assert client.status()["controller_pid"] == controller
+
+
+def test_controller_and_http_server_killed_at_once(client):
+    """Both are killed, and a change is made as soon as there is a controller again: it is in force when the call
+    returns (F8, F10, CL4)."""
+    serve_two(client)
+    for target in ("two", "one", "two"):
+        for victim in (client.status()["controller_pid"], http_server()):
+            os.kill(victim, signal.SIGKILL)
+        client.set_traffic("e", {target: 1.0})
+        assert asked(client, 6) == {target}
+
+
+def test_the_controller_is_killed_while_the_http_server_is_stopped(client):
+    """The HTTP server is stopped for a while and does not see that the controller is another one: a change waits for it
+    and is in force from its next answer on (F8, CL4, G6)."""
+    serve_two(client)
+    victim = http_server()
+    os.kill(victim, signal.SIGSTOP)
+    os.kill(client.status()["controller_pid"], signal.SIGKILL)
+    changing = threading.Thread(target=client.set_traffic, args=("e", {"two": 1.0}))
+    changing.start()
+    changing.join(0.5)
+    os.kill(victim, signal.SIGCONT)
+    changing.join(WAIT_S)
+    assert asked(client, 6) == {"two"}
 
 
 DRIVER = """

@@ -23,7 +23,31 @@ def test_the_newest_table_is_kept(folder: InstanceFolder) -> None:
     assert LastTable(folder).read() is None
     for version in (3, 4):
         LastTable(folder).keep(pack(RoutingTable(version, {}, {})))
-    assert LastTable(folder).read() == RoutingTable(4, {}, {})
+    kept = LastTable(folder).read()
+    assert kept is not None
+    assert kept.table == RoutingTable(4, {}, {})
+    kept.close()
+
+
+@pytest.mark.parametrize("tables", [1, 2, 3])
+def test_a_newer_table_is_noticed(folder: InstanceFolder, tables: int) -> None:
+    """Whoever serves by the kept table can tell at any moment that another was kept since, or that it was taken away,
+    also when a file of the same size took its place twice within a moment (CL4, G6)."""
+    last = LastTable(folder)
+    last.keep(pack(RoutingTable(1, {}, {})))
+    kept = last.read()
+    assert kept is not None
+    assert kept.is_newest()
+    for version in range(2, 2 + tables):
+        last.keep(pack(RoutingTable(version, {}, {})))
+        assert not kept.is_newest()
+    kept.close()
+    kept = last.read()
+    assert kept is not None
+    assert kept.is_newest()
+    (folder.path / "table").unlink()
+    assert not kept.is_newest()
+    kept.close()
 
 
 def test_rather_none_than_an_old_one(folder: InstanceFolder, monkeypatch: pytest.MonkeyPatch) -> None:

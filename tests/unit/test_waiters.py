@@ -115,6 +115,22 @@ def test_a_change_that_has_no_table_yet_waits_for_one() -> None:
     in_loop(test)
 
 
+def test_ingresses_that_a_new_controller_has_not_heard_of_are_waited_for() -> None:
+    """The controller was killed, and one HTTP server is slow to find the new one: it still serves by the table before,
+    so that no change is in effect everywhere (CL4, G6, F8)."""
+
+    def test() -> None:
+        everywhere = at(7, ingress=7, other=7)
+        assert verdicts(
+            waiter(),
+            everywhere._replace(unheard=frozenset({"0", "1"})),
+            everywhere._replace(unheard=frozenset({"1"})),
+            everywhere,
+        ) == [False, False, True]
+
+    in_loop(test)
+
+
 def test_routers_that_are_gone_cannot_confirm() -> None:
     """An ingress that has died is not waited for; one that has just come is (CL4, G9)."""
 

@@ -201,8 +201,12 @@ class Service:
         subscription = Subscription(next(self._numbers), stream, ingress=ingress, pid=message.pid)
         self._subscriptions[stream] = subscription
         self.controller.router_confirmed(subscription.number, 0)
+        if ingress:
+            self.controller.ingress_subscribed(stream.identity)
         if self.controller.published:
             _send_table(stream, pack(self.controller.table))
+        else:
+            stream.send(Kind.CONFIRM, 0, pack(Confirm(0)))
 
     def _confirm(self, subscription: Subscription, version: int) -> None:
         self.controller.router_confirmed(subscription.number, version)

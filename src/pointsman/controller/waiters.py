@@ -37,6 +37,8 @@ class Situation(NamedTuple):
     table_version: int
     """Of the newest routing table; 0 while none may be published."""
     ingresses: frozenset[int]
+    unheard: frozenset[str] = frozenset()
+    """Ingresses that live, serve by an earlier controller's table, and have not subscribed to this one yet."""
 
 
 class Waiter:
@@ -74,7 +76,11 @@ class Waiter:
         wanted = self._version = self._version or situation.table_version
         concerned = situation.ingresses | self._own_routers
         confirmed = situation.observed.confirmed
-        if wanted and all(confirmed[router] >= wanted for router in concerned if router in confirmed):
+        if (
+            wanted
+            and not situation.unheard
+            and all(confirmed[router] >= wanted for router in concerned if router in confirmed)
+        ):
             self.future.set_result(None)
 
     def too_late(self) -> TimeoutError:

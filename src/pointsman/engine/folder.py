@@ -23,6 +23,7 @@ import stat
 import tempfile
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -225,13 +226,21 @@ class InstanceFolder:
         Raises:
             ServeException: it is empty, or others can read it.
         """
-        descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read()
-        if not data or status.st_mode & 0o077 or status.st_uid != os.getuid():
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file of the folder for reading.
+
+        Raises:
+            ServeException: it is empty, or others can read it.
+        """
+        file = os.fdopen(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+        status = os.fstat(file.fileno())
+        if not status.st_size or status.st_mode & 0o077 or status.st_uid != os.getuid():
+            file.close()
             raise ServeException(f"{self.path / name} is empty, or not private to this user; refusing to use it")
-        return data
+        return file
 
     def about(self) -> About:
         return msgspec.json.decode(self.read("about"), type=About)

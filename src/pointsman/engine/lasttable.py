@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
+from typing import BinaryIO
 
 from pointsman.engine.folder import InstanceFolder
 from pointsman.exceptions import ServeException
@@ -16,6 +18,32 @@ from pointsman.wire.messages import unpack
 log = logging.getLogger(__name__)
 
 NAME = "table"
+
+
+class KeptTable:
+    """A table as it was kept.
+
+    Args:
+        table: what it says.
+        file: where it was read from. It is held open, so that no later file can have its number.
+        path: the name of that file.
+    """
+
+    def __init__(self, table: RoutingTable, file: BinaryIO, path: Path) -> None:
+        self.table = table
+        self._file = file
+        self._path = path
+
+    def is_newest(self) -> bool:
+        """Whether no other was kept since, and this one was not removed."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """It will not be asked any more."""
+        self._file.close()
 
 
 class LastTable:
@@ -39,12 +67,18 @@ class LastTable:
             for name in (NAME, fresh):
                 (self._folder.path / name).unlink(missing_ok=True)
 
-    def read(self) -> RoutingTable | None:
-        """The table; None where none is kept."""
+    def read(self) -> KeptTable | None:
+        """The table, to be closed by whoever asks; None where none is kept."""
         try:
-            return unpack(self._folder.read(NAME), RoutingTable)
+            file = self._folder.open(NAME)
         except FileNotFoundError:
             return None
-        except (OSError, ServeException, WireError) as error:
+        except (OSError, ServeException) as error:
+            log.warning("the last routing table cannot be used: %s", error)
+            return None
+        try:
+            return KeptTable(unpack(file.read(), RoutingTable), file, self._folder.path / NAME)
+        except (OSError, WireError) as error:
+            file.close()
             log.warning("the last routing table cannot be used: %s", error)
             return None

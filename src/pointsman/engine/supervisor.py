@@ -171,7 +171,8 @@ class Supervisor:
         self._link, self._decoder, self._outbox = ours, FrameDecoder(), Outbox(ours)
         self._selector.register(ours, selectors.EVENT_READ, self._on_controller)
         live = {c.number: (c.process.pid, c.note) for c in self._children.values() if c.role == "replica"}
-        self._tell(ProcessEvent("recovered", live=live))
+        ingresses = tuple(str(child.number) for child in self._children.values() if child.role == "ingress")
+        self._tell(ProcessEvent("recovered", live=live, ingresses=ingresses))
 
     def _spawn_ingress(self, index: int) -> None:
         assert self._http is not None
@@ -203,7 +204,7 @@ class Supervisor:
                 self._log(f"{child.role} {how}; starting it again")
                 self._restart(child)
                 if child.role == "ingress":
-                    self._tell(ProcessEvent("ingress_exited", child.number, pid, how))
+                    self._tell(ProcessEvent("ingress_exited", child.number, pid, how, ingresses=(str(child.number),)))
 
     def _give_up(self) -> None:
         """The first controller refuses to come up. Who waits for it learns so at once, and may look up why for a while;

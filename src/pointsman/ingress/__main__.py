@@ -14,6 +14,7 @@ from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import last_table, locator, metrics_folder
 from pointsman.engine.listening import listen
 from pointsman.ingress.app import ASGIApp, IngressApp
+from pointsman.ingress.firsttable import FirstTable
 from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.ingress.server import HTTPServer
 from pointsman.routing.control import ControlLink
@@ -23,7 +24,7 @@ from pointsman.telemetry import families
 from pointsman.telemetry.book import Book
 from pointsman.telemetry.lag import LoopLag
 from pointsman.wire.auth import ROLE_INGRESS
-from pointsman.wire.frames import Kind
+from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import HTTPSettings, IngressHandover
 
 log = logging.getLogger("pointsman.ingress")
@@ -62,6 +63,14 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop)
+    first = FirstTable(app, last_table(handover.control_path))
+
+    def receive(frame: Frame) -> None:
+        if frame.kind == Kind.STOP:
+            stop()
+        elif frame.kind == Kind.CONFIRM:
+            first.counted()
+
     link = ControlLink(
         path=handover.control_path,
         locate=locator(handover.control_path),
@@ -69,19 +78,16 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         role=ROLE_INGRESS,
         identity=handover.identity,
         key=handover.control_key,
-        on_table=app.apply,
-        on_frame=lambda frame: stop() if frame.kind == Kind.STOP else None,
+        patient=True,
+        on_table=first.from_controller,
+        on_frame=receive,
         on_gone=lambda: stop(ORPHANED_DRAIN_S),
     )
     link.subscribe(ingress=True, pid=os.getpid())
-    kept = last_table(handover.control_path)
-    table = kept.read() if kept is not None else None
-    if table is not None:
-        app.apply(table)
     linking = loop.create_task(link.start())  # not waited for: there may be no controller just now
     try:
         # Until there is a table, connections wait in the backlog: a 404 would be a lie.
-        await app.has_table.wait()
+        await first.arrive()
         await server.serve()
         if linking.done():
             linking.result()

@@ -89,6 +89,8 @@ class IngressApp:
         self.serving = False
         """False while starting and draining: ``/-/healthz`` answers 503."""
         self.has_table = asyncio.Event()
+        self.look: Callable[[], None] | None = None
+        """Called before the table is asked, while the controller does not know of this server."""
 
     def apply(self, table: RoutingTable) -> None:
         """Use a newer table, routes and traffic at once."""
@@ -228,6 +230,8 @@ class IngressApp:
             self._router.cancel(call)
 
     def _match(self, path: str, method: str, exchange: Exchange) -> tuple[EndpointSpec, dict[str, str]]:
+        if self.look is not None:
+            self.look()
         found = self._matcher.match(path)
         if found is None:
             raise RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
@@ -332,6 +336,8 @@ class IngressApp:
         if path in SYSTEM_PATHS:
             exchange.matched(path)
         if path == "/-/routes" and method in ("GET", "HEAD"):
+            if self.look is not None:
+                self.look()
             endpoints = self._router.table.endpoints.values()
             await _send_json(send, 200, {e.route: [e.name, list(e.methods)] for e in endpoints if e.route is not None})
         elif path == "/-/healthz" and method in ("GET", "HEAD"):

@@ -84,6 +84,7 @@ class ReplicaProcess:
             role=ROLE_REPLICA,
             identity=str(handover.number),
             key=handover.control_key,
+            patient=True,
             on_ready=lambda _: self._report(self._state, self._state_body),
             on_frame=self._receive,
             on_gone=self._instance_ended,

@@ -22,7 +22,7 @@ from pointsman.wire import stream as wire_stream
 from pointsman.wire.commands import AnyCommand, CommandHead, Progress
 from pointsman.wire.frames import Body, Frame, Kind, WireError
 from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
-from pointsman.wire.stream import Stream
+from pointsman.wire.stream import SilentPeerError, Stream
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,8 @@ class ControlLink:
         instance: id of the instance.
         role: one of the roles of ``wire.auth``; with ``identity`` it says who this is.
         key: the key of that role.
+        patient: whether a controller that takes the connection and says nothing is waited for, again and again: it may
+            be stopped. Otherwise that is an error.
         on_table: takes each newer routing table and returns when it is in use; the version is then confirmed.
         on_ready: called after each (re)connect, before anything else is sent: the place to introduce oneself.
         on_frame: takes frames that are neither replies nor tables (orders to a replica).
@@ -93,6 +95,7 @@ class ControlLink:
         role: str,
         identity: str,
         key: bytes,
+        patient: bool = False,
         on_table: Callable[[RoutingTable], object] | None = None,
         on_ready: Callable[[ControlLink], None] | None = None,
         on_frame: Callable[[Frame], None] | None = None,
@@ -104,6 +107,7 @@ class ControlLink:
         self._role = role
         self._identity = identity
         self._key = key
+        self._patient = patient
         self.on_table = on_table
         self._on_ready = on_ready
         self._on_frame = on_frame
@@ -305,7 +309,7 @@ class ControlLink:
             pending.future.set_exception(failure_to_exception(failure, frame.body, trusted=True))
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
-        if isinstance(error, WireError):
+        if isinstance(error, WireError) and not (self._patient and isinstance(error, SilentPeerError)):
             self._stream_error = error
             log.warning("connection to the controller was refused: %s", error)
         self._count_losses()

@@ -51,9 +51,10 @@ class Kill(Message, frozen=True):
 
 
 class ProcessEvent(Message, frozen=True):
-    """``started`` or ``exited`` for one replica, ``ingress_exited`` for one ingress, ``capacity`` when nodes have come
-    or gone, ``asked_to_end`` when a signal asks for the end of the instance, or ``recovered``, which a new controller
-    gets before any other event: every replica process that lives."""
+    """``started`` or ``exited`` for one replica, ``ingress_exited`` for one ingress that will be started again,
+    ``ingress_gone`` for one that will not, ``capacity`` when nodes have come or gone, ``asked_to_end`` when a signal
+    asks for the end of the instance, or ``recovered``, which a new controller gets before any other event: every
+    replica process and every ingress that lives."""
 
     event: str
     number: int = 0
@@ -64,6 +65,8 @@ class ProcessEvent(Message, frozen=True):
     capacity: Capacity | None = None
     blameless: bool = False
     """Whether it ended through no fault of its own: its node is gone."""
+    ingresses: tuple[str, ...] = ()
+    """Identities of the ingresses that are meant."""
 
 
 class ShutdownOrder(Message, frozen=True):

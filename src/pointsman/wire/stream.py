@@ -42,6 +42,10 @@ FLUSH_AT = 64
 """Frames that leave together at most."""
 
 
+class SilentPeerError(WireError):
+    """The other end took the connection, and did not say in time who it is."""
+
+
 class StreamUser(Protocol):
     """Who owns a stream is told what comes, in order: ready once, frames, lost once."""
 
@@ -173,7 +177,7 @@ class Stream(asyncio.BufferedProtocol):
         # A dialer may be waiting in the backlog of a process that is still starting, on a machine that is busy.
         limit_s = HELLO_TIMEOUT_S if isinstance(self._hello, Acceptor) else DIAL_TIMEOUT_S
         self._hello_timer = self._loop.call_later(
-            limit_s, self.abort, WireError(f"no complete hello within {limit_s:g} s")
+            limit_s, self.abort, SilentPeerError(f"no complete hello within {limit_s:g} s")
         )
         if isinstance(self._hello, Dialer):
             self._transport.write(self._hello.first())

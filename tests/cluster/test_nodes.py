@@ -305,10 +305,17 @@ def processes_of_ours() -> set[int]:
 def test_the_driver_is_killed(nodes: Nodes, client: serve.Client) -> None:
     """A script is killed: its instance ends, and leaves nothing in the cluster, which lives on (IN4)."""
     before, processes_before = namespaces(), processes_of_ours()
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, nodes.address], stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, nodes.address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert driver.stdout is not None
-    line = next(line for line in driver.stdout if line.startswith("pids:"))  # Ray prints there as well
-    pids = [int(pid) for pid in line.split()[1:]]
+    printed = [""]  # by Ray as well
+    for line in driver.stdout:
+        printed.append(line)
+        if line.startswith("pids:"):
+            break
+    assert "pids:" in printed[-1], f"the script has failed: {''.join(printed)}"
+    pids = [int(pid) for pid in printed[-1].split()[1:]]
     assert len(pids) == 2
     (its_own,) = namespaces() - before
     driver.kill()

@@ -259,7 +259,7 @@ def test_bad_state_folders(name, tmp_path):
     shared.mkdir()
     shared.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
     with pytest.raises(ServeException, match="open to other users"):
-        serve.start(detached=True, name=name, state_dir=shared)
+        serve.start(detached=True, name=name, state_dir=shared, http_options={"port": 0})
     own = tmp_path / "own"
     first = serve.start(detached=True, name=name, state_dir=own, http_options={"port": 0})
     with pytest.raises(ServeException, match="own"):

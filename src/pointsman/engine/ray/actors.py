@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pointsman.engine.ray.guests import GuestError
@@ -200,6 +200,9 @@ def how_it_ended(error: BaseException) -> Ending:
         guest = isinstance(error.cause, GuestError)
         return Ending(str(error.cause) if guest else f"{type(error.cause).__name__}: {error.cause}")
     text = str(error)
+    if isinstance(error, ActorUnschedulableError):
+        # Pinned to a node that has died, and that Ray counted as alive until now.
+        return Ending(text.splitlines()[0], node_died="NodeAffinity" in text)
     if isinstance(error, ActorDiedError):
         if "its node has died" in text:
             return Ending(NODE_DIED, node_died=True)

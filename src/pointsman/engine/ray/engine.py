@@ -25,7 +25,7 @@ from pointsman.engine.ray.guests import GuestHost
 from pointsman.engine.ray.hosts import Birth, Introduction, ProcessHost
 from pointsman.engine.ray.ingresses import Ingresses
 from pointsman.engine.ray.kv import KeyValueError, KeyValues
-from pointsman.engine.ray.names import replica_name
+from pointsman.engine.ray.names import INGRESS_PREFIX, replica_name
 from pointsman.engine.ray.nodes import Amounts, alive_nodes, as_ray, capacity_of, labels_of, used_by_others
 from pointsman.engine.ray.options import group_strategy
 from pointsman.exceptions import ServeException
@@ -120,7 +120,8 @@ class RayEngine:
             else:
                 self._forget(number)
         live = {number: (note.pid, note.note) for number, note in self._notes.items()}
-        self._events(ProcessEvent("recovered", live=live))
+        ingresses = tuple(name for name in names if name.startswith(INGRESS_PREFIX))
+        self._events(ProcessEvent("recovered", live=live, ingresses=ingresses))
         self._ingresses.adopt(names)
         self._exporters.adopt(names)
         await self.refresh()
@@ -233,12 +234,17 @@ class RayEngine:
                 return
 
     def _ended(self, name: str, ending: Ending) -> None:
+        if ending.node_died:
+            self._suspect(self._node_of(name))
         if self._exporters.ended(name, ending, restart=self._ending is None):
             if not self._ending:
                 log.warning("what serves the metrics of a node has ended, and is started again: %s", ending.text)
             return
         if self._ingresses.ended(name, ending, restart=self._ending is None):
-            self._events(ProcessEvent("ingress_exited", exit=ending.text))
+            self._events(ProcessEvent("ingress_exited", exit=ending.text, ingresses=(name,)))
+            return
+        if name.startswith(INGRESS_PREFIX):
+            self._events(ProcessEvent("ingress_gone", ingresses=(name,)))
             return
         for number in [number for number in self._notes if replica_name(number) == name]:
             note = self._notes.pop(number)
@@ -257,10 +263,19 @@ class RayEngine:
             self._actors.give_up(replica_name(number), Ending("it hung up, and Ray does not say why"))
             return
         log.warning("node %s seems to be lost: a replica there has hung up, and Ray does not say why", node)
-        self._suspects[node] = self._loop.time() + SUSPECT_S
-        self._tell_capacity()  # first, so that nothing is placed there again
+        self._suspect(node)
         for other in there:
             self._actors.give_up(replica_name(other), Ending("its node seems to be lost", node_died=True))
+
+    def _suspect(self, node: str) -> None:
+        """A node is lost, or seems to be; Ray may count it as alive for a while."""
+        if node:
+            self._suspects[node] = self._loop.time() + SUSPECT_S
+            self._tell_capacity()  # before anything else is planned, so that nothing is placed there again
+
+    def _node_of(self, name: str) -> str:
+        nodes = [note.allocation.node for number, note in self._notes.items() if replica_name(number) == name]
+        return nodes[0] if nodes else self._exporters.node_of(name) or self._ingresses.node_of(name)
 
     async def _watch_nodes(self) -> None:
         while not self._ending:

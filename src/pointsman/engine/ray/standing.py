@@ -39,6 +39,10 @@ class Standing(ABC):
         """Names of all that there should be."""
         return self._nodes.keys()
 
+    def node_of(self, name: str) -> str:
+        """The node of one that should live; empty for any other actor."""
+        return self._nodes.get(name, "")
+
     @abstractmethod
     def make(self, name: str, node: str) -> Wanted:
         """What is to be started."""

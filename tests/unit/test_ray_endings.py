@@ -1,0 +1,46 @@
+"""engine.ray.actors: what Ray says of an actor's end, in one line, and whether its node is to blame."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
+
+from pointsman.engine.ray.actors import NODE_DIED, how_it_ended
+
+
+class Died(ActorDiedError):
+    """As Ray raises it, with these words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def test_an_actor_whose_node_is_gone_is_blameless() -> None:
+    """A replica is pinned to a node that has just died, which Ray notices only then: no start has failed (F14)."""
+    gone = ActorUnschedulableError("The node specified via NodeAffinitySchedulingStrategy doesn't exist any more.")
+    ending = how_it_ended(gone)
+    assert ending.node_died
+    assert "doesn't exist any more" in ending.text
+
+
+@pytest.mark.parametrize(
+    ("error", "node_died"),
+    [
+        (Died("The actor died because its node has died."), True),
+        (Died("The actor is dead because it was killed by `ray.kill`."), False),
+        (ActorUnschedulableError("The placement group was removed."), False),
+        (RayError("no"), False),
+    ],
+)
+def test_other_ends_are_told_apart(error: RayError, node_died: bool) -> None:
+    """Only the loss of a node is nobody's fault (F14, F6)."""
+    ending = how_it_ended(error)
+    assert ending.node_died == node_died
+    assert (ending.text == NODE_DIED) == node_died

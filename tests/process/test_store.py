@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -110,10 +109,9 @@ def test_without_a_good_copy_the_start_is_refused(name, state, spoil, private_ru
     for file in ("state.db", "state.db.copy"):
         spoil(state / file)
     spoilt = {path.name: path.read_bytes() for path in state.glob("state.db*")}
-    began, before = time.monotonic(), family().keys()
-    with pytest.raises(ServeException, match=r"state\.db "):
+    before = family().keys()
+    with pytest.raises(ServeException, match=r"state\.db "):  # one that waited in vain would be a TimeoutError
         start(name, state)
-    assert time.monotonic() - began < 20  # a start that waits for a controller takes 30
     assert family().keys() == before
     assert not (private_runtime_folder / "pointsman" / name).exists()
     assert {name: (state / name).read_bytes() for name in spoilt} == spoilt

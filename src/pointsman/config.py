@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, overload
 
-import cloudpickle
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -24,6 +23,8 @@ from pydantic import (
     field_validator,
 )
 
+from pointsman import byvalue
+from pointsman.culprit import explain
 from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_BODY, MAX_MESSAGE, check_size
 from pointsman.model import BackendConfigSpec
@@ -182,9 +183,10 @@ def config_changes(config: BackendConfig | Mapping[str, Any] | None, what: str) 
     user_config: bytes | None = None
     if changes.get("user_config") is not None:
         try:
-            user_config = bytes(cloudpickle.dumps(changes["user_config"]))
+            user_config = byvalue.dumps(changes["user_config"])
         except Exception as error:
-            raise TypeError(f"user_config cannot be pickled: {error}") from error
+            reason = explain(error, [("user_config", changes["user_config"])])
+            raise TypeError(f"user_config cannot be pickled: {reason}") from error
         remedy = "put what is large into a file, and its path into the config"
         check_size("the pickled user_config takes", len(user_config), MAX_MESSAGE, remedy)
     if "user_config" in changes:
@@ -316,9 +318,10 @@ def pack_middlewares(options: HTTPOptions) -> bytes:
             raise TypeError(f"a middleware must be a starlette.middleware.Middleware, not {middleware!r}")
         packed.append((cls, tuple(getattr(middleware, "args", ())), kwargs))
     try:
-        data = bytes(cloudpickle.dumps(packed))
+        data = byvalue.dumps(packed)
     except Exception as error:
-        raise TypeError(f"the middlewares cannot be pickled: {error}") from error
+        parts = [(f"middleware {index}", part) for index, part in enumerate(packed)]
+        raise TypeError(f"the middlewares cannot be pickled: {explain(error, parts)}") from error
     check_size("the pickled middlewares take", len(data), MAX_MIDDLEWARES, "have them read what is large from a file")
     return data
 

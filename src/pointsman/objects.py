@@ -17,8 +17,7 @@ from functools import partial
 from struct import Struct
 from typing import Any
 
-import cloudpickle
-
+from pointsman import byvalue
 from pointsman.exceptions import TooLargeError
 from pointsman.limits import MAX_BODY
 
@@ -36,7 +35,7 @@ _ATOMS = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def dumps(value: Any, *, what: str = "the object") -> bytes:
-    """Pack an object; what is defined in ``__main__`` or a notebook cell travels by value.
+    """Pack an object; what other processes cannot import travels by value.
 
     Args:
         what: names the object in errors.
@@ -52,13 +51,13 @@ def dumps(value: Any, *, what: str = "the object") -> bytes:
     keep = partial(_keep, buffers)
     try:
         packed = pickle.dumps(value, 5, buffer_callback=keep)
-        by_reference = packed.find(b"__main__") < 0
-    except Exception:  # noqa: BLE001 - lambdas, local classes: cloudpickle can, or says why not
+        by_reference = not byvalue.names_what_others_lack(packed)
+    except Exception:  # noqa: BLE001 - lambdas, local classes: by value they can be, or it says why not
         by_reference = False
     if not by_reference:
         buffers.clear()
         try:
-            packed = cloudpickle.dumps(value, protocol=5, buffer_callback=keep)
+            packed = byvalue.dumps(value, buffer_callback=keep)
         except Exception as error:
             raise TypeError(f"{what} cannot be pickled: {error}") from error
     _within_limit(packed, what, sum([buffer.nbytes for buffer in buffers]))

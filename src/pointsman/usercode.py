@@ -6,18 +6,19 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import io
 import pickletools
 import reprlib
 import sys
 import types
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cloudpickle
 
+from pointsman.byvalue import Pickler, dumps
 from pointsman.callables import is_batching, is_decorated, takes_argument
+from pointsman.culprit import explain
 from pointsman.limits import MAX_CODE, MAX_MESSAGE, check_size
 from pointsman.model import ALL_METHODS, TargetTraits
 
@@ -111,31 +112,32 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
-def pack_code(function_or_class: Any, init_args: tuple[Any, ...]) -> bytes:
-    """Pickle code with its init args. What is defined in ``__main__`` or a notebook cell is packed by value.
+def pack_code(function_or_class: Any, init_args: tuple[Any, ...], folders: Sequence[str] = ()) -> bytes:
+    """Pickle code with its init args. What replicas cannot import is packed by value: what is defined in the script or
+    a notebook cell, or in a module that is not found by its name.
+
+    Args:
+        folders: come first in the replicas' import path.
 
     Raises:
-        TypeError: something in it cannot be pickled; the text says what.
+        TypeError: something in it cannot be pickled, or not be loaded there; the text says what.
         ValueError: the init args take more than 64 MiB, or all of it more than 512 MiB.
     """
-    packed = io.BytesIO()
     try:
-        _CodePickler(packed).dump((function_or_class, init_args))
+        data = dumps((function_or_class, init_args), folders=folders, pickler=_CodePickler)
     except Exception as error:
         name = getattr(function_or_class, "__qualname__", repr(function_or_class))
-        culprit = next(_unpicklable(function_or_class, init_args), "")
-        where = f": {culprit} cannot be pickled" if culprit else ""
-        raise TypeError(f"{name} cannot be sent to replicas{where} ({type(error).__name__}: {error})") from error
-    data = packed.getvalue()
-    _check_sizes(data, init_args)
+        parts = [("it", function_or_class), *((f"init argument {i}", value) for i, value in enumerate(init_args))]
+        raise TypeError(f"{name} cannot be sent to replicas: {explain(error, parts, folders)}") from error
+    _check_sizes(data, init_args, folders)
     return data
 
 
-def _check_sizes(data: bytes, init_args: tuple[Any, ...]) -> None:
+def _check_sizes(data: bytes, init_args: tuple[Any, ...], folders: Sequence[str]) -> None:
     if len(data) <= MAX_MESSAGE:
         return
     remedy = "have the replica read what is large from a file, in its constructor"
-    check_size("the pickled init args take", len(cloudpickle.dumps(init_args)), MAX_MESSAGE, remedy)
+    check_size("the pickled init args take", len(dumps(init_args, folders=folders)), MAX_MESSAGE, remedy)
     check_size("the pickled code, with all that it refers to, takes", len(data), MAX_CODE, remedy)
 
 
@@ -148,7 +150,7 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     return _make_code, (make, arguments, code.co_filename)
 
 
-class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _CodePickler(Pickler):
     """Keeps the file names of functions, so that tracebacks from replicas show lines of source. cloudpickle drops them
     from 3.1.3 on, since it wants equal functions from different files to be packed alike."""
 
@@ -172,29 +174,3 @@ def unpack_code(data: bytes) -> tuple[Any, tuple[Any, ...]]:
     """The reverse of :func:`pack_code`. Runs code: only for blobs that an operator has sent."""
     function_or_class, init_args = cloudpickle.loads(data)
     return function_or_class, init_args
-
-
-def _unpicklable(function_or_class: Any, init_args: tuple[Any, ...]) -> Iterator[str]:
-    """Names of parts that cannot be pickled by themselves."""
-    parts: list[tuple[str, Any]] = [(f"init argument {index}", value) for index, value in enumerate(init_args)]
-    functions = [function_or_class]
-    if isinstance(function_or_class, type):
-        for name, value in vars(function_or_class).items():
-            if isinstance(value, types.FunctionType):
-                functions.append(value)
-            elif not name.startswith("__"):
-                parts.append((f"attribute {name!r} of class {function_or_class.__name__}", value))
-    for function in functions:
-        if isinstance(function, types.FunctionType):
-            try:
-                used = inspect.getclosurevars(function)
-            except ValueError:
-                continue
-            for name, value in {**used.globals, **used.nonlocals}.items():
-                if not isinstance(value, (types.ModuleType, type)):
-                    parts.append((f"variable {name!r} used by {function.__qualname__}", value))
-    for label, value in parts:
-        try:
-            cloudpickle.dumps(value)
-        except Exception:  # noqa: BLE001 - any failure to pickle is the answer that is looked for
-            yield f"{label} (a {type(value).__name__})"

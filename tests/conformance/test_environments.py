@@ -464,3 +464,54 @@ def test_modules_of_the_callers_environment(http: httpx.Client, served: Served, 
     }
     route = served(serve.ImportedBackend("shipped_package.model.Model"), ray_actor_options=options)
     assert http.get(route).json()[:5] == ["data", "folder", "lone", "here", False]
+
+
+STRANGE = """
+import functools
+import threading
+
+LOCK = threading.Lock()
+
+
+@functools.cache
+def square(number):
+    return number * number
+
+
+class Refused(Exception):
+    pass
+
+
+def model(request):
+    if request.body() < 0:
+        raise Refused("negative")
+    return square(request.body())
+
+
+def locked(request):
+    with LOCK:
+        return "never"
+"""
+
+
+def test_modules_that_replicas_do_not_find(client: serve.Client, served: Served, name: str, tmp_path: Path) -> None:
+    """Code that was loaded from a path, and is on no import path, serves by value, and its exceptions are the script's;
+    what keeps it from travelling is named before anything starts (CB12)."""
+    file = tmp_path / "my model.py"
+    file.write_text(STRANGE)
+    spec = importlib.util.spec_from_file_location("my_model", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["my_model"] = module
+    try:
+        spec.loader.exec_module(module)
+        with pytest.raises(TypeError, match="variable 'LOCK' used by locked"):
+            client.create_backend(name, module.locked)
+        served(module.model)
+        handle = client.get_handle(name)
+        assert handle.remote(7).result() == 49
+        with pytest.raises(module.Refused, match="negative"):
+            handle.remote(-1).result()
+    finally:
+        del sys.modules["my_model"]

@@ -57,7 +57,7 @@ def prepare(
         ServeException: a conda environment is asked for, and there is no conda.
     """
     traits = None if isinstance(code, ImportedBackend) else look_at(code, init_args)
-    blob = pack_code(code, init_args)
+    blob = pack_code(code, init_args, own_folders(resources))
     environment = resolve(env)
     check_hash_seed(environment.variables)
     name = getattr(code, "__qualname__", repr(code))
@@ -96,6 +96,10 @@ def origin_for(environment: Environment, resources: Resources) -> Origin:
     """Where code that this process ships is to run."""
     here = origin_here()
     sys_path = here.sys_path if environment.kind == CALLER else given_sys_path()
+    return Origin(resources.working_dir or here.cwd, (*own_folders(resources), *sys_path), environment)
+
+
+def own_folders(resources: Resources) -> list[str]:
+    """What comes first in the import path of a backend's replicas: its ``py_modules`` and its ``working_dir``."""
     modules = [link_folder(*resources.py_modules)] if resources.py_modules else []
-    folder = [resources.working_dir] if resources.working_dir else []
-    return Origin(resources.working_dir or here.cwd, (*modules, *folder, *sys_path), environment)
+    return [*modules, *([resources.working_dir] if resources.working_dir else [])]

@@ -1,0 +1,349 @@
+"""Pickles for other processes: what these cannot import by its name is put in by value, as cloudpickle does it for what
+``__main__`` defines.
+
+To cloudpickle's rules it adds that of :mod:`pointsman.findable`, and what Python itself pickles by name only: functions
+with a cache, generic functions, some kinds of types.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import functools
+import io
+import pickle
+import pickletools
+import re
+import sys
+import threading
+import types
+import typing
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cloudpickle
+
+from pointsman.findable import SCRIPTS, is_findable
+
+Reduced = tuple[Any, ...]
+_BY_VALUE = (types.FunctionType, type, types.ModuleType, typing.TypeVar)
+"""What cloudpickle can put into a pickle by value."""
+
+
+class ByNameOnlyError(pickle.PicklingError):
+    """Something can be pickled by its name only, and other processes cannot import that."""
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Puts in by value what other processes cannot import.
+
+    Args:
+        folders: come first in their import path.
+        buffer_callback: as of :class:`pickle.Pickler`.
+    """
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        *,
+        folders: Sequence[str] = (),
+        buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self._folders = folders
+        self._findable: dict[str, bool] = {}
+        self._marked: list[types.ModuleType] = []
+
+    def dump(self, obj: Any) -> None:
+        """Write a pickle. Raises whatever keeps the object from being pickled, also by user code."""
+        try:
+            super().dump(obj)
+        finally:
+            for module in self._marked:
+                _unmark(module)
+            self._marked.clear()
+
+    def reducer_override(self, obj: Any) -> Any:
+        """How to pickle an object; called by pickle for all but the plainest."""
+        if isinstance(obj, types.ModuleType):
+            if not self._can_find(obj.__name__) and obj.__name__ != "__main__":
+                return _reduce_module(obj)
+        elif isinstance(obj, types.FunctionType) and obj.__code__ is _DISPATCHER and not self.is_by_name(obj):
+            return _reduce_dispatcher(obj)
+        elif isinstance(obj, _BY_VALUE):
+            self._can_find(obj.__module__)
+        else:
+            reduce = _REDUCERS.get(type(obj))
+            if reduce is not None and not self.is_by_name(obj):
+                return reduce(obj)
+            _check_loadable(obj)
+        return super().reducer_override(obj)
+
+    def is_by_name(self, obj: Any) -> bool:
+        """Whether another process gets the same by importing it."""
+        module = getattr(obj, "__module__", None)
+        name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
+        if not isinstance(module, str) or not isinstance(name, str) or not self._can_find(module):
+            return False
+        found = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return found is obj
+
+    def _can_find(self, name: Any) -> bool:
+        """Whether others find a module. If not, cloudpickle is told to take what it defines by value."""
+        if not isinstance(name, str):
+            return False
+        found = self._findable.get(name)
+        if found is None:
+            found = self._findable[name] = is_findable(name, self._folders)
+            module = sys.modules.get(name)
+            if not found and name != "__main__" and isinstance(module, types.ModuleType) and _mark(module):
+                self._marked.append(module)
+        return found
+
+
+def dumps(
+    value: Any,
+    *,
+    folders: Sequence[str] = (),
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+    pickler: type[Pickler] = Pickler,
+) -> bytes:
+    """A pickle that other processes can load.
+
+    Args:
+        folders: come first in their import path.
+        buffer_callback: as of :func:`pickle.dumps`.
+        pickler: makes it.
+
+    Raises:
+        ByNameOnlyError: it would name something that they cannot import.
+        Exception: whatever else keeps the value from being pickled.
+    """
+    file = io.BytesIO()
+    pickler(file, folders=folders, buffer_callback=buffer_callback).dump(value)
+    packed = file.getvalue()
+    if names_what_others_lack(packed, folders):
+        for module, name in globals_of(packed):
+            if not is_findable(module, folders):
+                raise ByNameOnlyError(_cannot_import(module, name))
+    return packed
+
+
+def _cannot_import(module: str, name: str) -> str:
+    where = "the script" if module in SCRIPTS else "a module that is not found there by its name"
+    return (
+        f"replicas would import {name!r} from {module!r}, which is {where}; define it in a module that is found on"
+        " sys.path or in py_modules, or make it in the constructor"
+    )
+
+
+# --- what a pickle names ----------------------------------------------------------------------------------------------
+
+# A global in a pickle of protocol 5: the texts of its module and its name, then STACK_GLOBAL. A text is there with its
+# length and is put into the memo, or is taken from the memo. A new frame may begin between them.
+_ENDS = re.compile(rb"\x93(?:(?<=\x94\x93)|(?<=h.\x93)|(?<=j.{4}\x93))", re.DOTALL)
+_GLOBAL = re.compile(
+    rb"\x8c(.[^\x00-\x1f\x94]{1,255})\x94(?:\x95.{8})?"
+    rb"(?:\x8c.[^\x00-\x1f\x94]{1,255}\x94|h.|j.{4})(?:\x95.{8})?\x93\Z",
+    re.DOTALL,
+)
+_LONGEST = 2 * (1 + 1 + 255 + 1 + 9) + 1
+_found: dict[bytes, tuple[str, Any]] = {}
+"""Texts of modules that others find by name, with the modules: most pickles name the same few."""
+
+
+def names_what_others_lack(packed: bytes, folders: Sequence[str] = ()) -> bool:
+    """Whether a pickle of protocol 5 names something in a module that other processes do not find. A fast look, that
+    may take data for names."""
+    if b"\x93" not in packed:
+        return False
+    for end in _ENDS.finditer(packed):
+        found = _GLOBAL.search(packed, max(0, end.end() - _LONGEST), end.end())
+        if found is None:  # the module's text stands further up, with another of its names
+            continue
+        known = _found.get(found[1])
+        if known is not None and sys.modules.get(known[0]) is known[1]:
+            continue
+        name = found[1][1:].decode("utf-8", "replace")
+        if found[1][0] != len(found[1]) - 1:
+            continue
+        if not is_findable(name, folders):
+            return True
+        if not folders:
+            _found[found[1]] = name, sys.modules.get(name)
+    return False
+
+
+def globals_of(packed: bytes) -> Iterator[tuple[str, str]]:
+    """Module and name of all that a pickle imports, in order."""
+    memo: dict[int, str | None] = {}
+    before: str | None = None
+    top: str | None = None
+    for opcode, argument, _ in pickletools.genops(packed):
+        if opcode.name in ("PROTO", "FRAME"):
+            continue
+        if opcode.name == "MEMOIZE":
+            memo[len(memo)] = top
+            continue
+        if opcode.name == "STACK_GLOBAL" and before is not None and top is not None:
+            yield before, top
+        elif opcode.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+            yield module, name
+        if "UNICODE" in opcode.name:
+            before, top = top, argument
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            before, top = top, memo.get(int(argument or 0))
+        else:
+            before = top = None
+
+
+# --- modules whose functions and classes go by value ------------------------------------------------------------------
+
+_marks: Counter[str] = Counter()
+_marks_lock = threading.Lock()
+
+
+def _mark(module: types.ModuleType) -> bool:
+    """Have cloudpickle take a module's functions and classes by value, until it is unmarked as often as it was marked.
+    False where it was not: cloudpickle does so by itself."""
+    with _marks_lock:
+        name = module.__name__
+        if not _marks[name]:
+            if name in cloudpickle.list_registry_pickle_by_value() or name not in sys.modules:
+                return False  # the user has told it, or it finds nothing by that name
+            cloudpickle.register_pickle_by_value(module)
+        _marks[name] += 1
+        return True
+
+
+def _unmark(module: types.ModuleType) -> None:
+    with _marks_lock:
+        name = module.__name__
+        _marks[name] -= 1
+        if not _marks[name]:
+            del _marks[name]
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+# --- objects that do not load -----------------------------------------------------------------------------------------
+
+
+def _check_loadable(obj: Any) -> None:
+    """Refuse what pickle writes and cannot load: it asks an object without attributes for ``__setstate__``, and a
+    ``__getattr__`` that uses one of them calls itself.
+
+    Raises:
+        PicklingError: loading would fail.
+    """
+    kind = type(obj)
+    if not hasattr(kind, "__getattr__") or hasattr(kind, "__setstate__") or kind in copyreg.dispatch_table:
+        return
+    plain = all(getattr(kind, name) is getattr(object, name) for name in ("__reduce_ex__", "__reduce__", "__new__"))
+    if not plain or not getattr(obj, "__dict__", None):
+        return
+    try:
+        getattr(object.__new__(kind), "__setstate__", None)
+    except Exception as error:
+        why = f"its __getattr__ needs attributes that a {kind.__name__} does not have before it is loaded"
+        raise pickle.PicklingError(f"a {kind.__name__} could not be loaded again: {why}") from error
+
+
+# --- kinds that Python pickles by name --------------------------------------------------------------------------------
+
+
+def _reduce_module(module: types.ModuleType) -> Reduced:
+    """Made first and filled later: its functions may mention it."""
+    left_out = ("__builtins__", "__loader__", "__spec__", "__cached__")
+    state = {name: value for name, value in vars(module).items() if name not in left_out}
+    return types.ModuleType, (module.__name__,), state
+
+
+def _reduce_cached(function: Any) -> Reduced:
+    parameters = function.cache_parameters()
+    attributes = {name: value for name, value in vars(function).items() if name not in _OF_CACHES}
+    return _make_cached, (function.__wrapped__, parameters), attributes or None
+
+
+_OF_CACHES = ("__wrapped__", "cache_parameters")
+
+
+def _make_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _reduce_dispatcher(function: Any) -> Reduced:
+    own = ("__wrapped__", "registry", "dispatch", "register", "_clear_cache")
+    attributes = {name: value for name, value in vars(function).items() if name not in own}
+    state = (dict(function.registry), attributes)
+    return _make_dispatcher, (function.__name__,), state, None, None, _fill_dispatcher
+
+
+def _make_dispatcher(name: str) -> Any:
+    def function(*args: Any) -> None: ...
+
+    function.__name__ = name
+    return functools.singledispatch(function)
+
+
+def _fill_dispatcher(dispatcher: Any, state: tuple[dict[type, Callable[..., Any]], dict[str, Any]]) -> None:
+    implementations, attributes = state
+    functools.update_wrapper(dispatcher, implementations[object])
+    vars(dispatcher).update(attributes)
+    for kind, implementation in implementations.items():
+        dispatcher.register(kind, implementation)
+
+
+_DISPATCHER = _make_dispatcher("").__code__
+"""All generic functions share it."""
+
+
+def _reduce_cached_property(descriptor: functools.cached_property[Any]) -> Reduced:
+    return _make_cached_property, (descriptor.func, descriptor.attrname)
+
+
+def _make_cached_property(function: Callable[[Any], Any], name: str | None) -> functools.cached_property[Any]:
+    descriptor = functools.cached_property(function)
+    descriptor.attrname = name
+    return descriptor
+
+
+def _reduce_new_type(kind: Any) -> Reduced:
+    return _make_new_type, (kind.__qualname__, kind.__supertype__, kind.__module__)
+
+
+def _make_new_type(name: str, supertype: Any, module: str) -> Any:
+    make: Any = typing.NewType
+    made = make(name, supertype)
+    made.__module__ = module
+    return made
+
+
+def _reduce_param_spec(spec: Any) -> Reduced:
+    return _make_param_spec, (spec.__name__, spec.__bound__, spec.__covariant__, spec.__contravariant__)
+
+
+def _make_param_spec(name: str, bound: Any, covariant: bool, contravariant: bool) -> Any:
+    return typing.ParamSpec(name, bound=bound, covariant=covariant, contravariant=contravariant)
+
+
+def _reduce_sentinel(sentinel: Any) -> str:
+    """One of the dataclasses' own: they are compared by identity."""
+    return next(name for name, value in vars(dataclasses).items() if value is sentinel)
+
+
+_REDUCERS: dict[type, Callable[[Any], Reduced | str]] = {
+    functools._lru_cache_wrapper: _reduce_cached,
+    functools.cached_property: _reduce_cached_property,
+    typing.NewType: _reduce_new_type,
+    typing.ParamSpec: _reduce_param_spec,
+    type(dataclasses.MISSING): _reduce_sentinel,
+    type(dataclasses.KW_ONLY): _reduce_sentinel,
+}
+if sys.version_info >= (3, 11):
+    _REDUCERS[typing.TypeVarTuple] = lambda kind: (typing.TypeVarTuple, (kind.__name__,))
+if sys.version_info >= (3, 12):
+    _REDUCERS[typing.TypeAliasType] = lambda alias: (typing.TypeAliasType, (alias.__name__, alias.__value__))

@@ -7,6 +7,7 @@ with a cache, generic functions, some kinds of types.
 
 from __future__ import annotations
 
+import contextvars
 import copyreg
 import dataclasses
 import functools
@@ -73,6 +74,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _reduce_dispatcher(obj)
         elif isinstance(obj, _BY_VALUE):
             self._can_find(obj.__module__)
+        elif isinstance(obj, contextvars.ContextVar):
+            return self._reduce_context_variable(obj)
         else:
             reduce = _REDUCERS.get(type(obj))
             if reduce is not None and not self.is_by_name(obj):
@@ -90,6 +93,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         for part in name.split("."):
             found = getattr(found, part, None)
         return found is obj
+
+    def _reduce_context_variable(self, variable: contextvars.ContextVar[Any]) -> Reduced:
+        """The variable of a module that others find must stay that module's: code there sets and reads it, too."""
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, types.ModuleType):
+                key = next((key for key, value in list(vars(module).items()) if value is variable), None)
+                if key is not None and self._can_find(name):
+                    return getattr, (module, key)
+        return _make_context_variable, (variable.name, *_default_of(variable))
 
     def _can_find(self, name: Any) -> bool:
         """Whether others find a module. If not, cloudpickle is told to take what it defines by value."""
@@ -309,6 +321,17 @@ def _make_cached_property(function: Callable[[Any], Any], name: str | None) -> f
     descriptor = functools.cached_property(function)
     descriptor.attrname = name
     return descriptor
+
+
+def _default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
+    try:
+        return (contextvars.Context().run(variable.get),)
+    except LookupError:
+        return ()
+
+
+def _make_context_variable(name: str, *default: Any) -> contextvars.ContextVar[Any]:
+    return contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
 
 
 def _reduce_new_type(kind: Any) -> Reduced:

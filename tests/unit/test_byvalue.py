@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import importlib.util
 import pickle
@@ -266,3 +267,23 @@ def test_arguments_of_such_classes_travel(tmp_path: Path) -> None:
     assert (point, color) == (module.Point(4), module.Color.BLUE)
     path = Path(tmp_path)
     assert ("pathlib", "PosixPath") in {(name.split(".")[0], kind) for name, kind in globals_of(objects.dumps(path))}
+
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+unset: contextvars.ContextVar[str] = contextvars.ContextVar("unset")
+
+
+def test_context_variables_of_a_script_travel_and_those_of_modules_stay_theirs(tmp_path: Path, forget: None) -> None:
+    """A script's ContextVar comes with its default, one for all who use it; that of a module is the module's (CB12)."""
+    script = tmp_path / "script.py"
+    script.write_text("import contextvars\ntenant = contextvars.ContextVar('tenant', default='nobody')\n")
+    own = load("a_script", file=script).tenant
+    first, second = pickle.loads(dumps((own, [own])))
+    assert first is second[0]
+    assert first is not own
+    assert (first.name, first.get()) == ("tenant", "nobody")
+    assert pickle.loads(dumps(tenant)) is tenant
+    assert pickle.loads(dumps(unset)) is unset
+    loose = pickle.loads(dumps(contextvars.ContextVar("loose")))
+    with pytest.raises(LookupError):
+        loose.get()

@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 MAY_RUN_CODE = {
+    "byvalue.py",  # makes pickles, and loads none
     "config.py",  # user_config and middlewares, pickled by the operator's client
     "ingress/__main__.py",  # middlewares, shipped by the operator
     "objects.py",  # arguments, values and exceptions of handle calls, between authenticated processes

@@ -346,6 +346,9 @@ def test_a_body_that_user_code_cannot_read_is_no_news(middlewares: bool, caplog:
     """A client sends what is not JSON, and user code lets that through: a 400 that says so, and no line in the log; an
     exception of user code has its line (HE4, HE1)."""
 
+    def ours() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.name.startswith("pointsman")]
+
     async def main() -> None:
         async with edge(middlewares=middlewares) as there:
             client = await there.client()
@@ -356,13 +359,13 @@ def test_a_body_that_user_code_cannot_read_is_no_news(middlewares: bool, caplog:
             assert client.statuses == [400]
             assert client.error["error"] == "the body is not JSON: because"
             assert client.error["reason"] == "bad_body"
-            assert not caplog.records
+            assert not ours()
             client.head(content_length=0)
             await asyncio.sleep(SOON_S)
             there.replica.fail()
             await settle()
             assert client.statuses == [400, 500]
-            assert len(caplog.records) == 1
+            assert len(ours()) == 1
 
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         run(main())

@@ -12,9 +12,10 @@ from pointsman.controller.state import Desired
 from pointsman.engine.link import SupervisorLink
 from pointsman.exceptions import CallRejectedError, ServeException, TooLargeError, UserCodeError
 from pointsman.limits import MAX_MESSAGE, MAX_TEXT
-from pointsman.model import Reason, Resources
+from pointsman.model import Reason, ReplicaConfig, Resources
 from pointsman.replica import streams
 from pointsman.replica.health import Check
+from pointsman.replica.usercontext import UserContext
 from pointsman.routing.control import SENDINGS
 from pointsman.testing import MemoryReplica, ReplicaPlan, ScriptedReplica, new_call, run, settle
 from pointsman.wire import frames
@@ -185,7 +186,7 @@ def test_a_part_of_a_stream_that_is_too_large_goes_in_several(monkeypatch: pytes
     monkeypatch.setattr(streams, "MAX_BODY", 4)
 
     async def main() -> None:
-        async with MemoryReplica(Careless) as replica:
+        async with MemoryReplica(Careless, config=ReplicaConfig(http_methods=("stream",))) as replica:
             caller = await Caller().connect(replica)
             call = caller.call(method="stream")
             await caller.until(lambda: caller.of(call) and caller.of(call)[-1].kind == Kind.END)
@@ -202,7 +203,7 @@ def test_a_health_check_may_raise_what_it_likes() -> None:
         raise RuntimeError("sick" * 9 * MB)
 
     async def main() -> None:
-        looks = Check(check, asyncio.get_running_loop())
+        looks = Check(check, asyncio.get_running_loop(), UserContext())
         while (told := looks.look(0.0, 0.0)).failure is None:
             await asyncio.sleep(0.01)
         assert len(told.failure.text) <= MAX_TEXT

@@ -39,8 +39,9 @@ def check_size(what: str, size: int, limit: int, remedy: str = "", *, room: int 
         TooLargeError: ``size`` is over the limit and the room.
     """
     if size > limit + room:
+        in_mib = f" ({limit >> 20} MiB)" if limit % 2**20 == 0 else ""
         end = f"; {remedy}" if remedy else ""
-        raise TooLargeError(f"{what} {size} bytes, over the limit of {limit} bytes ({limit / 2**20:g} MiB){end}")
+        raise TooLargeError(f"{what} {size} bytes, over the limit of {limit} bytes{in_mib}{end}")
 
 
 def cut(text: str) -> str:

@@ -99,8 +99,10 @@ def test_the_error_names_size_and_limit() -> None:
     """What is right is in the sentence, too; whoever made the mistake can catch a ValueError."""
     check_size("it takes", 10, 10)
     check_size("it takes", 12, 10, room=2)
-    with pytest.raises(ValueError, match=r"^it takes 11 bytes, over the limit of 10 bytes \(.* MiB\); make it less$"):
+    with pytest.raises(ValueError, match=r"^it takes 11 bytes, over the limit of 10 bytes; make it less$"):
         check_size("it takes", 11, 10, "make it less")
+    with pytest.raises(ValueError, match=r"^it takes 2097153 bytes, over the limit of 2097152 bytes \(2 MiB\)$"):
+        check_size("it takes", 2**21 + 1, 2**21)
 
 
 def test_a_user_config_over_the_limit_is_refused_by_the_client(monkeypatch: pytest.MonkeyPatch) -> None:

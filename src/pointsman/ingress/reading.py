@@ -19,6 +19,8 @@ MAX_HEADERS = 100
 MAX_HEAD = 32 * 1024
 MAX_RAW_HEAD = MAX_REQUEST_LINE + MAX_HEAD + 8 * MAX_HEADERS
 """With colons, blanks and line ends. A field that does not end is not collected for longer."""
+SMALL = 4096
+"""Bytes that are copied sooner than looked at in place."""
 
 _NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 
@@ -34,6 +36,7 @@ class Reading:
     pipeline: Any
     flow: Any
     url: bytes
+    scope: Any
     headers: list[tuple[bytes, bytes]]
     expect_100_continue: bool
 
@@ -77,11 +80,30 @@ class Reading:
                 self.flow.pause_reading()
                 return
             else:
-                end = self._end_of_head(data, position)
-            self._parse(data if end - position == size else memoryview(data)[position:end])
+                end = data.find(HEAD_END, position) + len(HEAD_END)
+                if self._head_end or end < len(HEAD_END):
+                    end = self._end_of_cut_head(data, position)
+                self._head_size += end - position
+                if self._head_size > MAX_RAW_HEAD:
+                    self._status = 431
+                    raise BadFraming("the head does not end")
+            piece = data[position:end] if end - position < SMALL else memoryview(data)[position:end]
+            try:
+                (self._body_parser or self.parser).feed_data(piece)
+            except httptools.HttpParserUpgrade:
+                # It has met the end of a head that offers another protocol, and leaves what follows to that one.
+                if self._open:
+                    self._body_parser = self._parser_of_the_body()
+            if self._left or self._chunks is not None:
+                if not self._open:
+                    raise BadFraming("the parser sees the end of a request before the end of its body")
+            elif self._open:
+                raise BadFraming("the parser sees no end of a request at the end of its body")
+            elif self._body_parser is not None:
+                self._body_parser = None
             position = end
 
-    def _end_of_head(self, data: bytes, start: int) -> int:
+    def _end_of_cut_head(self, data: bytes, start: int) -> int:
         """Behind the next empty line, or the end of ``data``. The parser knows no other end of a head."""
         before = self._head_end
         found = (before + data[start : start + 3]).find(HEAD_END) if before else -1
@@ -91,24 +113,7 @@ class Reading:
             found = data.find(HEAD_END, start)
             end = found + len(HEAD_END) if found >= 0 else len(data)
         self._head_end = b"" if found >= 0 else (before + data[max(start, end - 3) : end])[-3:]
-        self._head_size += end - start
-        if self._head_size > MAX_RAW_HEAD:
-            self._status = 431
-            raise BadFraming("the head does not end")
         return end
-
-    def _parse(self, piece: bytes | memoryview) -> None:
-        parser = self._body_parser or self.parser
-        try:
-            parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            # It has met the end of a head that offers another protocol, and leaves what follows to that one.
-            if self._open:
-                self._body_parser = self._parser_of_the_body()
-        if self._open != (self._left > 0 or self._chunks is not None):
-            raise BadFraming("the parser sees the end of a request elsewhere")
-        if not self._open:
-            self._body_parser = None
 
     def _parser_of_the_body(self) -> Any:
         """One that has seen a head without the offer."""
@@ -154,49 +159,45 @@ class Reading:
         else:
             self._chunked = True
 
-    def _check_head(self) -> None:
-        """The head has ended: is it one that we serve?"""
+    def on_headers_complete(self) -> None:
+        """A head has ended. What follows is its body, if it has one."""
         if not self._head_size:
-            self._stop(400)  # it is in the middle of what we take for a body
-        if self.parser.should_upgrade() and self.parser.get_method() == b"CONNECT":
-            self._stop(501)
-        version = self.parser.get_http_version()
-        if version != "1.1":
-            if version != "1.0":
-                self._stop(505)
-            if self._chunked:
-                self._stop(400)
+            self._stop(400)  # in the middle of what we take for a body
         if not self.url.startswith(b"/"):
+            if self.parser.get_method() == b"CONNECT":
+                self._stop(501)
             self.url = with_path(self.url)
-
-    def _expect_body(self) -> None:
-        """What follows the head is its body, if it has one."""
+        super().on_headers_complete()  # type: ignore[misc]  # of uvicorn
+        if self.pipeline:
+            self._check(self.scope)  # others are looked at where they start
         self._head_size = 0
         self._open = True
         if self._chunked:
+            self._chunked = False
             self._chunks = Chunks()
-        else:
-            self._left = self._length or 0
-        self._length, self._chunked = None, False
+        elif self._length is not None:
+            self._left, self._length = self._length, None
+
+    def _check(self, scope: Any) -> None:
+        """Is this a request that we serve?"""
+        if scope["method"] == "CONNECT":
+            self._stop(501)
+        version = scope["http_version"]
+        if version != "1.1" and (version != "1.0" or self._chunked):
+            self._stop(400 if version == "1.0" else 505)
 
     def _is_whole(self) -> bool:
-        """Asked when the parser says that a request has ended."""
+        """The parser says that a request has ended; it may have taken an offer of another protocol for the end."""
         if self._left or self._chunks is not None:
-            return False  # it takes an offer of another protocol for the end
+            return False
         self._open = False
         self._field_bytes = self._fields = 0
         return True
-
-    def on_body(self, body: bytes) -> None:
-        raise NotImplementedError
-
-    def on_message_complete(self) -> None:
-        raise NotImplementedError
 
 
 class _BodyOnly:
     """What is told by a parser that was shown a head in place of the request's own."""
 
-    def __init__(self, reading: Reading) -> None:
-        self.on_body = reading.on_body
-        self.on_message_complete = reading.on_message_complete
+    def __init__(self, protocol: Any) -> None:
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete

@@ -17,6 +17,7 @@ from typing import Any
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pointsman.ingress.app import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer, IngressApp
@@ -60,6 +61,8 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
     _late_refusal = 0
     """The status for what is no request, while requests before it are still to be answered."""
     _ending = False
+    _idle_since: float | None = None
+    """Since when no request is there; None while one is, or part of one."""
     _head_timer: asyncio.TimerHandle | None = None
     _waits_for_body: RequestResponseCycle | None = None
     _body_timer: asyncio.TimerHandle | None = None
@@ -76,7 +79,7 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
                 self._ahead += data
             self.flow.pause_reading()
             return
-        self._unset_keepalive_if_required()
+        self._idle_since = None
         try:
             self._read(data)
         except (httptools.HttpParserError, BadFraming) as error:
@@ -92,20 +95,13 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
         if data and not self.transport.is_closing():
             self.data_received(data)
 
-    def on_headers_complete(self) -> None:
-        self._check_head()
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Overrides uvicorn's start of a request: the direct way where it can be taken, a task otherwise."""
+        self._check(cycle.scope)
+        self._running = cycle
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        super().on_headers_complete()
-        self._expect_body()
-
-    def on_body(self, body: bytes) -> None:
-        HttpToolsProtocol.on_body(self, body)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Overrides uvicorn's start of a request: the direct way where it can be taken, a task otherwise."""
-        self._running = cycle
         if self._ending:
             cycle.keep_alive = False
         if cycle.scope["http_version"] == "1.0":
@@ -133,13 +129,25 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
         if not cycle.disconnected:
             self.direct.begin(cycle.scope, bytes(cycle.body), DirectAnswer(self, cycle))
 
+    def on_body(self, body: bytes) -> None:
+        """Overrides uvicorn's, as do all callbacks that it would first ask for an offer of another protocol."""
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            cycle.message_event.set()
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+
     def on_message_complete(self) -> None:
         if not self._is_whole():
             return
-        HttpToolsProtocol.on_message_complete(self)
-        self._stop_body_timer()
-        cycle = self._waits_for_body
-        if cycle is not None and cycle is self.cycle:
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+        if self._body_timer is not None:
+            self._stop_body_timer()
+        if cycle is self._waits_for_body:
             self._waits_for_body = None
             self._begin(cycle)
 
@@ -174,14 +182,13 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
         return any(name == b"content-length" and value != b"0" for name, value in cycle.scope["headers"])
 
     def on_response_complete(self) -> None:
+        """Overrides uvicorn's, which makes a timer for each request."""
         cycle = self._running
-        if self._late_refusal:
-            self.pipeline.clear()
-        super().on_response_complete()  # may begin the next one
-        if self._late_refusal:
-            self._answer_and_close(self._late_refusal)
-        if self._ahead and not self.pipeline:
-            self.loop.call_soon(self._read_ahead)
+        if not self.transport.is_closing():
+            if self._late_refusal:
+                self._answer_and_close(self._late_refusal)
+            else:
+                self._next()
         if self.rest is not None and cycle is not None and REFUSED in cycle.scope["state"]:
             self.rest.refused(self)
         if self.transport.is_closing() or self._body_timer is not None:
@@ -190,6 +197,29 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
             self._body_timer = self.loop.call_later(PATIENCE_S, self._body_is_slow)
         elif cycle is not None and cycle.more_body and cycle is self.cycle:
             self._body_timer = self.loop.call_later(REST_S, self._rest_is_slow)
+
+    def _next(self) -> None:
+        """Begin the next request, or wait for it."""
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            if self._ahead and not self.pipeline:
+                self.loop.call_soon(self._read_ahead)
+        else:
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._may_be_idle)
+
+    def _may_be_idle(self) -> None:
+        # One timer, which moves on when it is due, rather than one for each request.
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None or self.transport.is_closing():
+            return
+        due = self._idle_since + self.timeout_keep_alive
+        if self.loop.time() < due:
+            self.timeout_keep_alive_task = self.loop.call_at(due, self._may_be_idle)
+        else:
+            self.transport.close()
 
     def pause_reading(self) -> None:
         """Read no further request for now."""

@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test prometheus conformance-ray lint unit bench bench-ray bench-batching bench-handles bench-traffic
+.PHONY: demo test prometheus proxies conformance-ray lint unit bench bench-ray bench-batching bench-handles bench-traffic
 .PHONY: bench-environments bench-monitoring chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
 
-test: $(VENV)/.test lint prometheus
+test: $(VENV)/.test lint prometheus proxies
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 # For the tests of docs/monitoring, which say that they are skipped where there is none. Debian's package is unpacked
@@ -22,6 +22,17 @@ prometheus: $(VENV)/.test
 	    { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } && \
 	    dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb; } >/dev/null 2>&1 || \
 	  echo "prometheus is not installed and cannot be unpacked: the tests that need it are skipped"
+
+# For the tests behind a real nginx and a real haproxy, which say that they are skipped where there is none. What the
+# machine lacks of their Debian packages is unpacked beside the environment, as above.
+PROXIES = apt-get download $$(apt-get install -s --no-install-recommends nginx haproxy | sed -n 's/^Inst \([^ ]*\).*/\1/p')
+
+proxies: $(VENV)/.test
+	@{ command -v nginx && command -v haproxy; } >/dev/null || test -x $(VENV)/proxies/usr/sbin/haproxy || \
+	  { command -v apt-get >/dev/null && mkdir -p $(VENV)/proxies && cd $(VENV)/proxies && \
+	    { $(PROXIES) || { apt-get update && $(PROXIES); }; } && \
+	    for package in *.deb; do dpkg-deb -x $$package . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
+	  echo "nginx and haproxy are not installed and cannot be unpacked: the tests behind them are skipped"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks examples

@@ -13,8 +13,9 @@ import numpy as np
 import pydantic
 import pytest
 from starlette.background import BackgroundTask
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
+import pointsman as serve
 from pointsman.exceptions import UserCodeError
 from tests.conftest import WAIT_S, http_for, wait_until
 
@@ -176,6 +177,259 @@ def return_generator(request):
 
 def return_streaming(request):
     return StreamingResponse(iter(["a", "b"]), media_type="text/event-stream", headers={"x-s": "1"})
+
+
+class Steps:
+    """An iterator by hand, without ``__iter__``."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def __next__(self):
+        if not self.values:
+            raise StopIteration
+        return self.values.pop(0)
+
+
+class AsyncSteps(Steps):
+    """The same for ``async for``."""
+
+    __next__ = None
+
+    async def __anext__(self):
+        if not self.values:
+            raise StopAsyncIteration
+        return self.values.pop(0)
+
+
+def records():
+    yield {"n": np.int64(1)}
+    yield Point(1, {2})
+    yield Model(name="m", values=[])
+
+
+async def records_async():
+    for record in records():
+        yield record
+
+
+LINES = '{"n":1}\n{"x":1,"y":[2]}\n{"name":"m","values":[]}\n'
+STREAMS = {
+    "map": (lambda: map(str.upper, ["a", "b"]), "text/plain; charset=utf-8", "AB"),
+    "filter": (lambda: filter(None, [b"a", b"", b"b"]), "text/plain; charset=utf-8", "ab"),
+    "list iterator": (lambda: iter(["a", "b"]), "text/plain; charset=utf-8", "ab"),
+    "by hand": (lambda: Steps("a", "b"), "text/plain; charset=utf-8", "ab"),
+    "async by hand": (lambda: AsyncSteps("a", "b"), "text/plain; charset=utf-8", "ab"),
+    "empty": (lambda: iter([]), "text/plain; charset=utf-8", ""),
+    "records": (records, "application/x-ndjson", LINES),
+    "async records": (records_async, "application/x-ndjson", LINES),
+    "map of records": (
+        lambda: map(dict, [[("a", 1)], [("a", "b\nc")]]),
+        "application/x-ndjson",
+        '{"a":1}\n{"a":"b\\nc"}\n',
+    ),
+    "lists": (lambda: zip([1, 2], "ab", strict=True), "application/x-ndjson", '[1,"a"]\n[2,"b"]\n'),
+    "numbers by hand": (lambda: AsyncSteps(1, 2), "application/x-ndjson", "1\n2\n"),
+    "record, then text": (lambda: Steps({"a": 1}, "end", b"!"), "application/x-ndjson", '{"a":1}\nend!'),
+    "text, then record": (lambda: Steps("data: ", {"a": 1}), "text/plain; charset=utf-8", 'data: {"a":1}'),
+}
+
+
+def pick_stream(request):
+    return STREAMS[request.query_params.get("case") or request.body()][0]()
+
+
+async def pick_stream_async(request):
+    return STREAMS[request.query_params.get("case") or await request.body()][0]()
+
+
+@pytest.mark.parametrize("code", [pick_stream, pick_stream_async])
+def test_iterators_of_any_kind_are_streams(served, http, client, name, code):
+    """What is no generator and gives one value after the other is streamed all the same; what is no text is a line of
+    JSON each; through a handle the values arrive one by one (RP4, RP5)."""
+    route = served(code)
+    for case, (_, content_type, expected) in STREAMS.items():
+        with http.stream("GET", route, params={"case": case}) as answer:
+            text = answer.read().decode()
+        assert (answer.headers["content-type"], text) == (content_type, expected), case
+        assert "content-length" not in answer.headers, case
+    handle = client.get_handle(name)
+    assert list(handle.remote("map").result()) == ["A", "B"]
+    assert list(handle.remote("async by hand").result()) == ["a", "b"]
+    assert list(handle.remote("lists").result()) == [(1, "a"), (2, "b")]
+    assert list(handle.options(stream=True).remote("by hand")) == ["a", "b"]
+
+
+@serve.accept_batch
+def stream_to_members(requests):
+    return [Steps(request.body().decode(), "!") for request in requests]
+
+
+def test_members_of_a_batch_have_streams_too(served, http):
+    """An iterator among the answers of a batch is that member's stream (RP4, BA4)."""
+    assert http.post(served(stream_to_members), content=b"a").text == "a!"
+
+
+def test_a_first_value_without_a_form_is_a_500(served, http):
+    """A stream whose first value cannot be sent is an error, not a broken answer (RP3, HE3)."""
+
+    def give(request):
+        yield {"a": float("nan")}
+
+    answer = http.get(served(give))
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/json"
+
+
+def streaming_response(request):
+    return StreamingResponse(map(str, range(3)), status_code=201)
+
+
+async def streaming_response_async(request):
+    return StreamingResponse(generate_text())
+
+
+async def generate_text():
+    for number in range(3):
+        yield str(number)
+
+
+@pytest.mark.parametrize("code", [streaming_response, streaming_response_async])
+def test_a_streamed_response_through_a_handle(served, client, name, code):
+    """What a StreamingResponse would stream arrives as an iterator, as a bare generator does (RP5)."""
+    served(code)
+    assert list(client.get_handle(name).remote().result()) == ["0", "1", "2"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "page.txt"
+    path.write_bytes(bytes(range(256)) * 1000)
+    return str(path)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async"])
+def test_a_file_has_its_length_and_its_ranges(served, http, page, is_async):
+    """A FileResponse keeps its content-length, answers ranges with 206 and bad ones with 416, and HEAD with the same
+    headers as GET and no body (RP2, HT5)."""
+
+    def give(request):
+        return FileResponse(page)
+
+    async def give_async(request):
+        return FileResponse(page)
+
+    route, content = served(give_async if is_async else give), bytes(range(256)) * 1000
+    whole = http.get(route)
+    assert (whole.status_code, whole.content) == (200, content)
+    assert whole.headers["content-length"] == str(len(content))
+    assert "transfer-encoding" not in whole.headers
+    for given, status, expected in [
+        ("bytes=0-9", 206, content[:10]),
+        ("bytes=-5", 206, content[-5:]),
+        ("bytes=255990-", 206, content[255990:]),
+        ("bytes=256000-", 416, None),
+        (f"bytes=0-{len(content)}", 206, content),
+    ]:
+        part = http.get(route, headers={"range": given})
+        assert part.status_code == status, given
+        if expected is None:
+            assert part.headers["content-range"] == f"bytes */{len(content)}"
+        else:
+            assert part.content == expected, given
+            assert part.headers["content-length"] == str(len(expected)), given
+            assert part.headers["content-range"].startswith("bytes "), given
+    several = http.get(route, headers={"range": "bytes=0-1,5-6"})
+    assert several.headers["content-type"].startswith("multipart/byteranges")
+    assert several.headers["content-length"] == str(len(several.content))
+    stale = http.get(route, headers={"range": "bytes=0-9", "if-range": '"other"'})
+    assert (stale.status_code, len(stale.content)) == (200, len(content))
+    for headers in ({}, {"range": "bytes=0-9"}, {"range": "bytes=256000-"}):
+        get, head = http.get(route, headers=headers), http.head(route, headers=headers)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert _lasting(head.headers) == _lasting(get.headers)
+
+
+def _lasting(headers):
+    """Headers that do not change from one answer to the next."""
+    return {name: value for name, value in headers.items() if name not in ("date", "x-serve-request-id")}
+
+
+def test_head_of_any_answer(served, http):
+    """HEAD has the status and the headers of GET and no body, also where user code answers it by itself (HT5)."""
+
+    def give(request):
+        kind = request.query_params["kind"]
+        if kind == "own":  # it does not make the body that it tells the length of
+            known = Response(headers={"content-length": "5", "x-own": "1"})
+            return known if request.method == "HEAD" else Response(b"12345", headers={"x-own": "1"})
+        return {"json": {"a": 1}, "stream": StreamingResponse(iter(["a"]), headers={"x-a": "1"}), "none": None}[kind]
+
+    route = served(give)
+    for kind in ("own", "json", "none", "stream"):
+        get, head = http.get(route, params={"kind": kind}), http.head(route, params={"kind": kind})
+        assert (head.status_code, head.content) == (200, b"")
+        theirs = _lasting(get.headers)
+        theirs.pop("transfer-encoding", None)  # of a body that is not there
+        assert _lasting(head.headers) == theirs
+        assert http.get(route, params={"kind": "json"}).json() == {"a": 1}, "the connection goes on"
+
+
+class Shouting(Response):
+    """Sends itself in its own way."""
+
+    async def __call__(self, scope, receive, send):
+        headers = [(b"x-path", scope["path"].encode()), (b"content-length", b"4")]
+        await send({"type": "http.response.start", "status": 203, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body.upper()})
+
+
+class Wrapped(JSONResponse):
+    """Adds to what its base sends."""
+
+    async def __call__(self, scope, receive, send):
+        async def send_more(message):
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-more", b"1"))
+            await send(message)
+
+        await super().__call__(scope, receive, send_more)
+
+
+class Silent(Response):
+    async def __call__(self, scope, receive, send):
+        """Sends nothing."""
+
+
+class Broken(Response):
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"less"})
+
+
+OWN = {"shouting": lambda: Shouting("text"), "wrapped": lambda: Wrapped({"a": 1}), "silent": Silent, "broken": Broken}
+
+
+def pick_own(request):
+    return OWN[request.query_params["kind"]]()
+
+
+async def pick_own_async(request):
+    return pick_own(request)
+
+
+@pytest.mark.parametrize("code", [pick_own, pick_own_async])
+def test_a_response_that_sends_itself(served, http, name, code):
+    """A Response subclass with its own ``__call__`` is run; one that sends no whole answer is an error (RP2)."""
+    route = served(code)
+    shouting = http.get(route, params={"kind": "shouting"})
+    assert (shouting.status_code, shouting.text, shouting.headers["x-path"]) == (203, "TEXT", f"/{name}")
+    assert shouting.headers["content-length"] == "4"
+    wrapped = http.get(route, params={"kind": "wrapped"})
+    assert (wrapped.json(), wrapped.headers["x-more"]) == ({"a": 1}, "1")
+    assert http.get(route, params={"kind": "silent"}).status_code == 500
+    with pytest.raises(httpx.RemoteProtocolError):
+        http.get(route, params={"kind": "broken"})
 
 
 @pytest.mark.parametrize(

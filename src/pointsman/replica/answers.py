@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import types
 from typing import Any, NamedTuple
 
 from pointsman import objects
@@ -17,6 +16,7 @@ Headers = list[tuple[bytes, bytes]]
 TEXT: Headers = [(b"content-type", b"text/plain")]
 TEXT_UTF8: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
 JSON: Headers = [(b"content-type", b"application/json")]
+NDJSON: Headers = [(b"content-type", b"application/x-ndjson")]
 
 MAX_RESPONSE_HEAD = 64 * 1024
 HOP_BY_HOP = frozenset(
@@ -43,19 +43,50 @@ def is_response(value: Any) -> bool:
     return module is not None and isinstance(value, module.Response)
 
 
-def needs_asgi(value: Any) -> bool:
-    """Whether a Starlette response must be run to be sent: it streams, reads a file, or has a background task."""
-    return not isinstance(getattr(value, "body", None), bytes) or value.background is not None
+def is_streaming(value: Any) -> bool:
+    """Whether a value is a Starlette response that streams what it iterates."""
+    module = sys.modules.get("starlette.responses")
+    return module is not None and isinstance(value, module.StreamingResponse)
 
 
-def is_long(value: Any) -> bool:
-    """Whether a value takes its time to be sent: it is iterated, or run."""
-    if isinstance(value, _ITERATED):
+def needs_asgi(value: Any, http_method: str) -> bool:
+    """Whether a Starlette response must be run to be sent: it streams, reads a file, has a background task, or a way of
+    its own to be sent; or it tells a HEAD the length of a body that it has not made."""
+    body = getattr(value, "body", None)
+    own = type(value).__call__ is not sys.modules["starlette.responses"].Response.__call__
+    if own or not isinstance(body, bytes) or value.background is not None:
         return True
-    return is_response(value) and needs_asgi(value)
+    return http_method == "HEAD" and length_of(value.raw_headers) not in (None, len(body))
 
 
-_ITERATED = (types.GeneratorType, types.AsyncGeneratorType)
+def is_iterator(value: Any) -> bool:
+    """Whether a value is a sync iterator of any kind, which is streamed. A list is none."""
+    kind = type(value)
+    return kind not in _WHOLE and getattr(kind, "__next__", None) is not None
+
+
+def is_async_iterator(value: Any) -> bool:
+    """Whether a value is iterated by ``async for``, and so streamed."""
+    kind = type(value)
+    return kind not in _WHOLE and (
+        getattr(kind, "__anext__", None) is not None or getattr(kind, "__aiter__", None) is not None
+    )
+
+
+def is_long(value: Any, http_method: str) -> bool:
+    """Whether a value takes its time to be sent: it is iterated, or run."""
+    if type(value) in _WHOLE:
+        return False
+    return is_iterator(value) or is_async_iterator(value) or (is_response(value) and needs_asgi(value, http_method))
+
+
+_WHOLE = frozenset((str, bytes, dict, list, tuple, int, float, bool, type(None)))
+"""Types of the usual answers, which are neither iterated nor run: the others are looked at more closely."""
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value of a stream is sent as it is, and not as JSON."""
+    return isinstance(value, (str, bytes, bytearray, memoryview))
 
 
 def encode_answer(value: Any, codec: int) -> Answer:
@@ -77,15 +108,24 @@ def encode_answer(value: Any, codec: int) -> Answer:
     return Answer(200, JSON, to_json(value))
 
 
-def encode_chunk(value: Any, codec: int) -> bytes:
-    """Turn one item of a stream into bytes."""
+def encode_chunk(value: Any, codec: int, *, lines: bool = False) -> bytes:
+    """Turn one item of a stream into bytes; with ``lines``, JSON ends its line."""
     if codec != CODEC_HTTP:
         return dumps(value)
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
-    return to_json(value)
+    return to_json(value) + b"\n" if lines else to_json(value)
+
+
+def length_of(headers: Headers) -> int | None:
+    """What headers of user code say of the length of the body; None where they say nothing, or nothing that counts."""
+    found = {value for name, value in headers if name.lower() == b"content-length"}
+    if len(found) != 1:
+        return None
+    value = found.pop()
+    return int(value) if value.isdigit() and len(value) < 20 else None
 
 
 def check_status(status: int) -> int:

@@ -102,10 +102,15 @@ class Item:
             self._scope = CallScope(self.deadline, self.head.request_id, headers)
         return self._scope
 
-    def enter_stream(self) -> None:
-        """The answer has begun, and with it the deadline has been met: what follows may take its time."""
-        self.opened = True
+    def enter_stream(self, *, opened: bool = True) -> None:
+        """The answer has begun, and with it the deadline has been met: what follows may take its time. ``opened`` says
+        whether the caller has been told."""
+        self.opened = opened
         call_scope.set(self.scope().without_deadline())
+
+    def wants_no_body(self) -> bool:
+        """Whether the caller wants to know of the answer's head only."""
+        return self.head.http_method == "HEAD" and self.head.codec == CODEC_HTTP
 
     def give_up_inner_calls(self) -> None:
         """Nobody waits for the answer any more, nor for those of calls that were made for it."""

@@ -15,7 +15,8 @@ from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.coroutines import CoroutineExecutor
 from pointsman.replica.item import Item, learn, scope_of, unpacked
 from pointsman.replica.ledger import Ledger
-from pointsman.replica.streams import iterate, run_response, stream_values
+from pointsman.replica.responses import Feed, on_threads, run_response, sync_source
+from pointsman.replica.streams import iterate, stream_values
 from pointsman.replica.target import is_later, split_batch, whole
 from pointsman.replica.usercontext import UserContext
 from pointsman.wire.messages import CODEC_HTTP
@@ -41,14 +42,23 @@ class OnLoop:
             self._run_one, self._run_batch, batcher=Batcher(rule), context=context
         )
 
-    def deliver_later(self, item: Item, value: Any, context: contextvars.Context | None = None) -> None:
-        """Send what takes its time, in a task of its own, in the context given or in a copy of the present one."""
-        if item.over:
+    def deliver_later(
+        self, item: Item, value: Any, feed: Feed | None = None, context: contextvars.Context | None = None
+    ) -> None:
+        """Send what takes its time, in a task of its own.
+
+        Args:
+            feed: what a response streams, where sync code makes it.
+            context: which the task runs in; by default a copy of the present one.
+        """
+        if item.over and feed is None:
             if inspect.iscoroutine(value):
                 value.close()
             self._ledger.close(item)
             return
-        item.task = self.executor.run(self._deliver(item, value), context)
+        item.task = self.executor.run(self._deliver(item, value, feed), context)
+        if feed is not None:  # also when the task is cancelled before its first step
+            item.task.add_done_callback(lambda _: feed.close())
 
     async def _run_one(self, item: Item) -> None:
         # One that was held back has no task yet by which to cancel it.
@@ -62,7 +72,7 @@ class OnLoop:
         try:
             result = item.method.call(item.request())
             value = result if inspect.isasyncgen(result) else await result
-            if answers.is_long(value) or is_later(value):
+            if is_later(value) or answers.is_long(value, item.head.http_method):
                 await self._deliver(item, value)
         except asyncio.CancelledError:
             self._cancelled(item)
@@ -99,24 +109,28 @@ class OnLoop:
         for item, value in zip(items, values, strict=False):  # none when it has failed
             if isinstance(value, BaseException):
                 self._ledger.fail_with(item, value)
-            elif answers.is_long(value) or is_later(value):
+            elif is_later(value) or answers.is_long(value, item.head.http_method):
                 self.deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
             else:
                 self._deliver_whole(item, value)
 
-    async def _deliver(self, item: Item, value: Any) -> None:
+    async def _deliver(self, item: Item, value: Any, feed: Feed | None = None) -> None:
         ledger = self._ledger
+        over_http = item.head.codec == CODEC_HTTP
         call_scope.set(item.scope())  # a task that was begun by others has theirs
         try:
             if is_later(value):
                 value = await value
-            if inspect.isgenerator(value):
+            if answers.is_streaming(value) and not over_http:  # a caller that takes objects has no use for a head
+                source = sync_source(value)
+                value = value.body_iterator if source is None else on_threads(source)
+            if answers.is_iterator(value):
                 value = iterate(value)
-            if inspect.isasyncgen(value):
+            if answers.is_async_iterator(value):
                 await stream_values(item, value, load=lambda: ledger.load)
                 ledger.end_stream(item)
-            elif answers.is_response(value) and answers.needs_asgi(value) and item.head.codec == CODEC_HTTP:
-                await run_response(item, value, load=lambda: ledger.load)
+            elif answers.is_response(value) and answers.needs_asgi(value, item.head.http_method) and over_http:
+                await run_response(item, value, load=lambda: ledger.load, feed=feed)
                 ledger.close(item)
             else:
                 self._deliver_whole(item, value)

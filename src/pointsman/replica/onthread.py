@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextvars
-import inspect
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from pointsman.context import call_scope
@@ -15,9 +15,11 @@ from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.executor import SyncExecutor
 from pointsman.replica.item import Item, learn, scope_of, unpacked
 from pointsman.replica.ledger import Ledger
+from pointsman.replica.responses import Feed, sync_source
 from pointsman.replica.streams import stream_from_thread
 from pointsman.replica.target import is_later, split_batch, whole
 from pointsman.replica.usercontext import UserContext
+from pointsman.wire.messages import CODEC_HTTP
 
 
 class OnThread:
@@ -26,7 +28,8 @@ class OnThread:
     Args:
         ledger: told, on the loop, what came of each call.
         rule: of batches; learns how long they take.
-        deliver_later: takes, on the loop, what takes its time to be sent, or to be there, and its call's context.
+        deliver_later: takes, on the loop, what takes its time to be sent, or to be there, what feeds it, and its call's
+            context.
         context: each batch runs in a copy of it.
 
     Attributes:
@@ -35,11 +38,7 @@ class OnThread:
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        rule: BatchRule,
-        deliver_later: Callable[[Item, Any, contextvars.Context], None],
-        context: UserContext,
+        self, ledger: Ledger, rule: BatchRule, deliver_later: Callable[..., None], context: UserContext
     ) -> None:
         self._ledger = ledger
         self._rule = rule
@@ -96,14 +95,27 @@ class OnThread:
         try:
             if item.method.batches and isinstance(value, BaseException):
                 return self._ended(item, value)
-            if inspect.isgenerator(value):
-                stream_from_thread(item, value, load=lambda: ledger.load, post=self.executor.post)
-                return False, ledger.end_stream
-            if answers.is_long(value) or is_later(value):
-                return None, self._deliver_later, value, contextvars.copy_context()
+            if is_later(value) or answers.is_long(value, item.head.http_method):
+                return self._deliver(item, value)
             return False, ledger.reply, answers.encode_answer(value, item.head.codec)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
             return self._ended(item, error)
+
+    def _deliver(self, item: Item, value: Any) -> tuple[Any, ...]:
+        """Stream what sync code makes from here; the loop sends the rest. Returns the same."""
+        ledger, post, context = self._ledger, self.executor.post, contextvars.copy_context()
+        if is_later(value):
+            return None, self._deliver_later, value, None, context
+        source = value if answers.is_iterator(value) else sync_source(value)
+        over_http = item.head.codec == CODEC_HTTP
+        if source is value or (source is not None and answers.is_streaming(value) and not over_http):
+            stream_from_thread(item, source, load=lambda: ledger.load, post=post)
+            return False, ledger.end_stream
+        if source is None or not over_http:
+            return None, self._deliver_later, value, None, context
+        feed = Feed(post)
+        feed.fill(item, source, partial(self._deliver_later, context=context), value)
+        return None, feed.finish
 
     def _ended(self, item: Item, error: BaseException) -> tuple[Any, ...]:
         """The same for an exception."""

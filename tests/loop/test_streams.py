@@ -1,0 +1,126 @@
+"""replica.streams and replica.responses: what streams obeys the same rules, however user code says it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pointsman.replica.streams import STREAM_WINDOW
+from pointsman.testing import MemoryReplica, real_time, settle
+from pointsman.wire.frames import Kind
+from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, ReplyHead, pack, unpack
+from tests.loop import stream_models as models
+from tests.loop.models import JOURNAL
+from tests.loop.test_runtime import Caller, fresh_journal, journal_has, with_replica
+
+__all__ = ["fresh_journal"]
+
+
+def serving(code: Any, test: Callable[[MemoryReplica, Caller], Any]) -> None:
+    """Run a test against one replica; in real time, since Starlette's threads are of a kind that no clock knows."""
+
+    async def in_real_time(replica: MemoryReplica, caller: Caller) -> None:
+        with real_time():
+            await test(replica, caller)
+
+    with_replica(in_real_time, code)
+
+
+def named(function: Callable[..., Any]) -> str:
+    return function.__name__
+
+
+@pytest.mark.parametrize("code", models.SYNC, ids=named)
+def test_sync_code_streams_one_at_a_time(code: Any) -> None:
+    """Two clients ask one replica of sync code for a stream, a generator's, any other iterator's or a response's: the
+    second begins when the first is over; one that leaves ends its own at once (RP4, BC4, F26)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        first, second = caller.call("first"), caller.call("second")
+        await caller.until(lambda: len(caller.of(first)) > STREAM_WINDOW)
+        await settle()
+        assert JOURNAL == ["begin first"]
+        assert caller.of(second) == []
+        caller.stream.send(Kind.CANCEL, first)
+        await caller.until(lambda: len(caller.of(second)) > STREAM_WINDOW)
+        assert JOURNAL == ["begin first", "closed first", "begin second"]
+        caller.stream.send(Kind.CANCEL, second)
+        await journal_has("closed second")
+        while replica.runtime.load:
+            await asyncio.sleep(0.001)
+
+    serving(code, test)
+
+
+@pytest.mark.parametrize("code", [*models.SYNC, *models.ASYNC], ids=named)
+def test_a_reader_that_leaves_closes_what_streams(code: Any) -> None:
+    """When the reader goes, what user code iterates is closed, ``finally`` included, before the slot is free (F26)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        stream = caller.call("it")
+        await caller.until(lambda: len(caller.of(stream)) > STREAM_WINDOW)
+        caller.stream.send(Kind.CANCEL, stream)
+        while replica.runtime.load:
+            await asyncio.sleep(0.001)
+        assert JOURNAL == ["begin it", "closed it"]
+
+    serving(code, test)
+
+
+@pytest.mark.parametrize("code", [*models.SYNC, *models.ASYNC], ids=named)
+def test_a_stream_arrives_whole(code: Any) -> None:
+    """A reader that keeps reading gets every chunk, in order, and the end (RP4)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        if code is models.own:
+            return  # never ends by itself
+        stream = caller.call("it")
+        await caller.until(lambda: caller.of(stream))
+        caller.stream.send(Kind.CREDIT, stream, pack(CreditHead(models.MANY)))
+        await caller.until(lambda: caller.of(stream)[-1].kind != Kind.CHUNK and len(caller.of(stream)) > 1)
+        head, *chunks, end = caller.of(stream)
+        assert unpack(head.head, ReplyHead).status == (201 if code is models.response_of_steps else 200)
+        assert [chunk.body.decode() for chunk in chunks] == [str(number) for number in range(models.MANY)]
+        assert end.kind == Kind.END
+        assert JOURNAL == ["begin it", "closed it"]
+
+    serving(code, test)
+
+
+@pytest.mark.parametrize("code", [*models.SYNC, *models.ASYNC], ids=named)
+def test_head_ends_with_the_head(code: Any) -> None:
+    """A HEAD of an endless stream has its head and no chunk, and what would stream is closed (HT5)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        head = CallHead("b", CODEC_HTTP, "", "HEAD", b"/", b"", [], {}, 60_000, "r")
+        caller.stream.send(Kind.CALL, 1, pack(head), b"it")
+        await caller.until(lambda: len(caller.of(1)) > 1)
+        assert [frame.kind for frame in caller.of(1)] == [Kind.REPLY, Kind.END]
+        while replica.runtime.load:
+            await asyncio.sleep(0.001)
+        assert JOURNAL == ["begin it", "closed it"]
+
+    serving(code, test)
+
+
+def test_a_response_that_fails_before_its_first_chunk_is_a_failure() -> None:
+    """What a streamed response of sync code raises before its first chunk can still be told as an error; later it
+    breaks the stream (RP4, HE3)."""
+
+    async def failed(replica: MemoryReplica, caller: Caller) -> None:
+        (frame,) = [await caller.answer(caller.call())]
+        failure = unpack(frame.head, FailureHead)
+        assert (frame.kind, failure.error, failure.text) == (Kind.FAILURE, "LookupError", "before the first")
+        assert "in failing" in failure.traceback
+
+    async def broke(replica: MemoryReplica, caller: Caller) -> None:
+        stream = caller.call()
+        await caller.until(lambda: len(caller.of(stream)) == 3)
+        assert [frame.kind for frame in caller.of(stream)] == [Kind.REPLY, Kind.CHUNK, Kind.FAILURE]
+        assert unpack(caller.of(stream)[2].head, FailureHead).text == "after the first"
+
+    serving(models.fails_at_once, failed)
+    serving(models.fails_in_the_middle, broke)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from pointsman.config import DeploymentMode, HTTPOptions
 from pointsman.context import replica_context
 from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, MetricsPort, Plan
 from pointsman.engine.folder import check_name
-from pointsman.engine.instances import find_instance, raise_instance
+from pointsman.engine.instances import find_anywhere, find_instance, raise_instance
 from pointsman.exceptions import ServeException
 from pointsman.importpath import absolute
 from pointsman.model import Capacity
@@ -128,12 +127,17 @@ def start(
         raise TypeError(f"client_in_replicas must be True or False, not {client_in_replicas!r}")
     cluster = _cluster(engine, address, wait_for_resources_s, allow_insecure_cluster)
     given = (num_cpus, num_gpus, memory, resources)
+    capacity = Capacity()
+    if engine == "local":
+        capacity = local_capacity(*given)
+    else:
+        cluster = cluster._replace(amounts=cluster_amounts(*given))
     return start_instance(
         name=check_name(name) if detached else "",
         bound=not detached,
         http=http,
         state_dir=state_dir,
-        capacity=local_capacity(*given) if engine == "local" else cluster_capacity(*given),
+        capacity=capacity,
         metrics_port=check_metrics_port(metrics_export_port),
         engine=engine,
         cluster=cluster,
@@ -159,7 +163,7 @@ def start_named(
         bound=bound,
         http=http,
         state_dir=state_dir,
-        capacity=local_capacity() if engine == "local" else cluster_capacity(),
+        capacity=local_capacity() if engine == "local" else Capacity(),
         metrics_port=metrics_port,
         engine=engine,
         cluster=_cluster(engine, address, None, False),
@@ -254,30 +258,27 @@ def connect(name: str = "default", *, engine: str | None = None, address: str | 
     Args:
         name: looked at outside replicas only.
         engine: where to look: ``"local"`` on this machine, ``"ray"`` in the Ray cluster that this process is in, or one
-            that runs on this machine. By default in the cluster when this process is in one, and on this machine
-            otherwise.
+            that runs on this machine. By default on this machine and in the cluster that this process is in; where it
+            is in none, in the one that ``RAY_ADDRESS`` names if there is no such instance on this machine.
         address: of the Ray cluster, where it is neither of these.
 
     Raises:
-        ServeException: no such instance runs.
+        ServeException: no such instance runs; or one here and one in the cluster, and none was chosen.
         ValueError: the name cannot name an instance.
     """
-    chosen = engine or ("ray" if address is not None or _in_a_cluster() else "local")
+    chosen = engine or ("ray" if address is not None else "local")
     options.check_engine(chosen)
     cluster = _cluster(chosen, address, None, False)
     if replica_context() is not None:
         return Client(credentials_here())
+    if engine is None and address is None:
+        return attach(find_anywhere(check_name(name)))
     return attach(find_instance(check_name(name), chosen, cluster.address))
 
 
 def attach(address: Address) -> Client:
     """A client for a running instance of this user, named or not."""
     return Client(operator(address), address=address)
-
-
-def _in_a_cluster() -> bool:
-    ray = sys.modules.get("ray")  # who is in a cluster has imported it
-    return ray is not None and bool(ray.is_initialized())
 
 
 def _cluster(engine: str, address: str | None, wait_s: float | None, allow_insecure: bool) -> Cluster:
@@ -338,23 +339,21 @@ def local_capacity(
     )
 
 
-def cluster_capacity(
-    num_cpus: float | None = None,
-    num_gpus: float | None = None,
-    memory: float | None = None,
-    resources: Mapping[str, float] | None = None,
-) -> Capacity:
-    """What a Ray cluster that is to be started has; Ray detects what is not given.
+def cluster_amounts(
+    num_cpus: float | None, num_gpus: float | None, memory: float | None, resources: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """What a Ray cluster that is to be started has, by name; Ray detects what is not given.
 
     Raises:
         TypeError, ValueError: an amount is wrong.
     """
-    return Capacity(
-        num_cpus=amounts.check_capacity("num_cpus", num_cpus),
-        num_gpus=_whole_gpus(num_gpus) or 0,
-        memory=amounts.check_capacity("memory", memory) or 0.0,
-        custom=amounts.parse_custom_resources(resources, "resources"),
-    )
+    found = {
+        "num_cpus": amounts.check_capacity("num_cpus", num_cpus),
+        "num_gpus": _whole_gpus(num_gpus),
+        "memory": amounts.check_capacity("memory", memory),
+        "resources": amounts.parse_custom_resources(resources, "resources") or None,
+    }
+    return {name: amount for name, amount in found.items() if amount is not None}
 
 
 def _whole_gpus(num_gpus: float | None) -> int | None:

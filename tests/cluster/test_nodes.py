@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -400,3 +401,94 @@ def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     assert "[controller" in by
     assert next(line for line in shown[-1].splitlines() if line.startswith("[m#")).endswith("] printed first")
     assert "has ended" in pointsman("shutdown", *where)
+
+
+def test_a_cluster_that_is_there_says_what_it_has(
+    nodes: Nodes, client: serve.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `start` says of a new cluster is refused, and not passed over, where the process is in one already, or names
+    one by its address: each amount, also 0, and also when this process has started the cluster with others (EN2)."""
+    from pointsman.engine.base import Cluster
+    from pointsman.engine.ray import cluster
+
+    amounts: tuple[dict[str, Any], ...] = (
+        {"num_gpus": 1},
+        {"num_gpus": 0},
+        {"num_cpus": 1},
+        {"memory": 1},
+        {"resources": {"disk": 1}},
+    )
+    for address in (None, "auto", nodes.address):
+        for amount in amounts:
+            with pytest.raises(ValueError, match=f"{next(iter(amount))}=.* says what its nodes have"):
+                serve.start(engine="ray", address=address, **amount)
+    with pytest.raises(ServeException, match="cannot be in one at"):
+        serve.start(engine="ray", address="local")
+    with pytest.raises(ServeException, match="cannot be in one at 'elsewhere:1'"):
+        serve.start(engine="ray", address="elsewhere:1")
+    monkeypatch.setattr(cluster, "_started_here", True)
+    monkeypatch.setattr(cluster, "_amounts", {"num_cpus": 2.0})
+    with pytest.raises(ValueError, match=r"num_gpus=1 of start\(\)"):
+        serve.start(engine="ray", num_gpus=1, num_cpus=2)
+    cluster.join(Cluster(amounts={"num_cpus": 2.0}))
+    assert ray.is_initialized()
+
+
+def test_one_name_here_and_in_the_cluster(nodes: Nodes, client: serve.Client, name: str, tmp_path: Path) -> None:
+    """In a process that is in a cluster, connect() finds an instance wherever it was started; where there is one of
+    that name in both places it says so, and how to choose. A stop keeps what is stored in a folder there, too (IN8,
+    IN12)."""
+    no_http: dict[str, Any] = {"http_options": {"location": None}, "metrics_export_port": None}
+    on_ray: dict[str, Any] = {"engine": "ray", "address": nodes.address, "state_dir": tmp_path / "state", **no_http}
+    with serve.start(True, name=name, **no_http) as here:
+        assert serve.connect(name).status()["controller_pid"] == here.status()["controller_pid"]
+        with serve.start(True, name=name, **on_ray) as there:
+            there.create_backend("kept", node_of_this_process, config={"num_replicas": 1}, ray_actor_options=FREE)
+            with pytest.raises(ServeException, match=r"engine='local'.* or .*engine='ray'"):
+                serve.connect(name)
+            assert not serve.connect(name, engine="local").list_backends()
+            assert serve.connect(name, engine="ray").list_backends().keys() == {"kept"}
+            assert serve.connect(name, address=nodes.address).list_backends().keys() == {"kept"}
+    with pytest.raises(ServeException, match=f"{name}.* on this machine, and: .* on this cluster"):
+        serve.connect(name)
+    again = serve.start(True, name=name, **on_ray)
+    assert serve.connect(name).list_backends().keys() == {"kept"}
+    again.shutdown()
+    with serve.start(True, name=name, **on_ray) as empty:
+        assert not empty.list_backends()
+        empty.shutdown()
+
+
+FREE = {"num_cpus": 0}
+ORDERLY = """
+import signal, sys, time
+import pointsman as serve
+client = serve.start(engine="ray", address=sys.argv[1], http_options={"port": 0}, metrics_export_port=None)
+
+def takes_long(request):
+    open(sys.argv[2], "w").close()
+    time.sleep(2.5)
+    return "finished"
+
+client.deploy("long", takes_long, route="/long", ray_actor_options={"num_cpus": 0})
+print("address:", client.http_address, flush=True)
+client.wait()
+print("returned", flush=True)
+"""
+
+
+def test_an_orderly_end_of_the_script(nodes: Nodes, client: serve.Client, tmp_path: Path) -> None:
+    """A script whose instance is on a cluster is asked to end while a request runs: that is answered first (IN4)."""
+    began = tmp_path / "began"
+    code = ORDERLY.replace("sys.argv[2]", repr(str(began)))
+    driver = subprocess.Popen([sys.executable, "-c", code, nodes.address], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    address = next(line for line in driver.stdout if line.startswith("address:")).split()[1]  # Ray prints there as well
+    answers: list[str] = []
+    request = threading.Thread(target=lambda: answers.append(httpx.get(f"{address}/long", timeout=WAIT_S).text))
+    request.start()
+    wait_until(began.exists, what="the request runs")
+    driver.send_signal(signal.SIGTERM)
+    printed, _ = driver.communicate(timeout=2 * WAIT_S)
+    request.join(WAIT_S)
+    assert (answers, driver.returncode, "returned" in printed) == (["finished"], 0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,13 +39,13 @@ def connect_to(name: str, address: str | None = None) -> Client:
 
     if address is not None:
         return connect(name, address=address)
-    if InstanceFolder.of(check_name(name)).is_alive():
+    if InstanceFolder.of(check_name(name)).is_alive() or os.environ.get("RAY_ADDRESS"):
         return connect(name)
     names = live_instances()
     others = (
         f"; running: {', '.join(names)}" if names else ", nor any other; start one with: pointsman start --detached"
     )
-    raise ServeException(f"no instance named {name!r} is running{others}")
+    raise ServeException(f"no instance named {name!r} is running{others} (on a Ray cluster: give --address)")
 
 
 def command_line(verb: str, name: str, address: str | None = None) -> str:

@@ -39,7 +39,8 @@ from pointsman.controller.tables import note_on_cpus, room_of
 from pointsman.controller.waiters import Situation, Waiters
 from pointsman.engine.base import Engine
 from pointsman.model import Capacity, RoutingTable
-from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Progress
+from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Ending, Progress
+from pointsman.wire.frames import Kind
 from pointsman.wire.handover import ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Report, pack
 from pointsman.wire.started import has_started_calls
@@ -181,6 +182,7 @@ class Controller:
         """
         if drain_s is None:
             drain_s = max([MIN_DRAIN_S, *(spec.config.drain_timeout_s for spec in self.desired.backends.values())])
+        self._peers.tell_ingresses(Kind.STOP, pack(Ending(drain_s)))  # before a signal, which says no limit, gets there
         self._engine.shutdown(ShutdownOrder(drain_s, forget))
         return drain_s
 

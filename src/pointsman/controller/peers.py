@@ -7,6 +7,7 @@ from typing import Protocol
 from pointsman.controller.health import Asks
 from pointsman.controller.orders import Tells
 from pointsman.model import RoutingTable
+from pointsman.wire.frames import Kind
 
 
 class Peers(Tells, Asks, Protocol):
@@ -15,3 +16,5 @@ class Peers(Tells, Asks, Protocol):
     def publish(self, table: RoutingTable) -> None: ...
 
     def ingress_routers(self) -> frozenset[int]: ...
+
+    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None: ...

@@ -126,9 +126,9 @@ class Service:
         if stream is not None:
             stream.send(Kind.HEALTH, number)
 
-    def tell_ingresses(self, kind: Kind) -> None:
+    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None:
         for subscription in self.ingresses():
-            subscription.stream.send(kind, 0)
+            subscription.stream.send(kind, 0, head)
 
     def is_connected(self, number: int) -> bool:
         return number in self._replicas

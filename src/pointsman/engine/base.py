@@ -7,8 +7,8 @@ number and never looks into what it hands over.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from pointsman.model import Capacity, Resources
 from pointsman.telemetry.summary import Reading
@@ -71,11 +71,13 @@ class Cluster(NamedTuple):
             this machine, or a new one.
         allow_insecure: whether it may let in whoever reaches it.
         wait_for_resources_s: how long a change may wait for nodes to join.
+        amounts: what a cluster that is to be started has, by the name of the argument of ``start``; only what is given.
     """
 
     address: str | None = None
     allow_insecure: bool = False
     wait_for_resources_s: float = 0.0
+    amounts: Mapping[str, Any] = {}
 
 
 ANY_CLUSTER = Cluster()

@@ -6,12 +6,15 @@ is meant, and not before.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pointsman.engine import local
-from pointsman.engine.base import Address, Plan, Raised
+from pointsman.engine.base import Address, Plan, Raised, url
 from pointsman.engine.folder import live_folders
 from pointsman.engine.lasttable import LastTable
 from pointsman.engine.relay import ask_relay, locator_by_relay, relay_here
@@ -54,6 +57,46 @@ def find_instance(name: str, engine: str, address: str | None = None) -> Address
 
         return find_on_ray(name, address)
     return local.find_instance(name)
+
+
+def find_anywhere(name: str) -> Address:
+    """The live named instance, wherever it was started: on this machine, or in the Ray cluster that this process is in.
+    Where it is in none, the one that ``RAY_ADDRESS`` names is looked at only if there is no such instance here, since
+    to look there is to join.
+
+    Raises:
+        ServeException: there is none; or one on this machine and one in the cluster, and the text says how to choose.
+    """
+    member = _in_a_cluster()
+    here = local.find_instance(name) if local.is_alive(name) else None
+    if not member and (here is not None or not _names_a_cluster()):
+        return here or local.find_instance(name)
+    try:
+        there = find_instance(name, "ray")
+    except ServeException as error:
+        if here is None:
+            raise ServeException(f"no instance named {name!r} is running on this machine, and: {error}") from None
+        return here
+    if here is None:
+        return there
+    raise ServeException(
+        f"two instances are named {name!r}, one on this machine{_at(here)} and one on the Ray cluster{_at(there)};"
+        f" choose by connect({name!r}, engine='local') or connect({name!r}, engine='ray')"
+    )
+
+
+def _at(address: Address) -> str:
+    found = url(address.http_host, address.http_port)
+    return f" at {found}" if found else ""
+
+
+def _in_a_cluster() -> bool:
+    ray = sys.modules.get("ray")  # who is in a cluster has imported it
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _names_a_cluster() -> bool:
+    return bool(os.environ.get("RAY_ADDRESS")) and importlib.util.find_spec("ray") is not None
 
 
 def live_addresses(cluster: str | None) -> list[Address]:

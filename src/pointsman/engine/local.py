@@ -146,6 +146,11 @@ def raise_instance(plan: Plan) -> LocalInstance:
         return raised
 
 
+def is_alive(name: str) -> bool:
+    """Whether an instance of that name runs on this machine."""
+    return InstanceFolder.of(name).is_alive()
+
+
 def find_instance(name: str) -> Address:
     """The live named instance.
 
@@ -155,7 +160,8 @@ def find_instance(name: str) -> Address:
     folder = InstanceFolder.of(name)
     if not folder.is_alive():
         raise ServeException(
-            f"no instance named {name!r} is running; start one with start(detached=True, name={name!r})"
+            f"no instance named {name!r} is running on this machine; start one with"
+            f" start(detached=True, name={name!r}), or find one on a Ray cluster with connect({name!r}, engine='ray')"
         )
     return address_of(folder)
 

@@ -24,12 +24,15 @@ from pointsman.telemetry import families
 from pointsman.telemetry.book import Book
 from pointsman.telemetry.lag import LoopLag
 from pointsman.wire.auth import ROLE_INGRESS
+from pointsman.wire.commands import Ending
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import HTTPSettings, IngressHandover
+from pointsman.wire.messages import unpack
 
 log = logging.getLogger("pointsman.ingress")
 
 DRAIN_S = 20.0
+"""How long requests may still run after a signal from who knows their limits no better."""
 ORPHANED_DRAIN_S = 1.0
 """How long requests may still run once the instance has ended without us."""
 
@@ -56,18 +59,22 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, settings=handover.http, direct=direct
     )
 
+    limit_s = 0.0
+
     def stop(drain_s: float = DRAIN_S) -> None:
+        nonlocal limit_s
+        limit_s = max(limit_s, drain_s)  # a signal follows on the controller's word, and says no limit
         app.serving = False
         app.has_table.set()
-        server.stop(drain_s)
+        server.stop(limit_s)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop)
     first = FirstTable(app, last_table(handover.control_path))
 
-    def receive(frame: Frame) -> None:
+    def obey(frame: Frame) -> None:
         if frame.kind == Kind.STOP:
-            stop()
+            stop(unpack(frame.head, Ending).drain_s if frame.head else DRAIN_S)
         elif frame.kind == Kind.CONFIRM:
             first.counted()
 
@@ -80,7 +87,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         key=handover.control_key,
         patient=True,
         on_table=first.from_controller,
-        on_frame=receive,
+        on_frame=obey,
         on_gone=lambda: stop(ORPHANED_DRAIN_S),
     )
     link.subscribe(ingress=True, pid=os.getpid())

@@ -342,6 +342,9 @@ class FakePeers:
         for number, confirm_s in self.routers.items():
             self._send(number, confirm_s, table.version)
 
+    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None:
+        pass
+
     def ingress_routers(self) -> frozenset[int]:
         return frozenset(self.ingresses)
 

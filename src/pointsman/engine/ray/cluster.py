@@ -20,7 +20,6 @@ from ray._raylet import Config  # type: ignore[attr-defined,unused-ignore]
 from pointsman.descriptors import keep_standard_descriptors
 from pointsman.engine.base import Cluster
 from pointsman.exceptions import ServeException
-from pointsman.model import Capacity
 
 NEW = "local"
 """The address of a cluster that is yet to be started, as Ray itself has it."""
@@ -37,30 +36,41 @@ _PROBE = (
 membership = threading.Lock()
 """Held by who asks the cluster on a thread of its own: Ray starts a new one for who asks it after the shutdown."""
 _started_here = False
+_amounts: Mapping[str, Any] = {}
+"""What the cluster was said to have when this process started it."""
 _instances = 0
 
 
-def join(cluster: Cluster, capacity: Capacity) -> None:
+def join(cluster: Cluster) -> None:
     """Be a member of the cluster that is meant: the one this process is in, the one at ``cluster.address``, one that
     runs on this machine, or a new one.
 
     Raises:
         ServeException: there is none at the address, or it lets anybody in.
-        ValueError: the arguments contradict each other.
+        ValueError: ``cluster.amounts`` are given, and are not those that a cluster which is there already was started
+            with by this process.
     """
-    global _started_here
+    global _started_here, _amounts
+    joined = False
     if not ray.is_initialized():
         _check_folder()
         keep_standard_descriptors()
-        _started_here = cluster.address == NEW or not _join_running(cluster.address)
+        if cluster.address not in (None, NEW):
+            _refuse_amounts(cluster.amounts, {})
+        joined = cluster.address != NEW and _join_running(cluster.address)
+        _started_here = not joined
         if _started_here:
-            _start(capacity, allow_insecure=cluster.allow_insecure)
+            _start(cluster.amounts, allow_insecure=cluster.allow_insecure)
+            _amounts = dict(cluster.amounts)
             return
-    if _is_given(capacity) and not _started_here:
-        raise ValueError(
-            "num_cpus, num_gpus, memory and resources of start() are for a cluster that it starts itself; this one"
-            " says what its nodes have"
-        )
+    else:
+        _refuse_another(cluster.address)
+    try:
+        _refuse_amounts(cluster.amounts, _amounts if _started_here else {})
+    except ValueError:
+        if joined:
+            ray.shutdown()
+        raise
     if not cluster.allow_insecure and not _started_here:
         _refuse_open_cluster()
 
@@ -101,25 +111,19 @@ def _join_running(address: str | None) -> bool:
     return True
 
 
-def _start(capacity: Capacity, *, allow_insecure: bool) -> None:
+def _start(amounts: Mapping[str, Any], *, allow_insecure: bool) -> None:
     if not allow_insecure:
         os.environ["RAY_AUTH_MODE"] = "token"
         Config.initialize("")  # this process may have read its environment already
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves a busy machine's requests waiting
-    given: Mapping[str, Any] = {
-        "num_cpus": capacity.num_cpus,
-        "num_gpus": capacity.num_gpus or None,
-        "_memory": capacity.memory or None,
-        "resources": capacity.custom or None,
-    }
     ray.init(
         address="local",
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         logging_level="warning",
         _node_ip_address=LOOPBACK if sys.platform == "linux" else None,
-        **{name: value for name, value in given.items() if value is not None},
+        **{"_memory" if name == "memory" else name: value for name, value in amounts.items()},
     )
 
 
@@ -132,8 +136,28 @@ def _check_folder() -> None:
         ) from None
 
 
-def _is_given(capacity: Capacity) -> bool:
-    return capacity != Capacity()
+def _refuse_another(address: str | None) -> None:
+    """Refuse the address of a cluster that is not the one in which this process is already: it can be in one only."""
+    here = str(ray.get_runtime_context().gcs_address)
+    if address == NEW:
+        same = _started_here
+    else:  # hosts have several names and addresses
+        named = address is not None and address != "auto" and "://" not in address
+        same = not named or str(address).rpartition(":")[2] == here.rpartition(":")[2]
+    if not same:
+        raise ServeException(
+            f"this process is in the Ray cluster at {here} already, and cannot be in one at {address!r}"
+        )
+
+
+def _refuse_amounts(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse what is said of a cluster that is there already, but for what it was started with."""
+    new = [f"{name}={value!r}" for name, value in given.items() if name not in known or known[name] != value]
+    if new:
+        raise ValueError(
+            f"{', '.join(new)} of start() is for a cluster that it starts itself; the one that is there says what its"
+            " nodes have"
+        )
 
 
 def _refuse_open_cluster() -> None:

@@ -22,7 +22,6 @@ from pointsman.engine.ray.hosts import ControllerHost
 from pointsman.engine.ray.names import ANONYMOUS, CONTROLLER, is_ours, namespace_in, namespace_of
 from pointsman.engine.ray.nodes import alive_nodes
 from pointsman.exceptions import ServeException
-from pointsman.model import Capacity
 from pointsman.wire.address import set_node
 from pointsman.wire.handover import ClusterHandover, HTTPSettings
 
@@ -117,7 +116,7 @@ def raise_on_ray(plan: Plan) -> RayInstance:
         ServeException: no cluster, one that lets anybody in, a live instance of that name, or the controller cannot
             start.
     """
-    cluster.join(plan.cluster, plan.capacity)
+    cluster.join(plan.cluster)
     cluster.hold()
     try:
         return _raise(plan)
@@ -178,7 +177,7 @@ def wait_on_ray(control_path: str) -> None:
 
 def _be_member(address: str | None) -> None:
     if not cluster.is_member():
-        cluster.join(Cluster(address or "auto", allow_insecure=True), Capacity())
+        cluster.join(Cluster(address or "auto", allow_insecure=True))
     set_node(str(ray.get_runtime_context().get_node_id()))
 
 

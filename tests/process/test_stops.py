@@ -11,13 +11,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 import pointsman as serve
+from pointsman.cli.ending import say_what_is_kept
 from pointsman.exceptions import ServeException
+from pointsman.wire.commands import Status
 from tests.conftest import WAIT_S, family, start_client, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line, pointsman, start_detached, status_of
 
@@ -58,9 +61,9 @@ def test_signals_of_a_foreground_instance_keep_its_state(name: str, tmp_path: Pa
         assert command[1:4] == ["start", "--name", name]
 
 
-def test_stop_keeps_and_shutdown_forgets(name: str, tmp_path: Path) -> None:
-    """`pointsman stop` and `client.stop()` free name and port and keep what I had deployed; `pointsman shutdown`
-    forgets it, without a question where nobody could answer one (IN10, IN12)."""
+def test_a_stop_keeps_what_is_stored(name: str, tmp_path: Path) -> None:
+    """`pointsman stop`, `client.stop()` and the end of a with block free name and port, and keep what I had deployed
+    (IN10, IN12)."""
     state = tmp_path / "state"
     start_detached(name, "--state-dir", str(state))
     serve.connect(name).deploy("greet", greet, route="/greet")
@@ -68,32 +71,36 @@ def test_stop_keeps_and_shutdown_forgets(name: str, tmp_path: Path) -> None:
     stopped = pointsman("stop", "--name", name)
     assert (stopped.returncode, stopped.stderr) == (0, "")
     assert f"kept in {state}; start it again with: pointsman start --detached --name {name}" in stopped.stdout
-    options = {"http_options": {"port": int(port)}, "metrics_export_port": 0}
-    client = serve.start(detached=True, name=name, state_dir=state, **options)  # type: ignore[arg-type]
-    assert httpx.get(f"{client.http_address}/greet").text == "hello"
+    options: dict[str, Any] = {"detached": True, "name": name, "state_dir": state, "metrics_export_port": 0}
+    with serve.start(**options, http_options={"port": int(port)}) as client:
+        assert httpx.get(f"{client.http_address}/greet").text == "hello"
+    client = serve.start(**options, http_options={"port": int(port)})
+    assert set(client.list_endpoints()) == {"greet"}
     client.stop()
     client.stop()
     with pytest.raises(ServeException, match="shut down"):
         client.list_endpoints()
-    with pytest.raises(ServeException, match=name):
-        serve.connect(name)
-    with serve.start(detached=True, name=name, state_dir=state, **options) as client:  # type: ignore[arg-type]
-        assert set(client.list_endpoints()) == {"greet"}
-    start_detached(name, "--state-dir", str(state))
-    ended = pointsman("shutdown", "--name", name)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert f"its state in {state} is forgotten" in ended.stdout
-    start_detached(name, "--state-dir", str(state))
-    assert status_of(name)["endpoints"] == {}
-    assert pointsman("shutdown", "--name", name).returncode == 0
-
-
-def test_nothing_is_kept_without_a_state_folder(name: str) -> None:
-    """An instance that has no folder for its state says so when it is stopped (IN10, IN12)."""
-    start_detached(name)
-    said = pointsman("stop", "--name", name).stdout
-    assert "Nothing of it is kept, since it has no --state-dir" in said
     assert_one_line(pointsman("stop", "--name", name), name)
+    assert (state / "state.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("state_dir", "address", "said"),
+    [
+        ("/a b", None, "Its state is kept in /a b; start it again with: pointsman start --detached --http-port 81 "),
+        ("", None, "Nothing of it is kept, since it has no --state-dir; start a new one with: pointsman start "),
+        ("/s", "h:1", "--name n --http-port 81 --engine ray --address h:1 --state-dir /s\n"),
+    ],
+)
+def test_what_is_said_of_a_stop(
+    state_dir: str, address: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what is kept, and the very command that starts the instance again, as a shell takes it (IN12)."""
+    status = Status(1, 1, "n", "127.0.0.1", 81, {}, {}, (), state_dir=state_dir)
+    say_what_is_kept("n" if address else "default", status, address)
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert ("'/a b'" in printed) == (state_dir == "/a b")
 
 
 def on_a_terminal(answer: str, *arguments: str) -> tuple[int, str]:
@@ -114,7 +121,7 @@ def on_a_terminal(answer: str, *arguments: str) -> tuple[int, str]:
 
 def test_a_shutdown_asks_on_a_terminal(name: str, tmp_path: Path) -> None:
     """On a terminal `pointsman shutdown` tells me what it would forget and asks: no leaves everything as it is, and
-    --yes asks nothing; an instance that has nothing stored is not asked about (IN12)."""
+    --yes asks nothing (IN12)."""
     state = tmp_path / "state"
     start_detached(name, "--state-dir", str(state))
     serve.connect(name).deploy("greet", greet)
@@ -127,7 +134,11 @@ def test_a_shutdown_asks_on_a_terminal(name: str, tmp_path: Path) -> None:
     start_detached(name, "--state-dir", str(state))
     assert status_of(name)["endpoints"] == {}
     code, shown = on_a_terminal("", "shutdown", "--yes", "--name", name)
-    assert (code, "Forget it?" in shown) == (0, False)
+    assert (code, "Forget it?" in shown, f"its state in {state} is forgotten" in shown) == (0, False, True)
+
+
+def test_an_instance_without_stored_state_is_not_asked_about(name: str) -> None:
+    """There is nothing to ask where nothing is stored, on a terminal neither (IN12)."""
     start_detached(name)
     code, shown = on_a_terminal("", "shutdown", "--name", name)
     assert (code, "Forget it?" in shown) == (0, False)
@@ -255,7 +266,7 @@ def test_an_orderly_end_of_the_script(how: str, tmp_path: Path) -> None:
     wait_until(lambda: not any(p.is_running() for p in processes.values()), what="every process has ended")
 
 
-@pytest.mark.parametrize("how", ["end", "handler", "wait"])
+@pytest.mark.parametrize("how", ["end", "wait"])
 def test_a_second_signal_hurries(how: str, tmp_path: Path) -> None:
     """A request that does not end would keep my script for ten minutes, the drain limit that I have set: another signal
     ends it at once, without a traceback (IN4)."""

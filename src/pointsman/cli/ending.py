@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -56,8 +56,12 @@ def say_what_is_kept(name: str, status: Status, address: str | None, *, detached
 
 def say(text: str, *, err: bool = False) -> None:
     """Write a line, if there is still somebody to read it: the terminal may be what was closed."""
-    with contextlib.suppress(OSError):
+    try:
         typer.echo(text, err=err)
+    except OSError:
+        # What could not be written is tried again at exit, and would make a failure of that.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), (sys.stderr if err else sys.stdout).fileno())
 
 
 def is_asked_on_a_terminal() -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pointsman.version import VERSION
 
 if TYPE_CHECKING:
-    from pointsman import backends, config, exceptions, handle, metrics
+    from pointsman import backends, config, exceptions, handle, metrics, utils
     from pointsman.backends import ImportedBackend
     from pointsman.client import Client
     from pointsman.config import BackendConfig, HTTPOptions
@@ -43,7 +43,7 @@ _HOMES = {
     "VirtualEnv": "environments.kinds",
     "wait": "future",
 }
-_MODULES = ("backends", "config", "exceptions", "handle", "metrics")
+_MODULES = ("backends", "config", "exceptions", "handle", "metrics", "utils")
 
 __all__ = [
     "accept_batch",
@@ -67,6 +67,7 @@ __all__ = [
     "exceptions",
     "handle",
     "metrics",
+    "utils",
 ]
 
 

@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from pointsman import byvalue
@@ -244,7 +245,8 @@ class HTTPOptions(_Options):
         host: address to listen on; None for no HTTP server.
         port: TCP port, 0 for any free one.
         middlewares: Starlette ``Middleware`` objects, each wrapping the app in list order (the last is outermost).
-        location: a DeploymentMode or its name; None for no HTTP server. On one machine EveryNode equals HeadOnly.
+        location: a DeploymentMode or its name; None for no HTTP server, which reads as NoServer afterwards, as it does
+            where there is no ``host``. On one machine EveryNode equals HeadOnly.
         debug: put tracebacks of user code into error bodies.
         request_timeout_s: a request's deadline in seconds, to the first byte of the answer.
         max_body_bytes: largest request body in bytes, at most 2 GiB less 16 MiB.
@@ -279,6 +281,12 @@ class HTTPOptions(_Options):
     head_timeout_s: Seconds = DEFAULT_HEAD_TIMEOUT_S
     body_idle_timeout_s: Seconds = DEFAULT_BODY_IDLE_TIMEOUT_S
     body_min_bytes_per_s: Annotated[int, Field(ge=0)] = DEFAULT_BODY_MIN_BYTES_PER_S
+
+    @model_validator(mode="after")
+    def _without_server(self) -> HTTPOptions:
+        if self.host is None or self.location is None:
+            vars(self)["location"] = DeploymentMode.NoServer  # no assignment: that would be validated in turn
+        return self
 
     @property
     def serves(self) -> bool:
@@ -334,13 +342,13 @@ def check_object_name(name: Any, what: str) -> str:
 
     Raises:
         TypeError: not a str.
-        ValueError: empty, too long, not printable, or with a slash.
+        ValueError: empty, too long, or not printable.
     """
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a str, not {name!r}")
-    if not 1 <= len(name) <= MAX_NAME or "/" in name or not name.isprintable():
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
         shown = repr(name) if len(name) <= MAX_NAME else f"{name[:20]!r}... ({len(name)} characters)"
-        raise ValueError(f"{what} {shown} must be 1-{MAX_NAME} printable characters without '/'")
+        raise ValueError(f"{what} {shown} must be 1-{MAX_NAME} printable characters")
     return name
 
 

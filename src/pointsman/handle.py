@@ -274,6 +274,12 @@ class AsyncServeHandle(_Handle):
         return future
 
 
+RayServeHandle = _Handle
+"""As 1.x called handles of both kinds, for annotations and ``isinstance``."""
+RayServeSyncHandle = ServeHandle
+"""As 1.x called it."""
+
+
 def _admitted(future: ServeFuture[Any], waiter: asyncio.Future[None]) -> Generator[Any, None, None]:
     """Wait until the queue has room for the call, or it is over."""
     future._call.on_admitted = tell = partial(wake, waiter)

@@ -63,7 +63,7 @@ class Incoming:
 
     def scope(self) -> dict[str, Any]:
         """The ASGI scope of this call."""
-        raw_path = self.path or f"/{quote(self.endpoint)}".encode()
+        raw_path = self.path or f"/{quote(self.endpoint, safe='')}".encode()
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},

@@ -18,7 +18,9 @@ _AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
 REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
 _SETTINGS = ("env_vars", "working_dir", "py_modules")
 """Names of Ray's ``runtime_env``, which may also be given in a dict of that name."""
-KNOWN = (*_AMOUNTS, "resources", *_SETTINGS, "runtime_env")
+_OLD_NAMES = {"override_environment_variables": "env_vars"}
+"""As 1.x called them."""
+KNOWN = (*_AMOUNTS, "resources", *_SETTINGS, "runtime_env", *_OLD_NAMES)
 MAX_VARIABLE = 128 * 1024 - 1
 """Of one variable with its name, in bytes: Linux starts no process with a longer one."""
 _OF_ENV = ("conda", "pip", "uv", "py_executable")
@@ -42,8 +44,10 @@ def parse_actor_options(options: Mapping[str, Any] | None) -> Resources:
             raise ValueError(f"ray_actor_options cannot set {key!r}: Pointsman manages it")
         if key not in KNOWN:
             raise ValueError(f"ray_actor_options has no option {key!r} on the local engine{nearest(key, KNOWN)}")
+        if options[key] is None:
+            raise TypeError(f"{key} of ray_actor_options is None; leave it out for its default")
     settings = _settings(options)
-    amounts = {name: _amount(name, options[name]) for name in _AMOUNTS if options.get(name) is not None}
+    amounts = {name: _amount(name, options[name]) for name in _AMOUNTS if name in options}
     if amounts.get("num_gpus", 0) > 1 and amounts["num_gpus"] % 1:
         raise ValueError(f"num_gpus {options['num_gpus']!r} above 1 must be a whole number")
     return Resources(
@@ -138,7 +142,12 @@ def check_hash_seed(variables: Mapping[str, str]) -> None:
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """What a process is set up with: options of their own, and those in ``runtime_env``."""
-    settings = {name: options[name] for name in _SETTINGS if options.get(name) is not None}
+    settings = {name: options[name] for name in _SETTINGS if name in options}
+    for old, name in _OLD_NAMES.items():
+        if old in options:
+            if name in settings:
+                raise ValueError(f"{name} and {old} are given, and are the same; give one of them")
+            settings[name] = options[old]
     inner = options.get("runtime_env")
     if inner is None:
         return settings
@@ -151,7 +160,9 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"runtime_env has no {name!r} here{nearest(str(name), _SETTINGS)}")
         if name in settings:
             raise ValueError(f"{name} is given twice, as an option and in runtime_env; give it once")
-    return {**settings, **{name: value for name, value in inner.items() if value is not None}}
+        if inner[name] is None:
+            raise TypeError(f"{name} of runtime_env is None; leave it out for its default")
+    return {**settings, **inner}
 
 
 def _working_dir(value: Any) -> str:

@@ -78,9 +78,9 @@ def test_bad_backends(client, name, arguments, options, error, text):
     assert state(client) == before
 
 
-@pytest.mark.parametrize("bad", ["", "a/b", "a\nb", "x" * 201])
+@pytest.mark.parametrize("bad", ["", "a\nb", "x" * 201])
 def test_bad_names(client, bad):
-    """Names that cannot be shown or could be paths are refused before anything else (CL1)."""
+    """Names that cannot be shown are refused before anything else (CL1)."""
     with pytest.raises(ValueError, match="printable"):
         client.create_backend(bad, echo)
     with pytest.raises(ValueError, match="printable"):
@@ -91,7 +91,7 @@ def test_bad_names(client, bad):
         client.create_backend(5, echo)
 
 
-@pytest.mark.parametrize("odd", ["..", "with space", "モデル", "a#b", "~", "%2e", "x" * 200])
+@pytest.mark.parametrize("odd", ["..", "with space", "モデル", "a#b", "~", "%2e", "x" * 200, "a/b", "/", "../../x"])
 def test_odd_names_work(client, odd):
     """Any printable name works, and none becomes a path (CL1, S12)."""
     client.create_backend(odd, echo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from urllib.parse import quote
 
 import pytest
 
@@ -109,6 +110,18 @@ def test_headless(client, http, pair, name):
     assert client.get_handle(f"{name}.x").remote().result() == "one"
     assert http.get(f"/{name}.x").status_code == 404
     client.delete_endpoint(f"{name}.x")
+
+
+@pytest.mark.parametrize("prefix", ["/", "/-/", "../", "a/b/"])
+def test_headless_names_that_look_like_paths(client, http, pair, name, prefix):
+    """A name is no path, whatever it looks like: without a route it answers handles only (CL1, CL2)."""
+    slashed = f"{prefix}{name}x"
+    client.create_endpoint(slashed, backend=pair[0])
+    assert client.get_handle(slashed).remote().result() == "one"
+    for path in (slashed, f"/{slashed}", f"/{name}x", "/" + quote(slashed, safe="")):
+        assert http.get(path if path.startswith("/") else f"/{path}").status_code == 404
+    assert slashed not in http.get("/-/routes").json()
+    client.delete_endpoint(slashed)
 
 
 def test_a_new_route_serves_when_create_returns(client, http, pair, name):

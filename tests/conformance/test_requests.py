@@ -190,6 +190,28 @@ def test_handle_request(served, client, name):
     }
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_requests_of_handles_by_their_old_name(client, http, name, is_async):
+    """Code of 1.x tells handle calls from HTTP requests by their type, in both kinds of callables; the URL of an
+    endpoint with a slash in its name has one segment (RQ3, CL1)."""
+
+    def look(request):
+        return [isinstance(request, serve.utils.ServeRequest), str(request.url)]
+
+    async def look_async(request):
+        return look(request)
+
+    slashed = f"/{name}/x"
+    client.create_backend(slashed, look_async if is_async else look)
+    client.create_endpoint(slashed, backend=slashed, route=f"/{name}")
+    assert client.get_handle(slashed).remote(1).result() == [True, f"serve:///%2F{name}%2Fx"]
+    answer = http.get(f"/{name}")
+    assert answer.json()[0] is False
+    assert answer.headers["x-serve-backend"] == f"%2F{name}%2Fx"
+    client.delete_endpoint(slashed)
+    client.delete_backend(slashed)
+
+
 @pytest.mark.parametrize("data", [{"a": 1}, [1], "text", 3, 2.5, True, None, b'{"a": 1}'])
 def test_handle_json(served, client, name, data):
     """json() of a handle call gives plain values as they are and parses bytes (RQ3)."""

@@ -109,18 +109,20 @@ def test_status_shows_endpoints_backends_and_replicas(detached: str) -> None:
         return "hello"
 
     client = serve.connect(detached)
-    tags = {"[bold]old": 0.75, "new": 0.25}
+    tags = {"[bold]old": 0.75, "team/new": 0.25}
     for tag in tags:
         client.create_backend(tag, echo)
-    client.create_endpoint("greet", backend="new", route="/greet/{who}", methods=["POST", "PUT"])
-    client.set_traffic("greet", tags)
+    client.create_endpoint("team/greet", backend="team/new", route="/greet/{who}", methods=["POST", "PUT"])
+    split = [f"{tag}={weight:.0%}" for tag, weight in tags.items()]
+    assert pointsman("traffic", "set", "team/greet", *split, "--name", detached).returncode == 0
+    assert client.get_traffic("team/greet")["weights"] == tags
 
     shown = pointsman("status", "--name", detached)
 
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "Traceback" not in shown.stdout
     report = status_of(detached)
-    for text in ("/greet/{who}", "POST PUT", " 75 % [bold]old", " 25 % new", "RUNNING", "1/1", "READY"):
+    for text in ("/greet/{who}", "POST PUT", " 75 % [bold]old", " 25 % team/new", "RUNNING", "1/1", "READY"):
         assert text in shown.stdout
     assert f"controller pid {report['controller_pid']}" in shown.stdout
     for backend in report["backends"].values():

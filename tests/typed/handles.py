@@ -9,7 +9,11 @@ from typing_extensions import assert_type
 
 import pointsman as serve
 from pointsman.future import Sending
-from pointsman.handle import AsyncServeHandle, ServeHandle
+from pointsman.handle import AsyncServeHandle, RayServeHandle, RayServeSyncHandle, ServeHandle
+
+assert issubclass(ServeHandle, RayServeHandle)
+assert issubclass(AsyncServeHandle, RayServeHandle)
+assert RayServeSyncHandle is ServeHandle
 
 client = serve.start()
 

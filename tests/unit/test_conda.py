@@ -64,6 +64,25 @@ def test_from_any_starting_point(root: Path, home: Path, tmp_path: Path) -> None
         assert find_prefix("base", start) == root, start
 
 
+def test_beside_the_active_one(tmp_path: Path, home: Path) -> None:
+    """Without conda itself, an environment beside the active one is found, or below the base, as 1.x found it; what
+    has an interpreter is one, whoever made it (DM7)."""
+    environment(tmp_path / "x" / "envs" / "b")
+    for made in ("x/envs/c", "other/d", "base/envs/e"):
+        (tmp_path / made / "bin").mkdir(parents=True)
+        (tmp_path / made / "bin" / "python").touch()
+    (tmp_path / "other" / "notes").mkdir()
+    inside = around(home, CONDA_PREFIX=tmp_path / "x" / "envs" / "a", CONDA_DEFAULT_ENV="a")
+    assert find_prefix("b", inside) == tmp_path / "x" / "envs" / "b"
+    assert find_prefix("c", inside) == tmp_path / "x" / "envs" / "c"
+    elsewhere = around(home, CONDA_PREFIX=tmp_path / "other" / "a", CONDA_DEFAULT_ENV="a")
+    assert find_prefix("d", elsewhere) == tmp_path / "other" / "d"
+    with pytest.raises(ValueError, match="'notes' does not exist"):
+        find_prefix("notes", elsewhere)
+    base = around(home, CONDA_PREFIX=tmp_path / "base", CONDA_DEFAULT_ENV="base")
+    assert find_prefix("e", base) == tmp_path / "base" / "envs" / "e"
+
+
 def test_usual_homes(home: Path) -> None:
     """conda that is in its usual folder is found without any variable, micromamba too, which has no base (DM7)."""
     environment(home / "miniforge3" / "envs" / "a")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pointsman.resources import parse_actor_options
+from pointsman.resources import KNOWN, parse_actor_options
 
 
 @pytest.fixture
@@ -29,6 +29,26 @@ def test_settings_by_either_way(modules: Path, monkeypatch: pytest.MonkeyPatch) 
     assert parse_actor_options({"env_vars": {"A": "b"}, "runtime_env": {"working_dir": "package"}}).env_vars == {
         "A": "b"
     }
+
+
+def test_variables_by_their_old_name() -> None:
+    """A script of 1.x that sets ``override_environment_variables`` sets ``env_vars`` (RM2)."""
+    assert parse_actor_options({"override_environment_variables": {"A": "b"}}).env_vars == {"A": "b"}
+    for other in ({"env_vars": {"A": "b"}}, {"runtime_env": {"env_vars": {"A": "b"}}}):
+        with pytest.raises(ValueError, match="env_vars"):
+            parse_actor_options({"override_environment_variables": {"A": "b"}, **other})
+    with pytest.raises(TypeError, match="env_vars must map str to str"):
+        parse_actor_options({"override_environment_variables": {"A": 1}})
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_none_is_no_value(name: str) -> None:
+    """None in place of an amount, a dict or a folder is refused by the option's name, as 1.x did (RM2)."""
+    with pytest.raises(TypeError, match=f"^{name} of ray_actor_options is None"):
+        parse_actor_options({name: None})
+    if name in ("env_vars", "working_dir", "py_modules"):
+        with pytest.raises(TypeError, match=f"^{name} of runtime_env is None"):
+            parse_actor_options({"runtime_env": {name: None}})
 
 
 def test_modules_that_are_imported_here() -> None:

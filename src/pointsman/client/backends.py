@@ -33,7 +33,7 @@ class BackendOperations(Operations):
         """Start replicas of a function or class; returns when all of them are ready.
 
         Args:
-            backend_tag: 1-200 printable characters without ``/``.
+            backend_tag: 1-200 printable characters.
             func_or_class: called with one request (or a list of them, when marked by ``@accept_batch``); an
                 :class:`ImportedBackend` names one that only the replicas import.
             actor_init_args: positional arguments of the class's constructor.

@@ -30,7 +30,7 @@ class EndpointOperations(Operations):
         """Give a backend a name that can be called, and perhaps an HTTP route.
 
         Args:
-            endpoint_name: 1-200 printable characters without ``/``.
+            endpoint_name: 1-200 printable characters.
             backend: tag of the backend that gets all traffic at first.
             route: HTTP path, exact (``/digits``) or a template (``/x/{id}``, ``/files/{rest:path}``); None for
                 handles only.

@@ -59,6 +59,9 @@ def find_prefix(name: str, around: Surroundings) -> Path:
     for folder in folders:
         if _is_environment(folder / name):
             return folder / name
+    beside = [folder / name for folder in _beside(active) if (folder / name / "bin" / "python").exists()]
+    if beside:
+        return beside[0]
     matches = [prefix for prefix in listed if prefix.name == name]
     if len(matches) == 1:
         return matches[0]
@@ -127,6 +130,12 @@ def _candidates(around: Surroundings) -> Iterator[Path]:
         yield _root_of(around.prefix)
     yield from (around.home / name for name in USUAL_HOMES)
     yield from map(Path, USUAL_PLACES)
+
+
+def _beside(active: str) -> list[Path]:
+    """Where the active environment's siblings are, and those of a base. Here an interpreter makes an environment: not
+    every tool that makes one leaves what conda does."""
+    return [Path(active).parent, Path(active) / "envs"] if active else []
 
 
 def _root_of(prefix: Path) -> Path:

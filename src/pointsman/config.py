@@ -1,16 +1,14 @@
-"""What users write, validated: backend configuration, HTTP options, names.
+"""What users write, validated: backend configuration and HTTP options.
 
 Every error is one sentence that names the field and the value; an unknown name gets the nearest known one.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Any
 
 from pydantic import (
     AliasChoices,
@@ -25,18 +23,14 @@ from pydantic import (
 )
 
 from pointsman import byvalue
+from pointsman.arguments import nearest
 from pointsman.culprit import explain
-from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_BODY, MAX_MESSAGE, check_size
 from pointsman.model import BackendConfigSpec
-from pointsman.policy.routes import parse_route
 from pointsman.usercode import check_http_methods
 
-MAX_NAME = 200
 DEFAULT_REQUEST_TIMEOUT_S = 300.0
 DEFAULT_MAX_BODY = 64 * 1024 * 1024
-MAX_ROUTE = 8190
-"""In bytes: no request line is longer."""
 MAX_MIDDLEWARES = 48 * 1024
 """In bytes, pickled: they travel through a pipe that is not read until it has been written."""
 DEFAULT_KEEP_ALIVE_S = 60.0
@@ -334,83 +328,6 @@ def pack_middlewares(options: HTTPOptions) -> bytes:
     return data
 
 
-# --- names --------------------------------------------------------------------------------------------------------
-
-
-def check_object_name(name: Any, what: str) -> str:
-    """The name of an endpoint or backend.
-
-    Raises:
-        TypeError: not a str.
-        ValueError: empty, too long, or not printable.
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"{what} must be a str, not {name!r}")
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-        shown = repr(name) if len(name) <= MAX_NAME else f"{name[:20]!r}... ({len(name)} characters)"
-        raise ValueError(f"{what} {shown} must be 1-{MAX_NAME} printable characters")
-    return name
-
-
-def check_route(route: Any) -> str | None:
-    """An endpoint's route, or None.
-
-    Raises:
-        TypeError: not a str that starts with a slash.
-        ValueError: a malformed template, a path that is reserved, or one longer than requests may have.
-    """
-    if route is None:
-        return None
-    if not isinstance(route, str) or not route.startswith("/"):
-        raise TypeError(f"route must be a str that starts with '/', not {route!r}")
-    check_size(f"route {route[:40]!r}... takes", len(route.encode(errors="replace")), MAX_ROUTE)
-    parse_route(route)
-    return route
-
-
-@overload
-def check_methods(methods: Any, default: tuple[str, ...]) -> tuple[str, ...]: ...
-
-
-@overload
-def check_methods(methods: Any, default: None) -> tuple[str, ...] | None: ...
-
-
-def check_methods(methods: Any, default: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """HTTP methods in upper case, or ``default`` when none were given.
-
-    Raises:
-        TypeError: not a list of str.
-        ValueError: an empty list.
-    """
-    if methods is None:
-        return default
-    if not isinstance(methods, list):
-        raise TypeError(f"methods must be a list of str, not {methods!r}")
-    for method in methods:
-        if not isinstance(method, str):
-            raise TypeError(f"methods must be a list of str, and it has {method!r}")
-    if not methods:
-        raise ValueError("methods [] allows no request; name at least one, such as 'GET'")
-    return tuple(dict.fromkeys(method.upper() for method in methods))
-
-
-def check_engine(name: str) -> Literal["local", "ray"]:
-    """The engine's name.
-
-    Raises:
-        ValueError: there is no such engine.
-        ServeException: it is there, and what it needs is not installed.
-    """
-    if name == "local":
-        return "local"
-    if name != "ray":
-        raise ValueError(f"engine {name!r} is unknown; use 'local' or 'ray'")
-    if importlib.util.find_spec("ray") is None:
-        raise ServeException("engine 'ray' needs Ray, which is not installed; run: pip install 'pointsman[ray]'")
-    return "ray"
-
-
 def _string_key(key: Any) -> str:
     if not isinstance(key, str):
         raise ConfigError(f"option name {key!r} is not a str")
@@ -425,9 +342,3 @@ def _one_sentence(model: type[BaseModel], error: ValidationError) -> str:
     problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     problem = problem[0].lower() + problem[1:]
     return f"{field} of {model.__name__} is {first['input']!r}, but {problem}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known name that was probably meant, or all of them."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else f"; it has {', '.join(known)}"

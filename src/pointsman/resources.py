@@ -10,7 +10,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from pointsman.config import nearest
+from pointsman.arguments import nearest
 from pointsman.importpath import absolute, refuse_open
 from pointsman.model import Resources
 

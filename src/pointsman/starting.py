@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from pointsman import arguments
 from pointsman import config as options
 from pointsman import resources as amounts
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
@@ -115,7 +116,7 @@ def start(
         ServeException: a live instance has that name, or the stored state is damaged; the text names the file.
         TimeoutError: not ready after 60 s.
     """
-    options.check_engine(engine)
+    arguments.check_engine(engine)
     if not isinstance(detached, bool):
         raise TypeError(f"detached must be True or False, not {detached!r}; an instance's name is given as name=...")
     http = _http_options(http_host, http_port, http_middlewares, http_options)
@@ -157,7 +158,7 @@ def start_named(
     address: str | None,
 ) -> Client:
     """What the command line starts: an instance with a name, also where it ends with this process."""
-    options.check_engine(engine)
+    arguments.check_engine(engine)
     return start_instance(
         name=check_name(name),
         bound=bound,
@@ -267,7 +268,7 @@ def connect(name: str = "default", *, engine: str | None = None, address: str | 
         ValueError: the name cannot name an instance.
     """
     chosen = engine or ("ray" if address is not None else "local")
-    options.check_engine(chosen)
+    arguments.check_engine(chosen)
     cluster = _cluster(chosen, address, None, False)
     if replica_context() is not None:
         return Client(credentials_here())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pointsman.request import Incoming, Request
+from pointsman.incoming import Incoming
+from pointsman.request import Request
 
 
 class _SentByHandles(type):

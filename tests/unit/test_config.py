@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
 from pointsman import starting
+from pointsman.arguments import check_engine, check_object_name
 from pointsman.config import (
     BackendConfig,
     DeploymentMode,
     HTTPOptions,
-    check_engine,
-    check_object_name,
     config_changes,
     config_from_spec,
     config_spec,

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman import config, usercode
-from pointsman.config import HTTPOptions, check_route, config_changes, pack_middlewares
+from pointsman.arguments import check_route
+from pointsman.config import HTTPOptions, config_changes, pack_middlewares
 from pointsman.exceptions import TooLargeError
 from pointsman.limits import MAX_BODY, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT, check_size, cut
 from pointsman.objects import loads

@@ -134,7 +134,7 @@ def _check_exists(
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    from pointsman.config import nearest
+    from pointsman.arguments import nearest
 
     return nearest(name, sorted(known)).replace("; it has ", "; there is: ") if known else "; there is none yet"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pointsman import arguments
 from pointsman import config as options
 from pointsman.client.operations import Operations, author, new_id
 from pointsman.client.shipping import Code, check_crossing, prepare
@@ -49,7 +50,7 @@ class BackendOperations(Operations):
             InsufficientResourcesError: there is not enough for all replicas.
             BackendStartError: the constructor failed on every try; its cause is the user's exception.
         """
-        tag = options.check_object_name(backend_tag, "backend_tag")
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
         spec = options.config_spec(config)
         resources = parse_actor_options(ray_actor_options, self._credentials.control_path)
         kind = parse_env(env)
@@ -71,7 +72,7 @@ class BackendOperations(Operations):
         if config_options is None:
             raise TypeError("config_options must be a dict or a BackendConfig, not None")
         changes, user_config = options.config_changes(config_options, "config_options")
-        tag = options.check_object_name(backend_tag, "backend_tag")
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
         if user_config is not None and carries_code(user_config):
             present = self._present(tag)
             check_crossing(user_config, "user_config", present.origin.environment if present is not None else None)
@@ -83,7 +84,7 @@ class BackendOperations(Operations):
         Raises:
             ValueError: there is no such backend.
         """
-        spec = self._present(options.check_object_name(backend_tag, "backend_tag"))
+        spec = self._present(arguments.check_object_name(backend_tag, "backend_tag"))
         if spec is None:
             raise ValueError(f"backend {backend_tag!r} does not exist; there are {sorted(self._status().backends)}")
         return options.config_from_spec(spec.config)
@@ -106,7 +107,7 @@ class BackendOperations(Operations):
         Raises:
             ValueError: an endpoint uses it.
         """
-        tag = options.check_object_name(backend_tag, "backend_tag")
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
         self._change(DeleteBackend(new_id(), tag, bool(force)), backend=tag, gone=True)
 
     def deploy(
@@ -132,7 +133,7 @@ class BackendOperations(Operations):
             TypeError, ValueError: an argument is wrong, or the endpoint of that name uses other backends.
             InsufficientResourcesError, BackendStartError: the new version cannot come up; all is as it was.
         """
-        options.check_object_name(name, "name")
+        arguments.check_object_name(name, "name")
         changes, user_config = options.config_changes(config, "config")
         resources = None
         if ray_actor_options is not None:
@@ -152,8 +153,8 @@ class BackendOperations(Operations):
             changes,
             user_config,
             resources,
-            options.check_route(route),
-            options.check_methods(methods, None),
+            arguments.check_route(route),
+            arguments.check_methods(methods, None),
             idempotent,
             check_source(shard_key) if shard_key is not None else None,
             check_timeout(request_timeout_s, "request_timeout_s"),

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn, overload
 
-from pointsman import config as options
+from pointsman import arguments
 from pointsman.client.backends import BackendOperations
 from pointsman.client.endpoints import EndpointOperations
 from pointsman.client.operations import START_TIMEOUT_S, log, new_id
@@ -135,7 +135,7 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         Raises:
             KeyError: there is no such endpoint.
         """
-        name = options.check_object_name(endpoint_name, "endpoint_name")
+        name = arguments.check_object_name(endpoint_name, "endpoint_name")
         self._check_alive()
         if not missing_ok and name not in self._session.table().endpoints and name not in self.list_endpoints():
             raise KeyError(f"endpoint {name!r} does not exist; there are {sorted(self.list_endpoints())}")

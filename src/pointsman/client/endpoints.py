@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pointsman import config as options
+from pointsman import arguments
 from pointsman.client.operations import Operations, author, new_id
 from pointsman.deadline import check_timeout
 from pointsman.model import DEFAULT_SHARD_KEY
@@ -44,16 +44,16 @@ class EndpointOperations(Operations):
             TypeError, ValueError: an argument is wrong, the backend unknown, or name or route taken.
             TimeoutError: not every HTTP server serves the route after 60 s.
         """
-        name = options.check_object_name(endpoint_name, "endpoint_name")
+        name = arguments.check_object_name(endpoint_name, "endpoint_name")
         if not isinstance(backend, str):
             raise TypeError(f"backend must be the tag of a backend, a str, not {backend!r}")
-        route = options.check_route(route)
+        route = arguments.check_route(route)
         command = CreateEndpoint(
             new_id(),
             name,
             backend,
             route,
-            options.check_methods(methods, ("GET",)),
+            arguments.check_methods(methods, ("GET",)),
             bool(idempotent),
             check_source(shard_key),
             check_timeout(request_timeout_s, "request_timeout_s"),
@@ -63,7 +63,7 @@ class EndpointOperations(Operations):
 
     def delete_endpoint(self, endpoint: str) -> None:
         """Remove an endpoint; its backends stay. An unknown one is logged and ignored."""
-        self._change(DeleteEndpoint(new_id(), options.check_object_name(endpoint, "endpoint")))
+        self._change(DeleteEndpoint(new_id(), arguments.check_object_name(endpoint, "endpoint")))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """``{name: {"route", "methods", "traffic", "shadows"}}``."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from typing import Any
 
-from pointsman import config as options
+from pointsman import arguments
 from pointsman.client.operations import Operations, author, new_id
 from pointsman.importpath import import_folders
 from pointsman.model import CustomPolicy, TrafficPolicy
@@ -46,7 +46,7 @@ class TrafficOperations(Operations):
             if not isinstance(tag, str):
                 raise TypeError(f"the traffic policy has the key {tag!r}, which is not a str")
         floats = {tag: _number(weight, f"weight of backend {tag!r}") for tag, weight in weights.items()}
-        name = options.check_object_name(endpoint_name, "endpoint_name")
+        name = arguments.check_object_name(endpoint_name, "endpoint_name")
         custom = None if policy in (None, BUILT_IN) else _custom_policy(policy)
         self._change(SetTraffic(new_id(), name, floats, custom, policy is None, by=author()))
 
@@ -61,7 +61,7 @@ class TrafficOperations(Operations):
         Raises:
             ValueError: there is no such endpoint.
         """
-        view = self._traffic(options.check_object_name(endpoint, "endpoint"))
+        view = self._traffic(arguments.check_object_name(endpoint, "endpoint"))
         return {
             **_policy_view(view.endpoint.policy),
             "shard_key": view.endpoint.shard_key,
@@ -78,7 +78,7 @@ class TrafficOperations(Operations):
         Raises:
             ValueError: there is no such endpoint.
         """
-        view = self._traffic(options.check_object_name(endpoint, "endpoint"))
+        view = self._traffic(arguments.check_object_name(endpoint, "endpoint"))
         return [
             {**_policy_view(change.policy), "time": change.time, "change": change.change, "by": change.by}
             for change in view.history.changes
@@ -95,7 +95,7 @@ class TrafficOperations(Operations):
             TypeError: ``version`` is no int.
             ValueError: an unknown endpoint or version, or a backend of that policy was deleted. Nothing has changed.
         """
-        name = options.check_object_name(endpoint, "endpoint")
+        name = arguments.check_object_name(endpoint, "endpoint")
         if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
             raise TypeError(f"version must be an int or None, not {version!r}")
         if version is not None and not 0 < version < 2**63:
@@ -112,8 +112,8 @@ class TrafficOperations(Operations):
             TypeError: ``proportion`` is no number.
             ValueError: it is outside [0, 1], or endpoint or backend are unknown. Nothing has changed.
         """
-        name = options.check_object_name(endpoint_name, "endpoint_name")
-        tag = options.check_object_name(backend_tag, "backend_tag")
+        name = arguments.check_object_name(endpoint_name, "endpoint_name")
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
         self._change(ShadowTraffic(new_id(), name, tag, _number(proportion, "proportion"), by=author()))
 
     def pin(self, endpoint: str, shard_key: str | Sequence[str], backend: str) -> None:
@@ -127,8 +127,8 @@ class TrafficOperations(Operations):
             TypeError, ValueError: an argument is wrong, endpoint or backend are unknown, or there would be too many
                 pins. Nothing has changed.
         """
-        name = options.check_object_name(endpoint, "endpoint")
-        tag = options.check_object_name(backend, "backend")
+        name = arguments.check_object_name(endpoint, "endpoint")
+        tag = arguments.check_object_name(backend, "backend")
         self._change(Pin(new_id(), name, _keys(shard_key), tag))
 
     def unpin(self, endpoint: str, shard_key: str | Sequence[str]) -> None:
@@ -137,7 +137,7 @@ class TrafficOperations(Operations):
         Raises:
             TypeError, ValueError: an argument is wrong, or the endpoint is unknown.
         """
-        self._change(Unpin(new_id(), options.check_object_name(endpoint, "endpoint"), _keys(shard_key)))
+        self._change(Unpin(new_id(), arguments.check_object_name(endpoint, "endpoint"), _keys(shard_key)))
 
     def explain(self, endpoint: str, *, shard_key: str | None = None) -> dict[str, Any]:
         """Which backend answers calls with a shard key, and why.
@@ -153,7 +153,7 @@ class TrafficOperations(Operations):
         Raises:
             TypeError, ValueError: an argument is wrong, or the endpoint is unknown.
         """
-        view = self._traffic(options.check_object_name(endpoint, "endpoint"))
+        view = self._traffic(arguments.check_object_name(endpoint, "endpoint"))
         if shard_key is not None:
             check_key(shard_key)
         return Chooser(view.endpoint, view.pins).explain(shard_key)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pointsman.config import nearest
+from pointsman.arguments import nearest
 from pointsman.exceptions import ServeException
 
 USUAL_HOMES = ("miniforge3", "miniconda3", "mambaforge", "anaconda3", "micromamba")

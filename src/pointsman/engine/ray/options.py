@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from pointsman import resources as amounts
-from pointsman.config import nearest
+from pointsman.arguments import nearest
 from pointsman.model import ANYWHERE, Placement, Resources
 
 _OF_PLACES = ("scheduling_strategy", "label_selector", "fallback_strategy", "accelerator_type")

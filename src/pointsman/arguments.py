@@ -1,0 +1,97 @@
+"""What users give to several methods, checked: names, routes, HTTP methods, engines."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable
+from typing import Any, Literal, overload
+
+from pointsman.exceptions import ServeException
+from pointsman.limits import check_size
+from pointsman.policy.routes import parse_route
+
+MAX_NAME = 200
+"""Characters of the name of an endpoint or backend."""
+MAX_ROUTE = 8190
+"""Bytes; no request line can be longer."""
+
+
+def check_object_name(name: Any, what: str) -> str:
+    """The name of an endpoint or backend.
+
+    Raises:
+        TypeError: not a str.
+        ValueError: empty, too long, or not printable.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, not {name!r}")
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        shown = repr(name) if len(name) <= MAX_NAME else f"{name[:20]!r}... ({len(name)} characters)"
+        raise ValueError(f"{what} {shown} must be 1-{MAX_NAME} printable characters")
+    return name
+
+
+def check_route(route: Any) -> str | None:
+    """An endpoint's route, or None.
+
+    Raises:
+        TypeError: not a str that starts with a slash.
+        ValueError: a malformed template, a path that is reserved, or one longer than requests may have.
+    """
+    if route is None:
+        return None
+    if not isinstance(route, str) or not route.startswith("/"):
+        raise TypeError(f"route must be a str that starts with '/', not {route!r}")
+    check_size(f"route {route[:40]!r}... takes", len(route.encode(errors="replace")), MAX_ROUTE)
+    parse_route(route)
+    return route
+
+
+@overload
+def check_methods(methods: Any, default: tuple[str, ...]) -> tuple[str, ...]: ...
+
+
+@overload
+def check_methods(methods: Any, default: None) -> tuple[str, ...] | None: ...
+
+
+def check_methods(methods: Any, default: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """HTTP methods in upper case, or ``default`` when none were given.
+
+    Raises:
+        TypeError: not a list of str.
+        ValueError: an empty list.
+    """
+    if methods is None:
+        return default
+    if not isinstance(methods, list):
+        raise TypeError(f"methods must be a list of str, not {methods!r}")
+    for method in methods:
+        if not isinstance(method, str):
+            raise TypeError(f"methods must be a list of str, and it has {method!r}")
+    if not methods:
+        raise ValueError("methods [] allows no request; name at least one, such as 'GET'")
+    return tuple(dict.fromkeys(method.upper() for method in methods))
+
+
+def check_engine(name: str) -> Literal["local", "ray"]:
+    """The engine's name.
+
+    Raises:
+        ValueError: there is no such engine.
+        ServeException: it is there, and what it needs is not installed.
+    """
+    if name == "local":
+        return "local"
+    if name != "ray":
+        raise ValueError(f"engine {name!r} is unknown; use 'local' or 'ray'")
+    if importlib.util.find_spec("ray") is None:
+        raise ServeException("engine 'ray' needs Ray, which is not installed; run: pip install 'pointsman[ray]'")
+    return "ray"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known name that was probably meant, or all of them."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; it has {', '.join(known)}"

@@ -8,13 +8,11 @@ from collections.abc import Iterable
 from typing import Any, Literal, overload
 
 from pointsman.exceptions import ServeException
-from pointsman.limits import check_size
+from pointsman.limits import MAX_ROUTE, check_size
 from pointsman.policy.routes import parse_route
 
 MAX_NAME = 200
 """Characters of the name of an endpoint or backend."""
-MAX_ROUTE = 8190
-"""Bytes; no request line can be longer."""
 
 
 def check_object_name(name: Any, what: str) -> str:

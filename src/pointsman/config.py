@@ -25,14 +25,12 @@ from pydantic import (
 from pointsman import byvalue
 from pointsman.arguments import nearest
 from pointsman.culprit import explain
-from pointsman.limits import MAX_BODY, MAX_MESSAGE, check_size
+from pointsman.limits import MAX_BODY, MAX_MESSAGE, MAX_MIDDLEWARES, check_size
 from pointsman.model import BackendConfigSpec
 from pointsman.usercode import check_http_methods
 
 DEFAULT_REQUEST_TIMEOUT_S = 300.0
 DEFAULT_MAX_BODY = 64 * 1024 * 1024
-MAX_MIDDLEWARES = 48 * 1024
-"""In bytes, pickled: they travel through a pipe that is not read until it has been written."""
 DEFAULT_KEEP_ALIVE_S = 60.0
 DEFAULT_HEAD_TIMEOUT_S = 10.0
 DEFAULT_BODY_IDLE_TIMEOUT_S = 30.0

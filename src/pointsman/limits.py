@@ -15,6 +15,10 @@ MAX_DESCRIPTION = 1024 * 1024
 """Of all that is stored of a backend besides its code and its ``user_config``: it travels in heads."""
 MAX_CODE = 512 * 1024 * 1024
 """Of a backend's packed code, init args included. A store holds each as one value."""
+MAX_MIDDLEWARES = 48 * 1024
+"""Of the pickled middlewares: they travel through a pipe that is not read until it has been written."""
+MAX_ROUTE = 8190
+"""Of a route: no request line is longer."""
 MAX_HEAD = 16 * 1024 * 1024
 """Of a frame's head."""
 MAX_PAYLOAD = 2**31 - 1

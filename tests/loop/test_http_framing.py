@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import zlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -221,7 +222,38 @@ def test_garbage_in_a_body_that_nobody_wanted(middlewares: bool) -> None:
     run(main())
 
 
+@WAYS
+@pytest.mark.parametrize("path", [b"/nowhere", b"/-/healthz", b"/b"])
+def test_nothing_runs_behind_the_last_request(path: bytes, middlewares: bool) -> None:
+    """A client says that a request is its last one, and sends another one all the same: that one never runs (H6)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares, methods=METHODS) as there:
+            last = post(b"connection: close", method=b"GET", path=path)
+            client = await told(there, [last + post(b"content-length: 1", body=b"x", path=b"/b")])
+            assert len(client.statuses) == 1
+            assert client.closed_at is not None
+            assert b"x" not in there.replica.bodies
+
+    run(main())
+
+
 # --- heads and trailers -----------------------------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize(("count", "size", "status"), [(999, 1, 200), (1000, 1, 400), (1000, 16, 200), (1500, 15, 400)])
+def test_a_body_of_crumbs(count: int, size: int, status: int, middlewares: bool) -> None:
+    """A body in a thousand chunks of next to nothing costs us much more than its client, and is refused (G12)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            body = chunks(*[b"x" * size] * count)
+            client = await told(there, [post(b"transfer-encoding: chunked", body=body)])
+            assert client.statuses == [status]
+            assert (client.closed_at is None) == (status == 200)
+
+    run(main())
 
 
 @WAYS
@@ -241,6 +273,41 @@ def test_trailers_are_dropped(offer: tuple[bytes, ...], middlewares: bool) -> No
             fields = b"".join(b"a%d: b\r\n" % number for number in range(101))
             client = await told(there, [post(b"transfer-encoding: chunked", body=chunks(b"x", trailers=fields))])
             assert client.statuses == [431]
+
+    run(main())
+
+
+def padded(before: bytes, size: int, after: bytes = b"") -> bytes:
+    return before + b"a" * (size - len(before) - len(after)) + after
+
+
+def heads() -> Iterator[tuple[str, bytes, int]]:
+    """Heads at their limits, one byte or field below and above, and what is answered."""
+    for more, status in ((-1, 200), (0, 200), (1, 414)):
+        for method in (b"GET", b"OPTIONS"):
+            line = padded(method + b" /", 8190 + more, b" HTTP/1.1")
+            yield f"line of {method.decode()}", line + b"\r\n\r\n", status
+    for more, status in ((-1, 200), (0, 200), (1, 431)):
+        begin = b"GET /x HTTP/1.1\r\n"
+        yield "field", begin + padded(b"x-a: ", 8190 + more + len(": ")) + b"\r\n\r\n", status
+        yield "fields", begin + b"x: y\r\n" * (100 + more) + b"\r\n", status
+        fields = [padded(b"x-a: ", 8000)] * 4
+        rest = 32 * 1024 - sum(len(field) - len(": ") for field in fields)
+        fields.append(padded(b"y: ", rest + len(": ") + more))
+        yield "head", begin + b"".join(field + b"\r\n" for field in fields) + b"\r\n", status
+
+
+@WAYS
+@pytest.mark.parametrize(("what", "head", "status"), list(heads()))
+def test_the_limits_of_heads(what: str, head: bytes, status: int, middlewares: bool) -> None:
+    """A request line of 8,190 bytes, a field of as many, a hundred fields, and 32 KiB of them in all are served; one
+    more is not."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            for pieces in ([head], [head[:5000], head[5000:]]):
+                client = await told(there, pieces)
+                assert client.statuses == [status], what
 
     run(main())
 

@@ -14,6 +14,8 @@ import httptools
 from pointsman.ingress.framing import HEAD_END, BadFraming, Chunks, is_chunked, length_of, with_path
 
 MAX_REQUEST_LINE = 8190
+SURE_URL = 8000
+"""The target of a request line that is short enough, whatever its method."""
 MAX_HEADER_FIELD = 8190
 MAX_HEADERS = 100
 MAX_HEAD = 32 * 1024
@@ -35,6 +37,7 @@ class Reading:
     parser: Any
     pipeline: Any
     flow: Any
+    transport: Any
     url: bytes
     scope: Any
     headers: list[tuple[bytes, bytes]]
@@ -79,6 +82,8 @@ class Reading:
                 self._ahead = data[position:]
                 self.flow.pause_reading()
                 return
+            elif position and self.transport.is_closing():
+                return  # the answer to the one before has closed the connection
             else:
                 end = data.find(HEAD_END, position) + len(HEAD_END)
                 if self._head_end or end < len(HEAD_END):
@@ -130,7 +135,7 @@ class Reading:
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        if len(self.url) > MAX_REQUEST_LINE - len("OPTIONS  HTTP/1.1"):
+        if len(self.url) > SURE_URL and len(self.parser.get_method() + self.url) > MAX_REQUEST_LINE - len("  HTTP/1.1"):
             self._stop(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:

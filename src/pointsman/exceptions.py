@@ -9,6 +9,7 @@
         ├── DeadlineExceededError        the call's deadline passed                  HTTP 504
         ├── CallRejectedError            the call cannot be carried out as asked     HTTP 400
         ├── UserCodeError                user code raised, or gave no usable answer  HTTP 500
+        │   └── AnswerError                what it gave cannot be sent by HTTP          HTTP 500
         ├── TooLargeError                what was to be sent is over its limit       HTTP 413
         └── RemoteError                  stands in for a user exception whose class
                                          cannot be rebuilt at the caller             HTTP 500
@@ -77,6 +78,14 @@ class UserCodeError(ServeException):
     def __init__(self, message: str, *, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
+
+
+class AnswerError(UserCodeError):
+    """What user code gave as its answer cannot be sent by HTTP. The model author's fault.
+
+    The text is ours, says what would be right, and holds no values and no names but those of types and fields: clients
+    see it.
+    """
 
 
 class TooLargeError(ServeException, ValueError):

@@ -31,7 +31,8 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
     """Check that something can be a backend, and note what matters about it.
 
     Raises:
-        TypeError: neither a plain function nor a class, or it takes more than one request.
+        TypeError: neither a plain function nor a class, or a class that cannot be called, or it takes more than one
+            request.
         ValueError: init args for a function.
     """
     if isinstance(function_or_class, types.FunctionType) or is_decorated(function_or_class):
@@ -41,6 +42,7 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
         takes_argument(function_or_class)
         return TargetTraits(is_class=False, batches=is_batching(function_or_class))
     if isinstance(function_or_class, type):
+        check_callable(function_or_class)
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         if isinstance(call, types.FunctionType):
             static = isinstance(inspect.getattr_static(function_or_class, DEFAULT_METHOD), staticmethod)
@@ -77,6 +79,27 @@ def check_http_methods(names: Any) -> list[str] | str:
         if name != ALL_METHODS and not name.isidentifier():
             raise ValueError(f"{name!r} cannot be the name of a method")
     return ALL_METHODS if ALL_METHODS in names else list(dict.fromkeys(names))
+
+
+def methods_of(cls: type) -> list[str]:
+    """Names of a class's own ways in beside ``__call__``: its public methods, less those that we call ourselves."""
+    members = inspect.getmembers(cls, lambda value: callable(value) and not isinstance(value, type))
+    return [name for name, _ in members if not name.startswith("_") and name not in CLOSED_METHODS]
+
+
+def check_callable(cls: type) -> None:
+    """Check that there is a way to call objects of a class.
+
+    Raises:
+        TypeError: it has neither ``__call__`` nor another public method.
+    """
+    # Not by `getattr`: each class can be called itself, in order to make an object, and would say so.
+    found = [vars(base) for base in cls.__mro__ if base is not object]
+    call = next((base[DEFAULT_METHOD] for base in found if DEFAULT_METHOD in base), None)
+    makes_names_up = any("__getattr__" in base or "__getattribute__" in base for base in found)
+    if call is None and not makes_names_up and not methods_of(cls):
+        name = cls.__name__
+        raise TypeError(f"class {name} cannot be called: give it a method '{DEFAULT_METHOD}(self, request)'")
 
 
 def import_object(path: str, sys_path: Iterable[str] = ()) -> Any:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import datetime
+import json
 import socket
 import threading
+from http import HTTPStatus
 
 import httpx
 import numpy as np
@@ -16,7 +19,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 import pointsman as serve
-from pointsman.exceptions import UserCodeError
+from pointsman.exceptions import ServeException, UserCodeError
 from tests.conftest import WAIT_S, http_for, wait_until
 
 
@@ -158,6 +161,80 @@ def test_values_without_a_form(served, http, kind):
     route = served(give)
     assert http.get(route, params={"kind": kind}).status_code == 500
     assert http.get(route, params={"kind": "fine"}).text == "fine"
+
+
+PAIRS = {
+    "dict": ({"error": "none"}, 404),
+    "text": ("not found", 404),
+    "created": ({"id": 1}, 201),
+    "none": (None, 204),
+    "status": (5, HTTPStatus.CONFLICT),
+    "response": (Response("x"), 404),
+    "headers": ("x", 400, {"x-a": "1"}),
+    "model": (Model(name="n", values=[]), 422),
+}
+FINE = {
+    "numbers": (1, 404),
+    "strings": ("a", "b"),
+    "no status": ("cat", 7),
+    "a truth": ("cat", True),
+    "three": ("a", 404, 5),
+    "list": ["not found", 404],
+    "named": collections.namedtuple("Count", "label n")("cat", 404),
+    "inside": [("cat", 404)],
+}
+
+
+def pick_tuple(request):
+    kind = request.body() if isinstance(request.body(), str) else request.query_params["kind"]
+    return {**PAIRS, **FINE}[kind]
+
+
+@serve.accept_batch
+def pick_tuples(requests):
+    return [pick_tuple(request) for request in requests]
+
+
+@pytest.mark.parametrize("code", [pick_tuple, pick_tuples])
+def test_a_body_and_a_status_is_an_error(served, http, client, name, code):
+    """``return body, 404`` is a 500 that says what would be right; other tuples are lists, and through a handle a tuple
+    is itself (RP3, RP5)."""
+    route = served(code)
+    for kind in PAIRS:
+        answer = http.get(route, params={"kind": kind})
+        assert answer.status_code == 500, kind
+        assert "JSONResponse(body, status_code=" in answer.json()["error"], kind
+    for kind, value in FINE.items():
+        assert http.get(route, params={"kind": kind}).json() == json.loads(json.dumps(value)), kind
+    assert client.get_handle(name).remote("text").result() == ("not found", 404)
+
+
+def test_the_error_says_where_a_value_has_no_form(served, http):
+    """What user code returned and HTTP cannot carry is named in the error, with its place (RP3, HE1)."""
+
+    def give(request):
+        return {"scores": [1.0, float("nan")]}
+
+    answer = http.get(served(give))
+    assert answer.status_code == 500
+    assert "$.scores[1] is nan" in answer.json()["error"]
+
+
+class Predicts:
+    def predict(self, request):
+        return "predicted"
+
+
+def test_a_class_without_call(served, http, client, name):
+    """Where a call names no method and the class has no ``__call__``, the error says what the class lacks (RQ7)."""
+    answer = http.get(served(Predicts))
+    assert answer.status_code == 500
+    assert "'__call__(self, request)'" in answer.json()["error"]
+    assert "predict" in answer.json()["error"]
+    handle = client.get_handle(name)
+    assert handle.options(method_name="predict").remote().result() == "predicted"
+    with pytest.raises(ServeException, match="__call__"):
+        handle.remote().result()
 
 
 def generate(request):

@@ -19,7 +19,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from pointsman.exceptions import UserCodeError
+from pointsman.exceptions import AnswerError
 from pointsman.replica.jsonform import to_json
 
 NOON = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.timezone.utc)
@@ -178,7 +178,7 @@ def test_keys_have_a_form(key: object, expected: str) -> None:
 )
 def test_an_error_says_where(value: object, text: str) -> None:
     """What has no form is an error whose text says where it is, and what to do (RP3)."""
-    with pytest.raises(UserCodeError, match=text):
+    with pytest.raises(AnswerError, match=text):
         to_json(value)
 
 
@@ -186,12 +186,12 @@ def test_a_value_that_holds_itself_is_an_error() -> None:
     """Circles and endless depths are errors, not crashes (RP3)."""
     circle: dict[str, Any] = {"a": []}
     circle["a"].append(circle)
-    with pytest.raises(UserCodeError, match=r"\$\.a\[0\] holds itself"):
+    with pytest.raises(AnswerError, match=r"\$\.a\[0\] holds itself"):
         to_json(circle)
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(UserCodeError, match="RecursionError"):
+    with pytest.raises(AnswerError, match="RecursionError"):
         to_json(deep)
 
 
@@ -202,7 +202,7 @@ def test_what_a_value_raises_stays_out_of_the_text() -> None:
         def tolist(self) -> Any:
             raise RuntimeError("secret")
 
-    with pytest.raises(UserCodeError, match=r"\$\.a is a Shy.*RuntimeError") as caught:
+    with pytest.raises(AnswerError, match=r"\$\.a is a Shy.*RuntimeError") as caught:
         to_json({"a": Shy()})
     assert "secret" not in str(caught.value)
     assert "secret" in str(caught.value.__cause__)
@@ -216,5 +216,5 @@ def test_pandas() -> None:
     assert json.loads(to_json(frame)) == [{"n": 0, "at": stamp}, {"n": 1, "at": stamp}]
     assert json.loads(to_json({"at": frame["at"]})) == {"at": [stamp, stamp]}
     frame.loc["y", "at"] = pandas.NaT
-    with pytest.raises(UserCodeError, match=r"\$\[1\]\.at: NaT"):
+    with pytest.raises(AnswerError, match=r"\$\[1\]\.at: NaT"):
         to_json(frame)

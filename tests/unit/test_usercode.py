@@ -111,6 +111,54 @@ def test_what_is_no_backend(thing: Any) -> None:
     assert type(thing).__name__ in str(caught.value)
 
 
+class Empty:
+    """Has been given a model and no way to ask it."""
+
+    class Settings:
+        pass
+
+    def __init__(self) -> None:
+        self.model = None
+
+
+class Private(Empty):
+    def _predict(self, request: Any) -> str:
+        return "private"
+
+
+class OnlyOurs(Empty):
+    def reconfigure(self, config: Any) -> None: ...
+
+    def check_health(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NotCallable(Empty):
+    __call__ = None
+
+
+class Dynamic:
+    """Finds its methods when they are asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda request: name
+
+
+@pytest.mark.parametrize("code", [Empty, Private, OnlyOurs, NotCallable])
+def test_a_class_without_a_way_to_be_called(code: Any) -> None:
+    """A class with neither ``__call__`` nor another public method is refused before anything starts, and the text says
+    what to write (CB2)."""
+    with pytest.raises(TypeError, match=rf"class {code.__name__} cannot be called.*__call__\(self, request\)"):
+        look_at(code, ())
+
+
+def test_a_class_may_have_other_ways_in() -> None:
+    """Methods that are named, or made up when they are asked for, are ways to be called (CB2, RQ7)."""
+    assert look_at(Bare, ()).is_class
+    assert look_at(Dynamic, ()).is_class
+
+
 def test_functions_take_no_init_args() -> None:
     """Init args for a function are refused and shown; a class may have any (CB2)."""
     with pytest.raises(ValueError, match=r"\(1, 'two'\).*'function'"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from pointsman import arguments
 from pointsman import config as options
+from pointsman.client.keywords import explains_keywords
 from pointsman.client.operations import Operations, author, new_id
 from pointsman.client.shipping import Code, check_crossing, prepare
 from pointsman.config import BackendConfig
@@ -22,6 +23,7 @@ from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, Update
 class BackendOperations(Operations):
     """Backends come, change, go and are listed."""
 
+    @explains_keywords
     def create_backend(
         self,
         backend_tag: str,
@@ -60,6 +62,7 @@ class BackendOperations(Operations):
         command = CreateBackend(new_id(), tag, cargo.digest, cargo.origin, cargo.traits, spec, resources)
         self._change(command, cargo.blob, backend=tag)
 
+    @explains_keywords
     def update_backend_config(self, backend_tag: str, config_options: BackendConfig | Mapping[str, Any]) -> None:
         """Change fields of a backend's config; returns when every replica has the change.
 
@@ -110,6 +113,7 @@ class BackendOperations(Operations):
         tag = arguments.check_object_name(backend_tag, "backend_tag")
         self._change(DeleteBackend(new_id(), tag, bool(force)), backend=tag, gone=True)
 
+    @explains_keywords
     def deploy(
         self,
         name: str,

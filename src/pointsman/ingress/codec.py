@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from pointsman.exceptions import (
+    AnswerError,
     BackpressureError,
     CallRejectedError,
     DeadlineExceededError,
@@ -192,7 +193,9 @@ def answer_for(error: BaseException) -> ErrorAnswer:
         return ErrorAnswer(400, Reason.REJECTED, "the call's method is missing or not open to callers")
     if isinstance(error, UserCodeError):
         # The class is the model author's word for what went wrong; the text may hold paths or data, so it is logged.
-        name = str(error).partition(":")[0]
+        name, _, ours = str(error).partition(": ")
+        if name == AnswerError.__name__:
+            return ErrorAnswer(500, Reason.USER_CODE, f"the backend gave no answer: {ours}", traceback=error.traceback)
         return ErrorAnswer(500, Reason.USER_CODE, f"the backend raised {name}", traceback=error.traceback)
     return ErrorAnswer(503, Reason.UNREACHABLE, "the backend cannot be reached", [(b"retry-after", b"1")])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from pointsman import objects
-from pointsman.exceptions import UserCodeError
+from pointsman.exceptions import AnswerError, UserCodeError
 from pointsman.replica.jsonform import to_json
 from pointsman.wire.messages import CODEC_HTTP
 
@@ -93,7 +94,7 @@ def encode_answer(value: Any, codec: int) -> Answer:
     """Turn a value into an answer.
 
     Raises:
-        UserCodeError: the value has no such form, or a header is not fit to be sent.
+        AnswerError: the value has no such form, or a header is not fit to be sent.
     """
     if codec != CODEC_HTTP:
         return Answer(200, [], dumps(value))
@@ -105,7 +106,31 @@ def encode_answer(value: Any, codec: int) -> Answer:
         return Answer(200, TEXT, b"")
     if is_response(value):
         return Answer(check_status(value.status_code), check_headers(value.raw_headers), value.body)
+    if type(value) is tuple:
+        _check_pair(value)
     return Answer(200, JSON, to_json(value))
+
+
+def _check_pair(value: tuple[Any, ...]) -> None:
+    """A tuple is a list in JSON; but one of a body and a status is a mistake of who is used to another framework.
+
+    Raises:
+        AnswerError: it looks like one.
+    """
+    if not (len(value) == 2 or (len(value) == 3 and isinstance(value[2], dict))):
+        return
+    body, status = value[:2]
+    is_body = body is None or isinstance(body, (str, bytes, dict, list)) or hasattr(body, "model_dump")
+    known = isinstance(status, HTTPStatus) or (type(status) is int and status in _STATUSES and is_body)
+    if known or is_response(body):
+        code = int(status) if known else 404
+        raise AnswerError(
+            f"a tuple of a body and the status {code} is not taken apart: return JSONResponse(body, status_code={code})"
+            " or another Response of Starlette's, or a list if it is meant as JSON"
+        )
+
+
+_STATUSES = frozenset(int(status) for status in HTTPStatus if status >= 200)
 
 
 def encode_chunk(value: Any, codec: int, *, lines: bool = False) -> bytes:
@@ -132,10 +157,10 @@ def check_status(status: int) -> int:
     """The status of a response of user code.
 
     Raises:
-        UserCodeError: HTTP has no such final status.
+        AnswerError: HTTP has no such final status.
     """
     if not isinstance(status, int) or not 200 <= status <= 599:
-        raise UserCodeError(f"response status {status!r} is not between 200 and 599")
+        raise AnswerError(f"response status {status!r} is not between 200 and 599")
     return status
 
 
@@ -143,20 +168,20 @@ def check_headers(headers: Headers) -> Headers:
     """Headers of user code that may be sent on; hop-by-hop ones and those that the ingress sets are dropped.
 
     Raises:
-        UserCodeError: a name of other than token characters, a control character in a value, or a head over 64 KiB.
+        AnswerError: a name of other than token characters, a control character in a value, or a head over 64 KiB.
     """
     kept = []
     for name, value in headers:
         if not _NAME.fullmatch(name):
-            raise UserCodeError(f"response header name {name[:100]!r} must be letters, digits and !#$%&'*+-.^_`|~")
+            raise AnswerError(f"response header name {name[:100]!r} must be letters, digits and !#$%&'*+-.^_`|~")
         if _CONTROL.search(value):
-            raise UserCodeError(f"response header {name[:100]!r} has a control character in its value")
+            raise AnswerError(f"response header {name[:100]!r} has a control character in its value")
         lower = name.lower()
         if lower not in HOP_BY_HOP and lower not in OURS and lower != b"content-length":
             kept.append((lower, value))
     size = sum(len(name) + len(value) + 4 for name, value in kept)
     if size > MAX_RESPONSE_HEAD:
-        raise UserCodeError(f"the response's headers take {size} bytes, over the limit of {MAX_RESPONSE_HEAD}")
+        raise AnswerError(f"the response's headers take {size} bytes, over the limit of {MAX_RESPONSE_HEAD}")
     return kept
 
 

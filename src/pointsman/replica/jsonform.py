@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, ItemsView, KeysView, Mapping, Sequence, Set, ValuesView
 from typing import Any
 
-from pointsman.exceptions import UserCodeError
+from pointsman.exceptions import AnswerError
 
 ROOT = "$"
 _SHARP_UNITS = ("[ns]", "[ps]", "[fs]", "[as]")
@@ -33,7 +33,7 @@ def to_json(value: Any) -> bytes:
     """JSON of plain values and of all that :func:`_jsonable` knows, nested at any depth, also as keys.
 
     Raises:
-        UserCodeError: something inside has no JSON form; the text says where it is, such as ``$.scores[3]``.
+        AnswerError: something inside has no JSON form; the text says where it is, such as ``$.scores[3]``.
     """
     try:
         return _encode(value).encode()
@@ -47,7 +47,7 @@ def to_json(value: Any) -> bytes:
         reason, cause = "a text in it holds a lone surrogate, which is no Unicode", None
     except Exception:  # noqa: BLE001 - as above; nested too deep, as a rule
         reason, cause = type(refused).__name__, refused
-    raise UserCodeError(f"a value of type {type(value).__name__} cannot be turned into JSON: {reason}") from cause
+    raise AnswerError(f"a value of type {type(value).__name__} cannot be turned into JSON: {reason}") from cause
 
 
 def _jsonable(value: Any) -> Any:

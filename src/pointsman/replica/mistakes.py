@@ -35,7 +35,7 @@ def answer_of(error: Any) -> Answer:
     no text, is JSON, ``{"detail": ...}``.
 
     Raises:
-        UserCodeError: the status, the detail or a header is not fit to be sent.
+        AnswerError: the status, the detail or a header is not fit to be sent.
         Exception: whatever a wrong type of these gives rise to.
     """
     from starlette.responses import PlainTextResponse, Response

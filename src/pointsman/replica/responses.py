@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from pointsman.exceptions import UserCodeError
+from pointsman.exceptions import AnswerError
 from pointsman.replica.answers import Headers, check_headers, check_status, length_of
 from pointsman.replica.item import Item
 from pointsman.replica.streams import (
@@ -191,16 +191,16 @@ class _Conversation:
         elif kind == "http.response.body" and self._item.opened and not self._ended:
             await self._body(message.get("body", b""), message.get("more_body", False))
         else:
-            raise UserCodeError(f"the response sent the ASGI message {kind!r} where none of that kind belongs")
+            raise AnswerError(f"the response sent the ASGI message {kind!r} where none of that kind belongs")
 
     def check_ended(self) -> None:
         """The response has returned.
 
         Raises:
-            UserCodeError: it has sent no whole answer.
+            AnswerError: it has sent no whole answer.
         """
         if not self._ended:
-            raise UserCodeError("the response ended without sending a whole answer by 'await send(...)'")
+            raise AnswerError("the response ended without sending a whole answer by 'await send(...)'")
 
     def _open(self, status: int, headers: Headers) -> None:
         checked, kept = check_status(status), check_headers(headers)
@@ -221,7 +221,7 @@ class _Conversation:
             return
         self._sent += len(body)
         if self._length is not None and (self._sent > self._length or (not more and self._sent < self._length)):
-            raise UserCodeError(f"the response has not the {self._length} bytes that its content-length says")
+            raise AnswerError(f"the response has not the {self._length} bytes that its content-length says")
         if body:
             await self._credit.acquire()
             send_chunk(self._item, bytes(body))

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, copy_context
 from typing import Any
 
-from pointsman.exceptions import CallRejectedError
+from pointsman.exceptions import AnswerError, CallRejectedError
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
 from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.executor import carried, settled
@@ -254,6 +254,10 @@ class Runtime:
             if head.method_name and head.codec == CODEC_HTTP:
                 self._target.check_open_to_http(head.method_name, self._config.http_methods)
             method = self._target.method(head.method_name)
+        except AnswerError as error:
+            failure = FailureHead(Reason.USER_CODE, "AnswerError", str(error), load=self.load)
+            stream.send(Kind.FAILURE, frame.call_id, pack(failure))
+            return
         except (CallRejectedError, TypeError) as error:
             rejection = failure(Reason.REJECTED, "CallRejectedError", str(error), load=self.load)
             stream.send(Kind.FAILURE, frame.call_id, pack(rejection))

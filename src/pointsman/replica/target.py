@@ -13,12 +13,12 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from pointsman.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
-from pointsman.exceptions import CallRejectedError, UserCodeError
+from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.incoming import Incoming
 from pointsman.model import ALL_METHODS, TargetTraits
 from pointsman.replica.wrappedrequest import WrappedRequest
 from pointsman.request import Request, async_request
-from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, unpack_code
+from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, methods_of, unpack_code
 
 _PLAIN = frozenset({str, bytes, dict, list, tuple, int, float, bool, type(None)})
 
@@ -127,6 +127,7 @@ class Target:
 
         Raises:
             CallRejectedError: there is no such method, or it is not open to callers.
+        AnswerError: no method is named, and the class has no ``__call__``.
         """
         method = self._methods.get(name)
         if method is None:
@@ -140,6 +141,12 @@ class Target:
         if wanted in CLOSED_METHODS or (wanted.startswith("_") and wanted != DEFAULT_METHOD):
             raise CallRejectedError(f"method {wanted!r} is not open to callers")
         bound = getattr(self._object, wanted, None)
+        if not callable(bound) and not name:  # no caller has asked for anything that is not there
+            others = ", ".join(methods_of(type(self._object))) or "none"
+            raise AnswerError(
+                f"class {type(self._object).__name__} has no method '__call__(self, request)', which calls that name no"
+                f" method run; methods that can be named: {others}"
+            )
         if not callable(bound):
             raise CallRejectedError(f"class {type(self._object).__name__} has no method {wanted!r}")
         return self._describe(wanted, bound)

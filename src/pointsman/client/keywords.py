@@ -1,0 +1,62 @@
+"""Keyword arguments that an operation does not have, told where they belong.
+
+A wrapper, and not ``**kwargs`` in the operations themselves, so that type checkers still refuse such calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from pydantic import AliasChoices
+
+from pointsman.config import BackendConfig, nearest
+from pointsman.usercode import shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OF_ENDPOINTS = frozenset(("route", "methods", "idempotent", "shard_key", "request_timeout_s"))
+
+
+def explains_keywords(operation: Callable[P, R]) -> Callable[P, R]:
+    """Make an operation's ``TypeError`` for a keyword argument that it does not have say where that belongs."""
+    known = [name for name in inspect.signature(operation).parameters if name != "self"]
+
+    @functools.wraps(operation)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in kwargs.items():
+            if name not in known:
+                raise TypeError(_where(operation.__name__, known, name, value))
+        return operation(*args, **kwargs)
+
+    return checked
+
+
+def _where(operation: str, known: list[str], name: str, value: object) -> str:
+    from pointsman import resources  # not by replicas, whose environment need not have what that imports
+
+    config = "config" if "config" in known else "config_options"
+    if name in _fields():
+        given = f"{config}={{{name!r}: {shown(value)}}}"
+        return f"{name} belongs into {config}: {operation}(..., {given})"
+    if name in resources.KNOWN and "ray_actor_options" in known:
+        given = f"ray_actor_options={{{name!r}: {shown(value)}}}"
+        return f"{name} belongs into ray_actor_options: {operation}(..., {given})"
+    if name in _OF_ENDPOINTS:
+        return f"{operation}() has no {name}; give it to create_endpoint(), or use deploy(), which does both"
+    text = f"{operation}() has no keyword argument {name!r}{nearest(name, known)}"
+    if "config" in known:
+        text += "; arguments of the class's constructor are given by position"
+    return text
+
+
+def _fields() -> set[str]:
+    """Names that a config takes, aliases included."""
+    names = set(BackendConfig.model_fields)
+    for field in BackendConfig.model_fields.values():
+        if isinstance(field.validation_alias, AliasChoices):
+            names.update(str(choice) for choice in field.validation_alias.choices)
+    return names

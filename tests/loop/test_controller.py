@@ -15,7 +15,7 @@ from pointsman.exceptions import BackendStartError
 from pointsman.model import Pins
 from pointsman.testing import ReplicaPlan, settle
 from pointsman.wire.commands import Accepted, Pin, Progress, RollbackTraffic, ShadowTraffic
-from pointsman.wire.handover import LaunchNote, ProcessEvent
+from pointsman.wire.handover import LaunchNote, ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import unpack
 from tests.loop.world import World, in_world
 
@@ -398,5 +398,20 @@ def test_waiting_has_a_limit(tmp_path: Path) -> None:
         with pytest.raises(TimeoutError, match="after 30 s"):
             await waiting
         assert now() == pytest.approx(30, abs=0.1)
+
+    in_world(tmp_path, test)
+
+
+def test_a_signal_keeps_what_a_shutdown_forgets(tmp_path: Path) -> None:
+    """Asked to end by a signal, an instance leaves requests the drain limits of its backends, and keeps what is stored;
+    a shutdown forgets it (IN12)."""
+
+    async def test(world: World) -> None:
+        await world.create("b", drain_timeout_s=30.0)
+        await world.create("c", drain_timeout_s=2.0)
+        world.controller.process_event(ProcessEvent("asked_to_end"))
+        assert world.engine.shut_down == ShutdownOrder(30.0, forget=False)
+        assert world.controller.shutdown(forget=True) == 30.0
+        assert world.engine.shut_down == ShutdownOrder(30.0, forget=True)
 
     in_world(tmp_path, test)

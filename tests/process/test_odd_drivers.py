@@ -104,8 +104,8 @@ def test_warnings_as_errors(variables: Mapping[str, str], tmp_path: Path) -> Non
         timeout=WAIT_S,
         check=False,
     )
-    lines = [line for line in done.stderr.splitlines() if not line.endswith("] told")]
-    assert (done.returncode, lines) == (0, [])
+    complaints = [word for word in ("Warning", "unclosed", "Traceback", "ignored", "blocked") if word in done.stderr]
+    assert (done.returncode, complaints) == (0, []), done.stderr  # asyncio's debug mode has other news
 
 
 @pytest.mark.parametrize("kind", ["bound", "detached"])

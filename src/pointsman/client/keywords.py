@@ -12,7 +12,8 @@ from typing import ParamSpec, TypeVar
 
 from pydantic import AliasChoices
 
-from pointsman.config import BackendConfig, nearest
+from pointsman.arguments import nearest
+from pointsman.config import BackendConfig
 from pointsman.usercode import shown
 
 P = ParamSpec("P")

@@ -255,12 +255,12 @@ class Runtime:
                 self._target.check_open_to_http(head.method_name, self._config.http_methods)
             method = self._target.method(head.method_name)
         except AnswerError as error:
-            failure = FailureHead(Reason.USER_CODE, "AnswerError", str(error), load=self.load)
-            stream.send(Kind.FAILURE, frame.call_id, pack(failure))
+            told = failure(Reason.USER_CODE, "AnswerError", str(error), load=self.load)
+            stream.send(Kind.FAILURE, frame.call_id, pack(told))
             return
         except (CallRejectedError, TypeError) as error:
-            rejection = failure(Reason.REJECTED, "CallRejectedError", str(error), load=self.load)
-            stream.send(Kind.FAILURE, frame.call_id, pack(rejection))
+            told = failure(Reason.REJECTED, "CallRejectedError", str(error), load=self.load)
+            stream.send(Kind.FAILURE, frame.call_id, pack(told))
             return
         item = Item(stream, frame.call_id, head, frame.body, method)
         self._ledger.admit(item)

@@ -220,7 +220,7 @@ def test_changes_while_the_http_server_starts(client):
     acknowledged meanwhile is in force from the successor's first answer on (CL4, G6, F10)."""
     serve_two(client)
     victim = http_server()
-    for count, target in zip(range(8), itertools.cycle(("two", "one"))):
+    for count, target in zip(range(6), itertools.cycle(("two", "one"))):
         os.kill(victim, signal.SIGKILL)
         victim = http_server(but=victim)
         time.sleep(count * 0.05)  # any moment will do

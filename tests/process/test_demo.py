@@ -24,7 +24,7 @@ ROW = re.compile(
     r"(?P<backend>digits-\w+) +(?P<requests>\d+) +(?P<asked>[\d.]+) % +(?P<measured>[\d.]+) % +(?P<accuracy>[\d.]+) %"
     r" +(?P<p50>[\d.]+) +(?P<p99>[\d.]+)"
 )
-DEMO_S = 100.0
+DEMO_S = 200.0
 
 
 def rows_of(output: str) -> dict[str, dict[str, float]]:

@@ -230,7 +230,7 @@ def test_a_handle_goes_to_another_process(client: serve.Client) -> None:
     client.deploy("method", lambda request: request.method)
     handle = client.get_handle("method").options(http_method="PUT")
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, pickle.dumps(handle).hex()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT_S, check=False)
     assert done.stdout == f"{handle!r} PUT\n", done.stderr
 
 

@@ -22,7 +22,7 @@ def test_example_reads_what_it_has_drawn(tmp_path: Path) -> None:
         if importlib.util.find_spec(package) is None:  # not imported: that takes seconds, and a process runs it
             pytest.skip(f"the example needs {package}, which is not installed here")
     command = [sys.executable, str(EXAMPLE), "--images", "4"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     read, replicas, rate = ended.stdout.splitlines()
     assert read == 'read: ["POINTSMAN","sets the points","for 4711 trains","on the right track"]'

@@ -14,7 +14,7 @@ import pytest
 import pointsman as serve
 from pointsman.engine.folder import live_instances
 from pointsman.exceptions import ServeException
-from tests.conftest import family, http_for, wait_until
+from tests.conftest import WAIT_S, family, http_for, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line
 
 OPTIONS = {"http_options": {"port": 0}, "metrics_export_port": 0}
@@ -128,9 +128,12 @@ def test_the_command_line_says_it_in_one_line(name, state):
         text(state / file)
     arguments = ["start", "--detached", "--name", name, "--http-port", "0", "--metrics-export-port", "0"]
     command = [PROGRAM, *arguments, "--state-dir", str(state)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT_S, check=False)
     assert_one_line(done, str(state / "state.db"))
-    assert name not in subprocess.run([PROGRAM, "list"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert (
+        name
+        not in subprocess.run([PROGRAM, "list"], capture_output=True, text=True, timeout=2 * WAIT_S, check=True).stdout
+    )
 
 
 def test_a_disk_that_is_full(name, state):
@@ -178,7 +181,7 @@ except serve.exceptions.ServeException as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, name, str(state)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, name, str(state)], capture_output=True, text=True, timeout=2 * WAIT_S, check=False
     )
     assert str(state / "state.db") in done.stdout, done.stderr
     client = start(name, state)

@@ -251,7 +251,10 @@ def test_all_processes_agree_about_keys(name):
         for (connection,) in connections_to_each(client):
             assert [connection.ask("/e", x_serve_shard_key=key).text for key in keys] == homes
         done = subprocess.run(
-            [sys.executable, "-c", ASKS_ELSEWHERE, name, json.dumps(keys)], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", ASKS_ELSEWHERE, name, json.dumps(keys)],
+            capture_output=True,
+            text=True,
+            timeout=2 * WAIT_S,
         )
         assert done.returncode == 0, done.stderr
         assert [json.loads(line) for line in done.stdout.splitlines()] == [homes, homes]

@@ -109,7 +109,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return False
         found = self._findable.get(name)
         if found is None:
-            found = self._findable[name] = is_findable(name, self._folders)
+            found = self._findable[name] = is_findable(name, self._folders) and not _is_by_value_for_users(name)
             module = sys.modules.get(name)
             if not found and name != "__main__" and isinstance(module, types.ModuleType) and _mark(module):
                 self._marked.append(module)
@@ -217,6 +217,12 @@ def globals_of(packed: bytes) -> Iterator[tuple[str, str]]:
 
 _marks: Counter[str] = Counter()
 _marks_lock = threading.Lock()
+
+
+def _is_by_value_for_users(name: str) -> bool:
+    """Whether the user has told cloudpickle to take a module by value."""
+    told = cloudpickle.list_registry_pickle_by_value()
+    return any(name == other or name.startswith(f"{other}.") for other in told)
 
 
 def _mark(module: types.ModuleType) -> bool:

@@ -15,6 +15,8 @@ from pointsman.findable import is_findable
 Part = tuple[str, Any]
 MOST_TRIES = 500
 """Parts that are pickled by themselves in one search."""
+DEEPEST = 20
+"""Levels that a search goes down: deeper names help nobody."""
 
 
 def explain(error: Exception, parts: Iterable[Part], folders: Sequence[str] = ()) -> str:
@@ -44,7 +46,7 @@ class _Search:
         self._seen: dict[int, Any] = {}
         self._tries = MOST_TRIES
 
-    def first(self, parts: Iterable[Part]) -> tuple[str, Exception | None]:
+    def first(self, parts: Iterable[Part], depth: int = 0) -> tuple[str, Exception | None]:
         """The first culprit among parts, and what it raises; an empty name when there is none."""
         for label, value in parts:
             if id(value) in self._seen or self._tries <= 0:
@@ -53,7 +55,8 @@ class _Search:
             error = self._error_of(value)
             if error is None:
                 continue
-            inner = self.first(self._parts(label, value))
+            endless = isinstance(value, (list, tuple, Mapping)) and "recursion" in str(error)
+            inner = self.first(self._parts(label, value), depth + 1) if depth < DEEPEST and not endless else ("", None)
             if inner[0]:
                 return inner
             kind = type(value).__name__

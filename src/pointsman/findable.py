@@ -47,15 +47,16 @@ def is_findable(name: str, folders: Sequence[str] = ()) -> bool:
 def _is_found_here(name: str, module: Any) -> bool:
     if name in SCRIPTS:
         return False
-    spec = _find(name, None)
-    if spec is not None:
-        return module is None or _is_from(module, spec)
-    # No finder knows it. Some packages make modules as they are imported, most of them in C: torch._C._nn, six.moves.
     parent, _, _ = name.rpartition(".")
-    if not parent or module is None or _file_of(module) is not None or not is_findable(parent):
+    if parent and not is_findable(parent):
         return False
-    above = _find(parent, None)
-    return above is None or above.origin is None or _is_made_below(module, os.path.dirname(above.origin))
+    spec = _find(name, None)
+    if spec is not None and (module is None or _is_from(module, spec)):
+        return True
+    if spec is None or spec.loader is None:  # nothing, or just a folder of that name
+        return bool(parent) and module is not None and _is_made_by(sys.modules.get(parent), name, module)
+    # Another of that name comes first by now. Some packages bring copies of others: one that is installed is meant.
+    return _is_installed(_file_of(module))
 
 
 def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
@@ -64,19 +65,26 @@ def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
     parent, _, _ = name.rpartition(".")
     if parent:
         above = _find(parent, path)
-        if above is None or above.submodule_search_locations is None:
+        if above is None:
             return None
-        loaded = sys.modules.get(parent)  # it may have added to its path, as it will do there
-        same = above.origin is not None and loaded is not None and _is_from(loaded, above)
-        path = list(getattr(loaded, "__path__", ()) if same else above.submodule_search_locations)
-    for finder in finders:
-        try:
-            spec: ModuleSpec | None = finder.find_spec(name, path)
-        except (ImportError, AttributeError, ValueError):  # a name that it cannot read, or a finder of the old kind
-            continue
-        if spec is not None:
-            return spec
-    return None
+        loaded = sys.modules.get(parent)
+        own_path = getattr(loaded, "__path__", None)
+        if path is None and above.loader is not None and own_path is not None:
+            path = list(own_path)  # the package may have added to it, as it will do there
+        elif above.submodule_search_locations is None:
+            return None
+        else:
+            path = list(above.submodule_search_locations)
+    specs = (_ask(finder, name, path) for finder in finders)
+    return next((spec for spec in specs if spec is not None), None)
+
+
+def _ask(finder: Any, name: str, path: list[str] | None) -> ModuleSpec | None:
+    try:
+        found: ModuleSpec | None = finder.find_spec(name, path)
+    except (ImportError, AttributeError, KeyError, ValueError):
+        return None  # a finder of the old kind, or a name that it cannot read, such as one below what is not loaded
+    return found
 
 
 def _finders() -> Iterator[Any]:
@@ -87,26 +95,45 @@ def _finders() -> Iterator[Any]:
             yield finder
             continue
         kind = finder if isinstance(finder, type) else type(finder)
-        home = _file_of(sys.modules.get(kind.__module__))
-        if home is not None and os.path.realpath(home).startswith(_installed()):
+        if _is_installed(_file_of(sys.modules.get(kind.__module__))):
             yield finder
 
 
+def _is_installed(file: str | None) -> bool:
+    return file is not None and os.path.realpath(file).startswith(_installed_folders())
+
+
 @cache
-def _installed() -> tuple[str, ...]:
-    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
+def _installed_folders() -> tuple[str, ...]:
+    purelib, platlib = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
+    folders = {purelib, platlib, *site.getsitepackages(), site.getusersitepackages()}
     return tuple(os.path.realpath(folder) + os.sep for folder in folders)
 
 
 def _is_from(module: Any, spec: ModuleSpec) -> bool:
     """Whether a loaded module is what a finder has found."""
     file = _file_of(module)
-    if spec.origin is None:  # a package without a file, of folders only
+    if spec.loader is None:  # a package without a file, of folders only
         return file is None and hasattr(module, "__path__")
+    if spec.origin is None:  # of a finder of their own, of which nothing can be said
+        return True
     origin = getattr(getattr(module, "__spec__", None), "origin", None) or file
-    if origin is None:
-        return _is_made_below(module, os.path.dirname(spec.origin))
-    return bool(origin == spec.origin) or os.path.realpath(origin) == os.path.realpath(spec.origin)
+    if origin is not None:
+        return bool(origin == spec.origin) or os.path.realpath(origin) == os.path.realpath(spec.origin)
+    # It was put into its module's place as that was imported, or it was made elsewhere.
+    return (type(module) is not types.ModuleType or _has_code(module)) and _has_code_below(module, spec.origin)
+
+
+def _is_made_by(parent: Any, name: str, module: Any) -> bool:
+    """Whether a package has made a module, which no finder knows, as it was imported. In C that is usual; in Python
+    they make second names, as ``os.path``, or modules without a file, as ``six.moves``."""
+    file, above = _file_of(module), _file_of(parent)
+    real = getattr(getattr(module, "__spec__", None), "name", name)
+    if real != name:
+        return is_findable(real)
+    if file is not None and os.path.isabs(file) and file != above:
+        return False
+    return above is None or _has_code_below(module, above)
 
 
 def _file_of(module: Any) -> str | None:
@@ -114,13 +141,21 @@ def _file_of(module: Any) -> str | None:
     return file if isinstance(file, str) else None
 
 
-def _is_made_below(module: Any, folder: str) -> bool:
-    """Whether a module without a file has no function from outside a folder; one of C functions has none at all."""
+def _code_of(module: Any) -> Iterator[str]:
+    """Files of the Python functions that a module has defined, and of its classes' methods."""
     members = list(getattr(module, "__dict__", {}).values())
     members += [value for member in members if isinstance(member, type) for value in vars(member).values()]
     name = getattr(module, "__name__", None)
-    return all(
-        os.path.realpath(member.__code__.co_filename).startswith(os.path.realpath(folder) + os.sep)
-        for member in members
-        if isinstance(member, types.FunctionType) and member.__module__ == name
-    )
+    for member in members:
+        if isinstance(member, types.FunctionType) and member.__module__ == name:
+            yield member.__code__.co_filename
+
+
+def _has_code(module: Any) -> bool:
+    return next(_code_of(module), None) is not None
+
+
+def _has_code_below(module: Any, file: str) -> bool:
+    """Whether none of a module's code is from outside a file's folder."""
+    folder = os.path.realpath(os.path.dirname(file)) + os.sep
+    return all(os.path.realpath(path).startswith(folder) for path in _code_of(module))

@@ -19,10 +19,12 @@ from typing import Any
 import cloudpickle
 import fastapi
 import pytest
+from starlette.middleware import Middleware
 
 import pointsman
 from pointsman import objects
 from pointsman.byvalue import ByNameOnlyError, dumps, globals_of, names_what_others_lack
+from pointsman.config import HTTPOptions, pack_middlewares
 from pointsman.usercode import pack_code
 
 KINDS = Path(__file__).with_name("kinds.py")
@@ -254,6 +256,37 @@ def test_the_innermost_culprit_is_named(name: str, culprit: str) -> None:
     assert text.startswith(f"{name} cannot be sent to replicas: {culprit} cannot be pickled (")
     assert text.endswith("make it in the constructor, or where it is first used")
     assert "RecursionError" not in text
+
+
+def test_what_is_nested_too_deeply_is_told() -> None:
+    """An argument that is nested without end is refused by its place among the arguments (CB12)."""
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(TypeError, match=r"^Proxy cannot be sent to replicas: init argument 0 \(a list\) cannot"):
+        pack_code(Proxy, (deep,))
+
+
+def test_middlewares_travel(forget: None) -> None:
+    """A middleware of a module that is not found by its name goes to the HTTP server by value; one that cannot be sent
+    is named (CB12)."""
+    module = load("strange")
+    packed = pack_middlewares(HTTPOptions(middlewares=[Middleware(module.Cached, limit=module.fibonacci)]))
+    assert not names_what_others_lack(packed)
+    with pytest.raises(TypeError, match=r"middlewares cannot be pickled: .*'guard'.* of middleware 1 .a lock."):
+        pack_middlewares(HTTPOptions(middlewares=[Middleware(Proxy), Middleware(Proxy, guard=threading.Lock())]))
+
+
+def test_what_the_user_has_registered_goes_by_value() -> None:
+    """A module that its user has told cloudpickle to send by value is, cached functions included."""
+    from tests.unit import kinds
+
+    cloudpickle.register_pickle_by_value(kinds)
+    try:
+        assert ("tests.unit.kinds", "fibonacci") not in set(globals_of(dumps(kinds.cached)))
+        assert cloudpickle.list_registry_pickle_by_value() == {"tests.unit.kinds"}
+    finally:
+        cloudpickle.unregister_pickle_by_value(kinds)
 
 
 @pytest.mark.usefixtures("forget")

@@ -1,7 +1,8 @@
-"""controller.health: what the answers of a replica, and their absence, mean."""
+"""controller.health: what the answers of a replica, and their absence, mean; and what a replica logs of its checks."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from pointsman.controller.health import Circumstances, examine
 from pointsman.controller.observed import Phase, Pulse, Replica
 from pointsman.model import Allocation, BackendConfigSpec, Reason, Resources
+from pointsman.replica.health import Check
 from pointsman.wire.messages import HealthAnswer
+from tests.conftest import wait_until
 
 CONFIG = BackendConfigSpec(health_check_period_s=0.5, health_check_timeout_s=1.0, health_check_failures=2)
 """Silent for 2.5 s, or blocked for 2 s: then there must be an excuse."""
@@ -125,3 +128,18 @@ def test_the_users_own_check(answer: dict[str, Any], sick: bool, text: str) -> N
 def test_shipped_defaults_find_a_hang_within_15_s() -> None:
     """With the defaults a stopped replica is found in less than 15 s (F4)."""
     assert look(HealthAnswer(0), silent_s=12.0, stopped=True, config=BackendConfigSpec()).sick is not None
+
+
+def test_a_check_that_begins_to_fail_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The log of a replica has the traceback of its `check_health`, and not one for each look (DP6, H10)."""
+
+    def fails() -> None:
+        raise RuntimeError("no GPU")
+
+    loop = asyncio.new_event_loop()
+    check = Check(fails, loop)
+    wait_until(lambda: check.look(1.0, 1.0).failures >= 3, what="three failures")
+    loop.close()
+    [record] = [record for record in caplog.records if record.name == "pointsman.replica"]
+    assert record.getMessage() == "check_health failed"
+    assert "RuntimeError: no GPU" in str(record.exc_text)

@@ -93,6 +93,11 @@ class Edge:
         self._uvicorn.config.load()
         self.connections: list[Any] = []
 
+    @property
+    def tasks(self) -> int:
+        """Requests that a task still works on: the end of the server waits for them."""
+        return len(self._uvicorn.server_state.tasks)
+
     async def client(self) -> Client:
         """Connect."""
         client = Client()

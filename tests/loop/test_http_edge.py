@@ -342,6 +342,30 @@ def test_a_client_that_leaves_within_its_body(middlewares: bool, body: Headers, 
 
 
 @pytest.mark.parametrize("middlewares", [False, True])
+def test_a_reader_that_leaves_a_stream_leaves_nothing_behind(middlewares: bool) -> None:
+    """A client hangs up while a model makes the next part of its answer: the model is told, and the server's end has
+    nothing to wait for (F26, DR3)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(content_length=0)
+            await asyncio.sleep(SOON_S)
+            (call_id,) = there.replica.calls
+            there.replica.reply(call_id, b"", stream=True)
+            there.replica.chunk(call_id, b"one")
+            await asyncio.sleep(SOON_S)
+            assert b"one" in client.data
+            assert there.tasks == 1
+            client.leave()
+            await asyncio.sleep(SOON_S)
+            assert there.replica.cancelled == [call_id]
+            assert there.tasks == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("middlewares", [False, True])
 def test_a_body_that_user_code_cannot_read_is_no_news(middlewares: bool, caplog: Any) -> None:
     """A client sends what is not JSON, and user code lets that through: a 400 that says so, and no line in the log; an
     exception of user code has its line (HE4, HE1)."""

@@ -238,11 +238,12 @@ class ReplyStream:
         return self._chunks.popleft()
 
     def close(self) -> None:
-        """Stop reading; the replica cancels what makes the rest."""
+        """Stop reading; the replica cancels what makes the rest. A reader that waits for the next chunk is at the end."""
         if not self._ended:
             self._ended = True
             self._chunks.clear()
             self._remote.drop_stream(self._call_id)
+            self._wake()
 
     def feed(self, chunk: Body) -> None:
         if not self._ended:

@@ -645,3 +645,53 @@ def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
         check_engine("ray")
     with pytest.raises(ValueError, match="'rai'"):
         check_engine("rai")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([], []),
+        (["a", "b", "a"], ["a", "b"]),
+        (("predict",), ["predict"]),
+        ("*", "*"),
+        (["*", "a"], "*"),
+    ],
+)
+def test_methods_for_http_clients(given: Any, kept: Any) -> None:
+    """``http_methods`` is a list of names, or ``*``, and comes back as it is meant (BC8)."""
+    config = BackendConfig(http_methods=given)
+    assert config.http_methods == kept
+    assert config_from_spec(config_spec(config)).http_methods == kept
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ("predict", ["['predict']"]),
+        (["_secret"], ["'_secret'", "never open"]),
+        (["__init__"], ["'__init__'", "never open"]),
+        (["__call__"], ["'__call__'", "without being named"]),
+        (["reconfigure"], ["'reconfigure'", "never open"]),
+        (["check_health"], ["'check_health'", "never open"]),
+        (["close"], ["'close'", "never open"]),
+        (["two words"], ["'two words'"]),
+        ([""], ["''"]),
+        ([5], ["5", "list of str"]),
+        (5, ["5", "list of names"]),
+        (None, ["None", "list of names"]),
+        (True, ["True"]),
+    ],
+)
+def test_what_no_http_client_may_choose(bad: Any, words: list[str]) -> None:
+    """Names that are never open to callers, and what are no names, are refused (BC1, BC8)."""
+    with pytest.raises(ValueError) as caught:
+        BackendConfig(http_methods=bad)
+    sentence(caught.value, "http_methods", *words)
+
+
+def test_older_configs_can_be_read() -> None:
+    """What an earlier version has stored has the newer fields at their defaults (IN10, BC8, BC9)."""
+    stored = msgspec.msgpack.encode({"num_replicas": 3, "rollout_watch_s": 1.0})
+    spec = msgspec.msgpack.decode(stored, type=BackendConfigSpec)
+    assert (spec.http_methods, spec.reconfigure_while_running) == ((), False)
+    assert spec.for_replica().http_methods == ()

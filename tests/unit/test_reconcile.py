@@ -656,6 +656,13 @@ def test_stopped_processes_end() -> None:
     assert numbers(plan(Desired(), observed, 10.0 + STOP_GRACE_S), Kill) == [1]
 
 
+def test_code_that_closes_has_its_time() -> None:
+    """A replica whose class has ``close`` may take its drain limit for it, besides the grace (CB11, DR5)."""
+    observed = see(replica(1, Phase.STOPPING, since=10.0, drain_timeout_s=5.0, has_close=True))
+    assert plan(Desired(), observed, 10.0) == [WakeAt(15.0 + STOP_GRACE_S)]
+    assert numbers(plan(Desired(), observed, 15.0 + STOP_GRACE_S), Kill) == [1]
+
+
 @pytest.mark.parametrize(("adopted", "limit_s"), [(False, LAUNCH_TIMEOUT_S), (True, ADOPT_TIMEOUT_S)])
 def test_silent_processes_are_killed(adopted: bool, limit_s: float) -> None:
     """A launched or adopted process that never reports is killed when its time is up, and counts until then (FT8)."""

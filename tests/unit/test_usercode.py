@@ -72,6 +72,30 @@ class Reconfigurable(Plain):
     async def reconfigure(self, config: Any) -> None: ...
 
 
+class Closes(Plain):
+    def close(self) -> None: ...
+
+
+def around(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+decorated = around(batching)
+
+
+@functools.lru_cache
+def cached(request: Any) -> str:
+    return "cached"
+
+
+class Decorated:
+    __call__ = functools.partialmethod(Batching.__call__)
+
+
 class NotReconfigurable(Plain):
     reconfigure = None
 
@@ -91,6 +115,10 @@ class NotReconfigurable(Plain):
         (Overrides, TargetTraits(is_class=True)),
         (BatchingMethod, TargetTraits(is_class=True, has_batching_method=True)),
         (Reconfigurable, TargetTraits(is_class=True, has_reconfigure=True)),
+        (Closes, TargetTraits(is_class=True, has_close=True)),
+        (decorated, TargetTraits(is_class=False, batches=True)),
+        (cached, TargetTraits(is_class=False)),
+        (Decorated, TargetTraits(is_class=True, batches=True)),
         (NotReconfigurable, TargetTraits(is_class=True)),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -244,6 +272,32 @@ def test_more_than_one_argument(code: Any, names: list[str]) -> None:
     with pytest.raises(TypeError) as caught:
         look_at(code, ())
     assert all(name in str(caught.value) for name in names)
+
+
+def test_a_decorators_own_arguments_count() -> None:
+    """What is called is the decorator's function: it may add what the one within requires, and one that passes on
+    whatever it is given takes a request where that one does (CB3, RQ6)."""
+
+    @functools.wraps(two)
+    def adds(request: Any) -> Any:
+        return two(request, 1)
+
+    @functools.wraps(nothing)
+    def ignores(request: Any) -> Any:
+        return nothing()
+
+    @functools.wraps(one)
+    def requires_more(request: Any, extra: Any) -> Any:
+        return one(request)
+
+    assert takes_argument(adds)
+    assert takes_argument(ignores)
+    assert takes_argument(around(one))
+    assert not takes_argument(around(nothing))
+    assert not takes_argument(around(around(nothing)))
+    assert takes_argument(around(two))
+    with pytest.raises(TypeError, match="extra"):
+        takes_argument(requires_more)
 
 
 class CallNone:

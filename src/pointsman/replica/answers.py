@@ -63,25 +63,25 @@ def needs_asgi(value: Any, http_method: str) -> bool:
 def is_iterator(value: Any) -> bool:
     """Whether a value is a sync iterator of any kind, which is streamed. A list is none."""
     kind = type(value)
-    return kind not in _WHOLE and getattr(kind, "__next__", None) is not None
+    return kind not in PLAIN and getattr(kind, "__next__", None) is not None
 
 
 def is_async_iterator(value: Any) -> bool:
     """Whether a value is iterated by ``async for``, and so streamed."""
     kind = type(value)
-    return kind not in _WHOLE and (
+    return kind not in PLAIN and (
         getattr(kind, "__anext__", None) is not None or getattr(kind, "__aiter__", None) is not None
     )
 
 
 def is_long(value: Any, http_method: str) -> bool:
     """Whether a value takes its time to be sent: it is iterated, or run."""
-    if type(value) in _WHOLE:
+    if type(value) in PLAIN:
         return False
     return is_iterator(value) or is_async_iterator(value) or (is_response(value) and needs_asgi(value, http_method))
 
 
-_WHOLE = frozenset((str, bytes, dict, list, tuple, int, float, bool, type(None)))
+PLAIN = frozenset((str, bytes, dict, list, tuple, int, float, bool, type(None)))
 """Types of the usual answers, which are neither iterated nor run: the others are looked at more closely."""
 
 

@@ -108,7 +108,7 @@ class CoroutineExecutor(Generic[T]):
             self._idle.set()
 
     def _start(self, item: T) -> asyncio.Task[None]:
-        task = self._context.copy().run(self._loop.create_task, self._run_one(item))
+        task: asyncio.Task[None] = self._context.spawn(self._loop.create_task, self._run_one(item))
         self._tasks.add(task)
         return task
 

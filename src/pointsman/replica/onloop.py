@@ -10,6 +10,7 @@ from typing import Any
 
 from pointsman.context import call_scope
 from pointsman.replica import answers
+from pointsman.replica.answers import PLAIN
 from pointsman.replica.batcher import Batcher
 from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.coroutines import CoroutineExecutor
@@ -72,7 +73,7 @@ class OnLoop:
         try:
             result = item.method.call(item.request())
             value = result if inspect.isasyncgen(result) else await result
-            if is_later(value) or answers.is_long(value, item.head.http_method):
+            if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.head.http_method)):
                 await self._deliver(item, value)
         except asyncio.CancelledError:
             self._cancelled(item)
@@ -109,7 +110,7 @@ class OnLoop:
         for item, value in zip(items, values, strict=False):  # none when it has failed
             if isinstance(value, BaseException):
                 self._ledger.fail_with(item, value)
-            elif is_later(value) or answers.is_long(value, item.head.http_method):
+            elif type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.head.http_method)):
                 self.deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
             else:
                 self._deliver_whole(item, value)

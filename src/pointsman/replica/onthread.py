@@ -10,6 +10,7 @@ from typing import Any
 
 from pointsman.context import call_scope
 from pointsman.replica import answers
+from pointsman.replica.answers import PLAIN
 from pointsman.replica.batcher import Batcher
 from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.executor import SyncExecutor
@@ -95,7 +96,7 @@ class OnThread:
         try:
             if item.method.batches and isinstance(value, BaseException):
                 return self._ended(item, value)
-            if is_later(value) or answers.is_long(value, item.head.http_method):
+            if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.head.http_method)):
                 return self._deliver(item, value)
             return False, ledger.reply, answers.encode_answer(value, item.head.codec)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form

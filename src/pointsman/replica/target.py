@@ -20,8 +20,6 @@ from pointsman.replica.wrappedrequest import WrappedRequest
 from pointsman.request import Request, async_request
 from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, methods_of, unpack_code
 
-_PLAIN = frozenset({str, bytes, dict, list, tuple, int, float, bool, type(None)})
-
 
 class Method(NamedTuple):
     """One way into user code."""
@@ -165,7 +163,7 @@ class Target:
 
 def is_later(value: Any) -> bool:
     """Whether a value has to be awaited."""
-    return type(value) not in _PLAIN and hasattr(type(value), "__await__")
+    return hasattr(type(value), "__await__")
 
 
 async def whole(result: Any, size: int) -> Any:

@@ -11,7 +11,13 @@ from typing import Any
 
 
 class UserContext:
-    """What the constructor of user code, and since then ``reconfigure``, has set."""
+    """What the constructor of user code, and since then ``reconfigure``, has set.
+
+    Attributes:
+        spawn: calls a function, such as a loop's ``create_task``, that does no more than copy the context it runs in.
+    """
+
+    spawn: Callable[..., Any]
 
     def __init__(self) -> None:
         self.keep(contextvars.copy_context())
@@ -28,6 +34,11 @@ class UserContext:
         self._kept = context
         # decimal changes its context in place, so those of two calls must be two objects.
         self._with_decimal = any(variable.name == "decimal_context" for variable in context)
+        # For each call of async code: one method of ours in between was 5 % of it.
+        self.spawn = self._spawn_copy if self._with_decimal else context.run
+
+    def _spawn_copy(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.copy().run(function, *args)
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Call a function in a copy, which is kept when it returns."""

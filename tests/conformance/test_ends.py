@@ -8,7 +8,7 @@ import time
 import pytest
 
 import pointsman as serve
-from tests.conftest import WAIT_S, wait_until
+from tests.conftest import WAIT_S, start_client, wait_until
 
 
 class Closes:
@@ -229,3 +229,13 @@ def test_methods_are_opened_and_closed_to_http(served, http, client, name):
     for each in (f"{name}-outer", name):
         client.delete_endpoint(each)
         client.delete_backend(each)
+
+
+def test_the_end_of_an_instance_closes(engine, name, journal):
+    """``shutdown`` is the end of every replica, in good order (CB11)."""
+    client = start_client(engine)
+    client.deploy(name, Closes, str(journal))
+    client.get_handle(name).remote().result()
+    client.shutdown()
+    assert lines(journal) == ["one request", "one close", "one del", "exit"]
+    assert journal.with_name("journal.buffered").read_text() == "kept"

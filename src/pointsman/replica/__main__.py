@@ -121,7 +121,7 @@ class ReplicaProcess:
         if not (await asyncio.wait([closing], timeout=limit_s))[0]:
             log.error("close() was still running after %g s, its drain limit, and is given up", limit_s)
             return
-        error = closing.exception()
+        error = asyncio.CancelledError("by itself") if closing.cancelled() else closing.exception()
         if error is not None:
             log_failure(log, "close() failed", _failure_of(error)[0].traceback)
         del closing, error  # a traceback holds what its frames hold

@@ -96,7 +96,8 @@ class Target:
     @property
     def close(self) -> Callable[[], Any] | None:
         """The class's ``close``, where it has one; it may be ``async def``."""
-        return self._own("close") if self._traits.has_close else None
+        # Of the class: one that hands on every other name to a model of its own does not mean that model's.
+        return self._own("close") if callable(getattr(type(self._object), "close", None)) else None
 
     def let_go(self) -> None:
         """Forget all of user code, which ends what nobody else holds. The target is of no use any more."""

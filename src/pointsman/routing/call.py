@@ -238,7 +238,7 @@ class ReplyStream:
         return self._chunks.popleft()
 
     def close(self) -> None:
-        """Stop reading; the replica cancels what makes the rest. A reader that waits for the next chunk is at the end."""
+        """Stop reading; the replica cancels what makes the rest. A reader that waits for more is at the end."""
         if not self._ended:
             self._ended = True
             self._chunks.clear()

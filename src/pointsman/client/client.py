@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 import time
@@ -32,6 +31,7 @@ from pointsman.wire.messages import unpack
 SHUTDOWN_TIMEOUT_S = 60.0
 """How much longer than its drain limits allow an instance may take to end before it is killed."""
 FIRST_PID = 1
+WATCH_AGAIN_S = 1.0
 LOOK_AGAIN_S = 0.05
 DRIVER_EXIT_TIMEOUT_S = 5.0
 """The same where nothing is to be waited for."""
@@ -177,10 +177,15 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         wait_for_end(self._credentials.control_path)
 
     def _tell_of_end(self, tell: Callable[[], None]) -> None:
-        try:
-            self._wait_for_end()
-        finally:
-            tell()
+        while True:
+            try:
+                self._wait_for_end()
+                break
+            except Exception as error:  # noqa: BLE001 - what Ray raises while its head is away has no common base
+                # No news of an end: it is not told, since an instance that has not ended would be ended by that.
+                log.warning("whether the instance has ended cannot be seen just now: %s", error)
+                time.sleep(WATCH_AGAIN_S)
+        tell()
 
     def _end(self, *, forget: bool) -> None:
         if self._shut_down:
@@ -236,15 +241,18 @@ def _end_with_driver(raised: Raised, session: Session) -> None:
         threading.Thread(target=_end_with_driver, args=(raised, session), name="pointsman-end").start()
         return
     with EndingSignals(impatient=True) as signals:
-        if not raised.over:
+        try:
             # The session stays open meanwhile: calls that this process has made are requests under way, too.
-            with contextlib.suppress(Impatience, KeyboardInterrupt, TimeoutError):
+            if not raised.over:
                 raised.wait_for_end(_patience_s(_ask_to_end(session, forget=False, timeout_s=ANSWER_TIMEOUT_S)))
-        signals.impatient = False
-        raised.let_go()
-        raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
-        session.close()
-        raised.release()
+        except (Impatience, TimeoutError):
+            pass  # no time is left, or no controller says how much there is
+        finally:
+            signals.impatient = False
+            raised.let_go()
+            raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
+            session.close()
+            raised.release()
 
 
 def _in_event_loop() -> bool:

@@ -109,9 +109,10 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
             if signals.wait() is None:
                 self._has_ended()
             elif self._raised is not None and (self._raised.bound or os.getpid() == FIRST_PID):
-                signals.impatient = True
                 try:
+                    signals.impatient = True
                     self.stop()
+                    signals.impatient = False
                 except Impatience:
                     self._has_ended()
 

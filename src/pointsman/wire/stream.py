@@ -310,9 +310,13 @@ class Gate:
         self._server = server
         self._streams = streams
 
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._server.close()
+
     async def aclose(self) -> None:
         """Let nobody in any more, and close all that were let in, once what was sent has left."""
-        self._server.close()
+        self.close()
         await close_streams(list(self._streams))
 
 

@@ -214,6 +214,34 @@ def test_a_running_coroutine_is_cancelled() -> None:
     with_replica(test, models.Slow)
 
 
+class StreamsLater:
+    """Streams, after as many seconds as the body says."""
+
+    async def __call__(self, request: Any) -> Any:
+        await asyncio.sleep(float(await request.body()))
+        yield "one"
+        yield "two"
+
+
+@pytest.mark.parametrize("how", ["answered", "failed", "streamed"])
+def test_a_replica_has_answered_once_a_call_has_ended(how: str) -> None:
+    """A value, an exception or a whole stream: from then on its death is no start that failed. A call that is refused,
+    unknown, or given up by its client proves nothing (F1, F6)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        given_up = caller.call("50")
+        await settle()
+        caller.stream.send(Kind.CANCEL, given_up)
+        await caller.answer(caller.call(method="_private"))
+        await settle()
+        assert not replica.runtime.has_answered
+        call = caller.call("bad" if how == "failed" else "0")
+        await caller.until(lambda: any(f.kind in (Kind.END, Kind.FAILURE, Kind.REPLY) for f in caller.of(call)))
+        await caller.until(lambda: replica.runtime.has_answered)
+
+    with_replica(test, {"answered": models.Slow, "failed": models.Slow, "streamed": StreamsLater}[how])
+
+
 def test_a_waiting_sync_call_is_removed_unseen() -> None:
     """A query that waits for the thread and is cancelled never reaches user code, and its slot is free (F26, HA6)."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +56,16 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
     """Virtual environments, each made once."""
     return Environments(tmp_path_factory.mktemp("environments"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_ports_are_taken() -> Iterator[None]:
+    """By this run, unless another program has them: a test that needs one of them would fail there."""
+    with contextlib.ExitStack() as held:
+        for port in (8000, 8080):
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

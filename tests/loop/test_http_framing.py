@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import zlib
 from collections.abc import Iterator
@@ -184,6 +185,32 @@ def test_what_was_right_is_answered_before_what_is_wrong_is_refused(bad: bytes, 
             assert len(there.replica.arrived) == 1
 
     run(main())
+
+
+def test_garbage_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood of garbage gets ten lines a second, none of which holds what was sent (H10)."""
+
+    async def main() -> None:
+        async with anything(False) as there:
+            for seconds in (0, 2):
+                await asyncio.sleep(seconds)
+                for data in (
+                    b"EVIL / HTTP/1.1\r\n\r\n",
+                    post(b"transfer-encoding: evil"),
+                    post(b"content-length: evil"),
+                ):
+                    for _ in range(20):
+                        client = await there.client()
+                        client.send(data)
+                        await settle()
+                        assert client.statuses in ([400], [501])
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    lines = [record.getMessage() for record in caplog.records]
+    assert 20 <= len(lines) <= 22
+    assert any("more warnings" in line for line in lines)
+    assert not any("evil" in line.lower() for line in lines)
 
 
 @WAYS

@@ -284,7 +284,9 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
         if held_back:
             log.warning("%d more warnings like the next one were held back", held_back)
         if held_back is not None:
-            log.warning("what a client sent is no request: %d, %s", self._status, error)
+            answer = STATUS_LINES[self._status].split(b" ", 1)[1].decode().strip()
+            why = "" if isinstance(error, httptools.HttpParserCallbackError) else f": {error}"
+            log.warning("what a client sent is not a request that is served, %s%s", answer, why)
         running = self._running
         is_its_body = self._open and running is self.cycle
         if running is not None and not running.response_complete and not is_its_body:

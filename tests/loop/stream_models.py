@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
-from tests.loop.models import JOURNAL
+from pointsman.request import accept_batch
+from tests.loop.models import JOURNAL, OPEN
 
 MANY = 500
 """More than all windows on the way to a reader."""
@@ -163,3 +165,23 @@ def fails_in_the_middle(request: Any) -> Any:
 SYNC = [bare, returned, mapped, stepped, response, response_of_steps]
 ASYNC = [later, later_stepped, later_response, own, bare_async, returns_sync, returns_steps, returns_response,
          returns_async_response]  # fmt: skip
+
+
+def asks_until_left(request: Any) -> str:
+    """Works until nobody waits for the answer any more."""
+    JOURNAL.append("begin")
+    while not request.is_disconnected():
+        OPEN.wait(0.001)
+    JOURNAL.append("left")
+    return "nobody reads this"
+
+
+@accept_batch
+async def asks_for_each(requests: Any) -> list[str]:
+    """Does the work of those members only that somebody still waits for."""
+    JOURNAL.append(f"begin {len(requests)}")
+    while not await requests[0].is_disconnected():
+        await asyncio.sleep(0.001)
+    left = [await request.is_disconnected() for request in requests]
+    JOURNAL.append(f"left {left}")
+    return [(await request.body()).decode() for request in requests]

@@ -124,3 +124,27 @@ def test_a_response_that_fails_before_its_first_chunk_is_a_failure() -> None:
 
     serving(models.fails_at_once, failed)
     serving(models.fails_in_the_middle, broke)
+
+
+def test_user_code_learns_that_its_client_has_left() -> None:
+    """A ``def`` that asks ``request.is_disconnected()`` can stop when nobody waits for its answer any more; a batch can
+    leave out those who have left (HT10, RQ1)."""
+
+    async def alone(replica: MemoryReplica, caller: Caller) -> None:
+        call = caller.call()
+        await journal_has("begin")
+        caller.stream.send(Kind.CANCEL, call)
+        await journal_has("left")
+        while replica.runtime.load:
+            await asyncio.sleep(0.001)
+        assert caller.of(call) == []
+
+    async def in_a_batch(replica: MemoryReplica, caller: Caller) -> None:
+        gone, here = caller.call("gone"), caller.call("here")
+        await journal_has("begin 2")
+        caller.stream.send(Kind.CANCEL, gone)
+        assert (await caller.answer(here)).body == b"here"
+        assert "left [True, False]" in JOURNAL
+
+    serving(models.asks_until_left, alone)
+    with_replica(in_a_batch, models.asks_for_each, max_batch_size=2, batch_wait_timeout_s=60.0)

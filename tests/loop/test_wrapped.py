@@ -10,6 +10,7 @@ from pointsman.model import Reason
 from pointsman.testing import MemoryReplica, real_time
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import FailureHead, unpack
+from tests.loop import wrapped_models
 from tests.loop.test_runtime import Caller, with_replica
 from tests.loop.wrapped_models import EndlessBatches, Wrapped
 
@@ -105,3 +106,24 @@ def test_http_clients_choose_what_is_named(names: tuple[str, ...], refused: list
                 assert (await caller.answer(caller.call("x", method=method))).kind == Kind.REPLY
 
     with_replica(test, Wrapped, **open_to(*names))
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [
+        (wrapped_models.function_passed_on, "x"),
+        (wrapped_models.function_logged, "logged x"),
+        (wrapped_models.function_cached, "x"),
+        (wrapped_models.function_without, "x"),
+    ],
+    ids=["passed on", "logged", "cached", "without"],
+)
+def test_decorated_functions_are_backends(code: Any, answer: str) -> None:
+    """A function in a decorator is a backend, also where the decorator has made an object of it (CB2)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        with real_time():
+            for _ in range(2):
+                assert (await caller.answer(caller.call("x"))).body.decode() == answer
+
+    with_replica(test, code)

@@ -210,3 +210,24 @@ class EndlessBatches:
     @accept_batch
     async def short(self, requests: list[Any]) -> Any:
         return map(str, requests[:-1])
+
+
+@passes_on
+async def function_passed_on(request: Any) -> str:
+    return str((await request.body()).decode())
+
+
+@Logged
+async def function_logged(request: Any) -> str:
+    return str((await request.body()).decode())
+
+
+@functools.lru_cache
+def function_cached(request: Any) -> str:
+    return str(request.body().decode())
+
+
+@passes_on
+@functools.cache
+def function_without() -> str:
+    return "x"

@@ -319,6 +319,17 @@ _DISPATCHER = _make_dispatcher("").__code__
 """All generic functions share it."""
 
 
+def _reduce_dispatch_method(descriptor: functools.singledispatchmethod[Any]) -> Reduced:
+    return _make_dispatch_method, (descriptor.func, descriptor.dispatcher)
+
+
+def _make_dispatch_method(function: Callable[..., Any], dispatcher: Any) -> functools.singledispatchmethod[Any]:
+    """Made anew: Python 3.13.0 keeps weak references in it."""
+    descriptor = functools.singledispatchmethod(function)
+    descriptor.dispatcher = dispatcher
+    return descriptor
+
+
 def _reduce_cached_property(descriptor: functools.cached_property[Any]) -> Reduced:
     return _make_cached_property, (descriptor.func, descriptor.attrname)
 
@@ -367,6 +378,7 @@ def _reduce_sentinel(sentinel: Any) -> str:
 _REDUCERS: dict[type, Callable[[Any], Reduced | str]] = {
     functools._lru_cache_wrapper: _reduce_cached,
     functools.cached_property: _reduce_cached_property,
+    functools.singledispatchmethod: _reduce_dispatch_method,
     typing.NewType: _reduce_new_type,
     typing.ParamSpec: _reduce_param_spec,
     type(dataclasses.MISSING): _reduce_sentinel,

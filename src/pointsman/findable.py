@@ -53,8 +53,11 @@ def _is_found_here(name: str, module: Any) -> bool:
     spec = _find(name, None)
     if spec is not None and (module is None or _is_from(module, spec)):
         return True
+    real = getattr(getattr(module, "__spec__", None), "name", name)
+    if parent and real != name:  # a second name that the package has given it, as collections.abc
+        return is_findable(real)
     if spec is None or spec.loader is None:  # nothing, or just a folder of that name
-        return bool(parent) and module is not None and _is_made_by(sys.modules.get(parent), name, module)
+        return bool(parent) and module is not None and _is_made_by(sys.modules.get(parent), module)
     # Another of that name comes first by now. Some packages bring copies of others: one that is installed is meant.
     return _is_installed(_file_of(module))
 
@@ -105,8 +108,8 @@ def _is_installed(file: str | None) -> bool:
 
 @cache
 def _installed_folders() -> tuple[str, ...]:
-    purelib, platlib = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
-    folders = {purelib, platlib, *site.getsitepackages(), site.getusersitepackages()}
+    folders = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
     return tuple(os.path.realpath(folder) + os.sep for folder in folders)
 
 
@@ -124,13 +127,10 @@ def _is_from(module: Any, spec: ModuleSpec) -> bool:
     return (type(module) is not types.ModuleType or _has_code(module)) and _has_code_below(module, spec.origin)
 
 
-def _is_made_by(parent: Any, name: str, module: Any) -> bool:
+def _is_made_by(parent: Any, module: Any) -> bool:
     """Whether a package has made a module, which no finder knows, as it was imported. In C that is usual; in Python
-    they make second names, as ``os.path``, or modules without a file, as ``six.moves``."""
+    these are modules without a file, as ``six.moves``."""
     file, above = _file_of(module), _file_of(parent)
-    real = getattr(getattr(module, "__spec__", None), "name", name)
-    if real != name:
-        return is_findable(real)
     if file is not None and os.path.isabs(file) and file != above:
         return False
     return above is None or _has_code_below(module, above)

@@ -39,6 +39,7 @@ def load(name: str, file: Path) -> types.ModuleType:
 def test_all_that_is_installed_is_found() -> None:
     """Of some hundred modules of the standard library and of packages, made in Python and in C, with second names and
     submodules that no file holds, each goes by its name (CB12)."""
+    import collections.abc  # noqa: F401
     import email.mime.text
     import multiprocessing.pool
     import os.path  # noqa: F401 - a second name
@@ -48,7 +49,18 @@ def test_all_that_is_installed_is_found() -> None:
     import psutil
     import pydantic  # noqa: F401
 
-    tops = {"email", "multiprocessing", "os", "xml", "numpy", "psutil", "pydantic", "pydantic_core", "pointsman"}
+    tops = {
+        "collections",
+        "email",
+        "multiprocessing",
+        "os",
+        "xml",
+        "numpy",
+        "psutil",
+        "pydantic",
+        "pydantic_core",
+        "pointsman",
+    }
     asked = [name for name in list(sys.modules) if name.split(".")[0] in tops]
     assert len(asked) > 200
     assert [name for name in asked if not is_findable(name)] == []

@@ -31,8 +31,7 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
     """Check that something can be a backend, and note what matters about it.
 
     Raises:
-        TypeError: neither a plain function nor a class, or a class that cannot be called, or it takes more than one
-            request.
+        TypeError: neither a plain function nor a class, or it takes more than one request.
         ValueError: init args for a function.
     """
     if isinstance(function_or_class, types.FunctionType) or is_decorated(function_or_class):
@@ -42,7 +41,6 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
         takes_argument(function_or_class)
         return TargetTraits(is_class=False, batches=is_batching(function_or_class))
     if isinstance(function_or_class, type):
-        check_callable(function_or_class)
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         if isinstance(call, types.FunctionType):
             static = isinstance(inspect.getattr_static(function_or_class, DEFAULT_METHOD), staticmethod)

@@ -94,7 +94,7 @@ def test_an_exception_is_logged_by_its_replica(method: str, caplog: pytest.LogCa
     with_replica(test, Fails)
     [entry] = lines(caplog)
     assert ids(entry) == {"r1"}
-    error = "UserCodeError" if method == "unfit" else "ValueError: no model"
+    error = "AnswerError" if method == "unfit" else "ValueError: no model"
     first, second, *rest = entry.split("\n")
     assert f"raised {error}" in first
     assert second == "    Traceback (most recent call last):" or method == "unfit"

@@ -11,6 +11,7 @@ from pointsman.controller.health import Circumstances, examine
 from pointsman.controller.observed import Phase, Pulse, Replica
 from pointsman.model import Allocation, BackendConfigSpec, Reason, Resources
 from pointsman.replica.health import Check
+from pointsman.replica.usercontext import UserContext
 from pointsman.wire.messages import HealthAnswer
 from tests.conftest import wait_until
 
@@ -137,7 +138,7 @@ def test_a_check_that_begins_to_fail_is_logged_once(caplog: pytest.LogCaptureFix
         raise RuntimeError("no GPU")
 
     loop = asyncio.new_event_loop()
-    check = Check(fails, loop)
+    check = Check(fails, loop, UserContext())
     wait_until(lambda: check.look(1.0, 1.0).failures >= 3, what="three failures")
     loop.close()
     [record] = [record for record in caplog.records if record.name == "pointsman.replica"]

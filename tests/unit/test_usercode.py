@@ -13,6 +13,7 @@ import pytest
 import pointsman as serve
 from pointsman.callables import takes_argument
 from pointsman.model import TargetTraits
+from pointsman.replica.target import Target
 from pointsman.usercode import code_digest, look_at, pack_code, unpack_code
 
 LOCK = threading.Lock()
@@ -175,16 +176,17 @@ class Dynamic:
 
 @pytest.mark.parametrize("code", [Empty, Private, OnlyOurs, NotCallable])
 def test_a_class_without_a_way_to_be_called(code: Any) -> None:
-    """A class with neither ``__call__`` nor another public method is refused before anything starts, and the text says
-    what to write (CB2)."""
+    """A class with neither ``__call__`` nor another public method is refused once its constructor has run, whose own
+    error comes first, and the text says what to write (CB2, CB10)."""
+    target = Target(pack_code(code, ()), look_at(code, ()))
     with pytest.raises(TypeError, match=rf"class {code.__name__} cannot be called.*__call__\(self, request\)"):
-        look_at(code, ())
+        target.construct()
 
 
 def test_a_class_may_have_other_ways_in() -> None:
     """Methods that are named, or made up when they are asked for, are ways to be called (CB2, RQ7)."""
-    assert look_at(Bare, ()).is_class
-    assert look_at(Dynamic, ()).is_class
+    for code in (Bare, Dynamic):
+        Target(pack_code(code, ()), look_at(code, ())).construct()
 
 
 def test_functions_take_no_init_args() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -57,9 +58,9 @@ def prepare(
         ServeException: a conda environment is asked for, and there is no conda.
     """
     traits = None if isinstance(code, ImportedBackend) else look_at(code, init_args)
-    blob = pack_code(code, init_args, own_folders(resources))
     environment = resolve(env)
     check_hash_seed(environment.variables)
+    blob = pack_code(code, init_args, [*own_folders(resources), *_installed_there(environment)])
     name = getattr(code, "__qualname__", repr(code))
     what = "an init argument" if isinstance(code, ImportedBackend) else name
     for data, part in ((blob, what), (user_config or b"", "user_config")):
@@ -97,6 +98,13 @@ def origin_for(environment: Environment, resources: Resources) -> Origin:
     here = origin_here()
     sys_path = here.sys_path if environment.kind == CALLER else given_sys_path()
     return Origin(resources.working_dir or here.cwd, (*own_folders(resources), *sys_path), environment)
+
+
+def _installed_there(environment: Environment) -> list[str]:
+    """Where an environment of the user's has its packages: what is there goes by name, whatever is loaded here."""
+    if environment.kind == CALLER:
+        return []
+    return [str(folder) for folder in Path(environment.python).parent.parent.glob("lib*/python3*/site-packages")]
 
 
 def own_folders(resources: Resources) -> list[str]:

@@ -18,7 +18,7 @@ from pointsman.incoming import Incoming
 from pointsman.model import ALL_METHODS, TargetTraits
 from pointsman.replica.wrappedrequest import WrappedRequest
 from pointsman.request import Request, async_request
-from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, methods_of, unpack_code
+from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, check_callable, methods_of, unpack_code
 
 
 class Method(NamedTuple):
@@ -80,9 +80,15 @@ class Target:
         self._methods: dict[str, Method] = {}
 
     def construct(self) -> None:
-        """Run the constructor; for a function there is nothing to do. Raises what user code raises."""
+        """Run the constructor; for a function there is nothing to do. Raises what user code raises.
+
+        Raises:
+            TypeError: what it has made cannot be called. Found behind the constructor, whose own error comes first.
+        """
         if self._traits.is_class:
             self._object = self._function_or_class(*self._init_args)
+            if not callable(getattr(self._object, DEFAULT_METHOD, None)):
+                check_callable(type(self._object))
 
     def reconfigure(self, user_config: bytes) -> Any:
         """Call ``reconfigure``; the result is awaitable when the method is ``async def``."""

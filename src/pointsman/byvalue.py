@@ -162,6 +162,7 @@ _GLOBAL = re.compile(
     rb"(?:\x8c.[^\x00-\x1f\x94]{1,255}\x94|h.|j.{4})(?:\x95.{8})?\x93\Z",
     re.DOTALL,
 )
+_TEXT = re.compile(rb"(?=\x8c(.)([^\x00-\x1f\x94]{1,255})\x94)", re.DOTALL)
 _LONGEST = 2 * (1 + 1 + 255 + 1 + 9) + 1
 _found: dict[bytes, tuple[str, Any]] = {}
 """Texts of modules that others find by name, with the modules: most pickles name the same few."""
@@ -172,9 +173,11 @@ def names_what_others_lack(packed: bytes, folders: Sequence[str] = ()) -> bool:
     may take data for names."""
     if b"\x93" not in packed:
         return False
+    by_memo = False
     for end in _ENDS.finditer(packed):
         found = _GLOBAL.search(packed, max(0, end.end() - _LONGEST), end.end())
-        if found is None:  # the module's text stands further up, with another of its names
+        if found is None:  # the module's text stands further up, with another of its names, or as a value of its own
+            by_memo = True
             continue
         known = _found.get(found[1])
         if known is not None and sys.modules.get(known[0]) is known[1]:
@@ -186,6 +189,17 @@ def names_what_others_lack(packed: bytes, folders: Sequence[str] = ()) -> bool:
             return True
         if not folders:
             _found[found[1]] = name, sys.modules.get(name)
+    return by_memo and _holds_name_that_others_lack(packed, folders)
+
+
+def _holds_name_that_others_lack(packed: bytes, folders: Sequence[str]) -> bool:
+    """Whether some text in a pickle is the name of a module here that others do not find."""
+    for found in _TEXT.finditer(packed):
+        length, text = found.groups()
+        if length[0] == len(text):
+            name = text.decode("utf-8", "replace")
+            if name in sys.modules and not is_findable(name, folders):
+                return True
     return False
 
 

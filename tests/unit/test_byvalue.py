@@ -25,6 +25,7 @@ import pointsman
 from pointsman import objects
 from pointsman.byvalue import ByNameOnlyError, dumps, globals_of, names_what_others_lack
 from pointsman.config import HTTPOptions, pack_middlewares
+from pointsman.findable import is_findable
 from pointsman.usercode import pack_code
 
 KINDS = Path(__file__).with_name("kinds.py")
@@ -41,6 +42,11 @@ def run_fresh(packed: bytes, cwd: Path) -> str:
     done = subprocess.run(command, input=packed, capture_output=True, cwd=cwd, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().strip()
+
+
+def lacking(packed: bytes) -> set[str]:
+    """Modules that a pickle imports, and that another process would not find."""
+    return {module for module, _ in globals_of(packed) if not is_findable(module)}
 
 
 def load(name: str, *, file: Path = KINDS) -> types.ModuleType:
@@ -272,7 +278,7 @@ def test_middlewares_travel(forget: None) -> None:
     is named (CB12)."""
     module = load("strange")
     packed = pack_middlewares(HTTPOptions(middlewares=[Middleware(module.Cached, limit=module.fibonacci)]))
-    assert not names_what_others_lack(packed)
+    assert not lacking(packed)
     with pytest.raises(TypeError, match=r"middlewares cannot be pickled: .*'guard'.* of middleware 1 .a lock."):
         pack_middlewares(HTTPOptions(middlewares=[Middleware(Proxy), Middleware(Proxy, guard=threading.Lock())]))
 
@@ -294,7 +300,7 @@ def test_arguments_of_such_classes_travel(tmp_path: Path) -> None:
     """An argument of a handle whose class replicas cannot import is by value there, and one that they can is not."""
     module = load("strange")
     packed = objects.dumps([module.Point(4), module.Color.BLUE])
-    assert not names_what_others_lack(packed)
+    assert not lacking(packed)
     assert ("strange", "Point") not in set(globals_of(packed))
     (point, color) = objects.loads(packed)  # here it is the same class again
     assert (point, color) == (module.Point(4), module.Color.BLUE)
@@ -320,3 +326,15 @@ def test_context_variables_of_a_script_travel_and_those_of_modules_stay_theirs(t
     loose = pickle.loads(dumps(contextvars.ContextVar("loose")))
     with pytest.raises(LookupError):
         loose.get()
+
+
+def test_an_object_beside_the_name_of_its_module(tmp_path: Path, forget: None) -> None:
+    """A module's name as a value, before an object of one of its classes, hides nothing (CB12)."""
+    script = tmp_path / "script.py"
+    script.write_text("class Made:\n    pass\nname = __name__\n")
+    made = load("made_here", file=script)
+    for value in ({"src": made.name, "x": made.Made()}, [made.Made.__module__, made.Made()], (made.name, made.Made)):
+        assert names_what_others_lack(pickle.dumps(value, 5))
+        again = run_fresh(objects.dumps([functools.partial(type, value)]), tmp_path)
+        assert "class" in again
+    assert not names_what_others_lack(pickle.dumps([pytest.Module, pytest.Class, pytest.Module.__module__], 5))

@@ -13,19 +13,18 @@ import dataclasses
 import functools
 import io
 import pickle
-import pickletools
-import re
 import sys
 import threading
 import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
 
 from pointsman.findable import SCRIPTS, is_findable
+from pointsman.picklenames import globals_of, names_what_others_lack
 
 Reduced = tuple[Any, ...]
 _BY_VALUE = (types.FunctionType, type, types.ModuleType, typing.TypeVar)
@@ -150,81 +149,6 @@ def _cannot_import(module: str, name: str) -> str:
         f"replicas would import {name!r} from {module!r}, which is {where}; define it in a module that is found on"
         " sys.path or in py_modules, or make it in the constructor"
     )
-
-
-# --- what a pickle names ----------------------------------------------------------------------------------------------
-
-# A global in a pickle of protocol 5: the texts of its module and its name, then STACK_GLOBAL. A text is there with its
-# length and is put into the memo, or is taken from the memo. A new frame may begin between them.
-_ENDS = re.compile(rb"\x93(?:(?<=\x94\x93)|(?<=h.\x93)|(?<=j.{4}\x93))", re.DOTALL)
-_GLOBAL = re.compile(
-    rb"\x8c(.[^\x00-\x1f\x94]{1,255})\x94(?:\x95.{8})?"
-    rb"(?:\x8c.[^\x00-\x1f\x94]{1,255}\x94|h.|j.{4})(?:\x95.{8})?\x93\Z",
-    re.DOTALL,
-)
-_TEXT = re.compile(rb"(?=\x8c(.)([^\x00-\x1f\x94]{1,255})\x94)", re.DOTALL)
-_LONGEST = 2 * (1 + 1 + 255 + 1 + 9) + 1
-_found: dict[bytes, tuple[str, Any]] = {}
-"""Texts of modules that others find by name, with the modules: most pickles name the same few."""
-
-
-def names_what_others_lack(packed: bytes, folders: Sequence[str] = ()) -> bool:
-    """Whether a pickle of protocol 5 names something in a module that other processes do not find. A fast look, that
-    may take data for names."""
-    if b"\x93" not in packed:
-        return False
-    by_memo = False
-    for end in _ENDS.finditer(packed):
-        found = _GLOBAL.search(packed, max(0, end.end() - _LONGEST), end.end())
-        if found is None:  # the module's text stands further up, with another of its names, or as a value of its own
-            by_memo = True
-            continue
-        known = _found.get(found[1])
-        if known is not None and sys.modules.get(known[0]) is known[1]:
-            continue
-        name = found[1][1:].decode("utf-8", "replace")
-        if found[1][0] != len(found[1]) - 1:
-            continue
-        if not is_findable(name, folders):
-            return True
-        if not folders:
-            _found[found[1]] = name, sys.modules.get(name)
-    return by_memo and _holds_name_that_others_lack(packed, folders)
-
-
-def _holds_name_that_others_lack(packed: bytes, folders: Sequence[str]) -> bool:
-    """Whether some text in a pickle is the name of a module here that others do not find."""
-    for found in _TEXT.finditer(packed):
-        length, text = found.groups()
-        if length[0] == len(text):
-            name = text.decode("utf-8", "replace")
-            if name in sys.modules and not is_findable(name, folders):
-                return True
-    return False
-
-
-def globals_of(packed: bytes) -> Iterator[tuple[str, str]]:
-    """Module and name of all that a pickle imports, in order."""
-    memo: dict[int, str | None] = {}
-    before: str | None = None
-    top: str | None = None
-    for opcode, argument, _ in pickletools.genops(packed):
-        if opcode.name in ("PROTO", "FRAME"):
-            continue
-        if opcode.name == "MEMOIZE":
-            memo[len(memo)] = top
-            continue
-        if opcode.name == "STACK_GLOBAL" and before is not None and top is not None:
-            yield before, top
-        elif opcode.name == "GLOBAL":
-            module, _, name = str(argument).partition(" ")
-            yield module, name
-        if "UNICODE" in opcode.name:
-            before, top = top, argument
-        elif opcode.name in ("BINGET", "LONG_BINGET"):
-            before, top = top, memo.get(int(argument or 0))
-        else:
-            before = top = None
 
 
 # --- modules whose functions and classes go by value ------------------------------------------------------------------

@@ -28,8 +28,18 @@ def _completed(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(parse())
+        return _run(parse())
     return _completed_elsewhere(parse)  # such as in `bucket_by`, which runs on a loop
+
+
+def _run(parsing: Coroutine[Any, Any, FormData]) -> FormData:
+    """Other than by ``asyncio.run``: the thread keeps the event loop that user code may have given it."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(parsing)
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 def _completed_elsewhere(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:
@@ -38,7 +48,7 @@ def _completed_elsewhere(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> 
 
     def run() -> None:
         try:
-            found.append(asyncio.run(parse()))
+            found.append(_run(parse()))
         except BaseException as error:  # noqa: BLE001 - raised again by the caller
             errors.append(error)
 

@@ -14,6 +14,8 @@ from starlette.requests import Request as StarletteRequest
 
 from pointsman.exceptions import ServeException
 from pointsman.incoming import Incoming
+from pointsman.replica.mistakes import bad_body
+from pointsman.replica.wrappedrequest import WrappedRequest
 from pointsman.request import Request, async_request
 
 PARTS = b"""--XX\r
@@ -178,3 +180,37 @@ def test_the_form_of_a_handle_call() -> None:
             return form, await request.form()
 
     assert asyncio.run(read(async_request(incoming({"a": 1}, kwargs={})))) == ({"a": 1}, {"a": 1})
+
+
+def test_a_form_leaves_the_event_loop_of_the_thread_alone() -> None:
+    """A ``def`` that runs an async client on a loop of its own finds that loop again after it has read a form (RQ1)."""
+    own = asyncio.new_event_loop()
+    asyncio.set_event_loop(own)
+    try:
+        assert Request(incoming(PARTS % b"x", MULTIPART)).form()["text"] == "value"
+        assert asyncio.get_event_loop_policy().get_event_loop() is own
+    finally:
+        asyncio.set_event_loop(None)
+        own.close()
+
+
+def test_a_decorator_and_what_it_wraps_read_the_same_request() -> None:
+    """A ``def`` around an ``async def`` has values, the ``async def`` awaits, and both have all attributes (RQ1)."""
+    request = WrappedRequest(incoming(PARTS % b"x", MULTIPART))
+    assert (request.cookies, request["method"], len(request.body())) == (
+        {"a": "b", "c": "d"},
+        "POST",
+        len(PARTS % b"x"),
+    )
+    assert b"".join(request.stream()) == PARTS % b"x"
+
+    async def read() -> None:
+        assert await request.body() == PARTS % b"x"
+        form = await request.form()
+        assert form["text"] == "value"
+        with pytest.raises(KeyError) as caught:
+            form["nope"]
+        assert bad_body(caught.value, request._incoming, request) == "the form has no field 'nope'"
+        await request.close()
+
+    asyncio.run(read())

@@ -69,8 +69,9 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
         return told[1] if told[0] == incoming.request_id else ""
     multipart = sys.modules.get("starlette.formparsers")
     if isinstance(error, KeyError):
-        form = getattr(request, "_form", None)
-        found = form is not None and any(frame.f_locals.get("self") is form for frame in _frames(error.__traceback__))
+        forms = [form for form in _forms_of(request) if form is not None]
+        readers = [frame.f_locals.get("self") for frame in _frames(error.__traceback__)]
+        found = any(reader is form for reader in readers for form in forms)
         return _cut(f"the form has no field {shown(*error.args)}") if found else ""
     if not isinstance(error, (ValueError, RecursionError, ServeException)) and not (
         multipart is not None and isinstance(error, multipart.MultiPartException)
@@ -80,6 +81,11 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
         if _reads(frame, incoming):
             return _cut(_text(error, "JSON" if "json" in frame.f_code.co_name else "a form"))
     return ""
+
+
+def _forms_of(request: Any) -> tuple[Any, Any]:
+    """The form that user code has read of a request, in either way."""
+    return getattr(request, "_form", None), getattr(getattr(request, "_whole", None), "_form", None)
 
 
 def _frames(traceback: TracebackType | None) -> list[FrameType]:

@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pointsman.incoming import Incoming
-from pointsman.request import Request, async_request
-
-if TYPE_CHECKING:
-    from starlette.requests import Request as StarletteRequest
+from pointsman.request import Request
 
 
 class WrappedRequest(Request):
-    """What ``body``, ``json``, ``form`` and ``stream`` give is a value where no event loop runs, and has to be awaited
-    (``stream``: iterated with ``async for``) where one does: the first is the decorator, the second what it wraps."""
+    """What ``body``, ``json``, ``form``, ``stream`` and ``close`` give is a value where no event loop runs. Where one
+    does it has to be awaited (``stream``: iterated with ``async for``). The first is the decorator, the second what it
+    wraps."""
 
-    __slots__ = ("_awaited",)
-
-    def __init__(self, incoming: Incoming) -> None:
-        super().__init__(incoming)
-        self._awaited: StarletteRequest | None = None
+    __slots__ = ()
 
     def body(self) -> Any:
-        return self._for_await().body() if _loop_runs() else super().body()
+        return self._starlette().body() if _loop_runs() else super().body()
 
     def json(self) -> Any:
-        return self._for_await().json() if _loop_runs() else super().json()
+        return self._starlette().json() if _loop_runs() else super().json()
 
     def form(self, *args: Any, **kwargs: Any) -> Any:
-        return self._for_await().form(*args, **kwargs) if _loop_runs() else super().form(*args, **kwargs)
+        return self._starlette().form(*args, **kwargs) if _loop_runs() else super().form(*args, **kwargs)
 
     def stream(self) -> Any:
-        return self._for_await().stream() if _loop_runs() else self._whole()
+        return self._starlette().stream() if _loop_runs() else super().stream()
 
-    def _whole(self) -> Iterator[Any]:
-        yield super().body()
-
-    def _for_await(self) -> StarletteRequest:
-        if self._awaited is None:
-            self._awaited = async_request(self._incoming)
-        return self._awaited
+    def close(self) -> Any:
+        return self._starlette().close() if _loop_runs() else super().close()
 
 
 def _loop_runs() -> bool:

@@ -333,3 +333,25 @@ def test_a_controller_that_says_nothing() -> None:
         await world.stop()
 
     run(main())
+
+
+class _Closes(asyncio.Protocol):
+    """What an acceptor does to a dialer of another wire version."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.close()
+
+
+def test_a_controller_of_another_version() -> None:
+    """An instance runs that another version of Pointsman has started: whoever dials it is told so, and does not try for
+    ever (CL3, G9)."""
+
+    async def main() -> None:
+        virtual_loop().network.listen(CONTROL, _Closes)
+        link = ControlLink(path=CONTROL, instance="i", role=ROLE_INGRESS, identity="0", key=b"k" * 32)
+        with pytest.raises(WireError, match="another version of Pointsman"):
+            await link.start()
+        await link.aclose()
+
+    run(main())

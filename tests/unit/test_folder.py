@@ -63,3 +63,14 @@ def test_a_folder_on_a_network(state: Path, monkeypatch: pytest.MonkeyPatch, kin
             lock_state_folder(state)
     else:
         os.close(lock_state_folder(state))
+
+
+def test_a_folder_that_goes_while_others_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance ends, and removes its folder, just as another start looks for what was left behind (FT10)."""
+    monkeypatch.setattr(folder, "runtime_folder", lambda: tmp_path)
+    monkeypatch.setattr(folder, "SWEEP_AGE_S", -1)
+    gone, left = tmp_path / f"{folder.ANONYMOUS_PREFIX}gone", tmp_path / f"{folder.ANONYMOUS_PREFIX}left"
+    left.mkdir()
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([gone, left]))
+    folder.sweep_anonymous()
+    assert not left.exists()

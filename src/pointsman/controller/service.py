@@ -24,6 +24,7 @@ from pointsman.engine.instances import last_table
 from pointsman.exceptions import InsufficientResourcesError, ServeException, TooLargeError
 from pointsman.limits import MAX_MESSAGE, MESSAGE_ROOM, check_size
 from pointsman.model import Reason, RoutingTable
+from pointsman.routing.budget import WarningBudget
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.summary import Reading, joined, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
@@ -92,6 +93,7 @@ class Service:
         self._numbers = itertools.count(1)
         self._commands: dict[tuple[Stream, int], asyncio.Task[None]] = {}
         self._ingress_waiters: set[asyncio.Event] = set()
+        self._warnings = WarningBudget(per_second=1)
 
     def attach(self, controller: Controller, engine: Engine, *, wait_for_resources_s: float = 0.0) -> None:
         """Connect to the controller and its engine; before any stream is accepted."""
@@ -157,7 +159,11 @@ class Service:
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         if isinstance(error, WireError):
-            log.warning("a connection was closed: %s", error)
+            held_back = self._warnings.take("closed", asyncio.get_running_loop().time())
+            if held_back:  # one that is refused may dial again and again
+                log.warning("%d more lines like the next one were held back", held_back)
+            if held_back is not None:
+                log.warning("a connection was closed: %s", error)
         subscription = self._subscriptions.pop(stream, None)
         if subscription is not None:
             self.controller.router_lost(subscription.number)

@@ -310,5 +310,6 @@ def sweep_anonymous() -> None:
     """
     for path in runtime_folder().glob(f"{ANONYMOUS_PREFIX}*"):
         folder = InstanceFolder(path)
-        if time.time() - path.lstat().st_mtime > SWEEP_AGE_S and not folder.is_alive():
-            folder.remove()
+        with contextlib.suppress(FileNotFoundError):  # its instance has ended just now, and removed it
+            if time.time() - path.lstat().st_mtime > SWEEP_AGE_S and not folder.is_alive():
+                folder.remove()

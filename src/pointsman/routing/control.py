@@ -18,15 +18,18 @@ from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_CODE, MAX_MESSAGE, MESSAGE_ROOM, check_size, cut
 from pointsman.model import RoutingTable
 from pointsman.routing.failures import failure_to_exception
+from pointsman.version import VERSION
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.commands import AnyCommand, CommandHead, Progress
-from pointsman.wire.frames import Body, Frame, Kind, WireError
+from pointsman.wire.frames import PROTOCOL_VERSION, Body, Frame, Kind, WireError
 from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import SilentPeerError, Stream
 
 log = logging.getLogger(__name__)
 
 REDIAL_PAUSE_S = 0.05
+CLOSED_EARLY = 10
+"""Connections that the other end may close in a row before it has said anything."""
 SENDINGS = 5
 """Links in a row that may be lost before the controller has said that it has a command. It says so within milliseconds,
 so that what ends controllers now and then does not do this."""
@@ -126,7 +129,7 @@ class ControlLink:
 
         Raises:
             InstanceGoneError: nobody listens at the path.
-            WireError: the controller does not hold our key, or we not its.
+            WireError: the controller does not hold our key, or we not its, or it is of another version.
         """
         self._task = asyncio.get_running_loop().create_task(self._stay_connected())
         waiter = asyncio.ensure_future(self._connected.wait())
@@ -216,14 +219,26 @@ class ControlLink:
                     error.__cause__ = os_error
                 else:
                     log.debug("the controller is not reached yet: %s", os_error)
-            if self._stream_error is not None and not self._connected.is_set():
-                error = self._stream_error
+            if not self._connected.is_set():
+                error = error or self._stream_error or self._refusal()
             if error is not None:
                 self._give_up(error)
                 return
             await asyncio.sleep(REDIAL_PAUSE_S)
 
     _stream_error: Exception | None = None
+    _closed_early = 0
+    """Times in a row that the other end has closed the connection before either had proven itself."""
+
+    def _refusal(self) -> Exception | None:
+        """One that dies closes a connection once or twice; one of another wire version closes each."""
+        if self._closed_early < CLOSED_EARLY:
+            return None
+        return WireError(
+            f"the controller closed {self._closed_early} connections in a row before any word was said: it is most"
+            f" likely of another version of Pointsman than this one, {VERSION} (wire version {PROTOCOL_VERSION}); use"
+            " the version that the instance was started with"
+        )
 
     def _give_up(self, error: Exception) -> None:
         self._gone = error
@@ -312,6 +327,7 @@ class ControlLink:
         if isinstance(error, WireError) and not (self._patient and isinstance(error, SilentPeerError)):
             self._stream_error = error
             log.warning("connection to the controller was refused: %s", error)
+        self._closed_early = 0 if stream.ready or isinstance(error, WireError) else self._closed_early + 1
         self._count_losses()
         self._lost.set()
 

@@ -16,7 +16,7 @@ def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
         "controller_pid": status.pid,
         "http": {
             "address": http_address,
-            "ingresses": [{"pid": i.pid, "up_to_date": i.up_to_date} for i in status.ingresses],
+            "ingresses": [{"pid": i.pid or None, "up_to_date": i.up_to_date} for i in status.ingresses],
         },
         "metrics": [{"node": node, "address": url} for node, url in status.metrics.items()],
         "endpoints": {

@@ -10,7 +10,7 @@ import pytest
 
 from pointsman.controller.observed import Failures, Observed, Phase, Replica
 from pointsman.controller.state import Desired
-from pointsman.controller.waiters import Situation, StartFailure, Waiter
+from pointsman.controller.waiters import TABLES_S, Situation, StartFailure, Waiter, Waiters
 from pointsman.exceptions import BackendStartError
 from pointsman.model import (
     Allocation,
@@ -230,3 +230,20 @@ def test_progress_is_told_when_it_changes() -> None:
         assert told == [Progress("b", 0, 3), Progress("b", 1, 3), Progress("b", 2, 3)]
 
     in_loop(test)
+
+
+def test_an_http_server_that_never_takes_the_new_table() -> None:
+    """A backend is as wanted, and an HTTP server is stopped: its creator is told after a minute, and not never (G9)."""
+
+    async def main() -> None:
+        desired, observed = with_backend()
+        waiters = Waiters()
+        waiting = asyncio.ensure_future(waiters.wait(Await("id", 5, "b", False, None), frozenset(), lambda _: None))
+        await asyncio.sleep(0)
+        waiters.check(at(7, desired=desired, observed=observed, ingress=6))
+        await asyncio.sleep(TABLES_S - 1)
+        assert not waiting.done()
+        with pytest.raises(TimeoutError, match=r"status\(\) shows which HTTP servers are not up to date"):
+            await waiting
+
+    run(main())

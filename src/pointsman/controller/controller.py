@@ -107,7 +107,7 @@ class Controller:
         )
         self._publisher = Publisher(peers, launcher, version=epoch << EPOCH_SHIFT)
         self.ingress_exits: list[str] = []
-        self._unheard: set[str] = set()
+        self.unheard: set[str] = set()
         """Ingresses that an earlier controller knew, that live, and that have not subscribed here yet."""
 
     @property
@@ -200,7 +200,7 @@ class Controller:
         """From the engine."""
         if event.event == "recovered":
             adopt(self.observed, event.live, self._loop.time())
-            self._unheard.update(event.ingresses)
+            self.unheard.update(event.ingresses)
             self._note_drain_limits()
         elif event.event == "started":
             replica = self.observed.replicas.get(event.number)
@@ -209,7 +209,7 @@ class Controller:
         elif event.event == "exited":
             note_exit(self.observed, self.desired, event, self._loop.time())
         elif event.event in ("ingress_exited", "ingress_gone"):
-            self._unheard.difference_update(event.ingresses)
+            self.unheard.difference_update(event.ingresses)
             if event.event == "ingress_exited":
                 self.ingress_exits.append(event.exit)
         elif event.event == "asked_to_end":
@@ -255,7 +255,7 @@ class Controller:
 
     def ingress_subscribed(self, identity: str) -> None:
         """An ingress is among those that changes wait for, by its router."""
-        self._unheard.discard(identity)
+        self.unheard.discard(identity)
 
     def router_lost(self, router: int) -> None:
         self.observed.confirmed.pop(router, None)
@@ -359,7 +359,7 @@ class Controller:
             observed=self.observed,
             table_version=self.table.version if self.published else 0,
             ingresses=self._peers.ingress_routers(),
-            unheard=frozenset(self._unheard),
+            unheard=frozenset(self.unheard),
         )
         self._waiters.check(situation)
 

@@ -41,7 +41,10 @@ def status_of(
         http_port=handover.http_port,
         endpoints=desired.endpoints,
         backends={tag: _backend_view(controller, spec) for tag, spec in desired.backends.items()},
-        ingresses=tuple(IngressView(i.pid, confirmed.get(i.number, 0) >= controller.table.version) for i in ingresses),
+        ingresses=(
+            *(IngressView(i.pid, confirmed.get(i.number, 0) >= controller.table.version) for i in ingresses),
+            *(IngressView(0, False) for _ in controller.unheard),
+        ),
         metrics=dict(metrics),
         queued=queued,
         state_dir=handover.state_dir,

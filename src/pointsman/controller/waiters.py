@@ -13,6 +13,9 @@ from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.wire.commands import Await, Progress
 
+TABLES_S = 60.0
+"""How long the last HTTP server may take to use a new table, once a backend's replicas are as wanted."""
+
 
 class StartFailure(BackendStartError):
     """A backend's change was taken back; carries what user code raised, still packed."""
@@ -56,6 +59,7 @@ class Waiter:
         self._own_routers = own_routers
         self._progress = progress
         self._version = 0
+        self._timer: asyncio.TimerHandle | None = None
         """Of the routing table that is waited for: the first that has the change."""
         self._told: tuple[int, int] | None = None
 
@@ -72,6 +76,8 @@ class Waiter:
             self._report(backend, situation)
             if not is_settled(situation.desired, situation.observed, backend):
                 return
+            if self._timer is None:  # a model may load for long; tables have no reason to
+                self._timer = asyncio.get_running_loop().call_later(TABLES_S, self._tables_are_late)
         # Later tables are not waited for: under a storm of changes the newest is always one ahead.
         wanted = self._version = self._version or situation.table_version
         concerned = situation.ingresses | self._own_routers
@@ -83,12 +89,14 @@ class Waiter:
         ):
             self.future.set_result(None)
 
-    def too_late(self) -> TimeoutError:
-        """What the caller is told who does not wait any longer."""
-        return TimeoutError(
-            f"the change is made, but was not in effect everywhere after {self._command.timeout_s:g} s; status() shows"
-            " which HTTP servers are not up to date"
-        )
+    def end(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _tables_are_late(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(_too_late(TABLES_S))
 
     def _failure(self, backend: str, situation: Situation) -> BackendStartError | None:
         if self._command.gone:
@@ -112,6 +120,14 @@ class Waiter:
             self._progress(Progress(backend, *state))
 
 
+def _too_late(limit_s: float) -> TimeoutError:
+    """What the caller is told who does not wait any longer."""
+    return TimeoutError(
+        f"the change is made, but was not in effect everywhere after {limit_s:g} s; status() shows which HTTP servers are"
+        " not up to date"
+    )
+
+
 class Waiters:
     """All who wait at present."""
 
@@ -130,8 +146,11 @@ class Waiters:
         try:
             await asyncio.wait_for(waiter.future, command.timeout_s)
         except asyncio.TimeoutError:
-            raise waiter.too_late() from None
+            if waiter.future.done() and not waiter.future.cancelled():
+                raise  # its own, about tables
+            raise _too_late(command.timeout_s or TABLES_S) from None
         finally:
+            waiter.end()
             self._waiters.discard(waiter)
 
     def check(self, situation: Situation) -> None:

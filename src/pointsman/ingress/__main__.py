@@ -59,14 +59,15 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, settings=handover.http, direct=direct
     )
 
-    limit_s = 0.0
+    limit_s: float | None = None
 
-    def stop(drain_s: float = DRAIN_S) -> None:
+    def stop(drain_s: float | None = None) -> None:
         nonlocal limit_s
-        limit_s = max(limit_s, drain_s)  # a signal follows on the controller's word, and says no limit
+        if drain_s is not None:  # a signal follows on the controller's word, and says no limit
+            limit_s = drain_s if limit_s is None else min(limit_s, drain_s)
         app.serving = False
         app.has_table.set()
-        server.stop(limit_s)
+        server.stop(DRAIN_S if limit_s is None else limit_s)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop)
@@ -74,7 +75,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
 
     def obey(frame: Frame) -> None:
         if frame.kind == Kind.STOP:
-            stop(unpack(frame.head, Ending).drain_s if frame.head else DRAIN_S)
+            stop(unpack(frame.head, Ending).drain_s if frame.head else None)
         elif frame.kind == Kind.CONFIRM:
             first.counted()
 

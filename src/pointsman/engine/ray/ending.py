@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from pointsman.engine.ray.actors import Actors, Ending
 from pointsman.engine.ray.names import INGRESS_PREFIX, METRICS_PREFIX
+from pointsman.wire import commands
 from pointsman.wire.frames import Kind
+from pointsman.wire.messages import pack
 
 if TYPE_CHECKING:
     from pointsman.engine.ray.engine import Connections
@@ -33,7 +35,8 @@ async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], 
 
     ingresses = [name for name in actors.names if name.startswith(INGRESS_PREFIX)]
     exporters = [name for name in actors.names if name.startswith(METRICS_PREFIX)]
-    await _end(actors, ingresses, lambda: peers.tell_ingresses(Kind.STOP), drain_s)
+    limit = pack(commands.Ending(drain_s))
+    await _end(actors, ingresses, lambda: peers.tell_ingresses(Kind.STOP, limit), drain_s)
     await _end(actors, [name for name in actors.names if name not in exporters], stop_replicas, drain_s)
     await _end(actors, exporters, stop_exporters, KILLED_S)
 

@@ -112,7 +112,7 @@ def import_object(path: str, sys_path: Iterable[str] = ()) -> Any:
     """
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name or module_name.startswith("."):
-        raise ImportError(f"{path!r} is not an import path such as 'package.module:name'")
+        raise ImportError(f"{shown(path)} is not an import path such as 'package.module:name'")
     sys.path.extend(folder for folder in sys_path if folder not in sys.path)
     importlib.invalidate_caches()  # it may have been written a moment ago
     found: Any = importlib.import_module(module_name)

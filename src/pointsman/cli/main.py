@@ -135,8 +135,8 @@ def start(
 
     http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
     folder = InstanceFolder.of(check_name(name))
-    if engine == "local" and folder.is_alive():  # starting finds that too, but only after it has tried to bind the port
-        raise ServeException(f"an instance named {name!r} is running; end it with: {command_line('shutdown', name)}")
+    if engine == "local" and folder.is_alive():  # starting finds that too, and speaks of connect() in Python
+        raise ServeException(f"an instance named {name!r} is running; end it with: {command_line('stop', name)}")
     client = start_named(
         name,
         bound=not detached,

@@ -34,7 +34,7 @@ FIRST_PID = 1
 WATCH_AGAIN_S = 1.0
 LOOK_AGAIN_S = 0.05
 DRIVER_EXIT_TIMEOUT_S = 5.0
-"""The same where nothing is to be waited for."""
+"""How long an instance that has ended, or whose driver has let go of it, may take to be gone."""
 ANSWER_TIMEOUT_S = 5.0
 """How long a controller may take to answer a driver that is about to end."""
 
@@ -90,7 +90,10 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         self._end(forget=False)
 
     def shutdown(self) -> None:
-        """End the instance for good: as :meth:`stop`, and its stored state is forgotten. May be called again."""
+        """End the instance for good: as :meth:`stop`, and its stored state is forgotten.
+
+        May be called again. After :meth:`stop` nothing is forgotten: there is nobody left to ask.
+        """
         self._end(forget=True)
 
     def wait(self) -> None:

@@ -190,20 +190,22 @@ def _number(value: Any, what: str) -> float:
 def _custom_policy(path: Any) -> CustomPolicy:
     """A policy of the user's own, looked at here so that a mistake shows now and not in a router's log."""
     if not isinstance(path, str):
-        raise TypeError(f"policy must be an import path such as 'package.module:name', not {path!r}")
+        raise TypeError(f"policy must be an import path such as 'package.module:name', not {shown(path)}")
     module = path.replace(":", ".").partition(".")[0]
     if module == "__main__":
-        raise ValueError(f"traffic policy {path!r} is part of this script, which no other process can import")
+        raise ValueError(f"traffic policy {shown(path)} is part of this script, which no other process can import")
     folders = import_folders()
     if module in sys.stdlib_module_names or _origin(module, folders) != _origin(module, _as_routers_look(folders)):
-        raise ValueError(f"traffic policy {path!r} is hidden from other processes by an installed module {module!r}")
+        raise ValueError(
+            f"traffic policy {shown(path)} is hidden from other processes by an installed module {shown(module)}"
+        )
     custom = CustomPolicy(path, folders)
     try:
         load_policy(custom)
     except NotAPolicyError as error:
         raise TypeError(str(error)) from None
     except BaseException as error:
-        raise ValueError(f"traffic policy {path!r} cannot be imported: {shown(error)}") from error
+        raise ValueError(f"traffic policy {shown(path)} cannot be imported: {shown(error)}") from error
     return custom
 
 

@@ -55,11 +55,9 @@ class Kind(IntEnum):
     COMMAND = 14  # client -> controller
     SUBSCRIBE = 15  # router's process -> controller
     TABLE = 16  # controller -> router's process
-    CONFIRM = (
-        17  # router's process -> controller: this table version is in use; and back: changes wait for it from now on
-    )
+    CONFIRM = 17  # router's process -> controller: this table is in use; and back: changes wait for it from now on
     LAUNCH = 18  # controller -> supervisor
-    STOP = 19  # controller -> supervisor
+    STOP = 19  # controller -> supervisor, HTTP servers, and replicas of a cluster
     KILL = 20  # controller -> supervisor
     EVENT = 21  # supervisor -> controller
     SHUTDOWN = 22  # controller -> supervisor

@@ -30,6 +30,7 @@ FIELDS = "fields"
 INDENT = "    "
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+_JSON_TIME = re.compile(rf"{_TIME[:-1]}\+00:00")
 _TEXT_HEAD = re.compile(rf"({_TIME}) (\S+(?: \d+)?) (?:\S+: \[([A-Za-z0-9._,-]+)\] )?")
 _SMALL_TALK = re.compile(rb'(?:%s INFO |{"level":"INFO","logger":")pointsman[.:"]' % _TIME.encode())
 
@@ -188,11 +189,17 @@ def head_of(line: str) -> Head | None:
 
 
 def _head_of_json(line: str) -> Head | None:
+    """User code may print JSON that begins as ours does, so all that each of our lines has is asked for."""
     try:
         read = json.loads(line)
-        time, level, ids = str(read["time"]), str(read["level"]), read.get("request_ids") or [read.get("request_id")]
+        time, level, ids = read["time"], read["level"], read.get("request_ids") or [read.get("request_id")]
+        texts = (level, read["logger"], read["message"])
+        if type(read["pid"]) is not int or not all(isinstance(text, str) for text in texts):
+            return None
+        if _JSON_TIME.fullmatch(time) is None:
+            return None
         return Head(time[:23], level, frozenset(one for one in ids if one), goes_on=False)
-    except (ValueError, KeyError, TypeError):  # user code may print what looks like a line of ours
+    except (ValueError, KeyError, TypeError, RecursionError):  # the last of thousands of brackets in one another
         return None
 
 

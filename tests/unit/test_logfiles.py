@@ -95,6 +95,7 @@ def test_json_lines_are_merged_too(tmp_path: Path) -> None:
             "logger": "m",
             "time": "2026-11-28T09:30:02.000+00:00",
             "message": "x",
+            "pid": 1,
             "request_ids": ["id2"],
         }
     )
@@ -110,6 +111,34 @@ def test_json_lines_are_merged_too(tmp_path: Path) -> None:
         f"[b#aaaaaa] {packed}",
         f"[b#bbbbbb] {at(3, '[id3,id2] three')}",
     ]
+
+
+OURS = {"level": "INFO", "logger": "m", "time": "2026-11-28T09:30:02.000+00:00", "message": "x", "pid": 1}
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        json.dumps({**OURS, "time": "Tue 28"}),
+        json.dumps({**OURS, "time": 1764322202.0}),
+        json.dumps({**OURS, "time": "2099-11-28"}),
+        json.dumps({**OURS, "pid": "1"}),
+        json.dumps({**OURS, "message": None}),
+        json.dumps({"level": "info", "time": "2026-11-28T09:30:02.000+00:00"}),
+        json.dumps({name: value for name, value in OURS.items() if name != "logger"}),
+        '{"level":' + "[" * 200_000,
+        '{"level":' + "9" * 10_000 + "}",
+        '{"level":1}',
+    ],
+    ids=lambda printed: printed[:60],
+)
+def test_json_that_user_code_prints(printed: str, tmp_path: Path) -> None:
+    """JSON lines of a logger of my own keep their place behind the replica's name, and no line after them is out of
+    order, whatever they hold."""
+    write(tmp_path, "b#aaaaaa", at(1, "one"), printed, at(3, "three"))
+    [_, one, own, three] = LogFolder([tmp_path], everything).entries(to_the_end=True)
+    assert (own.head, own.time, own.lines) == (None, one.time, [printed])
+    assert three.time > one.time
 
 
 def test_the_end_may_have_no_end_of_line(tmp_path: Path) -> None:
@@ -223,6 +252,15 @@ ODD = [
     ".hidden",
     "-f",
 ]
+
+
+def test_a_folder_that_vanishes_under_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I read the logs of an instance that ends in this moment, and the command does not fail."""
+    gone, left = write(tmp_path, "a", "one"), write(tmp_path, "b", "two")
+    card = tmp_path / "c.card"
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [gone, card, left])
+    gone.unlink()
+    assert read(tmp_path) == ["[b] two"]
 
 
 def test_names_of_files_are_harmless_and_differ() -> None:

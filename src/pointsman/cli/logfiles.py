@@ -6,6 +6,7 @@ nothing answers.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import os
@@ -176,12 +177,18 @@ class LogFolder:
     def look(self) -> None:
         """See what has appeared."""
         for path in sorted(found for folder in self._paths for found in folder.glob("*")):
-            if path not in self._files and path.suffix in (".log", CARD) and path.stat().st_size:
-                file = _open_card(path) if path.suffix == CARD else LogFile(path, backend_in(path.stem))
-                wanted = self._wanted(file)
-                self._files[path] = file if wanted else None
-                if not wanted:
-                    file.close()
+            if path not in self._files and path.suffix in (".log", CARD):
+                with contextlib.suppress(FileNotFoundError):  # its instance has ended since, and took it along
+                    self._add(path)
+
+    def _add(self, path: Path) -> None:
+        if not path.stat().st_size:
+            return  # who writes it has only begun
+        file = _open_card(path) if path.suffix == CARD else LogFile(path, backend_in(path.stem))
+        wanted = self._wanted(file)
+        self._files[path] = file if wanted else None
+        if not wanted:
+            file.close()
 
     @property
     def files(self) -> list[LogFile]:

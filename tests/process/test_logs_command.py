@@ -9,12 +9,14 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 import pointsman as serve
+from pointsman.engine.folder import InstanceFolder
 from pointsman.logs import FORMATS
 from tests.conftest import http_for, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line, pointsman
@@ -162,6 +164,28 @@ def test_a_terminal_follows_until_ctrl_c(noisy: serve.Client) -> None:
         following.send_signal(signal.SIGINT)
         assert following.wait() == 0
     assert b"about to fail" in shown
+
+
+def test_logs_are_there_after_the_end(name: str, tmp_path: Path) -> None:
+    """After my instance was killed I read its logs by its name, and after any end by the folder of its state, where
+    the command's answer sends me."""
+    state = tmp_path / "state"
+    http = {"location": None}
+    client = serve.start(True, name=name, http_options=http, metrics_export_port=None, state_dir=state)
+    client.create_backend("talk", talk)
+    folder = InstanceFolder.of(name)
+    os.kill(folder.about().pid, signal.SIGKILL)
+    folder.wait_for_end()
+    for which in (("--name", name), ("--state-dir", str(state))):
+        shown = pointsman("logs", "talk", "-f", *which)
+        assert (shown.returncode, shown.stderr) == (0, "The instance has ended.\n")
+        assert "output of talk#" in shown.stdout
+    folder.remove()  # as other ends do
+    assert_one_line(pointsman("logs", "--name", name), f"'{name}' is running", "pointsman logs --state-dir FOLDER")
+    assert "output of talk#" in pointsman("logs", "--state-dir", str(state)).stdout
+    assert_one_line(pointsman("logs", "tall", "--state-dir", str(state)), "'tall'", "did you mean 'talk'")
+    assert_one_line(pointsman("logs", "--state-dir", str(tmp_path)), str(tmp_path), "state_dir")
+    assert_one_line(pointsman("logs", "--state-dir", str(state), "--address", "auto"), "--state-dir", "--address")
 
 
 def test_following_ends_with_the_instance(name: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pointsman.engine import folder
-from pointsman.engine.folder import lock_state_folder
+from pointsman.engine.folder import About, InstanceFolder, lock_state_folder
+from pointsman.engine.instances import log_folders
 from pointsman.exceptions import ServeException
 
 
@@ -74,3 +76,16 @@ def test_a_folder_that_goes_while_others_are_swept(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([gone, left]))
     folder.sweep_anonymous()
     assert not left.exists()
+
+
+def test_logs_are_where_an_older_instance_has_them(tmp_path: Path) -> None:
+    """My instance runs on since before an upgrade, and says of itself less than one does now: its logs are looked for
+    in its folder, and not where I am."""
+    instance = InstanceFolder(tmp_path)
+    about = About("i", "n", 1, None, 0, 1.0, 0, logs="/state/logs")
+    instance.write("about", msgspec.json.encode(about))
+    assert instance.logs() == Path("/state/logs")
+    older = {name: value for name, value in msgspec.to_builtins(about).items() if name != "logs"}
+    instance.write("about", msgspec.json.encode(older))
+    assert instance.logs() == tmp_path / "logs"
+    assert log_folders(str(instance.control_socket)) == {"": tmp_path / "logs"}

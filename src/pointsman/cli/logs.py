@@ -12,6 +12,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -43,16 +44,25 @@ def logs(
         int | None, typer.Option("--lines", "-n", help="Begin with the last N.", metavar="N", min=0)
     ] = None,
     name: Name = "default",
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", help="Of an instance that may have ended.", metavar="FOLDER")
+    ] = None,
     address: ClusterAddress = None,
 ) -> None:
     """Show what the processes of an instance have logged and printed, in order of time."""
     from pointsman.cli.logfiles import LogFolder
 
+    if state_dir is not None and address is not None:
+        raise ValueError("--state-dir and --address exclude each other: logs of a cluster are in Ray's log folder")
     _allow_open_files()
-    folders, is_alive = _find(name) if address is None else _find_here(name, address)
+    if state_dir is not None:
+        folders, is_alive = _find_stored(state_dir)
+    else:
+        folders, is_alive = _find(name) if address is None else _find_here(name, address)
     folder = LogFolder(folders, _wanted(backend, replica))
     if not folder.files:
-        _check_exists(backend, replica, LogFolder(folders, lambda file: bool(file.backend)), name, address)
+        live = partial(_live_backends, name, address) if state_dir is None else list
+        _check_exists(backend, replica, LogFolder(folders, lambda file: bool(file.backend)), live)
     screen = Screen()
     try:
         screen.show(_of_request(folder.entries(to_the_end=not follow), request), last=lines)
@@ -72,7 +82,8 @@ def _allow_open_files() -> None:
 
 
 def _find(name: str) -> Where:
-    """The folder of an instance on this machine alone. Asks no process: logs are looked at when nothing answers.
+    """The folder of an instance on this machine alone. Asks no process: logs are looked at when nothing answers, and
+    when the instance was killed.
 
     Raises:
         ServeException: there is none of that name.
@@ -80,9 +91,35 @@ def _find(name: str) -> Where:
     from pointsman.engine.folder import InstanceFolder, check_name
 
     instance = InstanceFolder.of(check_name(name))
-    if not instance.is_alive():
+    try:
+        return [instance.logs()], instance.is_alive
+    except (FileNotFoundError, ServeException):
+        pass
+    try:
         connect_to(name)  # which says what there is
-    return [Path(instance.about().logs)], instance.is_alive
+        return [instance.logs()], instance.is_alive
+    except FileNotFoundError:
+        raise ServeException(
+            f"no logs of {name!r} are on this machine; of one on a Ray cluster: give --address"
+        ) from None
+    except ServeException as error:
+        raise ServeException(f"{error}; logs of one with stored state: pointsman logs --state-dir FOLDER") from None
+
+
+def _find_stored(state_dir: Path) -> Where:
+    """The logs beside an instance's stored state, which is kept over its end.
+
+    Raises:
+        ServeException: there are none.
+    """
+    from pointsman.engine.folder import InstanceFolder, logs_of
+
+    folder = logs_of("", str(state_dir))
+    if not folder.is_dir():
+        raise ServeException(
+            f"no logs are in {state_dir}: it is not the state_dir of an instance that ran on this machine"
+        )
+    return [folder], InstanceFolder(state_dir).is_alive
 
 
 def _find_here(name: str, address: str) -> Where:
@@ -113,7 +150,7 @@ def _wanted(backend: str | None, replica: str | None) -> Callable[[LogFile], boo
 
 
 def _check_exists(
-    backend: str | None, replica: str | None, replicas: LogFolder, name: str, address: str | None
+    backend: str | None, replica: str | None, replicas: LogFolder, live_backends: Callable[[], list[str]]
 ) -> None:
     """Nothing is there to be read.
 
@@ -122,15 +159,20 @@ def _check_exists(
     """
     tags = [file.source for file in replicas.files]
     if backend is not None:
-        try:
-            live = list(connect_to(name, address).status()["backends"])
-        except ServeException:
-            live = []  # who is asked does not answer
+        live = live_backends()
         if backend not in live:
             known = {*live, *(tag.rpartition("#")[0] for tag in tags)}
             raise ValueError(f"no backend is named {backend!r}{_nearest(backend, known)}")
     if replica is not None:
         raise ValueError(f"no replica{f' of {backend!r}' if backend else ''} is {replica!r}{_nearest(replica, tags)}")
+
+
+def _live_backends(name: str, address: str | None) -> list[str]:
+    """Empty where who is asked does not answer."""
+    try:
+        return list(connect_to(name, address).status()["backends"])
+    except ServeException:
+        return []
 
 
 def _nearest(name: str, known: Collection[str]) -> str:

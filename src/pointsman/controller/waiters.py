@@ -123,8 +123,8 @@ class Waiter:
 def _too_late(limit_s: float) -> TimeoutError:
     """What the caller is told who does not wait any longer."""
     return TimeoutError(
-        f"the change is made, but was not in effect everywhere after {limit_s:g} s; status() shows which HTTP servers are"
-        " not up to date"
+        f"the change is made, but was not in effect everywhere after {limit_s:g} s; status() shows which HTTP servers"
+        " are not up to date"
     )
 
 

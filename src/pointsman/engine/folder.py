@@ -52,7 +52,7 @@ class About(msgspec.Struct, frozen=True):
     metrics_host: str | None = None
     metrics_port: int = 0
     logs: str = ""
-    """Folder of its log files."""
+    """Folder of its log files; empty where who wrote this did not know of it, which is where they lie in the folder."""
 
 
 def check_name(name: str) -> str:
@@ -244,6 +244,15 @@ class InstanceFolder:
 
     def about(self) -> About:
         return msgspec.json.decode(self.read("about"), type=About)
+
+    def logs(self) -> Path:
+        """Where the log files of the instance are, also of one that was killed: its folder stays.
+
+        Raises:
+            FileNotFoundError: it has ended in good order, or there was none.
+            ServeException: it has only begun to start.
+        """
+        return Path(self.about().logs or logs_of(str(self.path), ""))
 
     def forget_replica(self, number: int) -> None:
         """Remove what a dead replica has left here. Routers that knew it hold what they still read open."""

@@ -182,7 +182,7 @@ def log_folders(control_path: str) -> dict[str, Path]:
         from pointsman.engine.ray.names import instance_in
 
         return on_nodes(instance_in(control_path))
-    return {"": Path(local.folder_of(control_path).about().logs)}
+    return {"": local.folder_of(control_path).logs()}
 
 
 def last_table(control_path: str) -> LastTable | None:

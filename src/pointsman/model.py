@@ -372,3 +372,17 @@ class Capacity(NodeCapacity, frozen=True):
     """What the instance may hand out in all: on its one node, or, where ``nodes`` is not None, on each of those."""
 
     nodes: dict[str, NodeCapacity] | None = None
+
+
+class StartOptions(Struct, frozen=True):
+    """With what an instance was started, as far as the command line has options for it that nothing else tells.
+
+    Attributes:
+        engine: ``local`` or ``ray``.
+        every_node: whether each node has HTTP servers.
+        metrics_port: 0 for any free one, -1 for no metrics, None for the default.
+    """
+
+    engine: str = "local"
+    every_node: bool = False
+    metrics_port: int | None = None

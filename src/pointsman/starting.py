@@ -20,7 +20,7 @@ from pointsman.engine.folder import check_name
 from pointsman.engine.instances import find_anywhere, find_instance, raise_instance
 from pointsman.exceptions import ServeException
 from pointsman.importpath import absolute
-from pointsman.model import Capacity
+from pointsman.model import Capacity, StartOptions
 from pointsman.session import credentials_here, operator
 from pointsman.wire.handover import HTTPSettings
 
@@ -185,6 +185,7 @@ def start_instance(
     client_in_replicas: bool = True,
 ) -> Client:
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
+    every_node = http.location is DeploymentMode.EveryNode
     amounts.check_hash_seed(os.environ)  # which the instance's processes inherit
     raised = raise_instance(
         Plan(
@@ -196,10 +197,11 @@ def start_instance(
             capacity=capacity,
             request_timeout_s=http.request_timeout_s,
             metrics=_metrics_port(http, metrics_port),
-            every_node=http.location is DeploymentMode.EveryNode,
+            every_node=every_node,
             cluster=cluster,
             log_format=log_format,
             client_in_replicas=client_in_replicas,
+            start_options=StartOptions(engine, every_node, _as_option(metrics_port)),
         ),
         engine,
     )
@@ -251,6 +253,13 @@ def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:
         return None
     host = http.host if http.serves and http.host is not None else LOOPBACK
     return MetricsPort(host, int(port), strict=not isinstance(port, _DefaultPort))
+
+
+def _as_option(port: int | None) -> int | None:
+    """A port of metrics as the command line is given it."""
+    if port is None:
+        return -1
+    return None if isinstance(port, _DefaultPort) else int(port)
 
 
 def connect(name: str = "default", *, engine: str | None = None, address: str | None = None) -> Client:

@@ -20,6 +20,7 @@ import pytest
 import pointsman as serve
 from pointsman.cli.ending import say_what_is_kept
 from pointsman.exceptions import ServeException
+from pointsman.model import StartOptions
 from pointsman.wire.commands import Status
 from tests.conftest import WAIT_S, family, start_client, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line, pointsman, start_detached, status_of
@@ -45,8 +46,9 @@ def test_signals_of_a_foreground_instance_keep_its_state(name: str, tmp_path: Pa
     each time it says where its state is kept and how to start it again, and so it does come back (IN10, IN12)."""
     state = tmp_path / "my state"
     command = [PROGRAM, "start", "--name", name, "--http-port", "0", "--state-dir", str(state)]
+    command += ["--metrics-export-port", "0"]
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        process = started([*command, "--metrics-export-port", "0"])
+        process = started(command)
         client = serve.connect(name)
         if signum == signal.SIGTERM:
             client.deploy("greet", greet, route="/greet")
@@ -59,6 +61,7 @@ def test_signals_of_a_foreground_instance_keep_its_state(name: str, tmp_path: Pa
         assert f"Its state is kept in {state}; start it again with: pointsman start " in said
         command = [PROGRAM, *shlex.split(said.partition("with: pointsman ")[2])]
         assert command[1:4] == ["start", "--name", name]
+        assert command[-4:-2] == ["--metrics-export-port", "0"]
 
 
 def test_a_stop_keeps_what_is_stored(name: str, tmp_path: Path) -> None:
@@ -101,6 +104,29 @@ def test_what_is_said_of_a_stop(
     printed = capsys.readouterr().out
     assert said in printed
     assert ("'/a b'" in printed) == (state_dir == "/a b")
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "said"),
+    [
+        (StartOptions(), "127.0.0.1", "--detached --http-port 81"),
+        (StartOptions(metrics_port=-1), None, "--detached --http-location NoServer --metrics-export-port -1"),
+        (StartOptions(metrics_port=9090), "::", "--detached --http-host :: --http-port 81 --metrics-export-port 9090"),
+        (
+            StartOptions("ray", True, 0),
+            "127.0.0.1",
+            "--detached --http-port 81 --http-location EveryNode --metrics-export-port 0 --engine ray",
+        ),
+    ],
+)
+def test_what_starts_the_same_instance_again(
+    given: StartOptions, host: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that I am given starts an instance like the one that ended: with or without metrics and HTTP, on the
+    same ports, engine and nodes (IN12)."""
+    status = Status(1, 1, "default", host, 81 if host else 0, {}, {}, (), start_options=given)
+    say_what_is_kept("default", status, None)
+    assert capsys.readouterr().out.endswith(f"with: pointsman start {said}\n")
 
 
 def on_a_terminal(answer: str, *arguments: str) -> tuple[int, str]:

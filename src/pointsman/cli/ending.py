@@ -80,6 +80,7 @@ def _may_forget(name: str, status: Status, address: str | None) -> bool:
 
 
 def _start_again(name: str, status: Status, address: str | None, *, detached: bool = True) -> str:
+    given = status.start_options
     options = ["--detached"] if detached else []
     options += ["--name", name] if name != "default" else []
     if status.http_host is None:
@@ -87,6 +88,10 @@ def _start_again(name: str, status: Status, address: str | None, *, detached: bo
     else:
         options += ["--http-host", status.http_host] if status.http_host != HTTP_HOST else []
         options += ["--http-port", str(status.http_port)] if status.http_port != HTTP_PORT else []
-    options += ["--engine", "ray", "--address", address] if address is not None else []
+        options += ["--http-location", "EveryNode"] if given.every_node else []
+    if given.metrics_port is not None:
+        options += ["--metrics-export-port", str(given.metrics_port)]
+    options += ["--engine", "ray"] if given.engine == "ray" or address is not None else []
+    options += ["--address", address] if address is not None else []
     options += ["--state-dir", status.state_dir] if status.state_dir else []
     return shlex.join(["pointsman", "start", *options])

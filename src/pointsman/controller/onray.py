@@ -100,4 +100,5 @@ def _handover(given: ClusterHandover, folder: NodeFolder) -> ControllerHandover:
         control_path=control_path_of(given.namespace, given.instance),
         log_format=given.log_format,
         client_in_replicas=given.client_in_replicas,
+        start_options=given.start_options,
     )

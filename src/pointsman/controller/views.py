@@ -48,6 +48,7 @@ def status_of(
         metrics=dict(metrics),
         queued=queued,
         state_dir=handover.state_dir,
+        start_options=handover.start_options,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from pointsman.model import Capacity, Resources
+from pointsman.model import Capacity, Resources, StartOptions
 from pointsman.telemetry.summary import Reading
 from pointsman.wire.handover import HTTPSettings, Launch, ProcessEvent, ShutdownOrder
 
@@ -103,6 +103,7 @@ class Plan(NamedTuple):
         every_node: whether each node has ingresses, or only the one of this process.
         cluster: where, on the Ray engine.
         client_in_replicas: whether user code may use a client.
+        start_options: what the instance says of itself to who wants to start it again.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Plan(NamedTuple):
     every_node: bool = False
     cluster: Cluster = ANY_CLUSTER
     client_in_replicas: bool = True
+    start_options: StartOptions = StartOptions()
 
 
 class Address(NamedTuple):

@@ -213,6 +213,7 @@ def _start_supervisor(
         request_timeout_s=plan.request_timeout_s,
         log_format=plan.log_format,
         client_in_replicas=plan.client_in_replicas,
+        start_options=plan.start_options,
     )
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))

@@ -157,6 +157,7 @@ class Supervisor:
             control_path=str(self._folder.control_socket),
             log_format=order.log_format,
             client_in_replicas=order.client_in_replicas,
+            start_options=order.start_options,
         )
         fds = (self._control.fileno(), theirs.fileno(), *([self._metrics.fileno()] if self._metrics else []))
         try:

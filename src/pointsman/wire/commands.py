@@ -16,6 +16,7 @@ from pointsman.model import (
     Pins,
     Reason,
     Resources,
+    StartOptions,
     TargetTraits,
     TrafficHistory,
 )
@@ -260,6 +261,7 @@ class Status(msgspec.Struct, frozen=True):
     """Calls that wait in routers, by endpoint; None where nothing is recorded."""
     state_dir: str = ""
     """Where its state is stored; empty where a stop keeps none."""
+    start_options: StartOptions = StartOptions()
 
 
 class BackendList(msgspec.Struct, frozen=True):

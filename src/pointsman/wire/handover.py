@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pointsman.model import Allocation, Capacity, Environment, Origin, Resources
+from pointsman.model import Allocation, Capacity, Environment, Origin, Resources, StartOptions
 from pointsman.wire.messages import Message
 
 
@@ -133,6 +133,7 @@ class ControllerHandover(Message, frozen=True):
     log_format: str = "text"
     client_in_replicas: bool = True
     """Whether user code may use a client of the instance that it runs in."""
+    start_options: StartOptions = StartOptions()
 
 
 class HTTPSettings(msgspec.Struct, frozen=True):
@@ -174,6 +175,7 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
     request_timeout_s: float
     log_format: str = "text"
     client_in_replicas: bool = True
+    start_options: StartOptions = StartOptions()
 
 
 class ClusterHandover(msgspec.Struct, frozen=True):
@@ -207,3 +209,4 @@ class ClusterHandover(msgspec.Struct, frozen=True):
     metrics_strict: bool = True
     log_format: str = "text"
     client_in_replicas: bool = True
+    start_options: StartOptions = StartOptions()

@@ -217,6 +217,7 @@ def _raise(plan: Plan) -> RayInstance:
         metrics_strict=plan.metrics.strict if plan.metrics else True,
         log_format=plan.log_format,
         client_in_replicas=plan.client_in_replicas,
+        start_options=plan.start_options,
     )
     return RayInstance(*_make_controller(given, bound=plan.bound), port=port, bound=plan.bound)
 

@@ -51,7 +51,7 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
             batches=is_batching(call),
             has_reconfigure=callable(getattr(function_or_class, "reconfigure", None)),
             has_batching_method=any(is_batching(method) for method in methods if callable(method)),
-            has_close=callable(getattr(function_or_class, "close", None)),
+            has_close=is_hook(getattr(function_or_class, "close", None)),
         )
     kind = type(function_or_class).__name__
     raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
@@ -79,10 +79,24 @@ def check_http_methods(names: Any) -> list[str] | str:
     return ALL_METHODS if ALL_METHODS in names else list(dict.fromkeys(names))
 
 
+def is_hook(close: Any) -> bool:
+    """Whether a class's ``close`` can be called as the system calls it. One that requires an argument of its own is a
+    method like others: it was written before there was such a hook."""
+    if not callable(close):
+        return False
+    try:
+        parameters = list(inspect.signature(close).parameters.values())
+    except (ValueError, TypeError):
+        return True  # no signature to be had
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return sum(p.default is p.empty and p.kind not in kinds for p in parameters) <= 1  # `self`, which a class still has
+
+
 def methods_of(cls: type) -> list[str]:
     """Names of a class's own ways in beside ``__call__``: its public methods, less those that we call ourselves."""
     members = inspect.getmembers(cls, lambda value: callable(value) and not isinstance(value, type))
-    return [name for name, _ in members if not name.startswith("_") and name not in CLOSED_METHODS]
+    hooks = CLOSED_METHODS if is_hook(getattr(cls, "close", None)) else CLOSED_METHODS - {"close"}
+    return [name for name, _ in members if not name.startswith("_") and name not in hooks]
 
 
 def check_callable(cls: type) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.callables import takes_argument
+from pointsman.exceptions import CallRejectedError
 from pointsman.model import TargetTraits
 from pointsman.replica.target import Target
 from pointsman.usercode import code_digest, look_at, pack_code, unpack_code
@@ -458,3 +459,45 @@ def test_what_cannot_be_named_is_still_told() -> None:
 
     with pytest.raises(TypeError, match=r"init argument 0.*RuntimeError: over my dead body"):
         pack_code(Plain, (Stubborn(),))
+
+
+class Positions:
+    """Its ``close`` was written before there was a hook of that name."""
+
+    def __init__(self) -> None:
+        self.helper = lambda request: "not a method"
+
+    class Inner: ...
+
+    def __call__(self, request: Any) -> str:
+        return "called"
+
+    def close(self, request: Any) -> str:
+        return "position closed"
+
+
+class Closes:
+    def __call__(self, request: Any) -> None: ...
+
+    def close(self, timeout_s: float = 1.0) -> None: ...
+
+
+def test_a_close_that_wants_a_request_is_a_method_like_others() -> None:
+    """It is not called at the end of a replica, and callers may name it (CB11, RQ7)."""
+    traits = look_at(Positions, ())
+    target = Target(pack_code(Positions, ()), traits)
+    target.construct()
+    assert (traits.has_close, target.close) == (False, None)
+    assert target.method("close").call(None) == "position closed"
+    assert look_at(Closes, ()).has_close
+
+
+def test_all_methods_are_those_of_the_class() -> None:
+    """``http_methods="*"`` opens methods, and not whatever callable an object or its class holds (BC8)."""
+    target = Target(pack_code(Positions, ()), look_at(Positions, ()))
+    target.construct()
+    target.check_open_to_http("close", ("*",))
+    for name in ("helper", "Inner"):
+        with pytest.raises(CallRejectedError):
+            target.check_open_to_http(name, ("*",))
+    target.check_open_to_http("helper", ("helper",))

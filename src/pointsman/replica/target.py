@@ -18,7 +18,7 @@ from pointsman.incoming import Incoming
 from pointsman.model import ALL_METHODS, TargetTraits
 from pointsman.replica.wrappedrequest import WrappedRequest
 from pointsman.request import Request, async_request
-from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, check_callable, methods_of, unpack_code
+from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, check_callable, is_hook, methods_of, unpack_code
 
 
 class Method(NamedTuple):
@@ -103,7 +103,7 @@ class Target:
     def close(self) -> Callable[[], Any] | None:
         """The class's ``close``, where it has one; it may be ``async def``."""
         # Of the class: one that hands on every other name to a model of its own does not mean that model's.
-        return self._own("close") if callable(getattr(type(self._object), "close", None)) else None
+        return self._own("close") if is_hook(getattr(type(self._object), "close", None)) else None
 
     def let_go(self) -> None:
         """Forget all of user code, which ends what nobody else holds. The target is of no use any more."""
@@ -119,8 +119,10 @@ class Target:
         Raises:
             CallRejectedError: it may not, whether there is such a method or not.
         """
-        named = name in http_methods or name == DEFAULT_METHOD or http_methods == (ALL_METHODS,)
-        if self._traits.is_class and not named:
+        named = name in http_methods or name == DEFAULT_METHOD
+        # Of the class: what an object merely holds, such as a model or a client, is no method.
+        every = http_methods == (ALL_METHODS,) and name in methods_of(type(self._object))
+        if self._traits.is_class and not named and not every:
             raise CallRejectedError(f"method {name!r} is not among the http_methods of this backend")
 
     def _own(self, name: str) -> Callable[[], Any] | None:
@@ -143,7 +145,8 @@ class Target:
         if not self._traits.is_class:
             return self._describe(DEFAULT_METHOD, self._function_or_class)
         wanted = name or DEFAULT_METHOD
-        if wanted in CLOSED_METHODS or (wanted.startswith("_") and wanted != DEFAULT_METHOD):
+        is_closed = wanted in CLOSED_METHODS and not (wanted == "close" and self.close is None)
+        if is_closed or (wanted.startswith("_") and wanted != DEFAULT_METHOD):
             raise CallRejectedError(f"method {wanted!r} is not open to callers")
         bound = getattr(self._object, wanted, None)
         if not callable(bound) and not name:  # no caller has asked for anything that is not there

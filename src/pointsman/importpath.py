@@ -63,8 +63,10 @@ def absolute(path: str | os.PathLike[str], what: str) -> str:
         what: its name in the error's text.
 
     Raises:
-        ValueError: it is relative, and the working folder was removed.
+        ValueError: it is empty; or relative, and the working folder was removed.
     """
+    if not os.fspath(path):
+        raise ValueError(f"{what} is empty; give the path of a folder or file")
     try:
         return str(Path(path).absolute())
     except FileNotFoundError:

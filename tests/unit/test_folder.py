@@ -53,6 +53,15 @@ def test_a_link_to_a_folder(state: Path, tmp_path: Path) -> None:
         lock_state_folder(tmp_path / "link")
 
 
+def test_what_is_no_folder(tmp_path: Path) -> None:
+    """A file, or a link to nowhere, is named as what it is not (IN11)."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(ServeException, match=f"{name} is not a folder"):
+            lock_state_folder(tmp_path / name)
+
+
 @pytest.mark.parametrize(("kind", "refused"), [("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("ext4", False)])
 def test_a_folder_on_a_network(state: Path, monkeypatch: pytest.MonkeyPatch, kind: str, refused: bool) -> None:
     """On a network file system locks and syncs may lie, so state is not kept there (IN11)."""

@@ -76,7 +76,11 @@ def _may_forget(name: str, status: Status, address: str | None) -> bool:
         f"A shutdown forgets it. To end the instance and keep it: {command_line('stop', name, address)}",
         err=True,
     )
-    return typer.confirm("Forget it?", default=False, err=True)
+    try:
+        return typer.confirm("Forget it?", default=False, err=True)
+    except typer.Abort:  # Ctrl-C, or the end of what is typed
+        typer.echo(err=True)
+        return False
 
 
 def _start_again(name: str, status: Status, address: str | None, *, detached: bool = True) -> str:

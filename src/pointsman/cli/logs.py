@@ -45,18 +45,21 @@ def logs(
     ] = None,
     name: Name = "default",
     state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", help="Of an instance that may have ended.", metavar="FOLDER")
+        str | None, typer.Option("--state-dir", help="Of an instance that may have ended.", metavar="FOLDER")
     ] = None,
     address: ClusterAddress = None,
 ) -> None:
     """Show what the processes of an instance have logged and printed, in order of time."""
     from pointsman.cli.logfiles import LogFolder
+    from pointsman.importpath import absolute
 
     if state_dir is not None and address is not None:
         raise ValueError("--state-dir and --address exclude each other: logs of a cluster are in Ray's log folder")
+    if request == "":
+        raise ValueError("--request is empty; give the id of a request")
     _allow_open_files()
     if state_dir is not None:
-        folders, is_alive = _find_stored(state_dir)
+        folders, is_alive = _find_stored(Path(absolute(state_dir, "--state-dir")))
     else:
         folders, is_alive = _find(name) if address is None else _find_here(name, address)
     folder = LogFolder(folders, _wanted(backend, replica))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -123,7 +122,7 @@ def start(
         typer.Option("--metrics-export-port", help="Of metrics; 0 takes any free port, -1 none.", metavar="PORT"),
     ] = None,
     state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", help="Keep state here, over restarts.", metavar="FOLDER")
+        str | None, typer.Option("--state-dir", help="Keep state here, over restarts.", metavar="FOLDER")
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="Where it runs.", metavar="local|ray")] = "local",
     address: ClusterAddress = None,
@@ -284,6 +283,8 @@ def _metrics_port(given: int | None) -> int | None:
 
     if given is None:
         return DEFAULT_METRICS_PORT
+    if given < -1:
+        raise ValueError(f"--metrics-export-port {given} is not between 0 and 65535, nor -1 for none")
     return None if given == -1 else check_metrics_port(given)
 
 

@@ -146,7 +146,8 @@ def make_private(folder: Path) -> Path:
     Raises:
         ServeException: it is a symlink, somebody else's, or open to others.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # it is a file, or a symlink to nowhere
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise ServeException(f"{folder} is not a folder (a symlink is not followed)")

@@ -28,18 +28,20 @@ def _completed(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _run(parse())
+        return _run(parse)
     return _completed_elsewhere(parse)  # such as in `bucket_by`, which runs on a loop
 
 
-def _run(parsing: Coroutine[Any, Any, FormData]) -> FormData:
-    """Other than by ``asyncio.run``: the thread keeps the event loop that user code may have given it."""
+def _run(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:
+    """As ``asyncio.run``, which would take away the event loop that user code has set for this thread."""
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(parsing)
+        return loop.run_until_complete(parse())
     finally:
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        try:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
 
 def _completed_elsewhere(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:
@@ -48,7 +50,7 @@ def _completed_elsewhere(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> 
 
     def run() -> None:
         try:
-            found.append(_run(parse()))
+            found.append(_run(parse))
         except BaseException as error:  # noqa: BLE001 - raised again by the caller
             errors.append(error)
 

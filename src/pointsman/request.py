@@ -45,14 +45,13 @@ def accept_batch(
 
     On a function, or on ``__call__``, it makes the whole backend batching; on another method only that method. How
     many requests come at once is set by ``max_batch_size`` and ``batch_wait_timeout`` of the backend's config. An
-    exception object among the answers fails its own request only.
+    exception object among the answers fails its own request only. On a class the mark is ignored, with a warning: mark
+    its ``__call__`` instead.
 
     Args:
         bucket_by: a quick function of one :class:`Request`, such as ``lambda request: len(request.body()) // 1000``;
             only requests for which it gives the same value (str, number, bytes, None, or a tuple of these) share a
             batch. It runs when a request arrives, on the loop of the replica; what it raises fails that request.
-
-    On a class it is ignored, with a warning: mark its ``__call__`` instead.
 
     Raises:
         TypeError: used on what cannot be called.
@@ -103,7 +102,7 @@ class Request:
         path_params: values of the route's template, decoded.
     """
 
-    __slots__ = ("_form", "_headers", "_incoming", "_whole", "method", "path_params")
+    __slots__ = ("__weakref__", "_form", "_headers", "_incoming", "_whole", "method", "path_params")
 
     app: Any = _as_starlette("app")
     auth: Any = _as_starlette("auth")
@@ -223,7 +222,8 @@ class Request:
 
     def is_disconnected(self) -> bool:
         """Whether the client has left, or has given the call up: nobody waits for the answer. It can be awaited as
-        well, by code that was written for Starlette."""
+        well, by code that was written for Starlette. It is true or false, but not ``True`` or ``False`` themselves:
+        ``is False`` never holds, and in JSON it is 0 or 1. ``bool(...)`` makes it a bool."""
         return _Settled(self._incoming.left)  # type: ignore[return-value]
 
     def close(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -182,35 +184,55 @@ def test_the_form_of_a_handle_call() -> None:
     assert asyncio.run(read(async_request(incoming({"a": 1}, kwargs={})))) == ({"a": 1}, {"a": 1})
 
 
+def test_a_decorator_sees_what_starlettes_request_has() -> None:
+    """A ``def`` around an ``async def``: attributes and the scope are there on both sides, and are the same; the form
+    is closed on both, and a field that it lacks is the client's mistake (RQ1, RQ6)."""
+    call = incoming(PARTS % b"content", MULTIPART)
+    request = WrappedRequest(call)
+    assert (request.cookies, request["path"], str(request.base_url)) == (
+        {"a": "b", "c": "d"},
+        "/x/y z",
+        "http://example:80/",
+    )
+    assert request.get("path") == request.scope["path"]
+    assert len(request) == len(list(request))
+    assert b"".join(request.stream()) == call.data
+    request.state.seen = "outside"
+    form: Any = request.form()
+
+    async def wrapped() -> None:
+        both: Any = request
+        assert request.state.seen == "outside"
+        assert await both.body() == call.data
+        assert b"".join([piece async for piece in both.stream()]) == call.data
+        file = (await both.form())["file"]
+        await both.close()
+        assert file.file.closed
+        assert form["file"].file.closed
+        (await both.form())["nope"]
+
+    with pytest.raises(KeyError) as missing:
+        asyncio.run(wrapped())
+    assert bad_body(missing.value, call, request) == "the form has no field 'nope'"
+    with pytest.raises(KeyError) as missing:
+        form["nope"]
+    assert bad_body(missing.value, call, request) == "the form has no field 'nope'"
+
+
 def test_a_form_leaves_the_event_loop_of_the_thread_alone() -> None:
-    """A ``def`` that runs an async client on a loop of its own finds that loop again after it has read a form (RQ1)."""
-    own = asyncio.new_event_loop()
-    asyncio.set_event_loop(own)
+    """User code that has set an event loop in its constructor finds it after ``form()`` (RQ1)."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     try:
-        assert Request(incoming(PARTS % b"x", MULTIPART)).form()["text"] == "value"
-        assert asyncio.get_event_loop_policy().get_event_loop() is own
+        assert Request(incoming(PARTS % b"content", MULTIPART)).form()["text"] == "value"
+        assert asyncio.get_event_loop() is loop
     finally:
         asyncio.set_event_loop(None)
-        own.close()
+        loop.close()
 
 
-def test_a_decorator_and_what_it_wraps_read_the_same_request() -> None:
-    """A ``def`` around an ``async def`` has values, the ``async def`` awaits, and both have all attributes (RQ1)."""
-    request = WrappedRequest(incoming(PARTS % b"x", MULTIPART))
-    assert (request.cookies, request["method"], len(request.body())) == (
-        {"a": "b", "c": "d"},
-        "POST",
-        len(PARTS % b"x"),
-    )
-    assert b"".join(request.stream()) == PARTS % b"x"
-
-    async def read() -> None:
-        assert await request.body() == PARTS % b"x"
-        form = await request.form()
-        assert form["text"] == "value"
-        with pytest.raises(KeyError) as caught:
-            form["nope"]
-        assert bad_body(caught.value, request._incoming, request) == "the form has no field 'nope'"
-        await request.close()
-
-    asyncio.run(read())
+def test_a_request_can_be_referred_to_weakly() -> None:
+    """``weakref.ref(request)`` works, as for Starlette's; and a client that is there is 0 in JSON (RQ1)."""
+    request = Request(incoming(b""))
+    assert weakref.ref(request)() is request
+    assert json.dumps(request.is_disconnected()) == "0"

@@ -69,9 +69,10 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
         return told[1] if told[0] == incoming.request_id else ""
     multipart = sys.modules.get("starlette.formparsers")
     if isinstance(error, KeyError):
-        forms = [form for form in _forms_of(request) if form is not None]
-        readers = [frame.f_locals.get("self") for frame in _frames(error.__traceback__)]
-        found = any(reader is form for reader in readers for form in forms)
+        # A `def` around an `async def` reads one form by itself, and the other by way of Starlette's request.
+        forms = [getattr(owner, "_form", None) for owner in (request, getattr(request, "_whole", None))]
+        owners = [frame.f_locals.get("self") for frame in _frames(error.__traceback__)]
+        found = any(form is not None and owner is form for form in forms for owner in owners)
         return _cut(f"the form has no field {shown(*error.args)}") if found else ""
     if not isinstance(error, (ValueError, RecursionError, ServeException)) and not (
         multipart is not None and isinstance(error, multipart.MultiPartException)
@@ -81,11 +82,6 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
         if _reads(frame, incoming):
             return _cut(_text(error, "JSON" if "json" in frame.f_code.co_name else "a form"))
     return ""
-
-
-def _forms_of(request: Any) -> tuple[Any, Any]:
-    """The form that user code has read of a request, in either way."""
-    return getattr(request, "_form", None), getattr(getattr(request, "_whole", None), "_form", None)
 
 
 def _frames(traceback: TracebackType | None) -> list[FrameType]:

@@ -9,11 +9,11 @@ from pointsman.request import Request
 
 
 class WrappedRequest(Request):
-    """What ``body``, ``json``, ``form``, ``stream`` and ``close`` give is a value where no event loop runs. Where one
-    does it has to be awaited (``stream``: iterated with ``async for``). The first is the decorator, the second what it
-    wraps."""
+    """What ``body``, ``json``, ``form``, ``close`` and ``stream`` give is a value where no event loop runs, and has to
+    be awaited (``stream``: iterated with ``async for``) where one does: the first is the decorator, the second what it
+    wraps. Both see one ``scope`` and one ``state``."""
 
-    __slots__ = ()
+    __slots__ = ()  # and no name of a slot of `Request` below: it would hide the slot
 
     def body(self) -> Any:
         return self._starlette().body() if _loop_runs() else super().body()
@@ -28,7 +28,8 @@ class WrappedRequest(Request):
         return self._starlette().stream() if _loop_runs() else super().stream()
 
     def close(self) -> Any:
-        return self._starlette().close() if _loop_runs() else super().close()
+        super().close()
+        return self._starlette().close() if _loop_runs() else None
 
 
 def _loop_runs() -> bool:

@@ -165,7 +165,6 @@ def test_values_without_a_form(served, http, kind):
 
 PAIRS = {
     "dict": ({"error": "none"}, 404),
-    "text": ("not found", 404),
     "created": ({"id": 1}, 201),
     "none": (None, 204),
     "status": (5, HTTPStatus.CONFLICT),
@@ -175,6 +174,8 @@ PAIRS = {
 }
 FINE = {
     "numbers": (1, 404),
+    "text": ("not found", 404),
+    "label": ("apples", 199),
     "strings": ("a", "b"),
     "no status": ("cat", 7),
     "a truth": ("cat", True),
@@ -197,8 +198,8 @@ def pick_tuples(requests):
 
 @pytest.mark.parametrize("code", [pick_tuple, pick_tuples])
 def test_a_body_and_a_status_is_an_error(served, http, client, name, code):
-    """``return body, 404`` is a 500 that says what would be right; other tuples are lists, and through a handle a tuple
-    is itself (RP3, RP5)."""
+    """``return {...}, 404`` is a 500 that says what would be right; other tuples are lists, a label and a count
+    whatever the count is, and through a handle a tuple is itself (RP3, RP5)."""
     route = served(code)
     for kind in PAIRS:
         answer = http.get(route, params={"kind": kind})

@@ -61,9 +61,12 @@ def needs_asgi(value: Any, http_method: str) -> bool:
 
 
 def is_iterator(value: Any) -> bool:
-    """Whether a value is a sync iterator of any kind, which is streamed. A list is none."""
+    """Whether a value is a sync iterator of any kind, which is streamed. A list is none; the files of ``tempfile`` are,
+    as other files are, though their classes do not say so."""
     kind = type(value)
-    return kind not in PLAIN and getattr(kind, "__next__", None) is not None
+    if kind in PLAIN:
+        return False
+    return getattr(kind, "__next__", None) is not None or (kind.__module__ == "tempfile" and hasattr(kind, "__iter__"))
 
 
 def is_async_iterator(value: Any) -> bool:
@@ -114,13 +117,17 @@ def encode_answer(value: Any, codec: int) -> Answer:
 def _check_pair(value: tuple[Any, ...]) -> None:
     """A tuple is a list in JSON; but one of a body and a status is a mistake of who is used to another framework.
 
+    Text and a number is not taken for one: it may as well be a label and a count, and whether that can be sent must not
+    depend on the count.
+
     Raises:
         AnswerError: it looks like one.
     """
     if not (len(value) == 2 or (len(value) == 3 and isinstance(value[2], dict))):
         return
     body, status = value[:2]
-    is_body = body is None or isinstance(body, (str, bytes, dict, list)) or hasattr(body, "model_dump")
+    is_body = body is None or isinstance(body, (dict, list)) or hasattr(body, "model_dump")
+    is_body = is_body or (len(value) == 3 and isinstance(body, (str, bytes)))
     known = isinstance(status, HTTPStatus) or (type(status) is int and status in _STATUSES and is_body)
     if known or is_response(body):
         code = int(status) if known else 404

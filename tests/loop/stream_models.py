@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
+from pointsman.context import call_scope
 from pointsman.request import accept_batch
 from tests.loop.models import JOURNAL, OPEN
 
@@ -185,3 +188,40 @@ async def asks_for_each(requests: Any) -> list[str]:
     left = [await request.is_disconnected() for request in requests]
     JOURNAL.append(f"left {left}")
     return [(await request.body()).decode() for request in requests]
+
+
+def bodiless(request: Any) -> Any:
+    return StreamingResponse(iter(["x"]), int(name_of(request)), headers={"content-length": "10"})
+
+
+async def bodiless_async(request: Any) -> Any:
+    return StreamingResponse(numbers("n"), int(await request.body()), headers={"content-length": "10"})
+
+
+async def closed_elsewhere(request: Any) -> Any:
+    loop_thread = threading.get_ident()
+
+    def generator() -> Iterator[str]:
+        try:
+            for number in range(MANY):
+                yield str(number)
+        finally:
+            JOURNAL.append("elsewhere" if threading.get_ident() != loop_thread else "on the loop")
+
+    return StreamingResponse(generator())
+
+
+def temporary(request: Any) -> Any:
+    file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - the stream closes it
+    file.write(b"a\nb\n")
+    file.seek(0)
+    return file
+
+
+@accept_batch
+def scopes(requests: list[Any]) -> list[Any]:
+    def generator() -> Iterator[str]:
+        scope: Any = call_scope.get()
+        yield f"{scope.request_id} {scope.deadline < float('inf')}"
+
+    return [generator() for _ in requests]

@@ -101,6 +101,7 @@ def test_head_ends_with_the_head(code: Any) -> None:
         assert [frame.kind for frame in caller.of(1)] == [Kind.REPLY, Kind.END]
         while replica.runtime.load:
             await asyncio.sleep(0.001)
+        await journal_has("closed it")  # by the thread, a `map` a moment later
         assert JOURNAL == ["begin it", "closed it"]
 
     serving(code, test)
@@ -148,3 +149,62 @@ def test_user_code_learns_that_its_client_has_left() -> None:
 
     serving(models.asks_until_left, alone)
     with_replica(in_a_batch, models.asks_for_each, max_batch_size=2, batch_wait_timeout_s=60.0)
+
+
+@pytest.mark.parametrize("code", [models.bodiless, models.bodiless_async], ids=named)
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_status_without_a_body_streams_none(code: Any, status: int) -> None:
+    """A streamed 204 or 304 is its head alone, whatever its content-length and its iterator say (H15, RP3)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        call = caller.call(str(status))
+        await caller.until(lambda: caller.of(call) and caller.of(call)[-1].kind == Kind.END)
+        head, *rest = caller.of(call)
+        told = unpack(head.head, ReplyHead)
+        assert told.status == status
+        assert b"content-length" not in dict(told.headers)
+        assert [frame.kind for frame in rest] == [Kind.END]
+
+    serving(code, test)
+
+
+def test_what_async_code_streams_is_closed_beside_the_loop() -> None:
+    """A client leaves what an ``async def`` streams from a sync generator: its ``finally`` runs on a thread, and
+    keeps nobody else waiting (F26)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        call = caller.call("x")
+        await caller.until(lambda: len(caller.of(call)) > STREAM_WINDOW)
+        caller.stream.send(Kind.CANCEL, call)
+        await journal_has("elsewhere")
+        while replica.runtime.load:
+            await asyncio.sleep(0.001)
+
+    serving(models.closed_elsewhere, test)
+
+
+def test_a_temporary_file_is_streamed() -> None:
+    """``tempfile``'s files are answers as other files are (RP4)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        call = caller.call("x")
+        await caller.until(lambda: caller.of(call) and caller.of(call)[-1].kind in (Kind.END, Kind.FAILURE))
+        assert [frame.body for frame in caller.of(call)[1:-1]] == [b"a\n", b"b\n"]
+
+    serving(models.temporary, test)
+
+
+def test_members_of_a_batch_stream_in_their_own_names() -> None:
+    """Each generator that a batch is answered with finds the request id and the deadline of its own call (BA4, RQ7)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        calls = [caller.call("x"), caller.call("y")]
+        for call in calls:
+            await caller.until(lambda call=call: caller.of(call) and caller.of(call)[-1].kind == Kind.END)
+        assert [caller.of(call)[1].body.decode() for call in calls] == ["r1 True", "r2 True"]
+
+    async def in_real_time(replica: MemoryReplica, caller: Caller) -> None:
+        with real_time():
+            await test(replica, caller)
+
+    with_replica(in_real_time, models.scopes, max_batch_size=2, batch_wait_timeout_s=5.0)

@@ -94,8 +94,10 @@ class OnThread:
         """Stream or encode a value. Returns whether it failed, if known, and what to tell the loop."""
         ledger = self._ledger
         try:
-            if item.method.batches and isinstance(value, BaseException):
-                return self._ended(item, value)
+            if item.method.batches:
+                call_scope.set(item.scope())  # not what the stream of the member before has left
+                if isinstance(value, BaseException):
+                    return self._ended(item, value)
             if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.head.http_method)):
                 return self._deliver(item, value)
             return False, ledger.reply, answers.encode_answer(value, item.head.codec)

@@ -143,19 +143,40 @@ async def on_threads(source: Any) -> AsyncGenerator[Any, None]:
     there, it is closed as soon as the reader has left and the step has ended that ran."""
     import anyio.to_thread
 
-    nothing = object()
+    nothing, each = object(), Each(source)
+    iterator = each.__enter__()
     step: asyncio.Future[Any] | None = None
-    with Each(source) as iterator:
-        try:
-            while True:
-                step = asyncio.ensure_future(anyio.to_thread.run_sync(next, iterator, nothing))
-                value = await asyncio.shield(step)
-                if value is nothing:
-                    return
-                yield value
-        finally:
-            if step is not None and not step.done():
-                await asyncio.gather(step, return_exceptions=True)
+    try:
+        while True:
+            step = asyncio.ensure_future(anyio.to_thread.run_sync(next, iterator, nothing))
+            value = await asyncio.shield(step)
+            if value is nothing:
+                return
+            yield value
+    finally:
+        if step is not None:
+            await _ended(step)
+        closing = asyncio.ensure_future(anyio.to_thread.run_sync(each.__exit__))  # what it does may take its time
+        await _ended(closing)
+        closing.result()
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    """Wait for the end of what a thread does, which nothing can stop: a cancellation is raised afterwards."""
+    import anyio
+
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):  # Starlette's task groups would cancel again and again
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+_NO_BODY = "this answer has no body: it is one to HEAD, or its status is 204 or 304"
 
 
 class StoppedError(OSError):
@@ -176,6 +197,7 @@ class _Conversation:
         self._length: int | None = None
         self._sent = 0
         self._ended = False
+        self._bodiless = False
         self.stopped = False
 
     async def receive(self) -> dict[str, Any]:
@@ -184,7 +206,7 @@ class _Conversation:
 
     async def send(self, message: dict[str, Any]) -> None:
         if self.stopped:
-            raise StoppedError("the answer to HEAD has no body")
+            raise StoppedError(_NO_BODY)
         kind = message["type"]
         if kind == "http.response.start" and not self._item.opened:
             self._open(message["status"], list(message.get("headers", [])))
@@ -204,20 +226,21 @@ class _Conversation:
 
     def _open(self, status: int, headers: Headers) -> None:
         checked, kept = check_status(status), check_headers(headers)
-        self._length = None if checked == 204 else length_of(headers)
-        if self._length is not None:
-            kept.append((b"content-length", b"%d" % self._length))
+        self._bodiless = checked in (204, 304) or self._item.wants_no_body()
+        # A 304 may tell the length of what it spares the client, but the HTTP server would wait for as much to send.
+        length = None if checked in (204, 304) else length_of(headers)
+        if length is not None:
+            kept.append((b"content-length", b"%d" % length))
+        self._length = None if self._bodiless else length
         self._item.enter_stream()
         open_stream(self._item, self._load(), kept, checked)
-        if self._item.wants_no_body() or checked in (204, 304):
-            self._length = None
 
     async def _body(self, body: bytes, more: bool) -> None:
-        if self._item.wants_no_body():
+        if self._bodiless:
             self._end()
             self.stopped = more
             if more:
-                raise StoppedError("the answer to HEAD has no body")
+                raise StoppedError(_NO_BODY)
             return
         self._sent += len(body)
         if self._length is not None and (self._sent > self._length or (not more and self._sent < self._length)):

@@ -156,3 +156,8 @@ async def batch_badly(requests: list[Any]) -> Any:
     if await requests[0].body() == b"short":
         return [1]
     raise ValueError("bad batch")
+
+
+class NoCall:
+    def other(self, request: Any) -> str:
+        return "other"

@@ -196,6 +196,26 @@ def test_a_closed_method_is_refused_in_words() -> None:
     with_replica(test, models.Slow)
 
 
+def test_a_class_without_call_is_the_backends_fault() -> None:
+    """A call that names no method, of a class without ``__call__``: the answer says what is missing, the log has it,
+    and it counts as an error (HE1, M2)."""
+    failures: list[int] = []
+
+    class Counts(NoRecorder):
+        def failed_late(self, item: Any) -> None:
+            failures.append(item.call_id)
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        call = caller.call()
+        failure = unpack((await caller.answer(call)).head, FailureHead)
+        assert (failure.reason, failure.error) == (Reason.USER_CODE, "AnswerError")
+        assert "__call__" in failure.text
+        assert failures == [call]
+        assert replica.runtime.load == 0
+
+    with_replica(test, models.NoCall, metrics_of(Counts()))
+
+
 # --- cancellation -----------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import sys
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -236,3 +237,25 @@ def test_a_request_can_be_referred_to_weakly() -> None:
     request = Request(incoming(b""))
     assert weakref.ref(request)() is request
     assert json.dumps(request.is_disconnected()) == "0"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no groups of exceptions")
+def test_what_a_task_group_read_is_the_clients_mistake_too() -> None:
+    """Bad JSON that was read in a task of ``asyncio.TaskGroup`` is told as such, but not beside another error (RQ1)."""
+    call = incoming(b"{")
+    request = async_request(call)
+
+    async def read(other: bool) -> None:
+        groups: Any = asyncio
+        async with groups.TaskGroup() as group:
+            group.create_task(request.json())
+            if other:
+                group.create_task(fails())
+
+    async def fails() -> None:
+        raise LookupError
+
+    for other in (False, True):
+        with pytest.raises(Exception, match="unhandled errors") as caught:
+            asyncio.run(read(other))
+        assert bad_body(caught.value, call, request).startswith("the body is not JSON") is not other

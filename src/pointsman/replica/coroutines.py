@@ -17,7 +17,8 @@ class CoroutineExecutor(Generic[T]):
     """Runs items, and batches of them, as tasks.
 
     Args:
-        run_one: the coroutine function that runs an item by itself; it must not raise, and calls :meth:`ended` last.
+        run_one: the coroutine function that runs an item by itself. It calls :meth:`ended` when user code has ended,
+            and raises nothing but a cancellation.
         run_batch: the coroutine function that runs a batch; it must not raise.
         batcher: holds items that wait for a batch.
         context: each item and batch runs in a copy of it.

@@ -113,6 +113,7 @@ class Ledger:
                 item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
             except TooLargeError as error:
                 item.over = False  # nothing has left: its caller still waits
+                item.counted = False  # as a success, by the thread
                 self.fail_with(item, UserCodeError(f"the answer cannot be sent: {error}"))
         self.close(item)
 

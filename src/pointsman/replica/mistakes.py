@@ -7,6 +7,7 @@ calls that do not. Nothing is imported for the sake of the question: who raised 
 
 from __future__ import annotations
 
+import builtins
 import sys
 from types import FrameType, TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ from pointsman.routing.failures import bad_body_of
 from pointsman.usercode import shown
 
 BODILESS = frozenset((204, 205, 304))
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # Python 3.10 has none
 MAX_TEXT = 200
 """Of what a client is told of its body, in characters."""
 
@@ -64,6 +66,9 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
     """
     if incoming is None:
         return ""
+    if _GROUP is not None and isinstance(error, _GROUP):  # such as of `asyncio.TaskGroup`
+        texts = [bad_body(member, incoming, request) for member in error.exceptions]
+        return texts[0] if all(texts) else ""
     told = bad_body_of(error)
     if told is not None:
         return told[1] if told[0] == incoming.request_id else ""

@@ -25,7 +25,7 @@ from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.onloop import OnLoop
 from pointsman.replica.onthread import OnThread
 from pointsman.replica.started import StartedUntilTold
-from pointsman.replica.target import Target
+from pointsman.replica.target import NO_METHOD, Target
 from pointsman.replica.usercontext import UserContext
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
@@ -254,9 +254,11 @@ class Runtime:
             if head.method_name and head.codec == CODEC_HTTP:
                 self._target.check_open_to_http(head.method_name, self._config.http_methods)
             method = self._target.method(head.method_name)
-        except AnswerError as error:
-            told = failure(Reason.USER_CODE, "AnswerError", str(error), load=self.load)
-            stream.send(Kind.FAILURE, frame.call_id, pack(told))
+        except AnswerError as error:  # the backend's own fault, which is logged and counted as any other
+            item = Item(stream, frame.call_id, head, frame.body, NO_METHOD)
+            self._ledger.admit(item)
+            if self._ledger.start(item):
+                self._ledger.fail_with(item, error)
             return
         except (CallRejectedError, TypeError) as error:
             told = failure(Reason.REJECTED, "CallRejectedError", str(error), load=self.load)

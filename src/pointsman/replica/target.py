@@ -9,6 +9,7 @@ import gc
 import inspect
 import itertools
 import pickle
+import types
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -57,6 +58,10 @@ class Method(NamedTuple):
     def call(self, request: Any) -> Any:
         """Call user code with a request, or a list of them when it batches."""
         return self.function(request) if self.takes_request else self.function()
+
+
+NO_METHOD = Method(DEFAULT_METHOD, lambda: None, is_async=False, batches=False, takes_request=False)
+"""Stands for the ``__call__`` that a class has not; it is never called."""
 
 
 def _is_plain(value: Any) -> bool:
@@ -134,7 +139,7 @@ class Target:
 
         Raises:
             CallRejectedError: there is no such method, or it is not open to callers.
-        AnswerError: no method is named, and the class has no ``__call__``.
+            AnswerError: no method is named, and the class has no ``__call__``.
         """
         method = self._methods.get(name)
         if method is None:
@@ -172,8 +177,8 @@ class Target:
 
 
 def is_later(value: Any) -> bool:
-    """Whether a value has to be awaited."""
-    return hasattr(type(value), "__await__")
+    """Whether a value has to be awaited: a generator of ``types.coroutine`` has, too."""
+    return hasattr(type(value), "__await__") or (type(value) is types.GeneratorType and inspect.isawaitable(value))
 
 
 async def whole(result: Any, size: int) -> Any:

@@ -313,13 +313,13 @@ def heads() -> Iterator[tuple[str, bytes, int]]:
     for more, status in ((-1, 200), (0, 200), (1, 414)):
         for method in (b"GET", b"OPTIONS"):
             line = padded(method + b" /", 8190 + more, b" HTTP/1.1")
-            yield f"line of {method.decode()}", line + b"\r\n\r\n", status
+            yield f"line of {method.decode()}", line + b"\r\nhost: x\r\n\r\n", status
     for more, status in ((-1, 200), (0, 200), (1, 431)):
-        begin = b"GET /x HTTP/1.1\r\n"
+        begin = b"GET /x HTTP/1.1\r\nhost: x\r\n"
         yield "field", begin + padded(b"x-a: ", 8190 + more + len(": ")) + b"\r\n\r\n", status
-        yield "fields", begin + b"x: y\r\n" * (100 + more) + b"\r\n", status
+        yield "fields", begin + b"x: y\r\n" * (99 + more) + b"\r\n", status
         fields = [padded(b"x-a: ", 8000)] * 4
-        rest = 32 * 1024 - sum(len(field) - len(": ") for field in fields)
+        rest = 32 * 1024 - len("hostx") - sum(len(field) - len(": ") for field in fields)
         fields.append(padded(b"y: ", rest + len(": ") + more))
         yield "head", begin + b"".join(field + b"\r\n" for field in fields) + b"\r\n", status
 
@@ -451,5 +451,38 @@ def test_headers_that_http_does_not_allow(header: tuple[bytes, bytes], middlewar
                 assert client.statuses == [500]
                 assert b"x-evil" not in client.data
                 assert b"x-fine" not in client.data
+
+    run(main())
+
+
+@WAYS
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(
+    ("request_line", "hosts", "status"),
+    [
+        (b"GET /x HTTP/1.1", b"", 400),
+        (b"GET /x HTTP/1.1", b"host: a\r\nhost: b\r\n", 400),
+        (b"GET /x HTTP/1.1", b"host: a\r\nHost: a\r\n", 400),
+        (b"GET http://a/x HTTP/1.1", b"", 400),
+        (b"GET /x HTTP/1.0", b"host: a\r\nhost: b\r\n", 400),
+        (b"GET /x HTTP/1.0", b"", 200),
+        (b"GET /x HTTP/1.1", b"host:\r\n", 200),
+        (b"CONNECT a:1 HTTP/1.1", b"host: a\r\n", 501),
+        (b"GET /x HTTP/2.0", b"host: a\r\n", 505),
+    ],
+)
+def test_a_request_is_for_one_host(
+    request_line: bytes, hosts: bytes, status: int, pipelined: bool, middlewares: bool
+) -> None:
+    """HTTP/1.1 without a ``Host`` header, and any request with two, is a 400, also behind another request, whose answer
+    comes first (H6)."""
+
+    async def main() -> None:
+        async with anything(middlewares) as there:
+            first = LAST if pipelined else b""
+            client = await told(there, [first + request_line + b"\r\n" + hosts + b"\r\n"])
+            assert client.statuses == [*([200] if pipelined else []), status]
+            assert len(served(there)) == pipelined + (status == 200)
+            assert (client.closed_at is None) is (status == 200 and b"1.1" in request_line)
 
     run(main())

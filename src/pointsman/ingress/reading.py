@@ -24,7 +24,7 @@ MAX_RAW_HEAD = MAX_REQUEST_LINE + MAX_HEAD + 8 * MAX_HEADERS
 SMALL = 4096
 """Bytes that are copied sooner than looked at in place."""
 
-_NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect"))
+_NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"host"))
 
 
 class Refused(Exception):
@@ -39,7 +39,6 @@ class Reading:
     flow: Any
     transport: Any
     url: bytes
-    scope: Any
     headers: list[tuple[bytes, bytes]]
     expect_100_continue: bool
 
@@ -51,6 +50,7 @@ class Reading:
     _fields = 0
     _length: int | None = None
     _chunked = False
+    _has_host = False
     """Of the head that is being received."""
     _left = 0
     _chunks: Chunks | None = None
@@ -152,8 +152,12 @@ class Reading:
         self.headers.append((name, value))
 
     def _note(self, name: bytes, value: bytes) -> None:
-        """A header that says how the body comes."""
-        if name == b"expect":
+        """A header that says how the body comes, or for whom the request is."""
+        if name == b"host":
+            if self._has_host:
+                self._stop(400)  # what stands before us may have gone by the other one
+            self._has_host = True
+        elif name == b"expect":
             self.expect_100_continue = self.expect_100_continue or value.lower() == b"100-continue"
         elif name == b"transfer-encoding" and not is_chunked(value):
             self._stop(501)
@@ -172,9 +176,8 @@ class Reading:
             if self.parser.get_method() == b"CONNECT":
                 self._stop(501)
             self.url = with_path(self.url)
+        self._check()
         super().on_headers_complete()  # type: ignore[misc]  # of uvicorn
-        if self.pipeline:
-            self._check(self.scope)  # others are looked at where they start
         self._head_size = 0
         self._open = True
         if self._chunked:
@@ -183,13 +186,16 @@ class Reading:
         elif self._length is not None:
             self._left, self._length = self._length, None
 
-    def _check(self, scope: Any) -> None:
+    def _check(self) -> None:
         """Is this a request that we serve?"""
-        if scope["method"] == "CONNECT":
+        if self.parser.get_method() == b"CONNECT":
             self._stop(501)
-        version = scope["http_version"]
+        version = self.parser.get_http_version()
         if version != "1.1" and (version != "1.0" or self._chunked):
             self._stop(400 if version == "1.0" else 505)
+        if not self._has_host and version == "1.1":
+            self._stop(400)
+        self._has_host = False
 
     def _is_whole(self) -> bool:
         """The parser says that a request has ended; it may have taken an offer of another protocol for the end."""

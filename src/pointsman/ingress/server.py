@@ -97,7 +97,6 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Overrides uvicorn's start of a request: the direct way where it can be taken, a task otherwise."""
-        self._check(cycle.scope)
         self._running = cycle
         if self._head_timer is not None:
             self._head_timer.cancel()

@@ -198,7 +198,7 @@ def test_a_closed_method_is_refused_in_words() -> None:
 
 def test_a_class_without_call_is_the_backends_fault() -> None:
     """A call that names no method, of a class without ``__call__``: the answer says what is missing, the log has it,
-    and it counts as an error (HE1, M2)."""
+    and it counts as an error (HE1, MO3)."""
     failures: list[int] = []
 
     class Counts(NoRecorder):

@@ -48,7 +48,7 @@ def test_decorated_methods_do_what_they_say(method: str, answer: str) -> None:
             assert frame.body.decode() == answer
             assert replica.runtime.load == 0
 
-    with_replica(test, Wrapped)
+    with_replica(test, Wrapped, http_methods=(method,))
 
 
 def test_what_fails_while_it_is_awaited_fails_its_caller() -> None:

@@ -169,10 +169,12 @@ def test_one_replica_fails_half_way(served, client, name, tmp_path, way):
 
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask)
-        with pytest.raises(BackendStartError, match="half way"):
-            client.update_backend_config(name, {"user_config": "break"})
-        wait_until(settled, what="two replicas serve, and the broken one is among them only if it went back")
-        stop.append(True)
+        try:
+            with pytest.raises(BackendStartError, match="half way"):
+                client.update_backend_config(name, {"user_config": "break"})
+            wait_until(settled, what="two replicas serve, and the broken one is among them only if it went back")
+        finally:
+            stop.append(True)
         asking.result()
     assert [pair for (pair,) in replicas(client, name, 2).values()] == [good, good]
     assert set(seen) <= {good, ("break", "break")}

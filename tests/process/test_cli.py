@@ -246,7 +246,7 @@ def test_a_name_in_use_is_said_in_one_line(detached: str) -> None:
     """Starting an instance twice tells me how to end the first, even though its port is taken as well (IN6)."""
     port = status_of(detached)["http"]["address"].rpartition(":")[2]
     again = pointsman("start", "--detached", "--name", detached, "--http-port", port)
-    assert_one_line(again, f"pointsman shutdown --name {detached}")
+    assert_one_line(again, f"pointsman stop --name {detached}")
 
 
 def test_no_such_instance_names_those_that_there_are(detached: str) -> None:

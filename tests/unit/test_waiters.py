@@ -247,3 +247,18 @@ def test_an_http_server_that_never_takes_the_new_table() -> None:
             await waiting
 
     run(main())
+
+
+def test_the_way_back_fails_as_well() -> None:
+    """Who made a change is told what was wrong with it, also when some replica could not take the old config (RC10)."""
+
+    def test() -> None:
+        desired, observed = with_backend()
+        failures = observed.failures["b"] = Failures(error="RuntimeError", text="half way")
+        failures.take_back(5)
+        failures.text = "and not back either"
+        caller = waiter(backend="b")
+        caller.check(at(7, desired=desired, observed=observed))
+        assert "half way" in str(caller.future.exception())
+
+    in_loop(test)

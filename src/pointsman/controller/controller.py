@@ -303,8 +303,7 @@ class Controller:
                 assert failures is not None
                 failed = self.desired.backends[tag].config_version
                 await self._durable.commit(wanted.revert(self.desired, tag))
-                failures.forget()
-                failures.rolled_back = failed
+                failures.take_back(failed)
                 log.warning("backend %r could not be brought up as version %d; going back", tag, failed)
         except StoreError as error:
             log.error("%s", error)

@@ -6,7 +6,7 @@ and is lost has none: it is replaced at once, and with a short back-off when tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pointsman.model import Reason
 
@@ -46,6 +46,8 @@ class Failures:
     pickled: bytes = b""
     rolled_back: int = 0
     """Version of the change that was taken back; 0 while nothing was."""
+    taken_back: Failures | None = None
+    """What had that change taken back. What fails later, such as the way back, is no answer to who made the change."""
 
     def start_failed(self, now: float, *, recovered: bool = False) -> None:
         """A replica did not get ready, or died soon after and had not answered. The next is tried at once, then after
@@ -81,9 +83,16 @@ class Failures:
         self.next_try = now + delay_s
         self.next_try_alone = now + min(BACKOFF_ALONE_S, delay_s)
 
+    def take_back(self, version: int) -> None:
+        """The change of this version is taken back, for what has failed last."""
+        self.forget()
+        self.rolled_back = version
+        self.taken_back = replace(self)
+
     def forget(self) -> None:
         """What comes is a new beginning; what was said of the last failure is kept for the status."""
         self.count = self.starts = self.losses = self.rolled_back = 0
+        self.taken_back = None
         self.next_try = self.next_try_alone = 0.0
         self.replacing = False
 

@@ -21,6 +21,7 @@ class StartFailure(BackendStartError):
     """A backend's change was taken back; carries what user code raised, still packed."""
 
     def __init__(self, backend: str, failures: Failures) -> None:
+        failures = failures.taken_back or failures
         self.reason = failures.reason
         self.traceback = failures.traceback
         self.pickled = failures.pickled

@@ -15,6 +15,8 @@ from pointsman.limits import MAX_MESSAGE, MAX_TEXT
 from pointsman.model import Reason, ReplicaConfig, Resources
 from pointsman.replica import streams
 from pointsman.replica.health import Check
+from pointsman.replica.item import Item
+from pointsman.replica.metrics import NoRecorder
 from pointsman.replica.usercontext import UserContext
 from pointsman.routing.control import SENDINGS
 from pointsman.testing import MemoryReplica, ReplicaPlan, ScriptedReplica, new_call, run, settle
@@ -34,7 +36,7 @@ from pointsman.wire.messages import FailureHead, unpack
 from tests.loop.linked import LinkedWorld, in_linked_world
 from tests.loop.test_losses import create
 from tests.loop.test_router import routed, submitted
-from tests.loop.test_runtime import Caller
+from tests.loop.test_runtime import Caller, metrics_of
 
 MB = 1_000_000
 HEADERS = [(b"x-large", b"v" * 17 * MB)]
@@ -162,12 +164,26 @@ def test_a_huge_exception_is_told_of_in_a_few_kilobytes() -> None:
     run(main())
 
 
+def careless(request: Any) -> bytes:
+    """The same on the thread, which counts an answer before the loop finds it too large."""
+    return b"b" * int(request.body())
+
+
 @pytest.mark.usefixtures("small_frames")
-def test_an_answer_that_is_too_large_is_an_error_of_that_request() -> None:
-    """Its caller learns size and limit; the replica's other callers are answered (F39)."""
+@pytest.mark.parametrize("code", [Careless, careless])
+def test_an_answer_that_is_too_large_is_an_error_of_that_request(code: Any) -> None:
+    """Its caller learns size and limit, and it counts as one; the replica's other callers are answered (F39)."""
+    late: list[bool] = []
+
+    class Counts(NoRecorder):
+        def processed(self, item: Item, *, failed: bool) -> None:
+            item.counted = True
+
+        def failed_late(self, item: Item) -> None:
+            late.append(item.began > 0 and not item.counted)
 
     async def main() -> None:
-        async with MemoryReplica(Careless) as replica, routed(replica) as router:
+        async with MemoryReplica(code, metrics=metrics_of(Counts())) as replica, routed(replica) as router:
             sizes = (10, 300_000, 100_000)
             calls = [new_call(http_method="POST", body=str(size).encode()) for size in sizes]
             for call in calls:
@@ -177,6 +193,7 @@ def test_an_answer_that_is_too_large_is_an_error_of_that_request() -> None:
             with pytest.raises(UserCodeError, match=r"the answer cannot be sent: .* 3000\d\d bytes.* 200000 bytes"):
                 await calls[1].future
             assert replica.runtime.load == 0
+            assert late == [True]
 
     run(main())
 

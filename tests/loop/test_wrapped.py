@@ -31,6 +31,7 @@ from tests.loop.wrapped_models import EndlessBatches, Wrapped
         ("of_class", "Wrapped x"),
         ("greets", "greets x"),
         ("future", "x"),
+        ("old_coroutine", "x"),
         ("batch", "1 x"),
         ("batches", "1 x"),
         ("static_batch", "1 x"),

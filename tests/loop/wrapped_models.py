@@ -129,6 +129,14 @@ class Wrapped:
     async def of_class(cls, request: Any) -> str:
         return f"{cls.__name__} {(await request.body()).decode()}"
 
+    def old_coroutine(self, request: Any) -> Any:
+        @types.coroutine
+        def steps() -> Any:
+            yield from asyncio.sleep(0).__await__()
+            return request.body().decode()
+
+        return steps()
+
     def future(self, request: Any) -> Any:
         body = request.body().decode()
 

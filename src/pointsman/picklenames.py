@@ -39,7 +39,8 @@ def names_what_others_lack(packed: bytes, folders: Sequence[str] = ()) -> bool:
         if known is not None and sys.modules.get(known[0]) is known[1]:
             continue
         name = found[1][1:].decode("utf-8", "replace")
-        if found[1][0] != len(found[1]) - 1:
+        if found[1][0] != len(found[1]) - 1:  # it begins within something else
+            by_memo = True
             continue
         if not is_findable(name, folders):
             return True

@@ -332,9 +332,10 @@ def test_context_variables_of_a_script_travel_and_those_of_modules_stay_theirs(t
 def test_an_object_beside_the_name_of_its_module(tmp_path: Path, forget: None) -> None:
     """A module's name as a value, before an object of one of its classes, hides nothing (CB12)."""
     script = tmp_path / "script.py"
-    script.write_text("class Made:\n    pass\nname = __name__\n")
-    made = load("made_here", file=script)
-    for value in ({"src": made.name, "x": made.Made()}, [made.Made.__module__, made.Made()], (made.name, made.Made)):
+    script.write_text("class Made:\n    pass\nclass Данные:\n    pass\nname = __name__\n")
+    made = load("made_here_under_a_name_that_is_rather_long", file=script)
+    values: tuple[Any, ...] = ({"src": made.name, "x": made.Made()}, [made.Made.__module__, made.Made()])
+    for value in (*values, (made.name, made.Made), (140, made.Made()), made.Данные(), [made.Made(), made.Данные()]):
         assert names_what_others_lack(pickle.dumps(value, 5))
         again = run_fresh(objects.dumps([functools.partial(type, value)]), tmp_path)
         assert "class" in again

@@ -18,7 +18,13 @@ _GLOBAL = re.compile(
     rb"(?:\x8c.[^\x00-\x1f\x94]{1,255}\x94|h.|j.{4})(?:\x95.{8})?\x93\Z",
     re.DOTALL,
 )
-_TEXT = re.compile(rb"(?=\x8c(.)([^\x00-\x1f\x94]{1,255})\x94)", re.DOTALL)
+_BY_MEMO = re.compile(
+    rb"(?=(?:h.|j.{4}|\x94)(?:\x95.{8})?(?:\x8c(.)(.{1,255})\x94|h.|j.{4})(?:\x95.{8})?\x93\Z)",
+    re.DOTALL,
+)
+"""The end of a global whose module's text stands further up, or whose name holds the byte that ends a text. Data looks
+like it by chance now and then."""
+_TEXT = re.compile(rb"\x8c(?=(.)([^\x00-\x1f\x94]{1,255})\x94)", re.DOTALL)
 _LONGEST = 2 * (1 + 1 + 255 + 1 + 9) + 1
 _found: dict[bytes, tuple[str, Any]] = {}
 """Texts of modules that others find by name, with the modules: most pickles name the same few."""
@@ -33,7 +39,7 @@ def names_what_others_lack(packed: bytes, folders: Sequence[str] = ()) -> bool:
     for end in _ENDS.finditer(packed):
         found = _GLOBAL.search(packed, max(0, end.end() - _LONGEST), end.end())
         if found is None:  # the module's text stands further up, with another of its names, or as a value of its own
-            by_memo = True
+            by_memo = by_memo or _is_by_memo(packed[max(0, end.end() - _LONGEST) : end.end()])
             continue
         known = _found.get(found[1])
         if known is not None and sys.modules.get(known[0]) is known[1]:
@@ -47,6 +53,10 @@ def names_what_others_lack(packed: bytes, folders: Sequence[str] = ()) -> bool:
         if not folders:
             _found[found[1]] = name, sys.modules.get(name)
     return by_memo and _holds_name_that_others_lack(packed, folders)
+
+
+def _is_by_memo(end: bytes) -> bool:
+    return any(name is None or length[0] == len(name) for length, name in map(re.Match.groups, _BY_MEMO.finditer(end)))
 
 
 def _holds_name_that_others_lack(packed: bytes, folders: Sequence[str]) -> bool:

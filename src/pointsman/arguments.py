@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import numbers
 from collections.abc import Iterable
 from typing import Any, Literal, overload
 
@@ -93,3 +94,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the known name that was probably meant, or all of them."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else f"; it has {', '.join(known)}"
+
+
+def check_timeout(timeout_s: Any, what: str) -> float | None:
+    """A deadline in seconds, or None.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not finite, or not above 0.
+    """
+    if timeout_s is None:
+        return None
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, numbers.Real):
+        raise TypeError(f"{what} must be a number of seconds or None, not {timeout_s!r}")
+    try:
+        seconds = float(timeout_s)
+    except OverflowError:
+        seconds = float("inf")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{what} must be a finite number of seconds above 0, not {timeout_s!r}")
+    return seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pointsman.usercode import import_object
+from pointsman.usercode.packing import import_object
 
 
 class ImportedBackend:

@@ -22,12 +22,12 @@ from pydantic import (
     model_validator,
 )
 
-from pointsman import byvalue
 from pointsman.arguments import nearest
-from pointsman.culprit import explain
 from pointsman.limits import MAX_BODY, MAX_MESSAGE, MAX_MIDDLEWARES, check_size
 from pointsman.model import BackendConfigSpec
-from pointsman.usercode import check_http_methods
+from pointsman.usercode import byvalue
+from pointsman.usercode.culprit import explain
+from pointsman.usercode.packing import check_http_methods
 
 DEFAULT_REQUEST_TIMEOUT_S = 300.0
 DEFAULT_MAX_BODY = 64 * 1024 * 1024

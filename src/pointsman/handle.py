@@ -9,8 +9,8 @@ from collections.abc import Generator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from pointsman.arguments import check_timeout
 from pointsman.context import CallScope, call_scope
-from pointsman.deadline import check_timeout
 from pointsman.future import Sending, ServeFuture
 from pointsman.lanes import Lane
 from pointsman.objects import dumps_arguments
@@ -19,7 +19,7 @@ from pointsman.request import passed_on
 from pointsman.routing.call import SAFE_METHODS
 from pointsman.routing.handlecall import HandleCall, wake
 from pointsman.session import Credentials, Session, credentials_here, existing_session, session_for
-from pointsman.tracing import TRACE_HEADERS, current_headers
+from pointsman.telemetry.tracing import TRACE_HEADERS, current_headers
 
 H = TypeVar("H", bound="_Handle")
 

@@ -17,10 +17,10 @@ from functools import partial
 from struct import Struct
 from typing import Any
 
-from pointsman import byvalue
 from pointsman.exceptions import TooLargeError
 from pointsman.limits import MAX_BODY
-from pointsman.picklenames import names_what_others_lack
+from pointsman.usercode import byvalue
+from pointsman.usercode.picklenames import names_what_others_lack
 
 MAX_OBJECT_BYTES = MAX_BODY
 ARGUMENTS = "the call's arguments"

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.context import is_rehearsing, replica_context
-from pointsman.descriptors import keep_standard_descriptors
 from pointsman.engine.base import Address
 from pointsman.engine.child import new_event_loop
 from pointsman.engine.instances import address_of, locator, metrics_folder
@@ -27,6 +26,7 @@ from pointsman.routing.router import Router
 from pointsman.telemetry.book import Book, process_book
 from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
 from pointsman.wire.commands import AnyCommand, Progress
+from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import Body
 
 T = TypeVar("T")

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from pointsman import actor_options as amounts
 from pointsman import arguments
 from pointsman import config as options
-from pointsman import resources as amounts
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
 from pointsman.client.operations import origin_here
 from pointsman.config import DeploymentMode, HTTPOptions
@@ -19,9 +19,9 @@ from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, MetricsPort, Pl
 from pointsman.engine.folder import check_name
 from pointsman.engine.instances import find_anywhere, find_instance, raise_instance
 from pointsman.exceptions import ServeException
-from pointsman.importpath import absolute
 from pointsman.model import Capacity, StartOptions
 from pointsman.session import credentials_here, operator
+from pointsman.usercode.paths import absolute
 from pointsman.wire.handover import HTTPSettings
 
 log = logging.getLogger("pointsman")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pointsman.exceptions import RemoteTraceback
-from pointsman.logs import TextFormatter, head_of
 from pointsman.model import Reason
 from pointsman.request import accept_batch
+from pointsman.telemetry.logs import TextFormatter, head_of
 from pointsman.testing import MemoryReplica, run, settle
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import FailureHead, pack

@@ -12,7 +12,7 @@ from pointsman.exceptions import ReplicaDiedError
 from pointsman.model import Allocation, BackendConfigSpec, Resources
 from pointsman.routing.control import ControlLink
 from pointsman.testing import Loss, Losses, MemoryReplica, ReplicaPlan, new_call, run, settle, virtual_loop
-from pointsman.usercode import code_digest
+from pointsman.usercode.packing import code_digest
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
 from pointsman.wire.commands import (
     Await,

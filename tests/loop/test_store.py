@@ -26,7 +26,7 @@ from pointsman.model import (
     TrafficHistory,
     TrafficPolicy,
 )
-from pointsman.usercode import code_digest
+from pointsman.usercode.packing import code_digest
 
 CODE = b"opaque code"
 ENVIRONMENT = Environment("conda", "tf1", "/c/bin/python", "3.11.7", {"A": "b"}, ("GONE",), ("/c/bin",))

@@ -12,7 +12,7 @@ from pointsman.controller.launch import Launcher
 from pointsman.controller.store import Store
 from pointsman.model import BackendConfigSpec, Capacity, Origin, Resources, TargetTraits
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
-from pointsman.usercode import code_digest
+from pointsman.usercode.packing import code_digest
 from pointsman.wire.commands import (
     Accepted,
     Await,

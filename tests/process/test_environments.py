@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 import pointsman as serve
-from pointsman.importpath import PACKAGE
+from pointsman.usercode.paths import PACKAGE
 from tests.conftest import WAIT_S
 from tests.elsewhere import versions
 from tests.environments import Environments, other_python

@@ -17,7 +17,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.engine.folder import InstanceFolder
-from pointsman.logs import FORMATS
+from pointsman.telemetry.logs import FORMATS
 from tests.conftest import http_for, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line, pointsman
 from tests.process.test_top import on_a_terminal, until

@@ -23,11 +23,11 @@ from starlette.middleware import Middleware
 
 import pointsman
 from pointsman import objects
-from pointsman.byvalue import ByNameOnlyError, dumps
 from pointsman.config import HTTPOptions, pack_middlewares
-from pointsman.findable import is_findable
-from pointsman.picklenames import globals_of, names_what_others_lack
-from pointsman.usercode import pack_code
+from pointsman.usercode.byvalue import ByNameOnlyError, dumps
+from pointsman.usercode.findable import is_findable
+from pointsman.usercode.packing import pack_code
+from pointsman.usercode.picklenames import globals_of, names_what_others_lack
 
 KINDS = Path(__file__).with_name("kinds.py")
 FRESH = """

@@ -15,7 +15,7 @@ from pointsman.model import CustomPolicy, EndpointSpec, Pins, TrafficPolicy
 from pointsman.policy.traffic import CallInfo, TrafficSplit
 from pointsman.routing.call import Call
 from pointsman.routing.chooser import Chooser, load_policy
-from pointsman.usercode import import_object
+from pointsman.usercode.packing import import_object
 
 HALVES = {"a": 0.5, "b": 0.5}
 SEEN: list[tuple[CallInfo, TrafficSplit, float]] = []

@@ -26,9 +26,9 @@ from pointsman.ingress.codec import (
     wants_json,
 )
 from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, TrafficPolicy
-from pointsman.routing.budget import WarningBudget
 from pointsman.routing.call import Call
 from pointsman.routing.router import NoSuchEndpointError
+from pointsman.telemetry.logs import WarningBudget
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,13 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
 from pointsman import starting
+from pointsman.actor_options import (
+    check_capacity,
+    detect_gpus,
+    detect_memory,
+    parse_actor_options,
+    parse_custom_resources,
+)
 from pointsman.arguments import check_engine, check_object_name
 from pointsman.config import (
     BackendConfig,
@@ -27,13 +34,6 @@ from pointsman.config import (
 )
 from pointsman.exceptions import ServeException
 from pointsman.model import BackendConfigSpec, Resources
-from pointsman.resources import (
-    check_capacity,
-    detect_gpus,
-    detect_memory,
-    parse_actor_options,
-    parse_custom_resources,
-)
 from pointsman.wire.handover import HTTPSettings
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pointsman.deadline import check_timeout
+from pointsman.arguments import check_timeout
 
 
 @pytest.mark.parametrize("value", [1, 0.25, 1e-9, 1e9, Fraction(1, 2), np.float32(0.5), np.int64(3)])

@@ -16,9 +16,9 @@ from pointsman.client.shipping import check_crossing
 from pointsman.environments.interpreter import FASTER, RUNTIME, Facts, check
 from pointsman.environments.kinds import parse_env
 from pointsman.environments.resolve import caller, resolve
-from pointsman.importpath import given_sys_path, python_path
 from pointsman.model import Environment
-from pointsman.usercode import carries_code, pack_code, unpack_code
+from pointsman.usercode.packing import carries_code, pack_code, unpack_code
+from pointsman.usercode.paths import given_sys_path, python_path
 from pointsman.wire.frames import PROTOCOL_VERSION
 
 HERE = ".".join(map(str, sys.version_info[:3]))

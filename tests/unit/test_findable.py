@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pointsman
-from pointsman.findable import is_findable
+from pointsman.usercode.findable import is_findable
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 
 import pointsman as serve
 from pointsman import starting
-from pointsman.resources import check_hash_seed
+from pointsman.actor_options import check_hash_seed
 
 
 @pytest.mark.parametrize("value", ["1", "4294967295", "random", "", None])

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman import config, usercode
+from pointsman import config
+from pointsman.actor_options import parse_actor_options
 from pointsman.arguments import check_route
 from pointsman.config import HTTPOptions, config_changes, pack_middlewares
 from pointsman.exceptions import TooLargeError
@@ -17,8 +18,8 @@ from pointsman.limits import MAX_BODY, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT, check_si
 from pointsman.objects import loads
 from pointsman.replica import failure
 from pointsman.replica.failure import describe_failure
-from pointsman.resources import parse_actor_options
-from pointsman.usercode import pack_code
+from pointsman.usercode import packing as usercode
+from pointsman.usercode.packing import pack_code
 from pointsman.wire.frames import LARGE_BODY, FrameDecoder, Kind, encode_frame, encode_parts
 from pointsman.wire.messages import pack
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pointsman import logs
 from pointsman.engine import output
 from pointsman.engine.output import OutputPump
+from pointsman.telemetry import logs
 from tests.conftest import wait_until
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"

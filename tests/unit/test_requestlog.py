@@ -10,8 +10,8 @@ import pytest
 from pointsman.context import CallScope, call_scope
 from pointsman.ingress import requestlog
 from pointsman.ingress.requestlog import RequestLog, breakdown_ms
-from pointsman.logs import JSONFormatter, TextFormatter, escaped, head_of, log_failure
 from pointsman.routing.call import Call
+from pointsman.telemetry.logs import JSONFormatter, TextFormatter, escaped, head_of, log_failure
 
 
 @pytest.fixture

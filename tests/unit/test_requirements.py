@@ -21,7 +21,7 @@ from pointsman.environments import install, requirements
 from pointsman.environments.install import Installer, find_installer
 from pointsman.environments.kept import Kept, kept_environments, prunable, remove, remove_dangling_links
 from pointsman.environments.requirements import MARK, Made, ensure, environments_folder, open_lock, this_version
-from pointsman.importpath import PACKAGE
+from pointsman.usercode.paths import PACKAGE
 
 MADE = Made(("a==1",), ("msgspec",), "/usr/bin/python", "3.11.7")
 

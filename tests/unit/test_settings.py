@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pointsman.resources import KNOWN, parse_actor_options
+from pointsman.actor_options import KNOWN, parse_actor_options
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import pointsman as serve
-from pointsman.callables import takes_argument
 from pointsman.exceptions import CallRejectedError
 from pointsman.model import TargetTraits
 from pointsman.replica.target import Target
-from pointsman.usercode import code_digest, look_at, pack_code, unpack_code
+from pointsman.usercode.callables import takes_argument
+from pointsman.usercode.packing import code_digest, look_at, pack_code, unpack_code
 
 LOCK = threading.Lock()
 

@@ -19,7 +19,7 @@ import msgspec
 
 from pointsman.engine.lognames import CARD, LogCard, backend_in
 from pointsman.engine.output import OUTPUT_OF, SUPERVISOR
-from pointsman.logs import Head, head_of, utc
+from pointsman.telemetry.logs import Head, head_of, utc
 
 CHUNK = 1 << 20
 RAYS_OWN = (":job_id:", ":actor_name:", ":task_name:")

@@ -51,7 +51,7 @@ def logs(
 ) -> None:
     """Show what the processes of an instance have logged and printed, in order of time."""
     from pointsman.cli.logfiles import LogFolder
-    from pointsman.importpath import absolute
+    from pointsman.usercode.paths import absolute
 
     if state_dir is not None and address is not None:
         raise ValueError("--state-dir and --address exclude each other: logs of a cluster are in Ray's log folder")

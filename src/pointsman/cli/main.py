@@ -29,8 +29,8 @@ from pointsman.cli.common import (
     terminal,
 )
 from pointsman.cli.ending import say, say_what_is_kept, shutdown, stop
-from pointsman.descriptors import give_standard_streams
 from pointsman.exceptions import ServeException
+from pointsman.wire.descriptors import give_standard_streams
 
 if TYPE_CHECKING:
     from pointsman.client import Client

@@ -57,7 +57,7 @@ def set_(
     """Split an endpoint's traffic by weight. Shadows and pins stay."""
     client = connect_to(name, address)
     if policy is not None:
-        from pointsman.importpath import working_folder
+        from pointsman.usercode.paths import working_folder
 
         sys.path.append(working_folder())  # where a policy of one's own is likely to be
     client.set_traffic(endpoint, _weights(weights), policy=policy)

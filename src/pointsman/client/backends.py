@@ -7,16 +7,16 @@ from typing import Any
 
 from pointsman import arguments
 from pointsman import config as options
+from pointsman.arguments import check_timeout
 from pointsman.client.keywords import explains_keywords
 from pointsman.client.operations import Operations, author, new_id
 from pointsman.client.shipping import Code, check_crossing, prepare
 from pointsman.config import BackendConfig
-from pointsman.deadline import check_timeout
 from pointsman.engine.instances import parse_actor_options
 from pointsman.environments.kinds import Kind, parse_env
 from pointsman.model import BackendSpec, Resources
 from pointsman.policy.shardkey import check_source
-from pointsman.usercode import carries_code
+from pointsman.usercode.packing import carries_code
 from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, UpdateBackendConfig
 
 

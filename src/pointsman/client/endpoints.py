@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pointsman import arguments
+from pointsman.arguments import check_timeout
 from pointsman.client.operations import Operations, author, new_id
-from pointsman.deadline import check_timeout
 from pointsman.model import DEFAULT_SHARD_KEY
 from pointsman.policy.shardkey import check_source
 from pointsman.statusview import endpoint_view

@@ -14,7 +14,7 @@ from pydantic import AliasChoices
 
 from pointsman.arguments import nearest
 from pointsman.config import BackendConfig
-from pointsman.usercode import shown
+from pointsman.usercode.packing import shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +37,9 @@ def explains_keywords(operation: Callable[P, R]) -> Callable[P, R]:
 
 
 def _where(operation: str, known: list[str], name: str, value: object) -> str:
-    from pointsman import resources  # not by replicas, whose environment need not have what that imports
+    from pointsman import (
+        actor_options as resources,  # not by replicas, whose environment need not have what that imports
+    )
 
     config = "config" if "config" in known else "config_options"
     if name in _fields():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pointsman.context import replica_context
 from pointsman.exceptions import ServeException
-from pointsman.importpath import import_folders, working_folder
 from pointsman.model import BackendSpec, Origin
 from pointsman.progress import ProgressLine
 from pointsman.session import Credentials, Session, session_for
+from pointsman.usercode.paths import import_folders, working_folder
 from pointsman.wire.commands import (
     Accepted,
     Await,

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pointsman.actor_options import check_hash_seed
 from pointsman.backends import ImportedBackend
 from pointsman.client.operations import origin_here
 from pointsman.environments.cache import link_folder
 from pointsman.environments.kinds import Kind
 from pointsman.environments.rehearsal import rehearse
 from pointsman.environments.resolve import resolve
-from pointsman.importpath import given_sys_path
 from pointsman.model import CALLER, Environment, Origin, Resources, TargetTraits
-from pointsman.resources import check_hash_seed
-from pointsman.usercode import carries_code, code_digest, look_at, pack_code
+from pointsman.usercode.packing import carries_code, code_digest, look_at, pack_code
+from pointsman.usercode.paths import given_sys_path
 
 Code = Callable[..., Any] | type | ImportedBackend
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from pointsman.arguments import check_timeout
 from pointsman.client.operations import Operations, new_id
-from pointsman.deadline import check_timeout
 from pointsman.telemetry.summary import Reading, summarise
 from pointsman.wire.commands import QueryMetrics
 from pointsman.wire.messages import unpack

@@ -11,11 +11,11 @@ from typing import Any
 
 from pointsman import arguments
 from pointsman.client.operations import Operations, author, new_id
-from pointsman.importpath import import_folders
 from pointsman.model import CustomPolicy, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS, check_key
 from pointsman.routing.chooser import Chooser, NotAPolicyError, load_policy
-from pointsman.usercode import shown
+from pointsman.usercode.packing import shown
+from pointsman.usercode.paths import import_folders
 from pointsman.wire.commands import Pin, RollbackTraffic, SetTraffic, ShadowTraffic, Unpin
 
 BUILT_IN = "weighted"

@@ -13,7 +13,7 @@ import msgspec
 from pointsman.controller.state import Desired
 from pointsman.controller.store import KEPT_REPLIES, Loaded, StoreError
 from pointsman.engine.ray.kv import KeyValueError, KeyValues
-from pointsman.usercode import code_digest
+from pointsman.usercode.packing import code_digest
 
 STATE = "state"
 CODE = "code/"

@@ -24,8 +24,8 @@ from pointsman.engine.instances import last_table
 from pointsman.exceptions import InsufficientResourcesError, ServeException, TooLargeError
 from pointsman.limits import MAX_MESSAGE, MESSAGE_ROOM, check_size
 from pointsman.model import Reason, RoutingTable
-from pointsman.routing.budget import WarningBudget
 from pointsman.telemetry.exporter import Exporter
+from pointsman.telemetry.logs import WarningBudget
 from pointsman.telemetry.summary import Reading, joined, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
 from pointsman.wire.auth import (

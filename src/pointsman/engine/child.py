@@ -18,8 +18,8 @@ from collections.abc import Callable, Coroutine
 from struct import Struct
 from typing import Any, TypeVar
 
-from pointsman import logs, tracing
 from pointsman.limits import check_size
+from pointsman.telemetry import logs, tracing
 from pointsman.wire.messages import pack, unpack
 
 T = TypeVar("T")

@@ -132,7 +132,9 @@ def parse_actor_options(options: Mapping[str, Any] | None, control_path: str) ->
         from pointsman.engine.ray.options import parse_options
 
         return parse_options(options)
-    from pointsman import resources  # not by replicas, whose environment need not have what that imports
+    from pointsman import (
+        actor_options as resources,  # not by replicas, whose environment need not have what that imports
+    )
 
     return resources.parse_actor_options(options)
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.descriptors import is_for_output, keep_standard_descriptors
 from pointsman.engine.base import Address, Plan
 from pointsman.engine.child import pack_handover
 from pointsman.engine.folder import (
@@ -34,8 +33,9 @@ from pointsman.engine.folder import (
 )
 from pointsman.engine.listening import listen, listen_for_metrics
 from pointsman.exceptions import ServeException
-from pointsman.importpath import PATH_VARIABLE, python_path
+from pointsman.usercode.paths import PATH_VARIABLE, python_path
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
+from pointsman.wire.descriptors import is_for_output, keep_standard_descriptors
 from pointsman.wire.handover import SupervisorOrder
 from pointsman.wire.stream import listen_private
 

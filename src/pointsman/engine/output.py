@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pointsman import logs
-from pointsman.logs import is_small_talk, printable
+from pointsman.telemetry import logs
+from pointsman.telemetry.logs import is_small_talk, printable
 
 MAX_LOG_BYTES = 32 * 1024 * 1024
 """A log file over this size is set aside as ``<name>.log.1``, replacing the one before."""

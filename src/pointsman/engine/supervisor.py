@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pointsman.descriptors import keep_standard_descriptors
 from pointsman.engine.child import EXIT_REFUSED, Lifeline, pack_handover
 from pointsman.engine.folder import InstanceFolder, forget_state, logs_of
 from pointsman.engine.lognames import name_of
@@ -28,6 +27,7 @@ from pointsman.engine.output import OutputPump
 from pointsman.engine.spawn import Child, spawn
 from pointsman.model import Environment
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
+from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
 from pointsman.wire.handover import (
     ControllerHandover,

@@ -11,8 +11,8 @@ import msgspec
 
 from pointsman.environments import conda
 from pointsman.environments.interpreter import last_words, run_bounded
-from pointsman.importpath import refuse_open
 from pointsman.model import Environment
+from pointsman.usercode.paths import refuse_open
 
 CONDA_VARIABLES = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "CONDA_PROMPT_MODIFIER", "CONDA_PREFIX_1")
 ACTIVATE_TIMEOUT_S = 5.0

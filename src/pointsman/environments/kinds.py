@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pointsman.importpath import absolute
+from pointsman.usercode.paths import absolute
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import msgspec
 
 from pointsman.context import set_rehearsing
 from pointsman.environments.interpreter import last_words, run_in
-from pointsman.importpath import enter
 from pointsman.limits import cut
 from pointsman.model import Environment, Origin, TargetTraits
 from pointsman.progress import Activity
-from pointsman.usercode import look_at, unpack_code
+from pointsman.usercode.packing import look_at, unpack_code
+from pointsman.usercode.paths import enter
 
 TIMEOUT_S = 120.0
 """Importing a large library from a cold disk takes tens of seconds."""

@@ -14,8 +14,8 @@ from pointsman.environments.conda import Surroundings, find_prefix
 from pointsman.environments.interpreter import ask, check, check_version
 from pointsman.environments.kinds import CondaEnv, Kind, Requirements, VirtualEnv
 from pointsman.environments.requirements import ensure, this_version
-from pointsman.importpath import PACKAGE, PATH_VARIABLE, python_path
 from pointsman.model import CALLER, Environment
+from pointsman.usercode.paths import PACKAGE, PATH_VARIABLE, python_path
 
 _OF_THE_CALLER = (PATH_VARIABLE, "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV")
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pointsman import tracing
 from pointsman.exceptions import ServeException
 from pointsman.ingress.codec import (
     ErrorAnswer,
@@ -33,12 +32,12 @@ from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.ingress.receipt import BodyIsLateError, Receipt
 from pointsman.ingress.requestlog import RequestLog
-from pointsman.logs import FIELDS
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
-from pointsman.routing.budget import WarningBudget
 from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply, ReplyStream, StreamBroken
 from pointsman.routing.router import Router
+from pointsman.telemetry import tracing
+from pointsman.telemetry.logs import FIELDS, WarningBudget
 from pointsman.wire.handover import HTTPSettings
 
 log = logging.getLogger(__name__)

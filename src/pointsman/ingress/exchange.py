@@ -18,7 +18,7 @@ from pointsman.ingress.requestlog import RequestLog
 from pointsman.model import Reason
 from pointsman.routing.call import Call
 from pointsman.telemetry.families import OUTCOMES
-from pointsman.tracing import Span, Tracer
+from pointsman.telemetry.tracing import Span, Tracer
 
 DELIVERED, REFUSED, FAILED, ABORTED = OUTCOMES
 UNMATCHED = "unmatched"

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pointsman.logs import FIELDS, escaped
-from pointsman.routing.budget import WarningBudget
 from pointsman.routing.call import Call
+from pointsman.telemetry.logs import FIELDS, WarningBudget, escaped
 
 access = logging.getLogger("access")
 slow = logging.getLogger("pointsman.slow")

@@ -27,7 +27,7 @@ from pointsman.ingress.reading import Reading
 from pointsman.ingress.rest import Rest
 from pointsman.ingress.unframed import UnframedSend
 from pointsman.policy.routes import RESERVED_PREFIX
-from pointsman.routing.budget import WarningBudget
+from pointsman.telemetry.logs import WarningBudget
 from pointsman.wire.handover import HTTPSettings
 
 MAX_DIRECT_BODY = 32 * 1024

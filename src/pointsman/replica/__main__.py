@@ -20,8 +20,6 @@ from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import locator, metrics_folder
 from pointsman.engine.relay import set_relay
-from pointsman.importpath import enter
-from pointsman.logs import log_failure
 from pointsman.model import Reason
 from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
@@ -31,6 +29,8 @@ from pointsman.replica.runtime import Runtime, StillRunningError
 from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.watched import open_metrics
 from pointsman.routing.control import ControlLink
+from pointsman.telemetry.logs import log_failure
+from pointsman.usercode.paths import enter
 from pointsman.wire.address import set_node, tcp_address
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 
 from pointsman.context import replica_context
 from pointsman.exceptions import RemoteTraceback
-from pointsman.logs import FIELDS, log_failure
 from pointsman.model import Reason
 from pointsman.replica.item import Ending, Item
-from pointsman.routing.budget import WarningBudget
+from pointsman.telemetry.logs import FIELDS, WarningBudget, log_failure
 from pointsman.wire.messages import FailureHead
 
 log = logging.getLogger("pointsman.replica")

@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pointsman.callables import is_async
 from pointsman.engine.instances import present_address
-from pointsman.logs import log_failure
 from pointsman.replica.executor import settled
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
 from pointsman.replica.usercontext import UserContext
+from pointsman.telemetry.logs import log_failure
+from pointsman.usercode.callables import is_async
 from pointsman.wire.auth import ROLE_REPLICA
 from pointsman.wire.blocking import BlockingStream
 from pointsman.wire.frames import Kind, WireError

@@ -20,7 +20,7 @@ from pointsman.replica.batchrule import BatchRule
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.mistakes import answer_of, bad_body, http_exception
 from pointsman.replica.target import Method
-from pointsman.tracing import Span
+from pointsman.telemetry.tracing import Span
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead, failure
 from pointsman.wire.stream import Stream

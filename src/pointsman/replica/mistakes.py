@@ -18,7 +18,7 @@ from pointsman.replica.answers import Answer, check_headers, check_status
 from pointsman.replica.jsonform import to_json
 from pointsman.request import Request
 from pointsman.routing.failures import bad_body_of
-from pointsman.usercode import shown
+from pointsman.usercode.packing import shown
 
 BODILESS = frozenset((204, 205, 304))
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # Python 3.10 has none

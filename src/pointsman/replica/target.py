@@ -13,13 +13,13 @@ import types
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
-from pointsman.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
 from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.incoming import Incoming
 from pointsman.model import ALL_METHODS, TargetTraits
 from pointsman.replica.wrappedrequest import WrappedRequest
 from pointsman.request import Request, async_request
-from pointsman.usercode import CLOSED_METHODS, DEFAULT_METHOD, check_callable, is_hook, methods_of, unpack_code
+from pointsman.usercode.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
+from pointsman.usercode.packing import CLOSED_METHODS, DEFAULT_METHOD, check_callable, is_hook, methods_of, unpack_code
 
 
 class Method(NamedTuple):

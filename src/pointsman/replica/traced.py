@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pointsman.replica.item import Item
 from pointsman.replica.metrics import NoRecorder, Recorder
-from pointsman.tracing import Tracer
+from pointsman.telemetry.tracing import Tracer
 
 
 class TracedRecorder(NoRecorder):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pointsman import tracing
 from pointsman.replica.metrics import ReplicaMetrics
 from pointsman.replica.traced import TracedRecorder
-from pointsman.telemetry import families
+from pointsman.telemetry import families, tracing
 from pointsman.telemetry.book import Book, set_process_book
 from pointsman.telemetry.lag import LoopLag
 

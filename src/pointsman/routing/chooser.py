@@ -10,9 +10,9 @@ from typing import Any
 
 from pointsman.model import CustomPolicy, EndpointSpec, Pins
 from pointsman.policy.traffic import CallInfo, Policy, TrafficSplit
-from pointsman.routing.budget import WarningBudget
 from pointsman.routing.call import Call
-from pointsman.usercode import import_object, shown
+from pointsman.telemetry.logs import WarningBudget
+from pointsman.usercode.packing import import_object, shown
 
 log = logging.getLogger(__name__)
 

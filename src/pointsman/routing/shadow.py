@@ -11,9 +11,9 @@ import logging
 
 import msgspec
 
-from pointsman.routing.budget import WarningBudget
 from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
 from pointsman.routing.metrics import RouterMetrics
+from pointsman.telemetry.logs import WarningBudget
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from math import sqrt
 from pointsman.model import CustomPolicy, TrafficPolicy
 from pointsman.policy.traffic import CallInfo, Policy, TrafficSplit
 from pointsman.routing.chooser import load_policy
-from pointsman.usercode import pack_code, unpack_code
+from pointsman.usercode.packing import pack_code, unpack_code
 
 ENDPOINT = "checked"
 USUAL_WEIGHTS: tuple[dict[str, float], ...] = (

@@ -13,7 +13,6 @@ import itertools
 from types import TracebackType
 from typing import Any
 
-from pointsman.callables import is_async
 from pointsman.model import (
     BackendRoute,
     EndpointSpec,
@@ -28,7 +27,8 @@ from pointsman.replica.runtime import Runtime
 from pointsman.routing.call import Call, Reply
 from pointsman.testing.pipes import MemoryServer, Pipe
 from pointsman.testing.virtual_time import virtual_loop
-from pointsman.usercode import DEFAULT_METHOD, look_at, pack_code
+from pointsman.usercode.callables import is_async
+from pointsman.usercode.packing import DEFAULT_METHOD, look_at, pack_code
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.stream import Stream, StreamUser, acceptor

@@ -16,11 +16,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
-from pointsman.descriptors import keep_standard_descriptors
 from pointsman.limits import MAX_PAYLOAD
 from pointsman.wire import tls
 from pointsman.wire.address import parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Acceptor, Dialer
+from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import (
     LARGE_BODY,
     MAX_PAYLOAD_BEFORE_HELLO,

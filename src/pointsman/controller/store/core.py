@@ -32,7 +32,7 @@ from pointsman.controller.store.files import (
 )
 from pointsman.controller.store.snapshot import BUSY_TIMEOUT_S, EMPTY, SCHEMA, Snapshot, look_at
 from pointsman.controller.store.writer import Writer
-from pointsman.usercode import code_digest
+from pointsman.usercode.packing import code_digest
 
 log = logging.getLogger(__name__)
 

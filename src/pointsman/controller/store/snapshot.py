@@ -16,7 +16,7 @@ import msgspec
 from pointsman.controller.state import Desired, Fallback
 from pointsman.controller.store.files import StoreError
 from pointsman.model import BackendSpec, EndpointSpec, Pins, Struct, TrafficHistory
-from pointsman.usercode import code_digest
+from pointsman.usercode.packing import code_digest
 
 SCHEMA_VERSION = 2
 OLDEST_SCHEMA = 1

@@ -8,7 +8,7 @@ import msgspec
 
 from pointsman.controller.state import Desired
 from pointsman.controller.store.snapshot import KINDS, SCHEMA_VERSION, Snapshot, checksum_of, digest_of
-from pointsman.usercode import code_digest
+from pointsman.usercode.packing import code_digest
 
 KEPT_REPLIES = 1000
 

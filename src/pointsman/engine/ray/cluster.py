@@ -17,9 +17,9 @@ from typing import Any
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined,unused-ignore]
 
-from pointsman.descriptors import keep_standard_descriptors
 from pointsman.engine.base import Cluster
 from pointsman.exceptions import ServeException
+from pointsman.wire.descriptors import keep_standard_descriptors
 
 NEW = "local"
 """The address of a cluster that is yet to be started, as Ray itself has it."""

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
-from pointsman import logs
 from pointsman.engine.base import MetricsPort
 from pointsman.engine.child import pack_handover, unpack_handover
 from pointsman.engine.listening import listen_for_metrics, url_of
@@ -26,6 +25,7 @@ from pointsman.engine.ray.folder import NodeFolder
 from pointsman.engine.ray.hosts import Birth, Introduction, node_of_this_process
 from pointsman.engine.ray.names import CONTROLLER, METRICS_PREFIX, metrics_name
 from pointsman.engine.ray.standing import Standing
+from pointsman.telemetry import logs
 from pointsman.telemetry.collector import RETIRE_AFTER_S
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.summary import Reading, reading_of

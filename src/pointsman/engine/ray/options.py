@@ -17,7 +17,7 @@ from ray._raylet import PlacementGroupID  # type: ignore[attr-defined,unused-ign
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from pointsman import resources as amounts
+from pointsman import actor_options as amounts
 from pointsman.arguments import nearest
 from pointsman.model import ANYWHERE, Placement, Resources
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pointsman.findable import is_findable
+from pointsman.usercode.findable import is_findable
 
 # A global in a pickle of protocol 5: the texts of its module and its name, then STACK_GLOBAL. A text is there with its
 # length and is put into the memo, or is taken from the memo. A new frame may begin between them.

@@ -9,8 +9,8 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pointsman.byvalue import ByNameOnlyError, dumps
-from pointsman.findable import is_findable
+from pointsman.usercode.byvalue import ByNameOnlyError, dumps
+from pointsman.usercode.findable import is_findable
 
 Part = tuple[str, Any]
 MOST_TRIES = 500

@@ -16,11 +16,11 @@ from typing import Any
 
 import cloudpickle
 
-from pointsman.byvalue import Pickler, dumps
-from pointsman.callables import is_batching, is_decorated, takes_argument
-from pointsman.culprit import explain
 from pointsman.limits import MAX_CODE, MAX_MESSAGE, check_size
 from pointsman.model import ALL_METHODS, TargetTraits
+from pointsman.usercode.byvalue import Pickler, dumps
+from pointsman.usercode.callables import is_batching, is_decorated, takes_argument
+from pointsman.usercode.culprit import explain
 
 DEFAULT_METHOD = "__call__"
 CLOSED_METHODS = frozenset({"reconfigure", "check_health", "close"})

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pointsman.arguments import nearest
-from pointsman.importpath import absolute, refuse_open
 from pointsman.model import Resources
+from pointsman.usercode.paths import absolute, refuse_open
 
 _AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
 REFUSED = ("lifetime", "name", "max_restarts", "placement_group")

@@ -1,7 +1,7 @@
 """Pickles for other processes: what these cannot import by its name is put in by value, as cloudpickle does it for what
 ``__main__`` defines.
 
-To cloudpickle's rules it adds that of :mod:`pointsman.findable`, and what Python itself pickles by name only: functions
+To cloudpickle's rules it adds that of :mod:`pointsman.usercode.findable`, and what Python itself pickles by name only: functions
 with a cache, generic functions, some kinds of types.
 """
 
@@ -23,8 +23,8 @@ from typing import Any
 
 import cloudpickle
 
-from pointsman.findable import SCRIPTS, is_findable
-from pointsman.picklenames import globals_of, names_what_others_lack
+from pointsman.usercode.findable import SCRIPTS, is_findable
+from pointsman.usercode.picklenames import globals_of, names_what_others_lack
 
 Reduced = tuple[Any, ...]
 _BY_VALUE = (types.FunctionType, type, types.ModuleType, typing.TypeVar)

@@ -15,13 +15,13 @@ from pointsman.version import VERSION
 if TYPE_CHECKING:
     from pointsman import backends, config, exceptions, handle, metrics, utils
     from pointsman.backends import ImportedBackend
+    from pointsman.calling.future import ServeFuture, get, wait
     from pointsman.client import Client
+    from pointsman.client.start import connect, start
     from pointsman.config import BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
     from pointsman.environments.kinds import CondaEnv, Requirements, VirtualEnv
-    from pointsman.future import ServeFuture, get, wait
     from pointsman.request import Request, accept_batch
-    from pointsman.starting import connect, start
 
 __version__ = VERSION
 
@@ -30,18 +30,18 @@ _HOMES = {
     "BackendConfig": "config",
     "Client": "client",
     "CondaEnv": "environments.kinds",
-    "connect": "starting",
-    "get": "future",
+    "connect": "client.start",
+    "get": "calling.future",
     "get_current_backend_tag": "context",
     "get_current_replica_tag": "context",
     "HTTPOptions": "config",
     "ImportedBackend": "backends",
     "Request": "request",
-    "ServeFuture": "future",
+    "ServeFuture": "calling.future",
     "Requirements": "environments.kinds",
-    "start": "starting",
+    "start": "client.start",
     "VirtualEnv": "environments.kinds",
-    "wait": "future",
+    "wait": "calling.future",
 }
 _MODULES = ("backends", "config", "exceptions", "handle", "metrics", "utils")
 

@@ -10,15 +10,14 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from pointsman.arguments import check_timeout
+from pointsman.calling.dispatch import Dispatcher, HandleCall, wake
+from pointsman.calling.future import Sending, ServeFuture
+from pointsman.calling.session import Credentials, Session, credentials_here, existing_session, session_for
 from pointsman.context import CallScope, call_scope
-from pointsman.future import Sending, ServeFuture
-from pointsman.lanes import Lane
 from pointsman.objects import dumps_arguments
 from pointsman.policy.shardkey import check_key
 from pointsman.request import passed_on
 from pointsman.routing.call import SAFE_METHODS
-from pointsman.routing.handlecall import HandleCall, wake
-from pointsman.session import Credentials, Session, credentials_here, existing_session, session_for
 from pointsman.telemetry.tracing import TRACE_HEADERS, current_headers
 
 H = TypeVar("H", bound="_Handle")
@@ -167,14 +166,14 @@ class _Handle:
         path = self._credentials.control_path
         return (_rebuild, (type(self), self._endpoint, path, self._options, self._missing_ok))
 
-    def _call(self, session: Session, lane: Lane, data: Any, kwargs: dict[str, Any]) -> ServeFuture[Any]:
-        """A call that has still to be submitted to its lane."""
+    def _call(self, session: Session, dispatcher: Dispatcher, data: Any, kwargs: dict[str, Any]) -> ServeFuture[Any]:
+        """A call that has still to be submitted to its dispatcher."""
         options, scope = self._options, call_scope.get()
         if type(data) not in _NEVER_A_REQUEST:
             data = passed_on(data)
         call = HandleCall(
             self._endpoint,
-            lane.now() + self._time_left(session, scope),
+            dispatcher.now() + self._time_left(session, scope),
             dumps_arguments(data, kwargs),
             method_name=options.method_name or "",
             http_method=self._http_method,
@@ -183,10 +182,10 @@ class _Handle:
             shard_key=options.shard_key,
             idempotent=self._idempotent,
             waits_for_room=options.queue_full == "wait",
-            home=lane,
+            home=dispatcher,
             scope=scope,
         )
-        return ServeFuture(lane, call, iterable=options.stream)
+        return ServeFuture(dispatcher, call, iterable=options.stream)
 
     def _time_left(self, session: Session, scope: CallScope | None) -> float:
         """Seconds until the call's deadline: its own, and never more than that of the call it is made for."""
@@ -229,20 +228,20 @@ class ServeHandle(_Handle):
             Exception: what a future among the arguments has failed with.
         """
         session = session_for(self._credentials)
-        lane = session.thread_lane()
+        dispatcher = session.thread_dispatcher()
         if isinstance(data, ServeFuture):
             data = data.result()
         kwargs = {name: value.result() if isinstance(value, ServeFuture) else value for name, value in kwargs.items()}
-        future = self._call(session, lane, data, kwargs)
+        future = self._call(session, dispatcher, data, kwargs)
         call = future._call
-        if call.waits_for_room and lane.is_crowded(self._endpoint) and threading.get_ident() != lane.thread:
+        if call.waits_for_room and dispatcher.is_crowded(self._endpoint) and threading.get_ident() != dispatcher.thread:
             admitted = threading.Event()
             call.on_admitted = admitted.set
             call.watch(admitted.set)
-            lane.submit(call, missing_ok=self._missing_ok)
+            dispatcher.submit(call, missing_ok=self._missing_ok)
             admitted.wait()
         else:
-            lane.submit(call, missing_ok=self._missing_ok)
+            dispatcher.submit(call, missing_ok=self._missing_ok)
         return future
 
 
@@ -259,18 +258,18 @@ class AsyncServeHandle(_Handle):
         session = existing_session(self._credentials)
         if session is None:
             session = yield from asyncio.to_thread(session_for, self._credentials).__await__()
-        lane = session.loop_lane()
-        if lane is None:
-            lane = yield from session.open_loop_lane().__await__()
+        dispatcher = session.loop_dispatcher()
+        if dispatcher is None:
+            dispatcher = yield from session.open_loop_dispatcher().__await__()
         if isinstance(data, (ServeFuture, Sending)):
             data = yield from _resolved(data).__await__()
         for name, value in kwargs.items():
             if isinstance(value, (ServeFuture, Sending)):
                 kwargs[name] = yield from _resolved(value).__await__()
-        future = self._call(session, lane, data, kwargs)
-        lane.submit(future._call, missing_ok=self._missing_ok)
+        future = self._call(session, dispatcher, data, kwargs)
+        dispatcher.submit(future._call, missing_ok=self._missing_ok)
         if future._call.held_back:
-            yield from _admitted(future, lane.loop.create_future())
+            yield from _admitted(future, dispatcher.loop.create_future())
         return future
 
 

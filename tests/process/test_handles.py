@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 import pointsman as serve
+from pointsman.calling.dispatch import HandleCall
+from pointsman.calling.future import ServeFuture
 from pointsman.exceptions import ReplicaDiedError
-from pointsman.future import ServeFuture
 from pointsman.handle import ServeHandle
-from pointsman.routing.handlecall import HandleCall
 from tests.conftest import WAIT_S, family, start_client, wait_until
 
 

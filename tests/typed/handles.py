@@ -8,7 +8,7 @@ from typing import Any
 from typing_extensions import assert_type
 
 import pointsman as serve
-from pointsman.future import Sending
+from pointsman.calling.future import Sending
 from pointsman.handle import AsyncServeHandle, RayServeHandle, RayServeSyncHandle, ServeHandle
 
 assert issubclass(ServeHandle, RayServeHandle)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
-from pointsman import starting
 from pointsman.actor_options import (
     check_capacity,
     detect_gpus,
@@ -22,6 +21,7 @@ from pointsman.actor_options import (
     parse_custom_resources,
 )
 from pointsman.arguments import check_engine, check_object_name
+from pointsman.client import start as starting
 from pointsman.config import (
     BackendConfig,
     DeploymentMode,

@@ -12,7 +12,7 @@ import cloudpickle
 import pytest
 
 import pointsman as serve
-from pointsman.client.shipping import check_crossing
+from pointsman.client.backends import check_crossing
 from pointsman.environments.interpreter import FASTER, RUNTIME, Facts, check
 from pointsman.environments.kinds import parse_env
 from pointsman.environments.resolve import caller, resolve

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 import pointsman as serve
-from pointsman import starting
 from pointsman.actor_options import check_hash_seed
+from pointsman.client import start as starting
 
 
 @pytest.mark.parametrize("value", ["1", "4294967295", "random", "", None])

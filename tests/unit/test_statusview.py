@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pointsman.statusview import status_view
+from pointsman.client.operations import status_view
 from pointsman.wire.commands import BackendView, ReplicaView, Status
 from tests.unit.test_reconcile import backend
 

@@ -34,8 +34,8 @@ def connect_to(name: str, address: str | None = None) -> Client:
     Raises:
         ServeException: there is none of that name; the text says which there are.
     """
+    from pointsman.client.start import connect
     from pointsman.engine.folder import InstanceFolder, check_name, live_instances
-    from pointsman.starting import connect
 
     if address is not None:
         return connect(name, address=address)

@@ -74,8 +74,8 @@ def _show(rows: list[tuple[Kept, str]], as_json: bool, used: set[str]) -> None:
 def _used(cluster: str | None) -> set[str]:
     """Interpreters that backends of live instances use, of this machine and of a cluster; raises when one of them
     cannot be asked."""
+    from pointsman.client.start import attach
     from pointsman.engine.instances import live_addresses
-    from pointsman.starting import attach
 
     used: set[str] = set()
     for address in live_addresses(cluster):

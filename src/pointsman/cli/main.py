@@ -128,9 +128,9 @@ def start(
     address: ClusterAddress = None,
 ) -> None:
     """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
+    from pointsman.client.start import start_named
     from pointsman.config import parse_http_options
     from pointsman.engine.folder import InstanceFolder, check_name
-    from pointsman.starting import start_named
 
     http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
     folder = InstanceFolder.of(check_name(name))
@@ -162,10 +162,10 @@ def list_instances(address: ClusterAddress = None, as_json: AsJson = False) -> N
     """Show the instances of this user on this machine, or of a Ray cluster, but for those that scripts have started for
     themselves."""
     from pointsman.cli.tables import show_instances
+    from pointsman.client.start import attach
     from pointsman.engine.base import url
     from pointsman.engine.folder import abouts
     from pointsman.engine.instances import named_on_cluster
-    from pointsman.starting import attach
 
     found: list[tuple[str, int, About | Address]] = []
     if address is None:
@@ -279,7 +279,7 @@ def _stay(client: Client, name: str, address: str | None, folder: InstanceFolder
 
 
 def _metrics_port(given: int | None) -> int | None:
-    from pointsman.starting import DEFAULT_METRICS_PORT, check_metrics_port
+    from pointsman.client.start import DEFAULT_METRICS_PORT, check_metrics_port
 
     if given is None:
         return DEFAULT_METRICS_PORT

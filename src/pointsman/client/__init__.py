@@ -1,8 +1,10 @@
 """The client: one method per operation on an instance, by subject; all of them in one class for the user.
 
-operations   the connection, and how a change is made and waited for
-endpoints, traffic, backends   the operations
-client   their sum, with the instance's life, handles and status
+start        starts an instance, or connects to one
+client       the sum of all operations, with the instance's life, handles and status
+endpoints    endpoints, and who answers their calls
+backends     backends; their code is packed, looked at and tried before it is registered
+operations   how a change is made and waited for; statistics and status as plain dicts
 """
 
 from pointsman.client.client import Client

@@ -11,20 +11,17 @@ from collections.abc import Callable
 from typing import Any, Literal, NoReturn, overload
 
 from pointsman import arguments
+from pointsman.calling.session import Credentials, Session
 from pointsman.client.backends import BackendOperations
-from pointsman.client.endpoints import EndpointOperations
-from pointsman.client.operations import START_TIMEOUT_S, log, new_id
+from pointsman.client.endpoints import EndpointOperations, TrafficOperations
+from pointsman.client.operations import START_TIMEOUT_S, StatisticsOperations, log, new_id, status_view
 from pointsman.client.signals import EndingSignals, Impatience
-from pointsman.client.statistics import StatisticsOperations
-from pointsman.client.traffic import TrafficOperations
 from pointsman.context import replica_context
 from pointsman.engine.base import Address, Raised, url
 from pointsman.engine.instances import wait_for_end
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
 from pointsman.progress import ProgressLine
-from pointsman.session import Credentials, Session
-from pointsman.statusview import status_view
 from pointsman.wire.commands import AwaitIngress, Ending, Progress, Shutdown
 from pointsman.wire.messages import unpack
 

@@ -1,16 +1,31 @@
-"""Operations on endpoints."""
+"""Operations on endpoints and their traffic: splits, shadows, pins, history, and why a request goes where it goes."""
 
 from __future__ import annotations
 
+import math
+import numbers
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
 from typing import Any
 
 from pointsman import arguments
 from pointsman.arguments import check_timeout
-from pointsman.client.operations import Operations, author, new_id
-from pointsman.model import DEFAULT_SHARD_KEY
-from pointsman.policy.shardkey import check_source
-from pointsman.statusview import endpoint_view
-from pointsman.wire.commands import CreateEndpoint, DeleteEndpoint
+from pointsman.client.operations import Operations, author, endpoint_view, new_id
+from pointsman.model import DEFAULT_SHARD_KEY, CustomPolicy, TrafficPolicy
+from pointsman.policy.shardkey import MAX_PINS, check_key, check_source
+from pointsman.routing.chooser import Chooser, NotAPolicyError, load_policy
+from pointsman.usercode.packing import shown
+from pointsman.usercode.paths import import_folders
+from pointsman.wire.commands import (
+    CreateEndpoint,
+    DeleteEndpoint,
+    Pin,
+    RollbackTraffic,
+    SetTraffic,
+    ShadowTraffic,
+    Unpin,
+)
 
 
 class EndpointOperations(Operations):
@@ -68,3 +83,205 @@ class EndpointOperations(Operations):
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """``{name: {"route", "methods", "traffic", "shadows"}}``."""
         return {name: endpoint_view(spec) for name, spec in self._status().endpoints.items()}
+
+
+BUILT_IN = "weighted"
+
+
+class TrafficOperations(Operations):
+    """Who answers an endpoint's calls, and who gets copies of them."""
+
+    def set_traffic(
+        self, endpoint_name: str, traffic_policy_dictionary: Mapping[str, float], *, policy: str | None = None
+    ) -> None:
+        """Split an endpoint's traffic between backends, from the next request on. Shadows and pins stay.
+
+        Args:
+            traffic_policy_dictionary: backend tag -> weight; weights are at least 0 and sum to 1.
+            policy: import path (``"package.module:name"``) of a policy of your own, an object or class with a method
+                ``choose(call, split, draw)``; ``"weighted"`` for the built-in one. Left out, it stays as it is.
+
+        Raises:
+            TypeError: not a dict, a weight that is no number, or a policy without ``choose``.
+            ValueError: a bad weight or sum, an unknown endpoint or backend, or a policy that cannot be imported.
+                Nothing has changed.
+        """
+        weights = traffic_policy_dictionary
+        if not isinstance(weights, dict):
+            raise TypeError(f"the traffic policy must be a dict of backend to weight, not {weights!r}")
+        for tag in weights:
+            if not isinstance(tag, str):
+                raise TypeError(f"the traffic policy has the key {tag!r}, which is not a str")
+        floats = {tag: _number(weight, f"weight of backend {tag!r}") for tag, weight in weights.items()}
+        name = arguments.check_object_name(endpoint_name, "endpoint_name")
+        custom = None if policy in (None, BUILT_IN) else _custom_policy(policy)
+        self._change(SetTraffic(new_id(), name, floats, custom, policy is None, by=author()))
+
+    def get_traffic(self, endpoint: str) -> dict[str, Any]:
+        """The traffic policy in force.
+
+        Returns:
+            ``{"version", "weights", "shadows", "policy", "shard_key", "pins"}``: ``policy`` is ``"weighted"`` or the
+            import path of your own, ``shard_key`` where HTTP requests carry their key, ``pins`` a dict of key to
+            backend.
+
+        Raises:
+            ValueError: there is no such endpoint.
+        """
+        view = self._traffic(arguments.check_object_name(endpoint, "endpoint"))
+        return {
+            **_policy_view(view.endpoint.policy),
+            "shard_key": view.endpoint.shard_key,
+            "pins": dict(view.pins.keys),
+        }
+
+    def traffic_history(self, endpoint: str) -> list[dict[str, Any]]:
+        """The last 50 traffic policies, oldest first; the last one is in force.
+
+        Returns:
+            For each ``{"version", "weights", "shadows", "policy", "time", "change", "by"}``: ``time`` is ISO 8601 in
+            UTC, ``change`` what made it (``"set_traffic"``, ...), ``by`` user, program and pid that asked for it.
+
+        Raises:
+            ValueError: there is no such endpoint.
+        """
+        view = self._traffic(arguments.check_object_name(endpoint, "endpoint"))
+        return [
+            {**_policy_view(change.policy), "time": change.time, "change": change.change, "by": change.by}
+            for change in view.history.changes
+        ]
+
+    def rollback_traffic(self, endpoint: str, version: int | None = None) -> None:
+        """Make an older traffic policy, weights and shadows, the newest one again. Every shard key is then back where
+        it was.
+
+        Args:
+            version: one of :meth:`traffic_history`; None for the policy before the one in force.
+
+        Raises:
+            TypeError: ``version`` is no int.
+            ValueError: an unknown endpoint or version, or a backend of that policy was deleted. Nothing has changed.
+        """
+        name = arguments.check_object_name(endpoint, "endpoint")
+        if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
+            raise TypeError(f"version must be an int or None, not {version!r}")
+        if version is not None and not 0 < version < 2**63:
+            raise ValueError(f"version {version} cannot be one of a traffic policy; traffic_history() lists them")
+        self._change(RollbackTraffic(new_id(), name, version, by=author()))
+
+    def shadow_traffic(self, endpoint_name: str, backend_tag: str, proportion: float) -> None:
+        """Send copies of an endpoint's calls to a backend; their answers are thrown away, and users notice nothing.
+
+        Args:
+            proportion: probability in [0, 1] that a call is copied; 0 ends the shadow.
+
+        Raises:
+            TypeError: ``proportion`` is no number.
+            ValueError: it is outside [0, 1], or endpoint or backend are unknown. Nothing has changed.
+        """
+        name = arguments.check_object_name(endpoint_name, "endpoint_name")
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
+        self._change(ShadowTraffic(new_id(), name, tag, _number(proportion, "proportion"), by=author()))
+
+    def pin(self, endpoint: str, shard_key: str | Sequence[str], backend: str) -> None:
+        """Send all calls with a shard key to one backend, whatever the weights say; the backend needs no weight.
+
+        Args:
+            shard_key: at most 256 bytes of UTF-8; or a list of such keys, which are pinned together. At most 10,000
+                keys of an endpoint can be pinned.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong, endpoint or backend are unknown, or there would be too many
+                pins. Nothing has changed.
+        """
+        name = arguments.check_object_name(endpoint, "endpoint")
+        tag = arguments.check_object_name(backend, "backend")
+        self._change(Pin(new_id(), name, _keys(shard_key), tag))
+
+    def unpin(self, endpoint: str, shard_key: str | Sequence[str]) -> None:
+        """Let weights decide again about a shard key, or a list of them. One that is not pinned is logged and ignored.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong, or the endpoint is unknown.
+        """
+        self._change(Unpin(new_id(), arguments.check_object_name(endpoint, "endpoint"), _keys(shard_key)))
+
+    def explain(self, endpoint: str, *, shard_key: str | None = None) -> dict[str, Any]:
+        """Which backend answers calls with a shard key, and why.
+
+        Args:
+            shard_key: None for calls without one, which are drawn by weight.
+
+        Returns:
+            ``{"endpoint", "shard_key", "backend", "why", "policy_version", "weights", "numbers"}``: ``backend`` is None
+            where it differs from call to call, ``why`` is ``"pin"``, ``"policy"`` (your own), ``"shard key"`` or
+            ``"weight"``, and ``numbers`` what each backend drew for the key: the smallest wins.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong, or the endpoint is unknown.
+        """
+        view = self._traffic(arguments.check_object_name(endpoint, "endpoint"))
+        if shard_key is not None:
+            check_key(shard_key)
+        return Chooser(view.endpoint, view.pins).explain(shard_key)
+
+
+def _policy_view(policy: TrafficPolicy) -> dict[str, Any]:
+    return {
+        "version": policy.version,
+        "weights": dict(policy.weights),
+        "shadows": dict(policy.shadows),
+        "policy": policy.custom.path if policy.custom else BUILT_IN,
+    }
+
+
+def _keys(shard_key: Any) -> tuple[str, ...]:
+    """One key or several, each once."""
+    if not isinstance(shard_key, (list, tuple)):
+        return (check_key(shard_key),)
+    if len(shard_key) > MAX_PINS:
+        raise ValueError(f"{len(shard_key)} shard keys were given, and {MAX_PINS} of an endpoint may be pinned")
+    return tuple(dict.fromkeys(check_key(key) for key in shard_key))
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{what} must be a number, not {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        # An int beyond all floats: refused like any other number that is too large.
+        return -math.inf if str(value).startswith("-") else math.inf
+
+
+def _custom_policy(path: Any) -> CustomPolicy:
+    """A policy of the user's own, looked at here so that a mistake shows now and not in a router's log."""
+    if not isinstance(path, str):
+        raise TypeError(f"policy must be an import path such as 'package.module:name', not {shown(path)}")
+    module = path.replace(":", ".").partition(".")[0]
+    if module == "__main__":
+        raise ValueError(f"traffic policy {shown(path)} is part of this script, which no other process can import")
+    folders = import_folders()
+    if module in sys.stdlib_module_names or _origin(module, folders) != _origin(module, _as_routers_look(folders)):
+        raise ValueError(
+            f"traffic policy {shown(path)} is hidden from other processes by an installed module {shown(module)}"
+        )
+    custom = CustomPolicy(path, folders)
+    try:
+        load_policy(custom)
+    except NotAPolicyError as error:
+        raise TypeError(str(error)) from None
+    except BaseException as error:
+        raise ValueError(f"traffic policy {shown(path)} cannot be imported: {shown(error)}") from error
+    return custom
+
+
+def _as_routers_look(folders: tuple[str, ...]) -> list[str]:
+    """The folders in the order of a fresh process: what is installed first, what is the script's own after that."""
+    installed = (sys.prefix, sys.base_prefix)
+    return sorted(folders, key=lambda folder: not folder.startswith(installed))
+
+
+def _origin(module: str, folders: Sequence[str]) -> str | None:
+    spec = PathFinder.find_spec(module, list(folders))
+    return spec.origin if spec is not None else None

@@ -1,4 +1,5 @@
-"""What all operations of a client share: the connection, and how a change is made and waited for."""
+"""What all operations of a client share: the connection, how a change is made and waited for, and what an instance
+reports of itself, as plain dicts ready for JSON."""
 
 from __future__ import annotations
 
@@ -7,21 +8,27 @@ import logging
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+from pointsman.arguments import check_timeout
+from pointsman.calling.session import Credentials, Session, session_for
 from pointsman.context import replica_context
 from pointsman.exceptions import ServeException
-from pointsman.model import BackendSpec, Origin
+from pointsman.model import BackendSpec, EndpointSpec, Origin
 from pointsman.progress import ProgressLine
-from pointsman.session import Credentials, Session, session_for
+from pointsman.telemetry.summary import Reading, summarise
 from pointsman.usercode.paths import import_folders, working_folder
 from pointsman.wire.commands import (
     Accepted,
     Await,
     BackendList,
+    BackendView,
     Change,
     Query,
     QueryBackends,
+    QueryMetrics,
     QueryTraffic,
     Status,
     TrafficView,
@@ -95,3 +102,93 @@ def author() -> str:
         user = f"uid {os.getuid()}"
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
     return f"{user}, {program}, pid {os.getpid()}"
+
+
+def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
+    """What ``Client.status`` returns."""
+    return {
+        "name": status.name,
+        "version": status.version,
+        "controller_pid": status.pid,
+        "http": {
+            "address": http_address,
+            "ingresses": [{"pid": i.pid or None, "up_to_date": i.up_to_date} for i in status.ingresses],
+        },
+        "metrics": [{"node": node, "address": url} for node, url in status.metrics.items()],
+        "endpoints": {
+            name: {**endpoint_view(spec), "queued": None if status.queued is None else status.queued.get(name, 0)}
+            for name, spec in status.endpoints.items()
+        },
+        "backends": {tag: _backend_view(view) for tag, view in status.backends.items()},
+    }
+
+
+def endpoint_view(spec: EndpointSpec) -> dict[str, Any]:
+    """One endpoint, as ``Client.list_endpoints`` shows it."""
+    return {
+        "route": spec.route,
+        "methods": list(spec.methods),
+        "traffic": dict(spec.policy.weights),
+        "shadows": dict(spec.policy.shadows),
+    }
+
+
+def _backend_view(view: BackendView) -> dict[str, Any]:
+    failure = view.failure
+    environment = view.spec.origin.environment
+    return {
+        "state": view.state,
+        "replicas_wanted": view.spec.config.num_replicas,
+        "replicas_running": view.ready,
+        "replicas": [
+            # Not 0 for one that is being launched: kill(0) means the whole group of the process that kills.
+            {"tag": r.tag, "pid": r.pid or None, "state": r.state, "gpus": list(r.gpus), "remark": r.remark}
+            for r in view.replicas
+        ],
+        "environment": environment
+        and {
+            "kind": environment.kind,
+            "name": environment.name,
+            "python": environment.python,
+            "version": environment.version,
+        },
+        "pythons": list(view.pythons),
+        "failure": failure
+        and {
+            "reason": failure.reason.value,
+            "text": failure.text,
+            "traceback": failure.traceback,
+            "failures": failure.failures,
+        },
+    }
+
+
+class StatisticsOperations(Operations):
+    """Reads, and changes nothing."""
+
+    def stats(self, over_s: float | None = None) -> dict[str, Any]:
+        """Requests, errors, latencies and queues, by endpoint and backend: plain dicts, ready for JSON.
+
+        Per endpoint ``requests``, ``per_second``, ``queued`` in routers, ``http_latency_ms`` as p50, p95 and p99, and
+        ``http_outcomes``: how many requests by HTTP were ``delivered``, ``refused``, ``failed`` and ``aborted``;
+        per backend also ``errors``, the ``latency_ms`` of calls of user code, queries in ``processing``, ``queued`` in
+        routers and replicas, the mean ``batch_size``, and live ``replicas``.
+
+        Args:
+            over_s: watch for so many seconds, and tell what happened meanwhile. None: everything since the start, and
+                no rates.
+
+        Raises:
+            ServeException: the instance records no metrics.
+            ValueError, TypeError: ``over_s`` is no number above 0.
+        """
+        check_timeout(over_s, "over_s")
+        before = self._read_metrics()
+        if over_s is None:
+            return summarise(before)
+        time.sleep(over_s)
+        return summarise(self._read_metrics(), before)
+
+    def _read_metrics(self) -> Reading:
+        self._check_alive()
+        return unpack(self._session.command(QueryMetrics(new_id())), Reading)

@@ -21,11 +21,11 @@ from rich.progress import track
 from rich.table import Table
 
 from pointsman.client import Client
+from pointsman.client.start import local_capacity, start_instance
 from pointsman.config import HTTPOptions
 from pointsman.demo.load import Answer, post_all
 from pointsman.engine.folder import InstanceFolder
 from pointsman.exceptions import ServeException
-from pointsman.starting import local_capacity, start_instance
 
 if TYPE_CHECKING:
     from pointsman.demo.digits import HeldOut, Image, Trained

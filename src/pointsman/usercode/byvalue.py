@@ -1,8 +1,8 @@
 """Pickles for other processes: what these cannot import by its name is put in by value, as cloudpickle does it for what
 ``__main__`` defines.
 
-To cloudpickle's rules it adds that of :mod:`pointsman.usercode.findable`, and what Python itself pickles by name only: functions
-with a cache, generic functions, some kinds of types.
+To cloudpickle's rules it adds that of :mod:`pointsman.usercode.findable`, and what Python itself pickles by name only:
+functions with a cache, generic functions, some kinds of types.
 """
 
 from __future__ import annotations

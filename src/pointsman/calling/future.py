@@ -10,12 +10,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
+from pointsman.calling.dispatch import Dispatcher, HandleCall, wake
 from pointsman.exceptions import ServeException
-from pointsman.lanes import Lane
 from pointsman.objects import loads
 from pointsman.routing.call import ReplyStream, StreamBroken
 from pointsman.routing.failures import failure_to_exception
-from pointsman.routing.handlecall import HandleCall, wake
 from pointsman.wire.frames import Body
 
 log = logging.getLogger("pointsman")
@@ -28,10 +27,10 @@ _NOTHING: Any = object()
 class ServeFuture(Generic[T]):
     """The answer of a handle call, some time. Handles make futures."""
 
-    __slots__ = ("__weakref__", "_call", "_iterable", "_lane", "_value")
+    __slots__ = ("__weakref__", "_call", "_dispatcher", "_iterable", "_value")
 
-    def __init__(self, lane: Lane, call: HandleCall, *, iterable: bool = False) -> None:
-        self._lane = lane
+    def __init__(self, dispatcher: Dispatcher, call: HandleCall, *, iterable: bool = False) -> None:
+        self._dispatcher = dispatcher
         self._call = call
         self._iterable = iterable
         self._value: T = _NOTHING
@@ -55,7 +54,7 @@ class ServeFuture(Generic[T]):
             finally:
                 del self  # the traceback holds this frame: through it the error would hold itself
         stream = self._call.stream
-        return self._decoded() if stream is None else _iterate(self._lane, stream)  # type: ignore[return-value]
+        return self._decoded() if stream is None else _iterate(self._dispatcher, stream)  # type: ignore[return-value]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What :meth:`result` would raise, or None when there is a value. Waits, and raises, like :meth:`result`."""
@@ -88,7 +87,7 @@ class ServeFuture(Generic[T]):
         if not call.over:
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
-            if loop is not self._lane.loop:
+            if loop is not self._dispatcher.loop:
                 call.watch(partial(_wake_elsewhere, loop, waiter))
             elif call.waiter is None:
                 call.waiter = waiter
@@ -105,7 +104,7 @@ class ServeFuture(Generic[T]):
             finally:
                 del self, call  # as in `result`
         stream = call.stream
-        return self._decoded() if stream is None else _iterate_async(self._lane, stream)  # type: ignore[return-value]
+        return self._decoded() if stream is None else _iterate_async(self._dispatcher, stream)  # type: ignore[return-value]
 
     def __iter__(self) -> Iterator[Any]:
         """The chunks of a call of ``handle.options(stream=True)``."""
@@ -130,7 +129,7 @@ class ServeFuture(Generic[T]):
     def _wait(self, timeout: float | None) -> None:
         if self._call.over:
             return
-        if threading.get_ident() == self._lane.thread:
+        if threading.get_ident() == self._dispatcher.thread:
             raise RuntimeError("this would block the thread that brings the answer; use 'await future' instead")
         if not self._call.wait(timeout):
             raise TimeoutError(f"no answer within {timeout:g} s; the call goes on")
@@ -238,7 +237,7 @@ def wait(
     if not 1 <= num_returns <= len(futures):
         raise ValueError(f"num_returns must be between 1 and {len(futures)}, the number of futures, not {num_returns}")
     waiting = [one for one in futures if not one.done()]
-    if any(threading.get_ident() == one._lane.thread for one in waiting):
+    if any(threading.get_ident() == one._dispatcher.thread for one in waiting):
         raise RuntimeError("this would block the thread that brings the answers; await the futures instead")
     one_more = threading.Semaphore(len(futures) - len(waiting))
     for one in waiting:
@@ -275,7 +274,7 @@ def _wake_elsewhere(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None
         pass  # the loop was closed while its task waited: nobody is left to wake
 
 
-def _iterate(lane: Lane, stream: ReplyStream) -> Generator[Any, None, None]:
+def _iterate(dispatcher: Dispatcher, stream: ReplyStream) -> Generator[Any, None, None]:
     ended = object()
 
     async def step() -> Any:
@@ -287,7 +286,7 @@ def _iterate(lane: Lane, stream: ReplyStream) -> Generator[Any, None, None]:
     try:
         while True:
             try:
-                chunk = lane.run(step())
+                chunk = dispatcher.run(step())
             except StreamBroken as broken:
                 error = _stream_error(broken)
                 raise error from error.__cause__
@@ -295,22 +294,22 @@ def _iterate(lane: Lane, stream: ReplyStream) -> Generator[Any, None, None]:
                 return
             yield loads(chunk)
     finally:
-        _leave(lane, stream)
+        _leave(dispatcher, stream)
 
 
-async def _iterate_async(lane: Lane, stream: ReplyStream) -> AsyncGenerator[Any, None]:
+async def _iterate_async(dispatcher: Dispatcher, stream: ReplyStream) -> AsyncGenerator[Any, None]:
     async def step() -> tuple[bool, Body]:
         try:
             return True, await stream.__anext__()
         except StopAsyncIteration:
             return False, b""
 
-    here = asyncio.get_running_loop() is lane.loop
+    here = asyncio.get_running_loop() is dispatcher.loop
     try:
         while True:
             try:
                 more, chunk = await (
-                    step() if here else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step(), lane.loop))
+                    step() if here else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step(), dispatcher.loop))
                 )
             except StreamBroken as broken:
                 error = _stream_error(broken)
@@ -319,13 +318,13 @@ async def _iterate_async(lane: Lane, stream: ReplyStream) -> AsyncGenerator[Any,
                 return
             yield loads(chunk)
     finally:
-        _leave(lane, stream)
+        _leave(dispatcher, stream)
 
 
-def _leave(lane: Lane, stream: ReplyStream) -> None:
+def _leave(dispatcher: Dispatcher, stream: ReplyStream) -> None:
     """Stop reading; what has ended already is not harmed."""
     try:
-        lane.loop.call_soon_threadsafe(stream.close)
+        dispatcher.loop.call_soon_threadsafe(stream.close)
     except RuntimeError:
         pass  # the loop was closed, and the connection with it
 

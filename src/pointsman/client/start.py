@@ -11,6 +11,7 @@ from typing import Any
 from pointsman import actor_options as amounts
 from pointsman import arguments
 from pointsman import config as options
+from pointsman.calling.session import credentials_here, operator
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
 from pointsman.client.operations import origin_here
 from pointsman.config import DeploymentMode, HTTPOptions
@@ -20,7 +21,6 @@ from pointsman.engine.folder import check_name
 from pointsman.engine.instances import find_anywhere, find_instance, raise_instance
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity, StartOptions
-from pointsman.session import credentials_here, operator
 from pointsman.usercode.paths import absolute
 from pointsman.wire.handover import HTTPSettings
 

@@ -1,6 +1,6 @@
 """A process's attachment to one instance: a thread with an event loop, the control link and, once handles are used, the
-routing table and a lane for threads and for each loop that calls. Clients and handles share it; user code of any thread
-may call in.
+routing table and a dispatcher for threads and for each loop that calls. Clients and handles share it; user code of any
+thread may call in.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
+from pointsman.calling.dispatch import LoopDispatcher, ThreadDispatcher
 from pointsman.context import is_rehearsing, replica_context
 from pointsman.engine.base import Address
 from pointsman.engine.child import new_event_loop
 from pointsman.engine.instances import address_of, locator, metrics_folder
 from pointsman.exceptions import ServeException
-from pointsman.lanes import LoopLane, ThreadLane
 from pointsman.model import RoutingTable
 from pointsman.routing.control import ControlLink
 from pointsman.routing.metrics import RouterMetrics
@@ -57,8 +57,8 @@ class Session:
         self._lock = threading.Lock()
         self._book_lock = threading.Lock()
         self._table: RoutingTable | None = None
-        self._thread_lane: ThreadLane | None = None
-        self._loop_lanes: dict[asyncio.AbstractEventLoop, tuple[LoopLane, AsyncGenerator[None, None]]] = {}
+        self._thread_dispatcher: ThreadDispatcher | None = None
+        self._loop_dispatchers: dict[asyncio.AbstractEventLoop, tuple[LoopDispatcher, AsyncGenerator[None, None]]] = {}
         self.closed = False
 
     def start(self) -> None:
@@ -130,50 +130,52 @@ class Session:
         assert self._table is not None
         return self._table
 
-    def thread_lane(self) -> ThreadLane:
+    def thread_dispatcher(self) -> ThreadDispatcher:
         """Where calls from threads go."""
-        if self._thread_lane is None:
+        if self._thread_dispatcher is None:
             self.table()
             with self._lock:
-                if self._thread_lane is None:
-                    self.run(self._open_thread_lane())
-        assert self._thread_lane is not None
-        return self._thread_lane
+                if self._thread_dispatcher is None:
+                    self.run(self._open_thread_dispatcher())
+        assert self._thread_dispatcher is not None
+        return self._thread_dispatcher
 
-    def loop_lane(self) -> LoopLane | None:
-        """Where calls from the running loop go, with the newest routing table; None before :meth:`open_loop_lane`."""
-        known = self._loop_lanes.get(asyncio.get_running_loop())
+    def loop_dispatcher(self) -> LoopDispatcher | None:
+        """Where calls from the running loop go, with the newest routing table; None before
+        :meth:`open_loop_dispatcher`."""
+        known = self._loop_dispatchers.get(asyncio.get_running_loop())
         if known is None:
             return None
-        lane = known[0]
-        if lane.router.table is not self._table and self._table is not None:
-            lane.router.apply(self._table)
-        return lane
+        dispatcher = known[0]
+        if dispatcher.router.table is not self._table and self._table is not None:
+            dispatcher.router.apply(self._table)
+        return dispatcher
 
-    async def open_loop_lane(self) -> LoopLane:
+    async def open_loop_dispatcher(self) -> LoopDispatcher:
         """The same, opened if there is none yet. It ends with the loop."""
         table = await asyncio.to_thread(self.table)
-        lane = self.loop_lane()
-        if lane is None:
-            for loop in [loop for loop in self._loop_lanes if loop.is_closed()]:
-                self._forget_lane(loop)  # closed by someone who did not end its asynchronous generators
-            lane = LoopLane(self._new_router())
-            lane.router.apply(table)
-            keeper = self._keep(lane)
+        dispatcher = self.loop_dispatcher()
+        if dispatcher is None:
+            for loop in [loop for loop in self._loop_dispatchers if loop.is_closed()]:
+                self._forget_dispatcher(loop)  # closed by someone who did not end its asynchronous generators
+            dispatcher = LoopDispatcher(self._new_router())
+            dispatcher.router.apply(table)
+            keeper = self._keep(dispatcher)
             await keeper.__anext__()
-            self._loop_lanes[lane.loop] = lane, keeper
-        return self.loop_lane() or lane
+            self._loop_dispatchers[dispatcher.loop] = dispatcher, keeper
+        return self.loop_dispatcher() or dispatcher
 
-    async def _keep(self, lane: LoopLane) -> AsyncGenerator[None, None]:
-        """Iterated once: asyncio ends asynchronous generators before it closes a loop, and with this one the lane."""
+    async def _keep(self, dispatcher: LoopDispatcher) -> AsyncGenerator[None, None]:
+        """Iterated once: asyncio ends asynchronous generators before it closes a loop, and with this one the
+        dispatcher."""
         try:
             yield
         finally:
-            await lane.router.aclose()
-            self._forget_lane(lane.loop)
+            await dispatcher.router.aclose()
+            self._forget_dispatcher(dispatcher.loop)
 
-    def _forget_lane(self, loop: asyncio.AbstractEventLoop) -> None:
-        known = self._loop_lanes.pop(loop, None)
+    def _forget_dispatcher(self, loop: asyncio.AbstractEventLoop) -> None:
+        known = self._loop_dispatchers.pop(loop, None)
         if known is not None and known[0].router.metrics is not None:
             with self._book_lock:
                 self._unused_metrics.append(known[0].router.metrics)
@@ -184,9 +186,9 @@ class Session:
             return
         self.closed = True
         _forget(self)
-        for lane, keeper in self._loop_lanes.values():
+        for dispatcher, keeper in self._loop_dispatchers.values():
             with contextlib.suppress(RuntimeError):  # that loop is closed already
-                lane.loop.call_soon_threadsafe(_end, lane.loop, keeper)
+                dispatcher.loop.call_soon_threadsafe(_end, dispatcher.loop, keeper)
         if self._thread.is_alive() and not self.is_on_own_thread:
             asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop)
             self._thread.join(timeout=5.0)
@@ -221,20 +223,21 @@ class Session:
         await first_table.wait()
 
     def _apply(self, table: RoutingTable) -> None:
-        """Use a table from now on. Lanes of other loops look for themselves before each call; what waits there for an
+        """Use a table from now on. Dispatchers of other loops look for themselves before each call; what waits there
+        for an
         endpoint or a replica has to be told."""
         if self._table is not None and table.version <= self._table.version:
             return
         self._table = table
-        if self._thread_lane is not None:
-            self._thread_lane.router.apply(table)
-        for lane, _ in list(self._loop_lanes.values()):
-            lane.apply(table)
+        if self._thread_dispatcher is not None:
+            self._thread_dispatcher.router.apply(table)
+        for dispatcher, _ in list(self._loop_dispatchers.values()):
+            dispatcher.apply(table)
 
-    async def _open_thread_lane(self) -> None:
-        lane = ThreadLane(self._new_router())
-        lane.router.apply(self.table())
-        self._thread_lane = lane  # on the loop, where no table can come in between
+    async def _open_thread_dispatcher(self) -> None:
+        dispatcher = ThreadDispatcher(self._new_router())
+        dispatcher.router.apply(self.table())
+        self._thread_dispatcher = dispatcher  # on the loop, where no table can come in between
 
     def _new_router(self) -> Router:
         """A router for the running loop, with cells of its own to count in: each is written by one thread only."""
@@ -251,8 +254,8 @@ class Session:
     async def _disconnect(self) -> None:
         if self._link is not None:
             await self._link.aclose()
-        if self._thread_lane is not None:
-            await self._thread_lane.router.aclose()
+        if self._thread_dispatcher is not None:
+            await self._thread_dispatcher.router.aclose()
         if self._book is not None:
             self._book.close()
         self._loop.stop()

@@ -12,8 +12,8 @@ import pytest
 
 from pointsman.exceptions import ReplicaDiedError
 from pointsman.model import ReplicaConfig
+from pointsman.replica.ledger import StartedUntilTold
 from pointsman.replica.runtime import Runtime
-from pointsman.replica.started import StartedUntilTold
 from pointsman.routing.call import Call
 from pointsman.testing import INSTANCE, MemoryReplica, ScriptedReplica, new_call, replicas, run, settle, table_of
 from pointsman.testing.replicas import KEY

@@ -16,8 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pointsman.replica.batcher import Batcher
-from pointsman.replica.batchrule import BatchRule
+from pointsman.replica.batching import Batcher, BatchRule
 
 
 def fill(batcher: Batcher[int], items: range | list[int], *, now: float = 0.0, key: Hashable = "") -> None:

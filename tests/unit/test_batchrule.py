@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman.replica.batcher import Batcher
-from pointsman.replica.batchrule import BatchCost, BatchRule
+from pointsman.replica.batching import BatchCost, Batcher, BatchRule
 
 PER_BATCH_S, PER_ITEM_S, MAX_SIZE = 0.005, 0.0002, 32
 CAPACITY = MAX_SIZE / (PER_BATCH_S + MAX_SIZE * PER_ITEM_S)

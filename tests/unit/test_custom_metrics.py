@@ -16,7 +16,7 @@ from prometheus_client import Summary as PrometheusSummary
 
 from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.metrics import Count, Counter, Gauge, Histogram
-from pointsman.replica.promclient import series_of
+from pointsman.replica.metrics import series_of
 from pointsman.telemetry.book import Book, set_process_book
 from pointsman.telemetry.collector import MAX_USER_SERIES, Collector
 

@@ -1,6 +1,14 @@
-"""A replica: one process running one copy of one backend's user code.
+"""A replica: one process running one copy of one backend's user code. In the order of a call:
 
-Read in this order: ``__main__`` (the process), ``runtime`` (admission, the life of an item), ``batcher`` (pure: which
-items go together and when), ``executor`` (the one thread of sync code), ``target`` (user code), ``answers`` (values to
-bytes).
+__main__    the process: connections, health, its end
+runtime     admission
+ledger      the calls that are here, until their callers have been told
+item        one call
+batching    which items go together, and when (pure)
+thread, tasks   sync user code on its one thread, async user code on the loop
+target      the user's object and its methods
+answers, responses, jsonform   what it returned, as what travels
+failure, mistakes, failurelog  what it raised: whose fault it is, as a message and as log lines
+health      whether it still works
+metrics     counts and spans
 """

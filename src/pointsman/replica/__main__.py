@@ -21,13 +21,12 @@ from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import locator, metrics_folder
 from pointsman.engine.relay import set_relay
 from pointsman.model import Reason
-from pointsman.replica.executor import UserExit
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.health import STDERR, Health, Vitals
-from pointsman.replica.metrics import NO_METRICS
+from pointsman.replica.ledger import StartedUntilTold
+from pointsman.replica.metrics import NO_METRICS, open_metrics
 from pointsman.replica.runtime import Runtime, StillRunningError
-from pointsman.replica.started import StartedUntilTold
-from pointsman.replica.watched import open_metrics
+from pointsman.replica.thread import UserExit
 from pointsman.routing.control import ControlLink
 from pointsman.telemetry.logs import log_failure
 from pointsman.usercode.paths import enter

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pointsman.engine.instances import present_address
-from pointsman.replica.executor import settled
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
+from pointsman.replica.thread import settled
 from pointsman.replica.usercontext import UserContext
 from pointsman.telemetry.logs import log_failure
 from pointsman.usercode.callables import is_async

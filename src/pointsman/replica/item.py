@@ -16,7 +16,7 @@ from pointsman.incoming import Incoming
 from pointsman.model import Reason
 from pointsman.objects import loads
 from pointsman.replica.answers import Answer
-from pointsman.replica.batchrule import BatchRule
+from pointsman.replica.batching import BatchRule
 from pointsman.replica.failure import describe_failure
 from pointsman.replica.mistakes import answer_of, bad_body, http_exception
 from pointsman.replica.target import Method

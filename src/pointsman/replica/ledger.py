@@ -2,6 +2,9 @@
 
     admit -> start, or startable: noted as started -> reply, end, end_stream: slot back, caller told, struck out
 
+A call is struck out only when its answer has left this process: before that, a SIGKILL would take the answer along, and
+the router would believe that the call had never begun.
+
 Everything here runs on the loop, but for :meth:`Ledger.startable`, which the thread of sync code calls too, and
 :meth:`Ledger.items`, which any thread may.
 """
@@ -13,14 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from pointsman.exceptions import TooLargeError, UserCodeError
-from pointsman.replica.answers import Answer
+from pointsman.replica.answers import Answer, end_stream
 from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.item import Ending, Item
 from pointsman.replica.metrics import ReplicaMetrics
-from pointsman.replica.started import StartedUntilTold
-from pointsman.replica.streams import end_stream
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import ReplyHead, pack
+from pointsman.wire.started import StartedCalls
 from pointsman.wire.stream import Stream
 
 
@@ -162,3 +164,43 @@ class Ledger:
         self.metrics.loop.closed(item)
         if self.draining and not self._items:
             self._drained.set_result(None)
+
+
+RETRY_S = 0.005
+AFTER_LOSS_S = 60.0
+"""A router whose connection broke reads the note at once; until it has, the calls stay in it."""
+
+
+class StartedUntilTold:
+    """See the module.
+
+    Args:
+        calls: the file that routers read.
+    """
+
+    def __init__(self, calls: StartedCalls) -> None:
+        self._calls = calls
+        self._loop = asyncio.get_running_loop()
+        self._over: list[tuple[int, Stream]] = []
+        self.begin = calls.begin
+
+    def end_when_told(self, mark: int, stream: Stream) -> None:
+        """The call is over, and its answer, if any, was given to the stream before. On the loop."""
+        if not self._over:
+            if not (stream.unsent or stream.closed):  # it was alone, and has left
+                self._calls.end(mark)
+                return
+            self._loop.call_soon(self._strike_out)  # behind the stream's own flush, which was asked for before
+        self._over.append((mark, stream))
+
+    def _strike_out(self) -> None:
+        over, self._over = self._over, []
+        for mark, stream in over:
+            if stream.closed:
+                self._loop.call_later(AFTER_LOSS_S, self._calls.end, mark)
+            elif stream.unsent:
+                self._over.append((mark, stream))
+            else:
+                self._calls.end(mark)
+        if self._over:
+            self._loop.call_later(RETRY_S, self._strike_out)

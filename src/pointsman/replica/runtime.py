@@ -16,16 +16,14 @@ from typing import Any
 
 from pointsman.exceptions import AnswerError, CallRejectedError
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
-from pointsman.replica.batchrule import BatchRule
-from pointsman.replica.executor import carried, settled
+from pointsman.replica.batching import BatchRule
 from pointsman.replica.health import Vitals, vitals_of
 from pointsman.replica.item import Item
-from pointsman.replica.ledger import Ledger
+from pointsman.replica.ledger import Ledger, StartedUntilTold
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
-from pointsman.replica.onloop import OnLoop
-from pointsman.replica.onthread import OnThread
-from pointsman.replica.started import StartedUntilTold
 from pointsman.replica.target import NO_METHOD, Target
+from pointsman.replica.tasks import OnLoop
+from pointsman.replica.thread import OnThread, carried, settled
 from pointsman.replica.usercontext import UserContext
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind

@@ -1,7 +1,12 @@
-"""How large a batch may be, and how long its first item waits for company: fixed, or learned from what batches cost.
+"""Which waiting items go together, and when. Pure: the time is an argument.
 
-With a latency target the replica learns two numbers, the cost ``a`` of a batch and the cost ``b`` of each item in it,
-and the pace of arrivals. From these follow
+:class:`Batcher` holds the items. A batch is due when it is full, or when its first item has waited long enough: the
+clock starts at the first item, not when the replica becomes free. Items of different keys (methods, buckets) never
+share a batch. Mirrored calls never share one with users' calls either, and go when no batch of users' calls is due.
+
+:class:`BatchRule` says how large a batch may be, and how long its first item waits for company: fixed, or learned from
+what batches cost. With a latency target the replica learns two numbers, the cost ``a`` of a batch and the cost ``b`` of
+each item in it, and the rate of arrivals. From these follow
 
 - the size: an item that comes just after a batch has left waits for that batch and then runs in the next one, so two
   full batches must fit into the target; but never less than what keeps up with the arrivals, since a queue that grows
@@ -11,10 +16,14 @@ and the pace of arrivals. From these follow
 
 Cost is fitted as in BentoML's dispatcher (a straight line over batch sizes, with forgetting); how much of the target
 may be planned with is found by additive increase and multiplicative decrease, as in D. Crankshaw et al., "Clipper: a
-low-latency online prediction serving system", NSDI 2017. Pure: times are arguments.
+low-latency online prediction serving system", NSDI 2017.
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, NamedTuple, TypeVar
 
 FORGETTING = 0.95
 """Weight of the past at each new batch: about the last twenty count."""
@@ -144,3 +153,79 @@ class BatchRule:
             return first
         slack_s = max(0.0, self._aim * self.target_s - self.cost.of(count + 1))
         return min(first + slack_s, last + 2 * gap_s)
+
+
+T = TypeVar("T")
+
+
+class BatcherStatistics(NamedTuple):
+    waiting: int
+    keys: int
+
+
+class Batcher(Generic[T]):
+    """Waiting items, in arrival order per key.
+
+    Args:
+        rule: says how large a batch may be and when it is due.
+    """
+
+    def __init__(self, rule: BatchRule) -> None:
+        self.rule = rule
+        self._groups: dict[tuple[bool, Hashable], deque[tuple[float, T]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, item: T, *, key: Hashable, now: float, copy: bool = False) -> None:
+        group = self._groups.get((copy, key))
+        if group is None:
+            group = self._groups[copy, key] = deque()
+        group.append((now, item))
+        self.rule.arrived(now)
+        self._count += 1
+
+    def remove(self, item: T, *, key: Hashable, copy: bool = False) -> bool:
+        """Take an item out unseen; False when it is not waiting (any more)."""
+        group = self._groups.get((copy, key))
+        for position, entry in enumerate(group or ()):
+            if entry[1] is item:
+                assert group is not None
+                del group[position]
+                self._count -= 1
+                if not group:
+                    del self._groups[copy, key]
+                return True
+        return False
+
+    def due_at(self) -> float | None:
+        """When the next batch is due: in the past when one is due already, None when nothing waits."""
+        if not self._count:
+            return None
+        return min(self._due_at(group) for group in self._groups.values())
+
+    def take(self, now: float) -> list[T]:
+        """The due batch whose first item is oldest, or an empty list when none is due."""
+        due = [(key[0], group[0][0], key) for key, group in self._groups.items() if self._due_at(group) <= now]
+        if not due:
+            return []
+        key = min(due, key=lambda entry: entry[:2])[2]
+        group = self._groups[key]
+        size = self.rule.size(now - group[0][0])
+        batch = [group.popleft()[1] for _ in range(min(size, len(group)))]
+        self._count -= len(batch)
+        if not group:
+            del self._groups[key]
+        return batch
+
+    def statistics(self) -> BatcherStatistics:
+        return BatcherStatistics(waiting=self._count, keys=len(self._groups))
+
+    def validate(self) -> None:
+        """Raise AssertionError when the batcher contradicts itself."""
+        assert self._count == sum(map(len, self._groups.values())), "count differs from the groups"
+        assert all(self._groups.values()), "an empty group was kept"
+
+    def _due_at(self, group: deque[tuple[float, T]]) -> float:
+        return self.rule.due_at(first=group[0][0], last=group[-1][0], count=len(group))

@@ -16,7 +16,7 @@ from pointsman.config import (
     DEFAULT_HEAD_TIMEOUT_S,
     DEFAULT_KEEP_ALIVE_S,
 )
-from pointsman.ingress.receipt import GRACE_S
+from pointsman.ingress.bodylimits import GRACE_S
 from pointsman.ingress.server import MAX_DIRECT_BODY, PATIENCE_S, REST_S
 from pointsman.model import Reason
 from pointsman.testing import run, settle

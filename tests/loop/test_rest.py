@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from pointsman.ingress.rest import SHORT_S, SLICE, Rest
+from pointsman.ingress.bodylimits import SHORT_S, SLICE, RefusalPauses
 from pointsman.testing import run
 
 
@@ -27,7 +27,7 @@ class Ingress:
 
     def __init__(self) -> None:
         self._now = 0.0
-        self._rest = Rest(asyncio.get_running_loop(), clock=lambda: self._now)
+        self._rest = RefusalPauses(asyncio.get_running_loop(), clock=lambda: self._now)
 
     async def refuse(self, connections: list[Reading], *, each_s: float) -> None:
         for connection in connections:

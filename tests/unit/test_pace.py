@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman.routing.pace import MEMORY_S, Pace
+from pointsman.policy.balance import MEMORY_S, Throughput
 
 
-def steady(pace: Pace, *, per_second: float, since: float, seconds: float) -> float:
+def steady(pace: Throughput, *, per_second: float, since: float, seconds: float) -> float:
     """Note things at a steady rate; returns the time."""
     for number in range(1, int(per_second * seconds) + 1):
         pace.note(since + number / per_second)
@@ -18,7 +18,7 @@ def steady(pace: Pace, *, per_second: float, since: float, seconds: float) -> fl
 
 def test_nothing_has_happened() -> None:
     """A backend that has answered nobody yet has no pace, at its first moment or later."""
-    pace = Pace(100.0)
+    pace = Throughput(100.0)
     assert pace.per_second(100.0) == 0
     assert pace.per_second(200.0) == 0
 
@@ -27,14 +27,14 @@ def test_nothing_has_happened() -> None:
 @pytest.mark.parametrize("seconds", [2, 60])
 def test_a_steady_pace_is_found(rate: int, seconds: int) -> None:
     """What ends so many times a second is known as that, after a few seconds and later."""
-    pace = Pace(0.0)
+    pace = Throughput(0.0)
     now = steady(pace, per_second=rate, since=0.0, seconds=seconds)
     assert pace.per_second(now) == pytest.approx(rate, rel=0.35 if rate == 1 else 0.05)
 
 
 def test_a_new_pace_takes_over() -> None:
     """A backend that has become slow is known as slow after some seconds."""
-    pace = Pace(0.0)
+    pace = Throughput(0.0)
     now = steady(pace, per_second=100, since=0.0, seconds=60)
     now = steady(pace, per_second=10, since=now, seconds=5 * MEMORY_S)
     assert 9 < pace.per_second(now) < 12
@@ -42,7 +42,7 @@ def test_a_new_pace_takes_over() -> None:
 
 def test_silence_counts() -> None:
     """While nothing ends the pace goes down, and never below 0."""
-    pace = Pace(0.0)
+    pace = Throughput(0.0)
     now = steady(pace, per_second=100, since=0.0, seconds=20)
     rates = [pace.per_second(now + later) for later in (0, 1, 5, 50, 1e6)]
     assert rates == sorted(rates, reverse=True)
@@ -52,7 +52,7 @@ def test_silence_counts() -> None:
 
 def test_looking_changes_nothing() -> None:
     """The rate can be asked for as often as anyone likes."""
-    pace = Pace(0.0)
+    pace = Throughput(0.0)
     now = steady(pace, per_second=10, since=0.0, seconds=10)
     assert pace.per_second(now + 1) == pace.per_second(now + 1)
     assert pace.per_second(now) > pace.per_second(now + 1)
@@ -63,7 +63,7 @@ def test_looking_changes_nothing() -> None:
 def test_a_pace_is_a_number(gaps: list[float], later: float) -> None:
     """Whenever things end, the rate is finite and not negative."""
     now = 10.0
-    pace = Pace(now)
+    pace = Throughput(now)
     for gap in gaps:
         now += gap
         pace.note(now)

@@ -8,7 +8,7 @@ import pytest
 
 from pointsman.controller.resources import Ledger, describe_request
 from pointsman.model import Allocation, Capacity, NodeCapacity, Placement, Resources
-from pointsman.placement import counted, matches
+from pointsman.policy.placement import counted, matches
 
 CLUSTER = Capacity(
     nodes={

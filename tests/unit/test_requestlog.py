@@ -8,15 +8,15 @@ import logging
 import pytest
 
 from pointsman.context import CallScope, call_scope
-from pointsman.ingress import requestlog
-from pointsman.ingress.requestlog import RequestLog, breakdown_ms
+from pointsman.ingress import exchange
+from pointsman.ingress.exchange import RequestLog, breakdown_ms
 from pointsman.routing.call import Call
 from pointsman.telemetry.logs import JSONFormatter, TextFormatter, escaped, head_of, log_failure
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(requestlog.time, "monotonic", lambda: 1010.0)
+    monkeypatch.setattr(exchange.time, "monotonic", lambda: 1010.0)
     return 1010.0
 
 

@@ -15,15 +15,15 @@ REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 MAY_RUN_CODE = {
-    "byvalue.py",  # makes pickles, and loads none
+    "usercode/byvalue.py",  # makes pickles, and loads none
     "config.py",  # user_config and middlewares, pickled by the operator's client
     "ingress/__main__.py",  # middlewares, shipped by the operator
-    "objects.py",  # arguments, values and exceptions of handle calls, between authenticated processes
+    "wire/pickling.py",  # arguments, values and exceptions of handle calls, between authenticated processes
     "replica/target.py",  # user_config
-    "usercode.py",  # user code
+    "usercode/packing.py",  # user code
 }
 CODE_RUNNERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
-MAY_ASK_THE_WALL_CLOCK = {"engine/folder.py", "environments/kept.py"}  # ages of files
+MAY_ASK_THE_WALL_CLOCK = {"engine/folder.py", "environments/requirements.py"}  # ages of files
 
 
 def names_used(path: Path) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pointsman.model import ANYWHERE, Allocation, Capacity, NodeCapacity, Placement, Resources
-from pointsman.placement import counted, is_of_group, matches
+from pointsman.policy.placement import counted, is_of_group, matches
 
 SHORT_NAME = 8
 """Characters of a node's name in texts; Ray's have 56."""

@@ -1,2 +1,12 @@
-"""The HTTP front: ``server`` accepts, ``app`` matches the route and sends the call, ``codec`` turns HTTP into calls and
-answers into HTTP. One process or several share the listening socket that the supervisor owns."""
+"""The HTTP front: one process or several that share a listening socket. In the order of a request:
+
+__main__     the process: connections to the controller, the first table, its end
+firsttable   counts a server that begins, and finds the table that it begins with
+server       accepts connections (uvicorn), with limits
+framing, reading   cut what comes into requests, before it is parsed (framing: pure)
+app          route, method, limits, body, call, answer
+codec        HTTP in, call out; answer in, HTTP out
+bodylimits   deadlines of bodies, pauses after refusals
+exchange     one request: counted, logged, traced
+sending      how an answer leaves
+"""

@@ -14,8 +14,8 @@ from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import last_table, locator, metrics_folder
 from pointsman.engine.listening import listen
 from pointsman.ingress.app import ASGIApp, IngressApp
+from pointsman.ingress.exchange import HTTPMetrics
 from pointsman.ingress.firsttable import FirstTable
-from pointsman.ingress.metrics import HTTPMetrics
 from pointsman.ingress.server import HTTPServer
 from pointsman.routing.control import ControlLink
 from pointsman.routing.metrics import RouterMetrics

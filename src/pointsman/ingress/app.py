@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pointsman.exceptions import ServeException
+from pointsman.ingress.bodylimits import BodyIsLateError, BodyDeadlines
 from pointsman.ingress.codec import (
     ErrorAnswer,
     Headers,
@@ -21,6 +22,7 @@ from pointsman.ingress.codec import (
     decision_headers,
     error_reply,
     header_lines,
+    make_call,
     read_headers,
     request_id_of,
     response_head,
@@ -28,13 +30,10 @@ from pointsman.ingress.codec import (
     unfit,
     wants_json,
 )
-from pointsman.ingress.exchange import Exchange
-from pointsman.ingress.metrics import HTTPMetrics
-from pointsman.ingress.receipt import BodyIsLateError, Receipt
-from pointsman.ingress.requestlog import RequestLog
+from pointsman.ingress.exchange import Exchange, HTTPMetrics, RequestLog
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
-from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply, ReplyStream, StreamBroken
+from pointsman.routing.call import Call, CallFuture, Reply, ReplyStream, StreamBroken
 from pointsman.routing.router import Router
 from pointsman.telemetry import tracing
 from pointsman.telemetry.logs import FIELDS, WarningBudget
@@ -119,7 +118,11 @@ class IngressApp:
                 exchange.client_left()
                 return
             future: asyncio.Future[Reply] = self._loop.create_future()
-            call = self._make_call(scope, raw_path, endpoint, parameters, notable, shard_key, body, future)
+            deadline = self._deadline(endpoint, notable)
+            call = make_call(
+                scope, endpoint, parameters, notable, raw_path=raw_path, shard_key=shard_key, body=body,
+                deadline=deadline, future=future, timed=self._log is not None,
+            )  # fmt: skip
             self._submit(call, scope, exchange)
             try:
                 reply = await future
@@ -148,7 +151,11 @@ class IngressApp:
             raw_path: bytes = scope["raw_path"]
             endpoint, parameters = self._match(raw_path.decode("latin-1"), scope["method"], exchange)
             shard_key = self._check_limits(scope, notable, endpoint)
-            call = self._make_call(scope, raw_path, endpoint, parameters, notable, shard_key, body, answer)
+            deadline = self._deadline(endpoint, notable)
+            call = make_call(
+                scope, endpoint, parameters, notable, raw_path=raw_path, shard_key=shard_key, body=body,
+                deadline=deadline, future=answer, timed=self._log is not None,
+            )  # fmt: skip
             self._submit(call, scope, exchange)
         except (RequestRejected, ServeException) as error:
             answer.set_exception(error)
@@ -252,12 +259,18 @@ class IngressApp:
             raise self._too_large()
         return shard_key_of(notable, endpoint, scope["headers"], scope["query_string"])
 
+    def _deadline(self, endpoint: EndpointSpec, notable: Notable) -> float:
+        timeout_s = endpoint.request_timeout_s or self._settings.request_timeout_s
+        if notable.timeout_s is not None:  # a client may be in more of a hurry than the operator, never in less
+            timeout_s = min(timeout_s, notable.timeout_s)
+        return self._loop.time() + timeout_s
+
     async def _read_body(self, receive: Receive) -> bytes | None:
         """The body; None when the client leaves before it is whole."""
         chunks: list[bytes] = []
         size = 0
         try:
-            with Receipt(self._settings.body_idle_timeout_s, self._settings.body_min_bytes_per_s) as receipt:
+            with BodyDeadlines(self._settings.body_idle_timeout_s, self._settings.body_min_bytes_per_s) as deadlines:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -266,7 +279,7 @@ class IngressApp:
                     size += len(chunk)
                     if size > self._settings.max_body_bytes:
                         raise self._too_large()
-                    receipt.received(len(chunk))
+                    deadlines.received(len(chunk))
                     chunks.append(chunk)
                     if not message.get("more_body", False):
                         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -276,39 +289,6 @@ class IngressApp:
     def _too_large(self) -> RequestRejected:
         text = f"the body is over {self._settings.max_body_bytes} bytes"
         return RequestRejected(ErrorAnswer(413, Reason.REJECTED, text, CLOSE))
-
-    def _make_call(
-        self,
-        scope: Scope,
-        raw_path: bytes,
-        endpoint: EndpointSpec,
-        parameters: dict[str, str],
-        notable: Notable,
-        shard_key: str | None,
-        body: bytes,
-        future: CallFuture,
-    ) -> Call:
-        method: str = scope["method"]
-        timeout_s = endpoint.request_timeout_s or self._settings.request_timeout_s
-        if notable.timeout_s is not None:  # a client may be in more of a hurry than the operator, never in less
-            timeout_s = min(timeout_s, notable.timeout_s)
-        return Call(
-            endpoint=endpoint.name,
-            deadline=self._loop.time() + timeout_s,
-            future=future,
-            method_name=notable.method_name,
-            http_method=method,
-            path=raw_path,
-            query=scope["query_string"],
-            headers=scope["headers"],
-            path_params=parameters,
-            request_id=request_id_of(scope["headers"]),
-            client=scope.get("client"),
-            body=body,
-            shard_key=shard_key,
-            idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
-            timed=self._log is not None,
-        )
 
     async def _stream(self, chunks: ReplyStream, scope: Scope, send: Send, exchange: Exchange) -> None:
         def client_left() -> None:

@@ -21,7 +21,7 @@ from pointsman.exceptions import (
 )
 from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Reason
 from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
-from pointsman.routing.call import Call, Reply
+from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply
 from pointsman.routing.failures import BadBodyError
 from pointsman.routing.router import NoSuchEndpointError
 from pointsman.routing.shadow import SHADOW_HEADER
@@ -114,6 +114,46 @@ def _timeout(value: bytes) -> float:
     except ValueError:
         return 0.0
     return timeout_s if 0 < timeout_s < float("inf") else 0.0
+
+
+def make_call(
+    scope: Scope,
+    endpoint: EndpointSpec,
+    parameters: dict[str, str],
+    notable: Notable,
+    *,
+    raw_path: bytes,
+    shard_key: str | None,
+    body: bytes,
+    deadline: float,
+    future: CallFuture,
+    timed: bool,
+) -> Call:
+    """The call that a request is.
+
+    Args:
+        parameters: what the route's template matched.
+        deadline: in the time of the router's loop.
+        timed: whether the replica is to say how long it waited and ran.
+    """
+    method: str = scope["method"]
+    return Call(
+        endpoint=endpoint.name,
+        deadline=deadline,
+        future=future,
+        method_name=notable.method_name,
+        http_method=method,
+        path=raw_path,
+        query=scope["query_string"],
+        headers=scope["headers"],
+        path_params=parameters,
+        request_id=request_id_of(scope["headers"]),
+        client=scope.get("client"),
+        body=body,
+        shard_key=shard_key,
+        idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
+        timed=timed,
+    )
 
 
 def shard_key_of(notable: Notable, endpoint: EndpointSpec, headers: Headers, query: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""One HTTP request from its arrival until it is known what became of it.
+"""One HTTP request from its arrival until it is known what became of it: counted, logged, traced.
 
 Each ends in exactly one outcome:
 
@@ -6,19 +6,134 @@ Each ends in exactly one outcome:
     refused     never given to user code
     failed      may have run, and there is no answer to be had
     aborted     the answer had begun, and broke
+
+A sample of all requests gets a log line, and those that took long get one that says where their time went.
 """
 
 from __future__ import annotations
 
+import logging
+import random
 import time
+from collections.abc import Callable
+from typing import Any
 
 from pointsman.ingress.codec import ErrorAnswer, Scope, request_id_of
-from pointsman.ingress.metrics import HTTPMetrics
-from pointsman.ingress.requestlog import RequestLog
 from pointsman.model import Reason
 from pointsman.routing.call import Call
+from pointsman.telemetry import families
+from pointsman.telemetry.book import Book, Cells, Counter, Histogram
 from pointsman.telemetry.families import OUTCOMES
+from pointsman.telemetry.logs import FIELDS, WarningBudget, escaped
 from pointsman.telemetry.tracing import Span, Tracer
+
+End = tuple[str, str, str, str, str]
+"""Endpoint, route, outcome and reason of a request, and its backend; the first is empty where the route is none's, and
+the last where it has not got as far as that."""
+
+
+class HTTPMetrics:
+    """Cells by route, endpoint and backend; those are configured names, so their number is bounded.
+
+    Args:
+        book: the process's.
+    """
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._arrived: Cells[str, Counter] = Cells(lambda route: book.counter(families.HTTP_REQUESTS, route))
+        self._ends: Cells[End, tuple[Counter, Histogram | None]] = Cells(self._end)
+
+    def arrived(self, route: str) -> None:
+        """A request, by the template that it matched."""
+        counter = self._arrived[route]
+        counter.values[counter.at] += 1.0
+
+    def ended(self, end: End, seconds: float) -> None:
+        """What became of a request, and how long it took if it had got as far as to a backend."""
+        counter, duration = self._ends[end]
+        counter.values[counter.at] += 1.0
+        if duration is not None:
+            duration.observe(seconds)
+
+    def _end(self, end: End) -> tuple[Counter, Histogram | None]:
+        endpoint, *_, backend = end
+        counter = self._book.counter(families.HTTP_OUTCOMES, *end[:-1])
+        return counter, self._book.histogram(families.HTTP_DURATION, endpoint, backend) if backend else None
+
+
+access = logging.getLogger("access")
+slow = logging.getLogger("pointsman.slow")
+
+
+class RequestLog:
+    """Decides what is said of a request that is over.
+
+    Args:
+        share: of the requests that get a line, from 0 to 1.
+        slow_s: requests that took at least so many seconds get a line, up to 10 a second; None for none.
+        draw: gives numbers uniform in [0, 1).
+    """
+
+    def __init__(self, share: float, slow_s: float | None, *, draw: Callable[[], float] = random.random) -> None:
+        self._share = share
+        self._slow_s = slow_s
+        self._draw = draw
+        self._budget = WarningBudget()
+
+    @property
+    def is_on(self) -> bool:
+        return self._share > 0 or self._slow_s is not None
+
+    def over(
+        self, scope: dict[str, Any], call: Call | None, *, began: float, status: int, outcome: str, request_id: str
+    ) -> None:
+        """A request is over; ``began`` is in the time of ``time.monotonic``."""
+        now = time.monotonic()
+        seconds = now - began
+        is_slow = self._slow_s is not None and seconds >= self._slow_s and self._may_warn(now)
+        if not is_slow and not (self._share and self._draw() < self._share):
+            return
+        target: bytes = scope.get("raw_path") or b""
+        if scope.get("query_string"):
+            target += b"?" + scope["query_string"]
+        fields = {
+            "request_id": request_id,
+            "method": escaped(scope["method"].encode()),
+            "target": escaped(target),
+            "status": status,
+            "outcome": outcome,
+            "seconds": round(seconds, 6),
+            "endpoint": call.endpoint if call is not None else "",
+            "backend": call.backend if call is not None else "",
+        }
+        parts = breakdown_ms(call, began, seconds)
+        said = "%s %s -> %d %s in %.1f ms%s"
+        where = " (" + ", ".join(f"{name} {ms:.1f}" for name, ms in parts.items()) + ")" if parts else ""
+        arguments = (fields["method"], fields["target"], status, outcome, 1000 * seconds, where)
+        logger, level = (slow, logging.WARNING) if is_slow else (access, logging.INFO)
+        logger.log(level, said, *arguments, extra={FIELDS: {**fields, "breakdown_ms": parts}})
+
+    def _may_warn(self, now: float) -> bool:
+        held_back = self._budget.take("slow", now)
+        if held_back:
+            slow.warning("%d more lines about slow requests were held back", held_back)
+        return held_back is not None
+
+
+def breakdown_ms(call: Call | None, began: float, seconds: float) -> dict[str, float]:
+    """Where a request's time went, as far as that is known: waiting in the router for a replica, waiting in the replica
+    for its turn or batch, in user code, and on the way, which is the rest."""
+    if call is None or not call.sent_at:
+        return {}
+    parts = {
+        "queue": 1000 * max(0.0, call.sent_at - began),
+        "batch wait": call.waited_us / 1000,
+        "processing": call.ran_us / 1000,
+    }
+    parts["network"] = max(0.0, 1000 * seconds - sum(parts.values()))
+    return {name: round(ms, 3) for name, ms in parts.items()}
+
 
 DELIVERED, REFUSED, FAILED, ABORTED = OUTCOMES
 UNMATCHED = "unmatched"

@@ -1,7 +1,7 @@
 """The HTTP server of an ingress: uvicorn on the listening socket that the supervisor owns.
 
 The only module that knows uvicorn. It adds what uvicorn has no setting for: limits on the request's head, a deadline
-for its receipt, and word to the app when a client has gone.
+for its arrival, and word to the app when a client has gone.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pointsman.ingress.app import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer, IngressApp
-from pointsman.ingress.direct import STATUS_LINES, DirectAnswer
+from pointsman.ingress.bodylimits import RefusalPauses
 from pointsman.ingress.framing import BadFraming
 from pointsman.ingress.reading import Reading
-from pointsman.ingress.rest import Rest
-from pointsman.ingress.unframed import UnframedSend
+from pointsman.ingress.sending import STATUS_LINES, DirectAnswer, UnframedSend
 from pointsman.policy.routes import RESERVED_PREFIX
 from pointsman.telemetry.logs import WarningBudget
 from pointsman.wire.handover import HTTPSettings
@@ -54,7 +53,7 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
     """One HTTP connection with limits on the request's head."""
 
     direct: Any = None
-    rest: Rest | None = None
+    pauses: RefusalPauses | None = None
     warnings: WarningBudget
     head_timeout_s: float
 
@@ -188,8 +187,8 @@ class LimitedProtocol(Reading, HttpToolsProtocol):
                 self._answer_and_close(self._late_refusal)
             else:
                 self._next()
-        if self.rest is not None and cycle is not None and REFUSED in cycle.scope["state"]:
-            self.rest.refused(self)
+        if self.pauses is not None and cycle is not None and REFUSED in cycle.scope["state"]:
+            self.pauses.refused(self)
         if self.transport.is_closing() or self._body_timer is not None:
             return
         if self._waits_for_body is not None:  # the next one, whose body has not come with its head
@@ -332,10 +331,10 @@ class HTTPServer:
         settings: HTTPSettings,
         direct: IngressApp | None = None,
     ) -> None:
-        rest = Rest(asyncio.get_running_loop())
+        pauses = RefusalPauses(asyncio.get_running_loop())
         own = {
             "direct": direct,
-            "rest": rest,
+            "pauses": pauses,
             "head_timeout_s": settings.head_timeout_s,
             "warnings": WarningBudget(),
         }

@@ -1,1 +1,3 @@
-"""Decisions about traffic as pure functions: which backend answers a call, and which replica of it."""
+"""Decisions as pure functions: which backend answers a call, which replica of it, which route a path is, which node a
+replica is for.
+"""

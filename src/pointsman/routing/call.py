@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
-
-if TYPE_CHECKING:
-    from pointsman.routing.remote import RemoteReplica
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -28,6 +25,16 @@ class CallFuture(Protocol):
     def set_result(self, result: Reply, /) -> None: ...
 
     def set_exception(self, exception: BaseException, /) -> None: ...
+
+
+class Carrier(Protocol):
+    """The replica that has a call, as its connection is seen from the call: :class:`routing.remote.RemoteReplica`."""
+
+    def cancel(self, call: Call) -> None: ...
+
+    def grant_credit(self, call_id: int, chunks: int) -> None: ...
+
+    def drop_stream(self, call_id: int) -> None: ...
 
 
 class Call:
@@ -116,7 +123,7 @@ class Call:
         """What the replica said of a timed call."""
         self.backend = ""
         self.policy_version = 0
-        self.remote: RemoteReplica | None = None
+        self.remote: Carrier | None = None
         self.call_id = 0
         self.attempts = 0
         self.timer: asyncio.TimerHandle | None = None
@@ -211,7 +218,7 @@ class ReplyStream:
     CREDIT_STEP = 8
     """The reader's room is reported in steps of this many chunks."""
 
-    def __init__(self, remote: RemoteReplica, call_id: int) -> None:
+    def __init__(self, remote: Carrier, call_id: int) -> None:
         self._remote = remote
         self._call_id = call_id
         self._chunks: deque[Body] = deque()
@@ -259,3 +266,38 @@ class ReplyStream:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+FAR_S = 10.0
+STEP_S = 0.25
+"""Far deadlines go off at the end of the step of so many seconds that they lie in."""
+
+
+class Deadlines:
+    """The deadlines of calls that wait or run.
+
+    Args:
+        expire: told of each call whose deadline has passed and that was not disarmed before.
+    """
+
+    def __init__(self, expire: Callable[[Call], None]) -> None:
+        self._expire = expire
+        self._loop = asyncio.get_running_loop()
+        self._steps: dict[int, set[Call]] = {}
+
+    def watch(self, call: Call) -> None:
+        """Until ``call.disarm()``."""
+        if call.deadline - self._loop.time() <= FAR_S:
+            call.timer = self._loop.call_at(call.deadline, self._expire, call)
+            return
+        number = int(call.deadline / STEP_S) + 1
+        step = self._steps.get(number)
+        if step is None:
+            step = self._steps[number] = set()
+            self._loop.call_at(number * STEP_S, self._end_step, number)
+        step.add(call)
+        call.step = step
+
+    def _end_step(self, number: int) -> None:
+        for call in list(self._steps.pop(number)):
+            self._expire(call)

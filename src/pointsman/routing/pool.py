@@ -18,12 +18,10 @@ import msgspec
 
 from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError, ServeException
 from pointsman.model import BackendRoute, Reason
-from pointsman.policy.balance import choose_replica
-from pointsman.routing.call import Call, Reply
-from pointsman.routing.deadlines import Deadlines
+from pointsman.policy.balance import Throughput, choose_replica
+from pointsman.routing.call import Call, Deadlines, Reply
 from pointsman.routing.failures import failure_to_exception
 from pointsman.routing.metrics import RouterMetrics
-from pointsman.routing.pace import Pace
 from pointsman.routing.remote import RemoteReplica
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import FailureHead, RefuseHead
@@ -77,7 +75,7 @@ class Pool:
         self._queued: Counter[str] = Counter()
         self._overflow: deque[Call] = deque()
         self._shadows: deque[Call] = deque()
-        self._pace = Pace(self._loop.time())
+        self._throughput = Throughput(self._loop.time())
         self._deadlines = Deadlines(self._expire)
         self._turn = 0
         self._retired = False
@@ -235,12 +233,12 @@ class Pool:
             self._metrics.waits(call.endpoint, self.tag, change)
 
     def _full(self, call: Call) -> BackpressureError:
-        pace = self._pace.per_second(self._loop.time())
+        rate = self._throughput.per_second(self._loop.time())
         waiting = len(self._waiting) + len(self._overflow)
         return BackpressureError(
             f"{self._route.max_queued_queries} calls of endpoint {call.endpoint!r} already wait for backend"
             f" {self.tag!r}, its max_queued_queries",
-            retry_after=min(max(1.0, waiting / pace), MAX_RETRY_AFTER_S) if pace else 1.0,
+            retry_after=min(max(1.0, waiting / rate), MAX_RETRY_AFTER_S) if rate else 1.0,
         )
 
     def _expire(self, call: Call) -> None:
@@ -287,11 +285,11 @@ class Pool:
                 self._queued[call.endpoint] -= 1
 
     def call_replied(self, call: Call, reply: Reply) -> None:
-        self._pace.note(self._loop.time())
+        self._throughput.note(self._loop.time())
         call.succeed(reply)
 
     def call_failed(self, call: Call, failure: FailureHead, pickled: Body) -> None:
-        self._pace.note(self._loop.time())
+        self._throughput.note(self._loop.time())
         # What a shadow raised stays packed: nobody looks at it, and it may be anything.
         call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec) and not call.shadow))
 

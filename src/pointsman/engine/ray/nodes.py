@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pointsman.model import Allocation, Capacity, NodeCapacity
-from pointsman.placement import counted
+from pointsman.policy.placement import counted
 
 Amounts = dict[str, dict[str, float]]
 """Node -> resource -> amount."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pointsman.exceptions import ServeException
-from pointsman.ingress.bodylimits import BodyIsLateError, BodyDeadlines
+from pointsman.ingress.bodylimits import BodyDeadlines, BodyIsLateError
 from pointsman.ingress.codec import (
     ErrorAnswer,
     Headers,

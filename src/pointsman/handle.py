@@ -14,11 +14,11 @@ from pointsman.calling.dispatch import Dispatcher, HandleCall, wake
 from pointsman.calling.future import Sending, ServeFuture
 from pointsman.calling.session import Credentials, Session, credentials_here, existing_session, session_for
 from pointsman.context import CallScope, call_scope
-from pointsman.objects import dumps_arguments
 from pointsman.policy.shardkey import check_key
 from pointsman.request import passed_on
 from pointsman.routing.call import SAFE_METHODS
 from pointsman.telemetry.tracing import TRACE_HEADERS, current_headers
+from pointsman.wire.pickling import dumps_arguments
 
 H = TypeVar("H", bound="_Handle")
 

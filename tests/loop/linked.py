@@ -13,10 +13,10 @@ from pointsman.controller.service import Service
 from pointsman.engine.child import unpack_handover
 from pointsman.engine.instances import RAY_PREFIX
 from pointsman.model import Capacity, RoutingTable
-from pointsman.routing.control import ControlLink
 from pointsman.testing import FakeEngine, FakeReplica, Losses, ReplicaPlan, run, virtual_loop
 from pointsman.wire.auth import ROLE_INGRESS, ROLE_OPERATOR, ROLE_REPLICA, derive_key
 from pointsman.wire.commands import Accepted, Await, Change
+from pointsman.wire.control import ControlLink
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ControllerHandover, Launch, ProcessEvent, ReplicaHandover
 from pointsman.wire.messages import Report, unpack

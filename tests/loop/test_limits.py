@@ -18,7 +18,6 @@ from pointsman.replica.health import Check
 from pointsman.replica.item import Item
 from pointsman.replica.metrics import NoRecorder
 from pointsman.replica.usercontext import UserContext
-from pointsman.routing.control import SENDINGS
 from pointsman.testing import MemoryReplica, ReplicaPlan, ScriptedReplica, new_call, run, settle
 from pointsman.wire import frames
 from pointsman.wire.commands import (
@@ -30,6 +29,7 @@ from pointsman.wire.commands import (
     Status,
     UpdateBackendConfig,
 )
+from pointsman.wire.control import SENDINGS
 from pointsman.wire.frames import Kind
 from pointsman.wire.handover import Launch, ProcessEvent
 from pointsman.wire.messages import FailureHead, unpack

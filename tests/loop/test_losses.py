@@ -10,7 +10,6 @@ import pytest
 
 from pointsman.exceptions import ReplicaDiedError
 from pointsman.model import Allocation, BackendConfigSpec, Resources
-from pointsman.routing.control import ControlLink
 from pointsman.testing import Loss, Losses, MemoryReplica, ReplicaPlan, new_call, run, settle, virtual_loop
 from pointsman.usercode.packing import code_digest
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
@@ -30,6 +29,7 @@ from pointsman.wire.commands import (
     Unpin,
     UpdateBackendConfig,
 )
+from pointsman.wire.control import ControlLink
 from pointsman.wire.frames import Kind, WireError
 from pointsman.wire.handover import LaunchNote, ProcessEvent
 from pointsman.wire.messages import pack

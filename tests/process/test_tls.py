@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pointsman.wire.address import acceptor_context
 from pointsman.wire.auth import ROLE_ROUTER
 from pointsman.wire.blocking import BlockingStream
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.stream import Stream, accept, dial, listen_tcp
-from pointsman.wire.tls import acceptor_context
 from tests.certificates import HOST, VARIABLES, make_certificate, needs_openssl
 
 pytestmark = needs_openssl

@@ -22,12 +22,12 @@ import pytest
 from starlette.middleware import Middleware
 
 import pointsman
-from pointsman import objects
 from pointsman.config import HTTPOptions, pack_middlewares
 from pointsman.usercode.byvalue import ByNameOnlyError, dumps
 from pointsman.usercode.findable import is_findable
 from pointsman.usercode.packing import pack_code
 from pointsman.usercode.picklenames import globals_of, names_what_others_lack
+from pointsman.wire import pickling
 
 KINDS = Path(__file__).with_name("kinds.py")
 FRESH = """
@@ -159,7 +159,7 @@ def test_what_cannot_travel_is_named() -> None:
     with pytest.raises(TypeError, match=r"init argument 0.*'MISSING' from 'notebook'"):
         pack_code(Sentinel, (module_missing,))
     with pytest.raises(TypeError, match="'MISSING' from 'notebook'"):
-        objects.dumps({"value": module_missing})
+        pickling.dumps({"value": module_missing})
     with pytest.raises(ByNameOnlyError):
         dumps([module_missing])
 
@@ -300,13 +300,13 @@ def test_what_the_user_has_registered_goes_by_value() -> None:
 def test_arguments_of_such_classes_travel(tmp_path: Path) -> None:
     """An argument of a handle whose class replicas cannot import is by value there, and one that they can is not."""
     module = load("strange")
-    packed = objects.dumps([module.Point(4), module.Color.BLUE])
+    packed = pickling.dumps([module.Point(4), module.Color.BLUE])
     assert not lacking(packed)
     assert ("strange", "Point") not in set(globals_of(packed))
-    (point, color) = objects.loads(packed)  # here it is the same class again
+    (point, color) = pickling.loads(packed)  # here it is the same class again
     assert (point, color) == (module.Point(4), module.Color.BLUE)
     path = Path(tmp_path)
-    assert ("pathlib", "PosixPath") in {(name.split(".")[0], kind) for name, kind in globals_of(objects.dumps(path))}
+    assert ("pathlib", "PosixPath") in {(name.split(".")[0], kind) for name, kind in globals_of(pickling.dumps(path))}
 
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
@@ -337,6 +337,6 @@ def test_an_object_beside_the_name_of_its_module(tmp_path: Path, forget: None) -
     values: tuple[Any, ...] = ({"src": made.name, "x": made.Made()}, [made.Made.__module__, made.Made()])
     for value in (*values, (made.name, made.Made), (140, made.Made()), made.Данные(), [made.Made(), made.Данные()]):
         assert names_what_others_lack(pickle.dumps(value, 5))
-        again = run_fresh(objects.dumps([functools.partial(type, value)]), tmp_path)
+        again = run_fresh(pickling.dumps([functools.partial(type, value)]), tmp_path)
         assert "class" in again
     assert not names_what_others_lack(pickle.dumps([pytest.Module, pytest.Class, pytest.Module.__module__], 5))

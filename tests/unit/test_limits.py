@@ -15,13 +15,13 @@ from pointsman.arguments import check_route
 from pointsman.config import HTTPOptions, config_changes, pack_middlewares
 from pointsman.exceptions import TooLargeError
 from pointsman.limits import MAX_BODY, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT, check_size, cut
-from pointsman.objects import loads
-from pointsman.replica import failure
-from pointsman.replica.failure import describe_failure
 from pointsman.usercode import packing as usercode
 from pointsman.usercode.packing import pack_code
+from pointsman.wire import failures
+from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import LARGE_BODY, FrameDecoder, Kind, encode_frame, encode_parts
 from pointsman.wire.messages import pack
+from pointsman.wire.pickling import loads
 
 MB = 1_000_000
 
@@ -68,7 +68,7 @@ def test_a_failure_always_fits() -> None:
 
 def test_an_exception_that_is_too_large_is_told_of_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an exception that carries more than a message may, the caller gets the text (F39)."""
-    monkeypatch.setattr(failure, "MAX_MESSAGE", 1000)
+    monkeypatch.setattr(failures, "MAX_MESSAGE", 1000)
     head, pickled = describe_failure(ValueError("x" * 2000), with_object=True)
     assert (head.error, head.text, pickled) == ("ValueError", "x" * 2000, b"")
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman import objects
 from pointsman.exceptions import UserCodeError
-from pointsman.objects import OUT_OF_BAND_BYTES, dumps, dumps_arguments, loads
 from pointsman.replica import answers
+from pointsman.wire import pickling
+from pointsman.wire.pickling import OUT_OF_BAND_BYTES, dumps, dumps_arguments, loads
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=40),
@@ -44,9 +44,9 @@ def test_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         size = _size(data)
         for limit in (size, size + 1):
-            monkeypatch.setattr(objects, "MAX_OBJECT_BYTES", limit)
+            monkeypatch.setattr(pickling, "MAX_OBJECT_BYTES", limit)
             assert loads(dumps(data)) == data
-        monkeypatch.setattr(objects, "MAX_OBJECT_BYTES", size - 1)
+        monkeypatch.setattr(pickling, "MAX_OBJECT_BYTES", size - 1)
         with pytest.raises(ValueError, match=f"^{size} bytes .* the object: the limit is {size - 1} bytes$"):
             dumps(data)
         with pytest.raises(UserCodeError, match=f"^{size} bytes .* of type {type(data).__name__}: the limit"):

@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar, overload
 
 from pointsman.calling.dispatch import Dispatcher, HandleCall, wake
 from pointsman.exceptions import ServeException
-from pointsman.objects import loads
 from pointsman.routing.call import ReplyStream, StreamBroken
-from pointsman.routing.failures import failure_to_exception
+from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import Body
+from pointsman.wire.pickling import loads
 
 log = logging.getLogger("pointsman")
 

@@ -20,12 +20,12 @@ from pointsman.engine.child import new_event_loop
 from pointsman.engine.instances import address_of, locator, metrics_folder
 from pointsman.exceptions import ServeException
 from pointsman.model import RoutingTable
-from pointsman.routing.control import ControlLink
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
 from pointsman.telemetry.book import Book, process_book
 from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
 from pointsman.wire.commands import AnyCommand, Progress
+from pointsman.wire.control import ControlLink
 from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import Body
 
@@ -116,7 +116,7 @@ class Session:
         Raises:
             TimeoutError: no answer within ``timeout_s`` seconds.
             ServeException, ValueError: what the controller says, and what :meth:`ControlLink.command
-                <pointsman.routing.control.ControlLink.command>` does.
+                <pointsman.wire.control.ControlLink.command>` does.
         """
         assert self._link is not None
         return self.run(self._link.command(command, body, progress=progress), timeout_s=timeout_s)

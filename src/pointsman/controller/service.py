@@ -21,9 +21,9 @@ from pointsman.controller.views import backends_of, status_of, traffic_of
 from pointsman.controller.waiters import StartFailure
 from pointsman.engine.base import Engine
 from pointsman.engine.instances import last_table
-from pointsman.exceptions import InsufficientResourcesError, ServeException, TooLargeError
+from pointsman.exceptions import ServeException, TooLargeError
 from pointsman.limits import MAX_MESSAGE, MESSAGE_ROOM, check_size
-from pointsman.model import Reason, RoutingTable
+from pointsman.model import RoutingTable
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.logs import WarningBudget
 from pointsman.telemetry.summary import Reading, joined, queued_by_endpoint, reading_of
@@ -48,9 +48,10 @@ from pointsman.wire.commands import (
     QueryTraffic,
     Shutdown,
 )
+from pointsman.wire.failures import describe_error
 from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.handover import ControllerHandover
-from pointsman.wire.messages import Confirm, HealthAnswer, Report, Subscribe, failure, pack, unpack
+from pointsman.wire.messages import Confirm, HealthAnswer, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -324,18 +325,5 @@ def _send_table(stream: Stream, body: bytes) -> None:
 
 def _describe(error: BaseException) -> tuple[bytes, bytes]:
     if isinstance(error, StartFailure):
-        if error.reason is Reason.RECONFIGURE_TIMEOUT:
-            return pack(failure(error.reason, "TimeoutError", str(error))), b""
-        return pack(failure(error.reason, "BackendStartError", str(error), error.traceback)), error.pickled
-    names = [cls.__name__ for cls in type(error).__mro__]
-    known = (
-        "InsufficientResourcesError",
-        "BackendStartError",
-        "TooLargeError",
-        "ServeException",
-        "TimeoutError",
-        "ValueError",
-    )
-    name = next((name for name in names if name in known), "ServeException")
-    reason = Reason.INSUFFICIENT_RESOURCES if isinstance(error, InsufficientResourcesError) else Reason.REJECTED
-    return pack(failure(reason, name, str(error))), b""
+        return pack(error.head()), error.pickled
+    return pack(describe_error(error)), b""

@@ -11,7 +11,9 @@ from pointsman.controller.observed import Observed, Phase
 from pointsman.controller.reconcile import RECONFIGURE_REASONS, is_settled
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
+from pointsman.model import Reason
 from pointsman.wire.commands import Await, Progress
+from pointsman.wire.messages import FailureHead, failure
 
 TABLES_S = 60.0
 """How long the last HTTP server may take to use a new table, once a backend's replicas are as wanted."""
@@ -31,6 +33,12 @@ class StartFailure(BackendStartError):
         else:
             text = f"backend {backend!r} could not be brought up"
         super().__init__(f"{text} ({failures.reason.value}): {what}")
+
+    def head(self) -> FailureHead:
+        """As a message."""
+        if self.reason is Reason.RECONFIGURE_TIMEOUT:
+            return failure(self.reason, "TimeoutError", str(self))
+        return failure(self.reason, "BackendStartError", str(self), self.traceback)
 
 
 class Situation(NamedTuple):

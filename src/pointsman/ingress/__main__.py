@@ -17,7 +17,6 @@ from pointsman.ingress.app import ASGIApp, IngressApp
 from pointsman.ingress.exchange import HTTPMetrics
 from pointsman.ingress.firsttable import FirstTable
 from pointsman.ingress.server import HTTPServer
-from pointsman.routing.control import ControlLink
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
 from pointsman.telemetry import families
@@ -25,6 +24,7 @@ from pointsman.telemetry.book import Book
 from pointsman.telemetry.lag import LoopLag
 from pointsman.wire.auth import ROLE_INGRESS
 from pointsman.wire.commands import Ending
+from pointsman.wire.control import ControlLink
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import HTTPSettings, IngressHandover
 from pointsman.wire.messages import unpack

@@ -22,9 +22,9 @@ from pointsman.exceptions import (
 from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Reason
 from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
 from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply
-from pointsman.routing.failures import BadBodyError
 from pointsman.routing.router import NoSuchEndpointError
 from pointsman.routing.shadow import SHADOW_HEADER
+from pointsman.wire.failures import BadBodyError
 
 Scope = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]

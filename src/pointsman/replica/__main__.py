@@ -21,17 +21,18 @@ from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import locator, metrics_folder
 from pointsman.engine.relay import set_relay
 from pointsman.model import Reason
-from pointsman.replica.failure import describe_failure
 from pointsman.replica.health import STDERR, Health, Vitals
 from pointsman.replica.ledger import StartedUntilTold
 from pointsman.replica.metrics import NO_METRICS, open_metrics
+from pointsman.replica.mistakes import http_exception
 from pointsman.replica.runtime import Runtime, StillRunningError
 from pointsman.replica.thread import UserExit
-from pointsman.routing.control import ControlLink
 from pointsman.telemetry.logs import log_failure
 from pointsman.usercode.paths import enter
 from pointsman.wire.address import set_node, tcp_address
 from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
+from pointsman.wire.control import ControlLink
+from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
 from pointsman.wire.messages import SERVED_S, Assignment, ConfigureHead, FailureHead, Report, unpack
@@ -274,7 +275,8 @@ class ReplicaProcess:
 
 
 def _failure_of(error: BaseException) -> tuple[FailureHead, bytes]:
-    return describe_failure(error.error if isinstance(error, UserExit) else error, with_object=True)
+    raised = error.error if isinstance(error, UserExit) else error
+    return describe_failure(raised, with_object=True, portable=http_exception(raised))
 
 
 def run(handover: ReplicaHandover) -> None:

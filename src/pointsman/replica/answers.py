@@ -16,11 +16,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from pointsman import objects
 from pointsman.exceptions import AnswerError, UserCodeError
 from pointsman.limits import MAX_BODY
 from pointsman.replica.item import Item
 from pointsman.replica.jsonform import to_json
+from pointsman.wire import pickling
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import CODEC_HTTP, ReplyHead, pack
 
@@ -211,7 +211,7 @@ def dumps(value: Any) -> bytes:
         UserCodeError: it cannot be pickled, or is too large.
     """
     try:
-        return objects.dumps(value, what=f"a value of type {type(value).__name__}")
+        return pickling.dumps(value, what=f"a value of type {type(value).__name__}")
     except (TypeError, ValueError) as error:
         raise UserCodeError(str(error)) from error
 

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pointsman.engine.instances import present_address
-from pointsman.replica.failure import describe_failure
 from pointsman.replica.item import Item
 from pointsman.replica.thread import settled
 from pointsman.replica.usercontext import UserContext
@@ -27,6 +26,7 @@ from pointsman.telemetry.logs import log_failure
 from pointsman.usercode.callables import is_async
 from pointsman.wire.auth import ROLE_REPLICA
 from pointsman.wire.blocking import BlockingStream
+from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Kind, WireError
 from pointsman.wire.handover import ReplicaHandover
 from pointsman.wire.messages import FailureHead, HealthAnswer, pack

@@ -14,15 +14,15 @@ from pointsman.context import CallScope, call_scope
 from pointsman.exceptions import DeadlineExceededError
 from pointsman.incoming import Incoming
 from pointsman.model import Reason
-from pointsman.objects import loads
 from pointsman.replica.answers import Answer
 from pointsman.replica.batching import BatchRule
-from pointsman.replica.failure import describe_failure
 from pointsman.replica.mistakes import answer_of, bad_body, http_exception
 from pointsman.replica.target import Method
 from pointsman.telemetry.tracing import Span
+from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead, failure
+from pointsman.wire.pickling import loads
 from pointsman.wire.stream import Stream
 
 DEADLINE_SLACK_S = 0.05
@@ -144,7 +144,7 @@ class Item:
         fault = "" if is_answer or self.opened else bad_body(error, self._incoming, self._given)
         if fault and over_http:
             return Ending(False, failure(Reason.BAD_BODY, type(error).__name__, fault))
-        told, pickled = describe_failure(error, with_object=not over_http)
+        told, pickled = describe_failure(error, with_object=not over_http, portable=http_exception(error))
         incoming = self._incoming
         if fault and incoming is not None and incoming.kwargs is None:  # passed on to us as it came
             told = replace(told, reason=Reason.BAD_BODY, text=fault, body_of=incoming.request_id)

@@ -17,8 +17,8 @@ from pointsman.incoming import Incoming
 from pointsman.replica.answers import Answer, check_headers, check_status
 from pointsman.replica.jsonform import to_json
 from pointsman.request import Request
-from pointsman.routing.failures import bad_body_of
 from pointsman.usercode.packing import shown
+from pointsman.wire.failures import bad_body_of
 
 BODILESS = frozenset((204, 205, 304))
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # Python 3.10 has none

@@ -20,9 +20,9 @@ from pointsman.exceptions import BackpressureError, DeadlineExceededError, Repli
 from pointsman.model import BackendRoute, Reason
 from pointsman.policy.balance import Throughput, choose_replica
 from pointsman.routing.call import Call, Deadlines, Reply
-from pointsman.routing.failures import failure_to_exception
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.remote import RemoteReplica
+from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import FailureHead, RefuseHead
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import secrets
 import socket
 
-from pointsman.wire import tls
-from pointsman.wire.address import parse_tcp
+from pointsman.wire.address import dialer_context, parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Dialer
 from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Frame, FrameDecoder, encode_frame
 
@@ -63,7 +62,7 @@ def _connected(address: str) -> socket.socket:
     if place is not None:
         connected = socket.create_connection(place, HELLO_TIMEOUT_S)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        context = tls.dialer_context()
+        context = dialer_context()
         return connected if context is None else context.wrap_socket(connected, server_hostname=place.host)
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from pointsman.limits import MAX_PAYLOAD
-from pointsman.wire import tls
-from pointsman.wire.address import parse_tcp
+from pointsman.wire.address import acceptor_context, dialer_context, parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Acceptor, Dialer
 from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import (
@@ -276,7 +275,7 @@ async def dial(address: str, user: StreamUser, *, instance: str, role: str, iden
     if place is None:
         _, stream = await loop.create_unix_connection(lambda: Stream(user, hello), address)
     else:
-        connecting = loop.create_connection(lambda: Stream(user, hello), *place, ssl=tls.dialer_context())
+        connecting = loop.create_connection(lambda: Stream(user, hello), *place, ssl=dialer_context())
         _, stream = await asyncio.wait_for(connecting, HELLO_TIMEOUT_S)
     return stream
 
@@ -339,7 +338,7 @@ async def accept(
     loop = asyncio.get_running_loop()
     if listener.family == socket.AF_UNIX:
         return Gate(await loop.create_unix_server(factory, sock=listener), streams)
-    context = tls.acceptor_context()
+    context = acceptor_context()
     limit_s = HELLO_TIMEOUT_S if context is not None else None
     server = await loop.create_server(factory, sock=listener, ssl=context, ssl_handshake_timeout=limit_s)
     return Gate(server, streams)

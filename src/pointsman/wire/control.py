@@ -17,10 +17,10 @@ import msgspec
 from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_CODE, MAX_MESSAGE, MESSAGE_ROOM, check_size, cut
 from pointsman.model import RoutingTable
-from pointsman.routing.failures import failure_to_exception
 from pointsman.version import VERSION
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.commands import AnyCommand, CommandHead, Progress
+from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import PROTOCOL_VERSION, Body, Frame, Kind, WireError
 from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import SilentPeerError, Stream

@@ -1,0 +1,147 @@
+"""Exceptions as messages, and messages as exceptions again. No other module translates between them."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from types import TracebackType
+
+from pointsman.exceptions import (
+    BackendStartError,
+    BackpressureError,
+    CallRejectedError,
+    DeadlineExceededError,
+    InsufficientResourcesError,
+    RemoteError,
+    RemoteTraceback,
+    ServeException,
+    TooLargeError,
+    UserCodeError,
+)
+from pointsman.limits import MAX_MESSAGE, cut
+from pointsman.model import Reason
+from pointsman.wire import pickling
+from pointsman.wire.frames import Body
+from pointsman.wire.messages import FailureHead, failure
+
+_BY_NAME: dict[str, type[Exception]] = {
+    cls.__name__: cls
+    for cls in (
+        BackendStartError,
+        BackpressureError,
+        CallRejectedError,
+        DeadlineExceededError,
+        InsufficientResourcesError,
+        ServeException,
+        TooLargeError,
+        UserCodeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        TimeoutError,
+    )
+}
+
+
+class BadBodyError(CallRejectedError):
+    """The body of an HTTP request is not what user code reads it as. The client's fault."""
+
+
+_MARK = "__pointsman_bad_body__"
+
+
+def bad_body_of(error: BaseException) -> tuple[str, str] | None:
+    """The id of the request whose body is at fault, and the fault, of an exception that an inner call has raised; None
+    where no body is. The inner call was given that request as it came."""
+    told: tuple[str, str] | None = getattr(error, _MARK, None)
+    return told
+
+
+def describe_error(error: BaseException) -> FailureHead:
+    """What one of our own processes refused or could not do, as a message: by the nearest class that has a name
+    here."""
+    name = next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _BY_NAME), "ServeException")
+    reason = Reason.INSUFFICIENT_RESOURCES if isinstance(error, InsufficientResourcesError) else Reason.REJECTED
+    return failure(reason, name, str(error))
+
+
+def failure_to_exception(failure: FailureHead, pickled: Body, *, trusted: bool) -> BaseException:
+    """Rebuild what was raised.
+
+    Args:
+        failure: what the peer said.
+        pickled: the user's exception, or empty.
+        trusted: True for callers that take Python objects (handles, clients); HTTP callers never unpickle.
+    """
+    if failure.reason is Reason.BAD_BODY and not trusted:
+        return BadBodyError(failure.text)
+    if failure.reason is Reason.BAD_BODY:
+        error = _user_exception(failure, pickled)
+        setattr(error, _MARK, (failure.body_of, failure.text))
+        return error
+    if failure.reason is Reason.USER_CODE:
+        if not trusted:
+            return UserCodeError(f"{failure.error}: {failure.text}", traceback=failure.traceback)
+        return _user_exception(failure, pickled)
+    error = _BY_NAME.get(failure.error, ServeException)(failure.text)
+    if failure.traceback:
+        error.__cause__ = _user_exception(failure, pickled)
+    return error
+
+
+def _user_exception(failure: FailureHead, pickled: Body) -> BaseException:
+    cause = RemoteTraceback(failure.traceback)
+    if pickled:
+        try:
+            error = pickling.loads(pickled)
+        except Exception:  # noqa: BLE001 - user classes may fail to rebuild in any way; RemoteError stands in
+            error = None
+        if isinstance(error, BaseException):
+            error.__cause__ = cause
+            return error
+    name = failure.error
+    stand_in = RemoteError(f"{name}: {failure.text}", class_name=name, traceback=failure.traceback)
+    stand_in.__cause__ = cause
+    return stand_in
+
+
+_OUR_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "replica") + os.sep
+
+
+def format_traceback(error: BaseException) -> str:
+    """The traceback from user code's first line on, cut where it is too long; our own lines above it say nothing to its
+    author."""
+    inner: TracebackType | None = error.__traceback__
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_FOLDER):
+        inner = inner.tb_next
+    try:
+        return cut("".join(traceback.format_exception(type(error), error, inner)))
+    except Exception:  # noqa: BLE001 - formatting asks the exception for its text, which is user code
+        return f"{type(error).__name__}: (its text cannot be made)"
+
+
+def describe_failure(error: BaseException, *, with_object: bool, portable: bool = False) -> tuple[FailureHead, bytes]:
+    """What user code raised, as a message. Never raises.
+
+    Args:
+        with_object: whether its callers take Python objects, and get the exception itself.
+        portable: whether the exception may hold what cannot be pickled, which is then left out.
+
+    Returns:
+        The head, and the pickled exception or nothing; both always fit a frame.
+    """
+    try:
+        text = cut(str(error))
+    except Exception:  # noqa: BLE001 - an exception's text is user code
+        text = "(its text cannot be made)"
+    pickled = b""
+    if with_object and isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
+        # Exits and ends of iterations would do to the caller what they were meant to do over there.
+        try:
+            pickled = pickling.dumps(pickling.Portable(error) if portable else error)
+        except (TypeError, ValueError):
+            pickled = b""
+        if len(pickled) > MAX_MESSAGE:
+            pickled = b""
+        # Without it, since its class cannot travel or it is too large, the caller gets a RemoteError with these texts.
+    return failure(Reason.USER_CODE, type(error).__name__, text, format_traceback(error)), pickled

@@ -25,7 +25,7 @@ class ServeException(Exception):
 
 
 RayServeException = ServeException
-"""The seed's name for :class:`ServeException`."""
+"""What Ray Serve 1.x called :class:`ServeException`."""
 
 
 class InsufficientResourcesError(ServeException):

@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from pointsman.context import replica_context
-from pointsman.telemetry import book as books
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book
-from pointsman.telemetry.collector import MAX_USER_SERIES, OVERFLOW
+from pointsman.telemetry import writer as telemetry
+from pointsman.telemetry.collector import LABEL_NAME, MAX_USER_SERIES, METRIC_NAME, OVERFLOW
 from pointsman.telemetry.families import Family, Kind
-from pointsman.telemetry.shelf import LABEL_NAME, METRIC_NAME
+from pointsman.telemetry.writer import MetricsWriter
 
 __all__ = ["Count", "Counter", "Gauge", "Histogram"]
 
@@ -28,7 +27,7 @@ MAX_BOUNDARIES = 200
 MAX_TAG_LENGTH = 1000
 MAX_TAGS = 20
 
-C = TypeVar("C", bound=books.Cell)
+C = TypeVar("C", bound=telemetry.SeriesValues)
 
 
 class _Definition(Generic[C]):
@@ -38,24 +37,24 @@ class _Definition(Generic[C]):
         self.family = family
         self.lock = threading.Lock()
         self._make = make
-        self._cells: dict[tuple[str, ...], C] = {}
+        self._series: dict[tuple[str, ...], C] = {}
         self._shared: C | None = None
-        self._dropped: books.Counter | None = None
+        self._dropped: telemetry.Counter | None = None
 
-    def cell(self, values: tuple[str, ...]) -> C:
+    def series(self, labels: tuple[str, ...]) -> C:
         """Where values with these tags go. Call with the lock held."""
-        cell = self._cells.get(values)
-        if cell is not None:
-            return cell
-        if len(self._cells) >= MAX_USER_SERIES:
+        series = self._series.get(labels)
+        if series is not None:
+            return series
+        if len(self._series) >= MAX_USER_SERIES:
             return self._overflow()
-        cell = self._cells[values] = self._new(values)
-        return cell
+        series = self._series[labels] = self._new(labels)
+        return series
 
     def _overflow(self) -> C:
         if self._shared is None or self._dropped is None:
             self._shared = self._new((OVERFLOW,) * len(self.family.labels))
-            self._dropped = _book().counter(families.DROPPED_SERIES, self.family.name)
+            self._dropped = _writer().counter(families.DROPPED_SERIES, self.family.name)
         self._dropped.inc()
         return self._shared
 
@@ -64,20 +63,20 @@ class _Definition(Generic[C]):
         ours = {} if context is None else {"backend": context.backend, "replica": context.replica}
         ours = {name: value for name, value in ours.items() if name not in self.family.labels}
         family = self.family._replace(labels=(*self.family.labels, *ours))
-        return self._make(_book(), family, *values, *ours.values())
+        return self._make(_writer(), family, *values, *ours.values())
 
 
 _definitions: dict[str, _Definition[Any]] = {}
-_private: Book | None = None
+_private: MetricsWriter | None = None
 
 
-def _book() -> Book:
+def _writer() -> MetricsWriter:
     """The replica's, or memory that nobody reads."""
     global _private
-    book = books.process_book() or _private
-    if book is None:
-        book = _private = Book(None, "user")
-    return book
+    writer = telemetry.process_writer() or _private
+    if writer is None:
+        writer = _private = MetricsWriter(None, "user")
+    return writer
 
 
 class _Metric(Generic[C]):
@@ -151,7 +150,7 @@ class _Metric(Generic[C]):
         return (_rebuild, (type(self), self._arguments, self._default_tags))
 
 
-class Counter(_Metric[books.Counter]):
+class Counter(_Metric[telemetry.Counter]):
     """A count that only grows.
 
     Args:
@@ -165,7 +164,7 @@ class Counter(_Metric[books.Counter]):
     """
 
     _kind = "counter"
-    _make = staticmethod(Book.counter)
+    _make = staticmethod(MetricsWriter.counter)
 
     def __init__(self, name: str, description: str = "", tag_keys: tuple[str, ...] | None = ()) -> None:
         super().__init__(name, description, tag_keys)
@@ -185,7 +184,7 @@ class Counter(_Metric[books.Counter]):
         if not 0 <= number < math.inf:
             raise ValueError(f"counter {self._name!r} cannot grow by {value!r}")
         with self._definition.lock:
-            self._definition.cell(values).inc(number)
+            self._definition.series(values).inc(number)
 
     def record(self, value: float, tags: Mapping[str, str] | None = None) -> None:
         """The same as :meth:`inc`, under the name that all types share."""
@@ -193,14 +192,14 @@ class Counter(_Metric[books.Counter]):
 
 
 Count = Counter
-"""The seed's name for :class:`Counter`."""
+"""What Ray Serve 1.x called :class:`Counter`."""
 
 
-class Gauge(_Metric[books.Gauge]):
+class Gauge(_Metric[telemetry.Gauge]):
     """A value that goes up and down. Arguments and errors as for :class:`Counter`."""
 
     _kind = "gauge"
-    _make = staticmethod(Book.gauge)
+    _make = staticmethod(MetricsWriter.gauge)
 
     def __init__(self, name: str, description: str = "", tag_keys: tuple[str, ...] | None = ()) -> None:
         super().__init__(name, description, tag_keys)
@@ -209,14 +208,14 @@ class Gauge(_Metric[books.Gauge]):
         """Replace the value. Tags and errors as for :meth:`Counter.inc`."""
         number, values = self._number(value), self._values(tags)
         with self._definition.lock:
-            self._definition.cell(values).set(number)
+            self._definition.series(values).set(number)
 
     def record(self, value: float, tags: Mapping[str, str] | None = None) -> None:
         """The same as :meth:`set`, under the name that all types share."""
         self.set(value, tags)
 
 
-class Histogram(_Metric[books.Histogram]):
+class Histogram(_Metric[telemetry.Histogram]):
     """Counts values by size.
 
     Args:
@@ -229,7 +228,7 @@ class Histogram(_Metric[books.Histogram]):
     """
 
     _kind = "histogram"
-    _make = staticmethod(Book.histogram)
+    _make = staticmethod(MetricsWriter.histogram)
 
     def __init__(
         self,
@@ -248,7 +247,7 @@ class Histogram(_Metric[books.Histogram]):
         if not math.isfinite(number):
             raise ValueError(f"histogram {self._name!r} cannot count {value!r}")
         with self._definition.lock:
-            self._definition.cell(values).observe(number)
+            self._definition.series(values).observe(number)
 
     def record(self, value: float, tags: Mapping[str, str] | None = None) -> None:
         """The same as :meth:`observe`, under the name that all types share."""

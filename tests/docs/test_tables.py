@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pointsman.model import TrafficPolicy
 from pointsman.policy.traffic import TrafficSplit
-from pointsman.telemetry.families import ALL_FAMILIES, SEED_FAMILIES
+from pointsman.telemetry.families import ALL_FAMILIES, RAY_SERVE_1X_FAMILIES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TRAFFIC = DOCS / "traffic.md"
@@ -61,7 +61,7 @@ def test_every_metric_is_on_the_page_and_on_the_dashboard() -> None:
     described = re.findall(r"^\| `(serve_\w+)` \| (\w+) \| ([\w, ]+) \|", (DOCS / "monitoring.md").read_text(), re.M)
     kinds = {family: "gauge" if family.kind == "largest" else family.kind for family in ALL_FAMILIES}
     assert sorted(described) == sorted((family.name, kind, ", ".join(family.labels)) for family, kind in kinds.items())
-    assert [name for name, _, _ in described[:9]] == [family.name for family in SEED_FAMILIES]
+    assert [name for name, _, _ in described[:9]] == [family.name for family in RAY_SERVE_1X_FAMILIES]
     panels = json.loads((DOCS / "monitoring/dashboard.json").read_text())["panels"]
     asked = " ".join(target["expr"] for panel in panels for target in panel["targets"])
     assert [family.name for family in ALL_FAMILIES if family.name not in asked] == []

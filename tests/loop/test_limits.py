@@ -13,7 +13,7 @@ from pointsman.engine.link import SupervisorLink
 from pointsman.exceptions import CallRejectedError, ServeException, TooLargeError, UserCodeError
 from pointsman.limits import MAX_MESSAGE, MAX_TEXT
 from pointsman.model import Reason, ReplicaConfig, Resources
-from pointsman.replica import answers
+from pointsman.replica import streams
 from pointsman.replica.health import Check
 from pointsman.replica.item import Item
 from pointsman.replica.metrics import NoRecorder
@@ -200,7 +200,7 @@ def test_an_answer_that_is_too_large_is_an_error_of_that_request(code: Any) -> N
 
 def test_a_part_of_a_stream_that_is_too_large_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who reads a streamed answer gets all of its bytes, however large user code makes the parts (RP4)."""
-    monkeypatch.setattr(answers, "MAX_BODY", 4)
+    monkeypatch.setattr(streams, "MAX_BODY", 4)
 
     async def main() -> None:
         async with MemoryReplica(Careless, config=ReplicaConfig(http_methods=("stream",))) as replica:

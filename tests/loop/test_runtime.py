@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pointsman.model import Reason, ReplicaConfig
-from pointsman.replica.answers import STREAM_WINDOW
 from pointsman.replica.metrics import NO_METRICS, NoRecorder, ReplicaMetrics
+from pointsman.replica.streams import STREAM_WINDOW
 from pointsman.testing import INSTANCE, MemoryReplica, real_time, run, settle
 from pointsman.testing.replicas import KEY
 from pointsman.wire.auth import ROLE_ROUTER

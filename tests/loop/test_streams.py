@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pointsman.replica.answers import STREAM_WINDOW
+from pointsman.replica.streams import STREAM_WINDOW
 from pointsman.testing import MemoryReplica, real_time, settle
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, ReplyHead, pack, unpack

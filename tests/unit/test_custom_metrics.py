@@ -17,8 +17,8 @@ from prometheus_client import Summary as PrometheusSummary
 from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.metrics import Count, Counter, Gauge, Histogram
 from pointsman.replica.metrics import series_of
-from pointsman.telemetry.book import Book, set_process_book
 from pointsman.telemetry.collector import MAX_USER_SERIES, Collector
+from pointsman.telemetry.writer import MetricsWriter, set_process_writer
 
 numbers = itertools.count(1)
 MINE = (("backend", "b"), ("replica", "b#abcdef"))
@@ -34,9 +34,9 @@ def name() -> str:
 def page(tmp_path: Path):
     """Makes this process a replica, and reads what it exports."""
     set_replica_context(ReplicaContext("b", "b#abcdef", "i", "", b"", "", 300.0))
-    set_process_book(Book(tmp_path, "replica"))
+    set_process_writer(MetricsWriter(tmp_path, "replica"))
     yield lambda: Collector(tmp_path, clock=lambda: 0.0).collect()
-    set_process_book(None)
+    set_process_writer(None)
     set_replica_context(None)
 
 

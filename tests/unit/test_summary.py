@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pointsman.telemetry import families
-from pointsman.telemetry.summary import Reading, quantile, summarise
+from pointsman.telemetry.reports import Reading, quantile, summarise
 
 WIDTH = len(families.LATENCY_MS) + 2
 

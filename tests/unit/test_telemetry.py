@@ -1,4 +1,4 @@
-"""Books of metrics: written by one process, read and merged by another, folded when their process has ended."""
+"""Metrics files: written by one process, read and merged by another, merged when their process has ended."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from pointsman.telemetry import book as books
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, Series
-from pointsman.telemetry.collector import MAX_USER_SERIES, OVERFLOW, Collector, merge
-from pointsman.telemetry.exposition import render
+from pointsman.telemetry import writer as telemetry
+from pointsman.telemetry.collector import MAX_USER_SERIES, OVERFLOW, BrokenMetricsError, Collector, MetricsReader, merge
 from pointsman.telemetry.families import Family, size_label
-from pointsman.telemetry.shelf import BrokenBookError, Shelf
+from pointsman.telemetry.reports import render
+from pointsman.telemetry.writer import MetricsWriter, Series
 
 COUNTER = Family("c", "counter", "Counts.", ("backend", "replica"))
 GAUGE = Family("g", "gauge", "Waits.", ("backend", "replica"))
@@ -48,8 +47,8 @@ def collector(tmp_path: Path, clock: Clock):
 
 def test_values_are_read_as_they_are_now(tmp_path, collector):
     """A scrape shows a gauge as it stands, without anybody having been asked to send it (MO2)."""
-    book = Book(tmp_path, "replica")
-    gauge = book.gauge(GAUGE, "b", "b#1")
+    writer = MetricsWriter(tmp_path, "replica")
+    gauge = writer.gauge(GAUGE, "b", "b#1")
     for waiting in (3.0, 0.0, 7.0):
         gauge.set(waiting)
         assert value(collector.collect(), "g", backend="b", replica="b#1") == (waiting,)
@@ -57,7 +56,7 @@ def test_values_are_read_as_they_are_now(tmp_path, collector):
 
 def test_writers_are_summed(tmp_path, collector):
     """Two threads of a process and two processes count the same thing, and the page has one number."""
-    one, two = Book(tmp_path, "ingress"), Book(tmp_path, "client")
+    one, two = MetricsWriter(tmp_path, "ingress"), MetricsWriter(tmp_path, "client")
     for cell in (one.counter(COUNTER, "b", "r"), one.counter(COUNTER, "b", "r"), two.counter(COUNTER, "b", "r")):
         cell.inc()
         cell.inc(2)
@@ -70,7 +69,7 @@ def test_writers_are_summed(tmp_path, collector):
 
 def test_bounds_of_buckets_are_inclusive(tmp_path, collector):
     """A query that took exactly 10 ms is one of those that took at most 10 ms."""
-    histogram = Book(tmp_path, "replica").histogram(HISTOGRAM, "b", "r")
+    histogram = MetricsWriter(tmp_path, "replica").histogram(HISTOGRAM, "b", "r")
     for seen in (0.5, 1.0, 1.5, 10.0, 11.0):
         histogram.observe(seen)
     assert value(collector.collect(), "h", backend="b", replica="r") == (2.0, 2.0, 1.0, 24.0)
@@ -78,9 +77,9 @@ def test_bounds_of_buckets_are_inclusive(tmp_path, collector):
 
 def test_series_are_read_as_they_come(tmp_path, collector):
     """A process adds series while it is being scraped, over many segments of its file, and none is missed."""
-    book = Book(tmp_path, "replica")
+    writer = MetricsWriter(tmp_path, "replica")
     for count in range(1, 1500):
-        book.counter(COUNTER, "b", f"r{count}").inc(count)
+        writer.counter(COUNTER, "b", f"r{count}").inc(count)
         if count % 100 == 1:
             assert len(collector.collect()["c"].series) == count
     assert value(collector.collect(), "c", backend="b", replica="r1499") == (1499.0,)
@@ -88,11 +87,11 @@ def test_series_are_read_as_they_come(tmp_path, collector):
 
 def test_the_dead_keep_their_counts_and_lose_their_gauges(tmp_path, collector, clock):
     """A replica is killed: what it did goes on counting, and nothing waits in it any more (MO5)."""
-    book = Book(tmp_path, "replica")
-    book.counter(COUNTER, "b", "b#1").inc(5)
-    book.gauge(GAUGE, "b", "b#1").set(3)
+    writer = MetricsWriter(tmp_path, "replica")
+    writer.counter(COUNTER, "b", "b#1").inc(5)
+    writer.gauge(GAUGE, "b", "b#1").set(3)
     assert "g" in collector.collect()
-    book.close()
+    writer.close()
     metrics = collector.collect()
     assert "g" not in metrics
     assert value(metrics, "c", backend="b", replica="b#1") == (5.0,)
@@ -101,10 +100,10 @@ def test_the_dead_keep_their_counts_and_lose_their_gauges(tmp_path, collector, c
 def test_after_five_minutes_the_dead_are_one(tmp_path, collector, clock):
     """Replicas come and go for weeks; the page does not grow, and no sum over a backend ever falls (MO5)."""
     for generation in range(1, 4):
-        book = Book(tmp_path, "replica")
-        book.counter(COUNTER, "b", f"b#{generation}").inc(5)
-        book.histogram(HISTOGRAM, "b", f"b#{generation}").observe(0.5)
-        book.close()
+        writer = MetricsWriter(tmp_path, "replica")
+        writer.counter(COUNTER, "b", f"b#{generation}").inc(5)
+        writer.histogram(HISTOGRAM, "b", f"b#{generation}").observe(0.5)
+        writer.close()
         collector.collect()
         clock.now += 299
         assert value(collector.collect(), "c", backend="b", replica=f"b#{generation}") == (5.0,)
@@ -118,31 +117,31 @@ def test_after_five_minutes_the_dead_are_one(tmp_path, collector, clock):
 def test_routers_that_have_ended_are_folded_at_once(tmp_path, collector):
     """A script that called a handle and ended leaves no file behind, and its calls stay counted."""
     for _ in range(3):
-        book = Book(tmp_path, "client")
-        book.counter(families.ROUTER_REQUESTS, "e").inc(2)
-        book.close()
+        writer = MetricsWriter(tmp_path, "client")
+        writer.counter(families.ROUTER_REQUESTS, "e").inc(2)
+        writer.close()
         collector.collect()
     assert os.listdir(tmp_path) == ["retired"]
     assert value(collector.collect(), "serve_num_router_requests", endpoint="e") == (6.0,)
 
 
 def test_a_collector_that_was_killed_while_it_folded_counts_nothing_twice(tmp_path, clock):
-    """The controller dies between writing the folded counts and removing the file they came from."""
-    book = Book(tmp_path, "client")
-    book.counter(families.ROUTER_REQUESTS, "e").inc(2)
-    book.close()
-    left_over = (tmp_path / book.name).read_bytes()
+    """The controller dies between writing the merged counts and removing the file they came from."""
+    writer = MetricsWriter(tmp_path, "client")
+    writer.counter(families.ROUTER_REQUESTS, "e").inc(2)
+    writer.close()
+    left_over = (tmp_path / writer.name).read_bytes()
     Collector(tmp_path, clock=clock).collect()
-    (tmp_path / book.name).write_bytes(left_over)
+    (tmp_path / writer.name).write_bytes(left_over)
     for _ in range(2):
         metrics = Collector(tmp_path, clock=clock).collect()
         assert value(metrics, "serve_num_router_requests", endpoint="e") == (2.0,)
-        assert not (tmp_path / book.name).exists()
+        assert not (tmp_path / writer.name).exists()
 
 
 def test_a_forked_child_does_not_write_into_its_parents_book(tmp_path, collector):
     """User code forks, and the child counts on: two writers of one value would lose counts."""
-    counter = Book(tmp_path, "replica").counter(COUNTER, "b", "r")
+    counter = MetricsWriter(tmp_path, "replica").counter(COUNTER, "b", "r")
     counter.inc()
     child = os.fork()
     if not child:
@@ -150,19 +149,19 @@ def test_a_forked_child_does_not_write_into_its_parents_book(tmp_path, collector
         os._exit(0)
     os.waitpid(child, 0)
     assert value(collector.collect(), "c", backend="b", replica="r") == (1.0,)
-    assert not Shelf(next(tmp_path.iterdir())).ended, "the child's end counted as the parent's"
+    assert not MetricsReader(next(tmp_path.iterdir())).ended, "the child's end counted as the parent's"
 
 
 def test_a_full_disk_costs_metrics_only(tmp_path, collector, monkeypatch, caplog):
     """No room for another piece of the file: what is there counts on, the rest is not exported, and nothing dies."""
-    book = Book(tmp_path, "replica")
-    first = book.counter(COUNTER, "b", "r0")
+    writer = MetricsWriter(tmp_path, "replica")
+    first = writer.counter(COUNTER, "b", "r0")
 
     def no_room(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(books, "_reserve", no_room)
-    cells = [book.counter(COUNTER, "b", f"r{number}") for number in range(1, 2000)]
+    monkeypatch.setattr(telemetry, "_reserve", no_room)
+    cells = [writer.counter(COUNTER, "b", f"r{number}") for number in range(1, 2000)]
     for cell in (first, *cells):
         cell.inc()
     assert 0 < len(collector.collect()["c"].series) < 2000
@@ -174,11 +173,11 @@ def test_a_full_disk_costs_metrics_only(tmp_path, collector, monkeypatch, caplog
 def test_a_file_that_is_no_book_hides_nobody_elses_metrics(tmp_path, collector, junk):
     """A captured replica writes nonsense into its file: the others are scraped as before (H11)."""
     (tmp_path / "replica-junk").write_bytes(junk)
-    Book(tmp_path, "replica").counter(COUNTER, "b", "r").inc()
+    MetricsWriter(tmp_path, "replica").counter(COUNTER, "b", "r").inc()
     for _ in range(2):
         assert value(collector.collect(), "c", backend="b", replica="r") == (1.0,)
-    with pytest.raises(BrokenBookError):
-        Shelf(tmp_path / "replica-junk")
+    with pytest.raises(BrokenMetricsError):
+        MetricsReader(tmp_path / "replica-junk")
 
 
 @pytest.mark.parametrize(
@@ -193,9 +192,9 @@ def test_a_file_that_is_no_book_hides_nobody_elses_metrics(tmp_path, collector, 
 )
 def test_series_that_cannot_be_shown_are_not(tmp_path, collector, series):
     """What would break the page for Prometheus stays out of it."""
-    book = Book(tmp_path, "replica")
-    book.counter(COUNTER, "b", "r").inc()
-    book.series(series).fill((1.0,) * series.width)
+    writer = MetricsWriter(tmp_path, "replica")
+    writer.counter(COUNTER, "b", "r").inc()
+    writer.series(series).fill((1.0,) * series.width)
     assert set(collector.collect()) == {"c"}
 
 
@@ -256,7 +255,7 @@ def test_page_can_be_read_by_others(openmetrics):
 
 def test_the_nine_are_as_promised():
     """The names and labels that dashboards of the era use (MO)."""
-    assert {family.name: family.labels for family in families.SEED_FAMILIES} == {
+    assert {family.name: family.labels for family in families.RAY_SERVE_1X_FAMILIES} == {
         "serve_backend_request_counter": ("backend",),
         "serve_backend_error_counter": ("backend",),
         "serve_backend_replica_starts": ("backend", "replica", "reason"),

@@ -22,7 +22,7 @@ from pointsman.exceptions import ServeException
 from pointsman.model import RoutingTable
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
-from pointsman.telemetry.book import Book, process_book
+from pointsman.telemetry.writer import MetricsWriter, process_writer
 from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
 from pointsman.wire.commands import AnyCommand, Progress
 from pointsman.wire.control import ControlLink
@@ -52,7 +52,7 @@ class Session:
         self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="pointsman-client", daemon=True)
         self._link: ControlLink | None = None
-        self._book: Book | None = None
+        self._writer: MetricsWriter | None = None
         self._unused_metrics: list[RouterMetrics] = []
         self._lock = threading.Lock()
         self._book_lock = threading.Lock()
@@ -240,15 +240,15 @@ class Session:
         self._thread_dispatcher = dispatcher  # on the loop, where no table can come in between
 
     def _new_router(self) -> Router:
-        """A router for the running loop, with cells of its own to count in: each is written by one thread only."""
+        """A router for the running loop, with values of its own to count in: each is written by one thread only."""
         with self._book_lock:
             if self._unused_metrics:
                 metrics: RouterMetrics | None = self._unused_metrics.pop()
             else:
-                book = process_book() or self._book  # a replica has one of its own
-                if book is None:
-                    book = self._book = Book.open(metrics_folder(self.credentials.control_path), "client")
-                metrics = RouterMetrics(book) if book is not None else None
+                writer = process_writer() or self._writer  # a replica has one of its own
+                if writer is None:
+                    writer = self._writer = MetricsWriter.open(metrics_folder(self.credentials.control_path), "client")
+                metrics = RouterMetrics(writer) if writer is not None else None
         return Router(instance=self.credentials.instance, metrics=metrics)
 
     async def _disconnect(self) -> None:
@@ -256,8 +256,8 @@ class Session:
             await self._link.aclose()
         if self._thread_dispatcher is not None:
             await self._thread_dispatcher.router.aclose()
-        if self._book is not None:
-            self._book.close()
+        if self._writer is not None:
+            self._writer.close()
         self._loop.stop()
 
 

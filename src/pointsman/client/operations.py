@@ -18,7 +18,7 @@ from pointsman.context import replica_context
 from pointsman.exceptions import ServeException
 from pointsman.model import BackendSpec, EndpointSpec, Origin
 from pointsman.progress import ProgressLine
-from pointsman.telemetry.summary import Reading, summarise
+from pointsman.telemetry.reports import Reading, summarise
 from pointsman.usercode.paths import import_folders, working_folder
 from pointsman.wire.commands import (
     Accepted,

@@ -26,7 +26,7 @@ from pointsman.limits import MAX_MESSAGE, MESSAGE_ROOM, check_size
 from pointsman.model import RoutingTable
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.logs import WarningBudget
-from pointsman.telemetry.summary import Reading, joined, queued_by_endpoint, reading_of
+from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
 from pointsman.wire.auth import (
     ROLE_GRANT,

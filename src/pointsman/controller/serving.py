@@ -16,9 +16,8 @@ from pointsman.engine.base import Engine, EventSink
 from pointsman.engine.instances import metrics_folder
 from pointsman.engine.listening import url_of
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book
 from pointsman.telemetry.exporter import Exporter
-from pointsman.telemetry.lag import LoopLag
+from pointsman.telemetry.writer import LoopLag, MetricsWriter
 from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.stream import accept
 
@@ -80,11 +79,11 @@ async def serve(
 
 async def _start_exporter(folder: Path, listener: socket.socket | None) -> Exporter | None:
     """Serve the node's metrics from here: the controller is on no request's way."""
-    book = Book.open(folder, "controller")
-    if book is None:
+    writer = MetricsWriter.open(folder, "controller")
+    if writer is None:
         return None
-    book.counter(families.PROCESS_STARTS, "controller").inc()
-    LoopLag(book.gauge(families.LOOP_LAG, "controller"))
+    writer.counter(families.PROCESS_STARTS, "controller").inc()
+    LoopLag(writer.gauge(families.LOOP_LAG, "controller"))
     exporter = Exporter(folder, listener)
     await exporter.start()
     return exporter

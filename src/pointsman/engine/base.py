@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pointsman.model import Capacity, Resources, StartOptions
-from pointsman.telemetry.summary import Reading
+from pointsman.telemetry.reports import Reading
 from pointsman.wire.handover import HTTPSettings, Launch, ProcessEvent, ShutdownOrder
 
 EventSink = Callable[[ProcessEvent], None]

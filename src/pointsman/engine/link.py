@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pointsman.engine.processes import is_stopped
 from pointsman.exceptions import TooLargeError
 from pointsman.model import Resources
-from pointsman.telemetry.summary import Reading
+from pointsman.telemetry.reports import Reading
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
 from pointsman.wire.messages import pack, unpack

@@ -20,8 +20,7 @@ from pointsman.ingress.server import HTTPServer
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book
-from pointsman.telemetry.lag import LoopLag
+from pointsman.telemetry.writer import LoopLag, MetricsWriter
 from pointsman.wire.auth import ROLE_INGRESS
 from pointsman.wire.commands import Ending
 from pointsman.wire.control import ControlLink
@@ -48,12 +47,12 @@ def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:
 
 async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    book = Book.open(metrics_folder(handover.control_path), "ingress")
-    if book is not None:
-        book.counter(families.PROCESS_STARTS, "ingress").inc()
-        LoopLag(book.gauge(families.LOOP_LAG, "ingress"))
-    router = Router(instance=handover.instance, metrics=RouterMetrics(book) if book is not None else None)
-    app = IngressApp(router, handover.http, HTTPMetrics(book) if book is not None else None)
+    writer = MetricsWriter.open(metrics_folder(handover.control_path), "ingress")
+    if writer is not None:
+        writer.counter(families.PROCESS_STARTS, "ingress").inc()
+        LoopLag(writer.gauge(families.LOOP_LAG, "ingress"))
+    router = Router(instance=handover.instance, metrics=RouterMetrics(writer) if writer is not None else None)
+    app = IngressApp(router, handover.http, HTTPMetrics(writer) if writer is not None else None)
     direct = None if handover.http.middlewares else app
     server = HTTPServer(
         with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, settings=handover.http, direct=direct

@@ -22,10 +22,10 @@ from pointsman.ingress.codec import ErrorAnswer, Scope, request_id_of
 from pointsman.model import Reason
 from pointsman.routing.call import Call
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, Cells, Counter, Histogram
 from pointsman.telemetry.families import OUTCOMES
 from pointsman.telemetry.logs import FIELDS, WarningBudget, escaped
 from pointsman.telemetry.tracing import Span, Tracer
+from pointsman.telemetry.writer import ByLabels, Counter, Histogram, MetricsWriter
 
 End = tuple[str, str, str, str, str]
 """Endpoint, route, outcome and reason of a request, and its backend; the first is empty where the route is none's, and
@@ -33,16 +33,16 @@ the last where it has not got as far as that."""
 
 
 class HTTPMetrics:
-    """Cells by route, endpoint and backend; those are configured names, so their number is bounded.
+    """Values by route, endpoint and backend; those are configured names, so their number is bounded.
 
     Args:
-        book: the process's.
+        writer: the process's.
     """
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
-        self._arrived: Cells[str, Counter] = Cells(lambda route: book.counter(families.HTTP_REQUESTS, route))
-        self._ends: Cells[End, tuple[Counter, Histogram | None]] = Cells(self._end)
+    def __init__(self, writer: MetricsWriter) -> None:
+        self._writer = writer
+        self._arrived: ByLabels[str, Counter] = ByLabels(lambda route: writer.counter(families.HTTP_REQUESTS, route))
+        self._ends: ByLabels[End, tuple[Counter, Histogram | None]] = ByLabels(self._end)
 
     def arrived(self, route: str) -> None:
         """A request, by the template that it matched."""
@@ -58,8 +58,8 @@ class HTTPMetrics:
 
     def _end(self, end: End) -> tuple[Counter, Histogram | None]:
         endpoint, *_, backend = end
-        counter = self._book.counter(families.HTTP_OUTCOMES, *end[:-1])
-        return counter, self._book.histogram(families.HTTP_DURATION, endpoint, backend) if backend else None
+        counter = self._writer.counter(families.HTTP_OUTCOMES, *end[:-1])
+        return counter, self._writer.histogram(families.HTTP_DURATION, endpoint, backend) if backend else None
 
 
 access = logging.getLogger("access")

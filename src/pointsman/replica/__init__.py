@@ -7,7 +7,7 @@ item        one call
 batching    which items go together, and when (pure)
 thread, tasks   sync user code on its one thread, async user code on the loop
 target      the user's object and its methods
-answers, responses, jsonform   what it returned, as what travels
+answers, responses, streams, jsonform   what it returned, as what travels
 failure, mistakes, failurelog  what it raised: whose fault it is, as a message and as log lines
 health      whether it still works
 metrics     counts and spans

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from pointsman.exceptions import TooLargeError, UserCodeError
-from pointsman.replica.answers import Answer, end_stream
+from pointsman.replica.answers import Answer
 from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.item import Ending, Item
 from pointsman.replica.metrics import ReplicaMetrics
+from pointsman.replica.streams import end_stream
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import ReplyHead, pack
 from pointsman.wire.started import StartedCalls

@@ -17,11 +17,18 @@ from typing import Any
 
 from pointsman.replica.item import Item
 from pointsman.telemetry import families, tracing
-from pointsman.telemetry.book import Book, Cell, Cells, Histogram, Series, set_process_book
 from pointsman.telemetry.collector import Labels, Numbers
 from pointsman.telemetry.families import Kind
-from pointsman.telemetry.lag import LoopLag
 from pointsman.telemetry.tracing import Tracer
+from pointsman.telemetry.writer import (
+    ByLabels,
+    Histogram,
+    LoopLag,
+    MetricsWriter,
+    Series,
+    SeriesValues,
+    set_process_writer,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +43,14 @@ class PrometheusBridge:
     """Copies the library's default registry.
 
     Args:
-        book: the replica's.
+        writer: the replica's.
         backend, replica: tags that each series gets, unless it has them.
     """
 
-    def __init__(self, book: Book, backend: str, replica: str) -> None:
-        self._book = book
+    def __init__(self, writer: MetricsWriter, backend: str, replica: str) -> None:
+        self._writer = writer
         self._tags = (("backend", backend), ("replica", replica))
-        self._cells: dict[tuple[str, Labels], tuple[Cell, int]] = {}
+        self._known: dict[tuple[str, Labels], tuple[SeriesValues, int]] = {}
         self._own: frozenset[str] = frozenset()
         self._ended = threading.Event()
         # A thread, since collectors of the user's may take their time.
@@ -82,19 +89,19 @@ class PrometheusBridge:
     ) -> None:
         if name in _OURS:
             return
-        known = self._cells.get((name, labels))
+        known = self._known.get((name, labels))
         if known is None:
             have = dict(labels)
             tags = (*labels, *(tag for tag in self._tags if tag[0] not in have))
             series = Series(name, kind, text, tags, bounds, user=True)
-            known = self._cells[name, labels] = (self._book.series(series), series.width)
-        cell, width = known
+            known = self._known[name, labels] = (self._writer.series(series), series.width)
+        values, width = known
         if len(numbers) == width:
-            cell.fill(numbers)
+            values.fill(numbers)
 
 
 def series_of(metric: Any) -> Iterator[Found]:
-    """The series of one of the library's metric families, as books hold them. Pure."""
+    """The series of one of the library's metric families, as metrics files hold them. Pure."""
     if metric.type == "histogram":
         yield from _histograms(metric)
         return
@@ -130,24 +137,24 @@ def _steps(cumulative: Iterable[float]) -> Iterator[float]:
 
 
 class Recorder:
-    """The cells of one thread."""
+    """The values of one thread."""
 
-    def __init__(self, book: Book, backend: str, replica: str) -> None:
-        self._book = book
+    def __init__(self, writer: MetricsWriter, backend: str, replica: str) -> None:
+        self._writer = writer
         self._names = names = (backend, replica)
-        self._requests = book.counter(families.BACKEND_REQUESTS, backend)
-        self._errors = book.counter(families.BACKEND_ERRORS, backend)
-        self._queued = book.gauge(families.QUEUED_QUERIES, *names)
-        self._processing = book.gauge(families.PROCESSING_QUERIES, *names)
-        self._queuing = book.histogram(families.QUEUING_LATENCY, *names)
-        self._latencies: Cells[int, Histogram] = Cells(
-            lambda size: book.histogram(families.PROCESSING_LATENCY, *names, families.size_label(size))
+        self._requests = writer.counter(families.BACKEND_REQUESTS, backend)
+        self._errors = writer.counter(families.BACKEND_ERRORS, backend)
+        self._queued = writer.gauge(families.QUEUED_QUERIES, *names)
+        self._processing = writer.gauge(families.PROCESSING_QUERIES, *names)
+        self._queuing = writer.histogram(families.QUEUING_LATENCY, *names)
+        self._latencies: ByLabels[int, Histogram] = ByLabels(
+            lambda size: writer.histogram(families.PROCESSING_LATENCY, *names, families.size_label(size))
         )
 
     @cached_property
     def _sizes(self) -> Histogram:
         """Made with the first batch: most backends have none."""
-        return self._book.histogram(families.BATCH_SIZE, *self._names)
+        return self._writer.histogram(families.BATCH_SIZE, *self._names)
 
     def arrived(self) -> None:
         """A query is in the replica."""
@@ -210,14 +217,14 @@ class ReplicaMetrics:
     """Both recorders of a replica.
 
     Args:
-        book: the process's; None to record nothing.
+        writer: the process's; None to record nothing.
         backend, replica: tags of both.
     """
 
-    def __init__(self, book: Book | None, backend: str = "", replica: str = "") -> None:
-        self._bridge = PrometheusBridge(book, backend, replica) if book is not None else None
-        self.loop: Recorder | NoRecorder = Recorder(book, backend, replica) if book is not None else NoRecorder()
-        self.thread: Recorder | NoRecorder = Recorder(book, backend, replica) if book is not None else NoRecorder()
+    def __init__(self, writer: MetricsWriter | None, backend: str = "", replica: str = "") -> None:
+        self._bridge = PrometheusBridge(writer, backend, replica) if writer is not None else None
+        self.loop: Recorder | NoRecorder = Recorder(writer, backend, replica) if writer is not None else NoRecorder()
+        self.thread: Recorder | NoRecorder = Recorder(writer, backend, replica) if writer is not None else NoRecorder()
 
     def start(self) -> None:
         """Look for metrics of user code, too."""
@@ -295,17 +302,18 @@ class TracedRecorder(NoRecorder):
 
 
 def open_metrics(folder: Path, backend: str, replica: str, start_reason: str) -> ReplicaMetrics:
-    """Open this process's book, from now on also for metrics of user code, and note the replica's start; make spans
+    """Open this process's metrics file, from now on also for metrics of user code, and note the replica's start; make
+    spans
     beside, where the process traces."""
-    book = Book.open(folder, "replica")
-    set_process_book(book)
-    metrics = ReplicaMetrics(book, backend, replica)
+    writer = MetricsWriter.open(folder, "replica")
+    set_process_writer(writer)
+    metrics = ReplicaMetrics(writer, backend, replica)
     tracer = tracing.tracer()
     if tracer is not None:
         metrics.loop = TracedRecorder(metrics.loop, tracer, backend, replica, on_thread=False)
         metrics.thread = TracedRecorder(metrics.thread, tracer, backend, replica, on_thread=True)
-    if book is not None:
-        book.counter(families.REPLICA_STARTS, backend, replica, start_reason).inc()
-        LoopLag(book.gauge(families.LOOP_LAG, "replica"))
+    if writer is not None:
+        writer.counter(families.REPLICA_STARTS, backend, replica, start_reason).inc()
+        LoopLag(writer.gauge(families.LOOP_LAG, "replica"))
         metrics.start()
     return metrics

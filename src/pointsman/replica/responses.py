@@ -15,20 +15,17 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from pointsman.exceptions import AnswerError
-from pointsman.replica.answers import (
+from pointsman.replica.answers import Headers, check_headers, check_status, length_of
+from pointsman.replica.item import Item
+from pointsman.replica.streams import (
     STREAM_STALL_S,
     STREAM_WINDOW,
     Each,
-    Headers,
-    check_headers,
-    check_status,
     end_stream,
-    length_of,
     no_reader,
     open_stream,
     send_chunk,
 )
-from pointsman.replica.item import Item
 
 FEED_WINDOW = 4
 """Values that the thread has made and the loop has not taken; those on their way to the reader come on top."""

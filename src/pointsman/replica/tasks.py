@@ -14,11 +14,12 @@ from typing import Any, Generic, TypeVar
 
 from pointsman.context import call_scope
 from pointsman.replica import answers
-from pointsman.replica.answers import PLAIN, iterate, stream_values
+from pointsman.replica.answers import PLAIN
 from pointsman.replica.batching import Batcher, BatchRule
 from pointsman.replica.item import Item, learn, scope_of, unpacked
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.responses import Feed, on_threads, run_response, sync_source
+from pointsman.replica.streams import iterate, stream_values
 from pointsman.replica.target import is_later, split_batch, whole
 from pointsman.replica.usercontext import UserContext
 from pointsman.wire.messages import CODEC_HTTP

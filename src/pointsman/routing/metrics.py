@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pointsman.telemetry import families
-from pointsman.telemetry.book import Book, Cells, Counter, Gauge
+from pointsman.telemetry.writer import ByLabels, Counter, Gauge, MetricsWriter
 
 
 class RouterMetrics:
-    """Cells by endpoint and backend; those are configured names, so their number is bounded.
+    """Values by endpoint and backend; those are configured names, so their number is bounded.
 
     Args:
-        book: the process's.
+        writer: the process's.
     """
 
-    def __init__(self, book: Book) -> None:
-        self._requests: Cells[str, Counter] = Cells(lambda name: book.counter(families.ROUTER_REQUESTS, name))
-        self._waiting: Cells[tuple[str, str], Gauge] = Cells(lambda names: book.gauge(families.ROUTER_QUEUED, *names))
-        self._versions: Cells[str, Gauge] = Cells(lambda name: book.gauge(families.POLICY_VERSION, name))
-        self._retries: Cells[tuple[str, str, str], Counter] = Cells(
-            lambda names: book.counter(families.ROUTER_RETRIES, *names)
+    def __init__(self, writer: MetricsWriter) -> None:
+        self._requests: ByLabels[str, Counter] = ByLabels(lambda name: writer.counter(families.ROUTER_REQUESTS, name))
+        self._waiting: ByLabels[tuple[str, str], Gauge] = ByLabels(
+            lambda names: writer.gauge(families.ROUTER_QUEUED, *names)
         )
-        self._dropped: Cells[tuple[str, str], Counter] = Cells(
-            lambda names: book.counter(families.SHADOW_DROPPED, *names)
+        self._versions: ByLabels[str, Gauge] = ByLabels(lambda name: writer.gauge(families.POLICY_VERSION, name))
+        self._retries: ByLabels[tuple[str, str, str], Counter] = ByLabels(
+            lambda names: writer.counter(families.ROUTER_RETRIES, *names)
+        )
+        self._dropped: ByLabels[tuple[str, str], Counter] = ByLabels(
+            lambda names: writer.counter(families.SHADOW_DROPPED, *names)
         )
 
     def request(self, endpoint: str) -> None:

@@ -1,22 +1,163 @@
-"""All books of a node, merged; those whose process has ended are folded into one. One collector per folder.
+"""All metrics files of a node, merged; those whose process has ended are merged into one file. One collector per
+folder.
 
-    folder/<role>-<random>   a book each, of the living and the dead
-    folder/retired           what the dead have left that were folded
+    folder/<role>-<random>   one file a process, of those that live and those that have ended
+    folder/retired           the counts of ended processes whose files were removed
 
-Counts of the dead go on counting: sums never fall. Their gauges do not: nothing waits in a process that is gone. Five
+Counts of ended processes stay in the sums, which never fall. Their gauges do not: nothing waits in a process that is
+gone. Five
 minutes after a replica has ended its label is given up too, and its counts are added to ``replica="retired"``.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import math
+import mmap
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
-from pointsman.telemetry.book import NEW, Book, Series
-from pointsman.telemetry.shelf import BrokenBookError, Shelf
+import msgspec
+
+from pointsman.telemetry.writer import DOUBLE, NEW, RECORD, SEGMENT, MetricsWriter, Owner, Series
+
+METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
+_owner = msgspec.msgpack.Decoder(Owner)
+_series = msgspec.msgpack.Decoder(Series)
+
+
+class BrokenMetricsError(Exception):
+    """The file is not a metrics file."""
+
+
+class MetricsReader:
+    """Reads the metrics file of another process, as often as one likes.
+
+    Keys never change once written, so each is decoded once; what is left to do at a scrape is to copy numbers. The
+    process that writes is not trusted: whatever does not fit together ends the reading of its file, and of no other.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be opened.
+        BrokenMetricsError: it does not begin like a metrics file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._size = 0
+        self._map: mmap.mmap | None = None
+        self._next = 0
+        self._series: list[tuple[Series, Struct, int]] = []
+        self._broken = False
+        self._ended = False
+        try:
+            self.owner = self._read_owner()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended, or has closed its file."""
+        if not self._ended:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._ended = True
+        return True
+
+    def read(self) -> Iterator[tuple[Series, tuple[float, ...]]]:
+        """Every series with its values as they are now."""
+        if not self._broken:
+            try:
+                self._read_keys()
+            except (BrokenMetricsError, msgspec.DecodeError, ValueError) as error:
+                self._broken = True
+                log.warning("metrics file %s is damaged, and what follows in it is not read: %s", self.name, error)
+        for series, layout, offset in self._series:
+            assert self._map is not None
+            yield series, layout.unpack_from(self._map, offset)
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _read_owner(self) -> Owner:
+        self._remap()
+        record = self._record_at(0)
+        if record is None:
+            raise BrokenMetricsError(f"{self.name} has no beginning")
+        self._next, key, _ = record
+        try:
+            return _owner.decode(key)
+        except msgspec.DecodeError as error:
+            raise BrokenMetricsError(f"{self.name} does not say whose it is: {error}") from None
+
+    def _read_keys(self) -> None:
+        # The size first: where a further segment is there, what is empty in the one before stays empty.
+        self._remap()
+        while True:
+            record = self._record_at(self._next)
+            if record is None:
+                border = -(-(self._next + 1) // SEGMENT) * SEGMENT
+                if border >= self._size:
+                    return
+                self._next = border
+                continue
+            end, key, values_at = record
+            series = _checked(_series.decode(key))
+            if end - values_at != series.width * DOUBLE:
+                raise BrokenMetricsError(f"{series.name} has {end - values_at} bytes of values")
+            self._series.append((series, Struct(f"@{series.width}d"), values_at))
+            self._next = end
+
+    def _remap(self) -> None:
+        size = os.fstat(self._descriptor).st_size // SEGMENT * SEGMENT
+        if size > self._size:
+            if self._map is not None:
+                self._map.close()
+            self._map = mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ)
+            self._size = size
+
+    def _record_at(self, start: int) -> tuple[int, bytes, int] | None:
+        """Where the record ends, its key, and where its values begin; None where there is none (yet)."""
+        if self._map is None or start % SEGMENT + RECORD.size > SEGMENT or start + RECORD.size > self._size:
+            return None
+        size, key_size = RECORD.unpack_from(self._map, start)
+        if not size:
+            return None
+        values_at = start + RECORD.size + -(-key_size // DOUBLE) * DOUBLE
+        if size % DOUBLE or start % SEGMENT + size > SEGMENT or values_at > start + size:
+            raise BrokenMetricsError(f"a record of {size} bytes at {start} does not fit")
+        key = self._map[start + RECORD.size : start + RECORD.size + key_size]
+        return start + size, key, values_at
+
+
+def _checked(series: Series) -> Series:
+    if not METRIC_NAME.fullmatch(series.name):
+        raise BrokenMetricsError(f"{series.name!r} cannot name a metric")
+    if any(not LABEL_NAME.fullmatch(label) for label, _ in series.labels):
+        raise BrokenMetricsError(f"{series.name} has labels {series.labels!r}")
+    if list(series.bounds) != sorted(set(series.bounds)) or not all(map(math.isfinite, series.bounds)):
+        raise BrokenMetricsError(f"{series.name} has buckets {series.bounds!r}")
+    return series
+
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +208,16 @@ class Collector:
     """See the module. Not for several threads at a time.
 
     Args:
-        folder: where the books lie.
+        folder: where the metrics files lie.
         clock: seconds that only grow.
-        retire_after_s: how long the dead keep their labels.
+        retire_after_s: how long ended replicas keep their labels.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float], retire_after_s: float = RETIRE_AFTER_S) -> None:
         self._folder = folder
         self._clock = clock
         self._retire_after_s = retire_after_s
-        self._shelves: dict[str, Shelf] = {}
+        self._readers: dict[str, MetricsReader] = {}
         self._ended: dict[str, float] = {}
         self._unreadable: set[str] = set()
 
@@ -87,63 +228,63 @@ class Collector:
         return merge(self._entries())
 
     def close(self) -> None:
-        for shelf in self._shelves.values():
-            shelf.close()
-        self._shelves.clear()
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
 
     def _entries(self) -> Iterator[tuple[Series, Numbers]]:
-        for name, shelf in self._shelves.items():
-            for series, numbers in shelf.read():
+        for name, reader in self._readers.items():
+            for series, numbers in reader.read():
                 if name not in self._ended or series.kind in ("counter", "histogram"):
                     yield series, numbers
 
     def _look(self) -> None:
-        """Open new books, forget those that are gone, and note who has ended."""
+        """Open new metrics files, forget those that are gone, and note who has ended."""
         names = [name for name in sorted(os.listdir(self._folder)) if not name.startswith(NEW)]
-        for name in self._shelves.keys() - set(names):
-            self._shelves.pop(name).close()
+        for name in self._readers.keys() - set(names):
+            self._readers.pop(name).close()
             self._ended.pop(name, None)
         for name in names:
-            if name not in self._shelves and name not in self._unreadable:
+            if name not in self._readers and name not in self._unreadable:
                 self._open(name)
-        retired = self._shelves.get(RETIRED)
+        retired = self._readers.get(RETIRED)
         if retired is not None:
-            for name in retired.owner.folded:  # somebody was killed between the two steps of folding
-                if name in self._shelves:
+            for name in retired.owner.merged:  # somebody was killed between the two steps of merging
+                if name in self._readers:
                     self._forget(name)
         now = self._clock()
-        for name, shelf in self._shelves.items():
-            if name not in self._ended and shelf.ended:
+        for name, reader in self._readers.items():
+            if name not in self._ended and reader.ended:
                 self._ended[name] = now
 
     def _open(self, name: str) -> None:
         try:
-            self._shelves[name] = Shelf(self._folder / name)
+            self._readers[name] = MetricsReader(self._folder / name)
         except FileNotFoundError:
-            pass  # another one has folded it just now
-        except (OSError, BrokenBookError) as error:
+            pass  # another one has merged it just now
+        except (OSError, BrokenMetricsError) as error:
             self._unreadable.add(name)
             log.warning("metrics file %s cannot be read: %s", name, error)
 
     def _retire(self) -> None:
-        """Fold those that have ended long enough ago; at once where no label names them."""
+        """Merge those that have ended long enough ago; at once where no label names them."""
         now = self._clock()
         due = [
             name
             for name, ended in self._ended.items()
             if name != RETIRED
-            and (now >= ended + self._retire_after_s or self._shelves[name].owner.role not in ("replica", RETIRED))
+            and (now >= ended + self._retire_after_s or self._readers[name].owner.role not in ("replica", RETIRED))
         ]
         if not due:
             return
-        kept = [name for name in (RETIRED, *due) if name in self._shelves]
-        entries = [(_retired(series), numbers) for name in kept for series, numbers in self._shelves[name].read()]
-        book = Book(self._folder, RETIRED, folded=tuple(due), hidden=True)
+        kept = [name for name in (RETIRED, *due) if name in self._readers]
+        entries = [(_retired(series), numbers) for name in kept for series, numbers in self._readers[name].read()]
+        writer = MetricsWriter(self._folder, RETIRED, merged=tuple(due), hidden=True)
         for metric in merge(entry for entry in entries if entry[0].kind in ("counter", "histogram")).values():
             for labels, numbers in metric.series.items():
-                book.series(_with_labels(metric.about, labels)).fill(numbers)
-        book.close()
-        book.path.replace(self._folder / RETIRED)
+                writer.series(_with_labels(metric.about, labels)).fill(numbers)
+        writer.close()
+        writer.path.replace(self._folder / RETIRED)
         for name in (RETIRED, *due):
             self._forget(name, unlink=name != RETIRED)
         self._open(RETIRED)
@@ -152,9 +293,9 @@ class Collector:
     def _forget(self, name: str, *, unlink: bool = True) -> None:
         if unlink:
             (self._folder / name).unlink(missing_ok=True)
-        shelf = self._shelves.pop(name, None)
-        if shelf is not None:
-            shelf.close()
+        reader = self._readers.pop(name, None)
+        if reader is not None:
+            reader.close()
         self._ended.pop(name, None)
 
 

@@ -1,8 +1,8 @@
 """Serves a node's metrics over HTTP: ``GET /metrics``, for Prometheus and for people.
 
-A component that any process of a node can host, given the folder of the books and a listening socket. It keeps no
-counts of its own, so the next process that hosts it goes on where the last one ended. Collecting runs on a thread, and
-the host's event loop only moves the bytes.
+A component that any process of a node can host, given the folder of the metrics files and a listening socket. It keeps
+no counts of its own, so the next process that hosts it goes on where the last one ended. Collecting runs on a thread,
+and the host's event loop only moves the bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pointsman.telemetry.collector import Collector, Metric
-from pointsman.telemetry.exposition import OPENMETRICS_TYPE, TEXT_TYPE, render
+from pointsman.telemetry.reports import OPENMETRICS_TYPE, TEXT_TYPE, render
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,14 @@ HEAD_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 MAX_CONNECTIONS = 32
 FOLD_EVERY_S = 30.0
-"""Books of the dead are folded at scrapes, and this often where nobody scrapes."""
+"""Metrics files of the dead are merged at scrapes, and this often where nobody scrapes."""
 
 
 class Exporter:
     """See the module. Starts nothing before :meth:`start`.
 
     Args:
-        folder: where the books lie.
+        folder: where the metrics files lie.
         listener: a listening socket, or None to collect only.
     """
 
@@ -74,7 +74,7 @@ class Exporter:
             try:
                 await self.collect()
             except OSError as error:
-                log.warning("metrics of ended processes cannot be folded now: %s", error)
+                log.warning("metrics of ended processes cannot be merged now: %s", error)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1

@@ -82,7 +82,7 @@ ROUTER_REQUESTS = Family(
     "Requests by HTTP and by handle, copies for shadows not counted.",
     ("endpoint",),
 )
-SEED_FAMILIES = (
+RAY_SERVE_1X_FAMILIES = (
     BACKEND_REQUESTS,
     BACKEND_ERRORS,
     REPLICA_STARTS,
@@ -140,7 +140,7 @@ DROPPED_SERIES = Family(
     ("name",),
 )
 ALL_FAMILIES = (
-    *SEED_FAMILIES,
+    *RAY_SERVE_1X_FAMILIES,
     HTTP_OUTCOMES,
     HTTP_DURATION,
     SHADOW_DROPPED,

@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from pointsman.model import Reason, Resources, RoutingTable
-from pointsman.telemetry.summary import Reading
+from pointsman.telemetry.reports import Reading
 from pointsman.wire.frames import Body, Kind
 from pointsman.wire.handover import Launch, LaunchNote, ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack

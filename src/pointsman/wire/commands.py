@@ -169,7 +169,7 @@ class QueryTraffic(Command, frozen=True, tag="query_traffic"):
 
 
 class QueryMetrics(Command, frozen=True, tag="query_metrics"):
-    """Read the metrics that a summary needs; the reply is a :class:`~pointsman.telemetry.summary.Reading`."""
+    """Read the metrics that a summary needs; the reply is a :class:`~pointsman.telemetry.reports.Reading`."""
 
 
 class Shutdown(Command, frozen=True, tag="shutdown"):

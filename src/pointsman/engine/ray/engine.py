@@ -30,7 +30,7 @@ from pointsman.engine.ray.nodes import Amounts, alive_nodes, as_ray, capacity_of
 from pointsman.engine.ray.options import group_strategy
 from pointsman.exceptions import ServeException
 from pointsman.model import CALLER, Allocation, Capacity, Environment, Resources
-from pointsman.telemetry.summary import Reading
+from pointsman.telemetry.reports import Reading
 from pointsman.wire.address import node_here
 from pointsman.wire.frames import Kind
 from pointsman.wire.handover import ClusterHandover, Launch, ProcessEvent, ShutdownOrder

@@ -28,7 +28,7 @@ from pointsman.engine.ray.standing import Standing
 from pointsman.telemetry import logs
 from pointsman.telemetry.collector import RETIRE_AFTER_S
 from pointsman.telemetry.exporter import Exporter
-from pointsman.telemetry.summary import Reading, reading_of
+from pointsman.telemetry.reports import Reading, reading_of
 from pointsman.wire.address import set_node
 from pointsman.wire.handover import ClusterHandover, MetricsHandover
 from pointsman.wire.messages import pack, unpack

@@ -12,6 +12,7 @@ order, each written by one thread only: adding to one takes 0.1 µs and neither 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import mmap
@@ -38,20 +39,20 @@ DOUBLE = 8
 NEW = ".new-"
 """Prefix of a file that is not ready to be read."""
 
-C = TypeVar("C", bound="Cell")
+C = TypeVar("C", bound="SeriesValues")
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Owner(msgspec.Struct, array_like=True, frozen=True):
-    """Who writes a book. ``role`` is ``replica``, ``ingress``, ``controller``, ``client`` or ``retired``.
+    """Who writes a metrics file. ``role`` is ``replica``, ``ingress``, ``controller``, ``client`` or ``retired``.
 
-    ``folded`` names the files whose counts a ``retired`` book has taken over.
+    ``merged`` names the files whose counts a ``retired`` one has taken over.
     """
 
     role: str
     pid: int
-    folded: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
 
 
 class Series(msgspec.Struct, array_like=True, frozen=True):
@@ -70,7 +71,7 @@ class Series(msgspec.Struct, array_like=True, frozen=True):
         return len(self.bounds) + 2 if self.kind == "histogram" else 1
 
 
-class Cell:
+class SeriesValues:
     """Values of one series, for one writing thread.
 
     Attributes:
@@ -90,7 +91,7 @@ class Cell:
             self.values[self.at + offset] = number
 
 
-class Counter(Cell):
+class Counter(SeriesValues):
     """Grows."""
 
     __slots__ = ()
@@ -99,7 +100,7 @@ class Counter(Cell):
         self.values[self.at] += by
 
 
-class Gauge(Cell):
+class Gauge(SeriesValues):
     """Goes up and down."""
 
     __slots__ = ()
@@ -111,7 +112,7 @@ class Gauge(Cell):
         self.values[self.at] = value
 
 
-class Histogram(Cell):
+class Histogram(SeriesValues):
     """Counts values by size."""
 
     __slots__ = ("_bounds", "_sum_at")
@@ -127,8 +128,8 @@ class Histogram(Cell):
         values[self._sum_at] += value
 
 
-class Cells(dict[K, V]):
-    """Cells, or some of them together, by what tells them apart; made when they are first asked for."""
+class ByLabels(dict[K, V]):
+    """ByLabels, or some of them together, by what tells them apart; made when they are first asked for."""
 
     def __init__(self, make: Callable[[K], V]) -> None:
         super().__init__()
@@ -139,74 +140,75 @@ class Cells(dict[K, V]):
         return value
 
 
-class Book:
-    """The writing end.
+class MetricsWriter:
+    """Writes this process's metrics file.
 
     Args:
-        folder: where books of the instance lie; None for private memory, which nobody reads.
+        folder: where metrics files of the instance lie; None for private memory, which nobody reads.
         role: see :class:`Owner`.
-        folded: see there.
+        merged: see there.
         hidden: leave the file under a name that no collector looks at; whoever made it renames it.
     """
 
-    def __init__(self, folder: Path | None, role: str, *, folded: tuple[str, ...] = (), hidden: bool = False) -> None:
+    def __init__(self, folder: Path | None, role: str, *, merged: tuple[str, ...] = (), hidden: bool = False) -> None:
         self.name = f"{role}-{secrets.token_hex(8)}"
         self._lock = threading.Lock()
-        self._cells: list[Cell] = []
+        self._handed_out: list[SeriesValues] = []
         self._segments: list[tuple[mmap.mmap, memoryview[float]]] = []
         self._full = False
         self._descriptor = -1
         self._map: mmap.mmap | bytearray = bytearray()
         self._values: memoryview[float] = memoryview(bytearray()).cast("d")
         self._used = 0
-        owner = msgspec.msgpack.encode(Owner(role, os.getpid(), folded))
+        owner = msgspec.msgpack.encode(Owner(role, os.getpid(), merged))
         if folder is not None:
             self.path = folder / f"{NEW}{self.name}"
             self._create(self.path)
         self._record(owner, 0)
         if folder is not None and not hidden:  # not before it is locked, and says whose it is
             self.path = self.path.rename(folder / self.name)
-        _books.add(self)
+        _writers.add(self)
 
     @classmethod
-    def open(cls, folder: Path, role: str) -> Book | None:
-        """A book of this process; None where there is no such folder, which means that nothing is to be recorded."""
+    def open(cls, folder: Path, role: str) -> MetricsWriter | None:
+        """The writer of this process; None where there is no such folder, which means that nothing is to be
+        recorded."""
         return cls(folder, role) if folder.is_dir() else None
 
     def counter(self, family: Family, *labels: str) -> Counter:
         """A counter of its own for one thread; those with the same labels are summed by whoever reads."""
-        return self._cell(family, labels, Counter)
+        return self._series(family, labels, Counter)
 
     def gauge(self, family: Family, *labels: str) -> Gauge:
         """A gauge, as :meth:`counter`."""
-        return self._cell(family, labels, Gauge)
+        return self._series(family, labels, Gauge)
 
     def histogram(self, family: Family, *labels: str) -> Histogram:
         """A histogram, as :meth:`counter`."""
-        return self._cell(family, labels, lambda values, at: Histogram(values, at, family.bounds))
+        return self._series(family, labels, lambda values, at: Histogram(values, at, family.bounds))
 
-    def series(self, series: Series) -> Cell:
+    def series(self, series: Series) -> SeriesValues:
         """Any series, to be filled."""
-        return self._place(series, Cell)
+        return self._place(series, SeriesValues)
 
     def close(self) -> None:
-        """End the book: what it holds is folded by whoever collects."""
-        _books.discard(self)
+        """End the file: what it holds is merged by whoever collects."""
+        _writers.discard(self)
         if self._descriptor >= 0:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # closing alone would not do: maps hold copies of it
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _cell(self, family: Family, labels: tuple[str, ...], make: Callable[[memoryview[float], int], C]) -> C:
+    def _series(self, family: Family, labels: tuple[str, ...], make: Callable[[memoryview[float], int], C]) -> C:
         pairs = tuple(zip(family.labels, labels, strict=True))
         return self._place(Series(family.name, family.kind, family.help, pairs, family.bounds, family.user), make)
 
     def _place(self, series: Series, make: Callable[[memoryview[float], int], C]) -> C:
         with self._lock:
             at = self._record(msgspec.msgpack.encode(series), series.width)
-            cell = make(self._values, at)
-            self._cells.append(cell)
-            return cell
+            values = make(self._values, at)
+            self._handed_out.append(values)
+            return values
 
     def _create(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -254,14 +256,14 @@ class Book:
         since it is not ours that must end for it to count as ended."""
         self._lock = threading.Lock()
         copies: dict[int, memoryview[float]] = {}
-        for cell in self._cells:
-            key = id(cell.values)
+        for values in self._handed_out:
+            key = id(values.values)
             if key not in copies:
-                copies[key] = memoryview(bytearray(cell.values.cast("B"))).cast("d")
-            cell.values = copies[key]
+                copies[key] = memoryview(bytearray(values.values.cast("B"))).cast("d")
+            values.values = copies[key]
         self._map, self._used, self._values = bytearray(), 0, memoryview(bytearray()).cast("d")
-        for segment, values in self._segments:
-            values.release()
+        for segment, doubles in self._segments:
+            doubles.release()
             segment.close()
         self._segments.clear()
         if self._descriptor >= 0:
@@ -277,25 +279,54 @@ def _reserve(descriptor: int, offset: int) -> None:
         os.ftruncate(descriptor, offset + SEGMENT)
 
 
-_books: set[Book] = set()
+_writers: set[MetricsWriter] = set()
 """All that are open, so that a forked child finds them."""
-_process_book: Book | None = None
+_process_writer: MetricsWriter | None = None
 
 
-def set_process_book(book: Book | None) -> None:
-    """Say which book metrics of user code go into."""
-    global _process_book
-    _process_book = book
+def set_process_writer(writer: MetricsWriter | None) -> None:
+    """Say where metrics of user code go."""
+    global _process_writer
+    _process_writer = writer
 
 
-def process_book() -> Book | None:
-    """The replica's book; None elsewhere, and where nothing is recorded."""
-    return _process_book
+def process_writer() -> MetricsWriter | None:
+    """The writer of a replica's metrics; None elsewhere, and where nothing is recorded."""
+    return _process_writer
 
 
 def _after_fork() -> None:
-    for book in list(_books):
-        book.leave_to_parent()
+    for writer in list(_writers):
+        writer.leave_to_parent()
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+EVERY_S = 0.5
+WINDOW = 10
+
+
+class LoopLag:
+    """Watches the running loop until it ends.
+
+    Args:
+        gauge: where the worst lateness of the last 5 s is shown, in seconds.
+    """
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._loop = asyncio.get_running_loop()
+        self._recent: list[float] = []
+        self._due = self._loop.time() + EVERY_S
+        self._timer = self._loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        self._recent = [*self._recent[1 - WINDOW :], max(0.0, now - self._due)]
+        self._gauge.set(max(self._recent))
+        self._due = now + EVERY_S
+        self._timer = self._loop.call_at(self._due, self._look)
+
+    def close(self) -> None:
+        self._timer.cancel()

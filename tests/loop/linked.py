@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from pointsman.controller.connections import Service
 from pointsman.controller.controller import Controller
-from pointsman.controller.launch import Launcher
-from pointsman.controller.service import Service
+from pointsman.controller.orders import Launcher
 from pointsman.engine.child import unpack_handover
 from pointsman.engine.instances import RAY_PREFIX
 from pointsman.model import Capacity, RoutingTable

@@ -25,7 +25,7 @@ from functools import wraps
 from typing import Any
 
 from pointsman.controller.controller import Controller
-from pointsman.controller.launch import Launcher
+from pointsman.controller.orders import Launcher
 from pointsman.controller.reconcile import is_settled
 from pointsman.controller.state import Desired
 from pointsman.controller.store import Loaded, StoreError
@@ -40,7 +40,7 @@ from tests.loop.lives import BAD, CONFIRM_S, Step
 
 
 class MemoryStore:
-    """Implements :class:`pointsman.controller.durable.DurableStore`; what is in ``desired`` outlives controllers."""
+    """Implements :class:`pointsman.controller.store.base.DurableStore`; what is in ``desired`` outlives controllers."""
 
     def __init__(self) -> None:
         self.desired = Desired()
@@ -334,7 +334,7 @@ class Simulation:
     def check_kill(self, number: int) -> None:
         known = self.controller.observed.replicas.get(number)
         replica = self.engine.live.get(number)
-        if known is None or replica is None or replica.report.state != "ready" or known.sick or known.adopted:
+        if known is None or replica is None or replica.report.state != "ready" or known.unhealthy or known.adopted:
             return
         gone = known.backend not in self.controller.desired.backends  # by force, perhaps
         assert number in self.going or gone, f"replica {number} is killed while it serves"

@@ -227,7 +227,7 @@ def test_a_full_database(folder: Path) -> None:
 
 def test_somebody_else_holds_the_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program writes: the change is refused within seconds, not waited for without end (F18)."""
-    monkeypatch.setattr("pointsman.controller.store.core.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("pointsman.controller.store.sqlite.BUSY_TIMEOUT_S", 0.05)
     monkeypatch.setattr("pointsman.controller.store.snapshot.BUSY_TIMEOUT_S", 0.05)
     store = Store(folder / "state.db")
     store.open()
@@ -278,7 +278,7 @@ def test_a_copy_that_cannot_be_made_leaves_the_old_one(folder: Path, monkeypatch
     store.copy()
     before = (folder / "state.db.copy").read_bytes()
     store.commit(state(2))
-    monkeypatch.setattr("pointsman.controller.store.core.sync", Failing(os.fsync, OSError(28, "No space left")))
+    monkeypatch.setattr("pointsman.controller.store.sqlite.sync", Failing(os.fsync, OSError(28, "No space left")))
     with pytest.raises(StoreError, match="could not be copied"):
         store.copy()
     assert (folder / "state.db.copy").read_bytes() == before

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.controller.controller import Controller
-from pointsman.controller.launch import Launcher
+from pointsman.controller.orders import Launcher
 from pointsman.controller.store import Store
 from pointsman.model import BackendConfigSpec, Capacity, Origin, Resources, TargetTraits
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from pointsman.controller.desired import apply, confirm, revert
+from pointsman.controller.endpoints import KEPT_POLICIES, MAX_PINS, normalised
 from pointsman.controller.state import Desired, Fallback, Room
-from pointsman.controller.traffic import KEPT_POLICIES, MAX_PINS, normalised
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import (
     Allocation,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pointsman.controller.health import Circumstances, examine
-from pointsman.controller.observed import Phase, Pulse, Replica
+from pointsman.controller.observed import LastHealth, Phase, Replica
 from pointsman.model import Allocation, BackendConfigSpec, Reason, Resources
 from pointsman.replica.health import Check
 from pointsman.replica.usercontext import UserContext
@@ -30,8 +30,8 @@ def look(
     config: BackendConfigSpec = CONFIG,
 ) -> Replica:
     replica = Replica(1, "b#1", "b", 1, Allocation(Resources()), since=0.0, phase=Phase.READY)
-    replica.pulse = Pulse(heard_at=100.0 - silent_s, answer=answer)
-    replica.pulse.remark = examine(
+    replica.health = LastHealth(heard_at=100.0 - silent_s, answer=answer)
+    replica.health.remark = examine(
         replica, config, 100.0, lambda: Circumstances(stopped, has_started, declared_s=declared_s)
     )
     return replica
@@ -51,25 +51,25 @@ def look(
 def test_a_well_replica_is_left_alone(answer: HealthAnswer | None) -> None:
     """Replicas that serve, are busy, or are a little late are not sick (F4, F5)."""
     replica = look(answer, silent_s=2.5)
-    assert replica.sick is None
-    assert replica.pulse.remark == ""
+    assert replica.unhealthy is None
+    assert replica.health.remark == ""
 
 
 @pytest.mark.parametrize("last", [None, HealthAnswer(0), HealthAnswer(3, patience_s=300.0)])
 def test_a_stopped_process_is_given_up(last: HealthAnswer | None) -> None:
     """A replica that somebody has stopped is replaced after its silence, whatever it was doing (F4)."""
-    assert look(last, silent_s=2.5, stopped=True, has_started=True).sick is None
+    assert look(last, silent_s=2.5, stopped=True, has_started=True).unhealthy is None
     replica = look(last, silent_s=2.6, stopped=True, has_started=True)
-    assert replica.sick is not None
-    assert (replica.sick.reason, replica.sick.kill) == (Reason.UNRESPONSIVE, True)
-    assert "stopped" in replica.sick.text
+    assert replica.unhealthy is not None
+    assert (replica.unhealthy.reason, replica.unhealthy.kill) == (Reason.UNRESPONSIVE, True)
+    assert "stopped" in replica.unhealthy.text
 
 
 def test_silence_without_an_excuse_is_a_wedge() -> None:
     """A process that runs nothing and does not answer is replaced (F5)."""
     replica = look(HealthAnswer(0), silent_s=2.6)
-    assert replica.sick is not None
-    assert replica.sick.kill
+    assert replica.unhealthy is not None
+    assert replica.unhealthy.kill
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_silence_without_an_excuse_is_a_wedge() -> None:
 def test_a_call_within_its_time_excuses_silence(last: HealthAnswer | None, has_started: bool, until_s: float) -> None:
     """A call that holds the interpreter is no wedge before its deadline, and one soon after; status says so (F5)."""
     waiting = look(last, silent_s=until_s - 0.1, has_started=has_started)
-    assert waiting.sick is None
-    assert "busy, not responding" in waiting.pulse.remark
-    assert look(last, silent_s=until_s + 0.1, has_started=has_started).sick is not None
+    assert waiting.unhealthy is None
+    assert "busy, not responding" in waiting.health.remark
+    assert look(last, silent_s=until_s + 0.1, has_started=has_started).unhealthy is not None
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def test_a_call_within_its_time_excuses_silence(last: HealthAnswer | None, has_s
 def test_a_blocked_loop(patience_s: float | None, sick: bool) -> None:
     """A loop that user code blocks is a wedge when no call in it may take so long (F5)."""
     replica = look(HealthAnswer(1, blocked_s=GRACE_S, patience_s=patience_s))
-    assert (replica.sick is not None) == sick
-    assert "event loop has been blocked" in replica.pulse.remark
+    assert (replica.unhealthy is not None) == sick
+    assert "event loop has been blocked" in replica.health.remark
 
 
 def test_sync_code_that_never_returns() -> None:
     """A call that runs on long after everybody has stopped waiting holds the replica's only thread: replaced (F5)."""
     replica = look(HealthAnswer(1, overdue_s=GRACE_S))
-    assert replica.sick is not None
-    assert replica.sick.reason is Reason.UNRESPONSIVE
+    assert replica.unhealthy is not None
+    assert replica.unhealthy.reason is Reason.UNRESPONSIVE
 
 
 @pytest.mark.parametrize(
@@ -119,16 +119,16 @@ def test_sync_code_that_never_returns() -> None:
 def test_the_users_own_check(answer: dict[str, Any], sick: bool, text: str) -> None:
     """A check that fails or hangs twice in a row ends the replica, which may finish what it runs (F36, DP6)."""
     replica = look(HealthAnswer(0, check_error="RuntimeError", check_text="no GPU", check_traceback="tb", **answer))
-    assert text in replica.pulse.remark
-    assert (replica.sick is not None) == sick
-    if replica.sick is not None:
-        assert (replica.sick.reason, replica.sick.kill) == (Reason.HEALTH_CHECK_FAILED, False)
-        assert replica.sick.traceback == "tb"
+    assert text in replica.health.remark
+    assert (replica.unhealthy is not None) == sick
+    if replica.unhealthy is not None:
+        assert (replica.unhealthy.reason, replica.unhealthy.kill) == (Reason.HEALTH_CHECK_FAILED, False)
+        assert replica.unhealthy.traceback == "tb"
 
 
 def test_shipped_defaults_find_a_hang_within_15_s() -> None:
     """With the defaults a stopped replica is found in less than 15 s (F4)."""
-    assert look(HealthAnswer(0), silent_s=12.0, stopped=True, config=BackendConfigSpec()).sick is not None
+    assert look(HealthAnswer(0), silent_s=12.0, stopped=True, config=BackendConfigSpec()).unhealthy is not None
 
 
 def test_a_check_that_begins_to_fail_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

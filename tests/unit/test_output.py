@@ -66,7 +66,7 @@ def printed(folder: Path, text: bytes, *, label: str = "b#abcdef", log_format: s
 
 
 NEWS = "2026-11-28T09:30:00.123Z WARNING pointsman.replica: news"
-SMALL_TALK = "2026-11-28T09:30:00.123Z INFO pointsman.controller.events: b#abcdef is ready"
+SMALL_TALK = "2026-11-28T09:30:00.123Z INFO pointsman.controller.observed: b#abcdef is ready"
 OF_A_USER = "2026-11-28T09:30:00.123Z INFO pointsman_like.model: loaded"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pointsman.controller.resources import Ledger, describe_request
+from pointsman.controller.allocation import Ledger, describe_request
 from pointsman.model import Allocation, Capacity, NodeCapacity, Placement, Resources
 from pointsman.policy.placement import counted, matches
 

@@ -14,9 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pointsman.controller import desired as wanted
-from pointsman.controller.events import note_exit, note_report, note_sick
 from pointsman.controller.failures import BACKOFF_ALONE_S, BACKOFF_LAST_S, BUDGET, SLOW_RETRY_S, STEADY_S, Failures
-from pointsman.controller.observed import Observed, Phase, Replica, Sickness
+from pointsman.controller.observed import Observed, Phase, Replica, Unhealthy, note_exit, note_report, note_unhealthy
 from pointsman.controller.reconcile import (
     ADOPT_TIMEOUT_S,
     LAUNCH_TIMEOUT_S,
@@ -362,8 +361,8 @@ class Deaths:
         note_exit(self.observed, self.desired, event, self.now)
 
     def is_sick(self, one: Replica) -> None:
-        one.sick = Sickness(Reason.UNRESPONSIVE, "it hangs")
-        note_sick(self.observed, self.desired, one, self.now)
+        one.unhealthy = Unhealthy(Reason.UNRESPONSIVE, "it hangs")
+        note_unhealthy(self.observed, self.desired, one, self.now)
         one.killed = True
         self.dies(one)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman.controller.resources import Ledger, describe_request, visible_devices
+from pointsman.controller.allocation import Ledger, describe_request, visible_devices
 from pointsman.model import Allocation, Capacity, Resources
 
 GIB = 1024.0**3

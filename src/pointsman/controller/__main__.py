@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from pointsman.controller.serving import serve
+from pointsman.controller.run import serve
 from pointsman.controller.store import Store, StoreError
 from pointsman.engine.child import EXIT_REFUSED, Lifeline, run_process
 from pointsman.engine.folder import REFUSAL, InstanceFolder

@@ -16,26 +16,27 @@ from typing import Any
 from pointsman.config import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
-from pointsman.controller.durable import DurableState, DurableStore
-from pointsman.controller.events import (
-    Task,
+from pointsman.controller.desired import note_on_cpus
+from pointsman.controller.health import Circumstances, HealthWatch
+from pointsman.controller.observed import (
+    NextStep,
+    Observed,
+    Phase,
+    Replica,
     adopt,
     forget_failures,
     note_exit,
     note_report,
-    note_sick,
+    note_unhealthy,
+    room_of,
     start_reason,
 )
-from pointsman.controller.health import Circumstances, HealthWatch
-from pointsman.controller.launch import Launcher
-from pointsman.controller.observed import Observed, Phase, Replica
-from pointsman.controller.orders import ReplicaOrders
-from pointsman.controller.peers import Peers
-from pointsman.controller.publisher import Publisher
+from pointsman.controller.orders import Launcher, Peers, ReplicaOrders
 from pointsman.controller.reconcile import Action, plan
 from pointsman.controller.state import Desired
 from pointsman.controller.store import KEPT_REPLIES, StoreError
-from pointsman.controller.tables import note_on_cpus, room_of
+from pointsman.controller.store.base import DurableState, DurableStore
+from pointsman.controller.views import Publisher
 from pointsman.controller.waiters import Situation, Waiters
 from pointsman.engine.base import Engine
 from pointsman.model import Capacity, RoutingTable
@@ -101,9 +102,9 @@ class Controller:
         self.health = HealthWatch(
             self.observed,
             desired=lambda: self.desired,
-            asks=peers,
+            peers=peers,
             circumstances=self._circumstances,
-            on_sick=self._replica_is_sick,
+            on_unhealthy=self._replica_is_unhealthy,
         )
         self._publisher = Publisher(peers, launcher, version=epoch << EPOCH_SHIFT)
         self.ingress_exits: list[str] = []
@@ -221,18 +222,18 @@ class Controller:
     def replica_reported(self, report: Report, pickled: bytes, *, introduces: bool = False) -> None:
         """From a replica; ``introduces`` on a new connection, before which orders and reports may have been lost."""
         now = self._loop.time()
-        task = note_report(self.observed, self.desired, report, pickled, now, introduces=introduces)
+        step = note_report(self.observed, self.desired, report, pickled, now, introduces=introduces)
         replica = self.observed.replicas.get(report.number)
         if replica is not None:
-            if task is Task.ASSIGN:
+            if step is NextStep.ASSIGN:
                 self._spawn(self._assign(replica))
-            elif task is Task.WATCH:
+            elif step is NextStep.WATCH:
                 self.health.begin()
-            elif task is Task.DRAIN:
+            elif step is NextStep.DRAIN:
                 self._orders.drain(replica)
-            elif task is Task.STOP:
+            elif step is NextStep.STOP:
                 self._engine.stop(replica.number)
-            elif task is Task.KILL:
+            elif step is NextStep.KILL:
                 self._kill(replica)
         self.kick()
 
@@ -244,8 +245,8 @@ class Controller:
             declared_s=max([self._request_timeout_s, *timeouts]),
         )
 
-    def _replica_is_sick(self, replica: Replica) -> None:
-        note_sick(self.observed, self.desired, replica, self._loop.time())
+    def _replica_is_unhealthy(self, replica: Replica) -> None:
+        note_unhealthy(self.observed, self.desired, replica, self._loop.time())
         self.kick()
 
     def router_confirmed(self, router: int, version: int) -> None:

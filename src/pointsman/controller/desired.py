@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 
-from pointsman.controller import traffic
-from pointsman.controller.resources import Ledger, describe_request
+from pointsman.controller import endpoints as traffic
+from pointsman.controller.allocation import Ledger, describe_request
 from pointsman.controller.state import Desired, Fallback, NoRoomError, Room, check_usable, find_backend, without
 from pointsman.limits import MAX_DESCRIPTION, check_size
 from pointsman.model import (
     DEFAULT_SHARD_KEY,
     BackendConfigSpec,
     BackendSpec,
+    Capacity,
     EndpointSpec,
     Resources,
     TargetTraits,
@@ -325,3 +326,13 @@ def _deploy(state: Desired, command: Deploy, room: Room, now: str) -> Desired:
     with_backend = _with_backend(state, spec, room, endpoint=name, before=endpoint)
     state = traffic.with_endpoint(with_backend, new_endpoint, now=now, change="deployed", by=command.by)
     return msgspec.structs.replace(state, version=version)
+
+
+def note_on_cpus(desired: Desired, capacity: Capacity, machine_cpus: int) -> str:
+    """A warning when soft CPUs are asked for beyond what the machine has; empty otherwise."""
+    asked = sum(spec.config.num_replicas * spec.resources.num_cpus for spec in desired.backends.values())
+    if capacity.num_cpus is not None or asked <= machine_cpus:
+        return ""
+    return (
+        f"replicas ask for {asked:g} CPUs and this machine has {machine_cpus}: they share them (num_cpus=N is strict)"
+    )

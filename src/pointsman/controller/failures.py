@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from pointsman.model import Reason
 
+RECONFIGURE_REASONS = (Reason.RECONFIGURE_FAILED, Reason.RECONFIGURE_TIMEOUT)
+
 BUDGET = 5
 """Failed starts in a row after which a backend is tried every ``SLOW_RETRY_S``: four quick tries, then slow ones."""
 SLOW_RETRY_S = 30.0

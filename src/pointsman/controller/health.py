@@ -1,6 +1,6 @@
 """Whether a replica is well: questions to its health thread, and what the answers (or their absence) mean.
 
-    HealthWatch: every period -> question -> answer -> Pulse -> examine -> Sickness -> the controller replaces it
+    HealthWatch: every period -> question -> answer -> LastHealth -> examine -> Unhealthy -> the controller replaces it
 
 A call that is still within its time is no sickness, whatever it does to its process: only a stopped process, or one
 that has nothing to excuse it, is given up for its silence. :func:`examine` is pure; the watch only keeps the time.
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from pointsman.controller.observed import Observed, Phase, Replica, Sickness
+from pointsman.controller.observed import Observed, Phase, Replica, Unhealthy
+from pointsman.controller.orders import Peers
 from pointsman.controller.state import Desired
 from pointsman.model import BackendConfigSpec, Reason
 from pointsman.wire.messages import HealthAnswer
@@ -44,31 +45,31 @@ def examine(replica: Replica, config: BackendConfigSpec, now: float, about: Call
     Returns:
         A remark for the status when something is odd, and not yet a reason to replace the replica.
     """
-    pulse, answer = replica.pulse, replica.pulse.answer or HealthAnswer(0)
+    last, answer = replica.health, replica.health.answer or HealthAnswer(0)
     grace_s = config.health_check_failures * config.health_check_timeout_s
-    silent_s = now - pulse.heard_at
+    silent_s = now - last.heard_at
     if silent_s > config.health_check_period_s + grace_s:
         why = about()
         patience_s = max(answer.patience_s or 0.0, why.declared_s if why.has_started else 0.0)
         if not why.stopped and silent_s <= patience_s + grace_s and patience_s:
             return f"busy, not responding for {silent_s:.0f} s, with calls that may take {patience_s:.0f} s"
         cause = "its process is stopped" if why.stopped else "nothing that it runs may take so long"
-        replica.sick = Sickness(
+        replica.unhealthy = Unhealthy(
             Reason.UNRESPONSIVE, f"no answer to health questions for {silent_s:.1f} s, and {cause}", kill=True
         )
-        return replica.sick.text
+        return replica.unhealthy.text
     if answer.blocked_s >= grace_s:
         excused_s = None if answer.patience_s is None else answer.patience_s + grace_s
         if excused_s is not None and excused_s > 0:
             return f"busy, its event loop has been blocked for {answer.blocked_s:.0f} s"
         text = f"its event loop has been blocked for {answer.blocked_s:.1f} s, longer than any call in it may take"
-        replica.sick = Sickness(Reason.UNRESPONSIVE, text, kill=True)
+        replica.unhealthy = Unhealthy(Reason.UNRESPONSIVE, text, kill=True)
     elif answer.overdue_s >= grace_s:
         text = f"sync code has run {answer.overdue_s:.1f} s longer than its callers wait"
-        replica.sick = Sickness(Reason.UNRESPONSIVE, text, kill=True)
+        replica.unhealthy = Unhealthy(Reason.UNRESPONSIVE, text, kill=True)
     else:
         return _examine_check(replica, config, answer)
-    return replica.sick.text
+    return replica.unhealthy.text
 
 
 def _examine_check(replica: Replica, config: BackendConfigSpec, answer: HealthAnswer) -> str:
@@ -81,26 +82,20 @@ def _examine_check(replica: Replica, config: BackendConfigSpec, answer: HealthAn
     if failures < config.health_check_failures:
         return f"check_health failed {failures} times: {text}"
     # What it runs may still end well, so it leaves as in a scale-down instead of being killed.
-    sick = Sickness(Reason.HEALTH_CHECK_FAILED, text, error=error, traceback=answer.check_traceback, kill=False)
-    replica.sick = sick
+    found = Unhealthy(Reason.HEALTH_CHECK_FAILED, text, error=error, traceback=answer.check_traceback, kill=False)
+    replica.unhealthy = found
     return text
 
 
-class Asks(Protocol):
-    """The connections to health threads."""
-
-    def ask_health(self, number: int) -> None: ...
-
-
 class HealthWatch:
-    """Asks every serving replica how it is, and tells when one is found to be sick.
+    """Asks every serving replica how it is, and tells when one is found to be unhealthy.
 
     Args:
         observed: whose replicas are asked.
         desired: gives the present desired state.
         asks: sends a question.
         circumstances: what may excuse a replica's silence.
-        on_sick: told of each replica that was found to be sick, once.
+        on_unhealthy: told of each replica that was found to be unhealthy, once.
     """
 
     def __init__(
@@ -108,15 +103,15 @@ class HealthWatch:
         observed: Observed,
         *,
         desired: Callable[[], Desired],
-        asks: Asks,
+        peers: Peers,
         circumstances: Callable[[Replica], Circumstances],
-        on_sick: Callable[[Replica], None],
+        on_unhealthy: Callable[[Replica], None],
     ) -> None:
         self._observed = observed
         self._desired = desired
-        self._asks = asks
+        self._peers = peers
         self._circumstances = circumstances
-        self._on_sick = on_sick
+        self._on_sick = on_unhealthy
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = 0.0
@@ -125,7 +120,7 @@ class HealthWatch:
         """A replica has answered."""
         replica = self._observed.replicas.get(number)
         if replica is not None:
-            replica.pulse.heard_at, replica.pulse.answer = self._loop.time(), answer
+            replica.health.heard_at, replica.health.answer = self._loop.time(), answer
 
     def begin(self) -> None:
         """There may be somebody to watch."""
@@ -146,21 +141,21 @@ class HealthWatch:
         backends = self._desired().backends
         for replica in list(self._observed.replicas.values()):
             spec = backends.get(replica.backend)
-            if spec is None or replica.phase is not Phase.READY or replica.sick or replica.killed:
+            if spec is None or replica.phase is not Phase.READY or replica.unhealthy or replica.killed:
                 continue
             periods.append(spec.config.health_check_period_s)
             if now - before > max(LONGEST_TICK_S, spec.config.health_check_period_s):
                 # This process was stopped itself, perhaps with all others: nobody could have answered.
-                replica.pulse.heard_at = max(replica.pulse.heard_at, now)
+                replica.health.heard_at = max(replica.health.heard_at, now)
             self._look(replica, spec.config, now)
         if periods:
             tick_s = min(LONGEST_TICK_S, max(SHORTEST_TICK_S, min(periods) / 2))
             self._timer = self._loop.call_later(tick_s, self._tick)
 
     def _look(self, replica: Replica, config: BackendConfigSpec, now: float) -> None:
-        replica.pulse.remark = examine(replica, config, now, lambda: self._circumstances(replica))
-        if replica.sick:
+        replica.health.remark = examine(replica, config, now, lambda: self._circumstances(replica))
+        if replica.unhealthy:
             self._on_sick(replica)
-        elif now >= replica.pulse.ask_at:
-            replica.pulse.ask_at = now + config.health_check_period_s
-            self._asks.ask_health(replica.number)
+        elif now >= replica.health.ask_at:
+            replica.health.ask_at = now + config.health_check_period_s
+            self._peers.ask_health(replica.number)

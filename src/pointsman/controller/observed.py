@@ -1,16 +1,23 @@
-"""What is there, as events have told: replicas, what went wrong, what routers know. No I/O.
+"""What is there, as events and reports tell: replicas, what went wrong, what routers know. No I/O but the log; the
+time is an argument.
 
-The controller's shell and ``controller.events`` change it; :mod:`~pointsman.controller.reconcile` only reads it.
+Only the functions of this module, called by the controller's shell, change it; :mod:`~pointsman.controller.reconcile`
+only reads it.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
 
-from pointsman.controller.failures import Failures
-from pointsman.model import Allocation, Capacity, Reason
-from pointsman.wire.messages import SERVED_S, HealthAnswer
+from pointsman.controller.failures import RECONFIGURE_REASONS, STEADY_S, Failures
+from pointsman.controller.state import Desired, Room
+from pointsman.model import Allocation, BackendSpec, Capacity, Reason
+from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
+from pointsman.wire.handover import LaunchNote, ProcessEvent
+from pointsman.wire.messages import SERVED_S, HealthAnswer, Report, unpack
 
 
 class Phase(IntEnum):
@@ -25,7 +32,7 @@ class Phase(IntEnum):
 
 
 @dataclass(frozen=True)
-class Sickness:
+class Unhealthy:
     """Why a serving replica has to be replaced. With ``kill`` at once, otherwise it may finish what it runs."""
 
     reason: Reason
@@ -36,7 +43,7 @@ class Sickness:
 
 
 @dataclass
-class Pulse:
+class LastHealth:
     """What a replica's health thread has told."""
 
     heard_at: float = 0.0
@@ -75,8 +82,8 @@ class Replica:
     served: bool = False
     """It has said that it has answered a call, or that it was ready for a while before this controller knew it."""
     killed: bool = False
-    pulse: Pulse = field(default_factory=Pulse)
-    sick: Sickness | None = None
+    health: LastHealth = field(default_factory=LastHealth)
+    unhealthy: Unhealthy | None = None
     start_reason: str = "initial"
     """``initial``, ``scale``, ``failure`` or ``update``."""
     drain_confirm_s: float = 2.0
@@ -88,12 +95,12 @@ class Replica:
     @property
     def is_current(self) -> bool:
         """Whether it serves, or will."""
-        return self.phase <= Phase.READY and self.sick is None
+        return self.phase <= Phase.READY and self.unhealthy is None
 
     @property
     def load(self) -> int:
         """Calls in it when it was asked last."""
-        return self.pulse.answer.load if self.pulse.answer is not None else 0
+        return self.health.answer.load if self.health.answer is not None else 0
 
     def has_served(self, now: float) -> bool:
         """Whether its end is a loss, and not a start that failed. One that an earlier controller has launched and that
@@ -133,3 +140,195 @@ class Observed:
             for index in replica.allocation.gpus:
                 shares[index] = shares.get(index, 0.0) + min(1.0, replica.allocation.resources.num_gpus)
         assert all(share <= 1 + 1e-6 for share in shares.values()), f"a GPU is given out more than once: {shares}"
+
+
+log = logging.getLogger(__name__)
+
+
+def adopt(observed: Observed, live: Mapping[int, tuple[int, bytes]], now: float) -> None:
+    """Take over what an earlier controller launched: number -> pid and its note."""
+    for number, (pid, packed) in live.items():
+        note = unpack(packed, LaunchNote)
+        observed.replicas[number] = Replica(
+            number=number,
+            tag=note.tag,
+            backend=note.backend,
+            version=note.version,
+            allocation=note.allocation,
+            since=now,
+            pid=pid,
+            adopted=True,
+            start_reason=note.start_reason,
+            has_close=note.has_close,
+        )
+    if live:
+        log.info("%d replicas live on from an earlier controller", len(live))
+
+
+def start_reason(spec: BackendSpec, desired: Desired, observed: Observed) -> str:
+    """Why a replica is to be started now: ``initial``, ``scale``, ``failure`` or ``update``."""
+    failures, mine = observed.failures.get(spec.tag), observed.of(spec.tag)
+    if failures is not None and failures.count:
+        return "failure"
+    if spec.tag in desired.fallbacks:
+        before = desired.fallbacks[spec.tag].spec
+        if before is None:
+            return "initial"
+        return "scale" if before.version == spec.version else "update"
+    if any(replica.version != spec.version for replica in mine):
+        return "update"
+    return "failure" if any(replica.phase >= Phase.READY for replica in mine) else "initial"
+
+
+class NextStep(Enum):
+    """What a replica's report asks for."""
+
+    NOTHING = auto()
+    ASSIGN = auto()
+    """It waits to be told what to run."""
+    WATCH = auto()
+    """It serves: its health is to be asked for."""
+    DRAIN = auto()
+    """It does not know yet that it is to finish what it runs."""
+    STOP = auto()
+    """It has finished what it ran."""
+    KILL = auto()
+    """It cannot go on."""
+
+
+STEPS = {
+    "fresh": (Phase.STARTING, NextStep.ASSIGN),
+    "starting": (Phase.STARTING, NextStep.NOTHING),
+    "draining": (Phase.DRAINING, NextStep.NOTHING),
+    "drained": (Phase.STOPPING, NextStep.STOP),
+}
+"""What a report says of a replica's life, by its ``state``; ``ready`` and ``failed`` say more."""
+
+
+def note_report(
+    observed: Observed, desired: Desired, report: Report, pickled: bytes, now: float, *, introduces: bool = False
+) -> NextStep:
+    """A replica says how it is; ``introduces`` when it has just connected, so that orders to it may have been lost."""
+    replica = observed.replicas.get(report.number)
+    if replica is None:
+        log.warning("a replica numbered %d reported, and no such replica is known", report.number)
+        return NextStep.NOTHING
+    replica.adopted = False
+    replica.served = replica.served or report.served
+    if introduces:
+        replica.told_version = report.config_version
+    replica.node, replica.address, replica.tcp = report.node, report.address, report.tcp
+    if report.state == "failed":
+        return _note_failed(observed, desired, replica, report, pickled, now)
+    if report.state == "ready":
+        _note_ready(observed, replica, report, now)
+        return NextStep.DRAIN if introduces and replica.phase is Phase.DRAINING else NextStep.WATCH
+    phase, step = STEPS.get(report.state, (replica.phase, NextStep.NOTHING))
+    replica.enter(phase, now)
+    return step
+
+
+def _note_ready(observed: Observed, replica: Replica, report: Report, now: float) -> None:
+    """A replica has come up, or has applied a new configuration."""
+    replica.config_version = report.config_version
+    replica.told_version = max(replica.told_version, report.config_version)
+    if replica.phase < Phase.READY:
+        log.info("%s is ready (pid %d)", replica.tag, replica.pid)
+        replica.enter(Phase.READY, now)
+        replica.health.heard_at = now
+        failures = observed.failures.get(replica.backend)
+        if failures is not None and failures.reason is Reason.CONSTRUCTOR_FAILED and not failures.rolled_back:
+            failures.count = 0  # tries count in a row
+
+
+def _note_failed(
+    observed: Observed, desired: Desired, replica: Replica, report: Report, pickled: bytes, now: float
+) -> NextStep:
+    """User code failed in its constructor or in ``reconfigure``."""
+    log.warning("%s failed: %s: %s", replica.tag, report.error, report.text)
+    if report.reason in RECONFIGURE_REASONS:
+        replica.told_version = max(replica.told_version, report.config_version)
+        if replica.phase < Phase.READY:  # it came up before, though this controller has not seen it
+            replica.enter(Phase.READY, now)
+            replica.health.heard_at = now
+    if replica.phase > Phase.READY:
+        return NextStep.NOTHING  # it is on its way out, and may finish what it runs
+    spec, serves = desired.backends.get(replica.backend), replica.phase is Phase.READY
+    if spec is None or replica.version != spec.version:
+        return NextStep.NOTHING if serves else NextStep.KILL  # what an old version says is no verdict on the new one
+    if serves and report.config_version < spec.config_version:
+        # Another replica was quicker to refuse that configuration: it was taken back, and the old one is coming.
+        return NextStep.NOTHING
+    failures = observed.failures.setdefault(replica.backend, Failures())
+    failures.reason = report.reason or Reason.CONSTRUCTOR_FAILED
+    failures.error, failures.text = report.error, report.text
+    failures.traceback, failures.pickled = report.traceback, pickled
+    _count(failures, observed, desired, replica, now, served=serves)
+    # One that serves and could not take a new configuration is given the old one again.
+    return NextStep.NOTHING if serves and replica.backend in desired.fallbacks else NextStep.KILL
+
+
+def note_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: float) -> None:
+    """A replica's process is gone."""
+    replica = observed.replicas.pop(event.number, None)
+    if replica is None:
+        return
+    if replica.killed or replica.phase is Phase.STOPPING:
+        log.info("%s ended", replica.tag)
+        return
+    log.warning("%s died: %s", replica.tag, event.exit)
+    if event.blameless or replica.phase > Phase.READY:
+        return  # nobody takes the place of one that was on its way out
+    spec = desired.backends.get(replica.backend)
+    if spec is None or spec.version != replica.version:
+        return  # the death of an old version says nothing about the new one
+    failures = observed.failures.setdefault(replica.backend, Failures())
+    failures.reason, failures.error = Reason.REPLICA_DIED, ""
+    failures.text = f"replica {replica.tag} died ({event.exit})"
+    failures.traceback, failures.pickled = "", b""
+    _count(failures, observed, desired, replica, now, served=replica.has_served(now))
+
+
+def note_unhealthy(observed: Observed, desired: Desired, replica: Replica, now: float) -> None:
+    """A serving replica was found to be unhealthy, and will be replaced."""
+    found = replica.unhealthy
+    assert found is not None
+    log.warning("%s (pid %d) is replaced, %s: %s", replica.tag, replica.pid, found.reason.value, found.text)
+    spec = desired.backends.get(replica.backend)
+    if spec is None or spec.version != replica.version:
+        return
+    failures = observed.failures.setdefault(replica.backend, Failures())
+    failures.reason, failures.error = found.reason, found.error
+    failures.text = found.text if found.error else f"replica {replica.tag}: {found.text}"
+    failures.traceback, failures.pickled = found.traceback, b""
+    _count(failures, observed, desired, replica, now, served=replica.has_served(now))
+
+
+def _count(
+    failures: Failures, observed: Observed, desired: Desired, replica: Replica, now: float, *, served: bool
+) -> None:
+    """Count the failure of a replica: as a loss where it had ``served``, else as a start that failed."""
+    if not served:
+        failures.start_failed(now, recovered=observed.recovered(replica.backend, now))
+        return
+    spec, lived_s = desired.backends[replica.backend], 0.0
+    if replica.phase is Phase.READY:
+        lived_s = now - replica.since
+    watch_s = spec.config.rollout_watch_s if replica.backend in desired.fallbacks else 0.0
+    failures.lost(now, lived_s, steady_s=max(STEADY_S, watch_s))
+
+
+def forget_failures(observed: Observed, command: Change) -> None:
+    """A new order for a backend is a new start."""
+    if isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
+        failures = observed.failures.get(command.name if isinstance(command, Deploy) else command.tag)
+        if failures is not None:
+            failures.forget()
+
+
+def room_of(observed: Observed) -> Room:
+    """The node's capacity, and what each backend's replicas hold of it."""
+    held: dict[str, tuple[Allocation, ...]] = {}
+    for replica in observed.replicas.values():
+        held[replica.backend] = (*held.get(replica.backend, ()), replica.allocation)
+    return Room(observed.capacity, held)

@@ -1,34 +1,72 @@
-"""What the controller tells replicas: what to run, with which configuration, and when to finish."""
+"""What replicas are launched with (number, tag, keys, environment) and told (what to run, with which configuration,
+when to finish).
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
+import string
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from pointsman.controller.durable import DurableState
+from pointsman.controller import reconcile
+from pointsman.controller.allocation import visible_devices
 from pointsman.controller.observed import Replica
-from pointsman.model import BackendSpec, ReplicaConfig
+from pointsman.controller.store.base import DurableState
+from pointsman.engine.child import pack_handover
+from pointsman.model import Allocation, BackendSpec, ReplicaConfig, RoutingTable
+from pointsman.wire.auth import ROLE_GRANT, ROLE_REPLICA, ROLE_ROUTER, derive_key
 from pointsman.wire.frames import Kind
+from pointsman.wire.handover import ControllerHandover, Launch, LaunchNote, ReplicaHandover
 from pointsman.wire.messages import Assignment, ConfigureHead, DrainHead, pack
+from pointsman.wire.stream import Stream
 
 
-class Tells(Protocol):
-    """The connections to replicas."""
+@dataclass(frozen=True, eq=False)
+class Subscription:
+    """A process that gets routing tables.
+
+    Attributes:
+        number: of its router, as in ``Observed.confirmed``.
+        ingress: whether it is an HTTP server.
+    """
+
+    number: int
+    stream: Stream
+    ingress: bool
+    pid: int
+
+
+class Peers(Protocol):
+    """The connections to replicas and routers, as the controller uses them. ``connections`` has them; tests have
+    others."""
 
     def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
+
+    def ask_health(self, number: int) -> None: ...
+
+    def publish(self, table: RoutingTable) -> None: ...
+
+    def ingress_routers(self) -> frozenset[int]: ...
+
+    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None: ...
 
 
 class ReplicaOrders:
     """Sends orders; what comes of them is reported.
 
     Args:
-        tells: how to reach replicas.
+        peers: how to reach replicas.
         durable: has the code.
     """
 
-    def __init__(self, tells: Tells, durable: DurableState) -> None:
-        self._tells = tells
+    def __init__(self, peers: Peers, durable: DurableState) -> None:
+        self._peers = peers
         self._durable = durable
 
     async def assign(self, replica: Replica, spec: BackendSpec) -> None:
@@ -50,21 +88,114 @@ class ReplicaOrders:
             start_reason=replica.start_reason,
             code_size=len(blob),
         )
-        self._tells.tell_replica(replica.number, Kind.ASSIGN, pack(assignment), blob + user_config)
+        self._peers.tell_replica(replica.number, Kind.ASSIGN, pack(assignment), blob + user_config)
 
     def configure(self, replica: Replica, spec: BackendSpec, *, others: bool) -> None:
         """Give a running replica its backend's newest configuration; ``others`` take its calls meanwhile, or nobody."""
         replica.told_version = spec.config_version
         config, user_config = _apart(spec)
         head = ConfigureHead(config, spec.config_version, spec.config.drain_timeout_s, others)
-        self._tells.tell_replica(replica.number, Kind.CONFIGURE, pack(head), user_config)
+        self._peers.tell_replica(replica.number, Kind.CONFIGURE, pack(head), user_config)
 
     def drain(self, replica: Replica) -> None:
         """Have it refuse what is new and finish what runs."""
-        self._tells.tell_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
+        self._peers.tell_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
 
 
 def _apart(spec: BackendSpec) -> tuple[ReplicaConfig, bytes]:
     """What replicas act on, and its ``user_config`` by itself, which may be large."""
     config = spec.config.for_replica()
     return msgspec.structs.replace(config, user_config=None), config.user_config or b""
+
+
+NUMBERS_PER_EPOCH = 1_000_000
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+class Launcher:
+    """Makes launch orders.
+
+    Args:
+        handover: what this controller was given.
+        epoch: which controller of the instance this is; numbers of different epochs never meet.
+        environ: the instance's environment, as of ``start``.
+    """
+
+    def __init__(self, handover: ControllerHandover, *, epoch: int, environ: Mapping[str, str] = os.environ) -> None:
+        self._handover = handover
+        self._environ = environ
+        self._next = epoch * NUMBERS_PER_EPOCH
+
+    def order(
+        self, action: reconcile.Launch, *, now: float, tags: Collection[str], reason: str
+    ) -> tuple[Replica, Launch]:
+        """A new replica for ``action``, whose tag is none of ``tags``, and the order that starts its process."""
+        spec, share = action.spec, _share(action.allocation)
+        self._next += 1
+        number = self._next
+        tag = _new_tag(spec.tag, tags)
+        replica = Replica(
+            number=number,
+            tag=tag,
+            backend=spec.tag,
+            version=spec.version,
+            allocation=share,
+            since=now,
+            start_reason=reason,
+            drain_confirm_s=spec.config.drain_confirm_s,
+            drain_timeout_s=spec.config.drain_timeout_s,
+            has_close=spec.traits.has_close,
+        )
+        hand = self._handover
+        handover = ReplicaHandover(
+            instance=hand.instance,
+            number=number,
+            control_path=hand.control_path,
+            control_key=derive_key(hand.master_key, ROLE_REPLICA, str(number)),
+            # A number, never a name, becomes part of a path.
+            address=str(Path(hand.folder) / "r" / str(number)),
+            data_key=self.data_key(number),
+            grant=derive_key(hand.master_key, ROLE_GRANT, str(number)) if hand.client_in_replicas else b"",
+            request_timeout_s=hand.request_timeout_s,
+            log_format=hand.log_format,
+        )
+        note = LaunchNote(spec.tag, spec.version, tag, share, reason, spec.traits.has_close)
+        order = Launch(
+            number=number,
+            label=tag,
+            env=self._variables(action),
+            handover=pack_handover(handover),
+            note=pack(note),
+            environment=spec.origin.environment,
+            allocation=share,
+            own_env=spec.resources.env_vars,
+        )
+        return replica, order
+
+    def data_key(self, number: int) -> bytes:
+        """What routers must prove to this replica."""
+        return derive_key(self._handover.master_key, ROLE_ROUTER, str(number))
+
+    def _variables(self, action: reconcile.Launch) -> dict[str, str]:
+        variables: dict[str, str] = {}
+        environment = action.spec.origin.environment
+        if THREADS_VARIABLE not in (environment.over(self._environ) if environment else self._environ):
+            variables[THREADS_VARIABLE] = str(max(1, int(action.spec.resources.num_cpus)))
+        if not action.allocation.node:  # elsewhere the cluster knows its nodes' devices
+            variables[DEVICES_VARIABLE] = visible_devices(action.allocation, self._handover.capacity)
+        return variables
+
+
+def _share(allocation: Allocation) -> Allocation:
+    """What a replica holds of its node, without what its process is set up with: the notes of all replicas travel
+    together."""
+    amounts = msgspec.structs.replace(allocation.resources, env_vars={}, working_dir="", py_modules=())
+    return msgspec.structs.replace(allocation, resources=amounts)
+
+
+def _new_tag(backend: str, tags: Collection[str]) -> str:
+    while True:
+        tag = f"{backend}#{''.join(secrets.choice(string.ascii_letters) for _ in range(6))}"
+        if tag not in tags:
+            return tag

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pointsman.controller.failures import Failures
+from pointsman.controller.allocation import Ledger
+from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed, Phase, Replica
-from pointsman.controller.resources import Ledger
 from pointsman.controller.state import Desired
-from pointsman.model import Allocation, BackendSpec, Reason
+from pointsman.model import Allocation, BackendSpec
 
-RECONFIGURE_REASONS = (Reason.RECONFIGURE_FAILED, Reason.RECONFIGURE_TIMEOUT)
 START_TRIES = 3
 """A change whose replicas failed this often in a row is taken back."""
 LAUNCH_TIMEOUT_S = 60.0
@@ -118,7 +117,7 @@ def is_settled(desired: Desired, observed: Observed, backend: str) -> bool:
 def _is_up(replica: Replica, spec: BackendSpec) -> bool:
     return (
         replica.phase is Phase.READY
-        and replica.sick is None
+        and replica.unhealthy is None
         and replica.version == spec.version
         and replica.config_version >= spec.config_version
     )
@@ -163,8 +162,8 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
                 yield number, Kill(number, "did not exit after it was stopped"), None
             else:
                 yield number, None, replica.since + limit_s
-        elif replica.sick is not None:
-            yield number, Kill(number, replica.sick.text) if replica.sick.kill else Leave(number), None
+        elif replica.unhealthy is not None:
+            yield number, Kill(number, replica.unhealthy.text) if replica.unhealthy.kill else Leave(number), None
         elif spec is None and not replica.adopted:  # one that was adopted may serve: it will say so
             yield number, _remove(replica), None
 

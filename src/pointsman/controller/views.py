@@ -1,38 +1,73 @@
-"""The controller's state as users may read it."""
+"""What others see of desired and observed state: the routing table, which is sent when it has changed, and the status
+as users may read it.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
-from pointsman.controller.observed import Phase, Replica
+from pointsman.controller.observed import Observed, Phase, Replica
+from pointsman.controller.orders import Peers, Subscription
 from pointsman.controller.state import Desired, Fallback, find_endpoint
 from pointsman.limits import cut
-from pointsman.model import BackendSpec, Pins, Resources, TrafficHistory
+from pointsman.model import (
+    BackendRoute,
+    BackendSpec,
+    Pins,
+    ReplicaRef,
+    Resources,
+    RoutingTable,
+    TrafficHistory,
+)
 from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import ControllerHandover
-
-if TYPE_CHECKING:
-    from pointsman.controller.controller import Controller
+from pointsman.wire.messages import pack
 
 
-class Subscriber(Protocol):
-    number: int
-    pid: int
+class Keys(Protocol):
+    """What opens replicas."""
+
+    def data_key(self, number: int) -> bytes: ...
+
+
+def routing_table(desired: Desired, observed: Observed, keys: Keys, *, version: int) -> RoutingTable:
+    """All endpoints, and all backends with those replicas that take calls."""
+    backends = {}
+    for tag, spec in desired.backends.items():
+        refs = tuple(
+            ReplicaRef(r.number, r.tag, r.address, keys.data_key(r.number), r.node, r.tcp)
+            for r in observed.of(tag)
+            if r.phase is Phase.READY and not r.killed and r.unhealthy is None
+        )
+        backends[tag] = BackendRoute(tag, refs, spec.config.query_limit, spec.config.max_queued_queries)
+    pins = {name: pack(pins) for name, pins in desired.pins.items()}
+    return RoutingTable(version, desired.endpoints, backends, pins)
 
 
 def status_of(
-    controller: Controller,
     handover: ControllerHandover,
-    ingresses: Sequence[Subscriber],
+    desired: Desired,
+    observed: Observed,
+    table: RoutingTable,
+    *,
+    ingresses: Sequence[Subscription],
+    unheard: Collection[str],
     metrics: Mapping[str, str],
     queued: dict[str, int] | None,
 ) -> Status:
-    """Everything at this moment."""
-    desired, confirmed = controller.desired, controller.observed.confirmed
+    """Everything at this moment.
+
+    Args:
+        ingresses: those that are connected.
+        unheard: those that live, and have not subscribed yet.
+        metrics: where they are served, by node.
+        queued: calls that wait in routers, by endpoint; None where it is not known.
+    """
+    confirmed = observed.confirmed
     return Status(
         version=desired.version,
         pid=os.getpid(),
@@ -40,10 +75,10 @@ def status_of(
         http_host=handover.http_host,
         http_port=handover.http_port,
         endpoints=desired.endpoints,
-        backends={tag: _backend_view(controller, spec) for tag, spec in desired.backends.items()},
+        backends={tag: _backend_view(desired, observed, spec) for tag, spec in desired.backends.items()},
         ingresses=(
-            *(IngressView(i.pid, confirmed.get(i.number, 0) >= controller.table.version) for i in ingresses),
-            *(IngressView(0, False) for _ in controller.unheard),
+            *(IngressView(i.pid, confirmed.get(i.number, 0) >= table.version) for i in ingresses),
+            *(IngressView(0, False) for _ in unheard),
         ),
         metrics=dict(metrics),
         queued=queued,
@@ -67,11 +102,11 @@ def traffic_of(desired: Desired, name: str) -> TrafficView:
     return TrafficView(endpoint, desired.pins.get(name, Pins()), desired.histories.get(name, TrafficHistory()))
 
 
-def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
-    replicas = controller.observed.of(spec.tag)
-    serving = [r for r in replicas if r.phase is Phase.READY and r.sick is None and not r.killed]
+def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> BackendView:
+    replicas = observed.of(spec.tag)
+    serving = [r for r in replicas if r.phase is Phase.READY and r.unhealthy is None and not r.killed]
     ready = sum(r.version == spec.version for r in serving)
-    failures = controller.observed.failures.get(spec.tag)
+    failures = observed.failures.get(spec.tag)
     if failures is not None and failures.rolled_back:
         state = "DEPLOY_FAILED"
     elif failures is not None and failures.count and ready < spec.config.num_replicas:
@@ -89,7 +124,7 @@ def _backend_view(controller: Controller, spec: BackendSpec) -> BackendView:
         state=state,
         ready=ready,
         failure=failure,
-        pythons=_pythons(spec, controller.desired.fallbacks.get(spec.tag)),
+        pythons=_pythons(spec, desired.fallbacks.get(spec.tag)),
         replicas=tuple(_replica_view(replica) for replica in replicas),
     )
 
@@ -109,9 +144,46 @@ def _small(spec: BackendSpec) -> BackendSpec:
 
 def _replica_view(replica: Replica) -> ReplicaView:
     phase = Phase.STOPPING if replica.killed else replica.phase
-    return ReplicaView(replica.tag, replica.pid, phase.name, replica.allocation.gpus, replica.pulse.remark)
+    return ReplicaView(replica.tag, replica.pid, phase.name, replica.allocation.gpus, replica.health.remark)
 
 
 def _pythons(spec: BackendSpec, fallback: Fallback | None) -> tuple[str, ...]:
     specs = [spec, *([fallback.spec] if fallback is not None and fallback.spec is not None else [])]
     return tuple(one.origin.environment.python for one in specs if one.origin.environment is not None)
+
+
+class Publisher:
+    """See the module.
+
+    Args:
+        peers: get each table.
+        keys: what opens replicas; goes into the table.
+        version: tables have larger ones.
+
+    Attributes:
+        table: the newest.
+        published: whether there is one yet.
+    """
+
+    def __init__(self, peers: Peers, keys: Keys, *, version: int) -> None:
+        self._peers = peers
+        self._keys = keys
+        self.table = RoutingTable(version, {}, {})
+        self.published = False
+
+    def publish(self, desired: Desired, observed: Observed, now: float) -> bool:
+        """Send the table if it has changed, and note who is not in it any more; True when somebody is so for the first
+        time.
+
+        Waits until adopted replicas have reported: a table without them would stop traffic that flows.
+        """
+        if any(replica.adopted for replica in observed.replicas.values()):
+            return False
+        table = routing_table(desired, observed, self._keys, version=self.table.version + 1)
+        if not self.published or msgspec.structs.replace(table, version=self.table.version) != self.table:
+            self.table, self.published = table, True
+            self._peers.publish(table)
+        gone = [r for r in observed.replicas.values() if r.phase is Phase.LEAVING and not r.left_at]
+        for replica in gone:
+            replica.left_at, replica.since = self.table.version, now
+        return bool(gone)

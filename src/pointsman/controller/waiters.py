@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pointsman.controller.failures import Failures
+from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed, Phase
-from pointsman.controller.reconcile import RECONFIGURE_REASONS, is_settled
+from pointsman.controller.reconcile import is_settled
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.model import Reason

@@ -282,7 +282,7 @@ class FakeEngine:
 
 
 class FakePeers:
-    """Implements :class:`pointsman.controller.seams.Peers`: replicas of a fake engine, and routers that confirm.
+    """Implements :class:`pointsman.controller.orders.Peers`: replicas of a fake engine, and routers that confirm.
 
     Args:
         engine: whose replicas are told.

@@ -116,7 +116,7 @@ class ControllerHost:
         (await asyncio.wrap_future(self._running)).end()
 
     def _run(self) -> None:
-        module = importlib.import_module("pointsman.controller.onray")
+        module = importlib.import_module("pointsman.controller.main_ray")
         serving = module.serve_on_ray(self._given, ray.util.get_node_ip_address(), self._running.set_result)
         try:
             run_process(serving, process="controller", log_format=self._given.log_format)

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from pointsman.controller.controller import Controller
-from pointsman.controller.kvstore import KeyValueStore
-from pointsman.controller.serving import serve
+from pointsman.controller.run import serve
 from pointsman.controller.store import Store
+from pointsman.controller.store.ray import KeyValueStore
 from pointsman.engine.base import MetricsPort
 from pointsman.engine.folder import forget_state, lock_state_folder
 from pointsman.engine.listening import listen_for_metrics

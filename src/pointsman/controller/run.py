@@ -8,10 +8,11 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pointsman.controller.commands import Commands
+from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
-from pointsman.controller.durable import DurableStore
-from pointsman.controller.launch import Launcher
-from pointsman.controller.service import Service
+from pointsman.controller.orders import Launcher
+from pointsman.controller.store.base import DurableStore
 from pointsman.engine.base import Engine, EventSink
 from pointsman.engine.instances import metrics_folder
 from pointsman.engine.listening import url_of
@@ -26,7 +27,7 @@ async def serve(
     handover: ControllerHandover,
     *,
     store: DurableStore,
-    engine: Callable[[EventSink, Service], Engine],
+    engine: Callable[[EventSink, Connections], Engine],
     listeners: Sequence[socket.socket],
     stopped: asyncio.Event,
     metrics: socket.socket | None = None,
@@ -51,23 +52,33 @@ async def serve(
     """
     loaded = store.open()
     exporter = await _start_exporter(metrics_folder(handover.control_path), metrics)
-    service = Service(handover, exporter, url_of(metrics, node_address) if metrics is not None else "")
-    raised = engine(lambda event: controller.process_event(event), service)
+    connections = Connections(handover)
+    raised = engine(lambda event: controller.process_event(event), connections)
     controller = Controller(
         engine=raised,
         store=store,
         launcher=Launcher(handover, epoch=loaded.epoch, environ=environ),
-        peers=service,
+        peers=connections,
         capacity=handover.capacity,
         desired=loaded.desired,
         replies=loaded.replies,
         epoch=loaded.epoch,
         request_timeout_s=handover.request_timeout_s,
     )
-    service.attach(controller, raised, wait_for_resources_s=wait_for_resources_s)
+    commands = Commands(
+        handover,
+        controller,
+        raised,
+        ingresses=connections.ingresses,
+        exporter=exporter,
+        metrics_url=url_of(metrics, node_address) if metrics is not None else "",
+        wait_for_resources_s=wait_for_resources_s,
+    )
+    connections.serve(controller, commands, disconnected=raised.disconnected)
     await raised.start()
     gates = [
-        await accept(listener, service, instance=handover.instance, key_for=service.key_for) for listener in listeners
+        await accept(listener, connections, instance=handover.instance, key_for=connections.key_for)
+        for listener in listeners
     ]
     ready(controller)
     await stopped.wait()

@@ -10,24 +10,19 @@ A replica's key opens only the replica's doors: a captured one cannot give order
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections.abc import Callable
 
+from pointsman.controller.commands import Commands
 from pointsman.controller.controller import Controller
-from pointsman.controller.room import RoomSeeker
-from pointsman.controller.views import backends_of, status_of, traffic_of
+from pointsman.controller.orders import Subscription
 from pointsman.controller.waiters import StartFailure
-from pointsman.engine.base import Engine
 from pointsman.engine.instances import last_table
 from pointsman.exceptions import ServeException, TooLargeError
 from pointsman.limits import MAX_MESSAGE, MESSAGE_ROOM, check_size
 from pointsman.model import RoutingTable
-from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.logs import WarningBudget
-from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
-from pointsman.wire.address import node_here
 from pointsman.wire.auth import (
     ROLE_GRANT,
     ROLE_INGRESS,
@@ -37,16 +32,8 @@ from pointsman.wire.auth import (
 )
 from pointsman.wire.commands import (
     AnyCommand,
-    Await,
-    AwaitIngress,
     CommandHead,
-    Ending,
     Progress,
-    Query,
-    QueryBackends,
-    QueryMetrics,
-    QueryTraffic,
-    Shutdown,
 )
 from pointsman.wire.failures import describe_error
 from pointsman.wire.frames import Frame, Kind, WireError
@@ -58,49 +45,37 @@ log = logging.getLogger(__name__)
 
 COMMANDERS = frozenset({ROLE_OPERATOR, ROLE_GRANT})
 SUBSCRIBERS = COMMANDERS | {ROLE_INGRESS}
-INGRESS_TRIES = 3
 
 
-class Subscription:
-    """A process that gets routing tables."""
-
-    def __init__(self, number: int, stream: Stream, *, ingress: bool, pid: int) -> None:
-        self.number = number
-        self.stream = stream
-        self.ingress = ingress
-        self.pid = pid
-
-
-class Service:
-    """The user of all accepted streams, and the controller's :class:`~pointsman.controller.seams.Peers`.
+class Connections:
+    """The user of all accepted streams, and the controller's :class:`~pointsman.controller.orders.Peers`.
 
     Args:
         handover: what this controller was given; the keys of all roles come from its master key.
-        exporter: collects this node's metrics; None where nothing is recorded.
-        metrics_url: where it serves them.
     """
 
-    def __init__(self, handover: ControllerHandover, exporter: Exporter | None = None, metrics_url: str = "") -> None:
+    def __init__(self, handover: ControllerHandover) -> None:
         self._handover = handover
-        self._exporter = exporter
-        self._metrics_url = metrics_url
         self._last_table = last_table(handover.control_path)
         self._controller: Controller | None = None
-        self._engine: Engine
-        self._room: RoomSeeker
+        self._commands: Commands
+        self._disconnected: Callable[[int], None]
         self._subscriptions: dict[Stream, Subscription] = {}
         self._replicas: dict[int, Stream] = {}
         self._health: dict[int, Stream] = {}
         self._numbers = itertools.count(1)
-        self._commands: dict[tuple[Stream, int], asyncio.Task[None]] = {}
-        self._ingress_waiters: set[asyncio.Event] = set()
+        self._running: dict[tuple[Stream, int], asyncio.Task[None]] = {}
         self._warnings = WarningBudget(per_second=1)
 
-    def attach(self, controller: Controller, engine: Engine, *, wait_for_resources_s: float = 0.0) -> None:
-        """Connect to the controller and its engine; before any stream is accepted."""
+    def serve(self, controller: Controller, commands: Commands, *, disconnected: Callable[[int], None]) -> None:
+        """Say whom to tell what comes in; before any stream is accepted.
+
+        Args:
+            disconnected: told of each replica whose connection is lost.
+        """
         self._controller = controller
-        self._engine = engine
-        self._room = RoomSeeker(engine, wait_for_resources_s)
+        self._commands = commands
+        self._disconnected = disconnected
 
     @property
     def controller(self) -> Controller:
@@ -172,16 +147,16 @@ class Service:
             del self._health[number]
         for number in [number for number, known in self._replicas.items() if known is stream]:
             del self._replicas[number]
-            self._engine.disconnected(number)
-        for key in [key for key in self._commands if key[0] is stream]:
-            self._commands[key].cancel()
+            self._disconnected(number)
+        for key in [key for key in self._running if key[0] is stream]:
+            self._running[key].cancel()
 
     def _receive(self, stream: Stream, frame: Frame) -> None:
         kind, role = frame.kind, stream.role
         if kind == Kind.COMMAND and role in COMMANDERS:
             self._start_command(stream, frame)
         elif kind == Kind.CANCEL and role in COMMANDERS:
-            task = self._commands.get((stream, frame.call_id))
+            task = self._running.get((stream, frame.call_id))
             if task is not None:
                 task.cancel()
         elif kind == Kind.SUBSCRIBE and role in SUBSCRIBERS:
@@ -217,8 +192,7 @@ class Service:
 
     def _confirm(self, subscription: Subscription, version: int) -> None:
         self.controller.router_confirmed(subscription.number, version)
-        for event in self._ingress_waiters:
-            event.set()
+        self._commands.router_confirmed()
 
     # Commands
 
@@ -230,15 +204,16 @@ class Service:
             self._run_command(stream, frame.call_id, command, bytes(body[size:]))
         )
         key = (stream, frame.call_id)
-        self._commands[key] = task
-        task.add_done_callback(lambda _: self._commands.pop(key, None))
+        self._running[key] = task
+        task.add_done_callback(lambda _: self._running.pop(key, None))
 
     async def _run_command(self, stream: Stream, call_id: int, command: AnyCommand, body: bytes) -> None:
         def progress(state: Progress) -> None:
             stream.send(Kind.CHUNK, call_id, pack(state))
 
         try:
-            reply = await self._execute(stream, command, body, progress)
+            own = self._subscriptions.get(stream)
+            reply = await self._commands.execute(command, body, progress, own_router=own.number if own else None)
             check_size("the answer takes", len(reply), MAX_MESSAGE, room=MESSAGE_ROOM)
         except (ServeException, ValueError, TimeoutError) as error:
             stream.send(Kind.FAILURE, call_id, *_describe(error))
@@ -247,73 +222,6 @@ class Service:
             stream.send(Kind.FAILURE, call_id, *_describe(ServeException(f"internal error: {error!r}")))
         else:
             stream.send(Kind.REPLY, call_id, b"", reply)
-
-    async def _execute(
-        self, stream: Stream, command: AnyCommand, body: bytes, progress: Callable[[Progress], None]
-    ) -> bytes:
-        controller = self.controller
-        if isinstance(command, Query):
-            metrics, queued = self._metrics_addresses(), await self._queued()
-            return pack(status_of(controller, self._handover, self.ingresses(), metrics, queued))
-        if isinstance(command, QueryBackends):
-            return pack(backends_of(controller.desired, command.tag))
-        if isinstance(command, QueryTraffic):
-            return pack(traffic_of(controller.desired, command.name))
-        if isinstance(command, QueryMetrics):
-            if self._exporter is None:
-                raise ServeException("this instance records no metrics (metrics_export_port=None)")
-            return pack(await self._read(self._exporter))
-        if isinstance(command, Await):
-            own = self._subscriptions.get(stream)
-            await controller.wait(command, frozenset({own.number} if own else ()), progress)
-            return b""
-        if isinstance(command, AwaitIngress):
-            await self._wait_for_ingresses(command.timeout_s)
-            return b""
-        if isinstance(command, Shutdown):
-            return pack(Ending(controller.shutdown(forget=command.forget)))
-        return await self._room.carry_out(command, lambda: controller.change(command, body))
-
-    async def _read(self, exporter: Exporter) -> Reading:
-        """What is counted now, on all nodes."""
-        here = reading_of(await exporter.collect(), asyncio.get_running_loop().time())
-        return joined(here, await self._engine.read_metrics())
-
-    async def _queued(self) -> dict[str, int] | None:
-        if self._exporter is None:
-            return None
-        try:
-            return queued_by_endpoint(await self._read(self._exporter))
-        except OSError as error:  # no descriptor is left, perhaps: the rest of the status is wanted all the more
-            log.warning("metrics cannot be collected: %s", error)
-            return None
-
-    async def _wait_for_ingresses(self, timeout_s: float) -> None:
-        event = asyncio.Event()
-        self._ingress_waiters.add(event)
-        try:
-            deadline = asyncio.get_running_loop().time() + timeout_s
-            while sum(self._serves(s) for s in self.ingresses()) < self._engine.ingresses_wanted:
-                if len(self.controller.ingress_exits) >= INGRESS_TRIES:
-                    raise ServeException(
-                        f"the HTTP server does not come up ({self.controller.ingress_exits[-1]}); see its log"
-                    )
-                event.clear()
-                left_s = deadline - asyncio.get_running_loop().time()
-                if left_s <= 0:
-                    raise TimeoutError(f"the HTTP server was not ready after {timeout_s:g} s")
-                # An exit of an ingress is no confirmation, so it is looked for once a second.
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(event.wait(), min(1.0, left_s))
-        finally:
-            self._ingress_waiters.discard(event)
-
-    def _metrics_addresses(self) -> dict[str, str]:
-        own = {node_here(): self._metrics_url} if self._metrics_url else {}
-        return {**own, **self._engine.metrics_addresses}
-
-    def _serves(self, subscription: Subscription) -> bool:
-        return self.controller.observed.confirmed.get(subscription.number, 0) > 0
 
 
 def _send_table(stream: Stream, body: bytes) -> None:

@@ -30,8 +30,7 @@ from pointsman.controller.store.files import (
     put_in_place,
     sync,
 )
-from pointsman.controller.store.snapshot import BUSY_TIMEOUT_S, EMPTY, SCHEMA, Snapshot, look_at
-from pointsman.controller.store.writer import Writer
+from pointsman.controller.store.snapshot import BUSY_TIMEOUT_S, EMPTY, SCHEMA, Snapshot, Writer, look_at
 from pointsman.usercode.packing import code_digest
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,225 @@
+"""What each command does: reads and waits here, changes by the controller, which alone writes.
+
+A change that needs room looks first at what is free, and waits for nodes where the cluster can grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from pointsman.controller.controller import Controller
+from pointsman.controller.orders import Subscription
+from pointsman.controller.state import NoRoomError
+from pointsman.controller.views import backends_of, status_of, traffic_of
+from pointsman.engine.base import Engine
+from pointsman.exceptions import ServeException
+from pointsman.telemetry.exporter import Exporter
+from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
+from pointsman.wire.address import node_here
+from pointsman.wire.commands import (
+    AnyCommand,
+    Await,
+    AwaitIngress,
+    Change,
+    CreateBackend,
+    Deploy,
+    Ending,
+    Progress,
+    Query,
+    QueryBackends,
+    QueryMetrics,
+    QueryTraffic,
+    Shutdown,
+    Status,
+    UpdateBackendConfig,
+)
+from pointsman.wire.handover import ControllerHandover
+from pointsman.wire.messages import pack
+
+log = logging.getLogger(__name__)
+
+INGRESS_TRIES = 3
+LOOK_AGAIN_S = 0.5
+GROUP_LAG_S = 2.0
+"""How long a placement group may exist before the cluster shows what it has reserved."""
+LOOK_TIMEOUT_S = 3.0
+"""A cluster whose head does not answer must not hold up the answer to a change."""
+
+
+class CapacityWait:
+    """Carries out changes for as long as it may take to find room for them.
+
+    Args:
+        engine: knows what is free, and can ask the cluster for more.
+        wait_s: how long a change may wait for nodes to join; 0 refuses at once.
+    """
+
+    def __init__(self, engine: Engine, wait_s: float) -> None:
+        self._engine = engine
+        self._wait_s = wait_s
+
+    async def carry_out(self, command: Change, change: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Try until there is room.
+
+        Raises:
+            NoRoomError: there was none in time; nothing has changed.
+            ServeException: the cluster does not say what is free; nothing has changed.
+        """
+        if not isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
+            return await change()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        asked = False
+        try:
+            while True:
+                await self._look()
+                try:
+                    return await change()
+                except NoRoomError as error:
+                    in_group = bool(error.resources.placement.group)
+                    deadline = began + max(self._wait_s, GROUP_LAG_S if in_group else 0.0)
+                    if loop.time() >= deadline:
+                        raise
+                    if not in_group:  # more nodes do not make a group larger
+                        self._engine.ask_for(error.resources, error.count)
+                        asked = True
+                await asyncio.sleep(min(LOOK_AGAIN_S, max(0.0, deadline - loop.time())))
+        finally:
+            if asked:
+                self._engine.ask_for(None, 0)
+
+    async def _look(self) -> None:
+        try:
+            await asyncio.wait_for(self._engine.refresh(), LOOK_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise ServeException(
+                f"the cluster did not say within {LOOK_TIMEOUT_S:g} s what is free on its nodes, so nothing was changed"
+            ) from None
+
+
+class Commands:
+    """Carries out commands.
+
+    Args:
+        handover: what this controller was given.
+        ingresses: the HTTP servers that are connected now.
+        exporter: collects this node's metrics; None where nothing is recorded.
+        metrics_url: where it serves them.
+        wait_for_resources_s: how long a change may wait for nodes to join.
+    """
+
+    def __init__(
+        self,
+        handover: ControllerHandover,
+        controller: Controller,
+        engine: Engine,
+        *,
+        ingresses: Callable[[], Sequence[Subscription]],
+        exporter: Exporter | None = None,
+        metrics_url: str = "",
+        wait_for_resources_s: float = 0.0,
+    ) -> None:
+        self._handover = handover
+        self._controller = controller
+        self._engine = engine
+        self._ingresses = ingresses
+        self._exporter = exporter
+        self._metrics_url = metrics_url
+        self._room = CapacityWait(engine, wait_for_resources_s)
+        self._ingress_waiters: set[asyncio.Event] = set()
+
+    def router_confirmed(self) -> None:
+        """A router says that it uses a table."""
+        for event in self._ingress_waiters:
+            event.set()
+
+    async def execute(
+        self, command: AnyCommand, body: bytes, progress: Callable[[Progress], None], *, own_router: int | None
+    ) -> bytes:
+        """Carry out a command and return its packed answer.
+
+        Args:
+            body: what travels beside the command, such as code.
+            progress: told how far a wait has come.
+            own_router: number of the router of the process that has sent the command, if it has one.
+
+        Raises:
+            ServeException, ValueError, TimeoutError: it cannot be carried out.
+        """
+        controller = self._controller
+        if isinstance(command, Query):
+            return pack(await self._status())
+        if isinstance(command, QueryBackends):
+            return pack(backends_of(controller.desired, command.tag))
+        if isinstance(command, QueryTraffic):
+            return pack(traffic_of(controller.desired, command.name))
+        if isinstance(command, QueryMetrics):
+            if self._exporter is None:
+                raise ServeException("this instance records no metrics (metrics_export_port=None)")
+            return pack(await self._read(self._exporter))
+        if isinstance(command, Await):
+            await controller.wait(command, frozenset(() if own_router is None else (own_router,)), progress)
+            return b""
+        if isinstance(command, AwaitIngress):
+            await self._wait_for_ingresses(command.timeout_s)
+            return b""
+        if isinstance(command, Shutdown):
+            return pack(Ending(controller.shutdown(forget=command.forget)))
+        return await self._room.carry_out(command, lambda: controller.change(command, body))
+
+    async def _status(self) -> Status:
+        controller, queued = self._controller, await self._queued()
+        return status_of(
+            self._handover,
+            controller.desired,
+            controller.observed,
+            controller.table,
+            ingresses=self._ingresses(),
+            unheard=controller.unheard,
+            metrics=self._metrics_addresses(),
+            queued=queued,
+        )
+
+    async def _read(self, exporter: Exporter) -> Reading:
+        """What is counted now, on all nodes."""
+        here = reading_of(await exporter.collect(), asyncio.get_running_loop().time())
+        return joined(here, await self._engine.read_metrics())
+
+    async def _queued(self) -> dict[str, int] | None:
+        if self._exporter is None:
+            return None
+        try:
+            return queued_by_endpoint(await self._read(self._exporter))
+        except OSError as error:  # no descriptor is left, perhaps: the rest of the status is wanted all the more
+            log.warning("metrics cannot be collected: %s", error)
+            return None
+
+    async def _wait_for_ingresses(self, timeout_s: float) -> None:
+        event = asyncio.Event()
+        self._ingress_waiters.add(event)
+        try:
+            deadline = asyncio.get_running_loop().time() + timeout_s
+            while sum(self._serves(s) for s in self._ingresses()) < self._engine.ingresses_wanted:
+                if len(self._controller.ingress_exits) >= INGRESS_TRIES:
+                    raise ServeException(
+                        f"the HTTP server does not come up ({self._controller.ingress_exits[-1]}); see its log"
+                    )
+                event.clear()
+                left_s = deadline - asyncio.get_running_loop().time()
+                if left_s <= 0:
+                    raise TimeoutError(f"the HTTP server was not ready after {timeout_s:g} s")
+                # An exit of an ingress is no confirmation, so it is looked for once a second.
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(event.wait(), min(1.0, left_s))
+        finally:
+            self._ingress_waiters.discard(event)
+
+    def _metrics_addresses(self) -> dict[str, str]:
+        own = {node_here(): self._metrics_url} if self._metrics_url else {}
+        return {**own, **self._engine.metrics_addresses}
+
+    def _serves(self, subscription: Subscription) -> bool:
+        return self._controller.observed.confirmed.get(subscription.number, 0) > 0

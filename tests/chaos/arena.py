@@ -92,7 +92,7 @@ class Arena:
         """``supervisor``, ``controller``, ``ingress`` or ``replica``."""
         if self.engine == "ray":  # whose processes all look alike
             return self._as_told(role)
-        module = "pointsman.engine.supervisor" if role == "supervisor" else f"pointsman.{role}"
+        module = "pointsman.engine.local.supervisor" if role == "supervisor" else f"pointsman.{role}"
         found = []
         for process in _family().values():
             with contextlib.suppress(psutil.Error):

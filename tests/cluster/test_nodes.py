@@ -21,9 +21,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 import pointsman as serve
-from pointsman.engine.ray.exporters import MetricsHost
-from pointsman.engine.ray.guests import GuestHost
-from pointsman.engine.ray.hosts import ControllerHost, ProcessHost
+from pointsman.engine.ray.child import ChildHost
+from pointsman.engine.ray.hosts import ControllerHost, MetricsHost, ProcessHost
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from tests.cluster.conftest import Nodes
 from tests.conftest import WAIT_S, http_for, wait_until
@@ -294,7 +293,7 @@ def namespaces() -> set[str]:
 
 def processes_of_ours() -> set[int]:
     """On the nodes of this test; by their titles, since a process may live on when its actor is no more."""
-    kinds = tuple(f"ray::{host.__name__}" for host in (ControllerHost, ProcessHost, GuestHost, MetricsHost))
+    kinds = tuple(f"ray::{host.__name__}" for host in (ControllerHost, ProcessHost, ChildHost, MetricsHost))
     found = set()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it has just ended

@@ -10,15 +10,16 @@ from typing import Any
 from pointsman.controller.connections import Service
 from pointsman.controller.controller import Controller
 from pointsman.controller.orders import Launcher
-from pointsman.engine.child import unpack_handover
-from pointsman.engine.instances import RAY_PREFIX
+from pointsman.engine.orders import Launch, ProcessEvent
+from pointsman.engine.process import unpack_handover
+from pointsman.engine.ray.folder import RAY_PREFIX
 from pointsman.model import Capacity, RoutingTable
 from pointsman.testing import FakeEngine, FakeReplica, Losses, ReplicaPlan, run, virtual_loop
 from pointsman.wire.auth import ROLE_INGRESS, ROLE_OPERATOR, ROLE_REPLICA, derive_key
 from pointsman.wire.commands import Accepted, Await, Change
 from pointsman.wire.control import ControlLink
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.handover import ControllerHandover, Launch, ProcessEvent, ReplicaHandover
+from pointsman.wire.handover import ControllerHandover, ReplicaHandover
 from pointsman.wire.messages import Report, unpack
 from pointsman.wire.stream import acceptor
 from tests.loop.simulation import MemoryStore

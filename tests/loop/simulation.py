@@ -25,16 +25,18 @@ from functools import wraps
 from typing import Any
 
 from pointsman.controller.controller import Controller
+from pointsman.controller.observed import LaunchNote
 from pointsman.controller.orders import Launcher
 from pointsman.controller.reconcile import is_settled
 from pointsman.controller.state import Desired
 from pointsman.controller.store import Loaded, StoreError
+from pointsman.engine.orders import Launch
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
 from pointsman.wire.commands import Accepted, Change
 from pointsman.wire.frames import Body, Kind
-from pointsman.wire.handover import ControllerHandover, Launch, LaunchNote
+from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import Assignment, unpack
 from tests.loop.lives import BAD, CONFIRM_S, Step
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from pointsman.controller.observed import LaunchNote
 from pointsman.controller.reconcile import STOP_GRACE_S
 from pointsman.controller.store import StoreError
+from pointsman.engine.orders import ProcessEvent, ShutdownOrder
 from pointsman.exceptions import BackendStartError
 from pointsman.model import Pins
 from pointsman.testing import ReplicaPlan, settle
 from pointsman.wire.commands import Accepted, Pin, Progress, RollbackTraffic, ShadowTraffic
-from pointsman.wire.handover import LaunchNote, ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import unpack
 from tests.loop.world import World, in_world
 

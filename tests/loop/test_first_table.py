@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.engine.folder import InstanceFolder
-from pointsman.engine.lasttable import NAME, KeptTable, LastTable
+from pointsman.engine.local.folder import InstanceFolder
+from pointsman.engine.local.lasttable import NAME, KeptTable, LastTable
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.codec import Scope
 from pointsman.ingress.firsttable import PATIENCE_S, FirstTable

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pointsman.controller.state import Desired
-from pointsman.engine.link import SupervisorLink
+from pointsman.engine.local.engine import SupervisorLink
+from pointsman.engine.orders import Launch, ProcessEvent
 from pointsman.exceptions import CallRejectedError, ServeException, TooLargeError, UserCodeError
 from pointsman.limits import MAX_MESSAGE, MAX_TEXT
 from pointsman.model import Reason, ReplicaConfig, Resources
@@ -31,7 +32,6 @@ from pointsman.wire.commands import (
 )
 from pointsman.wire.control import SENDINGS
 from pointsman.wire.frames import Kind
-from pointsman.wire.handover import Launch, ProcessEvent
 from pointsman.wire.messages import FailureHead, unpack
 from tests.loop.linked import LinkedWorld, in_linked_world
 from tests.loop.test_losses import create

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pointsman.controller.observed import LaunchNote
+from pointsman.engine.orders import ProcessEvent
 from pointsman.exceptions import ReplicaDiedError
 from pointsman.model import Allocation, BackendConfigSpec, Resources
 from pointsman.testing import Loss, Losses, MemoryReplica, ReplicaPlan, new_call, run, settle, virtual_loop
@@ -31,7 +33,6 @@ from pointsman.wire.commands import (
 )
 from pointsman.wire.control import ControlLink
 from pointsman.wire.frames import Kind, WireError
-from pointsman.wire.handover import LaunchNote, ProcessEvent
 from pointsman.wire.messages import pack
 from tests.loop import models
 from tests.loop.linked import CONTROL, MASTER, LinkedWorld, in_linked_world

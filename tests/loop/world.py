@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.controller.controller import Controller
+from pointsman.controller.observed import LaunchNote
 from pointsman.controller.orders import Launcher
 from pointsman.controller.store import Store
 from pointsman.model import BackendConfigSpec, Capacity, Origin, Resources, TargetTraits
@@ -24,7 +25,7 @@ from pointsman.wire.commands import (
     Progress,
     UpdateBackendConfig,
 )
-from pointsman.wire.handover import ControllerHandover, LaunchNote
+from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import unpack
 
 TRAITS = TargetTraits(is_class=True, has_reconfigure=True)

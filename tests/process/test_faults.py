@@ -179,7 +179,7 @@ def test_controller_killed_beside_replicas_with_large_environments(client):
 def test_no_descriptor_left_for_a_restart(client):
     """When the system has nothing left to restart the controller with, the instance serves on and tries again (F21)."""
     serve_pid(client)
-    supervisor = next(p for p in family().values() if "pointsman.engine.supervisor" in p.cmdline())
+    supervisor = next(p for p in family().values() if "pointsman.engine.local.supervisor" in p.cmdline())
     limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
     controller = client.status()["controller_pid"]
     supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))

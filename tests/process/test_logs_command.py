@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from pointsman.engine.folder import InstanceFolder
+from pointsman.engine.local.folder import InstanceFolder
 from pointsman.telemetry.logs import FORMATS
 from tests.conftest import http_for, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line, pointsman

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from pointsman.engine.folder import live_instances
+from pointsman.engine.local.folder import live_instances
 from pointsman.exceptions import ServeException
 from tests.conftest import WAIT_S, family, http_for, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line

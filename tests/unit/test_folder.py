@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from pointsman.engine import folder
-from pointsman.engine.folder import About, InstanceFolder, lock_state_folder
+from pointsman.engine.folder import lock_state_folder
 from pointsman.engine.instances import log_folders
+from pointsman.engine.local.folder import About, InstanceFolder
 from pointsman.exceptions import ServeException
 
 

@@ -31,7 +31,7 @@ def test_start_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_refuse(process: str) -> None:
     """So do the processes themselves, however they came by it (H12)."""
     program = (
-        "from pointsman.engine.child import run_process\n"
+        "from pointsman.engine.process import run_process\n"
         "async def main(): print('ran')\n"
         f"run_process(main(), process={process!r}, log_format='text')"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.engine.folder import InstanceFolder
-from pointsman.engine.lasttable import LastTable
+from pointsman.engine.local.folder import InstanceFolder
+from pointsman.engine.local.lasttable import LastTable
 from pointsman.model import RoutingTable
 from pointsman.wire.messages import pack
 

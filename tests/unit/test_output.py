@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.engine import output
-from pointsman.engine.output import OutputPump
+from pointsman.engine.local import output
+from pointsman.engine.local.output import OutputPump
 from pointsman.telemetry import logs
 from tests.conftest import wait_until
 

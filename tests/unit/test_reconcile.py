@@ -34,6 +34,7 @@ from pointsman.controller.reconcile import (
     plan,
 )
 from pointsman.controller.state import Desired, Fallback, Room
+from pointsman.engine.orders import ProcessEvent
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import (
     Allocation,
@@ -54,7 +55,6 @@ from pointsman.wire.commands import (
     SetTraffic,
     UpdateBackendConfig,
 )
-from pointsman.wire.handover import ProcessEvent
 from pointsman.wire.messages import SERVED_S, Report
 
 ORIGIN = Origin("/", ())

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 from pointsman.calling.dispatch import LoopDispatcher, ThreadDispatcher
 from pointsman.context import is_rehearsing, replica_context
 from pointsman.engine.base import Address
-from pointsman.engine.child import new_event_loop
 from pointsman.engine.instances import address_of, locator, metrics_folder
+from pointsman.engine.process import new_event_loop
 from pointsman.exceptions import ServeException
 from pointsman.model import RoutingTable
 from pointsman.routing.metrics import RouterMetrics

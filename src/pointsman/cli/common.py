@@ -35,7 +35,8 @@ def connect_to(name: str, address: str | None = None) -> Client:
         ServeException: there is none of that name; the text says which there are.
     """
     from pointsman.client.start import connect
-    from pointsman.engine.folder import InstanceFolder, check_name, live_instances
+    from pointsman.engine.folder import check_name
+    from pointsman.engine.local.folder import InstanceFolder, live_instances
 
     if address is not None:
         return connect(name, address=address)

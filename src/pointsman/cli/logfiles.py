@@ -17,8 +17,8 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from pointsman.engine.local.output import OUTPUT_OF, SUPERVISOR
 from pointsman.engine.lognames import CARD, LogCard, backend_in
-from pointsman.engine.output import OUTPUT_OF, SUPERVISOR
 from pointsman.telemetry.logs import Head, head_of, utc
 
 CHUNK = 1 << 20

@@ -91,7 +91,8 @@ def _find(name: str) -> Where:
     Raises:
         ServeException: there is none of that name.
     """
-    from pointsman.engine.folder import InstanceFolder, check_name
+    from pointsman.engine.folder import check_name
+    from pointsman.engine.local.folder import InstanceFolder
 
     instance = InstanceFolder.of(check_name(name))
     try:
@@ -115,7 +116,8 @@ def _find_stored(state_dir: Path) -> Where:
     Raises:
         ServeException: there are none.
     """
-    from pointsman.engine.folder import InstanceFolder, logs_of
+    from pointsman.engine.folder import logs_of
+    from pointsman.engine.local.folder import InstanceFolder
 
     folder = logs_of("", str(state_dir))
     if not folder.is_dir():

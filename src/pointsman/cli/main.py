@@ -35,7 +35,7 @@ from pointsman.wire.descriptors import give_standard_streams
 if TYPE_CHECKING:
     from pointsman.client import Client
     from pointsman.engine.base import Address
-    from pointsman.engine.folder import About, InstanceFolder
+    from pointsman.engine.local.folder import About, InstanceFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -130,7 +130,8 @@ def start(
     """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
     from pointsman.client.start import start_named
     from pointsman.config import parse_http_options
-    from pointsman.engine.folder import InstanceFolder, check_name
+    from pointsman.engine.folder import check_name
+    from pointsman.engine.local.folder import InstanceFolder
 
     http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
     folder = InstanceFolder.of(check_name(name))
@@ -164,8 +165,8 @@ def list_instances(address: ClusterAddress = None, as_json: AsJson = False) -> N
     from pointsman.cli.tables import show_instances
     from pointsman.client.start import attach
     from pointsman.engine.base import url
-    from pointsman.engine.folder import abouts
     from pointsman.engine.instances import named_on_cluster
+    from pointsman.engine.local.folder import abouts
 
     found: list[tuple[str, int, About | Address]] = []
     if address is None:

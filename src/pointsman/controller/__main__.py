@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pointsman.controller.run import serve
 from pointsman.controller.store import Store, StoreError
-from pointsman.engine.child import EXIT_REFUSED, Lifeline, run_process
-from pointsman.engine.folder import REFUSAL, InstanceFolder
-from pointsman.engine.link import SupervisorLink
+from pointsman.engine.local.engine import SupervisorLink
+from pointsman.engine.local.folder import REFUSAL, InstanceFolder
+from pointsman.engine.process import EXIT_REFUSED, Lifeline, run_process
 from pointsman.wire.handover import ControllerHandover
 
 log = logging.getLogger("pointsman.controller")

@@ -39,10 +39,10 @@ from pointsman.controller.store.base import DurableState, DurableStore
 from pointsman.controller.views import Publisher
 from pointsman.controller.waiters import Situation, Waiters
 from pointsman.engine.base import Engine
+from pointsman.engine.orders import ProcessEvent, ShutdownOrder
 from pointsman.model import Capacity, RoutingTable
 from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Ending, Progress
 from pointsman.wire.frames import Kind
-from pointsman.wire.handover import ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Report, pack
 from pointsman.wire.started import has_started_calls
 

@@ -14,11 +14,11 @@ from pointsman.controller.store.ray import KeyValueStore
 from pointsman.engine.base import MetricsPort
 from pointsman.engine.folder import forget_state, lock_state_folder
 from pointsman.engine.listening import listen_for_metrics
+from pointsman.engine.ray.cluster import KeyValues
 from pointsman.engine.ray.engine import RayEngine
-from pointsman.engine.ray.folder import NodeFolder
-from pointsman.engine.ray.hosts import Running, WhereAbouts
-from pointsman.engine.ray.kv import KeyValues
-from pointsman.engine.ray.names import control_path_of
+from pointsman.engine.ray.folder import NodeFolder, control_path_of
+from pointsman.engine.ray.hosts import Running
+from pointsman.engine.ray.lookup import WhereAbouts
 from pointsman.model import Capacity
 from pointsman.wire.address import node_here, tcp_address
 from pointsman.wire.handover import ClusterHandover, ControllerHandover

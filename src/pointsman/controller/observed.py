@@ -14,10 +14,10 @@ from enum import Enum, IntEnum, auto
 
 from pointsman.controller.failures import RECONFIGURE_REASONS, STEADY_S, Failures
 from pointsman.controller.state import Desired, Room
+from pointsman.engine.orders import ProcessEvent
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
 from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
-from pointsman.wire.handover import LaunchNote, ProcessEvent
-from pointsman.wire.messages import SERVED_S, HealthAnswer, Report, unpack
+from pointsman.wire.messages import SERVED_S, HealthAnswer, Message, Report, unpack
 
 
 class Phase(IntEnum):
@@ -332,3 +332,14 @@ def room_of(observed: Observed) -> Room:
     for replica in observed.replicas.values():
         held[replica.backend] = (*held.get(replica.backend, ()), replica.allocation)
     return Room(observed.capacity, held)
+
+
+class LaunchNote(Message, frozen=True):
+    """What a controller must know of a replica that its predecessor launched."""
+
+    backend: str
+    version: int
+    tag: str
+    allocation: Allocation
+    start_reason: str = "initial"
+    has_close: bool = False

@@ -16,13 +16,14 @@ import msgspec
 
 from pointsman.controller import reconcile
 from pointsman.controller.allocation import visible_devices
-from pointsman.controller.observed import Replica
+from pointsman.controller.observed import LaunchNote, Replica
 from pointsman.controller.store.base import DurableState
-from pointsman.engine.child import pack_handover
+from pointsman.engine.orders import Launch
+from pointsman.engine.process import pack_handover
 from pointsman.model import Allocation, BackendSpec, ReplicaConfig, RoutingTable
 from pointsman.wire.auth import ROLE_GRANT, ROLE_REPLICA, ROLE_ROUTER, derive_key
 from pointsman.wire.frames import Kind
-from pointsman.wire.handover import ControllerHandover, Launch, LaunchNote, ReplicaHandover
+from pointsman.wire.handover import ControllerHandover, ReplicaHandover
 from pointsman.wire.messages import Assignment, ConfigureHead, DrainHead, pack
 from pointsman.wire.stream import Stream
 

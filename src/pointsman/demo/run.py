@@ -24,7 +24,7 @@ from pointsman.client import Client
 from pointsman.client.start import local_capacity, start_instance
 from pointsman.config import HTTPOptions
 from pointsman.demo.load import Answer, post_all
-from pointsman.engine.folder import InstanceFolder
+from pointsman.engine.local.folder import InstanceFolder
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from pointsman.engine.orders import Launch, ProcessEvent, ShutdownOrder
 from pointsman.model import Capacity, Resources, StartOptions
 from pointsman.telemetry.reports import Reading
-from pointsman.wire.handover import HTTPSettings, Launch, ProcessEvent, ShutdownOrder
+from pointsman.wire.handover import HTTPSettings
 
 EventSink = Callable[[ProcessEvent], None]
 

@@ -1,7 +1,8 @@
 """Instances, whichever engine runs them: raise one, find one, learn where its controller is and when it has ended.
 
-The only place that knows which engine a control path belongs to; the Ray engine is imported when one of its instances
-is meant, and not before.
+The only module that chooses between the engines, which have the same names in the same files: ``driver``, ``lookup``,
+``folder``. Of the Ray engine ``lookup`` and ``driver`` import Ray, so they are imported when one of its instances is
+meant, and not before; ``folder`` does without.
 """
 
 from __future__ import annotations
@@ -11,22 +12,59 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pointsman.engine import local
 from pointsman.engine.base import Address, Plan, Raised, url
-from pointsman.engine.folder import live_folders
-from pointsman.engine.lasttable import LastTable
+from pointsman.engine.local import driver as local_driver
+from pointsman.engine.local import folder as local_folder
+from pointsman.engine.local import lookup as local_lookup
+from pointsman.engine.local.lasttable import LastTable
+from pointsman.engine.ray import folder as ray_folder
+from pointsman.engine.ray.folder import RAY_PREFIX
 from pointsman.engine.relay import ask_relay, locator_by_relay, relay_here
 from pointsman.exceptions import ServeException
 from pointsman.model import Resources
 
-RAY_PREFIX = "ray:"
+
+class Lookup(Protocol):
+    """Finds instances; the module ``lookup`` of each engine."""
+
+    def find_instance(self, name: str, cluster: str | None) -> Address: ...
+
+    def live_addresses(self, cluster: str | None) -> list[Address]: ...
+
+    def address_of(self, control_path: str) -> Address: ...
+
+    def locator(self, control_path: str) -> Callable[[], Awaitable[str | None]] | None: ...
+
+    def present_address(self, control_path: str) -> str: ...
+
+    def wait_for_end(self, control_path: str) -> None: ...
+
+
+class Folders(Protocol):
+    """What an instance keeps on this node; the module ``folder`` of each engine."""
+
+    def metrics_folder(self, control_path: str) -> Path: ...
+
+    def log_folders(self, control_path: str) -> dict[str, Path]: ...
 
 
 def on_ray(control_path: str) -> bool:
     """Whether the instance with that control path runs on the Ray engine."""
     return control_path.startswith(RAY_PREFIX)
+
+
+def _lookup(ray: bool) -> Lookup:
+    if ray:
+        from pointsman.engine.ray import lookup
+
+        return lookup
+    return local_lookup
+
+
+def _folders(control_path: str) -> Folders:
+    return ray_folder if on_ray(control_path) else local_folder
 
 
 def raise_instance(plan: Plan, engine: str) -> Raised:
@@ -37,26 +75,22 @@ def raise_instance(plan: Plan, engine: str) -> Raised:
         ServeException: a live instance has that name or state folder.
     """
     if engine == "ray":
-        from pointsman.engine.ray.driver import raise_on_ray
+        from pointsman.engine.ray import driver
 
-        return raise_on_ray(plan)
-    return local.raise_instance(plan)
+        return driver.raise_instance(plan)
+    return local_driver.raise_instance(plan)
 
 
-def find_instance(name: str, engine: str, address: str | None = None) -> Address:
+def find_instance(name: str, engine: str, cluster: str | None = None) -> Address:
     """The live named instance.
 
     Args:
-        address: of the Ray cluster, None for the one that is here.
+        cluster: address of the Ray cluster, None for the one that is here.
 
     Raises:
         ServeException: there is none.
     """
-    if engine == "ray":
-        from pointsman.engine.ray.driver import find_on_ray
-
-        return find_on_ray(name, address)
-    return local.find_instance(name)
+    return _lookup(engine == "ray").find_instance(name, cluster)
 
 
 def find_anywhere(name: str) -> Address:
@@ -68,9 +102,9 @@ def find_anywhere(name: str) -> Address:
         ServeException: there is none; or one on this machine and one in the cluster, and the text says how to choose.
     """
     member = _in_a_cluster()
-    here = local.find_instance(name) if local.is_alive(name) else None
+    here = find_instance(name, "local") if local_lookup.is_alive(name) else None
     if not member and (here is not None or not _names_a_cluster()):
-        return here or local.find_instance(name)
+        return here or find_instance(name, "local")
     try:
         there = find_instance(name, "ray")
     except ServeException as error:
@@ -105,20 +139,13 @@ def live_addresses(cluster: str | None) -> list[Address]:
     Raises:
         ServeException: no cluster runs there.
     """
-    found = [local.address_of(folder) for folder in live_folders()]
-    if cluster is not None:
-        from pointsman.engine.ray.driver import all_on_ray
-
-        found += all_on_ray(cluster)
-    return found
+    found = local_lookup.live_addresses(None)
+    return found if cluster is None else found + _lookup(True).live_addresses(cluster)
 
 
 def named_on_cluster(cluster: str) -> list[tuple[str, Address]]:
     """Live named instances of a Ray cluster, and how to reach them. Raises ServeException: there is no cluster."""
-    from pointsman.engine.ray.driver import all_on_ray
-    from pointsman.engine.ray.names import name_in
-
-    found = [(name_in(address.control_path), address) for address in all_on_ray(cluster)]
+    found = [(ray_folder.name_in(one.control_path), one) for one in _lookup(True).live_addresses(cluster)]
     return sorted((name, address) for name, address in found if name)
 
 
@@ -132,11 +159,9 @@ def parse_actor_options(options: Mapping[str, Any] | None, control_path: str) ->
         from pointsman.engine.ray.options import parse_options
 
         return parse_options(options)
-    from pointsman import (
-        actor_options as resources,  # not by replicas, whose environment need not have what that imports
-    )
+    from pointsman import actor_options  # not by replicas, whose environment need not have what that imports
 
-    return resources.parse_actor_options(options)
+    return actor_options.parse_actor_options(options)
 
 
 def address_of(control_path: str) -> Address:
@@ -145,14 +170,7 @@ def address_of(control_path: str) -> Address:
     Raises:
         ServeException: it is not this user's, or has ended.
     """
-    if on_ray(control_path):
-        from pointsman.engine.ray.driver import address_on_ray
-
-        return address_on_ray(control_path)
-    folder = local.folder_of(control_path)
-    if not folder.is_alive():
-        raise ServeException("the instance of this handle has ended")
-    return local.address_of(folder)
+    return _lookup(on_ray(control_path)).address_of(control_path)
 
 
 def locator(control_path: str) -> Callable[[], Awaitable[str | None]] | None:
@@ -160,36 +178,7 @@ def locator(control_path: str) -> Callable[[], Awaitable[str | None]] | None:
     path is the address for good."""
     if on_ray(control_path) and relay_here():
         return locator_by_relay(relay_here())
-    if on_ray(control_path):
-        from pointsman.engine.ray.locating import locator_on_ray
-
-        return locator_on_ray(control_path)
-    return None
-
-
-def metrics_folder(control_path: str) -> Path:
-    """Where the metrics of the instance with that control path lie on this node."""
-    if on_ray(control_path):
-        from pointsman.engine.ray.folder import NodeFolder
-
-        return NodeFolder.of(control_path).metrics
-    return local.folder_of(control_path).metrics
-
-
-def log_folders(control_path: str) -> dict[str, Path]:
-    """Where the log files of that instance are, or word of where they are: beginning of a node's name -> folder, of
-    nodes on this machine. On one machine there is one, without a name."""
-    if on_ray(control_path):
-        from pointsman.engine.ray.folder import log_folders as on_nodes
-        from pointsman.engine.ray.names import instance_in
-
-        return on_nodes(instance_in(control_path))
-    return {"": local.folder_of(control_path).logs()}
-
-
-def last_table(control_path: str) -> LastTable | None:
-    """Where the newest routing table of that instance is kept; None on a cluster, whose nodes share no folder."""
-    return None if on_ray(control_path) else LastTable(local.folder_of(control_path))
+    return _lookup(on_ray(control_path)).locator(control_path)
 
 
 def present_address(control_path: str) -> str:
@@ -200,18 +189,25 @@ def present_address(control_path: str) -> str:
     """
     if on_ray(control_path) and relay_here():
         return ask_relay(relay_here())
-    if on_ray(control_path):
-        from pointsman.engine.ray.locating import address_now
-
-        return address_now(control_path)
-    return control_path
+    return _lookup(on_ray(control_path)).present_address(control_path)
 
 
 def wait_for_end(control_path: str) -> None:
     """Return when the instance has ended."""
-    if on_ray(control_path):
-        from pointsman.engine.ray.driver import wait_on_ray
+    _lookup(on_ray(control_path)).wait_for_end(control_path)
 
-        wait_on_ray(control_path)
-    else:
-        local.folder_of(control_path).wait_for_end()
+
+def metrics_folder(control_path: str) -> Path:
+    """Where the metrics of the instance with that control path lie on this node."""
+    return _folders(control_path).metrics_folder(control_path)
+
+
+def log_folders(control_path: str) -> dict[str, Path]:
+    """Where the log files of that instance are, or word of where they are: beginning of a node's name -> folder, of
+    nodes on this machine. On one machine there is one, without a name."""
+    return _folders(control_path).log_folders(control_path)
+
+
+def last_table(control_path: str) -> LastTable | None:
+    """Where the newest routing table of that instance is kept; None on a cluster, whose nodes share no folder."""
+    return None if on_ray(control_path) else LastTable(local_folder.folder_of(control_path))

@@ -10,9 +10,9 @@ import signal
 import socket
 import sys
 
-from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import last_table, locator, metrics_folder
 from pointsman.engine.listening import listen
+from pointsman.engine.process import Lifeline, run_process
 from pointsman.ingress.app import ASGIApp, IngressApp
 from pointsman.ingress.exchange import HTTPMetrics
 from pointsman.ingress.firsttable import FirstTable

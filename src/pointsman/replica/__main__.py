@@ -17,8 +17,8 @@ import sys
 import msgspec
 
 from pointsman.context import ReplicaContext, set_replica_context
-from pointsman.engine.child import Lifeline, run_process
 from pointsman.engine.instances import locator, metrics_folder
+from pointsman.engine.process import Lifeline, run_process
 from pointsman.engine.relay import set_relay
 from pointsman.model import Reason
 from pointsman.replica.health import STDERR, Health, Vitals

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from pointsman.controller.observed import LaunchNote
+from pointsman.engine.orders import Launch, ProcessEvent, ShutdownOrder
 from pointsman.model import Reason, Resources, RoutingTable
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.frames import Body, Kind
-from pointsman.wire.handover import Launch, LaunchNote, ProcessEvent, ShutdownOrder
 from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
 
 

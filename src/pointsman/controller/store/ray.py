@@ -12,7 +12,7 @@ import msgspec
 
 from pointsman.controller.state import Desired
 from pointsman.controller.store import KEPT_REPLIES, Loaded, StoreError
-from pointsman.engine.ray.kv import KeyValueError, KeyValues
+from pointsman.engine.ray.cluster import KeyValueError, KeyValues
 from pointsman.usercode.packing import code_digest
 
 STATE = "state"

@@ -15,8 +15,8 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pointsman.engine.ray.guests import GuestError
-from pointsman.engine.ray.hosts import Birth, Introduction
+from pointsman.engine.ray.child import ChildError
+from pointsman.engine.ray.hosts import HostArgs, Introduction
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Wanted(NamedTuple):
         host: the actor's class.
         name: in the instance's namespace.
         method: of ``host``: what it shall be.
-        birth: what it is given.
+        args: what it is given.
         options: of the actor: resources, runtime environment.
         node: where it must run; empty lets Ray choose.
     """
@@ -41,7 +41,7 @@ class Wanted(NamedTuple):
     host: type
     name: str
     method: str
-    birth: Birth
+    args: HostArgs
     options: dict[str, Any]
     node: str
 
@@ -137,7 +137,7 @@ class Actors:
             max_restarts=0,
             **options,
         )
-        name, handle = wanted.name, actor.remote(wanted.birth)
+        name, handle = wanted.name, actor.remote(wanted.args)
         self._when_done(self._have_introduced(name, handle), name)
         self._when_done(getattr(handle, wanted.method).remote(), name)
         self._watch(name, handle)
@@ -197,8 +197,8 @@ class Actors:
 def how_it_ended(error: BaseException) -> Ending:
     """An actor's end in one line."""
     if isinstance(error, RayTaskError):
-        guest = isinstance(error.cause, GuestError)
-        return Ending(str(error.cause) if guest else f"{type(error.cause).__name__}: {error.cause}")
+        by_child = isinstance(error.cause, ChildError)
+        return Ending(str(error.cause) if by_child else f"{type(error.cause).__name__}: {error.cause}")
     text = str(error)
     if isinstance(error, ActorUnschedulableError):
         # Pinned to a node that has died, and that Ray counted as alive until now.

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined,unused-ignore]
+from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
 from pointsman.engine.base import Cluster
 from pointsman.exceptions import ServeException
@@ -33,7 +34,7 @@ _PROBE = (
     "GcsClient(address=sys.argv[1]).internal_kv_get(b'pointsman', b'pointsman', timeout=5)"
 )
 
-membership = threading.Lock()
+lock = threading.Lock()
 """Held by who asks the cluster on a thread of its own: Ray starts a new one for who asks it after the shutdown."""
 _started_here = False
 _amounts: Mapping[str, Any] = {}
@@ -92,7 +93,7 @@ def let_go() -> None:
     _instances -= 1
     if not _instances and _started_here:
         _started_here = False
-        with membership:
+        with lock:
             ray.shutdown()
 
 
@@ -186,3 +187,54 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+KV_NAMESPACE = b"pointsman"
+TIMEOUT_S = 4.0
+
+
+class KeyValueError(Exception):
+    """The cluster did not answer; a write may or may not have been made."""
+
+
+class KeyValues:
+    """The keys of one instance.
+
+    Args:
+        prefix: what all of them begin with; the instance's namespace.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.encode() + b"/"
+
+    def get(self, key: str) -> bytes | None:
+        """The value, or None. Raises KeyValueError."""
+        value = _ask("get", self._prefix + key.encode())
+        return None if value is None else bytes(value)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write, whole or not at all. Raises KeyValueError."""
+        _ask("put", self._prefix + key.encode(), value, True)
+
+    def delete(self, key: str) -> None:
+        """Remove a key, which need not be there. Raises KeyValueError."""
+        _ask("del", self._prefix + key.encode(), False)
+
+    def clear(self) -> None:
+        """Remove all keys. Raises KeyValueError."""
+        _ask("del", self._prefix, True)
+
+    def keys(self, start: str) -> list[str]:
+        """All keys that begin so. Raises KeyValueError."""
+        found = _ask("keys", self._prefix + start.encode())
+        return [key[len(self._prefix) :].decode() for key in found]
+
+
+def _ask(verb: str, *args: Any) -> Any:
+    client = internal_kv_get_gcs_client()
+    if client is None:
+        raise KeyValueError("this process is not in a Ray cluster")
+    try:
+        return getattr(client, f"internal_kv_{verb}")(*args, KV_NAMESPACE, timeout=TIMEOUT_S)
+    except Exception as error:  # noqa: BLE001 - what Ray raises while its head is away has no common base
+        raise KeyValueError(f"the Ray cluster did not answer within {TIMEOUT_S:g} s: {error}") from None

@@ -15,17 +15,20 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pointsman.engine.base import Address, Cluster, MetricsPort, Plan
+from pointsman.engine.base import Address, MetricsPort, Plan
 from pointsman.engine.listening import bind, listen_for_metrics
 from pointsman.engine.ray import cluster
+from pointsman.engine.ray.folder import ANONYMOUS, CONTROLLER, namespace_of
 from pointsman.engine.ray.hosts import ControllerHost
-from pointsman.engine.ray.names import ANONYMOUS, CONTROLLER, is_ours, namespace_in, namespace_of
+from pointsman.engine.ray.lookup import (
+    _address,
+    _controller_of,
+)
 from pointsman.engine.ray.nodes import alive_nodes
 from pointsman.exceptions import ServeException
 from pointsman.wire.address import set_node
 from pointsman.wire.handover import ClusterHandover, HTTPSettings
 
-START_TIMEOUT_S = 60.0
 PASSED_ON = ("OMP_NUM_THREADS",)
 """Variables of the driver that replicas get too, on whatever node."""
 
@@ -108,7 +111,7 @@ class RayInstance:
         return False
 
 
-def raise_on_ray(plan: Plan) -> RayInstance:
+def raise_instance(plan: Plan) -> RayInstance:
     """Join the cluster, take the port, make the controller's actor. Returns when the controller is there.
 
     Raises:
@@ -123,62 +126,6 @@ def raise_on_ray(plan: Plan) -> RayInstance:
     except BaseException:
         cluster.let_go()
         raise
-
-
-def find_on_ray(name: str, address: str | None) -> Address:
-    """The live named instance of the cluster at an address; of the one that this process is in, or that runs on this
-    machine, where none is given.
-
-    Raises:
-        ServeException: there is none.
-    """
-    _be_member(address)
-    controller = _controller_of(namespace_of(name))
-    if controller is None:
-        raise ServeException(
-            f"no instance named {name!r} is running on this cluster; start one with"
-            f" start(detached=True, name={name!r}, engine='ray')"
-        )
-    return _address(controller)
-
-
-def all_on_ray(address: str) -> list[Address]:
-    """All live instances of the cluster at an address, named or not. Raises ServeException: no cluster is there."""
-    _be_member(address)
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    controllers = [
-        _controller_of(a["namespace"]) for a in actors if a["name"] == CONTROLLER and is_ours(a["namespace"])
-    ]
-    return [_address(controller) for controller in controllers if controller is not None]
-
-
-def address_on_ray(control_path: str) -> Address:
-    """How to reach an instance of the cluster that this process is in. Raises ServeException: it has ended."""
-    controller = _controller_of(namespace_in(control_path)) if ray.is_initialized() else None
-    if controller is None:
-        raise ServeException("the instance of this handle has ended, or this process is not in its Ray cluster")
-    set_node(str(ray.get_runtime_context().get_node_id()))
-    return _address(controller)
-
-
-def wait_on_ray(control_path: str) -> None:
-    """Return when the instance has ended."""
-    while True:
-        with cluster.membership:  # not after the shutdown of this process's cluster: Ray would start a new one
-            controller = _controller_of(namespace_in(control_path)) if cluster.is_member() else None
-            if controller is None:
-                return
-            attended = controller.attend.remote()
-        try:
-            ray.get(attended)
-        except RayError:
-            time.sleep(0.05)
-
-
-def _be_member(address: str | None) -> None:
-    if not cluster.is_member():
-        cluster.join(Cluster(address or "auto", allow_insecure=True))
-    set_node(str(ray.get_runtime_context().get_node_id()))
 
 
 def _raise(plan: Plan) -> RayInstance:
@@ -243,18 +190,6 @@ def _make_controller(given: ClusterHandover, *, bound: bool) -> tuple[Address, A
         if isinstance(error, RayTaskError):
             raise ServeException(str(error.cause)) from None
         raise
-
-
-def _controller_of(namespace: str) -> Any:
-    try:
-        return ray.get_actor(CONTROLLER, namespace=namespace)
-    except ValueError:
-        return None
-
-
-def _address(controller: Any) -> Address:
-    address: Address = ray.get(controller.address.remote(), timeout=START_TIMEOUT_S)
-    return address
 
 
 def _take_port(http: HTTPSettings) -> socket.socket:

@@ -5,21 +5,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pointsman.engine.ray.actors import Actors, Ending
-from pointsman.engine.ray.names import INGRESS_PREFIX, METRICS_PREFIX
+from pointsman.engine.ray.folder import INGRESS_PREFIX, METRICS_PREFIX
 from pointsman.wire import commands
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import pack
-
-if TYPE_CHECKING:
-    from pointsman.engine.ray.engine import Connections
 
 STEP_S = 0.02
 TELL_AGAIN_S = 0.25
 """A process that is just looking for a new controller has not heard the first time."""
 KILLED_S = 2.0
+
+
+class Connections(Protocol):
+    """The controller's connections, as this engine needs them."""
+
+    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
+
+    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None: ...
+
+    def is_connected(self, number: int) -> bool: ...
 
 
 async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], *, drain_s: float) -> None:

@@ -10,30 +10,29 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Collection
-from typing import Protocol
 
 import ray
 from ray._private.state import available_resources_per_node, total_resources_per_node
 from ray.autoscaler.sdk import request_resources
 
 from pointsman.engine.base import EventSink
-from pointsman.engine.processes import is_stopped
+from pointsman.engine.orders import Launch, ProcessEvent, ShutdownOrder
+from pointsman.engine.process import is_stopped
 from pointsman.engine.ray.actors import Actors, Ending, Wanted
-from pointsman.engine.ray.ending import end_in_order
-from pointsman.engine.ray.exporters import Exporters
-from pointsman.engine.ray.guests import GuestHost
-from pointsman.engine.ray.hosts import Birth, Introduction, ProcessHost
-from pointsman.engine.ray.ingresses import Ingresses
-from pointsman.engine.ray.kv import KeyValueError, KeyValues
-from pointsman.engine.ray.names import INGRESS_PREFIX, replica_name
+from pointsman.engine.ray.child import ChildHost
+from pointsman.engine.ray.cluster import KeyValueError, KeyValues
+from pointsman.engine.ray.ending import Connections, end_in_order
+from pointsman.engine.ray.folder import INGRESS_PREFIX, replica_name
+from pointsman.engine.ray.hosts import HostArgs, Introduction, ProcessHost
 from pointsman.engine.ray.nodes import Amounts, alive_nodes, as_ray, capacity_of, labels_of, used_by_others
 from pointsman.engine.ray.options import group_strategy
+from pointsman.engine.ray.supervised import Exporters, Ingresses
 from pointsman.exceptions import ServeException
 from pointsman.model import CALLER, Allocation, Capacity, Environment, Resources
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.address import node_here
 from pointsman.wire.frames import Kind
-from pointsman.wire.handover import ClusterHandover, Launch, ProcessEvent, ShutdownOrder
+from pointsman.wire.handover import ClusterHandover
 from pointsman.wire.messages import Message, pack, unpack
 
 log = logging.getLogger("pointsman.controller")
@@ -50,16 +49,6 @@ KILL_S = 2.0
 SUSPECT_S = 30.0
 """How long nothing is placed on a node that seems to be lost and that Ray still counts as alive."""
 NOTES = "replica/"
-
-
-class Connections(Protocol):
-    """The controller's connections, as this engine needs them."""
-
-    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
-
-    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None: ...
-
-    def is_connected(self, number: int) -> bool: ...
 
 
 class Note(Message, frozen=True):
@@ -150,10 +139,10 @@ class RayEngine:
         with_metrics, environment = self._given.metrics_host is not None, _other_environment(order)
         self._actors.start(
             Wanted(
-                host=ProcessHost if environment is None else GuestHost,
+                host=ProcessHost if environment is None else ChildHost,
                 name=replica_name(order.number),
                 method="be_replica",
-                birth=Birth(order.label, order.handover, env, with_metrics, environment),
+                args=HostArgs(order.label, order.handover, env, with_metrics, environment),
                 options={key: value for key, value in options.items() if value is not None},
                 node=order.allocation.node,
             )

@@ -1,7 +1,10 @@
-"""An instance's folder on one node of the cluster: sockets of the processes that run there, and what they count.
+"""An instance's names in its cluster, and its folder on one node: sockets of the processes that run there, their
+metrics.
 
-Each process holds a shared lock on it for as long as it lives; a folder that nobody holds is rubbish, and is removed by
-whoever comes by: the last process that leaves, or the first of another instance.
+Each instance has a Ray namespace of its own. Its control path is ``ray:``, that namespace, ``#`` and its id. Each
+process holds a shared lock on the folder for as long as it lives; a folder that nobody holds is removed by whoever
+comes by: the last process that leaves, or the first of another instance. Imports no Ray: a backend's environment need
+not have it.
 """
 
 from __future__ import annotations
@@ -17,8 +20,58 @@ import msgspec
 
 from pointsman.engine.folder import make_private, runtime_folder
 from pointsman.engine.lognames import CARD, LogCard, name_of
-from pointsman.engine.ray.names import instance_in
 from pointsman.wire.address import node_here
+
+RAY_PREFIX = "ray:"
+
+
+CONTROLLER = "controller"
+REPLICA_PREFIX = "replica-"
+INGRESS_PREFIX = "ingress-"
+METRICS_PREFIX = "metrics-"
+ANONYMOUS = "pointsman-anonymous-"
+NAMED = "pointsman/"
+
+
+def namespace_of(name: str) -> str:
+    """The namespace of a named instance."""
+    return NAMED + name
+
+
+def is_ours(namespace: str) -> bool:
+    """Whether a namespace of the cluster is that of an instance."""
+    return namespace.startswith((ANONYMOUS, NAMED))
+
+
+def name_in(control_path: str) -> str:
+    """Of a named instance; empty for an anonymous one."""
+    namespace = namespace_in(control_path)
+    return namespace.removeprefix(NAMED) if namespace.startswith(NAMED) else ""
+
+
+def control_path_of(namespace: str, instance: str) -> str:
+    return f"{RAY_PREFIX}{namespace}#{instance}"
+
+
+def namespace_in(control_path: str) -> str:
+    return control_path.removeprefix(RAY_PREFIX).rpartition("#")[0]
+
+
+def instance_in(control_path: str) -> str:
+    return control_path.rpartition("#")[2]
+
+
+def replica_name(number: int) -> str:
+    return f"{REPLICA_PREFIX}{number}"
+
+
+def ingress_name(node: str, index: int) -> str:
+    return f"{INGRESS_PREFIX}{index}-{node}"
+
+
+def metrics_name(node: str) -> str:
+    return f"{METRICS_PREFIX}{node}"
+
 
 PREFIX = ".ray."
 SHORT_NODE = 8
@@ -94,9 +147,14 @@ class NodeFolder:
         _remove_unheld(self.path)
 
 
-def log_folders(instance: str) -> dict[str, Path]:
+def metrics_folder(control_path: str) -> Path:
+    """What the processes of the instance on this node count."""
+    return NodeFolder.of(control_path).metrics
+
+
+def log_folders(control_path: str) -> dict[str, Path]:
     """Where to look for the logs of an instance: the beginning of a node's name -> folder, of nodes on this machine."""
-    found = runtime_folder().glob(f"{PREFIX}{instance}.*")
+    found = runtime_folder().glob(f"{PREFIX}{instance_in(control_path)}.*")
     return {path.name.rpartition(".")[2]: path / "logs" for path in found}
 
 

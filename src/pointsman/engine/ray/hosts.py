@@ -1,8 +1,8 @@
 """The actors: thin shells in which the processes of an instance run. Their methods carry no call and no order.
 
     ControllerHost   the controller on a thread of its own; Ray makes it anew when it has died
-    ProcessHost      an ingress or a replica on the main thread, until it ends (``guests`` has another kind)
-    MetricsHost      a node's metrics; in ``exporters``
+    ProcessHost      an ingress or a replica on the main thread, until it ends (``child`` has another kind)
+    MetricsHost      serves the metrics of a node
 
 The process itself is the ``run`` of ``pointsman.<role>.__main__``, the very function that the local engine runs; it is
 found by name, as there, since an engine knows nothing of what it hosts.
@@ -12,42 +12,38 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import importlib
 import logging
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import ray
+from ray.exceptions import ActorDiedError, RayError
 
-from pointsman.engine.base import Address
-from pointsman.engine.child import run_process, unpack_handover
-from pointsman.engine.ray.folder import NodeFolder
-from pointsman.engine.ray.names import control_path_of
+from pointsman.engine.base import Address, MetricsPort
+from pointsman.engine.listening import listen_for_metrics, url_of
+from pointsman.engine.process import main_of, run_process, unpack_handover
+from pointsman.engine.ray.folder import CONTROLLER, NodeFolder, control_path_of
+from pointsman.engine.ray.lookup import WhereAbouts
 from pointsman.exceptions import ServeException
 from pointsman.model import Environment
-from pointsman.wire.address import nearest, set_node
+from pointsman.telemetry import logs
+from pointsman.telemetry.exporter import Exporter
+from pointsman.telemetry.reports import reading_of
+from pointsman.wire.address import set_node
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
-from pointsman.wire.handover import ClusterHandover, IngressHandover, ReplicaHandover
+from pointsman.wire.handover import ClusterHandover, IngressHandover, MetricsHandover, ReplicaHandover
+from pointsman.wire.messages import pack
+
+PAUSE_S = 0.1
 
 log = logging.getLogger("pointsman")
 
 H = TypeVar("H", ReplicaHandover, IngressHandover)
-
-
-class WhereAbouts(NamedTuple):
-    """Where a controller listens."""
-
-    node: str
-    path: str
-    tcp: str
-
-    def from_here(self) -> str:
-        """The address by which this process reaches it."""
-        return nearest(*self)
 
 
 class Running(NamedTuple):
@@ -116,8 +112,7 @@ class ControllerHost:
         (await asyncio.wrap_future(self._running)).end()
 
     def _run(self) -> None:
-        module = importlib.import_module("pointsman.controller.main_ray")
-        serving = module.serve_on_ray(self._given, ray.util.get_node_ip_address(), self._running.set_result)
+        serving = main_of("controller")(self._given, ray.util.get_node_ip_address(), self._running.set_result)
         try:
             run_process(serving, process="controller", log_format=self._given.log_format)
         except BaseException as error:
@@ -131,7 +126,7 @@ class ControllerHost:
             ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
-class Birth(NamedTuple):
+class HostArgs(NamedTuple):
     """What an actor is given.
 
     Attributes:
@@ -151,12 +146,12 @@ class Birth(NamedTuple):
 class ProcessHost:
     """The actor of an ingress or a replica."""
 
-    def __init__(self, birth: Birth) -> None:
-        self._birth = birth
+    def __init__(self, args: HostArgs) -> None:
+        self._args = args
         set_node(node_of_this_process())
 
     def __repr__(self) -> str:
-        return self._birth.label
+        return self._args.label
 
     def introduce(self) -> Introduction:
         """Who it is; asked once, before it is anything."""
@@ -185,10 +180,10 @@ class ProcessHost:
 
     def _enter(self, handover_type: type[H], role: str) -> H:
         """Be in the instance's folder on this node from now on; returns what was handed over."""
-        handover = unpack_handover(self._birth.handover, handover_type)
+        handover = unpack_handover(self._args.handover, handover_type)
         self._folder = NodeFolder(handover.instance)
-        self._folder.enter(with_metrics=self._birth.with_metrics)
-        self._folder.say_where_logs_are(role, self._birth.label)
+        self._folder.enter(with_metrics=self._args.with_metrics)
+        self._folder.say_where_logs_are(role, self._args.label)
         return handover
 
     def _placed(self, handover: ReplicaHandover) -> ReplicaHandover:
@@ -201,8 +196,8 @@ class ProcessHost:
         )
 
     def _be(self, role: str, handover: Any) -> None:
-        os.environ.update(self._birth.env)
-        importlib.import_module(f"pointsman.{role}.__main__").run(handover)
+        os.environ.update(self._args.env)
+        main_of(role)(handover)
 
     def _leave_replica(self, number: int) -> None:
         self._folder.forget(*(f"r/{number}{suffix}" for suffix in ("", ".started", ".host")))
@@ -211,3 +206,85 @@ class ProcessHost:
 
 def node_of_this_process() -> str:
     return str(ray.get_runtime_context().get_node_id())
+
+
+class Serving(NamedTuple):
+    """What an exporter serves at."""
+
+    exporter: Exporter
+    url: str
+
+
+class MetricsHost:
+    """The actor. Its methods are answered on one event loop, which also serves the metrics.
+
+    Args:
+        args: what it is given.
+    """
+
+    def __init__(self, args: HostArgs) -> None:
+        self._args = args
+        self._serving: concurrent.futures.Future[Serving] = concurrent.futures.Future()
+        self._told = asyncio.Event()
+        self._over = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return self._args.label
+
+    async def introduce(self) -> Introduction:
+        """Who it is, and where it serves; once it does."""
+        serving = await asyncio.wrap_future(self._serving)
+        return Introduction(os.getpid(), node_of_this_process(), serving.url)
+
+    async def be_exporter(self) -> None:
+        """Serve until the instance ends, which is this actor's end as well.
+
+        Raises:
+            OSError: nothing can be bound here.
+        """
+        handover = unpack_handover(self._args.handover, MetricsHandover)
+        logs.set_up(handover.log_format, "metrics")
+        set_node(node_of_this_process())
+        folder = NodeFolder(handover.instance)
+        folder.enter(with_metrics=self._args.with_metrics)
+        # Other nodes may be on this machine, and more of them may join: a port in use is no error here.
+        listener = listen_for_metrics(MetricsPort(handover.host, handover.port, strict=False))
+        exporter = Exporter(folder.metrics, listener)
+        await exporter.start()
+        self._serving.set_result(Serving(exporter, url_of(listener, ray.util.get_node_ip_address())))
+        watching = asyncio.ensure_future(_end_of_instance(handover.namespace))
+        told = asyncio.ensure_future(self._told.wait())
+        await asyncio.wait({watching, told}, return_when=asyncio.FIRST_COMPLETED)
+        watching.cancel()
+        await exporter.aclose()
+        listener.close()
+        folder.leave()
+        self._over.set()  # Ray lets no actor with a loop exit while a method of it is under way
+        ray.actor.exit_actor()
+
+    async def read(self) -> bytes:
+        """A packed :class:`Reading` of this node's metrics."""
+        serving = await asyncio.wrap_future(self._serving)
+        return pack(reading_of(await serving.exporter.collect(), time.monotonic()))
+
+    async def end(self) -> None:
+        """End, now that the instance does."""
+        self._told.set()
+
+    async def attend(self) -> None:
+        """Returns at the end and not before: who waits for it learns of that."""
+        await self._over.wait()
+
+
+async def _end_of_instance(namespace: str) -> None:
+    """Return when there is no controller any more. One that Ray starts again is still there."""
+    while True:
+        try:
+            # On a thread: this blocks for as long as the cluster's head does not answer.
+            controller = await asyncio.to_thread(ray.get_actor, CONTROLLER, namespace=namespace)
+            await controller.attend.remote()
+        except (ValueError, ActorDiedError):
+            return
+        except RayError as error:
+            log.debug("the controller is not there just now: %s", error)
+        await asyncio.sleep(PAUSE_S)

@@ -15,28 +15,27 @@ from collections.abc import Callable
 import msgspec
 import ray
 
-from pointsman.engine.child import pack_handover
-from pointsman.engine.ray.hosts import Birth, Introduction, ProcessHost, node_of_this_process
-from pointsman.engine.ray.locating import ask_now
+from pointsman.engine.process import Child, pack_handover, spawn
+from pointsman.engine.ray.hosts import HostArgs, Introduction, ProcessHost, node_of_this_process
+from pointsman.engine.ray.lookup import ask_now
 from pointsman.engine.relay import answer
-from pointsman.engine.spawn import Child, spawn
 from pointsman.wire.handover import ReplicaHandover
 from pointsman.wire.stream import listen_private
 
 
-class GuestError(Exception):
+class ChildError(Exception):
     """The child process did not begin, or ended otherwise than by order; says how."""
 
 
-class GuestHost(ProcessHost):
+class ChildHost(ProcessHost):
     """The actor of a replica that runs as a child process. Its methods are answered while the child runs.
 
     Args:
-        birth: with an environment.
+        args: with an environment.
     """
 
-    def __init__(self, birth: Birth) -> None:
-        super().__init__(birth)
+    def __init__(self, args: HostArgs) -> None:
+        super().__init__(args)
         self._child: Child | None = None
         self._over = asyncio.Event()
         self._begun = asyncio.Event()  # Ray does not promise that calls come in order to one that has a loop
@@ -45,20 +44,20 @@ class GuestHost(ProcessHost):
         """Start the child, and say who that is.
 
         Raises:
-            GuestError: its interpreter is not on this node, or cannot be run.
+            ChildError: its interpreter is not on this node, or cannot be run.
         """
         handover = self._enter(ReplicaHandover, "replica")
         relay = listen_private(self._folder.socket(f"r/{handover.number}.host"))
         _on_a_thread(answer, relay, lambda: ask_now(handover.control_path))
         there = msgspec.structs.replace(self._placed(handover), relay=relay.getsockname())
-        env, environment = self._birth.env, self._birth.environment
+        env, environment = self._args.env, self._args.environment
         try:
             # On a thread that lives as long as this process: the kernel kills the child when that ends.
             self._child, output = spawn(
                 sys.executable, "replica", there.number, pack_handover(there), env=env, fds=(), environment=environment
             )
         except OSError as error:
-            raise GuestError(f"could not be started: {error}") from None
+            raise ChildError(f"could not be started: {error}") from None
         self._begun.set()
         _on_a_thread(_copy, output)
         return Introduction(self._child.process.pid, node_of_this_process())
@@ -67,16 +66,16 @@ class GuestHost(ProcessHost):
         """Wait for the child's end, which is this actor's end as well.
 
         Raises:
-            GuestError: it was not ended by order.
+            ChildError: it was not ended by order.
         """
         await self._begun.wait()
         assert self._child is not None
         code = await asyncio.to_thread(self._child.process.wait)
-        how = self._child.bury()
+        how = self._child.reap()
         self._leave_replica(self._child.number)
         self._over.set()  # Ray lets no actor with a loop exit while a method of it is under way
         if code:
-            raise GuestError(how)
+            raise ChildError(how)
         ray.actor.exit_actor()
 
     async def attend(self) -> None:  # type: ignore[override]

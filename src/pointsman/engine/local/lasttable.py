@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from pointsman.engine.folder import InstanceFolder
+from pointsman.engine.local.folder import InstanceFolder
 from pointsman.exceptions import ServeException
 from pointsman.model import RoutingTable
 from pointsman.wire.frames import WireError

@@ -19,26 +19,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pointsman.engine.child import EXIT_REFUSED, Lifeline, pack_handover
-from pointsman.engine.folder import InstanceFolder, forget_state, logs_of
+from pointsman.engine.folder import forget_state, logs_of
+from pointsman.engine.local.folder import InstanceFolder
+from pointsman.engine.local.outbox import Outbox
+from pointsman.engine.local.output import OutputPump
 from pointsman.engine.lognames import name_of
-from pointsman.engine.outbox import Outbox
-from pointsman.engine.output import OutputPump
-from pointsman.engine.spawn import Child, spawn
+from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
+from pointsman.engine.process import EXIT_REFUSED, Child, Lifeline, pack_handover, spawn
 from pointsman.model import Environment
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
 from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
-from pointsman.wire.handover import (
-    ControllerHandover,
-    IngressHandover,
-    Kill,
-    Launch,
-    ProcessEvent,
-    ShutdownOrder,
-    Stop,
-    SupervisorOrder,
-)
+from pointsman.wire.handover import ControllerHandover, IngressHandover, SupervisorOrder
 from pointsman.wire.messages import pack, unpack
 
 EXIT_GRACE_S = 1.5
@@ -192,7 +184,7 @@ class Supervisor:
         for pid, child in list(self._children.items()):
             if child.process.poll() is None:
                 continue
-            how = child.bury()
+            how = child.reap()
             del self._children[pid]
             if self._phases is not None:
                 continue  # ends are what a shutdown is for

@@ -6,12 +6,12 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from pointsman.engine.processes import is_stopped
+from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
+from pointsman.engine.process import is_stopped
 from pointsman.exceptions import TooLargeError
 from pointsman.model import Resources
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.handover import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
 from pointsman.wire.messages import pack, unpack
 from pointsman.wire.stream import Stream, close_streams
 

@@ -19,19 +19,11 @@ from pathlib import Path
 import msgspec
 
 from pointsman.engine.base import Address, Plan
-from pointsman.engine.child import pack_handover
-from pointsman.engine.folder import (
-    ANONYMOUS_PREFIX,
-    REFUSAL,
-    About,
-    InstanceFolder,
-    lock_state_folder,
-    logs_of,
-    missing_folders,
-    remove_new,
-    sweep_anonymous,
-)
+from pointsman.engine.folder import lock_state_folder, logs_of, missing_folders, remove_new
 from pointsman.engine.listening import listen, listen_for_metrics
+from pointsman.engine.local.folder import ANONYMOUS_PREFIX, REFUSAL, About, InstanceFolder, folder_of, sweep_anonymous
+from pointsman.engine.local.lookup import address_in
+from pointsman.engine.process import pack_handover
 from pointsman.exceptions import ServeException
 from pointsman.usercode.paths import PATH_VARIABLE, python_path
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
@@ -146,46 +138,6 @@ def raise_instance(plan: Plan) -> LocalInstance:
         return raised
 
 
-def is_alive(name: str) -> bool:
-    """Whether an instance of that name runs on this machine."""
-    return InstanceFolder.of(name).is_alive()
-
-
-def find_instance(name: str) -> Address:
-    """The live named instance.
-
-    Raises:
-        ServeException: there is none.
-    """
-    folder = InstanceFolder.of(name)
-    if not folder.is_alive():
-        raise ServeException(
-            f"no instance named {name!r} is running on this machine; start one with"
-            f" start(detached=True, name={name!r}), or find one on a Ray cluster with connect({name!r}, engine='ray')"
-        )
-    return address_of(folder)
-
-
-def address_of(folder: InstanceFolder) -> Address:
-    """How to reach the instance of a folder, from what the folder says."""
-    about = folder.about()
-    return Address(
-        instance=about.instance,
-        control_path=str(folder.control_socket),
-        key=folder.read("key"),
-        http_host=about.http_host,
-        http_port=about.http_port,
-        request_timeout_s=about.request_timeout_s,
-        metrics_host=about.metrics_host,
-        metrics_port=about.metrics_port,
-    )
-
-
-def folder_of(control_path: str) -> InstanceFolder:
-    """The folder of the instance whose controller listens at that path."""
-    return InstanceFolder(Path(control_path).parent)
-
-
 def _start_supervisor(
     plan: Plan,
     folder: InstanceFolder,
@@ -246,7 +198,7 @@ def _start_supervisor(
     )
     folder.write("key", derive_key(master, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))
-    return LocalInstance(address_of(folder), process, write_end if plan.bound else None)
+    return LocalInstance(address_in(folder), process, write_end if plan.bound else None)
 
 
 class _Outliving(_Bound):
@@ -261,7 +213,7 @@ def _spawn_supervisor(fds: tuple[int, ...], locks: list[int], *, echo: bool) -> 
         None if echo and is_for_output(stream) else subprocess.DEVNULL for stream in (sys.__stdout__, sys.__stderr__)
     )
     return (_Bound if echo else _Outliving)(
-        [sys.executable, "-m", "pointsman.engine.supervisor", *map(str, fds)],
+        [sys.executable, "-m", "pointsman.engine.local.supervisor", *map(str, fds)],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=errors,

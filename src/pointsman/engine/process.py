@@ -1,4 +1,4 @@
-"""How a process of ours begins: its lifeline, its logs, its loop. Called by the ``__main__`` of each process.
+"""Processes of ours: how a parent starts one and ends it, and how the child begins: its lifeline, its logs, its loop.
 
 The lifeline is an inherited pipe. It hands over what the process must know, keys included, and stays open: its end of
 file means that the parent is gone, and then this process ends too, whatever user code is doing.
@@ -9,16 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from struct import Struct
 from typing import Any, TypeVar
 
 from pointsman.limits import check_size
+from pointsman.model import Environment
 from pointsman.telemetry import logs, tracing
 from pointsman.wire.messages import pack, unpack
 
@@ -28,6 +33,12 @@ _LENGTH = Struct("<I")
 MAX_HANDOVER = 60 * 1024
 """Fits the buffer of a pipe, so that a parent never waits for a child that has not begun to read."""
 PR_SET_PDEATHSIG = 1
+MAINS = {
+    "controller": "pointsman.controller.main_ray:serve_on_ray",
+    "ingress": "pointsman.ingress.__main__:run",
+    "replica": "pointsman.replica.__main__:run",
+}
+"""What an actor runs, by the role of the process that it hosts; on one machine it is ``python -m pointsman.<role>``."""
 EXIT_REFUSED = 3
 """Exit code of a controller that cannot come up and has said why, since its store is damaged."""
 
@@ -147,3 +158,106 @@ def _warn_without_raising() -> None:
     for its end for ever."""
     if any(action == "error" and issubclass(ResourceWarning, category) for action, _, category, *_ in warnings.filters):
         warnings.simplefilter("default", ResourceWarning)
+
+
+def main_of(role: str) -> Callable[..., Any]:
+    """The function that is a process of ours. An engine knows nothing of what it hosts, and so it is found by its name:
+    the only place where modules of ours are imported by one."""
+    module, _, function = MAINS[role].partition(":")
+    main: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return main
+
+
+class Child:
+    """A running process of ours."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], lifeline: int, role: str, number: int, note: bytes = b""
+    ) -> None:
+        self.process = process
+        self.lifeline = lifeline
+        self.role = role
+        self.number = number
+        self.note = note
+        self.started = time.monotonic()
+
+    def signal(self, signum: int) -> None:
+        """Ask the process, or kill its whole group, so that what user code forked goes too. The dead are left alone.
+
+        What user code forked is not asked: it may still be needed for the requests that the process finishes.
+        """
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if signum == signal.SIGKILL:
+                    os.killpg(self.process.pid, signum)
+                else:
+                    self.process.send_signal(signum)
+
+    def reap(self) -> str:
+        """It has exited: end what its user code has forked, which must not outlive it, and say how it went."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        os.close(self.lifeline)
+        code = self.process.returncode
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def spawn(
+    python: str,
+    role: str,
+    number: int,
+    handover: bytes,
+    *,
+    env: dict[str, str],
+    fds: tuple[int, ...],
+    environment: Environment | None = None,
+) -> tuple[Child, int]:
+    """Start ``python -m pointsman.<role>`` with a lifeline that carries ``handover``.
+
+    Args:
+        env: variables that win over inherited ones.
+        environment: gives the interpreter in place of ``python``, and variables; ``env`` wins over those too.
+
+    Returns:
+        The child, and the descriptor from which its output is read.
+
+    Raises:
+        OSError: the process could not be started.
+    """
+    read_end, write_end = os.pipe()
+    try:
+        output_read, output_write = os.pipe()
+    except OSError:
+        os.close(read_end)
+        os.close(write_end)
+        raise
+    try:
+        process = subprocess.Popen(
+            [environment.python if environment else python, "-m", f"pointsman.{role}", str(read_end), *map(str, fds)],
+            stdin=subprocess.DEVNULL,
+            stdout=output_write,
+            stderr=output_write,
+            cwd="/",  # so that no module of the user's folder shadows one that we import
+            env={**(environment.over(os.environ) if environment else os.environ), **env},
+            pass_fds=(read_end, *fds),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(write_end)
+        os.close(output_read)
+        raise
+    finally:
+        os.close(read_end)
+        os.close(output_write)
+    with contextlib.suppress(BrokenPipeError):  # it has died already, which its exit will tell
+        os.write(write_end, handover)
+    return Child(process, write_end, role, number), output_read
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is known to be stopped by a signal; False where that cannot be told."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False  # it has ended, or this system has no such files
+    return status.rpartition(b") ")[2][:1] in (b"T", b"t")

@@ -1,0 +1,222 @@
+"""Actors that should be there for as long as the instance is, each on a node of its own: started, watched, and started
+again after pauses that grow.
+
+Ingresses are on the node of ``start``, or on every node there is. Metrics are served on each node that has processes of
+the instance: the controller serves those of its own, elsewhere an actor does that does nothing else. It is on no
+request's way, and user code cannot keep it from answering. It is there for as long after the last process as counts of
+what has ended are shown by replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+
+from pointsman.engine.process import pack_handover
+from pointsman.engine.ray.actors import Actors, Ending, Wanted
+from pointsman.engine.ray.folder import (
+    INGRESS_PREFIX,
+    METRICS_PREFIX,
+    control_path_of,
+    ingress_name,
+    metrics_name,
+)
+from pointsman.engine.ray.hosts import HostArgs, Introduction, MetricsHost, ProcessHost
+from pointsman.limits import MAX_MESSAGE
+from pointsman.telemetry.collector import RETIRE_AFTER_S
+from pointsman.telemetry.reports import Reading
+from pointsman.wire.auth import ROLE_INGRESS, derive_key
+from pointsman.wire.handover import ClusterHandover, IngressHandover, MetricsHandover
+from pointsman.wire.messages import unpack
+
+RESTART_FIRST_S = 0.1
+RESTART_LAST_S = 10.0
+STEADY_S = 5.0
+"""One that lived this long is started again without delay."""
+
+
+class Supervised(ABC):
+    """The actors of one kind.
+
+    Args:
+        actors: makes and watches them.
+        prefix: what their names begin with, and those of no other kind.
+        introduce: whether those that an earlier controller has made are asked who they are.
+    """
+
+    def __init__(self, actors: Actors, prefix: str, *, introduce: bool = False) -> None:
+        self._actors = actors
+        self._introduce = introduce
+        self._prefix = prefix
+        self._loop = asyncio.get_running_loop()
+        self._nodes: dict[str, str] = {}
+        """Name -> its node: all that are wanted."""
+        self._begun: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+
+    @property
+    def wanted(self) -> Collection[str]:
+        """Names of all that there should be."""
+        return self._nodes.keys()
+
+    def node_of(self, name: str) -> str:
+        """The node of one that should live; empty for any other actor."""
+        return self._nodes.get(name, "")
+
+    @abstractmethod
+    def make(self, name: str, node: str) -> Wanted:
+        """What is to be started."""
+
+    def adopt(self, living: Collection[str]) -> None:
+        """Take over those that an earlier controller has started."""
+        for name in living:
+            if name.startswith(self._prefix):
+                self._actors.adopt(name, introduce=self._introduce)
+
+    def want(self, wanted: Mapping[str, str]) -> None:
+        """Start what is missing of these, by name and node; end the others."""
+        gone, self._nodes = self._nodes.keys() - wanted.keys(), dict(wanted)
+        for name in gone:
+            self._failures.pop(name, None)
+            self._actors.kill(name)
+        for name in wanted:
+            if not self._actors.is_known(name) and name not in self._failures:
+                self._start(name)
+
+    def ended(self, name: str, ending: Ending, *, restart: bool) -> bool:
+        """An actor has ended; True when it was one of these that should live, which is then started again."""
+        if name not in self._nodes:
+            return False
+        steady = self._loop.time() - self._begun.get(name, 0.0) > STEADY_S
+        failures = self._failures[name] = 0 if steady else self._failures.get(name, -1) + 1
+        delay_s = 0.0 if not failures else min(RESTART_LAST_S, RESTART_FIRST_S * 2 ** (failures - 1))
+        if restart:
+            self._loop.call_later(delay_s, self._start, name)
+        return True
+
+    def _start(self, name: str) -> None:
+        node = self._nodes.get(name)
+        if node is None or self._actors.is_known(name):
+            return
+        self._begun[name] = self._loop.time()
+        self._actors.start(self.make(name, node))
+
+
+class Ingresses(Supervised):
+    """The ingresses of one instance.
+
+    Args:
+        given: of the instance.
+        actors: makes and watches them.
+    """
+
+    def __init__(self, given: ClusterHandover, actors: Actors) -> None:
+        super().__init__(actors, INGRESS_PREFIX)
+        self._given = given
+
+    @property
+    def homes(self) -> Collection[str]:
+        """The nodes that have some."""
+        return set(self._nodes.values())
+
+    def keep_up(self, nodes: Collection[str]) -> None:
+        """Have them on these nodes, which are all that live, as far as they should be there."""
+        given = self._given
+        homes = list(nodes) if given.every_node else [node for node in nodes if node == given.home]
+        self.want({ingress_name(n, i): n for n in homes for i in range(given.ingresses)} if given.http else {})
+
+    def make(self, name: str, node: str) -> Wanted:
+        given = self._given
+        assert given.http is not None
+        handover = IngressHandover(
+            instance=given.instance,
+            identity=name,
+            control_path=control_path_of(given.namespace, given.instance),
+            control_key=derive_key(given.master_key, ROLE_INGRESS, name),
+            http=given.http,
+            log_format=given.log_format,
+        )
+        packed = pack_handover(handover, limit=MAX_MESSAGE)
+        return Wanted(
+            host=ProcessHost,
+            name=name,
+            method="be_ingress",
+            args=HostArgs("ingress", packed, dict(given.environ), given.metrics_host is not None),
+            options={"num_cpus": 0},
+            node=node,
+        )
+
+
+log = logging.getLogger("pointsman")
+
+READ_TIMEOUT_S = 5.0
+
+
+class Exporters(Supervised):
+    """The exporters of one instance, but for the controller's own.
+
+    Args:
+        given: of the instance.
+        actors: makes and watches them.
+        own_node: where the controller serves.
+    """
+
+    def __init__(self, given: ClusterHandover, actors: Actors, own_node: str) -> None:
+        super().__init__(actors, METRICS_PREFIX, introduce=True)
+        self._given = given
+        self._own_node = own_node
+        self._in_use: dict[str, float] = {}
+        """Node -> when something of the instance was last seen there."""
+        self._addresses: dict[str, str] = {}
+        """Node -> base URL, also of one that is just started again."""
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Node -> base URL, of those that there should be."""
+        nodes = self._nodes.values()
+        return {node: url for node, url in self._addresses.items() if node in nodes}
+
+    def keep_up(self, nodes: Collection[str], in_use: Collection[str]) -> None:
+        """Have one on each of these nodes, which are all that live, as far as they are or were in use."""
+        if self._given.metrics_host is None:
+            return
+        now = self._loop.time()
+        self._in_use.update(dict.fromkeys(in_use, now))
+        self._in_use = {n: at for n, at in self._in_use.items() if n in nodes and at > now - RETIRE_AFTER_S}
+        self._addresses = {n: address for n, address in self._addresses.items() if n in self._in_use}
+        self.want({metrics_name(node): node for node in self._in_use if node != self._own_node})
+
+    def serves(self, introduction: Introduction) -> None:
+        """One of them is up."""
+        self._addresses[introduction.node] = introduction.metrics
+
+    async def read(self) -> list[Reading]:
+        """What each of them counts now; those that do not answer are left out."""
+        names = [name for name in self._nodes if self._actors.is_known(name)]
+        answers = (asyncio.wait_for(self._actors.ask(name, "read"), READ_TIMEOUT_S) for name in names)
+        found = await asyncio.gather(*answers, return_exceptions=True)
+        for name, answer in zip(names, found, strict=True):
+            if isinstance(answer, BaseException):
+                log.warning("the metrics of node %s cannot be read now: %r", self._nodes.get(name), answer)
+        return [unpack(answer, Reading) for answer in found if isinstance(answer, bytes)]
+
+    def make(self, name: str, node: str) -> Wanted:
+        given = self._given
+        before = self._addresses.get(node, "").rpartition(":")[2]
+        handover = MetricsHandover(
+            instance=given.instance,
+            namespace=given.namespace,
+            host=given.metrics_host or "",
+            port=int(before) if before else given.metrics_port,
+            log_format=given.log_format,
+        )
+        return Wanted(
+            host=MetricsHost,
+            name=name,
+            method="be_exporter",
+            args=HostArgs("metrics", pack_handover(handover), {}, with_metrics=True),
+            options={"num_cpus": 0},
+            node=node,
+        )

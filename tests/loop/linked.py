@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from pointsman.controller.connections import Service
+from pointsman.controller.commands import Commands
+from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.orders import Launcher
 from pointsman.engine.orders import Launch, ProcessEvent
@@ -19,13 +20,13 @@ from pointsman.wire.auth import ROLE_INGRESS, ROLE_OPERATOR, ROLE_REPLICA, deriv
 from pointsman.wire.commands import Accepted, Await, Change
 from pointsman.wire.control import ControlLink
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.handover import ControllerHandover, ReplicaHandover
+from pointsman.wire.handover import ReplicaHandover
 from pointsman.wire.messages import Report, unpack
 from pointsman.wire.stream import acceptor
+from tests.loop.handovers import MASTER, controller_handover
 from tests.loop.simulation import MemoryStore
 
 CONTROL = "ctl"
-MASTER = b"m" * 32
 
 
 class LinkedEngine(FakeEngine):
@@ -75,7 +76,7 @@ class LinkedEngine(FakeEngine):
         task.add_done_callback(self._tasks.discard)
 
 
-class LinkedService(Service):
+class LinkedConnections(Connections):
     """Replicas have no health threads here: their engine knows."""
 
     engine: FakeEngine
@@ -95,25 +96,24 @@ class LinkedWorld:
         self._store = MemoryStore()
         self._ids = 0
         # As on a cluster, where no folder keeps the last table.
-        handover = ControllerHandover(
-            "i", "n", "/nowhere", "", MASTER, Capacity(), 1, 60.0, None, 0, control_path=RAY_PREFIX
-        )
+        handover = controller_handover(control_path=RAY_PREFIX)
         loaded = self._store.open()
-        self.service = LinkedService(handover)
-        self.service.engine = self.engine
+        self.connections = LinkedConnections(handover)
+        self.connections.engine = self.engine
         self.controller = Controller(
             engine=self.engine,
             store=self._store,
             launcher=Launcher(handover, epoch=loaded.epoch, environ={}),
-            peers=self.service,
+            peers=self.connections,
             capacity=Capacity(),
             desired=loaded.desired,
             replies=loaded.replies,
             epoch=loaded.epoch,
         )
-        self.service.attach(self.controller, self.engine)
+        commands = Commands(handover.settings, self.controller, self.engine, ingresses=self.connections.ingresses)
+        self.connections.serve(self.controller, commands, disconnected=self.engine.nodes.disconnected)
         self.engine.attach(self.controller)
-        accept = acceptor(self.service, instance="i", key_for=self.service.key_for)
+        accept = acceptor(self.connections, instance="i", key_for=self.connections.key_for)
         self.server = virtual_loop().network.listen(CONTROL, accept)
         self.driver = self._link(ROLE_OPERATOR)
         self.router = self._link(ROLE_INGRESS, on_table=self.tables.append)

@@ -36,8 +36,8 @@ from pointsman.model import Capacity
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
 from pointsman.wire.commands import Accepted, Change
 from pointsman.wire.frames import Body, Kind
-from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import Assignment, unpack
+from tests.loop.handovers import controller_handover
 from tests.loop.lives import BAD, CONFIRM_S, Step
 
 
@@ -215,7 +215,7 @@ class Simulation:
     def start(self) -> None:
         loaded = self.store.open()
         assert loaded.desired.version >= self.acknowledged, "an acknowledged change is gone"
-        handover = ControllerHandover("i", "n", "/nowhere", "", b"m" * 32, Capacity(), 1, 60.0, None, 0)
+        handover = controller_handover()
         self.fences = [Fenced(real) for real in (self.engine, self.store, self.peers)]
         engine, store, peers = self.fences
         self.controller = Controller(

@@ -291,7 +291,7 @@ def test_a_new_ingress_is_counted_before_there_is_a_table() -> None:
         await ingress.start()
         await settle()
         assert kinds == [Kind.CONFIRM]
-        assert len(world.service.ingress_routers()) == 2
+        assert len(world.connections.ingress_routers()) == 2
         assert not world.controller.published
         await ingress.aclose()
         await world.stop()

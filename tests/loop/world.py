@@ -25,8 +25,8 @@ from pointsman.wire.commands import (
     Progress,
     UpdateBackendConfig,
 )
-from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import unpack
+from tests.loop.handovers import controller_handover
 
 TRAITS = TargetTraits(is_class=True, has_reconfigure=True)
 ORIGIN = Origin("/", ())
@@ -37,18 +37,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "state.db"
-        self.handover = ControllerHandover(
-            instance="i",
-            name="n",
-            folder=str(folder),
-            state_dir="",
-            master_key=b"m" * 32,
-            capacity=Capacity(num_gpus=2),
-            ingresses=1,
-            request_timeout_s=60.0,
-            http_host=None,
-            http_port=0,
-        )
+        self.handover = controller_handover(str(folder), capacity=Capacity(num_gpus=2))
         self.plan = ReplicaPlan()
         self.engine = FakeEngine(lambda note: self.plan_of(note))
         self.peers = FakePeers(self.engine)

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pointsman.controller import desired as wanted
-from pointsman.controller.failures import BACKOFF_ALONE_S, BACKOFF_LAST_S, BUDGET, SLOW_RETRY_S, STEADY_S, Failures
+from pointsman.controller.failures import BACKOFF, BACKOFF_ALONE_S, BUDGET, SLOW_RETRY_S, STEADY_S, Failures
 from pointsman.controller.observed import Observed, Phase, Replica, Unhealthy, note_exit, note_report, note_unhealthy
 from pointsman.controller.reconcile import (
     ADOPT_TIMEOUT_S,
@@ -327,7 +327,7 @@ def test_what_had_served_is_replaced_soon() -> None:
         beside_others.append(failures.next_try - 100.0)
     assert alone[:6] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8, BACKOFF_ALONE_S])
     assert beside_others[:6] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8, 1.6])
-    assert (max(alone), max(beside_others)) == (BACKOFF_ALONE_S, BACKOFF_LAST_S)
+    assert (max(alone), max(beside_others)) == (BACKOFF_ALONE_S, BACKOFF.last_s)
     assert (failures.count, failures.starts) == (20, 0)
 
 
@@ -443,7 +443,7 @@ def test_the_wait_ends_when_the_last_one_dies() -> None:
     other = world.ready(answered=True)
     for _ in range(9):
         world.dies(world.ready(answered=True))
-    assert world.wait_s == BACKOFF_LAST_S
+    assert world.wait_s == BACKOFF.last_s
     world.dies(other)
     assert world.wait_s == BACKOFF_ALONE_S
 

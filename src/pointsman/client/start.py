@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +17,13 @@ from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
 from pointsman.client.operations import origin_here
 from pointsman.config import DeploymentMode, HTTPOptions
 from pointsman.context import replica_context
-from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, MetricsPort, Plan
+from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, Plan
 from pointsman.engine.folder import check_name
 from pointsman.engine.instances import find_anywhere, find_instance, raise_instance
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity, StartOptions
 from pointsman.usercode.paths import absolute
-from pointsman.wire.handover import HTTPSettings
+from pointsman.wire.handover import HTTPSettings, InstanceSettings, MetricsPort
 
 log = logging.getLogger("pointsman")
 
@@ -187,24 +188,20 @@ def start_instance(
     """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
     every_node = http.location is DeploymentMode.EveryNode
     amounts.check_hash_seed(os.environ)  # which the instance's processes inherit
-    raised = raise_instance(
-        Plan(
-            name=name,
-            bound=bound,
-            state_dir=absolute(state_dir, "state_dir") if state_dir is not None else "",
-            http=_http_settings(http),
-            ingresses=http.processes,
-            capacity=capacity,
-            request_timeout_s=http.request_timeout_s,
-            metrics=_metrics_port(http, metrics_port),
-            every_node=every_node,
-            cluster=cluster,
-            log_format=log_format,
-            client_in_replicas=client_in_replicas,
-            start_options=StartOptions(engine, every_node, _as_option(metrics_port)),
-        ),
-        engine,
+    settings = InstanceSettings(
+        instance=secrets.token_hex(8),
+        name=name,
+        master_key=secrets.token_bytes(32),
+        state_dir=absolute(state_dir, "state_dir") if state_dir is not None else "",
+        http=_http_settings(http),
+        ingresses=http.processes if http.serves else 0,
+        request_timeout_s=http.request_timeout_s,
+        metrics=_metrics_port(http, metrics_port),
+        log_format=log_format,
+        client_in_replicas=client_in_replicas,
+        start_options=StartOptions(engine, every_node, _as_option(metrics_port)),
     )
+    raised = raise_instance(Plan(settings, bound, capacity, every_node, cluster), engine)
     try:
         client = Client(operator(raised.address), address=raised.address, raised=raised)
         client._wait_until_ready()
@@ -229,22 +226,9 @@ def _http_settings(http: HTTPOptions) -> HTTPSettings | None:
     assert http.host is not None
     if http.host in WILDCARDS:
         log.warning("the HTTP server listens on every address of this machine, and asks nobody who they are")
-    return HTTPSettings(
-        host=http.host,
-        port=http.port,
-        debug=http.debug,
-        request_timeout_s=http.request_timeout_s,
-        max_body_bytes=http.max_body_bytes,
-        expose_headers=http.expose_headers,
-        middlewares=options.pack_middlewares(http),
-        access_log=http.access_log,
-        slow_request_s=http.slow_request_s,
-        keep_alive_s=http.keep_alive_s,
-        head_timeout_s=http.head_timeout_s,
-        body_idle_timeout_s=http.body_idle_timeout_s,
-        body_min_bytes_per_s=http.body_min_bytes_per_s,
-        origin=origin_here(),
-    )
+    made: dict[str, Any] = {"middlewares": options.pack_middlewares(http), "origin": origin_here()}
+    taken: dict[str, Any] = {name: getattr(http, name) for name in HTTPSettings.__struct_fields__ if name not in made}
+    return HTTPSettings(**taken, **made)
 
 
 def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:

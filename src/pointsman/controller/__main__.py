@@ -29,8 +29,10 @@ async def serve_here(
     try:
         await serve(
             handover,
-            store=Store(Path(handover.state_dir or handover.folder) / "state.db"),
-            engine=lambda events, peers: SupervisorLink(events, inherited, ingresses_wanted=handover.ingresses),
+            store=Store(Path(handover.settings.state_dir or handover.folder) / "state.db"),
+            engine=lambda events, peers: SupervisorLink(
+                events, inherited, ingresses_wanted=handover.settings.ingresses
+            ),
             listeners=[listener],
             stopped=stopped,
             metrics=metrics,
@@ -48,7 +50,7 @@ def main() -> None:
     inherited, *metrics = (socket.socket(fileno=int(argument)) for argument in sys.argv[3:])
     listener = socket.socket(fileno=lifeline.extra_fd)
     main = serve_here(handover, listener, inherited, metrics[0] if metrics else None)
-    run_process(main, process="controller", log_format=handover.log_format)
+    run_process(main, process="controller", log_format=handover.settings.log_format)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pointsman.controller.controller import Controller
 from pointsman.controller.orders import Subscription
 from pointsman.controller.state import NoRoomError
 from pointsman.controller.views import backends_of, status_of, traffic_of
-from pointsman.engine.base import Engine
+from pointsman.engine.base import Engine, Nodes
 from pointsman.exceptions import ServeException
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
@@ -36,7 +36,7 @@ from pointsman.wire.commands import (
     Status,
     UpdateBackendConfig,
 )
-from pointsman.wire.handover import ControllerHandover
+from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,12 @@ class CapacityWait:
     """Carries out changes for as long as it may take to find room for them.
 
     Args:
-        engine: knows what is free, and can ask the cluster for more.
+        nodes: what is free, and the way to ask for more.
         wait_s: how long a change may wait for nodes to join; 0 refuses at once.
     """
 
-    def __init__(self, engine: Engine, wait_s: float) -> None:
-        self._engine = engine
+    def __init__(self, nodes: Nodes, wait_s: float) -> None:
+        self._nodes = nodes
         self._wait_s = wait_s
 
     async def carry_out(self, command: Change, change: Callable[[], Awaitable[bytes]]) -> bytes:
@@ -84,16 +84,16 @@ class CapacityWait:
                     if loop.time() >= deadline:
                         raise
                     if not in_group:  # more nodes do not make a group larger
-                        self._engine.ask_for(error.resources, error.count)
+                        self._nodes.ask_for(error.resources, error.count)
                         asked = True
                 await asyncio.sleep(min(LOOK_AGAIN_S, max(0.0, deadline - loop.time())))
         finally:
             if asked:
-                self._engine.ask_for(None, 0)
+                self._nodes.ask_for(None, 0)
 
     async def _look(self) -> None:
         try:
-            await asyncio.wait_for(self._engine.refresh(), LOOK_TIMEOUT_S)
+            await asyncio.wait_for(self._nodes.refresh(), LOOK_TIMEOUT_S)
         except asyncio.TimeoutError:
             raise ServeException(
                 f"the cluster did not say within {LOOK_TIMEOUT_S:g} s what is free on its nodes, so nothing was changed"
@@ -104,7 +104,7 @@ class Commands:
     """Carries out commands.
 
     Args:
-        handover: what this controller was given.
+        settings: what the instance was told.
         ingresses: the HTTP servers that are connected now.
         exporter: collects this node's metrics; None where nothing is recorded.
         metrics_url: where it serves them.
@@ -113,7 +113,7 @@ class Commands:
 
     def __init__(
         self,
-        handover: ControllerHandover,
+        settings: InstanceSettings,
         controller: Controller,
         engine: Engine,
         *,
@@ -122,13 +122,13 @@ class Commands:
         metrics_url: str = "",
         wait_for_resources_s: float = 0.0,
     ) -> None:
-        self._handover = handover
+        self._settings = settings
         self._controller = controller
         self._engine = engine
         self._ingresses = ingresses
         self._exporter = exporter
         self._metrics_url = metrics_url
-        self._room = CapacityWait(engine, wait_for_resources_s)
+        self._room = CapacityWait(engine.nodes, wait_for_resources_s)
         self._ingress_waiters: set[asyncio.Event] = set()
 
     def router_confirmed(self) -> None:
@@ -173,7 +173,7 @@ class Commands:
     async def _status(self) -> Status:
         controller, queued = self._controller, await self._queued()
         return status_of(
-            self._handover,
+            self._settings,
             controller.desired,
             controller.observed,
             controller.table,
@@ -186,7 +186,7 @@ class Commands:
     async def _read(self, exporter: Exporter) -> Reading:
         """What is counted now, on all nodes."""
         here = reading_of(await exporter.collect(), asyncio.get_running_loop().time())
-        return joined(here, await self._engine.read_metrics())
+        return joined(here, await self._engine.nodes.read_metrics())
 
     async def _queued(self) -> dict[str, int] | None:
         if self._exporter is None:
@@ -219,7 +219,7 @@ class Commands:
 
     def _metrics_addresses(self) -> dict[str, str]:
         own = {node_here(): self._metrics_url} if self._metrics_url else {}
-        return {**own, **self._engine.metrics_addresses}
+        return {**own, **self._engine.nodes.metrics_addresses}
 
     def _serves(self, subscription: Subscription) -> bool:
         return self._controller.observed.confirmed.get(subscription.number, 0) > 0

@@ -55,7 +55,7 @@ class Connections:
     """
 
     def __init__(self, handover: ControllerHandover) -> None:
-        self._handover = handover
+        self._settings = handover.settings
         self._last_table = last_table(handover.control_path)
         self._controller: Controller | None = None
         self._commands: Commands
@@ -84,13 +84,13 @@ class Connections:
 
     def key_for(self, role: str, identity: str) -> bytes | None:
         """The key that a dialer of this role must hold."""
-        if role == ROLE_GRANT and not self._handover.client_in_replicas:
+        if role == ROLE_GRANT and not self._settings.client_in_replicas:
             return None
         if role == ROLE_OPERATOR:
             identity = ""
         elif role not in (ROLE_GRANT, ROLE_INGRESS, ROLE_REPLICA):
             return None
-        return derive_key(self._handover.master_key, role, identity)
+        return derive_key(self._settings.master_key, role, identity)
 
     # Peers
 

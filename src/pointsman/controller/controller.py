@@ -232,7 +232,7 @@ class Controller:
             elif step is NextStep.DRAIN:
                 self._orders.drain(replica)
             elif step is NextStep.STOP:
-                self._engine.stop(replica.number)
+                self._orders.stop(replica)
             elif step is NextStep.KILL:
                 self._kill(replica)
         self.kick()

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pointsman.model import Reason
+from pointsman.policy.backoff import Backoff
 
 RECONFIGURE_REASONS = (Reason.RECONFIGURE_FAILED, Reason.RECONFIGURE_TIMEOUT)
 
 BUDGET = 5
 """Failed starts in a row after which a backend is tried every ``SLOW_RETRY_S``: four quick tries, then slow ones."""
 SLOW_RETRY_S = 30.0
-BACKOFF_FIRST_S = 0.1
-BACKOFF_LAST_S = 10.0
+BACKOFF = Backoff(first_s=0.1, last_s=10.0)
 BACKOFF_ALONE_S = 1.0
 """The longest wait before a replica that had served is replaced, while no other one of its backend serves."""
 STEADY_S = 10.0
@@ -61,7 +61,7 @@ class Failures:
         self.count += 1
         self.starts = 1 if recovered else self.starts + 1
         self.failed_at = now
-        delay_s = SLOW_RETRY_S if self.starts >= BUDGET else _backoff(self.starts)
+        delay_s = SLOW_RETRY_S if self.starts >= BUDGET else BACKOFF.after(self.starts)
         due, alone_s = now + delay_s, self.next_try_alone
         # What is to replace one that had served does not wait for what cannot come up.
         self.replacing = self.replacing and self.next_try > now
@@ -80,7 +80,7 @@ class Failures:
         self.losses = 1 if steady else self.losses + 1
         if now - lived_s > self.failed_at:
             self.starts = 0
-        delay_s = _backoff(self.losses)
+        delay_s = BACKOFF.after(self.losses)
         self.replacing = True
         self.next_try = now + delay_s
         self.next_try_alone = now + min(BACKOFF_ALONE_S, delay_s)
@@ -97,7 +97,3 @@ class Failures:
         self.taken_back = None
         self.next_try = self.next_try_alone = 0.0
         self.replacing = False
-
-
-def _backoff(count: int) -> float:
-    return 0.0 if count <= 1 else min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** min(count - 2, 30))

@@ -11,7 +11,6 @@ from pointsman.controller.controller import Controller
 from pointsman.controller.run import serve
 from pointsman.controller.store import Store
 from pointsman.controller.store.ray import KeyValueStore
-from pointsman.engine.base import MetricsPort
 from pointsman.engine.folder import forget_state, lock_state_folder
 from pointsman.engine.listening import listen_for_metrics
 from pointsman.engine.ray.cluster import KeyValues
@@ -40,10 +39,11 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         StoreError: the store cannot be read.
         OSError: the metrics port was given on purpose and cannot be bound.
     """
+    settings = given.settings
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    folder = NodeFolder(given.instance)
-    folder.enter(with_metrics=given.metrics_host is not None)
+    folder = NodeFolder(settings.instance)
+    folder.enter(with_metrics=settings.metrics is not None)
     folder.say_where_logs_are("controller", "controller")
 
     def end_soon(controller: Controller) -> None:
@@ -59,16 +59,16 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
     control = listen_private(folder.socket("ctl"))
     abroad = listen_tcp(host)
     where = WhereAbouts(node_here(), control.getsockname(), tcp_address(*abroad.getsockname()[:2]))
-    metrics = None
-    if given.metrics_host is not None:
-        metrics = listen_for_metrics(MetricsPort(given.metrics_host, given.metrics_port, given.metrics_strict))
+    metrics = listen_for_metrics(settings.metrics) if settings.metrics is not None else None
     metrics_port = metrics.getsockname()[1] if metrics is not None else 0
-    if given.state_dir:
-        lock_state_folder(Path(given.state_dir))  # held for as long as this process lives
+    if settings.state_dir:
+        lock_state_folder(Path(settings.state_dir))  # held for as long as this process lives
     await serve(
-        _handover(given, folder),
-        store=Store(Path(given.state_dir) / "state.db")
-        if given.state_dir
+        ControllerHandover(
+            settings, str(folder.path), control_path_of(given.namespace, settings.instance), Capacity(nodes={})
+        ),
+        store=Store(Path(settings.state_dir) / "state.db")
+        if settings.state_dir
         else KeyValueStore(KeyValues(given.namespace)),
         engine=lambda events, peers: RayEngine(events, peers, given, on_end=ended),
         listeners=[control, abroad],
@@ -79,26 +79,7 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         wait_for_resources_s=given.wait_for_resources_s,
         ready=lambda controller: running(Running(where, metrics_port, partial(end_soon, controller))),
     )
-    if given.state_dir and forget:
-        forget_state(Path(given.state_dir))
+    if settings.state_dir and forget:
+        forget_state(Path(settings.state_dir))
     folder.forget("ctl")
     folder.leave()
-
-
-def _handover(given: ClusterHandover, folder: NodeFolder) -> ControllerHandover:
-    return ControllerHandover(
-        instance=given.instance,
-        name=given.name,
-        folder=str(folder.path),
-        state_dir=given.state_dir,
-        master_key=given.master_key,
-        capacity=Capacity(nodes={}),
-        ingresses=given.ingresses,
-        request_timeout_s=given.request_timeout_s,
-        http_host=given.http.host if given.http else None,
-        http_port=given.http.port if given.http else 0,
-        control_path=control_path_of(given.namespace, given.instance),
-        log_format=given.log_format,
-        client_in_replicas=given.client_in_replicas,
-        start_options=given.start_options,
-    )

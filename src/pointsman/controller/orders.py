@@ -98,6 +98,10 @@ class ReplicaOrders:
         head = ConfigureHead(config, spec.config_version, spec.config.drain_timeout_s, others)
         self._peers.tell_replica(replica.number, Kind.CONFIGURE, pack(head), user_config)
 
+    def stop(self, replica: Replica) -> None:
+        """Have it exit."""
+        self._peers.tell_replica(replica.number, Kind.STOP, b"")
+
     def drain(self, replica: Replica) -> None:
         """Have it refuse what is new and finish what runs."""
         self._peers.tell_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
@@ -148,18 +152,18 @@ class Launcher:
             drain_timeout_s=spec.config.drain_timeout_s,
             has_close=spec.traits.has_close,
         )
-        hand = self._handover
+        settings = self._handover.settings
         handover = ReplicaHandover(
-            instance=hand.instance,
+            instance=settings.instance,
             number=number,
-            control_path=hand.control_path,
-            control_key=derive_key(hand.master_key, ROLE_REPLICA, str(number)),
+            control_path=self._handover.control_path,
+            control_key=derive_key(settings.master_key, ROLE_REPLICA, str(number)),
             # A number, never a name, becomes part of a path.
-            address=str(Path(hand.folder) / "r" / str(number)),
+            address=str(Path(self._handover.folder) / "r" / str(number)),
             data_key=self.data_key(number),
-            grant=derive_key(hand.master_key, ROLE_GRANT, str(number)) if hand.client_in_replicas else b"",
-            request_timeout_s=hand.request_timeout_s,
-            log_format=hand.log_format,
+            grant=derive_key(settings.master_key, ROLE_GRANT, str(number)) if settings.client_in_replicas else b"",
+            request_timeout_s=settings.request_timeout_s,
+            log_format=settings.log_format,
         )
         note = LaunchNote(spec.tag, spec.version, tag, share, reason, spec.traits.has_close)
         order = Launch(
@@ -176,7 +180,7 @@ class Launcher:
 
     def data_key(self, number: int) -> bytes:
         """What routers must prove to this replica."""
-        return derive_key(self._handover.master_key, ROLE_ROUTER, str(number))
+        return derive_key(self._handover.settings.master_key, ROLE_ROUTER, str(number))
 
     def _variables(self, action: reconcile.Launch) -> dict[str, str]:
         variables: dict[str, str] = {}

@@ -63,10 +63,10 @@ async def serve(
         desired=loaded.desired,
         replies=loaded.replies,
         epoch=loaded.epoch,
-        request_timeout_s=handover.request_timeout_s,
+        request_timeout_s=handover.settings.request_timeout_s,
     )
     commands = Commands(
-        handover,
+        handover.settings,
         controller,
         raised,
         ingresses=connections.ingresses,
@@ -74,10 +74,10 @@ async def serve(
         metrics_url=url_of(metrics, node_address) if metrics is not None else "",
         wait_for_resources_s=wait_for_resources_s,
     )
-    connections.serve(controller, commands, disconnected=raised.disconnected)
+    connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
     await raised.start()
     gates = [
-        await accept(listener, connections, instance=handover.instance, key_for=connections.key_for)
+        await accept(listener, connections, instance=handover.settings.instance, key_for=connections.key_for)
         for listener in listeners
     ]
     ready(controller)

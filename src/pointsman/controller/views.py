@@ -24,7 +24,7 @@ from pointsman.model import (
     TrafficHistory,
 )
 from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
-from pointsman.wire.handover import ControllerHandover
+from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
 
 
@@ -49,7 +49,7 @@ def routing_table(desired: Desired, observed: Observed, keys: Keys, *, version: 
 
 
 def status_of(
-    handover: ControllerHandover,
+    settings: InstanceSettings,
     desired: Desired,
     observed: Observed,
     table: RoutingTable,
@@ -71,9 +71,9 @@ def status_of(
     return Status(
         version=desired.version,
         pid=os.getpid(),
-        name=handover.name,
-        http_host=handover.http_host,
-        http_port=handover.http_port,
+        name=settings.name,
+        http_host=settings.http_host,
+        http_port=settings.http_port,
         endpoints=desired.endpoints,
         backends={tag: _backend_view(desired, observed, spec) for tag, spec in desired.backends.items()},
         ingresses=(
@@ -82,8 +82,8 @@ def status_of(
         ),
         metrics=dict(metrics),
         queued=queued,
-        state_dir=handover.state_dir,
-        start_options=handover.start_options,
+        state_dir=settings.state_dir,
+        start_options=settings.start_options,
     )
 
 

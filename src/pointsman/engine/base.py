@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pointsman.engine.orders import Launch, ProcessEvent, ShutdownOrder
-from pointsman.model import Capacity, Resources, StartOptions
+from pointsman.model import Capacity, Resources
 from pointsman.telemetry.reports import Reading
-from pointsman.wire.handover import HTTPSettings
+from pointsman.wire.handover import InstanceSettings
 
 EventSink = Callable[[ProcessEvent], None]
 
@@ -27,9 +27,6 @@ class Engine(Protocol):
     def launch(self, order: Launch) -> None:
         """Start a replica process; ``started`` or ``exited`` follows."""
 
-    def stop(self, number: int) -> None:
-        """Ask a process to finish and exit; ``exited`` follows when it does."""
-
     def kill(self, number: int) -> None:
         """End a process now; ``exited`` follows."""
 
@@ -40,6 +37,21 @@ class Engine(Protocol):
         """End the whole instance, the controller last. Ordered again, with less time: what still drains has that much
         from now on."""
 
+    async def aclose(self) -> None:
+        """Close what connects this process to those that it has asked; they are not told anything."""
+
+    @property
+    def ingresses_wanted(self) -> int:
+        """How many ingress processes there should be."""
+
+    @property
+    def nodes(self) -> Nodes:
+        """The nodes that it uses."""
+
+
+class Nodes(Protocol):
+    """What an engine knows of its nodes, and asks of them."""
+
     def disconnected(self, number: int) -> None:
         """A replica's connection to the controller has broken, as it also does when its node is gone."""
 
@@ -49,9 +61,6 @@ class Engine(Protocol):
     def ask_for(self, resources: Resources | None, count: int) -> None:
         """Have nodes added for so many replicas, where nodes can be; None and 0 take that back."""
 
-    async def aclose(self) -> None:
-        """Close what connects this process to those that it has asked; they are not told anything."""
-
     @property
     def metrics_addresses(self) -> dict[str, str]:
         """Where metrics are served on nodes other than the controller's: node -> base URL."""
@@ -59,9 +68,28 @@ class Engine(Protocol):
     async def read_metrics(self) -> list[Reading]:
         """What is counted there now; nodes that do not answer are left out."""
 
+
+class OneNode:
+    """This machine, which stays as it is, and whose processes the supervisor tells of."""
+
+    def disconnected(self, number: int) -> None:
+        pass
+
+    async def refresh(self) -> None:
+        pass
+
+    def ask_for(self, resources: Resources | None, count: int) -> None:
+        pass
+
     @property
-    def ingresses_wanted(self) -> int:
-        """How many ingress processes there should be."""
+    def metrics_addresses(self) -> dict[str, str]:
+        return {}
+
+    async def read_metrics(self) -> list[Reading]:
+        return []
+
+
+ONE_NODE = OneNode()
 
 
 class Cluster(NamedTuple):
@@ -84,42 +112,22 @@ class Cluster(NamedTuple):
 ANY_CLUSTER = Cluster()
 
 
-class MetricsPort(NamedTuple):
-    """Where metrics are served. With ``strict`` a port in use is an error; otherwise another one is taken."""
-
-    host: str
-    port: int
-    strict: bool
-
-
 class Plan(NamedTuple):
     """What to raise.
 
     Attributes:
-        name: of a detached or foreground instance; empty for an anonymous one.
+        settings: what the instance was told.
         bound: whether it ends with this process.
-        http: settings of the ingresses, None for no HTTP server.
-        ingresses: processes per node that has any.
-        metrics: None to record nothing.
+        capacity: what it may hand out, on the local engine.
         every_node: whether each node has ingresses, or only the one of this process.
         cluster: where, on the Ray engine.
-        client_in_replicas: whether user code may use a client.
-        start_options: what the instance says of itself to who wants to start it again.
     """
 
-    name: str
+    settings: InstanceSettings
     bound: bool
-    state_dir: str
-    http: HTTPSettings | None
-    ingresses: int
     capacity: Capacity
-    request_timeout_s: float
-    metrics: MetricsPort | None = None
-    log_format: str = "text"
     every_node: bool = False
     cluster: Cluster = ANY_CLUSTER
-    client_in_replicas: bool = True
-    start_options: StartOptions = StartOptions()
 
 
 class Address(NamedTuple):

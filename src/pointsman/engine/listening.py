@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 
-from pointsman.engine.base import MetricsPort
+from pointsman.wire.handover import MetricsPort
 from pointsman.wire.stream import BACKLOG
 
 log = logging.getLogger(__name__)

@@ -29,10 +29,6 @@ class Launch(Message, frozen=True):
     own_env: dict[str, str] = {}
 
 
-class Stop(Message, frozen=True):
-    number: int
-
-
 class Kill(Message, frozen=True):
     number: int
 

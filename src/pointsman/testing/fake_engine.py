@@ -15,9 +15,9 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from pointsman.controller.observed import LaunchNote
+from pointsman.engine.base import ONE_NODE, OneNode
 from pointsman.engine.orders import Launch, ProcessEvent, ShutdownOrder
-from pointsman.model import Reason, Resources, RoutingTable
-from pointsman.telemetry.reports import Reading
+from pointsman.model import Reason, RoutingTable
 from pointsman.wire.frames import Body, Kind
 from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
 
@@ -169,12 +169,6 @@ class FakeEngine:
         self.launched.append(replica)
         self._later(replica, replica.plan.start_s, lambda: self._started(replica))
 
-    def stop(self, number: int) -> None:
-        self.note("stop", number)
-        if number in self.live:
-            replica = self.live[number]
-            self._later(replica, replica.plan.stop_s, lambda: self.exit(number, "exited with code 0"))
-
     def kill(self, number: int) -> None:
         self.note("kill", number)
         if number in self.live:
@@ -190,24 +184,12 @@ class FakeEngine:
     async def start(self) -> None:
         pass
 
-    def disconnected(self, number: int) -> None:
-        pass
-
-    def ask_for(self, resources: Resources | None, count: int) -> None:
-        pass
-
     async def aclose(self) -> None:
         pass
 
     @property
-    def metrics_addresses(self) -> dict[str, str]:
-        return {}
-
-    async def read_metrics(self) -> list[Reading]:
-        return []
-
-    async def refresh(self) -> None:
-        pass
+    def nodes(self) -> OneNode:
+        return ONE_NODE
 
     @property
     def ingresses_wanted(self) -> int:
@@ -222,7 +204,9 @@ class FakeEngine:
             return
         self.note(kind.name.lower(), number)
         plan = replica.plan
-        if kind is Kind.DRAIN:
+        if kind is Kind.STOP:
+            self._later(replica, plan.stop_s, lambda: self.exit(number, "exited with code 0"))
+        elif kind is Kind.DRAIN:
             self._becomes(replica, "draining", replica.report.config_version)
             self._later(replica, plan.drain_s, lambda: self._becomes(replica, "drained", replica.report.config_version))
         elif kind is Kind.ASSIGN and not replica.assigned:

@@ -116,21 +116,22 @@ def raise_instance(plan: Plan) -> LocalInstance:
         ServeException: a live instance has that name or state folder, or the state folder cannot be used.
     """
     keep_standard_descriptors()
+    settings = plan.settings
     with contextlib.ExitStack() as finally_, contextlib.ExitStack() as undo:
         sweep_anonymous()
         locks: list[int] = []
-        if plan.state_dir:
-            undo.callback(remove_new, missing_folders(Path(plan.state_dir)))
-            locks.append(lock_state_folder(Path(plan.state_dir)))
+        if settings.state_dir:
+            undo.callback(remove_new, missing_folders(Path(settings.state_dir)))
+            locks.append(lock_state_folder(Path(settings.state_dir)))
             finally_.callback(os.close, locks[0])
-        folder = InstanceFolder.of(plan.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}")
+        folder = InstanceFolder.of(settings.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}")
         locks.append(folder.create())
         finally_.callback(os.close, locks[-1])
         undo.callback(folder.remove)
-        listener = listen(plan.http.host, plan.http.port) if plan.http else None
+        listener = listen(settings.http.host, settings.http.port) if settings.http else None
         if listener is not None:
             finally_.callback(listener.close)
-        metrics = listen_for_metrics(plan.metrics) if plan.metrics else None
+        metrics = listen_for_metrics(settings.metrics) if settings.metrics else None
         if metrics is not None:
             finally_.callback(metrics.close)
         raised = _start_supervisor(plan, folder, locks, listener, metrics)
@@ -146,27 +147,10 @@ def _start_supervisor(
     metrics: socket.socket | None,
 ) -> LocalInstance:
     """``locks`` are only held: the supervisor's end releases them."""
-    instance, master = secrets.token_hex(8), secrets.token_bytes(32)
-    http = plan.http
-    if http is not None and listener is not None:
-        http = msgspec.structs.replace(http, port=listener.getsockname()[1])
-    order = SupervisorOrder(
-        instance=instance,
-        name=plan.name,
-        folder=str(folder.path),
-        state_dir=plan.state_dir,
-        master_key=master,
-        python=sys.executable,
-        bound=plan.bound,
-        echo=plan.bound,
-        ingresses=plan.ingresses if http else 0,
-        http=http,
-        capacity=plan.capacity,
-        request_timeout_s=plan.request_timeout_s,
-        log_format=plan.log_format,
-        client_in_replicas=plan.client_in_replicas,
-        start_options=plan.start_options,
-    )
+    settings = plan.settings
+    if listener is not None:
+        settings = settings.on_port(listener.getsockname()[1])
+    order = SupervisorOrder(settings, str(folder.path), sys.executable, plan.bound, plan.capacity)
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))
     read_end, write_end = os.pipe()
@@ -185,18 +169,18 @@ def _start_supervisor(
     if not plan.bound:
         os.close(write_end)
     about = About(
-        instance=instance,
-        name=plan.name,
+        instance=settings.instance,
+        name=settings.name,
         pid=process.pid,
-        http_host=http.host if http else None,
-        http_port=http.port if http else 0,
-        request_timeout_s=plan.request_timeout_s,
-        ingresses=order.ingresses,
-        metrics_host=plan.metrics.host if plan.metrics else None,
+        http_host=settings.http_host,
+        http_port=settings.http_port,
+        request_timeout_s=settings.request_timeout_s,
+        ingresses=settings.ingresses,
+        metrics_host=settings.metrics.host if settings.metrics else None,
         metrics_port=metrics.getsockname()[1] if metrics is not None else 0,
-        logs=str(logs_of(order.folder, order.state_dir)),
+        logs=str(logs_of(order.folder, settings.state_dir)),
     )
-    folder.write("key", derive_key(master, ROLE_OPERATOR))
+    folder.write("key", derive_key(settings.master_key, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))
     return LocalInstance(address_in(folder), process, write_end if plan.bound else None)
 

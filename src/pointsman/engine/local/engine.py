@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
 
-from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
+from pointsman.engine.base import ONE_NODE, EventSink
+from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder
 from pointsman.engine.process import is_stopped
 from pointsman.exceptions import TooLargeError
-from pointsman.model import Resources
-from pointsman.telemetry.reports import Reading
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import pack, unpack
 from pointsman.wire.stream import Stream, close_streams
-
-if TYPE_CHECKING:
-    from pointsman.engine.base import EventSink
 
 
 class SupervisorLink:
@@ -30,6 +25,7 @@ class SupervisorLink:
 
     def __init__(self, events: EventSink, inherited: socket.socket, *, ingresses_wanted: int) -> None:
         self.ingresses_wanted = ingresses_wanted
+        self.nodes = ONE_NODE
         self._events = events
         self._inherited = inherited
         self._stream: Stream | None = None
@@ -45,9 +41,6 @@ class SupervisorLink:
             event = ProcessEvent("exited", order.number, 0, f"could not be started: {error}")
             asyncio.get_running_loop().call_soon(self._events, event)
 
-    def stop(self, number: int) -> None:
-        self._send(Kind.STOP, pack(Stop(number)))
-
     def kill(self, number: int) -> None:
         self._send(Kind.KILL, pack(Kill(number)))
 
@@ -57,25 +50,9 @@ class SupervisorLink:
     def shutdown(self, order: ShutdownOrder) -> None:
         self._send(Kind.SHUTDOWN, pack(order))
 
-    def disconnected(self, number: int) -> None:
-        pass  # the supervisor tells of every end
-
-    def ask_for(self, resources: Resources | None, count: int) -> None:
-        pass  # this machine does not grow
-
     async def aclose(self) -> None:
         if self._stream is not None:
             await close_streams([self._stream])
-
-    @property
-    def metrics_addresses(self) -> dict[str, str]:
-        return {}
-
-    async def read_metrics(self) -> list[Reading]:
-        return []
-
-    async def refresh(self) -> None:
-        pass  # this machine stays as it is
 
     def _send(self, kind: Kind, head: bytes) -> None:
         assert self._stream is not None

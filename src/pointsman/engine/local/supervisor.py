@@ -24,13 +24,13 @@ from pointsman.engine.local.folder import InstanceFolder
 from pointsman.engine.local.outbox import Outbox
 from pointsman.engine.local.output import OutputPump
 from pointsman.engine.lognames import name_of
-from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder, Stop
+from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder
 from pointsman.engine.process import EXIT_REFUSED, Child, Lifeline, pack_handover, spawn
 from pointsman.model import Environment
-from pointsman.wire.auth import ROLE_INGRESS, derive_key
+from pointsman.policy.backoff import Backoff, Restarts
 from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
-from pointsman.wire.handover import ControllerHandover, IngressHandover, SupervisorOrder
+from pointsman.wire.handover import ControllerHandover, SupervisorOrder
 from pointsman.wire.messages import pack, unpack
 
 EXIT_GRACE_S = 1.5
@@ -41,8 +41,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SIGNALLED_DRAIN_S = 20.0
 """How long requests may still run after a signal where no controller says what their limit is."""
 ANSWER_S = 1.0
-RESTART_FIRST_S = 0.1
-RESTART_LAST_S = 2.0
+BACKOFF = Backoff(first_s=0.1, last_s=2.0)
 """Without them there is no service, so what keeps ending them is not waited out for longer: it may be over by now."""
 RESTART_PAUSE_S = 0.5
 GIVE_UP_S = 5.0
@@ -75,13 +74,13 @@ class Supervisor:
         self._http = http
         self._metrics = metrics
         self._folder = InstanceFolder(Path(order.folder))
-        self._logs = logs_of(order.folder, order.state_dir)
+        self._logs = logs_of(order.folder, order.settings.state_dir)
         self._logs.mkdir(mode=0o700, exist_ok=True)
-        self._pump = OutputPump(self._logs, echo=order.echo, log_format=order.log_format)
+        self._pump = OutputPump(self._logs, echo=order.bound, log_format=order.settings.log_format)
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, Child] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
-        self._restarts: dict[tuple[str, int], int] = {}
+        self._restarts = Restarts(BACKOFF, STEADY_S)
         self._link: socket.socket | None = None
         self._outbox: Outbox | None = None
         self._decoder = FrameDecoder()
@@ -101,7 +100,7 @@ class Supervisor:
         for signum in (*SIGNALS, signal.SIGCHLD):
             signal.signal(signum, lambda *_: None)  # the wake-up descriptor carries the number
         self._spawn_controller()
-        for index in range(self._order.ingresses):
+        for index in range(self._order.settings.ingresses):
             self._spawn_ingress(index)
         while self._phases is None or self._children or self._phases:
             timeout = max(0.0, min(t for t, _ in self._timers) - time.monotonic()) if self._timers else None
@@ -111,8 +110,8 @@ class Supervisor:
             self._advance_shutdown()
         self._pump.close()
         self._folder.remove()
-        if self._forget and self._order.state_dir:
-            forget_state(Path(self._order.state_dir))
+        if self._forget and self._order.settings.state_dir:
+            forget_state(Path(self._order.settings.state_dir))
 
     # Processes
 
@@ -135,22 +134,7 @@ class Supervisor:
     def _spawn_controller(self) -> None:
         ours, theirs = socket.socketpair()
         order = self._order
-        handover = ControllerHandover(
-            instance=order.instance,
-            name=order.name,
-            folder=order.folder,
-            state_dir=order.state_dir,
-            master_key=order.master_key,
-            capacity=order.capacity,
-            ingresses=order.ingresses,
-            request_timeout_s=order.request_timeout_s,
-            http_host=order.http.host if order.http else None,
-            http_port=order.http.port if order.http else 0,
-            control_path=str(self._folder.control_socket),
-            log_format=order.log_format,
-            client_in_replicas=order.client_in_replicas,
-            start_options=order.start_options,
-        )
+        handover = ControllerHandover(order.settings, order.folder, str(self._folder.control_socket), order.capacity)
         fds = (self._control.fileno(), theirs.fileno(), *([self._metrics.fileno()] if self._metrics else []))
         try:
             self._spawn("controller", 0, "controller", pack_handover(handover), env={}, fds=fds)
@@ -169,15 +153,7 @@ class Supervisor:
 
     def _spawn_ingress(self, index: int) -> None:
         assert self._http is not None
-        assert self._order.http is not None
-        handover = IngressHandover(
-            instance=self._order.instance,
-            identity=str(index),
-            control_path=str(self._folder.control_socket),
-            control_key=derive_key(self._order.master_key, ROLE_INGRESS, str(index)),
-            http=self._order.http,
-            log_format=self._order.log_format,
-        )
+        handover = self._order.settings.for_ingress(str(index), str(self._folder.control_socket))
         self._spawn("ingress", index, "ingress", pack_handover(handover), env={}, fds=(self._http.fileno(),))
 
     def _reap(self) -> None:
@@ -206,12 +182,9 @@ class Supervisor:
         self._after(GIVE_UP_S, lambda: self._begin_shutdown(0.0))
 
     def _restart(self, child: Child) -> None:
-        key = (child.role, child.number)
-        steady = time.monotonic() - child.started > STEADY_S
-        failures = self._restarts[key] = 0 if steady else self._restarts.get(key, -1) + 1
-        delay = 0.0 if failures == 0 else min(RESTART_LAST_S, RESTART_FIRST_S * 2 ** (failures - 1))
+        delay_s = self._restarts.after((child.role, child.number), time.monotonic() - child.started)
         start = self._spawn_controller if child.role == "controller" else lambda: self._spawn_ingress(child.number)
-        self._after(delay, lambda: self._start_again(start, child.role))
+        self._after(delay_s, lambda: self._start_again(start, child.role))
 
     def _start_again(self, start: Callable[[], None], role: str) -> None:
         """A system that has no process or descriptor left now may have one later; what runs serves on meanwhile."""
@@ -243,9 +216,6 @@ class Supervisor:
     def _obey(self, frame: Frame) -> None:
         if frame.kind == Kind.LAUNCH:
             self._launch(unpack(frame.head, Launch))
-        elif frame.kind == Kind.STOP:
-            number = unpack(frame.head, Stop).number
-            self._signal_replica(number, signal.SIGTERM)
         elif frame.kind == Kind.KILL:
             number = unpack(frame.head, Kill).number
             self._signal_replica(number, signal.SIGKILL)

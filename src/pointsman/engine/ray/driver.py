@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pointsman.engine.base import Address, MetricsPort, Plan
+from pointsman.engine.base import Address, Plan
 from pointsman.engine.listening import bind, listen_for_metrics
 from pointsman.engine.ray import cluster
 from pointsman.engine.ray.folder import ANONYMOUS, CONTROLLER, namespace_of
@@ -27,7 +27,7 @@ from pointsman.engine.ray.lookup import (
 from pointsman.engine.ray.nodes import alive_nodes
 from pointsman.exceptions import ServeException
 from pointsman.wire.address import set_node
-from pointsman.wire.handover import ClusterHandover, HTTPSettings
+from pointsman.wire.handover import ClusterHandover, HTTPSettings, MetricsPort
 
 PASSED_ON = ("OMP_NUM_THREADS",)
 """Variables of the driver that replicas get too, on whatever node."""
@@ -134,37 +134,28 @@ def _raise(plan: Plan) -> RayInstance:
             "a detached instance outlives its script, and a Ray cluster that the script starts does not: start one with"
             " `ray start --head`, then give start() its address"
         )
-    namespace = namespace_of(plan.name) if plan.name else ANONYMOUS + secrets.token_hex(8)
+    settings = plan.settings
+    namespace = namespace_of(settings.name) if settings.name else ANONYMOUS + secrets.token_hex(8)
     if _controller_of(namespace) is not None:
         raise ServeException(
-            f"an instance named {plan.name!r} is running; use connect({plan.name!r}, engine='ray') to attach to it"
+            f"an instance named {settings.name!r} is running; use connect({settings.name!r}, engine='ray') to attach to"
+            " it"
         )
     home = str(ray.get_runtime_context().get_node_id())
     set_node(home)
-    port = _take_port(plan.http) if plan.http else None
-    metrics = _free_port(plan.metrics) if plan.metrics else 0
-    http = plan.http
-    if http is not None and port is not None:
-        http = msgspec.structs.replace(http, port=port.getsockname()[1])
+    port = _take_port(settings.http) if settings.http else None
+    if port is not None:
+        settings = settings.on_port(port.getsockname()[1])
+    if settings.metrics is not None:
+        metrics = msgspec.structs.replace(settings.metrics, port=_free_port(settings.metrics))
+        settings = msgspec.structs.replace(settings, metrics=metrics)
     given = ClusterHandover(
-        instance=secrets.token_hex(8),
-        name=plan.name,
+        settings=settings,
         namespace=namespace,
-        state_dir=plan.state_dir,
-        master_key=secrets.token_bytes(32),
         home=home,
-        http=http,
-        ingresses=plan.ingresses,
         every_node=plan.every_node,
         environ={name: os.environ[name] for name in PASSED_ON if name in os.environ},
-        request_timeout_s=plan.request_timeout_s,
         wait_for_resources_s=plan.cluster.wait_for_resources_s,
-        metrics_host=plan.metrics.host if plan.metrics else None,
-        metrics_port=metrics,
-        metrics_strict=plan.metrics.strict if plan.metrics else True,
-        log_format=plan.log_format,
-        client_in_replicas=plan.client_in_replicas,
-        start_options=plan.start_options,
     )
     return RayInstance(*_make_controller(given, bound=plan.bound), port=port, bound=plan.bound)
 

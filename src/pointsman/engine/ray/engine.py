@@ -31,7 +31,6 @@ from pointsman.exceptions import ServeException
 from pointsman.model import CALLER, Allocation, Capacity, Environment, Resources
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.address import node_here
-from pointsman.wire.frames import Kind
 from pointsman.wire.handover import ClusterHandover
 from pointsman.wire.messages import Message, pack, unpack
 
@@ -95,6 +94,11 @@ class RayEngine:
         self._also_forget = False
 
     @property
+    def nodes(self) -> RayEngine:
+        """Itself: Ray knows the nodes."""
+        return self
+
+    @property
     def ingresses_wanted(self) -> int:
         """How many ingress processes there should be now."""
         return len(self._ingresses.wanted)
@@ -136,7 +140,7 @@ class RayEngine:
             # What Ray must know before it starts the process; without it, it may take one that waits already.
             "runtime_env": {"env_vars": order.own_env} if order.own_env else None,
         }
-        with_metrics, environment = self._given.metrics_host is not None, _other_environment(order)
+        with_metrics, environment = self._given.settings.metrics is not None, _other_environment(order)
         self._actors.start(
             Wanted(
                 host=ProcessHost if environment is None else ChildHost,
@@ -147,9 +151,6 @@ class RayEngine:
                 node=order.allocation.node,
             )
         )
-
-    def stop(self, number: int) -> None:
-        self._peers.tell_replica(number, Kind.STOP, b"")
 
     def kill(self, number: int) -> None:
         name = replica_name(number)

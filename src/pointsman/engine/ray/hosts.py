@@ -24,7 +24,7 @@ import msgspec
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
-from pointsman.engine.base import Address, MetricsPort
+from pointsman.engine.base import Address
 from pointsman.engine.listening import listen_for_metrics, url_of
 from pointsman.engine.process import main_of, run_process, unpack_handover
 from pointsman.engine.ray.folder import CONTROLLER, NodeFolder, control_path_of
@@ -36,7 +36,7 @@ from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.reports import reading_of
 from pointsman.wire.address import set_node
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
-from pointsman.wire.handover import ClusterHandover, IngressHandover, MetricsHandover, ReplicaHandover
+from pointsman.wire.handover import ClusterHandover, IngressHandover, MetricsHandover, MetricsPort, ReplicaHandover
 from pointsman.wire.messages import pack
 
 PAUSE_S = 0.1
@@ -75,7 +75,7 @@ class ControllerHost:
             warnings.simplefilter("ignore", DeprecationWarning)  # of what Ray itself uses in there
             again = ray.get_runtime_context().was_current_actor_reconstructed
         # Who has taken the port of the metrics since then must not keep a controller from coming back.
-        self._given = msgspec.structs.replace(given, metrics_strict=given.metrics_strict and not again)
+        self._given = _not_strict(given) if again else given
         self._running: concurrent.futures.Future[Running] = concurrent.futures.Future()
         set_node(node_of_this_process())
         threading.Thread(target=self._run, name="pointsman-controller", daemon=True).start()
@@ -91,15 +91,15 @@ class ControllerHost:
         """What its operator must know, the key included: whoever may call this may run any code in the cluster, so what
         guards the key is the cluster's own authentication."""
         running = await asyncio.wrap_future(self._running)
-        given = self._given
+        settings = self._given.settings
         return Address(
-            instance=given.instance,
-            control_path=control_path_of(given.namespace, given.instance),
-            key=derive_key(given.master_key, ROLE_OPERATOR),
-            http_host=given.http.host if given.http else None,
-            http_port=given.http.port if given.http else 0,
-            request_timeout_s=given.request_timeout_s,
-            metrics_host=given.metrics_host,
+            instance=settings.instance,
+            control_path=control_path_of(self._given.namespace, settings.instance),
+            key=derive_key(settings.master_key, ROLE_OPERATOR),
+            http_host=settings.http_host,
+            http_port=settings.http_port,
+            request_timeout_s=settings.request_timeout_s,
+            metrics_host=settings.metrics.host if settings.metrics is not None else None,
             metrics_port=running.metrics_port,
         )
 
@@ -114,7 +114,7 @@ class ControllerHost:
     def _run(self) -> None:
         serving = main_of("controller")(self._given, ray.util.get_node_ip_address(), self._running.set_result)
         try:
-            run_process(serving, process="controller", log_format=self._given.log_format)
+            run_process(serving, process="controller", log_format=self._given.settings.log_format)
         except BaseException as error:
             if self._running.done():
                 log.critical("the controller failed and will be started again", exc_info=error)
@@ -124,6 +124,14 @@ class ControllerHost:
         else:
             # For good: Ray would make it anew otherwise.
             ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+def _not_strict(given: ClusterHandover) -> ClusterHandover:
+    """The same for a controller whose metrics go to another port where theirs is in use."""
+    if given.settings.metrics is None:
+        return given
+    metrics = msgspec.structs.replace(given.settings.metrics, strict=False)
+    return msgspec.structs.replace(given, settings=msgspec.structs.replace(given.settings, metrics=metrics))
 
 
 class HostArgs(NamedTuple):

@@ -25,14 +25,13 @@ from pointsman.engine.ray.folder import (
 )
 from pointsman.engine.ray.hosts import HostArgs, Introduction, MetricsHost, ProcessHost
 from pointsman.limits import MAX_MESSAGE
+from pointsman.policy.backoff import Backoff, Restarts
 from pointsman.telemetry.collector import RETIRE_AFTER_S
 from pointsman.telemetry.reports import Reading
-from pointsman.wire.auth import ROLE_INGRESS, derive_key
-from pointsman.wire.handover import ClusterHandover, IngressHandover, MetricsHandover
+from pointsman.wire.handover import ClusterHandover, MetricsHandover
 from pointsman.wire.messages import unpack
 
-RESTART_FIRST_S = 0.1
-RESTART_LAST_S = 10.0
+BACKOFF = Backoff(first_s=0.1, last_s=10.0)
 STEADY_S = 5.0
 """One that lived this long is started again without delay."""
 
@@ -54,7 +53,7 @@ class Supervised(ABC):
         self._nodes: dict[str, str] = {}
         """Name -> its node: all that are wanted."""
         self._begun: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
+        self._restarts = Restarts(BACKOFF, STEADY_S)
 
     @property
     def wanted(self) -> Collection[str]:
@@ -79,19 +78,17 @@ class Supervised(ABC):
         """Start what is missing of these, by name and node; end the others."""
         gone, self._nodes = self._nodes.keys() - wanted.keys(), dict(wanted)
         for name in gone:
-            self._failures.pop(name, None)
+            self._restarts.forget(name)
             self._actors.kill(name)
         for name in wanted:
-            if not self._actors.is_known(name) and name not in self._failures:
+            if not self._actors.is_known(name) and name not in self._restarts:
                 self._start(name)
 
     def ended(self, name: str, ending: Ending, *, restart: bool) -> bool:
         """An actor has ended; True when it was one of these that should live, which is then started again."""
         if name not in self._nodes:
             return False
-        steady = self._loop.time() - self._begun.get(name, 0.0) > STEADY_S
-        failures = self._failures[name] = 0 if steady else self._failures.get(name, -1) + 1
-        delay_s = 0.0 if not failures else min(RESTART_LAST_S, RESTART_FIRST_S * 2 ** (failures - 1))
+        delay_s = self._restarts.after(name, self._loop.time() - self._begun.get(name, 0.0))
         if restart:
             self._loop.call_later(delay_s, self._start, name)
         return True
@@ -125,25 +122,21 @@ class Ingresses(Supervised):
         """Have them on these nodes, which are all that live, as far as they should be there."""
         given = self._given
         homes = list(nodes) if given.every_node else [node for node in nodes if node == given.home]
-        self.want({ingress_name(n, i): n for n in homes for i in range(given.ingresses)} if given.http else {})
+        self.want(
+            {ingress_name(n, i): n for n in homes for i in range(given.settings.ingresses)}
+            if given.settings.http
+            else {}
+        )
 
     def make(self, name: str, node: str) -> Wanted:
         given = self._given
-        assert given.http is not None
-        handover = IngressHandover(
-            instance=given.instance,
-            identity=name,
-            control_path=control_path_of(given.namespace, given.instance),
-            control_key=derive_key(given.master_key, ROLE_INGRESS, name),
-            http=given.http,
-            log_format=given.log_format,
-        )
+        handover = given.settings.for_ingress(name, control_path_of(given.namespace, given.settings.instance))
         packed = pack_handover(handover, limit=MAX_MESSAGE)
         return Wanted(
             host=ProcessHost,
             name=name,
             method="be_ingress",
-            args=HostArgs("ingress", packed, dict(given.environ), given.metrics_host is not None),
+            args=HostArgs("ingress", packed, dict(given.environ), given.settings.metrics is not None),
             options={"num_cpus": 0},
             node=node,
         )
@@ -180,7 +173,7 @@ class Exporters(Supervised):
 
     def keep_up(self, nodes: Collection[str], in_use: Collection[str]) -> None:
         """Have one on each of these nodes, which are all that live, as far as they are or were in use."""
-        if self._given.metrics_host is None:
+        if self._given.settings.metrics is None:
             return
         now = self._loop.time()
         self._in_use.update(dict.fromkeys(in_use, now))
@@ -203,14 +196,15 @@ class Exporters(Supervised):
         return [unpack(answer, Reading) for answer in found if isinstance(answer, bytes)]
 
     def make(self, name: str, node: str) -> Wanted:
-        given = self._given
+        settings = self._given.settings
+        assert settings.metrics is not None
         before = self._addresses.get(node, "").rpartition(":")[2]
         handover = MetricsHandover(
-            instance=given.instance,
-            namespace=given.namespace,
-            host=given.metrics_host or "",
-            port=int(before) if before else given.metrics_port,
-            log_format=given.log_format,
+            instance=settings.instance,
+            namespace=self._given.namespace,
+            host=settings.metrics.host,
+            port=int(before) if before else settings.metrics.port,
+            log_format=settings.log_format,
         )
         return Wanted(
             host=MetricsHost,

@@ -1,0 +1,48 @@
+"""How long to wait before something that failed is tried again. Pure: times are arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+
+class Backoff(NamedTuple):
+    """Not at all after the first failure in a row, then ``first_s`` seconds, then twice as long each time.
+
+    Attributes:
+        last_s: the longest wait.
+    """
+
+    first_s: float
+    last_s: float
+
+    def after(self, failures: int) -> float:
+        """The wait in seconds after so many failures in a row."""
+        return 0.0 if failures <= 1 else min(self.last_s, self.first_s * 2.0 ** min(failures - 2, 30))
+
+
+class Restarts:
+    """What ends is started again, each by a count of its own.
+
+    Args:
+        backoff: between one that ends soon and the next.
+        steady_s: one that lived for longer was well, whatever ended it: the next follows at once.
+    """
+
+    def __init__(self, backoff: Backoff, steady_s: float) -> None:
+        self._backoff = backoff
+        self._steady_s = steady_s
+        self._failures: dict[Hashable, int] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether it has ended before."""
+        return key in self._failures
+
+    def after(self, key: Hashable, lived_s: float) -> float:
+        """It has ended; the wait in seconds before it is started again."""
+        failures = self._failures[key] = 1 if lived_s > self._steady_s else self._failures.get(key, 0) + 1
+        return self._backoff.after(failures)
+
+    def forget(self, key: Hashable) -> None:
+        """It is not wanted any more."""
+        self._failures.pop(key, None)

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import pointsman as serve
-from pointsman.environments.kept import FRESH_S, kept_environments
-from pointsman.environments.requirements import MARK
+from pointsman.environments.requirements import FRESH_S, MARK, kept_environments
 from tests.conftest import WAIT_S, start_client
 from tests.elsewhere import versions
 from tests.environments import other_python

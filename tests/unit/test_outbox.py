@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from pointsman.engine.local.outbox import Outbox
+from pointsman.engine.local.supervisor import Outbox
 from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
 
 

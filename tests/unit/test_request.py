@@ -18,7 +18,7 @@ from starlette.requests import Request as StarletteRequest
 from pointsman.exceptions import ServeException
 from pointsman.incoming import Incoming
 from pointsman.replica.mistakes import bad_body
-from pointsman.replica.wrappedrequest import WrappedRequest
+from pointsman.replica.target import WrappedRequest
 from pointsman.request import Request, async_request
 
 PARTS = b"""--XX\r

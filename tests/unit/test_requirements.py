@@ -17,10 +17,22 @@ from rich.console import Console
 
 import pointsman as serve
 from pointsman.cli.tables import show_environments
-from pointsman.environments import install, requirements
-from pointsman.environments.install import Installer, find_installer
-from pointsman.environments.kept import Kept, kept_environments, prunable, remove, remove_dangling_links
-from pointsman.environments.requirements import MARK, Made, ensure, environments_folder, open_lock, this_version
+from pointsman.environments import requirements
+from pointsman.environments.requirements import (
+    MARK,
+    Installer,
+    Kept,
+    Made,
+    ensure,
+    environments_folder,
+    find_installer,
+    kept_environments,
+    open_lock,
+    prunable,
+    remove,
+    remove_dangling_links,
+    this_version,
+)
 from pointsman.usercode.paths import PACKAGE
 
 MADE = Made(("a==1",), ("msgspec",), "/usr/bin/python", "3.11.7")
@@ -110,7 +122,7 @@ def test_installers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 )
 def test_what_installers_complain_about(lines: list[str], reason: str) -> None:
     """The reason of a failure is one line, whichever tool gives it (DM6)."""
-    assert install._reason(deque(lines)) == reason
+    assert requirements._reason(deque(lines)) == reason
 
 
 class Tool:
@@ -196,7 +208,7 @@ def test_tools_that_hang(tmp_path: Path, lock: int, monkeypatch: pytest.MonkeyPa
     hanging = tmp_path / "uv"
     hanging.write_text("#!/bin/sh\nsleep 60 & echo begun; wait\n")
     hanging.chmod(0o755)
-    monkeypatch.setattr(install, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(requirements, "TIMEOUT_S", 0.2)
     said: list[str] = []
     with pytest.raises(ValueError, match=r"uv was not done after 0\.2 s"):
         Installer("uv", str(hanging)).make("environment of a", tmp_path / "e", sys.executable, ["a"], said.append, lock)

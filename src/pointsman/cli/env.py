@@ -10,7 +10,7 @@ from pointsman.cli.common import AsJson, ClusterAddress, print_json, terminal
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
-    from pointsman.environments.kept import Kept
+    from pointsman.environments.requirements import Kept
 
 DAY_S = 86400.0
 
@@ -20,7 +20,7 @@ app = typer.Typer(help="Look at Python environments made from requirements, and 
 @app.command(name="list")
 def list_(address: ClusterAddress = None, as_json: AsJson = False) -> None:
     """Show the environments that were made, and which of them backends use."""
-    from pointsman.environments.kept import kept_environments
+    from pointsman.environments.requirements import kept_environments
 
     _show([(kept, "") for kept in kept_environments()], as_json, _used(address))
 
@@ -35,7 +35,7 @@ def prune(
 ) -> None:
     """Remove environments that no backend of a running instance uses. Those asked for in the last 10 minutes stay."""
     from pointsman.engine.ray.folder import is_in_use_here
-    from pointsman.environments.kept import kept_environments, prunable, remove, remove_dangling_links
+    from pointsman.environments.requirements import kept_environments, prunable, remove, remove_dangling_links
 
     if address is None and is_in_use_here():
         raise ServeException(

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.environments.activation import CONDA_VARIABLES, activated, find_python
 from pointsman.environments.cache import link_folder
-from pointsman.environments.conda import Surroundings, find_prefix
+from pointsman.environments.conda import CONDA_VARIABLES, Surroundings, activated, find_prefix, find_python
 from pointsman.environments.interpreter import ask, check, check_version
 from pointsman.environments.kinds import CondaEnv, Kind, Requirements, VirtualEnv
 from pointsman.environments.requirements import ensure, this_version

@@ -5,6 +5,7 @@ Knows how user code looks (markers, methods, async or not, with or without an ar
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
 import itertools
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.incoming import Incoming
 from pointsman.model import ALL_METHODS, TargetTraits
-from pointsman.replica.wrappedrequest import WrappedRequest
 from pointsman.request import Request, async_request
 from pointsman.usercode.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
 from pointsman.usercode.packing import CLOSED_METHODS, DEFAULT_METHOD, check_callable, is_hook, methods_of, unpack_code
@@ -228,3 +228,35 @@ def _other_length(size: int, returned: str) -> UserCodeError:
     return UserCodeError(
         f"the backend doesn't preserve batch size: it got {size} requests and returned {returned} answers"
     )
+
+
+class WrappedRequest(Request):
+    """What ``body``, ``json``, ``form``, ``close`` and ``stream`` give is a value where no event loop runs, and has to
+    be awaited (``stream``: iterated with ``async for``) where one does: the first is the decorator, the second what it
+    wraps. Both see one ``scope`` and one ``state``."""
+
+    __slots__ = ()  # and no name of a slot of `Request` below: it would hide the slot
+
+    def body(self) -> Any:
+        return self._starlette().body() if _loop_runs() else super().body()
+
+    def json(self) -> Any:
+        return self._starlette().json() if _loop_runs() else super().json()
+
+    def form(self, *args: Any, **kwargs: Any) -> Any:
+        return self._starlette().form(*args, **kwargs) if _loop_runs() else super().form(*args, **kwargs)
+
+    def stream(self) -> Any:
+        return self._starlette().stream() if _loop_runs() else super().stream()
+
+    def close(self) -> Any:
+        super().close()
+        return self._starlette().close() if _loop_runs() else None
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

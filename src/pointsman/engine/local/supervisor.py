@@ -10,6 +10,7 @@ It also inherits the descriptors that hold the locks of the instance's folders, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -21,7 +22,6 @@ from pathlib import Path
 
 from pointsman.engine.folder import forget_state, logs_of
 from pointsman.engine.local.folder import InstanceFolder
-from pointsman.engine.local.outbox import Outbox
 from pointsman.engine.local.output import OutputPump
 from pointsman.engine.lognames import name_of
 from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder
@@ -32,6 +32,36 @@ from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
 from pointsman.wire.handover import ControllerHandover, SupervisorOrder
 from pointsman.wire.messages import pack, unpack
+
+
+class Outbox:
+    """Writes as much as goes, never waits, and keeps the rest.
+
+    Args:
+        to: written to; made non-blocking.
+    """
+
+    def __init__(self, to: socket.socket) -> None:
+        to.setblocking(False)
+        self._to = to
+        self._rest = bytearray()
+
+    @property
+    def full(self) -> bool:
+        """Whether something is left for :meth:`flush`, once the socket can be written to again."""
+        return bool(self._rest)
+
+    def send(self, data: bytes) -> None:
+        """Write, behind what is left."""
+        self._rest += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is left, as far as it goes. What an end that is gone has not read is lost."""
+        with contextlib.suppress(OSError):
+            while self._rest:
+                del self._rest[: self._to.send(self._rest)]
+
 
 EXIT_GRACE_S = 1.5
 DRIVER_GONE_DRAIN_S = 1.0

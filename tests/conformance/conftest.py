@@ -15,7 +15,14 @@ import pointsman as serve
 from tests.conformance.traffic import Backends
 from tests.conftest import family, http_for, start_client
 
-ALWAYS_ON_RAY = ("test_backends", "test_endpoints", "test_environments", "test_handles")
+ALWAYS_ON_RAY = (
+    "test_backends",
+    "test_batches",
+    "test_endpoints",
+    "test_environments",
+    "test_handles",
+    "test_replica_resources",
+)
 """Modules that run on both engines when none is named. Each replica costs a Ray worker, half a second of CPU and more,
 so that the whole suite there takes many minutes: `make conformance-ray` runs it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import threading
@@ -10,13 +9,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import psutil
 import pytest
 
 import pointsman as serve
-from pointsman.exceptions import BackendStartError, InsufficientResourcesError
-from tests.conftest import WAIT_S, family, start_client, wait_until
+from pointsman.exceptions import BackendStartError
+from tests.conftest import WAIT_S, wait_until
 from tests.metrics import scrape
 
 
@@ -377,114 +374,6 @@ def test_a_request_that_never_ends_holds_nothing_up(client, http, name, tmp_path
     assert answer.result().json()["reason"] == "replica_died"
 
 
-def test_only_replicas_take_cpus():
-    """Of two CPUs two replicas have one each by default: controller, supervisor and HTTP servers take none (RM1,
-    RM5)."""
-    with serve.start(num_cpus=2, http_options={"port": 0, "processes": 2}, metrics_export_port=0) as client:
-        client.create_backend("all", echo, config={"num_replicas": 2})
-        with pytest.raises(InsufficientResourcesError, match="free: num_cpus=0,"):
-            client.create_backend("more", echo)
-
-
-class Environment:
-    def __call__(self, request):
-        return {key: os.environ.get(key) for key in request.query_params["keys"].split(",")}
-
-
-def environment(http, route, *keys):
-    return http.get(route, params={"keys": ",".join(keys)}).json()
-
-
-@pytest.mark.parametrize(("cpus", "threads"), [(None, "1"), (0, "1"), (2.5, "2"), (0.5, "1")])
-def test_omp_num_threads(served, http, monkeypatch, cpus, threads):
-    """The number of threads of numeric libraries follows the CPUs of a replica (OM1)."""
-    options = {} if cpus is None else {"ray_actor_options": {"num_cpus": cpus}}
-    assert environment(http, served(Environment, **options), "OMP_NUM_THREADS") == {"OMP_NUM_THREADS": threads}
-
-
-def test_env_vars_win(served, http):
-    """Environment variables of the backend win over what we set (OM3)."""
-    route = served(Environment, ray_actor_options={"env_vars": {"OMP_NUM_THREADS": "9", "MY": "x"}})
-    assert environment(http, route, "OMP_NUM_THREADS", "MY") == {"OMP_NUM_THREADS": "9", "MY": "x"}
-
-
-def test_gpus_are_refused_without_any(client, name):
-    """Without enough GPUs a backend is refused at once, naming what was asked and what is free (RM3, EX3)."""
-    with pytest.raises(InsufficientResourcesError, match=r"^Cannot scale backend .*num_gpus=1000.*free: .*num_gpus="):
-        client.create_backend(name, echo, ray_actor_options={"num_gpus": 1000})
-    assert name not in client.list_backends()
-
-
-@pytest.fixture(scope="module")
-def strict(engine):
-    """An instance with strict resources that need no hardware."""
-    with start_client(engine, strict=True, location="NoServer") as client:
-        yield client
-
-
-def devices(client, tag):
-    client.create_endpoint(tag, backend=tag)
-    value = client.get_handle(tag).remote().result()
-    client.delete_endpoint(tag)
-    return value
-
-
-def visible(request):
-    return os.environ["CUDA_VISIBLE_DEVICES"]
-
-
-def test_fractional_gpus_share_a_device(strict):
-    """Two halves land on one GPU, so a whole one stays free; a share comes back with its replica (FR1, FR4, RM7)."""
-    half = {"num_gpus": 0.5, "num_cpus": 0}
-    strict.create_backend("half1", visible, ray_actor_options=half)
-    strict.create_backend("half2", visible, ray_actor_options=half)
-    strict.create_backend("whole", visible, ray_actor_options={"num_gpus": 1, "num_cpus": 0})
-    assert devices(strict, "half1") == devices(strict, "half2") == "0"
-    assert devices(strict, "whole") == "1"
-    with pytest.raises(InsufficientResourcesError):
-        strict.create_backend("more", visible, ray_actor_options={"num_gpus": 0.1})
-    strict.delete_backend("half1")
-    strict.create_backend("more", visible, ray_actor_options={"num_gpus": 0.5, "num_cpus": 0})
-    strict.create_backend("none", visible, ray_actor_options={"num_cpus": 0})
-    assert devices(strict, "none") == ""
-    for tag in ("half2", "whole", "more", "none"):
-        strict.delete_backend(tag)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"num_cpus": 40}, {"num_cpus": 0, "memory": 600_000_000}, {"num_cpus": 0, "resources": {"disk": 1.5}}],
-    ids=["cpus", "memory", "custom"],
-)
-def test_strict_resources(strict, options):
-    """A second replica that does not fit is refused, and the old number runs on and is reported (RM3, RM6, SO10)."""
-    strict.create_backend("tight", echo, ray_actor_options=options)
-    with pytest.raises(InsufficientResourcesError, match="Cannot scale backend"):
-        strict.update_backend_config("tight", {"num_replicas": 2})
-    assert strict.get_backend_config("tight").num_replicas == 1
-    assert strict.status()["backends"]["tight"]["replicas_running"] == 1
-    strict.delete_backend("tight")
-    strict.create_backend("tight", echo, ray_actor_options=options)
-    strict.delete_backend("tight")
-
-
-def test_total_does_not_fit(strict):
-    """When single replicas fit but all together do not, nothing is started (RM3)."""
-    before = replica_processes()
-    with pytest.raises(InsufficientResourcesError, match="4 x"):
-        strict.create_backend("many", echo, ray_actor_options={"num_cpus": 20}, config={"num_replicas": 4})
-    assert replica_processes() == before
-
-
-def replica_processes():
-    found = set()
-    for pid, process in family().items():
-        with contextlib.suppress(psutil.NoSuchProcess):  # on Ray others come and go
-            if {"pointsman.replica", "ray::ProcessHost.be_replica"} & set(process.cmdline()):
-                found.add(pid)
-    return found
-
-
 class Settings:
     def __init__(self):
         self.seen = []
@@ -527,115 +416,3 @@ def test_failed_reconfigure_goes_back(served, client, name):
     assert client.get_backend_config(name).user_config == "good"
     answers = [client.get_handle(name).remote().result() for _ in range(10)]
     assert all(answer[-1] == "good" for answer in answers)
-
-
-def test_batches(served, client, name):
-    """What waits is taken together, and every caller gets its own answer (BA1, BA3, BA8, BA9)."""
-    served(Batches, config={"max_batch_size": 5, "batch_wait_timeout": 60})
-    handle = client.get_handle(name)
-    answers = serve.get([handle.remote(n) for n in range(20)])
-    assert answers == [{"n": number, "size": 5} for number in range(20)]
-    client.update_backend_config(name, {"max_batch_size": 1})
-    assert {a["size"] for a in serve.get([handle.remote(n) for n in range(5)])} == {1}
-
-
-class Batches:
-    @serve.accept_batch
-    def __call__(self, requests):
-        return [{"n": request.body(), "size": len(requests)} for request in requests]
-
-
-@pytest.mark.parametrize(
-    ("result", "text"),
-    [(5, "iterable"), ({}, "iterable"), ("ab", "iterable"), ([1, 2, 3], "doesn't preserve batch size.*1.*3")],
-)
-def test_bad_batch_results(served, client, name, result, text):
-    """A batch result of the wrong kind or length is an error that says so (BA4)."""
-
-    class Fixed:
-        def __init__(self, value):
-            self.value = value
-
-        @serve.accept_batch
-        def __call__(self, requests):
-            return self.value
-
-    served(Fixed, result)
-    with pytest.raises(Exception, match=text):
-        client.get_handle(name).remote().result()
-
-
-def as_list(values):
-    return list(values)
-
-
-def as_tuple(values):
-    return tuple(values)
-
-
-def as_generator(values):
-    yield from values
-
-
-def as_array(values):
-    return np.array(values, dtype=np.float32)
-
-
-async def as_async_list(values):
-    return list(values)
-
-
-async def as_async_generator(values):
-    for value in values:
-        yield value
-
-
-@pytest.mark.parametrize("give", [as_list, as_tuple, as_generator, as_array, as_async_list, as_async_generator])
-def test_what_a_batch_may_be(served, client, name, give):
-    """Answers come as a list, a tuple, an array or from a generator, which is a list of answers and no stream
-    (BA3, BA4, RP6)."""
-
-    @serve.accept_batch
-    def batching(requests):
-        return give([request.body() + 0.5 for request in requests])
-
-    @serve.accept_batch
-    async def async_batching(requests):
-        return await give([await request.body() + 0.5 for request in requests])
-
-    @serve.accept_batch
-    async def yields(requests):
-        async for value in give([await request.body() + 0.5 for request in requests]):
-            yield value
-
-    code = yields if give is as_async_generator else async_batching if give is as_async_list else batching
-    served(code, config={"max_batch_size": 4, "batch_wait_timeout": 10})
-    handle = client.get_handle(name)
-    answers = serve.get([handle.remote(number) for number in range(4)])
-    assert answers == [0.5, 1.5, 2.5, 3.5]
-    assert {type(answer) for answer in answers} == {np.float32 if give is as_array else float}
-
-
-def test_async_batches(served, client, name, tmp_path):
-    """Async batching code collects while a batch runs (BA10, BA14)."""
-
-    class Collects:
-        def __init__(self, gate):
-            self.gate = Path(gate)
-
-        @serve.accept_batch
-        async def __call__(self, requests):
-            import asyncio
-
-            while not self.gate.exists():
-                await asyncio.sleep(0.005)
-            return [len(requests)] * len(requests)
-
-    served(Collects, str(tmp_path / "gate"), config={"max_batch_size": 4})
-    handle = client.get_handle(name)
-    first = handle.remote()
-    wait_until(lambda: scrape(client).sum("serve_replica_processing_queries", backend=name) == 1)
-    rest = [handle.remote() for _ in range(8)]
-    wait_until(lambda: scrape(client).sum("serve_replica_queued_queries", backend=name) == 8)
-    (tmp_path / "gate").touch()
-    assert serve.get([first, *rest]) == [1, *[4] * 8]

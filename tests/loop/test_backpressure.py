@@ -11,7 +11,7 @@ from pointsman.ingress.codec import answer_for
 from pointsman.routing.pool import MAX_RETRY_AFTER_S
 from pointsman.routing.router import Router
 from pointsman.testing import ScriptedReplica, new_call, run, settle
-from tests.loop.test_router import routed, submitted
+from tests.loop.routers import routed, submitted
 
 
 def refused(router: Router) -> float:

@@ -34,8 +34,8 @@ from pointsman.wire.control import SENDINGS
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import FailureHead, unpack
 from tests.loop.linked import LinkedWorld, in_linked_world
+from tests.loop.routers import routed, submitted
 from tests.loop.test_losses import create
-from tests.loop.test_router import routed, submitted
 from tests.loop.test_runtime import Caller, metrics_of
 
 MB = 1_000_000

@@ -37,7 +37,7 @@ from pointsman.wire.messages import pack
 from tests.loop import models
 from tests.loop.linked import CONTROL, MASTER, LinkedWorld, in_linked_world
 from tests.loop.models import JOURNAL
-from tests.loop.test_router import routed
+from tests.loop.routers import routed
 from tests.loop.world import ORIGIN, TRAITS, World, in_world
 
 ONCE = "once"

@@ -23,7 +23,7 @@ from pointsman.wire.started import StartedCalls, StartedReader, path_of
 from pointsman.wire.stream import dial
 from tests.loop import models
 from tests.loop.models import JOURNAL, OPEN
-from tests.loop.test_router import ids, routed, submitted
+from tests.loop.routers import ids, routed, submitted
 from tests.loop.test_runtime import Caller, journal_has
 
 

@@ -9,7 +9,7 @@ import pytest
 from pointsman.exceptions import ReplicaDiedError
 from pointsman.model import Reason
 from pointsman.testing import ScriptedReplica, run, settle, table_of
-from tests.loop.test_router import routed, submitted
+from tests.loop.routers import routed, submitted
 
 
 @pytest.mark.parametrize("reason", [Reason.QUEUE_FULL, Reason.DRAINING, Reason.RECONFIGURING])

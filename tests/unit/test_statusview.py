@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pointsman.client.operations import status_view
 from pointsman.wire.commands import BackendView, ReplicaView, Status
-from tests.unit.test_reconcile import backend
+from tests.unit.reconciling import backend
 
 
 def test_a_replica_without_a_process_has_no_pid() -> None:

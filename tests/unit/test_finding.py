@@ -27,8 +27,8 @@ def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, Address]:
             raise ServeException("none there")
         return found[engine]
 
-    monkeypatch.setattr(instances.local, "is_alive", lambda name: "local" in found)
-    monkeypatch.setattr(instances.local, "find_instance", find_local)
+    monkeypatch.setattr(instances.local_lookup, "is_alive", lambda name: "local" in found)
+    monkeypatch.setattr(instances.local_lookup, "find_instance", find_local)
     monkeypatch.setattr(instances, "find_instance", find)
     return found
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pointsman.engine import folder
+from pointsman.engine import folder as folders
 from pointsman.engine.folder import lock_state_folder
 from pointsman.engine.instances import log_folders
+from pointsman.engine.local import folder
 from pointsman.engine.local.folder import About, InstanceFolder
 from pointsman.exceptions import ServeException
 
@@ -69,7 +70,7 @@ def test_a_folder_on_a_network(state: Path, monkeypatch: pytest.MonkeyPatch, kin
     mounts = f"disk / ext4 rw 0 0\nserver:/x {state.parent} {kind} rw 0 0\n"
     read = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda self: mounts if str(self) == "/proc/mounts" else read(self))
-    assert folder._file_system(state) == kind
+    assert folders._file_system(state) == kind
     if refused:
         with pytest.raises(ServeException, match=f"network file system .{kind}"):
             lock_state_folder(state)

@@ -102,9 +102,9 @@ def find_anywhere(name: str) -> Address:
         ServeException: there is none; or one on this machine and one in the cluster, and the text says how to choose.
     """
     member = _in_a_cluster()
-    here = find_instance(name, "local") if local_lookup.is_alive(name) else None
+    here = local_lookup.find_instance(name) if local_lookup.is_alive(name) else None
     if not member and (here is not None or not _names_a_cluster()):
-        return here or find_instance(name, "local")
+        return here or local_lookup.find_instance(name)
     try:
         there = find_instance(name, "ray")
     except ServeException as error:

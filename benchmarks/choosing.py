@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from pointsman.incoming import RequestHead
 from pointsman.model import EndpointSpec, TrafficPolicy
 from pointsman.routing.call import Call, Reply
 from pointsman.routing.chooser import Chooser
@@ -41,7 +42,9 @@ def time_us(backends: int, *, keyed: bool) -> float:
     chance = random.Random(1)
     todo = [
         (
-            Call(endpoint="endpoint", deadline=0.0, future=nobody, shard_key=f"user-{number:06d}" if keyed else None),
+            Call(
+                RequestHead("endpoint"), deadline=0.0, future=nobody, shard_key=f"user-{number:06d}" if keyed else None
+            ),
             draw,
         )
         for number, draw in ((chance.randrange(1_000_000), chance.random()) for _ in range(CALLS))

@@ -14,6 +14,7 @@ from pointsman.calling.dispatch import Dispatcher, HandleCall, wake
 from pointsman.calling.future import Sending, ServeFuture
 from pointsman.calling.session import Credentials, Session, credentials_here, existing_session, session_for
 from pointsman.context import CallScope, call_scope
+from pointsman.incoming import CODEC_OBJECT, RequestHead
 from pointsman.policy.shardkey import check_key
 from pointsman.request import passed_on
 from pointsman.routing.call import SAFE_METHODS
@@ -171,14 +172,18 @@ class _Handle:
         options, scope = self._options, call_scope.get()
         if type(data) not in _NEVER_A_REQUEST:
             data = passed_on(data)
-        call = HandleCall(
+        request = RequestHead(
             self._endpoint,
-            dispatcher.now() + self._time_left(session, scope),
-            dumps_arguments(data, kwargs),
-            method_name=options.method_name or "",
-            http_method=self._http_method,
+            CODEC_OBJECT,
+            options.method_name or "",
+            self._http_method,
             headers=_with_trace(self._headers, scope),
             request_id=scope.request_id if scope is not None else "",
+        )
+        call = HandleCall(
+            request,
+            dumps_arguments(data, kwargs),
+            deadline=dispatcher.now() + self._time_left(session, scope),
             shard_key=options.shard_key,
             idempotent=self._idempotent,
             waits_for_room=options.queue_full == "wait",

@@ -1,6 +1,5 @@
-"""A call as it reached a replica: what both kinds of requests are made of, and what a handle passes on.
-
-Made by the replica for each call. Starlette is imported only when a URL is asked for.
+"""A request on its way: its head, made once by an HTTP server or a handle; and the whole of it as it reached a replica,
+which both kinds of requests that user code gets are made of. Starlette is imported only when a URL is asked for.
 """
 
 from __future__ import annotations
@@ -9,10 +8,46 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+import msgspec
+
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
     from starlette.datastructures import URL
+
+
+CODEC_HTTP = 0
+"""Body: bytes as HTTP carries them. The reply is a status, headers and bytes."""
+CODEC_OBJECT = 1
+"""Body: a pickled Python object, only ever between authenticated processes of one instance."""
+
+
+class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """All of a request but its body. Made once, held by the call, packed and unpacked whole.
+
+    Attributes:
+        endpoint: its name.
+        codec: how the body is packed and how the answer is wanted, CODEC_HTTP or CODEC_OBJECT.
+        method_name: the method of the user's class; empty for the default, ``__call__``.
+        http_method: upper case.
+        path: raw path as received, percent-encoded; empty through a handle.
+        query: raw query string; empty through a handle.
+        headers: name and value as received, latin-1 bytes, names in lower case. Only read.
+        path_params: decoded values of the route's template. Only read.
+        request_id: names the request in logs and error bodies.
+        client: address of the HTTP client, for user code.
+    """
+
+    endpoint: str
+    codec: int = CODEC_HTTP
+    method_name: str = ""
+    http_method: str = "GET"
+    path: bytes = b""
+    query: bytes = b""
+    headers: list[tuple[bytes, bytes]] = []
+    path_params: dict[str, str] = {}
+    request_id: str = ""
+    client: tuple[str, int] | None = None
 
 
 class KeywordParams(dict[str, Any]):
@@ -24,67 +59,47 @@ class KeywordParams(dict[str, Any]):
 
 
 class Incoming:
-    """A call as it came over the wire, before user code sees it as one kind of request or the other.
+    """A request that reached a replica, before user code sees it as one kind of request or the other.
 
-    ``data`` holds bytes for HTTP and any Python object for a handle call; ``kwargs`` is None for HTTP. ``left`` is set
-    once nobody waits for the answer any more.
+    Attributes:
+        data: bytes for HTTP, any Python object for a handle call.
+        kwargs: keyword arguments of a handle call; None for HTTP.
+        left: set once nobody waits for the answer any more.
     """
 
-    __slots__ = (
-        "client", "data", "endpoint", "headers", "http_method", "kwargs", "left", "path", "path_params", "query",
-        "request_id",
-    )  # fmt: skip
+    __slots__ = ("data", "head", "kwargs", "left")
 
-    def __init__(
-        self,
-        *,
-        endpoint: str,
-        http_method: str,
-        path: bytes,
-        query: bytes,
-        headers: list[tuple[bytes, bytes]],
-        path_params: dict[str, str],
-        client: tuple[str, int] | None,
-        request_id: str,
-        data: Any,
-        kwargs: dict[str, Any] | None,
-    ) -> None:
-        self.endpoint = endpoint
-        self.http_method = http_method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.path_params = path_params
-        self.client = client
-        self.request_id = request_id
+    def __init__(self, head: RequestHead, data: Any, kwargs: dict[str, Any] | None) -> None:
+        self.head = head
         self.data = data
         self.kwargs = kwargs
         self.left = False
 
     def scope(self) -> dict[str, Any]:
         """The ASGI scope of this call."""
-        raw_path = self.path or f"/{quote(self.endpoint, safe='')}".encode()
+        head = self.head
+        raw_path = head.path or f"/{quote(head.endpoint, safe='')}".encode()
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
-            "method": self.http_method,
+            "method": head.http_method,
             "scheme": "http" if self.kwargs is None else "serve",
             "path": unquote(raw_path.decode("latin-1")) if b"%" in raw_path else raw_path.decode("latin-1"),
             "raw_path": raw_path,
             "root_path": "",
-            "query_string": self.query,
-            "headers": self.headers,
-            "client": self.client,
+            "query_string": head.query,
+            "headers": head.headers,
+            "client": head.client,
             "server": None,
-            "path_params": self.path_params,
+            "path_params": head.path_params,
         }
 
     def url(self) -> URL:
         from starlette.datastructures import URL
 
         if self.kwargs is not None:
-            return URL(f"serve:///{quote(self.endpoint, safe='')}")
+            return URL(f"serve:///{quote(self.head.endpoint, safe='')}")
         return URL(scope=self.scope())
 
     def base_url(self) -> URL:

@@ -123,8 +123,8 @@ class Request:
     def __init__(self, incoming: Incoming) -> None:
         self._incoming = incoming
         self._headers: Headers | None = None
-        self.method = incoming.http_method
-        self.path_params = incoming.path_params
+        self.method = incoming.head.http_method
+        self.path_params = incoming.head.path_params
 
     @property
     def headers(self) -> Headers:
@@ -132,7 +132,7 @@ class Request:
         if self._headers is None:
             from starlette.datastructures import Headers
 
-            self._headers = Headers(raw=self._incoming.headers)
+            self._headers = Headers(raw=self._incoming.head.headers)
         return self._headers
 
     @property
@@ -142,7 +142,7 @@ class Request:
             return KeywordParams(self._incoming.kwargs)
         from starlette.datastructures import QueryParams
 
-        return QueryParams(self._incoming.query.decode("latin-1"))
+        return QueryParams(self._incoming.head.query.decode("latin-1"))
 
     @property
     def url(self) -> URL:
@@ -160,11 +160,11 @@ class Request:
     @property
     def client(self) -> Address | None:
         """Address and port of the HTTP client, as a named tuple; None for handle calls."""
-        if self._incoming.client is None:
+        if self._incoming.head.client is None:
             return None
         from starlette.datastructures import Address
 
-        return Address(*self._incoming.client)
+        return Address(*self._incoming.head.client)
 
     def body(self) -> Any:
         """The body: bytes over HTTP, the very object passed through a handle."""
@@ -256,7 +256,7 @@ class Request:
         return True
 
     def __repr__(self) -> str:
-        return f"<Request {self.method} {self._incoming.endpoint!r}>"
+        return f"<Request {self.method} {self._incoming.head.endpoint!r}>"
 
 
 Mapping.register(Request)  # by inheritance, `isinstance(value, Request)` in each handle call would take longer

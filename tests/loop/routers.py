@@ -44,7 +44,7 @@ async def submitted(router: Router, count: int, **fields: Any) -> list[Call]:
 
 def ids(replica: ScriptedReplica) -> list[str]:
     """Request ids of the calls that ever arrived, in order."""
-    return [head.request_id for head in replica.arrived]
+    return [head.request.request_id for head in replica.arrived]
 
 
 def several(tags: str) -> dict[str, ScriptedReplica]:

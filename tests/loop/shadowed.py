@@ -63,4 +63,4 @@ def pool(router: Router, backend: str) -> PoolStatistics:
 
 def order(replica: ScriptedReplica) -> list[str]:
     """Request ids in order of arrival, of copies with a tick."""
-    return [head.request_id + "'" * (MARK in head.headers) for head in replica.arrived]
+    return [head.request.request_id + "'" * (MARK in head.request.headers) for head in replica.arrived]

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from pointsman.incoming import CODEC_OBJECT, RequestHead
 from pointsman.model import Reason
 from pointsman.testing import MemoryReplica, settle
 from pointsman.wire.frames import Kind
-from pointsman.wire.messages import CODEC_OBJECT, CallHead, FailureHead, pack, unpack
+from pointsman.wire.messages import CallHead, FailureHead, pack, unpack
 from tests.loop import batch_models, test_runtime
 from tests.loop.models import JOURNAL, OPEN
 from tests.loop.test_runtime import Caller, journal_has
@@ -36,7 +37,7 @@ def call_object(caller: Caller, data: Any) -> int:
     while call_id in _object_ids:
         call_id += 1
     _object_ids.add(call_id)
-    head = CallHead("b", CODEC_OBJECT, "", "GET", b"", b"", [], {}, 60_000, f"o{call_id}")
+    head = CallHead(RequestHead("b", CODEC_OBJECT, request_id=f"o{call_id}"), 60_000)
     caller.stream.send(Kind.CALL, call_id, pack(head), pickle.dumps((data, {})))
     return call_id
 

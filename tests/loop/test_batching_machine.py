@@ -20,12 +20,12 @@ from hypothesis.stateful import (
 )
 
 from pointsman.exceptions import DeadlineExceededError, RemoteError, UserCodeError
+from pointsman.incoming import CODEC_HTTP, CODEC_OBJECT
 from pointsman.model import ReplicaConfig
 from pointsman.request import accept_batch
 from pointsman.routing.call import Call
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, MemoryReplica, VirtualTimeLoop, new_call, settle, table_of
-from pointsman.wire.messages import CODEC_HTTP, CODEC_OBJECT
 
 T = TypeVar("T")
 

@@ -46,7 +46,7 @@ async def all_answered(there: Edge) -> None:
 
 def served(there: Edge) -> list[tuple[bytes, bytes]]:
     """Path and body of each request that user code has seen."""
-    return [(call.path, body) for call, body in zip(there.replica.arrived, there.replica.bodies, strict=True)]
+    return [(call.request.path, body) for call, body in zip(there.replica.arrived, there.replica.bodies, strict=True)]
 
 
 @WAYS
@@ -295,7 +295,7 @@ def test_trailers_are_dropped(offer: tuple[bytes, ...], middlewares: bool) -> No
             body = chunks(SECRET, trailers=trailers)
             client = await told(there, [post(*offer, b"transfer-encoding: chunked", body=body) + LAST])
             assert client.statuses == [200, 200]
-            names = {name for call in there.replica.arrived for name, _ in call.headers}
+            names = {name for call in there.replica.arrived for name, _ in call.request.headers}
             assert not names & {b"x-serve-shard-key", b"x-forwarded-for"}
             fields = b"".join(b"a%d: b\r\n" % number for number in range(101))
             client = await told(there, [post(b"transfer-encoding: chunked", body=chunks(b"x", trailers=fields))])
@@ -380,7 +380,7 @@ def test_targets_in_absolute_form(target: bytes, path: bytes, query: bytes, midd
         async with edge(middlewares=middlewares, route=path.decode(), methods=METHODS) as there:
             client = await told(there, [post(path=target, method=b"GET")])
             assert client.statuses == [200]
-            assert [(call.path, call.query) for call in there.replica.arrived] == [(path, query)]
+            assert [(call.request.path, call.request.query) for call in there.replica.arrived] == [(path, query)]
 
     run(main())
 

@@ -46,7 +46,7 @@ class NotingReplica(ScriptedReplica):
 
     def start(self, *request_ids: str) -> None:
         for call_id, head in self.calls.items():
-            if head.request_id in request_ids:
+            if head.request.request_id in request_ids:
                 self.file.begin(int(self._streams[call_id].identity), call_id)
 
 

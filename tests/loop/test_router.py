@@ -125,7 +125,7 @@ def test_a_handle_call_waits_for_room_until_its_deadline() -> None:
                 new_call(waits_for_room=True, timeout_s=s, request_id=i) for s, i in ((50, "p"), (5, "h"))
             )
             for call in (patient, hasty):
-                call.on_admitted = lambda call=call: admitted.append(call.request_id)  # type: ignore[misc]
+                call.on_admitted = lambda call=call: admitted.append(call.request.request_id)  # type: ignore[misc]
                 router.submit(call)
             with pytest.raises(BackpressureError):
                 await hasty.future
@@ -274,7 +274,7 @@ def test_a_handle_may_be_early() -> None:
             await asyncio.sleep(60)
             router.apply(table_of(2, {"b": [replica]}, endpoints={"b": {"b": 1.0}, "new": {"b": 1.0}}))
             await settle()
-            assert [head.endpoint for head in replica.arrived] == ["new"]
+            assert [head.request.endpoint for head in replica.arrived] == ["new"]
             replica.reply()
             assert (await patient.future).body == b"ok"
 

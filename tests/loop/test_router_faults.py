@@ -65,7 +65,7 @@ def test_a_replica_that_took_a_new_config_is_asked_again() -> None:
             for _ in calls:
                 replica.reply()
             assert [(await call.future).status for call in calls] == [200] * 3
-            assert [head.request_id for head in replica.arrived] == ["0", "1", "2", "0", "1", "2"]
+            assert [head.request.request_id for head in replica.arrived] == ["0", "1", "2", "0", "1", "2"]
 
     run(main())
 
@@ -113,7 +113,7 @@ def test_a_call_that_may_not_be_repeated_fails_when_its_replica_dies() -> None:
         dying, other = ScriptedReplica(), ScriptedReplica()
         async with routed(dying, other, max_concurrent_queries=1) as router:
             calls = await submitted(router, 4)
-            (lost,) = [int(head.request_id) for head in dying.arrived]
+            (lost,) = [int(head.request.request_id) for head in dying.arrived]
             dying.die()
             await settle()
             with pytest.raises(ReplicaDiedError, match="may have run"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.model import Reason, ReplicaConfig
 from pointsman.replica.metrics import NO_METRICS, NoRecorder, ReplicaMetrics
 from pointsman.replica.streams import STREAM_WINDOW
@@ -17,7 +18,7 @@ from pointsman.testing import INSTANCE, MemoryReplica, real_time, run, settle
 from pointsman.testing.replicas import KEY
 from pointsman.wire.auth import ROLE_ROUTER
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, RefuseHead, pack, unpack
+from pointsman.wire.messages import CallHead, CreditHead, FailureHead, RefuseHead, pack, unpack
 from pointsman.wire.stream import Stream, dial
 from tests.loop import models
 from tests.loop.models import JOURNAL, OPEN
@@ -53,7 +54,7 @@ class Caller:
 
     def call(self, body: str = "0", *, method: str = "") -> int:
         self._next += 1
-        head = CallHead("b", CODEC_HTTP, method, "POST", b"/", b"", [], {}, 60_000, f"r{self._next}")
+        head = CallHead(RequestHead("b", CODEC_HTTP, method, "POST", b"/", request_id=f"r{self._next}"), 60_000)
         self.stream.send(Kind.CALL, self._next, pack(head), body.encode())
         return self._next
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.testing import MemoryReplica, real_time
 from pointsman.wire.frames import Kind
-from pointsman.wire.messages import CODEC_HTTP, CallHead, pack
+from pointsman.wire.messages import CallHead, pack
 from tests.loop.batch_models import SCOPES, Scoped, ScopedAsync, StreamsLater
 from tests.loop.models import JOURNAL, OPEN
 from tests.loop.test_runtime import Caller, journal_has, with_replica
@@ -28,7 +29,7 @@ def fresh_journal() -> Iterator[None]:
 
 
 def call(caller: Caller, call_id: int, *, method: str = "", budget_s: float = 60.0, body: str = "0") -> int:
-    head = CallHead("b", CODEC_HTTP, method, "POST", b"/", b"", [], {}, int(budget_s * 1000), f"r{call_id}")
+    head = CallHead(RequestHead("b", CODEC_HTTP, method, "POST", b"/", request_id=f"r{call_id}"), int(budget_s * 1000))
     caller.stream.send(Kind.CALL, call_id, pack(head), body.encode())
     return call_id
 

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from pointsman.incoming import CODEC_OBJECT
 from pointsman.routing.router import Router
 from pointsman.routing.shadow import ShadowStatistics
 from pointsman.testing import INSTANCE, MemoryReplica, ScriptedReplica, new_call, run, settle, table_of
-from pointsman.wire.messages import CODEC_OBJECT, CallHead
+from pointsman.wire.messages import CallHead
 from tests.loop.models import echo_async
 from tests.loop.shadowed import MARK, SEEN, counts, fail, order, record, shadowed, submitted
 
@@ -74,8 +75,9 @@ def test_a_copy_is_like_the_call_but_for_the_mark(codec: int) -> None:
                 timeout_s=30,
             )
             (original,), (copy,) = primary.arrived, shadow.arrived
-            assert copy == msgspec.structs.replace(original, headers=[*original.headers, MARK], shadow=True)
-            assert original.headers == headers == call.headers
+            marked = msgspec.structs.replace(original.request, headers=[*original.request.headers, MARK])
+            assert copy == msgspec.structs.replace(original, request=marked, shadow=True)
+            assert original.request.headers == headers == call.request.headers
             primary.reply(body=b"the primary's")
             assert (await call.future).body == b"the primary's"
 
@@ -189,10 +191,10 @@ def test_shadows_get_their_proportions() -> None:
                     while replica.calls:
                         replica.reply()
                 await settle()
-        primary = {head.request_id: tag for tag in ("a", "b") for head in replicas[tag].arrived}
+        primary = {head.request.request_id: tag for tag in ("a", "b") for head in replicas[tag].arrived}
         assert len(primary) == 1000
         for tag in proportions:
-            copies.update((tag, primary[head.request_id]) for head in replicas[tag].arrived)
+            copies.update((tag, primary[head.request.request_id]) for head in replicas[tag].arrived)
         of = Counter(primary.values())
         for tag, proportion in proportions.items():
             for who in ("a", "b"):
@@ -313,8 +315,8 @@ def test_heads_are_not_shared() -> None:
         await settle()
         (call,) = await submitted(router, headers=[(b"a", b"1")])
         heads: list[CallHead] = [replica.arrived[0] for replica in (primary, one, two)]
-        assert [head.headers for head in heads] == [[(b"a", b"1")], [(b"a", b"1"), MARK], [(b"a", b"1"), MARK]]
-        assert call.headers == [(b"a", b"1")]
+        assert [head.request.headers for head in heads] == [[(b"a", b"1")], [(b"a", b"1"), MARK], [(b"a", b"1"), MARK]]
+        assert call.request.headers == [(b"a", b"1")]
         await router.aclose()
 
     run(main())

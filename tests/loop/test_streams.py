@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.replica.streams import STREAM_WINDOW
 from pointsman.testing import MemoryReplica, real_time, settle
 from pointsman.wire.frames import Kind
-from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, FailureHead, ReplyHead, pack, unpack
+from pointsman.wire.messages import CallHead, CreditHead, FailureHead, ReplyHead, pack, unpack
 from tests.loop import stream_models as models
 from tests.loop.models import JOURNAL
 from tests.loop.test_runtime import Caller, fresh_journal, journal_has, with_replica
@@ -95,7 +96,7 @@ def test_head_ends_with_the_head(code: Any) -> None:
     """A HEAD of an endless stream has its head and no chunk, and what would stream is closed (HT5)."""
 
     async def test(replica: MemoryReplica, caller: Caller) -> None:
-        head = CallHead("b", CODEC_HTTP, "", "HEAD", b"/", b"", [], {}, 60_000, "r")
+        head = CallHead(RequestHead("b", CODEC_HTTP, "", "HEAD", b"/", request_id="r"), 60_000)
         caller.stream.send(Kind.CALL, 1, pack(head), b"it")
         await caller.until(lambda: len(caller.of(1)) > 1)
         assert [frame.kind for frame in caller.of(1)] == [Kind.REPLY, Kind.END]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pointsman.incoming import RequestHead
 from pointsman.model import CustomPolicy, EndpointSpec, Pins, TrafficPolicy
 from pointsman.policy.traffic import CallInfo, TrafficSplit
 from pointsman.routing.call import Call
@@ -152,7 +153,7 @@ class Future:
 
 
 def call(shard_key: str | None = None, **fields: Any) -> Call:
-    return Call(endpoint="e", deadline=1.0, future=Future(), shard_key=shard_key, **fields)
+    return Call(RequestHead("e", **fields), deadline=1.0, future=Future(), shard_key=shard_key)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pointsman.exceptions import (
     TooLargeError,
     UserCodeError,
 )
+from pointsman.incoming import RequestHead
 from pointsman.ingress.codec import (
     RequestRejected,
     answer_for,
@@ -172,7 +173,7 @@ def test_keys_that_cannot_be_used_are_400(source, bad):
 )
 def test_clients_learn_who_answered(backend, header):
     """The answer names backend and policy; a name that is no header value is percent-encoded, and can be read back."""
-    call = Call(endpoint="e", deadline=1.0, future=None)
+    call = Call(RequestHead("e"), deadline=1.0)
     call.backend, call.policy_version = backend, 17
     assert decision_headers(call) == [(b"x-serve-backend", header), (b"x-serve-policy-version", b"17")]
     assert unquote(header.decode("ascii")) == backend

@@ -16,7 +16,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request as StarletteRequest
 
 from pointsman.exceptions import ServeException
-from pointsman.incoming import Incoming
+from pointsman.incoming import Incoming, RequestHead
 from pointsman.replica.mistakes import bad_body
 from pointsman.replica.target import WrappedRequest
 from pointsman.request import Request, async_request
@@ -39,7 +39,7 @@ def incoming(
     data: Any = b"", headers: list[tuple[bytes, bytes]] | None = None, kwargs: dict[str, Any] | None = None
 ) -> Incoming:
     """A POST to ``/x/y z?q=1``, or a handle call."""
-    return Incoming(
+    head = RequestHead(
         endpoint="end",
         http_method="POST",
         path=b"/x/y%20z" if kwargs is None else b"",
@@ -48,9 +48,8 @@ def incoming(
         path_params={"k": "v"} if kwargs is None else {},
         client=("1.2.3.4", 5) if kwargs is None else None,
         request_id="r",
-        data=data,
-        kwargs=kwargs,
     )
+    return Incoming(head, data, kwargs)
 
 
 def test_a_request_has_all_that_starlettes_has() -> None:

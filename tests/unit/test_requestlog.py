@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from pointsman.context import CallScope, call_scope
+from pointsman.incoming import RequestHead
 from pointsman.ingress import exchange
 from pointsman.ingress.exchange import RequestLog, breakdown_ms
 from pointsman.routing.call import Call
@@ -21,7 +22,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 def call(**timing: float) -> Call:
-    made = Call(endpoint="e", deadline=0.0, future=None)
+    made = Call(RequestHead("e"), deadline=0.0)
     made.backend = "b"
     for name, value in timing.items():
         setattr(made, name, value)

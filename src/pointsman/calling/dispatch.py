@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from pointsman.context import CallScope
 from pointsman.exceptions import ServeException
+from pointsman.incoming import RequestHead
 from pointsman.model import RoutingTable
 from pointsman.routing.call import Call, Reply, ReplyStream
 from pointsman.routing.router import Router
 from pointsman.wire.frames import Body
-from pointsman.wire.messages import CODEC_OBJECT
 
 T = TypeVar("T")
 
@@ -138,14 +138,10 @@ class HandleCall(Call):
 
     def __init__(
         self,
-        endpoint: str,
-        deadline: float,
+        request: RequestHead,
         body: Body,
         *,
-        method_name: str,
-        http_method: str,
-        headers: list[tuple[bytes, bytes]],
-        request_id: str,
+        deadline: float,
         shard_key: str | None,
         idempotent: bool,
         waits_for_room: bool,
@@ -153,14 +149,9 @@ class HandleCall(Call):
         scope: CallScope | None,
     ) -> None:
         super().__init__(
-            endpoint=endpoint,
+            request,
+            body,
             deadline=deadline,
-            codec=CODEC_OBJECT,
-            method_name=method_name,
-            http_method=http_method,
-            headers=headers,
-            request_id=request_id,
-            body=body,
             shard_key=shard_key,
             idempotent=idempotent,
             waits_for_room=waits_for_room,

@@ -124,7 +124,7 @@ class ServeFuture(Generic[T]):
 
     def __repr__(self) -> str:
         state = "waits" if not self._call.over else "failed" if self._call.error is not None else "done"
-        return f"<{type(self).__name__} of {self._call.endpoint!r}: {state}>"
+        return f"<{type(self).__name__} of {self._call.request.endpoint!r}: {state}>"
 
     def _wait(self, timeout: float | None) -> None:
         if self._call.over:

@@ -169,7 +169,7 @@ class IngressApp:
         decision = self._decisions.get((call.policy_version, call.backend))
         if decision is None:
             decision = self._decisions[call.policy_version, call.backend] = decision_headers(call)
-        return [*decision, (b"x-serve-request-id", call.request_id.encode())]
+        return [*decision, (b"x-serve-request-id", call.request.request_id.encode())]
 
     async def answer(self, reply: Reply, scope: Scope, send: Send, exchange: Exchange) -> None:
         """Send an answer to the client, whole or chunk by chunk. Ends the exchange."""

@@ -19,6 +19,7 @@ from pointsman.exceptions import (
     TooLargeError,
     UserCodeError,
 )
+from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Reason
 from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
 from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply
@@ -137,19 +138,24 @@ def make_call(
         timed: whether the replica is to say how long it waited and ran.
     """
     method: str = scope["method"]
+    headers: Headers = scope["headers"]
+    request = RequestHead(
+        endpoint.name,
+        CODEC_HTTP,
+        notable.method_name,
+        method,
+        raw_path,
+        scope["query_string"],
+        headers,
+        parameters,
+        request_id_of(headers),
+        scope.get("client"),
+    )
     return Call(
-        endpoint=endpoint.name,
+        request,
+        body,
         deadline=deadline,
         future=future,
-        method_name=notable.method_name,
-        http_method=method,
-        path=raw_path,
-        query=scope["query_string"],
-        headers=scope["headers"],
-        path_params=parameters,
-        request_id=request_id_of(scope["headers"]),
-        client=scope.get("client"),
-        body=body,
         shard_key=shard_key,
         idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
         timed=timed,

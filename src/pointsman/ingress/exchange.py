@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from pointsman.ingress.codec import ErrorAnswer, Scope, request_id_of
 from pointsman.model import Reason
 from pointsman.routing.call import Call
@@ -104,7 +106,7 @@ class RequestLog:
             "status": status,
             "outcome": outcome,
             "seconds": round(seconds, 6),
-            "endpoint": call.endpoint if call is not None else "",
+            "endpoint": call.request.endpoint if call is not None else "",
             "backend": call.backend if call is not None else "",
         }
         parts = breakdown_ms(call, began, seconds)
@@ -240,10 +242,10 @@ class Exchange:
 
     def trace(self, tracer: Tracer, call: Call) -> None:
         """Begin a span, and send the call on as a part of it."""
-        attributes = {"http.request.method": call.http_method, "http.route": self._route}
-        name = f"{call.http_method} {self._route}"
-        self.span = tracer.begin(name, call.headers, attributes, began=self._arrived)
-        call.headers = self.span.carried(call.headers)
+        attributes = {"http.request.method": call.request.http_method, "http.route": self._route}
+        name = f"{call.request.http_method} {self._route}"
+        self.span = tracer.begin(name, call.request.headers, attributes, began=self._arrived)
+        call.request = replace(call.request, headers=self.span.carried(call.request.headers))
 
     def _end_span(self, span: Span, status: int) -> None:
         call = self.call
@@ -252,9 +254,9 @@ class Exchange:
             attributes["http.response.status_code"] = status
         if call is not None:
             attributes |= {
-                "pointsman.endpoint": call.endpoint,
+                "pointsman.endpoint": call.request.endpoint,
                 "pointsman.backend": call.backend,
-                "pointsman.request_id": call.request_id,
+                "pointsman.request_id": call.request.request_id,
             }
             if call.sent_at:
                 span.part("wait for a replica", self._arrived, call.sent_at)

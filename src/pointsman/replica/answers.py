@@ -8,9 +8,9 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from pointsman.exceptions import AnswerError, UserCodeError
+from pointsman.incoming import CODEC_HTTP
 from pointsman.replica.jsonform import to_json
 from pointsman.wire import pickling
-from pointsman.wire.messages import CODEC_HTTP
 
 Headers = list[tuple[bytes, bytes]]
 

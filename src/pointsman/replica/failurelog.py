@@ -41,7 +41,7 @@ class FailureLog:
             endings: what their callers are told.
         """
         failed = [
-            (item.head.request_id, ending.failure)
+            (item.request.request_id, ending.failure)
             for item, ending in zip(items, endings, strict=True)
             if ending.failed and ending.failure is not None and ending.failure.reason is Reason.USER_CODE
             if not item.over

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pointsman.context import CallScope, call_scope
 from pointsman.exceptions import DeadlineExceededError
-from pointsman.incoming import Incoming
+from pointsman.incoming import CODEC_HTTP, Incoming
 from pointsman.model import Reason
 from pointsman.replica.answers import Answer
 from pointsman.replica.batching import BatchRule
@@ -21,7 +21,7 @@ from pointsman.replica.target import Method
 from pointsman.telemetry.tracing import Span
 from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Body
-from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead, failure
+from pointsman.wire.messages import CallHead, FailureHead, failure
 from pointsman.wire.pickling import loads
 from pointsman.wire.stream import Stream
 
@@ -62,6 +62,7 @@ class Item:
         "method",
         "opened",
         "over",
+        "request",
         "span",
         "stream",
         "task",
@@ -71,6 +72,7 @@ class Item:
         self.stream = stream
         self.call_id = call_id
         self.head = head
+        self.request = head.request
         self.frame_body = body
         self.method = method
         self.arrived = time.monotonic()
@@ -98,8 +100,8 @@ class Item:
     def scope(self) -> CallScope:
         """What inner calls inherit."""
         if self._scope is None:
-            headers = self.head.headers if self.span is None else self.span.carried(self.head.headers)
-            self._scope = CallScope(self.deadline, self.head.request_id, headers)
+            headers = self.request.headers if self.span is None else self.span.carried(self.request.headers)
+            self._scope = CallScope(self.deadline, self.request.request_id, headers)
         return self._scope
 
     def enter_stream(self, *, opened: bool = True) -> None:
@@ -110,7 +112,7 @@ class Item:
 
     def wants_no_body(self) -> bool:
         """Whether the caller wants to know of the answer's head only."""
-        return self.head.http_method == "HEAD" and self.head.codec == CODEC_HTTP
+        return self.request.http_method == "HEAD" and self.request.codec == CODEC_HTTP
 
     def give_up_inner_calls(self) -> None:
         """Nobody waits for the answer any more, nor for those of calls that were made for it."""
@@ -134,7 +136,7 @@ class Item:
         if isinstance(error, DeadlineExceededError) and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
             # A call that user code made has inherited our deadline, and the news of it has come first.
             return Ending(True, failure(Reason.DEADLINE, "DeadlineExceededError", str(error)))
-        over_http = self.head.codec == CODEC_HTTP
+        over_http = self.request.codec == CODEC_HTTP
         is_answer = http_exception(error) and not self.opened
         if is_answer and over_http:
             try:
@@ -147,7 +149,7 @@ class Item:
         told, pickled = describe_failure(error, with_object=not over_http, portable=http_exception(error))
         incoming = self._incoming
         if fault and incoming is not None and incoming.kwargs is None:  # passed on to us as it came
-            told = replace(told, reason=Reason.BAD_BODY, text=fault, body_of=incoming.request_id)
+            told = replace(told, reason=Reason.BAD_BODY, text=fault, body_of=incoming.head.request_id)
         return Ending(not (is_answer or fault), told, pickled)
 
     def timing(self) -> tuple[int, int]:
@@ -156,7 +158,7 @@ class Item:
             return 0, 0
         return int((self.began - self.arrived) * 1e6), int((time.monotonic() - self.began) * 1e6)
 
-    def request(self) -> Any:
+    def user_request(self) -> Any:
         """The request in the form that user code wants."""
         self._given = request = self.method.request(self.incoming())
         return request
@@ -168,27 +170,13 @@ class Item:
         return self._incoming
 
     def _unpack(self) -> Incoming:
-        head = self.head
-        data: Any
-        kwargs: dict[str, Any] | None = None
-        if head.codec != CODEC_HTTP:
-            data, kwargs = loads(self.frame_body)
-            if isinstance(data, Incoming):  # a request that another backend was given, and passed on
-                return data
-        else:
-            data = bytes(self.frame_body)
-        return Incoming(
-            endpoint=head.endpoint,
-            http_method=head.http_method,
-            path=head.path,
-            query=head.query,
-            headers=head.headers,
-            path_params=head.path_params,
-            client=head.client,
-            request_id=head.request_id,
-            data=data,
-            kwargs=kwargs,
-        )
+        request = self.request
+        if request.codec == CODEC_HTTP:
+            return Incoming(request, bytes(self.frame_body), None)
+        data, kwargs = loads(self.frame_body)
+        if isinstance(data, Incoming):  # a request that another backend was given, and passed on
+            return data
+        return Incoming(request, data, kwargs)
 
 
 def unpacked(items: list[Item], fail: Callable[[Item, BaseException], None]) -> tuple[list[Item], list[Any]]:
@@ -196,7 +184,7 @@ def unpacked(items: list[Item], fail: Callable[[Item, BaseException], None]) -> 
     good, requests = [], []
     for item in items:
         try:
-            requests.append(item.request())
+            requests.append(item.user_request())
             good.append(item)
         except BaseException as error:  # noqa: BLE001 - unpickling runs user code
             fail(item, error)
@@ -208,7 +196,7 @@ def scope_of(items: list[Item]) -> CallScope:
     if len(items) == 1:
         return items[0].scope()
     first, deadline = items[0].scope(), max(item.deadline for item in items)
-    ids = [item.head.request_id for item in items]
+    ids = [item.request.request_id for item in items]
     scope = CallScope(deadline, first.request_id, first.headers, callers=len(items), request_ids=ids)
     for item in items:
         item.batch_scope = scope

@@ -268,7 +268,7 @@ class TracedRecorder(NoRecorder):
         self._recorder.started(items, now)
         for item in items:
             attributes: dict[str, str | int] = {**self._attributes, "pointsman.batch_size": len(items)}
-            item.span = self._tracer.begin(self._name, item.head.headers, attributes, began=item.arrived)
+            item.span = self._tracer.begin(self._name, item.request.headers, attributes, began=item.arrived)
             item.span.part("wait in replica", item.arrived, now)
         first = items[0]
         assert first.span is not None
@@ -298,7 +298,7 @@ class TracedRecorder(NoRecorder):
         self._recorder.closed(item)
         if item.span is not None:
             item.span.part("user code", item.began, time.monotonic())
-            item.span.end({"pointsman.request_id": item.head.request_id})
+            item.span.end({"pointsman.request_id": item.request.request_id})
 
 
 def open_metrics(folder: Path, backend: str, replica: str, start_reason: str) -> ReplicaMetrics:

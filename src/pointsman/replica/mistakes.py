@@ -71,7 +71,7 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
         return texts[0] if all(texts) else ""
     told = bad_body_of(error)
     if told is not None:
-        return told[1] if told[0] == incoming.request_id else ""
+        return told[1] if told[0] == incoming.head.request_id else ""
     multipart = sys.modules.get("starlette.formparsers")
     if isinstance(error, KeyError):
         # A `def` around an `async def` reads one form by itself, and the other by way of Starlette's request.

@@ -15,6 +15,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from pointsman.exceptions import AnswerError, CallRejectedError
+from pointsman.incoming import CODEC_HTTP
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
 from pointsman.replica.batching import BatchRule
 from pointsman.replica.health import Vitals, vitals_of
@@ -27,7 +28,7 @@ from pointsman.replica.thread import OnThread, carried, settled
 from pointsman.replica.usercontext import UserContext
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import CODEC_HTTP, CallHead, CreditHead, RefuseHead, failure, pack, unpack
+from pointsman.wire.messages import CallHead, CreditHead, RefuseHead, failure, pack, unpack
 from pointsman.wire.stream import Stream
 
 
@@ -248,10 +249,11 @@ class Runtime:
             return
         assert self._target is not None
         head = unpack(frame.head, CallHead)
+        request = head.request
         try:
-            if head.method_name and head.codec == CODEC_HTTP:
-                self._target.check_open_to_http(head.method_name, self._config.http_methods)
-            method = self._target.method(head.method_name)
+            if request.method_name and request.codec == CODEC_HTTP:
+                self._target.check_open_to_http(request.method_name, self._config.http_methods)
+            method = self._target.method(request.method_name)
         except AnswerError as error:  # the backend's own fault, which is logged and counted as any other
             item = Item(stream, frame.call_id, head, frame.body, NO_METHOD)
             self._ledger.admit(item)

@@ -12,11 +12,12 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
+from pointsman.incoming import CODEC_HTTP
 from pointsman.limits import MAX_BODY
 from pointsman.replica.answers import NDJSON, TEXT_UTF8, Headers, encode_chunk, is_text
 from pointsman.replica.item import Item
 from pointsman.wire.frames import Kind
-from pointsman.wire.messages import CODEC_HTTP, ReplyHead, pack
+from pointsman.wire.messages import ReplyHead, pack
 
 STREAM_WINDOW = 16
 """Chunks on their way to a reader before its producer waits."""
@@ -33,7 +34,7 @@ def stream_from_thread(item: Item, values: Any, *, load: Callable[[], int], post
         for value in iterator:
             if not item.opened:
                 lines = not is_text(value)
-            chunk = encode_chunk(value, item.head.codec, lines=lines)
+            chunk = encode_chunk(value, item.request.codec, lines=lines)
             if not item.opened:  # not before there is a first chunk: until then a failure can still be told as one
                 item.enter_stream()
                 post(open_stream, item, load(), NDJSON if lines else TEXT_UTF8)
@@ -57,7 +58,7 @@ async def stream_values(item: Item, values: Any, *, load: Callable[[], int]) -> 
         async for value in iterator:
             if not item.opened:
                 lines = not is_text(value)
-            chunk = encode_chunk(value, item.head.codec, lines=lines)
+            chunk = encode_chunk(value, item.request.codec, lines=lines)
             if not item.opened:
                 item.enter_stream()
                 open_stream(item, load(), NDJSON if lines else TEXT_UTF8)
@@ -79,7 +80,7 @@ def no_reader() -> TimeoutError:
 def open_stream(item: Item, load: int, headers: Headers, status: int = 200) -> None:
     """Tell the caller that chunks will follow."""
     if not item.over:
-        head = ReplyHead(status, headers if item.head.codec == CODEC_HTTP else [], load, True, *item.timing())
+        head = ReplyHead(status, headers if item.request.codec == CODEC_HTTP else [], load, True, *item.timing())
         item.stream.send(Kind.REPLY, item.call_id, pack(head))
 
 

@@ -13,6 +13,7 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from pointsman.context import call_scope
+from pointsman.incoming import CODEC_HTTP
 from pointsman.replica import answers
 from pointsman.replica.answers import PLAIN
 from pointsman.replica.batching import Batcher, BatchRule
@@ -22,7 +23,6 @@ from pointsman.replica.responses import Feed, on_threads, run_response, sync_sou
 from pointsman.replica.streams import iterate, stream_values
 from pointsman.replica.target import is_later, split_batch, whole
 from pointsman.replica.usercontext import UserContext
-from pointsman.wire.messages import CODEC_HTTP
 
 T = TypeVar("T")
 
@@ -195,9 +195,9 @@ class OnLoop:
         call_scope.set(item.scope())
         value: Any = None
         try:
-            result = item.method.call(item.request())
+            result = item.method.call(item.user_request())
             value = result if inspect.isasyncgen(result) else await result
-            if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.head.http_method)):
+            if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.request.http_method)):
                 await self._deliver(item, value)
         except asyncio.CancelledError:
             self._cancelled(item)
@@ -234,14 +234,14 @@ class OnLoop:
         for item, value in zip(items, values, strict=False):  # none when it has failed
             if isinstance(value, BaseException):
                 self._ledger.fail_with(item, value)
-            elif type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.head.http_method)):
+            elif type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.request.http_method)):
                 self.deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
             else:
                 self._deliver_whole(item, value)
 
     async def _deliver(self, item: Item, value: Any, feed: Feed | None = None) -> None:
         ledger = self._ledger
-        over_http = item.head.codec == CODEC_HTTP
+        over_http = item.request.codec == CODEC_HTTP
         call_scope.set(item.scope())  # a task that was begun by others has theirs
         try:
             if is_later(value):
@@ -254,7 +254,7 @@ class OnLoop:
             if answers.is_async_iterator(value):
                 await stream_values(item, value, load=lambda: ledger.load)
                 ledger.end_stream(item)
-            elif answers.is_response(value) and answers.needs_asgi(value, item.head.http_method) and over_http:
+            elif answers.is_response(value) and answers.needs_asgi(value, item.request.http_method) and over_http:
                 await run_response(item, value, load=lambda: ledger.load, feed=feed)
                 ledger.close(item)
             else:
@@ -267,7 +267,7 @@ class OnLoop:
 
     def _deliver_whole(self, item: Item, value: Any) -> None:
         try:
-            answer = answers.encode_answer(value, item.head.codec)
+            answer = answers.encode_answer(value, item.request.codec)
         except BaseException as error:  # noqa: BLE001 - user code: values are asked for their own JSON form
             self._ledger.fail_with(item, error)
         else:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pointsman.context import call_scope
+from pointsman.incoming import CODEC_HTTP
 from pointsman.replica import answers
 from pointsman.replica.answers import PLAIN
 from pointsman.replica.batching import Batcher, BatchRule
@@ -26,7 +27,6 @@ from pointsman.replica.responses import Feed, sync_source
 from pointsman.replica.streams import stream_from_thread
 from pointsman.replica.target import is_later, split_batch, whole
 from pointsman.replica.usercontext import UserContext
-from pointsman.wire.messages import CODEC_HTTP
 
 T = TypeVar("T")
 
@@ -299,7 +299,7 @@ class OnThread:
                 values = split_batch(self._finished(method.call(requests), len(items)), len(items)) if items else []
                 learn(self._rule, items, began)
             else:
-                values = [method.call(items[0].request())]
+                values = [method.call(items[0].user_request())]
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
             endings = [item.ending(error) for item in items]
             ledger.failures.note(error, items, endings)
@@ -330,9 +330,9 @@ class OnThread:
                 call_scope.set(item.scope())  # not what the stream of the member before has left
                 if isinstance(value, BaseException):
                     return self._ended(item, value)
-            if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.head.http_method)):
+            if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.request.http_method)):
                 return self._deliver(item, value)
-            return False, ledger.reply, answers.encode_answer(value, item.head.codec)
+            return False, ledger.reply, answers.encode_answer(value, item.request.codec)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
             return self._ended(item, error)
 
@@ -342,7 +342,7 @@ class OnThread:
         if is_later(value):
             return None, self._deliver_later, value, None, context
         source = value if answers.is_iterator(value) else sync_source(value)
-        over_http = item.head.codec == CODEC_HTTP
+        over_http = item.request.codec == CODEC_HTTP
         if source is value or (source is not None and answers.is_streaming(value) and not over_http):
             stream_from_thread(item, source, load=lambda: ledger.load, post=post)
             return False, ledger.end_stream

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import msgspec
 
+from pointsman.incoming import RequestHead
 from pointsman.wire.frames import Body
-from pointsman.wire.messages import CODEC_HTTP, CallHead, FailureHead
+from pointsman.wire.messages import CallHead, FailureHead
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -40,117 +41,68 @@ class Carrier(Protocol):
 class Call:
     """One request and how far it has come.
 
-    The maker fills the first group and learns the outcome through ``future``; the router owns the rest. ``deadline`` is
-    in the time of the router's loop. A ``shadow`` call yields to all others. Headers and path parameters are only read.
+    The maker fills the first group and learns the outcome through ``future``; the router owns the rest. A ``shadow``
+    call yields to all others.
+
+    Args:
+        request: all of it but its body. Traced, it gets other headers before the call is submitted.
+        deadline: in the time of the router's loop.
+        idempotent: whether a call that has started may be repeated elsewhere.
+        waits_for_room: whether it waits for a place in a full queue instead of failing.
+        timed: whether the replica is to say how long it waited and ran.
+
+    Attributes:
+        sent_at: when it was last given to a replica.
+        waited_us, ran_us: what the replica said of a timed call.
+        held_back: whether the queue was full, and the call waits for a place in it.
+        on_admitted: told when the call has a place in the queue, or with a replica.
     """
 
     __slots__ = (
-        "attempts",
-        "backend",
-        "body",
-        "call_id",
-        "client",
-        "codec",
-        "deadline",
-        "endpoint",
-        "future",
-        "headers",
-        "held_back",
-        "http_method",
-        "idempotent",
-        "method_name",
-        "on_admitted",
-        "path",
-        "path_params",
-        "policy_version",
-        "query",
-        "ran_us",
-        "remote",
-        "request_id",
-        "sent_at",
-        "shadow",
-        "shard_key",
-        "step",
-        "timed",
-        "timer",
-        "waited_us",
-        "waits_for_room",
-    )
+        "attempts", "backend", "body", "call_id", "deadline", "future", "held_back", "idempotent", "on_admitted",
+        "policy_version", "ran_us", "remote", "request", "sent_at", "shadow", "shard_key", "step", "timed", "timer",
+        "waited_us", "waits_for_room",
+    )  # fmt: skip
 
     def __init__(
         self,
+        request: RequestHead,
+        body: Body = b"",
         *,
-        endpoint: str,
         deadline: float,
         future: CallFuture | None = None,
-        codec: int = CODEC_HTTP,
-        method_name: str = "",
-        http_method: str = "GET",
-        path: bytes = b"",
-        query: bytes = b"",
-        headers: list[tuple[bytes, bytes]] | None = None,
-        path_params: dict[str, str] | None = None,
-        request_id: str = "",
-        client: tuple[str, int] | None = None,
-        body: Body = b"",
         shard_key: str | None = None,
         idempotent: bool = False,
         waits_for_room: bool = False,
         shadow: bool = False,
         timed: bool = False,
     ) -> None:
-        self.endpoint = endpoint
+        self.request = request
+        self.body = body
         self.deadline = deadline
         self.future = future
-        self.codec = codec
-        self.method_name = method_name
-        self.http_method = http_method
-        self.path = path
-        self.query = query
-        self.headers = headers if headers is not None else _NO_HEADERS
-        self.path_params = path_params if path_params is not None else _NO_PARAMS
-        self.request_id = request_id
-        self.client = client
-        self.body = body
         self.shard_key = shard_key
         self.idempotent = idempotent
         self.waits_for_room = waits_for_room
         self.shadow = shadow
         self.timed = timed
-        self.sent_at = 0.0
-        """When it was last given to a replica."""
-        self.waited_us = self.ran_us = 0
-        """What the replica said of a timed call."""
+
         self.backend = ""
         self.policy_version = 0
         self.remote: Carrier | None = None
         self.call_id = 0
         self.attempts = 0
+        self.sent_at = 0.0
+        self.waited_us = self.ran_us = 0
         self.timer: asyncio.TimerHandle | None = None
         self.step: set[Call] | None = None
         self.held_back = False
-        """Whether the queue was full: the call waits for a place in it."""
         self.on_admitted: Callable[[], None] | None = None
-        """Told when the call has a place in the queue, or with a replica."""
 
     def head(self, now: float) -> CallHead:
         """The call's head as it is sent now: the budget is what is left until the deadline."""
         self.sent_at = now
-        return CallHead(
-            self.endpoint,
-            self.codec,
-            self.method_name,
-            self.http_method,
-            self.path,
-            self.query,
-            self.headers,
-            self.path_params,
-            max(1, int((self.deadline - now) * 1000)),
-            self.request_id,
-            self.client,
-            self.shadow,
-            self.timed,
-        )
+        return CallHead(self.request, max(1, int((self.deadline - now) * 1000)), self.shadow, self.timed)
 
     def disarm(self) -> None:
         """The deadline does not matter any more."""
@@ -185,10 +137,6 @@ class Call:
         self.disarm()
         if not self.future.done():
             self.future.set_exception(error)
-
-
-_NO_HEADERS: list[tuple[bytes, bytes]] = []
-_NO_PARAMS: dict[str, str] = {}
 
 
 class Reply(msgspec.Struct, frozen=True):

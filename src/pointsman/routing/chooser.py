@@ -50,7 +50,8 @@ class Chooser:
         if key is not None and key in self._pins:
             return self._pins[key]
         if self._custom is not None:
-            info = CallInfo(call.endpoint, key, self._number, call.http_method, call.path, call.query, call.headers)
+            head = call.request
+            info = CallInfo(head.endpoint, key, self._number, head.http_method, head.path, head.query, head.headers)
             self._number += 1
             chosen = self._ask(self._custom, info, draw)
             if chosen is not None:

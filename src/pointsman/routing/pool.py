@@ -114,7 +114,7 @@ class Pool:
             return
         if call.shadow:
             self._shadows.append(call)
-        elif self._queued[call.endpoint] < self._route.max_queued_queries:
+        elif self._queued[call.request.endpoint] < self._route.max_queued_queries:
             self._enqueue(call)
         elif call.waits_for_room:
             call.held_back = True
@@ -179,11 +179,15 @@ class Pool:
 
     def validate(self) -> None:
         """Raise AssertionError when the pool contradicts itself; tests call this at their end."""
-        assert +self._queued == Counter(call.endpoint for call in self._waiting), "queue counts differ from the queue"
+        assert +self._queued == Counter(call.request.endpoint for call in self._waiting), (
+            "queue counts differ from the queue"
+        )
         assert not any(call.remote for call in (*self._waiting, *self._shadows)), "a waiting call is on a replica too"
         assert all(call.shadow for call in self._shadows), "a call waits among the shadows and is none"
         assert not any(call.shadow for call in (*self._waiting, *self._overflow)), "a shadow waits among the others"
-        assert not self._overflow or self.is_full(self._overflow[0].endpoint), "a call waits for room that is there"
+        assert not self._overflow or self.is_full(self._overflow[0].request.endpoint), (
+            "a call waits for room that is there"
+        )
 
     def _send(self, call: Call) -> bool:
         self._turn += 1
@@ -202,7 +206,7 @@ class Pool:
         return True
 
     def _enqueue(self, call: Call, *, first: bool = False) -> None:
-        self._queued[call.endpoint] += 1
+        self._queued[call.request.endpoint] += 1
         self._note_waiting(call, 1)
         if first:
             self._waiting.appendleft(call)
@@ -214,7 +218,7 @@ class Pool:
     def _forget(self, call: Call) -> None:
         if call in self._waiting:
             self._waiting.remove(call)
-            self._queued[call.endpoint] -= 1
+            self._queued[call.request.endpoint] -= 1
             self._note_waiting(call, -1)
         elif call in self._overflow:
             self._overflow.remove(call)
@@ -223,20 +227,20 @@ class Pool:
             self._shadows.remove(call)
 
     def _admit_overflow(self) -> None:
-        while self._overflow and not self.is_full(self._overflow[0].endpoint):
+        while self._overflow and not self.is_full(self._overflow[0].request.endpoint):
             call = self._overflow.popleft()
             self._note_waiting(call, -1)
             self._enqueue(call)
 
     def _note_waiting(self, call: Call, change: int) -> None:
         if self._metrics is not None:
-            self._metrics.waits(call.endpoint, self.tag, change)
+            self._metrics.waits(call.request.endpoint, self.tag, change)
 
     def _full(self, call: Call) -> BackpressureError:
         rate = self._throughput.per_second(self._loop.time())
         waiting = len(self._waiting) + len(self._overflow)
         return BackpressureError(
-            f"{self._route.max_queued_queries} calls of endpoint {call.endpoint!r} already wait for backend"
+            f"{self._route.max_queued_queries} calls of endpoint {call.request.endpoint!r} already wait for backend"
             f" {self.tag!r}, its max_queued_queries",
             retry_after=min(max(1.0, waiting / rate), MAX_RETRY_AFTER_S) if rate else 1.0,
         )
@@ -251,14 +255,16 @@ class Pool:
     def _too_late(call: Call) -> DeadlineExceededError:
         started = call.remote is not None
         waited = "its deadline passed while it ran" if started else "no replica was free before its deadline"
-        return DeadlineExceededError(f"call to endpoint {call.endpoint!r} was given up: {waited}", started=started)
+        return DeadlineExceededError(
+            f"call to endpoint {call.request.endpoint!r} was given up: {waited}", started=started
+        )
 
     def _retry(self, call: Call, reason: Reason) -> None:
         call.remote = None
         if call.is_over():
             return
         if self._metrics is not None:
-            self._metrics.retried(call.endpoint, self.tag, reason.value)
+            self._metrics.retried(call.request.endpoint, self.tag, reason.value)
         if self._retired:
             self._reroute(call)
         elif call.shadow:
@@ -282,7 +288,7 @@ class Pool:
             if queue is not self._shadows:
                 self._note_waiting(call, -1)
             if queue is self._waiting:
-                self._queued[call.endpoint] -= 1
+                self._queued[call.request.endpoint] -= 1
 
     def call_replied(self, call: Call, reply: Reply) -> None:
         self._throughput.note(self._loop.time())
@@ -291,7 +297,7 @@ class Pool:
     def call_failed(self, call: Call, failure: FailureHead, pickled: Body) -> None:
         self._throughput.note(self._loop.time())
         # What a shadow raised stays packed: nobody looks at it, and it may be anything.
-        call.fail(failure_to_exception(failure, pickled, trusted=bool(call.codec) and not call.shadow))
+        call.fail(failure_to_exception(failure, pickled, trusted=bool(call.request.codec) and not call.shadow))
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None:
         remote.refuse_calls(PAUSES_S.get(refusal.reason))

@@ -119,7 +119,7 @@ class RemoteReplica:
             self._stream.send(Kind.CALL, self._next_id, head, call.body, alone=alone)
         except (ValueError, OverflowError) as error:  # too large, or what no message can hold, such as lone surrogates
             kind = TooLargeError if isinstance(error, TooLargeError) else CallRejectedError
-            call.fail(kind(f"the call to endpoint {call.endpoint!r} cannot be sent: {error}"))
+            call.fail(kind(f"the call to endpoint {call.request.endpoint!r} cannot be sent: {error}"))
             return
         call.remote, call.call_id = self, self._next_id
         call.attempts += 1

@@ -83,19 +83,19 @@ class Router:
             NoSuchEndpointError: no endpoint of that name.
             BackpressureError: the queue is full and the call does not wait for room.
         """
-        if self.metrics is not None and call.endpoint in self._choosers:
-            self.metrics.request(call.endpoint)
+        if self.metrics is not None and call.request.endpoint in self._choosers:
+            self.metrics.request(call.request.endpoint)
         chooser = self._place(call)
         for tag, proportion in chooser.shadows.items():
             if self._draw() < proportion:
-                self._send_copy(call, self._shadows[call.endpoint, tag])
+                self._send_copy(call, self._shadows[call.request.endpoint, tag])
 
     def submit_when_there(self, call: Call) -> None:
         """Like :meth:`submit`, but an endpoint that does not exist yet is waited for, within the deadline."""
-        if call.endpoint in self._choosers:
+        if call.request.endpoint in self._choosers:
             self.submit(call)
             return
-        self._early.setdefault(call.endpoint, []).append(call)
+        self._early.setdefault(call.request.endpoint, []).append(call)
         call.timer = self._loop.call_at(call.deadline, self._expire_early, call)
 
     def cancel(self, call: Call) -> None:
@@ -160,9 +160,9 @@ class Router:
         return Shadow(endpoint, backend, metrics=self.metrics)
 
     def _place(self, call: Call) -> Chooser:
-        chooser = self._choosers.get(call.endpoint)
+        chooser = self._choosers.get(call.request.endpoint)
         if chooser is None:
-            raise NoSuchEndpointError(f"there is no endpoint {call.endpoint!r}")
+            raise NoSuchEndpointError(f"there is no endpoint {call.request.endpoint!r}")
         call.policy_version = chooser.version
         pool = self._pools.get(chooser.choose(call, self._draw()))
         if pool is None:
@@ -194,11 +194,13 @@ class Router:
             call.fail(error)
 
     def _expire_early(self, call: Call) -> None:
-        waiting = self._early.get(call.endpoint, [])
+        waiting = self._early.get(call.request.endpoint, [])
         if call in waiting:
             waiting.remove(call)
         if not waiting:
-            self._early.pop(call.endpoint, None)
+            self._early.pop(call.request.endpoint, None)
         call.fail(
-            DeadlineExceededError(f"no endpoint {call.endpoint!r} came up before the call's deadline", started=False)
+            DeadlineExceededError(
+                f"no endpoint {call.request.endpoint!r} came up before the call's deadline", started=False
+            )
         )

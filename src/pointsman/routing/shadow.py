@@ -10,6 +10,7 @@ import asyncio
 import logging
 
 import msgspec
+from msgspec.structs import replace
 
 from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
 from pointsman.routing.metrics import RouterMetrics
@@ -67,23 +68,9 @@ class Shadow:
             return None
         self._inflight += 1
         self._bytes += size
-        return Call(
-            endpoint=call.endpoint,
-            deadline=call.deadline,
-            future=_Outcome(self, call.deadline, size),
-            codec=call.codec,
-            method_name=call.method_name,
-            http_method=call.http_method,
-            path=call.path,
-            query=call.query,
-            headers=[*call.headers, (SHADOW_HEADER, b"1")],
-            path_params=call.path_params,
-            request_id=call.request_id,
-            client=call.client,
-            body=call.body,
-            shard_key=call.shard_key,
-            shadow=True,
-        )
+        request = replace(call.request, headers=[*call.request.headers, (SHADOW_HEADER, b"1")])
+        outcome = _Outcome(self, call.deadline, size)
+        return Call(request, call.body, deadline=call.deadline, future=outcome, shard_key=call.shard_key, shadow=True)
 
     @property
     def inflight(self) -> int:

@@ -13,6 +13,7 @@ import itertools
 from types import TracebackType
 from typing import Any
 
+from pointsman.incoming import RequestHead
 from pointsman.model import (
     BackendRoute,
     EndpointSpec,
@@ -238,7 +239,8 @@ def new_call(endpoint: str = "b", *, timeout_s: float = 60.0, **fields: Any) -> 
     """A call that has ``timeout_s`` seconds; await its ``future`` once a router has it."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Reply] = loop.create_future()
-    return Call(endpoint=endpoint, deadline=loop.time() + timeout_s, future=future, **fields)
+    head = {name: fields.pop(name) for name in RequestHead.__struct_fields__ if name in fields}
+    return Call(RequestHead(endpoint, **head), deadline=loop.time() + timeout_s, future=future, **fields)
 
 
 def _is_async(code: Any) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_HEAD, MAX_PAYLOAD, check_size
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Spoken in every hello; two processes with different versions refuse each other."""
 
 _LAYOUT = Layout("<IBQI")  # head + body length, kind, call id, head length

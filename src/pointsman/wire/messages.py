@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pointsman.incoming import RequestHead
 from pointsman.limits import cut
 from pointsman.model import (
     Origin,
@@ -20,11 +21,6 @@ from pointsman.model import (
 from pointsman.wire.frames import Body, WireError
 
 T = TypeVar("T")
-
-CODEC_HTTP = 0
-"""Body: bytes as HTTP carries them. The reply is a status, headers and bytes."""
-CODEC_OBJECT = 1
-"""Body: a pickled Python object, only ever between authenticated processes of one instance."""
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -38,33 +34,15 @@ class CallHead(Message, frozen=True):
     """A call on its way to a replica.
 
     Attributes:
-        codec: how the body is packed and how the answer is wanted, CODEC_HTTP or CODEC_OBJECT.
-        method_name: the method of the user's class; empty for the default, ``__call__``.
-        http_method: upper case.
-        path: raw path as received, percent-encoded.
-        query: raw query string.
-        headers: name and value as received, latin-1 bytes, names in lower case.
-        path_params: decoded values of the route's template.
         budget_ms: time left until the deadline when the call was sent.
-        request_id: names the request in logs and error bodies.
-        client: address of the HTTP client, for user code.
-        shadow: whether it is a copy, which yields to all other calls.
+        shadow: whether it mirrors another call; it yields to all calls that do not.
+        timed: whether the caller wants to know where the time went.
     """
 
-    endpoint: str
-    codec: int
-    method_name: str
-    http_method: str
-    path: bytes
-    query: bytes
-    headers: list[tuple[bytes, bytes]]
-    path_params: dict[str, str]
+    request: RequestHead
     budget_ms: int
-    request_id: str
-    client: tuple[str, int] | None = None
     shadow: bool = False
     timed: bool = False
-    """Whether the caller wants to know where the time went."""
 
 
 class ReplyHead(Message, frozen=True):

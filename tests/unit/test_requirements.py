@@ -244,7 +244,7 @@ def test_list_and_remove(tool: Tool) -> None:
 
 def test_links_to_what_is_gone(tmp_path: Path) -> None:
     """A link to a package that was removed goes, others stay."""
-    from pointsman.environments.cache import cache_folder, link_folder
+    from pointsman.engine.folder import cache_folder, link_folder
 
     (tmp_path / "module").mkdir()
     gone, stays = Path(link_folder(str(tmp_path / "module"))), Path(link_folder(PACKAGE))

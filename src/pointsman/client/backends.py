@@ -21,8 +21,8 @@ from pointsman.backends import ImportedBackend
 from pointsman.client.keywords import explains_keywords
 from pointsman.client.operations import Operations, author, new_id, origin_here
 from pointsman.config import BackendConfig
+from pointsman.engine.folder import link_folder
 from pointsman.engine.instances import parse_actor_options
-from pointsman.environments.cache import link_folder
 from pointsman.environments.kinds import Kind, parse_env
 from pointsman.environments.rehearsal import rehearse
 from pointsman.environments.resolve import resolve

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pointsman.environments.cache import cache_folder
+from pointsman.engine.folder import cache_folder
 from pointsman.environments.interpreter import runtime_requirements
 from pointsman.environments.kinds import Requirements
 from pointsman.progress import Activity

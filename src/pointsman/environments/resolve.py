@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.environments.cache import link_folder
+from pointsman.engine.folder import link_folder
 from pointsman.environments.conda import CONDA_VARIABLES, Surroundings, activated, find_prefix, find_python
 from pointsman.environments.interpreter import ask, check, check_version
 from pointsman.environments.kinds import CondaEnv, Kind, Requirements, VirtualEnv

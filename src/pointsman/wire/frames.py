@@ -57,7 +57,7 @@ class Kind(IntEnum):
     TABLE = 16  # controller -> router's process
     CONFIRM = 17  # router's process -> controller: this table is in use; and back: changes wait for it from now on
     LAUNCH = 18  # controller -> supervisor
-    STOP = 19  # controller -> supervisor, HTTP servers, and replicas of a cluster
+    STOP = 19  # controller -> HTTP servers and replicas
     KILL = 20  # controller -> supervisor
     EVENT = 21  # supervisor -> controller
     SHUTDOWN = 22  # controller -> supervisor

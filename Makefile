@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test prometheus proxies conformance-ray lint unit bench bench-ray bench-batching bench-handles bench-traffic
-.PHONY: bench-environments bench-monitoring chaos matrix clean
+.PHONY: demo test prometheus proxies conformance-ray lint unit bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -45,23 +44,13 @@ conformance-ray: $(VENV)/.test
 	POINTSMAN_SEED_ENGINE=ray $(BIN)/pytest tests/docs/test_seed.py
 	$(BIN)/pytest tests/conformance --engine ray
 
-bench-ray: $(VENV)/.test
-	$(BIN)/python benchmarks/engines.py
-
+# Pointsman beside other servers: make bench ONLY=noop,batching PEERS=pointsman,mosec; what there is: BENCH=--list
+# A trial, one round of a second: BENCH=--quick. benchmarks/README.md has the method.
+ONLY ?=
+PEERS ?=
+BENCH ?=
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/noop.py
-
-bench-batching: $(VENV)/.test
-	$(BIN)/python benchmarks/batching.py
-
-bench-handles: $(VENV)/.test
-	$(BIN)/python benchmarks/handles.py
-
-bench-traffic: $(VENV)/.test
-	$(BIN)/python benchmarks/traffic.py
-
-bench-environments: $(VENV)/.test
-	$(BIN)/python benchmarks/replicaenvironments.py
+	$(BIN)/python benchmarks/bench.py --only "$(ONLY)" --peers "$(PEERS)" $(BENCH)
 
 # Faults under load, on two seeds, as a table; about eight minutes. More: make chaos CHAOS="--rows F8 --seed 7 --seed 8"
 # A soak, with a process killed each second: make chaos CHAOS="--soak 600"
@@ -70,9 +59,6 @@ chaos: $(VENV)/.test
 	POINTSMAN_STORE_MUTATIONS=5200 $(BIN)/pytest -q tests/loop/test_store_faults.py
 	POINTSMAN_SIMULATION_SEEDS=2000 $(BIN)/pytest -q tests/loop/test_simulation.py
 	$(BIN)/python -m tests.chaos $(CHAOS)
-
-bench-monitoring: $(VENV)/.test
-	$(BIN)/python benchmarks/monitoring.py
 
 # The tests on every Python 3.10-3.13 found on the machine, each in an environment of its own.
 matrix:

@@ -1,4 +1,4 @@
-"""The systems that are measured: their environments, and each of them as a server on a free loopback port."""
+"""What is measured: the environments of the peers, a side as a server on a free loopback port, what it uses."""
 
 from __future__ import annotations
 
@@ -18,138 +18,145 @@ from typing import IO, NamedTuple
 
 import msgspec
 import psutil  # type: ignore[import-untyped]
-import wrk
 
-HERE = Path(__file__).parent
-SERVERS = HERE / "servers"
-MOSEC_VERSION = "0.9.8"
-MOSEC_ENV = HERE / ".peers" / "mosec"
-MOSEC_PYTHON = MOSEC_ENV / "bin" / "python"
+SERVERS = Path(__file__).parent / "servers"
+ENVIRONMENTS = Path(__file__).parent / ".peers"
+PACKAGES = {"mosec": "mosec==0.9.8", "litserve": "litserve==0.2.19", "ray": "ray[serve]==2.60.0"}
+"""Peers with an environment of their own. The others run in this one."""
+PEERS = ("pointsman", "bare", *PACKAGES)
 
-START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 10.0
+BODY = b"{}"
+"""Of every request. Mosec takes POST only, and calls its worker only for a body that is not empty."""
+PROGRAM_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S = 900.0, 120.0, 10.0
+QUIET_CPUS, TRIES, LOOK_S = 0.1, 3, 0.5
+
+Figures = dict[str, float]
 
 
-class System(NamedTuple):
-    """One system under load.
+class Server(NamedTuple):
+    """A server that is up. ``spare_port`` is another free port that it was told of, for its metrics."""
+
+    pid: int
+    port: int
+    spare_port: int
+
+
+class Side(NamedTuple):
+    """One side of a comparison.
 
     Attributes:
-        key: names it in the results.
+        key: names it in results.
         title: names it in tables.
-        command: of the server, for a port.
-        path: where it is asked.
-        answer: the body of every right answer.
+        peer: one of :data:`PEERS`.
+        command: a script in ``servers`` and its arguments. The first of a server is its port, the last of a program the
+            seconds to measure.
+        path: where the server is asked. "" for a program, which measures by itself and prints figures as JSON.
+        answer: the body of every right answer; "" for any.
+        instance: sides with the same instance are served by one server. By default each has one of its own.
+        header: one more header, whose value changes from request to request.
     """
 
     key: str
     title: str
-    command: Callable[[int], list[str]]
-    path: str
-    answer: bytes
+    peer: str
+    command: str
+    path: str = "/model"
+    answer: str = "ok"
+    instance: str = ""
+    header: str = ""
 
 
-def own_server(script: str, *arguments: str) -> Callable[[int], list[str]]:
-    """How a script in ``servers`` is run for a port."""
-    return lambda port: [sys.executable, str(SERVERS / script), str(port), *arguments]
+def python_of(peer: str) -> str:
+    return str(ENVIRONMENTS / peer / "bin" / "python") if peer in PACKAGES else sys.executable
 
 
-def _mosec(port: int) -> list[str]:
-    return [str(MOSEC_PYTHON), str(SERVERS / "mosec_noop.py"), "--address", "127.0.0.1", "--port", str(port)]
-
-
-BARE = System("bare", "bare uvicorn echo", own_server("bare.py"), "/noop", wrk.BODY.encode())
-MOSEC = System("mosec", f"Mosec {MOSEC_VERSION}", _mosec, "/inference", b'"ok"')
-SYNC = System("sync", "Pointsman, def", own_server("pointsman_noop.py", "sync"), "/noop", b"ok")
-ASYNC = System("async", "Pointsman, async def", own_server("pointsman_noop.py", "async"), "/noop", b"ok")
-SYSTEMS = (BARE, MOSEC, SYNC, ASYNC)
-
-
-class Memory(msgspec.Struct, frozen=True):
-    """Of a process and all its descendants. ``pss_mb`` counts shared pages once; None where it cannot be read."""
-
-    processes: int
-    rss_mb: float
-    pss_mb: float | None
-
-
-class Server(NamedTuple):
-    pid: int
-    port: int
-    url: str
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def ensure_mosec(say: Callable[[str], None]) -> None:
-    """Make Mosec's own environment when it is not there.
+def ensure(peer: str) -> None:
+    """Make the peer's environment when it is not there.
 
     Raises:
-        subprocess.CalledProcessError: pip could not install it; its output has been shown.
+        subprocess.SubprocessError, OSError: pip could not install the package; its output has been shown.
     """
-    if _installed_mosec() == MOSEC_VERSION:
+    if peer not in PACKAGES or _installed(peer):
         return
-    say(f"making {MOSEC_ENV} with mosec=={MOSEC_VERSION}")
-    shutil.rmtree(MOSEC_ENV, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(MOSEC_ENV)], check=True, timeout=120)
-    pip = [str(MOSEC_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, f"mosec=={MOSEC_VERSION}"], check=True, timeout=300)
+    folder = ENVIRONMENTS / peer
+    print(f"making {folder} with {PACKAGES[peer]}", file=sys.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
+    pip = [python_of(peer), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, PACKAGES[peer]], check=True, timeout=900)
 
 
-def _installed_mosec() -> str:
-    code = "from importlib.metadata import version; print(version('mosec'))"
-    try:
-        done = subprocess.run([MOSEC_PYTHON, "-c", code], capture_output=True, text=True, check=False, timeout=30)
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip()
+def _installed(peer: str) -> bool:
+    code = f"from importlib.metadata import version; print(version({peer!r}))"
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run([python_of(peer), "-c", code], capture_output=True, text=True, check=False, timeout=30)
+        return done.stdout.strip() == PACKAGES[peer].partition("==")[2]
+    return False
+
+
+def run_program(side: Side, seconds: float) -> Figures:
+    """The figures that a side's program prints as its last line.
+
+    Raises:
+        RuntimeError: it failed; the text ends with what it printed.
+    """
+    script, *arguments = side.command.split()
+    command = [python_of(side.peer), str(SERVERS / script), *arguments, str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROGRAM_TIMEOUT_S)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=Figures)
 
 
 @contextlib.contextmanager
-def running(system: System) -> Iterator[Server]:
-    """The system's server, from its first right answer until the end of the block.
+def running(side: Side) -> Iterator[Server]:
+    """The side's server, from its first right answer until the end of the block.
 
     Raises:
         RuntimeError: it did not come up; the text ends with what it printed.
     """
-    port = free_port()
+    port, spare_port = free_ports()
+    script, *arguments = side.command.split()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MOSEC_")}
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            system.command(port),
+            [python_of(side.peer), str(SERVERS / script), str(port), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**environment, "BENCH_SPARE_PORT": str(spare_port)},
             start_new_session=True,
         )
         try:
-            _wait_until_right(system, port, process, output)
-            yield Server(process.pid, port, f"http://127.0.0.1:{port}{system.path}")
+            _wait_until_right(side, port, process, output)
+            yield Server(process.pid, port, spare_port)
         finally:
             _stop(process)
 
 
-def _wait_until_right(system: System, port: int, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+def _wait_until_right(side: Side, port: int, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
     give_up_at = time.monotonic() + START_TIMEOUT_S
-    while not _answers_right(system, port):
+    while not _answers_right(side, port):
         if process.poll() is not None or time.monotonic() > give_up_at:
             output.seek(0)
-            printed = output.read()[-4000:].decode(errors="replace")
-            raise RuntimeError(f"{system.title} did not come up:\n{printed}")
+            raise RuntimeError(f"{side.title} did not come up:\n{output.read()[-4000:].decode(errors='replace')}")
         time.sleep(0.02)
 
 
-def _answers_right(system: System, port: int) -> bool:
+def _answers_right(side: Side, port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("POST", system.path, body=wrk.BODY, headers={"content-type": "application/json"})
+        connection.request("POST", side.path, body=BODY, headers={"content-type": "application/json"})
         response = connection.getresponse()
-        return response.status == 200 and response.read() == system.answer
+        body = response.read().decode()
+        return response.status == 200 and body == (side.answer or body)
     except (OSError, http.client.HTTPException):
         return False
     finally:
@@ -158,7 +165,7 @@ def _answers_right(system: System, port: int) -> bool:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ask it to end; kill what is left of it, descendants included, when it does not."""
-    family = _family(process.pid)
+    family = family_of(process.pid)
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
@@ -169,7 +176,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family_of(pid: int) -> list[psutil.Process]:
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -177,16 +184,77 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def memory(pid: int) -> Memory:
-    """Memory of a process and its descendants now."""
-    rss = pss = 0
-    readable = True
-    family = _family(pid)
-    for member in family:
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process and all its descendants; pages that they share count for each."""
+    total = 0.0
+    for member in family_of(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
-            rss += member.memory_info().rss
-            try:
-                pss += member.memory_full_info().pss
-            except (AttributeError, psutil.AccessDenied):  # not Linux, or not ours
-                readable = False
-    return Memory(len(family), rss / 1e6, pss / 1e6 if readable else None)
+            total += member.memory_info().rss / 1e6
+    return total
+
+
+def cpu_s(pids: list[int]) -> float:
+    """Processor time of the threads of these processes that are alive; 0 where the system does not tell it."""
+    total = 0
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # it has ended
+                total += int(thread.read_text().split()[0])
+    return total / 1e9
+
+
+class Watch:
+    """Notes how many CPUs were busy with what is not measured, such as somebody else's tests.
+
+    Args:
+        patience_s: seconds to wait in all for a quiet machine; afterwards measurements are taken as they come.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._left_s = patience_s
+        self._busiest = 0.0
+
+    @contextlib.contextmanager
+    def over(self) -> Iterator[None]:
+        """A block in which something is measured."""
+        busy, ours, began = _busy_s(), _ours_s(), time.monotonic()
+        yield
+        foreign_s = (_busy_s() - busy) - (_ours_s() - ours)
+        self._busiest = max(self._busiest, foreign_s / (time.monotonic() - began))
+
+    def undisturbed(self, measure: Callable[[], dict[str, Figures]]) -> dict[str, Figures]:
+        """The first quiet one of a few measurements, or the least disturbed. Each cell says how disturbed it was."""
+        found: list[tuple[float, dict[str, Figures]]] = []
+        while len(found) < TRIES:
+            self._wait()
+            self._busiest = 0.0
+            cells = measure()
+            found.append((self._busiest, {key: cell | {"foreign_cpus": self._busiest} for key, cell in cells.items()}))
+            if self._busiest <= QUIET_CPUS or self._left_s <= 0:
+                break
+        return min(found, key=lambda one: one[0])[1]
+
+    def _wait(self) -> None:
+        while self._left_s > 0:
+            before = _busy_s()
+            time.sleep(LOOK_S)
+            if (_busy_s() - before) / LOOK_S <= QUIET_CPUS:
+                return
+            self._left_s -= LOOK_S
+
+
+def _busy_s() -> float:
+    """Seconds of all CPUs so far, and what a hypervisor took from them. Linux counts the time of guests twice."""
+    times = psutil.cpu_times()._asdict()
+    return float(sum(times.values()) - sum(times.get(kind, 0.0) for kind in ("idle", "iowait", "guest", "guest_nice")))
+
+
+def _ours_s() -> float:
+    """Seconds of this process and of all its descendants, also of those that have ended."""
+    total = 0.0
+    for member in family_of(os.getpid()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = member.cpu_times()._asdict()
+            kinds = ("user", "system", "children_user", "children_system")
+            total += sum(times.get(kind, 0.0) for kind in kinds)
+    return total

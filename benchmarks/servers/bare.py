@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
 import uvicorn
 
-if TYPE_CHECKING:
-    from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-
-async def echo(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    body = b""
-    while True:
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
         message = await receive()
         if message["type"] != "http.request":
             return
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            break
+        body, more = body + message.get("body", b""), message.get("more_body", False)
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": False})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 if __name__ == "__main__":
     # The settings of Pointsman's own ingress, so that a ratio tells the price of what comes behind it.
-    uvicorn.run(
-        echo,
-        host="127.0.0.1",
-        port=int(sys.argv[1]),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        log_level="warning",
-    )
+    quiet: dict[str, Any] = {"access_log": False, "log_level": "warning"}
+    fast: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "ws": "none", "lifespan": "off"}
+    plain: dict[str, Any] = {"server_header": False, "proxy_headers": False}
+    uvicorn.run(echo, host="127.0.0.1", port=int(sys.argv[1]), **fast, **plain, **quiet)

@@ -1,0 +1,134 @@
+"""Pointsman with what one side of a scenario needs, until SIGTERM. Usage: pointsman_server.py PORT SETTING [ARGUMENT]
+
+The settings are the keys of ``SINGLE``, which lead to one backend behind /model, and split, shadow, shares. /model is
+made last: once it answers, every ingress has all the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any
+
+from batchmodel import CHUNK, CHUNKS, MAX_BATCH, compute, compute_unlocked
+
+import pointsman as serve
+
+SHARES = {"a": 0.5, "b": 0.3, "c": 0.2}
+
+
+def noop(request: Any) -> str:
+    return "ok"
+
+
+async def async_noop(request: Any) -> str:
+    return "ok"
+
+
+async def hang(request: Any) -> str:
+    await asyncio.sleep(3600)
+    return "never"
+
+
+@serve.accept_batch
+def model(requests: list[Any]) -> list[str]:
+    compute(len(requests))
+    return ["ok"] * len(requests)
+
+
+@serve.accept_batch
+def unlocked_model(requests: list[Any]) -> list[str]:
+    compute_unlocked(len(requests))
+    return ["ok"] * len(requests)
+
+
+def single(request: Any) -> str:
+    compute(1)
+    return "ok"
+
+
+def stream(request: Any) -> Generator[bytes, None, None]:
+    for _ in range(CHUNKS):
+        yield CHUNK
+
+
+async def async_stream(request: Any) -> AsyncGenerator[bytes, None]:
+    for _ in range(CHUNKS):
+        yield CHUNK
+
+
+BATCHES = {"max_batch_size": MAX_BATCH, "batch_wait_timeout": 0}
+SINGLE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "noop": (noop, {}),
+    "async": (async_noop, {}),
+    "wait": (model, BATCHES),
+    "unlocked": (unlocked_model, BATCHES),
+    "target": (model, {"max_batch_size": MAX_BATCH, "target_latency_ms": 50}),
+    "overload": (model, {**BATCHES, "max_queued_queries": 100}),
+    "overload-single": (single, {"max_queued_queries": 60}),  # with the 100 in the replica less than a second of work
+    "stream": (stream, {}),
+    "async-stream": (async_stream, {}),
+    "no-headers": (noop, {}),
+    "no-metrics": (noop, {}),
+    "replicas": (noop, {"num_replicas": 50}),
+}
+
+
+def add_endpoint(client: serve.Client, name: str, backend: str) -> None:
+    client.create_endpoint(name, backend=backend, route=f"/{name}", methods=["POST"])
+
+
+def split(client: serve.Client) -> None:
+    """Two replicas behind /model, one and one behind /split."""
+    client.create_backend("one", noop, config={"num_replicas": 2})
+    for tag in "ab":
+        client.create_backend(tag, noop)
+    add_endpoint(client, "split", "a")
+    client.set_traffic("split", {"a": 0.5, "b": 0.5})
+
+
+def shadow(client: serve.Client) -> None:
+    """/shadowed leads to the same replica as /model, and a tenth of its requests also to a backend that hangs."""
+    client.create_backend("one", noop)
+    client.create_backend("hang", hang)
+    add_endpoint(client, "shadowed", "one")
+    client.shadow_traffic("shadowed", "hang", 0.1)
+
+
+def shares(client: serve.Client) -> None:
+    """Three backends behind /shares, and two ingress processes."""
+    for tag in SHARES:
+        client.create_backend(tag, noop)
+    add_endpoint(client, "shares", "a")
+    client.set_traffic("shares", SHARES)
+
+
+def main(port: int, setting: str, argument: str = "") -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    http: dict[str, Any] = {"port": port, "expose_headers": setting != "no-headers"}
+    options: dict[str, Any] = {"http_options": http}
+    if setting == "shares":
+        http["processes"] = 2
+    elif setting == "shadow" and argument:
+        http["request_timeout_s"] = float(argument)
+    elif setting == "no-metrics":
+        options["metrics_export_port"] = None
+    elif setting == "replicas":
+        options["metrics_export_port"] = int(os.environ["BENCH_SPARE_PORT"])
+    elif argument:
+        options["engine"] = argument
+    with serve.start(**options) as client:
+        if setting in SINGLE:
+            client.create_backend("one", SINGLE[setting][0], config=SINGLE[setting][1])
+        else:
+            {"split": split, "shadow": shadow, "shares": shares}[setting](client)
+        add_endpoint(client, "model", next(iter(client.list_backends())))
+        while True:
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

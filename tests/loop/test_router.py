@@ -158,7 +158,7 @@ def test_deadlines_tell_whether_the_call_ran() -> None:
 
 
 def test_the_budget_that_travels_is_what_is_left() -> None:
-    """A call that has waited 4 of its 10 seconds tells the replica that it has 6 (design 4.7)."""
+    """A call that has waited 4 of its 10 seconds tells the replica that it has 6 (HE2)."""
 
     async def main() -> None:
         replica = ScriptedReplica()
@@ -242,7 +242,7 @@ def test_a_deleted_backend_fails_what_waits_and_finishes_what_runs() -> None:
 
 
 def test_an_old_table_changes_nothing() -> None:
-    """A table that a controller of the past sends late is refused (design 5, F9)."""
+    """A table that a controller of the past sends late is refused (F9)."""
 
     async def main() -> None:
         replica = ScriptedReplica()

@@ -94,7 +94,7 @@ def test_an_acknowledged_state_is_read_back_whole(filled: Path) -> None:
 
 
 def test_a_new_store_is_empty_and_private(path: Path) -> None:
-    """A first start finds nothing, and nobody else can read what it will write (reliability 2.6)."""
+    """A first start finds nothing, and nobody else can read what it will write (SECURITY.md)."""
     store = Store(path)
     assert store.open().desired == Desired()
     assert path.stat().st_mode & 0o777 == 0o600
@@ -139,7 +139,7 @@ def test_code_that_a_fallback_needs_is_kept(path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["value", "checksum"])
 def test_a_damaged_object_is_refused(filled: Path, column: str) -> None:
-    """A value that is not what was written is never acted on; the error names it (reliability 2.6)."""
+    """A value that is not what was written is never acted on; the error names it (F19)."""
     edit(filled, f"UPDATE objects SET {column} = ? WHERE kind = 'endpoints'", b"{}")
     with pytest.raises(StoreError, match="checksum of endpoints 'e'"):
         Store(filled).open()
@@ -177,7 +177,7 @@ def test_a_link_is_not_followed(filled: Path, tmp_path: Path) -> None:
 
 
 def test_code_that_was_changed_on_disk_is_refused(filled: Path) -> None:
-    """Code is checked against its digest each time it is read, since replicas run it (reliability 2.6)."""
+    """Code is checked against its digest each time it is read, since replicas run it (F19)."""
     store = reopened(filled)
     edit(filled, "UPDATE blobs SET data = ?", b"evil code")
     with pytest.raises(StoreError, match="damaged"):
@@ -270,7 +270,7 @@ def test_pins_and_history_go_with_their_endpoint(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pins", "histories"])
 def test_damaged_pins_and_histories_are_refused(path: Path, kind: str) -> None:
-    """A pin or a line of history that is not what was written is never acted on (reliability 2.6)."""
+    """A pin or a line of history that is not what was written is never acted on (F19)."""
     store = reopened(path)
     store.commit(with_traffic(), blob=CODE)
     store.close()

@@ -95,7 +95,7 @@ def test_a_stranger_is_shut_out(dialer_key: bytes, acceptor_key: bytes | None) -
 
 
 def test_a_peer_that_says_nothing_is_dropped_after_two_seconds() -> None:
-    """A connection on which nobody finishes the hello does not occupy a process (reliability 2.3)."""
+    """A connection on which nobody finishes the hello does not occupy a process (G9)."""
 
     async def main() -> None:
         two = Two()
@@ -204,7 +204,7 @@ def test_garbage_closes_that_connection_only(garbage: bytes) -> None:
 
 
 def test_frames_of_one_turn_leave_in_one_write() -> None:
-    """The answers of one moment cost one system call, a thousand of them a few (design 4.4)."""
+    """The answers of one moment cost one system call, a thousand of them a few (decision 0001)."""
 
     async def main() -> None:
         two = Two()

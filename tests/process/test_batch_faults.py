@@ -1,4 +1,4 @@
-"""Real replicas that die with batches and queues in them, and overload (reliability.md F1, F2, F35)."""
+"""Real replicas that die with batches and queues in them, and overload (F1, F2, F35)."""
 
 from __future__ import annotations
 

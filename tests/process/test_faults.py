@@ -1,4 +1,4 @@
-"""Real processes that die: replica, controller, ingress, supervisor, driver (reliability.md)."""
+"""Real processes that die: replica, controller, ingress, supervisor, driver (docs/faults.md)."""
 
 from __future__ import annotations
 
@@ -407,7 +407,7 @@ def test_no_other_listeners(client):
 
 
 def test_keys_are_not_on_show(client, private_runtime_folder):
-    """The key stands in no command line and no environment (section 2 of the threat model)."""
+    """The key stands in no command line and no environment (SECURITY.md)."""
     serve_pid(client)
     folder = next((private_runtime_folder / "pointsman").glob(".anonymous.*"))
     key = (folder / "key").read_bytes()

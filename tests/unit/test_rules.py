@@ -79,3 +79,22 @@ def test_every_rule_that_is_cited_is_explained():
                     unknown[code] = path.name
     assert len(explained) > 250
     assert not unknown
+
+
+CODE_AND_PAGES = [
+    *("src/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "examples/*.py"),
+    *("*.md", "docs/**/*.md", "Makefile", "pyproject.toml"),
+]
+PAGE = re.compile(r"[\w./-]*\b[\w-]+\.md\b")
+ELSEWHERE = re.compile(r"\b(?:spec|reliability|design|redesign|edge|threat model)[ ,]+\d", re.IGNORECASE)
+
+
+def test_no_document_is_cited_that_the_repository_does_not_hold():
+    """A reader who follows a reference to a page, or to a numbered section of one, finds it."""
+    held = {path.name for path in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]}
+    missing = []
+    for path in {path for pattern in CODE_AND_PAGES for path in REPOSITORY.glob(pattern)}:
+        text = path.read_text()
+        cited = [page for page in PAGE.findall(text) if Path(page).name not in held] + ELSEWHERE.findall(text)
+        missing += [f"{path.relative_to(REPOSITORY)}: {citation}" for citation in cited]
+    assert not missing

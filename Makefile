@@ -39,9 +39,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The whole conformance suite on the Ray engine, and the examples of the era; `make test` runs a part of it there.
+# The whole conformance suite on the Ray engine, and the examples of Ray Serve 1.x; `make test` runs a part of it there.
 conformance-ray: $(VENV)/.test
-	POINTSMAN_SEED_ENGINE=ray $(BIN)/pytest tests/docs/test_seed.py
+	POINTSMAN_EXAMPLES_ENGINE=ray $(BIN)/pytest tests/docs/test_ray_serve_1x.py
 	$(BIN)/pytest tests/conformance --engine ray
 
 # Pointsman beside other servers: make bench ONLY=noop,batching PEERS=pointsman,mosec; what there is: BENCH=--list

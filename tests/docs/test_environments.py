@@ -1,5 +1,5 @@
-"""The examples of docs/environments.md that need environments, run with some that are made here; and the seed's
-"Dependency Management", which they are drawn from."""
+"""The examples of docs/environments.md that need environments, run with some that are made here; and those of
+"Dependency Management" of Ray Serve 1.x, which they are drawn from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Named:
 
 @pytest.fixture(scope="module")
 def conda(environments: Environments, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A conda installation with the seed's two environments; a module stands in for Tensorflow."""
+    """A conda installation with the two environments of Ray Serve 1.x's page; a module stands in for Tensorflow."""
     root = tmp_path_factory.mktemp("conda")
     for name, version in (("ray-tf1", "1.15.5"), ("ray-tf2", "2.4.0")):
         prefix = environments.conda(root, name)
@@ -57,7 +57,7 @@ def test_conda_environments(conda: Path, tmp_path: Path) -> None:
 
 
 def test_module_that_the_driver_has_imported(conda: Path, tmp_path: Path) -> None:
-    """As in the seed's example, Tensorflow may be imported at the top of the script: replicas have their own (DM1)."""
+    """The script itself may import Tensorflow, as in Ray Serve 1.x's example: replicas have their own (DM1)."""
     at_top = example("ray-tf1").replace("    import tensorflow as tf\n\n", "")
     of_the_driver = """
 import sys, types
@@ -69,7 +69,7 @@ tf.__version__ = "of the driver"
     assert ended.stdout.split("\n")[:2] == ["Tensorflow 1.15.5", "Tensorflow 2.4.0"]
 
 
-def test_imported_backend_as_the_seed_has_it(conda: Path, tmp_path: Path) -> None:
+def test_imported_backend_as_ray_serve_1x_has_it(conda: Path, tmp_path: Path) -> None:
     """A class that is installed in the replicas' environment only is named by its path, with an init arg (DM4)."""
     text = f"""
 import pointsman as serve

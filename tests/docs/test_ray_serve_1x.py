@@ -1,6 +1,8 @@
-"""The seed's examples from "Scaling Out" to "Sync and Async Handles", each as its own program. Their lines are the
-seed's own; what stands before them is the import, the start of an instance and the names that the page takes for
-granted, what stands behind them looks at the result."""
+"""The examples of Ray Serve 1.x from "Scaling Out" to "Sync and Async Handles", each as its own program.
+
+The lines of an example are those of its page. What stands before them is the import, the start of an instance and the
+names that the page takes for granted; what stands behind them looks at the result.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 
 from tests.docs.programs import assert_succeeded, run_program
 
-# The seed's code, line by line.
+# The code of Ray Serve 1.x's pages, line by line.
 
 SCALE_OUT = """
   config = {"num_replicas": 10}
@@ -140,7 +142,7 @@ SHADOWS = """
   client.shadow_traffic("shadowed_endpoint", "new_backend_2", 0)
 """
 
-ENGINE = os.environ.get("POINTSMAN_SEED_ENGINE", "local")
+ENGINE = os.environ.get("POINTSMAN_EXAMPLES_ENGINE", "local")
 """Where the examples run. `make conformance-ray` has them on a Ray cluster of their own each, which takes minutes."""
 
 STATED_GPUS = "0,1" if ENGINE == "ray" else ""

@@ -1,4 +1,5 @@
-"""The seed's examples of "Monitoring", each as its own program: started as the page says, read at the port it names."""
+"""The examples of Ray Serve 1.x on "Monitoring", each as its own program: started as the page says, read at the port
+that it names."""
 
 from __future__ import annotations
 

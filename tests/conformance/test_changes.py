@@ -50,8 +50,8 @@ def replicas(client, name, count):
 
 @pytest.mark.parametrize("code", [Factor, AsyncFactor])
 def test_a_value_reaches_every_replica(served, client, name, code):
-    """The seed's story: 123 on two replicas, still 123 on three, then 456 on all three, in the same objects; keys that
-    the method does not know are its own business (RC1, RC2, RC4, RC5, RC8)."""
+    """Ray Serve 1.x's story: 123 on two replicas, still 123 on three, then 456 on all three, in the same objects;
+    keys that the method does not know are its own business (RC1, RC2, RC4, RC5, RC8)."""
     served(code, config={"user_config": {"factor": 123, "comment": "first"}, "num_replicas": 2})
     two = replicas(client, name, 2)
     client.update_backend_config(name, {"num_replicas": 3})

@@ -59,7 +59,7 @@ def streamer(request):
 
 
 def test_a_sleeper_takes_just_over_a_second(client, http, served, name):
-    """The seed's example: after some requests, sum / count says that one takes just over 1000 ms (MO1)."""
+    """Ray Serve 1.x's example: after some requests, sum / count says that one takes just over 1000 ms (MO1)."""
     route = served(sleeper)
     began = time.monotonic()
     for _ in range(2):
@@ -70,7 +70,7 @@ def test_a_sleeper_takes_just_over_a_second(client, http, served, name):
 
 
 def test_the_nine_are_there_as_written(client, http, served, name):
-    """A dashboard of the era finds every metric under its name, with its labels and buckets (MO)."""
+    """A dashboard for Ray Serve 1.x finds every metric under its name, with its labels and buckets (EX14)."""
     route = served(noop)
     http.get(route)
     page = scrape_when(client, 1, "serve_backend_processing_latency_ms_count", backend=name)
@@ -140,7 +140,7 @@ def test_a_batch_that_fails_is_as_many_errors_as_members(client, http, served, n
 def test_gauges_are_live(client, served, name, tmp_path):
     """While one query runs and two wait, a scrape says so; when all are done, it says that, too (MO2).
 
-    What was started is counted with the time that it waited in the replica; what was not started is not (MO).
+    What was started is counted with the time that it waited in the replica; what was not started is not (MO3).
     """
     gate = tmp_path / "gate"
 
@@ -263,7 +263,7 @@ def test_refusals_are_told_from_failures(client, http, served, name, tmp_path):
 def test_clients_that_leave_are_counted(client, served, name, tmp_path):
     """A client closes its connection while its request runs: that one has failed, and nobody waits for it (HT10).
 
-    It was counted when it came, long before it was known what became of it (MO).
+    It was counted when it came, long before it was known what became of it (MO3).
     """
     gate = tmp_path / "gate"
 
@@ -359,7 +359,7 @@ def test_the_page_is_plain_http(client):
 
 
 class Excellent:
-    """The seed's example of a custom metric."""
+    """The example of a custom metric of Ray Serve 1.x."""
 
     def __init__(self):
         self.my_counter = serve.metrics.Count(
@@ -374,7 +374,7 @@ class Excellent:
             self.my_counter.record(1)
 
 
-def test_the_seeds_custom_metric(client, http, served, name):
+def test_the_custom_metric_of_ray_serve_1x(client, http, served, name):
     """Made in a constructor, tagged with the backend, counted in requests: it is on the page under its name (CM2)."""
     route = served(Excellent, config={"num_replicas": 2})
     for number in range(20):

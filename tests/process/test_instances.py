@@ -87,7 +87,7 @@ def test_bad_starts(arguments, error, text):
 
 
 def test_deprecated_arguments():
-    """The seed's HTTP arguments work, with a warning (IN2, LO3)."""
+    """The HTTP arguments of Ray Serve 1.x work, with a warning (IN2, LO3)."""
     with pytest.warns(DeprecationWarning, match="http_host"):
         client = serve.start(http_host=None)
     with client:

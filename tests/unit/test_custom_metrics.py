@@ -41,7 +41,7 @@ def page(tmp_path: Path):
 
 
 def test_each_type_shows_what_was_recorded(page, name):
-    """A counter adds, a gauge replaces, a histogram sorts, by the seed's verb and by the usual one (CM1)."""
+    """A counter adds, a gauge replaces, a histogram sorts, by Ray Serve 1.x's verb and by the usual one (CM1)."""
     counter, gauge = Counter(f"{name}_c"), Gauge(f"{name}_g", "Warm.")
     histogram = Histogram(f"{name}_h", "Long.", [1, 10])
     counter.record(2)

@@ -81,6 +81,35 @@ def test_every_rule_that_is_cited_is_explained():
     assert not unknown
 
 
+DECISIONS = REPOSITORY / "docs/decisions"
+INDEXED = re.compile(r"^\| \[(\d{4})\]\((\S+)\) \| (.+) \| .+ \| ([a-z ]+)(?:: .+)? \|$", re.MULTILINE)
+DECISION = re.compile(r"# (\d{4}): (.+)\n(?:\nStatus: ((?:partly )?superseded)\. )?")
+
+
+def test_every_decision_is_in_the_index():
+    """A reader finds each decision in the index, by number and title, and whether it still holds; and nothing else."""
+    index = (DECISIONS / "README.md").read_text()
+    found, used = {}, []
+    for path in DECISIONS.glob("[0-9]*.md"):
+        number, title, status = DECISION.match(path.read_text()).groups()
+        assert path.name.startswith(f"{number}-")
+        found[path.name] = (number, title, status or "holds")
+        used.append(int(number))
+    assert {file: (number, title, status) for number, file, title, status in INDEXED.findall(index)} == found
+    assert len(used) == len(set(used)), "two decisions have one number"
+    never_used = {int(number) for number in re.findall(r"\d{4}", re.search(r"numbers (.*) were never used", index)[1])}
+    assert {*range(1, max(used) + 1)} - {*used} == never_used
+
+
+def test_decisions_that_are_cited_are_there():
+    """Where a comment or a page names a decision by its number, that is one of them."""
+    there = {path.name[:4] for path in DECISIONS.glob("[0-9]*.md")}
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+    for path in [*MODULES, *(REPOSITORY / "tests").rglob("*.py"), *pages]:
+        cited = re.findall(r"(?i:\bdecisions? |\()(0\d{3})\b", path.read_text())
+        assert set(cited) <= there, path
+
+
 CODE_AND_PAGES = [
     *("src/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "examples/*.py"),
     *("*.md", "docs/**/*.md", "Makefile", "pyproject.toml"),

@@ -12,8 +12,8 @@ import pointsman as serve
 from tests.docs.programs import assert_succeeded, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("user-guide", "traffic", "batching", "composition", "environments", "monitoring", "ray")
-WITH_EXAMPLES = ("README.md", *(f"docs/{page}.md" for page in PAGES))
+PAGES = ("README", "user-guide", "traffic", "batching", "composition", "environments", "monitoring", "ray")
+WITH_EXAMPLES = tuple(f"docs/{page}.md" for page in PAGES)
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- not run:((?:(?!-->).)*)-->\n\Z", re.DOTALL)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test prometheus proxies conformance-ray lint unit bench chaos matrix clean
+.PHONY: demo test prometheus proxies conformance-ray lint bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)

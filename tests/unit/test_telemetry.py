@@ -254,7 +254,7 @@ def test_page_can_be_read_by_others(openmetrics):
 
 
 def test_the_nine_are_as_promised():
-    """The names and labels that dashboards of the era use (MO)."""
+    """The names and labels that dashboards for Ray Serve 1.x use (EX14)."""
     assert {family.name: family.labels for family in families.RAY_SERVE_1X_FAMILIES} == {
         "serve_backend_request_counter": ("backend",),
         "serve_backend_error_counter": ("backend",),

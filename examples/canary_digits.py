@@ -1,6 +1,6 @@
 """A new model takes over from an old one, step by step, while requests come in; a third one is tried out in shadow.
 
-    pip install 'pointsman[demo]'
+    pip install '.[demo]'    # in a clone of Pointsman
     python examples/canary_digits.py
 
 Two classifiers of handwritten digits are trained on one half of scikit-learn's digits, and the other half is sent over

@@ -1,6 +1,6 @@
 """Three neural networks that read an image together, each served and scaled on its own.
 
-    pip install pointsman 'rapidocr>=3.10,<4' onnxruntime
+    pip install . 'rapidocr>=3.10,<4' onnxruntime    # in a clone of Pointsman
     python examples/ocr_pipeline.py
 
     image -> detector (where is text?) -> each line: orientation (upside down?) -> reader (what does it say?) -> lines

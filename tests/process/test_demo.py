@@ -97,7 +97,7 @@ def test_demo_without_scikit_learn_says_what_to_install() -> None:
     code = "import sys; sys.modules['sklearn'] = None; from pointsman.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, timeout=WAIT_S)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "pointsman: the demo needs sklearn: pip install 'pointsman[demo]'\n"
+    assert done.stderr == "pointsman: the demo needs sklearn; run in a clone of Pointsman: pip install '.[demo]'\n"
 
 
 def test_demo_says_that_its_port_is_in_use() -> None:

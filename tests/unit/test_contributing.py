@@ -37,3 +37,13 @@ def test_every_test_folder_is_in_the_table() -> None:
     """A contributor finds where a test belongs: each folder with its rule, and no other."""
     folders = {path.parent for path in (REPOSITORY / "tests").glob("*/*.py")}
     assert sorted(first_column("Tests")) == sorted(f"`tests/{folder.name}`" for folder in folders)
+
+
+def test_no_package_is_promised() -> None:
+    """Whoever types a command that a page, an example or a message names gets this project: none is published yet."""
+    files = [
+        path
+        for pattern in ("*.md", "docs/**/*.md", "src/**/*.py", "examples/*.py")
+        for path in REPOSITORY.glob(pattern)
+    ]
+    assert [path.name for path in files if re.search(r"pip install [^\n`]*\bpointsman\b(?!:)", path.read_text())] == []

@@ -60,7 +60,7 @@ def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_engine("local") == "local"
     assert check_engine("ray") == "ray"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ServeException, match=r"pip install 'pointsman\[ray\]'"):
+    with pytest.raises(ServeException, match=r"run in a clone of Pointsman: pip install '\.\[ray\]'"):
         check_engine("ray")
     with pytest.raises(ValueError, match="'rai'"):
         check_engine("rai")

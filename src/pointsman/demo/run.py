@@ -77,7 +77,7 @@ class Score(NamedTuple):
 def _check_installed() -> None:
     missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
     if missing:
-        raise ServeException(f"the demo needs {', '.join(missing)}: pip install 'pointsman[demo]'")
+        raise ServeException(f"the demo needs {', '.join(missing)}; run in a clone of Pointsman: pip install '.[demo]'")
 
 
 def _start(port: int, keep: bool) -> Client:

@@ -127,7 +127,7 @@ def set_up(process: str) -> None:
     if not wanted or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
     if importlib.util.find_spec("opentelemetry") is None:
-        log.debug("%s is set, and OpenTelemetry is not installed: pip install 'pointsman[otel]'", wanted[0])
+        log.debug("%s is set, and OpenTelemetry is not installed; in a clone: pip install '.[otel]'", wanted[0])
         return
     try:
         _tracer = Tracer(_provider(process))

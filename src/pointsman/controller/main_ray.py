@@ -13,6 +13,7 @@ from pointsman.controller.store import Store
 from pointsman.controller.store.ray import KeyValueStore
 from pointsman.engine.folder import forget_state, lock_state_folder
 from pointsman.engine.listening import listen_for_metrics
+from pointsman.engine.orders import DRIVER_GONE_DRAIN_S
 from pointsman.engine.ray.cluster import KeyValues
 from pointsman.engine.ray.engine import RayEngine
 from pointsman.engine.ray.folder import NodeFolder, control_path_of
@@ -22,9 +23,6 @@ from pointsman.model import Capacity
 from pointsman.wire.address import node_here, tcp_address
 from pointsman.wire.handover import ClusterHandover, ControllerHandover
 from pointsman.wire.stream import listen_private, listen_tcp
-
-DRIVER_GONE_DRAIN_S = 1.0
-"""How long requests may still run once the driver of a bound instance goes."""
 
 
 async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Running], object]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pointsman.model import Allocation, Capacity, Environment, Resources
 from pointsman.wire.messages import Message
 
+DRIVER_GONE_DRAIN_S = 1.0
+"""How long requests may still run once the driver of a bound instance is gone, or does not want to wait."""
+
 
 class Launch(Message, frozen=True):
     """Start a replica process.

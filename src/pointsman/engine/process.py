@@ -39,6 +39,8 @@ MAINS = {
     "replica": "pointsman.replica.__main__:run",
 }
 """What an actor runs, by the role of the process that it hosts; on one machine it is ``python -m pointsman.<role>``."""
+ORPHANED_DRAIN_S = 1.0
+"""How long requests may still run in a process whose instance has ended without it."""
 EXIT_REFUSED = 3
 """Exit code of a controller that cannot come up and has said why, since its store is damaged."""
 

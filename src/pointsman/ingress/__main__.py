@@ -12,7 +12,7 @@ import sys
 
 from pointsman.engine.instances import last_table, locator, metrics_folder
 from pointsman.engine.listening import listen
-from pointsman.engine.process import Lifeline, run_process
+from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.ingress.app import ASGIApp, IngressApp
 from pointsman.ingress.exchange import HTTPMetrics
 from pointsman.ingress.firsttable import FirstTable
@@ -32,8 +32,6 @@ log = logging.getLogger("pointsman.ingress")
 
 DRAIN_S = 20.0
 """How long requests may still run after a signal from who knows their limits no better."""
-ORPHANED_DRAIN_S = 1.0
-"""How long requests may still run once the instance has ended without us."""
 
 
 def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:

@@ -18,7 +18,7 @@ import msgspec
 
 from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.engine.instances import locator, metrics_folder
-from pointsman.engine.process import Lifeline, run_process
+from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.engine.relay import set_relay
 from pointsman.model import Reason
 from pointsman.replica.health import STDERR, Health, Vitals
@@ -49,8 +49,6 @@ FULL_COLLECTION_AFTER = 100
 frozen, and looked at the calls under way again and again. A constructor may set its own, as it is called later."""
 LET_GO_S = 1.5
 """How long what user code does as its object ends is waited for; then the interpreter exits all the same."""
-ORPHANED_DRAIN_S = 1.0
-"""How long requests may still run once the instance has ended without us; otherwise who stops us sets the limit."""
 START_TIMEOUT_S = 3600.0
 """A model may load for long; the controller decides when to give up."""
 

@@ -24,7 +24,7 @@ from pointsman.engine.folder import forget_state, logs_of
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.engine.local.output import OutputPump
 from pointsman.engine.lognames import name_of
-from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder
+from pointsman.engine.orders import DRIVER_GONE_DRAIN_S, Kill, Launch, ProcessEvent, ShutdownOrder
 from pointsman.engine.process import EXIT_REFUSED, Child, Lifeline, pack_handover, spawn
 from pointsman.model import Environment
 from pointsman.policy.backoff import Backoff, Restarts
@@ -64,8 +64,6 @@ class Outbox:
 
 
 EXIT_GRACE_S = 1.5
-DRIVER_GONE_DRAIN_S = 1.0
-"""How long requests may still run once the driver of a bound instance is gone, or does not want to wait."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The first one ends the instance in good order and keeps what is stored, the second one hurries."""
 SIGNALLED_DRAIN_S = 20.0

@@ -19,6 +19,9 @@ import pytest
 
 import pointsman as serve
 from tests.environments import Environments
+from tests.properties import load_profile
+
+load_profile()
 
 WAIT_S = 60.0
 """For conditions that come true at once as a rule, and late on a machine that is busy with other things."""
@@ -95,6 +98,26 @@ def family(pid: int | None = None) -> dict[int, psutil.Process]:
     """All living descendants of a process, by pid."""
     children = psutil.Process(pid).children(recursive=True)
     return {child.pid: child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile`` files run in an order of ours."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.scheduling import ByFile
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files come first where several workers share the tests; alone, what is cheap comes as it is collected."""
+    if hasattr(config, "workerinput"):
+        from tests.scheduling import place
+
+        items.sort(key=place)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Awaitable
 from typing import Any, NamedTuple, TypeVar
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,6 +25,7 @@ from pointsman.request import accept_batch
 from pointsman.routing.call import Call
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, MemoryReplica, VirtualTimeLoop, new_call, settle, table_of
+from tests.properties import examples
 
 T = TypeVar("T")
 
@@ -373,6 +373,4 @@ class Batching(RuleBasedStateMachine):
 def test_no_answer_is_lost_or_goes_astray() -> None:
     """Whatever callers, operators and user code do, every call runs at most once, in a batch that it belongs in, and
     ends with its own answer, its own failure, or as given up (BA3-BA6, BA11, BA12, BA15, F2, F26, F39)."""
-    run_state_machine_as_test(
-        Batching, settings=settings(deadline=None, max_examples=150, stateful_step_count=30, database=None)
-    )
+    run_state_machine_as_test(Batching, settings=examples(150, stateful_step_count=30, database=None))

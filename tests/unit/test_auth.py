@@ -6,7 +6,7 @@ import hmac
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pointsman.wire import auth, frames, messages
@@ -20,6 +20,7 @@ from pointsman.wire.frames import (
     WireError,
     encode_frame,
 )
+from tests.properties import examples
 
 MASTER = b"m" * 32
 OTHER_MASTER = b"o" * 32
@@ -121,7 +122,7 @@ def test_the_proof_covers_where_one_field_ends() -> None:
         honest.receive(only_frame(challenge))
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     one=st.tuples(st.text("ab|", max_size=4), st.text("ab|", max_size=4)),
     other=st.tuples(st.text("ab|", max_size=4), st.text("ab|", max_size=4)),
@@ -233,7 +234,7 @@ def test_hellos_carry_no_body_and_come_once() -> None:
             end.receive(frame)
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(step=st.integers(0, 2), position=st.integers(0, 10_000), mask=st.integers(1, 255))
 def test_tampering_is_noticed(step: int, position: int, mask: int) -> None:
     """Change any byte of any hello on its way, and the two ends never come together (S6)."""
@@ -258,7 +259,7 @@ def test_tampering_is_noticed(step: int, position: int, mask: int) -> None:
     assert not accept.done
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(heads=st.lists(st.binary(max_size=200), min_size=1, max_size=3))
 def test_garbage_is_refused(heads: list[bytes]) -> None:
     """Random bytes in place of a hello are refused with a WireError and nothing else, at either end (F29, S6)."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.actor_options import (
@@ -28,6 +28,7 @@ from pointsman.config import (
     parse_http_options,
 )
 from pointsman.model import BackendConfigSpec, Resources
+from tests.properties import examples
 from tests.unit.sentences import sentence
 
 BAD_FIELDS: list[tuple[str, Any]] = [
@@ -268,7 +269,7 @@ specs = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(spec=specs)
 def test_what_is_shown_is_what_is_in_force(spec: BackendConfigSpec) -> None:
     """The config that a user reads shows each value in force, the default query limit as its number (BC3, SO9)."""
@@ -279,7 +280,7 @@ def test_what_is_shown_is_what_is_in_force(spec: BackendConfigSpec) -> None:
     assert msgspec.structs.replace(stored, max_concurrent_queries=stored.query_limit) == in_force
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(spec=specs)
 def test_reading_and_writing_back_changes_nothing(spec: BackendConfigSpec) -> None:
     """A user who reads a config, changes a field and sends it back has frozen no default on the way (BC3, SO4)."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.policy.balance import choose_replica
+from tests.properties import examples
 
 
 @dataclass(eq=False)
@@ -26,7 +27,7 @@ class Candidate:
 candidates_of = st.lists(st.builds(Candidate, st.integers(0, 6), st.integers(0, 6), st.booleans()), max_size=8)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(candidates=candidates_of, limit=st.integers(1, 10), turn=st.integers(0, 2**40))
 def test_least_busy_with_room(candidates: list[Candidate], limit: int, turn: int) -> None:
     """A call goes to an open replica below its limit that no other such replica undercuts, or waits (BC2, BC6)."""
@@ -76,7 +77,7 @@ def test_equals_take_turns(load: int) -> None:
     assert all(sum(best is candidate for best in seen) == 2 for candidate in candidates)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(loads=st.lists(st.integers(0, 4), min_size=1, max_size=6), calls=st.integers(0, 20))
 def test_calls_even_out(loads: list[int], calls: int) -> None:
     """Calls placed one after the other fill the emptier replicas first, and none beyond the limit (BC2, BC6)."""
@@ -101,7 +102,7 @@ far_and_near = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(candidates=far_and_near, turn=st.integers(0, 100))
 def test_a_replica_of_this_node_is_preferred(candidates: list[Candidate], turn: int) -> None:
     """A call stays on its node while that costs it at most one call of waiting, and not when it costs more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from pointsman.replica.batching import Batcher, BatchRule
+from tests.properties import examples
 
 
 def fill(batcher: Batcher[int], items: range | list[int], *, now: float = 0.0, key: Hashable = "") -> None:
@@ -186,7 +187,7 @@ def test_equal_items_are_told_apart() -> None:
     assert same(batcher.take(0.0), first)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     arrivals=st.lists(st.tuples(st.floats(0, 5), st.sampled_from("ab")), max_size=30),
     max_size=st.integers(1, 6),
@@ -263,9 +264,7 @@ class AnyUse(RuleBasedStateMachine):
 
 def test_nothing_is_lost_or_served_twice() -> None:
     """Whatever comes, goes away or changes, every query leaves once, in order, in a batch of its method (BA3, BA6)."""
-    run_state_machine_as_test(
-        AnyUse, settings=settings(deadline=None, max_examples=60, stateful_step_count=30, database=None)
-    )
+    run_state_machine_as_test(AnyUse, settings=examples(60, stateful_step_count=30, database=None))
 
 
 def test_copies_yield_to_calls() -> None:

@@ -6,10 +6,11 @@ import random
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.replica.batching import BatchCost, Batcher, BatchRule
+from tests.properties import examples
 
 PER_BATCH_S, PER_ITEM_S, MAX_SIZE = 0.005, 0.0002, 32
 CAPACITY = MAX_SIZE / (PER_BATCH_S + MAX_SIZE * PER_ITEM_S)
@@ -115,7 +116,7 @@ def test_a_model_that_becomes_slower_is_noticed() -> None:
     assert cost.of(16) == pytest.approx(4 * true_cost(16), rel=0.1)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 100)), max_size=60))
 def test_costs_are_never_negative(batches: list[tuple[int, float]]) -> None:
     """Whatever batches took, no cost is negative or not a number."""
@@ -213,7 +214,7 @@ def test_the_rule_can_be_switched_back_and_forth() -> None:
     assert rule.size(0.0) == 2
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(
     batches=st.lists(st.tuples(st.integers(1, 64), st.floats(1e-7, 10), st.floats(0, 10)), max_size=40),
     gaps=st.lists(st.floats(0, 5), max_size=20),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -24,6 +23,7 @@ from pointsman.wire.commands import (
     ShadowTraffic,
 )
 from pointsman.wire.messages import pack
+from tests.properties import examples
 from tests.unit.desiring import (
     EMPTY,
     GPU,
@@ -296,6 +296,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 def test_any_order_of_changes_leaves_a_whole_state() -> None:
     """Whatever operators do and whatever fails, no route is shared and no endpoint leads to nowhere (CL3, CE6, DP2)."""
-    run_state_machine_as_test(
-        AnyOrder, settings=settings(deadline=None, max_examples=150, stateful_step_count=20, database=None)
-    )
+    run_state_machine_as_test(AnyOrder, settings=examples(150, stateful_step_count=20, database=None))

@@ -6,7 +6,7 @@ import itertools
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.limits import MAX_HEAD
@@ -22,6 +22,7 @@ from pointsman.wire.frames import (
     encode_frame,
     encode_parts,
 )
+from tests.properties import examples
 
 frames = st.builds(
     Frame,
@@ -45,7 +46,7 @@ def decode(decoder: FrameDecoder, pieces: list[bytes]) -> list[Frame]:
     return [frame for piece in pieces for frame in decoder.feed(piece)]
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(sent=st.lists(frames, max_size=4))
 def test_any_single_cut_is_harmless(sent: list[Frame]) -> None:
     """However the network cuts a stream in two, the receiver sees the frames that were sent (HT11)."""
@@ -56,7 +57,7 @@ def test_any_single_cut_is_harmless(sent: list[Frame]) -> None:
         assert decoder.pending == 0
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(sent=st.lists(frames, max_size=8), cuts=st.lists(st.integers(0, 900), max_size=30))
 def test_any_cuts_are_harmless(sent: list[Frame], cuts: list[int]) -> None:
     """However often the network cuts a stream, each frame that was sent arrives once and in order (HT11)."""
@@ -66,7 +67,7 @@ def test_any_cuts_are_harmless(sent: list[Frame], cuts: list[int]) -> None:
     assert decode(FrameDecoder(), pieces) == sent
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(sent=st.lists(frames, max_size=4))
 def test_single_bytes_are_harmless(sent: list[Frame]) -> None:
     """A peer that sends byte by byte is understood, and a frame is handed out with its very last byte (HT11)."""
@@ -109,7 +110,7 @@ def test_bodies_are_received_in_place(size: int) -> None:
     assert memoryview(got[0].body).readonly is (size < LARGE_BODY)
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(pieces=st.lists(st.binary(max_size=80), max_size=12), limit=st.integers(0, 100))
 def test_garbage_is_refused_or_waited_for(pieces: list[bytes], limit: int) -> None:
     """Random bytes end in a WireError at worst, and at most one frame's worth of them is kept (S15, F29)."""
@@ -122,7 +123,7 @@ def test_garbage_is_refused_or_waited_for(pieces: list[bytes], limit: int) -> No
         assert decoder.pending < HEADER_SIZE + limit or decoder.pending < HEADER_SIZE
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(
     sent=st.lists(frames, min_size=1, max_size=3),
     flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4),

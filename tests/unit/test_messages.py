@@ -9,7 +9,7 @@ from enum import Enum
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from pointsman import model
@@ -17,6 +17,7 @@ from pointsman.wire import auth, commands, handover, messages
 from pointsman.wire.commands import AnyCommand, Command, SetTraffic
 from pointsman.wire.frames import WireError
 from pointsman.wire.messages import Message, pack, unpack
+from tests.properties import examples
 
 scalars = st.none() | st.booleans() | st.integers(-(2**31), 2**31) | st.text(max_size=5) | st.binary(max_size=5)
 PLAIN: dict[object, st.SearchStrategy[typing.Any]] = {
@@ -63,7 +64,7 @@ EVERYTHING = sorted(set(structs_of(messages, commands, handover, auth, model)), 
 EVERYTHING = [kind for kind in EVERYTHING if kind.__struct_fields__]
 HEADS = [kind for kind in EVERYTHING if issubclass(kind, Message)]
 COMMANDS = [kind for kind in EVERYTHING if issubclass(kind, typing.get_args(AnyCommand))]
-quick = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+quick = examples(15, suppress_health_check=[HealthCheck.too_slow])
 
 
 def name_of(kind: type) -> str:
@@ -181,7 +182,7 @@ def test_unknown_commands_are_refused(command: object) -> None:
         unpack(msgspec.msgpack.encode({"command": command, "id": "x"}), typing.cast("type[typing.Any]", AnyCommand))
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(data=st.binary(max_size=60), kind=st.sampled_from([*HEADS, AnyCommand]))
 def test_garbage_is_refused(data: bytes, kind: typing.Any) -> None:
     """Random bytes in place of a head raise a WireError and nothing else (F29)."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.arguments import check_engine, check_object_name
 from pointsman.exceptions import ServeException
+from tests.properties import examples
 from tests.unit.sentences import sentence
 
 
@@ -43,7 +44,7 @@ def test_names_of_another_type(name: Any) -> None:
     sentence(caught.value, "endpoint_name", repr(name))
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(name=st.text(max_size=210))
 def test_names_follow_one_rule(name: str) -> None:
     """A name is accepted exactly when the rule in the contract says so (CL1)."""

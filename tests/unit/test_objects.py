@@ -7,13 +7,14 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.exceptions import UserCodeError
 from pointsman.replica import answers
 from pointsman.wire import pickling
 from pointsman.wire.pickling import OUT_OF_BAND_BYTES, dumps, dumps_arguments, loads
+from tests.properties import examples
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=40),
@@ -22,14 +23,13 @@ plain = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(data=plain, kwargs=st.dictionaries(st.text(max_size=5), plain, max_size=3))
 def test_plain_values_are_the_same_again(data: Any, kwargs: dict[str, Any]) -> None:
     """Whatever plain value is passed, the other end has its equal, of the same type (RQ3, RQ4)."""
     assert loads(dumps_arguments(data, kwargs)) == (data, kwargs)
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(sizes=st.lists(st.integers(-20, 20).map(lambda step: OUT_OF_BAND_BYTES + step), min_size=1, max_size=5))
 def test_buffers_around_the_border_are_the_same_again(sizes: list[int]) -> None:
     """Buffers just below and just above the size from which they stay out of the pickle mix in one call (CO2)."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.policy.balance import MEMORY_S, Throughput
+from tests.properties import examples
 
 
 def steady(pace: Throughput, *, per_second: float, since: float, seconds: float) -> float:
@@ -58,7 +59,7 @@ def test_looking_changes_nothing() -> None:
     assert pace.per_second(now) > pace.per_second(now + 1)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(gaps=st.lists(st.floats(0, 1e4), min_size=1, max_size=50), later=st.floats(0, 1e4))
 def test_a_pace_is_a_number(gaps: list[float], later: float) -> None:
     """Whenever things end, the rate is finite and not negative."""

@@ -11,12 +11,13 @@ import sys
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.model import TrafficPolicy
 from pointsman.policy.rendezvous import HASH_VERSION, Rendezvous, minus_log
 from pointsman.policy.traffic import TrafficSplit
+from tests.properties import examples
 
 Weights = dict[str, float]
 
@@ -122,7 +123,7 @@ def test_golden_owners(endpoint: str, weights: Weights, key: str, backend: str, 
     assert HASH_VERSION == 1
 
 
-@settings(deadline=None, max_examples=1000)
+@examples(1000)
 @given(bits=st.integers(0, 2**64 - 1) | st.integers(0, 64).map(lambda n: 2**64 - 1 >> n))
 def test_the_logarithm_is_accurate(bits: int) -> None:
     """Shares follow the weights because the logarithm is one, to 2e-9 (SA6, SA9)."""
@@ -130,7 +131,7 @@ def test_the_logarithm_is_accurate(bits: int) -> None:
     assert minus_log(bits) > 0
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(one=st.integers(0, 2**64 - 1), other=st.integers(0, 2**64 - 1))
 def test_the_logarithm_never_rises(one: int, other: int) -> None:
     """A larger hash never gives a larger number, at no seam of the series (SA6)."""
@@ -138,7 +139,7 @@ def test_the_logarithm_never_rises(one: int, other: int) -> None:
     assert minus_log(low) >= minus_log(high)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(endpoint=st.text(max_size=5), weights=weight_sets, key=st.text(max_size=20))
 def test_anyone_can_compute_the_owner(endpoint: str, weights: Weights, key: str) -> None:
     """A user who follows the documented formula in a program of their own finds the same backend (SA6)."""
@@ -218,7 +219,7 @@ def test_keys_move_only_when_they_must(before: Weights, after: Weights) -> None:
     assert moved.total() / len(KEYS) <= bound + 3 * math.sqrt(bound * (1 - bound) / len(KEYS))
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(before=weight_sets_of("abcdef"), after=weight_sets_of("abcdef"), seed=st.integers(0, 2**32))
 def test_no_change_moves_more_than_it_must(before: Weights, after: Weights, seed: int) -> None:
     """Whatever I change at once, with any number of backends, added or removed: no user moves to a backend that did not
@@ -312,7 +313,7 @@ def test_shares_match_the_weights(weights: Weights) -> None:
         assert abs(hits[tag] - len(KEYS) * weight) <= 3 * sigma, f"{tag}: {hits[tag]} of {len(KEYS)}"
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(weights=weight_sets, key=st.text(max_size=10))
 def test_a_key_has_one_owner_with_weight(weights: Weights, key: str) -> None:
     """Whatever the key and the names, there is a backend for it, always the same, and never one of weight 0 (SA1)."""

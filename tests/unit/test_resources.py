@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.controller.allocation import Ledger, describe_request, visible_devices
 from pointsman.model import Allocation, Capacity, Resources
+from tests.properties import examples
 
 GIB = 1024.0**3
 
@@ -121,7 +122,7 @@ needs = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(wanted=st.lists(needs, max_size=15), cpus=st.sampled_from([None, 4.0]))
 def test_a_replica_gives_back_exactly_its_share(wanted: list[Resources], cpus: float | None) -> None:
     """Whatever starts and ends, nothing is handed out twice, and what ends leaves room for its like (FR4)."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.policy.routes import RouteMatcher, parse_route
+from tests.properties import examples
 
 
 def matcher(*routes: str) -> RouteMatcher[str]:
@@ -176,7 +177,7 @@ def test_templates_that_match_the_same_paths(one: str, other: str, same: bool) -
 segments = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(values=st.lists(segments, min_size=1, max_size=4))
 def test_any_value_travels_through_a_template(values: list[str]) -> None:
     """Whatever a client percent-encodes into a segment is what user code sees, slashes and braces included (HT3)."""
@@ -185,7 +186,7 @@ def test_any_value_travels_through_a_template(values: list[str]) -> None:
     assert matcher(route).match(path) == (route, {f"p{number}": value for number, value in enumerate(values)})
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(values=st.lists(segments, min_size=1, max_size=4))
 def test_an_encoded_slash_never_adds_a_segment(values: list[str]) -> None:
     """A client cannot reach a deeper route by writing its slashes as %2F (HT3)."""
@@ -194,7 +195,7 @@ def test_an_encoded_slash_never_adds_a_segment(values: list[str]) -> None:
     assert found == ("/{one}", {"one": "/".join(values)})
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(path=st.text("/%2fFaé{}.", max_size=14).map("/".__add__))
 def test_any_path_has_an_answer(path: str) -> None:
     """Whatever a client sends as its path is matched or not, and never an error; a match has the right depth (HT3)."""

@@ -6,11 +6,12 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.model import DEFAULT_SHARD_KEY
 from pointsman.policy.shardkey import MAX_SHARD_KEY, BadShardKey, check_key, check_source, decode_key, read_key
+from tests.properties import examples
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -244,7 +245,7 @@ def test_the_limit_is_on_what_was_decoded() -> None:
     assert decode_key(b"") == ""
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(fields=st.lists(st.tuples(st.sampled_from(["user", "a b", "ü", ""]), short_text), max_size=5))
 def test_any_parameter_comes_back(fields: list[tuple[str, str]]) -> None:
     """Whatever a form encodes as a parameter is the key, character by character (SA5)."""
@@ -253,7 +254,7 @@ def test_any_parameter_comes_back(fields: list[tuple[str, str]]) -> None:
         assert read_key("query:user", [], encode.encode()) == expected
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(pairs=st.lists(st.tuples(st.sampled_from(["user", "a", "b"]), st.text(TOKEN, max_size=20)), max_size=5))
 def test_any_cookie_comes_back(pairs: list[tuple[str, str]]) -> None:
     """Whatever token a site sets as a cookie is the key, plain or quoted, in one header or many (SA5)."""
@@ -264,7 +265,7 @@ def test_any_cookie_comes_back(pairs: list[tuple[str, str]]) -> None:
         assert read_key("cookie:user", headers, b"") == expected
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(key=st.text(max_size=100))
 def test_header_and_handle_agree(key: str) -> None:
     """A key that a handle takes is the same key when it comes as a header, and both refuse the same ones (SA1, SA5)."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pointsman.controller.reconcile import is_settled, plan
 from pointsman.model import BackendConfigSpec, Capacity, Resources
 from pointsman.wire.commands import CreateBackend, CreateEndpoint, DeleteBackend, Deploy, SetTraffic
+from tests.properties import examples
 from tests.unit.reconciling import GPU, ORIGIN, TRAITS
 from tests.unit.small_world import World, some_command
 
 
-@settings(deadline=None, max_examples=80)
+@examples(80)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_operators_do_no_replica_is_missed(seed: int) -> None:
     """Through deploys, scalings and bad versions a backend never serves with fewer than it should (DP3, DP6, SO11)."""
@@ -24,7 +25,7 @@ def test_whatever_operators_do_no_replica_is_missed(seed: int) -> None:
     world.assert_settled()
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(seed=st.integers(0, 2**32))
 def test_without_room_versions_are_swapped_one_by_one(seed: int) -> None:
     """With every GPU taken a deploy costs one replica at a time, and ends with all of them new (DP5)."""
@@ -42,7 +43,7 @@ def test_without_room_versions_are_swapped_one_by_one(seed: int) -> None:
         assert len(world.observed.replicas) == 3
 
 
-@settings(deadline=None, max_examples=80)
+@examples(80)
 @given(seed=st.integers(0, 2**32), gpus=st.integers(1, 4))
 @example(seed=170600, gpus=1)  # both routers miss the table that a replica has left
 def test_whatever_crashes_all_is_as_wanted_in_the_end(seed: int, gpus: int) -> None:

@@ -6,11 +6,12 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.model import TrafficPolicy
 from pointsman.policy.traffic import TrafficSplit
+from tests.properties import examples
 
 JUST_BELOW_ONE = math.nextafter(1.0, 0.0)
 
@@ -56,7 +57,7 @@ def test_shares_match_the_weights(weights: dict[str, float]) -> None:
         assert abs(hits[tag] - count * weight) <= 3 * sigma, f"{tag}: {hits[tag]} of {count}"
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(weights=policies, draw=draws)
 def test_weight_zero_is_never_chosen(weights: dict[str, float], draw: float) -> None:
     """A backend at weight 0 gets no request, whatever the draw and whatever its name (TR10)."""
@@ -65,7 +66,7 @@ def test_weight_zero_is_never_chosen(weights: dict[str, float], draw: float) -> 
         assert weights[chosen.by_weight(value)] > 0
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(weights=policies, draw=draws, chance=st.randoms(use_true_random=False))
 def test_dict_order_does_not_matter(weights: dict[str, float], draw: float, chance: random.Random) -> None:
     """Two operators who write the same weights in another order get the same split (TR3)."""
@@ -74,7 +75,7 @@ def test_dict_order_does_not_matter(weights: dict[str, float], draw: float, chan
     assert split(dict(items)).by_weight(draw) == split(weights).by_weight(draw)
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(weights=policies, one=draws, other=draws)
 def test_each_backend_owns_one_stretch(weights: dict[str, float], one: float, other: float) -> None:
     """The draws that lead to one backend lie side by side, and no draw is left without one (TR3)."""

@@ -7,7 +7,7 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.controller.desired import apply
@@ -15,6 +15,7 @@ from pointsman.controller.endpoints import normalised
 from pointsman.model import CustomPolicy
 from pointsman.wire.commands import DeleteBackend, DeleteEndpoint, SetTraffic, ShadowTraffic
 from pointsman.wire.messages import pack
+from tests.properties import examples
 from tests.unit.desiring import (
     ROOM,
     SERVED,
@@ -96,7 +97,7 @@ def test_full_canary_and_back() -> None:
     assert "two" not in done(state, DeleteBackend("id", "two", False)).backends
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(parts=st.dictionaries(st.text(max_size=3), st.integers(0, 10**6), min_size=1).filter(lambda p: any(p.values())))
 def test_normalised_weights_are_as_close_as_floats_get(parts: dict[str, int]) -> None:
     """Whatever shares a user computes, they are accepted and keep their proportions (TR1)."""
@@ -106,7 +107,7 @@ def test_normalised_weights_are_as_close_as_floats_get(parts: dict[str, int]) ->
     assert weights == pytest.approx({tag: part / total for tag, part in parts.items()})
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(parts=st.lists(st.integers(0, 10**6), min_size=2, max_size=8).filter(any), chance=st.randoms())
 def test_the_order_of_weights_changes_no_bit(parts: list[int], chance: random.Random) -> None:
     """Two operators who write the same weights in another order get the same floats, so no key moves (SA8)."""

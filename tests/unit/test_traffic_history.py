@@ -6,7 +6,7 @@ import math
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.controller.desired import apply, confirm, revert
@@ -14,6 +14,7 @@ from pointsman.controller.endpoints import KEPT_POLICIES
 from pointsman.model import Pins
 from pointsman.policy.traffic import TrafficSplit
 from pointsman.wire.commands import Change, DeleteBackend, Pin, RollbackTraffic, SetTraffic, ShadowTraffic, Unpin
+from tests.properties import examples
 from tests.unit.desiring import (
     EMPTY,
     ONE,
@@ -163,7 +164,7 @@ traffic_commands: st.SearchStrategy[Change] = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(orders=st.lists(traffic_commands, max_size=60))
 def test_any_order_of_traffic_changes_leaves_a_whole_policy(orders: list[Change]) -> None:
     """Whatever operators do to an endpoint's traffic, it can be served, and its history is true (TR1, SH3, SH6)."""

@@ -5,6 +5,7 @@ The suite is written against the public API only, so that it can be run on every
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,9 @@ ALWAYS_ON_RAY = (
 )
 """Modules that run on both engines when none is named. Each replica costs a Ray worker, half a second of CPU and more,
 so that the whole suite there takes many minutes: `make conformance-ray` runs it."""
+
+
+_standing = itertools.count(1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -68,6 +72,35 @@ def served(client: serve.Client, name: str) -> Iterator[Callable[..., str]]:
     yield serve_it
     client.delete_endpoint(name)
     client.delete_backend(name, force=True)
+
+
+@pytest.fixture(scope="module")
+def standing(client: serve.Client) -> Iterator[Callable[[Any], str]]:
+    """Gives the tag of a backend of this code, which all tests of a module use: it keeps nothing of a call."""
+    tags: dict[Any, str] = {}
+
+    def stand(code: Any, **config: Any) -> str:
+        key = (code, *sorted(config.items()))
+        if key not in tags:
+            tags[key] = f"standing{next(_standing)}"
+            client.create_backend(tags[key], code, config=config)
+        return tags[key]
+
+    yield stand
+    for tag in tags.values():
+        client.delete_backend(tag, force=True)
+
+
+@pytest.fixture
+def shared(client: serve.Client, standing: Callable[..., str], name: str) -> Iterator[Callable[..., str]]:
+    """Like ``served``, but what answers is a backend that the module's tests share."""
+
+    def serve_it(code: Any, *, methods: tuple[str, ...] = ("GET", "POST"), **config: Any) -> str:
+        client.create_endpoint(name, backend=standing(code, **config), route=f"/{name}", methods=list(methods))
+        return f"/{name}"
+
+    yield serve_it
+    client.delete_endpoint(name)
 
 
 @pytest.fixture(scope="module")

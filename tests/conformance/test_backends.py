@@ -284,9 +284,9 @@ def test_only_limits_change_without_restart(served, client, name):
         ([], TypeError, "dict"),
     ],
 )
-def test_bad_updates(served, client, name, changes, error, text):
+def test_bad_updates(standing, client, changes, error, text):
     """A bad change is refused, and the old config stays in force (BC1, CB5, CB8)."""
-    served(echo, config={"max_queued_queries": 7})
+    name = standing(echo, max_queued_queries=7)
     before = client.get_backend_config(name)
     with pytest.raises(error, match=text):
         client.update_backend_config(name, changes)

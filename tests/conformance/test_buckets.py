@@ -159,11 +159,11 @@ def test_target_latency(served, client, name):
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "soon", []])
-def test_bad_target_latencies(served, client, name, value):
+def test_bad_target_latencies(standing, client, value):
     """A target that is no time above 0 is refused, in the config class and in an update (BC1)."""
     with pytest.raises(ValueError, match="target_latency_ms"):
         serve.BackendConfig(target_latency_ms=value)
-    served(Picky)
+    name = standing(Picky)
     with pytest.raises(ValueError, match="target_latency_ms"):
         client.update_backend_config(name, {"target_latency_ms": value})
     assert client.get_backend_config(name).target_latency_ms is None

@@ -99,15 +99,15 @@ def raise_what_is_asked(request):
 
 
 @pytest.mark.parametrize("kind", ["starlette", "by name", "fastapi", "object"])
-def test_through_a_handle_it_is_the_exception(served, client, name, kind):
+def test_through_a_handle_it_is_the_exception(shared, standing, client, name, kind):
     """Through a handle the exception is itself, with all that it holds, however it was made (HA4, HE4)."""
-    served(raise_what_is_asked)
+    shared(raise_what_is_asked)
     made = RAISED[kind][0]()
     with pytest.raises(type(made)) as caught:
         client.get_handle(name).remote(kind).result()
     assert (caught.value.status_code, caught.value.detail) == (made.status_code, made.detail)
     assert caught.value.headers == made.headers
-    assert errors_of(client, name) == 0
+    assert errors_of(client, standing(raise_what_is_asked)) == 0
 
 
 def read_body(request):

@@ -134,14 +134,16 @@ def test_arrays_pass_unchanged(serve_as, name, outer):
     assert not handle.remote(frozen).result()[0].flags.writeable
 
 
+def give_back(request):
+    return request.body(), request.query_params["key"], [request.body()]
+
+
 @pytest.mark.parametrize("size", [0, 1, 16_383, 16_384, 70_000, 3_000_000])
-def test_bytes_pass_unchanged(serve_as, name, size):
+def test_bytes_pass_unchanged(shared, client, name, size):
     """``bytes`` and ``bytearray`` arrive as what they were, as body, keyword and answer, and inside others (RQ3)."""
 
-    def answer(request):
-        return request.body(), request.query_params["key"], [request.body()]
-
-    handle = serve_as(name, answer)
+    shared(give_back)
+    handle = client.get_handle(name)
     data = np.random.default_rng(size).bytes(size)
     for given in (data, bytearray(data)):
         got = handle.remote(given, key=given).result()

@@ -66,11 +66,11 @@ def test_deploy_sets_the_deadline_and_keeps_it(client, http, name):
 @pytest.mark.parametrize(
     ("value", "error"), [(0, ValueError), (-1, ValueError), (math.nan, ValueError), ("5", TypeError)]
 )
-def test_bad_deadlines(served, client, name, value, error):
+def test_bad_deadlines(shared, standing, client, name, value, error):
     """What is no number of seconds above 0 is refused, wherever a deadline can be given (HE2, HA2)."""
-    served(Sleeps)
+    shared(Sleeps)
     with pytest.raises(error, match="request_timeout_s"):
-        client.create_endpoint(f"{name}-other", backend=name, request_timeout_s=value)
+        client.create_endpoint(f"{name}-other", backend=standing(Sleeps), request_timeout_s=value)
     with pytest.raises(error, match="request_timeout_s"):
         client.deploy(f"{name}-other", Sleeps, request_timeout_s=value)
     with pytest.raises(error, match="timeout_s"):
@@ -109,9 +109,9 @@ def test_clients_may_not_be_in_less(client, http, name):
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", "", "1,2"])
-def test_deadlines_that_make_no_sense(served, client, http, name, value):
+def test_deadlines_that_make_no_sense(shared, client, http, name, value):
     """A header that is no number above 0 is a 400 with an error id, and no code has run (HE1, HE2)."""
-    route = served(Sleeps)
+    route = shared(Sleeps)
     answer = http.get(route, headers={"x-serve-timeout-s": value, "x-request-id": "hurry-1"})
     assert (answer.status_code, answer.json()["reason"]) == (400, "rejected")
     assert answer.json()["error_id"] == "hurry-1"

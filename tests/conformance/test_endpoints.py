@@ -22,15 +22,12 @@ def two(request):
 
 
 @pytest.fixture
-def pair(client, name):
-    """Two backends and an endpoint that uses the first."""
-    client.create_backend(f"{name}-1", one)
-    client.create_backend(f"{name}-2", two)
-    client.create_endpoint(name, backend=f"{name}-1", route=f"/{name}")
-    yield f"{name}-1", f"{name}-2"
+def pair(client, standing, name):
+    """Two backends, which all tests here share, and an endpoint that uses the first."""
+    first, second = standing(one), standing(two)
+    client.create_endpoint(name, backend=first, route=f"/{name}")
+    yield first, second
     client.delete_endpoint(name)
-    client.delete_backend(f"{name}-1", force=True)
-    client.delete_backend(f"{name}-2", force=True)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +57,8 @@ def test_bad_endpoints(client, name, options, error, text):
 
 def test_unknown_backend_suggests(client, pair, name):
     """A mistyped backend gets the nearest name (CE5)."""
-    with pytest.raises(ValueError, match=rf"did you mean '{name}-.'"):
-        client.create_endpoint(f"{name}-x", backend=f"{name}_1")
+    with pytest.raises(ValueError, match=rf"did you mean '{pair[0][:-1]}.'"):
+        client.create_endpoint(f"{name}-x", backend=pair[0].replace("g", "gg"))
 
 
 def test_conflicts(client, pair, name):

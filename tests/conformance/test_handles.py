@@ -64,9 +64,9 @@ def test_many_calls_at_once(served, client, name):
     assert serve.get([handle.remote(n) for n in range(1000)]) == list(range(1000))
 
 
-def test_options(served, client, name):
+def test_options(shared, client, name):
     """Options make a new handle, are inherited, and can be unset (HA2)."""
-    served(echo)
+    shared(echo)
     plain = client.get_handle(name)
     other = plain.options(http_method="POST").options(method_name="x")
     assert "POST" in repr(other)
@@ -217,16 +217,16 @@ def _raises(error, handle):
     return False
 
 
-def test_futures_as_arguments(served, client, name):
+def test_futures_as_arguments(shared, client, name):
     """A future given to another call is resolved first (HA8)."""
-    served(echo)
+    shared(echo)
     handle = client.get_handle(name)
     assert handle.remote(handle.remote(handle.remote("deep"))).result() == "deep"
 
 
-def test_async_handle(served, client, name):
+def test_async_handle(shared, client, name):
     """An async handle is awaited in any event loop (HA1, HA13)."""
-    served(echo)
+    shared(echo)
 
     async def use():
         handle = client.get_handle(name, sync=False)
@@ -239,9 +239,9 @@ def test_async_handle(served, client, name):
         assert asyncio.run(use()) == ("a", list(range(50)))
 
 
-def test_handles_from_many_threads(served, client, name):
+def test_handles_from_many_threads(shared, client, name):
     """A sync handle may be used from any thread."""
-    served(echo)
+    shared(echo)
     handle = client.get_handle(name)
     results = {}
 
@@ -378,9 +378,9 @@ def test_payloads_that_are_too_large(served, client, name):
     assert handle.remote("well").result() == "well"
 
 
-def test_a_short_timeout_after_a_long_rest(served, client, name):
+def test_a_short_timeout_after_a_long_rest(shared, client, name):
     """A deadline counts from the call, however long the loop has slept before."""
-    served(echo)
+    shared(echo)
     handle = client.get_handle(name).options(timeout_s=3.0)
     assert handle.remote(1).result() == 1
     time.sleep(3.2)  # the rest itself is what is tested
@@ -479,9 +479,9 @@ def test_async_calls_follow_every_change(client, name):
         client.delete_backend(f"{name}-{tag}")
 
 
-def test_a_call_cannot_be_awaited_twice(served, client, name):
+def test_a_call_cannot_be_awaited_twice(shared, client, name):
     """What ``remote()`` of an async handle gives is awaited once; the future that this gives as often as one likes."""
-    served(echo)
+    shared(echo)
 
     async def use():
         sending = client.get_handle(name, sync=False).remote(1)

@@ -52,9 +52,9 @@ def test_http_1_1_and_nothing_else(served, client):
         ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
 
 
-def test_exact_routes(served, http, name):
+def test_exact_routes(shared, http, name):
     """A route matches its path and nothing else (HT2)."""
-    route = served(where)
+    route = shared(where)
     assert http.get(route).status_code == 200
     assert http.get(route + "?a=1").status_code == 200
     for other in (route + "/", route + "/more", route[:-1], route.upper()):
@@ -71,23 +71,19 @@ def test_exact_routes(served, http, name):
         ("/{a}/{b}", "/x/y", {"a": "x", "b": "y"}),
     ],
 )
-def test_templates(client, http, name, template, path, params):
+def test_templates(client, http, standing, name, template, path, params):
     """Parameters of a template arrive decoded (HT3)."""
-    client.create_backend(name, where)
-    client.create_endpoint(name, backend=name, route=f"/{name}{template}")
+    client.create_endpoint(name, backend=standing(where), route=f"/{name}{template}")
     assert http.get(f"/{name}{path}").json()["params"] == params
     client.delete_endpoint(name)
-    client.delete_backend(name)
 
 
 @pytest.mark.parametrize("path", ["/", "//", "/a/b", ""])
-def test_a_parameter_is_one_segment(client, http, name, path):
+def test_a_parameter_is_one_segment(client, http, standing, name, path):
     """A parameter takes one segment, and not an empty one (HT3)."""
-    client.create_backend(name, where)
-    client.create_endpoint(name, backend=name, route=f"/{name}/{{id}}")
+    client.create_endpoint(name, backend=standing(where), route=f"/{name}/{{id}}")
     assert http.get(f"/{name}{path}").status_code == 404
     client.delete_endpoint(name)
-    client.delete_backend(name)
 
 
 def test_precedence(client, http, name):
@@ -117,9 +113,9 @@ def test_not_found(http):
     assert "path-" not in answer.text
 
 
-def test_method_not_allowed(served, http):
+def test_method_not_allowed(shared, http):
     """A method that the route does not allow is a 405 that names those it does (HT5, H15)."""
-    route = served(where, methods=("GET", "put"))
+    route = shared(where, methods=("GET", "put"))
     answer = http.post(route)
     assert answer.status_code == 405
     assert set(answer.headers["allow"].split(", ")) == {"GET", "PUT", "HEAD"}
@@ -134,9 +130,9 @@ def test_head(served, http):
     assert answer.headers["content-type"] == http.get(route).headers["content-type"]
 
 
-def test_head_needs_get(served, http):
+def test_head_needs_get(shared, http):
     """A route without GET has no HEAD either (HT5)."""
-    assert http.head(served(where, methods=("POST",))).status_code == 405
+    assert http.head(shared(where, methods=("POST",))).status_code == 405
 
 
 def test_system_paths(served, client, http, name):
@@ -206,10 +202,10 @@ def seen(request):
 
 @pytest.mark.parametrize("offer", [b"h2c", b"websocket", b"foo/1"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_an_offer_of_another_protocol(served, client, offer, chunked):
-    """`curl --http2 -d ...` and whoever else offers to switch is served by HTTP/1.1, and the body, which comes in a
+def test_an_offer_of_another_protocol(shared, client, offer, chunked):
+    """`curl --http2 -d ...` and whoever else offers to switch is shared by HTTP/1.1, and the body, which comes in a
     piece of its own, is the body of that request and not the next one (HT1, F28)."""
-    route = served(seen, methods=("GET", "POST")).encode()
+    route = shared(seen, methods=("GET", "POST")).encode()
     body = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % route
     framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
     head = b"POST %s HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: %s\r\n%s\r\n\r\n"
@@ -223,9 +219,9 @@ def test_an_offer_of_another_protocol(served, client, offer, chunked):
     assert bodies == [["POST", route.decode(), body.decode()], ["GET", route.decode(), ""]]
 
 
-def test_no_tunnels(served, client):
+def test_no_tunnels(shared, client):
     """CONNECT is refused, and what follows it is not a request (HT1, F28)."""
-    route = served(seen, methods=("GET", "CONNECT")).encode()
+    route = shared(seen, methods=("GET", "CONNECT")).encode()
     inner = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % route
     for target in (route, b"example.org:443"):
         for length in (b"", b"content-length: %d\r\n" % len(inner)):
@@ -234,9 +230,9 @@ def test_no_tunnels(served, client):
             assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_the_whole_address_as_a_target(served, client):
+def test_the_whole_address_as_a_target(shared, client):
     """A target may name the host, as proxies write it (HT2)."""
-    route = served(seen).encode()
+    route = shared(seen).encode()
     answer = raw(client, b"GET http://some.host%s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % route)
     assert answer.endswith(b'["GET","%s",""]' % route)
     answer = raw(client, b"GET http://some.host?a=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")

@@ -66,14 +66,15 @@ def test_form(served, http):
     assert answer == {"name": "z", "file": "content"}
 
 
+def echo(request):
+    return request.body()
+
+
 @pytest.mark.parametrize("size", [0, 1, 640 * 1024, 64 * 1024 * 1024])
-def test_body_echoes_intact(served, http, size):
+def test_body_echoes_intact(shared, http, size):
     """A body comes back byte for byte, up to the limit; one byte more is a 413 (HT11, RQ9)."""
 
-    def echo(request):
-        return request.body()
-
-    route, body = served(echo), np.random.default_rng(size).bytes(size)
+    route, body = shared(echo), np.random.default_rng(size).bytes(size)
     assert http.post(route, content=body).content == body
     if size == LIMIT:
         connection = HTTPConnection(http.base_url.host, http.base_url.port, timeout=WAIT_S)
@@ -84,14 +85,11 @@ def test_body_echoes_intact(served, http, size):
         connection.close()
 
 
-def test_chunked_body_is_complete(served, http):
+def test_chunked_body_is_complete(shared, http):
     """A body without a length is complete before the callable runs (RQ9)."""
 
-    def echo(request):
-        return request.body()
-
     parts = [b"a" * 1000, b"b" * 70000, b"c"]
-    assert http.post(served(echo), content=iter(parts)).content == b"".join(parts)
+    assert http.post(shared(echo), content=iter(parts)).content == b"".join(parts)
 
 
 def test_no_argument(served, http):
@@ -139,9 +137,9 @@ def test_call_method(served, http, client, name):
 
 
 @pytest.mark.parametrize("method", ["missing", "_private", "__init__", "__class__", "reconfigure", "close"])
-def test_closed_methods(served, http, client, name, method):
+def test_closed_methods(shared, http, client, name, method):
     """Names that are missing, private or ours are refused, and nothing of them is called (RQ7)."""
-    route = served(Methods, config={"http_methods": "*"})
+    route = shared(Methods, http_methods="*")
     answer = http.get(route, headers={"X-SERVE-CALL-METHOD": method})
     assert answer.status_code == 400
     assert answer.json()["error_id"]
@@ -212,14 +210,15 @@ def test_requests_of_handles_by_their_old_name(client, http, name, is_async):
     client.delete_backend(slashed)
 
 
+async def json_of(request):
+    return await request.json()
+
+
 @pytest.mark.parametrize("data", [{"a": 1}, [1], "text", 3, 2.5, True, None, b'{"a": 1}'])
-def test_handle_json(served, client, name, data):
+def test_handle_json(shared, client, name, data):
     """json() of a handle call gives plain values as they are and parses bytes (RQ3)."""
 
-    async def value(request):
-        return await request.json()
-
-    served(value)
+    shared(json_of)
     expected = {"a": 1} if isinstance(data, bytes) else data
     assert client.get_handle(name).remote(data).result() == expected
 

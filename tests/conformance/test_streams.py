@@ -165,9 +165,9 @@ def test_a_streamed_response_through_a_handle(served, client, name, code):
         (return_streaming, "ab"),
     ],
 )
-def test_streams(served, http, code, expected):
+def test_streams(shared, http, code, expected):
     """Generators and StreamingResponse arrive whole, chunk by chunk (RP4)."""
-    answer = http.get(served(code))
+    answer = http.get(shared(code))
     assert answer.text == expected
     if code is return_streaming:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -256,22 +256,22 @@ async def break_off_async(request):
 
 
 @pytest.mark.parametrize("code", [break_off, break_off_async])
-def test_a_broken_stream_never_ends_cleanly(served, http, code):
+def test_a_broken_stream_never_ends_cleanly(shared, http, code):
     """A stream that breaks is cut without its end marker (HE3)."""
-    with pytest.raises(httpx.RemoteProtocolError), http.stream("GET", served(code)) as answer:
+    with pytest.raises(httpx.RemoteProtocolError), http.stream("GET", shared(code)) as answer:
         list(answer.iter_bytes())
 
 
 @pytest.mark.parametrize("code", [generate, generate_async])
-def test_streams_through_handles(served, client, name, code):
+def test_streams_through_handles(shared, client, name, code):
     """Through a handle a generator arrives as an iterator of objects (RP5)."""
-    served(code)
+    shared(code)
     assert list(client.get_handle(name).remote().result()) == ["one,", b"two,", {"n": 3}]
 
 
-def test_stream_error_through_handles(served, client, name):
+def test_stream_error_through_handles(shared, client, name):
     """The user's exception surfaces where the stream broke (RP5, HA4)."""
-    served(break_off)
+    shared(break_off)
     values = client.get_handle(name).remote().result()
     assert next(values) == "some"
     with pytest.raises(RuntimeError, match="broke"):

@@ -26,6 +26,9 @@ load_profile()
 WAIT_S = 60.0
 """For conditions that come true at once as a rule, and late on a machine that is busy with other things."""
 
+UNWATCHED = {"rollout_watch_s": 0}
+"""A backend's config with which an update is over as soon as the new replicas serve, for tests of something else."""
+
 T = TypeVar("T")
 
 _names = itertools.count(1)

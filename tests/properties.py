@@ -1,4 +1,4 @@
-"""How many examples property tests try: a few in the gate, many where there is time."""
+"""How much a test tries: a part in the gate, all where there is time."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def load_profile() -> None:
     settings.register_profile("gate", deadline=None, max_examples=GATE_EXAMPLES)
     settings.register_profile("long", deadline=None, max_examples=100 * LONG_FACTOR)
     settings.load_profile(PROFILE)
+
+
+def tries(gate: int, long: int) -> int:
+    """How often something is done that takes long: ``gate`` times in the gate, ``long`` times where there is time."""
+    return gate if PROFILE == "gate" else long
 
 
 def examples(count: int, **more: Any) -> settings:

@@ -9,7 +9,7 @@ import pytest
 
 import pointsman as serve
 from tests.conformance.traffic import Noted, range_of
-from tests.conftest import wait_until
+from tests.conftest import UNWATCHED, wait_until
 
 KEY = "x-serve-shard-key"
 
@@ -238,7 +238,7 @@ def test_bad_sources(client, backends, name, source, error):
 
 def test_deploy_keeps_the_source(client, http, name):
     """I say once at deploy where keys are; a new version of the code keeps that, unless I say otherwise (DP3)."""
-    client.deploy(name, Noted, route=f"/{name}", shard_key="cookie:session")
+    client.deploy(name, Noted, route=f"/{name}", shard_key="cookie:session", config=UNWATCHED)
     client.deploy(name, Noted)
     assert client.get_traffic(name)["shard_key"] == "cookie:session"
     assert http.get(f"/{name}", headers={"cookie": f"session={'x' * 257}"}).status_code == 400

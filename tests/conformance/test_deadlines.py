@@ -13,7 +13,7 @@ import pytest
 import pointsman as serve
 from pointsman.context import call_scope
 from pointsman.exceptions import DeadlineExceededError
-from tests.conftest import wait_until
+from tests.conftest import UNWATCHED, wait_until
 
 BEGINS_S = 2.0
 """A deadline that user code begins before, on a busy machine too, and does not keep."""
@@ -55,7 +55,7 @@ def test_an_endpoint_has_its_own_deadline(client, http, name):
 
 def test_deploy_sets_the_deadline_and_keeps_it(client, http, name):
     """``deploy`` gives an endpoint its deadline; a later one without a word on it leaves it as it is (HE2)."""
-    client.deploy(name, Sleeps, route=f"/{name}", request_timeout_s=BEGINS_S)
+    client.deploy(name, Sleeps, route=f"/{name}", request_timeout_s=BEGINS_S, config=UNWATCHED)
     assert http.get(f"/{name}").status_code == 504
     client.deploy(name, Sleeps)
     assert http.get(f"/{name}").status_code == 504

@@ -10,7 +10,7 @@ import pytest
 import pointsman as serve
 from pointsman.exceptions import BackendStartError, ServeException
 from tests.conformance.traffic import assert_shares
-from tests.conftest import start_client
+from tests.conftest import UNWATCHED, start_client
 
 
 def one(request):
@@ -246,7 +246,7 @@ def test_a_bad_version_does_not_take_over(client, http, name):
         def __init__(self):
             raise RuntimeError("bad weights")
 
-    client.deploy(name, version(1), route=f"/{name}")
+    client.deploy(name, version(1), route=f"/{name}", config=UNWATCHED)
     with pytest.raises(BackendStartError, match="bad weights"):
         client.deploy(name, Bad)
     assert http.get(f"/{name}").json() == 1
@@ -274,7 +274,7 @@ def test_deploy_over_a_foreign_endpoint(client, pair, name):
 def test_deploy_swaps_one_by_one_without_room(engine):
     """When old and new do not fit side by side, replicas are swapped and no request fails (DP5)."""
     with start_client(engine, strict=True, location=None) as client:
-        client.deploy("x", version(1), ray_actor_options={"num_gpus": 2})
+        client.deploy("x", version(1), ray_actor_options={"num_gpus": 2}, config=UNWATCHED)
         handle = client.get_handle("x")
         futures = [handle.remote() for _ in range(20)]
         client.deploy("x", version(2))

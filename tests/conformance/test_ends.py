@@ -8,7 +8,7 @@ import time
 import pytest
 
 import pointsman as serve
-from tests.conftest import WAIT_S, start_client, wait_until
+from tests.conftest import UNWATCHED, WAIT_S, start_client, wait_until
 
 
 class Closes:
@@ -103,7 +103,7 @@ def test_deleting_a_backend_closes_it(client, name, journal, code):
 
 def test_scaling_in_and_redeploying_close(client, name, journal):
     """A replica that is not wanted any more, and one of an old version, are closed; the others are not (CB11, SO7)."""
-    client.deploy(name, Closes, str(journal), "old", config={"num_replicas": 2})
+    client.deploy(name, Closes, str(journal), "old", config={"num_replicas": 2, **UNWATCHED})
     client.update_backend_config(name, {"num_replicas": 1})
     wait_until(lambda: lines(journal) == ["old close", "old del", "exit"], what="one replica has ended")
     client.deploy(name, Closes, str(journal), "new")
@@ -200,7 +200,7 @@ class Methods:
 def test_methods_are_opened_and_closed_to_http(served, http, client, name):
     """Over HTTP nothing but what is named can be chosen, from the next request after a change on, by the same replica;
     handles may choose as before, also for a request that came over HTTP (RQ7, BC8, DP4)."""
-    client.deploy(name, Methods, route=f"/{name}")
+    client.deploy(name, Methods, route=f"/{name}", config=UNWATCHED)
     route, tag = f"/{name}", http.get(f"/{name}").text
 
     def status(method):

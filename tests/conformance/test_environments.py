@@ -17,13 +17,12 @@ import pytest
 
 import pointsman as serve
 from pointsman.wire.frames import PROTOCOL_VERSION
-from tests.conftest import wait_until
+from tests.conftest import UNWATCHED, wait_until
 from tests.elsewhere import Asks, interpreter, versions
 from tests.environments import PYENV, Environments, other_python, site_packages
 
 Served = Callable[..., str]
 OLD, NEW = "semver==2.13.0", "semver==3.0.2"
-UNWATCHED = {"rollout_watch_s": 0}
 
 MODEL = """
 import sys

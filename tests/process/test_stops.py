@@ -260,7 +260,8 @@ class Driver:
 
         def refuses() -> bool:
             try:
-                return httpx.get(f"{self.address}/-/healthz").status_code == 503
+                # Behind the end nobody takes connections, and nobody refuses them: that is seen by waiting.
+                return httpx.get(f"{self.address}/-/healthz", timeout=2).status_code == 503
             except httpx.HTTPError:
                 return True
 

@@ -22,6 +22,7 @@ import pointsman as serve
 from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
 from tests.process.test_faults import Load, pids_of
 from tests.process.wire import Connection, connections_to_each
+from tests.properties import tries
 
 
 def tag_of_backend(request):
@@ -144,7 +145,7 @@ for number, numerator in enumerate(numerators):
 print(json.dumps({"seconds": time.monotonic() - began}), flush=True)
 sys.stdin.readline()
 """
-CHANGES = 250
+CHANGES = tries(100, 250)
 
 
 def test_four_operators_change_traffic_at_once(name):

@@ -5,13 +5,24 @@ BIN := $(VENV)/bin
 KEEP ?=
 JOBS ?= 2
 
-.PHONY: demo test prometheus proxies conformance-ray lint bench chaos matrix clean
+.PHONY: demo test quick test-long prometheus proxies conformance-ray lint bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
 
 test: $(VENV)/.test lint prometheus proxies
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
+
+# For each small change: a minute on two cores.
+quick: lint
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow" tests/unit tests/loop
+
+# What is too long for every change: property tests with many examples, the conformance suite on Ray whole, faults
+# under load, and every Python.
+test-long: $(VENV)/.test
+	POINTSMAN_EXAMPLES=long $(BIN)/pytest -n $(JOBS) --dist loadfile \
+	  tests/unit tests/loop tests/conformance/test_metrics.py tests/process/test_traffic.py
+	$(MAKE) --no-print-directory conformance-ray chaos matrix
 
 # For the tests of docs/monitoring, which say that they are skipped where there is none. Debian's package is unpacked
 # beside the environment and not installed: that needs no rights, and starts no service.
@@ -74,13 +85,17 @@ matrix:
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+# Also in an environment that somebody else has made: an older pip knows no groups.
+$(VENV)/.pip: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
 	@touch $@
 
-$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+$(VENV)/.test: $(VENV)/.pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]" --group test
 	@touch $@
 

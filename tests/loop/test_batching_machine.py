@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Awaitable
 from typing import Any, NamedTuple, TypeVar
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -370,6 +371,7 @@ class Batching(RuleBasedStateMachine):
         self.loop.close()
 
 
+@pytest.mark.slow
 def test_no_answer_is_lost_or_goes_astray() -> None:
     """Whatever callers, operators and user code do, every call runs at most once, in a batch that it belongs in, and
     ends with its own answer, its own failure, or as given up (BA3-BA6, BA11, BA12, BA15, F2, F26, F39)."""

@@ -91,6 +91,7 @@ def left_behind() -> dict[str, int]:
     return kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 100_000], ids=["direct", "asgi"])
 @pytest.mark.parametrize("does", ["answers", "refuses", "waits"])
 def test_requests_leave_no_cycles(does: str, size: int) -> None:

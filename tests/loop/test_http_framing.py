@@ -73,6 +73,7 @@ def test_every_body_belongs_to_its_request(case: Case, middlewares: bool) -> Non
     run(main())
 
 
+@pytest.mark.slow
 @WAYS
 @pytest.mark.parametrize("seed", range(4))
 def test_requests_with_a_byte_changed(seed: int, middlewares: bool) -> None:

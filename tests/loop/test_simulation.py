@@ -14,6 +14,7 @@ SEEDS = int(os.environ.get("POINTSMAN_SIMULATION_SEEDS", "150"))
 """``make chaos`` asks for 2,000."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_whatever_happens(caplog: pytest.LogCaptureFixture) -> None:
     """Commands, crashes and delays in any order: what was acknowledged holds, removal goes step by step, and in the end

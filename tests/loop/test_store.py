@@ -194,6 +194,7 @@ def test_a_newer_schema_is_refused(filled: Path) -> None:
         Store(filled).open()
 
 
+@pytest.mark.slow
 def test_the_last_replies_are_kept_and_no_more(path: Path) -> None:
     """A client that repeats a recent command gets its first reply; the file does not grow for ever (CL5, G9)."""
     store = reopened(path)

@@ -78,6 +78,7 @@ def noise(size: int, chance: random.Random) -> Iterator[Mutate]:
         yield lambda data, place=place, more=more: (data[:place] + more + data[place + 16 :])[: len(data)]  # type: ignore[misc]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("copied", [True, False], ids=["copied", "not copied"])
 def test_damaged_files(folder: Path, copied: bool) -> None:

@@ -290,7 +290,8 @@ class Stubborn:
                 time.sleep(60)
             except BaseException:
                 pass
-client.create_backend("b", Stubborn, config={"num_replicas": 2})
+config = {"num_replicas": 2, "experimental_graceful_shutdown_timeout_s": 1.0}  # it would take all of the usual time
+client.create_backend("b", Stubborn, config=config)
 client.create_endpoint("e", backend="b", route="/e")
 future = client.get_handle("e").remote()
 print("ready", flush=True)

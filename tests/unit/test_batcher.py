@@ -262,6 +262,7 @@ class AnyUse(RuleBasedStateMachine):
         assert (self.batcher.due_at() is None) == (not len(self.batcher))
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_served_twice() -> None:
     """Whatever comes, goes away or changes, every query leaves once, in order, in a batch of its method (BA3, BA6)."""
     run_state_machine_as_test(AnyUse, settings=examples(60, stateful_step_count=30, database=None))

@@ -301,6 +301,7 @@ def simulate(rate: float, target_s: float | None, *, seed: int, count: int = 800
 RATES = (20, 100, 300, 0.25 * CAPACITY, 0.5 * CAPACITY, 0.7 * CAPACITY, 0.9 * CAPACITY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target_s", [0.05, 0.02])
 @pytest.mark.parametrize("rate", RATES, ids=lambda rate: f"{rate:.0f} a second")
 def test_the_target_is_met_where_it_can_be_met(rate: float, target_s: float) -> None:

@@ -294,6 +294,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert spec.version <= spec.config_version <= state.version
 
 
+@pytest.mark.slow
 def test_any_order_of_changes_leaves_a_whole_state() -> None:
     """Whatever operators do and whatever fails, no route is shared and no endpoint leads to nowhere (CL3, CE6, DP2)."""
     run_state_machine_as_test(AnyOrder, settings=examples(150, stateful_step_count=20, database=None))

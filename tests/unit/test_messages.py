@@ -71,6 +71,7 @@ def name_of(kind: type) -> str:
     return kind.__name__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERYTHING, ids=name_of)
 def test_everything_survives_the_way_there(kind: type[msgspec.Struct]) -> None:
     """What one process sends is what the other one gets, field by field."""
@@ -97,6 +98,7 @@ def test_commands_name_themselves(kind: type[Command]) -> None:
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HEADS, ids=name_of)
 def test_fields_of_a_newer_peer_are_ignored(kind: type[Message]) -> None:
     """A newer peer may add fields at the end, of any type, and is still understood (DM6)."""
@@ -110,6 +112,7 @@ def test_fields_of_a_newer_peer_are_ignored(kind: type[Message]) -> None:
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in EVERYTHING if kind not in HEADS], ids=name_of)
 def test_keys_of_a_newer_peer_are_ignored(kind: type[msgspec.Struct]) -> None:
     """A newer peer may add keys to a command or a noun, and is still understood (DM6)."""

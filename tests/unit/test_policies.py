@@ -67,12 +67,14 @@ def half_to_new(call: CallInfo, split: TrafficSplit, draw: float) -> str:
     return sorted(set(tags) - {"new"})[zlib.adler32(call.shard_key.encode()) % 2] if len(tags) > 1 else tags[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [BuiltIn(), BuiltIn, "tests.unit.test_policies:BuiltIn"])
 def test_the_built_in_way_is_sound(policy: Any) -> None:
     """A user who hands on to the built-in choice passes, as an object, a class or an import path (SA7, SA9)."""
     check_traffic_policy(policy)
 
 
+@pytest.mark.slow
 def test_taking_turns_is_sound_for_equal_weights() -> None:
     """A round robin passes with the weights that it is meant for, and only with those (TR3)."""
     check_traffic_policy(TakeTurns(), weights=HALVES)
@@ -104,6 +106,7 @@ def test_what_is_wrong_is_said(policy: Any, text: str) -> None:
         check_traffic_policy(policy, weights=HALVES, calls=2000)
 
 
+@pytest.mark.slow
 def test_the_usual_weights_find_a_policy_that_ignores_them() -> None:
     """A policy that only ever saw equal weights fails without the user thinking of others (SA9)."""
     with pytest.raises(AssertionError, match="weights not respected"):

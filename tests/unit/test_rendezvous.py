@@ -123,6 +123,7 @@ def test_golden_owners(endpoint: str, weights: Weights, key: str, backend: str, 
     assert HASH_VERSION == 1
 
 
+@pytest.mark.slow
 @examples(1000)
 @given(bits=st.integers(0, 2**64 - 1) | st.integers(0, 64).map(lambda n: 2**64 - 1 >> n))
 def test_the_logarithm_is_accurate(bits: int) -> None:
@@ -186,6 +187,7 @@ def test_a_rollout_moves_the_difference_and_only_forward() -> None:
     assert moved.total() / len(KEYS) == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_whole_rollout_moves_each_key_once() -> None:
     """Over twenty steps from old to new each user changes once, and never back (TR12)."""
     before = homes({"old": 1.0, "new": 0.0})
@@ -196,6 +198,7 @@ def test_a_whole_rollout_moves_each_key_once() -> None:
     assert set(before.values()) == {"new"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -219,6 +222,7 @@ def test_keys_move_only_when_they_must(before: Weights, after: Weights) -> None:
     assert moved.total() / len(KEYS) <= bound + 3 * math.sqrt(bound * (1 - bound) / len(KEYS))
 
 
+@pytest.mark.slow
 @examples(40)
 @given(before=weight_sets_of("abcdef"), after=weight_sets_of("abcdef"), seed=st.integers(0, 2**32))
 def test_no_change_moves_more_than_it_must(before: Weights, after: Weights, seed: int) -> None:

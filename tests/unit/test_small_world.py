@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from tests.unit.reconciling import GPU, ORIGIN, TRAITS
 from tests.unit.small_world import World, some_command
 
 
+@pytest.mark.slow
 @examples(80)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_operators_do_no_replica_is_missed(seed: int) -> None:
@@ -25,6 +27,7 @@ def test_whatever_operators_do_no_replica_is_missed(seed: int) -> None:
     world.assert_settled()
 
 
+@pytest.mark.slow
 @examples(60)
 @given(seed=st.integers(0, 2**32))
 def test_without_room_versions_are_swapped_one_by_one(seed: int) -> None:
@@ -43,6 +46,7 @@ def test_without_room_versions_are_swapped_one_by_one(seed: int) -> None:
         assert len(world.observed.replicas) == 3
 
 
+@pytest.mark.slow
 @examples(80)
 @given(seed=st.integers(0, 2**32), gpus=st.integers(1, 4))
 @example(seed=170600, gpus=1)  # both routers miss the table that a replica has left

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_types_of_handles_and_futures() -> None:
     """My editor knows what ``remote``, ``result``, ``get`` and ``wait`` give, and what ``options`` takes."""
     command = [sys.executable, "-m", "mypy", "--strict", "tests/typed/handles.py"]

@@ -52,7 +52,7 @@ lint: $(VENV)/.test
 
 # The whole conformance suite on the Ray engine, and the examples of Ray Serve 1.x; `make test` runs a part of it there.
 conformance-ray: $(VENV)/.test
-	POINTSMAN_EXAMPLES_ENGINE=ray $(BIN)/pytest tests/docs/test_ray_serve_1x.py
+	POINTSMAN_EXAMPLES_ENGINE=ray $(BIN)/pytest tests/docs/test_ray_serve_1x.py tests/docs/test_ray_serve_1x_composition.py
 	$(BIN)/pytest tests/conformance --engine ray
 
 # Pointsman beside other servers: make bench ONLY=noop,batching PEERS=pointsman,mosec; what there is: BENCH=--list

@@ -6,8 +6,38 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 PROGRAM_TIMEOUT_S = 200.0
+
+ENGINE = os.environ.get("POINTSMAN_EXAMPLES_ENGINE", "local")
+"""Where the examples run. `make conformance-ray` has them on a Ray cluster of their own each, which takes minutes."""
+
+IMPORTS = """
+import os
+
+import pointsman as serve
+"""
+
+HANDLE_REQUEST = """
+def handle_request(request):
+    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+"""
+
+ANSWER = """
+def answer_of(backend):
+    client.create_endpoint(backend, backend=backend)
+    return client.get_handle(backend).remote().result()
+"""
+
+
+def program(*parts: str, **start: object) -> str:
+    """A script out of dedented parts, behind the imports and the start of an instance on a free port."""
+    if ENGINE == "ray":  # a cluster of its own, with room: Ray does not let replicas share a CPU
+        start = {"num_cpus": 16, **start, "engine": "ray", "address": "local"}
+    arguments = "".join(f", {name}={value!r}" for name, value in start.items())
+    client = f'client = serve.start(http_options={{"port": 0}}, metrics_export_port=0{arguments})'
+    return "\n".join([IMPORTS, client, HANDLE_REQUEST, ANSWER, *map(dedent, parts)])
 
 
 def run_program(text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

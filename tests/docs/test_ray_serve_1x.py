@@ -6,13 +6,12 @@ names that the page takes for granted; what stands behind them looks at the resu
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from textwrap import dedent, indent
 
 import pytest
 
-from tests.docs.programs import assert_succeeded, run_program
+from tests.docs.programs import ENGINE, assert_succeeded, program, run_program
 
 # The code of Ray Serve 1.x's pages, line by line.
 
@@ -142,24 +141,12 @@ SHADOWS = """
   client.shadow_traffic("shadowed_endpoint", "new_backend_2", 0)
 """
 
-ENGINE = os.environ.get("POINTSMAN_EXAMPLES_ENGINE", "local")
-"""Where the examples run. `make conformance-ray` has them on a Ray cluster of their own each, which takes minutes."""
 
 STATED_GPUS = "0,1" if ENGINE == "ray" else ""
 """A machine without GPUs; Ray believes in stated ones only where this variable names as many."""
 
 # What the page takes for granted.
 
-IMPORTS = """
-import os
-
-import pointsman as serve
-"""
-
-HANDLE_REQUEST = """
-def handle_request(request):
-    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-"""
 
 MY_CLASSES = """
 class MyClass:
@@ -177,21 +164,6 @@ def answers(endpoint, count):
     handle = client.get_handle(endpoint)
     return serve.get([handle.remote() for _ in range(count)])
 """
-
-ANSWER = """
-def answer_of(backend):
-    client.create_endpoint(backend, backend=backend)
-    return client.get_handle(backend).remote().result()
-"""
-
-
-def program(*parts: str, **start: object) -> str:
-    """A script out of dedented parts, behind the imports and the start of an instance on a free port."""
-    if ENGINE == "ray":  # a cluster of its own, with room: Ray does not let replicas share a CPU
-        start = {"num_cpus": 16, **start, "engine": "ray", "address": "local"}
-    arguments = "".join(f", {name}={value!r}" for name, value in start.items())
-    client = f'client = serve.start(http_options={{"port": 0}}, metrics_export_port=0{arguments})'
-    return "\n".join([IMPORTS, client, HANDLE_REQUEST, ANSWER, *map(dedent, parts)])
 
 
 def test_scaling_out(tmp_path: Path) -> None:
@@ -545,79 +517,5 @@ def test_shadow_testing(tmp_path: Path) -> None:
         assert {handle.remote().result() for _ in range(50)} == {"existing_backend"}
         assert copies() == before
         """,
-    )
-    assert_succeeded(run_program(text, tmp_path))
-
-
-# Composing Multiple Models, and Sync and Async Handles. The page includes its example from a file of its own; this is
-# one to the same contract.
-
-COMPOSED = """
-import random
-
-def model_one(request):
-    print("model one was asked about", request.query_params.get("data"))
-    return random.random()
-
-def model_two(request):
-    print("model two was asked about", request.query_params.get("data"))
-    return request.query_params.get("data")
-
-class ComposedModel:
-    def __init__(self):
-        client = serve.connect()
-        self.model_one = client.get_handle("model_one")
-        self.model_two = client.get_handle("model_two")
-
-    async def __call__(self, starlette_request):
-        data = await starlette_request.body()
-        score = await self.model_one.remote(data=data)
-        if score > 0.5:
-            assert await self.model_two.remote(data=data) == data
-            return {"model_used": 2, "score": score}
-        return {"model_used": 1, "score": score}
-
-client.create_backend("model_one", model_one)
-client.create_endpoint("model_one", backend="model_one")
-client.create_backend("model_two", model_two)
-client.create_endpoint("model_two", backend="model_two")
-client.create_backend("composed_backend", ComposedModel, config={"max_concurrent_queries": 10})
-client.create_endpoint("composed", backend="composed_backend", route="/composed")
-"""
-
-
-def test_composition_of_models(tmp_path: Path) -> None:
-    """The score of one model decides whether another one is asked, and the answer is JSON that says so (CO1, CO4)."""
-    text = program(
-        COMPOSED,
-        """
-        import httpx
-        answers = [httpx.request("GET", client.http_address + "/composed", content=b"hey!").json() for _ in range(40)]
-        assert {answer["model_used"] for answer in answers} == {1, 2}, answers
-        assert all((answer["score"] > 0.5) == (answer["model_used"] == 2) for answer in answers), answers
-        """,
-    )
-    ended = run_program(text, tmp_path)
-    assert_succeeded(ended)
-    if ENGINE == "local":  # Ray may show what a replica prints after the program has ended
-        assert "model one was asked about b'hey!'" in ended.stderr
-
-
-def test_both_kinds_of_handle(tmp_path: Path) -> None:
-    """``sync`` toggles between the two kinds; an async one is awaited inside an event loop (HA1, EX12)."""
-    text = program(
-        """
-        import asyncio
-        client.create_backend("b", handle_request)
-        client.create_endpoint("e", backend="b")
-        by_default, sync = client.get_handle("e"), client.get_handle("e", sync=True)
-        assert type(by_default) is type(sync)
-        assert serve.get(by_default.remote()) == sync.remote().result()
-        async def ask():
-            handle = client.get_handle("e", sync=False)
-            future = await handle.remote()
-            return await future
-        assert asyncio.run(ask()) == serve.get(sync.remote())
-        """
     )
     assert_succeeded(run_program(text, tmp_path))

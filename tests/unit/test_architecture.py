@@ -55,6 +55,19 @@ def test_the_map_shows_nothing_that_is_not_there():
     assert [room for room in rooms() if room not in MODULES and room not in PACKAGES] == []
 
 
+def test_a_package_names_the_modules_that_it_has():
+    """Where a package's docstring lists its modules, in lines of names and what they are, each of them is there."""
+    wrong = []
+    for package in sorted(PACKAGES):
+        text = ast.get_docstring(ast.parse((SOURCE / package / "__init__.py").read_text())) or ""
+        for line in text.splitlines():
+            listed = re.fullmatch(r"([a-z_]+(?:, [a-z_]+)*) {2,}\S.*", line)
+            for name in listed[1].split(", ") if listed else ():
+                if f"{package}/{name}" not in MODULES and f"{package}/{name}" not in PACKAGES:
+                    wrong.append(f"{package}: {name}")
+    assert wrong == []
+
+
 def test_the_walks_pass_by_modules_that_there_are():
     """The walks through a request, a change and a replica name modules and folders of the source."""
     named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)+)`", "".join(section(number) for number in (3, 4, 5))))

@@ -6,9 +6,9 @@ ledger      the calls that are here, until their callers have been told
 item        one call
 batching    which items go together, and when (pure)
 thread, tasks   sync user code on its one thread, async user code on the loop
-target      the user's object and its methods
+usercontext, target   where user code runs; the user's object and its methods
 answers, responses, streams, jsonform   what it returned, as what travels
-failure, mistakes, failurelog  what it raised: whose fault it is, as a message and as log lines
+mistakes, failurelog   what it raised: whose mistake it is, and its log lines
 health      whether it still works
 metrics     counts and spans
 """

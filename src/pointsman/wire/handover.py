@@ -10,7 +10,12 @@ from pointsman.wire.messages import Message
 
 
 class HTTPSettings(msgspec.Struct, frozen=True):
-    """The part of HTTPOptions that an ingress acts on. ``middlewares`` is pickled by the operator's client."""
+    """The part of HTTPOptions that an ingress acts on, by the same names; a test compares the defaults.
+
+    Attributes:
+        middlewares: pickled by the operator's client.
+        origin: where their modules are found.
+    """
 
     host: str
     port: int

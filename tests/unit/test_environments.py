@@ -12,7 +12,7 @@ import cloudpickle
 import pytest
 
 import pointsman as serve
-from pointsman.client.backends import check_crossing
+from pointsman.client.backends import check_bytecode
 from pointsman.environments.interpreter import FASTER, RUNTIME, Facts, check
 from pointsman.environments.kinds import parse_env
 from pointsman.environments.resolve import caller, resolve
@@ -126,10 +126,10 @@ def test_code_does_not_cross_minor_versions() -> None:
     code = cloudpickle.dumps(lambda: 1)
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     with pytest.raises(ValueError, match=rf"greet.*Python {here}.*Python 3\.99.*'/env'.*ImportedBackend"):
-        check_crossing(code, "greet", other)
-    check_crossing(code, "greet", ENVIRONMENT)
-    check_crossing(code, "greet", None)
-    check_crossing(cloudpickle.dumps({"x": 1}), "user_config", other)
+        check_bytecode(code, "greet", other)
+    check_bytecode(code, "greet", ENVIRONMENT)
+    check_bytecode(code, "greet", None)
+    check_bytecode(cloudpickle.dumps({"x": 1}), "user_config", other)
 
 
 # --- what an interpreter says -----------------------------------------------------------------------------------

@@ -269,7 +269,7 @@ def _stay(client: Client, name: str, address: str | None, folder: InstanceFolder
         say("Stopping; Ctrl-C again hurries it.", err=True)
         with contextlib.suppress(KeyboardInterrupt):  # the second one, by which it has a second left
             client.stop()
-        client._has_ended()
+        client._after_end()
         say_what_is_kept(name, status, address, detached=False)
         return
     killed = folder is not None and folder.path.exists()  # one that ends in good order takes its folder along

@@ -1,10 +1,12 @@
-"""The client: one method per operation on an instance, by subject; all of them in one class for the user.
+"""The client of an instance: one class with one method per operation, put together from one module per subject.
 
 start        starts an instance, or connects to one
-client       the sum of all operations, with the instance's life, handles and status
-endpoints    endpoints, and who answers their calls
-backends     backends; their code is packed, looked at and tried before it is registered
-operations   how a change is made and waited for; statistics and status as plain dicts
+client       the class ``Client``: all operations, the instance's life, handles and status
+endpoints    operations on endpoints and their traffic
+backends     operations on backends, whose code is packed, checked and tried before it is registered
+operations   sends commands and waits for their effect; statistics and status as plain dicts
+keywords     errors that say where a misplaced keyword argument belongs
+signals      SIGINT, SIGTERM and SIGHUP while this process waits for an instance
 """
 
 from pointsman.client.client import Client

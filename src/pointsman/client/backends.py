@@ -1,7 +1,7 @@
-"""Operations on backends, and the one that makes backend and endpoint together.
+"""Operations on backends, and ``deploy``, which makes a backend and its endpoint together.
 
-Code is packed, looked at, and tried in the environment that it shall run in before anything is registered: what is
-wrong then costs nobody anything.
+Code is packed, checked, and imported once in the environment of its replicas before anything is registered, so that a
+mistake in it changes nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, Update
 
 
 class BackendOperations(Operations):
-    """Backends come, change, go and are listed."""
+    """Creates, changes, deletes and lists backends."""
 
     @explains_keywords
     def create_backend(
@@ -69,11 +69,11 @@ class BackendOperations(Operations):
         spec = options.config_spec(config)
         resources = parse_actor_options(ray_actor_options, self._credentials.control_path)
         kind = parse_env(env)
-        if kind is not None and tag in self._status().backends:  # sooner than the controller would say so
+        if kind is not None and tag in self._status().backends:  # before minutes are spent on making an environment
             raise ValueError(f"backend {tag!r} exists already; delete it first, or use deploy() to replace its code")
-        cargo = prepare(func_or_class, actor_init_args, kind, resources, spec.user_config)
-        command = CreateBackend(new_id(), tag, cargo.digest, cargo.origin, cargo.traits, spec, resources)
-        self._change(command, cargo.blob, backend=tag)
+        package = prepare(func_or_class, actor_init_args, kind, resources, spec.user_config)
+        command = CreateBackend(new_id(), tag, package.digest, package.origin, package.traits, spec, resources)
+        self._change(command, package.blob, backend=tag)
 
     @explains_keywords
     def update_backend_config(self, backend_tag: str, config_options: BackendConfig | Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ class BackendOperations(Operations):
         tag = arguments.check_object_name(backend_tag, "backend_tag")
         if user_config is not None and carries_code(user_config):
             present = self._present(tag)
-            check_crossing(user_config, "user_config", present.origin.environment if present is not None else None)
+            check_bytecode(user_config, "user_config", present.origin.environment if present is not None else None)
         self._change(UpdateBackendConfig(new_id(), tag, changes, user_config), backend=tag)
 
     def get_backend_config(self, backend_tag: str) -> BackendConfig:
@@ -160,13 +160,13 @@ class BackendOperations(Operations):
         if resources is None and present is not None:
             resources = present.resources
         environment = present.origin.environment if present is not None else None
-        cargo = prepare(func_or_class, init_args, kind or environment, resources or Resources(), user_config)
+        package = prepare(func_or_class, init_args, kind or environment, resources or Resources(), user_config)
         command = Deploy(
             new_id(),
             name,
-            cargo.digest,
-            cargo.origin,
-            cargo.traits,
+            package.digest,
+            package.origin,
+            package.traits,
             changes,
             user_config,
             resources,
@@ -177,23 +177,24 @@ class BackendOperations(Operations):
             check_timeout(request_timeout_s, "request_timeout_s"),
             by=author(),
         )
-        self._change(command, cargo.blob, backend=name)
+        self._change(command, package.blob, backend=name)
 
     def _present(self, tag: str) -> BackendSpec | None:
-        """A backend as it is; None when there is none."""
+        """The backend's present specification; None if it does not exist."""
         return self._backends(tag).get(tag)
 
 
 Code = Callable[..., Any] | type | ImportedBackend
 
 
-class Cargo(NamedTuple):
-    """Code that is ready to travel.
+class Package(NamedTuple):
+    """Code that is packed, checked and ready to be registered.
 
     Attributes:
-        blob: the pickled function or class with its init args; ``digest`` is its name.
-        origin: where its replicas run.
-        traits: what is known of it.
+        blob: the pickled function or class with its init args.
+        digest: the name under which ``blob`` is stored.
+        origin: working folder, import path and environment of its replicas.
+        traits: what was found out about the function or class.
     """
 
     blob: bytes
@@ -208,11 +209,11 @@ def prepare(
     env: Kind | Environment | None,
     resources: Resources,
     user_config: bytes | None,
-) -> Cargo:
-    """Pack code for an environment; None is the caller's.
+) -> Package:
+    """Pack and check code for an environment; None is the caller's.
 
-    Code of the caller's own environment is known to load. In another one, and where the code is only named, it is
-    loaded once by that environment's interpreter.
+    Code that runs in the caller's environment is loaded already. For another environment, and for code that is given
+    by an import path, that environment's interpreter imports it once on trial.
 
     Raises:
         TypeError, ValueError: the code cannot be a backend, or the environment cannot run it.
@@ -221,28 +222,28 @@ def prepare(
     traits = None if isinstance(code, ImportedBackend) else look_at(code, init_args)
     environment = resolve(env)
     check_hash_seed(environment.variables)
-    blob = pack_code(code, init_args, [*own_folders(resources), *_installed_there(environment)])
+    blob = pack_code(code, init_args, [*own_folders(resources), *_site_packages(environment)])
     name = getattr(code, "__qualname__", repr(code))
     what = "an init argument" if isinstance(code, ImportedBackend) else name
     for data, part in ((blob, what), (user_config or b"", "user_config")):
-        check_crossing(data, part, environment)
+        check_bytecode(data, part, environment)
     origin = origin_for(environment, resources)
     if traits is None or environment.kind != CALLER:
         variables = {**environment.variables, **resources.env_vars}
         traits = rehearse(name, blob, origin, msgspec.structs.replace(environment, variables=variables))
-    return Cargo(blob, code_digest(blob), origin, traits)
+    return Package(blob, code_digest(blob), origin, traits)
 
 
-def check_crossing(data: bytes, what: str, environment: Environment | None) -> None:
-    """Refuse code by value for another minor version of Python: bytecode means something else there.
+def check_bytecode(data: bytes, what: str, environment: Environment | None) -> None:
+    """Refuse code that is pickled by value for another minor version of Python, which cannot run its bytecode.
 
     Args:
         data: a pickle.
-        what: its name in the error's text.
-        environment: None is one of the same Python.
+        what: the name of the pickled object in the error's text.
+        environment: where it is to be loaded; None for an environment with this Python.
 
     Raises:
-        ValueError: it holds such code.
+        ValueError: the pickle holds code by value, and the minor versions differ.
     """
     if environment is None:
         return
@@ -255,20 +256,20 @@ def check_crossing(data: bytes, what: str, environment: Environment | None) -> N
 
 
 def origin_for(environment: Environment, resources: Resources) -> Origin:
-    """Where code that this process ships is to run."""
+    """Working folder, import path and environment of the replicas of code that this process ships."""
     here = origin_here()
     sys_path = here.sys_path if environment.kind == CALLER else given_sys_path()
     return Origin(resources.working_dir or here.cwd, (*own_folders(resources), *sys_path), environment)
 
 
-def _installed_there(environment: Environment) -> list[str]:
-    """Where an environment of the user's has its packages: what is there goes by name, whatever is loaded here."""
+def _site_packages(environment: Environment) -> list[str]:
+    """Package folders of another environment. Modules found there are pickled by name, whatever this process loaded."""
     if environment.kind == CALLER:
         return []
     return [str(folder) for folder in Path(environment.python).parent.parent.glob("lib*/python3*/site-packages")]
 
 
 def own_folders(resources: Resources) -> list[str]:
-    """What comes first in the import path of a backend's replicas: its ``py_modules`` and its ``working_dir``."""
+    """The first entries of the import path of a backend's replicas: its ``py_modules`` and its ``working_dir``."""
     modules = [link_folder(*resources.py_modules)] if resources.py_modules else []
     return [*modules, *([resources.working_dir] if resources.working_dir else [])]

@@ -15,7 +15,7 @@ from pointsman.calling.session import Credentials, Session
 from pointsman.client.backends import BackendOperations
 from pointsman.client.endpoints import EndpointOperations, TrafficOperations
 from pointsman.client.operations import START_TIMEOUT_S, StatisticsOperations, log, new_id, status_view
-from pointsman.client.signals import EndingSignals, Impatience
+from pointsman.client.signals import EndingSignals, StopWaiting
 from pointsman.context import replica_context
 from pointsman.engine.base import Address, Raised, url
 from pointsman.engine.instances import wait_for_end
@@ -25,15 +25,16 @@ from pointsman.progress import ProgressLine
 from pointsman.wire.commands import AwaitIngress, Ending, Progress, Shutdown
 from pointsman.wire.messages import unpack
 
+#: An instance that has not ended this long after its drain limits have passed is killed.
 SHUTDOWN_TIMEOUT_S = 60.0
-"""How much longer than its drain limits allow an instance may take to end before it is killed."""
-FIRST_PID = 1
-WATCH_AGAIN_S = 1.0
-LOOK_AGAIN_S = 0.05
+#: The pid of the first process of a container: when it exits, all processes of the container are killed.
+CONTAINER_INIT_PID = 1
+WATCH_RETRY_S = 1.0
+POLL_S = 0.05
+#: How long the last processes of an instance may take to exit once it has ended or was released by its driver.
 DRIVER_EXIT_TIMEOUT_S = 5.0
-"""How long an instance that has ended, or whose driver has let go of it, may take to be gone."""
+#: How long a driver that is about to exit waits for the controller's answer.
 ANSWER_TIMEOUT_S = 5.0
-"""How long a controller may take to answer a driver that is about to end."""
 
 
 class Client(EndpointOperations, TrafficOperations, BackendOperations, StatisticsOperations):
@@ -51,6 +52,7 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._watch: threading.Thread | None = None
         if raised is not None and raised.bound:
+            # Runs when the client is collected and at interpreter exit, whichever comes first.
             self._finalizer = weakref.finalize(self, _end_with_driver, raised, self._session)
             self._finalizer.atexit = True
             raised.before_exit(self._finalizer)
@@ -103,18 +105,18 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         """
         if self._shut_down:
             return
-        with EndingSignals(impatient=False) as signals:
-            self._watch = threading.Thread(target=self._tell_of_end, args=(signals.tell,), daemon=True)
+        with EndingSignals(raising=False) as signals:
+            self._watch = threading.Thread(target=self._watch_for_end, args=(signals.notify_end,), daemon=True)
             self._watch.start()
             if signals.wait() is None:
-                self._has_ended()
-            elif self._raised is not None and (self._raised.bound or os.getpid() == FIRST_PID):
+                self._after_end()
+            elif self._raised is not None and (self._raised.bound or os.getpid() == CONTAINER_INIT_PID):
                 try:
-                    signals.impatient = True
+                    signals.raising = True
                     self.stop()
-                    signals.impatient = False
-                except Impatience:
-                    self._has_ended()
+                    signals.raising = False
+                except StopWaiting:
+                    self._after_end()
 
     # Handles and status
 
@@ -141,7 +143,8 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         if not missing_ok and name not in self._session.table().endpoints and name not in self.list_endpoints():
             raise KeyError(f"endpoint {name!r} does not exist; there are {sorted(self.list_endpoints())}")
         in_loop = _in_event_loop()
-        in_constructor = not in_loop and replica_context() is not None  # of a backend that will use it in its loop
+        # In a replica, code outside the loop may be a constructor that takes the handle for use in the loop later.
+        in_constructor = not in_loop and replica_context() is not None
         if sync == in_loop and not in_constructor:
             kind, where = ("a sync", "inside") if sync else ("an async", "outside")
             log.warning("%s handle was taken %s a running event loop", kind, where)
@@ -165,46 +168,46 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         self._session.command(command)
 
     def _wait_for_backends(self) -> None:
-        """Return when what was stored runs again; what cannot start any more is not waited for, since the status has
-        it."""
+        """Return when no stored backend is starting any more. One that failed to start shows its failure in the
+        status."""
         with ProgressLine() as line:
             while starting := [view for view in self._status().backends.values() if view.is_starting]:
                 view = starting[0]
                 line.show(Progress(view.spec.tag, view.ready, view.spec.config.num_replicas))
-                time.sleep(LOOK_AGAIN_S)
+                time.sleep(POLL_S)
 
     def _wait_for_end(self) -> None:
-        """Return when the instance has ended, whoever ends it."""
         wait_for_end(self._credentials.control_path)
 
-    def _tell_of_end(self, tell: Callable[[], None]) -> None:
+    def _watch_for_end(self, on_end: Callable[[], None]) -> None:
         while True:
             try:
                 self._wait_for_end()
                 break
             except Exception as error:  # noqa: BLE001 - what Ray raises while its head is away has no common base
-                # No news of an end: it is not told, since an instance that has not ended would be ended by that.
+                # The instance may still run, so on_end must not be called: wait() would release the instance, which
+                # ends it.
                 log.warning("whether the instance has ended cannot be seen just now: %s", error)
-                time.sleep(WATCH_AGAIN_S)
-        tell()
+                time.sleep(WATCH_RETRY_S)
+        on_end()
 
     def _end(self, *, forget: bool) -> None:
         if self._shut_down:
             return
         self._shut_down = True
         try:
-            drain_s = _ask_to_end(self._session, forget=forget)
+            drain_s = _request_end(self._session, forget=forget)
             if self._raised is not None:
-                self._raised.wait_for_end(_patience_s(drain_s))
+                self._raised.wait_for_end(_end_timeout_s(drain_s))
             elif self._address is not None:
                 self._wait_for_end()
         except BaseException:
             if self._raised is not None:
-                self._raised.let_go()  # Ctrl-C: nobody wants to wait for requests any more
+                self._raised.let_go()  # a Ctrl-C here means: do not wait for the requests under way
             raise
-        self._has_ended()
+        self._after_end()
 
-    def _has_ended(self) -> None:
+    def _after_end(self) -> None:
         self._shut_down = True
         if self._raised is not None:
             self._raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
@@ -218,8 +221,8 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
             self._finalizer.detach()
 
 
-def _ask_to_end(session: Session, *, forget: bool, timeout_s: float | None = None) -> float:
-    """Have the controller end the instance; returns how many seconds each kind of process may take for what it runs.
+def _request_end(session: Session, *, forget: bool, timeout_s: float | None = None) -> float:
+    """Have the controller end the instance; returns the seconds that ingresses, and then replicas, may take to drain.
 
     Raises:
         TimeoutError: the controller does not answer.
@@ -231,25 +234,25 @@ def _ask_to_end(session: Session, *, forget: bool, timeout_s: float | None = Non
         return 0.0
 
 
-def _patience_s(drain_s: float) -> float:
-    """HTTP servers may take that long, and then replicas."""
+def _end_timeout_s(drain_s: float) -> float:
+    # HTTP servers drain first, then replicas.
     return 2 * drain_s + SHUTDOWN_TIMEOUT_S
 
 
 def _end_with_driver(raised: Raised, session: Session) -> None:
-    """A bound instance ends with its client, in good order: called when that is collected, and at interpreter exit."""
-    if session.is_on_own_thread:  # it was collected there, where nothing can be asked or waited for
+    """End a bound instance in good order when its client is collected or the interpreter exits."""
+    if session.is_on_own_thread:  # the collector ran there; waiting would block the session's own loop
         threading.Thread(target=_end_with_driver, args=(raised, session), name="pointsman-end").start()
         return
-    with EndingSignals(impatient=True) as signals:
+    with EndingSignals(raising=True) as signals:
         try:
-            # The session stays open meanwhile: calls that this process has made are requests under way, too.
+            # The session is closed last: calls that this process has made are among the requests that are finished.
             if not raised.over:
-                raised.wait_for_end(_patience_s(_ask_to_end(session, forget=False, timeout_s=ANSWER_TIMEOUT_S)))
-        except (Impatience, TimeoutError):
-            pass  # no time is left, or no controller says how much there is
+                raised.wait_for_end(_end_timeout_s(_request_end(session, forget=False, timeout_s=ANSWER_TIMEOUT_S)))
+        except (StopWaiting, TimeoutError):
+            pass  # a signal asks for speed, or no controller answers: the instance is released at once
         finally:
-            signals.impatient = False
+            signals.raising = False
             raised.let_go()
             raised.wait_for_end(DRIVER_EXIT_TIMEOUT_S)
             session.close()

@@ -1,4 +1,4 @@
-"""Operations on endpoints and their traffic: splits, shadows, pins, history, and why a request goes where it goes."""
+"""Operations on endpoints and their traffic: splits, shadows, pins, history, and explanations of routing decisions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pointsman.wire.commands import (
 
 
 class EndpointOperations(Operations):
-    """Endpoints come, go and are listed."""
+    """Creates, deletes and lists endpoints."""
 
     def create_endpoint(
         self,
@@ -89,7 +89,7 @@ BUILT_IN = "weighted"
 
 
 class TrafficOperations(Operations):
-    """Who answers an endpoint's calls, and who gets copies of them."""
+    """Decides which backends answer an endpoint's calls, and which get shadow calls."""
 
     def set_traffic(
         self, endpoint_name: str, traffic_policy_dictionary: Mapping[str, float], *, policy: str | None = None
@@ -236,7 +236,7 @@ def _policy_view(policy: TrafficPolicy) -> dict[str, Any]:
 
 
 def _keys(shard_key: Any) -> tuple[str, ...]:
-    """One key or several, each once."""
+    """The given key or keys, without duplicates."""
     if not isinstance(shard_key, (list, tuple)):
         return (check_key(shard_key),)
     if len(shard_key) > MAX_PINS:
@@ -250,19 +250,20 @@ def _number(value: Any, what: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        # An int beyond all floats: refused like any other number that is too large.
+        # An int that no float can hold is out of range like infinity: the caller's own check refuses it.
         return -math.inf if str(value).startswith("-") else math.inf
 
 
 def _custom_policy(path: Any) -> CustomPolicy:
-    """A policy of the user's own, looked at here so that a mistake shows now and not in a router's log."""
+    """A custom policy by its import path. It is imported here, so that a mistake is raised to the caller and not logged
+    by a router."""
     if not isinstance(path, str):
         raise TypeError(f"policy must be an import path such as 'package.module:name', not {shown(path)}")
     module = path.replace(":", ".").partition(".")[0]
     if module == "__main__":
         raise ValueError(f"traffic policy {shown(path)} is part of this script, which no other process can import")
     folders = import_folders()
-    if module in sys.stdlib_module_names or _origin(module, folders) != _origin(module, _as_routers_look(folders)):
+    if module in sys.stdlib_module_names or _origin(module, folders) != _origin(module, _router_order(folders)):
         raise ValueError(
             f"traffic policy {shown(path)} is hidden from other processes by an installed module {shown(module)}"
         )
@@ -276,8 +277,8 @@ def _custom_policy(path: Any) -> CustomPolicy:
     return custom
 
 
-def _as_routers_look(folders: tuple[str, ...]) -> list[str]:
-    """The folders in the order of a fresh process: what is installed first, what is the script's own after that."""
+def _router_order(folders: tuple[str, ...]) -> list[str]:
+    """The folders as a router searches them: installed packages first, since it appends the driver's own folders."""
     installed = (sys.prefix, sys.base_prefix)
     return sorted(folders, key=lambda folder: not folder.startswith(installed))
 

@@ -1,6 +1,6 @@
-"""Keyword arguments that an operation does not have, told where they belong.
+"""Errors for keyword arguments that an operation does not have: they say where the argument belongs.
 
-A wrapper, and not ``**kwargs`` in the operations themselves, so that type checkers still refuse such calls.
+This is a decorator, and not ``**kwargs`` in the operations themselves, so that type checkers still refuse such calls.
 """
 
 from __future__ import annotations
@@ -23,29 +23,28 @@ _OF_ENDPOINTS = frozenset(("route", "methods", "idempotent", "shard_key", "reque
 
 
 def explains_keywords(operation: Callable[P, R]) -> Callable[P, R]:
-    """Make an operation's ``TypeError`` for a keyword argument that it does not have say where that belongs."""
+    """Decorate an operation so that its ``TypeError`` for an unknown keyword argument says where that belongs."""
     known = [name for name in inspect.signature(operation).parameters if name != "self"]
 
     @functools.wraps(operation)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in kwargs.items():
             if name not in known:
-                raise TypeError(_where(operation.__name__, known, name, value))
+                raise TypeError(_hint(operation.__name__, known, name, value))
         return operation(*args, **kwargs)
 
     return checked
 
 
-def _where(operation: str, known: list[str], name: str, value: object) -> str:
-    from pointsman import (
-        actor_options as resources,  # not by replicas, whose environment need not have what that imports
-    )
+def _hint(operation: str, known: list[str], name: str, value: object) -> str:
+    # Imported late: replicas import this module as well, and their environment need not have what actor_options needs.
+    from pointsman import actor_options
 
     config = "config" if "config" in known else "config_options"
     if name in _fields():
         given = f"{config}={{{name!r}: {shown(value)}}}"
         return f"{name} belongs into {config}: {operation}(..., {given})"
-    if name in resources.KNOWN and "ray_actor_options" in known:
+    if name in actor_options.KNOWN and "ray_actor_options" in known:
         given = f"ray_actor_options={{{name!r}: {shown(value)}}}"
         return f"{name} belongs into ray_actor_options: {operation}(..., {given})"
     if name in _OF_ENDPOINTS:

@@ -1,5 +1,5 @@
-"""What all operations of a client share: the connection, how a change is made and waited for, and what an instance
-reports of itself, as plain dicts ready for JSON."""
+"""What all operations of a client share: the session, making a change and waiting for it, and views of the instance's
+status and metrics as plain dicts that are ready for JSON."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Operations:
     """Base of the operations.
 
     Args:
-        credentials: where the instance is, and as whom we come.
+        credentials: address of the instance's controller, and the key with which this process authenticates.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -57,7 +57,7 @@ class Operations:
         return unpack(self._session.command(Query(new_id())), Status)
 
     def _backends(self, tag: str | None = None) -> dict[str, BackendSpec]:
-        """What backends are to be, whole: all, or one by its tag, which need not be there."""
+        """Complete specifications of all backends by tag, or of one; empty if that one does not exist."""
         self._check_alive()
         return unpack(self._session.command(QueryBackends(new_id(), tag)), BackendList).specs
 
@@ -66,7 +66,13 @@ class Operations:
         return unpack(self._session.command(QueryTraffic(new_id(), endpoint)), TrafficView)
 
     def _change(self, command: Change, blob: bytes = b"", *, backend: str | None = None, gone: bool = False) -> None:
-        """Have a change accepted, then wait until it is in effect."""
+        """Send a change and wait until it is in effect.
+
+        Args:
+            blob: packed code that belongs to the change.
+            backend: wait for this backend too, without a time limit.
+            gone: wait until ``backend`` has no replica left, instead of all that it should have.
+        """
         self._check_alive()
         accepted = unpack(self._session.command(command, blob), Accepted)
         if accepted.note:
@@ -82,7 +88,7 @@ class Operations:
 
 
 def origin_here() -> Origin:
-    """This process's folder and import path."""
+    """This process's working folder and import path."""
     return Origin(working_folder(), import_folders())
 
 
@@ -92,7 +98,7 @@ def new_id() -> str:
 
 
 def author() -> str:
-    """Who we are, for an endpoint's traffic history."""
+    """Name of this process in an endpoint's traffic history: the replica, or user, program and pid."""
     replica = replica_context()
     if replica is not None:
         return f"replica {replica.replica}"
@@ -141,7 +147,7 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
         "replicas_wanted": view.spec.config.num_replicas,
         "replicas_running": view.ready,
         "replicas": [
-            # Not 0 for one that is being launched: kill(0) means the whole group of the process that kills.
+            # None and not 0 for one that is being launched: kill(0) would signal the caller's whole process group.
             {"tag": r.tag, "pid": r.pid or None, "state": r.state, "gpus": list(r.gpus), "remark": r.remark}
             for r in view.replicas
         ],
@@ -164,19 +170,19 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
 
 
 class StatisticsOperations(Operations):
-    """Reads, and changes nothing."""
+    """Reads metrics; changes nothing."""
 
     def stats(self, over_s: float | None = None) -> dict[str, Any]:
         """Requests, errors, latencies and queues, by endpoint and backend: plain dicts, ready for JSON.
 
         Per endpoint ``requests``, ``per_second``, ``queued`` in routers, ``http_latency_ms`` as p50, p95 and p99, and
         ``http_outcomes``: how many requests by HTTP were ``delivered``, ``refused``, ``failed`` and ``aborted``;
-        per backend also ``errors``, the ``latency_ms`` of calls of user code, queries in ``processing``, ``queued`` in
+        per backend also ``errors``, the ``latency_ms`` of calls of user code, requests in ``processing``, ``queued`` in
         routers and replicas, the mean ``batch_size``, and live ``replicas``.
 
         Args:
-            over_s: watch for so many seconds, and tell what happened meanwhile. None: everything since the start, and
-                no rates.
+            over_s: seconds to measure for; what happened in them is returned. None: everything since the start, and no
+                rates.
 
         Raises:
             ServeException: the instance records no metrics.

@@ -1,4 +1,7 @@
-"""The signals that ask this process to end, while it waits for an instance: one is news, the next one hurries."""
+"""Handles the signals that ask this process to end while it waits for an instance.
+
+The first one makes the wait return, so that the instance is stopped in good order; the next one cuts that short.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,25 @@ from typing import Any
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Impatience(BaseException):
-    """Raised by a signal: whoever has sent it does not want to wait any longer."""
+class StopWaiting(BaseException):
+    """Raised by a signal that cuts a wait short."""
 
 
 class EndingSignals:
-    """A context manager: within it, signals that ask this process to end come here, in place of what is set for them.
+    """A context manager that takes over the handlers of the signals that ask this process to end.
 
-    In the main thread only, which is where Python handles signals; in another one nothing changes. A signal that is
-    ignored stays so, as nohup or a shell's ``&`` has wanted it; a SIGHUP that has a meaning for the program keeps that.
+    It does so in the main thread only, where Python handles signals; in another thread it changes nothing. A signal
+    that is ignored stays ignored, as nohup or a shell's ``&`` wants it, and the program's own handler of SIGHUP stays:
+    many programs give that signal another meaning.
 
     Args:
-        impatient: whether the first one already raises :class:`Impatience`; otherwise :meth:`wait` returns it.
+        raising: whether the next signal raises :class:`StopWaiting`; otherwise :meth:`wait` returns it.
     """
 
-    def __init__(self, *, impatient: bool) -> None:
-        self.impatient = impatient
-        self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._before: dict[int, Any] = {}
+    def __init__(self, *, raising: bool) -> None:
+        self.raising = raising
+        self._events: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._replaced: dict[int, Any] = {}
 
     def __enter__(self) -> EndingSignals:
         if threading.current_thread() is threading.main_thread():
@@ -36,25 +40,25 @@ class EndingSignals:
                 handler = signal.getsignal(signum)
                 if handler is signal.SIG_IGN or handler is None or (signum == signal.SIGHUP and callable(handler)):
                     continue
-                self._before[signum] = handler
-                signal.signal(signum, self._take)
+                self._replaced[signum] = handler
+                signal.signal(signum, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.impatient = False
-        for signum, handler in self._before.items():
+        self.raising = False
+        for signum, handler in self._replaced.items():
             signal.signal(signum, handler)
 
     def wait(self) -> int | None:
-        """The next signal, or None once :meth:`tell` was called."""
-        return self._news.get()
+        """The next signal, or None after :meth:`notify_end`."""
+        return self._events.get()
 
-    def tell(self) -> None:
-        """Have :meth:`wait` return; from any thread."""
-        self._news.put(None)
+    def notify_end(self) -> None:
+        """Make :meth:`wait` return None. May be called from any thread."""
+        self._events.put(None)
 
-    def _take(self, signum: int, frame: FrameType | None) -> None:
-        if self.impatient:
-            self.impatient = False  # once: what is done about it is not to be interrupted
-            raise Impatience
-        self._news.put(signum)  # which may interrupt a get() of the same queue
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.raising:
+            self.raising = False  # raises once: the clean-up that follows must not be interrupted
+            raise StopWaiting
+        self._events.put(signum)  # a SimpleQueue, whose put() may interrupt a get() of the same thread

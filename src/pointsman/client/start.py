@@ -32,14 +32,14 @@ WILDCARDS = ("0.0.0.0", "::", "")
 
 
 class _DefaultPort(int):
-    """The default, to be told from the same number given on purpose."""
+    """A default port, which differs from the same number given by the user: if it is in use, a free one is taken."""
 
 
 DEFAULT_METRICS_PORT = _DefaultPort(8080)
 
 
 def check_metrics_port(port: int | None) -> int | None:
-    """The port of the metrics, or None for none.
+    """Check the port on which metrics are served; None for no metrics.
 
     Raises:
         TypeError: not an int.
@@ -55,10 +55,10 @@ def check_metrics_port(port: int | None) -> int | None:
 
 
 def check_log_format(log_format: str) -> str:
-    """How log lines look.
+    """Check the format of log lines.
 
     Raises:
-        ValueError: not one of the formats that there are.
+        ValueError: neither ``text`` nor ``json``.
     """
     if log_format not in ("text", "json"):
         raise ValueError(f"log_format {log_format!r} is unknown; use 'text' or 'json'")
@@ -158,7 +158,7 @@ def start_named(
     engine: str,
     address: str | None,
 ) -> Client:
-    """What the command line starts: an instance with a name, also where it ends with this process."""
+    """:func:`start` for the command line: the instance has a name also if it ends with this process (``bound``)."""
     arguments.check_engine(engine)
     return start_instance(
         name=check_name(name),
@@ -185,9 +185,17 @@ def start_instance(
     log_format: str = "text",
     client_in_replicas: bool = True,
 ) -> Client:
-    """:func:`start` after its arguments were checked; the command line also starts named instances that are bound."""
+    """Start an instance from checked arguments.
+
+    Args:
+        name: empty for an anonymous instance.
+        bound: whether the instance ends with this process.
+
+    Raises:
+        OSError, ServeException, TimeoutError, ValueError: as :func:`start`.
+    """
     every_node = http.location is DeploymentMode.EveryNode
-    amounts.check_hash_seed(os.environ)  # which the instance's processes inherit
+    amounts.check_hash_seed(os.environ)  # the instance's processes inherit these variables
     settings = InstanceSettings(
         instance=secrets.token_hex(8),
         name=name,
@@ -220,7 +228,7 @@ def start_instance(
 
 
 def _http_settings(http: HTTPOptions) -> HTTPSettings | None:
-    """What an ingress needs of the options; None where there is to be none."""
+    """The options as ingresses get them; None without HTTP servers."""
     if not http.serves:
         return None
     assert http.host is not None
@@ -232,7 +240,7 @@ def _http_settings(http: HTTPOptions) -> HTTPSettings | None:
 
 
 def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:
-    """Metrics are served where HTTP is, and on this machine only where that is not."""
+    """Metrics are served on the host of the HTTP server, or on loopback if there is none."""
     if port is None:
         return None
     host = http.host if http.serves and http.host is not None else LOOPBACK
@@ -240,7 +248,7 @@ def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:
 
 
 def _as_option(port: int | None) -> int | None:
-    """A port of metrics as the command line is given it."""
+    """A metrics port as the command line's option has it: -1 for no metrics, None for the default."""
     if port is None:
         return -1
     return None if isinstance(port, _DefaultPort) else int(port)
@@ -276,7 +284,7 @@ def attach(address: Address) -> Client:
 
 
 def _cluster(engine: str, address: str | None, wait_s: float | None, allow_insecure: bool) -> Cluster:
-    """What is said of a Ray cluster. Raises ValueError: something is, on another engine."""
+    """The options about a Ray cluster. Raises ValueError if one is given for another engine."""
     given = {"address": address, "wait_for_resources_s": wait_s, "allow_insecure_cluster": allow_insecure or None}
     if engine != "ray" and any(value is not None for value in given.values()):
         names = ", ".join(name for name, value in given.items() if value is not None)
@@ -290,7 +298,7 @@ def _http_options(
     middlewares: list[Any] | None,
     http_options: HTTPOptions | Mapping[str, Any] | None,
 ) -> HTTPOptions:
-    """HTTP options from either of the two ways to give them."""
+    """HTTP options from ``http_options`` or from the deprecated arguments of ``start``."""
     given: dict[str, Any] = {
         name: value
         for name, value, default in (
@@ -315,7 +323,7 @@ def local_capacity(
     memory: float | None = None,
     resources: Mapping[str, float] | None = None,
 ) -> Capacity:
-    """What the local engine may hand out; what is not given is detected, and CPUs are then soft.
+    """What the local engine may allocate. Amounts that are not given are detected; CPUs are then not limited.
 
     Raises:
         TypeError, ValueError: an amount is wrong.
@@ -336,7 +344,7 @@ def local_capacity(
 def cluster_amounts(
     num_cpus: float | None, num_gpus: float | None, memory: float | None, resources: Mapping[str, float] | None
 ) -> dict[str, Any]:
-    """What a Ray cluster that is to be started has, by name; Ray detects what is not given.
+    """Arguments with which a new Ray cluster is started; Ray detects what is not given.
 
     Raises:
         TypeError, ValueError: an amount is wrong.

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from pointsman.cli.ending import say_what_is_kept
+from pointsman.cli.ending import report_kept_state
 from pointsman.exceptions import ServeException
 from pointsman.model import StartOptions
 from pointsman.wire.commands import Status
@@ -100,7 +100,7 @@ def test_what_is_said_of_a_stop(
 ) -> None:
     """It says what is kept, and the very command that starts the instance again, as a shell takes it (IN12)."""
     status = Status(1, 1, "n", "127.0.0.1", 81, {}, {}, (), state_dir=state_dir)
-    say_what_is_kept("n" if address else "default", status, address)
+    report_kept_state("n" if address else "default", status, address)
     printed = capsys.readouterr().out
     assert said in printed
     assert ("'/a b'" in printed) == (state_dir == "/a b")
@@ -125,7 +125,7 @@ def test_what_starts_the_same_instance_again(
     """The command that I am given starts an instance like the one that ended: with or without metrics and HTTP, on the
     same ports, engine and nodes (IN12)."""
     status = Status(1, 1, "default", host, 81 if host else 0, {}, {}, (), start_options=given)
-    say_what_is_kept("default", status, None)
+    report_kept_state("default", status, None)
     assert capsys.readouterr().out.endswith(f"with: pointsman start {said}\n")
 
 

@@ -151,7 +151,7 @@ def test_the_end_may_have_no_end_of_line(tmp_path: Path) -> None:
 
 def test_an_entry_without_an_end_fits_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ever so many indented lines are shown as they come."""
-    monkeypatch.setattr("pointsman.cli.logfiles.MOST_LINES", 3)
+    monkeypatch.setattr("pointsman.cli.logfiles.MAX_ENTRY_LINES", 3)
     write(tmp_path, "b#aaaaaa", at(1, "[id1] one"), *["    more"] * 10)
     entries = [entry for entry in LogFolder([tmp_path], everything).entries() if entry.is_about("id1")]
     assert [len(entry.lines) for entry in entries] == [3, 3, 3, 2]
@@ -169,11 +169,11 @@ def test_files_are_followed(tmp_path: Path) -> None:
     write(tmp_path, "b#aaaaaa", at(2, "tw"), end="")
     (tmp_path / "replica-b-cccccc.log").touch()  # its first line is not there yet
     write(tmp_path, "b#bbbbbb", at(3, "three"))
-    folder.look()
+    folder.scan()
     assert shown(folder.entries()) == [f"[b#bbbbbb] {at(3, 'three')}"]
     write(tmp_path, "b#aaaaaa", "o", "    and more")
     (tmp_path / "replica-b-cccccc.log").write_text(f"{first_line('b#cccccc')}\nprinted\n")
-    folder.look()
+    folder.scan()
     assert shown(folder.entries()) == [
         "[b#cccccc] printed",
         f"[b#aaaaaa] {at(2, 'two')}",

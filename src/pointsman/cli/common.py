@@ -1,4 +1,4 @@
-"""What the commands share: the instance they are about, and the terminal they write to."""
+"""Shared by the commands: common options, the client of the named instance, and output to the terminal."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from pointsman.client import Client
 
+#: Defaults of ``pointsman start``.
 HTTP_HOST, HTTP_PORT = "127.0.0.1", 8000
-"""Where HTTP is served by default."""
+#: Width of tables in a file or pipe, in columns.
 PIPED_WIDTH = 120
-"""Columns of tables that go into a file or pipe."""
 
 Name = Annotated[str, typer.Option("--name", help="Which instance.", metavar="NAME")]
 ClusterAddress = Annotated[
@@ -32,7 +32,7 @@ def connect_to(name: str, address: str | None = None) -> Client:
     """A client for a live instance, of this machine or of a Ray cluster.
 
     Raises:
-        ServeException: there is none of that name; the text says which there are.
+        ServeException: no instance of that name runs; the text names those that do.
     """
     from pointsman.client.start import connect
     from pointsman.engine.folder import check_name
@@ -50,7 +50,7 @@ def connect_to(name: str, address: str | None = None) -> Client:
 
 
 def command_line(verb: str, name: str, address: str | None = None) -> str:
-    """How a command about an instance is written."""
+    """The command line of a command about an instance, without options that have their default."""
     where = f" --address {address}" if address is not None else ""
     return f"pointsman {verb}" + (f" --name {name}" if name != "default" else "") + where
 
@@ -61,7 +61,7 @@ def terminal() -> Console:
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # bars and frames on a terminal that has no such characters
+            stream.reconfigure(errors="replace")  # the terminal's encoding may lack bars and frames
     return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 

@@ -1,4 +1,4 @@
-"""``pointsman stop`` and ``pointsman shutdown``: what is asked before, and what is said after an instance has ended."""
+"""``pointsman stop`` and ``pointsman shutdown``, with their question before and their report after it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def stop(name: Name = "default", address: ClusterAddress = None) -> None:
     client = connect_to(name, address)
     status = client._status()
     client.stop()
-    say_what_is_kept(name, status, address)
+    report_kept_state(name, status, address)
 
 
 def shutdown(
@@ -32,7 +32,7 @@ def shutdown(
     terminal."""
     client = connect_to(name, address)
     status = client._status()
-    if status.state_dir and not yes and is_asked_on_a_terminal() and not _may_forget(name, status, address):
+    if status.state_dir and not yes and is_interactive() and not _confirm_forgetting(name, status, address):
         typer.echo("Nothing has changed.", err=True)
         raise typer.Exit(1)
     client.shutdown()
@@ -40,36 +40,35 @@ def shutdown(
     typer.echo(f"Instance {name!r} has ended{gone}. Start a new one with: {_start_again(name, status, address)}")
 
 
-def say_what_is_kept(name: str, status: Status, address: str | None, *, detached: bool = True) -> None:
-    """Say what is left of an instance that was stopped, and how to start it again.
+def report_kept_state(name: str, status: Status, address: str | None, *, detached: bool = True) -> None:
+    """Report what is kept of a stopped instance, and how to start it again.
 
     Args:
-        status: of before it was stopped.
-        detached: whether it ran without a terminal.
+        status: the instance's status before it was stopped.
+        detached: whether the instance was started with ``--detached``.
     """
     if status.state_dir:
         kept = f"Its state is kept in {status.state_dir}; start it again with"
     else:
         kept = "Nothing of it is kept, since it has no --state-dir; start a new one with"
-    say(f"Instance {name!r} has stopped. {kept}: {_start_again(name, status, address, detached=detached)}")
+    print_line(f"Instance {name!r} has stopped. {kept}: {_start_again(name, status, address, detached=detached)}")
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Write a line, if there is still somebody to read it: the terminal may be what was closed."""
+def print_line(text: str, *, err: bool = False) -> None:
+    """Write a line, unless the terminal was closed, as it is after a SIGHUP."""
     try:
         typer.echo(text, err=err)
     except OSError:
-        # What could not be written is tried again at exit, and would make a failure of that.
+        # Python flushes the stream again at exit, and a second failure would change the exit code.
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), (sys.stderr if err else sys.stdout).fileno())
 
 
-def is_asked_on_a_terminal() -> bool:
-    """Whether somebody could answer a question."""
+def is_interactive() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def _may_forget(name: str, status: Status, address: str | None) -> bool:
+def _confirm_forgetting(name: str, status: Status, address: str | None) -> bool:
     backends, endpoints = len(status.backends), len(status.endpoints)
     typer.echo(
         f"Instance {name!r} has state stored in {status.state_dir}: backends: {backends}, endpoints: {endpoints}.\n"
@@ -78,7 +77,7 @@ def _may_forget(name: str, status: Status, address: str | None) -> bool:
     )
     try:
         return typer.confirm("Forget it?", default=False, err=True)
-    except typer.Abort:  # Ctrl-C, or the end of what is typed
+    except typer.Abort:  # Ctrl-C, or end of input
         typer.echo(err=True)
         return False
 

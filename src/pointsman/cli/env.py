@@ -1,4 +1,4 @@
-"""``pointsman env``: environments that were made from requirements, and how to get rid of them."""
+"""``pointsman env``: lists and removes environments that were made from requirements."""
 
 from __future__ import annotations
 
@@ -72,8 +72,11 @@ def _show(rows: list[tuple[Kept, str]], as_json: bool, used: set[str]) -> None:
 
 
 def _used(cluster: str | None) -> set[str]:
-    """Interpreters that backends of live instances use, of this machine and of a cluster; raises when one of them
-    cannot be asked."""
+    """Interpreters of the backends of live instances on this machine and on a cluster.
+
+    Raises:
+        ServeException: an instance does not answer; its environments could be removed while they are in use.
+    """
     from pointsman.client.start import attach
     from pointsman.engine.instances import live_addresses
 

@@ -1,7 +1,7 @@
-"""Log files of the processes of an instance, read as one: merged by time, and followed while they grow.
+"""Reads the log files of an instance's processes as one stream: merged by time, and followed while they grow.
 
-Called by ``pointsman logs``. Knows how lines and names of files look, and no running process: logs are most needed when
-nothing answers.
+Called by ``pointsman logs``. Depends on the format of lines and file names only, and talks to no process: logs are
+needed most when no process answers.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from pointsman.engine.lognames import CARD, LogCard, backend_in
 from pointsman.telemetry.logs import Head, head_of, utc
 
 CHUNK = 1 << 20
-RAYS_OWN = (":job_id:", ":actor_name:", ":task_name:")
-"""Lines that Ray writes into the files of its workers, for itself."""
-MOST_LINES = 10_000
-"""Of one entry; what goes on for longer becomes several, so that it need not fit into memory."""
+#: Beginnings of lines that Ray writes into its workers' files for its own log monitor.
+RAY_MARKERS = (":job_id:", ":actor_name:", ":task_name:")
+#: A longer entry is split, so that it need not fit into memory.
+MAX_ENTRY_LINES = 10_000
 
 
 class Entry(NamedTuple):
-    """What was said at once: a line, with those that belong to it.
+    """One log record or printed line, with its continuation lines.
 
     Attributes:
-        time: sorts like the moments themselves; what has none of its own has that of the line before.
-        source: who says it.
-        head: how its first line begins; None of what user code prints.
+        time: when it was written, as text that sorts by time; a line without a time has that of the line before.
+        source: the process that wrote it, as shown to the user.
+        head: the parsed beginning of a log record; None for output that user code printed.
+        lines: all its lines.
     """
 
     time: str
@@ -47,51 +48,52 @@ class Entry(NamedTuple):
 
 
 class LogFile:
-    """The lines of one process, from its file and the one that was set aside before.
+    """The output of one process, from its log file and the rotated one before it.
 
     Args:
-        path: ``<name>.log``.
-        backend: what stands for its backend in names of files; empty where it is no replica's.
-        card: what is known of it where Ray has made it; otherwise its first line says that.
-        since: when that was said.
+        path: ``<name>.log``; the rotated file is ``<name>.log.1``.
+        backend: the file name's part for the backend; empty if the process is no replica.
+        card: describes a file that Ray made; other files have a first line that names their process.
+        since: time of lines before the first that has one.
 
     Attributes:
-        source: the tag of its replica, or what else it is.
+        source: the replica's tag, or the name of another process.
     """
 
     def __init__(self, path: Path, backend: str, card: LogCard | None = None, since: str = "") -> None:
         self._path = path
-        self._is_rays = card is not None
+        self._is_from_ray = card is not None
         self._time = since
         self._head: Head | None = None
-        self._rest = b""
+        self._partial = b""
         self._parts: deque[BinaryIO] = deque()
-        # The newest first: were the file set aside in between, it would be the other one from then on.
+        # The newest is opened first. In the other order, a rotation in between would leave out the file that was the
+        # newest until then.
         self._open(path)
         if card is None:
-            self._open(_aside(path), first=True)
+            self._open(_rotated(path), first=True)
         elif self._parts:
             self._parts[0].seek(card.begins)
         self.backend = backend
-        self.source = card.source if card is not None else self._tag()
+        self.source = card.source if card is not None else self._read_source()
 
     def close(self) -> None:
         for part in self._parts:
             part.close()
 
     def entries(self, *, to_the_end: bool = False) -> Iterator[Entry]:
-        """What has come since this was asked last.
+        """Entries that were written since the last call.
 
         Args:
-            to_the_end: nothing more is to come, so that a line without an end is whole.
+            to_the_end: the process has ended, so that a last line without a newline is complete.
         """
         entry: Entry | None = None
         for line in self._lines(to_the_end):
-            if self._is_rays and line.startswith(RAYS_OWN):
+            if self._is_from_ray and line.startswith(RAY_MARKERS):
                 continue
             head = head_of(line)
             if head is None and self._head is not None and self._head.goes_on and line[:1] in (" ", "\t"):
-                if entry is not None and len(entry.lines) < MOST_LINES:
+                if entry is not None and len(entry.lines) < MAX_ENTRY_LINES:
                     entry.lines.append(line)
                     continue
                 head = self._head
@@ -107,30 +109,30 @@ class LogFile:
     def _lines(self, to_the_end: bool) -> Iterator[str]:
         while self._parts:
             data = self._parts[0].read(CHUNK)
-            if not data and len(self._parts) == 1 and self._was_set_aside():
-                data = self._parts[0].read(CHUNK)  # what came before it was
+            if not data and len(self._parts) == 1 and self._was_rotated():
+                data = self._parts[0].read(CHUNK)  # written between the first read and the rotation
             if data:
-                *lines, self._rest = (self._rest + data).split(b"\n")
+                *lines, self._partial = (self._partial + data).split(b"\n")
                 yield from (line.decode(errors="replace").removesuffix("\r") for line in lines)
             elif len(self._parts) > 1:
                 self._parts.popleft().close()
-                _pass_first_line(self._parts[0])  # in the midst of what this process says
+                _skip_first_line(self._parts[0])  # the process is known already
             else:
                 break
-        if to_the_end and self._rest:
-            line, self._rest = self._rest, b""
+        if to_the_end and self._partial:
+            line, self._partial = self._partial, b""
             yield line.decode(errors="replace")
 
-    def _was_set_aside(self) -> bool:
-        """Whether the file goes on in another one, which is then open as well."""
+    def _was_rotated(self) -> bool:
+        """Whether the file was rotated; the one that follows it is then open."""
         ours = os.fstat(self._parts[0].fileno())
         try:
             if os.path.samestat(ours, os.stat(self._path)):
                 return False
-            if not os.path.samestat(ours, os.stat(_aside(self._path))):
-                self._open(_aside(self._path))  # a whole file has come and gone between two looks
+            if not os.path.samestat(ours, os.stat(_rotated(self._path))):
+                self._open(_rotated(self._path))  # two rotations since the last look
         except FileNotFoundError:
-            return False  # it is just being done, or all of it was removed
+            return False  # the rotation is under way, or the whole folder was removed
         self._open(self._path)
         return len(self._parts) > 1
 
@@ -149,8 +151,8 @@ class LogFile:
             self._parts.append(part)
         return True
 
-    def _tag(self) -> str:
-        """What the first line says, which the supervisor has written; the name of the file where that is lost."""
+    def _read_source(self) -> str:
+        """The process's name, from the first line that the supervisor wrote; the file's name if that line is lost."""
         for part in self._parts:
             line = part.read(CHUNK).partition(b"\n")[0].decode(errors="replace")
             part.seek(0)
@@ -161,29 +163,29 @@ class LogFile:
 
 
 class LogFolder:
-    """All files of an instance, those that appear later too.
+    """All log files of an instance, including those that appear later.
 
     Args:
-        paths: of the folders that have them, or cards that say where they are.
-        wanted: which of them to read.
+        paths: folders with log files, or with cards that name log files elsewhere.
+        wanted: selects the files to read.
     """
 
     def __init__(self, paths: Iterable[Path], wanted: Callable[[LogFile], bool]) -> None:
         self._paths = [*paths]
         self._wanted = wanted
         self._files: dict[Path, LogFile | None] = {}
-        self.look()
+        self.scan()
 
-    def look(self) -> None:
-        """See what has appeared."""
+    def scan(self) -> None:
+        """Add files that are new since the last call."""
         for path in sorted(found for folder in self._paths for found in folder.glob("*")):
             if path not in self._files and path.suffix in (".log", CARD):
-                with contextlib.suppress(FileNotFoundError):  # its instance has ended since, and took it along
+                with contextlib.suppress(FileNotFoundError):  # the instance has ended and removed its folder
                     self._add(path)
 
     def _add(self, path: Path) -> None:
         if not path.stat().st_size:
-            return  # who writes it has only begun
+            return  # its first line is not written yet
         file = _open_card(path) if path.suffix == CARD else LogFile(path, backend_in(path.stem))
         wanted = self._wanted(file)
         self._files[path] = file if wanted else None
@@ -195,7 +197,7 @@ class LogFolder:
         return [file for file in self._files.values() if file is not None]
 
     def entries(self, *, to_the_end: bool = False) -> Iterator[Entry]:
-        """What has come since this was asked last, in order of time; see :meth:`LogFile.entries`."""
+        """Entries of all files since the last call, merged by time. Arguments as for :meth:`LogFile.entries`."""
         each = (file.entries(to_the_end=to_the_end) for file in self.files)
         return heapq.merge(*each, key=lambda entry: entry.time)
 
@@ -205,7 +207,7 @@ def _open_card(path: Path) -> LogFile:
     return LogFile(Path(card.path), backend_in(path.stem), card, utc(path.stat().st_mtime)[:-6])
 
 
-def _aside(path: Path) -> Path:
+def _rotated(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
@@ -214,6 +216,6 @@ def _is_first_line(line: str) -> bool:
     return head is not None and head.level == "INFO" and OUTPUT_OF in line and f"pointsman.{SUPERVISOR}" in line
 
 
-def _pass_first_line(part: BinaryIO) -> None:
+def _skip_first_line(part: BinaryIO) -> None:
     line = part.read(CHUNK).partition(b"\n")[0]
     part.seek(len(line) + 1 if _is_first_line(line.decode(errors="replace")) else 0)

@@ -1,4 +1,4 @@
-"""``pointsman logs``: what all processes of an instance have said, in order of time."""
+"""``pointsman logs``: the output of all processes of an instance, in order of time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pointsman.exceptions import ServeException
 if TYPE_CHECKING:
     from pointsman.cli.logfiles import Entry, LogFile, LogFolder
 
-Where: TypeAlias = tuple[list[Path], Callable[[], bool]]
-"""Folders with log files, and whether there may be more to come."""
-LOOK_EVERY_S = 0.2
+#: Folders with log files, and a function that says whether the instance still runs.
+LogSource: TypeAlias = tuple[list[Path], Callable[[], bool]]
+POLL_S = 0.2
+#: ANSI colours of prefixes. Red is left out: it marks errors.
 COLOURS = (32, 33, 34, 35, 36, 92, 94, 95, 96)
-"""Of prefixes on a terminal, as ANSI has them. Red is for errors."""
 ERRORS = ("ERROR", "CRITICAL")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -72,24 +72,23 @@ def logs(
         if follow:
             _follow(folder, request, screen, is_alive)
     except KeyboardInterrupt:
-        pass  # the way to leave -f
-    except BrokenPipeError:  # the reader has seen enough
+        pass  # Ctrl-C is how -f is left
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _allow_open_files() -> None:
-    """As many as this user may have: each replica that there ever was has left one."""
+    """Raise the limit of open files to the maximum: every replica that ever ran has left a log file."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # some systems say "no limit", and have one
+    with contextlib.suppress(OSError, ValueError):  # macOS, for one, reports no limit and has one
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _find(name: str) -> Where:
-    """The folder of an instance on this machine alone. Asks no process: logs are looked at when nothing answers, and
-    when the instance was killed.
+def _find(name: str) -> LogSource:
+    """The log folder of an instance of the local engine. Works without a live process, also if the instance was killed.
 
     Raises:
-        ServeException: there is none of that name.
+        ServeException: there is no instance of that name.
     """
     from pointsman.engine.folder import check_name
     from pointsman.engine.local.folder import InstanceFolder
@@ -100,7 +99,7 @@ def _find(name: str) -> Where:
     except (FileNotFoundError, ServeException):
         pass
     try:
-        connect_to(name)  # which says what there is
+        connect_to(name)  # raises with the names of the instances that run
         return [instance.logs()], instance.is_alive
     except FileNotFoundError:
         raise ServeException(
@@ -110,11 +109,11 @@ def _find(name: str) -> Where:
         raise ServeException(f"{error}; logs of one with stored state: pointsman logs --state-dir FOLDER") from None
 
 
-def _find_stored(state_dir: Path) -> Where:
-    """The logs beside an instance's stored state, which is kept over its end.
+def _find_stored(state_dir: Path) -> LogSource:
+    """The log folder in an instance's ``state_dir``, which outlives the instance.
 
     Raises:
-        ServeException: there are none.
+        ServeException: it has none.
     """
     from pointsman.engine.folder import logs_of
     from pointsman.engine.local.folder import InstanceFolder
@@ -127,11 +126,11 @@ def _find_stored(state_dir: Path) -> Where:
     return [folder], InstanceFolder(state_dir).is_alive
 
 
-def _find_here(name: str, address: str) -> Where:
-    """The folders of an instance of a cluster, on this machine; says which nodes are elsewhere.
+def _find_here(name: str, address: str) -> LogSource:
+    """Log folders on this machine of an instance on a Ray cluster; prints which nodes are on other machines.
 
     Raises:
-        ServeException: there is none of that name, or nothing of it is on this machine.
+        ServeException: there is no instance of that name, or none of its nodes is this machine.
     """
     from pointsman.engine.instances import find_instance, log_folders
 
@@ -157,10 +156,10 @@ def _wanted(backend: str | None, replica: str | None) -> Callable[[LogFile], boo
 def _check_exists(
     backend: str | None, replica: str | None, replicas: LogFolder, live_backends: Callable[[], list[str]]
 ) -> None:
-    """Nothing is there to be read.
+    """Check that the backend or replica exists, for which no log file was found.
 
     Raises:
-        ValueError: there is no such backend or replica; names the nearest.
+        ValueError: it does not; the text has the nearest name.
     """
     tags = [file.source for file in replicas.files]
     if backend is not None:
@@ -173,7 +172,7 @@ def _check_exists(
 
 
 def _live_backends(name: str, address: str | None) -> list[str]:
-    """Empty where who is asked does not answer."""
+    """Tags of the instance's backends; empty if the instance does not answer."""
     try:
         return list(connect_to(name, address).status()["backends"])
     except ServeException:
@@ -194,15 +193,15 @@ def _follow(folder: LogFolder, request: str | None, screen: Screen, is_alive: Ca
     """Show what comes until the instance has ended."""
     alive = True
     while alive:
-        time.sleep(LOOK_EVERY_S)
-        alive = is_alive()  # asked first: what was written before its end is read
-        folder.look()
+        time.sleep(POLL_S)
+        alive = is_alive()  # before the files are read, so that the last read has all that the instance wrote
+        folder.scan()
         screen.show(_of_request(folder.entries(to_the_end=not alive), request))
     typer.echo("The instance has ended.", err=True)
 
 
 class Screen:
-    """Standard output: each line behind the name of its process, in colours where a human looks."""
+    """Standard output: prefixes each line with its process, and colours it on a terminal."""
 
     def __init__(self) -> None:
         self._stream = sys.stdout
@@ -212,7 +211,7 @@ class Screen:
         self._coloured = self._is_terminal and "NO_COLOR" not in os.environ
 
     def show(self, entries: Iterable[Entry], *, last: int | None = None) -> None:
-        """Write them all, or the last ones."""
+        """Write all entries, or the ``last`` ones."""
         for entry in entries if last is None else deque(entries, last):
             self._write(entry)
         self._stream.flush()
@@ -227,7 +226,7 @@ class Screen:
             if self._coloured and is_error and number == 0:
                 text = f"\x1b[31m{text}\x1b[0m"
             is_json = entry.head is not None and not entry.head.goes_on
-            self._stream.write(f"{text}\n" if is_json else f"{prefix} {text}\n")  # JSON says by itself whose it is
+            self._stream.write(f"{text}\n" if is_json else f"{prefix} {text}\n")  # a JSON line has a field for it
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -1,9 +1,9 @@
 """The command line: ``pointsman start | list | status | top | logs | traffic | env | stop | shutdown | demo``.
 
 Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
-into one line on standard error. Knows no process but its own; what an instance is doing it learns from ``status()``.
+into one line on standard error. Learns what an instance is doing from the client's ``status()`` alone.
 
-Whatever is slow to import is imported by the command that needs it, so that ``--help`` answers at once.
+Slow imports are inside the commands that need them, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pointsman.cli.common import (
     print_json,
     terminal,
 )
-from pointsman.cli.ending import say, say_what_is_kept, shutdown, stop
+from pointsman.cli.ending import print_line, report_kept_state, shutdown, stop
 from pointsman.exceptions import ServeException
 from pointsman.wire.descriptors import give_standard_streams
 
@@ -63,16 +63,17 @@ def main() -> None:
         typer.echo(f"pointsman: {_one_line(error)}", err=True)
         sys.exit(1)
     finally:
-        # What is left is the interpreter's clean-up, which ends bound instances; a further Ctrl-C would only cut it
-        # short and print a traceback.
+        # At exit the interpreter ends bound instances; a further Ctrl-C would only interrupt that and print a
+        # traceback.
         _ignore_signals()
 
 
 def _let_signals_unwind() -> None:
-    """Let the first signal unwind, which shuts down what this process has started, and the second cut that short.
+    """Make the first two signals raise KeyboardInterrupt: the first ends what this process has started in good order,
+    the second cuts that short.
 
-    Further ones are ignored: they would interrupt the cutting short. SIGTERM counts as Ctrl-C, for service managers,
-    and SIGHUP, of a terminal that was closed.
+    Further ones are ignored: they would interrupt the clean-up. SIGTERM, which service managers send, and SIGHUP, which
+    a closed terminal sends, count as Ctrl-C.
     """
     left = 2
 
@@ -84,7 +85,7 @@ def _let_signals_unwind() -> None:
         raise KeyboardInterrupt
 
     for signum in SIGNALS:
-        if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup, or a shell's &, has set it
+        if signal.getsignal(signum) != signal.SIG_IGN:  # nohup and a shell's & ignore signals on purpose
             signal.signal(signum, unwind)
 
 
@@ -135,7 +136,7 @@ def start(
 
     http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
     folder = InstanceFolder.of(check_name(name))
-    if engine == "local" and folder.is_alive():  # starting finds that too, and speaks of connect() in Python
+    if engine == "local" and folder.is_alive():  # start() finds that too; its text is for Python
         raise ServeException(f"an instance named {name!r} is running; end it with: {command_line('stop', name)}")
     client = start_named(
         name,
@@ -155,7 +156,7 @@ def start(
         )
         typer.echo(f"End it:        {command_line('shutdown', name, address)}{'    (forgets it)' if state_dir else ''}")
     else:
-        _stay(client, name, address, folder if engine == "local" else None)
+        _serve_until_ended(client, name, address, folder if engine == "local" else None)
 
 
 @app.command("list")
@@ -253,30 +254,29 @@ def _announce(client: Client, name: str) -> None:
         typer.echo(f"Metrics are at {client.metrics_address}/metrics.")
 
 
-def _stay(client: Client, name: str, address: str | None, folder: InstanceFolder | None) -> None:
-    """Keep an instance that is bound to this process until a signal comes, which stops it and keeps its state, or
-    somebody else ends it.
+def _serve_until_ended(client: Client, name: str, address: str | None, folder: InstanceFolder | None) -> None:
+    """Wait until a signal comes, which stops the instance and keeps its state, or until another process ends it.
 
     Args:
-        folder: the instance's, where it runs on this machine alone.
+        folder: the instance's folder; None on a Ray cluster.
     """
     status = client._status()
     try:
-        _announce(client, name)  # whoever reads that may send the signal
+        _announce(client, name)  # inside try: a caller that reads this line may send the signal at once
         typer.echo(f"Ctrl-C stops it. Elsewhere, look at it with: {command_line('status', name, address)}")
         client._wait_for_end()
     except KeyboardInterrupt:
-        say("Stopping; Ctrl-C again hurries it.", err=True)
-        with contextlib.suppress(KeyboardInterrupt):  # the second one, by which it has a second left
+        print_line("Stopping; Ctrl-C again hurries it.", err=True)
+        with contextlib.suppress(KeyboardInterrupt):  # a second signal: the instance is released at once
             client.stop()
         client._after_end()
-        say_what_is_kept(name, status, address, detached=False)
+        report_kept_state(name, status, address, detached=False)
         return
-    killed = folder is not None and folder.path.exists()  # one that ends in good order takes its folder along
+    killed = folder is not None and folder.path.exists()  # an instance that ends in order removes its folder
     client.stop()
     if killed:
         raise ServeException("the instance's supervisor was killed")
-    say("The instance was ended by another command or program.")
+    print_line("The instance was ended by another command or program.")
 
 
 def _metrics_port(given: int | None) -> int | None:
@@ -294,7 +294,7 @@ def _at(address: str | None) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """What a user needs to know of an error: its text without the errno, and without a remote traceback."""
+    """An error's text for users: without the errno, and without a remote traceback."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f": {error.filename}" if error.filename else "")

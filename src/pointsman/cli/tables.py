@@ -1,6 +1,6 @@
-"""What the client returns as tables for the terminal. Called by the commands; reads plain dicts and nothing else.
+"""Renders the client's plain dicts as tables for the terminal. Called by the commands.
 
-Names and failures are other people's text: they become ``Text``, never markup, and lose their control characters.
+Names and failures are text from outside: they become ``Text``, never markup, and lose their control characters.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ BAR_WIDTH = 10
 SHOWN_PINS = 10
 SHORT_NODE = 8
 BACKEND_STYLES = {"RUNNING": "green", "UPDATING": "yellow", "UNHEALTHY": "bold red", "DEPLOY_FAILED": "bold red"}
+#: Other states belong to replicas that are stopping; they get the style of ``_replicas``.
 REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
-"""Others are on their way out."""
 
 
 def show_instances(instances: list[dict[str, Any]], console: Console) -> None:
-    """Print which instances run."""
+    """Print running instances."""
     table = make_table("", "instance", "pid", "HTTP", "metrics")
     table.columns[1].justify = "right"
     for one in instances:
@@ -68,7 +68,7 @@ def show_traffic(policies: dict[str, dict[str, Any]], console: Console) -> None:
 
 
 def show_history(changes: list[dict[str, Any]], console: Console) -> None:
-    """Print how an endpoint's policy came to be, newest first."""
+    """Print the changes of an endpoint's policy, newest first."""
     table = make_table("", "version", "time (UTC)", "traffic", "shadows", "change", "by")
     for change in reversed(changes):
         table.add_row(
@@ -83,7 +83,7 @@ def show_history(changes: list[dict[str, Any]], console: Console) -> None:
 
 
 def show_explanation(explanation: dict[str, Any], console: Console) -> None:
-    """Print which backend answers, and why."""
+    """Print which backend answers calls with a shard key, and why."""
     because = {
         "weight": "drawn for each call, by weight",
         "pin": "the key is pinned to it",
@@ -103,7 +103,7 @@ def show_explanation(explanation: dict[str, Any], console: Console) -> None:
 
 
 def show_environments(environments: list[dict[str, Any]], console: Console) -> None:
-    """Print environments that were made from requirements, and what became of them."""
+    """Print environments that were made from requirements, with their state."""
     table = make_table("", "packages", "Python", "size", "last used", "state")
     for one in environments:
         table.add_row(
@@ -225,7 +225,7 @@ def _replicas(backends: dict[str, Any]) -> Table:
 
 
 def _metrics(served: list[dict[str, str]]) -> Table:
-    """Where there are several nodes; the one of a single machine is known from its start."""
+    """Metrics addresses of several nodes; a single address was printed at the start and makes no table."""
     table = make_table("Metrics", "node", "address")
     for one in served if len(served) > 1 else ():
         table.add_row(one["node"][:SHORT_NODE], f"{one['address']}/metrics")
@@ -233,7 +233,7 @@ def _metrics(served: list[dict[str, str]]) -> Table:
 
 
 def make_table(title: str, *columns: str) -> Table:
-    """An empty table as all of ours look."""
+    """An empty table in the style of all tables here."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -245,5 +245,5 @@ def _lines(lines: Iterable[str]) -> Text:
 
 
 def plain(text: str) -> Text:
-    """Somebody else's text, without what could move the cursor."""
+    """Text from outside, without control characters, which could move the cursor."""
     return Text("".join(character if character.isprintable() else "?" for character in text))

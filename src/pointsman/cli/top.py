@@ -1,6 +1,6 @@
-"""``pointsman top`` and ``pointsman status --watch``: what happens now, redrawn until Ctrl-C.
+"""``pointsman top`` and ``pointsman status --watch``: the present state, redrawn until Ctrl-C.
 
-Called by the commands. Where standard output is no terminal they show one moment and end, so that they can be piped.
+Called by the commands. If standard output is no terminal, they print once and end, so that they can be piped.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from rich.text import Text
 from pointsman.cli.tables import make_table, plain
 
 NAME_WIDTH = 16
+#: Width of the space between two columns of a table, in characters.
 GAP = 3
-"""Columns of the terminal between two columns of a table."""
 
 
 def watch(draw: Callable[[], RenderableType], console: Console, *, every_s: float = 0.0) -> None:
-    """Show what ``draw`` gives, again and again, ``every_s`` seconds apart; once where nobody sees it move."""
+    """Redraw what ``draw`` returns every ``every_s`` seconds until Ctrl-C; print it once if there is no terminal."""
     if not console.is_terminal:
         console.print(draw())
         return
@@ -31,7 +31,7 @@ def watch(draw: Callable[[], RenderableType], console: Console, *, every_s: floa
                 time.sleep(every_s)
                 live.update(draw(), refresh=True)
     except KeyboardInterrupt:
-        pass  # the way to leave
+        pass  # Ctrl-C is how it is left
 
 
 def stats_tables(stats: dict[str, Any], title: str) -> RenderableType:
@@ -40,7 +40,7 @@ def stats_tables(stats: dict[str, Any], title: str) -> RenderableType:
 
 
 def _endpoints(endpoints: dict[str, Any]) -> RenderableType:
-    shown = Numbers("Endpoints", "endpoint", least=("p95 ms", "p50 ms", "queued"))
+    shown = NumberTable("Endpoints", "endpoint", optional=("p95 ms", "p50 ms", "queued"))
     for name, endpoint in endpoints.items():
         shown.add(
             name,
@@ -54,11 +54,11 @@ def _endpoints(endpoints: dict[str, Any]) -> RenderableType:
 
 
 def _backends(backends: dict[str, Any]) -> RenderableType:
-    least = ("batch", "p95 ms", "running", "replicas", "p50 ms", "queued")
-    shown = Numbers("Backends", "backend", least=least)
+    optional = ("batch", "p95 ms", "running", "replicas", "p50 ms", "queued")
+    shown = NumberTable("Backends", "backend", optional=optional)
     for tag, backend in backends.items():
         if not backend["replicas"] and not backend["requests"]:
-            continue  # deleted some time ago
+            continue  # a deleted backend, whose counters are still kept
         shown.add(
             tag,
             {
@@ -74,21 +74,22 @@ def _backends(backends: dict[str, Any]) -> RenderableType:
     return shown
 
 
-class Numbers:
-    """A table of names with their numbers. Where the terminal is too narrow for all columns some are left out: numbers
-    that are cut in two are of no use.
+class NumberTable:
+    """A table of names with their numbers. On a narrow terminal it leaves columns out, because a number that is cut in
+    two is misleading.
 
     Args:
-        title, head: of the table, and of the column of names.
-        least: columns that may be left out, the first of them first.
+        title: title of the table.
+        head: title of the column of names.
+        optional: columns that may be left out, the optional important first.
     """
 
-    def __init__(self, title: str, head: str, *, least: tuple[str, ...]) -> None:
-        self._title, self._head, self._least = title, head, least
+    def __init__(self, title: str, head: str, *, optional: tuple[str, ...]) -> None:
+        self._title, self._head, self._optional = title, head, optional
         self._rows: list[tuple[Text, dict[str, Text]]] = []
 
     def add(self, name: str, numbers: dict[str, Text]) -> None:
-        """A row; all have the same columns."""
+        """Add a row; all rows must have the same columns."""
         self._rows.append((plain(name), numbers))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -96,7 +97,7 @@ class Numbers:
             yield Text(f"{self._title}: none yet", style="dim")
             return
         columns = list(self._rows[0][1])
-        for one in self._least:
+        for one in self._optional:
             if self._width(columns) <= options.max_width:
                 break
             columns.remove(one)
@@ -108,7 +109,7 @@ class Numbers:
         yield table
 
     def _width(self, columns: list[str]) -> int:
-        """What it takes with names cut to a legible length."""
+        """Width of the table in characters, with names cut to a legible length."""
         names = max(len(self._head), min(NAME_WIDTH, max(name.cell_len for name, _ in self._rows)))
         numbers = (max(len(column), *(row[column].cell_len for _, row in self._rows)) for column in columns)
         return names + sum(GAP + width for width in numbers) + 2

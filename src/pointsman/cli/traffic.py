@@ -59,7 +59,7 @@ def set_(
     if policy is not None:
         from pointsman.usercode.paths import working_folder
 
-        sys.path.append(working_folder())  # where a policy of one's own is likely to be
+        sys.path.append(working_folder())  # a custom policy is likely to be there
     client.set_traffic(endpoint, _weights(weights), policy=policy)
     _show(client, endpoint)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pointsman.arguments import nearest
 from pointsman.model import Resources
-from pointsman.usercode.paths import absolute, refuse_open
+from pointsman.usercode.paths import absolute, refuse_world_writable
 
 _AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
 REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
@@ -171,7 +171,7 @@ def _working_dir(value: Any) -> str:
     folder = _local_path(value, "working_dir")
     if not os.path.isdir(folder):
         raise ValueError(f"working_dir {value!r} is not a folder")
-    refuse_open(folder, f"working_dir {value!r}")
+    refuse_world_writable(folder, f"working_dir {value!r}")
     return folder
 
 
@@ -191,7 +191,7 @@ def _py_modules(value: Any) -> tuple[str, ...]:
             raise ValueError(f"{entry!r} of py_modules is neither a package's folder nor a module's .py file")
         if found.setdefault(name, path) != path:
             raise ValueError(f"py_modules has two modules of one name: {found[name]} and {path}")
-        refuse_open(path, f"{entry!r} of py_modules")
+        refuse_world_writable(path, f"{entry!r} of py_modules")
     return tuple(found.values())
 
 

@@ -88,18 +88,18 @@ call_scope: ContextVar[CallScope | None] = ContextVar("pointsman_call_scope", de
 """Set while user code runs for a call: per thread in sync code, per task in async code."""
 
 _current: ReplicaContext | None = None
-_rehearsing = False
+_in_trial_import = False
 
 
-def set_rehearsing() -> None:
+def begin_trial_import() -> None:
     """Say that this process only loads code, and calls nothing."""
-    global _rehearsing
-    _rehearsing = True
+    global _in_trial_import
+    _in_trial_import = True
 
 
-def is_rehearsing() -> bool:
+def in_trial_import() -> bool:
     """Whether handles that are loaded here may stay without a way to their instance, which they will not need."""
-    return _rehearsing
+    return _in_trial_import
 
 
 def set_replica_context(context: ReplicaContext | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pointsman as serve
-from pointsman.environments.requirements import FRESH_S, MARK, kept_environments
+from pointsman.environments.requirements import MARK, MIN_UNUSED_S, stored_environments
 from tests.conftest import WAIT_S, start_client
 from tests.elsewhere import versions
 from tests.environments import other_python
@@ -45,7 +45,7 @@ def env(*arguments: str) -> list[dict[str, object]]:
 
 
 def prefixes() -> set[Path]:
-    return {kept.prefix for kept in kept_environments()}
+    return {kept.prefix for kept in stored_environments()}
 
 
 def test_from_requirements_to_an_answer(client: serve.Client, tag: str) -> None:
@@ -133,7 +133,7 @@ def test_prune(client: serve.Client, tag: str) -> None:
     states = {one["python"]: one["state"] for one in env("list")}
     assert (states[used], states[unused]) == ("in use", "unused")
     assert {one["python"]: one["state"] for one in env("prune")}[unused] == "unused"
-    long_ago = os.stat(Path(unused).parents[1] / MARK).st_mtime - FRESH_S - 1
+    long_ago = os.stat(Path(unused).parents[1] / MARK).st_mtime - MIN_UNUSED_S - 1
     for python in (used, unused):
         os.utime(Path(python).parents[1] / MARK, (long_ago, long_ago))
     assert {one["python"]: one["state"] for one in env("prune", "--unused-for", "1")}[unused] == "unused"

@@ -13,7 +13,7 @@ import pytest
 
 import pointsman as serve
 from pointsman.client.backends import check_bytecode
-from pointsman.environments.interpreter import FASTER, RUNTIME, Facts, check
+from pointsman.environments.interpreter import OPTIONAL, RUNTIME, Facts, check
 from pointsman.environments.kinds import parse_env
 from pointsman.environments.resolve import caller, resolve
 from pointsman.model import Environment
@@ -216,7 +216,7 @@ def test_replicas_import_nothing_else() -> None:
     code = "import sys, pointsman.replica.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = set(subprocess.check_output([sys.executable, "-S", "-c", code], env=with_sites(), text=True).split())
     foreign = loaded - set(sys.stdlib_module_names) - {"pointsman", "__main__"}
-    assert foreign - {"typing_extensions"} <= {*RUNTIME, *FASTER}  # which msgspec looks for
+    assert foreign - {"typing_extensions"} <= {*RUNTIME, *OPTIONAL}  # which msgspec looks for
 
 
 def with_sites() -> dict[str, str]:

@@ -21,21 +21,21 @@ from pointsman.environments import requirements
 from pointsman.environments.requirements import (
     MARK,
     Installer,
-    Kept,
-    Made,
+    Recipe,
+    StoredEnvironment,
     ensure,
     environments_folder,
     find_installer,
-    kept_environments,
+    interpreter_build,
     open_lock,
     prunable,
     remove,
     remove_dangling_links,
-    this_version,
+    stored_environments,
 )
 from pointsman.usercode.paths import PACKAGE
 
-MADE = Made(("a==1",), ("msgspec",), "/usr/bin/python", "3.11.7")
+MADE = Recipe(("a==1",), ("msgspec",), "/usr/bin/python", "3.11.7")
 
 
 @pytest.fixture(autouse=True)
@@ -80,14 +80,15 @@ def test_other_arguments() -> None:
 def test_digest_is_of_all_that_decides() -> None:
     """Another package, interpreter or version of it is another environment (DM1)."""
     others = [
-        Made(("a==2",), MADE.runtime, MADE.python, MADE.version),
-        Made(MADE.packages, ("msgspec>=1",), MADE.python, MADE.version),
-        Made(MADE.packages, MADE.runtime, "/opt/python", MADE.version),
-        Made(MADE.packages, MADE.runtime, MADE.python, "3.12.1"),
+        Recipe(("a==2",), MADE.runtime, MADE.python, MADE.version),
+        Recipe(MADE.packages, ("msgspec>=1",), MADE.python, MADE.version),
+        Recipe(MADE.packages, MADE.runtime, "/opt/python", MADE.version),
+        Recipe(MADE.packages, MADE.runtime, MADE.python, "3.12.1"),
     ]
     assert len({made.digest for made in [MADE, *others]}) == 5
     assert (
-        MADE.digest == Made(*MADE.__struct_fields__ and (MADE.packages, MADE.runtime, MADE.python, MADE.version)).digest
+        MADE.digest
+        == Recipe(*MADE.__struct_fields__ and (MADE.packages, MADE.runtime, MADE.python, MADE.version)).digest
     )
 
 
@@ -148,7 +149,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
 
 
 def make(*packages: str) -> Path:
-    return ensure(serve.Requirements(packages), sys.executable, this_version())
+    return ensure(serve.Requirements(packages), sys.executable, interpreter_build())
 
 
 def test_made_once(tool: Tool) -> None:
@@ -219,27 +220,27 @@ def test_tools_that_hang(tmp_path: Path, lock: int, monkeypatch: pytest.MonkeyPa
 
 def test_what_may_go() -> None:
     """An environment goes when no backend uses it and nobody has asked for it lately; a half-made one at once."""
-    old = Kept(Path("/e"), MADE, 1, 4000.0)
+    old = StoredEnvironment(Path("/e"), MADE, 1, 4000.0)
     assert prunable(old, [], 0.0)
     assert not prunable(old, [old.python], 0.0)
     assert not prunable(old, [], 5000.0)
     assert not prunable(old._replace(unused_s=10.0), [], 0.0)
-    assert prunable(old._replace(unused_s=10.0, made=None), [], 0.0)
+    assert prunable(old._replace(unused_s=10.0, recipe=None), [], 0.0)
 
 
 def test_list_and_remove(tool: Tool) -> None:
     """What is listed can be removed, but not while it is being made."""
     make("a==1")
-    (kept,) = kept_environments()
-    assert kept.made is not None
-    assert kept.made.packages == ("a==1",)
+    (kept,) = stored_environments()
+    assert kept.recipe is not None
+    assert kept.recipe.packages == ("a==1",)
     assert kept.size > 0
     lock = open_lock(kept.prefix)
     fcntl.flock(lock, fcntl.LOCK_EX)
     assert not remove(kept)
     os.close(lock)
     assert remove(kept)
-    assert kept_environments() == []
+    assert stored_environments() == []
 
 
 def test_links_to_what_is_gone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.calling.dispatch import LoopDispatcher, ThreadDispatcher
-from pointsman.context import is_rehearsing, replica_context
+from pointsman.context import in_trial_import, replica_context
 from pointsman.engine.base import Address
 from pointsman.engine.instances import address_of, locator, metrics_folder
 from pointsman.engine.process import new_event_loop
@@ -309,7 +309,7 @@ def credentials_here(control_path: str = "") -> Credentials:
     Raises:
         ServeException: outside a replica, and the instance is not this user's or has ended.
     """
-    if is_rehearsing():  # on a cluster this process could not even ask where the instance is
+    if in_trial_import():  # on a cluster this process could not even ask where the instance is
         return Credentials("", control_path, ROLE_GRANT, "", b"", 0.0)
     context = replica_context()
     if context is not None and control_path in ("", context.control_path):

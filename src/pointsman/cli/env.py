@@ -10,7 +10,7 @@ from pointsman.cli.common import AsJson, ClusterAddress, print_json, terminal
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
-    from pointsman.environments.requirements import Kept
+    from pointsman.environments.requirements import StoredEnvironment
 
 DAY_S = 86400.0
 
@@ -20,9 +20,9 @@ app = typer.Typer(help="Look at Python environments made from requirements, and 
 @app.command(name="list")
 def list_(address: ClusterAddress = None, as_json: AsJson = False) -> None:
     """Show the environments that were made, and which of them backends use."""
-    from pointsman.environments.requirements import kept_environments
+    from pointsman.environments.requirements import stored_environments
 
-    _show([(kept, "") for kept in kept_environments()], as_json, _used(address))
+    _show([(kept, "") for kept in stored_environments()], as_json, _used(address))
 
 
 @app.command()
@@ -35,7 +35,7 @@ def prune(
 ) -> None:
     """Remove environments that no backend of a running instance uses. Those asked for in the last 10 minutes stay."""
     from pointsman.engine.ray.folder import is_in_use_here
-    from pointsman.environments.requirements import kept_environments, prunable, remove, remove_dangling_links
+    from pointsman.environments.requirements import prunable, remove, remove_dangling_links, stored_environments
 
     if address is None and is_in_use_here():
         raise ServeException(
@@ -44,22 +44,22 @@ def prune(
         )
     used = _used(address)
     rows = []
-    for kept in kept_environments():
+    for kept in stored_environments():
         gone = prunable(kept, used, unused_for * DAY_S) and remove(kept)
         rows.append((kept, "removed" if gone else ""))
     remove_dangling_links()
     _show(rows, as_json, used)
 
 
-def _show(rows: list[tuple[Kept, str]], as_json: bool, used: set[str]) -> None:
+def _show(rows: list[tuple[StoredEnvironment, str]], as_json: bool, used: set[str]) -> None:
     report = [
         {
-            "packages": list(kept.made.packages) if kept.made else [],
+            "packages": list(kept.recipe.packages) if kept.recipe else [],
             "python": kept.python,
-            "version": kept.made.version.partition(" ")[0] if kept.made else "",
+            "version": kept.recipe.version.partition(" ")[0] if kept.recipe else "",
             "bytes": kept.size,
             "unused_s": round(kept.unused_s),
-            "state": done or ("in use" if kept.python in used else "unused" if kept.made else "half made"),
+            "state": done or ("in use" if kept.python in used else "unused" if kept.recipe else "half made"),
         }
         for kept, done in rows
     ]

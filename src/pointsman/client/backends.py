@@ -24,7 +24,7 @@ from pointsman.config import BackendConfig
 from pointsman.engine.folder import link_folder
 from pointsman.engine.instances import parse_actor_options
 from pointsman.environments.kinds import Kind, parse_env
-from pointsman.environments.rehearsal import rehearse
+from pointsman.environments.rehearsal import try_import
 from pointsman.environments.resolve import resolve
 from pointsman.model import CALLER, BackendSpec, Environment, Origin, Resources, TargetTraits
 from pointsman.policy.shardkey import check_source
@@ -230,7 +230,7 @@ def prepare(
     origin = origin_for(environment, resources)
     if traits is None or environment.kind != CALLER:
         variables = {**environment.variables, **resources.env_vars}
-        traits = rehearse(name, blob, origin, msgspec.structs.replace(environment, variables=variables))
+        traits = try_import(name, blob, origin, msgspec.structs.replace(environment, variables=variables))
     return Package(blob, code_digest(blob), origin, traits)
 
 

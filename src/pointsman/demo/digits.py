@@ -1,7 +1,7 @@
-"""What a user of Pointsman writes: a class that answers requests with a model. And the training of two such models.
+"""The user's side of the demo: a class that answers requests with a model, and the training of two such models.
 
-``run`` trains in the driver; replicas import this module for the class alone, so scikit-learn is imported by the
-training only, and in a replica by the one model that it loads.
+``run`` trains in the driver. Replicas import this module for the class alone, so only the training imports
+scikit-learn; in a replica the unpickled model does.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ class DigitClassifier:
     """A backend: says which digit an image shows.
 
     Args:
-        path: of a fitted scikit-learn classifier, saved by joblib.
+        path: file of a fitted scikit-learn classifier, saved by joblib.
     """
 
     def __init__(self, path: str) -> None:
         self.model = joblib.load(path)
 
     def __call__(self, request: serve.Request) -> dict[str, Any]:
-        """``{"image": 8 rows of 8 numbers from 0 to 16}`` to ``{"digit": ..., "backend": ...}``."""
+        """Answer ``{"image": 8 rows of 8 numbers from 0 to 16}`` with ``{"digit": ..., "backend": ...}``."""
         pixels = np.asarray(request.json()["image"], dtype=float).reshape(1, 64)
         return {"digit": int(self.model.predict(pixels)[0]), "backend": serve.get_current_backend_tag()}
 
 
 class HeldOut(NamedTuple):
-    """Images that no model has seen, and the digits that they show."""
+    """Images that were left out of the training, and the digits that they show."""
 
     images: list[Image]
     digits: list[int]
 
 
 class Trained(NamedTuple):
-    """Where the models are, by backend tag, and what to try them on."""
+    """The files of the models, by backend tag, and the images to measure them with."""
 
     paths: Mapping[str, str]
     held_out: HeldOut

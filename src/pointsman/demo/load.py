@@ -17,21 +17,21 @@ TIMEOUT_S = 30.0
 
 
 class Answer(NamedTuple):
-    """The JSON of one answer, and how long it took from sending to having read it."""
+    """The JSON of one answer, and the seconds from sending the request to the end of the answer."""
 
     value: Any
     seconds: float
 
 
 def post_all(targets: Sequence[tuple[str, bytes]], *, connections: int) -> Generator[Answer, None, None]:
-    """Post a body to each URL; gives the answers in the order of the targets.
+    """Post a body to each URL; yields the answers in the order of the targets.
 
     Args:
         targets: URLs on one server, each with the body for it.
-        connections: how many to keep open.
+        connections: number of connections that are kept open.
 
     Raises:
-        ServeException: an answer is not 200, or did not come.
+        ServeException: a status is not 200, or there is no answer.
     """
     server = urlsplit(targets[0][0]).netloc
     pooled = [HTTPConnection(server, timeout=TIMEOUT_S) for _ in range(connections)]

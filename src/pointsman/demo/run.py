@@ -1,7 +1,7 @@
 """``pointsman demo``: two real models behind one endpoint, from training to a measured table.
 
-Called by the command line. Nothing in it is canned: models are trained, images held out of the training go over HTTP,
-and every figure is counted from the answers.
+Called by the command line. Nothing is canned: the models are trained, images that were held out of the training are
+sent over HTTP, and every figure is computed from the answers.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 NEEDED = ("joblib", "numpy", "sklearn")
 ROUTE = "/digits"
 REPLICAS = 2
+#: Resources of each replica: the four of them need no more than two CPUs.
 SHARE = {"num_cpus": 0.5}
-"""Of each replica, so that all of them together ask for no more than two CPUs."""
 CONNECTIONS = 4
+#: Name of the instance of ``--keep``, by which ``pointsman status`` finds it.
 KEPT_NAME = "demo"
-"""A demo that is kept has a name, so that ``pointsman status`` can look at it."""
 
 
 def run_demo(console: Console, *, port: int, keep: bool) -> None:
     """Train, serve, measure, print.
 
     Args:
-        port: of HTTP, 0 for any free one.
-        keep: whether to serve on until Ctrl-C, or until the instance is shut down from elsewhere.
+        port: HTTP port, 0 for any free one.
+        keep: whether to keep serving until Ctrl-C, or until another process ends the instance.
 
     Raises:
         ServeException: scikit-learn is missing, or a request failed.
@@ -53,7 +53,7 @@ def run_demo(console: Console, *, port: int, keep: bool) -> None:
     """
     _check_installed()
     with tempfile.TemporaryDirectory(prefix="pointsman-demo-") as folder, _start(port, keep) as client:
-        # Only now, so that a port in use is said before anybody waits for the import of scikit-learn.
+        # Imported after the instance has started: a port in use shows at once, the import takes seconds.
         from pointsman.demo.digits import train
 
         console.print("Training a linear classifier and a support vector machine on half of the digits ...")
@@ -64,11 +64,11 @@ def run_demo(console: Console, *, port: int, keep: bool) -> None:
         console.print(_table(_score(answers, trained.held_out.digits), traffic))
         _print_curl(url, trained.held_out, console, keep=keep)
         if keep:
-            _keep(console)
+            _keep_serving(console)
 
 
 class Score(NamedTuple):
-    """What one backend has done: whether each of its answers was right, and how long each took, in seconds."""
+    """Results of one backend: for each answer whether it was right, and how many seconds it took."""
 
     right: list[bool]
     seconds: list[float]
@@ -91,7 +91,7 @@ def _start(port: int, keep: bool) -> Client:
 
 
 def _deploy(client: Client, trained: Trained, console: Console) -> dict[str, float]:
-    """Serve every model, behind one endpoint that shares its traffic out equally."""
+    """Serve every model behind one endpoint that splits its traffic equally; returns the weights."""
     from pointsman.demo.digits import DigitClassifier
 
     console.print(f"Starting {REPLICAS} replicas of each ...")
@@ -106,7 +106,7 @@ def _deploy(client: Client, trained: Trained, console: Console) -> dict[str, flo
 def _send(url: str, images: Sequence[Image], console: Console) -> list[Answer]:
     targets = [(url, _body(image)) for image in images]
     began = time.perf_counter()
-    # Closing stops the senders at once when Ctrl-C strikes between two answers.
+    # Closing the generator stops the senders at once after a Ctrl-C.
     with contextlib.closing(post_all(targets, connections=CONNECTIONS)) as incoming:
         description = f"Sending {len(targets)} held-out images"
         answers = list(track(incoming, total=len(targets), description=description, console=console))
@@ -148,7 +148,6 @@ def _table(scores: Mapping[str, Score], traffic: Mapping[str, float]) -> Table:
 
 
 def _quantile(values: Sequence[float], q: float) -> float:
-    """The nearest-rank quantile."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
@@ -157,11 +156,11 @@ def _print_curl(url: str, held_out: HeldOut, console: Console, *, keep: bool) ->
     image, digit = held_out.images[0], held_out.digits[0]
     lead = "Try it by hand" if keep else "Try it by hand while `pointsman demo --keep` serves"
     console.print(f"{lead} (this image shows a {digit}):\n", highlight=False)
-    # Unwrapped and uncoloured, so that it can be pasted whole.
+    # Not wrapped and without colour codes, so that it can be copied.
     console.out(f"curl -s {url} -H 'content-type: application/json' -d '{_body(image).decode()}'\n", highlight=False)
 
 
-def _keep(console: Console) -> None:
+def _keep_serving(console: Console) -> None:
     console.print(f"Serving on. Ctrl-C ends it; elsewhere: pointsman status --name {KEPT_NAME}", highlight=False)
     try:
         InstanceFolder.of(KEPT_NAME).wait_for_end()

@@ -1,9 +1,10 @@
-"""Python environments of backends: named by the user, found, made and tried before anything is registered.
+"""Python environments of backends: found or made, and checked before a backend is registered.
 
-kinds         what users name: a virtual environment, a conda environment, requirements
-resolve       from that name to an interpreter and its variables
-conda         what conda says, and what entering an environment does to a process
-requirements  makes environments from requirements, keeps, lists and removes them
-interpreter   asks an interpreter what it has (question: run by it)
-rehearsal     loads a backend's code once in its environment
+kinds         the types of ``env=``: a virtual environment, a conda environment, requirements
+resolve       turns one of these into an interpreter and its variables
+conda         finds conda environments, and computes the variables of an activated one
+requirements  makes environments from requirements; stores, lists and removes them
+interpreter   runs an interpreter to find out what it has
+question      the script that it runs for that
+rehearsal     imports a backend's code once in its environment, on trial
 """

@@ -1,7 +1,7 @@
-"""Conda: where an environment of a given name is, and what activating it does to a process.
+"""Finds conda environments by name, and computes the variables that activating one sets.
 
-Reads what conda, mamba and micromamba leave on disk and in the environment; runs none of them, which takes a second and
-works only where they are on the ``PATH``.
+Reads the files and variables of conda, mamba and micromamba instead of running them: that takes a second, and works
+only if they are on the ``PATH``.
 """
 
 from __future__ import annotations
@@ -18,21 +18,29 @@ from typing import NamedTuple
 import msgspec
 
 from pointsman.arguments import nearest
-from pointsman.environments import conda
-from pointsman.environments.interpreter import last_words, run_bounded
+from pointsman.environments.interpreter import exit_reason, run_bounded
 from pointsman.exceptions import ServeException
 from pointsman.model import Environment
-from pointsman.usercode.paths import refuse_open
+from pointsman.usercode.paths import refuse_world_writable
 
+#: Where installers put conda by default: in the home folder, and system-wide.
 USUAL_HOMES = ("miniforge3", "miniconda3", "mambaforge", "anaconda3", "micromamba")
 USUAL_PLACES = ("/opt/conda", "/opt/miniforge3", "/opt/miniconda3", "/opt/anaconda3")
 BASE = ("base", "root")
+#: The value by which conda stores that a variable is unset.
 UNSET = "***unset***"
-"""How conda stores that a variable shall not be set."""
+CONDA_VARIABLES = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "CONDA_PROMPT_MODIFIER", "CONDA_PREFIX_1")
+ACTIVATE_TIMEOUT_S = 5.0
+# Paths reach the shell as arguments and are no part of its text. The scripts' output goes to standard error, since
+# standard output has the answer.
+SOURCE_ALL = 'python=$1; dump=$2; shift 2; for script in "$@"; do . "$script"; done >&2; exec "$python" -I -c "$dump"'
+DUMP = "import json, os; print(json.dumps(dict(os.environ)))"
+#: Variables that every shell changes.
+_SHELL_VARIABLES = frozenset(("_", "SHLVL", "PWD", "OLDPWD"))
 
 
 class Surroundings(NamedTuple):
-    """What there is to find conda by: the process's variables, its ``sys.prefix``, and its user's home folder."""
+    """Where a search for conda starts: a process's variables, its ``sys.prefix``, and its user's home folder."""
 
     variables: Mapping[str, str]
     prefix: Path
@@ -44,11 +52,11 @@ class Surroundings(NamedTuple):
 
 
 def find_prefix(name: str, around: Surroundings) -> Path:
-    """The folder of the conda environment of that name, as conda itself would choose it.
+    """The folder of a conda environment, found by the rules of conda itself.
 
     Raises:
-        ServeException: there is no conda.
-        ValueError: there is no environment of that name, or more than one that only has a path.
+        ServeException: no conda is found.
+        ValueError: no environment has that name, or several outside conda's folders have it.
     """
     roots, listed = installations(around), _listed(around)
     active = around.variables.get("CONDA_PREFIX", "")
@@ -82,13 +90,13 @@ def find_prefix(name: str, around: Surroundings) -> Path:
 
 
 def installations(around: Surroundings) -> list[Path]:
-    """Root folders of conda, mamba and micromamba, that of the active environment first."""
+    """Root folders of conda, mamba and micromamba; the root of the active environment comes first."""
     found = [root for root in _candidates(around) if _is_environment(root) or (root / "envs").is_dir()]
     return list(dict.fromkeys(found))
 
 
 def environment_folders(around: Surroundings, roots: list[Path]) -> list[Path]:
-    """Folders whose subfolders are environments, in the order in which conda looks into them."""
+    """Folders whose subfolders are environments, in the order in which conda searches them."""
     named = around.variables.get("CONDA_ENVS_DIRS") or around.variables.get("CONDA_ENVS_PATH") or ""
     folders = [Path(part).expanduser() for part in named.split(os.pathsep) if part]
     for file in _settings_files(around, roots):
@@ -98,7 +106,7 @@ def environment_folders(around: Surroundings, roots: list[Path]) -> list[Path]:
 
 
 def stored_variables(prefix: Path) -> dict[str, str]:
-    """Variables of ``conda env config vars set`` and of the environment's packages."""
+    """Variables that ``conda env config vars set`` and the environment's packages have stored."""
     variables: dict[str, str] = {}
     for file in (*sorted(prefix.glob("etc/conda/env_vars.d/*.json")), prefix / "conda-meta" / "state"):
         try:
@@ -112,7 +120,7 @@ def stored_variables(prefix: Path) -> dict[str, str]:
     return variables
 
 
-def scripts(prefix: Path, kind: str) -> list[str]:
+def hook_scripts(prefix: Path, kind: str) -> list[str]:
     """Scripts that run when an environment is entered (``activate``) or left (``deactivate``)."""
     return [str(path) for path in sorted(prefix.glob(f"etc/conda/{kind}.d/*.sh"))]
 
@@ -139,8 +147,10 @@ def _candidates(around: Surroundings) -> Iterator[Path]:
 
 
 def _beside(active: str) -> list[Path]:
-    """Where the active environment's siblings are, and those of a base. Here an interpreter makes an environment: not
-    every tool that makes one leaves what conda does."""
+    """Folders that may hold environments beside the active one, or below it if it is the base.
+
+    An interpreter is enough to be taken for an environment there: not every tool writes a ``conda-meta`` folder.
+    """
     return [Path(active).parent, Path(active) / "envs"] if active else []
 
 
@@ -153,7 +163,7 @@ def _is_environment(prefix: Path) -> bool:
 
 
 def _listed(around: Surroundings) -> list[Path]:
-    """Environments that conda has noted for this user, wherever they are."""
+    """Environments in conda's own list for this user, which has those outside the usual folders too."""
     try:
         lines = (around.home / ".conda" / "environments.txt").read_text().splitlines()
     except OSError:
@@ -176,7 +186,7 @@ _ITEM = re.compile(r"\s*-\s+(.+)")
 
 
 def _envs_dirs(file: Path) -> list[str]:
-    """The list ``envs_dirs`` of a settings file. Of YAML only what such a list is written in is understood."""
+    """The list ``envs_dirs`` of a settings file. Understands only the part of YAML that such lists are written in."""
     try:
         lines = [re.sub(r"(^|\s)#.*", "", line).rstrip() for line in file.read_text().splitlines()]
     except OSError:
@@ -195,45 +205,40 @@ def _envs_dirs(file: Path) -> list[str]:
     return [item.strip().strip("'\"") for item in items if item.strip()]
 
 
-CONDA_VARIABLES = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "CONDA_PROMPT_MODIFIER", "CONDA_PREFIX_1")
-ACTIVATE_TIMEOUT_S = 5.0
-# The scripts are named by arguments, never by text of ours. What they print is no answer.
-SOURCE_ALL = 'python=$1; dump=$2; shift 2; for script in "$@"; do . "$script"; done >&2; exec "$python" -I -c "$dump"'
-DUMP = "import json, os; print(json.dumps(dict(os.environ)))"
-_OF_SHELLS = frozenset(("_", "SHLVL", "PWD", "OLDPWD"))
-
-
 def find_python(prefix: Path, shown: str) -> Path:
-    """The interpreter of an environment in a folder that only its owner, or a group, may change.
+    """The interpreter of the environment in a folder.
+
+    Args:
+        shown: the environment's name in error texts.
 
     Raises:
-        ValueError: there is none, or everyone may change it.
+        ValueError: there is no interpreter, or everyone may write to the environment.
     """
     python = prefix / "bin" / "python"
     if not python.exists():
         why = "leads nowhere" if python.is_symlink() else "does not exist"
         raise ValueError(f"{shown} has no interpreter: {python} {why}")
     for path in (prefix, prefix / "bin", python, *prefix.glob("lib/python3*/site-packages")):
-        refuse_open(path, shown)
+        refuse_world_writable(path, shown)
     return python
 
 
-def activated(name: str, prefix: Path) -> Environment:
-    """A conda environment as a shell has it after ``conda activate``: what the scripts of packages set is part of it.
+def activate(name: str, prefix: Path) -> Environment:
+    """A conda environment with the variables of a shell after ``conda activate``, those of packages' scripts included.
 
-    An environment that is active in this process is left first, as conda does.
+    An environment that is active in this process is deactivated first, as conda does.
 
     Raises:
-        ValueError: it has no interpreter, everyone may change it, or one of its scripts fails.
+        ValueError: there is no interpreter, everyone may write to the environment, or one of its scripts fails.
     """
     shown = f"conda environment {name!r}"
     python = str(find_python(prefix, shown))
-    changed, gone = _changes(os.environ, _leave(python, shown))
+    changed, gone = _changes(os.environ, _deactivated(python, shown))
     entered = {
         "CONDA_PREFIX": str(prefix),
         "CONDA_DEFAULT_ENV": name,
         "CONDA_SHLVL": "1",
-        **conda.stored_variables(prefix),
+        **stored_variables(prefix),
     }
     environment = Environment(
         kind="conda",
@@ -245,38 +250,38 @@ def activated(name: str, prefix: Path) -> Environment:
         path=(str(prefix / "bin"),),
     )
     before = environment.over(os.environ)
-    after = _source(conda.scripts(prefix, "activate"), before, python, shown)
+    after = _source(hook_scripts(prefix, "activate"), before, python, shown)
     return _with_changes(environment, before, after)
 
 
-def _leave(python: str, shown: str) -> dict[str, str]:
-    """This process's variables without those that its own conda environment has set."""
+def _deactivated(python: str, shown: str) -> dict[str, str]:
+    """This process's variables after ``conda deactivate``."""
     variables = dict(os.environ)
     active = variables.get("CONDA_PREFIX")
     if not active:
         return variables
-    for name in conda.stored_variables(Path(active)):
+    for name in stored_variables(Path(active)):
         variables.pop(name, None)
-    return _source(conda.scripts(Path(active), "deactivate"), variables, python, shown)
+    return _source(hook_scripts(Path(active), "deactivate"), variables, python, shown)
 
 
 def _source(scripts: list[str], variables: dict[str, str], python: str, shown: str) -> dict[str, str]:
-    """Variables as they are after a shell has run scripts."""
+    """The variables of a shell after it has sourced scripts."""
     if not scripts:
         return variables
-    shell = shutil.which("bash") or "/bin/sh"  # conda's scripts are written for bash and zsh, the most for any shell
+    shell = shutil.which("bash") or "/bin/sh"  # most of conda's scripts run in any shell, some need bash
     what = f"activating {shown}"
     command = [shell, "-c", SOURCE_ALL, "activate", python, DUMP, *scripts]
     ended = run_bounded(what, command, variables, timeout_s=ACTIVATE_TIMEOUT_S)
     try:
         return msgspec.json.decode(ended.stdout, type=dict[str, str])
     except msgspec.DecodeError:
-        raise ValueError(f"{what} failed in one of {', '.join(scripts)}: {last_words(ended)}") from None
+        raise ValueError(f"{what} failed in one of {', '.join(scripts)}: {exit_reason(ended)}") from None
 
 
 def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Variables that became new or different, and names of those that went."""
-    names = {name for name in {*before, *after} - _OF_SHELLS if before.get(name) != after.get(name)}
+    """Variables that were added or changed, and names of those that were removed."""
+    names = {name for name in {*before, *after} - _SHELL_VARIABLES if before.get(name) != after.get(name)}
     return {name: after[name] for name in names if name in after}, sorted(names - set(after))
 
 
@@ -284,7 +289,7 @@ def _with_changes(environment: Environment, before: Mapping[str, str], after: Ma
     changed, gone = _changes(before, after)
     path = environment.path
     old, new = before.get("PATH", ""), changed.get("PATH", "")
-    if new.endswith(f":{old}"):  # folders were put before it: this process's own PATH need not travel
+    if new.endswith(f":{old}"):  # only the added folders are sent, since replicas have their own PATH
         path = (*new[: -len(old) - 1].split(":"), *path)
         del changed["PATH"]
     elif new:

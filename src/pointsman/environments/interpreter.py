@@ -1,4 +1,4 @@
-"""Runs an environment's interpreter, to ask it what it is and what it has."""
+"""Runs an environment's interpreter to find out its version and its packages."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from pointsman.version import VERSION
 from pointsman.wire.frames import PROTOCOL_VERSION
 
 OLDEST = (3, 10)
-ASK_TIMEOUT_S = 8.0
+PROBE_TIMEOUT_S = 8.0
+#: Packages that every replica imports, some of them with the first request.
 RUNTIME = ("cloudpickle", "msgspec", "starlette")
-"""Packages that every replica imports, or imports with its first request."""
-FASTER = ("uvloop",)
-"""What replicas use where it is there: without it, one at a time got 0.74 to 0.98 of the answers per second."""
+#: Packages that replicas use if installed. Without uvloop, sequential requests ran at 0.74 to 0.98 of the throughput.
+OPTIONAL = ("uvloop",)
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """An interpreter's answer to ``question``.
+    """What ``question.py`` found out about an interpreter.
 
     Attributes:
-        version: of Python.
-        build: the same in full, its compiler and date included.
-        missing: which of :data:`RUNTIME` it has not, or has in a version that is too old.
-        pointsman: version of the package there, empty without one.
-        wire: version of the wire protocol there.
-        problem: why the package there cannot be used, empty when it can.
+        version: version of Python.
+        build: ``sys.version``, with compiler and date.
+        missing: packages of :data:`RUNTIME` that are missing or too old.
+        pointsman: version of the installed pointsman; empty if there is none.
+        wire: version of that one's wire protocol.
+        problem: why that one cannot be imported; empty if it can.
     """
 
     version: tuple[int, int, int]
@@ -45,27 +45,27 @@ class Facts(msgspec.Struct, frozen=True):
     problem: str
 
 
-def ask(environment: Environment) -> Facts:
-    """What an environment's interpreter is and has.
+def probe(environment: Environment) -> Facts:
+    """Run an environment's interpreter to find out what it has.
 
     Raises:
-        ValueError: it does not run, or not in time.
+        ValueError: the interpreter cannot be run, or takes longer than 8 s.
     """
     source = importlib.resources.files("pointsman.environments").joinpath("question.py").read_text()
-    ended = run_in(environment, ["-c", source, *runtime_requirements(RUNTIME)], timeout_s=ASK_TIMEOUT_S)
+    ended = run_in(environment, ["-c", source, *runtime_requirements(RUNTIME)], timeout_s=PROBE_TIMEOUT_S)
     try:
         return msgspec.json.decode(ended.stdout.strip().rpartition(b"\n")[2], type=Facts)
     except msgspec.DecodeError:
         raise ValueError(
-            f"the interpreter of {environment}, {environment.python}, does not work: {last_words(ended)}"
+            f"the interpreter of {environment}, {environment.python}, does not work: {exit_reason(ended)}"
         ) from None
 
 
 def check(environment: Environment, facts: Facts) -> None:
-    """Whether replicas can run in an environment.
+    """Check that replicas can run in an environment.
 
     Raises:
-        ValueError: they cannot; the text says what is there and what is needed.
+        ValueError: they cannot; the text says what the environment has and what is needed.
     """
     version = ".".join(map(str, facts.version))
     if facts.version < OLDEST:
@@ -88,14 +88,14 @@ def check(environment: Environment, facts: Facts) -> None:
 
 
 def check_version(environment: Environment, facts: Facts) -> None:
-    """Whether a Python is new enough; raises ValueError when it is not."""
+    """Check that an environment's Python is new enough. Raises ValueError if it is not."""
     if facts.version < OLDEST:
         version = ".".join(map(str, facts.version))
         raise ValueError(f"{environment} has Python {version}, and Pointsman needs {OLDEST[0]}.{OLDEST[1]} or later")
 
 
-def runtime_requirements(names: Sequence[str] = (*RUNTIME, *FASTER)) -> list[str]:
-    """What to install so that an environment can run replicas, with the versions that this package asks for."""
+def runtime_requirements(names: Sequence[str] = (*RUNTIME, *OPTIONAL)) -> list[str]:
+    """Requirements of replicas, with the versions that pointsman's own metadata declares."""
     try:
         declared = importlib.metadata.requires("pointsman") or []
     except importlib.metadata.PackageNotFoundError:  # run from its source without being installed
@@ -107,7 +107,7 @@ def runtime_requirements(names: Sequence[str] = (*RUNTIME, *FASTER)) -> list[str
 def run_in(
     environment: Environment, arguments: Sequence[str], *, timeout_s: float, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run an environment's interpreter with the environment's variables. As :func:`run_bounded`."""
+    """Run an environment's interpreter with the environment's variables. The rest is as for :func:`run_bounded`."""
     what = f"the interpreter of {environment}, {environment.python},"
     command = [environment.python, *arguments]
     return run_bounded(what, command, environment.over(os.environ), timeout_s=timeout_s, stdin=stdin)
@@ -116,13 +116,13 @@ def run_in(
 def run_bounded(
     what: str, command: Sequence[str], variables: Mapping[str, str], *, timeout_s: float, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program in ``/``; everything that it started is gone afterwards.
+    """Run a program in ``/``, and kill its process group afterwards.
 
     Args:
-        what: its name in error texts.
+        what: the program's name in error texts.
 
     Raises:
-        ValueError: it cannot be run, or takes longer than ``timeout_s`` seconds.
+        ValueError: the program cannot be run, or takes longer than ``timeout_s`` seconds.
     """
     try:
         process = subprocess.Popen(
@@ -147,7 +147,7 @@ def run_bounded(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def last_words(ended: subprocess.CompletedProcess[bytes]) -> str:
-    """How a process ended: the last line of what it complained about, or its exit code."""
+def exit_reason(ended: subprocess.CompletedProcess[bytes]) -> str:
+    """Why a process failed: the last line of its standard error, or its exit code."""
     lines = ended.stderr.decode(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else f"it ended with exit code {ended.returncode}"

@@ -1,4 +1,4 @@
-"""What users write for ``env=``. Checked for shape here; whether it exists is for ``resolve``."""
+"""The types that users give as ``env=``. Only their form is checked here; ``resolve`` checks that they exist."""
 
 from __future__ import annotations
 

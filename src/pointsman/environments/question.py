@@ -1,6 +1,6 @@
-"""What an environment's interpreter is asked: run there by ``python -c`` and never imported. Prints one line of JSON.
+"""Script that reports what an interpreter has, as one line of JSON. Run by ``python -c``, never imported.
 
-It has no function and no annotation, so that interpreters that are too old can still say how old they are.
+It has no annotations and no new syntax, so that an interpreter that is too old can still report its version.
 """
 
 import json
@@ -15,7 +15,7 @@ facts = {
     "wire": 0,
     "problem": "",
 }
-if sys.version_info >= (3, 10):  # noqa: UP036 - older ones are asked too
+if sys.version_info >= (3, 10):  # noqa: UP036 - older ones run this script too
     import importlib.metadata
     import importlib.util
     import re
@@ -25,7 +25,7 @@ if sys.version_info >= (3, 10):  # noqa: UP036 - older ones are asked too
         try:
             there = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            there = "" if importlib.util.find_spec(name) is None else "9999"  # there, but who knows which
+            there = "" if importlib.util.find_spec(name) is None else "9999"  # importable, of unknown version
         numbers = [[int(part) for part in re.findall("[0-9]+", text)[:3]] for text in (there, least)]
         if not there or numbers[0] < numbers[1]:
             missing.append(name)
@@ -35,6 +35,6 @@ if sys.version_info >= (3, 10):  # noqa: UP036 - older ones are asked too
             from pointsman.wire.frames import PROTOCOL_VERSION
 
             facts["pointsman"], facts["wire"] = VERSION, PROTOCOL_VERSION
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        except Exception as error:  # noqa: BLE001 - any failure is what is reported
             facts["problem"] = "importing pointsman failed: " + repr(error)
 sys.stdout.write("\n" + json.dumps(facts) + "\n")

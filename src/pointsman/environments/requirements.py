@@ -1,10 +1,10 @@
-"""Environments that are made here from a list of requirements, once, and kept for whoever wants the same again.
+"""Makes virtual environments from requirements. Each is made once and stored in the user's cache for later use.
 
     <cache>/environments/<digest>/          the virtual environment
-                         <digest>/made      JSON; written last, so what has none is half made and is thrown away
-    <cache>/locks/<digest>                  held while it is made or removed
+                         <digest>/made      its Recipe as JSON; written last, so a folder without it is incomplete
+    <cache>/locks/<digest>                  locked while the environment is made or removed
 
-The digest is of all that decides what is in it. :func:`kept_environments` lists what is there.
+The digest is of the :class:`Recipe`, which has everything that decides about the content.
 """
 
 from __future__ import annotations
@@ -33,40 +33,45 @@ from pointsman.environments.interpreter import runtime_requirements
 from pointsman.environments.kinds import Requirements
 from pointsman.progress import Activity
 
+#: Installing large packages over a slow connection can take most of an hour.
 TIMEOUT_S = 3600.0
-"""Large packages over a slow line take this long, and not longer."""
 PIP_OPTIONS = ("--no-input", "--disable-pip-version-check")
 KEPT_LINES = 20
 MAX_REASON = 600
+# Characters with which uv draws frames around its messages.
 _FRAMES = str.maketrans("", "", "\N{MULTIPLICATION SIGN}╰─▶│├")
 _VERSIONS = re.compile(r" \(from versions: [^)]*\)")
 _UNWANTED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
 
-Say = Callable[[str], None]
+MARK = "made"
+#: An environment that was requested this recently may belong to a backend that is not registered yet.
+MIN_UNUSED_S = 600.0
+
+OnLine = Callable[[str], None]
 
 
 class Installer(NamedTuple):
-    """A way to make environments.
+    """A tool that makes environments.
 
     Attributes:
-        name: for people.
+        name: its name in texts for users.
         uv: path of uv; None for venv and pip.
     """
 
     name: str
     uv: str | None
 
-    def make(self, what: str, prefix: Path, python: str, packages: Sequence[str], say: Say, lock: int) -> None:
+    def make(self, what: str, prefix: Path, python: str, packages: Sequence[str], on_line: OnLine, lock: int) -> None:
         """Make a new environment with packages.
 
         Args:
-            what: its name in error texts.
+            what: the environment's name in error texts.
             python: the interpreter to base it on.
-            say: called with each line of output.
-            lock: descriptor that the tool inherits: when we are killed the lock lasts until the tool, too, has ended.
+            on_line: called with each line of the tool's output.
+            lock: descriptor that the tool inherits. If this process is killed, the lock is held until the tool ends.
 
         Raises:
-            ValueError: it failed; the text has the tool's reason.
+            ValueError: the tool failed; the text has its reason.
         """
         own = str(prefix / "bin" / "python")
         if self.uv is not None:
@@ -78,20 +83,20 @@ class Installer(NamedTuple):
         else:
             create = [python, "-m", "venv", str(prefix)]
             install = [own, "-m", "pip", "install", *PIP_OPTIONS]
-        _run(what, self.name, create, say, lock)
+        _run(what, self.name, create, on_line, lock)
         listing = prefix / "requirements.txt"
         listing.write_text("".join(f"{package}\n" for package in packages))
-        _run(what, self.name, [*install, "--requirement", str(listing)], say, lock)
+        _run(what, self.name, [*install, "--requirement", str(listing)], on_line, lock)
 
 
 def find_installer(wanted: str | None) -> Installer:
-    """uv where there is one, beside this interpreter or on the ``PATH``; else venv and pip.
+    """The installer to use: uv if it is beside this interpreter or on the ``PATH``, otherwise venv and pip.
 
     Args:
-        wanted: ``"uv"`` or ``"pip"`` to have this one; None for either.
+        wanted: ``"uv"`` or ``"pip"`` to choose; None for either.
 
     Raises:
-        ValueError: uv is wanted, and is not there.
+        ValueError: uv is chosen, and not found.
     """
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
@@ -100,7 +105,7 @@ def find_installer(wanted: str | None) -> Installer:
     return Installer("venv and pip", None) if wanted == "pip" or uv is None else Installer("uv", uv)
 
 
-def _run(what: str, tool: str, command: Sequence[str], say: Say, lock: int) -> None:
+def _run(what: str, tool: str, command: Sequence[str], on_line: OnLine, lock: int) -> None:
     variables = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
     process = subprocess.Popen(
         command,
@@ -127,7 +132,7 @@ def _run(what: str, tool: str, command: Sequence[str], say: Say, lock: int) -> N
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.strip())
-            say(line.strip())
+            on_line(line.strip())
         code = process.wait()
     finally:
         timer.cancel()
@@ -147,7 +152,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """What an installer complains about, on one line: pip's errors, or the last that uv says."""
+    """An installer's failure on one line: pip's errors, or the text after uv's last ``error:``."""
     errors = [_VERSIONS.sub("", line.removeprefix("ERROR:")).strip() for line in lines if line.startswith("ERROR:")]
     if errors:
         return "; ".join(errors)[:MAX_REASON]
@@ -156,7 +161,7 @@ def _reason(lines: Sequence[str]) -> str:
 
 
 def _pip_installs_elsewhere() -> bool:
-    """Whether this interpreter has a pip that can install for others, which spares them a pip of their own."""
+    """Whether this interpreter's pip can install into other environments, so that they need no pip of their own."""
     try:
         version = importlib.metadata.version("pip").split(".")
     except importlib.metadata.PackageNotFoundError:
@@ -164,17 +169,14 @@ def _pip_installs_elsewhere() -> bool:
     return (int(version[0]), int(version[1])) >= (22, 3)
 
 
-MARK = "made"
-
-
-class Made(msgspec.Struct, frozen=True):
-    """What an environment was made from.
+class Recipe(msgspec.Struct, frozen=True):
+    """What an environment is made from.
 
     Attributes:
-        packages: as the user wrote them.
-        runtime: what was installed for replicas beside them.
+        packages: requirements that the user gave.
+        runtime: requirements of replicas.
         python: the interpreter that it is based on.
-        version: of that, with its build.
+        version: version and build of that interpreter.
     """
 
     packages: tuple[str, ...]
@@ -188,27 +190,27 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def environments_folder() -> Path:
-    """Where they are kept."""
     return cache_folder("environments")
 
 
 def ensure(kind: Requirements, python: str, version: str) -> Path:
-    """The environment of these requirements, made now if it is not there yet.
+    """The folder of the environment with these requirements; makes it if it does not exist.
 
     Args:
-        python: the interpreter to base it on; ``version`` is its version and build.
+        python: the interpreter to base it on.
+        version: version and build of that interpreter.
 
     Raises:
-        ValueError: it cannot be made; the text has the installer's reason, and nothing of it is left.
+        ValueError: it cannot be made; the text has the installer's reason. Nothing of it is left.
     """
     runtime = tuple(sorted(runtime_requirements()))
-    wanted = Made(kind.packages, runtime, os.path.realpath(python), version)
+    wanted = Recipe(kind.packages, runtime, os.path.realpath(python), version)
     prefix = environments_folder() / wanted.digest
     shown = f"environment of {', '.join(kind.packages)}"
     with Activity(f"waiting for whoever makes the {shown}") as activity, _locked(prefix) as lock:
         mark = prefix / MARK
         if mark.exists() and (prefix / "bin" / "python").exists():
-            os.utime(mark)  # its age decides when it may go
+            os.utime(mark)  # `pointsman env prune` goes by this time
             return prefix
         installer = find_installer(kind.installer)
         activity.title = f"making the {shown} with {installer.name}"
@@ -216,7 +218,7 @@ def ensure(kind: Requirements, python: str, version: str) -> Path:
     return prefix
 
 
-def _make(shown: str, prefix: Path, wanted: Made, installer: Installer, activity: Activity, lock: int) -> None:
+def _make(shown: str, prefix: Path, wanted: Recipe, installer: Installer, activity: Activity, lock: int) -> None:
     shutil.rmtree(prefix, ignore_errors=True)
     try:
         installer.make(shown, prefix, wanted.python, [*wanted.packages, *wanted.runtime], activity.show, lock)
@@ -229,14 +231,14 @@ def _make(shown: str, prefix: Path, wanted: Made, installer: Installer, activity
 
 
 def open_lock(prefix: Path) -> int:
-    """The descriptor of the file whose lock guards an environment; not locked yet."""
+    """Open the lock file of an environment; the caller locks it."""
     path = cache_folder("locks") / prefix.name
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 @contextlib.contextmanager
 def _locked(prefix: Path) -> Iterator[int]:
-    """One process at a time; the lock ends with its last holder, however that ends."""
+    """Hold an environment's lock. The kernel releases it when the last process that inherited it ends."""
     lock = open_lock(prefix)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -245,61 +247,57 @@ def _locked(prefix: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def this_version() -> str:
-    """Version and build of the running interpreter."""
+def interpreter_build() -> str:
+    """Version and build of the running interpreter, as ``Facts.build`` has them for others."""
     return " ".join(sys.version.split())
 
 
-FRESH_S = 600.0
-"""One that was asked for this recently may be on its way into an instance, which does not show it yet."""
-
-
-class Kept(NamedTuple):
+class StoredEnvironment(NamedTuple):
     """An environment on disk.
 
     Attributes:
         prefix: its folder.
-        made: what from; None when its making was cut off.
-        size: in bytes, of all files; some may be links into a cache of the installer.
-        unused_s: seconds since somebody last asked for it.
+        recipe: what it was made from; None if it is incomplete.
+        size: size of all files in bytes. Some may be hard links into the installer's cache.
+        unused_s: seconds since it was last requested.
     """
 
     prefix: Path
-    made: Made | None
+    recipe: Recipe | None
     size: int
     unused_s: float
 
     @property
     def python(self) -> str:
-        """Its interpreter, as a backend that uses it names it."""
+        """Path of its interpreter, spelled as in the status of a backend that uses it."""
         return str(self.prefix / "bin" / "python")
 
 
-def kept_environments() -> list[Kept]:
-    """All that there are, last used first."""
+def stored_environments() -> list[StoredEnvironment]:
+    """All stored environments, the last used first."""
     folders = [path for path in environments_folder().iterdir() if path.is_dir()]
     return sorted(map(_look, folders), key=lambda kept: kept.unused_s)
 
 
-def prunable(kept: Kept, used: Collection[str], unused_s: float) -> bool:
-    """Whether an environment may go.
+def prunable(kept: StoredEnvironment, used: Collection[str], unused_s: float) -> bool:
+    """Whether an environment may be removed.
 
     Args:
-        used: interpreters of backends that exist.
-        unused_s: seconds for which nobody must have asked for it; at least 600.
+        used: interpreters of existing backends.
+        unused_s: seconds that must have passed since it was last requested; at least 600.
     """
-    return kept.python not in used and (kept.made is None or kept.unused_s >= max(unused_s, FRESH_S))
+    return kept.python not in used and (kept.recipe is None or kept.unused_s >= max(unused_s, MIN_UNUSED_S))
 
 
-def remove(kept: Kept) -> bool:
-    """Remove an environment; False when somebody is making it right now."""
+def remove(kept: StoredEnvironment) -> bool:
+    """Remove an environment; False if another process is making it right now."""
     lock = open_lock(kept.prefix)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     else:
-        (kept.prefix / MARK).unlink(missing_ok=True)  # first: what is half removed must not pass for whole
+        (kept.prefix / MARK).unlink(missing_ok=True)  # first: without it, a partly removed folder counts as incomplete
         shutil.rmtree(kept.prefix)
         return True
     finally:
@@ -307,19 +305,19 @@ def remove(kept: Kept) -> bool:
 
 
 def remove_dangling_links() -> None:
-    """Remove links to modules that are gone."""
+    """Remove folders whose links all lead to modules that no longer exist."""
     for folder in cache_folder("links").iterdir():
         if not any(link.exists() for link in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _look(prefix: Path) -> Kept:
+def _look(prefix: Path) -> StoredEnvironment:
     mark = prefix / MARK
     try:
-        made, used = msgspec.json.decode(mark.read_bytes(), type=Made), mark.stat().st_mtime
+        recipe, used = msgspec.json.decode(mark.read_bytes(), type=Recipe), mark.stat().st_mtime
     except (FileNotFoundError, msgspec.DecodeError):
-        made, used = None, prefix.stat().st_mtime
-    return Kept(prefix, made, sum(_sizes(prefix)), max(0.0, time.time() - used))
+        recipe, used = None, prefix.stat().st_mtime
+    return StoredEnvironment(prefix, recipe, sum(_sizes(prefix)), max(0.0, time.time() - used))
 
 
 def _sizes(folder: Path) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""From what a user writes to an environment that replicas can run in."""
+"""Turns the user's ``env=`` into an environment that is checked to run replicas."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 
 from pointsman.engine.folder import link_folder
-from pointsman.environments.conda import CONDA_VARIABLES, Surroundings, activated, find_prefix, find_python
-from pointsman.environments.interpreter import ask, check, check_version
+from pointsman.environments.conda import CONDA_VARIABLES, Surroundings, activate, find_prefix, find_python
+from pointsman.environments.interpreter import check, check_version, probe
 from pointsman.environments.kinds import CondaEnv, Kind, Requirements, VirtualEnv
-from pointsman.environments.requirements import ensure, this_version
+from pointsman.environments.requirements import ensure, interpreter_build
 from pointsman.model import CALLER, Environment
 from pointsman.usercode.paths import PACKAGE, PATH_VARIABLE, python_path
 
@@ -20,22 +20,23 @@ _OF_THE_CALLER = (PATH_VARIABLE, "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_E
 
 
 def resolve(kind: Kind | Environment | None) -> Environment:
-    """The environment that replicas shall run in, checked; that of this process for None, or for a caller's.
+    """The checked environment in which replicas run.
 
     Args:
-        kind: what the user wrote, or an environment that was resolved before.
+        kind: what the user gave, or an environment that was resolved before. For None, and for an environment of kind
+            :data:`~pointsman.model.CALLER`, the result is this process's environment.
 
     Raises:
-        ValueError: it is missing, cannot be made, is writable for everyone, or cannot run replicas.
-        ServeException: a conda environment is asked for, and there is no conda.
+        ValueError: the environment does not exist, cannot be made, is writable for everyone, or cannot run replicas.
+        ServeException: it is a conda environment, and there is no conda.
     """
     if kind is None or (isinstance(kind, Environment) and kind.kind == CALLER):
         return caller()
     if isinstance(kind, Environment):
         return _checked(kind)
     if isinstance(kind, CondaEnv):
-        return _checked(activated(kind.name, find_prefix(kind.name, Surroundings.here())))
-    return _checked(_virtual(kind) if isinstance(kind, VirtualEnv) else _made(kind))
+        return _checked(activate(kind.name, find_prefix(kind.name, Surroundings.here())))
+    return _checked(_virtual(kind) if isinstance(kind, VirtualEnv) else _from_requirements(kind))
 
 
 def caller() -> Environment:
@@ -59,7 +60,7 @@ def _virtual(kind: VirtualEnv) -> Environment:
         what = "is a file; give the environment's folder" if prefix.exists() else "does not exist"
         raise ValueError(f"{shown} {what}")
     if (prefix / "conda-meta").is_dir():
-        return activated(kind.path, prefix)
+        return activate(kind.path, prefix)
     python = find_python(prefix, shown)
     is_virtual = (prefix / "pyvenv.cfg").exists()
     return Environment(
@@ -73,11 +74,11 @@ def _virtual(kind: VirtualEnv) -> Environment:
     )
 
 
-def _made(kind: Requirements) -> Environment:
-    python, version = sys.executable, this_version()
+def _from_requirements(kind: Requirements) -> Environment:
+    python, version = sys.executable, interpreter_build()
     if kind.python is not None:
         base = Environment(kind="base", name=kind.python, python=kind.python, version="")
-        facts = ask(base)
+        facts = probe(base)
         check_version(base, facts)
         python, version = kind.python, facts.build
     prefix = ensure(kind, python, version)
@@ -87,16 +88,19 @@ def _made(kind: Requirements) -> Environment:
 
 def _checked(environment: Environment) -> Environment:
     given = os.environ.get(PATH_VARIABLE, "")
-    facts = ask(_with_python_path(environment, given))
+    facts = probe(_with_python_path(environment, given))
     check(environment, facts)
-    if not facts.pointsman:  # our own copy: its modules are Python only, and what else they need is there
+    if (
+        not facts.pointsman
+    ):  # replicas import this process's pointsman: it is pure Python, and its dependencies were checked
         given = os.pathsep.join([link_folder(PACKAGE), *([given] if given else [])])
     version = ".".join(map(str, facts.version))
     return msgspec.structs.replace(_with_python_path(environment, given), version=version)
 
 
 def _with_python_path(environment: Environment, value: str) -> Environment:
-    """What is inherited is not ours to give: it may hold the folder of the instance's own package."""
+    """The environment with this ``PYTHONPATH``. An empty one is unset explicitly: the inherited value may name the
+    instance's own packages."""
     if not value:
         others = {name: value for name, value in environment.variables.items() if name != PATH_VARIABLE}
         unset = tuple(dict.fromkeys([*environment.unset, PATH_VARIABLE]))

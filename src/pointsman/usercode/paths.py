@@ -109,7 +109,7 @@ def enter(origin: Origin) -> None:
     os.chdir(origin.cwd)
 
 
-def refuse_open(path: str | os.PathLike[str], what: str) -> None:
+def refuse_world_writable(path: str | os.PathLike[str], what: str) -> None:
     """Refuse a file or folder of code that everyone on the machine may change.
 
     Args:

@@ -26,7 +26,7 @@ from pointsman.config import HTTPOptions, pack_middlewares
 from pointsman.usercode.byvalue import ByNameOnlyError, dumps
 from pointsman.usercode.findable import is_findable
 from pointsman.usercode.packing import pack_code
-from pointsman.usercode.picklenames import globals_of, names_what_others_lack
+from pointsman.usercode.picklenames import globals_of, may_name_unfindable
 from pointsman.wire import pickling
 
 KINDS = Path(__file__).with_name("kinds.py")
@@ -336,7 +336,7 @@ def test_an_object_beside_the_name_of_its_module(tmp_path: Path, forget: None) -
     made = load("made_here_under_a_name_that_is_rather_long", file=script)
     values: tuple[Any, ...] = ({"src": made.name, "x": made.Made()}, [made.Made.__module__, made.Made()])
     for value in (*values, (made.name, made.Made), (140, made.Made()), made.Данные(), [made.Made(), made.Данные()]):
-        assert names_what_others_lack(pickle.dumps(value, 5))
+        assert may_name_unfindable(pickle.dumps(value, 5))
         again = run_fresh(pickling.dumps([functools.partial(type, value)]), tmp_path)
         assert "class" in again
-    assert not names_what_others_lack(pickle.dumps([pytest.Module, pytest.Class, pytest.Module.__module__], 5))
+    assert not may_name_unfindable(pickle.dumps([pytest.Module, pytest.Class, pytest.Module.__module__], 5))

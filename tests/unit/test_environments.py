@@ -18,7 +18,7 @@ from pointsman.environments.kinds import parse_env
 from pointsman.environments.resolve import caller, resolve
 from pointsman.model import Environment
 from pointsman.usercode.packing import carries_code, pack_code, unpack_code
-from pointsman.usercode.paths import given_sys_path, python_path
+from pointsman.usercode.paths import added_sys_path, python_path
 from pointsman.wire.frames import PROTOCOL_VERSION
 
 HERE = ".".join(map(str, sys.version_info[:3]))
@@ -205,7 +205,7 @@ def test_own_package_is_put_on_the_path_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_only_what_users_added_travels_to_another_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A backend finds the modules of its script in any environment, and no package of the driver's (DM1)."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    given = given_sys_path()
+    given = added_sys_path()
     assert str(tmp_path) in given
     assert os.path.dirname(os.path.dirname(pytest.__file__)) not in given
     assert os.path.dirname(os.__file__) not in given

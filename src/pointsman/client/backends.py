@@ -29,7 +29,7 @@ from pointsman.environments.resolve import resolve
 from pointsman.model import CALLER, BackendSpec, Environment, Origin, Resources, TargetTraits
 from pointsman.policy.shardkey import check_source
 from pointsman.usercode.packing import carries_code, code_digest, look_at, pack_code
-from pointsman.usercode.paths import given_sys_path
+from pointsman.usercode.paths import added_sys_path
 from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, UpdateBackendConfig
 
 
@@ -258,7 +258,7 @@ def check_bytecode(data: bytes, what: str, environment: Environment | None) -> N
 def origin_for(environment: Environment, resources: Resources) -> Origin:
     """Working folder, import path and environment of the replicas of code that this process ships."""
     here = origin_here()
-    sys_path = here.sys_path if environment.kind == CALLER else given_sys_path()
+    sys_path = here.sys_path if environment.kind == CALLER else added_sys_path()
     return Origin(resources.working_dir or here.cwd, (*own_folders(resources), *sys_path), environment)
 
 

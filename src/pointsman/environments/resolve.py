@@ -90,9 +90,8 @@ def _checked(environment: Environment) -> Environment:
     given = os.environ.get(PATH_VARIABLE, "")
     facts = probe(_with_python_path(environment, given))
     check(environment, facts)
-    if (
-        not facts.pointsman
-    ):  # replicas import this process's pointsman: it is pure Python, and its dependencies were checked
+    if not facts.pointsman:
+        # Replicas import this process's pointsman: it is pure Python, and check() has found its dependencies.
         given = os.pathsep.join([link_folder(PACKAGE), *([given] if given else [])])
     version = ".".join(map(str, facts.version))
     return msgspec.structs.replace(_with_python_path(environment, given), version=version)

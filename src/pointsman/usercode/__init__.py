@@ -1,5 +1,10 @@
-"""User code: how it is looked at, packed for its replicas and found by them.
+"""User code: checked, packed for its replicas, and unpacked by them.
 
-``packing`` is the way in. What another process does not find by its name (``findable``) travels by value (``byvalue``);
-``culprit`` says which part of it cannot travel at all.
+packing      the entry point: checks a function or class, pickles it, and loads it again
+byvalue      pickles that hold what other processes cannot import by its name
+findable     which modules other processes can import by name
+picklenames  the names in a pickle, read without loading it
+culprit      which part of an object cannot be pickled, for error texts
+callables    whether a decorated callable is async, takes an argument, carries the batch marker
+paths        import paths and working folders of this process and of its children
 """

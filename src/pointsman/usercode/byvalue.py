@@ -1,8 +1,8 @@
-"""Pickles for other processes: what these cannot import by its name is put in by value, as cloudpickle does it for what
-``__main__`` defines.
+"""Pickles for other processes: objects that these cannot import by name are pickled by value.
 
-To cloudpickle's rules it adds that of :mod:`pointsman.usercode.findable`, and what Python itself pickles by name only:
-functions with a cache, generic functions, some kinds of types.
+cloudpickle does so for objects of ``__main__``. This module extends it to all modules that are not
+:mod:`~pointsman.usercode.findable`, and to objects that Python pickles by name only: functions with a cache, generic
+functions, some kinds of types.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from typing import Any
 import cloudpickle
 
 from pointsman.usercode.findable import SCRIPTS, is_findable
-from pointsman.usercode.picklenames import globals_of, names_what_others_lack
+from pointsman.usercode.picklenames import globals_of, may_name_unfindable
 
 Reduced = tuple[Any, ...]
+#: Types whose objects cloudpickle can pickle by value.
 _BY_VALUE = (types.FunctionType, type, types.ModuleType, typing.TypeVar)
-"""What cloudpickle can put into a pickle by value."""
 
 
 class ByNameOnlyError(pickle.PicklingError):
-    """Something can be pickled by its name only, and other processes cannot import that."""
+    """An object can be pickled by its name only, and other processes cannot import that name."""
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Puts in by value what other processes cannot import.
+    """A pickler that pickles by value whatever other processes cannot import.
 
     Args:
-        folders: come first in their import path.
-        buffer_callback: as of :class:`pickle.Pickler`.
+        folders: the first entries of the import path of those processes.
+        buffer_callback: as for :class:`pickle.Pickler`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._marked: list[types.ModuleType] = []
 
     def dump(self, obj: Any) -> None:
-        """Write a pickle. Raises whatever keeps the object from being pickled, also by user code."""
+        """Write a pickle. Raises whatever pickling raises, user code included."""
         try:
             super().dump(obj)
         finally:
@@ -65,14 +65,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self._marked.clear()
 
     def reducer_override(self, obj: Any) -> Any:
-        """How to pickle an object; called by pickle for all but the plainest."""
+        """Called by pickle for all objects but those of the simplest built-in types."""
         if isinstance(obj, types.ModuleType):
-            if not self._can_find(obj.__name__) and obj.__name__ != "__main__":
+            if not self._is_findable(obj.__name__) and obj.__name__ != "__main__":
                 return _reduce_module(obj)
         elif isinstance(obj, types.FunctionType) and obj.__code__ is _DISPATCHER and not self.is_by_name(obj):
             return _reduce_dispatcher(obj)
         elif isinstance(obj, _BY_VALUE):
-            self._can_find(obj.__module__)
+            self._is_findable(obj.__module__)  # marks the module, if not, so that cloudpickle goes by value
         elif isinstance(obj, contextvars.ContextVar):
             return self._reduce_context_variable(obj)
         else:
@@ -83,10 +83,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(obj)
 
     def is_by_name(self, obj: Any) -> bool:
-        """Whether another process gets the same by importing it."""
+        """Whether another process gets the same object by importing its name."""
         module = getattr(obj, "__module__", None)
         name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
-        if not isinstance(module, str) or not isinstance(name, str) or not self._can_find(module):
+        if not isinstance(module, str) or not isinstance(name, str) or not self._is_findable(module):
             return False
         found = sys.modules.get(module)
         for part in name.split("."):
@@ -94,16 +94,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return found is obj
 
     def _reduce_context_variable(self, variable: contextvars.ContextVar[Any]) -> Reduced:
-        """The variable of a module that others find must stay that module's: code there sets and reads it, too."""
+        """Pickle a variable of an importable module by name: that module's own code must set and read the same one."""
         for name, module in list(sys.modules.items()):
             if isinstance(module, types.ModuleType):
                 key = next((key for key, value in list(vars(module).items()) if value is variable), None)
-                if key is not None and self._can_find(name):
+                if key is not None and self._is_findable(name):
                     return getattr, (module, key)
         return _make_context_variable, (variable.name, *_default_of(variable))
 
-    def _can_find(self, name: Any) -> bool:
-        """Whether others find a module. If not, cloudpickle is told to take what it defines by value."""
+    def _is_findable(self, name: Any) -> bool:
+        """Whether other processes can import a module. If not, mark it, so that cloudpickle pickles its objects by
+        value."""
         if not isinstance(name, str):
             return False
         found = self._findable.get(name)
@@ -125,25 +126,25 @@ def dumps(
     """A pickle that other processes can load.
 
     Args:
-        folders: come first in their import path.
-        buffer_callback: as of :func:`pickle.dumps`.
-        pickler: makes it.
+        folders: the first entries of the import path of those processes.
+        buffer_callback: as for :func:`pickle.dumps`.
+        pickler: the class that makes the pickle.
 
     Raises:
-        ByNameOnlyError: it would name something that they cannot import.
-        Exception: whatever else keeps the value from being pickled.
+        ByNameOnlyError: the pickle would name something that they cannot import.
+        Exception: whatever pickling raises.
     """
     file = io.BytesIO()
     pickler(file, folders=folders, buffer_callback=buffer_callback).dump(value)
     packed = file.getvalue()
-    if names_what_others_lack(packed, folders):
+    if may_name_unfindable(packed, folders):
         for module, name in globals_of(packed):
             if not is_findable(module, folders):
-                raise ByNameOnlyError(_cannot_import(module, name))
+                raise ByNameOnlyError(_by_name_only_text(module, name))
     return packed
 
 
-def _cannot_import(module: str, name: str) -> str:
+def _by_name_only_text(module: str, name: str) -> str:
     where = "the script" if module in SCRIPTS else "a module that is not found there by its name"
     return (
         f"replicas would import {name!r} from {module!r}, which is {where}; define it in a module that is found on"
@@ -158,19 +159,19 @@ _marks_lock = threading.Lock()
 
 
 def _is_by_value_for_users(name: str) -> bool:
-    """Whether the user has told cloudpickle to take a module by value."""
-    told = cloudpickle.list_registry_pickle_by_value()
-    return any(name == other or name.startswith(f"{other}.") for other in told)
+    """Whether the user has registered a module, or a package above it, with cloudpickle for pickling by value."""
+    registered = cloudpickle.list_registry_pickle_by_value()
+    return any(name == other or name.startswith(f"{other}.") for other in registered)
 
 
 def _mark(module: types.ModuleType) -> bool:
-    """Have cloudpickle take a module's functions and classes by value, until it is unmarked as often as it was marked.
-    False where it was not: cloudpickle does so by itself."""
+    """Register a module with cloudpickle for pickling by value. Marks are counted, since several threads may pickle at
+    once. Returns False if no mark is needed: the user has registered the module, or none of that name is loaded."""
     with _marks_lock:
         name = module.__name__
         if not _marks[name]:
             if name in cloudpickle.list_registry_pickle_by_value() or name not in sys.modules:
-                return False  # the user has told it, or it finds nothing by that name
+                return False
             cloudpickle.register_pickle_by_value(module)
         _marks[name] += 1
         return True
@@ -189,8 +190,8 @@ def _unmark(module: types.ModuleType) -> None:
 
 
 def _check_loadable(obj: Any) -> None:
-    """Refuse what pickle writes and cannot load: it asks an object without attributes for ``__setstate__``, and a
-    ``__getattr__`` that uses one of them calls itself.
+    """Refuse objects that pickle can write but not load: loading looks up ``__setstate__`` on an object that has no
+    attributes yet, and a ``__getattr__`` that uses an attribute then calls itself without end.
 
     Raises:
         PicklingError: loading would fail.
@@ -208,11 +209,11 @@ def _check_loadable(obj: Any) -> None:
         raise pickle.PicklingError(f"a {kind.__name__} could not be loaded again: {why}") from error
 
 
-# --- kinds that Python pickles by name --------------------------------------------------------------------------------
+# --- types that Python pickles by name --------------------------------------------------------------------------------
 
 
 def _reduce_module(module: types.ModuleType) -> Reduced:
-    """Made first and filled later: its functions may mention it."""
+    # The state is set after the module was made, since its functions may refer to it.
     left_out = ("__builtins__", "__loader__", "__spec__", "__cached__")
     state = {name: value for name, value in vars(module).items() if name not in left_out}
     return types.ModuleType, (module.__name__,), state
@@ -253,8 +254,8 @@ def _fill_dispatcher(dispatcher: Any, state: tuple[dict[type, Callable[..., Any]
         dispatcher.register(kind, implementation)
 
 
+#: The code object that all generic functions share.
 _DISPATCHER = _make_dispatcher("").__code__
-"""All generic functions share it."""
 
 
 def _reduce_dispatch_method(descriptor: functools.singledispatchmethod[Any]) -> Reduced:
@@ -262,7 +263,7 @@ def _reduce_dispatch_method(descriptor: functools.singledispatchmethod[Any]) -> 
 
 
 def _make_dispatch_method(function: Callable[..., Any], dispatcher: Any) -> functools.singledispatchmethod[Any]:
-    """Made anew: Python 3.13.0 keeps weak references in it."""
+    # Built by its constructor and not from its state: in Python 3.13.0 the state has weak references.
     descriptor = functools.singledispatchmethod(function)
     descriptor.dispatcher = dispatcher
     return descriptor
@@ -309,7 +310,7 @@ def _make_param_spec(name: str, bound: Any, covariant: bool, contravariant: bool
 
 
 def _reduce_sentinel(sentinel: Any) -> str:
-    """One of the dataclasses' own: they are compared by identity."""
+    # By name, since dataclasses compares its sentinels by identity.
     return next(name for name, value in vars(dataclasses).items() if value is sentinel)
 
 

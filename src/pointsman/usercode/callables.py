@@ -1,7 +1,7 @@
-"""Callables as people decorate them: is a call of one async, does it take an argument, does it carry the batch marker.
+"""Answers questions about decorated callables: is a call async, is there an argument, is there a batch marker.
 
-The outermost callable decides, since it is what is called: a ``def`` around an ``async def`` is sync. Only what it
-hides is looked for within: the marker, and the parameters behind ``*args``.
+The outermost callable decides, since it is the one that is called: a ``def`` around an ``async def`` is sync. Only the
+batch marker and the parameters behind ``*args`` are looked for in the wrapped callables too.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from typing import Any
 from pointsman.request import bucket_of, is_marked
 
 CALL = "__call__"
+#: Bounds the search for wrapped callables: an object with a ``__getattr__`` may lead to ever new ones.
 MAX_LAYERS = 100
-"""Objects that make up attributes as they are asked for could lead on without end."""
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call is run by ``async def`` code, through methods, partials and objects with an ``async __call__``."""
+    """Whether a call runs ``async def`` code. Sees through methods, partials and objects with an ``async __call__``."""
     for _ in range(MAX_LAYERS):
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             return True
-        function = _what_runs(function)
+        function = _next_callable(function)
         if function is None:
             return False
     return False
 
 
 def wraps_async(function: Any) -> bool:
-    """Whether sync code stands around an ``async def`` and names it, as ``functools.wraps`` does."""
+    """Whether a sync callable wraps an ``async def``, as ``functools.wraps`` records it."""
     return not is_async(function) and any(map(is_async, _layers(function)))
 
 
 def is_batching(function: Any) -> bool:
-    """Whether the batch marker stands on a callable, or on what it wraps."""
+    """Whether a callable, or one that it wraps, carries the batch marker."""
     return any(map(is_marked, _layers(function)))
 
 
 def bucket_by(function: Any) -> Callable[[Any], Hashable] | None:
-    """The ``bucket_by`` with which a callable, or what it wraps, was marked."""
+    """The ``bucket_by`` of the batch marker on a callable, or on one that it wraps."""
     return next((found for found in map(bucket_of, _layers(function)) if found is not None), None)
 
 
 def is_decorated(value: Any) -> bool:
-    """Whether a value is no function, but stands for one by what a decorator has noted on it."""
+    """Whether a value is an object that a decorator has put in place of a function, as ``__wrapped__`` shows."""
     if not callable(value) or isinstance(value, (type, types.MethodType, functools.partial)):
         return False
     wrapped = getattr(value, "__wrapped__", None)
@@ -54,9 +54,12 @@ def is_decorated(value: Any) -> bool:
 
 
 def takes_argument(function: Callable[..., Any], *, bound: bool = False) -> bool:
-    """Whether a callable takes a positional argument; ``bound`` leaves out ``self``.
+    """Whether a callable takes a positional argument.
 
-    A decorator's own parameters count. Where they are ``*args``, those of what it wraps tell whether it wants one.
+    A decorator's own parameters count. If they are ``*args``, those of the wrapped callable decide.
+
+    Args:
+        bound: leave out the first parameter, ``self``.
 
     Raises:
         TypeError: it requires more than one, or a keyword argument.
@@ -70,14 +73,14 @@ def takes_argument(function: Callable[..., Any], *, bound: bool = False) -> bool
             parameters = list(inspect.signature(code, follow_wrapped=False).parameters.values())
         except (TypeError, ValueError):
             if inner is None:
-                return True  # no signature to be had (some C callables): it gets the request
+                return True  # some C callables have no signature; they get the request
         else:
             if bound and parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
                 del parameters[0]
             positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
             rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
             if positional or not rest or inner is None:
-                if not layer:  # what a decorator around it adds is its own business
+                if not layer:  # a wrapped callable may require more, which its decorator adds
                     _check_required(function, positional, parameters)
                 return bool(positional) or rest
         code = inner
@@ -93,26 +96,26 @@ def _check_required(function: Any, positional: list[inspect.Parameter], paramete
         raise TypeError(f"a backend is called with one request, and {name} also requires: {names}")
 
 
-def _what_runs(function: Any) -> Any:
-    """What a call hands on to at once; None at plain code, and where nobody can tell."""
+def _next_callable(function: Any) -> Any:
+    """The callable that a call runs next; None if the callable is plain code, or is of an unknown kind."""
     if isinstance(function, (types.MethodType, staticmethod, classmethod)):
         return function.__func__
     if isinstance(function, (functools.partial, functools.partialmethod)):
         return function.func
     if isinstance(function, types.FunctionType):
-        # What a class shows of a partialmethod.
+        # A partialmethod that is read from its class is a function with this attribute; the name depends on Python.
         return getattr(function, "__partialmethod__", None) or getattr(function, "_partialmethod", None)
     call = None if isinstance(function, type) else getattr(type(function), CALL, None)
     return None if isinstance(call, types.WrapperDescriptorType) else call
 
 
 def _layers(function: Any) -> Iterator[Any]:
-    """A callable and all that it leads to, from the outermost inwards."""
+    """A callable and all that it calls or wraps, from the outside in."""
     waiting = [function]
     for _ in range(MAX_LAYERS):
         if not waiting:
             return
         function = waiting.pop()
         yield function
-        inner = (_what_runs(function), getattr(function, "__wrapped__", None))
+        inner = (_next_callable(function), getattr(function, "__wrapped__", None))
         waiting += [layer for layer in inner if layer is not None]

@@ -1,4 +1,4 @@
-"""Which part of something is to blame when it cannot be pickled: a variable, an attribute, an argument, by its name."""
+"""Finds the part of an object that cannot be pickled, and names it: a variable, an attribute, an argument."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pointsman.usercode.byvalue import ByNameOnlyError, dumps
 from pointsman.usercode.findable import is_findable
 
 Part = tuple[str, Any]
-MOST_TRIES = 500
-"""Parts that are pickled by themselves in one search."""
-DEEPEST = 20
-"""Levels that a search goes down: deeper names help nobody."""
+#: How many parts one search tries to pickle.
+MAX_TRIES = 500
+#: How many levels a search descends; deeper names would not help.
+MAX_DEPTH = 20
 
 
 def explain(error: Exception, parts: Iterable[Part], folders: Sequence[str] = ()) -> str:
-    """What cannot be pickled and why, for the end of an error's sentence.
+    """The end of an error message: which part of an object cannot be pickled, and why.
 
     Args:
-        error: what pickling all of it has raised.
-        parts: it in named parts.
-        folders: come first in the import path of who is to load it.
+        error: the exception that pickling the whole object has raised.
+        parts: the named parts of the object.
+        folders: the first entries of the import path of the processes that are to load it.
     """
     culprit, cause = _Search(folders).first(parts)
     error = cause or error
@@ -39,15 +39,15 @@ def explain(error: Exception, parts: Iterable[Part], folders: Sequence[str] = ()
 
 
 class _Search:
-    """Goes down from what fails to the innermost part of it that has a name and fails too."""
+    """Searches for the innermost part that has a name and cannot be pickled."""
 
     def __init__(self, folders: Sequence[str]) -> None:
         self._folders = folders
         self._seen: dict[int, Any] = {}
-        self._tries = MOST_TRIES
+        self._tries = MAX_TRIES
 
     def first(self, parts: Iterable[Part], depth: int = 0) -> tuple[str, Exception | None]:
-        """The first culprit among parts, and what it raises; an empty name when there is none."""
+        """Name of the first culprit among parts, and the exception it raises; an empty name if there is none."""
         for label, value in parts:
             if id(value) in self._seen or self._tries <= 0:
                 continue
@@ -56,9 +56,10 @@ class _Search:
             if error is None:
                 continue
             endless = isinstance(value, (list, tuple, Mapping)) and "recursion" in str(error)
-            inner = self.first(self._parts(label, value), depth + 1) if depth < DEEPEST and not endless else ("", None)
-            if inner[0]:
-                return inner
+            if depth < MAX_DEPTH and not endless:
+                inner = self.first(self._parts(label, value), depth + 1)
+                if inner[0]:
+                    return inner
             kind = type(value).__name__
             return (label if isinstance(value, (types.FunctionType, type)) else f"{label} (a {kind})"), error
         return "", None
@@ -67,12 +68,12 @@ class _Search:
         self._tries -= 1
         try:
             dumps(value, folders=self._folders)
-        except Exception as error:  # noqa: BLE001 - any failure to pickle is the answer that is looked for
+        except Exception as error:  # noqa: BLE001 - any failure to pickle is what is searched for
             return error
         return None
 
     def _parts(self, label: str, value: Any) -> Iterator[Part]:
-        """What a value's pickle holds by value, as far as its user has named it."""
+        """The parts that a value's pickle holds by value, with the names that the user gave them."""
         if isinstance(value, (staticmethod, classmethod, types.MethodType)):
             value = value.__func__
         value = inspect.unwrap(value) if isinstance(value, functools._lru_cache_wrapper) else value
@@ -106,7 +107,7 @@ class _Search:
             yield from [(f"item {index} of {label}", part) for index, part in enumerate(value)]
         elif isinstance(value, (set, frozenset)):
             yield from [(f"a member of {label}", part) for part in value]
-        elif not is_findable(type(value).__module__, self._folders):  # of a library's object, the object says it best
+        elif not is_findable(type(value).__module__, self._folders):  # the user did not name a library object's parts
             yield f"class {type(value).__name__}", type(value)
             attributes = getattr(value, "__dict__", {})
             yield from [(f"attribute {name!r} of {label}", part) for name, part in attributes.items()]

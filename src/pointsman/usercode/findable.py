@@ -1,7 +1,7 @@
-"""Which modules another process finds by name: a fresh interpreter of this environment, with this one's import path.
+"""Decides which modules another process can import by name: a fresh interpreter with this environment and import path.
 
-It has run nothing of what ran here. The script itself, a module that was made in code or loaded from a path, and one
-that stands in the place of another file's are in ``sys.modules`` here, and are not what is found there.
+``sys.modules`` of this process also has modules that a fresh interpreter does not find: the script itself, modules that
+were made in code or loaded from a path, and modules under the name of another file. Decision 0049.
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from functools import cache
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from typing import Any
 
+#: Names of scripts, which are others in each process. ``multiprocessing`` gives its parent's script the second name.
 SCRIPTS = ("__main__", "__mp_main__")
-"""Each process has its own. The second is what ``multiprocessing`` calls its parent's script."""
 
-_answers: dict[str, tuple[Any, bool]] = {}
-"""By name: the module as it was when it was asked about, and the answer."""
-_path_of_answers: tuple[str, ...] = ()
+#: Results by name, each with the module that it is about: another module of that name needs a new result.
+_cache: dict[str, tuple[Any, bool]] = {}
+#: The import path for which the results are valid.
+_cached_path: tuple[str, ...] = ()
 
 
 def is_findable(name: str, folders: Sequence[str] = ()) -> bool:
-    """Whether another process finds the module that has this name here.
+    """Whether another process that imports this name gets the module that has it here.
 
     Args:
-        folders: come first in its import path. What is there counts, whatever is loaded here.
+        folders: the first entries of that process's import path. A module found there counts, whatever is loaded here.
     """
-    global _path_of_answers
+    global _cached_path
     if folders and name not in SCRIPTS and _find(name, list(folders)) is not None:
         return True
     path = tuple(sys.path)
-    if path != _path_of_answers:
-        _answers.clear()
-        _path_of_answers = path
+    if path != _cached_path:
+        _cache.clear()
+        _cached_path = path
     module = sys.modules.get(name)
-    known = _answers.get(name)
+    known = _cache.get(name)
     if known is None or known[0] is not module:
-        known = _answers[name] = (module, _is_found_here(name, module))
+        known = _cache[name] = (module, _is_found_here(name, module))
     return known[1]
 
 
@@ -54,16 +55,17 @@ def _is_found_here(name: str, module: Any) -> bool:
     if spec is not None and (module is None or _is_from(module, spec)):
         return True
     real = getattr(getattr(module, "__spec__", None), "name", name)
-    if parent and real != name:  # a second name that the package has given it, as collections.abc
+    if parent and real != name:  # an alias that the package has set, as for collections.abc
         return is_findable(real)
-    if spec is None or spec.loader is None:  # nothing, or just a folder of that name
+    if spec is None or spec.loader is None:  # not found, or only a folder of that name
         return bool(parent) and module is not None and _is_made_by(sys.modules.get(parent), module)
-    # Another of that name comes first by now. Some packages bring copies of others: one that is installed is meant.
+    # Another file of that name comes first now. Some packages put their own copy of another package on the path, as Ray
+    # does with psutil; an installed module is then trusted.
     return _is_installed(_file_of(module))
 
 
 def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
-    """How a fresh interpreter finds a module; ``path`` None is this process's, with its finders."""
+    """The spec with which a fresh interpreter finds a module on ``path``; None is this process's import path."""
     finders = _finders() if path is None else iter((PathFinder,))
     parent, _, _ = name.rpartition(".")
     if parent:
@@ -73,26 +75,26 @@ def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
         loaded = sys.modules.get(parent)
         own_path = getattr(loaded, "__path__", None)
         if path is None and above.loader is not None and own_path is not None:
-            path = list(own_path)  # the package may have added to it, as it will do there
+            path = list(own_path)  # the package's own code may have changed it, as it will in the other process
         elif above.submodule_search_locations is None:
             return None
         else:
             path = list(above.submodule_search_locations)
-    specs = (_ask(finder, name, path) for finder in finders)
+    specs = (_find_spec(finder, name, path) for finder in finders)
     return next((spec for spec in specs if spec is not None), None)
 
 
-def _ask(finder: Any, name: str, path: list[str] | None) -> ModuleSpec | None:
+def _find_spec(finder: Any, name: str, path: list[str] | None) -> ModuleSpec | None:
     try:
         found: ModuleSpec | None = finder.find_spec(name, path)
     except (ImportError, AttributeError, KeyError, ValueError):
-        return None  # a finder of the old kind, or a name that it cannot read, such as one below what is not loaded
+        return None  # an old finder without find_spec, or a name that it cannot handle, as of an unloaded package
     return found
 
 
 def _finders() -> Iterator[Any]:
-    """Those of ``sys.meta_path`` that other processes have: Python's own, and those of what is installed, such as of
-    editable installations. One that this program has added is missing there."""
+    """The finders of ``sys.meta_path`` that other processes have too: those of Python and of installed packages, as for
+    editable installations. A finder that this program has added is left out."""
     for finder in sys.meta_path:
         if finder in (BuiltinImporter, FrozenImporter, PathFinder):
             yield finder
@@ -114,22 +116,22 @@ def _installed_folders() -> tuple[str, ...]:
 
 
 def _is_from(module: Any, spec: ModuleSpec) -> bool:
-    """Whether a loaded module is what a finder has found."""
+    """Whether a loaded module is the one that a spec describes."""
     file = _file_of(module)
-    if spec.loader is None:  # a package without a file, of folders only
+    if spec.loader is None:  # a namespace package
         return file is None and hasattr(module, "__path__")
-    if spec.origin is None:  # of a finder of their own, of which nothing can be said
+    if spec.origin is None:  # a special finder, whose specs cannot be compared
         return True
     origin = getattr(getattr(module, "__spec__", None), "origin", None) or file
     if origin is not None:
         return bool(origin == spec.origin) or os.path.realpath(origin) == os.path.realpath(spec.origin)
-    # It was put into its module's place as that was imported, or it was made elsewhere.
+    # The object has no origin: its module replaced itself in sys.modules on import, or it was made elsewhere.
     return (type(module) is not types.ModuleType or _has_code(module)) and _has_code_below(module, spec.origin)
 
 
 def _is_made_by(parent: Any, module: Any) -> bool:
-    """Whether a package has made a module, which no finder knows, as it was imported. In C that is usual; in Python
-    these are modules without a file, as ``six.moves``."""
+    """Whether a package makes a module on import that no finder knows. C extensions often do; in Python such a module
+    has no file, as ``six.moves``."""
     file, above = _file_of(module), _file_of(parent)
     if file is not None and os.path.isabs(file) and file != above:
         return False
@@ -142,7 +144,7 @@ def _file_of(module: Any) -> str | None:
 
 
 def _code_of(module: Any) -> Iterator[str]:
-    """Files of the Python functions that a module has defined, and of its classes' methods."""
+    """Files of the Python functions, and of the methods of classes, that a module defines."""
     members = list(getattr(module, "__dict__", {}).values())
     members += [value for member in members if isinstance(member, type) for value in vars(member).values()]
     name = getattr(module, "__name__", None)
@@ -156,6 +158,6 @@ def _has_code(module: Any) -> bool:
 
 
 def _has_code_below(module: Any, file: str) -> bool:
-    """Whether none of a module's code is from outside a file's folder."""
+    """Whether all code of a module is from the folder of a file."""
     folder = os.path.realpath(os.path.dirname(file)) + os.sep
     return all(os.path.realpath(path).startswith(folder) for path in _code_of(module))

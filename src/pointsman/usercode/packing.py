@@ -1,5 +1,4 @@
-"""What user code looks like, and how it is packed for its replicas. The client looks before it ships; the replica
-reads what was shipped."""
+"""Checks user code and packs it for its replicas, which load it again. The client checks it before it is sent."""
 
 from __future__ import annotations
 
@@ -23,16 +22,16 @@ from pointsman.usercode.callables import is_batching, is_decorated, takes_argume
 from pointsman.usercode.culprit import explain
 
 DEFAULT_METHOD = "__call__"
+#: Methods of a class that Pointsman calls, and callers may not.
 CLOSED_METHODS = frozenset({"reconfigure", "check_health", "close"})
-"""Methods of a class that the system calls, and callers may not."""
 
 
 def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
-    """Check that something can be a backend, and note what matters about it.
+    """Check that an object can be a backend; returns its traits.
 
     Raises:
-        TypeError: neither a plain function nor a class, or it takes more than one request.
-        ValueError: init args for a function.
+        TypeError: it is neither a plain function nor a class, or it takes more than one request.
+        ValueError: there are init args for a function.
     """
     if isinstance(function_or_class, types.FunctionType) or is_decorated(function_or_class):
         if init_args:
@@ -58,10 +57,10 @@ def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
 
 
 def check_http_methods(names: Any) -> list[str] | str:
-    """The methods that HTTP clients may choose, each once, or ``*`` for every public one.
+    """Check the methods that HTTP clients may choose; returns them without duplicates, or ``*`` for every public one.
 
     Raises:
-        ValueError: no list of names, or one that callers can never choose.
+        ValueError: it is no list of names, or has a name that callers can never choose.
     """
     if isinstance(names, str) and names != ALL_METHODS:
         raise ValueError(f"it must be a list of names, such as [{names!r}], or {ALL_METHODS!r}")
@@ -80,49 +79,51 @@ def check_http_methods(names: Any) -> list[str] | str:
 
 
 def is_hook(close: Any) -> bool:
-    """Whether a class's ``close`` can be called as the system calls it. One that requires an argument of its own is a
-    method like others: it was written before there was such a hook."""
+    """Whether a class's ``close`` is the hook that Pointsman calls without arguments. A ``close`` that requires an
+    argument is an ordinary method."""
     if not callable(close):
         return False
     try:
         parameters = list(inspect.signature(close).parameters.values())
     except (ValueError, TypeError):
-        return True  # no signature to be had
+        return True  # some C callables have no signature
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return sum(p.default is p.empty and p.kind not in kinds for p in parameters) <= 1  # `self`, which a class still has
+    required = sum(p.default is p.empty and p.kind not in kinds for p in parameters)
+    return required <= 1  # `self`, since the function is read from the class
 
 
 def methods_of(cls: type) -> list[str]:
-    """Names of a class's own ways in beside ``__call__``: its public methods, less those that we call ourselves."""
+    """Names of the methods that callers may choose beside ``__call__``: all public ones but the hooks."""
     members = inspect.getmembers(cls, lambda value: callable(value) and not isinstance(value, type))
     hooks = CLOSED_METHODS if is_hook(getattr(cls, "close", None)) else CLOSED_METHODS - {"close"}
     return [name for name, _ in members if not name.startswith("_") and name not in hooks]
 
 
 def check_callable(cls: type) -> None:
-    """Check that there is a way to call objects of a class.
+    """Check that objects of a class can be called.
 
     Raises:
         TypeError: it has neither ``__call__`` nor another public method.
     """
-    # Not by `getattr`: each class can be called itself, in order to make an object, and would say so.
+    # getattr(cls, "__call__") would find the metaclass's, by which the class itself is called.
     found = [vars(base) for base in cls.__mro__ if base is not object]
     call = next((base[DEFAULT_METHOD] for base in found if DEFAULT_METHOD in base), None)
-    makes_names_up = any("__getattr__" in base or "__getattribute__" in base for base in found)
-    if call is None and not makes_names_up and not methods_of(cls):
+    has_dynamic_names = any("__getattr__" in base or "__getattribute__" in base for base in found)
+    if call is None and not has_dynamic_names and not methods_of(cls):
         name = cls.__name__
         raise TypeError(f"class {name} cannot be called: give it a method '{DEFAULT_METHOD}(self, request)'")
 
 
 def import_object(path: str, sys_path: Iterable[str] = ()) -> Any:
-    """What an import path names: ``package.module:name`` or ``package.module.name``.
+    """Import the object with the path ``package.module:name`` or ``package.module.name``.
 
     Args:
-        sys_path: folders to look in after those of this process; they stay, since the object may import more later.
+        sys_path: folders that are appended to this process's import path. They stay there, since the object may import
+            more later.
 
     Raises:
         ImportError: there is no such module, or nothing of that name in it.
-        Exception: what the module raises while it is imported.
+        Exception: whatever the module raises while it is imported.
     """
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name or module_name.startswith("."):
@@ -143,20 +144,20 @@ _short.maxother = _short.maxstring = 200
 
 
 def shown(value: object) -> str:
-    """An object of the user's in a message: its ``repr``, or the name of its class where that raises; never long."""
+    """A user's object for a message: its ``repr``, shortened; if that raises, the name of its class."""
     return _short.repr(value)
 
 
 def pack_code(function_or_class: Any, init_args: tuple[Any, ...], folders: Sequence[str] = ()) -> bytes:
-    """Pickle code with its init args. What replicas cannot import is packed by value: what is defined in the script or
-    a notebook cell, or in a module that is not found by its name.
+    """Pickle code with its init args. What replicas cannot import is pickled by value: objects of the script, of a
+    notebook cell, or of a module that is not found by its name.
 
     Args:
-        folders: come first in the replicas' import path.
+        folders: the first entries of the replicas' import path.
 
     Raises:
-        TypeError: something in it cannot be pickled, or not be loaded there; the text says what.
-        ValueError: the init args take more than 64 MiB, or all of it more than 512 MiB.
+        TypeError: a part of it cannot be pickled, or not be loaded in replicas; the text names the part.
+        ValueError: the init args take more than 64 MiB, or code and init args together more than 512 MiB.
     """
     try:
         data = dumps((function_or_class, init_args), folders=folders, pickler=_CodePickler)
@@ -186,14 +187,14 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
 
 
 class _CodePickler(Pickler):
-    """Keeps the file names of functions, so that tracebacks from replicas show lines of source. cloudpickle drops them
-    from 3.1.3 on, since it wants equal functions from different files to be packed alike."""
+    """A pickler that keeps the file names of functions, so that tracebacks from replicas show lines of source.
+    cloudpickle drops them from 3.1.3 on, so that equal functions from different files have equal pickles."""
 
     dispatch_table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
 
 def carries_code(data: bytes) -> bool:
-    """Whether a pickle made by cloudpickle holds code by value, which only Python's same minor version can run."""
+    """Whether a pickle made by cloudpickle holds bytecode, which only the same minor version of Python can run."""
     if b"CodeType" not in data:
         return False
     texts = {argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)}
@@ -206,6 +207,6 @@ def code_digest(data: bytes) -> str:
 
 
 def unpack_code(data: bytes) -> tuple[Any, tuple[Any, ...]]:
-    """The reverse of :func:`pack_code`. Runs code: only for blobs that an operator has sent."""
+    """The reverse of :func:`pack_code`. Unpickling runs code: use it only for blobs that an operator has sent."""
     function_or_class, init_args = cloudpickle.loads(data)
     return function_or_class, init_args

@@ -1,4 +1,4 @@
-"""How this process finds modules, and how those that it starts shall find them."""
+"""Import paths and working folders: of this process, and for the processes that it starts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ log = logging.getLogger("pointsman")
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 PATH_VARIABLE = "PYTHONPATH"
-ASK_TIMEOUT_S = 10.0
+PROBE_TIMEOUT_S = 10.0
 
 
 def python_path() -> str:
-    """``PYTHONPATH`` for children that run this very interpreter, so that they find this very package."""
+    """``PYTHONPATH`` for child processes with this interpreter, so that they import the same pointsman."""
     known = os.environ.get(PATH_VARIABLE, "")
     parent = os.path.dirname(PACKAGE)
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
@@ -33,7 +33,7 @@ def python_path() -> str:
 
 
 def working_folder() -> str:
-    """This process's working folder; ``/``, with a warning, where that was removed."""
+    """This process's working folder; ``/``, with a warning, if the folder was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -41,15 +41,14 @@ def working_folder() -> str:
         return "/"
 
 
-@functools.cache
+@functools.cache  # so that it warns once
 def _warn_of_removal() -> None:
-    """Once in this process."""
     log.warning("the working directory of this process was removed; user code works in / instead")
 
 
 def import_folders() -> tuple[str, ...]:
-    """This process's import path, absolute. In a working folder that was removed nothing can be found, so what is
-    relative to it is left out."""
+    """This process's import path, with absolute entries. If the working folder was removed, relative entries are left
+    out."""
     try:
         return tuple(os.path.abspath(entry) for entry in sys.path)
     except FileNotFoundError:
@@ -57,13 +56,13 @@ def import_folders() -> tuple[str, ...]:
 
 
 def absolute(path: str | os.PathLike[str], what: str) -> str:
-    """A path that stays right in other processes.
+    """The absolute form of a path, for use in other processes.
 
     Args:
-        what: its name in the error's text.
+        what: the path's name in the error's text.
 
     Raises:
-        ValueError: it is empty; or relative, and the working folder was removed.
+        ValueError: the path is empty; or it is relative, and the working folder was removed.
     """
     if not os.fspath(path):
         raise ValueError(f"{what} is empty; give the path of a folder or file")
@@ -76,16 +75,16 @@ def absolute(path: str | os.PathLike[str], what: str) -> str:
         ) from None
 
 
-def given_sys_path() -> tuple[str, ...]:
-    """The part of this process's import path that its user has added, by the script's folder, by ``PYTHONPATH`` or in
-    code. The rest belongs to this environment: to another one it would bring the wrong packages."""
+def added_sys_path() -> tuple[str, ...]:
+    """The entries of this process's import path that the user has added: the script's folder, ``PYTHONPATH``, and what
+    code has added. The other entries belong to this environment, and would bring the wrong packages to another."""
     own = _bare_sys_path(sys.executable)
     return tuple(entry for entry in import_folders() if entry not in own)
 
 
 @functools.cache
 def _bare_sys_path(python: str) -> frozenset[str]:
-    """The import path of an interpreter that nobody has added to; paths of ``.pth`` files are in it."""
+    """The import path of an interpreter without ``PYTHONPATH`` and script; entries of ``.pth`` files are in it."""
     variables = {name: value for name, value in os.environ.items() if name != PATH_VARIABLE}
     done = subprocess.run(
         [python, "-c", "import json, sys; print('\\n' + json.dumps(sys.path[1:]))"],
@@ -94,26 +93,26 @@ def _bare_sys_path(python: str) -> frozenset[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
-        timeout=ASK_TIMEOUT_S,
+        timeout=PROBE_TIMEOUT_S,
     )
     return frozenset(map(os.path.abspath, json.loads(done.stdout.splitlines()[-1])))
 
 
 def enter(origin: Origin) -> None:
-    """Find modules as the process that shipped the code, and work in its folder.
+    """Set this process's import path and working folder to those of the process that sent the code.
 
     Raises:
-        OSError: the folder cannot be entered; the import path is set all the same.
+        OSError: the folder cannot be entered; the import path is set nevertheless.
     """
     sys.path[:] = list(dict.fromkeys([*origin.sys_path, *sys.path]))
     os.chdir(origin.cwd)
 
 
 def refuse_world_writable(path: str | os.PathLike[str], what: str) -> None:
-    """Refuse a file or folder of code that everyone on the machine may change.
+    """Refuse a file or folder of code that everyone on the machine may write to.
 
     Args:
-        what: its name at the start of the error's text.
+        what: name of the file or folder at the start of the error's text.
 
     Raises:
         ValueError: everyone may write to it.

@@ -20,7 +20,7 @@ from typing import Any
 from pointsman.exceptions import TooLargeError
 from pointsman.limits import MAX_BODY
 from pointsman.usercode import byvalue
-from pointsman.usercode.picklenames import names_what_others_lack
+from pointsman.usercode.picklenames import may_name_unfindable
 
 MAX_OBJECT_BYTES = MAX_BODY
 ARGUMENTS = "the call's arguments"
@@ -52,7 +52,7 @@ def dumps(value: Any, *, what: str = "the object") -> bytes:
     keep = partial(_keep, buffers)
     try:
         packed = pickle.dumps(value, 5, buffer_callback=keep)
-        by_reference = not names_what_others_lack(packed)
+        by_reference = not may_name_unfindable(packed)
     except Exception:  # noqa: BLE001 - lambdas, local classes: by value they can be, or it says why not
         by_reference = False
     if not by_reference:

@@ -17,7 +17,8 @@ from pointsman.model import Origin
 
 log = logging.getLogger("pointsman")
 
-PACKAGE = os.path.dirname(os.path.abspath(__file__))
+#: The folder of the package pointsman, two levels above this file.
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PATH_VARIABLE = "PYTHONPATH"
 PROBE_TIMEOUT_S = 10.0
 

@@ -1,5 +1,7 @@
-"""Resources as users write them, validated: what a replica asks for, what an instance may hand out, what this machine
-has."""
+"""Validation of resources that users write: a replica's ``ray_actor_options``, and the capacity of an instance.
+
+Also detects the GPUs and the memory of this machine.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,14 @@ from pointsman.usercode.paths import absolute, refuse_world_writable
 
 _AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
 REFUSED = ("lifetime", "name", "max_restarts", "placement_group")
+#: Options of Ray's ``runtime_env``; they may be given by themselves or in a dict of that name.
 _SETTINGS = ("env_vars", "working_dir", "py_modules")
-"""Names of Ray's ``runtime_env``, which may also be given in a dict of that name."""
+#: Names of options in Ray Serve 1.x, with their present names.
 _OLD_NAMES = {"override_environment_variables": "env_vars"}
-"""As 1.x called them."""
 KNOWN = (*_AMOUNTS, "resources", *_SETTINGS, "runtime_env", *_OLD_NAMES)
+#: Largest size of ``NAME=value`` in bytes: Linux does not start a process with a longer one.
 MAX_VARIABLE = 128 * 1024 - 1
-"""Of one variable with its name, in bytes: Linux starts no process with a longer one."""
+#: Options of Ray's ``runtime_env`` for which Pointsman has ``env=``.
 _OF_ENV = ("conda", "pip", "uv", "py_executable")
 
 
@@ -79,12 +82,12 @@ def parse_custom_resources(resources: Any, what: str) -> dict[str, float]:
 
 
 def check_capacity(name: str, amount: Any) -> float | None:
-    """``num_cpus``, ``num_gpus`` or ``memory`` of ``start``; None when not given. Raises TypeError, ValueError."""
+    """Check ``num_cpus``, ``num_gpus`` or ``memory`` of ``start``; None stays None. Raises TypeError, ValueError."""
     return None if amount is None else _amount(name, amount)
 
 
 def detect_gpus() -> tuple[str, ...]:
-    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs of this machine, in order."""
+    """The GPUs of this machine by their names for ``CUDA_VISIBLE_DEVICES``, in order."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1")
@@ -123,16 +126,16 @@ def _env_vars(value: Any) -> dict[str, str]:
 
 
 def check_hash_seed(variables: Mapping[str, str]) -> None:
-    """Whether processes with these variables hash strings in a way that nobody else knows.
+    """Check that processes with these environment variables hash strings with a secret seed.
 
     Raises:
-        ValueError: they do not; whoever chooses keys of a dict, as in a JSON body, could choose ones that collide.
+        ValueError: the seed is 0, so that clients could choose keys that collide in a dict, as in a JSON body.
     """
     seed = variables.get("PYTHONHASHSEED", "random")
     try:
         is_known = int(seed) == 0
     except ValueError:
-        return  # "random", or what Python itself refuses
+        return  # "random", or a value with which Python refuses to start
     if is_known:
         raise ValueError(
             f"PYTHONHASHSEED is {seed!r}, by which clients could choose keys that make dicts slow; unset it, or give"
@@ -141,7 +144,7 @@ def check_hash_seed(variables: Mapping[str, str]) -> None:
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a process is set up with: options of their own, and those in ``runtime_env``."""
+    """The settings of a replica's process, from the options themselves and from ``runtime_env``."""
     settings = {name: options[name] for name in _SETTINGS if name in options}
     for old, name in _OLD_NAMES.items():
         if old in options:

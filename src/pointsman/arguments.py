@@ -1,4 +1,4 @@
-"""What users give to several methods, checked: names, routes, HTTP methods, engines."""
+"""Checks of arguments that several public methods have: names, routes, HTTP methods, engines, timeouts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_ROUTE, check_size
 from pointsman.policy.routes import parse_route
 
+#: Longest name of an endpoint or backend, in characters.
 MAX_NAME = 200
-"""Characters of the name of an endpoint or backend."""
 
 
 def check_object_name(name: Any, what: str) -> str:
-    """The name of an endpoint or backend.
+    """Check the name of an endpoint or backend; returns it.
+
+    Args:
+        what: the argument's name in the error's text.
 
     Raises:
         TypeError: not a str.
@@ -32,11 +35,11 @@ def check_object_name(name: Any, what: str) -> str:
 
 
 def check_route(route: Any) -> str | None:
-    """An endpoint's route, or None.
+    """Check an endpoint's route; returns it. None is for no route.
 
     Raises:
         TypeError: not a str that starts with a slash.
-        ValueError: a malformed template, a path that is reserved, or one longer than requests may have.
+        ValueError: a malformed template, a reserved path, or a path that is longer than any request line.
     """
     if route is None:
         return None
@@ -56,7 +59,7 @@ def check_methods(methods: Any, default: None) -> tuple[str, ...] | None: ...
 
 
 def check_methods(methods: Any, default: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """HTTP methods in upper case, or ``default`` when none were given.
+    """Check HTTP methods; returns them in upper case without duplicates, or ``default`` if ``methods`` is None.
 
     Raises:
         TypeError: not a list of str.
@@ -75,11 +78,11 @@ def check_methods(methods: Any, default: tuple[str, ...] | None) -> tuple[str, .
 
 
 def check_engine(name: str) -> Literal["local", "ray"]:
-    """The engine's name.
+    """Check the name of an engine; returns it.
 
     Raises:
         ValueError: there is no such engine.
-        ServeException: it is there, and what it needs is not installed.
+        ServeException: the engine's own requirements are not installed.
     """
     if name == "local":
         return "local"
@@ -93,13 +96,16 @@ def check_engine(name: str) -> Literal["local", "ray"]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known name that was probably meant, or all of them."""
+    """The end of an error message about an unknown name: the most similar known name, or all known names."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else f"; it has {', '.join(known)}"
 
 
 def check_timeout(timeout_s: Any, what: str) -> float | None:
-    """A deadline in seconds, or None.
+    """Check a number of seconds; returns it as a float, or None.
+
+    Args:
+        what: the argument's name in the error's text.
 
     Raises:
         TypeError: not a number.

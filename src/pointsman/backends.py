@@ -1,4 +1,4 @@
-"""Backends that are named, not sent."""
+"""Backends that are given by an import path instead of the code itself."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class ImportedBackend:
         return hash(self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Unpickled, it is what it names: so a replica loads it as it loads code that was sent."""
+        """Unpickling imports the named object, so that a replica loads it like any other code."""
         return import_object, (self.path,)

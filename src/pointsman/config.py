@@ -1,6 +1,6 @@
-"""What users write, validated: backend configuration and HTTP options.
+"""Backend configuration and HTTP options, as users write them, with their validation.
 
-Every error is one sentence that names the field and the value; an unknown name gets the nearest known one.
+Every error is one sentence that names the field and the value; for an unknown name it suggests the nearest known one.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ DEFAULT_BODY_MIN_BYTES_PER_S = 1024
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-
+# Pydantic takes a bool for a number, since it is an int; only these fields may have one.
 _MAY_BE_BOOL = ("user_config", "debug", "expose_headers", "reconfigure_while_running")
 
 
 class ConfigError(ValueError):
-    """A field has a value that it cannot have, or does not exist."""
+    """An unknown field, or a value that a field cannot have."""
 
 
 class _Options(BaseModel):
-    """Base of what users write: checked at construction and at assignment."""
+    """Base of the options: checked at construction and at assignment."""
 
     model_config = ConfigDict(
         validate_assignment=True, extra="forbid", arbitrary_types_allowed=True, coerce_numbers_to_str=False
@@ -90,10 +90,10 @@ class BackendConfig(_Options):
         experimental_graceful_shutdown_wait_loop_s: longest wait, in seconds, for routers to confirm that they no longer
             choose a replica that is to go.
         experimental_graceful_shutdown_timeout_s: longest time, in seconds, that such a replica may take to finish.
-        health_check_period_s: seconds between two looks at a replica: is it there, does its event loop turn, and what
-            does the class's ``check_health`` say, if it has one.
-        health_check_timeout_s: seconds within which it should answer, ``check_health`` included.
-        health_check_failures: looks in a row that must fail before the replica is replaced.
+        health_check_period_s: seconds between two health checks of a replica: does it answer, does its event loop run,
+            and does the class's ``check_health`` succeed, if there is one.
+        health_check_timeout_s: seconds within which a health check should be done, ``check_health`` included.
+        health_check_failures: health checks in a row that must fail before the replica is replaced.
         max_surge: during a rolling update, how many replicas beyond ``num_replicas`` there may be; None for as many
             again, all new ones at once.
         max_unavailable: during a rolling update, how many fewer than ``num_replicas`` may serve.
@@ -160,7 +160,10 @@ _SPEC_NAMES = {
 
 
 def config_changes(config: BackendConfig | Mapping[str, Any] | None, what: str) -> tuple[dict[str, Any], bytes | None]:
-    """The fields that a user has set, under the names of the stored specification, and the pickled ``user_config``.
+    """The fields that a user has set, under the names of :class:`BackendConfigSpec`, and the pickled ``user_config``.
+
+    Args:
+        what: the argument's name in the error's text.
 
     Raises:
         TypeError: neither a dict nor a BackendConfig, or a ``user_config`` that cannot be pickled.
@@ -183,20 +186,20 @@ def config_changes(config: BackendConfig | Mapping[str, Any] | None, what: str) 
         remedy = "put what is large into a file, and its path into the config"
         check_size("the pickled user_config takes", len(user_config), MAX_MESSAGE, remedy)
     if "user_config" in changes:
-        changes["user_config"] = None  # travels apart, pickled
+        changes["user_config"] = None  # returned pickled beside the changes, since only replicas may load it
     if "http_methods" in changes:
-        changes["http_methods"] = tuple(changes["http_methods"])  # of "*": itself alone
+        changes["http_methods"] = tuple(changes["http_methods"])  # the str "*" becomes ("*",)
     return changes, user_config
 
 
 def config_spec(config: BackendConfig | Mapping[str, Any] | None) -> BackendConfigSpec:
-    """The stored form of a whole configuration. Raises as :func:`config_changes`."""
+    """The stored form of a whole configuration. Raises the same as :func:`config_changes`."""
     changes, user_config = config_changes(config, "config")
     return BackendConfigSpec(**{**changes, "user_config": user_config})
 
 
 def config_from_spec(spec: BackendConfigSpec) -> BackendConfig:
-    """What the user sees of a stored configuration."""
+    """A stored configuration in the form that users see."""
     config = BackendConfig(
         num_replicas=spec.num_replicas,
         max_batch_size=spec.max_batch_size,
@@ -231,7 +234,7 @@ class DeploymentMode(str, Enum):
 
 
 class HTTPOptions(_Options):
-    """The HTTP front of an instance.
+    """Options of an instance's HTTP servers.
 
     Attributes:
         host: address to listen on; None for no HTTP server.
@@ -252,7 +255,7 @@ class HTTPOptions(_Options):
             up its connections before this does.
         head_timeout_s: seconds within which a request's head must have come, and on a new connection its first byte.
         body_idle_timeout_s: longest pause, in seconds, in a request's body.
-        body_min_bytes_per_s: how fast a body must come, on average, once it has taken 10 s; 0 for any pace.
+        body_min_bytes_per_s: how fast a body must come, on average, once it has taken 10 s; 0 for any rate.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -277,7 +280,7 @@ class HTTPOptions(_Options):
     @model_validator(mode="after")
     def _without_server(self) -> HTTPOptions:
         if self.host is None or self.location is None:
-            vars(self)["location"] = DeploymentMode.NoServer  # no assignment: that would be validated in turn
+            vars(self)["location"] = DeploymentMode.NoServer  # an assignment would be validated, which ends here again
         return self
 
     @property

@@ -1,7 +1,7 @@
-"""Where am I: what user code inside a replica may ask about itself.
+"""The replica that this process is, and the call that user code runs for.
 
-The replica's main function sets it once, before user code is imported. ``client.connect`` reads it too, to attach to
-the instance that owns the replica.
+The replica's main function sets the replica once, before user code is imported. ``client.connect`` reads it to attach
+to the instance that owns the replica.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from pointsman.exceptions import ServeException
 
 
 class ReplicaContext(NamedTuple):
-    """One replica's identity and its way to the controller."""
+    """A replica's identity, and how it reaches its controller.
+
+    Attributes:
+        backend, replica: their tags.
+        instance: the instance's id.
+        control_path: the controller's address.
+        grant: the client token, with which user code's own clients and handles authenticate.
+        grant_identity: the replica's number, as the holder of that token.
+        request_timeout_s: the instance's deadline for requests, in seconds.
+    """
 
     backend: str
     replica: str
@@ -30,14 +39,14 @@ class Cancellable(Protocol):
 
 
 class CallScope:
-    """What a call of user code hands on to the calls that it makes itself, and which of those are under way.
+    """The context of one call of user code: what the calls that it makes inherit, and which of those are under way.
 
     Args:
-        deadline: in the time of ``time.monotonic``; infinite once an answer has begun to stream.
-        request_id: empty when the caller gave none.
-        headers: of the request; those that tracing tools use to tie calls together are handed on.
-        callers: how many wait for the answer: those of a batch.
-        request_ids: of a batch, those of all its members; empty for a single call.
+        deadline: in seconds of ``time.monotonic``; infinite once the answer has begun to stream.
+        request_id: empty if the caller gave none.
+        headers: headers of the request; inner calls get the tracing headers.
+        callers: number of callers that wait for the answer; more than one for a batch.
+        request_ids: request ids of all members of a batch; empty for a single call.
     """
 
     __slots__ = ("_callers", "_inner", "deadline", "headers", "request_id", "request_ids")
@@ -59,7 +68,7 @@ class CallScope:
         self._inner: set[Cancellable] | None = None
 
     def without_deadline(self) -> CallScope:
-        """The same, for an answer that has begun and may take its time."""
+        """A scope for an answer that has begun to stream, which has no deadline. Shares the calls under way."""
         scope = CallScope(float("inf"), self.request_id, self.headers)
         if self._inner is None:
             self._inner = set()
@@ -67,7 +76,7 @@ class CallScope:
         return scope
 
     def adopt(self, call: Cancellable) -> None:
-        """A call is made within; :meth:`release` it when it is over."""
+        """Register an inner call, which is to be cancelled with this one; :meth:`release` it when it is over."""
         if self._inner is None:
             self._inner = set()
         self._inner.add(call)
@@ -77,28 +86,28 @@ class CallScope:
             self._inner.discard(call)
 
     def give_up(self) -> None:
-        """A caller is gone. With the last one go the calls under way, which nobody waits for any more."""
+        """A caller has gone. When the last one has, cancel the inner calls under way."""
         self._callers -= 1
         if not self._callers and self._inner is not None:
             for call in list(self._inner):
                 call.cancel()
 
 
+#: Set while user code runs for a call: per thread in sync code, per task in async code.
 call_scope: ContextVar[CallScope | None] = ContextVar("pointsman_call_scope", default=None)
-"""Set while user code runs for a call: per thread in sync code, per task in async code."""
 
 _current: ReplicaContext | None = None
 _in_trial_import = False
 
 
 def begin_trial_import() -> None:
-    """Say that this process only loads code, and calls nothing."""
+    """Declare that this process loads code for validation only."""
     global _in_trial_import
     _in_trial_import = True
 
 
 def in_trial_import() -> bool:
-    """Whether handles that are loaded here may stay without a way to their instance, which they will not need."""
+    """True while code is loaded for validation only; unpickled handles then get no credentials."""
     return _in_trial_import
 
 
@@ -108,7 +117,7 @@ def set_replica_context(context: ReplicaContext | None) -> None:
 
 
 def replica_context() -> ReplicaContext | None:
-    """The replica that this process is, or None elsewhere."""
+    """The replica that this process is; None in other processes."""
     return _current
 
 

@@ -1,7 +1,7 @@
 """The exceptions of Pointsman.
 
     Exception
-    └── ServeException                 everything of ours that has no narrower name
+    └── ServeException                 base; raised itself if no narrower class fits
         ├── InsufficientResourcesError   the operator asked for more than there is
         ├── BackendStartError            user code could not be brought up
         ├── BackpressureError            too many calls wait; try again later        HTTP 503
@@ -21,11 +21,11 @@ from __future__ import annotations
 
 
 class ServeException(Exception):
-    """Base of every exception of ours; raised itself where no narrower class fits."""
+    """Base of Pointsman's exceptions; raised itself if no narrower class fits."""
 
 
+#: Name of :class:`ServeException` in Ray Serve 1.x.
 RayServeException = ServeException
-"""What Ray Serve 1.x called :class:`ServeException`."""
 
 
 class InsufficientResourcesError(ServeException):
@@ -40,7 +40,7 @@ class BackpressureError(ServeException):
     """The queue is full, so the call was never started. Nobody's fault: capacity.
 
     Attributes:
-        retry_after: seconds after which room is expected, at least 1.
+        retry_after: seconds after which free capacity is expected, at least 1.
     """
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
@@ -83,18 +83,18 @@ class UserCodeError(ServeException):
 class AnswerError(UserCodeError):
     """What user code gave as its answer cannot be sent by HTTP. The model author's fault.
 
-    The text is ours, says what would be right, and holds no values and no names but those of types and fields: clients
-    see it.
+    HTTP clients see the text. It is written by Pointsman, says what would be right, and contains names of types and
+    fields only, and no values.
     """
 
 
 class TooLargeError(ServeException, ValueError):
-    """What was to be sent is over its limit, and was not sent; the text names size and limit. Usually whoever made the
-    call is at fault, which is why it is a ValueError as well."""
+    """A message is over its limit, and was not sent; the text names size and limit. It is a ValueError as well, since
+    usually the caller is at fault."""
 
 
 class RemoteError(ServeException):
-    """A user exception that cannot be rebuilt here.
+    """Stands in for a user exception whose class cannot be imported here, or whose object cannot be unpickled.
 
     Attributes:
         class_name: name of the original class.

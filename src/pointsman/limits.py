@@ -1,46 +1,48 @@
-"""How large what travels between processes may be. Checked where it is made, so that whoever made it learns of it."""
+"""Size limits of messages between processes. The sender checks them, so that the error reaches the message's author."""
 
 from __future__ import annotations
 
 from pointsman.exceptions import TooLargeError
 
-MAX_TEXT = 64 * 1024
-"""Of a text that tells of a failure, in bytes of UTF-8: a message, a traceback, a class's name. Longer ones are cut."""
-MAX_MESSAGE = 64 * 1024 * 1024
-"""Of what is sent to the controller or read from it: a packed ``user_config``, the packed init args of a backend, the
-arguments of a command, a listing; and of a packed exception."""
-MESSAGE_ROOM = 2 * 1024 * 1024
-"""What a message may have beyond that, so that the largest ``user_config`` fits with all that is said around it."""
-MAX_DESCRIPTION = 1024 * 1024
-"""Of all that is stored of a backend besides its code and its ``user_config``: it travels in heads."""
-MAX_CODE = 512 * 1024 * 1024
-"""Of a backend's packed code, init args included. A store holds each as one value."""
-MAX_MIDDLEWARES = 48 * 1024
-"""Of the pickled middlewares: they travel through a pipe that is not read until it has been written."""
-MAX_ROUTE = 8190
-"""Of a route: no request line is longer."""
-MAX_HEAD = 16 * 1024 * 1024
-"""Of a frame's head."""
-MAX_PAYLOAD = 2**31 - 1
-"""Of a frame's head and body together."""
-MAX_BODY = MAX_PAYLOAD - MAX_HEAD
-"""Of the data of a call, an answer or a part of a stream: fits a frame with any head."""
+# All in bytes.
 
+#: A text about a failure, in UTF-8: a message, a traceback, a class's name. A longer one is cut.
+MAX_TEXT = 64 * 1024
+#: A message to or from the controller: a packed ``user_config``, the packed init args of a backend, the arguments of a
+#: command, a listing. Also a packed exception.
+MAX_MESSAGE = 64 * 1024 * 1024
+#: How much larger a whole message may be, so that the largest ``user_config`` fits in with the fields around it.
+MESSAGE_ROOM = 2 * 1024 * 1024
+#: Everything that is stored of a backend except its code and its ``user_config``; it is sent in heads of frames.
+MAX_DESCRIPTION = 1024 * 1024
+#: A backend's packed code with its init args. A store holds it as one value.
+MAX_CODE = 512 * 1024 * 1024
+#: The pickled middlewares. They are written to a pipe before its reader runs, and a pipe holds 64 KiB.
+MAX_MIDDLEWARES = 48 * 1024
+#: A route: no request line is longer.
+MAX_ROUTE = 8190
+#: A frame's head.
+MAX_HEAD = 16 * 1024 * 1024
+#: A frame's head and body together.
+MAX_PAYLOAD = 2**31 - 1
+#: The data of a call, of an answer or of a part of a stream: fits into a frame with any head.
+MAX_BODY = MAX_PAYLOAD - MAX_HEAD
+
+# The beginning and the end that are kept of a text that is cut. What remains of MAX_TEXT is for the note between them.
 _CUT_BEGIN, _CUT_END = 48 * 1024, 15 * 1024
-"""What is kept of a text that is cut; the rest of its room is for the note."""
 
 
 def check_size(what: str, size: int, limit: int, remedy: str = "", *, room: int = 0) -> None:
-    """Refuse what is too large.
+    """Raise if a size is over its limit.
 
     Args:
-        what: names it, with its verb: ``"the pickled user_config takes"``.
+        what: beginning of the error's text, with its verb: ``"the pickled user_config takes"``.
         size, limit: in bytes.
-        remedy: what would be right, in words.
-        room: what it may have beyond the limit, in bytes.
+        remedy: end of the error's text: what would be right.
+        room: bytes that are allowed beyond the limit.
 
     Raises:
-        TooLargeError: ``size`` is over the limit and the room.
+        TooLargeError: ``size`` is over ``limit + room``.
     """
     if size > limit + room:
         in_mib = f" ({limit >> 20} MiB)" if limit % 2**20 == 0 else ""
@@ -49,8 +51,8 @@ def check_size(what: str, size: int, limit: int, remedy: str = "", *, room: int 
 
 
 def cut(text: str) -> str:
-    """A text as it may be sent: without lone surrogates, such as file names that are not UTF-8 bring along, and with a
-    note in place of its middle when it takes more than 64 KiB."""
+    """A text in the form in which it is sent. Lone surrogates, as in file names that are not UTF-8, are replaced; of a
+    text of more than 64 KiB the middle is replaced by a note."""
     data = str.encode(text, "utf-8", "replace")
     if len(data) <= MAX_TEXT:
         return data.decode()

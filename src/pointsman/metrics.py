@@ -1,10 +1,10 @@
-"""Metrics of your own, from inside a backend: counted there, and read at the instance's metrics port.
+"""User-defined metrics: recorded inside a backend, and exported at the instance's metrics port.
 
     self.tokens = metrics.Counter("tokens", "Tokens made.", tag_keys=("language",))
     self.tokens.inc(len(answer), tags={"language": "en"})
 
-Each series also carries the tags ``backend`` and ``replica``, unless the metric has tag keys of that name. Outside a
-replica metrics are checked in the same way, and go nowhere.
+Each series also carries the tags ``backend`` and ``replica``, unless the metric has tag keys of these names. Outside a
+replica, values are checked in the same way and discarded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ C = TypeVar("C", bound=telemetry.SeriesValues)
 
 
 class _Definition(Generic[C]):
-    """One metric of this process, whichever objects stand for it: its series, and the lock that guards them."""
+    """One metric of this process: its series, and the lock that guards them. Several user objects may share it."""
 
     def __init__(self, family: Family, make: Callable[..., C]) -> None:
         self.family = family
@@ -42,7 +42,7 @@ class _Definition(Generic[C]):
         self._dropped: telemetry.Counter | None = None
 
     def series(self, labels: tuple[str, ...]) -> C:
-        """Where values with these tags go. Call with the lock held."""
+        """The series with these tags; call with the lock held. Over the limit, all further tags share one series."""
         series = self._series.get(labels)
         if series is not None:
             return series
@@ -71,7 +71,7 @@ _private: MetricsWriter | None = None
 
 
 def _writer() -> MetricsWriter:
-    """The replica's, or memory that nobody reads."""
+    """The replica's metrics writer; elsewhere one whose values nobody reads."""
     global _private
     writer = telemetry.process_writer() or _private
     if writer is None:
@@ -99,7 +99,7 @@ class _Metric(Generic[C]):
         self._default_tags: dict[str, str] = {}
 
     def set_default_tags(self, default_tags: Mapping[str, str]) -> Any:
-        """Values for tags that are not given when something is recorded.
+        """Set values for tags that are not given when a value is recorded.
 
         Args:
             default_tags: tag key -> value.
@@ -146,7 +146,7 @@ class _Metric(Generic[C]):
         return float(value)
 
     def __reduce__(self) -> Any:
-        # By value, so that a backend from a notebook may use a metric that was made beside it.
+        # By its arguments: code from a notebook cell may then refer to a metric of that notebook.
         return (_rebuild, (type(self), self._arguments, self._default_tags))
 
 
@@ -154,8 +154,8 @@ class Counter(_Metric[telemetry.Counter]):
     """A count that only grows.
 
     Args:
-        name: as it shall stand on the page; letters, digits, ``_`` and ``:``.
-        description: one line for whoever reads the page.
+        name: the exported name; letters, digits, ``_`` and ``:``.
+        description: help text, one line.
         tag_keys: names of the tags that each value is recorded with.
 
     Raises:
@@ -191,8 +191,8 @@ class Counter(_Metric[telemetry.Counter]):
         self.inc(value, tags)
 
 
+#: Name of :class:`Counter` in Ray Serve 1.x.
 Count = Counter
-"""What Ray Serve 1.x called :class:`Counter`."""
 
 
 class Gauge(_Metric[telemetry.Gauge]):

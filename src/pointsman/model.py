@@ -1,7 +1,7 @@
-"""The frozen nouns that cross process borders: what is wanted, and what a router needs to know.
+"""Immutable types that are sent between processes and stored: what the user wants, and what routers need to know.
 
-Everyone imports this module; it imports nothing of ours. Validation of what users write is in ``config`` (shape) and
-``controller.desired`` (meaning); a value of these types is taken as valid.
+Every part imports this module; it imports no other of Pointsman. Users' input is validated in ``config`` (form) and
+``controller.desired`` (meaning); values of these types are valid.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from enum import Enum
 import msgspec
 
 DEFAULT_SHARD_KEY = "header:x-serve-shard-key"
+#: In ``http_methods``: HTTP clients may choose every public method.
 ALL_METHODS = "*"
-"""Among the methods that HTTP clients may choose: every public one."""
+#: The kind of the default environment: that of the process that sent the code.
 CALLER = "caller"
-"""The kind of environment that a backend is in when it names none: that of the process which shipped the code."""
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """Base of the nouns: immutable, compared by value, unknown fields from a newer peer tolerated."""
+    """Base of the types: immutable, compared by value, and tolerant of unknown fields from a newer peer."""
 
 
 class Reason(str, Enum):
@@ -50,10 +50,12 @@ class Placement(Struct, frozen=True):
     """On which nodes of a cluster replicas may run.
 
     Attributes:
-        node: the only one; with ``prefer`` the first, where it lives and has room.
-        labels: what a node's labels must be, by their names; of several the first that some node meets.
-        group: a placement group's id, in which all amounts are counted; ``bundle`` -1 is any of its bundles.
-        capture: whether what user code starts in the cluster runs in the group too.
+        node: id of the only node.
+        prefer: whether another node is taken if ``node`` is dead or has no free capacity.
+        labels: labels that a node must have. Of several alternatives the first that some node meets counts.
+        group: id of a placement group, from which all amounts are taken.
+        bundle: index of a bundle of that group; -1 for any.
+        capture: whether tasks and actors that user code starts run in the group too.
     """
 
     node: str = ""
@@ -78,10 +80,10 @@ class Resources(Struct, frozen=True):
     """What one replica needs. Amounts may be fractions; ``memory`` is in bytes.
 
     Attributes:
-        env_vars: variables of its process; they win over all others.
-        working_dir: folder that it works in, and that comes first in its import path; empty for the shipper's.
-        py_modules: packages and modules that it can import, by absolute path.
-        placement: where on a cluster.
+        env_vars: environment variables of its process; they override all others.
+        working_dir: its working folder, which also comes first in its import path; empty for the code sender's.
+        py_modules: absolute paths of packages and modules that it can import.
+        placement: on which nodes of a cluster it may run.
     """
 
     num_cpus: float = 1.0
@@ -95,7 +97,13 @@ class Resources(Struct, frozen=True):
 
 
 class ReplicaConfig(Struct, frozen=True):
-    """The part of a backend's configuration that its replicas act on."""
+    """The part of a backend's configuration that its replicas use.
+
+    Attributes:
+        user_config: pickled, and opaque to the controller; None if the user gave none.
+        http_methods: methods that HTTP clients may choose beside ``__call__``; ``*`` alone is every public one.
+        drain_timeout_s: longest time for draining, and also for ``close``.
+    """
 
     max_batch_size: int = 1
     batch_wait_timeout_s: float = 0.0
@@ -103,18 +111,14 @@ class ReplicaConfig(Struct, frozen=True):
     max_concurrent_queries: int = 100
     target_latency_s: float | None = None
     user_config: bytes | None = None
-    """Pickled, opaque to the controller; None when the user gave none."""
     http_methods: tuple[str, ...] = ()
     reconfigure_while_running: bool = False
     drain_timeout_s: float = 20.0
-    """Also the longest time that ``close`` may take."""
 
 
 class BackendConfigSpec(Struct, frozen=True):
-    """A backend's whole configuration, as the controller stores it.
-
-    ``None`` for ``max_batch_size`` and ``max_concurrent_queries`` means "not set by the user".
-    """
+    """A backend's whole configuration, as the controller stores it. ``config.BackendConfig`` describes the fields.
+    ``None`` for ``max_batch_size`` and ``max_concurrent_queries`` means "not set by the user"."""
 
     num_replicas: int = 1
     max_batch_size: int | None = None
@@ -133,12 +137,11 @@ class BackendConfigSpec(Struct, frozen=True):
     max_unavailable: int = 0
     rollout_watch_s: float = 3.0
     http_methods: tuple[str, ...] = ()
-    """What HTTP clients may choose beside ``__call__``; ``*`` alone is every public method."""
     reconfigure_while_running: bool = False
 
     @property
     def query_limit(self) -> int:
-        """Queries that one replica runs at a time: the user's number, or ``max(100, 2 x max_batch_size)``."""
+        """Requests that one replica runs at a time: the user's number, or ``max(100, 2 x max_batch_size)``."""
         if self.max_concurrent_queries is not None:
             return self.max_concurrent_queries
         return max(100, 2 * (self.max_batch_size or 1))
@@ -158,28 +161,32 @@ class BackendConfigSpec(Struct, frozen=True):
 
 
 class TargetTraits(Struct, frozen=True):
-    """What the client learned by looking at the user's function or class before shipping it."""
+    """Facts about the user's function or class, which the client finds out before it sends the code.
+
+    Attributes:
+        batches: whether the function or ``__call__`` carries the batch marker; then every method takes lists.
+        has_batching_method: whether another method carries the batch marker.
+
+    """
 
     is_class: bool
     batches: bool = False
-    """The batch marker stands on the function or on ``__call__``: every method takes lists."""
     has_reconfigure: bool = False
     has_batching_method: bool = False
-    """Some method other than ``__call__`` carries the batch marker."""
     has_close: bool = False
 
 
 class Environment(Struct, frozen=True):
-    """A Python environment, resolved to what starts a process in it.
+    """A Python environment, with all that is needed to start a process in it.
 
     Attributes:
         kind: :data:`CALLER`, ``virtualenv``, ``conda`` or ``requirements``.
-        name: what its user calls it.
+        name: its name or path, as the user gave it.
         python: absolute path of its interpreter.
-        version: of its Python, such as ``3.12.1``.
-        variables: set in its processes.
+        version: its version of Python, such as ``3.12.1``.
+        variables: environment variables that are set in its processes.
         unset: names of variables that its processes do not inherit.
-        path: folders that come first in their ``PATH``.
+        path: folders that come first in the ``PATH`` of its processes.
     """
 
     kind: str
@@ -191,7 +198,7 @@ class Environment(Struct, frozen=True):
     path: tuple[str, ...] = ()
 
     def over(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """All variables of a process of this environment whose parent has ``inherited``."""
+        """All environment variables of a process in this environment whose parent has ``inherited``."""
         kept = {name: value for name, value in inherited.items() if name not in self.unset}
         variables = {**kept, **self.variables}
         folders = [*self.path, *([variables["PATH"]] if variables.get("PATH") else [])]
@@ -202,8 +209,8 @@ class Environment(Struct, frozen=True):
 
 
 class Origin(Struct, frozen=True):
-    """Where code was shipped from: its replicas work in that folder, find modules as the shipping process does, and
-    run in that environment; None is the instance's own."""
+    """Where code runs: the replicas' working folder, the first entries of their import path, and their environment;
+    None is that of the instance's own processes."""
 
     cwd: str
     sys_path: tuple[str, ...]
@@ -214,9 +221,9 @@ class BackendSpec(Struct, frozen=True):
     """Everything about one backend.
 
     Attributes:
-        version: grows with every change of code, init args, or resources; replicas of another version are replaced.
-        config_version: grows with every change of ``config``; replicas are told, not replaced.
-        code: digest of the stored blob that holds the pickled function or class with its init args.
+        version: grows with every change of code, init args or resources; replicas of another version are replaced.
+        config_version: grows with every change of ``config``; it is sent to the replicas, which stay.
+        code: digest of the stored blob, the pickled function or class with its init args.
     """
 
     tag: str
@@ -230,20 +237,20 @@ class BackendSpec(Struct, frozen=True):
 
 
 class CustomPolicy(Struct, frozen=True):
-    """A user's own way to choose: the import path of an object with a method ``choose``, and where to look for it."""
+    """A custom traffic policy: the import path of an object with a method ``choose``, and folders to find it in."""
 
     path: str
     sys_path: tuple[str, ...] = ()
 
 
 class TrafficPolicy(Struct, frozen=True):
-    """Who answers an endpoint's calls, and who gets copies of them.
+    """Which backends answer an endpoint's calls, and which get shadow calls.
 
     Attributes:
         version: grows with every change.
         weights: by backend; they sum to 1.
-        shadows: probability that a backend gets a copy of a call, by backend; never 0.
-        custom: chooses in place of weights and keys; None for the built-in way.
+        shadows: probability, by backend, that a call is also sent to it as a shadow call; never 0.
+        custom: chooses instead of weights and shard keys; None for the built-in policy.
     """
 
     version: int
@@ -260,10 +267,9 @@ class TrafficChange(Struct, frozen=True):
     """One line of an endpoint's traffic history.
 
     Attributes:
-        policy: as it was from then on.
-        time: when, as ISO 8601 in UTC.
-        change: what made it, in words.
-        by: who, as they call themselves.
+        time: ISO 8601 in UTC.
+        change: the operation, in words.
+        by: the process that asked for it, by its own account.
     """
 
     policy: TrafficPolicy
@@ -287,7 +293,11 @@ class Pins(Struct, frozen=True):
 class EndpointSpec(Struct, frozen=True):
     """A name that can be called, with at most one HTTP route.
 
-    ``shard_key`` says where an HTTP request carries its key, as :mod:`pointsman.policy.shardkey` reads it.
+    Attributes:
+        route: HTTP path or template; None for handles only.
+        idempotent: whether a call may be repeated if its replica dies.
+        shard_key: where an HTTP request carries its key; the syntax is that of :mod:`pointsman.policy.shardkey`.
+        request_timeout_s: deadline of its calls in seconds; None for the instance's.
     """
 
     name: str
@@ -297,19 +307,18 @@ class EndpointSpec(Struct, frozen=True):
     idempotent: bool = False
     shard_key: str = DEFAULT_SHARD_KEY
     request_timeout_s: float | None = None
-    """None for the instance's."""
 
 
 class ReplicaRef(Struct, frozen=True):
     """How a router reaches one replica.
 
     Attributes:
-        number: unique in the instance, never used again.
+        number: unique in the instance; never reused.
         tag: ``<backend>#<6 letters>``, as users see it.
         address: path of the replica's Unix socket.
         key: the secret that this replica shares with routers.
-        node: where it runs; empty where there is one node only.
-        tcp: its address for other nodes; empty where there are none.
+        node: id of its node; empty if there is one node only.
+        tcp: its address for other nodes; empty if there is one node only.
     """
 
     number: int
@@ -330,10 +339,10 @@ class BackendRoute(Struct, frozen=True):
 
 
 class RoutingTable(Struct, frozen=True):
-    """All that a router needs, whole. A table replaces another only when its version is higher.
+    """Everything that a router needs. It is always sent whole; a router takes it only if its version is higher.
 
-    ``pins`` has packed :class:`Pins` by endpoint: ten thousand of them take a millisecond to unpack, and a router need
-    not do that for each table, only for those that changed them.
+    Attributes:
+        pins: packed :class:`Pins` by endpoint; a router unpacks only those that changed (10,000 take a millisecond).
     """
 
     version: int
@@ -346,7 +355,7 @@ EMPTY_TABLE = RoutingTable(version=0, endpoints={}, backends={})
 
 
 class Allocation(Struct, frozen=True):
-    """What one replica holds of its node, and which GPUs by index. ``node`` is empty where there is only one."""
+    """Resources that one replica holds, with the indices of its GPUs. ``node`` is empty if there is one node only."""
 
     resources: Resources
     gpus: tuple[int, ...] = ()
@@ -354,9 +363,11 @@ class Allocation(Struct, frozen=True):
 
 
 class NodeCapacity(Struct, frozen=True):
-    """What the instance may hand out on one node.
+    """Resources that the instance may allocate on one node.
 
-    ``num_cpus`` is None where CPUs are soft (local engine without ``start(num_cpus=...)``).
+    Attributes:
+        num_cpus: None if CPUs are not limited (local engine without ``start(num_cpus=...)``).
+        gpu_ids: names of the GPUs for ``CUDA_VISIBLE_DEVICES``, in order; empty means 0, 1, 2, ...
     """
 
     num_cpus: float | None = None
@@ -365,17 +376,16 @@ class NodeCapacity(Struct, frozen=True):
     custom: dict[str, float] = {}
     labels: dict[str, str] = {}
     gpu_ids: tuple[str, ...] = ()
-    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs, in order; empty means 0, 1, 2, ..."""
 
 
 class Capacity(NodeCapacity, frozen=True):
-    """What the instance may hand out in all: on its one node, or, where ``nodes`` is not None, on each of those."""
+    """Resources that the instance may allocate: on its only node or, if ``nodes`` is not None, on each of these."""
 
     nodes: dict[str, NodeCapacity] | None = None
 
 
 class StartOptions(Struct, frozen=True):
-    """With what an instance was started, as far as the command line has options for it that nothing else tells.
+    """Options of ``start`` that the command line needs to print how an instance is started again.
 
     Attributes:
         engine: ``local`` or ``ray``.

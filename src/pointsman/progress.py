@@ -1,4 +1,4 @@
-"""How far long work has come, on one line of the terminal; nothing where there is no terminal."""
+"""Progress of long operations, on one line of the terminal. Prints nothing if standard error is no terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ProgressLine:
-    """A line that is written over as replicas become ready; a context manager that ends it."""
+    """A context manager for a line that is rewritten as replicas become ready, and ended on exit."""
 
     def __init__(self) -> None:
         self._shown = False
@@ -23,7 +23,7 @@ class ProgressLine:
         return self
 
     def show(self, progress: Progress) -> None:
-        """Show "3/10 replicas ready"."""
+        """Show progress such as "3/10 replicas ready"."""
         if sys.stderr is not None and sys.stderr.isatty():
             bar = "█" * round(20 * progress.ready / max(1, progress.wanted))
             text = f"\r{progress.backend}: {bar:░<20} {progress.ready}/{progress.wanted} replicas ready "
@@ -40,10 +40,10 @@ class ProgressLine:
 
 
 class Activity:
-    """A line that says what is being done and for how long; a context manager that takes it away again.
+    """A context manager for a line that says what is being done and for how long, and is removed on exit.
 
-    Args:
-        title: what is being done.
+    Attributes:
+        title: what is being done; may be changed.
     """
 
     def __init__(self, title: str) -> None:

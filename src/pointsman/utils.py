@@ -1,4 +1,4 @@
-"""What code for 1.x imports from a module of this name."""
+"""Names that code for Ray Serve 1.x imports from its module ``utils``."""
 
 from __future__ import annotations
 
@@ -15,5 +15,8 @@ class _SentByHandles(type):
 
 
 class ServeRequest(Request, metaclass=_SentByHandles):
-    """The request of a handle call, as 1.x called it: ``isinstance(request, ServeRequest)`` tells it from one that came
-    over HTTP, in ``def`` and in ``async def`` callables. Users make none."""
+    """The class of requests from handles in Ray Serve 1.x, for ``isinstance(request, ServeRequest)`` only.
+
+    The check is True for a call of a handle and False for a request over HTTP, in sync and in async callables. No
+    object has this class.
+    """

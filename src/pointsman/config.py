@@ -84,7 +84,7 @@ class BackendConfig(_Options):
         max_concurrent_batches: batches that an async batching backend may run at once.
         max_concurrent_queries: requests that a replica runs at once; default max(100, 2 x max_batch_size).
         max_queued_queries: requests that wait in one router for one endpoint; over it HTTP answers 503.
-        target_latency_ms: in place of ``batch_wait_timeout``: milliseconds within which 99 of 100 requests shall be
+        target_latency_ms: in place of ``batch_wait_timeout``: milliseconds within which 99 of 100 requests should be
             done, waiting included; the replica learns what batches cost and chooses their size and wait. None for off.
         user_config: passed to the class's ``reconfigure`` when a replica starts and whenever it changes; None for none.
         experimental_graceful_shutdown_wait_loop_s: longest wait, in seconds, for routers to confirm that they no longer
@@ -98,10 +98,10 @@ class BackendConfig(_Options):
             again, all new ones at once.
         max_unavailable: during a rolling update, how many fewer than ``num_replicas`` may serve.
         rollout_watch_s: during a rolling update, seconds that a new replica must have served without dying or failing
-            its health checks before an old one goes; 0 for none.
+            its health checks before an old one is stopped; 0 for none.
         http_methods: names of the class's methods that HTTP clients may choose, beside ``__call__``; ``"*"`` for every
             public one. Handles may choose any public method.
-        reconfigure_while_running: call ``reconfigure`` at once, on a thread of its own, beside requests that run,
+        reconfigure_while_running: call ``reconfigure`` at once, on a separate thread and concurrently with requests,
             instead of between them.
 
     Raises:

@@ -65,7 +65,7 @@ class CallScope:
         self.headers = headers
         self.request_ids = request_ids
         self._callers = callers
-        self._inner: set[Cancellable] | None = None
+        self._inner: set[Cancellable] | None = None  # made with the first inner call; most calls make none
 
     def without_deadline(self) -> CallScope:
         """A scope for an answer that has begun to stream, which has no deadline. Shares the calls under way."""

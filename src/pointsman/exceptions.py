@@ -14,7 +14,7 @@
         └── RemoteError                  stands in for a user exception whose class
                                          cannot be rebuilt at the caller             HTTP 500
 
-Bad arguments raise the built-in ``ValueError``, ``TypeError`` or ``KeyError``: whoever wrote the call is at fault.
+Bad arguments raise the built-in ``ValueError``, ``TypeError`` or ``KeyError``: the author of the call is at fault.
 """
 
 from __future__ import annotations

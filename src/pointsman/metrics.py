@@ -71,7 +71,7 @@ _private: MetricsWriter | None = None
 
 
 def _writer() -> MetricsWriter:
-    """The replica's metrics writer; elsewhere one whose values nobody reads."""
+    """The replica's metrics writer; outside a replica one whose values are never read."""
     global _private
     writer = telemetry.process_writer() or _private
     if writer is None:

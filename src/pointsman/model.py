@@ -285,7 +285,7 @@ class TrafficHistory(Struct, frozen=True):
 
 
 class Pins(Struct, frozen=True):
-    """Shard keys of one endpoint that are forced to a backend, whatever the weights say."""
+    """Shard keys of one endpoint that are pinned to a backend, regardless of the weights."""
 
     keys: dict[str, str] = {}
 

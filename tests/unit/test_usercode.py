@@ -15,7 +15,7 @@ from pointsman.exceptions import CallRejectedError
 from pointsman.model import TargetTraits
 from pointsman.replica.target import Target
 from pointsman.usercode.callables import takes_argument
-from pointsman.usercode.packing import code_digest, look_at, pack_code, unpack_code
+from pointsman.usercode.packing import code_digest, inspect_code, pack_code, unpack_code
 
 LOCK = threading.Lock()
 
@@ -127,7 +127,7 @@ class NotReconfigurable(Plain):
 )
 def test_what_is_seen(code: Any, traits: TargetTraits) -> None:
     """Functions and classes are accepted, and their batch marker and reconfigure method are seen (CB2, CB8, BA13)."""
-    assert look_at(code, ()) == traits
+    assert inspect_code(code, ()) == traits
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_what_is_seen(code: Any, traits: TargetTraits) -> None:
 def test_what_is_no_backend(thing: Any) -> None:
     """Instances, partials, builtins and values are refused, and the text shows what was given (CB2)."""
     with pytest.raises(TypeError) as caught:
-        look_at(thing, ())
+        inspect_code(thing, ())
     assert repr(thing) in str(caught.value)
     assert type(thing).__name__ in str(caught.value)
 
@@ -179,7 +179,7 @@ class Dynamic:
 def test_a_class_without_a_way_to_be_called(code: Any) -> None:
     """A class with neither ``__call__`` nor another public method is refused once its constructor has run, whose own
     error comes first, and the text says what to write (CB2, CB10)."""
-    target = Target(pack_code(code, ()), look_at(code, ()))
+    target = Target(pack_code(code, ()), inspect_code(code, ()))
     with pytest.raises(TypeError, match=rf"class {code.__name__} cannot be called.*__call__\(self, request\)"):
         target.construct()
 
@@ -187,14 +187,14 @@ def test_a_class_without_a_way_to_be_called(code: Any) -> None:
 def test_a_class_may_have_other_ways_in() -> None:
     """Methods that are named, or made up when they are asked for, are ways to be called (CB2, RQ7)."""
     for code in (Bare, Dynamic):
-        Target(pack_code(code, ()), look_at(code, ())).construct()
+        Target(pack_code(code, ()), inspect_code(code, ())).construct()
 
 
 def test_functions_take_no_init_args() -> None:
     """Init args for a function are refused and shown; a class may have any (CB2)."""
     with pytest.raises(ValueError, match=r"\(1, 'two'\).*'function'"):
-        look_at(function, (1, "two"))
-    assert look_at(Plain, (1, "two")).is_class
+        inspect_code(function, (1, "two"))
+    assert inspect_code(Plain, (1, "two")).is_class
 
 
 def test_the_marker_does_not_go_on_a_class() -> None:
@@ -204,7 +204,7 @@ def test_the_marker_does_not_go_on_a_class() -> None:
     assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match=r"Plain\.__call__"):
         assert serve.accept_batch(bucket_by=len)(Plain) is Plain
-    assert not look_at(Plain, ()).batches
+    assert not inspect_code(Plain, ()).batches
     with pytest.raises(TypeError, match="not 5"):
         serve.accept_batch(5)
 
@@ -258,7 +258,7 @@ def only_keyword_needed(*, flag: bool) -> None: ...
 def test_none_or_one_argument(code: Any, takes: bool) -> None:
     """A callable gets the request when it takes an argument, and is called without one when it does not (CB3, RQ6)."""
     assert takes_argument(code) == takes
-    assert not look_at(code, ()).is_class
+    assert not inspect_code(code, ()).is_class
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_none_or_one_argument(code: Any, takes: bool) -> None:
 def test_more_than_one_argument(code: Any, names: list[str]) -> None:
     """A callable that requires more than the request is refused at create, and the text says what is too much (CB3)."""
     with pytest.raises(TypeError) as caught:
-        look_at(code, ())
+        inspect_code(code, ())
     assert all(name in str(caught.value) for name in names)
 
 
@@ -325,18 +325,18 @@ def test_self_is_not_an_argument() -> None:
     assert takes_argument(Plain.__call__, bound=True)
     assert not takes_argument(CallNone.__call__, bound=True)
     assert takes_argument(Plain().__call__)
-    assert look_at(CallNone, ()).is_class
-    assert look_at(CallAny, ()).is_class
+    assert inspect_code(CallNone, ()).is_class
+    assert inspect_code(CallAny, ()).is_class
     with pytest.raises(TypeError, match=r"CallTwo\.__call__.*other"):
-        look_at(CallTwo, ())
+        inspect_code(CallTwo, ())
 
 
 def test_a_static_call_is_not_robbed_of_its_argument() -> None:
     """A static ``__call__`` of one argument is a backend, and one of two is refused like any other (CB3)."""
-    assert look_at(CallStatic, ()).is_class
+    assert inspect_code(CallStatic, ()).is_class
     static_two = type("StaticTwo", (), {"__call__": staticmethod(two)})
     with pytest.raises(TypeError, match="other"):
-        look_at(static_two, ())
+        inspect_code(static_two, ())
 
 
 # --- shipping -------------------------------------------------------------------------------------------------
@@ -484,17 +484,17 @@ class Closes:
 
 def test_a_close_that_wants_a_request_is_a_method_like_others() -> None:
     """It is not called at the end of a replica, and callers may name it (CB11, RQ7)."""
-    traits = look_at(Positions, ())
+    traits = inspect_code(Positions, ())
     target = Target(pack_code(Positions, ()), traits)
     target.construct()
     assert (traits.has_close, target.close) == (False, None)
     assert target.method("close").call(None) == "position closed"
-    assert look_at(Closes, ()).has_close
+    assert inspect_code(Closes, ()).has_close
 
 
 def test_all_methods_are_those_of_the_class() -> None:
     """``http_methods="*"`` opens methods, and not whatever callable an object or its class holds (BC8)."""
-    target = Target(pack_code(Positions, ()), look_at(Positions, ()))
+    target = Target(pack_code(Positions, ()), inspect_code(Positions, ()))
     target.construct()
     target.check_open_to_http("close", ("*",))
     for name in ("helper", "Inner"):

@@ -130,7 +130,7 @@ class LogFile:
             if os.path.samestat(ours, os.stat(self._path)):
                 return False
             if not os.path.samestat(ours, os.stat(_rotated(self._path))):
-                self._open(_rotated(self._path))  # two rotations since the last look
+                self._open(_rotated(self._path))  # two rotations since the last read
         except FileNotFoundError:
             return False  # the rotation is under way, or the whole folder was removed
         self._open(self._path)

@@ -28,7 +28,7 @@ from pointsman.environments.rehearsal import try_import
 from pointsman.environments.resolve import resolve
 from pointsman.model import CALLER, BackendSpec, Environment, Origin, Resources, TargetTraits
 from pointsman.policy.shardkey import check_source
-from pointsman.usercode.packing import carries_code, code_digest, look_at, pack_code
+from pointsman.usercode.packing import carries_code, code_digest, inspect_code, pack_code
 from pointsman.usercode.paths import added_sys_path
 from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, UpdateBackendConfig
 
@@ -219,7 +219,7 @@ def prepare(
         TypeError, ValueError: the code cannot be a backend, or the environment cannot run it.
         ServeException: a conda environment is asked for, and there is no conda.
     """
-    traits = None if isinstance(code, ImportedBackend) else look_at(code, init_args)
+    traits = None if isinstance(code, ImportedBackend) else inspect_code(code, init_args)
     environment = resolve(env)
     check_hash_seed(environment.variables)
     blob = pack_code(code, init_args, [*own_folders(resources), *_site_packages(environment)])

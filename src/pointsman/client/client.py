@@ -38,9 +38,9 @@ ANSWER_TIMEOUT_S = 5.0
 
 
 class Client(EndpointOperations, TrafficOperations, BackendOperations, StatisticsOperations):
-    """Operates one instance. Use it from any thread; as a context manager it stops the instance at the end.
+    """Operates one instance. It is thread-safe; as a context manager it stops the instance at the end.
 
-    Not for direct use: :func:`pointsman.start` and :func:`pointsman.connect` make clients.
+    Made by :func:`pointsman.start` and :func:`pointsman.connect`, not directly.
     """
 
     def __init__(
@@ -91,17 +91,17 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
     def shutdown(self) -> None:
         """End the instance for good: as :meth:`stop`, and its stored state is forgotten.
 
-        May be called again. After :meth:`stop` nothing is forgotten: there is nobody left to ask.
+        May be called again. After :meth:`stop` nothing is forgotten, since the controller has ended.
         """
         self._end(forget=True)
 
     def wait(self) -> None:
         """Block until the instance has ended, whoever ends it, or until SIGTERM, SIGINT (Ctrl-C) or SIGHUP comes.
 
-        At a signal an instance that ends with this process is stopped as by :meth:`stop`; a second signal hurries that.
-        A detached one, which outlives its script, runs on, unless this process is the first of its container (PID 1),
-        whose end nothing outlives. Signals come to the main thread: in another one this returns when the instance has
-        ended. Nothing is raised for a signal.
+        At a signal, an instance that ends with this process is stopped as by :meth:`stop`; a second signal cuts that
+        short. A detached instance outlives its script and keeps running, unless this process is the first of its
+        container (PID 1), with which all processes of the container end. Signals reach the main thread only: in another
+        thread this returns when the instance has ended. No exception is raised for a signal.
         """
         if self._shut_down:
             return
@@ -152,7 +152,7 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         return kind_of_handle(name, self._credentials, missing_ok=missing_ok)
 
     def status(self) -> dict[str, Any]:
-        """What runs and what does not, and why: plain dicts, ready for JSON.
+        """What runs, what does not and why, as plain dicts that are ready for JSON.
 
         Per endpoint what ``list_endpoints`` shows, and how many calls are ``queued`` in routers (None where no metrics
         are recorded); per backend its state (``RUNNING``, ``UPDATING``, ``UNHEALTHY``, ``DEPLOY_FAILED``), replicas

@@ -42,7 +42,7 @@ class EndpointOperations(Operations):
         shard_key: str = DEFAULT_SHARD_KEY,
         request_timeout_s: float | None = None,
     ) -> None:
-        """Give a backend a name that can be called, and perhaps an HTTP route.
+        """Make a name by which a backend is called, and optionally an HTTP route.
 
         Args:
             endpoint_name: 1-200 printable characters.
@@ -152,8 +152,8 @@ class TrafficOperations(Operations):
         ]
 
     def rollback_traffic(self, endpoint: str, version: int | None = None) -> None:
-        """Make an older traffic policy, weights and shadows, the newest one again. Every shard key is then back where
-        it was.
+        """Make an older traffic policy, weights and shadows, the newest one again. Every shard key then goes to the
+        same backend as under that policy.
 
         Args:
             version: one of :meth:`traffic_history`; None for the policy before the one in force.
@@ -170,7 +170,7 @@ class TrafficOperations(Operations):
         self._change(RollbackTraffic(new_id(), name, version, by=author()))
 
     def shadow_traffic(self, endpoint_name: str, backend_tag: str, proportion: float) -> None:
-        """Send copies of an endpoint's calls to a backend; their answers are thrown away, and users notice nothing.
+        """Send shadow copies of an endpoint's calls to a backend; their answers are discarded, unnoticed by callers.
 
         Args:
             proportion: probability in [0, 1] that a call is copied; 0 ends the shadow.
@@ -184,7 +184,7 @@ class TrafficOperations(Operations):
         self._change(ShadowTraffic(new_id(), name, tag, _number(proportion, "proportion"), by=author()))
 
     def pin(self, endpoint: str, shard_key: str | Sequence[str], backend: str) -> None:
-        """Send all calls with a shard key to one backend, whatever the weights say; the backend needs no weight.
+        """Send all calls with a shard key to one backend, regardless of the weights; the backend needs no weight.
 
         Args:
             shard_key: at most 256 bytes of UTF-8; or a list of such keys, which are pinned together. At most 10,000

@@ -95,11 +95,11 @@ def start(
         http_options: host, port, middlewares and limits of the HTTP server.
         engine: ``"local"``, this machine; or ``"ray"``, a Ray cluster.
         name: of a detached instance; others are anonymous.
-        state_dir: folder for the state of a detached instance, which then also survives a restart of the whole.
-        num_cpus: CPUs that replicas may use in all; without it more may be asked for than the machine has.
+        state_dir: folder for the state of a detached instance, which a later instance with the same folder restores.
+        num_cpus: CPUs that replicas may use in all; by default they may request more than the machine has.
         num_gpus: GPUs that replicas may use; detected by default.
-        memory: bytes that replicas may ask for in all; detected by default.
-        resources: custom resources, name -> amount.
+        memory: bytes that replicas may request in all; detected by default.
+        resources: amounts of custom resources, by name.
         metrics_export_port: where Prometheus finds metrics, on the address of the HTTP server; 0 for any free port,
             None to record none. When the default port is in use, a free one is taken: see ``Client.metrics_address``.
         address: of the Ray cluster, ``"auto"`` for one that runs on this machine, ``"local"`` for a new one; by default
@@ -109,7 +109,7 @@ def start(
         allow_insecure_cluster: join a Ray cluster that other machines reach and that has no token authentication.
         log_format: ``"text"``, or ``"json"`` for log lines of one JSON object each.
         client_in_replicas: whether user code may use the instance that it runs in, by ``connect()`` and by handles.
-            False for code that is to answer and nothing else.
+            False restricts user code to answering requests.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have, or ``PYTHONHASHSEED`` is 0.
@@ -258,7 +258,7 @@ def connect(name: str = "default", *, engine: str | None = None, address: str | 
     """A client for a running instance: inside a replica the one that owns it, elsewhere the detached one of that name.
 
     Args:
-        name: looked at outside replicas only.
+        name: used outside replicas only.
         engine: where to look: ``"local"`` on this machine, ``"ray"`` in the Ray cluster that this process is in, or one
             that runs on this machine. By default on this machine and in the cluster that this process is in; where it
             is in none, in the one that ``RAY_ADDRESS`` names if there is no such instance on this machine.

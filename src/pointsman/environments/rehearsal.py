@@ -19,7 +19,7 @@ from pointsman.environments.interpreter import exit_reason, run_in
 from pointsman.limits import cut
 from pointsman.model import Environment, Origin, TargetTraits
 from pointsman.progress import Activity
-from pointsman.usercode.packing import look_at, unpack_code
+from pointsman.usercode.packing import inspect_code, unpack_code
 from pointsman.usercode.paths import enter
 
 #: Importing a large library from a cold disk takes tens of seconds.
@@ -80,7 +80,7 @@ def _load(order: TrialOrder) -> TrialResult:
         text = cut(" ".join(str(error).split()))
         return TrialResult(None, f"{type(error).__name__}: {text}" if text else type(error).__name__, "load")
     try:
-        return TrialResult(look_at(function_or_class, init_args))
+        return TrialResult(inspect_code(function_or_class, init_args))
     except (TypeError, ValueError) as error:
         return TrialResult(None, cut(str(error)), type(error).__name__)
 

@@ -276,7 +276,7 @@ class StoredEnvironment(NamedTuple):
 def stored_environments() -> list[StoredEnvironment]:
     """All stored environments, the last used first."""
     folders = [path for path in environments_folder().iterdir() if path.is_dir()]
-    return sorted(map(_look, folders), key=lambda kept: kept.unused_s)
+    return sorted(map(_inspect, folders), key=lambda kept: kept.unused_s)
 
 
 def prunable(kept: StoredEnvironment, used: Collection[str], unused_s: float) -> bool:
@@ -311,7 +311,7 @@ def remove_dangling_links() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _look(prefix: Path) -> StoredEnvironment:
+def _inspect(prefix: Path) -> StoredEnvironment:
     mark = prefix / MARK
     try:
         recipe, used = msgspec.json.decode(mark.read_bytes(), type=Recipe), mark.stat().st_mtime

@@ -29,7 +29,7 @@ from pointsman.routing.call import Call, Reply
 from pointsman.testing.pipes import MemoryServer, Pipe
 from pointsman.testing.virtual_time import virtual_loop
 from pointsman.usercode.callables import is_async
-from pointsman.usercode.packing import DEFAULT_METHOD, look_at, pack_code
+from pointsman.usercode.packing import DEFAULT_METHOD, inspect_code, pack_code
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.stream import Stream, StreamUser, acceptor
@@ -91,7 +91,7 @@ class MemoryReplica(_Listening):
         super().__init__(backend)
         self._metrics = metrics
         self._code = pack_code(function_or_class, init_args)
-        self._traits = look_at(function_or_class, init_args)
+        self._traits = inspect_code(function_or_class, init_args)
         self._is_async = _is_async(function_or_class)
         self._config = config or ReplicaConfig()
         self._open = contextlib.ExitStack()

@@ -26,7 +26,7 @@ DEFAULT_METHOD = "__call__"
 CLOSED_METHODS = frozenset({"reconfigure", "check_health", "close"})
 
 
-def look_at(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
+def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTraits:
     """Check that an object can be a backend; returns its traits.
 
     Raises:

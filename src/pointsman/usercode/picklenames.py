@@ -39,6 +39,7 @@ _found: dict[bytes, tuple[str, Any]] = {}
 def may_name_unfindable(packed: bytes, folders: Sequence[str] = ()) -> bool:
     """Whether a pickle of protocol 5 seems to name an object of a module that other processes do not find. It may be
     True without such a name, if data looks like one."""
+    # hot: regular expressions in place of pickletools, 0 to 3 µs per handle call (decision 0049)
     if b"\x93" not in packed:
         return False
     by_memo = False

@@ -18,7 +18,7 @@ from pointsman.environments.kinds import parse_env
 from pointsman.environments.resolve import caller, resolve
 from pointsman.model import Environment
 from pointsman.usercode.packing import carries_code, pack_code, unpack_code
-from pointsman.usercode.paths import added_sys_path, python_path
+from pointsman.usercode.paths import PACKAGE, added_sys_path, python_path
 from pointsman.wire.frames import PROTOCOL_VERSION
 
 HERE = ".".join(map(str, sys.version_info[:3]))
@@ -222,3 +222,8 @@ def test_replicas_import_nothing_else() -> None:
 def with_sites() -> dict[str, str]:
     """Variables of a process that finds packages without running the code of .pth files."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_our_own_package_is_where_it_is() -> None:
+    """An environment without Pointsman gets this very package on its import path (DM6)."""
+    assert Path(PACKAGE) == Path(serve.__file__).parent

@@ -146,8 +146,10 @@ def take_lock(path: Path) -> int | None:
 
 
 def cache_folder(name: str) -> Path:
-    """A private folder of that name in the user's cache; made on first use. Where there is no home folder that can be
-    written to, it lives as long as the machine runs."""
+    """A private folder of that name in the user's cache; made on first use.
+
+    Without a home folder that can be written to, it is in the runtime folder, which a restart of the machine empties.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
         root = make_private((Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "pointsman")
@@ -157,11 +159,11 @@ def cache_folder(name: str) -> Path:
 
 
 def link_folder(*targets: str) -> str:
-    """A folder with nothing but links to packages or modules, so that an import path can have them without all that
-    lies beside them.
+    """A folder that holds nothing but links to packages or modules. On an import path it makes these importable, and
+    not what lies beside them.
 
     Args:
-        targets: absolute paths with different last parts.
+        targets: absolute paths with different base names.
     """
     digest = hashlib.sha256("\0".join(targets).encode()).hexdigest()[:32]
     folder = make_private(cache_folder("links") / digest)

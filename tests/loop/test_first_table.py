@@ -74,12 +74,12 @@ class Instance:
         if published:
             self.on_its_way.append(self.table)
         else:
-            self.first.counted()
+            self.first.on_counted()
 
     def deliver(self) -> None:
         """What was sent arrives, and is confirmed."""
         for table in self.on_its_way:
-            self.first.from_controller(table)
+            self.first.on_table(table)
             self.acknowledged = max(self.acknowledged, table.version)
         self.on_its_way.clear()
 
@@ -108,7 +108,7 @@ class Instance:
 
     async def begin(self) -> None:
         """The server's own beginning, up to its first request."""
-        await self.first.arrive()
+        await self.first.wait()
 
 
 def with_instance(folder: Path, test: Callable[[Instance], Coroutine[object, object, None]]) -> None:
@@ -135,7 +135,7 @@ def test_while_the_controller_lives_it_is_waited_for(tmp_path: Path) -> None:
         await beginning
         assert instance.file.reads == 0
         assert await instance.ask() == instance.acknowledged == 2
-        assert instance.app.look is None
+        assert instance.app.check_table is None
 
     with_instance(tmp_path, test)
 
@@ -171,7 +171,7 @@ def test_a_change_right_after_the_file_was_read(tmp_path: Path) -> None:
         assert await instance.ask() >= instance.acknowledged == 3
         instance.deliver()
         assert await instance.ask() == instance.acknowledged == 4
-        assert instance.app.look is None
+        assert instance.app.check_table is None
 
     with_instance(tmp_path, test)
 

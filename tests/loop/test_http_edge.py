@@ -17,7 +17,7 @@ from pointsman.config import (
     DEFAULT_KEEP_ALIVE_S,
 )
 from pointsman.ingress.bodylimits import GRACE_S
-from pointsman.ingress.server import MAX_DIRECT_BODY, PATIENCE_S, REST_S
+from pointsman.ingress.server import MAX_DIRECT_BODY, PATIENCE_S, REMAINDER_S
 from pointsman.model import Reason
 from pointsman.testing import run, settle
 from tests.loop.edge import LIMIT, SOON_S, edge
@@ -75,7 +75,7 @@ def test_the_connection_goes_on_after_a_refusal(middlewares: bool) -> None:
             client.head(content_length=2)
             client.send(b"{}")
             assert await there.answered(client, 2) == [404, 200]
-            await asyncio.sleep(2 * REST_S)
+            await asyncio.sleep(2 * REMAINDER_S)
             assert client.closed_at is None
 
     run(main())
@@ -93,7 +93,7 @@ def test_a_body_that_nobody_waits_for_is_not_received_for_ever(middlewares: bool
             client.head("/no-such", **body)
             await client.trickle(b"1\r\nx\r\n", every_s=1, times=60)
             assert client.statuses == [404]
-            assert client.closed_at == pytest.approx(REST_S, abs=1)
+            assert client.closed_at == pytest.approx(REMAINDER_S, abs=1)
 
     run(main())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from pointsman.ingress.bodylimits import SHORT_S, SLICE, RefusalPauses
+from pointsman.ingress.bodylimits import PAUSE_S, RESUMED_AT_ONCE, RefusalPauses
 from pointsman.testing import run
 
 
@@ -47,7 +47,7 @@ def test_a_few_refusals_cost_nobody_a_rest() -> None:
     async def scenario() -> None:
         ingress, connections = Ingress(), [Reading() for _ in range(10)]
         for _ in range(5):
-            await ingress.refuse(connections, each_s=SHORT_S / 20)
+            await ingress.refuse(connections, each_s=PAUSE_S / 20)
             assert reading(connections) == 10
 
     run(scenario())
@@ -64,9 +64,9 @@ def test_many_refusals_are_followed_by_a_rest() -> None:
         read: Counter[Reading] = Counter()
         while read.total() < 1000:
             while not reading(connections):
-                await asyncio.sleep(SHORT_S / 4)
+                await asyncio.sleep(PAUSE_S / 4)
             now = [connection for connection in connections if connection.reads]
-            assert 0 < len(now) <= SLICE
+            assert 0 < len(now) <= RESUMED_AT_ONCE
             read.update(now)
             await ingress.refuse(now, each_s=0.00001)  # a short turn, and still they rest behind the others
         assert set(read) == set(connections)
@@ -81,7 +81,7 @@ def test_all_are_read_again_when_the_load_is_over() -> None:
     async def scenario() -> None:
         ingress, connections = Ingress(), [Reading() for _ in range(500)]
         await ingress.refuse(connections, each_s=0.0001)
-        await asyncio.sleep(SHORT_S * (500 / SLICE + 2))
+        await asyncio.sleep(PAUSE_S * (500 / RESUMED_AT_ONCE + 2))
         assert reading(connections) == 500
         await ingress.refuse(connections[:1], each_s=0.0001)
         assert reading(connections) == 500

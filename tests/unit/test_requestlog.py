@@ -31,7 +31,7 @@ def call(**timing: float) -> Call:
 
 def over(log: RequestLog, seconds: float, made: Call | None = None, target: bytes = b"/x", query: bytes = b"") -> None:
     scope = {"method": "GET", "raw_path": target, "query_string": query}
-    log.over(scope, made, began=1010.0 - seconds, status=200, outcome="delivered", request_id="id1")
+    log.record(scope, made, began=1010.0 - seconds, status=200, outcome="delivered", request_id="id1")
 
 
 def test_a_sample_of_requests_is_logged(now, caplog):

@@ -1,4 +1,4 @@
-"""An ingress process: a link to the controller for tables, a router, and the HTTP server."""
+"""An ingress process: the control link that brings routing tables, a router, and the HTTP server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pointsman.wire.messages import unpack
 log = logging.getLogger("pointsman.ingress")
 
 DRAIN_S = 20.0
-"""How long requests may still run after a signal from who knows their limits no better."""
+"""How long requests may still run after a signal that came without a limit from the controller."""
 
 
 def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:
@@ -60,7 +60,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
 
     def stop(drain_s: float | None = None) -> None:
         nonlocal limit_s
-        if drain_s is not None:  # a signal follows on the controller's word, and says no limit
+        if drain_s is not None:  # the controller's STOP has a limit; the signal that follows it has none
             limit_s = drain_s if limit_s is None else min(limit_s, drain_s)
         app.serving = False
         app.has_table.set()
@@ -70,11 +70,11 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         loop.add_signal_handler(signum, stop)
     first = FirstTable(app, last_table(handover.control_path))
 
-    def obey(frame: Frame) -> None:
+    def on_frame(frame: Frame) -> None:
         if frame.kind == Kind.STOP:
             stop(unpack(frame.head, Ending).drain_s if frame.head else None)
         elif frame.kind == Kind.CONFIRM:
-            first.counted()
+            first.on_counted()
 
     link = ControlLink(
         path=handover.control_path,
@@ -84,15 +84,15 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         identity=handover.identity,
         key=handover.control_key,
         patient=True,
-        on_table=first.from_controller,
-        on_frame=obey,
+        on_table=first.on_table,
+        on_frame=on_frame,
         on_gone=lambda: stop(ORPHANED_DRAIN_S),
     )
     link.subscribe(ingress=True, pid=os.getpid())
-    linking = loop.create_task(link.start())  # not waited for: there may be no controller just now
+    linking = loop.create_task(link.start())  # not awaited: the controller may be down, and a stored table will do
     try:
-        # Until there is a table, connections wait in the backlog: a 404 would be a lie.
-        await first.arrive()
+        # Without a table every route would get a 404, so connections wait in the backlog until there is one.
+        await first.wait()
         await server.serve()
         if linking.done():
             linking.result()
@@ -104,14 +104,14 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
 
 
 def run(handover: IngressHandover, listener: socket.socket | None = None) -> None:
-    """Be an ingress until told to stop; on the main thread.
+    """Run an ingress until it is stopped. Blocks the main thread.
 
     Args:
-        listener: inherited from who holds the port; without one the port is bound here, shared with other nodes of
-            this machine.
+        listener: listening socket inherited from the process that holds the port. None binds the port here, shared
+            with other nodes on this machine.
 
     Raises:
-        OSError: it cannot be bound.
+        OSError: the port cannot be bound.
     """
     listener = listener or listen(handover.http.host, handover.http.port, shared=True)
     run_process(serve(handover, listener), process="ingress", log_format=handover.log_format)

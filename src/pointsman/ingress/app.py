@@ -15,19 +15,19 @@ from pointsman.ingress.bodylimits import BodyDeadlines, BodyIsLateError
 from pointsman.ingress.codec import (
     ErrorAnswer,
     Headers,
-    Notable,
+    KnownHeaders,
     RequestRejected,
     Scope,
     answer_for,
     decision_headers,
     error_reply,
     header_lines,
+    invalid_header,
     make_call,
     read_headers,
     request_id_of,
     response_head,
     shard_key_of,
-    unfit,
     wants_json,
 )
 from pointsman.ingress.exchange import Exchange, HTTPMetrics, RequestLog
@@ -47,15 +47,15 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DISCONNECT_HOOK = "pointsman.on_disconnect"
-"""Key in ``scope["state"]`` under which the app leaves what the server is to call when the client has gone."""
+"""Key in ``scope["state"]`` of the function that the server calls when the client has disconnected."""
 CLOSE: Headers = [(b"connection", b"close")]
-"""Of an answer before the end of the body: without it the server would read on, only to throw the rest away."""
+"""Header of an answer that is sent before the body has ended: otherwise the server would read and drop the rest."""
 REFUSED = "pointsman.refused"
-"""Key in ``scope["state"]`` of a request that was refused for want of room."""
+"""Key in ``scope["state"]`` that marks a request refused for lack of free capacity."""
 
 
 class DirectFuture(CallFuture, Protocol):
-    """A future that writes the answer by itself, and therefore has to know the exchange."""
+    """A call's future that writes the answer itself, so it holds the exchange."""
 
     exchange: Exchange
 
@@ -65,12 +65,18 @@ class BrokenAnswer(Exception):
 
 
 class IngressApp:
-    """Serves what the routing table says.
+    """Turns HTTP requests into calls, by the routes of the routing table.
 
     Args:
-        router: sends the calls; its table is this app's table too, by :meth:`apply`.
+        router: sends the calls. :meth:`apply` updates its table and the app's routes together.
         settings: limits and switches.
         metrics: where requests are counted; None to count nothing.
+
+    Attributes:
+        serving: False before the first table and while draining; ``/-/healthz`` then answers 503.
+        has_table: set once there is a table, or once the app is to stop.
+        check_table: called before each look-up in the table while the controller does not know this process; None
+            otherwise.
     """
 
     def __init__(self, router: Router, settings: HTTPSettings, metrics: HTTPMetrics | None = None) -> None:
@@ -85,13 +91,11 @@ class IngressApp:
         self._budget = WarningBudget()
         self._decisions: dict[tuple[int, str], Headers] = {}
         self.serving = False
-        """False while starting and draining: ``/-/healthz`` answers 503."""
         self.has_table = asyncio.Event()
-        self.look: Callable[[], None] | None = None
-        """Called before the table is asked, while the controller does not know of this server."""
+        self.check_table: Callable[[], None] | None = None
 
     def apply(self, table: RoutingTable) -> None:
-        """Use a newer table, routes and traffic at once."""
+        """Switch routes and traffic policies to ``table`` together. Ignores a table that is not newer."""
         if self._router.apply(table):
             self._matcher = RouteMatcher((e.route, e) for e in table.endpoints.values() if e.route is not None)
             self._decisions.clear()
@@ -99,28 +103,28 @@ class IngressApp:
             self.has_table.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI way in: for apps with middlewares, large or chunked bodies, and system paths."""
+        """ASGI entry point. Used with middlewares, for large or chunked bodies, and for system paths."""
         if scope["type"] != "http":
             await self._refuse_protocol(scope, receive, send)
             return
         exchange = Exchange(self._metrics, self._log, scope)
         try:
-            notable = read_headers(scope["headers"])
+            known = read_headers(scope["headers"])
             raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
             path = raw_path.decode("latin-1")
             if path.startswith(RESERVED_PREFIX):
                 await self._system(path, scope["method"], send, exchange)
                 return
             endpoint, parameters = self._match(path, scope["method"], exchange)
-            shard_key = self._check_limits(scope, notable, endpoint)
-            body = await self._read_body(receive) if notable.has_body else b""
+            shard_key = self._check_limits(scope, known, endpoint)
+            body = await self._read_body(receive) if known.has_body else b""
             if body is None:
                 exchange.client_left()
                 return
             future: asyncio.Future[Reply] = self._loop.create_future()
-            deadline = self._deadline(endpoint, notable)
+            deadline = self._deadline(endpoint, known)
             call = make_call(
-                scope, endpoint, parameters, notable, raw_path=raw_path, shard_key=shard_key, body=body,
+                scope, endpoint, parameters, known, raw_path=raw_path, shard_key=shard_key, body=body,
                 deadline=deadline, future=future, timed=self._log is not None,
             )  # fmt: skip
             self._submit(call, scope, exchange)
@@ -128,7 +132,7 @@ class IngressApp:
                 reply = await future
             except asyncio.CancelledError:
                 if future.cancelled():
-                    return  # the client has gone
+                    return  # by `_client_left`; no answer can be sent
                 self._router.cancel(call)
                 raise
             await self.answer(reply, scope, send, exchange)
@@ -138,31 +142,32 @@ class IngressApp:
             exchange.client_left()
             raise
         finally:
-            exchange.over()
+            exchange.end()
 
     def begin(self, scope: Scope, body: bytes, answer: DirectFuture) -> None:
-        """The direct way in: no task and no ASGI messages. ``answer`` is resolved like a future of the call.
+        """Direct entry point, without a task and ASGI messages, for requests whose body has arrived.
 
-        For requests whose body is there already. Never raises what :meth:`reply_to` can tell the client.
+        ``answer`` serves as the call's future. Errors that :meth:`reply_to` can answer are set on it, not raised.
         """
+        # hot: the same steps as above, without ASGI, which takes close to half of a request's time (decision 0009)
         exchange = answer.exchange = Exchange(self._metrics, self._log, scope)
         try:
-            notable = read_headers(scope["headers"])
+            known = read_headers(scope["headers"])
             raw_path: bytes = scope["raw_path"]
             endpoint, parameters = self._match(raw_path.decode("latin-1"), scope["method"], exchange)
-            shard_key = self._check_limits(scope, notable, endpoint)
-            deadline = self._deadline(endpoint, notable)
+            shard_key = self._check_limits(scope, known, endpoint)
+            deadline = self._deadline(endpoint, known)
             call = make_call(
-                scope, endpoint, parameters, notable, raw_path=raw_path, shard_key=shard_key, body=body,
+                scope, endpoint, parameters, known, raw_path=raw_path, shard_key=shard_key, body=body,
                 deadline=deadline, future=answer, timed=self._log is not None,
             )  # fmt: skip
             self._submit(call, scope, exchange)
         except (RequestRejected, ServeException) as error:
             answer.set_exception(error)
 
-    def exposed(self, exchange: Exchange) -> Headers:
-        """Headers that tell the client how its request was decided; none before it was, or where the operator has them
-        switched off."""
+    def decision_of(self, exchange: Exchange) -> Headers:
+        """The ``x-serve-*`` headers that name backend, policy version and request id. Empty before a backend was
+        chosen, and where ``expose_headers`` is off."""
         call = exchange.call
         if call is None or not call.backend or not self._settings.expose_headers:
             return []
@@ -176,21 +181,21 @@ class IngressApp:
         if header_lines(reply.headers) is None:
             if reply.stream is not None:
                 reply.stream.close()
-            reply = self.reply_to(unfit(), scope, exchange)
+            reply = self.reply_to(invalid_header(), scope, exchange)
         try:
-            await send(response_head(reply, self.exposed(exchange)))
+            await send(response_head(reply, self.decision_of(exchange)))
             body = b""
             if reply.stream is not None:
                 await self._stream(reply.stream, scope, send, exchange)
             elif reply.status not in (204, 304):
                 body = bytes(reply.body)
-            exchange.over(reply.status)  # before its end can be read: whoever has the answer finds it counted
+            exchange.end(reply.status)  # before the last bytes leave: a client that has the answer finds it counted
             await send({"type": "http.response.body", "body": body})
         finally:
-            exchange.over(reply.status)
+            exchange.end(reply.status)
 
     def reply_to(self, error: BaseException, scope: Scope, exchange: Exchange) -> Reply:
-        """What the client is told when something went wrong; the log is told a little more."""
+        """The error answer for the client. Logs the error too, with more detail."""
         headers: Headers = scope["headers"]
         request_id = request_id_of(headers)
         if isinstance(error, RequestRejected):
@@ -199,20 +204,20 @@ class IngressApp:
             answer = answer_for(error)
             if answer.status == 503 and "state" in scope:
                 scope["state"][REFUSED] = True
-            self._note(answer, error, request_id, exchange)
+            self._log_failure(answer, error, request_id, exchange)
         exchange.fails_with(answer)
         return error_reply(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
 
-    def _note(self, answer: ErrorAnswer, error: BaseException, request_id: str, exchange: Exchange) -> None:
-        if answer.reason is Reason.BAD_BODY:  # a mistake of the client's is no news
+    def _log_failure(self, answer: ErrorAnswer, error: BaseException, request_id: str, exchange: Exchange) -> None:
+        if answer.reason is Reason.BAD_BODY:  # the client's mistake is not logged
             return
         backend = exchange.call.backend if exchange.call is not None else ""
-        if answer.reason is Reason.USER_CODE:  # the replica has said what and where
-            self._say(logging.INFO, answer.reason, request_id, f"failed with 500 in backend {backend!r}")
+        if answer.reason is Reason.USER_CODE:  # the replica has logged the traceback
+            self._log_limited(logging.INFO, answer.reason, request_id, f"failed with 500 in backend {backend!r}")
         else:
-            self._say(logging.WARNING, answer.reason, request_id, f"failed with {answer.status}: {error}")
+            self._log_limited(logging.WARNING, answer.reason, request_id, f"failed with {answer.status}: {error}")
 
-    def _say(self, level: int, kind: str, request_id: str, text: str) -> None:
+    def _log_limited(self, level: int, kind: str, request_id: str, text: str) -> None:
         held_back = self._budget.take(kind, self._loop.time())
         if held_back:
             log.log(level, "%d more lines like the next one were held back", held_back)
@@ -224,8 +229,8 @@ class IngressApp:
         if self._tracer is not None:
             exchange.trace(self._tracer, call)
         if "state" in scope:
-            # By way of the exchange, which lets go of its call when it is over: the call's future holds this very
-            # scope, and a cycle for each request would keep the garbage collector busy.
+            # The hook refers to the exchange, which drops its call when it ends. A reference to the call itself would
+            # be a cycle (the call's future holds this scope), and each request would need the garbage collector.
             scope["state"][DISCONNECT_HOOK] = partial(self._client_left, exchange)
         self._router.submit(call)
 
@@ -236,8 +241,8 @@ class IngressApp:
             self._router.cancel(call)
 
     def _match(self, path: str, method: str, exchange: Exchange) -> tuple[EndpointSpec, dict[str, str]]:
-        if self.look is not None:
-            self.look()
+        if self.check_table is not None:
+            self.check_table()
         found = self._matcher.match(path)
         if found is None:
             raise RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
@@ -251,22 +256,26 @@ class IngressApp:
             )
         return found
 
-    def _check_limits(self, scope: Scope, notable: Notable, endpoint: EndpointSpec) -> str | None:
-        """Refuse what is wrong whatever the body holds; returns the shard key."""
-        if notable.problem:
-            raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, notable.problem))
-        if notable.content_length > self._settings.max_body_bytes:
-            raise self._too_large()
-        return shard_key_of(notable, endpoint, scope["headers"], scope["query_string"])
+    def _check_limits(self, scope: Scope, known: KnownHeaders, endpoint: EndpointSpec) -> str | None:
+        """Check all that can be checked without the body. Returns the shard key.
 
-    def _deadline(self, endpoint: EndpointSpec, notable: Notable) -> float:
+        Raises:
+            RequestRejected: a header is invalid, or the body is announced as too large.
+        """
+        if known.problem:
+            raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, known.problem))
+        if known.content_length > self._settings.max_body_bytes:
+            raise self._too_large()
+        return shard_key_of(known, endpoint, scope["headers"], scope["query_string"])
+
+    def _deadline(self, endpoint: EndpointSpec, known: KnownHeaders) -> float:
         timeout_s = endpoint.request_timeout_s or self._settings.request_timeout_s
-        if notable.timeout_s is not None:  # a client may be in more of a hurry than the operator, never in less
-            timeout_s = min(timeout_s, notable.timeout_s)
+        if known.timeout_s is not None:  # a client may shorten the operator's timeout, not extend it
+            timeout_s = min(timeout_s, known.timeout_s)
         return self._loop.time() + timeout_s
 
     async def _read_body(self, receive: Receive) -> bytes | None:
-        """The body; None when the client leaves before it is whole."""
+        """The body; None when the client disconnects before all of it has arrived."""
         chunks: list[bytes] = []
         size = 0
         try:
@@ -306,7 +315,9 @@ class IngressApp:
             exchange.broke(Reason.STREAM_BROKEN)
             by_user_code = broken.failure is not None and broken.failure.reason is Reason.USER_CODE
             level, why = (logging.INFO, "by its backend") if by_user_code else (logging.WARNING, str(broken))
-            self._say(level, f"stream {level}", request_id_of(scope["headers"]), f"broke while streaming: {why}")
+            self._log_limited(
+                level, f"stream {level}", request_id_of(scope["headers"]), f"broke while streaming: {why}"
+            )
             raise BrokenAnswer from None
         finally:
             chunks.close()
@@ -315,8 +326,8 @@ class IngressApp:
         if path in SYSTEM_PATHS:
             exchange.matched(path)
         if path == "/-/routes" and method in ("GET", "HEAD"):
-            if self.look is not None:
-                self.look()
+            if self.check_table is not None:
+                self.check_table()
             endpoints = self._router.table.endpoints.values()
             await _send_json(send, 200, {e.route: [e.name, list(e.methods)] for e in endpoints if e.route is not None})
         elif path == "/-/healthz" and method in ("GET", "HEAD"):

@@ -1,14 +1,14 @@
-"""What keeps clients from holding an ingress by what they send: body deadlines, and pauses after a refusal.
+"""Limits on what clients send: deadlines for bodies, and a pause after a refusal.
 
-A request's body has to come by deadlines, so that nobody holds a connection by sending next to nothing. The time counts
-from the moment that the app asks for the body, and only while it is read: a server that has stopped reading, because
-the app is slow or an earlier request on the connection runs, does not hold that against its client.
+Body deadlines keep a client from occupying a connection by sending almost nothing (decision 0035). Time counts from the
+moment when the app asks for the body, and only while the server reads: time in which the server has stopped reading,
+because the app is slow or an earlier request on the connection runs, does not count against the client.
 
-A connection whose request was refused for want of room pauses for a moment before its next one is read. Under more load
-than the machine can take every connection has a request waiting all the time. One turn of the event loop then reads and
-refuses one from each of them, hundreds in a row, and the replicas' answers, which come last, find that nobody has sent
-their replicas anything for that long: the more is refused, the less is done. Paused connections keep the turns short;
-the requests wait in the system's buffers, as they would for any server that is slow to read.
+A connection whose request was refused for lack of capacity is not read for a moment (decision 0016). Under overload
+every connection always has a request waiting. One iteration of the event loop would then read and refuse a request of
+each, hundreds in a row, before it comes to the replicas' answers; meanwhile the replicas are sent nothing and idle. The
+more is refused, the less work is done. Pauses keep the iterations short; the requests wait in the kernel's buffers, as
+with any server that reads slowly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Protocol
 
 GRACE_S = 10.0
-"""For so long a body may come as slowly as it likes."""
+"""The minimum rate is enforced only on bodies that take longer than this."""
 
 
 class BodyIsLateError(Exception):
@@ -29,21 +29,21 @@ class BodyIsLateError(Exception):
 
 
 class BodyDeadlines:
-    """A block in which one body is received, on the running task; it is left with an error when the body is late.
+    """Context manager that enforces the deadlines of one body on the current task.
+
+    When the body is late the task is cancelled, and the block raises :class:`BodyIsLateError` in place of the
+    cancellation.
 
     Args:
-        idle_s: longest pause.
-        least_rate: bytes per second, on average, behind the time that any body has; 0 for any pace.
-
-    Raises:
-        BodyIsLateError: out of the block, from wherever it waits.
+        idle_s: longest time without a byte.
+        min_rate: average bytes per second that a body must reach once it has taken ``GRACE_S``; 0 for no minimum.
     """
 
-    __slots__ = ("_began", "_idle_s", "_last", "_late", "_least_rate", "_loop", "_size", "_task", "_timer")
+    __slots__ = ("_began", "_idle_s", "_last", "_late", "_loop", "_min_rate", "_size", "_task", "_timer")
 
-    def __init__(self, idle_s: float, least_rate: int) -> None:
+    def __init__(self, idle_s: float, min_rate: int) -> None:
         self._idle_s = idle_s
-        self._least_rate = least_rate
+        self._min_rate = min_rate
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._began = self._last = self._loop.time()
@@ -51,11 +51,11 @@ class BodyDeadlines:
         self._late = False
 
     def __enter__(self) -> BodyDeadlines:
-        self._timer = self._loop.call_at(self._due(), self._look)
+        self._timer = self._loop.call_at(self._due(), self._check)
         return self
 
     def received(self, size: int) -> None:
-        """So many bytes more have come."""
+        """Count ``size`` more bytes, and restart the idle time."""
         self._size += size
         self._last = self._loop.time()
 
@@ -65,33 +65,31 @@ class BodyDeadlines:
         self._timer.cancel()
         if self._late and kind is asyncio.CancelledError:
             uncancel = getattr(self._task, "uncancel", None)  # Python 3.11
-            if uncancel is None or not uncancel():  # otherwise somebody else has cancelled the task, too
+            if uncancel is None or not uncancel():  # cancellations that remain are not ours, and pass
                 raise BodyIsLateError from None
 
     def _due(self) -> float:
         idle = self._last + self._idle_s
-        return min(idle, self._began + max(GRACE_S, self._size / self._least_rate)) if self._least_rate else idle
+        return min(idle, self._began + max(GRACE_S, self._size / self._min_rate)) if self._min_rate else idle
 
-    def _look(self) -> None:
-        # One timer, which moves on when it is due, rather than one for each chunk.
+    def _check(self) -> None:
+        # hot: one timer that is moved on when it fires; a new timer for each chunk would cost more than the chunk.
         due = self._due()
         if self._loop.time() < due:
-            self._timer = self._loop.call_at(due, self._look)
+            self._timer = self._loop.call_at(due, self._check)
         elif self._task is not None:
             self._late = True
             self._task.cancel()
 
 
-SHORT_S = 0.002
-"""A turn of the loop that harms nobody: nobody pauses. Also the pause between two slices."""
-SLICE = 32
-"""Connections that are read again at a time. To refuse so many takes about 2 ms, so refusals leave the loop half of
-its time."""
+PAUSE_S = 0.002
+"""Iterations of the loop shorter than this cause no pause. Also the time between two groups of resumed connections."""
+RESUMED_AT_ONCE = 32
+"""Connections that are resumed together. Refusing that many takes about 2 ms, so refusals take half of the loop's
+time."""
 
 
 class Connection(Protocol):
-    """What is needed of one."""
-
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -101,8 +99,8 @@ class RefusalPauses:
     """Pauses connections whose requests were refused.
 
     Args:
-        loop: the loop that they are served on.
-        clock: seconds; not the loop's own time, which stands still within a turn.
+        loop: the loop that serves the connections.
+        clock: seconds. Not the loop's time, which does not advance within an iteration.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -113,24 +111,24 @@ class RefusalPauses:
         self._paused: deque[Connection] = deque()
 
     def refused(self, connection: Connection) -> None:
-        """A request on this connection was refused just now."""
+        """Record that a request on this connection was refused just now."""
         if not self._refused:
             self._began = self._clock()
-            self._loop.call_soon(self._turn_is_over)
+            self._loop.call_soon(self._end_iteration)
         self._refused.append(connection)
 
-    def _turn_is_over(self) -> None:
+    def _end_iteration(self) -> None:
         connections, self._refused = self._refused, []
-        if self._clock() - self._began <= SHORT_S and not self._paused:
+        if self._clock() - self._began <= PAUSE_S and not self._paused:
             return
         if not self._paused:
-            self._loop.call_later(SHORT_S, self._read_some)
+            self._loop.call_later(PAUSE_S, self._resume_some)
         for connection in connections:
             connection.pause_reading()
         self._paused += connections
 
-    def _read_some(self) -> None:
-        for _ in range(min(SLICE, len(self._paused))):
+    def _resume_some(self) -> None:
+        for _ in range(min(RESUMED_AT_ONCE, len(self._paused))):
             self._paused.popleft().resume_reading()
         if self._paused:
-            self._loop.call_later(SHORT_S, self._read_some)
+            self._loop.call_later(PAUSE_S, self._resume_some)

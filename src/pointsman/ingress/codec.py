@@ -1,4 +1,4 @@
-"""HTTP in, call out; answer in, HTTP out. Leaves the bytes of bodies alone."""
+"""HTTP requests to calls, and replies or errors to HTTP answers. Does not look into bodies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\0-\x08\n-\x1f\x7f]*\r\
 _ids = itertools.count(1)
 _id_prefix = secrets.token_hex(5).encode()
 
-_WANTED = frozenset(
+_KNOWN = frozenset(
     (
         b"content-length",
         b"transfer-encoding",
@@ -50,36 +50,42 @@ _WANTED = frozenset(
 )
 
 
-class Notable(NamedTuple):
-    """What the ingress itself wants to know of a request's headers."""
+class KnownHeaders(NamedTuple):
+    """The request headers that the ingress acts on.
+
+    Attributes:
+        idempotency_key: whether there is an ``Idempotency-Key``.
+        shard_key: of the default header; an endpoint may have another source.
+        problem: why one of these headers is invalid; empty if none is.
+    """
 
     method_name: str
     has_body: bool
     content_length: int
     idempotency_key: bool
     shard_key: bytes | None
-    """Of the default header; endpoints may have another source."""
     timeout_s: float | None
     problem: str
-    """What is wrong with one of them; empty where nothing is."""
 
 
 class RequestRejected(Exception):
-    """The ingress answers by itself."""
+    """The request is answered with an error by the ingress, and not sent to a backend."""
 
     def __init__(self, answer: ErrorAnswer) -> None:
         self.answer = answer
 
 
-def read_headers(headers: Headers) -> Notable:
-    """One pass over the headers. A request id that is missing or unfit is replaced among them, so that whoever asks
-    next, and user code, finds the same one. The mark of shadow calls, which only routers may set, is taken out.
+def read_headers(headers: Headers) -> KnownHeaders:
+    """Read the known headers in one pass, and change ``headers`` in place.
+
+    A missing or invalid request id is replaced, so that logs, answers and user code all have the same id. The header
+    that marks shadow calls is removed, since only routers may set it.
     """
     method_name, request_id, problem = "", -1, ""
     has_body, idempotency_key, content_length = False, False, 0
     shard_key, forged, timeout_s = None, False, None
     for index, (name, value) in enumerate(headers):
-        if name in _WANTED:
+        if name in _KNOWN:
             if name == b"content-length":
                 content_length = int(value)
                 has_body = content_length > 0
@@ -105,11 +111,11 @@ def read_headers(headers: Headers) -> Notable:
         headers[request_id] = (b"x-request-id", b"%s%x" % (_id_prefix, next(_ids)))
     if forged:
         headers[:] = [header for header in headers if header[0] != SHADOW_HEADER]
-    return Notable(method_name, has_body, content_length, idempotency_key, shard_key, timeout_s, problem)
+    return KnownHeaders(method_name, has_body, content_length, idempotency_key, shard_key, timeout_s, problem)
 
 
 def _timeout(value: bytes) -> float:
-    """The seconds that a header asks for; 0 when they make no sense."""
+    """The value of the timeout header in seconds; 0 if it is invalid."""
     try:
         timeout_s = float(value)
     except ValueError:
@@ -121,7 +127,7 @@ def make_call(
     scope: Scope,
     endpoint: EndpointSpec,
     parameters: dict[str, str],
-    notable: Notable,
+    known: KnownHeaders,
     *,
     raw_path: bytes,
     shard_key: str | None,
@@ -130,19 +136,20 @@ def make_call(
     future: CallFuture,
     timed: bool,
 ) -> Call:
-    """The call that a request is.
+    """Make the call of a request.
 
     Args:
-        parameters: what the route's template matched.
+        parameters: values of the route's template.
         deadline: in the time of the router's loop.
-        timed: whether the replica is to say how long it waited and ran.
+        timed: whether the replica reports how long the call waited and ran.
     """
+    # hot: positional, made once for each request.
     method: str = scope["method"]
     headers: Headers = scope["headers"]
     request = RequestHead(
         endpoint.name,
         CODEC_HTTP,
-        notable.method_name,
+        known.method_name,
         method,
         raw_path,
         scope["query_string"],
@@ -157,27 +164,27 @@ def make_call(
         deadline=deadline,
         future=future,
         shard_key=shard_key,
-        idempotent=method in SAFE_METHODS or notable.idempotency_key or endpoint.idempotent,
+        idempotent=method in SAFE_METHODS or known.idempotency_key or endpoint.idempotent,
         timed=timed,
     )
 
 
-def shard_key_of(notable: Notable, endpoint: EndpointSpec, headers: Headers, query: bytes) -> str | None:
-    """The request's shard key, from where the endpoint says that it is.
+def shard_key_of(known: KnownHeaders, endpoint: EndpointSpec, headers: Headers, query: bytes) -> str | None:
+    """The request's shard key, read from the endpoint's source; None if there is none.
 
     Raises:
-        RequestRejected: it is too long, or not UTF-8.
+        RequestRejected: the key is too long, or not UTF-8.
     """
     try:
         if endpoint.shard_key != DEFAULT_SHARD_KEY:
             return read_key(endpoint.shard_key, headers, query)
-        return None if notable.shard_key is None else decode_key(notable.shard_key)
+        return None if known.shard_key is None else decode_key(known.shard_key)
     except BadShardKey as error:
         raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, str(error))) from None
 
 
 def request_id_of(headers: Headers) -> str:
-    """The request's id, once :func:`read_headers` has seen to it that there is one."""
+    """The request's id, which :func:`read_headers` has added if there was none."""
     for name, value in reversed(headers):
         if name == b"x-request-id":
             return value.decode("latin-1")
@@ -185,25 +192,26 @@ def request_id_of(headers: Headers) -> str:
 
 
 def decision_headers(call: Call) -> Headers:
-    """Who answers a call, and by which policy; percent-encoded, since names of backends need not be ASCII."""
+    """Headers with the backend of a call and its policy version. Backend names may be non-ASCII: percent-encoded."""
     backend = quote(call.backend, safe=":+@").encode()
     return [(b"x-serve-backend", backend), (b"x-serve-policy-version", b"%d" % call.policy_version)]
 
 
 def header_lines(headers: Headers) -> bytes | None:
-    """Headers as they are sent; None where they are not what they seem, since no replica is trusted to have looked."""
+    """Headers encoded for sending; None if one is invalid. Replicas check them too, but user code runs there, so they
+    are not trusted."""
     lines = b"".join([b"%s: %s\r\n" % header for header in headers])
     return lines if _LINES.fullmatch(lines) and lines.count(b"\n") == len(headers) else None
 
 
-def unfit() -> UserCodeError:
-    """What becomes of an answer without :func:`header_lines`."""
+def invalid_header() -> UserCodeError:
+    """The error for an answer whose headers :func:`header_lines` does not accept."""
     return UserCodeError("InvalidHeader: a response header has a name or a value that HTTP does not allow")
 
 
-def response_head(reply: Reply, exposed: Headers) -> dict[str, Any]:
-    """The ASGI message that starts the answer. User code's headers were checked where they were made."""
-    headers = [*reply.headers, *exposed]
+def response_head(reply: Reply, extra: Headers) -> dict[str, Any]:
+    """The ASGI message that starts the answer. The caller has checked the reply's headers."""
+    headers = [*reply.headers, *extra]
     if reply.stream is None and reply.status not in (204, 304):
         headers.append((b"content-length", b"%d" % len(reply.body)))
     return {"type": "http.response.start", "status": reply.status, "headers": headers}
@@ -218,7 +226,7 @@ class ErrorAnswer(NamedTuple):
 
 
 def answer_for(error: BaseException) -> ErrorAnswer:
-    """What an HTTP client is told about a call that failed."""
+    """Status, reason and text with which a failed call is answered over HTTP."""
     if isinstance(error, BackpressureError):
         retry = b"%d" % max(1, round(error.retry_after))
         return ErrorAnswer(503, Reason.QUEUE_FULL, "too many requests wait; try again later", [(b"retry-after", retry)])
@@ -238,7 +246,7 @@ def answer_for(error: BaseException) -> ErrorAnswer:
     if isinstance(error, CallRejectedError):
         return ErrorAnswer(400, Reason.REJECTED, "the call's method is missing or not open to callers")
     if isinstance(error, UserCodeError):
-        # The class is the model author's word for what went wrong; the text may hold paths or data, so it is logged.
+        # Only the class name is sent: the text may hold paths or data, and is in the replica's log.
         name, _, ours = str(error).partition(": ")
         if name == AnswerError.__name__:
             return ErrorAnswer(500, Reason.USER_CODE, f"the backend gave no answer: {ours}", traceback=error.traceback)
@@ -247,7 +255,7 @@ def answer_for(error: BaseException) -> ErrorAnswer:
 
 
 def wants_json(headers: Headers) -> bool:
-    """Whether ``Accept`` allows JSON; no ``Accept`` at all does."""
+    """True if ``Accept`` allows JSON, or is missing."""
     accepts = [value for name, value in headers if name == b"accept"]
     if not accepts:
         return True
@@ -256,7 +264,7 @@ def wants_json(headers: Headers) -> bool:
 
 
 def error_reply(answer: ErrorAnswer, *, request_id: str, json: bool, debug: bool) -> Reply:
-    """An error answer: short reason and error id; the traceback only with ``debug``."""
+    """The error answer as a reply: text, reason and error id; with ``debug`` the traceback too."""
     if json:
         fields = {"error": answer.text, "reason": answer.reason, "error_id": request_id}
         if debug and answer.traceback:

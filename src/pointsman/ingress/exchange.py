@@ -1,13 +1,14 @@
-"""One HTTP request from its arrival until it is known what became of it: counted, logged, traced.
+"""One HTTP request from its arrival to its outcome: counted, logged, traced.
 
-Each ends in exactly one outcome:
+Each request ends in exactly one outcome:
 
-    delivered   user code ran, and its answer arrived whole; an exception of user code is an answer, too
-    refused     never given to user code
-    failed      may have run, and there is no answer to be had
-    aborted     the answer had begun, and broke
+    delivered   user code ran, and its whole answer arrived; an exception of user code counts as an answer
+    refused     user code was never called
+    failed      user code may have run, and no answer arrived
+    aborted     the answer had begun, and broke off
 
-A sample of all requests gets a log line, and those that took long get one that says where their time went.
+The access log has a line for a sample of all requests; the slow log has one for each slow request, with a breakdown of
+its time.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from pointsman.telemetry.tracing import Span, Tracer
 from pointsman.telemetry.writer import ByLabels, Counter, Histogram, MetricsWriter
 
 End = tuple[str, str, str, str, str]
-"""Endpoint, route, outcome and reason of a request, and its backend; the first is empty where the route is none's, and
-the last where it has not got as far as that."""
+"""Endpoint, route, outcome, reason and backend of a request. The endpoint is empty if no route matched, the backend if
+none was chosen."""
 
 
 class HTTPMetrics:
-    """Values by route, endpoint and backend; those are configured names, so their number is bounded.
+    """Request metrics by route, endpoint and backend. These are configured names, so the number of series is bounded.
 
     Args:
-        writer: the process's.
+        writer: metrics writer of this process.
     """
 
     def __init__(self, writer: MetricsWriter) -> None:
@@ -47,12 +48,13 @@ class HTTPMetrics:
         self._ends: ByLabels[End, tuple[Counter, Histogram | None]] = ByLabels(self._end)
 
     def arrived(self, route: str) -> None:
-        """A request, by the template that it matched."""
+        """Count a request by the route template that it matched."""
         counter = self._arrived[route]
+        # hot: written in place; `inc()` is one more method call for each request (decision 0020)
         counter.values[counter.at] += 1.0
 
     def ended(self, end: End, seconds: float) -> None:
-        """What became of a request, and how long it took if it had got as far as to a backend."""
+        """Count an outcome, and record the duration if a backend was chosen."""
         counter, duration = self._ends[end]
         counter.values[counter.at] += 1.0
         if duration is not None:
@@ -69,12 +71,13 @@ slow = logging.getLogger("pointsman.slow")
 
 
 class RequestLog:
-    """Decides what is said of a request that is over.
+    """Writes the access log and the slow log.
 
     Args:
-        share: of the requests that get a line, from 0 to 1.
-        slow_s: requests that took at least so many seconds get a line, up to 10 a second; None for none.
-        draw: gives numbers uniform in [0, 1).
+        share: sampled share of requests in the access log, from 0 to 1.
+        slow_s: requests that took at least this many seconds are in the slow log, up to 10 a second; None for no slow
+            log.
+        draw: returns numbers uniform in [0, 1).
     """
 
     def __init__(self, share: float, slow_s: float | None, *, draw: Callable[[], float] = random.random) -> None:
@@ -87,10 +90,10 @@ class RequestLog:
     def is_on(self) -> bool:
         return self._share > 0 or self._slow_s is not None
 
-    def over(
+    def record(
         self, scope: dict[str, Any], call: Call | None, *, began: float, status: int, outcome: str, request_id: str
     ) -> None:
-        """A request is over; ``began`` is in the time of ``time.monotonic``."""
+        """Log a request that has ended, if it is slow or sampled; ``began`` is in the time of ``time.monotonic``."""
         now = time.monotonic()
         seconds = now - began
         is_slow = self._slow_s is not None and seconds >= self._slow_s and self._may_warn(now)
@@ -110,11 +113,11 @@ class RequestLog:
             "backend": call.backend if call is not None else "",
         }
         parts = breakdown_ms(call, began, seconds)
-        said = "%s %s -> %d %s in %.1f ms%s"
+        template = "%s %s -> %d %s in %.1f ms%s"
         where = " (" + ", ".join(f"{name} {ms:.1f}" for name, ms in parts.items()) + ")" if parts else ""
         arguments = (fields["method"], fields["target"], status, outcome, 1000 * seconds, where)
         logger, level = (slow, logging.WARNING) if is_slow else (access, logging.INFO)
-        logger.log(level, said, *arguments, extra={FIELDS: {**fields, "breakdown_ms": parts}})
+        logger.log(level, template, *arguments, extra={FIELDS: {**fields, "breakdown_ms": parts}})
 
     def _may_warn(self, now: float) -> bool:
         held_back = self._budget.take("slow", now)
@@ -124,8 +127,8 @@ class RequestLog:
 
 
 def breakdown_ms(call: Call | None, began: float, seconds: float) -> dict[str, float]:
-    """Where a request's time went, as far as that is known: waiting in the router for a replica, waiting in the replica
-    for its turn or batch, in user code, and on the way, which is the rest."""
+    """Where a request's time went, in milliseconds: waiting in the router for a replica, waiting in the replica for its
+    turn or batch, in user code, and the remainder, on the network. Empty if it was not sent to a replica."""
     if call is None or not call.sent_at:
         return {}
     parts = {
@@ -142,28 +145,33 @@ UNMATCHED = "unmatched"
 
 
 def outcome_of(answer: ErrorAnswer) -> str:
-    """Which outcome an error answer of ours stands for."""
+    """The outcome of a request that is answered with this error."""
     if answer.status in (502, 504):
         return FAILED
     return DELIVERED if answer.status == 500 or answer.reason is Reason.BAD_BODY else REFUSED
 
 
 class Exchange:
-    """See the module.
+    """One HTTP request and its outcome.
 
     Args:
         metrics: where it is counted; None to count nothing.
-        log: told when it is over; None where nothing is to be said.
-        scope: the request.
+        log: called when the exchange ends; None disables request logging.
+        scope: ASGI scope of the request.
+
+    Attributes:
+        call: made of the request; None before, and once the exchange has ended.
+        span: of the request; None unless it is traced.
+        streams: whether the answer has begun to stream.
     """
 
     __slots__ = (
         "_arrived",
+        "_ended",
         "_endpoint",
         "_log",
         "_metrics",
         "_outcome",
-        "_over",
         "_reason",
         "_route",
         "_scope",
@@ -180,30 +188,29 @@ class Exchange:
         self._route = self._endpoint = ""
         self._outcome = DELIVERED
         self._reason = ""
-        self._over = False
+        self._ended = False
         self.call: Call | None = None
-        """What was made of it; None before, and once the exchange is over."""
         self.span: Span | None = None
         self.streams = False
-        """Whether the answer has begun to stream."""
 
     def matched(self, route: str, endpoint: str = "") -> None:
-        """It is known which route the request is for, and whose that is."""
+        """Record the request's route, and the endpoint that the route belongs to."""
         self._route, self._endpoint = route, endpoint
         if self._metrics is not None:
             self._metrics.arrived(route)
 
     def fails_with(self, answer: ErrorAnswer) -> None:
-        """The client will be told of an error."""
+        """Record that the answer is an error."""
         self._outcome, self._reason = outcome_of(answer), answer.reason
 
     def broke(self, reason: Reason) -> None:
-        """The answer had begun, and cannot go on."""
+        """Record that the answer broke off after it had begun."""
         self._outcome, self._reason = ABORTED, reason
 
     def client_left(self) -> None:
-        """The client has gone before its answer was whole. Ends the exchange unless the answer is being streamed."""
-        if self._over:
+        """Record that the client disconnected before its answer was complete. Ends the exchange, unless the answer is
+        being streamed: then the end of the stream does."""
+        if self._ended:
             return
         if self.streams:
             self.broke(Reason.CLIENT_GONE)
@@ -211,16 +218,16 @@ class Exchange:
         started = self.call is not None and self.call.remote is not None
         self._outcome = FAILED if started else REFUSED
         self._reason = Reason.CLIENT_GONE
-        self.over()
+        self.end()
 
-    def over(self, status: int = 0) -> None:
-        """The answer was written, or never will be."""
-        if self._over:
+    def end(self, status: int = 0) -> None:
+        """End the exchange: the answer was written, or never will be. Calls after the first have no effect."""
+        if self._ended:
             return
-        self._over = True
+        self._ended = True
         if self._log is not None and self._scope is not None:
             scope, self._scope = self._scope, None
-            self._log.over(
+            self._log.record(
                 scope,
                 self.call,
                 began=self._arrived,
@@ -230,7 +237,7 @@ class Exchange:
             )
         if self.span is not None:
             self._end_span(self.span, status)
-        call, self.call = self.call, None  # the call's future may point here: a cycle would wait for its collector
+        call, self.call = self.call, None  # the call's future may refer to the exchange: no cycle may be left
         metrics = self._metrics
         if metrics is None:
             return
@@ -241,7 +248,7 @@ class Exchange:
         metrics.ended(end, time.monotonic() - self._arrived)
 
     def trace(self, tracer: Tracer, call: Call) -> None:
-        """Begin a span, and send the call on as a part of it."""
+        """Begin the request's span, and put it into the call's headers, so that the replica's span is its child."""
         attributes = {"http.request.method": call.request.http_method, "http.route": self._route}
         name = f"{call.request.http_method} {self._route}"
         self.span = tracer.begin(name, call.request.headers, attributes, began=self._arrived)

@@ -1,11 +1,11 @@
-"""By which table a new HTTP server begins to serve, and from when on.
+"""Which routing table a new HTTP server starts with (decisions 0033 and 0048).
 
-    the controller's own table              it counts us: a change waits until we use it
-    it counts us, and has no table yet      the one that is kept: nothing was acknowledged since
-    nobody answers for ``PATIENCE_S``       the one that is kept, looked at before each request
+    the controller sends a table                    that table; the controller waits for this server at each change
+    the controller counts this server, no table yet     the stored table: no change was acknowledged since it was stored
+    the controller is silent for ``PATIENCE_S``     the stored table, checked for a newer one before each request
 
-In the last case a controller that was stopped may go on at any moment, and acknowledge a change before it knows of us.
-Whatever it acknowledges it has kept before, so that a request which comes later finds another file there.
+In the last case a suspended controller may resume at any moment and acknowledge a change before it knows this server.
+It stores each table before it acknowledges the change, so a request that comes later finds a newer file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pointsman.ingress.codec import ErrorAnswer, RequestRejected
 from pointsman.model import Reason, RoutingTable
 
 PATIENCE_S = 0.5
-"""Of an HTTP server that begins: a controller that lives has answered by then, unless the machine is very busy."""
+"""How long a new HTTP server waits for the controller. A live one answers sooner, unless the machine is very busy."""
 
 
-class Kept(Protocol):
-    """A table that was kept."""
+class StoredTable(Protocol):
+    """A routing table that was read from its file, which stays open."""
 
     @property
     def table(self) -> RoutingTable: ...
@@ -32,70 +32,70 @@ class Kept(Protocol):
     def close(self) -> None: ...
 
 
-class Keeper(Protocol):
-    """Where the newest table is kept."""
+class TableStore(Protocol):
+    """Where the controller stores the newest table."""
 
-    def read(self) -> Kept | None: ...
+    def read(self) -> StoredTable | None: ...
 
 
 class FirstTable:
-    """See the module.
+    """Gives the app its first table.
 
     Args:
-        app: serves by the table.
-        keeper: None where no table is kept: the controller is waited for.
+        app: is given tables.
+        store: None if no table is stored; then the server waits for the controller.
     """
 
-    def __init__(self, app: IngressApp, keeper: Keeper | None) -> None:
+    def __init__(self, app: IngressApp, store: TableStore | None) -> None:
         self._app = app
-        self._keeper = keeper
-        self._used: Kept | None = None
+        self._store = store
+        self._used: StoredTable | None = None
 
-    def from_controller(self, table: RoutingTable) -> None:
-        """The controller's newest table. It has counted us before it sent that."""
-        self._look_no_more()
+    def on_table(self, table: RoutingTable) -> None:
+        """Use a table that the controller has sent. It counts this server from before it sent it."""
+        self._stop_checking()
         self._app.apply(table)
 
-    def counted(self) -> None:
-        """The controller counts us, and has no table of its own yet."""
-        if self._app.look is not None or not self._app.has_table.is_set():
-            self._use_kept()
-        self._look_no_more()
+    def on_counted(self) -> None:
+        """Use the stored table: the controller counts this server, but has no table of its own yet."""
+        if self._app.check_table is not None or not self._app.has_table.is_set():
+            self._use_stored()
+        self._stop_checking()
 
-    async def arrive(self) -> None:
-        """Return when there is a table to serve by, or the app has been stopped."""
+    async def wait(self) -> None:
+        """Return once the app has a table, or has been stopped."""
         while not self._app.has_table.is_set():
             arrival = asyncio.ensure_future(self._app.has_table.wait())
             await asyncio.wait({arrival}, timeout=PATIENCE_S)
             arrival.cancel()
-            if not self._app.has_table.is_set() and self._use_kept():
-                self._app.look = self._look
+            if not self._app.has_table.is_set() and self._use_stored():
+                self._app.check_table = self._check_table
 
-    def _look(self) -> None:
-        """Before each request, while nobody counts us.
+    def _check_table(self) -> None:
+        """Switch to the stored table if it is newer. Called before each request while no controller counts this server.
 
         Raises:
-            RequestRejected: there is a newer table, and it cannot be had.
+            RequestRejected: there is a newer table, and it cannot be read.
         """
-        if self._used is not None and not self._used.is_newest() and not self._use_kept():
+        if self._used is not None and not self._used.is_newest() and not self._use_stored():
             text = "the routing table has changed, and is being fetched; try again"
             raise RequestRejected(ErrorAnswer(503, Reason.UNREACHABLE, text, [(b"retry-after", b"1")]))
 
-    def _use_kept(self) -> bool:
-        """Serve by the table that is kept now; False where there is none."""
-        kept = self._keeper.read() if self._keeper is not None else None
+    def _use_stored(self) -> bool:
+        """Give the app the stored table; False if there is none."""
+        kept = self._store.read() if self._store is not None else None
         if kept is None:
             return False
-        self._let_go()
+        self._close_used()
         self._used = kept
         self._app.apply(kept.table)
         return True
 
-    def _look_no_more(self) -> None:
-        self._app.look = None
-        self._let_go()
+    def _stop_checking(self) -> None:
+        self._app.check_table = None
+        self._close_used()
 
-    def _let_go(self) -> None:
+    def _close_used(self) -> None:
         if self._used is not None:
             self._used.close()
             self._used = None

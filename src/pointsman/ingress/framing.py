@@ -1,8 +1,9 @@
 """Where the body of a request ends. Pure: bytes in, positions out.
 
-The parser decides what a request means. This module looks at the same bytes for what the parser does not check or does
-not tell: lengths by the letter, sizes of chunk lines, and where a head or a body ends. A head and its body are never
-given to the parser in one piece, so that no body can be taken for a request, whatever the parser makes of the head.
+The parser (httptools) decides what a request means. This module reads the same bytes for what the parser does not check
+or report: the exact syntax of lengths, the size of chunk lines, and where a head or a body ends. A head and its body
+are never given to the parser in one piece, so no body can be taken for a request, however the parser reads the head
+(decision 0037).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import re
 HEAD_END = b"\r\n\r\n"
 CRLF = b"\r\n"
 MAX_EXTENSION = 256
-"""Bytes behind a chunk's size, the first ``;`` included."""
+"""Most bytes of a chunk's extension, the ``;`` included."""
 MAX_SIZE_LINE = 64
-"""Bytes of a chunk-size line without its extension; more than this is not waited for."""
+"""Most bytes of a chunk-size line without its extension."""
 MAX_TRAILERS = 32 * 1024
-FREE_CHUNKS = 1000
-"""So many chunks of a body may be as small as they like."""
-LEAST_MEAN = 16
-"""Bytes of payload per chunk, on average, once there are so many."""
+SMALL_CHUNKS = 1000
+"""Bodies of fewer chunks than this may have chunks of any size."""
+MIN_MEAN_CHUNK = 16
+"""Least average payload of a chunk, in bytes, in a body of more chunks."""
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})(;[^\r\n]*)?")
@@ -30,14 +31,14 @@ _SIZE, _DATA, _DATA_END, _TRAILERS, _OVER = range(5)
 
 
 class BadFraming(Exception):
-    """A body does not say by the letter where it ends."""
+    """The length or chunks of a body are not what the standard allows, or are over a limit."""
 
 
 def length_of(value: bytes) -> int:
     """The value of a ``Content-Length``.
 
     Raises:
-        BadFraming: anything but 1 to 18 digits.
+        BadFraming: it is not 1 to 18 digits.
     """
     digits = value.strip(b" \t")
     if not _LENGTH.fullmatch(digits):
@@ -46,18 +47,18 @@ def length_of(value: bytes) -> int:
 
 
 def is_chunked(value: bytes) -> bool:
-    """Whether the value of a ``Transfer-Encoding`` is ``chunked``, in any case, and nothing besides."""
+    """True if the value of a ``Transfer-Encoding`` is ``chunked`` alone, in any case."""
     return value.strip(b" \t").lower() == b"chunked"
 
 
 class Chunks:
-    """Follows one chunked body, however it is cut, up to the end of its trailers."""
+    """Finds the end of one chunked body, trailers included, in pieces of any size."""
 
     __slots__ = ("_count", "_left", "_line", "_payload", "_state", "_trailers")
 
     def __init__(self) -> None:
         self._state = _SIZE
-        self._line = b""  # the beginning of a line that was cut
+        self._line = b""  # the beginning of a line that has not ended yet
         self._left = 0
         self._count = self._payload = self._trailers = 0
 
@@ -67,17 +68,17 @@ class Chunks:
         return self._state == _OVER
 
     def follow(self, data: bytes, start: int) -> int:
-        """Go on with what has come.
+        """Process the next bytes of the body.
 
         Args:
-            data: a piece of what came on the connection.
-            start: where in it the body goes on.
+            data: bytes received on the connection.
+            start: position in ``data`` where the body continues.
 
         Returns:
-            Where in ``data`` the body ends, or the end of ``data`` when it goes on behind that.
+            Position in ``data`` behind the body's end; ``len(data)`` if the body has not ended.
 
         Raises:
-            BadFraming: it is not what a chunked body looks like, or is over a limit.
+            BadFraming: the bytes are not a chunked body, or a limit is exceeded.
         """
         position, end = start, len(data)
         while position < end and self._state != _OVER:
@@ -92,7 +93,7 @@ class Chunks:
         return position
 
     def _follow_line(self, data: bytes, position: int) -> int:
-        """Up to the end of a line: behind the data of a chunk it must be empty."""
+        """Process up to the end of a line: a chunk's size, the empty line behind its data, or a trailer."""
         before = self._line
         if before[-1:] == b"\r" and data[position] == 0x0A:
             line, after = before[:-1], position + 1
@@ -132,8 +133,8 @@ class Chunks:
         self._state, self._left = _DATA, size
         self._count += 1
         self._payload += size
-        if self._count >= FREE_CHUNKS and self._payload < LEAST_MEAN * self._count:
-            raise BadFraming(f"{self._count} chunks hold less than {LEAST_MEAN} bytes each")
+        if self._count >= SMALL_CHUNKS and self._payload < MIN_MEAN_CHUNK * self._count:
+            raise BadFraming(f"{self._count} chunks hold less than {MIN_MEAN_CHUNK} bytes each")
 
     def _trailer(self, line: bytes) -> None:
         self._trailers += len(line) + len(CRLF)
@@ -144,6 +145,6 @@ class Chunks:
 
 
 def with_path(target: bytes) -> bytes:
-    """The target of a request; in absolute form it may leave out the path, which then is ``/``."""
+    """The request target, with ``/`` added to an absolute form without a path."""
     match = _WITHOUT_PATH.fullmatch(target)
     return target if match is None else b"%s/%s" % (match[1], match[2] or b"")

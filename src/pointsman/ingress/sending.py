@@ -1,5 +1,5 @@
-"""How an answer leaves: in one piece, without a task or ASGI messages; and, for HTTP/1.0, without chunks: what has no
-length ends there where the connection ends.
+"""Writing answers: whole ones directly to the transport, without a task or ASGI messages (decision 0009); and answers
+over HTTP/1.0, which has no chunks: there the end of the connection ends a body without a length.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pointsman.ingress.codec import header_lines, unfit
+from pointsman.ingress.codec import header_lines, invalid_header
 from pointsman.ingress.exchange import Exchange
 from pointsman.routing.call import Reply
 
@@ -24,17 +24,19 @@ def _line(status: int) -> bytes:
 
 
 STATUS_LINES = {status: _line(status) for status in range(100, 600)}
-"""The first line of an answer; without a phrase where the status has none."""
+"""Status lines by status; the phrase is empty for a status without one."""
 
 
 class DirectAnswer:
-    """Stands in for the future of a call and writes its answer in one piece, without a task or ASGI messages.
+    """The future of a call that writes its answer to the connection when it is resolved.
 
     Args:
-        protocol: the connection.
-        cycle: uvicorn's record of the request; kept up to date, so that keep-alive, pipelining and shutdown work as
-            for any other request.
+        protocol: the connection, a ``LimitedProtocol``.
+        cycle: uvicorn's state of the request. It is updated as uvicorn would, so that keep-alive, pipelining and
+            shutdown work.
     """
+
+    # hot: future and writer in one object; a future's callback would wait for the loop's next iteration (decision 0009)
 
     __slots__ = ("_cycle", "_done", "_protocol", "exchange")
 
@@ -48,7 +50,7 @@ class DirectAnswer:
         return self._done
 
     def cancel(self) -> None:
-        """The client has gone: there is nobody to answer."""
+        """The client has disconnected: write nothing."""
         self._done = True
 
     def set_result(self, reply: Reply) -> None:
@@ -71,18 +73,18 @@ class DirectAnswer:
             return
         head = header_lines(reply.headers)
         if head is None:
-            self._answer(protocol.direct.reply_to(unfit(), cycle.scope, exchange))
+            self._answer(protocol.direct.reply_to(invalid_header(), cycle.scope, exchange))
             return
-        head += b"".join([b"%s: %s\r\n" % header for header in protocol.direct.exposed(exchange)])
+        head += b"".join([b"%s: %s\r\n" % header for header in protocol.direct.decision_of(exchange)])
         first = STATUS_LINES.get(reply.status) or STATUS_LINES[500]
         bodiless = reply.status in (204, 304)
         body = b"" if bodiless or cycle.scope["method"] == "HEAD" else reply.body
         length = b"" if bodiless else b"content-length: %d\r\n" % len(reply.body)
-        # An answer of ours may ask for the close itself.
+        # An error answer of the app may itself have the header, see `app.CLOSE`.
         closes = not cycle.keep_alive or (b"connection", b"close") in reply.headers
         close = b"connection: close\r\n" if closes and b"connection: close" not in head else b""
         dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
-        exchange.over(reply.status)  # before it can be read: whoever has the answer finds it counted
+        exchange.end(reply.status)  # before the write: a client that has the answer finds it counted
         protocol.transport.write(b"".join([first, *dates, head, length, close, b"\r\n", body]))
         cycle.response_started = cycle.response_complete = True
         if closes:
@@ -96,10 +98,10 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class UnframedSend:
-    """Takes the place of a request's ``send``: keeps uvicorn from sending chunks.
+    """Replaces the ``send`` of an HTTP/1.0 request, so that uvicorn does not send chunks.
 
     Args:
-        cycle: uvicorn's record of the request.
+        cycle: uvicorn's state of the request.
     """
 
     def __init__(self, cycle: Any) -> None:
@@ -119,7 +121,7 @@ class UnframedSend:
         await self._send(message)
 
     def around(self, app: App) -> App:
-        """The app, but an answer of it that breaks does not look whole: the connection is reset."""
+        """Wrap the app: if an answer breaks off, the connection is reset, since a close would look like its end."""
 
         async def watched(scope: dict[str, Any], receive: Any, send: Any) -> None:
             try:

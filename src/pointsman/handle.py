@@ -1,4 +1,4 @@
-"""Handles: Python objects that call an endpoint, from the driver or from inside a replica."""
+"""Handles: Python objects that call an endpoint, in a driver or in a replica."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NEVER_A_REQUEST = frozenset((type(None), bytes, str, int, float, bool, dict, li
 
 
 class CallOptions(NamedTuple):
-    """What ``options`` sets; None is a real value."""
+    """The values set by ``options``. None is a value, not "unset"."""
 
     method_name: str | None = None
     shard_key: str | None = None
@@ -46,10 +46,10 @@ class CallOptions(NamedTuple):
     queue_full: str = "wait"
 
     def checked(self) -> CallOptions:
-        """The same, when all of it can be; headers as a copy of the caller's.
+        """These options after validation, with a copy of the caller's headers.
 
         Raises:
-            TypeError, ValueError: an option has a value that it cannot have.
+            TypeError, ValueError: an option has an invalid value.
         """
         for name in ("method_name", "http_method"):
             value = getattr(self, name)
@@ -73,7 +73,7 @@ class CallOptions(NamedTuple):
         return self._replace(http_headers=dict(self.http_headers))
 
     def wire_headers(self) -> list[tuple[bytes, bytes]]:
-        """The request's headers, as they travel."""
+        """The request's headers as they are sent."""
         ours = {"x-serve-shard-key": self.shard_key, "x-serve-call-method": self.method_name}
         headers = {name.lower(): value for name, value in (self.http_headers or {}).items()}
         headers.update((name, value) for name, value in ours.items() if value is not None)
@@ -81,7 +81,7 @@ class CallOptions(NamedTuple):
 
 
 class _Handle:
-    """What both kinds of handle share: where they lead, and their options. Immutable; picklable."""
+    """Base of both kinds of handle: an endpoint and options. Immutable; picklable."""
 
     _endpoint: str
     _credentials: Credentials
@@ -163,12 +163,12 @@ class _Handle:
         return f"{type(self).__name__}({', '.join([repr(self._endpoint), *changed])})"
 
     def __reduce__(self) -> Any:
-        # Never the key: whoever unpickles it uses the credentials of its own process.
+        # Without the key: the process that unpickles a handle uses its own credentials.
         path = self._credentials.control_path
         return (_rebuild, (type(self), self._endpoint, path, self._options, self._missing_ok))
 
     def _call(self, session: Session, dispatcher: Dispatcher, data: Any, kwargs: dict[str, Any]) -> ServeFuture[Any]:
-        """A call that has still to be submitted to its dispatcher."""
+        """Make a call, to be submitted to its dispatcher."""
         options, scope = self._options, call_scope.get()
         if type(data) not in _NEVER_A_REQUEST:
             data = passed_on(data)
@@ -186,14 +186,14 @@ class _Handle:
             deadline=dispatcher.now() + self._time_left(session, scope),
             shard_key=options.shard_key,
             idempotent=self._idempotent,
-            waits_for_room=options.queue_full == "wait",
+            waits_if_full=options.queue_full == "wait",
             home=dispatcher,
             scope=scope,
         )
         return ServeFuture(dispatcher, call, iterable=options.stream)
 
     def _time_left(self, session: Session, scope: CallScope | None) -> float:
-        """Seconds until the call's deadline: its own, and never more than that of the call it is made for."""
+        """Seconds until the call's deadline, which is at most that of the request it is made for (decision 0015)."""
         timeout_s = self._options.timeout_s
         if timeout_s is None:
             endpoint = session.table().endpoints.get(self._endpoint)
@@ -204,7 +204,7 @@ class _Handle:
 
 
 def _with_trace(headers: list[tuple[bytes, bytes]], scope: CallScope | None) -> list[tuple[bytes, bytes]]:
-    """A handle's headers, and those that tie the call to what it is made for: the present span, or else the request."""
+    """A handle's headers, with trace headers of the current span, or else of the request the call is made for."""
     found = current_headers()
     if not found and scope is not None and scope.headers:
         found = [header for header in scope.headers if header[0] in TRACE_HEADERS]
@@ -239,7 +239,7 @@ class ServeHandle(_Handle):
         kwargs = {name: value.result() if isinstance(value, ServeFuture) else value for name, value in kwargs.items()}
         future = self._call(session, dispatcher, data, kwargs)
         call = future._call
-        if call.waits_for_room and dispatcher.is_crowded(self._endpoint) and threading.get_ident() != dispatcher.thread:
+        if call.waits_if_full and dispatcher.is_crowded(self._endpoint) and threading.get_ident() != dispatcher.thread:
             admitted = threading.Event()
             call.on_admitted = admitted.set
             call.watch(admitted.set)
@@ -259,7 +259,7 @@ class AsyncServeHandle(_Handle):
         return Sending(self._remote, data, kwargs)
 
     def _remote(self, data: Any, kwargs: dict[str, Any]) -> Generator[Any, None, ServeFuture[Any]]:
-        # A generator and no coroutine: nearly always there is nothing to wait for.
+        # hot: a generator instead of a coroutine, since nearly always there is nothing to await (see `Sending`).
         session = existing_session(self._credentials)
         if session is None:
             session = yield from asyncio.to_thread(session_for, self._credentials).__await__()
@@ -285,9 +285,9 @@ RayServeSyncHandle = ServeHandle
 
 
 def _admitted(future: ServeFuture[Any], waiter: asyncio.Future[None]) -> Generator[Any, None, None]:
-    """Wait until the queue has room for the call, or it is over."""
-    future._call.on_admitted = tell = partial(wake, waiter)
-    future._call.watch(tell)
+    """Wait until the call has entered the queue, or is over."""
+    future._call.on_admitted = wake_waiter = partial(wake, waiter)
+    future._call.watch(wake_waiter)
     try:
         yield from waiter
     except asyncio.CancelledError:

@@ -21,7 +21,7 @@ def test_calls_that_wait_follow_their_endpoint() -> None:
         replicas = several("on")
         limits: dict[str, Any] = {"max_concurrent_queries": 1, "max_queued_queries": 2}
         async with splitting(table_for(1, replicas, {"o": 1.0}, **limits)) as router:
-            calls = await submitted(router, 6, endpoint="e", waits_for_room=True)
+            calls = await submitted(router, 6, endpoint="e", waits_if_full=True)
             new = {"n": replicas["n"]}
             router.apply(table_for(2, new, {"n": 1.0}, **limits))
             await settle()

@@ -121,9 +121,7 @@ def test_a_handle_call_waits_for_room_until_its_deadline() -> None:
         async with routed(replica, max_concurrent_queries=1, max_queued_queries=1) as router:
             await submitted(router, 2)
             admitted: list[str] = []
-            patient, hasty = (
-                new_call(waits_for_room=True, timeout_s=s, request_id=i) for s, i in ((50, "p"), (5, "h"))
-            )
+            patient, hasty = (new_call(waits_if_full=True, timeout_s=s, request_id=i) for s, i in ((50, "p"), (5, "h")))
             for call in (patient, hasty):
                 call.on_admitted = lambda call=call: admitted.append(call.request.request_id)  # type: ignore[misc]
                 router.submit(call)

@@ -54,7 +54,7 @@ def test_users_who_wait_for_room_go_before_copies() -> None:
         backends = {"b": [replica]}
         router.apply(table_of(1, backends, shadows={"b": 1.0}, max_concurrent_queries=1, max_queued_queries=0))
         await settle()
-        await submitted(router, 3, waits_for_room=True)
+        await submitted(router, 3, waits_if_full=True)
         while replica.calls:
             replica.reply()
             await settle()
@@ -81,7 +81,7 @@ def test_users_of_another_endpoint_go_before_copies() -> None:
         await settle()
         for number in range(5):
             router.submit(new_call("s", request_id=f"user {number}"))
-        router.submit(new_call("s", request_id="user 5", waits_for_room=True))
+        router.submit(new_call("s", request_id="user 5", waits_if_full=True))
         while busy.calls:
             busy.reply()
             await settle()

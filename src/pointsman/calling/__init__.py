@@ -1,6 +1,6 @@
-"""The caller's side: what drivers, and replicas that hold a handle, need to send calls.
+"""The caller's side of handles, in drivers and in replicas that hold a handle.
 
-session    one attachment of this process to an instance: control link, routing table, routers
-dispatch   hands a call to the right loop, and its outcome back
+session    this process's connection to an instance: control link, routing table, routers
+dispatch   hands a call to the right event loop, and its outcome back
 future     what a handle returns
 """

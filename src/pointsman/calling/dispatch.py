@@ -1,7 +1,7 @@
-"""How a handle's call gets to a router on its loop, and how its outcome gets back to whoever waits.
+"""Hands a handle's call to a router on its event loop, and the outcome back to the caller.
 
-Calls of sync handles come from any thread and are handed to the session's own loop. Calls of async handles stay on the
-loop of whoever makes them, which has a router and connections of its own: no other thread takes part in them.
+Sync handles are called from any thread; their calls go to the session's own loop. Calls of async handles stay on the
+caller's loop, which has its own router and connections, so no other thread takes part (decision 0026).
 """
 
 from __future__ import annotations
@@ -25,38 +25,40 @@ from pointsman.wire.frames import Body
 T = TypeVar("T")
 
 CALLS_UNDER_WAY_LIMIT = 1000
-"""Calls handed to the loop and not taken up by it yet; a thread that is faster than the loop waits beyond this."""
+"""Calls that threads may have submitted and the loop has not yet processed. Beyond this the calling thread waits."""
 
 
 class Dispatcher:
-    """Made on its loop.
+    """A router and the event loop that it runs on. Made on that loop.
 
     Args:
         router: runs on the same loop.
+
+    Attributes:
+        thread: id of the loop's thread. An answer cannot arrive while this thread is blocked.
     """
 
     def __init__(self, router: Router) -> None:
         self.loop = asyncio.get_running_loop()
         self.router = router
         self.thread = threading.get_ident()
-        """Blocking this one would keep the answer from coming."""
 
     def now(self) -> float:
-        """The time in which the router counts deadlines."""
+        """Current time, on the clock of the router's deadlines."""
         return self.loop.time()
 
     def cancel(self, call: Call) -> None:
-        """Give a call up, from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and all its calls are over
+        """Give a call up. Thread-safe."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and its calls have ended
             self.loop.call_soon_threadsafe(self.router.cancel, call)
 
     def apply(self, table: RoutingTable) -> None:
-        """Have the router take a table, from any thread."""
+        """Give the router a new table. Thread-safe."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self.router.apply, table)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, from another thread, and wait for what it returns."""
+        """Run a coroutine on the loop and return its result. Blocks; not for the loop's own thread."""
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
         except RuntimeError as error:
@@ -71,68 +73,74 @@ class Dispatcher:
                 self.router.submit_when_there(call)
             else:
                 self.router.submit(call)
-        except Exception as error:  # noqa: BLE001 - also what is our fault: its caller must not wait for ever
+        except Exception as error:  # noqa: BLE001 - bugs of ours too: the caller must not wait for ever
             call.fail(error)
 
 
 class ThreadDispatcher(Dispatcher):
-    """For sync handles, on the session's loop."""
+    """For sync handles: on the session's loop, used from any thread."""
 
     def __init__(self, router: Router) -> None:
         super().__init__(router)
         self._submitted: deque[tuple[Call, bool]] = deque()
-        self._taking = False
+        self._scheduled = False
 
     def now(self) -> float:
-        # Not the loop's time, which uvloop reads once a turn: in a loop that has slept it is that of its last turn.
+        # Not `loop.time()`: uvloop updates it once per iteration, so from another thread it is that of the last one.
         return time.monotonic()
 
     def submit(self, call: Call, *, missing_ok: bool) -> None:
-        """Hand a call over, from any thread."""
+        """Submit a call from any thread. Many submissions share one wake-up of the loop.
+
+        Raises:
+            ServeException: the loop is closed.
+        """
         self._submitted.append((call, missing_ok))
-        if not self._taking:
-            self._taking = True
+        if not self._scheduled:
+            self._scheduled = True
             try:
-                self.loop.call_soon_threadsafe(self._take)
+                self.loop.call_soon_threadsafe(self._submit_all)
             except RuntimeError:
                 raise ServeException("the client was shut down") from None
 
     def is_crowded(self, endpoint: str) -> bool:
-        """Whether a new call should wait before it is made."""
+        """True if a new call may have to wait: then its thread waits until it is admitted."""
         return len(self._submitted) > CALLS_UNDER_WAY_LIMIT or self.router.would_wait(endpoint)
 
-    def _take(self) -> None:
-        self._taking = False
+    def _submit_all(self) -> None:
+        self._scheduled = False  # before the loop: a call that is appended after its end schedules the next run
         while self._submitted:
             self._submit_here(*self._submitted.popleft())
 
 
 class LoopDispatcher(Dispatcher):
-    """For async handles, on the loop of user code."""
+    """For async handles: on the loop of user code."""
 
     def submit(self, call: Call, *, missing_ok: bool) -> None:
-        """Send a call, on the loop."""
+        """Submit a call. On the loop only."""
         self._submit_here(call, missing_ok)
 
 
 class HandleCall(Call):
-    """A call of a handle: the call and what becomes of it, in one object.
+    """A call of a handle and its outcome, in one object.
 
-    Its outcome is set once, on the router's loop. Any thread may look, wait or ask to be told.
-    ``concurrent.futures.Future`` does the same with a condition variable for each call, which costs more than all else
-    that the caller's thread does; and each object that a call in flight needs is one more for the garbage collector
-    to visit, which with thousands of them was a third of the time.
+    The outcome is set once, on the router's loop. Any thread may read it, wait for it, or watch for it.
 
     Args:
-        home: where it runs.
-        scope: of the call of user code that it is made for; gives it up when nobody waits for that one any more.
+        home: the dispatcher that the call is submitted to.
+        scope: of the request that user code makes this call for, if any; cancels the call when that request's caller
+            has gone.
 
     Attributes:
-        over: whether there is an answer or an error, and which of them is there will not change.
+        over: True once there is an answer or an error, which then stays as it is.
         answer, stream: the packed value, or the stream in its place.
         error: why there is no answer.
-        waiter: of the first task of the router's own loop that waits.
+        waiter: of the first task on the router's loop that awaits the call.
     """
+
+    # hot: call and future in one. `concurrent.futures.Future` has a condition variable for each call, which cost more
+    # than all else that the caller's thread does; and each further object per call in flight is one more for the
+    # garbage collector to visit, which with thousands of calls was a third of the time.
 
     __slots__ = ("_home", "_scope", "_watchers", "answer", "error", "over", "stream", "waiter")
 
@@ -144,7 +152,7 @@ class HandleCall(Call):
         deadline: float,
         shard_key: str | None,
         idempotent: bool,
-        waits_for_room: bool,
+        waits_if_full: bool,
         home: Dispatcher,
         scope: CallScope | None,
     ) -> None:
@@ -154,7 +162,7 @@ class HandleCall(Call):
             deadline=deadline,
             shard_key=shard_key,
             idempotent=idempotent,
-            waits_for_room=waits_for_room,
+            waits_if_full=waits_if_full,
         )
         self.answer: Body = b""
         self.stream: ReplyStream | None = None
@@ -167,7 +175,7 @@ class HandleCall(Call):
             scope.adopt(self)
         self._watchers: list[Callable[[], object]] | None = None
 
-    # On the router's loop
+    # Called on the router's loop
 
     def is_over(self) -> bool:
         return self.over
@@ -176,26 +184,26 @@ class HandleCall(Call):
         if not self.over:
             self.answer = reply.body
             self.stream = reply.stream
-            self._end()
+            self._finish()
         elif reply.stream is not None:
             reply.stream.close()
 
     def fail(self, error: BaseException) -> None:
         if not self.over:
             self.error = error
-            self._end()
+            self._finish()
 
     def give_up(self) -> None:
         self.fail(ServeException("the call was cancelled"))
 
-    # From any thread
+    # Called from any thread
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more."""
+        """Give the call up."""
         self._home.cancel(self)
 
     def watch(self, watcher: Callable[[], object]) -> None:
-        """Call ``watcher`` once when the call is over: on the router's loop, or here and now when it is already."""
+        """Call ``watcher`` once when the call is over: on the router's loop, or at once if it already is."""
         watchers = self._watchers
         if watchers is None:
             with _first_watchers:
@@ -204,18 +212,19 @@ class HandleCall(Call):
                     watchers = self._watchers = []
         watchers.append(watcher)
         if self.over:
-            self._tell(watchers)
+            self._notify(watchers)
 
     def forget(self, watcher: Callable[[], object]) -> None:
-        """Do not call ``watcher`` any more."""
+        """Remove a watcher."""
         try:
             (self._watchers or []).remove(watcher)
         except ValueError:
-            pass  # it has just been called
+            pass  # it was called just now
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Block until the call is over, or for at most ``timeout_s`` seconds; whether it is over."""
+        """Block until the call is over, for at most ``timeout_s`` seconds (None: without limit). Returns ``over``."""
         if not self.over:
+            # hot: a bare lock as a one-shot event; `threading.Event` makes a condition variable around one.
             signal = threading.Lock()
             signal.acquire()
             self.watch(signal.release)
@@ -223,7 +232,7 @@ class HandleCall(Call):
                 self.forget(signal.release)
         return self.over
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         self.disarm()
         self.over = True
         if self._scope is not None:
@@ -231,12 +240,13 @@ class HandleCall(Call):
         if self.waiter is not None:
             wake(self.waiter)
         if self._watchers is not None:
-            self._tell(self._watchers)
+            self._notify(self._watchers)
 
     @staticmethod
-    def _tell(watchers: list[Callable[[], object]]) -> None:
-        # The loop's thread and one that has just begun to watch may both be here. ``pop`` is atomic, and ``over`` was
-        # set before and is looked at after a watcher is added, so that each is called exactly once.
+    def _notify(watchers: list[Callable[[], object]]) -> None:
+        # Without a lock: the loop's thread and a thread that has just added a watcher may both be here. `pop` is
+        # atomic, so no watcher is called twice. The loop's thread sets `over` before it comes here, and the other one
+        # reads `over` after it has added its watcher, so no watcher is missed.
         while True:
             try:
                 watcher = watchers.pop(0)
@@ -249,6 +259,6 @@ _first_watchers = threading.Lock()
 
 
 def wake(waiter: asyncio.Future[None]) -> None:
-    """Let the task go on that waits; on its loop."""
+    """Resume the task that waits. On its loop only."""
     if not waiter.done():
         waiter.set_result(None)

@@ -1,4 +1,4 @@
-"""What a handle call gives: its answer, some time, as a value or as a stream."""
+"""Futures of handle calls: the answer as a value or a stream, for threads and for event loops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOTHING: Any = object()
 
 
 class ServeFuture(Generic[T]):
-    """The answer of a handle call, some time. Handles make futures."""
+    """The future answer of a handle call. Made by handles."""
 
     __slots__ = ("__weakref__", "_call", "_dispatcher", "_iterable", "_value")
 
@@ -52,7 +52,7 @@ class ServeFuture(Generic[T]):
             try:
                 raise self._call.error
             finally:
-                del self  # the traceback holds this frame: through it the error would hold itself
+                del self  # the traceback refers to this frame, and through it the error would refer to itself
         stream = self._call.stream
         return self._decoded() if stream is None else _iterate(self._dispatcher, stream)  # type: ignore[return-value]
 
@@ -79,7 +79,7 @@ class ServeFuture(Generic[T]):
         It runs where the answer arrives: on a thread that all sync handles of the process share, or on the event loop
         of an async handle. It must not block there. What it raises is logged.
         """
-        self._call.watch(partial(_call_back, callback, self))
+        self._call.watch(partial(_run_callback, callback, self))
 
     def __await__(self) -> Generator[Any, None, T]:
         """The value, or an async iterator. A task that is cancelled while it waits gives the call up."""
@@ -145,12 +145,12 @@ class ServeFuture(Generic[T]):
 
 
 class Sending(Coroutine[Any, Any, ServeFuture[Any]]):
-    """A call of an async handle on its way: a coroutine that gives the future; with ``stream=True`` it can also be
-    iterated at once, ``async for chunk in handle.remote()``.
+    """What ``remote`` of an async handle returns: awaited, it sends the call and gives the future. With ``stream=True``
+    it can also be iterated directly, ``async for chunk in handle.remote()``.
 
     Args:
-        send: makes the call of ``data`` and ``kwargs`` and gives the future; with suspensions, where it has to wait for
-            room.
+        send: makes and submits the call of ``data`` and ``kwargs``, and returns its future. Suspends only while the
+            endpoint's queue is full.
     """
 
     __slots__ = ("_data", "_kwargs", "_send", "_steps")
@@ -239,15 +239,15 @@ def wait(
     waiting = [one for one in futures if not one.done()]
     if any(threading.get_ident() == one._dispatcher.thread for one in waiting):
         raise RuntimeError("this would block the thread that brings the answers; await the futures instead")
-    one_more = threading.Semaphore(len(futures) - len(waiting))
+    done_count = threading.Semaphore(len(futures) - len(waiting))
     for one in waiting:
-        one._call.watch(one_more.release)
+        one._call.watch(done_count.release)
     give_up_at = None if timeout is None else time.monotonic() + timeout
     for _ in range(num_returns):
-        if not one_more.acquire(timeout=None if give_up_at is None else max(0.0, give_up_at - time.monotonic())):
+        if not done_count.acquire(timeout=None if give_up_at is None else max(0.0, give_up_at - time.monotonic())):
             break
     for one in waiting:
-        one._call.forget(one_more.release)
+        one._call.forget(done_count.release)
     done = [one for one in futures if one.done()][:num_returns]
     return done, [one for one in futures if one not in done]
 
@@ -260,10 +260,10 @@ def _checked(futures: Sequence[ServeFuture[T]]) -> Sequence[ServeFuture[T]]:
     return futures
 
 
-def _call_back(callback: Callable[[ServeFuture[T]], object], future: ServeFuture[T]) -> None:
+def _run_callback(callback: Callable[[ServeFuture[T]], object], future: ServeFuture[T]) -> None:
     try:
         callback(future)
-    except Exception:  # the loop that brings the answers is not user code's to end
+    except Exception:  # user code must not end the loop that brings the answers
         log.exception("a callback of %r raised", future)
 
 
@@ -271,7 +271,7 @@ def _wake_elsewhere(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None
     try:
         loop.call_soon_threadsafe(wake, waiter)
     except RuntimeError:
-        pass  # the loop was closed while its task waited: nobody is left to wake
+        pass  # the loop was closed while its task waited
 
 
 def _iterate(dispatcher: Dispatcher, stream: ReplyStream) -> Generator[Any, None, None]:
@@ -294,7 +294,7 @@ def _iterate(dispatcher: Dispatcher, stream: ReplyStream) -> Generator[Any, None
                 return
             yield loads(chunk)
     finally:
-        _leave(dispatcher, stream)
+        _close(dispatcher, stream)
 
 
 async def _iterate_async(dispatcher: Dispatcher, stream: ReplyStream) -> AsyncGenerator[Any, None]:
@@ -318,13 +318,12 @@ async def _iterate_async(dispatcher: Dispatcher, stream: ReplyStream) -> AsyncGe
                 return
             yield loads(chunk)
     finally:
-        _leave(dispatcher, stream)
+        _close(dispatcher, stream)
 
 
-def _leave(dispatcher: Dispatcher, stream: ReplyStream) -> None:
-    """Stop reading; what has ended already is not harmed."""
+def _close(dispatcher: Dispatcher, stream: ReplyStream) -> None:
     try:
-        dispatcher.loop.call_soon_threadsafe(stream.close)
+        dispatcher.loop.call_soon_threadsafe(stream.close)  # no effect on a stream that has ended
     except RuntimeError:
         pass  # the loop was closed, and the connection with it
 

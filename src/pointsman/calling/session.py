@@ -1,6 +1,7 @@
-"""A process's attachment to one instance: a thread with an event loop, the control link and, once handles are used, the
-routing table and a dispatcher for threads and for each loop that calls. Clients and handles share it; user code of any
-thread may call in.
+"""This process's connection to one instance: a thread with an event loop and the control link. Once handles are used,
+also the routing table, a dispatcher for threads, and one for each event loop that calls.
+
+Clients and handles share the session. Its public methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.calling.dispatch import LoopDispatcher, ThreadDispatcher
-from pointsman.context import in_trial_import, replica_context
+from pointsman.context import replica_context
 from pointsman.engine.base import Address
 from pointsman.engine.instances import address_of, locator, metrics_folder
 from pointsman.engine.process import new_event_loop
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 
 class Credentials(NamedTuple):
-    """Where an instance is, and as whom we come."""
+    """Where an instance is, and the role and key with which this process connects to it."""
 
     instance: str
     control_path: str
@@ -44,7 +45,11 @@ class Credentials(NamedTuple):
 
 
 class Session:
-    """See the module. Made by :func:`session_for`; starts nothing before :meth:`start`."""
+    """A connection to an instance. Made by :func:`session_for`; does nothing before :meth:`start`.
+
+    Attributes:
+        closed: the session was closed, or its process forked; another one must be made.
+    """
 
     def __init__(self, credentials: Credentials) -> None:
         keep_standard_descriptors()
@@ -55,7 +60,7 @@ class Session:
         self._writer: MetricsWriter | None = None
         self._unused_metrics: list[RouterMetrics] = []
         self._lock = threading.Lock()
-        self._book_lock = threading.Lock()
+        self._metrics_lock = threading.Lock()
         self._table: RoutingTable | None = None
         self._thread_dispatcher: ThreadDispatcher | None = None
         self._loop_dispatchers: dict[asyncio.AbstractEventLoop, tuple[LoopDispatcher, AsyncGenerator[None, None]]] = {}
@@ -65,7 +70,7 @@ class Session:
         """Connect to the controller.
 
         Raises:
-            ServeException: the instance has ended, or our key is not its.
+            ServeException: the instance has ended, or the key is wrong.
         """
         self._thread.start()
         try:
@@ -75,10 +80,12 @@ class Session:
             raise
 
     def run(self, coroutine: Coroutine[Any, Any, T], *, timeout_s: float | None = None) -> T:
-        """Run a coroutine on the session's loop and wait for what it returns.
+        """Run a coroutine on the session's loop and return its result. Blocks.
 
         Raises:
-            TimeoutError: it has taken longer than ``timeout_s`` seconds, and is cancelled.
+            TimeoutError: it took longer than ``timeout_s`` seconds, and was cancelled.
+            ServeException: the session is closed.
+            RuntimeError: called on the session's own thread.
         """
         if self.closed:
             coroutine.close()
@@ -86,11 +93,11 @@ class Session:
         if self.is_on_own_thread:
             coroutine.close()
             raise RuntimeError("a client's method was called on the client's own thread")
-        future = asyncio.run_coroutine_threadsafe(_outcome_of(coroutine), self._loop)
+        future = asyncio.run_coroutine_threadsafe(_without_raising(coroutine), self._loop)
         try:
             value, error = future.result(timeout_s)
         except BaseException as interruption:
-            future.cancel()  # Ctrl-C: the command need not be waited for any more
+            future.cancel()  # also on Ctrl-C: the command must not go on unattended
             if isinstance(interruption, concurrent.futures.TimeoutError):
                 raise TimeoutError(f"no answer within {timeout_s:g} s") from None  # its own class before Python 3.11
             raise
@@ -100,7 +107,7 @@ class Session:
 
     @property
     def is_on_own_thread(self) -> bool:
-        """Whether this is the session's own thread, where nothing can be waited for."""
+        """True on the session's own thread, where waiting would block the loop that brings the answer."""
         return threading.current_thread() is self._thread
 
     def command(
@@ -111,18 +118,17 @@ class Session:
         progress: Callable[[Progress], None] | None = None,
         timeout_s: float | None = None,
     ) -> Body:
-        """Have the controller carry out a command; returns the reply.
+        """Send the controller a command and return its reply.
 
         Raises:
             TimeoutError: no answer within ``timeout_s`` seconds.
-            ServeException, ValueError: what the controller says, and what :meth:`ControlLink.command
-                <pointsman.wire.control.ControlLink.command>` does.
+            ServeException, ValueError: as :meth:`ControlLink.command <pointsman.wire.control.ControlLink.command>`.
         """
         assert self._link is not None
         return self.run(self._link.command(command, body, progress=progress), timeout_s=timeout_s)
 
     def table(self) -> RoutingTable:
-        """The newest routing table; the first call subscribes, and waits for it."""
+        """The newest routing table. The first call subscribes to tables, and waits for one."""
         if self._table is None:
             with self._lock:
                 if self._table is None:
@@ -131,7 +137,7 @@ class Session:
         return self._table
 
     def thread_dispatcher(self) -> ThreadDispatcher:
-        """Where calls from threads go."""
+        """The dispatcher for calls from threads, opened by the first call."""
         if self._thread_dispatcher is None:
             self.table()
             with self._lock:
@@ -141,7 +147,7 @@ class Session:
         return self._thread_dispatcher
 
     def loop_dispatcher(self) -> LoopDispatcher | None:
-        """Where calls from the running loop go, with the newest routing table; None before
+        """The dispatcher of the running loop, with the newest routing table; None before
         :meth:`open_loop_dispatcher`."""
         known = self._loop_dispatchers.get(asyncio.get_running_loop())
         if known is None:
@@ -152,12 +158,12 @@ class Session:
         return dispatcher
 
     async def open_loop_dispatcher(self) -> LoopDispatcher:
-        """The same, opened if there is none yet. It ends with the loop."""
+        """The dispatcher of the running loop, opened if there is none yet. It ends with the loop."""
         table = await asyncio.to_thread(self.table)
         dispatcher = self.loop_dispatcher()
         if dispatcher is None:
             for loop in [loop for loop in self._loop_dispatchers if loop.is_closed()]:
-                self._forget_dispatcher(loop)  # closed by someone who did not end its asynchronous generators
+                self._forget_dispatcher(loop)  # closed without `shutdown_asyncgens`, so `_keep` was not told
             dispatcher = LoopDispatcher(self._new_router())
             dispatcher.router.apply(table)
             keeper = self._keep(dispatcher)
@@ -166,8 +172,8 @@ class Session:
         return self.loop_dispatcher() or dispatcher
 
     async def _keep(self, dispatcher: LoopDispatcher) -> AsyncGenerator[None, None]:
-        """Iterated once: asyncio ends asynchronous generators before it closes a loop, and with this one the
-        dispatcher."""
+        """Closes the dispatcher before its loop closes. An async generator that was iterated once is a hook for that:
+        ``asyncio.run`` closes such generators last."""
         try:
             yield
         finally:
@@ -177,18 +183,18 @@ class Session:
     def _forget_dispatcher(self, loop: asyncio.AbstractEventLoop) -> None:
         known = self._loop_dispatchers.pop(loop, None)
         if known is not None and known[0].router.metrics is not None:
-            with self._book_lock:
+            with self._metrics_lock:
                 self._unused_metrics.append(known[0].router.metrics)
 
     def close(self) -> None:
-        """Disconnect and end the thread. Calls under way fail."""
+        """Disconnect and end the thread. Calls in flight fail."""
         if self.closed:
             return
         self.closed = True
         _forget(self)
         for dispatcher, keeper in self._loop_dispatchers.values():
             with contextlib.suppress(RuntimeError):  # that loop is closed already
-                dispatcher.loop.call_soon_threadsafe(_end, dispatcher.loop, keeper)
+                dispatcher.loop.call_soon_threadsafe(_end_dispatcher, dispatcher.loop, keeper)
         if self._thread.is_alive() and not self.is_on_own_thread:
             asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop)
             self._thread.join(timeout=5.0)
@@ -223,9 +229,8 @@ class Session:
         await first_table.wait()
 
     def _apply(self, table: RoutingTable) -> None:
-        """Use a table from now on. Dispatchers of other loops look for themselves before each call; what waits there
-        for an
-        endpoint or a replica has to be told."""
+        """Give a new table to all routers. A dispatcher of another loop checks for a new table before each call, but
+        calls that wait there for an endpoint or a replica would not notice."""
         if self._table is not None and table.version <= self._table.version:
             return
         self._table = table
@@ -237,15 +242,16 @@ class Session:
     async def _open_thread_dispatcher(self) -> None:
         dispatcher = ThreadDispatcher(self._new_router())
         dispatcher.router.apply(self.table())
-        self._thread_dispatcher = dispatcher  # on the loop, where no table can come in between
+        self._thread_dispatcher = dispatcher  # this runs on the loop, so no table can arrive in between
 
     def _new_router(self) -> Router:
-        """A router for the running loop, with values of its own to count in: each is written by one thread only."""
-        with self._book_lock:
+        """A router for the running loop. Each has its own metrics, since a metrics value has one writing thread; those
+        of closed dispatchers are used again."""
+        with self._metrics_lock:
             if self._unused_metrics:
                 metrics: RouterMetrics | None = self._unused_metrics.pop()
             else:
-                writer = process_writer() or self._writer  # a replica has one of its own
+                writer = process_writer() or self._writer  # a replica counts in its own file
                 if writer is None:
                     writer = self._writer = MetricsWriter.open(metrics_folder(self.credentials.control_path), "client")
                 metrics = RouterMetrics(writer) if writer is not None else None
@@ -261,7 +267,7 @@ class Session:
         self._loop.stop()
 
 
-def _end(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, None]) -> None:
+def _end_dispatcher(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, None]) -> None:
     task = loop.create_task(keeper.aclose())
     _ending.add(task)
     task.add_done_callback(_ending.discard)
@@ -270,9 +276,8 @@ def _end(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, None]) ->
 _ending: set[asyncio.Task[None]] = set()
 
 
-async def _outcome_of(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
-    """What a coroutine returned or raised. Never raises itself, so that asyncio finds nothing to complain about when
-    nobody waits any more."""
+async def _without_raising(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+    """The coroutine's result or error. Raises nothing, since asyncio logs an error that no caller retrieves."""
     try:
         return await coroutine, None
     except Exception as error:  # noqa: BLE001 - passed on to the thread that asked
@@ -284,7 +289,7 @@ _sessions_lock = threading.Lock()
 
 
 def session_for(credentials: Credentials) -> Session:
-    """This process's session with an instance; connects when there is none yet."""
+    """This process's session with an instance; connects if there is none yet. Blocks."""
     session = existing_session(credentials)
     if session is not None:
         return session
@@ -298,7 +303,7 @@ def session_for(credentials: Credentials) -> Session:
 
 
 def existing_session(credentials: Credentials) -> Session | None:
-    """The same, when there is one."""
+    """This process's open session with an instance; None if there is none."""
     session = _sessions.get((credentials.instance, credentials.role))
     return session if session is not None and not session.closed else None
 
@@ -309,7 +314,7 @@ def credentials_here(control_path: str = "") -> Credentials:
     Raises:
         ServeException: outside a replica, and the instance is not this user's or has ended.
     """
-    if in_trial_import():  # on a cluster this process could not even ask where the instance is
+    if is_rehearsing():  # code is loaded for validation only, by a process that may not reach the instance
         return Credentials("", control_path, ROLE_GRANT, "", b"", 0.0)
     context = replica_context()
     if context is not None and control_path in ("", context.control_path):
@@ -330,7 +335,7 @@ def credentials_here(control_path: str = "") -> Credentials:
 
 
 def operator(address: Address) -> Credentials:
-    """Credentials of the operator of an instance."""
+    """Credentials with which the user who started an instance may change it."""
     return Credentials(
         address.instance, address.control_path, ROLE_OPERATOR, "", address.key, address.request_timeout_s
     )
@@ -342,7 +347,7 @@ def _forget(session: Session) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child the threads of the sessions are gone: handles attach again, and clients say what happened."""
+    """Close all sessions in a forked child, where their threads do not exist. Handles connect again."""
     global _sessions_lock
     _sessions_lock = threading.Lock()
     for session in _sessions.values():

@@ -1,4 +1,4 @@
-"""A call and what comes back, inside the process that sends it."""
+"""A call, its reply and its deadline, inside the process that sends it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class CallFuture(Protocol):
-    """Where the outcome of a call goes: an asyncio future of the router's loop, or what stands in for one."""
+    """Receives the outcome of a call: an asyncio future of the router's loop, or an object with the same methods."""
 
     def done(self) -> bool: ...
 
@@ -28,8 +28,8 @@ class CallFuture(Protocol):
     def set_exception(self, exception: BaseException, /) -> None: ...
 
 
-class Carrier(Protocol):
-    """The replica that has a call, as its connection is seen from the call: :class:`routing.remote.RemoteReplica`."""
+class CallTarget(Protocol):
+    """The replica that a call was sent to, as far as the call needs it: :class:`routing.remote.RemoteReplica`."""
 
     def cancel(self, call: Call) -> None: ...
 
@@ -39,29 +39,33 @@ class Carrier(Protocol):
 
 
 class Call:
-    """One request and how far it has come.
+    """One request and the state of its delivery.
 
-    The maker fills the first group and learns the outcome through ``future``; the router owns the rest. A ``shadow``
-    call yields to all others.
+    The arguments are set by the maker, who gets the outcome through ``future``; all else belongs to the router.
 
     Args:
-        request: all of it but its body. Traced, it gets other headers before the call is submitted.
+        request: the request without its body. Tracing replaces its headers before the call is submitted.
         deadline: in the time of the router's loop.
-        idempotent: whether a call that has started may be repeated elsewhere.
-        waits_for_room: whether it waits for a place in a full queue instead of failing.
-        timed: whether the replica is to say how long it waited and ran.
+        future: resolved with the reply or an error; None if a subclass overrides the methods that use it.
+        idempotent: whether a call that has started may be repeated on another replica.
+        waits_if_full: whether the call waits while the queue is full, instead of failing.
+        shadow: whether it mirrors another call. Mirrored calls yield to all others.
+        timed: whether the replica reports how long the call waited and ran.
 
     Attributes:
-        sent_at: when it was last given to a replica.
-        waited_us, ran_us: what the replica said of a timed call.
-        held_back: whether the queue was full, and the call waits for a place in it.
-        on_admitted: told when the call has a place in the queue, or with a replica.
+        sent_at: when it was last sent to a replica; 0 before.
+        waited_us, ran_us: times reported by the replica for a timed call.
+        held_back: the queue was full, and the call waits to enter it.
+        on_admitted: called when the call has entered the queue, or was sent to a replica.
+        timer, step: of its deadline, see :class:`Deadlines`.
     """
+
+    # hot: one flat object for request and delivery: each further object per call is one more for the garbage collector.
 
     __slots__ = (
         "attempts", "backend", "body", "call_id", "deadline", "future", "held_back", "idempotent", "on_admitted",
         "policy_version", "ran_us", "remote", "request", "sent_at", "shadow", "shard_key", "step", "timed", "timer",
-        "waited_us", "waits_for_room",
+        "waited_us", "waits_if_full",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +77,7 @@ class Call:
         future: CallFuture | None = None,
         shard_key: str | None = None,
         idempotent: bool = False,
-        waits_for_room: bool = False,
+        waits_if_full: bool = False,
         shadow: bool = False,
         timed: bool = False,
     ) -> None:
@@ -83,13 +87,13 @@ class Call:
         self.future = future
         self.shard_key = shard_key
         self.idempotent = idempotent
-        self.waits_for_room = waits_for_room
+        self.waits_if_full = waits_if_full
         self.shadow = shadow
         self.timed = timed
 
         self.backend = ""
         self.policy_version = 0
-        self.remote: Carrier | None = None
+        self.remote: CallTarget | None = None
         self.call_id = 0
         self.attempts = 0
         self.sent_at = 0.0
@@ -100,12 +104,12 @@ class Call:
         self.on_admitted: Callable[[], None] | None = None
 
     def head(self, now: float) -> CallHead:
-        """The call's head as it is sent now: the budget is what is left until the deadline."""
+        """The message head for sending the call now, with the time left until its deadline."""
         self.sent_at = now
         return CallHead(self.request, max(1, int((self.deadline - now) * 1000)), self.shadow, self.timed)
 
     def disarm(self) -> None:
-        """The deadline does not matter any more."""
+        """Stop watching the deadline."""
         if self.step is not None:
             self.step.discard(self)
             self.step = None
@@ -114,12 +118,12 @@ class Call:
             self.timer = None
 
     def is_over(self) -> bool:
-        """Whether the caller knows the outcome, or does not want to."""
+        """True once the call has an outcome, or its caller has given it up."""
         assert self.future is not None
         return self.future.done()
 
     def give_up(self) -> None:
-        """The caller does not want the answer."""
+        """Cancel the future: the caller does not want the answer."""
         assert self.future is not None
         if not self.future.done():
             self.future.cancel()
@@ -140,7 +144,7 @@ class Call:
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer: HTTP status, headers and bytes, or a pickled object, or a stream of either."""
+    """An answer: HTTP status, headers and bytes; or a pickled object; or a stream of either."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -149,7 +153,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class StreamBroken(Exception):
-    """The stream ended before its end; ``failure`` says why when user code raised."""
+    """A streamed answer broke off. ``failure`` and ``pickled`` describe the exception if user code raised one."""
 
     def __init__(self, text: str, failure: FailureHead | None = None, pickled: Body = b"") -> None:
         super().__init__(text)
@@ -158,15 +162,15 @@ class StreamBroken(Exception):
 
 
 class ReplyStream:
-    """The chunks of a streamed answer, for one reader; at most a window of them is in memory.
+    """Async iterator over the chunks of a streamed answer, for one reader. Credit bounds the chunks in memory.
 
-    Leave early with :meth:`close`, which cancels the producer.
+    A reader that stops early calls :meth:`close`, which cancels the producer.
     """
 
     CREDIT_STEP = 8
-    """The reader's room is reported in steps of this many chunks."""
+    """Credit is granted to the producer each time the reader has taken this many chunks."""
 
-    def __init__(self, remote: Carrier, call_id: int) -> None:
+    def __init__(self, remote: CallTarget, call_id: int) -> None:
         self._remote = remote
         self._call_id = call_id
         self._chunks: deque[Body] = deque()
@@ -193,7 +197,7 @@ class ReplyStream:
         return self._chunks.popleft()
 
     def close(self) -> None:
-        """Stop reading; the replica cancels what makes the rest. A reader that waits for more is at the end."""
+        """Stop reading, and have the replica cancel the producer. A reader that waits gets the end of the stream."""
         if not self._ended:
             self._ended = True
             self._chunks.clear()
@@ -217,16 +221,19 @@ class ReplyStream:
 
 
 FAR_S = 10.0
+"""Deadlines up to this many seconds away have a timer of their own; later ones share one."""
 STEP_S = 0.25
-"""Far deadlines go off at the end of the step of so many seconds that they lie in."""
+"""Far deadlines expire at the next multiple of this many seconds, so up to this much late."""
 
 
 class Deadlines:
-    """The deadlines of calls that wait or run.
+    """Watches the deadlines of calls that wait or run.
 
     Args:
-        expire: told of each call whose deadline has passed and that was not disarmed before.
+        expire: called with each call whose deadline passes before the call is disarmed.
     """
+
+    # hot: most deadlines are far, and never pass; a set per step is cheaper than a timer of the loop per call.
 
     def __init__(self, expire: Callable[[Call], None]) -> None:
         self._expire = expire
@@ -234,7 +241,7 @@ class Deadlines:
         self._steps: dict[int, set[Call]] = {}
 
     def watch(self, call: Call) -> None:
-        """Until ``call.disarm()``."""
+        """Watch the deadline of ``call`` until ``call.disarm()``."""
         if call.deadline - self._loop.time() <= FAR_S:
             call.timer = self._loop.call_at(call.deadline, self._expire, call)
             return

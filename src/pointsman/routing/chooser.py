@@ -1,4 +1,4 @@
-"""Which backend answers a call of one endpoint: by a pin, a policy of the user's own, its shard key, or the weights."""
+"""Chooses the backend of a call to one endpoint: by pin, custom policy, shard key or weights, in this order."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ NO_PINS = Pins()
 
 
 class Chooser:
-    """One endpoint's traffic policy at work in this process.
+    """Applies one endpoint's traffic policy in this process.
+
+    A custom policy that cannot be imported, raises, or names an unknown backend fails no call: the built-in choice is
+    used, with a warning.
 
     Args:
         endpoint: its specification.
-        pins: of its shard keys.
+        pins: shard keys with a fixed backend.
 
-    A policy of the user's own that cannot be imported, raises, or names a backend without weight loses no call: the
-    built-in choice takes its place, and the log says so.
+    Attributes:
+        backends: tags of all backends that calls may go to.
+        shadows: share of the calls that is mirrored, by tag of the backend.
     """
 
     def __init__(self, endpoint: EndpointSpec, pins: Pins = NO_PINS) -> None:
@@ -39,7 +43,6 @@ class Chooser:
         self.shadows: Mapping[str, float] = endpoint.policy.shadows
         weights, custom = endpoint.policy.weights, endpoint.policy.custom
         self.backends = {tag for tag in weights if weights[tag] or custom} | set(pins.keys.values())
-        """Where calls may go."""
         self._custom = _load(endpoint) if custom else None
         self._number = 0
         self._budget = WarningBudget()
@@ -53,13 +56,13 @@ class Chooser:
             head = call.request
             info = CallInfo(head.endpoint, key, self._number, head.http_method, head.path, head.query, head.headers)
             self._number += 1
-            chosen = self._ask(self._custom, info, draw)
+            chosen = self._choose_by_policy(self._custom, info, draw)
             if chosen is not None:
                 return chosen
         return self.split.by_weight(draw) if key is None else self.split.by_key(key)
 
     def explain(self, shard_key: str | None) -> dict[str, Any]:
-        """Which backend answers calls with this key, or without one, and why; plain values, ready for JSON."""
+        """Which backend answers calls with this key, or without a key, and why, as plain values for JSON."""
         backend, numbers = None, {}
         if shard_key is None:
             why = "weight" if self._custom is None else "policy"
@@ -69,7 +72,10 @@ class Chooser:
             why, backend = "pin", self._pins[shard_key]
         else:
             info = CallInfo(self.endpoint.name, shard_key, 0, "GET", b"", b"", [])
-            why, backend = "policy", self._ask(self._custom, info, 0.0) if self._custom is not None else None
+            why, backend = (
+                "policy",
+                self._choose_by_policy(self._custom, info, 0.0) if self._custom is not None else None,
+            )
             if backend is None:
                 why, backend, numbers = "shard key", self.split.by_key(shard_key), self.split.numbers(shard_key)
         return {
@@ -82,8 +88,8 @@ class Chooser:
             "numbers": numbers,
         }
 
-    def _ask(self, policy: Policy, call: CallInfo, draw: float) -> str | None:
-        """What the user's own policy says; None when it says nothing that can be done."""
+    def _choose_by_policy(self, policy: Policy, call: CallInfo, draw: float) -> str | None:
+        """The backend chosen by the custom policy; None if it raised or named an unknown backend."""
         try:
             chosen = policy.choose(call, self.split, draw)
             if isinstance(chosen, str) and chosen in self.split.weights:
@@ -97,16 +103,16 @@ class Chooser:
 
 
 class NotAPolicyError(TypeError):
-    """What was imported cannot choose."""
+    """The imported object is not a traffic policy."""
 
 
 def load_policy(custom: CustomPolicy) -> Policy:
-    """The object that chooses. A class is made into an object without arguments.
+    """Import a custom policy. A class is instantiated without arguments.
 
     Raises:
-        ImportError: there is no such module, or nothing of that name in it.
-        NotAPolicyError: it has no method ``choose`` that takes a call, a split and a draw, or that is ``async``.
-        Exception: what user code raises while it is imported or constructed.
+        ImportError: the module, or the name in it, does not exist.
+        NotAPolicyError: the object has no method ``choose`` that takes a call, a split and a draw, or it is ``async``.
+        Exception: raised by user code while it is imported or constructed.
     """
     found: Any = import_object(custom.path, custom.sys_path)
     policy = found() if isinstance(found, type) else found

@@ -1,11 +1,12 @@
 """One backend's replicas and the calls that wait for them.
 
-    submit -> a replica with room, or the queue -> reply, failure, refusal, death -> the caller or another replica
+    submit -> a replica with free capacity, or the queue
+    reply or failure -> the caller;  refusal or death of the replica -> another replica, or the caller
 
-Calls wait in arrival order, at most ``max_queued_queries`` of them per endpoint. A call that was refused was not
-started and always goes elsewhere; one whose replica died goes elsewhere only when it may be repeated. Shadow calls have
-a queue of their own, which is served while no other call waits, and while the replica has half of its room left where
-other calls come too.
+Calls wait in arrival order, at most ``max_queued_queries`` of them per endpoint. A refused call was not started, and is
+always placed again; a call whose replica died is placed again only if it had not started or may be repeated. Mirrored
+calls have a separate queue, which is served while no other call waits. In a backend that also gets users' calls they
+may use half of a replica's capacity (decision 0011).
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from pointsman.wire.frames import Body
 from pointsman.wire.messages import FailureHead, RefuseHead
 
 MAX_ATTEMPTS = 2
-"""A call whose replica died under it is tried once more, so that a poisonous request cannot walk through all."""
+"""How often a call may start. A request that kills replicas must not go through all of them."""
 MAX_RETRY_AFTER_S = 60.0
 PAUSES_S = {Reason.QUEUE_FULL: 0.005, Reason.RECONFIGURING: 0.02}
-"""How long a replica is left alone that has sent a call back, by why it has. It does not say when it takes calls again;
-one that drains never does."""
+"""How long a replica that has refused a call is sent no other, by the reason of the refusal. The replica does not
+report when it accepts calls again. For other reasons, such as a drain: for good."""
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
-    """A moment in the life of a pool."""
+    """Snapshot of a pool."""
 
     backend: str
     waiting: int
@@ -46,13 +47,16 @@ class PoolStatistics(msgspec.Struct, frozen=True):
 
 
 class Pool:
-    """Replicas of one backend, as one router sees them.
+    """Places one router's calls on the replicas of one backend.
 
     Args:
-        route: the backend as the routing table has it; :meth:`update` takes later ones.
+        route: the backend's entry in the routing table; :meth:`update` takes later ones.
         instance: id of the instance, for the handshakes.
-        reroute: takes calls that were not started and cannot be placed here any more.
+        reroute: called with each call that has not started when the backend is gone.
         metrics: where waiting and retried calls are counted.
+
+    Attributes:
+        serves_users: whether the backend gets calls that are not mirrored.
     """
 
     def __init__(
@@ -77,10 +81,9 @@ class Pool:
         self._shadows: deque[Call] = deque()
         self._throughput = Throughput(self._loop.time())
         self._deadlines = Deadlines(self._expire)
-        self._turn = 0
+        self._next_turn = 0
         self._retired = False
         self.serves_users = False
-        """Whether others than shadow calls come here."""
         self.update(route)
 
     @property
@@ -88,7 +91,7 @@ class Pool:
         return self._route.tag
 
     def update(self, route: BackendRoute) -> None:
-        """Take the backend's newest route: connect to new replicas, retire those that are gone."""
+        """Use a new route: connect to added replicas, retire removed ones."""
         self._route = route
         wanted = {ref.number: ref for ref in route.replicas}
         for number in [number for number in self._remotes if number not in wanted]:
@@ -100,13 +103,13 @@ class Pool:
                 remote = self._remotes[number] = RemoteReplica(ref, self, instance=self._instance)
                 remote.start()
         self._candidates = list(self._remotes.values())
-        self.room_made()
+        self.place_waiting()
 
     def submit(self, call: Call) -> None:
-        """Take a call; its future will be resolved.
+        """Send or queue a call; its future will be resolved.
 
         Raises:
-            BackpressureError: the queue is full and the call does not wait for room.
+            BackpressureError: the queue is full, and the call does not wait.
         """
         call.backend = self.tag
         self._deadlines.watch(call)
@@ -116,35 +119,35 @@ class Pool:
             self._shadows.append(call)
         elif self._queued[call.request.endpoint] < self._route.max_queued_queries:
             self._enqueue(call)
-        elif call.waits_for_room:
+        elif call.waits_if_full:
             call.held_back = True
             self._overflow.append(call)
-            self._note_waiting(call, 1)
+            self._count_waiting(call, 1)
         else:
             call.disarm()
-            raise self._full(call)
+            raise self._queue_full_error(call)
 
     def cancel(self, call: Call) -> None:
-        """Nobody waits for this call any more: leave the queue unseen, or tell the replica."""
+        """Give a call up: remove it from the queue, or have the replica cancel it."""
         call.disarm()
         call.give_up()
         if call.remote is not None:
             call.remote.cancel(call)
         else:
             self._forget(call)
-        self.room_made()
+        self.place_waiting()
 
     @property
     def inflight(self) -> int:
-        """Calls that run, also on replicas that are to go."""
+        """Calls on replicas, including replicas that are being retired."""
         return sum(remote.inflight for remote in (*self._candidates, *self._retiring))
 
     def is_full(self, endpoint: str) -> bool:
-        """Whether a new call of this endpoint would have to wait for room in the queue."""
+        """True if a new call of this endpoint could not enter the queue."""
         return self._queued[endpoint] >= self._route.max_queued_queries
 
     async def aclose(self, reason: str) -> None:
-        """Fail what waits and close all connections."""
+        """Fail the waiting calls and close all connections."""
         self._retired, self._reroute = True, lambda call: call.fail(ServeException(reason))
         for call in self._empty_queues():
             call.fail(ServeException(reason))
@@ -152,7 +155,7 @@ class Pool:
         await asyncio.gather(*(remote.aclose() for remote in remotes))
 
     def retire(self) -> None:
-        """The backend is gone: let what runs finish, and have what waits placed elsewhere."""
+        """Handle the backend's removal: running calls finish, waiting ones are rerouted."""
         self._retired = True
         self.update(msgspec.structs.replace(self._route, replicas=()))
         for call in self._empty_queues():
@@ -160,7 +163,7 @@ class Pool:
 
     def _empty_queues(self) -> list[Call]:
         for call in (*self._waiting, *self._overflow):
-            self._note_waiting(call, -1)
+            self._count_waiting(call, -1)
         calls = [*self._waiting, *self._overflow, *self._shadows]
         for queue in (self._waiting, self._overflow, self._shadows):
             queue.clear()
@@ -178,7 +181,7 @@ class Pool:
         )
 
     def validate(self) -> None:
-        """Raise AssertionError when the pool contradicts itself; tests call this at their end."""
+        """Raise AssertionError if the pool's state is inconsistent. Called by tests at their end."""
         assert +self._queued == Counter(call.request.endpoint for call in self._waiting), (
             "queue counts differ from the queue"
         )
@@ -190,14 +193,14 @@ class Pool:
         )
 
     def _send(self, call: Call) -> bool:
-        self._turn += 1
-        if call.deadline <= self._loop.time():  # its timer is late: what has expired is not begun
-            call.fail(self._too_late(call))
+        self._next_turn += 1
+        if call.deadline <= self._loop.time():  # the timer is late, and an expired call must not start
+            call.fail(self._deadline_error(call))
             return True
         limit = self._route.max_concurrent_queries
-        if call.shadow and self.serves_users:  # for whom the other half stays free
+        if call.shadow and self.serves_users:  # the other half stays free for users' calls (decision 0011)
             limit = max(1, limit // 2)
-        remote = choose_replica(self._candidates, limit=limit, turn=self._turn)
+        remote = choose_replica(self._candidates, limit=limit, turn=self._next_turn)
         if remote is None:
             return False
         remote.send(call)
@@ -207,7 +210,7 @@ class Pool:
 
     def _enqueue(self, call: Call, *, first: bool = False) -> None:
         self._queued[call.request.endpoint] += 1
-        self._note_waiting(call, 1)
+        self._count_waiting(call, 1)
         if first:
             self._waiting.appendleft(call)
         else:
@@ -219,24 +222,24 @@ class Pool:
         if call in self._waiting:
             self._waiting.remove(call)
             self._queued[call.request.endpoint] -= 1
-            self._note_waiting(call, -1)
+            self._count_waiting(call, -1)
         elif call in self._overflow:
             self._overflow.remove(call)
-            self._note_waiting(call, -1)
+            self._count_waiting(call, -1)
         elif call in self._shadows:
             self._shadows.remove(call)
 
     def _admit_overflow(self) -> None:
         while self._overflow and not self.is_full(self._overflow[0].request.endpoint):
             call = self._overflow.popleft()
-            self._note_waiting(call, -1)
+            self._count_waiting(call, -1)
             self._enqueue(call)
 
-    def _note_waiting(self, call: Call, change: int) -> None:
+    def _count_waiting(self, call: Call, change: int) -> None:
         if self._metrics is not None:
             self._metrics.waits(call.request.endpoint, self.tag, change)
 
-    def _full(self, call: Call) -> BackpressureError:
+    def _queue_full_error(self, call: Call) -> BackpressureError:
         rate = self._throughput.per_second(self._loop.time())
         waiting = len(self._waiting) + len(self._overflow)
         return BackpressureError(
@@ -248,11 +251,11 @@ class Pool:
     def _expire(self, call: Call) -> None:
         if call.is_over():
             return
-        call.fail(self._full(call) if call in self._overflow else self._too_late(call))
+        call.fail(self._queue_full_error(call) if call in self._overflow else self._deadline_error(call))
         self.cancel(call)
 
     @staticmethod
-    def _too_late(call: Call) -> DeadlineExceededError:
+    def _deadline_error(call: Call) -> DeadlineExceededError:
         started = call.remote is not None
         waited = "its deadline passed while it ran" if started else "no replica was free before its deadline"
         return DeadlineExceededError(
@@ -274,8 +277,8 @@ class Pool:
 
     # RemoteOwner
 
-    def room_made(self) -> None:
-        """Place waiting calls while there is room."""
+    def place_waiting(self) -> None:
+        """Place waiting calls while there is free capacity."""
         while True:
             self._admit_overflow()
             queue = self._waiting or self._overflow or self._shadows
@@ -286,7 +289,7 @@ class Pool:
                 return
             queue.popleft()
             if queue is not self._shadows:
-                self._note_waiting(call, -1)
+                self._count_waiting(call, -1)
             if queue is self._waiting:
                 self._queued[call.request.endpoint] -= 1
 
@@ -296,18 +299,19 @@ class Pool:
 
     def call_failed(self, call: Call, failure: FailureHead, pickled: Body) -> None:
         self._throughput.note(self._loop.time())
-        # What a shadow raised stays packed: nobody looks at it, and it may be anything.
+        # An exception of a mirrored call is not unpickled: nobody uses it, and unpickling runs user code.
         call.fail(failure_to_exception(failure, pickled, trusted=bool(call.request.codec) and not call.shadow))
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None:
         remote.refuse_calls(PAUSES_S.get(refusal.reason))
-        call.attempts -= 1  # a refused call was never started, so it does not count as a try
+        call.attempts -= 1  # a refused call was not started, so it was no attempt
         self._retry(call, refusal.reason)
 
     def calls_orphaned(self, calls: list[Call], started: frozenset[int] | None) -> None:
+        # Each retried call goes to the front of the queue, so the last one goes first: this keeps arrival order.
         for call in reversed(calls):
             if started is not None and call.call_id not in started:
-                call.attempts -= 1  # it was waiting there, so that was no try either
+                call.attempts -= 1  # it had only waited in the replica, so it was no attempt
                 self._retry(call, Reason.REPLICA_DIED)
             elif call.idempotent and call.attempts < MAX_ATTEMPTS:
                 self._retry(call, Reason.REPLICA_DIED)
@@ -315,4 +319,4 @@ class Pool:
                 call.fail(
                     ReplicaDiedError(f"the replica of backend {self.tag!r} died after hand-off; the call may have run")
                 )
-        self.room_made()
+        self.place_waiting()

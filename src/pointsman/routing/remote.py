@@ -1,6 +1,6 @@
-"""One replica as a router sees it: its connection, and the calls that are on it.
+"""A router's connection to one replica, and the calls on it.
 
-The pool asks it to send calls; it turns frames back into outcomes. It knows nothing of queues, weights or retries.
+The pool gives it calls to send; it turns received frames into outcomes. It does not know queues, weights or retries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ REDIAL_LAST_S = 1.0
 
 
 class RemoteOwner(Protocol):
-    """The pool: told when a call has come to an end, and when there may be room."""
+    """The pool: called when a call has ended, and when there may be free capacity.
+
+    ``calls_orphaned`` has the ids of those calls that had started; None if that is unknown.
+    """
 
     def call_replied(self, call: Call, reply: Reply) -> None: ...
 
@@ -38,15 +41,16 @@ class RemoteOwner(Protocol):
 
     def calls_orphaned(self, calls: list[Call], started: frozenset[int] | None) -> None: ...
 
-    def room_made(self) -> None: ...
+    def place_waiting(self) -> None: ...
 
 
 class RemoteReplica:
-    """A replica's connection; dials, and dials again, until :meth:`retire`.
+    """The connection to a replica. Reconnects when it is lost, until :meth:`retire`.
 
     Attributes:
         elsewhere: calls of other routers in the replica, as of its last reply.
         near: whether the replica is on this process's node.
+        retired: no new calls are sent.
     """
 
     def __init__(self, ref: ReplicaRef, owner: RemoteOwner, *, instance: str) -> None:
@@ -78,17 +82,17 @@ class RemoteReplica:
         )
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Begin to connect, unless it does so already or is retired."""
         if self._dialing is None and not self.retired:
             self._dialing = self._loop.create_task(self._dial())
 
     def retire(self) -> None:
-        """No new calls; the connection closes when the last call on it is over."""
+        """Send no new calls, and close the connection after the last call on it."""
         self.retired = self._closed_to_calls = True
         self._close_if_idle()
 
     def refuse_calls(self, pause_s: float | None = None) -> None:
-        """Send nothing more: for good, or for ``pause_s`` seconds."""
+        """Send no new calls for ``pause_s`` seconds; None: for good."""
         self._closed_to_calls = True
         if pause_s is not None and not self.retired:
             self._loop.call_later(pause_s, self._accept_calls)
@@ -96,7 +100,7 @@ class RemoteReplica:
     def _accept_calls(self) -> None:
         if not self.retired:
             self._closed_to_calls = False
-            self._owner.room_made()
+            self._owner.place_waiting()
 
     async def aclose(self) -> None:
         """Close now; calls still on the connection are orphaned."""
@@ -109,15 +113,16 @@ class RemoteReplica:
             await wire_stream.close_streams([self._stream])
 
     def send(self, call: Call) -> None:
-        """Put a call on the connection; the caller has checked ``open``. One that cannot be sent fails."""
+        """Send a call. The caller has checked ``open``. A call that cannot be encoded fails."""
         assert self._stream is not None
         self._next_id += 1
-        # With no other call on its way this one is likely to be alone, and its caller waits for it.
+        # hot: with no other call in flight this one is written at once instead of at the end of the loop's iteration,
+        # which is a tenth of the latency (see `Stream.send`).
         alone = not self._calls
         try:
             head = pack(call.head(self._loop.time()))
             self._stream.send(Kind.CALL, self._next_id, head, call.body, alone=alone)
-        except (ValueError, OverflowError) as error:  # too large, or what no message can hold, such as lone surrogates
+        except (ValueError, OverflowError) as error:  # too large, or not encodable, such as lone surrogates
             kind = TooLargeError if isinstance(error, TooLargeError) else CallRejectedError
             call.fail(kind(f"the call to endpoint {call.request.endpoint!r} cannot be sent: {error}"))
             return
@@ -126,7 +131,7 @@ class RemoteReplica:
         self._calls[call.call_id] = call
 
     def cancel(self, call: Call) -> None:
-        """Tell the replica that nobody waits any more; its slot is free once the replica has answered."""
+        """Have the replica cancel a call, and forget it here."""
         if self._calls.pop(call.call_id, None) is not None and self._stream is not None:
             self._stream.send(Kind.CANCEL, call.call_id)
             self._close_if_idle()
@@ -138,7 +143,7 @@ class RemoteReplica:
     def drop_stream(self, call_id: int) -> None:
         if self._streams.pop(call_id, None) is not None and self._stream is not None:
             self._stream.send(Kind.CANCEL, call_id)
-            self._owner.room_made()
+            self._owner.place_waiting()
             self._close_if_idle()
 
     async def _dial(self) -> None:
@@ -169,13 +174,13 @@ class RemoteReplica:
     def stream_ready(self, stream: Stream) -> None:
         self._stream = stream
         self._started = StartedReader(path_of(self.ref.address))
-        stream.on_writable = self._owner.room_made
-        self._owner.room_made()
+        stream.on_writable = self._owner.place_waiting
+        self._owner.place_waiting()
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
             self._receive(frame)
-        self._owner.room_made()
+        self._owner.place_waiting()
         if self.retired:
             self._close_if_idle()
 
@@ -199,7 +204,7 @@ class RemoteReplica:
         if kind == Kind.REPLY:
             head = unpack(frame.head, ReplyHead)
             call = self._calls.pop(frame.call_id, None)
-            self._note_load(head.load)
+            self._set_load(head.load)
             if call is not None:
                 self._replied(call, head, frame)
         elif kind == Kind.CHUNK:
@@ -213,7 +218,7 @@ class RemoteReplica:
         elif kind == Kind.REFUSE:
             refusal = unpack(frame.head, RefuseHead)
             call = self._calls.pop(frame.call_id, None)
-            self._note_load(refusal.load)
+            self._set_load(refusal.load)
             if call is not None:
                 self._owner.call_refused(call, refusal, self)
 
@@ -227,7 +232,7 @@ class RemoteReplica:
         self._owner.call_replied(call, Reply(head.status, head.headers, b"", reply_stream))
 
     def _failed(self, failure: FailureHead, frame: Frame) -> None:
-        self._note_load(failure.load)
+        self._set_load(failure.load)
         reply_stream = self._streams.pop(frame.call_id, None)
         if reply_stream is not None:
             reply_stream.finish(StreamBroken(failure.text, failure, frame.body))
@@ -236,5 +241,5 @@ class RemoteReplica:
         if call is not None:
             self._owner.call_failed(call, failure, frame.body)
 
-    def _note_load(self, load: int) -> None:
+    def _set_load(self, load: int) -> None:
         self.elsewhere = max(0, load - self.inflight)

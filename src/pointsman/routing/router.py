@@ -1,7 +1,7 @@
 """The router: routing table -> traffic policy -> pool. One per process that sends calls, on that process's loop.
 
 submit -> chooser: which backend -> its pool -> a replica
-      `-> shadows: a copy each, now and then -> their pools, behind everybody else
+      `-> shadows: a sampled share is mirrored -> their pools, behind users' calls
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ class NoSuchEndpointError(ServeException):
 
 
 class Router:
-    """Sends calls where the newest routing table says.
+    """Sends calls according to the newest routing table.
 
     Args:
         instance: id of the instance, for the handshakes with replicas.
-        draw: gives numbers uniform in [0, 1); None for a generator of its own.
+        draw: returns numbers uniform in [0, 1); None for a generator of its own.
         metrics: where calls are counted; None to count nothing.
+
+    Attributes:
+        table: the table in use.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class Router:
     ) -> None:
         self._instance = instance
         self.metrics = metrics
-        # Not the module's own generator, which belongs to user code: it may seed it for each request.
+        # Not the `random` module's shared generator, which user code may seed for each request.
         self._draw = draw or random.Random().random
         self._loop = asyncio.get_running_loop()
         self._choosers: dict[str, Chooser] = {}
@@ -49,7 +52,7 @@ class Router:
         self.table = EMPTY_TABLE
 
     def apply(self, table: RoutingTable) -> bool:
-        """Switch to ``table``, whole, for the next call on. Returns False for a table that is not newer."""
+        """Use ``table`` as a whole from the next call on. Returns False, and does nothing, if it is not newer."""
         if table.version <= self.table.version:
             return False
         old, self.table = self.table, table
@@ -65,33 +68,33 @@ class Router:
         for tag, pool in self._pools.items():
             pool.serves_users = tag in in_use
         wanted = {(name, tag) for name, chooser in self._choosers.items() for tag in chooser.shadows}
-        # One that ends while copies are under way is kept: begun again, it must not have twice as many.
+        # A shadow that is removed while its calls are in flight is kept: if it is added again, its limit counts them.
         busy = {key for key, shadow in self._shadows.items() if shadow.inflight}
         self._shadows = {key: self._shadows.get(key) or self._new_shadow(*key) for key in wanted | busy}
-        for pool in gone:  # only now, since their calls are placed by the new policies
+        for pool in gone:  # last, since their waiting calls are placed by the new policies
             pool.retire()
         self._retired = [pool for pool in (*self._retired, *gone) if pool.inflight]
         for name in [name for name in self._early if name in self._choosers]:
             for call in self._early.pop(name):
-                self._once_more(call, self.submit)
+                self._place_again(call, self.submit)
         return True
 
     def submit(self, call: Call) -> None:
-        """Take a call; ``call.future`` will be resolved.
+        """Send a call; ``call.future`` will be resolved.
 
         Raises:
-            NoSuchEndpointError: no endpoint of that name.
-            BackpressureError: the queue is full and the call does not wait for room.
+            NoSuchEndpointError: there is no endpoint of that name.
+            BackpressureError: the queue is full, and the call does not wait.
         """
         if self.metrics is not None and call.request.endpoint in self._choosers:
             self.metrics.request(call.request.endpoint)
         chooser = self._place(call)
         for tag, proportion in chooser.shadows.items():
             if self._draw() < proportion:
-                self._send_copy(call, self._shadows[call.request.endpoint, tag])
+                self._send_mirrored(call, self._shadows[call.request.endpoint, tag])
 
     def submit_when_there(self, call: Call) -> None:
-        """Like :meth:`submit`, but an endpoint that does not exist yet is waited for, within the deadline."""
+        """Like :meth:`submit`, but waits until the deadline for an endpoint that does not exist yet."""
         if call.request.endpoint in self._choosers:
             self.submit(call)
             return
@@ -99,18 +102,17 @@ class Router:
         call.timer = self._loop.call_at(call.deadline, self._expire_early, call)
 
     def cancel(self, call: Call) -> None:
-        """Nobody waits for this call any more."""
+        """Give a call up: its caller does not wait for it any more."""
         pool = self._pools.get(call.backend)
         if pool is not None:
             pool.cancel(call)
             return
         call.give_up()
-        if call.remote is not None:  # its backend is gone from the table, and the call still runs there
+        if call.remote is not None:  # the backend was removed from the table, and the call still runs on its replica
             call.remote.cancel(call)
 
     def would_wait(self, endpoint: str) -> bool:
-        """Whether a call may have to wait for room in a queue: that of some backend of the endpoint is full. May be
-        read from any thread."""
+        """True if the queue of some backend of the endpoint is full, so that a call may have to wait. Thread-safe."""
         chooser = self._choosers.get(endpoint)
         pools = [self._pools.get(tag) for tag in chooser.backends] if chooser is not None else []
         return any(pool is not None and pool.is_full(endpoint) for pool in pools)
@@ -134,13 +136,13 @@ class Router:
         ]
 
     def validate(self) -> None:
-        """Raise AssertionError when the router contradicts itself."""
+        """Raise AssertionError if the router's state is inconsistent. Called by tests at their end."""
         assert set(self._pools) == set(self.table.backends), "pools differ from the table's backends"
         for pool in self._pools.values():
             pool.validate()
 
     def _chooser(self, name: str, old: RoutingTable) -> Chooser:
-        """The endpoint's chooser: the one there is, unless its policy or pins have changed."""
+        """The endpoint's chooser: the existing one unless the endpoint or its pins have changed."""
         endpoint, packed = self.table.endpoints[name], self.table.pins.get(name)
         there = self._choosers.get(name)
         if there is None or packed != old.pins.get(name):
@@ -170,21 +172,21 @@ class Router:
         pool.submit(call)
         return chooser
 
-    def _send_copy(self, call: Call, shadow: Shadow) -> None:
-        copy = shadow.copy_of(call)
-        if copy is not None:
-            self._pools[shadow.backend].submit(copy)
+    def _send_mirrored(self, call: Call, shadow: Shadow) -> None:
+        mirrored = shadow.mirror(call)
+        if mirrored is not None:
+            self._pools[shadow.backend].submit(mirrored)
 
     def _reroute(self, call: Call) -> None:
-        """Place a call again that waited for a backend which is gone."""
+        """Place a call again whose backend was removed while it waited."""
         if call.shadow:
             call.fail(ServeException(f"backend {call.backend!r} was deleted while the call waited"))
             return
-        call.waits_for_room = True  # it had a place in a queue, and keeps one
-        self._once_more(call, self._place)
+        call.waits_if_full = True  # it was admitted to a queue before, so it must not be refused now
+        self._place_again(call, self._place)
 
     @staticmethod
-    def _once_more(call: Call, place: Callable[[Call], object]) -> None:
+    def _place_again(call: Call, place: Callable[[Call], object]) -> None:
         call.disarm()
         if call.is_over():
             return

@@ -1,7 +1,7 @@
-"""Copies of calls for one shadow of one endpoint: marked, bounded, and cut off from the caller.
+"""Mirrors calls of one endpoint to one shadow backend: marked, bounded, and without effect on the caller.
 
-The router makes them after the call itself was placed. Their answers are read to the end and thrown away, so that the
-shadow does all of its work; their failures are counted and go nowhere.
+The router makes mirrored calls after the call itself was placed (decision 0011). Their answers are read to the end and
+dropped, so that the shadow does all of its work; their failures are counted and logged.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 SHADOW_HEADER = b"x-serve-shadow"
 MAX_IN_FLIGHT = 100
-"""Copies per shadow and router that wait or run; more are dropped."""
+"""Mirrored calls per shadow and router that may wait or run; more are dropped."""
 MAX_BYTES_IN_FLIGHT = 256 * 1024 * 1024
-"""Of their bodies, which stay in memory until the slowest is done; a single copy may have more."""
+"""Most bytes of their bodies, which stay in memory until they end; a single mirrored call may have more."""
 
 
 class ShadowStatistics(msgspec.Struct, frozen=True):
-    """A moment in the life of a shadow, in one router."""
+    """Snapshot of a shadow in one router."""
 
     endpoint: str
     backend: str
@@ -37,12 +37,12 @@ class ShadowStatistics(msgspec.Struct, frozen=True):
 
 
 class Shadow:
-    """One shadow of one endpoint in this process; it outlives changes of its proportion.
+    """One shadow of one endpoint in this process. It outlives changes of its proportion.
 
     Args:
-        endpoint: whose calls are copied.
-        backend: where the copies go.
-        metrics: where dropped copies are counted.
+        endpoint: whose calls are mirrored.
+        backend: which backend gets the mirrored calls.
+        metrics: where dropped calls are counted.
     """
 
     def __init__(self, endpoint: str, backend: str, *, metrics: RouterMetrics | None = None) -> None:
@@ -59,8 +59,8 @@ class Shadow:
         self._readers: set[asyncio.Task[None]] = set()
         self._budget = WarningBudget(per_second=1)
 
-    def copy_of(self, call: Call) -> Call | None:
-        """A copy to be sent, or None when too many are under way. It shares the bytes of the body."""
+    def mirror(self, call: Call) -> Call | None:
+        """Make the mirrored call of ``call``, sharing its body; None if too many are in flight."""
         size = len(call.body)
         too_large = self._inflight > 0 and self._bytes + size > MAX_BYTES_IN_FLIGHT
         if too_large or self._inflight >= MAX_IN_FLIGHT:
@@ -74,7 +74,7 @@ class Shadow:
 
     @property
     def inflight(self) -> int:
-        """Copies that wait or run."""
+        """Mirrored calls that wait or run."""
         return self._inflight
 
     def statistics(self) -> ShadowStatistics:
@@ -83,7 +83,7 @@ class Shadow:
         )
 
     async def aclose(self) -> None:
-        """Stop reading streamed answers; what fails from now on fails because the process ends."""
+        """Stop reading streamed answers. Later failures are not logged: they come from the shutdown."""
         self._closed = True
         for task in self._readers:
             task.cancel()
@@ -91,14 +91,14 @@ class Shadow:
 
     def answered(self, reply: Reply, deadline: float, size: int) -> None:
         if reply.stream is None:
-            self._over(None, size)
+            self._finish(None, size)
         else:
             task = self._loop.create_task(self._read(reply.stream, deadline, size))
             self._readers.add(task)
             task.add_done_callback(self._readers.discard)
 
     def failed(self, error: BaseException, size: int) -> None:
-        self._over(error, size)
+        self._finish(error, size)
         if not self._closed and self._budget.take("failed", self._loop.time()) is not None:
             first_line = str(error).strip().partition("\n")[0]
             log.warning(
@@ -124,9 +124,9 @@ class Shadow:
             raise
         finally:
             stream.close()
-            self._over(error, size)
+            self._finish(error, size)
 
-    def _over(self, error: BaseException | None, size: int) -> None:
+    def _finish(self, error: BaseException | None, size: int) -> None:
         self._inflight -= 1
         self._bytes -= size
         if error is None:
@@ -150,7 +150,7 @@ class Shadow:
 
 
 class _Outcome:
-    """Stands in for the future of a copy: nobody waits for it but the shadow, which counts."""
+    """The future of a mirrored call: reports the outcome to the shadow."""
 
     __slots__ = ("_deadline", "_done", "_shadow", "_size")
 

@@ -85,11 +85,11 @@ def test_check_health_sees_what_the_constructor_has_set() -> None:
             assert health_check is not None
             check = Check(health_check, asyncio.get_running_loop(), replica.runtime.context)
             for _ in range(2):
-                check.look(0.0, 0.0)
+                check.poll(0.0, 0.0)
                 while check._began is not None:
                     await asyncio.sleep(0.001)
-            assert check.look(0.0, 0.0).failure is None
-            check.let_go()
+            assert check.poll(0.0, 0.0).failure is None
+            check.stop_checks()
 
     with_replica(test, Remembers)
 

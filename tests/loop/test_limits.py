@@ -17,7 +17,7 @@ from pointsman.model import Reason, ReplicaConfig, Resources
 from pointsman.replica import streams
 from pointsman.replica.health import Check
 from pointsman.replica.item import Item
-from pointsman.replica.metrics import NoRecorder
+from pointsman.replica.metrics import NullRecorder
 from pointsman.replica.usercontext import UserContext
 from pointsman.testing import MemoryReplica, ReplicaPlan, ScriptedReplica, new_call, run, settle
 from pointsman.wire import frames
@@ -175,7 +175,7 @@ def test_an_answer_that_is_too_large_is_an_error_of_that_request(code: Any) -> N
     """Its caller learns size and limit, and it counts as one; the replica's other callers are answered (F39)."""
     late: list[bool] = []
 
-    class Counts(NoRecorder):
+    class Counts(NullRecorder):
         def processed(self, item: Item, *, failed: bool) -> None:
             item.counted = True
 
@@ -220,8 +220,8 @@ def test_a_health_check_may_raise_what_it_likes() -> None:
         raise RuntimeError("sick" * 9 * MB)
 
     async def main() -> None:
-        looks = Check(check, asyncio.get_running_loop(), UserContext())
-        while (told := looks.look(0.0, 0.0)).failure is None:
+        checks = Check(check, asyncio.get_running_loop(), UserContext())
+        while (told := checks.poll(0.0, 0.0)).failure is None:
             await asyncio.sleep(0.01)
         assert len(told.failure.text) <= MAX_TEXT
         assert len(told.failure.traceback) <= MAX_TEXT

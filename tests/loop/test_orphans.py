@@ -12,7 +12,7 @@ import pytest
 
 from pointsman.exceptions import ReplicaDiedError
 from pointsman.model import ReplicaConfig
-from pointsman.replica.ledger import StartedUntilTold
+from pointsman.replica.ledger import StartedLedger
 from pointsman.replica.runtime import Runtime
 from pointsman.routing.call import Call
 from pointsman.testing import INSTANCE, MemoryReplica, ScriptedReplica, new_call, replicas, run, settle, table_of
@@ -248,7 +248,7 @@ def noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     monkeypatch.setattr(
         replicas,
         "Runtime",
-        lambda config, **others: Runtime(config, started=StartedUntilTold(StartedCalls(path)), **others),
+        lambda config, **others: Runtime(config, started=StartedLedger(StartedCalls(path)), **others),
     )
     return path
 

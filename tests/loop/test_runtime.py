@@ -12,7 +12,7 @@ import pytest
 
 from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.model import Reason, ReplicaConfig
-from pointsman.replica.metrics import NO_METRICS, NoRecorder, ReplicaMetrics
+from pointsman.replica.metrics import NO_METRICS, NullRecorder, ReplicaMetrics
 from pointsman.replica.streams import STREAM_WINDOW
 from pointsman.testing import INSTANCE, MemoryReplica, real_time, run, settle
 from pointsman.testing.replicas import KEY
@@ -85,7 +85,7 @@ class Caller:
         self._changed.set()
 
 
-def metrics_of(recorder: NoRecorder) -> ReplicaMetrics:
+def metrics_of(recorder: NullRecorder) -> ReplicaMetrics:
     """Have one recorder told of everything."""
     metrics = ReplicaMetrics(None)
     metrics.loop = metrics.thread = recorder
@@ -202,7 +202,7 @@ def test_a_class_without_call_is_the_backends_fault() -> None:
     and it counts as an error (HE1, MO3)."""
     failures: list[int] = []
 
-    class Counts(NoRecorder):
+    class Counts(NullRecorder):
         def failed_late(self, item: Any) -> None:
             failures.append(item.call_id)
 
@@ -498,7 +498,7 @@ def test_a_reader_that_leaves_closes_the_producer(code: Any) -> None:
 # --- what is counted -----------------------------------------------------------------------------------------------
 
 
-class HeldUp(NoRecorder):
+class HeldUp(NullRecorder):
     """Takes its time to note that a call of user code is over."""
 
     def __init__(self) -> None:
@@ -528,7 +528,7 @@ def test_a_sync_call_is_counted_before_its_caller_hears() -> None:
 def test_an_async_call_is_counted_before_its_caller_hears() -> None:
     """The same on the loop, where an answer leaves at once when it is the only one (MO1)."""
 
-    class Notes(NoRecorder):
+    class Notes(NullRecorder):
         def ran(self, began: float, size: int) -> None:
             (pipe,) = replicas[0].pipes
             JOURNAL.append(f"{len(pipe.back.writes)} writes")

@@ -273,12 +273,12 @@ def test_copies_yield_to_calls() -> None:
     batcher: Batcher[str] = Batcher(BatchRule(max_size=2))
     copies = [f"copy {number}" for number in range(3)]
     for number, copy in enumerate(copies):
-        batcher.add(copy, key="m", now=float(number), copy=True)
+        batcher.add(copy, key="m", now=float(number), mirrored=True)
     for number in range(3):
         batcher.add(f"call {number}", key="m", now=10.0 + number)
     batcher.validate()
-    assert batcher.remove(copies[1], key="m", copy=True)
-    assert not batcher.remove(copies[1], key="m", copy=True)
+    assert batcher.remove(copies[1], key="m", mirrored=True)
+    assert not batcher.remove(copies[1], key="m", mirrored=True)
     assert not batcher.remove(copies[0], key="m")
     batches = [batcher.take(20.0) for _ in range(4)]
     assert batches == [["call 0", "call 1"], ["call 2"], ["copy 0", "copy 2"], []]

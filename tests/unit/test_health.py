@@ -139,7 +139,7 @@ def test_a_check_that_begins_to_fail_is_logged_once(caplog: pytest.LogCaptureFix
 
     loop = asyncio.new_event_loop()
     check = Check(fails, loop, UserContext())
-    wait_until(lambda: check.look(1.0, 1.0).failures >= 3, what="three failures")
+    wait_until(lambda: check.poll(1.0, 1.0).failures >= 3, what="three failures")
     loop.close()
     [record] = [record for record in caplog.records if record.name == "pointsman.replica"]
     assert record.getMessage() == "check_health failed"

@@ -1,14 +1,15 @@
-"""A replica: one process running one copy of one backend's user code. In the order of a call:
+"""A replica: one process that runs one instance of one backend's user code. In the order of a call:
 
-__main__    the process: connections, health, its end
-runtime     admission
-ledger      the calls that are here, until their callers have been told
+__main__    the process: connections, orders of the controller, shutdown
+runtime     admission, cancellation, configuration, drain
+ledger      the calls in this replica, from admission until their answers are sent
 item        one call
-batching    which items go together, and when (pure)
+batching    which items form a batch, and when (pure)
 thread, tasks   sync user code on its one thread, async user code on the loop
-usercontext, target   where user code runs; the user's object and its methods
-answers, responses, streams, jsonform   what it returned, as what travels
-mistakes, failurelog   what it raised: whose mistake it is, and its log lines
-health      whether it still works
-metrics     counts and spans
+usercontext the contextvars that user code runs with
+target      the user's object and its methods
+answers, responses, streams, jsonform   encode what user code returned
+mistakes, failurelog   what user code raised: whose fault it is, and the log lines
+health      answers the controller's health checks
+metrics     metrics and spans
 """

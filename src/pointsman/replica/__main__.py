@@ -1,7 +1,7 @@
 """A replica process.
 
-It dials the controller, is told what to run, brings it up, listens for routers, and then does what it is told:
-a new configuration, a drain. When the controller dies the replica serves on and introduces itself to the next one.
+It connects to the controller, receives its assignment, loads the user code, listens for routers, and then executes
+orders: a new configuration, a drain. If the controller dies, the replica keeps serving and reports to the next one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.engine.relay import set_relay
 from pointsman.model import Reason
 from pointsman.replica.health import STDERR, Health, Vitals
-from pointsman.replica.ledger import StartedUntilTold
+from pointsman.replica.ledger import StartedLedger
 from pointsman.replica.metrics import NO_METRICS, open_metrics
 from pointsman.replica.mistakes import http_exception
 from pointsman.replica.runtime import Runtime, StillRunningError
@@ -42,22 +42,24 @@ from pointsman.wire.stream import Gate, accept, listen_private, listen_tcp
 log = logging.getLogger("pointsman.replica")
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long sync user code may hold the interpreter while the event loop waits for it. Python's own 5 ms left a replica
-that computes in Python at 0.87 of its model's throughput, since the next batch gathered too slowly; with this, 0.96."""
+"""How long sync user code may hold the interpreter while the event loop waits for it. With Python's default of 5 ms a
+replica that computes in Python reached 0.87 of its model's throughput, since the next batch gathered too slowly; with
+this value, 0.96."""
 FULL_COLLECTION_AFTER = 100
-"""Collections of the middle generation, in place of 10: Python's rule that puts full ones off does not count what is
-frozen, and looked at the calls under way again and again. A constructor may set its own, as it is called later."""
-LET_GO_S = 1.5
-"""How long what user code does as its object ends is waited for; then the interpreter exits all the same."""
+"""Third threshold of the garbage collector, in place of 10 (decision 0032). Python also postpones full collections by a
+rule that ignores frozen objects; with 10 they ran often, and each visited all calls in flight. User code's constructor
+runs later and may set its own."""
+RELEASE_LIMIT_S = 1.5
+"""How long the finalizers of user code's object may take; then the interpreter exits."""
 START_TIMEOUT_S = 3600.0
-"""A model may load for long; the controller decides when to give up."""
+"""Limit of the first ``reconfigure``. A model may load for long; the controller decides when to give up."""
 
 
 class ReplicaProcess:
-    """The life of this process.
+    """Runs a replica from its start to its end.
 
     Args:
-        handover: who this replica is, from the inherited pipe.
+        handover: identity and keys of this replica, from the inherited pipe.
     """
 
     def __init__(self, handover: ReplicaHandover) -> None:
@@ -85,15 +87,15 @@ class ReplicaProcess:
             patient=True,
             on_ready=lambda _: self._report(self._state, self._state_body),
             on_frame=self._receive,
-            on_gone=self._instance_ended,
+            on_gone=self._on_instance_gone,
         )
 
     async def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until stopped, then drain, close user code and disconnect."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is for the driver, which then ends us
-        orders = loop.create_task(self._obey())
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is for the driver, which then stops its replicas
+        orders = loop.create_task(self._execute_orders())
         await self._link.start()
         await self._stopping.wait()
         drained = False
@@ -101,7 +103,7 @@ class ReplicaProcess:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._runtime.drain(), self._drain_s)
                 drained = True
-            await asyncio.sleep(0)  # the last answers leave at the end of this turn of the loop
+            await asyncio.sleep(0)  # the last answers are written at the end of this iteration of the loop
         orders.cancel()
         await asyncio.gather(orders, return_exceptions=True)
         if self._runtime is not None and drained:
@@ -110,23 +112,24 @@ class ReplicaProcess:
         self._metrics.close()
 
     async def _end_user_code(self, runtime: Runtime) -> None:
-        """Have user code close what it holds, and let go of it, so that what it does at its end happens."""
+        """Call the user's ``close``, then release the user's object, so that its finalizers run."""
         assert self._health is not None
-        self._health.let_go()
+        self._health.stop_checks()
         limit_s = runtime.drain_timeout_s if self._drain_s is None else min(self._drain_s, runtime.drain_timeout_s)
         closing = asyncio.ensure_future(runtime.close())
-        # Waited for, not awaited: user code may swallow its cancellation, or sit on the thread.
+        # `wait` instead of `wait_for`, which would wait for a cancelled task that ignores its cancellation, or that
+        # blocks the thread.
         if not (await asyncio.wait([closing], timeout=limit_s))[0]:
             log.error("close() was still running after %g s, its drain limit, and is given up", limit_s)
             return
         error = asyncio.CancelledError("by itself") if closing.cancelled() else closing.exception()
         if error is not None:
             log_failure(log, "close() failed", _failure_of(error)[0].traceback)
-        del closing, error  # a traceback holds what its frames hold
-        if not (await asyncio.wait([asyncio.ensure_future(runtime.let_go())], timeout=LET_GO_S))[0]:
-            log.warning("the end of user code's object takes more than %g s, and is given up", LET_GO_S)
+        del closing, error  # a traceback keeps the objects in its frames alive
+        if not (await asyncio.wait([asyncio.ensure_future(runtime.release_code())], timeout=RELEASE_LIMIT_S))[0]:
+            log.warning("the end of user code's object takes more than %g s, and is given up", RELEASE_LIMIT_S)
 
-    def _instance_ended(self) -> None:
+    def _on_instance_gone(self) -> None:
         self._drain_s = ORPHANED_DRAIN_S
         self._stopping.set()
 
@@ -136,32 +139,32 @@ class ReplicaProcess:
         else:
             self._orders.put_nowait(frame)
 
-    async def _obey(self) -> None:
-        """Carry out the controller's orders, one after the other."""
+    async def _execute_orders(self) -> None:
+        """Execute the controller's orders one after the other."""
         while True:
             frame = await self._orders.get()
-            if frame.kind == Kind.ASSIGN and self._runtime is None:  # otherwise it is the assignment, once more
+            if frame.kind == Kind.ASSIGN and self._runtime is None:  # otherwise a repeated delivery
                 assignment, body = unpack(frame.head, Assignment), memoryview(frame.body)
                 code, user_config = bytes(body[: assignment.code_size]), bytes(body[assignment.code_size :])
-                await self._bring_up(assignment, code, user_config or None)
+                await self._start_assignment(assignment, code, user_config or None)
             elif frame.kind == Kind.CONFIGURE and self._runtime is not None:
                 await self._reconfigure(unpack(frame.head, ConfigureHead), bytes(frame.body) or None)
             elif frame.kind == Kind.DRAIN and self._runtime is not None:
-                # Said before it is over, so that the next controller does not count on a replica that refuses calls.
+                # Reported before the drain ends: a new controller must not count on a replica that refuses calls.
                 self._report(Report(self._handover.number, "draining", self._state.config_version))
                 await self._runtime.drain()
                 self._report(Report(self._handover.number, "drained", self._state.config_version))
 
-    async def _bring_up(self, assignment: Assignment, code: bytes, user_config: bytes | None) -> None:
+    async def _start_assignment(self, assignment: Assignment, code: bytes, user_config: bytes | None) -> None:
         self._state = Report(self._handover.number, "starting")
         self._enter_context(assignment)
         folder = metrics_folder(self._handover.control_path)
         self._metrics = open_metrics(folder, assignment.backend, assignment.tag, assignment.start_reason)
         runtime = Runtime(
             assignment.config,
-            started=StartedUntilTold(StartedCalls(path_of(self._handover.address))),
+            started=StartedLedger(StartedCalls(path_of(self._handover.address))),
             metrics=self._metrics,
-            on_answer=self._has_answered,
+            on_answer=self._on_first_answer,
         )
         try:
             await runtime.load_code(code, assignment.traits)
@@ -171,8 +174,8 @@ class ReplicaProcess:
         except Exception as error:  # noqa: BLE001 - user code: its exception is the report
             self._report_failure(error, Reason.CONSTRUCTOR_FAILED)
             return
-        # What is there now stays. Without this a full collection looks at all of it, tens of milliseconds in which no
-        # request moves.
+        # Freeze the objects of the start: a full collection would scan all of them, which stops the process for tens of
+        # milliseconds (decision 0032).
         gc.collect()
         gc.freeze()
         self._runtime, self._applied = runtime, user_config
@@ -225,7 +228,7 @@ class ReplicaProcess:
                     user_config,
                     timeout_s=order.timeout_s,
                     others=order.others,
-                    beside=order.config.reconfigure_while_running,
+                    at_once=order.config.reconfigure_while_running,
                 )
             except StillRunningError as error:
                 self._half_changed = before
@@ -244,9 +247,9 @@ class ReplicaProcess:
     def _key_for(self, role: str, identity: str) -> bytes | None:
         return self._handover.data_key if role == ROLE_ROUTER else None
 
-    def _has_answered(self) -> None:
-        """If it dies now, this was no start that failed."""
-        if self._state.state == "ready":  # any other report has an effect of its own, and says this later
+    def _on_first_answer(self) -> None:
+        """Report that the replica has served: if it dies from now on, its start had not failed."""
+        if self._state.state == "ready":  # repeating another report would have an effect; the next one says it too
             self._report(self._state)
 
     def _report(self, report: Report, body: bytes = b"") -> None:
@@ -278,10 +281,10 @@ def _failure_of(error: BaseException) -> tuple[FailureHead, bytes]:
 
 
 def run(handover: ReplicaHandover) -> None:
-    """Be a replica until told to stop; on the main thread."""
+    """Run a replica until it is stopped. Blocks the main thread."""
     set_node(handover.node)
     set_relay(handover.relay)
-    faulthandler.enable(STDERR)  # a crash in native code says in the log where it was
+    faulthandler.enable(STDERR)  # a crash in native code then leaves its stack in the log
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION_AFTER)
     run_process(ReplicaProcess(handover).run(), process="replica", log_format=handover.log_format)

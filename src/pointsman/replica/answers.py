@@ -1,4 +1,4 @@
-"""What user code returned, as what travels: HTTP status, headers and bytes, or a pickled object."""
+"""Encodes what user code returned: as HTTP status, headers and bytes, or as a pickled object."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HOP_BY_HOP = frozenset(
      b"transfer-encoding", b"upgrade")
 )  # fmt: skip
 OURS = frozenset((b"x-serve-backend", b"x-serve-policy-version", b"x-serve-request-id"))
-"""Headers that the ingress adds: an answer that user code has fetched from another instance may bring them along."""
+"""Headers that only the ingress sets. User code may return them in an answer that it got from another instance."""
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(rb"[\0-\x08\n-\x1f\x7f]")
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A whole (not streamed) answer."""
 
     status: int
     headers: Headers
@@ -39,20 +39,20 @@ class Answer(NamedTuple):
 
 
 def is_response(value: Any) -> bool:
-    """Whether a value is a Starlette response. Does not import Starlette: who made one has."""
+    """True for a Starlette response. Does not import Starlette: if it was not imported, no value is one."""
     module = sys.modules.get("starlette.responses")
     return module is not None and isinstance(value, module.Response)
 
 
 def is_streaming(value: Any) -> bool:
-    """Whether a value is a Starlette response that streams what it iterates."""
+    """True for a Starlette response that streams an iterable."""
     module = sys.modules.get("starlette.responses")
     return module is not None and isinstance(value, module.StreamingResponse)
 
 
 def needs_asgi(value: Any, http_method: str) -> bool:
-    """Whether a Starlette response must be run to be sent: it streams, reads a file, has a background task, or a way of
-    its own to be sent; or it tells a HEAD the length of a body that it has not made."""
+    """True if a Starlette response must be called as an ASGI app: it streams, reads a file, has a background task, or
+    overrides ``__call__``; or it answers HEAD with the length of a body that it does not hold."""
     body = getattr(value, "body", None)
     own = type(value).__call__ is not sys.modules["starlette.responses"].Response.__call__
     if own or not isinstance(body, bytes) or value.background is not None:
@@ -61,8 +61,8 @@ def needs_asgi(value: Any, http_method: str) -> bool:
 
 
 def is_iterator(value: Any) -> bool:
-    """Whether a value is a sync iterator of any kind, which is streamed. A list is none; the files of ``tempfile`` are,
-    as other files are, though their classes do not say so."""
+    """True for a sync iterator, which is streamed. Files are iterators; those of ``tempfile`` are wrappers whose class
+    has no ``__next__``, and count as well."""
     kind = type(value)
     if kind in PLAIN:
         return False
@@ -70,34 +70,35 @@ def is_iterator(value: Any) -> bool:
 
 
 def is_async_iterator(value: Any) -> bool:
-    """Whether a value is iterated by ``async for``, and so streamed."""
+    """True for a value that works with ``async for``, which is streamed."""
     kind = type(value)
     return kind not in PLAIN and (
         getattr(kind, "__anext__", None) is not None or getattr(kind, "__aiter__", None) is not None
     )
 
 
-def is_long(value: Any, http_method: str) -> bool:
-    """Whether a value takes its time to be sent: it is iterated, or run."""
+def takes_time(value: Any, http_method: str) -> bool:
+    """True if sending a value takes time: it is iterated, or called as an ASGI app."""
     if type(value) in PLAIN:
         return False
     return is_iterator(value) or is_async_iterator(value) or (is_response(value) and needs_asgi(value, http_method))
 
 
 PLAIN = frozenset((str, bytes, dict, list, tuple, int, float, bool, type(None)))
-"""Types of the usual answers, which are neither iterated nor run: the others are looked at more closely."""
+"""Types of the usual answers, which need no further checks: they are neither streamed nor called."""
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value of a stream is sent as it is, and not as JSON."""
+    """True if a value of a stream is sent as it is, not as JSON."""
     return isinstance(value, (str, bytes, bytearray, memoryview))
 
 
 def encode_answer(value: Any, codec: int) -> Answer:
-    """Turn a value into an answer.
+    """Encode a value that is sent whole.
 
     Raises:
-        AnswerError: the value has no such form, or a header is not fit to be sent.
+        AnswerError: the value has no JSON form, or a status or header is invalid.
+        UserCodeError: it cannot be pickled, or is too large.
     """
     if codec != CODEC_HTTP:
         return Answer(200, [], dumps(value))
@@ -115,13 +116,12 @@ def encode_answer(value: Any, codec: int) -> Answer:
 
 
 def _check_pair(value: tuple[Any, ...]) -> None:
-    """A tuple is a list in JSON; but one of a body and a status is a mistake of who is used to another framework.
+    """Refuse a tuple of a body and a status, which means a response in Flask. Other tuples are lists in JSON.
 
-    Text and a number is not taken for one: it may as well be a label and a count, and whether that can be sent must not
-    depend on the count.
+    Text and a number is accepted: it may be a label and a count, and an answer must not depend on the count.
 
     Raises:
-        AnswerError: it looks like one.
+        AnswerError: the tuple looks like a body and a status.
     """
     if not (len(value) == 2 or (len(value) == 3 and isinstance(value[2], dict))):
         return
@@ -141,7 +141,7 @@ _STATUSES = frozenset(int(status) for status in HTTPStatus if status >= 200)
 
 
 def encode_chunk(value: Any, codec: int, *, lines: bool = False) -> bytes:
-    """Turn one item of a stream into bytes; with ``lines``, JSON ends its line."""
+    """Encode one value of a stream. With ``lines`` JSON is followed by a newline."""
     if codec != CODEC_HTTP:
         return dumps(value)
     if isinstance(value, str):
@@ -152,7 +152,7 @@ def encode_chunk(value: Any, codec: int, *, lines: bool = False) -> bytes:
 
 
 def length_of(headers: Headers) -> int | None:
-    """What headers of user code say of the length of the body; None where they say nothing, or nothing that counts."""
+    """The content length in headers of user code; None if it is missing or invalid."""
     found = {value for name, value in headers if name.lower() == b"content-length"}
     if len(found) != 1:
         return None
@@ -161,10 +161,10 @@ def length_of(headers: Headers) -> int | None:
 
 
 def check_status(status: int) -> int:
-    """The status of a response of user code.
+    """Validate the status of a response of user code.
 
     Raises:
-        AnswerError: HTTP has no such final status.
+        AnswerError: it is not a final status of HTTP.
     """
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise AnswerError(f"response status {status!r} is not between 200 and 599")
@@ -172,10 +172,11 @@ def check_status(status: int) -> int:
 
 
 def check_headers(headers: Headers) -> Headers:
-    """Headers of user code that may be sent on; hop-by-hop ones and those that the ingress sets are dropped.
+    """Validate headers of user code. Drops hop-by-hop headers and those that the ingress sets.
 
     Raises:
-        AnswerError: a name of other than token characters, a control character in a value, or a head over 64 KiB.
+        AnswerError: a name has other than token characters, a value has a control character, or the headers are over
+            64 KiB.
     """
     kept = []
     for name, value in headers:
@@ -193,7 +194,7 @@ def check_headers(headers: Headers) -> Headers:
 
 
 def dumps(value: Any) -> bytes:
-    """Pack a value for a caller that takes Python objects.
+    """Pickle a value for a caller that takes Python objects.
 
     Raises:
         UserCodeError: it cannot be pickled, or is too large.

@@ -1,22 +1,22 @@
-"""Which waiting items go together, and when. Pure: the time is an argument.
+"""Which waiting items form a batch, and when. Pure: the time is an argument.
 
 :class:`Batcher` holds the items. A batch is due when it is full, or when its first item has waited long enough: the
 clock starts at the first item, not when the replica becomes free. Items of different keys (methods, buckets) never
-share a batch. Mirrored calls never share one with users' calls either, and go when no batch of users' calls is due.
+share a batch. Nor do mirrored calls and users' calls; mirrored ones run when no batch of users' calls is due.
 
-:class:`BatchRule` says how large a batch may be, and how long its first item waits for company: fixed, or learned from
-what batches cost. With a latency target the replica learns two numbers, the cost ``a`` of a batch and the cost ``b`` of
-each item in it, and the rate of arrivals. From these follow
+:class:`BatchRule` decides how large a batch may be, and how long its first item waits for others: by fixed values, or
+learned (decision 0013). With a latency target it learns the rate of arrivals, the cost ``a`` of a batch and the cost
+``b`` of each item in it. From these follow
 
-- the size: an item that comes just after a batch has left waits for that batch and then runs in the next one, so two
-  full batches must fit into the target; but never less than what keeps up with the arrivals, since a queue that grows
-  meets no target at all;
-- the wait: one more item saves a batch of its own, which is ``a`` seconds of work, and costs everybody who waits the
-  time until it comes. So a batch waits while it has fewer than ``a / gap`` items, never beyond its target.
+- the size: an item that arrives just after a batch has started waits for that batch and then runs in the next one, so
+  two full batches must fit into the target. But the size is never less than what keeps up with the arrivals, since a
+  growing queue meets no target.
+- the wait: one more item saves a batch of its own, ``a`` seconds of work, and costs each waiting item the time until it
+  arrives. So a batch waits while it has fewer than ``a / gap`` items, and never beyond its target.
 
-Cost is fitted as in BentoML's dispatcher (a straight line over batch sizes, with forgetting); how much of the target
-may be planned with is found by additive increase and multiplicative decrease, as in D. Crankshaw et al., "Clipper: a
-low-latency online prediction serving system", NSDI 2017.
+Cost is fitted as in BentoML's dispatcher: a straight line over batch sizes, with exponential forgetting. The share of
+the target that is planned with is found by additive increase and multiplicative decrease, as in D. Crankshaw et al.,
+"Clipper: a low-latency online prediction serving system", NSDI 2017.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 FORGETTING = 0.95
-"""Weight of the past at each new batch: about the last twenty count."""
+"""Weight of earlier batches at each new one: about the last twenty count."""
 ENOUGH_BATCHES = 8
 LEAST_SPREAD = 0.05
-"""Variance of batch sizes below which they say nothing about the cost of an item."""
+"""Least variance of batch sizes from which the cost of an item can be fitted."""
 OUTLIER = 3.0
-"""A batch counts for at most this many times what it was expected to take: pauses are not costs."""
-PACE_WEIGHT = 0.1
+"""A batch counts at most this many times its expected duration: a pause of the process is not its cost."""
+ARRIVAL_WEIGHT = 0.1
+"""Weight of a new gap between arrivals in their moving average."""
 BUSY = 0.8
-"""Share of the time that a replica may be planned to work; what is above it is for chance."""
+"""Planned utilization of a replica; the remainder absorbs bursts."""
 FIRST_AIM, LEAST_AIM, MOST_AIM = 0.8, 0.2, 0.95
+"""Share of the target that is planned with: first value and bounds."""
 AIM_STEP, AIM_CUT = 0.001, 0.9
-"""At rest one batch in a hundred is late: a hundred steps up make up for one cut."""
+"""In equilibrium one batch in a hundred is late: a hundred steps up make up for one cut."""
 
 
 class BatchCost:
-    """Fits ``a + b * size`` to what batches took. The first one is left out, since first calls are slow."""
+    """Fits ``a + b * size`` to the durations of batches. Ignores the first batch, since first calls are slow."""
 
     def __init__(self) -> None:
         self.per_batch_s = 0.0
@@ -63,24 +65,24 @@ class BatchCost:
         self._xy = FORGETTING * self._xy + size * seconds
         mean_x, mean_y = self._x / self._weight, self._y / self._weight
         spread = self._xx / self._weight - mean_x * mean_x
-        if spread > LEAST_SPREAD:  # otherwise the last known cost of an item has to do
+        if spread > LEAST_SPREAD:  # otherwise the last fitted cost of an item is kept
             slope = (self._xy / self._weight - mean_x * mean_y) / spread
             self.per_item_s = min(max(slope, 0.0), mean_y / mean_x)
             self.known = self._seen >= ENOUGH_BATCHES
         self.per_batch_s = max(mean_y - self.per_item_s * mean_x, 0.0)
 
     def of(self, size: int) -> float:
-        """What a batch of this size takes, in seconds."""
+        """Expected duration of a batch of this size, in seconds."""
         return self.per_batch_s + self.per_item_s * size
 
 
 class BatchRule:
-    """The rule of one replica.
+    """The batching rule of one replica.
 
     Args:
-        max_size: most items in a batch, ever.
-        wait_s: seconds that a first item waits, while nothing has been learned or nothing is to be.
-        target_s: seconds within which 99 of 100 items shall be done, waiting included; None for the fixed rule.
+        max_size: most items in a batch.
+        wait_s: seconds that a first item waits for others: without a target, or before the cost is known.
+        target_s: seconds within which 99 of 100 items shall be done, waiting included; None for fixed values.
     """
 
     def __init__(self, *, max_size: int = 1, wait_s: float = 0.0, target_s: float | None = None) -> None:
@@ -91,7 +93,7 @@ class BatchRule:
         self.configure(max_size=max_size, wait_s=wait_s, target_s=target_s)
 
     def configure(self, *, max_size: int, wait_s: float, target_s: float | None = None) -> None:
-        """Hold from the next batch on."""
+        """Take new values for the next batch. What was learned is kept."""
         self.max_size = max_size
         self.wait_s = wait_s
         self.target_s = target_s
@@ -101,21 +103,23 @@ class BatchRule:
         return self.target_s is not None and self.cost.known
 
     def arrived(self, now: float) -> None:
-        """An item has come."""
+        """Record the arrival of an item."""
         if self.target_s is None:
             return
         if self._last_arrival is not None:
             gap = now - self._last_arrival
-            # Idle times end at the target: one night without a request says nothing about the pace of the morning.
+            # Bounded by the target: an idle night says nothing about the rate of arrivals in the morning.
             gap = min(gap, self.target_s)
-            self._gap_s = gap if self._gap_s is None else self._gap_s + PACE_WEIGHT * (gap - self._gap_s)
+            self._gap_s = gap if self._gap_s is None else self._gap_s + ARRIVAL_WEIGHT * (gap - self._gap_s)
         self._last_arrival = now
 
     def learn(self, size: int, *, began: float, ended: float, oldest: float) -> None:
-        """A batch has run.
+        """Record a batch that has run.
 
         Args:
-            oldest: when its first item came.
+            size: its number of items.
+            began, ended: when user code began and ended.
+            oldest: when its first item arrived.
         """
         if self.target_s is None:
             return
@@ -125,18 +129,18 @@ class BatchRule:
             self._aim = max(LEAST_AIM, self._aim * AIM_CUT) if late else min(MOST_AIM, self._aim + AIM_STEP)
 
     def size(self, waited_s: float) -> int:
-        """Most items in a batch whose first has waited so long."""
+        """Most items in a batch whose first item has waited ``waited_s`` seconds."""
         if not self.adapts or self.max_size == 1:
             return self.max_size
         assert self.target_s is not None
         if waited_s > self.target_s:
-            return self.max_size  # too late for the target: what is left to win is throughput
-        room_s = self._aim * self.target_s / 2 - self.cost.per_batch_s
-        for_target = room_s / self.cost.per_item_s if self.cost.per_item_s else float("inf")
+            return self.max_size  # the target is missed already, so only throughput counts
+        budget_s = self._aim * self.target_s / 2 - self.cost.per_batch_s
+        for_target = budget_s / self.cost.per_item_s if self.cost.per_item_s else float("inf")
         return max(1, int(min(max(for_target, self._to_keep_up()), self.max_size)))
 
     def _to_keep_up(self) -> float:
-        """Items per batch with which a replica that is busy most of the time handles what comes in."""
+        """Batch size with which a replica of utilization ``BUSY`` keeps up with the arrivals."""
         gap_s = self._gap_s
         if not gap_s:
             return float("inf")
@@ -144,7 +148,7 @@ class BatchRule:
         return self.cost.per_batch_s / gap_s / spare + 1 if spare > 0 else float("inf")
 
     def due_at(self, *, first: float, last: float, count: int) -> float:
-        """When a batch is due whose first and last items came at these times."""
+        """When a batch is due whose first and last items arrived at these times."""
         if not self.adapts:
             return first if count >= self.max_size else first + self.wait_s
         assert self.target_s is not None
@@ -167,7 +171,7 @@ class Batcher(Generic[T]):
     """Waiting items, in arrival order per key.
 
     Args:
-        rule: says how large a batch may be and when it is due.
+        rule: decides how large a batch may be and when it is due.
     """
 
     def __init__(self, rule: BatchRule) -> None:
@@ -178,35 +182,35 @@ class Batcher(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, item: T, *, key: Hashable, now: float, copy: bool = False) -> None:
-        group = self._groups.get((copy, key))
+    def add(self, item: T, *, key: Hashable, now: float, mirrored: bool = False) -> None:
+        group = self._groups.get((mirrored, key))
         if group is None:
-            group = self._groups[copy, key] = deque()
+            group = self._groups[mirrored, key] = deque()
         group.append((now, item))
         self.rule.arrived(now)
         self._count += 1
 
-    def remove(self, item: T, *, key: Hashable, copy: bool = False) -> bool:
-        """Take an item out unseen; False when it is not waiting (any more)."""
-        group = self._groups.get((copy, key))
+    def remove(self, item: T, *, key: Hashable, mirrored: bool = False) -> bool:
+        """Remove a waiting item; False if it is not waiting (any more)."""
+        group = self._groups.get((mirrored, key))
         for position, entry in enumerate(group or ()):
             if entry[1] is item:
                 assert group is not None
                 del group[position]
                 self._count -= 1
                 if not group:
-                    del self._groups[copy, key]
+                    del self._groups[mirrored, key]
                 return True
         return False
 
     def due_at(self) -> float | None:
-        """When the next batch is due: in the past when one is due already, None when nothing waits."""
+        """When the next batch is due, which may be in the past; None if no item waits."""
         if not self._count:
             return None
         return min(self._due_at(group) for group in self._groups.values())
 
     def take(self, now: float) -> list[T]:
-        """The due batch whose first item is oldest, or an empty list when none is due."""
+        """Remove and return the due batch whose first item is oldest, users' calls first. Empty if none is due."""
         due = [(key[0], group[0][0], key) for key, group in self._groups.items() if self._due_at(group) <= now]
         if not due:
             return []
@@ -223,7 +227,7 @@ class Batcher(Generic[T]):
         return BatcherStatistics(waiting=self._count, keys=len(self._groups))
 
     def validate(self) -> None:
-        """Raise AssertionError when the batcher contradicts itself."""
+        """Raise AssertionError if the batcher's state is inconsistent. Called by tests."""
         assert self._count == sum(map(len, self._groups.values())), "count differs from the groups"
         assert all(self._groups.values()), "an empty group was kept"
 

@@ -1,8 +1,8 @@
-"""What user code raised, as the log of its replica says it: once, with its traceback and the ids of the requests that
-it has cost. What came from another backend is said there, and only named here.
+"""Logs exceptions of user code in its replica: once each, with traceback and the ids of the failed requests. An
+exception that came from another backend is logged in full there, and named here.
 
-Every failure that callers are told of passes through :meth:`FailureLog.note`; those that are no fault of the backend
-have another reason than ``USER_CODE``, and are not said.
+Every failure that is sent to a caller passes through :meth:`FailureLog.record`. Failures that are not the backend's
+fault have another reason than ``USER_CODE``, and are not logged.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from pointsman.wire.messages import FailureHead
 log = logging.getLogger("pointsman.replica")
 
 LONGEST_TEXT = 200
-"""Characters of an exception's text in the first line; the traceback has all of it."""
+"""Characters of an exception's text in the first line of the log; the traceback has all of it."""
 
 
 class FailureLog:
-    """Says at most ten failures a second. From any thread."""
+    """Logs at most ten failures a second. Thread-safe."""
 
     def __init__(self) -> None:
         self._budget = WarningBudget()
         self._lock = threading.Lock()
 
-    def note(self, error: BaseException, items: Sequence[Item], endings: Sequence[Ending]) -> None:
-        """User code has failed.
+    def record(self, error: BaseException, items: Sequence[Item], endings: Sequence[Ending]) -> None:
+        """Log a failure of user code, unless none of its calls failed by the backend's fault.
 
         Args:
-            error: what it raised.
-            items: the calls that it has cost: several of a batch, which are said as one.
-            endings: what their callers are told.
+            error: what user code raised.
+            items: the failed calls: several for a batch, which has one log line.
+            endings: what their callers are sent.
         """
         failed = [
             (item.request.request_id, ending.failure)
@@ -48,12 +48,12 @@ class FailureLog:
         ]
         if failed:
             try:
-                self._say(error, failed[0][1], [request_id for request_id, _ in failed if request_id])
+                self._log(error, failed[0][1], [request_id for request_id, _ in failed if request_id])
             except BaseException:  # noqa: BLE001
-                pass  # a filter of user code, or the exception's own class: its callers must be told all the same
+                pass  # raised by a log filter of user code, or by the exception's class: callers must get an answer
 
-    def _say(self, error: BaseException, failure: FailureHead, ids: list[str]) -> None:
-        passed_on = isinstance(error.__cause__, RemoteTraceback)  # it came by a handle; who raised it has said so
+    def _log(self, error: BaseException, failure: FailureHead, ids: list[str]) -> None:
+        passed_on = isinstance(error.__cause__, RemoteTraceback)  # from a handle: the other replica has logged it
         with self._lock:
             held_back = self._budget.take("passed on" if passed_on else "raised", time.monotonic())
         if held_back is None:

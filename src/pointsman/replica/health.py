@@ -1,10 +1,11 @@
-"""A replica's health: a thread with a connection of its own answers the controller, whatever user code does.
+"""A replica's health: a thread with its own connection answers the controller's health checks.
 
-    controller -> HEALTH -> health thread -> HEALTH back:  how busy, whether the loop turns, what check_health says
+    controller -> HEALTH -> health thread -> HEALTH back: load, whether the event loop runs, result of check_health
 
-User load cannot starve it, since it waits in no queue; a blocked event loop is what it tells of. Only two things
-silence it: C code that holds the interpreter, and a stopped process. The user's ``check_health`` runs on a second
-thread, or on the loop when it is ``async def``, so that a check which hangs is told of as well.
+User load cannot delay the answers, since they wait in no queue, and a blocked event loop is reported rather than fatal
+(decision 0018). Only C code that holds the interpreter, and a stopped process, silence the thread. The user's
+``check_health`` runs on a second thread, or on the loop if it is ``async def``, so that a check that hangs is reported
+as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 from pointsman.engine.instances import present_address
 from pointsman.replica.item import Item
-from pointsman.replica.thread import settled
+from pointsman.replica.thread import outcome_of
 from pointsman.replica.usercontext import UserContext
 from pointsman.telemetry.logs import log_failure
 from pointsman.usercode.callables import is_async
@@ -35,38 +36,44 @@ log = logging.getLogger("pointsman.replica")
 
 REDIAL_PAUSE_S = 0.2
 STDERR = 2
-"""By its number: ``sys.stderr`` belongs to user code."""
+"""Descriptor of standard error. User code may have replaced ``sys.stderr``."""
 DUMP_AFTER_S = 5.0
-"""A loop that has been blocked for this long has its stacks written to the log, once."""
+"""When the loop has been blocked for this long, the stacks of all threads are logged once."""
 
 
 class Vitals(NamedTuple):
-    """How busy a replica is. See :class:`~pointsman.wire.messages.HealthAnswer`."""
+    """How busy a replica is. The fields are those of :class:`~pointsman.wire.messages.HealthAnswer`."""
 
     load: int = 0
     patience_s: float | None = None
     overdue_s: float = 0.0
 
 
-def vitals_of(items: list[Item], on_thread: tuple[float, list[Item]] | None, declared_s: float) -> Vitals:
-    """How busy a replica with these calls is, some of which sync code has been running since a moment."""
+def vitals_of(items: list[Item], on_thread: tuple[float, list[Item]] | None, timeout_s: float) -> Vitals:
+    """How busy a replica is.
+
+    Args:
+        items: its calls.
+        on_thread: when the thread of sync code began its present calls, and those calls.
+        timeout_s: a call counts as overdue only after this long, even if its deadline is earlier.
+    """
     now = time.monotonic()
-    patience = [max(item.deadline, item.arrived + declared_s) - now for item in items]
+    patience = [max(item.deadline, item.arrived + timeout_s) - now for item in items]
     overdue_s = 0.0
     if on_thread is not None and not any(item.credit for item in on_thread[1]):
         began, running = on_thread
-        overdue_s = now - max(began + declared_s, *(item.deadline for item in running))
+        overdue_s = now - max(began + timeout_s, *(item.deadline for item in running))
     return Vitals(len(items), max(patience, default=None), max(0.0, overdue_s))
 
 
 class Health:
-    """Answers for one replica.
+    """Answers the controller's health checks of one replica.
+
+    Made on the loop that is watched.
 
     Args:
-        handover: who this replica is.
-        vitals: read from the health thread.
-
-    Call :meth:`start` on the loop that is watched.
+        handover: identity and keys of this replica.
+        vitals: called on the health thread.
     """
 
     def __init__(self, handover: ReplicaHandover, vitals: Callable[[], Vitals]) -> None:
@@ -74,22 +81,21 @@ class Health:
         self._vitals = vitals
         self._loop = asyncio.get_running_loop()
         self._check: Check | None = None
-        self._asked_loop: float | None = None
-        """When the loop was asked to turn; None when it has since."""
+        self._pinged_at: float | None = None  # None once the loop has run the callback
         self._turned = time.monotonic()
         self._dumped = False
         self._thread = threading.Thread(target=self._main, name="pointsman-health", daemon=True)
 
     def start(self, check: Callable[[], Any] | None, context: UserContext) -> None:
-        """Begin to answer; ``check`` is the user's ``check_health``, each time run in a copy of ``context``."""
+        """Begin to answer. ``check`` is the user's ``check_health``; each run gets a copy of ``context``."""
         if check is not None:
             self._check = Check(check, self._loop, context)
         self._thread.start()
 
-    def let_go(self) -> None:
-        """Ask user code no more."""
+    def stop_checks(self) -> None:
+        """Do not call the user's ``check_health`` any more."""
         if self._check is not None:
-            self._check.let_go()
+            self._check.stop_checks()
             self._check = None
 
     def _main(self) -> None:
@@ -104,10 +110,10 @@ class Health:
                     key=hand.control_key,
                 )
             except (OSError, WireError):
-                time.sleep(REDIAL_PAUSE_S)  # the controller is being restarted, or all of this is about to end
+                time.sleep(REDIAL_PAUSE_S)  # the controller is being restarted, or the instance has ended
                 continue
             try:
-                stream.send(Kind.HEALTH, 0)  # says whose health is asked for here
+                stream.send(Kind.HEALTH, 0)  # tells the controller which replica this connection is for
                 while True:
                     for frame in stream.receive():
                         stream.send(Kind.HEALTH, frame.call_id, pack(self.answer()))
@@ -115,34 +121,35 @@ class Health:
                 stream.close()
 
     def answer(self) -> HealthAnswer:
-        """How this replica is; also asks the loop to turn and ``check_health`` to run, for the next answer."""
+        """The answer to one health check. Starts the next ping of the loop and the next ``check_health``, whose results
+        are in the next answer."""
         now = time.monotonic()
-        blocked_s = 0.0 if self._asked_loop is None else now - self._asked_loop
-        if self._asked_loop is None:
-            self._asked_loop = now
-            self._call_loop(self._loop_turns)
+        blocked_s = 0.0 if self._pinged_at is None else now - self._pinged_at
+        if self._pinged_at is None:
+            self._pinged_at = now
+            self._call_loop(self._pong)
         if blocked_s > DUMP_AFTER_S and not self._dumped:
             self._dumped = True
             log.warning("the event loop has been blocked for %.0f s; this is where:", blocked_s)
             faulthandler.dump_traceback(STDERR)
         vitals = self._vitals()
         check = self._check
-        told = check.look(now, self._turned) if check is not None else NO_CHECK
+        checked = check.poll(now, self._turned) if check is not None else NO_CHECK
         return HealthAnswer(
             load=vitals.load,
             blocked_s=blocked_s,
             patience_s=vitals.patience_s,
             overdue_s=vitals.overdue_s,
-            check_failures=told.failures,
-            check_running_s=told.running_s,
-            check_error=told.failure.error if told.failure else "",
-            check_text=told.failure.text if told.failure else "",
-            check_traceback=told.failure.traceback if told.failure else "",
+            check_failures=checked.failures,
+            check_running_s=checked.running_s,
+            check_error=checked.failure.error if checked.failure else "",
+            check_text=checked.failure.text if checked.failure else "",
+            check_traceback=checked.failure.traceback if checked.failure else "",
         )
 
-    def _loop_turns(self) -> None:
+    def _pong(self) -> None:
         self._turned = time.monotonic()
-        self._asked_loop = None
+        self._pinged_at = None
         self._dumped = False
 
     def _call_loop(self, callback: Callable[[], None]) -> None:
@@ -152,21 +159,21 @@ class Health:
             pass  # the loop is closed: the process is ending
 
 
-class Checked(NamedTuple):
-    """What the user's check has said so far."""
+class CheckResult(NamedTuple):
+    """Results of the user's ``check_health`` so far."""
 
     failures: int = 0
     running_s: float = 0.0
     failure: FailureHead | None = None
 
 
-NO_CHECK = Checked()
+NO_CHECK = CheckResult()
 
 
 class Check:
-    """Runs the user's ``check_health`` on a thread of its own, once for each look.
+    """Runs the user's ``check_health`` on its own thread, once per :meth:`poll`.
 
-    It fails by raising, or by returning False.
+    A check fails by raising, or by returning False.
     """
 
     def __init__(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, context: UserContext) -> None:
@@ -180,11 +187,12 @@ class Check:
         self._failure: FailureHead | None = None
         threading.Thread(target=self._main, name="pointsman-check-health", daemon=True).start()
 
-    def look(self, now: float, turned: float) -> Checked:
-        """What is known; begins the next check unless one runs.
+    def poll(self, now: float, last_turn: float) -> CheckResult:
+        """Return the results so far, and start the next check unless one is running.
 
         Args:
-            turned: when the loop was last seen to turn. A check that waits for a blocked loop is not what hangs.
+            last_turn: when the loop last ran a callback. An async check does not count as running while it only waits
+                for a blocked loop.
         """
         began = self._began
         if began is None:
@@ -192,11 +200,11 @@ class Check:
             self._wanted.release()
             running_s = 0.0
         else:
-            running_s = max(0.0, min(now, turned) - began) if self._on_loop else now - began
-        return Checked(self._failures, running_s, self._failure)
+            running_s = max(0.0, min(now, last_turn) - began) if self._on_loop else now - began
+        return CheckResult(self._failures, running_s, self._failure)
 
-    def let_go(self) -> None:
-        """Run no more."""
+    def stop_checks(self) -> None:
+        """End the thread of the checks."""
         self._function = None
         self._wanted.release()
 
@@ -207,7 +215,7 @@ class Check:
                 return
             try:
                 self._run(self._function)
-            except BaseException as error:  # noqa: BLE001 - user code: what it raises is its verdict
+            except BaseException as error:  # noqa: BLE001 - user code: an exception is the result
                 self._failures += 1
                 self._failure, _ = describe_failure(error, with_object=False)
                 if self._failures == 1:
@@ -220,7 +228,7 @@ class Check:
         context = self._context.copy()
         result = context.run(function)
         if inspect.isawaitable(result):
-            finished = context.run(asyncio.run_coroutine_threadsafe, settled(result), self._loop)
+            finished = context.run(asyncio.run_coroutine_threadsafe, outcome_of(result), self._loop)
             result, error = finished.result()
             if error is not None:
                 raise error

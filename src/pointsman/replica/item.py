@@ -1,4 +1,4 @@
-"""One call inside a replica, and what the members of a batch have in common."""
+"""One call inside a replica, and what the members of a batch share."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from pointsman.wire.pickling import loads
 from pointsman.wire.stream import Stream
 
 DEADLINE_SLACK_S = 0.05
-"""How much sooner the deadline of an inner call may pass, which is counted in whole milliseconds on its way."""
+"""How much earlier an inherited deadline may pass: on its way it is rounded down to milliseconds."""
 
 
 class Ending(NamedTuple):
-    """What comes of a call that user code has raised for: a failure or, where the exception stands for one, an answer.
+    """The outcome of a call for which user code raised: a failure or, for an ``HTTPException``, an answer.
 
-    ``failed`` is False for what the client has done wrong: that is no error of the backend.
+    ``failed`` is False if the client is at fault: then it is no error of the backend.
     """
 
     failed: bool
@@ -42,12 +42,24 @@ class Ending(NamedTuple):
 
 
 class Item:
-    """One call inside the replica. ``over`` is set once, by whoever ends it: answered, failed, or cancelled."""
+    """One call inside the replica.
+
+    Attributes:
+        began: when user code was called; 0 while the call waits.
+        counted: whether the metrics have it as processed.
+        key: items of different keys never share a batch.
+        mark: its slot in the file of started calls; None while it is in none.
+        over: set once the call is answered, has failed, or is cancelled. Later outcomes are dropped.
+        opened: whether its answer has begun to stream.
+        batch_scope: scope shared with the other members of its batch.
+        task: that runs it, or sends its answer.
+        credit: chunks that its stream may still send; None unless it streams.
+    """
 
     __slots__ = (
-        "_given",
         "_incoming",
         "_scope",
+        "_user_request",
         "arrived",
         "batch_scope",
         "began",
@@ -77,64 +89,58 @@ class Item:
         self.method = method
         self.arrived = time.monotonic()
         self.began = 0.0
-        """When user code was given it; 0 while it waits."""
         self.span: Span | None = None
         self.counted = False
-        """Whether the metrics have it as processed."""
         self.deadline = self.arrived + head.budget_ms / 1000
         self.key: Hashable = ""
-        """Items of different keys never share a batch."""
         self.mark: int | None = None
-        """Where the call is noted as started; None while it is not."""
         self.over = False
         self.opened = False
-        """Whether its answer has begun to stream."""
-        self._given: Any = None
+        self._user_request: Any = None
         self._incoming: Incoming | None = None
         self._scope: CallScope | None = None
         self.batch_scope: CallScope | None = None
-        """Shared with the other members of its batch."""
         self.task: asyncio.Task[None] | None = None
         self.credit: threading.Semaphore | asyncio.Semaphore | None = None
 
     def scope(self) -> CallScope:
-        """What inner calls inherit."""
+        """What calls made by user code inherit: deadline, request id, trace headers."""
         if self._scope is None:
             headers = self.request.headers if self.span is None else self.span.carried(self.request.headers)
             self._scope = CallScope(self.deadline, self.request.request_id, headers)
         return self._scope
 
     def enter_stream(self, *, opened: bool = True) -> None:
-        """The answer has begun, and with it the deadline has been met: what follows may take its time. ``opened`` says
-        whether the caller has been told."""
+        """The answer begins to stream, which meets the deadline: calls that user code makes from now on have none.
+        ``opened`` says whether the caller has the beginning already."""
         self.opened = opened
         call_scope.set(self.scope().without_deadline())
 
     def wants_no_body(self) -> bool:
-        """Whether the caller wants to know of the answer's head only."""
+        """True for HEAD: the caller gets the answer's head only."""
         return self.request.http_method == "HEAD" and self.request.codec == CODEC_HTTP
 
     def give_up_inner_calls(self) -> None:
-        """Nobody waits for the answer any more, nor for those of calls that were made for it."""
+        """Cancel the calls that user code has made for this one, since its caller has gone."""
         if self._incoming is not None:
-            self._incoming.left = True  # for user code that asks
+            self._incoming.left = True  # for `request.is_disconnected()`
         streams = self.credit is not None
         if not streams and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
-            return  # they have inherited the deadline, and end by it now, with the error that says so
+            return  # they have inherited the deadline, and fail by it now, with an error that names it
         for scope in (self._scope, self.batch_scope):
             if scope is not None:
                 scope.give_up()
 
     def grant(self, chunks: int) -> None:
-        """The reader of its stream has room for so many more chunks."""
+        """Allow the stream to send ``chunks`` more chunks."""
         if self.credit is not None:
             for _ in range(chunks):
                 self.credit.release()
 
     def ending(self, error: BaseException) -> Ending:
-        """What its caller is told of an error of user code. Never raises."""
+        """The outcome for the caller when user code raised ``error``. Never raises."""
         if isinstance(error, DeadlineExceededError) and self.deadline - time.monotonic() < DEADLINE_SLACK_S:
-            # A call that user code made has inherited our deadline, and the news of it has come first.
+            # An inner call had inherited this call's deadline, and noticed it first.
             return Ending(True, failure(Reason.DEADLINE, "DeadlineExceededError", str(error)))
         over_http = self.request.codec == CODEC_HTTP
         is_answer = http_exception(error) and not self.opened
@@ -143,28 +149,28 @@ class Item:
                 return Ending(False, answer=answer_of(error))
             except Exception as unfit:  # noqa: BLE001 - status, detail and headers are user code's
                 is_answer, error = False, unfit
-        fault = "" if is_answer or self.opened else bad_body(error, self._incoming, self._given)
+        fault = "" if is_answer or self.opened else bad_body(error, self._incoming, self._user_request)
         if fault and over_http:
             return Ending(False, failure(Reason.BAD_BODY, type(error).__name__, fault))
         told, pickled = describe_failure(error, with_object=not over_http, portable=http_exception(error))
         incoming = self._incoming
-        if fault and incoming is not None and incoming.kwargs is None:  # passed on to us as it came
+        if fault and incoming is not None and incoming.kwargs is None:  # an HTTP request that was passed on by a handle
             told = replace(told, reason=Reason.BAD_BODY, text=fault, body_of=incoming.head.request_id)
         return Ending(not (is_answer or fault), told, pickled)
 
     def timing(self) -> tuple[int, int]:
-        """How long it waited and has run, in microseconds, for callers that want to know."""
+        """Microseconds that the call waited, and has run; zeros unless the caller wants to know."""
         if not self.head.timed:
             return 0, 0
         return int((self.began - self.arrived) * 1e6), int((time.monotonic() - self.began) * 1e6)
 
     def user_request(self) -> Any:
-        """The request in the form that user code wants."""
-        self._given = request = self.method.request(self.incoming())
+        """The request object for user code."""
+        self._user_request = request = self.method.request(self.incoming())
         return request
 
     def incoming(self) -> Incoming:
-        """The call, unpacked; once. Unpickles the arguments of a handle call, so it runs where user code runs."""
+        """The unpacked call. The first call unpickles a handle call's arguments, so it runs where user code runs."""
         if self._incoming is None:
             self._incoming = self._unpack()
         return self._incoming
@@ -174,13 +180,13 @@ class Item:
         if request.codec == CODEC_HTTP:
             return Incoming(request, bytes(self.frame_body), None)
         data, kwargs = loads(self.frame_body)
-        if isinstance(data, Incoming):  # a request that another backend was given, and passed on
+        if isinstance(data, Incoming):  # a request that another backend passed on
             return data
         return Incoming(request, data, kwargs)
 
 
-def unpacked(items: list[Item], fail: Callable[[Item, BaseException], None]) -> tuple[list[Item], list[Any]]:
-    """The members of a batch that can be unpacked, with their requests: a bad one must not take the others along."""
+def with_requests(items: list[Item], fail: Callable[[Item, BaseException], None]) -> tuple[list[Item], list[Any]]:
+    """The members of a batch that can be unpacked, and their requests. The others are given to ``fail``."""
     good, requests = [], []
     for item in items:
         try:
@@ -192,7 +198,7 @@ def unpacked(items: list[Item], fail: Callable[[Item, BaseException], None]) -> 
 
 
 def scope_of(items: list[Item]) -> CallScope:
-    """What inner calls inherit: of a batch, the latest of the deadlines and one of the ids."""
+    """What calls made by user code inherit. A batch has the latest deadline and the first request id of its members."""
     if len(items) == 1:
         return items[0].scope()
     first, deadline = items[0].scope(), max(item.deadline for item in items)
@@ -203,8 +209,8 @@ def scope_of(items: list[Item]) -> CallScope:
     return scope
 
 
-def learn(rule: BatchRule, items: list[Item], began: float) -> None:
-    """Tell the rule of batches how long these took that user code has just been given."""
+def report_batch(rule: BatchRule, items: list[Item], began: float) -> None:
+    """Record the duration of a batch that user code has just processed."""
     if items:
         ended = time.monotonic()
         rule.learn(len(items), began=began, ended=ended, oldest=min(item.arrived for item in items))

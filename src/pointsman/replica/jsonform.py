@@ -1,8 +1,8 @@
-"""Values of user code as JSON. Called for each answer that is not text, bytes or a response.
+"""Encodes values of user code as JSON. Called for each answer that is not text, bytes or a response.
 
-The usual value is encoded by the C encoder of ``json`` in one go. Only one that it refuses (other keys than JSON has,
-NaN, a type without a form) is walked, which either makes it plain or finds out where the trouble is. Types of libraries
-are known by name or by what they look like, so that nothing is imported for their sake.
+Most values are encoded by the C encoder of ``json`` in one go. Only a value that it refuses (other keys than JSON has,
+NaN, a type without a JSON form) is walked, which makes it plain or finds the place of the problem. Types of libraries
+are recognized by name or by their methods, so that no library is imported for it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import Any
 from pointsman.exceptions import AnswerError
 
 ROOT = "$"
-_SHARP_UNITS = ("[ns]", "[ps]", "[fs]", "[as]")
-"""Units of numpy times for which Python has no times: ``tolist`` gives bare integers."""
+_FINE_UNITS = ("[ns]", "[ps]", "[fs]", "[as]")
+"""Units of numpy times that are finer than Python's: for these ``tolist`` gives plain integers."""
 
 
 MAX_DIGITS = 300
-"""Of a Decimal without a fraction; a larger one is a float."""
+"""Most digits of a Decimal without a fraction that becomes an int; a larger one becomes a float."""
 
 
-class _NoForm(Exception):
-    """Something has no JSON form; the text says what to do, and holds nothing of the values: clients may see it."""
+class _NoJSONForm(Exception):
+    """A value has no JSON form. The text says what to do. Clients may see it, so it contains no values."""
 
 
 def to_json(value: Any) -> bytes:
-    """JSON of plain values and of all that :func:`_jsonable` knows, nested at any depth, also as keys.
+    """Encode plain values, and all that :func:`_jsonable` knows, nested at any depth and as keys.
 
     Raises:
-        AnswerError: something inside has no JSON form; the text says where it is, such as ``$.scores[3]``.
+        AnswerError: a value inside has no JSON form; the text says where, such as ``$.scores[3]``.
     """
     try:
         return _encode(value).encode()
@@ -41,7 +41,7 @@ def to_json(value: Any) -> bytes:
         refused = error
     try:
         return _encode(_plain(value, ROOT, ())).encode()
-    except _NoForm as error:
+    except _NoJSONForm as error:
         reason, cause = str(error), error.__cause__
     except UnicodeEncodeError:
         reason, cause = "a text in it holds a lone surrogate, which is no Unicode", None
@@ -51,16 +51,16 @@ def to_json(value: Any) -> bytes:
 
 
 def _jsonable(value: Any) -> Any:
-    """A value that JSON does not know, as one that it knows or that can be asked again.
+    """Convert a value that JSON does not know, in one step: the result may need conversion again.
 
     Raises:
-        _NoForm: there is no such form.
-        Exception: whatever user code raises.
+        _NoJSONForm: there is no conversion.
+        Exception: raised by the value's own methods, which are user code.
     """
     if isinstance(value, (bytes, bytearray)):
         return value.decode()
     if hasattr(value, "tolist"):  # numpy arrays and scalars, and what imitates them; pandas Series
-        return _without_sharp_times(value).tolist()
+        return _in_microseconds(value).tolist()
     if hasattr(value, "model_dump"):
         return _dumped(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -69,12 +69,12 @@ def _jsonable(value: Any) -> Any:
         form = _FORMS.get((cls.__module__, cls.__name__))
         if form is not None:
             return form(value)
-    return _by_its_looks(value)
+    return _by_duck_type(value)
 
 
-def _by_its_looks(value: Any) -> Any:
+def _by_duck_type(value: Any) -> Any:
     if isinstance(value, type):
-        raise _NoForm(f"the class {value.__name__} has no JSON form; return an object or its fields")
+        raise _NoJSONForm(f"the class {value.__name__} has no JSON form; return an object or its fields")
     if hasattr(value, "__fspath__"):
         return value.__fspath__()
     for method in ("to_dicts", "to_pylist", "to_list"):  # polars, pyarrow
@@ -94,13 +94,13 @@ def _by_its_looks(value: Any) -> Any:
         return _ordered(value)
     if isinstance(value, (Sequence, deque, KeysView, ValuesView, ItemsView)):
         return list(value)
-    raise _NoForm(f"{type(value).__name__} has no JSON form; return a dict, a list, text or a Response")
+    raise _NoJSONForm(f"{type(value).__name__} has no JSON form; return a dict, a list, text or a Response")
 
 
-def _without_sharp_times(value: Any) -> Any:
+def _in_microseconds(value: Any) -> Any:
     dtype: Any = getattr(value, "dtype", None)
     kind = getattr(dtype, "kind", None)
-    if (kind == "M" or kind == "m") and str(getattr(dtype, "str", "")).endswith(_SHARP_UNITS):
+    if (kind == "M" or kind == "m") and str(getattr(dtype, "str", "")).endswith(_FINE_UNITS):
         return value.astype(f"{kind}8[us]")
     return value
 
@@ -108,12 +108,12 @@ def _without_sharp_times(value: Any) -> Any:
 def _dumped(model: Any) -> Any:
     try:
         return model.model_dump(mode="json")
-    except Exception:  # noqa: BLE001 - a field that pydantic cannot turn into JSON, such as an array: perhaps we can
+    except Exception:  # noqa: BLE001 - a field that pydantic cannot convert, such as an array; _jsonable may
         return model.model_dump()
 
 
 def _ordered(values: Set[Any]) -> list[Any]:
-    """A set in an order that does not depend on the process, where its values have one."""
+    """A set as a list: sorted if its values can be, so that the order does not depend on the process."""
     try:
         return sorted(values)
     except TypeError:
@@ -122,15 +122,15 @@ def _ordered(values: Set[Any]) -> list[Any]:
 
 def _moment(value: Any) -> str:
     if value != value:  # pandas' NaT is a datetime
-        raise _NoForm("NaT has no JSON form; replace it, for example by None")
+        raise _NoJSONForm("NaT has no JSON form; replace it, for example by None")
     text: str = value.isoformat()
     return text
 
 
 def _number(value: Any) -> int | float:
-    """A Decimal. One without a fraction stays exact; others are as exact as a float."""
+    """A Decimal as an int if it has no fraction, otherwise as a float."""
     if not value.is_finite():
-        raise _NoForm(f"{value} is no number in JSON; replace it, for example by None")
+        raise _NoJSONForm(f"{value} is no number in JSON; replace it, for example by None")
     whole = value.as_tuple().exponent >= 0 and value.adjusted() < MAX_DIGITS
     return int(value) if whole else float(value)
 
@@ -147,60 +147,62 @@ _FORMS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("pydantic.networks", "_BaseUrl"): str,
     ("pydantic.networks", "_BaseMultiHostUrl"): str,
 }
-"""By module and name of a class among the value's: a class that nobody has imported has no values."""
+"""Conversions by module and name of a class in the value's MRO: the class itself need not be imported here."""
 
 _encode = json.JSONEncoder(default=_jsonable, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def _plain(value: Any, path: str, above: tuple[int, ...]) -> Any:
-    """A value with nothing in it but what JSON knows.
+    """Convert a value, and all values in it, to what JSON knows.
 
     Args:
-        path: where it is, for errors.
-        above: ids of the values that it is in.
+        path: its place, for errors.
+        above: ids of the values that contain it, to detect cycles.
 
     Raises:
-        _NoForm: something has no JSON form.
+        _NoJSONForm: a value has no JSON form.
     """
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _NoForm(f"{path} is {value!r}, which is no number in JSON; replace it, for example by None")
+            raise _NoJSONForm(f"{path} is {value!r}, which is no number in JSON; replace it, for example by None")
         return value
     if id(value) in above:
-        raise _NoForm(f"{path} holds itself")
+        raise _NoJSONForm(f"{path} holds itself")
     above = (*above, id(value))
     if isinstance(value, dict):
         return {_key(key, path): _plain(item, path + _step(key), above) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{path}[{index}]", above) for index, item in enumerate(value)]
-    return _plain(_asked(value, path), path, above)
+    return _plain(_json_form(value, path), path, above)
 
 
-def _asked(value: Any, path: str) -> Any:
+def _json_form(value: Any, path: str) -> Any:
     try:
         return _jsonable(value)
     except UnicodeDecodeError:
-        raise _NoForm(f"{path} is bytes that are not UTF-8; send them as text, for example by base64") from None
-    except _NoForm as error:
-        raise _NoForm(f"{path}: {error}") from None
+        raise _NoJSONForm(f"{path} is bytes that are not UTF-8; send them as text, for example by base64") from None
+    except _NoJSONForm as error:
+        raise _NoJSONForm(f"{path}: {error}") from None
     except RecursionError:
         raise
     except Exception as error:
         kind = type(value).__name__
-        raise _NoForm(f"{path} is a {kind}, and making its JSON form raised {type(error).__name__}") from error
+        raise _NoJSONForm(f"{path} is a {kind}, and making its JSON form raised {type(error).__name__}") from error
 
 
 def _key(key: Any, path: str) -> str | int | float | None:
-    """A key that JSON's encoder takes: text, a number, a truth value or None."""
+    """Convert a key to one that the JSON encoder accepts: str, number, bool or None."""
     while not (key is None or isinstance(key, (str, int, float))):
-        found = _asked(key, f"a key of {path}")
+        found = _json_form(key, f"a key of {path}")
         if isinstance(found, (dict, list, tuple)) or found is key:
-            raise _NoForm(f"a key of {path} is a {type(key).__name__}; keys must be text, numbers, True, False or None")
+            raise _NoJSONForm(
+                f"a key of {path} is a {type(key).__name__}; keys must be text, numbers, True, False or None"
+            )
         key = found
     if isinstance(key, float) and not math.isfinite(key):
-        raise _NoForm(f"a key of {path} is {key!r}, which is no number in JSON")
+        raise _NoJSONForm(f"a key of {path} is {key!r}, which is no number in JSON")
     return key
 
 

@@ -1,12 +1,13 @@
-"""The calls that are in this replica, from their admission until their callers have been told.
+"""The calls in this replica, from their admission until their answers have left the process.
 
-    admit -> start, or startable: noted as started -> reply, end, end_stream: slot back, caller told, struck out
+    admit -> start or startable: mark as started -> reply, end, end_stream: free the slot, send, clear the mark
 
-A call is struck out only when its answer has left this process: before that, a SIGKILL would take the answer along, and
-the router would believe that the call had never begun.
+A call is marked in the file of started calls before user code sees it (decision 0014). The mark is cleared only when
+the answer has left this process: if it were cleared earlier, and a SIGKILL lost the answer, the router would believe
+that the call had never started, and repeat it.
 
-Everything here runs on the loop, but for :meth:`Ledger.startable`, which the thread of sync code calls too, and
-:meth:`Ledger.items`, which any thread may.
+All methods run on the loop, except :meth:`Ledger.startable`, which the thread of sync code calls too, and
+:meth:`Ledger.items`, which is thread-safe.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from pointsman.wire.stream import Stream
 
 
 class Ledger:
-    """See the module.
+    """The calls in a replica.
 
     Args:
-        started: where calls are noted before user code sees them; None where nobody will read it.
-        metrics: where they are counted.
+        started: marks of started calls; None if no router reads them.
+        metrics: where calls are counted.
 
     Attributes:
-        connections: of routers, and their numbers.
-        draining: no more calls are to be admitted.
-        answered: a call has been answered.
-        on_answer: called once, when the first call has been.
-        failures: told what user code raised, before its callers are.
+        connections: connections of routers, with the number that each router has drawn for its own.
+        draining: no more calls are admitted.
+        answered: whether any call has been answered.
+        on_answer: called once, after the first answer.
+        failures: log of exceptions of user code, written before the callers get them.
     """
 
-    def __init__(self, started: StartedUntilTold | None, metrics: ReplicaMetrics) -> None:
+    def __init__(self, started: StartedLedger | None, metrics: ReplicaMetrics) -> None:
         self.connections: dict[Stream, int] = {}
         self.draining = False
         self.answered = False
@@ -70,7 +71,7 @@ class Ledger:
         self.metrics.loop.arrived()
 
     async def drained(self) -> None:
-        """Return when no call is left and every answer is written; from now on none is to be admitted."""
+        """Admit no more calls, and return when none is left and all answers have been written."""
         self.draining = True
         if not self._items and not self._drained.done():
             self._drained.set_result(None)
@@ -79,21 +80,24 @@ class Ledger:
             await stream.flushed()
 
     def start(self, item: Item) -> bool:
-        """Say that user code is about to see a call, on the loop; False when nobody waits for it any more."""
+        """Mark a call as started, right before user code is called. False if its caller does not wait any more: then
+        the call is closed, and must not run."""
         now = time.monotonic()
-        if self._begin(item, now):
+        if self._mark_started(item, now):
             self.metrics.loop.started((item,), now)
             return True
         self.close(item)
         return False
 
     def startable(self, batch: list[Item]) -> list[Item]:
-        """The same for a batch, from the thread or the loop: members whose callers still wait. The slots of the others
-        are given back."""
+        """Mark the members of a batch as started whose callers still wait, and return them. The others are closed.
+
+        Called on the loop or on the thread.
+        """
         now = time.monotonic()
         items = []
         for item in batch:
-            if self._begin(item, now):
+            if self._mark_started(item, now):
                 items.append(item)
             else:
                 self._loop.call_soon_threadsafe(self.close, item)
@@ -102,33 +106,33 @@ class Ledger:
         return items
 
     def close(self, item: Item) -> None:
-        """A call has no further answer: give its slot back, and strike it out once what was sent has left."""
-        self._give_back(item)
+        """End a call that sends nothing more: free its slot, and clear its mark once its answer has left."""
+        self._free_slot(item)
         if item.mark is not None and self._started is not None:
-            self._started.end_when_told(item.mark, item.stream)
+            self._started.end_when_sent(item.mark, item.stream)
             item.mark = None
 
     def reply(self, item: Item, answer: Answer) -> None:
         if not item.over:
-            self._give_back(item)
+            self._free_slot(item)
             head = pack(ReplyHead(answer.status, answer.headers, len(self._items), False, *item.timing()))
             try:
                 item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
             except TooLargeError as error:
-                item.over = False  # nothing has left: its caller still waits
-                item.counted = False  # as a success, by the thread
+                item.over = False  # nothing was sent, and the caller still waits
+                item.counted = False  # the thread has counted it as a success
                 self.fail_with(item, UserCodeError(f"the answer cannot be sent: {error}"))
         self.close(item)
 
     def end(self, item: Item, ending: Ending) -> None:
-        """User code has raised, or given no answer that can be sent."""
+        """Send the outcome of a call whose user code raised, or gave no valid answer."""
         if ending.answer is not None:
             self.reply(item, ending.answer)
             return
         if not item.over:
             if ending.failed:
                 self.metrics.loop.failed_late(item)
-            self._give_back(item)
+            self._free_slot(item)
             item.stream.send(Kind.FAILURE, item.call_id, pack(ending.failure), ending.pickled)
         self.close(item)
 
@@ -136,9 +140,9 @@ class Ledger:
         self.fail_all((item,), error)
 
     def fail_all(self, items: Sequence[Item], error: BaseException) -> None:
-        """A batch has failed as one."""
+        """Fail all members of a batch with one error, which is logged once."""
         endings = [item.ending(error) for item in items]
-        self.failures.note(error, items, endings)
+        self.failures.record(error, items, endings)
         for item, ending in zip(items, endings, strict=True):
             self.end(item, ending)
 
@@ -146,7 +150,7 @@ class Ledger:
         end_stream(item)
         self.close(item)
 
-    def _begin(self, item: Item, now: float) -> bool:
+    def _mark_started(self, item: Item, now: float) -> bool:
         if item.over or now >= item.deadline:
             return False
         item.began = now
@@ -154,11 +158,12 @@ class Ledger:
             item.mark = self._started.begin(self.connections.get(item.stream, 0), item.call_id)
         return True
 
-    def _give_back(self, item: Item) -> None:
-        """Its slot is free, and it is counted: before its caller can know."""
+    def _free_slot(self, item: Item) -> None:
+        """Free a call's slot and count the call. Comes before the answer is sent, so that a caller who sends the next
+        call at once finds the slot free."""
         if not self.answered and item.began and not item.over:
             self.answered = True
-            self._loop.call_soon(self.on_answer)  # behind the answer
+            self._loop.call_soon(self.on_answer)  # after the answer was sent
         item.over = True
         if self._items.pop((item.stream, item.call_id), None) is None:
             return
@@ -169,11 +174,11 @@ class Ledger:
 
 RETRY_S = 0.005
 AFTER_LOSS_S = 60.0
-"""A router whose connection broke reads the note at once; until it has, the calls stay in it."""
+"""How long marks stay after a connection broke, so that its router can read them. It does so at once."""
 
 
-class StartedUntilTold:
-    """See the module.
+class StartedLedger:
+    """Keeps the marks of started calls until their answers have left the process.
 
     Args:
         calls: the file that routers read.
@@ -185,16 +190,16 @@ class StartedUntilTold:
         self._over: list[tuple[int, Stream]] = []
         self.begin = calls.begin
 
-    def end_when_told(self, mark: int, stream: Stream) -> None:
-        """The call is over, and its answer, if any, was given to the stream before. On the loop."""
+    def end_when_sent(self, mark: int, stream: Stream) -> None:
+        """Clear a mark when all that was given to the stream before has left. On the loop only."""
         if not self._over:
-            if not (stream.unsent or stream.closed):  # it was alone, and has left
+            if not (stream.unsent or stream.closed):  # a single answer, which was written at once
                 self._calls.end(mark)
                 return
-            self._loop.call_soon(self._strike_out)  # behind the stream's own flush, which was asked for before
+            self._loop.call_soon(self._end_sent)  # runs after the stream's flush, which was scheduled before
         self._over.append((mark, stream))
 
-    def _strike_out(self) -> None:
+    def _end_sent(self) -> None:
         over, self._over = self._over, []
         for mark, stream in over:
             if stream.closed:
@@ -204,4 +209,4 @@ class StartedUntilTold:
             else:
                 self._calls.end(mark)
         if self._over:
-            self._loop.call_later(RETRY_S, self._strike_out)
+            self._loop.call_later(RETRY_S, self._end_sent)

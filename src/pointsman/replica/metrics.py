@@ -1,7 +1,7 @@
-"""What a replica counts, and the spans that it makes where the instance is traced.
+"""Metrics of a replica, and its spans if the instance is traced.
 
-Two threads write, each its own values: the event loop, and that of sync user code. Metrics that user code makes with
-prometheus-client are copied once a second; nothing is done, and nothing imported, unless user code has imported it.
+Two threads write, each its own values: the event loop, and the thread of sync user code. Metrics that user code makes
+with prometheus-client are copied once a second, if user code has imported that library; otherwise it is not imported.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ Found = tuple[str, Kind, str, Labels, tuple[float, ...], Numbers]
 
 
 class PrometheusBridge:
-    """Copies the library's default registry.
+    """Copies the default registry of prometheus-client into the metrics file.
 
     Args:
-        writer: the replica's.
+        writer: the replica's metrics writer.
         backend, replica: tags that each series gets, unless it has them.
     """
 
@@ -53,14 +53,14 @@ class PrometheusBridge:
         self._known: dict[tuple[str, Labels], tuple[SeriesValues, int]] = {}
         self._own: frozenset[str] = frozenset()
         self._ended = threading.Event()
-        # A thread, since collectors of the user's may take their time.
+        # A thread, since collectors are user code and may be slow.
         self._thread = threading.Thread(target=self._run, name="pointsman-prometheus", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Copy once more, and end."""
+        """Copy once more, and end the thread."""
         self._ended.set()
         self._thread.join(timeout=EVERY_S)
 
@@ -76,7 +76,7 @@ class PrometheusBridge:
                     log.warning("metrics of prometheus-client cannot be copied: %r", error)
 
     def _copy(self, library: Any) -> None:
-        if not self._own:  # what the library says of the process and of Python is not what user code counts
+        if not self._own:  # the library's own metrics of the process and of Python are not copied
             collectors = (library.PROCESS_COLLECTOR, library.PLATFORM_COLLECTOR, library.GC_COLLECTOR)
             self._own = frozenset(metric.name for collector in collectors for metric in collector.collect()) | {""}
         for metric in library.REGISTRY.collect():
@@ -101,7 +101,7 @@ class PrometheusBridge:
 
 
 def series_of(metric: Any) -> Iterator[Found]:
-    """The series of one of the library's metric families, as metrics files hold them. Pure."""
+    """The series of one metric family of prometheus-client, in the form of metrics files. Pure."""
     if metric.type == "histogram":
         yield from _histograms(metric)
         return
@@ -137,7 +137,9 @@ def _steps(cumulative: Iterable[float]) -> Iterator[float]:
 
 
 class Recorder:
-    """The values of one thread."""
+    """Metrics written by one thread."""
+
+    # hot: values are written in place where each call does it; `inc()` is one more method call (decision 0020)
 
     def __init__(self, writer: MetricsWriter, backend: str, replica: str) -> None:
         self._writer = writer
@@ -153,16 +155,16 @@ class Recorder:
 
     @cached_property
     def _sizes(self) -> Histogram:
-        """Made with the first batch: most backends have none."""
+        """Made at the first batch, since most backends do not batch."""
         return self._writer.histogram(families.BATCH_SIZE, *self._names)
 
     def arrived(self) -> None:
-        """A query is in the replica."""
+        """Count a call that was admitted."""
         queued = self._queued
         queued.values[queued.at] += 1.0
 
     def started(self, items: Sequence[Item], now: float) -> None:
-        """User code is about to see these, as one batch."""
+        """Record that user code is about to be called with these, as one batch."""
         size = len(items)
         queued, processing = self._queued, self._processing
         queued.values[queued.at] -= size
@@ -173,11 +175,11 @@ class Recorder:
             self._queuing.observe((now - item.arrived) * 1000.0)
 
     def ran(self, began: float, size: int) -> None:
-        """A call of user code is over, and what it returned or raised was dealt with."""
+        """Record that one call of user code has ended, and its result was processed."""
         self._latencies[size].observe((time.monotonic() - began) * 1000.0)
 
     def processed(self, item: Item, *, failed: bool) -> None:
-        """User code is done with a query. Told before its answer leaves, and once."""
+        """Count a call that user code has processed. Called once, before its answer is sent."""
         item.counted = True
         requests = self._requests
         requests.values[requests.at] += 1.0
@@ -185,19 +187,19 @@ class Recorder:
             self._errors.inc()
 
     def closed(self, item: Item) -> None:
-        """A query is out of the replica, one way or another."""
+        """Record that a call has left the replica."""
         gauge = self._processing if item.began else self._queued
         gauge.values[gauge.at] -= 1.0
         if item.began and not item.counted:
             self._requests.inc()
 
     def failed_late(self, item: Item) -> None:
-        """A query that was not counted yet has failed; :meth:`closed` has been told or will be."""
+        """Count the error of a call that :meth:`processed` has not counted."""
         if item.began and not item.counted:
             self._errors.inc()
 
 
-class NoRecorder:
+class NullRecorder:
     """Stands in for a :class:`Recorder` where nothing is recorded."""
 
     def arrived(self) -> None: ...
@@ -214,25 +216,29 @@ class NoRecorder:
 
 
 class ReplicaMetrics:
-    """Both recorders of a replica.
+    """Metrics of a replica: a recorder for each of its two threads, and the copy of user code's metrics.
 
     Args:
-        writer: the process's; None to record nothing.
-        backend, replica: tags of both.
+        writer: metrics writer of this process; None to record nothing.
+        backend, replica: tags of all series.
     """
 
     def __init__(self, writer: MetricsWriter | None, backend: str = "", replica: str = "") -> None:
         self._bridge = PrometheusBridge(writer, backend, replica) if writer is not None else None
-        self.loop: Recorder | NoRecorder = Recorder(writer, backend, replica) if writer is not None else NoRecorder()
-        self.thread: Recorder | NoRecorder = Recorder(writer, backend, replica) if writer is not None else NoRecorder()
+        self.loop: Recorder | NullRecorder = (
+            Recorder(writer, backend, replica) if writer is not None else NullRecorder()
+        )
+        self.thread: Recorder | NullRecorder = (
+            Recorder(writer, backend, replica) if writer is not None else NullRecorder()
+        )
 
     def start(self) -> None:
-        """Look for metrics of user code, too."""
+        """Begin to copy metrics of user code."""
         if self._bridge is not None:
             self._bridge.start()
 
     def close(self) -> None:
-        """Look once more, and end."""
+        """Copy metrics of user code once more, and end."""
         if self._bridge is not None:
             self._bridge.close()
 
@@ -240,19 +246,20 @@ class ReplicaMetrics:
 NO_METRICS = ReplicaMetrics(None)
 
 
-class TracedRecorder(NoRecorder):
-    """A span for each query, from its arrival until it is out of the replica, with its wait as a part.
+class TracedRecorder(NullRecorder):
+    """Makes a span for each call, from its arrival until it leaves the replica, with child spans for its wait and for
+    user code.
 
     Args:
-        recorder: told first.
+        recorder: records the metrics.
         tracer: makes the spans.
-        backend, replica: attributes of all of them.
-        on_thread: whether calls of user code follow each other on one thread; otherwise each has a task of its own,
-            which takes its context with it when it ends.
+        backend, replica: attributes of all spans.
+        on_thread: whether calls run one after the other on a thread, whose context must be restored after each.
+            Otherwise each call has its own task, and the context ends with it.
     """
 
     def __init__(
-        self, recorder: Recorder | NoRecorder, tracer: Tracer, backend: str, replica: str, *, on_thread: bool
+        self, recorder: Recorder | NullRecorder, tracer: Tracer, backend: str, replica: str, *, on_thread: bool
     ) -> None:
         self._recorder = recorder
         self._tracer = tracer
@@ -302,9 +309,8 @@ class TracedRecorder(NoRecorder):
 
 
 def open_metrics(folder: Path, backend: str, replica: str, start_reason: str) -> ReplicaMetrics:
-    """Open this process's metrics file, from now on also for metrics of user code, and note the replica's start; make
-    spans
-    beside, where the process traces."""
+    """Open this process's metrics file, also for metrics of user code, and count the replica's start. Makes spans too
+    if the process is traced."""
     writer = MetricsWriter.open(folder, "replica")
     set_process_writer(writer)
     metrics = ReplicaMetrics(writer, backend, replica)

@@ -1,8 +1,8 @@
-"""Whose mistake an exception of user code is: what a client has done wrong is no error of the backend.
+"""Decides whose fault an exception of user code is: a client's mistake is not an error of the backend (decision 0039).
 
-Two kinds of exceptions are the client's: Starlette's ``HTTPException``, by which user code says so, and what reading
-the body raises where user code lets it through. Asked when a call has failed, so that nothing of this is paid for by
-calls that do not. Nothing is imported for the sake of the question: who raised a class has imported it.
+Two kinds of exceptions are the client's fault: Starlette's ``HTTPException``, by which user code says so, and errors of
+reading the body that user code does not catch. All of this runs only after a call has failed, so other calls do not pay
+for it. Nothing is imported for it: an exception's class exists only if its module was imported.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from pointsman.wire.failures import bad_body_of
 BODILESS = frozenset((204, 205, 304))
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # Python 3.10 has none
 MAX_TEXT = 200
-"""Of what a client is told of its body, in characters."""
+"""Most characters of the text that says what is wrong with a body."""
 
 
 def http_exception(error: BaseException) -> bool:
-    """Whether an exception is Starlette's ``HTTPException`` or, as FastAPI's, a kind of it."""
+    """True for Starlette's ``HTTPException`` and its subclasses, such as FastAPI's."""
     module = sys.modules.get("starlette.exceptions")
     return module is not None and isinstance(error, module.HTTPException)
 
 
 def answer_of(error: Any) -> Answer:
-    """The answer that an ``HTTPException`` stands for: that of Starlette is text; that of FastAPI, and a detail that is
-    no text, is JSON, ``{"detail": ...}``.
+    """The answer for an ``HTTPException``, as the frameworks make it: text for Starlette's, JSON ``{"detail": ...}``
+    for FastAPI's and for a detail that is not text.
 
     Raises:
-        AnswerError: the status, the detail or a header is not fit to be sent.
-        Exception: whatever a wrong type of these gives rise to.
+        AnswerError: the status, the detail or a header is invalid.
+        Exception: one of these has a wrong type.
     """
     from starlette.responses import PlainTextResponse, Response
 
@@ -55,14 +55,14 @@ def answer_of(error: Any) -> Answer:
 
 
 def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> str:
-    """What is wrong with the body of this very request, where that is what an exception says; empty where it is not.
+    """What is wrong with the request's body, if that is why ``error`` was raised; empty otherwise.
 
-    An exception belongs to a request when it has come out of that request's ``json`` or ``form``, or out of the form
-    that it gave: a ``json.loads`` of user code's own is user code's own affair.
+    It is if the traceback goes through ``json`` or ``form`` of this very request, or through the form that it returned.
+    An error of user code's own ``json.loads`` is user code's fault.
 
     Args:
-        incoming: the call; None when it was not unpacked.
-        request: what user code was given for it, if it was.
+        incoming: the call; None if it was not unpacked.
+        request: the request object given to user code; None if it was given none.
     """
     if incoming is None:
         return ""
@@ -74,18 +74,18 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
         return told[1] if told[0] == incoming.head.request_id else ""
     multipart = sys.modules.get("starlette.formparsers")
     if isinstance(error, KeyError):
-        # A `def` around an `async def` reads one form by itself, and the other by way of Starlette's request.
+        # A `def` around an `async def` may have two forms: of our request, and of the Starlette request inside.
         forms = [getattr(owner, "_form", None) for owner in (request, getattr(request, "_whole", None))]
         owners = [frame.f_locals.get("self") for frame in _frames(error.__traceback__)]
         found = any(form is not None and owner is form for form in forms for owner in owners)
-        return _cut(f"the form has no field {shown(*error.args)}") if found else ""
+        return _shortened(f"the form has no field {shown(*error.args)}") if found else ""
     if not isinstance(error, (ValueError, RecursionError, ServeException)) and not (
         multipart is not None and isinstance(error, multipart.MultiPartException)
     ):
         return ""
     for frame in _frames(error.__traceback__):
-        if _reads(frame, incoming):
-            return _cut(_text(error, "JSON" if "json" in frame.f_code.co_name else "a form"))
+        if _is_method_of_request(frame, incoming):
+            return _shortened(_text(error, "JSON" if "json" in frame.f_code.co_name else "a form"))
     return ""
 
 
@@ -97,10 +97,10 @@ def _frames(traceback: TracebackType | None) -> list[FrameType]:
     return frames
 
 
-def _reads(frame: FrameType, incoming: Incoming) -> bool:
-    """Whether a frame is of a method of a request that was made of a call."""
+def _is_method_of_request(frame: FrameType, incoming: Incoming) -> bool:
+    """True if a frame is of a method of a request object made from this call."""
     owner: Any = frame.f_locals.get("self")
-    kind = type(owner)  # `isinstance` would ask the object for its class, and it may be anything
+    kind = type(owner)  # not `isinstance`, which may run code of an arbitrary object
     if issubclass(kind, Request):
         return bool(owner._incoming is incoming)
     module = sys.modules.get("starlette.requests")
@@ -118,5 +118,5 @@ def _text(error: BaseException, kind: str) -> str:
     return f"the body is not {kind}: {text}"
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " ..."

@@ -1,8 +1,8 @@
-"""Starlette responses that are run to be sent: they stream, read a file, have a background task or are the user's own.
+"""Runs Starlette responses as ASGI apps: those that stream, read a file, have a background task, or are the user's own.
 
-The response speaks ASGI; here its messages become frames. A response that streams what sync code makes is run on the
-loop, while the values are made on the one thread of sync code, under the rules of a bare generator there: one stream at
-a time, which is closed as soon as its reader has left. Starlette by itself would use threads of its own.
+The ASGI messages of a response become frames. A response that streams a sync iterable is run on the loop, while its
+values are made on the thread of sync code, by the rules for a bare generator there: one stream at a time, closed as
+soon as its reader has left (decision 0040). Starlette itself would use threads of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pointsman.replica.item import Item
 from pointsman.replica.streams import (
     STREAM_STALL_S,
     STREAM_WINDOW,
-    Each,
+    Closing,
     end_stream,
     no_reader,
     open_stream,
@@ -28,12 +28,15 @@ from pointsman.replica.streams import (
 )
 
 FEED_WINDOW = 4
-"""Values that the thread has made and the loop has not taken; those on their way to the reader come on top."""
+"""Values that the thread may be ahead of the loop; chunks on their way to the reader are counted apart."""
 
 
 def sync_source(response: Any) -> Any:
-    """The sync iterable that a response streams, which Starlette has wrapped to run it on its own threads; None where
-    it streams none."""
+    """The sync iterable that a response streams; None if it streams none.
+
+    Starlette has wrapped it in an async generator, ``iterate_in_threadpool``, which has no public way back: it is read
+    from the frame of the generator, which must not have begun (decision 0040).
+    """
     wrapped = getattr(response, "body_iterator", None)
     module = sys.modules.get("starlette.concurrency")
     if module is None or not inspect.isasyncgen(wrapped) or wrapped.ag_frame is None:
@@ -44,36 +47,38 @@ def sync_source(response: Any) -> Any:
 
 
 class Feed:
-    """Values on their way from the thread that makes them to a response that the loop runs.
+    """A bounded queue of values from the thread of sync code to a response that runs on the loop.
 
     Args:
-        post: has the loop call something, from the thread.
+        post: schedules a call on the loop, from the thread.
     """
 
     def __init__(self, post: Callable[..., None]) -> None:
         self._post = post
-        self._room = threading.Semaphore(FEED_WINDOW)
+        self._free = threading.Semaphore(FEED_WINDOW)
         self._values: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
         self._closed = False
         self._finished = asyncio.Event()
 
     def fill(self, item: Item, source: Any, begin: Callable[..., None], response: Any) -> None:
-        """On the thread: make all values, and have the loop ``begin`` with the response once there is a first one.
-        Raises what user code raises before; later it is the response that fails."""
+        """Make all values. ``begin`` is called on the loop with the response once there is a first one. On the thread.
+
+        Raises what user code raises before the first value. A later exception is raised in the response.
+        """
         begun = False
         try:
-            with Each(source) as iterator:
+            with Closing(source) as iterator:
                 for value in iterator:
                     if not begun:
                         begun = True
                         item.enter_stream(opened=False)
                         self._post(begin, item, response, self)
-                    if not self._room.acquire(timeout=STREAM_STALL_S):
+                    if not self._free.acquire(timeout=STREAM_STALL_S):
                         raise no_reader()
                     if self._closed:
                         return
                     self._post(self._values.put_nowait, (value,))
-        except BaseException as error:  # user code's: raised where the response asks for the next value
+        except BaseException as error:  # user code: raised again by `values`
             if not begun:
                 raise
             self._post(self._values.put_nowait, (None, error))
@@ -83,15 +88,15 @@ class Feed:
         self._post(self._values.put_nowait, ())
 
     def finish(self, item: Item) -> None:
-        """On the loop: the thread has made all values that it will make, and has closed what makes them."""
+        """Record that the thread makes no more values, and has closed their source. On the loop."""
         self._finished.set()
 
     async def values(self) -> AsyncGenerator[Any, None]:
-        """On the loop: the values, and what was raised after them."""
+        """The values, and the exception that was raised after them, if any. On the loop."""
         while True:
             match await self._values.get():
                 case (value,):
-                    self._room.release()
+                    self._free.release()
                     yield value
                 case (_, error):
                     raise error
@@ -99,26 +104,26 @@ class Feed:
                     return
 
     def close(self) -> None:
-        """On the loop: no more values are wanted."""
+        """Have the thread stop at its next value. On the loop."""
         self._closed = True
-        self._room.release()
+        self._free.release()  # the thread may be waiting
 
     async def ended(self) -> None:
-        """Have the thread stop, and return when it has."""
+        """Have the thread stop, and return when it has. On the loop."""
         self.close()
         await self._finished.wait()
 
 
 async def run_response(item: Item, response: Any, *, load: Callable[[], int], feed: Feed | None = None) -> None:
-    """Run a response. Raises what user code raises.
+    """Run a response as an ASGI app, and send its messages as frames. Raises what user code raises.
 
     Args:
-        load: calls in the replica, for the head.
-        feed: what it streams, where sync code makes that on its thread.
+        load: number of calls in the replica, for the answer's head.
+        feed: the values to stream, if the thread of sync code makes them.
     """
     item.credit = asyncio.Semaphore(STREAM_WINDOW)
     conversation = _Conversation(item, item.credit, load)
-    # No name for a source here: a `map` is closed with all that it goes through when nothing refers to it any more.
+    # The source is not kept in a variable: a `map` over a generator closes it only when the last reference is gone.
     if feed is not None:
         response.body_iterator = feed.values()
     elif sync_source(response) is not None:
@@ -127,23 +132,23 @@ async def run_response(item: Item, response: Any, *, load: Callable[[], int], fe
         if not item.over:
             await response(item.incoming().scope(), conversation.receive, conversation.send)
             conversation.check_ended()
-    except Exception:  # what comes of a response that was stopped is nobody's affair
+    except Exception:  # a response that was stopped has been answered
         if not conversation.stopped:
             raise
     finally:
         close = getattr(getattr(response, "body_iterator", None), "aclose", None)
         if close is not None:
-            await close()  # the producer's own clean-up must not wait for the garbage collector
+            await close()  # so that the producer cleans up now, not when it is collected
         if feed is not None:
             await feed.ended()
 
 
 async def on_threads(source: Any) -> AsyncGenerator[Any, None]:
-    """What a sync iterable gives that async code streams: each step on some thread, as Starlette does it. Other than
-    there, it is closed as soon as the reader has left and the step has ended that ran."""
+    """Iterate a sync iterable for async user code: each step on a worker thread, as in Starlette. Unlike there, the
+    iterable is closed as soon as the reader has left and the running step has ended."""
     import anyio.to_thread
 
-    nothing, each = object(), Each(source)
+    nothing, each = object(), Closing(source)
     iterator = each.__enter__()
     step: asyncio.Future[Any] | None = None
     try:
@@ -156,17 +161,17 @@ async def on_threads(source: Any) -> AsyncGenerator[Any, None]:
     finally:
         if step is not None:
             await _ended(step)
-        closing = asyncio.ensure_future(anyio.to_thread.run_sync(each.__exit__))  # what it does may take its time
+        closing = asyncio.ensure_future(anyio.to_thread.run_sync(each.__exit__))  # clean-up of user code may block
         await _ended(closing)
         closing.result()
 
 
 async def _ended(task: asyncio.Future[Any]) -> None:
-    """Wait for the end of what a thread does, which nothing can stop: a cancellation is raised afterwards."""
+    """Wait for a thread's work, which cannot be cancelled. A cancellation meanwhile is raised afterwards."""
     import anyio
 
     cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):  # Starlette's task groups would cancel again and again
+    with anyio.CancelScope(shield=True):  # task groups of Starlette cancel in each iteration of the loop
         while not task.done():
             try:
                 await asyncio.wait({task})
@@ -180,14 +185,14 @@ _NO_BODY = "this answer has no body: it is one to HEAD, or its status is 204 or 
 
 
 class StoppedError(OSError):
-    """Raised in a response that goes on sending though nothing more is wanted; ASGI has OSError for that."""
+    """Raised in a response that sends a body that is not wanted. ASGI specifies OSError for a closed connection."""
 
 
 class _Conversation:
-    """What a response says in ASGI messages, as frames.
+    """The ``receive`` and ``send`` of a response; messages are sent as frames.
 
     Attributes:
-        stopped: the reader wants no body, and has the end already.
+        stopped: the answer has no body and was ended, although the response sends one.
     """
 
     def __init__(self, item: Item, credit: asyncio.Semaphore, load: Callable[[], int]) -> None:
@@ -201,7 +206,7 @@ class _Conversation:
         self.stopped = False
 
     async def receive(self) -> dict[str, Any]:
-        await asyncio.Event().wait()  # the client's going arrives as cancellation
+        await asyncio.Event().wait()  # there is no body to receive; a disconnect arrives as a cancellation
         raise AssertionError("unreachable")
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -216,10 +221,10 @@ class _Conversation:
             raise AnswerError(f"the response sent the ASGI message {kind!r} where none of that kind belongs")
 
     def check_ended(self) -> None:
-        """The response has returned.
+        """Check the answer after the response has returned.
 
         Raises:
-            AnswerError: it has sent no whole answer.
+            AnswerError: the response has not sent a whole answer.
         """
         if not self._ended:
             raise AnswerError("the response ended without sending a whole answer by 'await send(...)'")
@@ -227,7 +232,7 @@ class _Conversation:
     def _open(self, status: int, headers: Headers) -> None:
         checked, kept = check_status(status), check_headers(headers)
         self._bodiless = checked in (204, 304) or self._item.wants_no_body()
-        # A 304 may tell the length of what it spares the client, but the HTTP server would wait for as much to send.
+        # A 304 may have the length of the body that it omits, but the HTTP server would wait for that body.
         length = None if checked in (204, 304) else length_of(headers)
         if length is not None:
             kept.append((b"content-length", b"%d" % length))

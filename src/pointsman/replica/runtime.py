@@ -1,9 +1,9 @@
-"""The replica's side of calls: admission, cancellation, configuration, drain.
+"""Calls inside a replica: admission, cancellation, configuration, drain.
 
     frames from routers -> admit (or refuse) -> ledger -> on the thread or on the loop -> user code -> ledger -> frames
 
-Everything here runs on the loop. The runtime does not know the controller; ``__main__`` tells it what to run, when to
-take a new configuration and when to drain.
+All of it runs on the loop. The runtime does not know the controller; ``__main__`` gives it code and configuration, and
+starts the drain.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pointsman.model import Reason, ReplicaConfig, TargetTraits
 from pointsman.replica.batching import BatchRule
 from pointsman.replica.health import Vitals, vitals_of
 from pointsman.replica.item import Item
-from pointsman.replica.ledger import Ledger, StartedUntilTold
+from pointsman.replica.ledger import Ledger, StartedLedger
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.target import NO_METHOD, Target
 from pointsman.replica.tasks import OnLoop
-from pointsman.replica.thread import OnThread, carried, settled
+from pointsman.replica.thread import OnThread, as_settable, outcome_of
 from pointsman.replica.usercontext import UserContext
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
@@ -33,29 +33,29 @@ from pointsman.wire.stream import Stream
 
 
 class StillRunningError(TimeoutError):
-    """A new configuration was not given to user code, because requests were running for too long. Nothing changed."""
+    """``reconfigure`` was not called, since requests ran for too long. Nothing has changed."""
 
 
 class Runtime:
-    """Runs the calls of one backend's code.
+    """Runs the calls of one backend's user code.
+
+    :meth:`load_code` comes before the first connection of a router.
 
     Args:
         config: limits and batching; :meth:`configure` takes later ones.
-        started: where calls are noted before user code sees them; None where nobody will read it.
-        metrics: where they are counted.
-        on_answer: called once, when the first call has been answered.
+        started: marks of started calls; None if no router reads them.
+        metrics: where calls are counted.
+        on_answer: called once, after the first answer.
 
     Attributes:
-        context: what user code's constructor left; all of it runs in copies.
-
-    Call :meth:`load_code` before routers are let in.
+        context: contextvars as the constructor left them; each call runs in a copy.
     """
 
     def __init__(
         self,
         config: ReplicaConfig,
         *,
-        started: StartedUntilTold | None = None,
+        started: StartedLedger | None = None,
         metrics: ReplicaMetrics = NO_METRICS,
         on_answer: Callable[[], object] = lambda: None,
     ) -> None:
@@ -68,10 +68,8 @@ class Runtime:
         self._on_loop = OnLoop(self._ledger, self._rule, self.context)
         self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context)
         self._thread, self._coroutines = self._on_thread.executor, self._on_loop.executor
-        self._held = False
-        """Whether nothing is started, since user code takes a new configuration or has failed to."""
-        self._apart = False
-        """Whether other replicas take new calls meanwhile."""
+        self._held = False  # no call is started: `reconfigure` runs, or has failed
+        self._refusing = False  # meanwhile new calls are refused, since other replicas can take them
         self._apply_limits(config)
 
     @property
@@ -86,25 +84,25 @@ class Runtime:
 
     @property
     def has_answered(self) -> bool:
-        """Whether any call has been answered."""
+        """True once any call has been answered."""
         return self._ledger.answered
 
-    def vitals(self, declared_s: float) -> Vitals:
-        """How busy this replica is, from any thread.
+    def vitals(self, timeout_s: float) -> Vitals:
+        """How busy this replica is. Thread-safe.
 
         Args:
-            declared_s: how long a call may take, if its own deadline is not later. Callers in a hurry give up sooner,
-                but that must not get the replica killed.
+            timeout_s: least time after which a call counts as overdue. A caller's deadline may be shorter, but an
+                impatient caller must not get the replica killed.
         """
-        return vitals_of(self._ledger.items(), self._on_thread.running, declared_s)
+        return vitals_of(self._ledger.items(), self._on_thread.running, timeout_s)
 
     @property
     def health_check(self) -> Callable[[], Any] | None:
-        """The user's ``check_health``, where there is one."""
+        """The user's ``check_health``; None if there is none."""
         return self._target.health_check if self._target is not None else None
 
     async def load_code(self, code: bytes, traits: TargetTraits) -> None:
-        """Load user code and run its constructor, on the thread that sync user code will always run on.
+        """Load user code and run its constructor, on the thread of sync user code.
 
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
@@ -120,95 +118,100 @@ class Runtime:
         self._apply_limits(config)
 
     async def reconfigure(
-        self, user_config: bytes, *, timeout_s: float, others: bool = False, beside: bool = False
+        self, user_config: bytes, *, timeout_s: float, others: bool = False, at_once: bool = False
     ) -> None:
-        """Call the user's ``reconfigure`` between requests: what runs is waited for, what comes meanwhile waits, or is
-        sent back where ``others`` can take it. With ``beside`` it is called at once instead, and requests go on.
+        """Call the user's ``reconfigure`` while no request runs.
 
-        When user code fails, nothing is started before another ``reconfigure`` has succeeded: no request shall see half
-        a change.
+        If it raises, no request is started until another ``reconfigure`` succeeds: none may see half a change.
+
+        Args:
+            timeout_s: how long running requests are waited for.
+            others: other replicas can take calls, so waiting and new calls are refused. Otherwise they wait here.
+            at_once: call it at once, while requests run.
 
         Raises:
-            StillRunningError: requests were running after ``timeout_s`` seconds. Nothing has changed.
+            StillRunningError: requests were still running after ``timeout_s`` seconds. Nothing has changed.
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
-        if beside:
-            await self._give(user_config, self._thread.run_beside)
+        if at_once:
+            await self._call_reconfigure(user_config, self._thread.run_elsewhere)
             if self._held:
-                self._release()
+                self._resume()
             return
         half_changed, self._held = self._held, True
         if others:
-            self._apart = True
+            self._refusing = True
             self._send_back(Reason.RECONFIGURING)
         try:
-            await asyncio.wait_for(self._hold(), timeout_s)
+            await asyncio.wait_for(self._hold_all(), timeout_s)
         except asyncio.TimeoutError:
             if not half_changed:
-                self._release()
+                self._resume()
             text = f"requests of this replica were still running after {timeout_s:g} s, its drain limit"
             raise StillRunningError(text) from None
-        await self._give(user_config, self._thread.run)
-        self._release()
+        await self._call_reconfigure(user_config, self._thread.run)
+        self._resume()
 
-    async def _give(self, user_config: bytes, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
-        """Call ``reconfigure``. What it sets in the context holds for later calls, as what the constructor has set."""
+    async def _call_reconfigure(self, user_config: bytes, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
+        """Call ``reconfigure``. Contextvars that it sets are kept for later calls, as those of the constructor."""
         target = self._target
         assert target is not None
-        self.context.keep(await self._call(lambda: target.reconfigure(user_config), run))
+        self.context.keep(await self._call_user_method(lambda: target.reconfigure(user_config), run))
 
-    async def _call(self, function: Callable[[], Any], run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> Context:
-        """Call a method of user code that is no call of a router's, and await what it gives; returns its context."""
+    async def _call_user_method(
+        self, function: Callable[[], Any], run: Callable[[Callable[[], Any]], Awaitable[Any]]
+    ) -> Context:
+        """Call a method of user code outside of a request, and await its result. Returns the context it ran in."""
         context = self.context.copy()
         result = await run(lambda: context.run(function))
         if not inspect.isawaitable(result):
             return context
 
         async def finish() -> tuple[Context, BaseException | None]:
-            _, error = await settled(result)
+            _, error = await outcome_of(result)
             return copy_context(), error
 
         context, error = await context.run(asyncio.get_running_loop().create_task, finish())
         if error is not None:
-            raise carried(error)
+            raise as_settable(error)
         return context
 
     async def close(self) -> None:
-        """Call the user's ``close``, where there is one; after the last request.
+        """Call the user's ``close``, if there is one, after the last request.
 
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
         close = self._target.close if self._target is not None else None
         if close is not None:
-            await self._call(close, self._thread.run)
+            await self._call_user_method(close, self._thread.run)
 
-    async def let_go(self) -> None:
-        """Forget user code, on its thread, which ends with it. The runtime is of no use any more."""
+    async def release_code(self) -> None:
+        """Release user code on its thread, and end the thread. The runtime cannot be used afterwards."""
         target, self._target = self._target, None
         if target is not None:
-            await self._thread.run(lambda: self.context.copy().run(target.let_go))
-            self.context.let_go()
+            await self._thread.run(lambda: self.context.copy().run(target.release))
+            self.context.clear()
         await self._thread.end()
 
-    async def _hold(self) -> None:
-        await self._thread.hold()  # first, because it can still hand a stream over to the coroutines
+    async def _hold_all(self) -> None:
+        await self._thread.hold()  # first, since it may still hand a stream over to the coroutines
         await self._coroutines.hold()
 
-    def _release(self) -> None:
-        self._held = self._apart = False
+    def _resume(self) -> None:
+        self._held = self._refusing = False
         self._thread.release()
         self._coroutines.release()
 
     def _send_back(self, reason: Reason) -> None:
-        """What waits goes elsewhere; the newest first, since routers put each before what waits there already."""
+        """Refuse the waiting calls, newest first: routers put each refused call at the front of their queue."""
         for item in reversed(self._ledger.items()):
-            if not item.over and self._take_out(item):
+            if not item.over and self._dequeue(item):
                 self._ledger.close(item)
                 item.stream.send(Kind.REFUSE, item.call_id, pack(RefuseHead(reason, self.load)))
 
     async def drain(self) -> None:
-        """Refuse new calls and return when none is left and every answer is written."""
+        """Refuse new calls, and return when none is left and all answers have been written."""
         if self._held:
             self._send_back(Reason.DRAINING)
         await self._ledger.drained()
@@ -244,7 +247,7 @@ class Runtime:
             self._cancel(item)
 
     def _admit(self, stream: Stream, frame: Frame) -> None:
-        if self._ledger.draining or self._apart or self.load >= self._config.max_concurrent_queries:
+        if self._ledger.draining or self._refusing or self.load >= self._config.max_concurrent_queries:
             stream.send(Kind.REFUSE, frame.call_id, pack(RefuseHead(self._refusal(), self.load)))
             return
         assert self._target is not None
@@ -254,7 +257,7 @@ class Runtime:
             if request.method_name and request.codec == CODEC_HTTP:
                 self._target.check_open_to_http(request.method_name, self._config.http_methods)
             method = self._target.method(request.method_name)
-        except AnswerError as error:  # the backend's own fault, which is logged and counted as any other
+        except AnswerError as error:  # the backend's fault: admitted, so that it is logged and counted as others are
             item = Item(stream, frame.call_id, head, frame.body, NO_METHOD)
             self._ledger.admit(item)
             if self._ledger.start(item):
@@ -273,37 +276,37 @@ class Runtime:
                 self._ledger.fail_with(item, error)
                 return
         if not method.is_async:
-            self._thread.add(item, key=item.key, copy=head.shadow)
+            self._thread.add(item, key=item.key, mirrored=head.shadow)
         elif method.batches:
-            self._coroutines.add(item, key=item.key, copy=head.shadow)
+            self._coroutines.add(item, key=item.key, mirrored=head.shadow)
         else:
             item.task = self._coroutines.start_one(item)
 
     def _refusal(self) -> Reason:
         if self._ledger.draining:
             return Reason.DRAINING
-        return Reason.RECONFIGURING if self._apart else Reason.QUEUE_FULL
+        return Reason.RECONFIGURING if self._refusing else Reason.QUEUE_FULL
 
-    def _take_out(self, item: Item) -> bool:
-        """Take an item out of the queue unseen; False when it has been started."""
+    def _dequeue(self, item: Item) -> bool:
+        """Remove a waiting item; False if it has been started."""
         executor = self._coroutines if item.method.is_async else self._thread
-        return executor.remove(item, key=item.key, copy=item.head.shadow)
+        return executor.remove(item, key=item.key, mirrored=item.head.shadow)
 
     def _cancel(self, item: Item | None) -> None:
-        """Nobody waits for this item: take it out of the queue, stop its task, or drop its answer when it comes."""
+        """Cancel a call: remove it from the queue, cancel its task, or drop its answer later."""
         if item is None or item.over:
             return
-        if self._take_out(item):
+        if self._dequeue(item):
             self._ledger.close(item)
             return
         item.over = True
         item.give_up_inner_calls()
         if item.credit is not None:
-            item.credit.release()  # a producer that waits for credit sees that its item is over
+            item.credit.release()  # wakes a producer that waits for credit; it finds that its item is over
         if item.task is not None:
             self._coroutines.cancel(item.task, lambda: self._ledger.close(item))
         elif item.method.is_async:
-            self._ledger.close(item)  # a member of a batch: the others go on, its answer is dropped
+            self._ledger.close(item)  # a member of a batch: the batch goes on, and this answer is dropped
 
 
 def _bucket(item: Item) -> Hashable:

@@ -1,7 +1,7 @@
-"""Streamed answers on their way out: a head, chunks as the reader grants credit, an end.
+"""Sends streamed answers: a head, chunks while the reader grants credit, an end.
 
-What user code has made is an iterator, sync or async, of any kind. The first value decides what the stream is: text
-where it is text or bytes, otherwise lines of JSON (NDJSON).
+User code returns an iterator, sync or async. Its first value decides the content type: text or bytes make plain text,
+all others lines of JSON (NDJSON).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from pointsman.wire.frames import Kind
 from pointsman.wire.messages import ReplyHead, pack
 
 STREAM_WINDOW = 16
-"""Chunks on their way to a reader before its producer waits."""
+"""Chunks that may be on their way to the reader; then the producer waits."""
 
 STREAM_STALL_S = 30.0
-"""How long the one thread of sync code waits for a reader that takes nothing, before others get their turn."""
+"""How long a stream may block the thread of sync code while its reader takes nothing."""
 
 
 def stream_from_thread(item: Item, values: Any, *, load: Callable[[], int], post: Callable[..., None]) -> None:
-    """On the thread: go through a sync iterator, waiting for the reader's credit. Raises what user code raises."""
+    """Send the values of a sync iterator as the reader grants credit. On the thread. Raises what user code raises."""
     item.credit = credit = threading.Semaphore(STREAM_WINDOW)
     lines = False
-    with Each(values) as iterator:
+    with Closing(values) as iterator:
         for value in iterator:
             if not item.opened:
                 lines = not is_text(value)
             chunk = encode_chunk(value, item.request.codec, lines=lines)
-            if not item.opened:  # not before there is a first chunk: until then a failure can still be told as one
+            if not item.opened:  # only with the first chunk: until then a failure can be sent as an error
                 item.enter_stream()
                 post(open_stream, item, load(), NDJSON if lines else TEXT_UTF8)
             if item.wants_no_body():
@@ -51,10 +51,10 @@ def stream_from_thread(item: Item, values: Any, *, load: Callable[[], int], post
 
 
 async def stream_values(item: Item, values: Any, *, load: Callable[[], int]) -> None:
-    """On the loop: go through an async iterator, waiting for the reader's credit. Raises what user code raises."""
+    """Send the values of an async iterator as the reader grants credit. On the loop. Raises what user code raises."""
     item.credit = credit = asyncio.Semaphore(STREAM_WINDOW)
     lines = False
-    async with EachAsync(values) as iterator:
+    async with ClosingAsync(values) as iterator:
         async for value in iterator:
             if not item.opened:
                 lines = not is_text(value)
@@ -78,15 +78,15 @@ def no_reader() -> TimeoutError:
 
 
 def open_stream(item: Item, load: int, headers: Headers, status: int = 200) -> None:
-    """Tell the caller that chunks will follow."""
+    """Send the head of a streamed answer."""
     if not item.over:
         head = ReplyHead(status, headers if item.request.codec == CODEC_HTTP else [], load, True, *item.timing())
         item.stream.send(Kind.REPLY, item.call_id, pack(head))
 
 
 def send_chunk(item: Item, chunk: bytes) -> None:
-    """One more chunk; the producer has taken the credit for it. One that no frame can hold goes in several: only bytes
-    of HTTP are ever so large, where it makes no difference."""
+    """Send one chunk, for which the producer has acquired credit. A chunk over the limit of a frame is split: only
+    bytes for HTTP clients can be that large, and there the borders of chunks have no meaning."""
     if item.over:
         return
     size = len(chunk)
@@ -96,21 +96,21 @@ def send_chunk(item: Item, chunk: bytes) -> None:
 
 
 def end_stream(item: Item) -> None:
-    """Tell the caller that this was all."""
+    """Send the end of a streamed answer."""
     if not item.over:
         item.stream.send(Kind.END, item.call_id)
 
 
-class Each:
-    """The values of a sync iterable, or of an object that has ``__next__`` only, by a ``with`` statement. What can be
-    closed is closed at its end, at once: the producer's own clean-up must not wait for the garbage collector."""
+class Closing:
+    """Context manager that gives an iterator over a sync iterable, or over an object with ``__next__`` only, and closes
+    it at the end: clean-up of user code must not wait for the garbage collector."""
 
     def __init__(self, values: Any) -> None:
         self._values = values
 
     def __enter__(self) -> Iterator[Any]:
         values = self._values
-        self._iterator = iter(values) if hasattr(type(values), "__iter__") else _Stepped(values)
+        self._iterator = iter(values) if hasattr(type(values), "__iter__") else _NextOnly(values)
         return self._iterator
 
     def __exit__(self, *error: object) -> None:
@@ -120,15 +120,15 @@ class Each:
                 close()
 
 
-class EachAsync:
-    """The same by ``async with`` for an async iterable, or an object that has ``__anext__`` only."""
+class ClosingAsync:
+    """The same by ``async with``, for an async iterable or an object with ``__anext__`` only."""
 
     def __init__(self, values: Any) -> None:
         self._values = values
 
     async def __aenter__(self) -> AsyncIterator[Any]:
         values = self._values
-        self._iterator = values.__aiter__() if hasattr(type(values), "__aiter__") else _SteppedAsync(values)
+        self._iterator = values.__aiter__() if hasattr(type(values), "__aiter__") else _AnextOnly(values)
         iterator: AsyncIterator[Any] = self._iterator
         return iterator
 
@@ -141,33 +141,33 @@ class EachAsync:
 
 
 async def iterate(values: Any) -> AsyncGenerator[Any, None]:
-    """A sync iterator that an async callable returned, gone through on the loop as its author chose."""
-    with Each(values) as iterator:
+    """Iterate on the loop a sync iterator that async user code returned; other tasks run between its values."""
+    with Closing(values) as iterator:
         for value in iterator:
             yield value
             await asyncio.sleep(0)
 
 
-class _Stepped:
-    """Makes an iterator of what has ``__next__`` only."""
+class _NextOnly:
+    """Makes an iterator of an object with ``__next__`` only."""
 
     def __init__(self, values: Any) -> None:
         self._values = values
 
-    def __iter__(self) -> _Stepped:
+    def __iter__(self) -> _NextOnly:
         return self
 
     def __next__(self) -> Any:
         return next(self._values)
 
 
-class _SteppedAsync:
-    """The same for ``__anext__``."""
+class _AnextOnly:
+    """Makes an async iterator of an object with ``__anext__`` only."""
 
     def __init__(self, values: Any) -> None:
         self._values = values
 
-    def __aiter__(self) -> _SteppedAsync:
+    def __aiter__(self) -> _AnextOnly:
         return self
 
     async def __anext__(self) -> Any:

@@ -1,6 +1,6 @@
 """User code: the function or class of a backend, loaded and called.
 
-Knows how user code looks (markers, methods, async or not, with or without an argument) and nothing of the wire.
+Knows the forms of user code (markers, methods, async or not, with or without an argument), and nothing of the wire.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from pointsman.usercode.packing import CLOSED_METHODS, DEFAULT_METHOD, check_cal
 
 
 class Method(NamedTuple):
-    """One way into user code."""
+    """A function or method of user code that calls can name.
+
+    Attributes:
+        wraps_async: it is a ``def`` around an ``async def``.
+        bucket_by: of a batching method: requests share a batch only if this returns the same value for them.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -31,21 +36,19 @@ class Method(NamedTuple):
     batches: bool
     takes_request: bool
     wraps_async: bool = False
-    """It is a ``def`` around an ``async def``."""
     bucket_by: Callable[[Any], Hashable] | None = None
-    """Of a batching method: requests share a batch only when this gives the same for them."""
 
     def request(self, incoming: Incoming) -> Any:
-        """The request in the form that this method wants."""
+        """The request object that this method takes."""
         if self.is_async:
             return async_request(incoming)
         return WrappedRequest(incoming) if self.wraps_async else Request(incoming)
 
     def bucket(self, request: Request) -> Hashable:
-        """What ``bucket_by`` gives for a request.
+        """The result of ``bucket_by`` for a request.
 
         Raises:
-            TypeError: a value that need not be hashed and compared in a harmless way.
+            TypeError: it is not of a plain type; hashing and comparing others may run user code.
             Exception: whatever user code raises.
         """
         assert self.bucket_by is not None
@@ -56,12 +59,12 @@ class Method(NamedTuple):
         return value
 
     def call(self, request: Any) -> Any:
-        """Call user code with a request, or a list of them when it batches."""
+        """Call user code with a request, or with a list of them if it batches."""
         return self.function(request) if self.takes_request else self.function()
 
 
 NO_METHOD = Method(DEFAULT_METHOD, lambda: None, is_async=False, batches=False, takes_request=False)
-"""Stands for the ``__call__`` that a class has not; it is never called."""
+"""Placeholder for the missing ``__call__`` of a class; never called."""
 
 
 def _is_plain(value: Any) -> bool:
@@ -75,7 +78,7 @@ class Target:
 
     Args:
         code: blob made by :func:`pointsman.usercode.pack_code`.
-        traits: what the client saw before shipping.
+        traits: what the client found out about the code before it packed it.
     """
 
     def __init__(self, code: bytes, traits: TargetTraits) -> None:
@@ -85,10 +88,11 @@ class Target:
         self._methods: dict[str, Method] = {}
 
     def construct(self) -> None:
-        """Run the constructor; for a function there is nothing to do. Raises what user code raises.
+        """Run the constructor of a class; a function has none.
 
         Raises:
-            TypeError: what it has made cannot be called. Found behind the constructor, whose own error comes first.
+            TypeError: the object is not callable. Checked last, so that the constructor's own error comes first.
+            Exception: whatever user code raises.
         """
         if self._traits.is_class:
             self._object = self._function_or_class(*self._init_args)
@@ -101,31 +105,31 @@ class Target:
 
     @property
     def health_check(self) -> Callable[[], Any] | None:
-        """The class's ``check_health``, where it has one; it may be ``async def``."""
+        """The object's ``check_health``, which may be ``async def``; None if there is none."""
         return self._own("check_health")
 
     @property
     def close(self) -> Callable[[], Any] | None:
-        """The class's ``close``, where it has one; it may be ``async def``."""
-        # Of the class: one that hands on every other name to a model of its own does not mean that model's.
+        """The class's ``close``, which may be ``async def``; None if there is none."""
+        # Looked up on the class: an object whose `__getattr__` delegates to a model would give the model's `close`.
         return self._own("close") if is_hook(getattr(type(self._object), "close", None)) else None
 
-    def let_go(self) -> None:
-        """Forget all of user code, which ends what nobody else holds. The target is of no use any more."""
+    def release(self) -> None:
+        """Drop all references to user code, so that its finalizers run. The target cannot be used afterwards."""
         self._object = self._function_or_class = None
         self._init_args = ()
         self._methods.clear()
-        gc.unfreeze()  # what a collection does not look at it cannot end either
+        gc.unfreeze()  # a collection frees no frozen objects
         gc.collect()
 
     def check_open_to_http(self, name: str, http_methods: tuple[str, ...]) -> None:
-        """Whether a call that came over HTTP may name this method.
+        """Check that HTTP clients may name this method.
 
         Raises:
-            CallRejectedError: it may not, whether there is such a method or not.
+            CallRejectedError: they may not. The same error whether there is such a method or not.
         """
         named = name in http_methods or name == DEFAULT_METHOD
-        # Of the class: what an object merely holds, such as a model or a client, is no method.
+        # Methods of the class only: a callable attribute of the object, such as a model, is not one.
         every = http_methods == (ALL_METHODS,) and name in methods_of(type(self._object))
         if self._traits.is_class and not named and not every:
             raise CallRejectedError(f"method {name!r} is not among the http_methods of this backend")
@@ -154,7 +158,7 @@ class Target:
         if is_closed or (wanted.startswith("_") and wanted != DEFAULT_METHOD):
             raise CallRejectedError(f"method {wanted!r} is not open to callers")
         bound = getattr(self._object, wanted, None)
-        if not callable(bound) and not name:  # no caller has asked for anything that is not there
+        if not callable(bound) and not name:  # the backend's fault: the caller has named no method
             others = ", ".join(methods_of(type(self._object))) or "none"
             raise AnswerError(
                 f"class {type(self._object).__name__} has no method '__call__(self, request)', which calls that name no"
@@ -176,14 +180,14 @@ class Target:
         )
 
 
-def is_later(value: Any) -> bool:
-    """Whether a value has to be awaited: a generator of ``types.coroutine`` has, too."""
+def needs_await(value: Any) -> bool:
+    """True for an awaitable, including a generator of ``types.coroutine``."""
     return hasattr(type(value), "__await__") or (type(value) is types.GeneratorType and inspect.isawaitable(value))
 
 
-async def whole(result: Any, size: int) -> Any:
-    """What a batching callable gives in the end: what an awaitable of it gives, or what an async iterator of it yields,
-    of which at most one more than ``size`` is taken."""
+async def finished_batch(result: Any, size: int) -> Any:
+    """The final result of a batching callable: an awaitable is awaited, and an async iterator collected. At most
+    ``size`` + 1 answers are taken from the latter, which may have no end."""
     if inspect.isawaitable(result):
         result = await result
     if not hasattr(type(result), "__aiter__"):
@@ -203,11 +207,11 @@ async def whole(result: Any, size: int) -> Any:
 
 
 def split_batch(result: Any, size: int) -> list[Any]:
-    """The members of what a batching callable returned. Of an iterator at most one more than ``size`` is taken: it may
-    have no end.
+    """The answers in the result of a batching callable. At most ``size`` + 1 are taken from an iterator, which may have
+    no end.
 
     Raises:
-        UserCodeError: it is not iterable in the sense of the contract, or has another length than the batch.
+        UserCodeError: the result is no iterable of answers, or has another length than the batch.
     """
     if isinstance(result, (dict, set, frozenset, str, bytes, bytearray)) or not hasattr(result, "__iter__"):
         raise UserCodeError(
@@ -231,11 +235,14 @@ def _other_length(size: int, returned: str) -> UserCodeError:
 
 
 class WrappedRequest(Request):
-    """What ``body``, ``json``, ``form``, ``close`` and ``stream`` give is a value where no event loop runs, and has to
-    be awaited (``stream``: iterated with ``async for``) where one does: the first is the decorator, the second what it
-    wraps. Both see one ``scope`` and one ``state``."""
+    """The request of a ``def`` that wraps an ``async def``, such as a decorator.
 
-    __slots__ = ()  # and no name of a slot of `Request` below: it would hide the slot
+    ``body``, ``json``, ``form``, ``close`` and ``stream`` return values where no event loop runs, in the wrapper, and
+    awaitables (``stream``: an async iterator) where one does, in the wrapped function. Both share ``scope`` and
+    ``state``.
+    """
+
+    __slots__ = ()  # a class attribute below with the name of a slot of `Request` would hide the slot
 
     def body(self) -> Any:
         return self._starlette().body() if _loop_runs() else super().body()

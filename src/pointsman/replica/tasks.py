@@ -1,5 +1,5 @@
-"""Async user code: tasks on the replica's loop, one per item, or one per batch for batching methods; and answers that
-take their time to be sent.
+"""Async user code: tasks on the replica's loop, one per item, or one per batch for batching methods; and the tasks that
+send answers which take time, those of sync user code included.
 """
 
 from __future__ import annotations
@@ -10,41 +10,39 @@ import inspect
 import time
 from collections.abc import Callable, Coroutine, Hashable
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from pointsman.context import call_scope
 from pointsman.incoming import CODEC_HTTP
 from pointsman.replica import answers
 from pointsman.replica.answers import PLAIN
 from pointsman.replica.batching import Batcher, BatchRule
-from pointsman.replica.item import Item, learn, scope_of, unpacked
+from pointsman.replica.item import Item, report_batch, scope_of, with_requests
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.responses import Feed, on_threads, run_response, sync_source
 from pointsman.replica.streams import iterate, stream_values
-from pointsman.replica.target import is_later, split_batch, whole
+from pointsman.replica.target import finished_batch, needs_await, split_batch
 from pointsman.replica.usercontext import UserContext
 
-T = TypeVar("T")
 
-
-class CoroutineExecutor(Generic[T]):
-    """Runs items, and batches of them, as tasks.
+class CoroutineExecutor:
+    """Runs items, and batches of items, as tasks.
 
     Args:
-        run_one: the coroutine function that runs an item by itself. It calls :meth:`ended` when user code has ended,
-            and raises nothing but a cancellation.
-        run_batch: the coroutine function that runs a batch; it must not raise.
-        batcher: holds items that wait for a batch.
+        run_one: coroutine function that runs a single item. It calls :meth:`ended` when user code has ended, and raises
+            only a cancellation.
+        run_batch: coroutine function that runs a batch; it must not raise.
+        batcher: holds the items that wait for a batch.
         context: each item and batch runs in a copy of it.
-        max_batches: batches that may overlap.
+        max_batches: how many batches may run at a time.
     """
 
     def __init__(
         self,
-        run_one: Callable[[T], Coroutine[Any, Any, None]],
-        run_batch: Callable[[list[T]], Coroutine[Any, Any, None]],
+        run_one: Callable[[Item], Coroutine[Any, Any, None]],
+        run_batch: Callable[[list[Item]], Coroutine[Any, Any, None]],
         *,
-        batcher: Batcher[T],
+        batcher: Batcher[Item],
         context: UserContext,
         max_batches: int = 1,
     ) -> None:
@@ -57,43 +55,43 @@ class CoroutineExecutor(Generic[T]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._batches = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._held_items: list[T] = []
+        self._held_items: list[Item] = []
         self._held = False
         self._idle: asyncio.Event | None = None
 
-    def start_one(self, item: T) -> asyncio.Task[None] | None:
-        """Run an item by itself, at once; None while held."""
+    def start_one(self, item: Item) -> asyncio.Task[None] | None:
+        """Start a single item now, or keep it while held. Returns its task; None while held."""
         if self._held:
             self._held_items.append(item)
             return None
         return self._start(item)
 
-    def add(self, item: T, *, key: Hashable, copy: bool = False) -> None:
-        """Queue an item for a batch; a copy yields to all others."""
-        self._batcher.add(item, key=key, now=self._loop.time(), copy=copy)
+    def add(self, item: Item, *, key: Hashable, mirrored: bool = False) -> None:
+        """Queue an item for a batch. Mirrored calls yield to all others."""
+        self._batcher.add(item, key=key, now=self._loop.time(), mirrored=mirrored)
         self._start_batches()
 
-    def remove(self, item: T, *, key: Hashable, copy: bool = False) -> bool:
-        """Take an item out unseen; False when it has been started."""
+    def remove(self, item: Item, *, key: Hashable, mirrored: bool = False) -> bool:
+        """Remove a waiting item; False if it has been started."""
         if item in self._held_items:
             self._held_items.remove(item)
             return True
-        return self._batcher.remove(item, key=key, copy=copy)
+        return self._batcher.remove(item, key=key, mirrored=mirrored)
 
     def rule_changed(self, *, max_batches: int) -> None:
-        """The batcher's rule is another one from now on, and so many batches may overlap."""
+        """Apply a changed batching rule to the waiting items, and a new ``max_batches``."""
         self._max_batches = max_batches
         self._start_batches()
 
     async def hold(self) -> None:
-        """Start nothing more, and return when nothing runs."""
+        """Start no more items, and return when no task runs."""
         self._held = True
         while self._tasks:
             self._idle = asyncio.Event()
             await self._idle.wait()
 
     def release(self) -> None:
-        """Go on after :meth:`hold`."""
+        """Start items again after :meth:`hold`, first those that have arrived meanwhile."""
         self._held = False
         items, self._held_items = self._held_items, []
         for item in items:
@@ -101,8 +99,8 @@ class CoroutineExecutor(Generic[T]):
         self._start_batches()
 
     def run(self, coroutine: Coroutine[Any, Any, None], context: Context | None = None) -> asyncio.Task[None]:
-        """Run a coroutine as a task that :meth:`hold` waits for, in a copy of a context: the present one by default."""
-        # Python 3.10 takes no context here, and copies the one that it is called in.
+        """Start a task that :meth:`hold` waits for, in a copy of ``context``; None: of the current one."""
+        # `create_task` copies the context that it is called in; it has no argument for one in Python 3.10.
         create = self._loop.create_task
         task = create(coroutine) if context is None else context.run(create, coroutine)
         self._tasks.add(task)
@@ -110,19 +108,23 @@ class CoroutineExecutor(Generic[T]):
         return task
 
     def cancel(self, task: asyncio.Task[None], then: Callable[[], object]) -> None:
-        """Cancel a task, and call ``then`` once it is over: one that has not made its first step never runs a line."""
+        """Cancel a task, and call ``then`` when it is over. By a callback, since a task that is cancelled before its
+        first step runs no code of ours."""
         task.add_done_callback(self.ended)
         task.add_done_callback(lambda _: then())
         task.cancel()
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """A task is over, or as good as: an item's own says so itself, since its callback would take another turn of
-        the loop for each call."""
+        """Mark a task as finished.
+
+        The task of a single item calls this right before it returns.
+        """
+        # hot: a done-callback would cost one more callback on the loop for each call.
         self._tasks.discard(task)
         if self._idle is not None and not self._tasks:
             self._idle.set()
 
-    def _start(self, item: T) -> asyncio.Task[None]:
+    def _start(self, item: Item) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._context.spawn(self._loop.create_task, self._run_one(item))
         self._tasks.add(task)
         return task
@@ -148,33 +150,31 @@ class CoroutineExecutor(Generic[T]):
 
 
 class OnLoop:
-    """Runs calls and batches as tasks.
+    """Runs calls of async user code, and sends answers that take time.
 
     Args:
-        ledger: told what came of each call.
-        rule: of batches; learns how long they take.
+        ledger: is given the outcome of each call.
+        rule: batching rule; learns how long batches take.
         context: each call and batch runs in a copy of it.
 
     Attributes:
-        executor: the tasks, and what waits to become one.
+        executor: runs the tasks, and holds the items that wait.
     """
 
     def __init__(self, ledger: Ledger, rule: BatchRule, context: UserContext) -> None:
         self._ledger = ledger
         self._metrics = ledger.metrics.loop
         self._rule = rule
-        self.executor: CoroutineExecutor[Item] = CoroutineExecutor(
-            self._run_one, self._run_batch, batcher=Batcher(rule), context=context
-        )
+        self.executor = CoroutineExecutor(self._run_one, self._run_batch, batcher=Batcher(rule), context=context)
 
     def deliver_later(
         self, item: Item, value: Any, feed: Feed | None = None, context: contextvars.Context | None = None
     ) -> None:
-        """Send what takes its time, in a task of its own.
+        """Send an answer that takes time, in its own task.
 
         Args:
-            feed: what a response streams, where sync code makes it.
-            context: which the task runs in; by default a copy of the present one.
+            feed: the values that a response streams, if the thread of sync code makes them.
+            context: the task runs in a copy of it; None: of the current one.
         """
         if item.over and feed is None:
             if inspect.iscoroutine(value):
@@ -186,7 +186,7 @@ class OnLoop:
             item.task.add_done_callback(lambda _: feed.close())
 
     async def _run_one(self, item: Item) -> None:
-        # One that was held back has no task yet by which to cancel it.
+        # The task of an item that was held has not been set on the item yet; it is needed to cancel the call.
         item.task = task = item.task or asyncio.current_task()
         assert task is not None
         if not self._ledger.start(item):
@@ -197,7 +197,7 @@ class OnLoop:
         try:
             result = item.method.call(item.user_request())
             value = result if inspect.isasyncgen(result) else await result
-            if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.request.http_method)):
+            if type(value) not in PLAIN and (needs_await(value) or answers.takes_time(value, item.request.http_method)):
                 await self._deliver(item, value)
         except asyncio.CancelledError:
             self._cancelled(item)
@@ -205,7 +205,7 @@ class OnLoop:
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its caller
             self._ledger.fail_with(item, error)
         finally:
-            self._metrics.ran(item.began, 1)  # before the answer leaves: who has it finds the call counted
+            self._metrics.ran(item.began, 1)  # before the answer is sent: a caller that has it finds the call counted
             self.executor.ended(task)
         if not item.over:
             self._deliver_whole(item, value)
@@ -219,10 +219,10 @@ class OnLoop:
         began, size = items[0].began, len(items)
         values: list[Any] = []
         try:
-            items, requests = unpacked(items, self._ledger.fail_with)
+            items, requests = with_requests(items, self._ledger.fail_with)
             began = time.monotonic()
-            values = split_batch(await whole(method.call(requests), len(items)), len(items)) if items else []
-            learn(self._rule, items, began)
+            values = split_batch(await finished_batch(method.call(requests), len(items)), len(items)) if items else []
+            report_batch(self._rule, items, began)
         except asyncio.CancelledError:
             for item in items:
                 self._cancelled(item)
@@ -230,23 +230,25 @@ class OnLoop:
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
             self._ledger.fail_all(items, error)
         finally:
-            self._metrics.ran(began, size)  # before answers leave, as above
-        for item, value in zip(items, values, strict=False):  # none when it has failed
+            self._metrics.ran(began, size)  # before the answers are sent, as above
+        for item, value in zip(items, values, strict=False):  # no values if the batch has failed
             if isinstance(value, BaseException):
                 self._ledger.fail_with(item, value)
-            elif type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.request.http_method)):
-                self.deliver_later(item, value)  # its reader must not hold up the others, nor the next batch
+            elif type(value) not in PLAIN and (
+                needs_await(value) or answers.takes_time(value, item.request.http_method)
+            ):
+                self.deliver_later(item, value)  # a slow reader must not delay the other members, or the next batch
             else:
                 self._deliver_whole(item, value)
 
     async def _deliver(self, item: Item, value: Any, feed: Feed | None = None) -> None:
         ledger = self._ledger
         over_http = item.request.codec == CODEC_HTTP
-        call_scope.set(item.scope())  # a task that was begun by others has theirs
+        call_scope.set(item.scope())  # the task may have inherited the scope of a batch
         try:
-            if is_later(value):
+            if needs_await(value):
                 value = await value
-            if answers.is_streaming(value) and not over_http:  # a caller that takes objects has no use for a head
+            if answers.is_streaming(value) and not over_http:  # a handle gets the values; it has no use for a head
                 source = sync_source(value)
                 value = value.body_iterator if source is None else on_threads(source)
             if answers.is_iterator(value):
@@ -268,11 +270,11 @@ class OnLoop:
     def _deliver_whole(self, item: Item, value: Any) -> None:
         try:
             answer = answers.encode_answer(value, item.request.codec)
-        except BaseException as error:  # noqa: BLE001 - user code: values are asked for their own JSON form
+        except BaseException as error:  # noqa: BLE001 - user code: values have methods for their JSON form
             self._ledger.fail_with(item, error)
         else:
             self._ledger.reply(item, answer)
 
     def _cancelled(self, item: Item) -> None:
-        """Silent for a caller who has cancelled; but user code may also have cancelled itself."""
+        """Fail a call whose task was cancelled. No effect if its caller has cancelled it; otherwise user code has."""
         self._ledger.fail_with(item, RuntimeError("user code was cancelled"))

@@ -1,8 +1,20 @@
 """The one thread of a replica on which sync user code runs: constructor, ``reconfigure``, requests.
 
-The thread forms its own batches when it is free, so nothing is handed back and forth between two items: under load it
-goes from one to the next without the event loop, and results are posted in one wake-up for as many as are there.
-(Measured against ``run_in_executor`` per call: 2.6 times the throughput.)
+The thread takes its next batch by itself when it is free, so that under load it goes from one item to the next without
+the event loop; results are posted to the loop, and those that are ready share one wake-up (decision 0005). Measured
+against ``run_in_executor`` per call: 2.6 times the throughput.
+
+How the thread sleeps and is woken, without losing a wake-up:
+
+- ``_lock`` guards the batcher, the jobs and the flags. ``_waker`` is a bare lock used as a one-shot signal: it is held
+  except between a wake-up and the end of the sleep that it ends. To sleep is to acquire it, to wake is to release it.
+- ``_next`` sets ``_asleep`` under ``_lock`` after it has found nothing to do. Whoever adds work does so under the same
+  lock before calling ``_wake``, so either ``_next`` has found the work, or ``_wake`` finds ``_asleep``.
+- ``_wake`` clears ``_asleep`` and then releases ``_waker``. So a sleep has at most one release, however often ``_wake``
+  is called; releasing a lock that is not held would raise.
+- A sleep may time out just when ``_wake`` has cleared ``_asleep`` but has not released yet. ``_sleep`` finds the flag
+  cleared and acquires ``_waker`` again. Otherwise that release would end the next sleep at once, or the next release
+  would find the lock not held.
 """
 
 from __future__ import annotations
@@ -14,38 +26,37 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from pointsman.context import call_scope
 from pointsman.incoming import CODEC_HTTP
 from pointsman.replica import answers
 from pointsman.replica.answers import PLAIN
 from pointsman.replica.batching import Batcher, BatchRule
-from pointsman.replica.item import Item, learn, scope_of, unpacked
+from pointsman.replica.item import Item, report_batch, scope_of, with_requests
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.responses import Feed, sync_source
 from pointsman.replica.streams import stream_from_thread
-from pointsman.replica.target import is_later, split_batch, whole
+from pointsman.replica.target import finished_batch, needs_await, split_batch
 from pointsman.replica.usercontext import UserContext
 
-T = TypeVar("T")
 
-
-class SyncExecutor(Generic[T]):
+class SyncExecutor:
     """Runs batches of items on one dedicated thread.
 
     Args:
-        work: called on the thread with each due batch.
-        batcher: holds the waiting items; owned by this executor, guarded by its lock.
+        work: called on the thread with each due batch; it must not raise.
+        batcher: holds the waiting items. Used by this executor only, under its lock.
     """
 
-    def __init__(self, work: Callable[[list[T]], None], *, batcher: Batcher[T]) -> None:
+    def __init__(self, work: Callable[[list[Item]], None], *, batcher: Batcher[Item]) -> None:
         self._work = work
         self._batcher = batcher
         self._loop = asyncio.get_running_loop()
+        # Callbacks on the loop run in this context; by default each would keep alive that of the user code it is from.
         self._context = contextvars.copy_context()
-        """Of callbacks on the loop, which must not keep that of the user code they come from."""
         self._lock = threading.Lock()
+        # hot: bare locks; a `Condition` allocates a lock for each wait, a measurable part of the latency of one call.
         self._waker = threading.Lock()
         self._waker.acquire()
         self._jobs: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
@@ -63,49 +74,49 @@ class SyncExecutor(Generic[T]):
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the thread end after what it runs now; waiting items are left alone."""
+        """End the thread after its current batch. Waiting items are not run."""
         with self._lock:
             self._stopping = True
         self._wake()
 
     async def end(self) -> None:
-        """The same, and return when it has ended, with all that is its own."""
+        """Like :meth:`stop`, and return when the thread has ended and its thread-local objects are gone."""
         self.stop()
-        await self.run_beside(self._thread.join)
+        await self.run_elsewhere(self._thread.join)
 
-    # From the loop
+    # Called on the loop
 
-    def add(self, item: T, *, key: Hashable, copy: bool = False) -> None:
-        """Queue an item; a copy yields to all others."""
+    def add(self, item: Item, *, key: Hashable, mirrored: bool = False) -> None:
+        """Queue an item. Mirrored calls yield to all others."""
         with self._lock:
-            self._batcher.add(item, key=key, now=time.monotonic(), copy=copy)
+            self._batcher.add(item, key=key, now=time.monotonic(), mirrored=mirrored)
         self._wake()
 
-    def remove(self, item: T, *, key: Hashable, copy: bool = False) -> bool:
-        """Take an item out unseen; False when it has been started."""
+    def remove(self, item: Item, *, key: Hashable, mirrored: bool = False) -> bool:
+        """Remove a waiting item; False if it has been started."""
         with self._lock:
-            return self._batcher.remove(item, key=key, copy=copy)
+            return self._batcher.remove(item, key=key, mirrored=mirrored)
 
     def rule_changed(self) -> None:
-        """The batcher's rule is another one from now on."""
+        """Apply a changed batching rule to the waiting items."""
         self._wake()
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """Run a function on the thread, before waiting items, and return what it returns."""
+        """Run a function on the thread, before waiting items, and return its result."""
         future: asyncio.Future[Any] = self._loop.create_future()
         with self._lock:
             self._jobs.append((function, future))
         self._wake()
         return await future
 
-    async def run_beside(self, function: Callable[[], Any]) -> Any:
-        """Run a function on a thread of its own, whatever this one does, and return what it returns."""
+    async def run_elsewhere(self, function: Callable[[], Any]) -> Any:
+        """Run a function on a new thread, beside what this one runs, and return its result."""
         future: asyncio.Future[Any] = self._loop.create_future()
         threading.Thread(target=self._run_job, args=(function, future), name="pointsman-beside", daemon=True).start()
         return await future
 
     async def hold(self) -> None:
-        """Start no more items, and return when none runs."""
+        """Start no more items, and return when none is running."""
         with self._lock:
             self._held = True
             if not self._busy:
@@ -115,37 +126,35 @@ class SyncExecutor(Generic[T]):
         await waiter
 
     def release(self) -> None:
-        """Go on after :meth:`hold`."""
+        """Start items again after :meth:`hold`."""
         with self._lock:
             self._held = False
         self._wake()
 
     def _wake(self) -> None:
-        # A bare lock instead of a Condition, which allocates a lock for each wait: with one call at a time that was a
-        # measurable part of the latency.
         with self._lock:
             asleep, self._asleep = self._asleep, False
         if asleep:
             self._waker.release()
 
-    # From the thread
+    # Called on the thread
 
     def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Have the loop run a coroutine to its end, in the context of the caller, and return what it returns."""
-        value, error = asyncio.run_coroutine_threadsafe(settled(coroutine), self._loop).result()
+        """Run a coroutine on the loop, in the caller's context, and return its result. Blocks the thread."""
+        value, error = asyncio.run_coroutine_threadsafe(outcome_of(coroutine), self._loop).result()
         if error is not None:
             raise error
         return value
 
     def post(self, callback: Callable[..., None], *args: Any) -> None:
-        """Have the loop call ``callback(*args)``; many posts share one wake-up."""
+        """Schedule ``callback(*args)`` on the loop. Many posts share one wake-up of the loop."""
         self._posts.append((callback, args))
         if not self._post_pending:
             self._post_pending = True
             self._call_loop(self._run_posts)
 
     def _run_posts(self) -> None:
-        # Cleared first: what is posted from here on wakes the loop again.
+        # Cleared first: a post that comes after the last `popleft` then schedules another run.
         self._post_pending = False
         posts = self._posts
         try:
@@ -153,7 +162,7 @@ class SyncExecutor(Generic[T]):
                 callback, args = posts.popleft()
                 callback(*args)
         finally:
-            if posts:  # one failed: the others are not its hostages
+            if posts:  # a callback has raised; the others must run all the same
                 self._call_loop(self._run_posts)
 
     def _call_loop(self, callback: Callable[..., None], *args: Any) -> None:
@@ -161,7 +170,7 @@ class SyncExecutor(Generic[T]):
             self._loop.call_soon_threadsafe(callback, *args, context=self._context)
         except RuntimeError:
             if not self._loop.is_closed():
-                raise  # a closed loop means that the process is ending: nobody is left to tell
+                raise  # a closed loop, on the other hand, means that the process is ending
 
     def _main(self) -> None:
         while True:
@@ -173,8 +182,8 @@ class SyncExecutor(Generic[T]):
             else:
                 return
 
-    def _next(self) -> tuple[list[T], tuple[Callable[[], Any], asyncio.Future[Any]] | None]:
-        """Wait for something to do; nothing at all means: stop."""
+    def _next(self) -> tuple[list[Item], tuple[Callable[[], Any], asyncio.Future[Any]] | None]:
+        """Wait for a batch or a job. Neither of them means that the thread is to stop."""
         with self._lock:
             self._busy = False
             self._wake_idle_waiters()
@@ -197,13 +206,13 @@ class SyncExecutor(Generic[T]):
             self._sleep(timeout_s)
 
     def _sleep(self, timeout_s: float) -> None:
-        """Wait to be woken, at most ``timeout_s`` seconds (-1: without limit)."""
+        """Wait for :meth:`_wake`, at most ``timeout_s`` seconds (-1: without limit). ``_asleep`` was set before."""
         if self._waker.acquire(timeout=timeout_s):
             return
         with self._lock:
             woken, self._asleep = not self._asleep, False
         if woken:
-            self._waker.acquire()  # the wake-up came just after the time-out: it must not count for the next sleep
+            self._waker.acquire()  # `_wake` came just after the time-out: its release must not end the next sleep
 
     def _wake_idle_waiters(self) -> None:
         waiters, self._idle_waiters = self._idle_waiters, []
@@ -219,26 +228,28 @@ class SyncExecutor(Generic[T]):
             self._call_loop(_resolve, future, value, None)
 
 
-async def settled(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """What an awaitable of user code gives, or raises; an exit among that would end the loop."""
+async def outcome_of(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """The result or exception of an awaitable of user code, as values: SystemExit would end the loop if a task raised
+    it. Cancellations are raised."""
     try:
         return await awaitable, None
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # noqa: BLE001 - user code: who waits for it raises it again
+    except BaseException as error:  # noqa: BLE001 - user code: raised again by the caller
         return None, error
 
 
 class UserExit(Exception):
-    """Carries SystemExit, KeyboardInterrupt and the like across an asyncio future, which refuses some of them."""
+    """Wraps SystemExit, KeyboardInterrupt and the like for an asyncio future: these would end the loop, and a future
+    does not accept StopIteration."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
         self.error = error
 
 
-def carried(error: BaseException) -> Exception:
-    """An error of user code as an asyncio future can carry it."""
+def as_settable(error: BaseException) -> Exception:
+    """An error of user code as an exception that can be set on an asyncio future."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     wrapped = UserExit(error).with_traceback(error.__traceback__)
@@ -252,22 +263,22 @@ def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | Non
     if error is None:
         future.set_result(value)
     else:
-        future.set_exception(carried(error))
+        future.set_exception(as_settable(error))
 
 
 class OnThread:
-    """Runs batches on the thread.
+    """Runs calls of sync user code on the thread.
 
     Args:
-        ledger: told, on the loop, what came of each call.
-        rule: of batches; learns how long they take.
-        deliver_later: takes, on the loop, what takes its time to be sent, or to be there, what feeds it, and its call's
-            context.
+        ledger: is given the outcome of each call, on the loop.
+        rule: batching rule; learns how long batches take.
+        deliver_later: :meth:`OnLoop.deliver_later <pointsman.replica.tasks.OnLoop.deliver_later>`: sends, on the loop,
+            answers that take time or must be awaited.
         context: each batch runs in a copy of it.
 
     Attributes:
-        executor: the thread, and what waits for it.
-        running: what user code runs now, and since when.
+        executor: the thread, and the items that wait for it.
+        running: when the current call or batch began, and its items; None while user code does not run.
     """
 
     def __init__(
@@ -277,7 +288,7 @@ class OnThread:
         self._rule = rule
         self._deliver_later = deliver_later
         self._context = context
-        self.executor: SyncExecutor[Item] = SyncExecutor(self._run, batcher=Batcher(rule))
+        self.executor = SyncExecutor(self._run, batcher=Batcher(rule))
         self.running: tuple[float, list[Item]] | None = None
 
     def _run(self, batch: list[Item]) -> None:
@@ -294,52 +305,58 @@ class OnThread:
         call_scope.set(scope_of(items))
         try:
             if method.batches:
-                items, requests = unpacked(items, lambda item, error: post(ledger.fail_with, item, error))
+                items, requests = with_requests(items, lambda item, error: post(ledger.fail_with, item, error))
                 began = time.monotonic()
                 values = split_batch(self._finished(method.call(requests), len(items)), len(items)) if items else []
-                learn(self._rule, items, began)
+                report_batch(self._rule, items, began)
             else:
                 values = [method.call(items[0].user_request())]
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its callers
             endings = [item.ending(error) for item in items]
-            ledger.failures.note(error, items, endings)
+            ledger.failures.record(error, items, endings)
             outcomes: Iterable[tuple[Any, ...]] = [(ending.failed, ledger.end, ending) for ending in endings]
         else:
+            # Lazy: each answer is posted before the next one is encoded, or streamed, which may take long.
             outcomes = map(self._outcome, items, values)
-        for item, (failed, tell, *outcome) in zip(items, outcomes, strict=True):
-            if item is items[-1]:  # before the last answer leaves: who has all of them finds the call counted
+        for item, (failed, send, *outcome) in zip(items, outcomes, strict=True):
+            if item is items[-1]:  # before the last answer is sent: a caller that has all of them finds them counted
                 metrics.ran(began, size)
             if failed is not None:
                 metrics.processed(item, failed=failed)
-            post(tell, item, *outcome)
-        if not items:  # none could be unpacked
+            post(send, item, *outcome)
+        if not items:  # none of them could be unpacked
             metrics.ran(began, size)
         self.running = None
 
     def _finished(self, result: Any, size: int) -> Any:
-        """What a batching callable gives in the end. The thread waits for it: sync batches run one at a time."""
-        if is_later(result) or hasattr(type(result), "__aiter__"):
-            return self.executor.wait_for(whole(result, size))
+        """The final result of a batching callable. The thread waits for it, since sync batches run one at a time."""
+        if needs_await(result) or hasattr(type(result), "__aiter__"):
+            return self.executor.wait_for(finished_batch(result, size))
         return result
 
     def _outcome(self, item: Item, value: Any) -> tuple[Any, ...]:
-        """Stream or encode a value. Returns whether it failed, if known, and what to tell the loop."""
+        """Stream or encode a value.
+
+        Returns:
+            Whether the call failed (None if that is not known yet); the function that sends the outcome on the loop;
+            and its arguments behind the item.
+        """
         ledger = self._ledger
         try:
             if item.method.batches:
-                call_scope.set(item.scope())  # not what the stream of the member before has left
+                call_scope.set(item.scope())  # a stream of the previous member may have left another scope
                 if isinstance(value, BaseException):
                     return self._ended(item, value)
-            if type(value) not in PLAIN and (is_later(value) or answers.is_long(value, item.request.http_method)):
+            if type(value) not in PLAIN and (needs_await(value) or answers.takes_time(value, item.request.http_method)):
                 return self._deliver(item, value)
             return False, ledger.reply, answers.encode_answer(value, item.request.codec)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
             return self._ended(item, error)
 
     def _deliver(self, item: Item, value: Any) -> tuple[Any, ...]:
-        """Stream what sync code makes from here; the loop sends the rest. Returns the same."""
+        """Stream an answer that sync code produces, or hand the answer to the loop. Returns as :meth:`_outcome`."""
         ledger, post, context = self._ledger, self.executor.post, contextvars.copy_context()
-        if is_later(value):
+        if needs_await(value):
             return None, self._deliver_later, value, None, context
         source = value if answers.is_iterator(value) else sync_source(value)
         over_http = item.request.codec == CODEC_HTTP
@@ -353,7 +370,7 @@ class OnThread:
         return None, feed.finish
 
     def _ended(self, item: Item, error: BaseException) -> tuple[Any, ...]:
-        """The same for an exception."""
+        """The outcome of a call that has raised. Returns as :meth:`_outcome`."""
         ending = item.ending(error)
-        self._ledger.failures.note(error, (item,), (ending,))
+        self._ledger.failures.record(error, (item,), (ending,))
         return ending.failed, self._ledger.end, ending

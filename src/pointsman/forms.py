@@ -1,6 +1,6 @@
-"""Forms as ``def`` callables read them: Starlette's, with files whose methods return values at once.
+"""Forms for ``def`` callables: Starlette's, with files whose methods return values instead of coroutines.
 
-Called by :meth:`pointsman.request.Request.form`. Starlette is imported only when there is a form to parse.
+Called by :meth:`pointsman.request.Request.form`. Starlette is imported only when a form is parsed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def parse_form(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:
-    """Run a parser of Starlette's and give its form a sync face. Raises what the parser raises."""
+    """Run a parser of Starlette and return its form with sync methods. Raises what the parser raises."""
     form = _completed(parse)
     form_class, file_class = _classes()
     fields = [(name, file_class(value) if hasattr(value, "file") else value) for name, value in form.multi_items()]
@@ -29,11 +29,11 @@ def _completed(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:
         asyncio.get_running_loop()
     except RuntimeError:
         return _run(parse)
-    return _completed_elsewhere(parse)  # such as in `bucket_by`, which runs on a loop
+    return _completed_elsewhere(parse)  # a loop runs on this thread, as in `bucket_by`
 
 
 def _run(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:
-    """As ``asyncio.run``, which would take away the event loop that user code has set for this thread."""
+    """Like ``asyncio.run``, but keeps the event loop that user code has set for this thread."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(parse())
@@ -64,7 +64,7 @@ def _completed_elsewhere(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> 
 
 @cache
 def _classes() -> tuple[Any, Any]:
-    """Of forms and of files. Made on first use, so that importing this module does not import Starlette."""
+    """The classes of forms and files. Made on first use, so that importing this module does not import Starlette."""
     from starlette.datastructures import FormData, UploadFile
 
     class SyncUploadFile(UploadFile):

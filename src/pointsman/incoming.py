@@ -1,5 +1,5 @@
-"""A request on its way: its head, made once by an HTTP server or a handle; and the whole of it as it reached a replica,
-which both kinds of requests that user code gets are made of. Starlette is imported only when a URL is asked for.
+"""Requests inside our processes: the head, made once by an HTTP server or a handle, and the whole request in a replica,
+from which both kinds of requests for user code are made. Starlette is imported only when a URL is asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CODEC_OBJECT = 1
 
 
 class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """All of a request but its body. Made once, held by the call, packed and unpacked whole.
+    """A request without its body. Made once, held by the call, and packed and unpacked as a whole.
 
     Attributes:
         endpoint: its name.
@@ -32,9 +32,9 @@ class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
         http_method: upper case.
         path: raw path as received, percent-encoded; empty through a handle.
         query: raw query string; empty through a handle.
-        headers: name and value as received, latin-1 bytes, names in lower case. Only read.
-        path_params: decoded values of the route's template. Only read.
-        request_id: names the request in logs and error bodies.
+        headers: names and values as received, latin-1 bytes, names in lower case. Must not be changed.
+        path_params: decoded values of the route's template. Must not be changed.
+        request_id: id of the request in logs and error bodies.
         client: address of the HTTP client, for user code.
     """
 
@@ -51,7 +51,7 @@ class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class KeywordParams(dict[str, Any]):
-    """Keyword arguments of a handle call, in the place of HTTP's query parameters; values keep their type."""
+    """Keyword arguments of a handle call, in place of query parameters. Values keep their type."""
 
     def getlist(self, key: str) -> list[Any]:
         """The value as a list of one, or an empty list."""
@@ -59,12 +59,12 @@ class KeywordParams(dict[str, Any]):
 
 
 class Incoming:
-    """A request that reached a replica, before user code sees it as one kind of request or the other.
+    """A request in a replica, from which the request object for user code is made.
 
     Attributes:
-        data: bytes for HTTP, any Python object for a handle call.
+        data: the body: bytes for HTTP, any Python object for a handle call.
         kwargs: keyword arguments of a handle call; None for HTTP.
-        left: set once nobody waits for the answer any more.
+        left: True once the caller does not wait for the answer any more.
     """
 
     __slots__ = ("data", "head", "kwargs", "left")
@@ -76,7 +76,7 @@ class Incoming:
         self.left = False
 
     def scope(self) -> dict[str, Any]:
-        """The ASGI scope of this call."""
+        """The ASGI scope of this request."""
         head = self.head
         raw_path = head.path or f"/{quote(head.endpoint, safe='')}".encode()
         return {
@@ -103,13 +103,13 @@ class Incoming:
         return URL(scope=self.scope())
 
     def base_url(self) -> URL:
-        """Of a handle call, which has no host."""
+        """The base URL of a handle call, which has no host."""
         from starlette.datastructures import URL
 
         return URL("serve:///")
 
     def object_as_json(self) -> Any:
-        """What ``json()`` gives for a handle call."""
+        """The result of ``json()`` for a handle call."""
         data = self.data
         if isinstance(data, (bytes, bytearray)):
             return json.loads(data)
@@ -118,13 +118,13 @@ class Incoming:
         raise ServeException(f"json() cannot give a {type(data).__name__}; use body() for the object itself")
 
     def object_as_form(self) -> dict[str, Any]:
-        """What ``form()`` gives for a handle call."""
+        """The result of ``form()`` for a handle call."""
         if isinstance(self.data, dict):
             return self.data
         raise ServeException(f"form() needs a dict, and this call carries a {type(self.data).__name__}")
 
     def object_as_bytes(self) -> bytes:
-        """What ``stream()`` gives for a handle call."""
+        """The bytes for ``stream()`` of a handle call."""
         if isinstance(self.data, (bytes, bytearray)):
             return bytes(self.data)
         kind = type(self.data).__name__

@@ -1,9 +1,8 @@
-"""What user code receives, and the batch marker.
+"""The request that user code receives, and the batch marker.
 
-A ``def`` callable gets a :class:`Request`, which has all that Starlette's has and whose methods return values; an
-``async def`` callable gets Starlette's own ``Request`` (through a handle: a subclass of it, because a handle carries
-Python objects). Starlette is imported only when something of it is asked for: a sync backend that reads bytes never
-loads it.
+A ``def`` callable gets a :class:`Request`, which has the attributes of Starlette's and whose methods return values. An
+``async def`` callable gets Starlette's own ``Request`` (through a handle: a subclass, since a handle carries Python
+objects). Starlette is imported only when something of it is used: a sync backend that reads bytes never loads it.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def _mark(function: C, bucket_by: Callable[[Any], Hashable] | None) -> C:
         text = f"accept_batch on a class is ignored; put it on {function.__name__}.__call__"
         warnings.warn(text, UserWarning, stacklevel=3)
         return function
-    # What a class gives out is the function within: the marker would be lost with its shell.
+    # Mark the function inside: attribute access on the class returns it, not the staticmethod object around it.
     marked = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
     if not callable(marked):
         raise TypeError(f"accept_batch marks functions and methods, not {function!r}")
@@ -80,13 +79,13 @@ def is_marked(function: Callable[..., Any] | None) -> bool:
 
 
 def bucket_of(function: Callable[..., Any]) -> Callable[[Any], Hashable] | None:
-    """The ``bucket_by`` that a batching function was marked with."""
+    """The ``bucket_by`` of a batching function; None if it has none."""
     bucket_by: Callable[[Any], Hashable] | None = getattr(function, BUCKET_MARKER, None)
     return bucket_by
 
 
 def _as_starlette(name: str) -> Any:
-    """An attribute that is taken from a Starlette request of the same call."""
+    """A property that reads an attribute of the Starlette request of the same call."""
     return property(lambda request: getattr(request._starlette(), name), doc=f"As in Starlette: ``{name}``.")
 
 
@@ -224,7 +223,7 @@ class Request:
         """Whether the client has left, or has given the call up: nobody waits for the answer. It can be awaited as
         well, by code that was written for Starlette. It is true or false, but not ``True`` or ``False`` themselves:
         ``is False`` never holds, and in JSON it is 0 or 1. ``bool(...)`` makes it a bool."""
-        return _Settled(self._incoming.left)  # type: ignore[return-value]
+        return _AwaitableBool(self._incoming.left)  # type: ignore[return-value]
 
     def close(self) -> None:
         """Close the files of the form, if it was read."""
@@ -233,7 +232,7 @@ class Request:
             form.close()
 
     def _starlette(self) -> Any:
-        """A Starlette request of the same call; it keeps ``scope`` and ``state``."""
+        """The Starlette request of the same call, made on first use. It holds ``scope`` and ``state``."""
         try:
             return self._whole
         except AttributeError:
@@ -259,11 +258,12 @@ class Request:
         return f"<Request {self.method} {self._incoming.head.endpoint!r}>"
 
 
-Mapping.register(Request)  # by inheritance, `isinstance(value, Request)` in each handle call would take longer
+# hot: registered, not inherited: with an ABC as base, `isinstance(value, Request)` in each handle call is slower.
+Mapping.register(Request)
 
 
-class _Settled(int):
-    """A truth value that can also be awaited, as a coroutine that gives it."""
+class _AwaitableBool(int):
+    """A truth value that can also be awaited, for code that was written for Starlette."""
 
     def __await__(self) -> Generator[Any, None, bool]:
         return bool(self)
@@ -276,7 +276,7 @@ class _Settled(int):
         raise error
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Part of the coroutine interface; there is nothing to close."""
 
     def __repr__(self) -> str:
         return repr(bool(self))
@@ -290,28 +290,29 @@ def async_request(incoming: Incoming) -> StarletteRequest:
     from starlette.requests import Request as StarletteRequest
 
     async def receive() -> dict[str, Any]:
-        if incoming.left and _is_a_glance():
+        if incoming.left and _asks_without_waiting():
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": incoming.data, "more_body": False}
 
     request = StarletteRequest(incoming.scope(), receive)
-    vars(request)["_incoming"] = incoming  # for a handle that it may be passed to
+    vars(request)["_incoming"] = incoming  # for `passed_on`
     return request
 
 
-def _is_a_glance() -> bool:
-    """Whether Starlette's ``is_disconnected`` asks, which looks without waiting. ``body`` still gets the body: one
-    member of a batch who has left must not fail the others."""
+def _asks_without_waiting() -> bool:
+    """True if the caller is Starlette's ``is_disconnected``, which polls in a cancelled scope of anyio. Other callers
+    want the body and still get it: a member of a batch whose client has left must not fail the others."""
     import anyio
 
     return anyio.current_effective_deadline() == float("-inf")
 
 
 def passed_on(value: Any) -> Any:
-    """What a handle sends for its first argument: a request that a backend was given travels as it came.
+    """The object that a handle sends for its first argument: for a request that a backend was given, the request as it
+    arrived; for other objects the object itself.
 
     Raises:
-        TypeError: a Starlette request that somebody else made.
+        TypeError: a Starlette request that a backend was not given.
     """
     if isinstance(value, Request):
         return value._incoming
@@ -325,7 +326,7 @@ def passed_on(value: Any) -> Any:
 
 
 class _HandleForm:
-    """What ``form()`` of a handle call gives to an ``async def`` callable: it is awaited, or entered."""
+    """Result of ``form()`` of a handle call in an ``async def`` callable: awaited, or used in ``async with``."""
 
     def __init__(self, incoming: Incoming) -> None:
         self._incoming = incoming
@@ -338,23 +339,24 @@ class _HandleForm:
         return self._incoming.object_as_form()
 
     async def __aexit__(self, *error: object) -> None:
-        """A dict holds nothing that must be closed."""
+        """A dict has nothing to close."""
 
 
 _handle_class: Any = None
 
 
 def _handle_request_class() -> Any:
-    """Made on first use, so that importing this module does not import Starlette."""
+    """The class of requests of handle calls. Made on first use, so that importing this module does not import
+    Starlette."""
     global _handle_class
     if _handle_class is not None:
         return _handle_class
     from starlette.requests import Request as StarletteRequest
 
     class HandleRequest(StarletteRequest):
-        """A handle call as an ``async def`` callable sees it: Starlette's interface, Python objects inside.
+        """The request of a handle call in an ``async def`` callable: Starlette's interface over Python objects.
 
-        Starlette's own state is made when something of it is first asked for: most calls want the body only.
+        Starlette's constructor runs when one of its attributes is first used, since most calls use the body only.
         """
 
         def __init__(self, incoming: Incoming) -> None:

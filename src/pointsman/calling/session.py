@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.calling.dispatch import LoopDispatcher, ThreadDispatcher
-from pointsman.context import replica_context
+from pointsman.context import in_trial_import, replica_context
 from pointsman.engine.base import Address
 from pointsman.engine.instances import address_of, locator, metrics_folder
 from pointsman.engine.process import new_event_loop
@@ -314,7 +314,7 @@ def credentials_here(control_path: str = "") -> Credentials:
     Raises:
         ServeException: outside a replica, and the instance is not this user's or has ended.
     """
-    if is_rehearsing():  # code is loaded for validation only, by a process that may not reach the instance
+    if in_trial_import():  # code is loaded for validation only, by a process that may not reach the instance
         return Credentials("", control_path, ROLE_GRANT, "", b"", 0.0)
     context = replica_context()
     if context is not None and control_path in ("", context.control_path):

@@ -1,4 +1,4 @@
-"""How our own processes talk: frames and messages (pure), the handshake (pure), and asyncio streams of them.
+"""How our own processes talk: frames and messages (pure), the handshake (pure), and streams of frames on asyncio.
 
-Everyone who sends or receives a call uses this package; it knows nothing of endpoints, policies or user code.
+All processes that send or receive calls use this package. It knows nothing of endpoints, policies or user code.
 """

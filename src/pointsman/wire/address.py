@@ -1,11 +1,10 @@
-"""Where a socket of ours listens, as text: a path for a Unix socket, ``tcp:host:port`` for one that other nodes reach;
-and the TLS contexts of those.
+"""Addresses of our listeners: the path of a Unix socket, or ``tcp:host:port`` for other nodes; and TLS contexts.
 
-A process on the same node as the listener takes the path, any other the TCP address. Which node this is, a process
-learns once, at its start; with the local engine there is one node, and its name is empty.
+A process on the listener's node uses the path, others use the TCP address. A process learns its own node once, at its
+start; the local engine has one node, with an empty name.
 
-TLS between nodes uses the certificates that the cluster's operator has given to Ray. They are read at each dial, so
-that certificates which are renewed are used from then on. Unix sockets do without.
+TLS between nodes uses the certificates that the cluster's operator has given to Ray (decision 0031). They are read at
+each dial, so renewed certificates are used from then on. Unix sockets use no TLS.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ _here = ""
 
 
 def set_node(node: str) -> None:
-    """Say on which node this process runs."""
+    """Set the node that this process runs on. Called once, at its start."""
     global _here
     _here = node
 
 
 def node_here() -> str:
-    """The node of this process; empty where there is only one."""
+    """The node that this process runs on; empty with the local engine."""
     return _here
 
 
 def nearest(node: str, path: str, tcp: str) -> str:
-    """The address by which this process reaches a listener of ``node``."""
+    """The address by which this process reaches a listener on ``node``."""
     return path if node == _here or not tcp else tcp
 
 
@@ -58,16 +57,16 @@ FILES = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
 
 
 def dialer_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext | None:
-    """What a dialer shows, and expects of the other end; None where the cluster has no TLS.
+    """TLS context of the connecting end; None if the cluster does not use TLS.
 
     Raises:
-        OSError: a certificate is not named, or cannot be used.
+        OSError: a certificate is not configured, or cannot be used.
     """
     return _context(ssl.PROTOCOL_TLS_CLIENT, environ)
 
 
 def acceptor_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext | None:
-    """The same for who is dialed."""
+    """TLS context of the listening end; None if the cluster does not use TLS. Raises as :func:`dialer_context`."""
     return _context(ssl.PROTOCOL_TLS_SERVER, environ)
 
 

@@ -1,13 +1,13 @@
-"""The handshake: both ends prove that they hold the same key before anything else is decoded. No I/O.
+"""The handshake: both ends prove that they hold the same key before any other frame is decoded. No I/O.
 
-Dialer and acceptor each send a nonce; each answers with HMAC-SHA256 over both nonces, the role that the dialer claims,
-the instance, the protocol version and which end it is. A replayed or reflected hello therefore proves nothing.
+Dialer and acceptor each send a nonce. Each proves its key by an HMAC-SHA256 over both nonces, the role that the dialer
+claims, the instance, the protocol version, and which end it is. So a replayed or reflected hello proves nothing.
 
     dialer   -> acceptor   Opening(version, instance, role, identity, nonce)
     acceptor -> dialer     Challenge(nonce, proof)
     dialer   -> acceptor   Proof(proof)          from here on the dialer may send frames
 
-The acceptor counts a dialer as known only after its proof; until then frames over 256 bytes are an error.
+The acceptor trusts a dialer only after its proof; until then a frame over 256 bytes is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NONCE_SIZE = 32
 ROLE_OPERATOR = "operator"
 """May change the instance: the driver that started it, the command line, ``connect``."""
 ROLE_GRANT = "grant"
-"""User code inside a replica that uses a Client."""
+"""User code in a replica that uses a client or a handle."""
 ROLE_INGRESS = "ingress"
 ROLE_REPLICA = "replica"
 ROLE_ROUTER = "router"
@@ -50,7 +50,7 @@ class Proof(Message, frozen=True):
 
 
 def derive_key(master: bytes, role: str, identity: str = "") -> bytes:
-    """The key of one role, and of one process of it where ``identity`` is given; tells nothing about ``master``."""
+    """The key of a role, or with ``identity`` of one process in that role. ``master`` cannot be computed from it."""
     return hmac.digest(master, _framed(b"pointsman key", role.encode(), identity.encode()), hashlib.sha256)
 
 
@@ -73,7 +73,7 @@ def _proof(key: bytes, end: str, opening: Opening, challenge_nonce: bytes) -> by
 
 
 class Dialer:
-    """The connecting end. ``first`` is to be sent; then every hello frame goes through :meth:`receive`."""
+    """The connecting end. Send :meth:`first`; then give each received frame to :meth:`receive` until ``done``."""
 
     def __init__(self, *, instance: str, role: str, identity: str, key: bytes, nonce: bytes) -> None:
         if not key:
@@ -89,7 +89,7 @@ class Dialer:
         """Check the acceptor's challenge and return the bytes that answer it.
 
         Raises:
-            WireError: the acceptor does not hold the key, or speaks out of turn.
+            WireError: the acceptor does not hold the key, or sent an unexpected frame.
         """
         if frame.kind != Kind.HELLO or frame.body or self.done:
             raise WireError("expected a hello")
@@ -106,9 +106,9 @@ class Acceptor:
     """The listening end.
 
     Args:
-        instance: only dialers of the same instance are let in.
-        key_for: returns the key for a role and identity, or None when such a dialer is not welcome.
-        nonce: 32 random bytes, fresh for each connection.
+        instance: only dialers of the same instance are accepted.
+        key_for: returns the key of a role and identity; None if such a dialer is not accepted.
+        nonce: 32 random bytes, new for each connection.
     """
 
     def __init__(self, *, instance: str, key_for: Callable[[str, str], bytes | None], nonce: bytes) -> None:
@@ -121,7 +121,7 @@ class Acceptor:
 
     @property
     def role(self) -> str:
-        """Role of the dialer, proven once ``done``."""
+        """The dialer's role; proven once ``done``."""
         return self._opening.role if self._opening else ""
 
     @property
@@ -129,10 +129,10 @@ class Acceptor:
         return self._opening.identity if self._opening else ""
 
     def receive(self, frame: Frame) -> bytes:
-        """Take a hello frame and return the bytes to answer with (none after the last).
+        """Process a hello frame and return the bytes of the answer (empty after the last one).
 
         Raises:
-            WireError: wrong version or instance, unwelcome role, wrong proof.
+            WireError: wrong version or instance, role not accepted, wrong proof.
         """
         if frame.kind != Kind.HELLO or frame.body or self.done:
             raise WireError("expected a hello")

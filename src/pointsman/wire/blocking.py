@@ -1,6 +1,6 @@
-"""A stream without a loop: one authenticated connection for a thread that must not depend on anybody else's loop.
+"""A stream without an event loop: one authenticated connection for a thread that must not depend on any loop.
 
-Used by a replica's health thread, which has to answer while user code blocks the event loop.
+Used by a replica's health thread, which must answer while user code blocks the event loop.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ READ_SIZE = 64 * 1024
 
 
 class BlockingStream:
-    """Dials and shakes hands; then sends and receives frames, one thread at a time.
+    """Connects and authenticates, then sends and receives frames. Not thread-safe.
 
     Args:
         address: path of a Unix socket, or ``tcp:host:port``.
 
     Raises:
-        OSError: nobody listens there, or with TLS somebody else does, or the other end went away.
+        OSError: no process listens there, its TLS certificate is not accepted, or the connection was lost.
         WireError: the other end does not hold the key.
     """
 
@@ -43,11 +43,15 @@ class BlockingStream:
             raise
 
     def send(self, kind: int, call_id: int, head: bytes = b"") -> None:
-        """Write one frame. Raises TooLargeError: it is over the limit, and nothing was written."""
+        """Send one frame.
+
+        Raises:
+            TooLargeError: the frame is over the limit. Nothing was sent.
+        """
         self._socket.sendall(encode_frame(kind, call_id, head))
 
     def receive(self) -> list[Frame]:
-        """Wait for the next bytes and return the frames that they complete."""
+        """Wait for the next bytes, and return the frames that they complete, perhaps none."""
         data = self._socket.recv(READ_SIZE)
         if not data:
             raise ConnectionError("the other end closed the connection")

@@ -1,4 +1,4 @@
-"""What clients say to the controller, and what it answers. Schemas; no I/O."""
+"""Commands from clients to the controller, and its replies. Schemas; no I/O."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from pointsman.wire.messages import Message
 
 
 class CommandHead(Message, frozen=True):
-    """The frame's body is the packed command, ``size`` bytes, and then the code blob, where the command has one."""
+    """Head of a COMMAND frame. The body is the packed command, ``size`` bytes, then the code blob if there is one."""
 
     size: int
 
 
 class Command(msgspec.Struct, frozen=True, tag_field="command"):
-    """Base of the commands. ``id`` makes a repeated delivery harmless: it is carried out once."""
+    """Base of the commands. A command that is delivered again with the same ``id`` is executed only once."""
 
     id: str
 
 
 class CreateBackend(Command, frozen=True, tag="create_backend"):
-    """With a code blob; ``code`` is its digest."""
+    """Create a backend. ``code`` is the digest of the code blob in the frame's body."""
 
     tag: str
     code: str
@@ -47,7 +47,7 @@ class CreateBackend(Command, frozen=True, tag="create_backend"):
 
 
 class UpdateBackendConfig(Command, frozen=True, tag="update_backend_config"):
-    """``changes`` holds fields of BackendConfigSpec; only these change."""
+    """Change those fields of a backend's BackendConfigSpec that are in ``changes``."""
 
     tag: str
     changes: dict[str, Any]
@@ -60,7 +60,7 @@ class DeleteBackend(Command, frozen=True, tag="delete_backend"):
 
 
 class Signed(Command, frozen=True, kw_only=True):
-    """Base of the commands that an endpoint's traffic history records. ``by`` says who sends it, in words."""
+    """Base of the commands that an endpoint's traffic history records. ``by`` names the sender, for people."""
 
     by: str = ""
 
@@ -80,7 +80,7 @@ class DeleteEndpoint(Command, frozen=True, tag="delete_endpoint"):
 
 
 class SetTraffic(Signed, frozen=True, tag="set_traffic"):
-    """``keep_custom`` leaves the way to choose as it is; otherwise it becomes ``custom``, None for the built-in one."""
+    """Set an endpoint's weights and, unless ``keep_custom``, its custom policy; ``custom`` None is the built-in one."""
 
     name: str
     weights: dict[str, float]
@@ -89,7 +89,7 @@ class SetTraffic(Signed, frozen=True, tag="set_traffic"):
 
 
 class ShadowTraffic(Signed, frozen=True, tag="shadow_traffic"):
-    """``proportion`` 0 removes the shadow."""
+    """Mirror a share of an endpoint's calls to a backend; ``proportion`` 0 removes the shadow."""
 
     name: str
     backend: str
@@ -97,7 +97,7 @@ class ShadowTraffic(Signed, frozen=True, tag="shadow_traffic"):
 
 
 class RollbackTraffic(Signed, frozen=True, tag="rollback_traffic"):
-    """``version`` None: the policy before the one in force."""
+    """Go back to an earlier traffic policy; ``version`` None: the one before the current."""
 
     name: str
     version: int | None
@@ -115,7 +115,7 @@ class Unpin(Command, frozen=True, tag="unpin"):
 
 
 class Deploy(Signed, frozen=True, tag="deploy"):
-    """Backend and endpoint under one name. ``None`` means: keep what is there, or the default when nothing is."""
+    """Create or change a backend and an endpoint of one name. None keeps the present value, or else the default."""
 
     name: str
     code: str
@@ -137,8 +137,8 @@ Change = CreateBackend | UpdateBackendConfig | DeleteBackend | CreateEndpoint | 
 
 
 class Await(Command, frozen=True, tag="await"):
-    """Wait until a change is in effect: the newest table at the ingresses and at the caller's router, and the backend,
-    when one is named, exactly as wanted (or ``gone``). Progress comes as CHUNK frames."""
+    """Wait until a change is in effect: ingresses and the caller's router use the newest table, and ``backend``, if
+    given, is exactly as wanted (or ``gone``). Progress is sent in CHUNK frames."""
 
     version: int
     backend: str | None
@@ -157,23 +157,23 @@ class Query(Command, frozen=True, tag="query"):
 
 
 class QueryBackends(Command, frozen=True, tag="query_backends"):
-    """Read what backends are to be, ``user_config`` included: of one by its tag, or of all."""
+    """Read the specifications of one backend by its tag, or of all, ``user_config`` included."""
 
     tag: str | None = None
 
 
 class QueryTraffic(Command, frozen=True, tag="query_traffic"):
-    """Read all about one endpoint's traffic."""
+    """Read one endpoint's specification, pins and traffic history."""
 
     name: str
 
 
 class QueryMetrics(Command, frozen=True, tag="query_metrics"):
-    """Read the metrics that a summary needs; the reply is a :class:`~pointsman.telemetry.reports.Reading`."""
+    """Read the metrics for a summary; the reply is a :class:`~pointsman.telemetry.reports.Reading`."""
 
 
 class Shutdown(Command, frozen=True, tag="shutdown"):
-    """End the instance; with ``forget`` for good, its stored state included. The reply is an :class:`Ending`."""
+    """End the instance; with ``forget`` also delete its stored state. The reply is an :class:`Ending`."""
 
     forget: bool = True
 
@@ -182,20 +182,20 @@ AnyCommand = Change | Await | AwaitIngress | Query | QueryBackends | QueryTraffi
 
 
 class Accepted(Message, frozen=True):
-    """Reply to a change: durable as ``version``. ``note`` is a warning to log, empty when there is none."""
+    """Reply to a change, which is stored as ``version``. ``note`` is a warning for the client to log, or empty."""
 
     version: int
     note: str = ""
 
 
 class Ending(Message, frozen=True):
-    """Reply to a Shutdown: how long each kind of process may take to finish what runs."""
+    """Reply to a Shutdown, and head of a STOP frame: how long running requests may take, in seconds."""
 
     drain_s: float
 
 
 class Progress(Message, frozen=True):
-    """How many replicas of a backend are ready, of how many wanted."""
+    """Number of ready and of wanted replicas of a backend."""
 
     backend: str
     ready: int
@@ -203,12 +203,13 @@ class Progress(Message, frozen=True):
 
 
 class ReplicaView(msgspec.Struct, frozen=True):
+    """One replica. ``remark`` is a warning about its health; empty if there is none."""
+
     tag: str
     pid: int
     state: str
     gpus: tuple[int, ...]
     remark: str = ""
-    """What is odd about its health; empty when nothing is."""
 
 
 class FailureView(msgspec.Struct, frozen=True):
@@ -221,8 +222,14 @@ class FailureView(msgspec.Struct, frozen=True):
 
 
 class BackendView(msgspec.Struct, frozen=True):
-    """``spec`` is without what may be large: ``user_config``, variables and import path. ``state`` is ``RUNNING``,
-    ``UPDATING``, ``UNHEALTHY`` (not as wanted, for a reason) or ``DEPLOY_FAILED`` (the last change was taken back)."""
+    """One backend.
+
+    Attributes:
+        spec: without fields that may be large: ``user_config``, variables and import path.
+        state: ``RUNNING``, ``UPDATING``, ``UNHEALTHY`` (not as wanted, for a reason) or ``DEPLOY_FAILED`` (the last
+            change was rolled back).
+        pythons: interpreters that it uses, or will use if its last change is rolled back.
+    """
 
     spec: BackendSpec
     state: str
@@ -230,22 +237,28 @@ class BackendView(msgspec.Struct, frozen=True):
     failure: FailureView | None
     replicas: tuple[ReplicaView, ...]
     pythons: tuple[str, ...] = ()
-    """Interpreters that it uses, or would go back to if its last change does not come up."""
 
     @property
     def is_starting(self) -> bool:
-        """Whether replicas are missing, and none has failed."""
+        """True while replicas are missing and none has failed."""
         return self.state == "UPDATING" and self.ready < self.spec.config.num_replicas
 
 
 class IngressView(msgspec.Struct, frozen=True):
+    """One HTTP server. ``up_to_date``: it uses the newest routing table."""
+
     pid: int
     up_to_date: bool
-    """Whether it uses the newest routing table."""
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Everything that can be read; the reply to a Query."""
+    """Status of an instance; the reply to a Query.
+
+    Attributes:
+        metrics: base URLs of the metrics, by node.
+        queued: calls that wait in routers, by endpoint; None if metrics are off.
+        state_dir: where its state is stored; empty if the state ends with the instance.
+    """
 
     version: int
     pid: int
@@ -256,11 +269,8 @@ class Status(msgspec.Struct, frozen=True):
     backends: dict[str, BackendView]
     ingresses: tuple[IngressView, ...]
     metrics: dict[str, str] = {}
-    """Node -> base URL of its metrics."""
     queued: dict[str, int] | None = None
-    """Calls that wait in routers, by endpoint; None where nothing is recorded."""
     state_dir: str = ""
-    """Where its state is stored; empty where a stop keeps none."""
     start_options: StartOptions = StartOptions()
 
 

@@ -1,9 +1,10 @@
 """The link of one process to its controller: commands out, routing tables in.
 
-Clients, ingresses and replicas each keep one. It dials again whenever the controller has died. On one machine the
-supervisor holds the listening socket, so a dial during the restart waits instead of failing; on a cluster the engine is
-asked each time where the controller is now. Commands that were under way are sent again; their id makes that harmless.
-The controller says at once that a command has arrived: one whose link breaks before that, time after time, is given up.
+Clients, ingresses and replicas each keep one. It reconnects when the controller dies. On one machine the supervisor
+holds the listening socket, so a dial during the restart waits instead of failing; on a cluster the engine is asked for
+the controller's address before each dial. Commands in flight are sent again; their id makes that harmless. The
+controller confirms at once that a command has arrived (decision 0044): a command whose link breaks before that, several
+times in a row, is given up.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ log = logging.getLogger(__name__)
 
 REDIAL_PAUSE_S = 0.05
 CLOSED_EARLY = 10
-"""Connections that the other end may close in a row before it has said anything."""
-SENDINGS = 5
-"""Links in a row that may be lost before the controller has said that it has a command. It says so within milliseconds,
-so that what ends controllers now and then does not do this."""
+"""Connections in a row that the other end may close before it has sent anything."""
+MAX_LOST = 5
+"""Links in a row that may be lost before the controller has confirmed a command. It confirms within milliseconds, so
+occasional deaths of controllers do not add up to this."""
 
-_ABOUT_COMMANDS = frozenset({Kind.TAKEN, Kind.CHUNK, Kind.REPLY, Kind.FAILURE})
+_COMMAND_KINDS = frozenset({Kind.TAKEN, Kind.CHUNK, Kind.REPLY, Kind.FAILURE})
 
 Locate = Callable[[], Awaitable["str | None"]]
-"""Finds the controller's present address; None when the instance has ended."""
+"""Returns the controller's current address; None if the instance has ended."""
 
 
 class InstanceGoneError(ServeException):
-    """The instance has ended: nobody holds its control socket any more."""
+    """The instance has ended: no process holds its control socket any more."""
 
 
 class _Pending:
-    """A command under way. ``losses`` counts the links that broke while it was ``unheard``: sent, and not known to have
-    arrived."""
+    """A command in flight. ``losses`` counts the links in a row that broke while it was ``unconfirmed``: sent, but not
+    known to have arrived."""
 
-    __slots__ = ("body", "future", "head", "losses", "name", "progress", "unheard")
+    __slots__ = ("body", "future", "head", "losses", "name", "progress", "unconfirmed")
 
     def __init__(
         self,
@@ -64,12 +65,12 @@ class _Pending:
         self.future = future
         self.progress = progress
         self.losses = 0
-        self.unheard = False
+        self.unconfirmed = False
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
-            self.future.exception()  # who was interrupted while waiting will not look at it
+            self.future.exception()  # marks it as retrieved: a caller that was interrupted will not read it
 
 
 class ControlLink:
@@ -77,15 +78,15 @@ class ControlLink:
 
     Args:
         path: the control socket.
-        locate: asked for the address before each dial, where that may change; ``path`` is then not looked at.
+        locate: called for the address before each dial, if that may change; ``path`` is then not used.
         instance: id of the instance.
-        role: one of the roles of ``wire.auth``; with ``identity`` it says who this is.
+        role: one of the roles of ``wire.auth``; ``identity`` tells processes of one role apart.
         key: the key of that role.
-        patient: whether a controller that takes the connection and says nothing is waited for, again and again: it may
-            be stopped. Otherwise that is an error.
-        on_table: takes each newer routing table and returns when it is in use; the version is then confirmed.
-        on_ready: called after each (re)connect, before anything else is sent: the place to introduce oneself.
-        on_frame: takes frames that are neither replies nor tables (orders to a replica).
+        patient: whether to reconnect for as long as the controller accepts connections but does not answer, since its
+            process may be suspended. Otherwise that is an error.
+        on_table: called with each newer routing table; when it returns the table is in use, and is confirmed.
+        on_ready: called after each (re)connect, before any other frame is sent, to report who this process is.
+        on_frame: called with frames that are neither replies nor tables, such as orders to a replica.
         on_gone: called once when the instance has ended.
     """
 
@@ -128,8 +129,8 @@ class ControlLink:
         """Connect, and stay connected until :meth:`aclose`.
 
         Raises:
-            InstanceGoneError: nobody listens at the path.
-            WireError: the controller does not hold our key, or we not its, or it is of another version.
+            InstanceGoneError: no process listens at the path.
+            WireError: the two ends do not hold the same key, or are of different versions.
         """
         self._task = asyncio.get_running_loop().create_task(self._stay_connected())
         waiter = asyncio.ensure_future(self._connected.wait())
@@ -150,14 +151,14 @@ class ControlLink:
         self._fail_pending(InstanceGoneError("the client was shut down"))
 
     def subscribe(self, *, ingress: bool, pid: int) -> None:
-        """Ask for routing tables, from now on and after each reconnect."""
+        """Subscribe to routing tables, now and after each reconnect."""
         self._subscription = pack(Subscribe(ingress, pid))
         if self._stream is not None and self._stream.ready:
             self._stream.send(Kind.SUBSCRIBE, 0, self._subscription)
 
     def report(self, report: Report, body: bytes = b"") -> None:
-        """Tell the controller how this replica is, with texts cut to what may be sent; lost when there is none, and the
-        next one asks."""
+        """Send the controller a report, its texts cut to the limit. Lost while there is no controller: ``on_ready``
+        reports to the next one."""
         if self._stream is not None:
             texts = {name: cut(getattr(report, name)) for name in ("error", "text", "traceback")}
             self._stream.send(Kind.REPORT, 0, pack(msgspec.structs.replace(report, **texts)), body)
@@ -165,12 +166,12 @@ class ControlLink:
     async def command(
         self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
     ) -> Body:
-        """Carry out a command and return the reply.
+        """Send a command and return the reply.
 
         Raises:
-            ServeException, ValueError, TypeError, KeyError: as the controller says.
-            TooLargeError: the command's arguments are, and it was not sent.
-            InstanceGoneError: the instance ended meanwhile.
+            ServeException, ValueError, TypeError, KeyError: as the controller has refused it.
+            TooLargeError: its arguments or code are too large. It was not sent.
+            InstanceGoneError: the instance has ended.
         """
         if self._gone is not None:
             raise self._gone
@@ -228,10 +229,11 @@ class ControlLink:
 
     _stream_error: Exception | None = None
     _closed_early = 0
-    """Times in a row that the other end has closed the connection before either had proven itself."""
+    """Times in a row that the other end has closed the connection before the handshake was complete."""
 
     def _refusal(self) -> Exception | None:
-        """One that dies closes a connection once or twice; one of another wire version closes each."""
+        """The error for a controller of another wire version, which closes every connection; None before that is
+        certain, since a controller that dies closes one or two."""
         if self._closed_early < CLOSED_EARLY:
             return None
         return WireError(
@@ -254,32 +256,32 @@ class ControlLink:
     def _send(self, stream: Stream, call_id: int, pending: _Pending) -> None:
         if not stream.closed:
             stream.send(Kind.COMMAND, call_id, pending.head, pending.body)
-            pending.unheard = True
+            pending.unconfirmed = True
 
     def _send_suspect(self, stream: Stream) -> None:
-        """Send the first of the commands that were unheard when a link was lost. One after the other, so that one which
-        breaks links does not take others with it."""
+        """Send the first of the commands that were unconfirmed when a link was lost. These are sent one at a time, so
+        that a command which breaks links does not count as a loss for others."""
         for call_id, pending in self._pending.items():
             if pending.losses and not pending.future.done():
-                if not pending.unheard:
+                if not pending.unconfirmed:
                     self._send(stream, call_id, pending)
                 return
 
-    def _heard(self, stream: Stream, pending: _Pending) -> None:
-        """The controller has a command."""
-        pending.unheard = False
+    def _confirm_received(self, stream: Stream, pending: _Pending) -> None:
+        """Record that the controller has received a command."""
+        pending.unconfirmed = False
         if pending.losses:
             pending.losses = 0
             self._send_suspect(stream)
 
     def _count_losses(self) -> None:
-        for pending in [pending for pending in self._pending.values() if pending.unheard]:
-            pending.unheard = False
+        for pending in [pending for pending in self._pending.values() if pending.unconfirmed]:
+            pending.unconfirmed = False
             pending.losses += 1
-            if pending.losses >= SENDINGS:
+            if pending.losses >= MAX_LOST:
                 pending.fail(
                     ServeException(
-                        f"{pending.name} was given up: {SENDINGS} times in a row the connection to the controller broke"
+                        f"{pending.name} was given up: {MAX_LOST} times in a row the connection to the controller broke"
                         f" as this command, {len(pending.body)} bytes, was sent; the controller's log may say why"
                     )
                 )
@@ -303,15 +305,15 @@ class ControlLink:
             pending = self._pending.get(frame.call_id)
             if frame.kind == Kind.TABLE:
                 self._receive_table(stream, frame)
-            elif frame.kind in _ABOUT_COMMANDS:
+            elif frame.kind in _COMMAND_KINDS:
                 if pending is not None:
-                    self._receive_about(stream, pending, frame)
+                    self._receive_for_command(stream, pending, frame)
             elif self._on_frame is not None:
                 self._on_frame(frame)
 
-    def _receive_about(self, stream: Stream, pending: _Pending, frame: Frame) -> None:
-        if pending.unheard:
-            self._heard(stream, pending)
+    def _receive_for_command(self, stream: Stream, pending: _Pending, frame: Frame) -> None:
+        if pending.unconfirmed:
+            self._confirm_received(stream, pending)
         if frame.kind == Kind.CHUNK:
             if pending.progress is not None:
                 pending.progress(unpack(frame.head, Progress))

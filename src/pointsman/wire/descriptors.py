@@ -1,7 +1,7 @@
-"""The descriptors 0, 1 and 2 of this process, which some parents leave closed.
+"""Keeps the descriptors 0, 1 and 2 of this process open, which some parents leave closed.
 
-What is opened next gets the lowest free number. A socket of ours with the number of standard error would be written to
-by whoever means standard error, would not get through to a child process, and libuv aborts when it is to close one.
+A new descriptor gets the lowest free number. A socket of ours with the number of standard error would receive what code
+writes to standard error, could not be passed to a child process, and makes libuv abort when it closes one.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ LAST_STANDARD = 2
 
 
 def keep_standard_descriptors() -> None:
-    """Open the null device at those of 0, 1 and 2 that are closed, so that nothing else gets these numbers.
+    """Open the null device at those of 0, 1 and 2 that are closed, so that no other file gets these numbers.
 
-    For good: the number of a connection that is made later would be free again otherwise. Called before anything of
-    ours is opened, and again before each connection, since a program may close them at any time.
+    They stay open: otherwise the next connection would get the number. Called before the first descriptor of ours is
+    opened, and again before each connection, since a program may close them at any time.
     """
     while any(not _is_open(number) for number in range(LAST_STANDARD + 1)):
         lowest = os.open(os.devnull, os.O_RDWR)
-        if lowest > LAST_STANDARD:  # another thread was faster
+        if lowest > LAST_STANDARD:  # another thread has opened it meanwhile
             os.close(lowest)
             return
         os.set_inheritable(lowest, True)
 
 
 def is_for_output(stream: TextIO | None) -> bool:
-    """Whether a child process may inherit a standard stream of this process: ``sys.__stdout__`` or ``sys.__stderr__``.
+    """True if a child process may inherit ``sys.__stdout__`` or ``sys.__stderr__`` of this process.
 
-    Not one whose descriptor was closed when this process began. By now the number may belong to a file of its user.
+    Not if its descriptor was closed when this process began: by now the number may be that of another file.
     """
     return stream is not None and not stream.closed
 
 
 def give_standard_streams() -> None:
-    """For a program: make ``sys.stdout`` and ``sys.stderr`` lead nowhere where Python has none to give."""
+    """Set ``sys.stdout`` and ``sys.stderr`` to the null device where they are None. For programs."""
     keep_standard_descriptors()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

@@ -1,4 +1,4 @@
-"""Exceptions as messages, and messages as exceptions again. No other module translates between them."""
+"""Converts exceptions to messages, and messages back to exceptions. No other module does."""
 
 from __future__ import annotations
 
@@ -51,27 +51,26 @@ _MARK = "__pointsman_bad_body__"
 
 
 def bad_body_of(error: BaseException) -> tuple[str, str] | None:
-    """The id of the request whose body is at fault, and the fault, of an exception that an inner call has raised; None
-    where no body is. The inner call was given that request as it came."""
+    """For an exception raised by an inner call: the id of the request whose body is invalid, and what is wrong with it.
+    None if that is not why it was raised. Only a request that was passed on to the inner call is meant."""
     told: tuple[str, str] | None = getattr(error, _MARK, None)
     return told
 
 
 def describe_error(error: BaseException) -> FailureHead:
-    """What one of our own processes refused or could not do, as a message: by the nearest class that has a name
-    here."""
+    """An exception of one of our own processes as a message, named by its nearest class that can be rebuilt."""
     name = next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _BY_NAME), "ServeException")
     reason = Reason.INSUFFICIENT_RESOURCES if isinstance(error, InsufficientResourcesError) else Reason.REJECTED
     return failure(reason, name, str(error))
 
 
 def failure_to_exception(failure: FailureHead, pickled: Body, *, trusted: bool) -> BaseException:
-    """Rebuild what was raised.
+    """Rebuild an exception from a message.
 
     Args:
-        failure: what the peer said.
-        pickled: the user's exception, or empty.
-        trusted: True for callers that take Python objects (handles, clients); HTTP callers never unpickle.
+        failure: the message.
+        pickled: the pickled exception of user code, or empty.
+        trusted: True for callers that take Python objects (handles, clients). For HTTP callers nothing is unpickled.
     """
     if failure.reason is Reason.BAD_BODY and not trusted:
         return BadBodyError(failure.text)
@@ -94,7 +93,7 @@ def _user_exception(failure: FailureHead, pickled: Body) -> BaseException:
     if pickled:
         try:
             error = pickling.loads(pickled)
-        except Exception:  # noqa: BLE001 - user classes may fail to rebuild in any way; RemoteError stands in
+        except Exception:  # noqa: BLE001 - user classes may fail to unpickle in any way; RemoteError replaces them
             error = None
         if isinstance(error, BaseException):
             error.__cause__ = cause
@@ -109,8 +108,8 @@ _OUR_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 
 
 def format_traceback(error: BaseException) -> str:
-    """The traceback from user code's first line on, cut where it is too long; our own lines above it say nothing to its
-    author."""
+    """The traceback as text, cut to the limit. Frames of the replica above user code are left out, since they mean
+    nothing to its author."""
     inner: TracebackType | None = error.__traceback__
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_FOLDER):
         inner = inner.tb_next
@@ -121,14 +120,14 @@ def format_traceback(error: BaseException) -> str:
 
 
 def describe_failure(error: BaseException, *, with_object: bool, portable: bool = False) -> tuple[FailureHead, bytes]:
-    """What user code raised, as a message. Never raises.
+    """An exception of user code as a message. Never raises.
 
     Args:
-        with_object: whether its callers take Python objects, and get the exception itself.
-        portable: whether the exception may hold what cannot be pickled, which is then left out.
+        with_object: whether the caller takes Python objects, and gets the exception itself.
+        portable: whether to pickle it as :class:`~pointsman.wire.pickling.Portable`, without its constructor.
 
     Returns:
-        The head, and the pickled exception or nothing; both always fit a frame.
+        The head, and the pickled exception or nothing. Both always fit a frame.
     """
     try:
         text = cut(str(error))
@@ -136,12 +135,12 @@ def describe_failure(error: BaseException, *, with_object: bool, portable: bool 
         text = "(its text cannot be made)"
     pickled = b""
     if with_object and isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
-        # Exits and ends of iterations would do to the caller what they were meant to do over there.
+        # Exits and ends of iterations are not sent as objects: they would end the caller's process, or its loop.
         try:
             pickled = pickling.dumps(pickling.Portable(error) if portable else error)
         except (TypeError, ValueError):
             pickled = b""
         if len(pickled) > MAX_MESSAGE:
             pickled = b""
-        # Without it, since its class cannot travel or it is too large, the caller gets a RemoteError with these texts.
+        # If its class cannot be pickled, or it is too large, the caller gets a RemoteError with these texts instead.
     return failure(Reason.USER_CODE, type(error).__name__, text, format_traceback(error)), pickled

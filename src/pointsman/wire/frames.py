@@ -1,7 +1,7 @@
 """Frames: bytes in, frames out. No I/O.
 
-A frame is a fixed header (length of what follows, kind, call id, length of the head) and two byte strings: the
-*head*, a msgpack message that ``wire.messages`` describes, and the *body*, opaque bytes that no router looks into.
+A frame is a fixed header (length of the remainder, kind, call id, length of the head) and two byte strings: the *head*,
+a msgpack message of ``wire.messages``, and the *body*, opaque bytes that no router reads.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_HEAD, MAX_PAYLOAD, check_size
 
 PROTOCOL_VERSION = 3
-"""Spoken in every hello; two processes with different versions refuse each other."""
+"""Sent in every handshake; processes of different versions refuse each other."""
 
 _LAYOUT = Layout("<IBQI")  # head + body length, kind, call id, head length
 HEADER_SIZE = _LAYOUT.size
 MAX_PAYLOAD_BEFORE_HELLO = 256
 LARGE_BODY = 64 * 1024
-"""Bodies below this many bytes are copied: behind their header when they are sent, out of what came when they are
-received. Larger ones are sent as they are, and received where they will stay."""
+"""Bodies below this many bytes are copied: next to their header when sent, and out of the shared buffer when received.
+Larger ones are sent as they are, and received into their own memory (decision 0027)."""
 HUGE_BODY = 4 * 1024 * 1024
-"""Bodies from this many bytes on are received in memory that comes in large pages."""
+"""Bodies of at least this many bytes are received into memory with large pages."""
 RECEIVE_BYTES = 256 * 1024
-"""Most that is received at once into the buffer that all frames share."""
+"""Size of the buffer that is shared by all frames with a smaller body."""
 
 
 class WireError(ServeException):
-    """The peer sent bytes that are not ours; the connection is closed. The peer's fault."""
+    """The peer sent bytes that violate the protocol. The connection is closed."""
 
 
 class Kind(IntEnum):
-    """What a frame is. The comment says who sends it to whom."""
+    """Kind of a frame. The comments give sender and receiver."""
 
     HELLO = 1  # both ways, before anything else
     CALL = 2  # router -> replica
@@ -71,9 +71,9 @@ KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One unit on the wire. ``call_id`` ties answers to calls; 0 where there is no call.
+    """One unit on the wire. ``call_id`` matches answers to calls; 0 if there is no call.
 
-    A body is a bytearray or writable memory of its own when it was large and came in pieces.
+    A large body that was received in pieces is a bytearray or a writable memoryview.
     """
 
     kind: int
@@ -83,15 +83,15 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_frame(kind: int, call_id: int, head: bytes = b"", body: bytes = b"") -> bytes:
-    """The whole frame as one byte string. Raises as :func:`encode_parts`."""
+    """A frame as one byte string. Raises as :func:`encode_parts`."""
     return b"".join(encode_parts(kind, call_id, head, body))
 
 
 def encode_parts(kind: int, call_id: int, head: bytes, body: Body) -> list[Body]:
-    """The frame as one or two pieces; a large body is not copied.
+    """A frame as one or two pieces. A large body is not copied.
 
     Raises:
-        TooLargeError: no receiver would take it: it would close the connection, which others share.
+        TooLargeError: head or body is over its limit. A receiver would close the connection, which other calls share.
     """
     head_size = len(head)
     size = head_size + len(body)
@@ -104,15 +104,15 @@ def encode_parts(kind: int, call_id: int, head: bytes, body: Body) -> list[Body]
 
 
 class FrameDecoder:
-    """Cuts a byte stream into frames.
+    """Splits a byte stream into frames.
 
-    The bytes may be fed as they come. Or they are received where :meth:`buffer` says, and :meth:`received` is told how
-    many they were: a large body then goes where it will stay, without another copy.
+    Received bytes are given to :meth:`feed`. Or they are received into :meth:`buffer`, and :meth:`received` is called
+    with their number: then a large body is received into its own memory, without another copy.
+
+    After a :class:`WireError` the decoder cannot be used: the borders of frames are lost.
 
     Args:
-        max_payload: largest head + body accepted, in bytes; raised once the peer is known.
-
-    After :class:`WireError` the decoder is spent: the stream has lost its footing.
+        max_payload: largest head + body accepted, in bytes.
     """
 
     __slots__ = ("_buffer", "_large", "_shared", "max_payload")
@@ -124,7 +124,7 @@ class FrameDecoder:
         self.max_payload = max_payload
 
     def buffer(self) -> memoryview:
-        """Where the next bytes of the stream may be received."""
+        """The memory to receive the next bytes into."""
         if self._large is not None:
             return self._large.rest()
         if self._shared is None:
@@ -132,17 +132,17 @@ class FrameDecoder:
         return self._shared
 
     def received(self, count: int) -> list[Frame]:
-        """So many bytes have been put into :meth:`buffer`. Returns and raises as :meth:`feed`."""
+        """Process ``count`` bytes that were received into :meth:`buffer`. Returns and raises as :meth:`feed`."""
         if self._large is not None:
             return self._filled(count)
         assert self._shared is not None
         return self.feed(bytes(self._shared[:count]))
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take the next bytes of the stream and return the frames that they complete, in order.
+        """Process the next bytes of the stream, and return the frames that they complete, in order.
 
         Raises:
-            WireError: a length or kind that no peer of ours sends.
+            WireError: a length is over its limit, or a kind unknown.
         """
         frames: list[Frame] = []
         if self._large is not None:
@@ -191,14 +191,14 @@ class FrameDecoder:
 
     @property
     def pending(self) -> int:
-        """Bytes that have come of a frame that is not complete yet."""
+        """Bytes received of a frame that is not complete yet."""
         if self._large is not None:
             return HEADER_SIZE + len(self._large.head) + len(self._large.body) - self._large.missing
         return len(self._buffer)
 
 
 class _LargeBody:
-    """A frame whose body is being received in place."""
+    """A frame whose body is being received into its own memory."""
 
     __slots__ = ("_view", "body", "call_id", "head", "kind", "missing")
 
@@ -216,8 +216,8 @@ class _LargeBody:
 
 
 def _huge_memory(size: int) -> memoryview:
-    """Memory that the system hands out in pages of 2 MiB where it can: with those of 4 KiB the first touch of each page
-    took twice as long as all that was done with its bytes."""
+    """Memory in pages of 2 MiB if the system has them. With pages of 4 KiB the first touch of each page took twice as
+    long as all further processing of its bytes."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them

@@ -10,12 +10,7 @@ from pointsman.wire.messages import Message
 
 
 class HTTPSettings(msgspec.Struct, frozen=True):
-    """The part of HTTPOptions that an ingress acts on, by the same names; a test compares the defaults.
-
-    Attributes:
-        middlewares: pickled by the operator's client.
-        origin: where their modules are found.
-    """
+    """The part of HTTPOptions that an ingress needs. ``middlewares`` was pickled by the operator's client."""
 
     host: str
     port: int
@@ -34,7 +29,7 @@ class HTTPSettings(msgspec.Struct, frozen=True):
 
 
 class MetricsPort(msgspec.Struct, frozen=True):
-    """Where metrics are served. With ``strict`` a port in use is an error; otherwise another one is taken."""
+    """Where metrics are served. If the port is in use, ``strict`` makes that an error; otherwise another is taken."""
 
     host: str
     port: int
@@ -42,21 +37,21 @@ class MetricsPort(msgspec.Struct, frozen=True):
 
 
 class InstanceSettings(msgspec.Struct, frozen=True):
-    """What an instance was told when it was started. Whoever acts for the whole of it holds this; replicas and HTTP
-    servers do not, since it has the key from which all others come.
+    """Settings of an instance, from its ``start``. Held by its driver, supervisor and controller. Replicas and HTTP
+    servers do not get it, since it has the master key.
 
     Attributes:
-        instance: id; another one at each start.
+        instance: id; new at each start.
         name: of a detached or foreground instance; empty for an anonymous one.
-        master_key: from which the keys of all roles are derived.
-        state_dir: where the store and the logs are; empty: in the instance's folder, or in the cluster.
-        http: of its HTTP servers; None for none.
-        ingresses: processes of the HTTP server, on each node that has any.
-        request_timeout_s: how long a call may take where nothing else is said.
-        metrics: where they are served; None to record nothing.
+        master_key: the keys of all roles are derived from it.
+        state_dir: folder of the store and the logs; empty: the instance's folder, or the cluster's store.
+        http: settings of its HTTP servers; None for no HTTP.
+        ingresses: number of HTTP server processes, on each node that has any.
+        request_timeout_s: default timeout of a call.
+        metrics: where metrics are served; None to record none.
         log_format: ``text`` or ``json``.
-        client_in_replicas: whether user code may use a client of the instance that it runs in.
-        start_options: what the instance says of itself to who wants to start it again.
+        client_in_replicas: whether user code in replicas may use a client of this instance.
+        start_options: options to compare with, or to repeat, when the instance is started again.
     """
 
     instance: str
@@ -80,12 +75,12 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         return self.http.port if self.http is not None else 0
 
     def on_port(self, port: int) -> InstanceSettings:
-        """The same, with the HTTP port that was found free."""
+        """These settings with the HTTP port that was bound."""
         assert self.http is not None
         return msgspec.structs.replace(self, http=msgspec.structs.replace(self.http, port=port))
 
     def for_ingress(self, identity: str, control_path: str) -> IngressHandover:
-        """What one process of the HTTP server is given."""
+        """The handover of one HTTP server process."""
         assert self.http is not None
         return IngressHandover(
             instance=self.instance,
@@ -98,12 +93,12 @@ class InstanceSettings(msgspec.Struct, frozen=True):
 
 
 class SupervisorOrder(msgspec.Struct, frozen=True):
-    """What a supervisor needs to raise an instance; written into its pipe by the driver.
+    """What a supervisor needs to start an instance; written into its pipe by the driver.
 
     Attributes:
-        folder: the instance's.
+        folder: of the instance.
         python: interpreter of its processes.
-        bound: whether the instance ends with the driver that started it, and shows there what its processes print.
+        bound: whether the instance ends with the driver that started it, and prints its processes' output there.
     """
 
     settings: InstanceSettings
@@ -114,13 +109,13 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
 
 
 class ClusterHandover(msgspec.Struct, frozen=True):
-    """What a controller needs to raise an instance on a Ray cluster; travels with its actor's creation.
+    """What a controller needs to start an instance on a Ray cluster; an argument of its actor.
 
     Attributes:
-        namespace: of the instance's actors in the cluster.
+        namespace: Ray namespace of the instance's actors.
         home: the node where the instance was started.
         every_node: whether each node has ingresses, or only ``home``.
-        environ: what the operator has set of the variables that replicas get.
+        environ: environment variables of the operator that replicas get.
         wait_for_resources_s: how long a change may wait for nodes to join.
     """
 
@@ -133,12 +128,12 @@ class ClusterHandover(msgspec.Struct, frozen=True):
 
 
 class ControllerHandover(Message, frozen=True):
-    """What a controller is given, whichever engine hosts it.
+    """What a controller is given, on either engine.
 
     Attributes:
-        folder: the instance's, on this node.
-        control_path: where everyone finds this controller, and the next one.
-        capacity: what it may hand out.
+        folder: of the instance, on this node.
+        control_path: the control socket, of this controller and the next one.
+        capacity: resources that it may allocate to replicas.
     """
 
     settings: InstanceSettings
@@ -148,7 +143,14 @@ class ControllerHandover(Message, frozen=True):
 
 
 class ReplicaHandover(Message, frozen=True):
-    """Travels through the inherited pipe of a new replica process. Keys never go by argv or environment."""
+    """What a new replica process is given, through an inherited pipe: keys must not be in argv or the environment.
+
+    Attributes:
+        grant: key of the role in which user code may use a client; empty if that is switched off.
+        tcp_host: address of the node, if there are others; the replica then listens there as well.
+        relay: socket of the host process that is asked for the controller's address, if this process cannot reach its
+            cluster.
+    """
 
     instance: str
     number: int
@@ -157,18 +159,15 @@ class ReplicaHandover(Message, frozen=True):
     address: str
     data_key: bytes
     grant: bytes
-    """Key of the client grant, which lets user code use a Client; empty when switched off."""
     request_timeout_s: float
     node: str = ""
     tcp_host: str = ""
-    """The node's address, where there are others, to which this replica listens as well."""
     relay: str = ""
-    """Socket of the host that is asked where the controller is, when this process cannot ask its cluster."""
     log_format: str = "text"
 
 
 class IngressHandover(Message, frozen=True):
-    """``identity`` tells ingresses of one instance apart."""
+    """What a new HTTP server process is given. ``identity`` tells the ingresses of an instance apart."""
 
     instance: str
     identity: str
@@ -179,7 +178,7 @@ class IngressHandover(Message, frozen=True):
 
 
 class MetricsHandover(Message, frozen=True):
-    """For who serves the metrics of a node of a cluster, where the controller of ``namespace`` is on another one."""
+    """What the metrics exporter of a node without the controller is given. ``namespace`` is the instance's."""
 
     instance: str
     namespace: str

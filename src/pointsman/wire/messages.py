@@ -1,7 +1,7 @@
-"""Messages: what the heads of frames say. Schemas and their codecs; no I/O.
+"""Messages: the heads of frames. Schemas and their codecs; no I/O.
 
-Heads are msgpack arrays checked against the class: a field that a newer peer added at the end is ignored, a value of
-another type is an error. Nothing here can run code.
+Heads are msgpack arrays that are checked against the class: a field that a newer peer has added at the end is ignored,
+a value of another type is an error. Decoding runs no code.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class CallHead(Message, frozen=True):
-    """A call on its way to a replica.
+    """A call that is sent to a replica.
 
     Attributes:
         budget_ms: time left until the deadline when the call was sent.
-        shadow: whether it mirrors another call; it yields to all calls that do not.
-        timed: whether the caller wants to know where the time went.
+        shadow: whether it mirrors another call; mirrored calls yield to all others.
+        timed: whether the reply is to report how long the call waited and ran.
     """
 
     request: RequestHead
@@ -46,34 +46,42 @@ class CallHead(Message, frozen=True):
 
 
 class ReplyHead(Message, frozen=True):
-    """An answer. With ``stream`` the body is empty and CHUNK frames follow until END or FAILURE."""
+    """An answer. With ``stream`` the body is empty, and CHUNK frames follow until END or FAILURE.
+
+    Attributes:
+        load: calls in the replica.
+        waited_us: from the call's arrival until user code was called; 0 unless the call is timed.
+        ran_us: from then until this answer, or the beginning of its stream.
+    """
 
     status: int
     headers: list[tuple[bytes, bytes]]
     load: int
     stream: bool = False
     waited_us: int = 0
-    """From the call's arrival until user code was given it; 0 unless the call is timed."""
     ran_us: int = 0
-    """From then until this answer, or the beginning of a stream."""
 
 
 class FailureHead(Message, frozen=True):
-    """Why there is no answer. The frame's body may hold the pickled exception of user code. Made by :func:`failure`,
-    which sees to it that it fits."""
+    """Why there is no answer. The frame's body may hold the pickled exception of user code.
+
+    Made by :func:`failure`, which cuts the texts to the limit.
+
+    Attributes:
+        error: class name of the exception.
+        body_of: with the reason ``bad_body``, id of the request with that body, if it was passed on by a handle.
+    """
 
     reason: Reason
     error: str
-    """Class name of the exception."""
     text: str
     traceback: str = ""
     load: int = 0
     body_of: str = ""
-    """With the reason ``bad_body``: id of the request whose body it is, where that was passed on as it came."""
 
 
 def failure(reason: Reason, error: str, text: str, traceback: str = "", *, load: int = 0) -> FailureHead:
-    """A failure to be sent: its texts are cut to what may be."""
+    """Make a failure whose texts are cut to the limit."""
     return FailureHead(reason, cut(error), cut(text), cut(traceback), load)
 
 
@@ -92,8 +100,12 @@ class CreditHead(Message, frozen=True):
 
 
 class Assignment(Message, frozen=True):
-    """What a replica is to run. The frame's body is the stored code blob, ``code_size`` bytes, and then the
-    ``user_config`` that ``config`` lacks, if there is one."""
+    """What a replica is to run. The frame's body is the code blob, ``code_size`` bytes, then the ``user_config`` if
+    there is one; ``config`` does not have it.
+
+    Attributes:
+        start_reason: why this replica was started: ``initial``, ``scale``, ``failure`` or ``update``.
+    """
 
     backend: str
     tag: str
@@ -102,14 +114,17 @@ class Assignment(Message, frozen=True):
     config_version: int
     origin: Origin
     start_reason: str = "initial"
-    """``initial``, ``scale``, ``failure`` or ``update``: why this replica was started."""
     code_size: int = 0
 
 
 class ConfigureHead(Message, frozen=True):
-    """New configuration for a running replica. The frame's body is the ``user_config`` that ``config`` lacks, if there
-    is one. ``timeout_s`` bounds the wait for what runs before ``reconfigure``; ``others`` says whether other replicas
-    take calls meanwhile."""
+    """New configuration for a running replica. The frame's body is the ``user_config`` if there is one; ``config`` does
+    not have it.
+
+    Attributes:
+        timeout_s: how long running requests are waited for before ``reconfigure`` is called.
+        others: whether other replicas take calls meanwhile.
+    """
 
     config: ReplicaConfig
     config_version: int
@@ -122,16 +137,18 @@ class DrainHead(Message, frozen=True):
 
 
 SERVED_S = 2.0
-"""A replica that was ready for this long has served, even if nobody called it."""
+"""A replica counts as having served once it was ready for this long, even without a call."""
 
 
 class Report(Message, frozen=True):
-    """A replica tells the controller how it is: on connecting, and after each thing it was told to do.
+    """State of a replica, reported to the controller on each connect and after each executed order.
 
-    ``state`` is ``fresh`` (wants its assignment), ``starting``, ``ready``, ``failed``, ``draining`` or ``drained``. For
-    ``failed`` the frame's body may hold the pickled exception of user code. ``node``, ``address`` and ``tcp`` say where
-    it listens, as in a ``ReplicaRef``. ``served`` once it has answered a call, or was ready
-    for ``SERVED_S``.
+    For ``failed`` the frame's body may hold the pickled exception of user code.
+
+    Attributes:
+        state: ``fresh`` (waits for its assignment), ``starting``, ``ready``, ``failed``, ``draining`` or ``drained``.
+        node, address, tcp: where it listens, as in a ``ReplicaRef``.
+        served: whether it has answered a call, or was ready for ``SERVED_S``.
     """
 
     number: int
@@ -148,18 +165,16 @@ class Report(Message, frozen=True):
 
 
 class HealthAnswer(Message, frozen=True):
-    """How a replica is. Durations are in seconds.
+    """Health of a replica. Durations are in seconds.
 
     Attributes:
         load: calls in the replica, waiting or running.
-        blocked_s: for how long the event loop has not turned.
-        patience_s: until the last call in the replica is beyond the time that callers wait for it; negative once it is,
-            None when there is no call.
-        overdue_s: for how long the call that runs on the thread of sync code has been beyond that time; 0 when it is
-            not, or when it streams.
-        check_failures: times in a row that the user's ``check_health`` has failed.
-        check_running_s: for how long the present call of it has run.
-        check_error, check_text, check_traceback: what it raised last.
+        blocked_s: for how long the event loop has been blocked.
+        patience_s: until the last of its calls is past its time; negative once it is, None without calls.
+        overdue_s: for how long the call on the thread of sync code is past its time; 0 if it is not, or if it streams.
+        check_failures: how many times in a row the user's ``check_health`` has failed.
+        check_running_s: for how long the current ``check_health`` has been running.
+        check_error, check_text, check_traceback: the last exception of ``check_health``.
     """
 
     load: int
@@ -177,13 +192,15 @@ class HealthAnswer(Message, frozen=True):
 
 
 class Subscribe(Message, frozen=True):
-    """Sent by every process that has a router. ``ingress`` is true for HTTP processes: ``start`` waits for them."""
+    """Sent by every process with a router. ``ingress`` marks HTTP servers, which changes wait for."""
 
     ingress: bool
     pid: int
 
 
 class Confirm(Message, frozen=True):
+    """The routing table of this version is in use. See ``Kind.CONFIRM`` for the other direction."""
+
     version: int
 
 

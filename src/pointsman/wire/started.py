@@ -1,11 +1,11 @@
-"""Which calls a replica has started: a small file in shared memory that outlives the replica.
+"""Which calls a replica has started: a small file in shared memory that outlives the replica (decision 0014).
 
-The replica notes a call right before it calls user code and strikes it out when the call is over. A router that loses
-the replica reads what was left: calls that are not in it never reached user code, so that they can be placed elsewhere,
-whatever their method. No message is needed, and a SIGKILL cannot get in between.
+The replica marks a call right before it calls user code, and clears the mark when the call is over. A router that loses
+the replica reads the marks that are left: calls without one never reached user code, so they can be placed on another
+replica, whatever their method. No message is needed, and a SIGKILL cannot lose a mark.
 
-    header   overflow: calls that were started while all slots were taken and are not over (8 bytes)
-    slot     the connection's number, the call's id; an id of 0 means free (16 bytes)
+    header   overflow: number of started calls that found no free slot and are not over (8 bytes)
+    slot     number of the connection, id of the call; an id of 0 means free (16 bytes)
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _ID_OFFSET = _number.size
 
 
 def path_of(address: str) -> str:
-    """The file beside a replica's socket."""
+    """Path of the file, which is next to the replica's socket."""
     return f"{address}.started"
 
 
 class StartedCalls:
-    """The replica's end.
+    """The replica's end: writes marks.
 
     Args:
-        path: the file, made anew, mode 0600.
+        path: the file; created, or emptied, with mode 0600.
     """
 
     def __init__(self, path: str) -> None:
@@ -46,19 +46,19 @@ class StartedCalls:
         self._lock = threading.Lock()
 
     def begin(self, connection: int, call_id: int) -> int:
-        """Note a call, from any thread; give the answer back to :meth:`end`."""
+        """Mark a call as started. Thread-safe. Returns the mark, for :meth:`end`."""
         try:
             offset = self._free.pop()
         except IndexError:
             self._count_overflow(1)
             return 0
-        # The id last: until it is there the slot is free, and user code has not been called.
+        # The id last: without it the slot counts as free, and user code has not been called yet.
         _number.pack_into(self._memory, offset, connection)
         _number.pack_into(self._memory, offset + _ID_OFFSET, call_id)
         return offset
 
     def end(self, offset: int) -> None:
-        """Strike a call out."""
+        """Clear a mark."""
         if offset:
             _number.pack_into(self._memory, offset + _ID_OFFSET, 0)
             self._free.append(offset)
@@ -72,10 +72,10 @@ class StartedCalls:
 
 
 class StartedReader:
-    """A router's end. Opened while the replica lives, so that the file can be read after it was removed.
+    """A router's end: reads marks. Opened while the replica lives, since the file is removed when it has exited.
 
     Args:
-        path: the file; where there is none, every call counts as started.
+        path: the file. If it does not exist, every call counts as started.
     """
 
     def __init__(self, path: str) -> None:
@@ -85,7 +85,7 @@ class StartedReader:
             self._descriptor = -1
 
     def calls(self, connection: int) -> frozenset[int] | None:
-        """Ids of the calls of one connection that were started and not over; None when that cannot be known."""
+        """Ids of the calls of one connection that have started and are not over; None if that is unknown."""
         data = self._read()
         if data is None or _number.unpack_from(data)[0]:
             return None
@@ -93,7 +93,7 @@ class StartedReader:
         return frozenset(call_id for known, call_id in slots if call_id and known == connection)
 
     def any(self) -> bool:
-        """Whether any call was started and is not over; False when that cannot be known."""
+        """True if any call has started and is not over; False if that is unknown."""
         data = self._read()
         if data is None:
             return False
@@ -113,8 +113,7 @@ class StartedReader:
 
 
 def has_started_calls(address: str) -> bool:
-    """Whether a replica has noted that calls have started and are not over; False when that cannot be known, as of one
-    on another node."""
+    """True if a replica has calls that have started and are not over; False if that is unknown, as on another node."""
     reader = StartedReader(path_of(address))
     try:
         return reader.any()

@@ -1,8 +1,8 @@
 """A stream: one authenticated connection that carries frames, on an asyncio loop.
 
-Routers dial replicas, everyone dials the controller. Frames written in one turn of the loop leave in one system call,
-but for those that are alone, which leave at once. This module turns bytes into ``stream_frames`` calls and frames into
-bytes; it does not know what they mean.
+Routers connect to replicas, all processes to the controller. Frames that are sent in one iteration of the loop are
+written by one system call, except single frames, which are written at once. This module turns received bytes into
+``stream_frames`` calls and frames into bytes; it does not know their meaning.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ SILENT_PEER_S = 20
 """How long a TCP peer may leave sent bytes unacknowledged."""
 KEEPALIVE_S, KEEPALIVE_PAUSE_S, KEEPALIVE_TRIES = 15, 5, 3
 CLOSE_TIMEOUT_S = 1.0
-"""How long a peer may take to read what it was sent before the connection was closed."""
+"""How long a closed stream waits for its peer to read what was sent."""
 FLUSH_AT = 64
-"""Frames that leave together at most."""
+"""Most pieces of frames that are written together."""
 
 
 class SilentPeerError(WireError):
-    """The other end took the connection, and did not say in time who it is."""
+    """The other end accepted the connection, but did not complete the handshake in time."""
 
 
 class StreamUser(Protocol):
-    """Who owns a stream is told what comes, in order: ready once, frames, lost once."""
+    """The owner of a stream. Called in this order: ready once, frames any number of times, lost once."""
 
     def stream_ready(self, stream: Stream) -> None: ...
 
@@ -59,8 +59,12 @@ class Stream(asyncio.BufferedProtocol):
     """One connection.
 
     Args:
-        user: told about everything that happens.
-        hello: this end's half of the handshake; None for a connection that was inherited and needs none.
+        user: its owner.
+        hello: this end of the handshake; None for an inherited connection, which needs none.
+
+    Attributes:
+        writable: False while the peer reads slower than this end writes; another peer should be preferred.
+        on_writable: called when the peer has caught up.
     """
 
     def __init__(self, user: StreamUser, hello: Dialer | Acceptor | None) -> None:
@@ -76,9 +80,7 @@ class Stream(asyncio.BufferedProtocol):
         self.ready = False
         self.closed = False
         self.writable = True
-        """False while the peer reads slower than we write; choose another peer if there is one."""
         self.on_writable: Callable[[], None] | None = None
-        """Told when the peer has caught up."""
         self._all_written: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] | None = None
 
@@ -91,16 +93,17 @@ class Stream(asyncio.BufferedProtocol):
         return self._hello.identity if isinstance(self._hello, Acceptor) else ""
 
     def send(self, kind: int, call_id: int, head: bytes = b"", body: Body = b"", *, alone: bool = False) -> None:
-        """Send one frame; it leaves at the end of this turn of the loop. Nothing happens on a closed stream.
+        """Send one frame. It is written at the end of this iteration of the loop. No effect on a closed stream.
 
         Args:
-            alone: no other is likely to be sent in this turn: it leaves at once. (With one call at a time the wait for
-                the end of the turn was a tenth of its latency; with many, a system call for each was a third of their
-                cost. uvloop joins writes only while the reader is behind.)
+            alone: write it at once, since no other frame is likely to be sent in this iteration.
 
         Raises:
-            TooLargeError: head or body is over its limit. Nothing was sent, and the stream is as it was.
+            TooLargeError: head or body is over its limit. Nothing was sent, and the stream can still be used.
         """
+        # hot: two ways to write. With one call at a time the wait for the end of the iteration was a tenth of the
+        # latency; with many, a system call for each frame was a third of the cost. uvloop joins writes only while the
+        # reader is behind.
         if self.closed:
             return
         parts = encode_parts(kind, call_id, head, body)
@@ -114,7 +117,7 @@ class Stream(asyncio.BufferedProtocol):
         if len(body) >= LARGE_BODY:
             self._large_out = True
         if len(self._out) >= FLUSH_AT:
-            self.flush()  # so that the other end has something to do while the turn goes on
+            self.flush()  # so that the other end can begin while this iteration goes on
 
     def flush(self) -> None:
         """Write out what is queued."""
@@ -127,28 +130,28 @@ class Stream(asyncio.BufferedProtocol):
                 self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     async def flushed(self) -> None:
-        """Return when everything that was sent has left this process, or the stream is lost."""
+        """Return when all sent frames have left this process, or the stream is lost."""
         self.flush()
         if self._transport is None or self.closed:
             return
         self._all_written = self._loop.create_future()
         self._transport.set_write_buffer_limits(high=0)
-        if not self.writable:  # with a limit of 0 the transport says so itself, and says when all is gone
+        if not self.writable:  # with a limit of 0 the transport calls `pause_writing` and, when empty, `resume_writing`
             await self._all_written
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was sent has not left this process yet."""
+        """True if a sent frame has not left this process yet."""
         return bool(self._out) or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
 
     def close(self) -> None:
-        """Send what is queued, then close."""
+        """Write what is queued, then close."""
         if not self.closed and self._transport is not None:
             self.flush()
             self._transport.close()
 
     async def gone(self, deadline: float) -> None:
-        """Return when the connection of a closed stream is gone; cut it when that is not so at ``deadline``."""
+        """Return when a closed stream's connection is gone; abort it at ``deadline``."""
         if self._transport is None or self.closed:
             return
         self._gone = self._gone or self._loop.create_future()
@@ -157,7 +160,7 @@ class Stream(asyncio.BufferedProtocol):
             await self._gone
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close at once; ``stream_lost`` will report ``error``."""
+        """Close at once; ``stream_lost`` gets ``error``."""
         self._error = self._error or error
         if self._transport is not None:
             self._transport.abort()
@@ -166,14 +169,14 @@ class Stream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        _mind_silence(transport)
-        if isinstance(self._hello, Acceptor) and not _is_our_user(transport):
+        _set_tcp_options(transport)
+        if isinstance(self._hello, Acceptor) and not _is_same_user(transport):
             self.abort(WireError("the peer is another user of this machine"))
             return
         if self._hello is None:
             self._become_ready()
             return
-        # A dialer may be waiting in the backlog of a process that is still starting, on a machine that is busy.
+        # A dialer has more time: it may wait in the backlog of a process that is still starting, on a busy machine.
         limit_s = HELLO_TIMEOUT_S if isinstance(self._hello, Acceptor) else DIAL_TIMEOUT_S
         self._hello_timer = self._loop.call_later(
             limit_s, self.abort, SilentPeerError(f"no complete hello within {limit_s:g} s")
@@ -189,22 +192,22 @@ class Stream(asyncio.BufferedProtocol):
             if self.ready:
                 frames = self._decoder.received(nbytes)
             else:
-                frames = self._feed_hello(bytes(self._decoder.buffer()[:nbytes]))
+                frames = self._receive_hello(bytes(self._decoder.buffer()[:nbytes]))
             if frames:
                 self._user.stream_frames(self, frames)
         except WireError as error:
             self.abort(error)
 
-    def _feed_hello(self, data: bytes) -> list[Frame]:
+    def _receive_hello(self, data: bytes) -> list[Frame]:
         rest = self._shake_hands(data)
         return self._decoder.feed(rest) if self.ready else []
 
     def _shake_hands(self, data: bytes) -> bytes:
-        """Feed hello frames one by one; return the bytes that came behind the last of them."""
+        """Process hello frames one by one; return the bytes behind the last of them."""
         assert self._hello is not None
         assert self._transport is not None
-        # Byte-wise feeding would be slow for calls; the few hundred bytes of a hello do not matter, and cutting
-        # exactly at the frame's end keeps everything unauthenticated away from the big limits.
+        # Byte by byte, so that no byte behind the last hello is decoded before the peer is authenticated, and none
+        # before it with the larger limits. A handshake is only a few hundred bytes.
         for position in range(len(data)):
             for frame in self._decoder.feed(data[position : position + 1]):
                 answer = self._hello.receive(frame)
@@ -246,11 +249,11 @@ class Stream(asyncio.BufferedProtocol):
             self.on_writable()
 
 
-def _is_our_user(transport: asyncio.BaseTransport) -> bool:
-    """Whether the other end of a Unix socket is this user or root, where the system can tell."""
+def _is_same_user(transport: asyncio.BaseTransport) -> bool:
+    """True if the other end of a Unix socket is this user or root, or if the system cannot tell."""
     peer = transport.get_extra_info("socket")
     if peer is None or peer.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
-        return True  # the socket's folder keeps others out; over TCP only the handshake tells
+        return True  # the socket's folder is private; over TCP the handshake decides
     _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     return uid in (os.getuid(), 0)
 
@@ -260,13 +263,13 @@ def new_nonce() -> bytes:
 
 
 async def dial(address: str, user: StreamUser, *, instance: str, role: str, identity: str, key: bytes) -> Stream:
-    """Connect to a listener of ours and begin the handshake; ``user.stream_ready`` tells when it is done.
+    """Connect to a listener of ours and begin the handshake; ``user.stream_ready`` is called when it is done.
 
     Args:
         address: path of a Unix socket, or ``tcp:host:port``.
 
     Raises:
-        OSError: nobody listens there; with TLS also: somebody else does, or our certificates cannot be used.
+        OSError: no process listens there; with TLS also if a certificate is not accepted, or ours cannot be used.
     """
     keep_standard_descriptors()
     hello = Dialer(instance=instance, role=role, identity=identity, key=key, nonce=new_nonce())
@@ -281,9 +284,9 @@ async def dial(address: str, user: StreamUser, *, instance: str, role: str, iden
 
 
 def listen_private(path: str) -> socket.socket:
-    """A listening Unix socket that only this user may connect to, from its first moment on."""
+    """A listening Unix socket that only this user may connect to."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+    before = os.umask(0o177)  # a later `chmod` would leave a moment in which others can connect
     try:
         listener.bind(path)
     finally:
@@ -293,16 +296,16 @@ def listen_private(path: str) -> socket.socket:
 
 
 def listen_tcp(host: str) -> socket.socket:
-    """A listening TCP socket on one address and any free port. Anybody may connect; the handshake keeps others out."""
+    """A listening TCP socket on one address and any free port. Protected by the handshake only."""
     return socket.create_server((host, 0), family=_family_of(host), backlog=BACKLOG)
 
 
 class Gate:
-    """Where dialers come in. Hold it: a server that nobody holds closes when memory is tidied.
+    """An accepting listener. Keep a reference: an asyncio server closes when it is garbage-collected.
 
     Args:
         server: listens.
-        streams: those that it has let in.
+        streams: streams that it has accepted.
     """
 
     def __init__(self, server: asyncio.Server, streams: weakref.WeakSet[Stream]) -> None:
@@ -310,11 +313,11 @@ class Gate:
         self._streams = streams
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Accept no more connections."""
         self._server.close()
 
     async def aclose(self) -> None:
-        """Let nobody in any more, and close all that were let in, once what was sent has left."""
+        """Accept no more connections, and close the accepted ones once all sent frames have left."""
         self.close()
         await close_streams(list(self._streams))
 
@@ -322,10 +325,14 @@ class Gate:
 async def accept(
     listener: socket.socket, user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]
 ) -> Gate:
-    """Let dialers in; ``user`` is told of each of them, and ``key_for`` what each must prove to hold.
+    """Accept connections on a listening socket.
+
+    Args:
+        user: owner of the streams.
+        key_for: returns the key that a dialer of a role and identity must prove to hold; None refuses it.
 
     Raises:
-        OSError: the cluster has TLS, and its certificates cannot be used.
+        OSError: the cluster uses TLS, and its certificates cannot be used.
     """
     streams: weakref.WeakSet[Stream] = weakref.WeakSet()
     make = acceptor(user, instance=instance, key_for=key_for)
@@ -345,9 +352,9 @@ async def accept(
 
 
 async def close_streams(streams: Sequence[Stream], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-    """Close streams, and return when their connections are gone; cut those whose other end does not read.
+    """Close streams, and return when their connections are gone. Aborts those whose other end does not read in time.
 
-    A loop that is closed before complains of each connection that it still has.
+    Comes before a loop is closed, which would warn about each open connection.
     """
     for stream in streams:
         stream.close()
@@ -357,7 +364,7 @@ async def close_streams(streams: Sequence[Stream], timeout_s: float = CLOSE_TIME
 
 
 def acceptor(user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]) -> Callable[[], Stream]:
-    """A protocol factory for listeners."""
+    """A protocol factory for listening sockets."""
     return lambda: Stream(user, Acceptor(instance=instance, key_for=key_for, nonce=new_nonce()))
 
 
@@ -365,8 +372,8 @@ def _family_of(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _mind_silence(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel give up a TCP peer that says nothing, as one behind a cut cable; send small frames at once."""
+def _set_tcp_options(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel close TCP connections with a silent peer (a cut cable), and send small frames at once."""
     peer = transport.get_extra_info("socket")
     if peer is None or peer.family == socket.AF_UNIX:
         return

@@ -11,7 +11,7 @@ from pointsman.controller.commands import Commands
 from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.orders import Launcher
-from pointsman.engine.orders import Launch, ProcessEvent
+from pointsman.engine.orders import LaunchOrder, ProcessEvent
 from pointsman.engine.process import unpack_handover
 from pointsman.engine.ray.folder import RAY_PREFIX
 from pointsman.model import Capacity, RoutingTable
@@ -37,7 +37,7 @@ class LinkedEngine(FakeEngine):
         self.links: dict[int, ControlLink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def launch(self, order: Launch) -> None:
+    def launch(self, order: LaunchOrder) -> None:
         super().launch(order)
         handover = unpack_handover(order.handover, ReplicaHandover)
         self.links[order.number] = ControlLink(
@@ -81,7 +81,7 @@ class LinkedConnections(Connections):
 
     engine: FakeEngine
 
-    def ask_health(self, number: int) -> None:
+    def request_health(self, number: int) -> None:
         self.engine.ask(number)
 
 

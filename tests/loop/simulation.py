@@ -25,12 +25,12 @@ from functools import wraps
 from typing import Any
 
 from pointsman.controller.controller import Controller
-from pointsman.controller.observed import LaunchNote
+from pointsman.controller.observed import LaunchMetadata
 from pointsman.controller.orders import Launcher
 from pointsman.controller.reconcile import is_settled
 from pointsman.controller.state import Desired
 from pointsman.controller.store import Loaded, StoreError
-from pointsman.engine.orders import Launch
+from pointsman.engine.orders import LaunchOrder
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
@@ -136,10 +136,10 @@ class Watched(FakePeers):
         self.has[number] = max(version, self.has.get(number, 0))
         super()._confirm(controller, number, version)
 
-    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
+    def send_to_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
         if kind is Kind.DRAIN:
             self._simulation.check_drain(number)
-        super().tell_replica(number, kind, head, body)
+        super().send_to_replica(number, kind, head, body)
 
 
 class Engine(FakeEngine):
@@ -149,8 +149,8 @@ class Engine(FakeEngine):
         super().__init__(simulation.plan_of)
         self._simulation = simulation
 
-    def launch(self, order: Launch) -> None:
-        self._simulation.check_launch(unpack(order.note, LaunchNote))
+    def launch(self, order: LaunchOrder) -> None:
+        self._simulation.check_launch(unpack(order.metadata, LaunchMetadata))
         super().launch(order)
 
     def kill(self, number: int) -> None:
@@ -272,7 +272,7 @@ class Simulation:
             self.acknowledged = max(self.acknowledged, accepted.version)
             self.check_acknowledged(accepted.version)
 
-    def plan_of(self, note: LaunchNote) -> ReplicaPlan:
+    def plan_of(self, note: LaunchMetadata) -> ReplicaPlan:
         chance = random.Random(f"{self.seed} {len(self.engine.launched)}")
         spec = self.store.desired.backends.get(note.backend)
         bad = spec is not None and spec.code == BAD
@@ -295,7 +295,7 @@ class Simulation:
         assert self.store.desired.version >= version, "a change was acknowledged before it was stored"
 
     @checked
-    def check_launch(self, note: LaunchNote) -> None:
+    def check_launch(self, note: LaunchMetadata) -> None:
         spec = self.store.desired.backends.get(note.backend)
         assert spec is not None, f"a replica of {note.backend!r} is launched, which is not stored"
         assert spec.version == note.version, f"version {note.version} is launched, and {spec.version} is stored"

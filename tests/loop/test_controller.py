@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.controller.observed import LaunchNote
+from pointsman.controller.observed import LaunchMetadata
 from pointsman.controller.reconcile import STOP_GRACE_S
 from pointsman.controller.store import StoreError
 from pointsman.engine.orders import ProcessEvent, ShutdownOrder
@@ -60,7 +60,7 @@ def test_one_failure_is_no_verdict(tmp_path: Path) -> None:
     """A constructor that fails once and then works is a backend that came up (CB10)."""
 
     async def test(world: World) -> None:
-        def plan_of(note: LaunchNote) -> ReplicaPlan:
+        def plan_of(note: LaunchMetadata) -> ReplicaPlan:
             return ReplicaPlan(constructor_error="bad luck" if not world.engine.launched else "")
 
         world.plan_of = plan_of  # type: ignore[method-assign]

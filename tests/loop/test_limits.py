@@ -10,7 +10,7 @@ import pytest
 
 from pointsman.controller.state import Desired
 from pointsman.engine.local.engine import SupervisorLink
-from pointsman.engine.orders import Launch, ProcessEvent
+from pointsman.engine.orders import LaunchOrder, ProcessEvent
 from pointsman.exceptions import CallRejectedError, ServeException, TooLargeError, UserCodeError
 from pointsman.limits import MAX_MESSAGE, MAX_TEXT
 from pointsman.model import Reason, ReplicaConfig, Resources
@@ -105,7 +105,7 @@ def test_an_order_that_is_too_large_is_a_start_that_failed() -> None:
         with theirs:
             link = SupervisorLink(events.append, ours, ingresses_wanted=0)
             await link.start()
-            link.launch(Launch(7, "b#1", {}, b"", b"", own_env={"X": "v" * 17 * MB}))
+            link.launch(LaunchOrder(7, "b#1", {}, b"", b"", own_env={"X": "v" * 17 * MB}))
             while not events:
                 await asyncio.sleep(0)
         (event,) = events

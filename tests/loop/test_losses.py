@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pointsman.controller.observed import LaunchNote
+from pointsman.controller.observed import LaunchMetadata
 from pointsman.engine.orders import ProcessEvent
 from pointsman.exceptions import ReplicaDiedError
 from pointsman.model import Allocation, BackendConfigSpec, Resources
@@ -274,7 +274,7 @@ def test_a_new_ingress_is_counted_before_there_is_a_table() -> None:
 
     async def main() -> None:
         world = LinkedWorld()
-        note = LaunchNote("b", 1, "b#silent", Allocation(Resources()))
+        note = LaunchMetadata("b", 1, "b#silent", Allocation(Resources()))
         world.controller.process_event(ProcessEvent("recovered", live={77: (1, pack(note))}))
         kinds: list[int] = []
         ingress = ControlLink(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.controller.controller import Controller
-from pointsman.controller.observed import LaunchNote
+from pointsman.controller.observed import LaunchMetadata
 from pointsman.controller.orders import Launcher
 from pointsman.controller.store import Store
 from pointsman.model import BackendConfigSpec, Capacity, Origin, Resources, TargetTraits
@@ -46,7 +46,7 @@ class World:
         self._ids = itertools.count(1)
         self._controller: Controller | None = None
 
-    def plan_of(self, note: LaunchNote) -> ReplicaPlan:
+    def plan_of(self, note: LaunchMetadata) -> ReplicaPlan:
         return self.plan
 
     @property

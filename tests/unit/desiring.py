@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pointsman.controller.desired import apply, confirm
-from pointsman.controller.state import Desired, Room
+from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.model import BackendConfigSpec, Capacity, Origin, Resources, TargetTraits, TrafficPolicy
 from pointsman.wire.commands import (
     Change,
@@ -29,7 +29,7 @@ BATCHING = TargetTraits(is_class=False, batches=True)
 BATCHING_METHOD = TargetTraits(is_class=True, has_batching_method=True)
 RECONFIGURABLE = TargetTraits(is_class=True, has_reconfigure=True)
 GPU = Resources(num_gpus=1)
-ROOM = Room(Capacity(num_gpus=2, memory=1000, custom={"tpu": 1}))
+ROOM = FreeCapacity(Capacity(num_gpus=2, memory=1000, custom={"tpu": 1}))
 
 
 def create(
@@ -98,7 +98,7 @@ def versions(state: Desired) -> list[int]:
     return [change.policy.version for change in state.histories["e"].changes]
 
 
-def done(state: Desired, *commands: Change, room: Room = ROOM) -> Desired:
+def done(state: Desired, *commands: Change, room: FreeCapacity = ROOM) -> Desired:
     """The state after these changes, each of which has come up."""
     for command in commands:
         state, note = apply(state, command, room)
@@ -113,7 +113,7 @@ def refused(
     command: Change,
     *parts: str,
     error: type[Exception] = ValueError,
-    room: Room = ROOM,
+    room: FreeCapacity = ROOM,
 ) -> str:
     """Check that a command is refused in one sentence that holds these parts, and that nothing has changed."""
     before = pack(state)

@@ -52,7 +52,7 @@ def replica(
     tag: str = "b",
     version: int = 1,
     config_version: int = 1,
-    told_version: int | None = None,
+    sent_version: int | None = None,
     since: float = 0.0,
     resources: Resources | None = None,
     gpus: tuple[int, ...] = (),
@@ -67,7 +67,7 @@ def replica(
         since=since,
         phase=phase,
         config_version=config_version,
-        told_version=config_version if told_version is None else told_version,
+        sent_version=config_version if sent_version is None else sent_version,
         **more,
     )
 

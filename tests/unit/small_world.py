@@ -25,7 +25,7 @@ from pointsman.controller.reconcile import (
     is_settled,
     plan,
 )
-from pointsman.controller.state import Desired, Room
+from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import Allocation, BackendConfigSpec, Capacity, Reason, Resources
 from pointsman.wire.commands import Change, CreateBackend, DeleteBackend, Deploy, UpdateBackendConfig
@@ -70,7 +70,7 @@ class World:
         for r in self.observed.replicas.values():
             held[r.backend] = (*held.get(r.backend, ()), r.allocation)
         try:
-            self.desired, _ = wanted.apply(self.desired, command, Room(self.observed.capacity, held))
+            self.desired, _ = wanted.apply(self.desired, command, FreeCapacity(self.observed.capacity, held))
         except (ValueError, InsufficientResourcesError):
             return
         failures = self.observed.failures.get(getattr(command, "tag", None) or getattr(command, "name", ""))
@@ -116,7 +116,7 @@ class World:
         else:
             r = self.observed.replicas[action.number]
             if isinstance(action, Configure):
-                r.told_version = self.desired.backends[r.backend].config_version
+                r.sent_version = self.desired.backends[r.backend].config_version
                 self.later(0.01, 0.5, lambda: self.configured(r.number))
             elif isinstance(action, Leave):
                 self.enter(r, Phase.LEAVING)
@@ -178,7 +178,7 @@ class World:
         spec = self.desired.backends.get(r.backend)
         if spec is None or spec.version != r.version:
             return
-        r.told_version = spec.config_version
+        r.sent_version = spec.config_version
         good = spec.code not in self.bad and spec.config.user_config not in self.bad and not self.unlucky(0.05)
         given = spec.config_version
         self.later(0.0, 2.0, lambda: self.ready(number, given) if good else self.failed(number, starting=True))
@@ -188,7 +188,7 @@ class World:
         if r is not None:
             r.adopted = False
             r.config_version = max(r.config_version, config_version)
-            r.told_version = max(r.told_version, config_version)
+            r.sent_version = max(r.sent_version, config_version)
             self.enter(r, Phase.READY)
             self.settle_floors()
             if self.unlucky(0.1):
@@ -202,7 +202,7 @@ class World:
         if spec.config.user_config in self.bad:
             self.failed(number, starting=False)
         else:
-            self.ready(number, r.told_version)
+            self.ready(number, r.sent_version)
 
     def failed(self, number: int, *, starting: bool) -> None:
         r = self.alive(number)
@@ -254,8 +254,8 @@ class World:
             self.fresh(number)
         elif old.phase is Phase.STARTING:
             self.enter(r, Phase.STARTING)
-            r.told_version = old.told_version
-            self.later(0.0, 2.0, lambda: self.ready(number, old.told_version))
+            r.sent_version = old.sent_version
+            self.later(0.0, 2.0, lambda: self.ready(number, old.sent_version))
         elif old.phase in (Phase.READY, Phase.LEAVING):
             self.ready(number, old.config_version)
         else:

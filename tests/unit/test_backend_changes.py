@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pointsman.controller.desired import apply, confirm
-from pointsman.controller.state import Fallback, Room
+from pointsman.controller.state import Fallback, FreeCapacity
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import Allocation, Capacity, Resources, TargetTraits
 from pointsman.wire.commands import Change, SetTraffic
@@ -102,7 +102,7 @@ def test_the_total_must_fit() -> None:
     command = create("b", resources=GPU, num_replicas=3)
     refused(EMPTY, command, "'b' to 3 replicas", "3 x (", "num_gpus=1", error=InsufficientResourcesError)
     state = done(EMPTY, create("b", resources=GPU, num_replicas=2))
-    holding = Room(ROOM.capacity, {"b": (Allocation(GPU, (0,)), Allocation(GPU, (1,)))})
+    holding = FreeCapacity(ROOM.capacity, {"b": (Allocation(GPU, (0,)), Allocation(GPU, (1,)))})
     refused(
         state, update("b", num_replicas=4), "to 4 replicas", "2 x (", error=InsufficientResourcesError, room=holding
     )
@@ -112,12 +112,12 @@ def test_the_total_must_fit() -> None:
 def test_what_others_hold_counts() -> None:
     """A backend is refused what another one's replicas hold, and is not charged twice for its own (RM3, RM4)."""
     state = done(EMPTY, create("other", resources=GPU), create("b", resources=GPU))
-    holding = Room(ROOM.capacity, {"other": (Allocation(GPU, (0,)),), "b": (Allocation(GPU, (1,)),)})
+    holding = FreeCapacity(ROOM.capacity, {"other": (Allocation(GPU, (0,)),), "b": (Allocation(GPU, (1,)),)})
     refused(
         state, update("b", num_replicas=2), "num_gpus=1", "num_gpus=0", error=InsufficientResourcesError, room=holding
     )
     refused(state, create("third", resources=GPU), "num_gpus=0", error=InsufficientResourcesError, room=holding)
-    alone = Room(ROOM.capacity, {"b": (Allocation(GPU, (1,)),)})
+    alone = FreeCapacity(ROOM.capacity, {"b": (Allocation(GPU, (1,)),)})
     assert done(ONE, create("b", resources=GPU), update("b", num_replicas=2), room=alone).backends["b"]
 
 
@@ -133,7 +133,7 @@ def test_what_was_promised_counts(came_up: bool) -> None:
 def test_soft_cpus_are_never_refused() -> None:
     """Ten replicas of one CPU each are accepted on any machine (RM6, EX2)."""
     assert done(EMPTY, create("b", num_replicas=10, resources=Resources(num_cpus=64))).backends["b"]
-    strict = Room(Capacity(num_cpus=4))
+    strict = FreeCapacity(Capacity(num_cpus=4))
     refused(
         EMPTY, create("b", num_replicas=5), "num_cpus=1", "num_cpus=4", error=InsufficientResourcesError, room=strict
     )
@@ -143,7 +143,7 @@ def test_changing_other_fields_needs_no_room() -> None:
     """On a full machine a backend's batch size, or a lower number of replicas, is still accepted (SO5)."""
     traits = BATCHING
     state = done(EMPTY, create("b", resources=GPU, num_replicas=2, traits=traits))
-    full = Room(ROOM.capacity, {"other": (Allocation(GPU, (0,)), Allocation(GPU, (1,)))})
+    full = FreeCapacity(ROOM.capacity, {"other": (Allocation(GPU, (0,)), Allocation(GPU, (1,)))})
     state = done(state, update("b", max_batch_size=4), update("b", num_replicas=1), room=full)
     assert state.backends["b"].config.max_batch_size == 4
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from pointsman.controller.desired import apply, confirm, revert
-from pointsman.controller.state import Desired, Fallback, Room
+from pointsman.controller.state import Desired, Fallback, FreeCapacity
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import Allocation, BackendConfigSpec, Resources, TargetTraits
 from pointsman.policy.routes import parse_route
@@ -180,7 +180,7 @@ def test_redeploy_keeps_what_is_left_out() -> None:
 def test_redeploy_on_a_full_machine() -> None:
     """One replica on the only GPU can be deployed anew, because it makes room for its successor (DP5)."""
     state = done(EMPTY, deploy("d", resources=Resources(num_gpus=2)))
-    full = Room(ROOM.capacity, {"d": (Allocation(Resources(num_gpus=2), (0, 1)),)})
+    full = FreeCapacity(ROOM.capacity, {"d": (Allocation(Resources(num_gpus=2), (0, 1)),)})
     assert done(state, deploy("d", code="v2"), room=full).backends["d"].code == "v2"
     refused(state, deploy("d", num_replicas=2), "'d' to 2", error=InsufficientResourcesError, room=full)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pointsman.controller.failures import BACKOFF, BACKOFF_ALONE_S, BUDGET, SLOW_RETRY_S, STEADY_S, Failures
-from pointsman.controller.observed import Phase, Replica, Unhealthy, note_exit, note_report, note_unhealthy
+from pointsman.controller.observed import Phase, Replica, Unhealthy, record_exit, record_report, record_unhealthy
 from pointsman.controller.reconcile import START_TRIES, Launch, Revert, WakeAt, plan
 from pointsman.controller.state import Fallback
 from pointsman.engine.orders import ProcessEvent
@@ -65,16 +65,16 @@ class Deaths:
         """One more comes up."""
         number = next(self._numbers)
         self.observed.replicas[number] = replica(number, Phase.LAUNCHED, since=self.now, adopted=adopted)
-        note_report(self.observed, self.desired, Report(number, "ready", 1, served=answered), b"", self.now)
+        record_report(self.observed, self.desired, Report(number, "ready", 1, served=answered), b"", self.now)
         return self.observed.replicas[number]
 
     def dies(self, one: Replica, *, blameless: bool = False) -> None:
         event = ProcessEvent("exited", one.number, 1, "killed by SIGKILL", blameless=blameless)
-        note_exit(self.observed, self.desired, event, self.now)
+        record_exit(self.observed, self.desired, event, self.now)
 
     def is_sick(self, one: Replica) -> None:
         one.unhealthy = Unhealthy(Reason.UNRESPONSIVE, "it hangs")
-        note_unhealthy(self.observed, self.desired, one, self.now)
+        record_unhealthy(self.observed, self.desired, one, self.now)
         one.killed = True
         self.dies(one)
 
@@ -82,7 +82,7 @@ class Deaths:
         number = next(self._numbers)
         self.observed.replicas[number] = replica(number, Phase.STARTING, since=self.now)
         report = Report(number, "failed", 1, Reason.CONSTRUCTOR_FAILED, "OSError", "no weights")
-        note_report(self.observed, self.desired, report, b"", self.now)
+        record_report(self.observed, self.desired, report, b"", self.now)
         self.observed.replicas[number].killed = True
         self.dies(self.observed.replicas[number])
 

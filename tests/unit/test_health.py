@@ -30,8 +30,8 @@ def look(
     config: BackendConfigSpec = CONFIG,
 ) -> Replica:
     replica = Replica(1, "b#1", "b", 1, Allocation(Resources()), since=0.0, phase=Phase.READY)
-    replica.health = LastHealth(heard_at=100.0 - silent_s, answer=answer)
-    replica.health.remark = examine(
+    replica.health = LastHealth(answered_at=100.0 - silent_s, answer=answer)
+    replica.health.warning = examine(
         replica, config, 100.0, lambda: Circumstances(stopped, has_started, declared_s=declared_s)
     )
     return replica
@@ -52,7 +52,7 @@ def test_a_well_replica_is_left_alone(answer: HealthAnswer | None) -> None:
     """Replicas that serve, are busy, or are a little late are not sick (F4, F5)."""
     replica = look(answer, silent_s=2.5)
     assert replica.unhealthy is None
-    assert replica.health.remark == ""
+    assert replica.health.warning == ""
 
 
 @pytest.mark.parametrize("last", [None, HealthAnswer(0), HealthAnswer(3, patience_s=300.0)])
@@ -85,7 +85,7 @@ def test_a_call_within_its_time_excuses_silence(last: HealthAnswer | None, has_s
     """A call that holds the interpreter is no wedge before its deadline, and one soon after; status says so (F5)."""
     waiting = look(last, silent_s=until_s - 0.1, has_started=has_started)
     assert waiting.unhealthy is None
-    assert "busy, not responding" in waiting.health.remark
+    assert "busy, not responding" in waiting.health.warning
     assert look(last, silent_s=until_s + 0.1, has_started=has_started).unhealthy is not None
 
 
@@ -96,7 +96,7 @@ def test_a_blocked_loop(patience_s: float | None, sick: bool) -> None:
     """A loop that user code blocks is a wedge when no call in it may take so long (F5)."""
     replica = look(HealthAnswer(1, blocked_s=GRACE_S, patience_s=patience_s))
     assert (replica.unhealthy is not None) == sick
-    assert "event loop has been blocked" in replica.health.remark
+    assert "event loop has been blocked" in replica.health.warning
 
 
 def test_sync_code_that_never_returns() -> None:
@@ -119,7 +119,7 @@ def test_sync_code_that_never_returns() -> None:
 def test_the_users_own_check(answer: dict[str, Any], sick: bool, text: str) -> None:
     """A check that fails or hangs twice in a row ends the replica, which may finish what it runs (F36, DP6)."""
     replica = look(HealthAnswer(0, check_error="RuntimeError", check_text="no GPU", check_traceback="tb", **answer))
-    assert text in replica.health.remark
+    assert text in replica.health.warning
     assert (replica.unhealthy is not None) == sick
     if replica.unhealthy is not None:
         assert (replica.unhealthy.reason, replica.unhealthy.kill) == (Reason.HEALTH_CHECK_FAILED, False)

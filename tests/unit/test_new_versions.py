@@ -114,9 +114,9 @@ def test_running_replicas_are_told_new_configs_once() -> None:
     desired = want(backend(5, config_version=3))
     observed = see(
         replica(1, config_version=1),
-        replica(2, config_version=1, told_version=3),
+        replica(2, config_version=1, sent_version=3),
         replica(3, config_version=3),
-        replica(4, Phase.STARTING, config_version=0, told_version=1),
+        replica(4, Phase.STARTING, config_version=0, sent_version=1),
         replica(5, config_version=1, killed=True),
     )
     actions = plan(desired, observed, 1.0)
@@ -140,7 +140,7 @@ def test_running_replicas_are_told_new_configs_once() -> None:
 def test_half_of_the_replicas_take_a_user_config_at_a_time(versions: list[tuple[int, int]], told: list[int]) -> None:
     """While some replicas take a new ``user_config`` as many take new work; a single one has no others (RC9)."""
     replicas = [
-        replica(number, config_version=applied, told_version=told) for number, (applied, told) in enumerate(versions, 1)
+        replica(number, config_version=applied, sent_version=told) for number, (applied, told) in enumerate(versions, 1)
     ]
     desired = want(backend(len(replicas), config_version=2, user_config=b"new"), starting=True)
     configures = only(plan(desired, see(*replicas), 1.0), Configure)

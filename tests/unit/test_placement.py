@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pointsman.controller.allocation import Ledger, describe_request
+from pointsman.controller.allocation import CapacityLedger, describe_request
 from pointsman.model import Allocation, Capacity, NodeCapacity, Placement, Resources
 from pointsman.policy.placement import counted, matches
 
@@ -22,7 +22,7 @@ GROUPS = {"bundle_group_g": 2000.0, "bundle_group_0_g": 1000.0, "bundle_group_1_
 
 def nodes_of(placement: Placement, count: int, *, num_cpus: float = 1.0) -> list[str | None]:
     """Where so many replicas land, one after the other; None for no room."""
-    ledger = Ledger(CLUSTER, ())
+    ledger = CapacityLedger(CLUSTER, ())
     wanted = Resources(num_cpus=num_cpus, placement=placement)
     placed = [ledger.place(wanted) for _ in range(count)]
     return [allocation.node if allocation else None for allocation in placed]
@@ -66,7 +66,7 @@ def test_a_placement_group_has_room_of_its_own() -> None:
     group = Capacity(nodes={"c": NodeCapacity(num_cpus=1, custom={**node.custom, **GROUPS})})
 
     def fit(placement: Placement, num_cpus: float = 1.0) -> int:
-        ledger, wanted = Ledger(group, ()), Resources(num_cpus=num_cpus, placement=placement)
+        ledger, wanted = CapacityLedger(group, ()), Resources(num_cpus=num_cpus, placement=placement)
         return sum(ledger.place(wanted) is not None for _ in range(4))
 
     assert fit(Placement(group="g")) == 2
@@ -83,7 +83,7 @@ def test_what_is_held_in_a_group_is_known_by_its_names() -> None:
     assert counted(wanted).custom.keys() == {
         f"{name}_group_{suffix}" for name in ("CPU", "disk", "bundle") for suffix in ("g", "3_g")
     }
-    ledger = Ledger(CLUSTER, [Allocation(wanted, (), "b")])
+    ledger = CapacityLedger(CLUSTER, [Allocation(wanted, (), "b")])
     assert "num_cpus=4" in ledger.describe()
     assert "group" not in ledger.describe()
 

@@ -8,7 +8,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
 
-from pointsman.engine.ray.actors import NODE_DIED, how_it_ended
+from pointsman.engine.ray.actors import NODE_DIED, describe_exit
 
 
 class Died(ActorDiedError):
@@ -25,7 +25,7 @@ class Died(ActorDiedError):
 def test_an_actor_whose_node_is_gone_is_blameless() -> None:
     """A replica is pinned to a node that has just died, which Ray notices only then: no start has failed (F14)."""
     gone = ActorUnschedulableError("The node specified via NodeAffinitySchedulingStrategy doesn't exist any more.")
-    ending = how_it_ended(gone)
+    ending = describe_exit(gone)
     assert ending.node_died
     assert "doesn't exist any more" in ending.text
 
@@ -41,6 +41,6 @@ def test_an_actor_whose_node_is_gone_is_blameless() -> None:
 )
 def test_other_ends_are_told_apart(error: RayError, node_died: bool) -> None:
     """Only the loss of a node is nobody's fault (F14, F6)."""
-    ending = how_it_ended(error)
+    ending = describe_exit(error)
     assert ending.node_died == node_died
     assert (ending.text == NODE_DIED) == node_died

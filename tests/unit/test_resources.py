@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.controller.allocation import Ledger, describe_request, visible_devices
+from pointsman.controller.allocation import CapacityLedger, describe_request, visible_devices
 from pointsman.model import Allocation, Capacity, Resources
 from tests.properties import examples
 
@@ -17,7 +17,7 @@ def gpu(share: float) -> Resources:
     return Resources(num_cpus=0, num_gpus=share)
 
 
-def placed(ledger: Ledger, *shares: float) -> list[tuple[int, ...] | None]:
+def placed(ledger: CapacityLedger, *shares: float) -> list[tuple[int, ...] | None]:
     """Where replicas with these GPU shares land, one after the other; None for no room."""
     allocations = [ledger.place(gpu(share)) for share in shares]
     return [allocation.gpus if allocation else None for allocation in allocations]
@@ -37,31 +37,31 @@ def placed(ledger: Ledger, *shares: float) -> list[tuple[int, ...] | None]:
 )
 def test_strict_resources(capacity: Capacity, fits: Resources, too_much: Resources) -> None:
     """A replica gets what the node has and not a bit more: CPUs, GPUs, memory and custom resources (RM3, RM6)."""
-    assert Ledger(capacity, ()).place(too_much) is None
-    allocation = Ledger(capacity, ()).place(fits)
+    assert CapacityLedger(capacity, ()).place(too_much) is None
+    allocation = CapacityLedger(capacity, ()).place(fits)
     assert allocation is not None
     assert allocation.resources == fits
 
 
 def test_cpus_are_soft_unless_given() -> None:
     """On a machine whose CPUs nobody counted a replica may ask for any number of them (RM6)."""
-    assert Ledger(Capacity(num_cpus=None), ()).place(Resources(num_cpus=1000)) is not None
+    assert CapacityLedger(Capacity(num_cpus=None), ()).place(Resources(num_cpus=1000)) is not None
 
 
 def test_one_node_is_checked_as_a_whole() -> None:
     """A need of 6 CPUs is refused on a node of 4, also when nothing runs there (RM4)."""
-    assert Ledger(Capacity(num_cpus=4), ()).place(Resources(num_cpus=6)) is None
+    assert CapacityLedger(Capacity(num_cpus=4), ()).place(Resources(num_cpus=6)) is None
 
 
 def test_the_total_counts() -> None:
     """When single replicas fit but the total does not, the last one is refused (RM3)."""
-    ledger = Ledger(Capacity(num_cpus=2), ())
+    ledger = CapacityLedger(Capacity(num_cpus=2), ())
     assert [ledger.place(Resources(num_cpus=0.75)) is not None for _ in range(3)] == [True, True, False]
 
 
 def test_a_refusal_takes_nothing() -> None:
     """A replica that fits in all but one resource leaves the others untouched (RM3)."""
-    ledger = Ledger(Capacity(num_cpus=1, num_gpus=1, memory=10, custom={"tpu": 1}), ())
+    ledger = CapacityLedger(Capacity(num_cpus=1, num_gpus=1, memory=10, custom={"tpu": 1}), ())
     before = ledger.describe()
     for greedy in (
         Resources(num_cpus=2, num_gpus=1, memory=10, custom={"tpu": 1}),
@@ -95,13 +95,13 @@ def test_a_refusal_takes_nothing() -> None:
 )
 def test_fractions_share_a_gpu(gpus: int, shares: tuple[float, ...], where: list[tuple[int, ...] | None]) -> None:
     """Halves go together on the fullest GPU that has room, so whole GPUs stay free for those that need one (FR1)."""
-    assert placed(Ledger(Capacity(num_gpus=gpus), ()), *shares) == where
+    assert placed(CapacityLedger(Capacity(num_gpus=gpus), ()), *shares) == where
 
 
 def test_zero_cpus_are_legal() -> None:
     """A replica that asks for no CPU fits on a node whose CPUs are all taken (FR2)."""
     full = [Allocation(Resources(num_cpus=1))]
-    ledger = Ledger(Capacity(num_cpus=1), full)
+    ledger = CapacityLedger(Capacity(num_cpus=1), full)
     assert ledger.place(Resources(num_cpus=0)) is not None
     assert ledger.place(Resources(num_cpus=0.01)) is None
 
@@ -109,7 +109,7 @@ def test_zero_cpus_are_legal() -> None:
 def test_cpus_and_custom_resources_may_be_fractions() -> None:
     """Ten replicas of a tenth fit on one, and an eleventh does not (FR1)."""
     tenth = Resources(num_cpus=0.1, custom={"licence": 0.1})
-    ledger = Ledger(Capacity(num_cpus=1, custom={"licence": 1}), ())
+    ledger = CapacityLedger(Capacity(num_cpus=1, custom={"licence": 1}), ())
     assert [ledger.place(tenth) is not None for _ in range(11)] == [True] * 10 + [False]
 
 
@@ -127,7 +127,7 @@ needs = st.builds(
 def test_a_replica_gives_back_exactly_its_share(wanted: list[Resources], cpus: float | None) -> None:
     """Whatever starts and ends, nothing is handed out twice, and what ends leaves room for its like (FR4)."""
     capacity = Capacity(num_cpus=cpus, num_gpus=3, memory=250, custom={"tpu": 2, "disk": 1})
-    ledger = Ledger(capacity, ())
+    ledger = CapacityLedger(capacity, ())
     held = [allocation for need in wanted if (allocation := ledger.place(need)) is not None]
     shares = dict.fromkeys(range(3), 0.0)
     for allocation in held:
@@ -141,19 +141,19 @@ def test_a_replica_gives_back_exactly_its_share(wanted: list[Resources], cpus: f
     assert sum(a.resources.custom.get("tpu", 0) for a in held) <= 2 + 1e-6
     assert cpus is None or sum(a.resources.num_cpus for a in held) <= cpus + 1e-6
 
-    assert Ledger(capacity, held).describe() == ledger.describe()
+    assert CapacityLedger(capacity, held).describe() == ledger.describe()
     for number, ended in enumerate(held):
-        rest = Ledger(capacity, held[:number] + held[number + 1 :])
+        rest = CapacityLedger(capacity, held[:number] + held[number + 1 :])
         assert rest.place(ended.resources) is not None
 
 
 def test_the_place_of_a_replica_that_ended_is_found_again() -> None:
     """A replica that ends gives back its half, and the next half lands beside the one that stayed (FR4)."""
-    ledger = Ledger(Capacity(num_gpus=2), ())
+    ledger = CapacityLedger(Capacity(num_gpus=2), ())
     halves = [ledger.place(gpu(0.5)) for _ in range(4)]
     assert [half.gpus if half else None for half in halves] == [(0,), (0,), (1,), (1,)]
     left = [half for number, half in enumerate(halves) if half and number in (0, 2, 3)]
-    assert placed(Ledger(Capacity(num_gpus=2), left), 0.6, 0.5, 0.1) == [None, (0,), None]
+    assert placed(CapacityLedger(Capacity(num_gpus=2), left), 0.6, 0.5, 0.1) == [None, (0,), None]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_place_of_a_replica_that_ended_is_found_again() -> None:
 )
 def test_what_is_free_is_told(capacity: Capacity, held: list[Resources], parts: set[str]) -> None:
     """An operator who is refused reads what is free, each resource by name, without rounding dust (RM3)."""
-    ledger = Ledger(capacity, ())
+    ledger = CapacityLedger(capacity, ())
     for need in held:
         assert ledger.place(need) is not None
     told = ledger.describe().split(", ")

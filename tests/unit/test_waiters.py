@@ -68,7 +68,7 @@ def with_backend(replicas: int = 1, *, wanted: int = 1) -> tuple[Desired, Observ
     observed = Observed()
     for number in range(replicas):
         replica = Replica(number, f"b#{number}", "b", 1, Allocation(Resources()), 0.0, Phase.READY)
-        replica.config_version = replica.told_version = 1
+        replica.config_version = replica.sent_version = 1
         observed.replicas[number] = replica
     return Desired(5, {"b": spec}), observed
 
@@ -123,8 +123,8 @@ def test_ingresses_that_a_new_controller_has_not_heard_of_are_waited_for() -> No
         everywhere = at(7, ingress=7, other=7)
         assert verdicts(
             waiter(),
-            everywhere._replace(unheard=frozenset({"0", "1"})),
-            everywhere._replace(unheard=frozenset({"1"})),
+            everywhere._replace(unsubscribed=frozenset({"0", "1"})),
+            everywhere._replace(unsubscribed=frozenset({"1"})),
             everywhere,
         ) == [False, False, True]
 

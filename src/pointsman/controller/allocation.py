@@ -93,7 +93,7 @@ class NodeLedger:
                 self._gpus[index] -= share
 
 
-class Ledger:
+class CapacityLedger:
     """What is free, given what replicas hold: on the one node, or node by node.
 
     Args:

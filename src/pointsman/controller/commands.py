@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from pointsman.controller.controller import Controller
 from pointsman.controller.orders import Subscription
-from pointsman.controller.state import NoRoomError
+from pointsman.controller.state import NoCapacityError
 from pointsman.controller.views import backends_of, status_of, traffic_of
 from pointsman.engine.base import Engine, Nodes
 from pointsman.exceptions import ServeException
@@ -65,7 +65,7 @@ class CapacityWait:
         """Try until there is room.
 
         Raises:
-            NoRoomError: there was none in time; nothing has changed.
+            NoCapacityError: there was none in time; nothing has changed.
             ServeException: the cluster does not say what is free; nothing has changed.
         """
         if not isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
@@ -78,18 +78,18 @@ class CapacityWait:
                 await self._look()
                 try:
                     return await change()
-                except NoRoomError as error:
+                except NoCapacityError as error:
                     in_group = bool(error.resources.placement.group)
                     deadline = began + max(self._wait_s, GROUP_LAG_S if in_group else 0.0)
                     if loop.time() >= deadline:
                         raise
                     if not in_group:  # more nodes do not make a group larger
-                        self._nodes.ask_for(error.resources, error.count)
+                        self._nodes.request_nodes(error.resources, error.count)
                         asked = True
                 await asyncio.sleep(min(LOOK_AGAIN_S, max(0.0, deadline - loop.time())))
         finally:
             if asked:
-                self._nodes.ask_for(None, 0)
+                self._nodes.request_nodes(None, 0)
 
     async def _look(self) -> None:
         try:
@@ -128,7 +128,7 @@ class Commands:
         self._ingresses = ingresses
         self._exporter = exporter
         self._metrics_url = metrics_url
-        self._room = CapacityWait(engine.nodes, wait_for_resources_s)
+        self._capacity_wait = CapacityWait(engine.nodes, wait_for_resources_s)
         self._ingress_waiters: set[asyncio.Event] = set()
 
     def router_confirmed(self) -> None:
@@ -168,7 +168,7 @@ class Commands:
             return b""
         if isinstance(command, Shutdown):
             return pack(Ending(controller.shutdown(forget=command.forget)))
-        return await self._room.carry_out(command, lambda: controller.change(command, body))
+        return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body))
 
     async def _status(self) -> Status:
         controller, queued = self._controller, await self._queued()
@@ -178,7 +178,7 @@ class Commands:
             controller.observed,
             controller.table,
             ingresses=self._ingresses(),
-            unheard=controller.unheard,
+            unsubscribed=controller.unsubscribed,
             metrics=self._metrics_addresses(),
             queued=queued,
         )

@@ -94,17 +94,17 @@ class Connections:
 
     # Peers
 
-    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
+    def send_to_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
         stream = self._replicas.get(number)
         if stream is not None:
             stream.send(kind, 0, head, body)
 
-    def ask_health(self, number: int) -> None:
+    def request_health(self, number: int) -> None:
         stream = self._health.get(number)
         if stream is not None:
             stream.send(Kind.HEALTH, number)
 
-    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None:
+    def send_to_ingresses(self, kind: Kind, head: bytes = b"") -> None:
         for subscription in self.ingresses():
             subscription.stream.send(kind, 0, head)
 
@@ -174,7 +174,7 @@ class Connections:
             number = int(stream.identity)
             self._health[number] = stream
             if frame.head:  # the first frame only says whose connection this is
-                self.controller.health.heard(number, unpack(frame.head, HealthAnswer))
+                self.controller.health.on_answer(number, unpack(frame.head, HealthAnswer))
         else:
             raise WireError(f"{Kind(kind).name} is forbidden for role {role!r}")
 

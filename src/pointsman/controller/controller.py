@@ -16,7 +16,7 @@ from typing import Any
 from pointsman.config import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
-from pointsman.controller.desired import note_on_cpus
+from pointsman.controller.desired import cpu_warning
 from pointsman.controller.health import Circumstances, HealthWatch
 from pointsman.controller.observed import (
     NextStep,
@@ -25,10 +25,10 @@ from pointsman.controller.observed import (
     Replica,
     adopt,
     forget_failures,
-    note_exit,
-    note_report,
-    note_unhealthy,
-    room_of,
+    free_capacity_of,
+    record_exit,
+    record_report,
+    record_unhealthy,
     start_reason,
 )
 from pointsman.controller.orders import Launcher, Peers, ReplicaOrders
@@ -94,7 +94,7 @@ class Controller:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changes: set[asyncio.Task[bytes]] = set()
         self._kicked = self._closing = False
-        self._noted_cpus = False
+        self._warned_about_cpus = False
         self._wake: asyncio.TimerHandle | None = None
         self.desired = desired
         self.observed = Observed(capacity=capacity)
@@ -108,7 +108,7 @@ class Controller:
         )
         self._publisher = Publisher(peers, launcher, version=epoch << EPOCH_SHIFT)
         self.ingress_exits: list[str] = []
-        self.unheard: set[str] = set()
+        self.unsubscribed: set[str] = set()
         """Ingresses that an earlier controller knew, that live, and that have not subscribed here yet."""
 
     @property
@@ -141,11 +141,11 @@ class Controller:
             known = self._replies.get(command.id)
             if known is not None:
                 return known
-            new, note = wanted.apply(self.desired, command, room_of(self.observed), _time_of_day())
-            if not note and not self._noted_cpus:
-                note = note_on_cpus(new, self.observed.capacity, os.cpu_count() or 1)
-                self._noted_cpus = bool(note)
-            reply = pack(Accepted(new.version, note))
+            new, warning = wanted.apply(self.desired, command, free_capacity_of(self.observed), _time_of_day())
+            if not warning and not self._warned_about_cpus:
+                warning = cpu_warning(new, self.observed.capacity, os.cpu_count() or 1)
+                self._warned_about_cpus = bool(warning)
+            reply = pack(Accepted(new.version, warning))
             await self._durable.commit(new, reply_to=command.id, reply=reply, blob=blob)
             self._replies[command.id] = reply
             if len(self._replies) > KEPT_REPLIES:
@@ -183,7 +183,8 @@ class Controller:
         """
         if drain_s is None:
             drain_s = max([MIN_DRAIN_S, *(spec.config.drain_timeout_s for spec in self.desired.backends.values())])
-        self._peers.tell_ingresses(Kind.STOP, pack(Ending(drain_s)))  # before a signal, which says no limit, gets there
+        # Before the engine's signal arrives: the frame carries the limit, a signal cannot.
+        self._peers.send_to_ingresses(Kind.STOP, pack(Ending(drain_s)))
         self._engine.shutdown(ShutdownOrder(drain_s, forget))
         return drain_s
 
@@ -201,16 +202,16 @@ class Controller:
         """From the engine."""
         if event.event == "recovered":
             adopt(self.observed, event.live, self._loop.time())
-            self.unheard.update(event.ingresses)
-            self._note_drain_limits()
+            self.unsubscribed.update(event.ingresses)
+            self._record_drain_limits()
         elif event.event == "started":
             replica = self.observed.replicas.get(event.number)
             if replica is not None:
                 replica.pid = event.pid
         elif event.event == "exited":
-            note_exit(self.observed, self.desired, event, self._loop.time())
+            record_exit(self.observed, self.desired, event, self._loop.time())
         elif event.event in ("ingress_exited", "ingress_gone"):
-            self.unheard.difference_update(event.ingresses)
+            self.unsubscribed.difference_update(event.ingresses)
             if event.event == "ingress_exited":
                 self.ingress_exits.append(event.exit)
         elif event.event == "asked_to_end":
@@ -222,7 +223,7 @@ class Controller:
     def replica_reported(self, report: Report, pickled: bytes, *, introduces: bool = False) -> None:
         """From a replica; ``introduces`` on a new connection, before which orders and reports may have been lost."""
         now = self._loop.time()
-        step = note_report(self.observed, self.desired, report, pickled, now, introduces=introduces)
+        step = record_report(self.observed, self.desired, report, pickled, now, introduces=introduces)
         replica = self.observed.replicas.get(report.number)
         if replica is not None:
             if step is NextStep.ASSIGN:
@@ -246,7 +247,7 @@ class Controller:
         )
 
     def _replica_is_unhealthy(self, replica: Replica) -> None:
-        note_unhealthy(self.observed, self.desired, replica, self._loop.time())
+        record_unhealthy(self.observed, self.desired, replica, self._loop.time())
         self.kick()
 
     def router_confirmed(self, router: int, version: int) -> None:
@@ -256,7 +257,7 @@ class Controller:
 
     def ingress_subscribed(self, identity: str) -> None:
         """An ingress is among those that changes wait for, by its router."""
-        self.unheard.discard(identity)
+        self.unsubscribed.discard(identity)
 
     def router_lost(self, router: int) -> None:
         self.observed.confirmed.pop(router, None)
@@ -359,16 +360,16 @@ class Controller:
             observed=self.observed,
             table_version=self.table.version if self.published else 0,
             ingresses=self._peers.ingress_routers(),
-            unheard=frozenset(self.unheard),
+            unsubscribed=frozenset(self.unsubscribed),
         )
         self._waiters.check(situation)
 
     def _take(self, new: Desired) -> None:
         self.desired = new
-        self._note_drain_limits()
+        self._record_drain_limits()
         self.kick()
 
-    def _note_drain_limits(self) -> None:
+    def _record_drain_limits(self) -> None:
         """Replicas keep the newest limits of their backend, also when that is deleted."""
         for replica in self.observed.replicas.values():
             spec = self.desired.backends.get(replica.backend)

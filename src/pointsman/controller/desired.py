@@ -13,8 +13,16 @@ from typing import Any
 import msgspec
 
 from pointsman.controller import endpoints as traffic
-from pointsman.controller.allocation import Ledger, describe_request
-from pointsman.controller.state import Desired, Fallback, NoRoomError, Room, check_usable, find_backend, without
+from pointsman.controller.allocation import CapacityLedger, describe_request
+from pointsman.controller.state import (
+    Desired,
+    Fallback,
+    FreeCapacity,
+    NoCapacityError,
+    check_usable,
+    find_backend,
+    without,
+)
 from pointsman.limits import MAX_DESCRIPTION, check_size
 from pointsman.model import (
     DEFAULT_SHARD_KEY,
@@ -41,7 +49,7 @@ from pointsman.wire.messages import pack
 DEPLOY_METHODS = ("GET", "POST")
 
 
-def apply(state: Desired, command: Change, room: Room, now: str = "") -> tuple[Desired, str]:
+def apply(state: Desired, command: Change, free: FreeCapacity, now: str = "") -> tuple[Desired, str]:
     """Carry out a command.
 
     Args:
@@ -55,9 +63,9 @@ def apply(state: Desired, command: Change, room: Room, now: str = "") -> tuple[D
         ValueError, InsufficientResourcesError: the command cannot be carried out; nothing has changed.
     """
     if isinstance(command, CreateBackend):
-        return _create_backend(state, command, room), ""
+        return _create_backend(state, command, free), ""
     if isinstance(command, UpdateBackendConfig):
-        return _update_config(state, command, room), ""
+        return _update_config(state, command, free), ""
     if isinstance(command, DeleteBackend):
         return _delete_backend(state, command)
     if isinstance(command, CreateEndpoint):
@@ -65,7 +73,7 @@ def apply(state: Desired, command: Change, room: Room, now: str = "") -> tuple[D
     if isinstance(command, DeleteEndpoint):
         return _delete_endpoint(state, command)
     if isinstance(command, Deploy):
-        return _deploy(state, command, room, now), ""
+        return _deploy(state, command, free, now), ""
     return traffic.apply(state, command, now)
 
 
@@ -97,7 +105,7 @@ def revert(state: Desired, tag: str) -> Desired:
 # --- backends -------------------------------------------------------------------------------------------------
 
 
-def _create_backend(state: Desired, command: CreateBackend, room: Room) -> Desired:
+def _create_backend(state: Desired, command: CreateBackend, free: FreeCapacity) -> Desired:
     if command.tag in state.backends:
         raise ValueError(
             f"backend {command.tag!r} exists already; delete it first, or use deploy() to replace its code"
@@ -113,16 +121,16 @@ def _create_backend(state: Desired, command: CreateBackend, room: Room) -> Desir
         config=command.config,
         resources=command.resources,
     )
-    return _with_backend(state, spec, room)
+    return _with_backend(state, spec, free)
 
 
-def _update_config(state: Desired, command: UpdateBackendConfig, room: Room) -> Desired:
+def _update_config(state: Desired, command: UpdateBackendConfig, free: FreeCapacity) -> Desired:
     old = find_backend(state, command.tag)
     config = _changed_config(old.config, command.changes, command.user_config)
     if config == old.config:
         return state
     spec = msgspec.structs.replace(old, config=config, config_version=state.version + 1)
-    return _with_backend(state, spec, room)
+    return _with_backend(state, spec, free)
 
 
 def _delete_backend(state: Desired, command: DeleteBackend) -> tuple[Desired, str]:
@@ -147,13 +155,18 @@ def _delete_backend(state: Desired, command: DeleteBackend) -> tuple[Desired, st
 
 
 def _with_backend(
-    state: Desired, spec: BackendSpec, room: Room, *, endpoint: str | None = None, before: EndpointSpec | None = None
+    state: Desired,
+    spec: BackendSpec,
+    free: FreeCapacity,
+    *,
+    endpoint: str | None = None,
+    before: EndpointSpec | None = None,
 ) -> Desired:
     """The state with a new or changed backend, checked."""
     _check_config(spec.tag, spec.config, spec.traits)
     _check_description(spec)
     old = state.backends.get(spec.tag)
-    _check_room(state, spec, old, room)
+    _check_capacity(state, spec, old, free)
     fallbacks = state.fallbacks
     needs_replicas = (
         old is None
@@ -209,23 +222,23 @@ def _check_description(spec: BackendSpec) -> None:
     check_size(what, len(pack(bare)), MAX_DESCRIPTION)
 
 
-def _check_room(state: Desired, spec: BackendSpec, old: BackendSpec | None, room: Room) -> None:
+def _check_capacity(state: Desired, spec: BackendSpec, old: BackendSpec | None, free: FreeCapacity) -> None:
     """Refuse what can never be placed beside what the other backends hold."""
     if old is not None and old.resources == spec.resources and spec.config.num_replicas <= old.config.num_replicas:
         return
-    others = [a for tag, allocations in room.held.items() if tag != spec.tag for a in allocations]
-    own = list(room.held.get(spec.tag, ())) if old is not None and old.version == spec.version else []
-    ledger = Ledger(room.capacity, [*others, *own])
+    others = [a for tag, allocations in free.held.items() if tag != spec.tag for a in allocations]
+    own = list(free.held.get(spec.tag, ())) if old is not None and old.version == spec.version else []
+    ledger = CapacityLedger(free.capacity, [*others, *own])
     missing = spec.config.num_replicas - len(own)
     for other in state.backends.values():  # what was promised and is not launched yet is not free
         if other.tag != spec.tag:
-            for _ in range(other.config.num_replicas - len(room.held.get(other.tag, ()))):
+            for _ in range(other.config.num_replicas - len(free.held.get(other.tag, ()))):
                 ledger.place(other.resources)
-    free = ledger.describe()
+    left = ledger.describe()
     if any(ledger.place(spec.resources) is None for _ in range(missing)):
-        raise NoRoomError(
+        raise NoCapacityError(
             f"Cannot scale backend {spec.tag!r} to {spec.config.num_replicas} replicas: asked for"
-            f" {describe_request(spec.resources, missing)} more, free: {free}",
+            f" {describe_request(spec.resources, missing)} more, free: {left}",
             spec.resources,
             missing,
         )
@@ -284,7 +297,7 @@ def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None
 # --- deploy ---------------------------------------------------------------------------------------------------
 
 
-def _deploy(state: Desired, command: Deploy, room: Room, now: str) -> Desired:
+def _deploy(state: Desired, command: Deploy, free: FreeCapacity, now: str) -> Desired:
     name = command.name
     backend, endpoint = state.backends.get(name), state.endpoints.get(name)
     if endpoint is not None and name not in endpoint.policy.weights:
@@ -323,12 +336,12 @@ def _deploy(state: Desired, command: Deploy, room: Room, now: str) -> Desired:
         config=_changed_config(old_config, command.config_changes, command.user_config),
         resources=command.resources or (backend.resources if backend else Resources()),
     )
-    with_backend = _with_backend(state, spec, room, endpoint=name, before=endpoint)
+    with_backend = _with_backend(state, spec, free, endpoint=name, before=endpoint)
     state = traffic.with_endpoint(with_backend, new_endpoint, now=now, change="deployed", by=command.by)
     return msgspec.structs.replace(state, version=version)
 
 
-def note_on_cpus(desired: Desired, capacity: Capacity, machine_cpus: int) -> str:
+def cpu_warning(desired: Desired, capacity: Capacity, machine_cpus: int) -> str:
     """A warning when soft CPUs are asked for beyond what the machine has; empty otherwise."""
     asked = sum(spec.config.num_replicas * spec.resources.num_cpus for spec in desired.backends.values())
     if capacity.num_cpus is not None or asked <= machine_cpus:

@@ -168,11 +168,11 @@ def _unpin(state: Desired, command: Unpin) -> tuple[Desired, str]:
     gone = set(command.shard_keys)
     new = {key: backend for key, backend in pins.items() if key not in gone}
     missing = [key for key in command.shard_keys if key not in pins]
-    note = ""
+    warning = ""
     if missing:
         more = f", nor are {len(missing) - 1} others that were given" if len(missing) > 1 else ""
-        note = f"shard key {missing[0]!r} of endpoint {command.name!r} is not pinned{more}"
-    return (_with_pins(state, command.name, new) if new != pins else state), note
+        warning = f"shard key {missing[0]!r} of endpoint {command.name!r} is not pinned{more}"
+    return (_with_pins(state, command.name, new) if new != pins else state), warning
 
 
 def _with_pins(state: Desired, name: str, keys: dict[str, str]) -> Desired:

@@ -47,7 +47,7 @@ def examine(replica: Replica, config: BackendConfigSpec, now: float, about: Call
     """
     last, answer = replica.health, replica.health.answer or HealthAnswer(0)
     grace_s = config.health_check_failures * config.health_check_timeout_s
-    silent_s = now - last.heard_at
+    silent_s = now - last.answered_at
     if silent_s > config.health_check_period_s + grace_s:
         why = about()
         patience_s = max(answer.patience_s or 0.0, why.declared_s if why.has_started else 0.0)
@@ -111,16 +111,16 @@ class HealthWatch:
         self._desired = desired
         self._peers = peers
         self._circumstances = circumstances
-        self._on_sick = on_unhealthy
+        self._on_unhealthy = on_unhealthy
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = 0.0
 
-    def heard(self, number: int, answer: HealthAnswer) -> None:
+    def on_answer(self, number: int, answer: HealthAnswer) -> None:
         """A replica has answered."""
         replica = self._observed.replicas.get(number)
         if replica is not None:
-            replica.health.heard_at, replica.health.answer = self._loop.time(), answer
+            replica.health.answered_at, replica.health.answer = self._loop.time(), answer
 
     def begin(self) -> None:
         """There may be somebody to watch."""
@@ -146,16 +146,16 @@ class HealthWatch:
             periods.append(spec.config.health_check_period_s)
             if now - before > max(LONGEST_TICK_S, spec.config.health_check_period_s):
                 # This process was stopped itself, perhaps with all others: nobody could have answered.
-                replica.health.heard_at = max(replica.health.heard_at, now)
+                replica.health.answered_at = max(replica.health.answered_at, now)
             self._look(replica, spec.config, now)
         if periods:
             tick_s = min(LONGEST_TICK_S, max(SHORTEST_TICK_S, min(periods) / 2))
             self._timer = self._loop.call_later(tick_s, self._tick)
 
     def _look(self, replica: Replica, config: BackendConfigSpec, now: float) -> None:
-        replica.health.remark = examine(replica, config, now, lambda: self._circumstances(replica))
+        replica.health.warning = examine(replica, config, now, lambda: self._circumstances(replica))
         if replica.unhealthy:
-            self._on_sick(replica)
+            self._on_unhealthy(replica)
         elif now >= replica.health.ask_at:
             replica.health.ask_at = now + config.health_check_period_s
-            self._peers.ask_health(replica.number)
+            self._peers.request_health(replica.number)

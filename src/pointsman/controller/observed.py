@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 
 from pointsman.controller.failures import RECONFIGURE_REASONS, STEADY_S, Failures
-from pointsman.controller.state import Desired, Room
+from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.engine.orders import ProcessEvent
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
 from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
@@ -46,11 +46,11 @@ class Unhealthy:
 class LastHealth:
     """What a replica's health thread has told."""
 
-    heard_at: float = 0.0
+    answered_at: float = 0.0
     """When it answered last; the beginning of its service until then."""
     ask_at: float = 0.0
     answer: HealthAnswer | None = None
-    remark: str = ""
+    warning: str = ""
     """What is odd about it, for the status."""
 
 
@@ -73,7 +73,7 @@ class Replica:
     """Where it listens, as in a ``ReplicaRef``; empty until it has said so."""
     config_version: int = 0
     """The configuration that the replica has applied."""
-    told_version: int = 0
+    sent_version: int = 0
     """The configuration that it was last told to apply."""
     left_at: int = 0
     """Version of the first routing table without it; 0 until that is published."""
@@ -146,20 +146,20 @@ log = logging.getLogger(__name__)
 
 
 def adopt(observed: Observed, live: Mapping[int, tuple[int, bytes]], now: float) -> None:
-    """Take over what an earlier controller launched: number -> pid and its note."""
+    """Take over what an earlier controller launched: number -> pid and its metadata."""
     for number, (pid, packed) in live.items():
-        note = unpack(packed, LaunchNote)
+        metadata = unpack(packed, LaunchMetadata)
         observed.replicas[number] = Replica(
             number=number,
-            tag=note.tag,
-            backend=note.backend,
-            version=note.version,
-            allocation=note.allocation,
+            tag=metadata.tag,
+            backend=metadata.backend,
+            version=metadata.version,
+            allocation=metadata.allocation,
             since=now,
             pid=pid,
             adopted=True,
-            start_reason=note.start_reason,
-            has_close=note.has_close,
+            start_reason=metadata.start_reason,
+            has_close=metadata.has_close,
         )
     if live:
         log.info("%d replicas live on from an earlier controller", len(live))
@@ -205,7 +205,7 @@ STEPS = {
 """What a report says of a replica's life, by its ``state``; ``ready`` and ``failed`` say more."""
 
 
-def note_report(
+def record_report(
     observed: Observed, desired: Desired, report: Report, pickled: bytes, now: float, *, introduces: bool = False
 ) -> NextStep:
     """A replica says how it is; ``introduces`` when it has just connected, so that orders to it may have been lost."""
@@ -216,41 +216,41 @@ def note_report(
     replica.adopted = False
     replica.served = replica.served or report.served
     if introduces:
-        replica.told_version = report.config_version
+        replica.sent_version = report.config_version
     replica.node, replica.address, replica.tcp = report.node, report.address, report.tcp
     if report.state == "failed":
-        return _note_failed(observed, desired, replica, report, pickled, now)
+        return _record_failed(observed, desired, replica, report, pickled, now)
     if report.state == "ready":
-        _note_ready(observed, replica, report, now)
+        _record_ready(observed, replica, report, now)
         return NextStep.DRAIN if introduces and replica.phase is Phase.DRAINING else NextStep.WATCH
     phase, step = STEPS.get(report.state, (replica.phase, NextStep.NOTHING))
     replica.enter(phase, now)
     return step
 
 
-def _note_ready(observed: Observed, replica: Replica, report: Report, now: float) -> None:
+def _record_ready(observed: Observed, replica: Replica, report: Report, now: float) -> None:
     """A replica has come up, or has applied a new configuration."""
     replica.config_version = report.config_version
-    replica.told_version = max(replica.told_version, report.config_version)
+    replica.sent_version = max(replica.sent_version, report.config_version)
     if replica.phase < Phase.READY:
         log.info("%s is ready (pid %d)", replica.tag, replica.pid)
         replica.enter(Phase.READY, now)
-        replica.health.heard_at = now
+        replica.health.answered_at = now
         failures = observed.failures.get(replica.backend)
         if failures is not None and failures.reason is Reason.CONSTRUCTOR_FAILED and not failures.rolled_back:
             failures.count = 0  # tries count in a row
 
 
-def _note_failed(
+def _record_failed(
     observed: Observed, desired: Desired, replica: Replica, report: Report, pickled: bytes, now: float
 ) -> NextStep:
     """User code failed in its constructor or in ``reconfigure``."""
     log.warning("%s failed: %s: %s", replica.tag, report.error, report.text)
     if report.reason in RECONFIGURE_REASONS:
-        replica.told_version = max(replica.told_version, report.config_version)
+        replica.sent_version = max(replica.sent_version, report.config_version)
         if replica.phase < Phase.READY:  # it came up before, though this controller has not seen it
             replica.enter(Phase.READY, now)
-            replica.health.heard_at = now
+            replica.health.answered_at = now
     if replica.phase > Phase.READY:
         return NextStep.NOTHING  # it is on its way out, and may finish what it runs
     spec, serves = desired.backends.get(replica.backend), replica.phase is Phase.READY
@@ -268,7 +268,7 @@ def _note_failed(
     return NextStep.NOTHING if serves and replica.backend in desired.fallbacks else NextStep.KILL
 
 
-def note_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: float) -> None:
+def record_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: float) -> None:
     """A replica's process is gone."""
     replica = observed.replicas.pop(event.number, None)
     if replica is None:
@@ -289,7 +289,7 @@ def note_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: fl
     _count(failures, observed, desired, replica, now, served=replica.has_served(now))
 
 
-def note_unhealthy(observed: Observed, desired: Desired, replica: Replica, now: float) -> None:
+def record_unhealthy(observed: Observed, desired: Desired, replica: Replica, now: float) -> None:
     """A serving replica was found to be unhealthy, and will be replaced."""
     found = replica.unhealthy
     assert found is not None
@@ -326,15 +326,15 @@ def forget_failures(observed: Observed, command: Change) -> None:
             failures.forget()
 
 
-def room_of(observed: Observed) -> Room:
+def free_capacity_of(observed: Observed) -> FreeCapacity:
     """The node's capacity, and what each backend's replicas hold of it."""
     held: dict[str, tuple[Allocation, ...]] = {}
     for replica in observed.replicas.values():
         held[replica.backend] = (*held.get(replica.backend, ()), replica.allocation)
-    return Room(observed.capacity, held)
+    return FreeCapacity(observed.capacity, held)
 
 
-class LaunchNote(Message, frozen=True):
+class LaunchMetadata(Message, frozen=True):
     """What a controller must know of a replica that its predecessor launched."""
 
     backend: str

@@ -16,9 +16,9 @@ import msgspec
 
 from pointsman.controller import reconcile
 from pointsman.controller.allocation import visible_devices
-from pointsman.controller.observed import LaunchNote, Replica
+from pointsman.controller.observed import LaunchMetadata, Replica
 from pointsman.controller.store.base import DurableState
-from pointsman.engine.orders import Launch
+from pointsman.engine.orders import LaunchOrder
 from pointsman.engine.process import pack_handover
 from pointsman.model import Allocation, BackendSpec, ReplicaConfig, RoutingTable
 from pointsman.wire.auth import ROLE_GRANT, ROLE_REPLICA, ROLE_ROUTER, derive_key
@@ -47,15 +47,15 @@ class Peers(Protocol):
     """The connections to replicas and routers, as the controller uses them. ``connections`` has them; tests have
     others."""
 
-    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
+    def send_to_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
 
-    def ask_health(self, number: int) -> None: ...
+    def request_health(self, number: int) -> None: ...
 
     def publish(self, table: RoutingTable) -> None: ...
 
     def ingress_routers(self) -> frozenset[int]: ...
 
-    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None: ...
+    def send_to_ingresses(self, kind: Kind, head: bytes = b"") -> None: ...
 
 
 class ReplicaOrders:
@@ -77,7 +77,7 @@ class ReplicaOrders:
             StoreError: the code cannot be read.
         """
         blob = await self._durable.code(spec.code)
-        replica.told_version = spec.config_version
+        replica.sent_version = spec.config_version
         config, user_config = _apart(spec)
         assignment = Assignment(
             backend=spec.tag,
@@ -89,22 +89,22 @@ class ReplicaOrders:
             start_reason=replica.start_reason,
             code_size=len(blob),
         )
-        self._peers.tell_replica(replica.number, Kind.ASSIGN, pack(assignment), blob + user_config)
+        self._peers.send_to_replica(replica.number, Kind.ASSIGN, pack(assignment), blob + user_config)
 
     def configure(self, replica: Replica, spec: BackendSpec, *, others: bool) -> None:
         """Give a running replica its backend's newest configuration; ``others`` take its calls meanwhile, or nobody."""
-        replica.told_version = spec.config_version
+        replica.sent_version = spec.config_version
         config, user_config = _apart(spec)
         head = ConfigureHead(config, spec.config_version, spec.config.drain_timeout_s, others)
-        self._peers.tell_replica(replica.number, Kind.CONFIGURE, pack(head), user_config)
+        self._peers.send_to_replica(replica.number, Kind.CONFIGURE, pack(head), user_config)
 
     def stop(self, replica: Replica) -> None:
         """Have it exit."""
-        self._peers.tell_replica(replica.number, Kind.STOP, b"")
+        self._peers.send_to_replica(replica.number, Kind.STOP, b"")
 
     def drain(self, replica: Replica) -> None:
         """Have it refuse what is new and finish what runs."""
-        self._peers.tell_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
+        self._peers.send_to_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
 
 
 def _apart(spec: BackendSpec) -> tuple[ReplicaConfig, bytes]:
@@ -134,7 +134,7 @@ class Launcher:
 
     def order(
         self, action: reconcile.Launch, *, now: float, tags: Collection[str], reason: str
-    ) -> tuple[Replica, Launch]:
+    ) -> tuple[Replica, LaunchOrder]:
         """A new replica for ``action``, whose tag is none of ``tags``, and the order that starts its process."""
         spec, share = action.spec, _share(action.allocation)
         self._next += 1
@@ -165,13 +165,13 @@ class Launcher:
             request_timeout_s=settings.request_timeout_s,
             log_format=settings.log_format,
         )
-        note = LaunchNote(spec.tag, spec.version, tag, share, reason, spec.traits.has_close)
-        order = Launch(
+        metadata = LaunchMetadata(spec.tag, spec.version, tag, share, reason, spec.traits.has_close)
+        order = LaunchOrder(
             number=number,
             label=tag,
             env=self._variables(action),
             handover=pack_handover(handover),
-            note=pack(note),
+            metadata=pack(metadata),
             environment=spec.origin.environment,
             allocation=share,
             own_env=spec.resources.env_vars,

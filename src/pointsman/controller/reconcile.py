@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pointsman.controller.allocation import Ledger
+from pointsman.controller.allocation import CapacityLedger
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed, Phase, Replica
 from pointsman.controller.state import Desired
@@ -89,7 +89,7 @@ def plan(desired: Desired, observed: Observed, now: float) -> list[Action]:
             actions.append(action)
         if wake is not None and number in observed.replicas:
             wakes.append(wake)
-    ledger = Ledger(observed.capacity, (replica.allocation for replica in observed.replicas.values()))
+    ledger = CapacityLedger(observed.capacity, (replica.allocation for replica in observed.replicas.values()))
     for spec in desired.backends.values():
         for item in _backend(spec, desired, observed, ledger, now):
             if isinstance(item, WakeAt):
@@ -168,7 +168,9 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
             yield number, _remove(replica), None
 
 
-def _backend(spec: BackendSpec, desired: Desired, observed: Observed, ledger: Ledger, now: float) -> Iterator[Action]:
+def _backend(
+    spec: BackendSpec, desired: Desired, observed: Observed, ledger: CapacityLedger, now: float
+) -> Iterator[Action]:
     mine = [
         replica
         for replica in observed.of(spec.tag)
@@ -224,7 +226,7 @@ def _configures(spec: BackendSpec, current: list[Replica]) -> Iterator[Action]:
     """Whom to tell the newest configuration. A replica runs no request while it takes a ``user_config``, so half of
     them are told at a time: the others take new work meanwhile, and are spared one that user code refuses."""
     serving = [replica for replica in current if replica.phase is Phase.READY]
-    untold = [replica for replica in serving if replica.told_version < spec.config_version]
+    untold = [replica for replica in serving if replica.sent_version < spec.config_version]
     if spec.config.user_config is None:
         yield from (Configure(replica.number) for replica in untold)
         return
@@ -251,7 +253,7 @@ def _next_try(backend: str, observed: Observed) -> float:
     return failures.next_try if serving else failures.next_try_alone
 
 
-def _launches(spec: BackendSpec, missing: int, old: list[Replica], ledger: Ledger) -> Iterator[Action]:
+def _launches(spec: BackendSpec, missing: int, old: list[Replica], ledger: CapacityLedger) -> Iterator[Action]:
     for launched in range(missing):
         allocation = ledger.place(spec.resources)
         if allocation is None:

@@ -49,14 +49,14 @@ class Desired(Struct, frozen=True):
     histories: dict[str, TrafficHistory] = {}
 
 
-class Room(Struct, frozen=True):
+class FreeCapacity(Struct, frozen=True):
     """What a change may use: the node's capacity, and what replicas hold now, by backend."""
 
     capacity: Capacity
     held: dict[str, tuple[Allocation, ...]] = {}
 
 
-class NoRoomError(InsufficientResourcesError):
+class NoCapacityError(InsufficientResourcesError):
     """The error that users see, with what would have to be there: resources of one replica, and how many of them."""
 
     def __init__(self, message: str, resources: Resources, count: int) -> None:

@@ -55,7 +55,7 @@ def status_of(
     table: RoutingTable,
     *,
     ingresses: Sequence[Subscription],
-    unheard: Collection[str],
+    unsubscribed: Collection[str],
     metrics: Mapping[str, str],
     queued: dict[str, int] | None,
 ) -> Status:
@@ -63,7 +63,7 @@ def status_of(
 
     Args:
         ingresses: those that are connected.
-        unheard: those that live, and have not subscribed yet.
+        unsubscribed: those that live, and have not subscribed yet.
         metrics: where they are served, by node.
         queued: calls that wait in routers, by endpoint; None where it is not known.
     """
@@ -78,7 +78,7 @@ def status_of(
         backends={tag: _backend_view(desired, observed, spec) for tag, spec in desired.backends.items()},
         ingresses=(
             *(IngressView(i.pid, confirmed.get(i.number, 0) >= table.version) for i in ingresses),
-            *(IngressView(0, False) for _ in unheard),
+            *(IngressView(0, False) for _ in unsubscribed),
         ),
         metrics=dict(metrics),
         queued=queued,
@@ -144,7 +144,7 @@ def _small(spec: BackendSpec) -> BackendSpec:
 
 def _replica_view(replica: Replica) -> ReplicaView:
     phase = Phase.STOPPING if replica.killed else replica.phase
-    return ReplicaView(replica.tag, replica.pid, phase.name, replica.allocation.gpus, replica.health.remark)
+    return ReplicaView(replica.tag, replica.pid, phase.name, replica.allocation.gpus, replica.health.warning)
 
 
 def _pythons(spec: BackendSpec, fallback: Fallback | None) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class Situation(NamedTuple):
     table_version: int
     """Of the newest routing table; 0 while none may be published."""
     ingresses: frozenset[int]
-    unheard: frozenset[str] = frozenset()
+    unsubscribed: frozenset[str] = frozenset()
     """Ingresses that live, serve by an earlier controller's table, and have not subscribed to this one yet."""
 
 
@@ -70,7 +70,7 @@ class Waiter:
         self._version = 0
         self._timer: asyncio.TimerHandle | None = None
         """Of the routing table that is waited for: the first that has the change."""
-        self._told: tuple[int, int] | None = None
+        self._reported: tuple[int, int] | None = None
 
     def check(self, situation: Situation) -> None:
         """Resolve ``future`` when what is waited for has come, or cannot come."""
@@ -93,7 +93,7 @@ class Waiter:
         confirmed = situation.observed.confirmed
         if (
             wanted
-            and not situation.unheard
+            and not situation.unsubscribed
             and all(confirmed[router] >= wanted for router in concerned if router in confirmed)
         ):
             self.future.set_result(None)
@@ -124,8 +124,8 @@ class Waiter:
         mine = situation.observed.of(backend)
         ready = sum(replica.phase is Phase.READY and replica.version == spec.version for replica in mine)
         state = (ready, spec.config.num_replicas)
-        if state != self._told:
-            self._told = state
+        if state != self._reported:
+            self._reported = state
             self._progress(Progress(backend, *state))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from pointsman.engine.orders import Launch, ProcessEvent, ShutdownOrder
+from pointsman.engine.orders import LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.model import Capacity, Resources
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.handover import InstanceSettings
@@ -24,7 +24,7 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Begin; ``recovered`` is the first event."""
 
-    def launch(self, order: Launch) -> None:
+    def launch(self, order: LaunchOrder) -> None:
         """Start a replica process; ``started`` or ``exited`` follows."""
 
     def kill(self, number: int) -> None:
@@ -58,7 +58,7 @@ class Nodes(Protocol):
     async def refresh(self) -> None:
         """Look at what the nodes have for us now, where others use them too; a ``capacity`` event tells."""
 
-    def ask_for(self, resources: Resources | None, count: int) -> None:
+    def request_nodes(self, resources: Resources | None, count: int) -> None:
         """Have nodes added for so many replicas, where nodes can be; None and 0 take that back."""
 
     @property
@@ -78,7 +78,7 @@ class OneNode:
     async def refresh(self) -> None:
         pass
 
-    def ask_for(self, resources: Resources | None, count: int) -> None:
+    def request_nodes(self, resources: Resources | None, count: int) -> None:
         pass
 
     @property

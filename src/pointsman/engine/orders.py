@@ -9,7 +9,7 @@ DRIVER_GONE_DRAIN_S = 1.0
 """How long requests may still run once the driver of a bound instance is gone, or does not want to wait."""
 
 
-class Launch(Message, frozen=True):
+class LaunchOrder(Message, frozen=True):
     """Start a replica process.
 
     Attributes:
@@ -26,13 +26,13 @@ class Launch(Message, frozen=True):
     label: str
     env: dict[str, str]
     handover: bytes
-    note: bytes
+    metadata: bytes
     environment: Environment | None = None
     allocation: Allocation = Allocation(Resources())
     own_env: dict[str, str] = {}
 
 
-class Kill(Message, frozen=True):
+class KillOrder(Message, frozen=True):
     number: int
 
 

@@ -174,13 +174,13 @@ class Child:
     """A running process of ours."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], lifeline: int, role: str, number: int, note: bytes = b""
+        self, process: subprocess.Popen[bytes], lifeline: int, role: str, number: int, metadata: bytes = b""
     ) -> None:
         self.process = process
         self.lifeline = lifeline
         self.role = role
         self.number = number
-        self.note = note
+        self.metadata = metadata
         self.started = time.monotonic()
 
     def signal(self, signum: int) -> None:

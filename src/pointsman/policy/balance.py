@@ -7,7 +7,7 @@ from math import exp
 from typing import Protocol, TypeVar
 
 
-class Loaded(Protocol):
+class Candidate(Protocol):
     """A candidate for a call.
 
     Attributes:
@@ -31,7 +31,7 @@ class Loaded(Protocol):
     def near(self) -> bool: ...
 
 
-L = TypeVar("L", bound=Loaded)
+L = TypeVar("L", bound=Candidate)
 
 NEAR_BONUS = 3
 """In half calls: a replica of this node is preferred to one elsewhere that has up to one call less."""

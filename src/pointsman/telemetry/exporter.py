@@ -25,7 +25,7 @@ MAX_HEAD = 16 * 1024
 HEAD_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 MAX_CONNECTIONS = 32
-FOLD_EVERY_S = 30.0
+MERGE_EVERY_S = 30.0
 """Metrics files of the dead are merged at scrapes, and this often where nobody scrapes."""
 
 
@@ -42,12 +42,12 @@ class Exporter:
         self._listener = listener
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-metrics")
         self._server: asyncio.Server | None = None
-        self._folding: asyncio.Task[None] | None = None
+        self._merging: asyncio.Task[None] | None = None
         self._connections = 0
 
     async def start(self) -> None:
         """Begin to serve."""
-        self._folding = asyncio.get_running_loop().create_task(self._fold())
+        self._merging = asyncio.get_running_loop().create_task(self._merge_regularly())
         if self._listener is not None:
             self._server = await asyncio.start_server(self._answer, sock=self._listener, limit=MAX_HEAD)
 
@@ -55,9 +55,9 @@ class Exporter:
         """Stop; the socket's other owners keep it open."""
         if self._server is not None:
             self._server.close()
-        if self._folding is not None:
-            self._folding.cancel()
-            await asyncio.gather(self._folding, return_exceptions=True)
+        if self._merging is not None:
+            self._merging.cancel()
+            await asyncio.gather(self._merging, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._collector.close)
         self._thread.shutdown()
 
@@ -68,9 +68,9 @@ class Exporter:
     def _page(self, openmetrics: bool) -> bytes:
         return render(self._collector.collect(), openmetrics=openmetrics)
 
-    async def _fold(self) -> None:
+    async def _merge_regularly(self) -> None:
         while True:
-            await asyncio.sleep(FOLD_EVERY_S)
+            await asyncio.sleep(MERGE_EVERY_S)
             try:
                 await self.collect()
             except OSError as error:

@@ -32,7 +32,7 @@ INDENT = "    "
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 _JSON_TIME = re.compile(rf"{_TIME[:-1]}\+00:00")
 _TEXT_HEAD = re.compile(rf"({_TIME}) (\S+(?: \d+)?) (?:\S+: \[([A-Za-z0-9._,-]+)\] )?")
-_SMALL_TALK = re.compile(rb'(?:%s INFO |{"level":"INFO","logger":")pointsman[.:"]' % _TIME.encode())
+_ROUTINE = re.compile(rb'(?:%s INFO |{"level":"INFO","logger":")pointsman[.:"]' % _TIME.encode())
 
 
 def set_up(log_format: str, process: str) -> None:
@@ -203,9 +203,9 @@ def _head_of_json(line: str) -> Head | None:
         return None
 
 
-def is_small_talk(line: bytes) -> bool:
+def is_routine(line: bytes) -> bool:
     """Whether a line is one of those of our own processes that go to the files only."""
-    return _SMALL_TALK.match(line) is not None
+    return _ROUTINE.match(line) is not None
 
 
 def escaped(target: bytes) -> str:

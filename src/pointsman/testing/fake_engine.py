@@ -14,25 +14,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from pointsman.controller.observed import LaunchNote
+from pointsman.controller.observed import LaunchMetadata
 from pointsman.engine.base import ONE_NODE, OneNode
-from pointsman.engine.orders import Launch, ProcessEvent, ShutdownOrder
+from pointsman.engine.orders import LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.model import Reason, RoutingTable
 from pointsman.wire.frames import Body, Kind
 from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
 
 
-class Hears(Protocol):
+class HealthEvents(Protocol):
     """The controller's watch over health."""
 
-    def heard(self, number: int, answer: HealthAnswer) -> None: ...
+    def on_answer(self, number: int, answer: HealthAnswer) -> None: ...
 
 
-class Told(Protocol):
+class ControllerEvents(Protocol):
     """The controller, as far as an engine, replicas and routers reach."""
 
     @property
-    def health(self) -> Hears: ...
+    def health(self) -> HealthEvents: ...
 
     def process_event(self, event: ProcessEvent) -> None: ...
 
@@ -88,7 +88,7 @@ class FakeReplica:
 
     number: int
     pid: int
-    note: LaunchNote
+    note: LaunchMetadata
     packed_note: bytes
     plan: ReplicaPlan
     report: Report
@@ -109,16 +109,16 @@ class FakeEngine:
         launched: every replica that ever was.
     """
 
-    def __init__(self, plan: Callable[[LaunchNote], ReplicaPlan] = lambda note: ReplicaPlan()) -> None:
+    def __init__(self, plan: Callable[[LaunchMetadata], ReplicaPlan] = lambda note: ReplicaPlan()) -> None:
         self.plan = plan
         self.orders: list[Order] = []
         self.live: dict[int, FakeReplica] = {}
         self.launched: list[FakeReplica] = []
         self.shut_down: ShutdownOrder | None = None
-        self._controller: Told | None = None
+        self._controller: ControllerEvents | None = None
         self._loop = asyncio.get_running_loop()
 
-    def attach(self, controller: Told | None, *, reconnect_s: float = 0.05) -> None:
+    def attach(self, controller: ControllerEvents | None, *, reconnect_s: float = 0.05) -> None:
         """Serve this controller from now on; None while there is none.
 
         It is told what lives, and ``reconnect_s`` seconds later each replica introduces itself.
@@ -154,14 +154,14 @@ class FakeEngine:
 
     # Engine
 
-    def launch(self, order: Launch) -> None:
+    def launch(self, order: LaunchOrder) -> None:
         self.note("launch", order.number)
-        note = unpack(order.note, LaunchNote)
+        note = unpack(order.metadata, LaunchMetadata)
         replica = FakeReplica(
             number=order.number,
             pid=10_000 + order.number % 10_000,
             note=note,
-            packed_note=order.note,
+            packed_note=order.metadata,
             plan=self.plan(note),
             report=Report(order.number, "fresh"),
         )
@@ -222,7 +222,7 @@ class FakeEngine:
         """What the controller asks a replica's health thread."""
         replica = self.live.get(number)
         if replica is not None and self._controller is not None and replica.plan.health is not None:
-            self._controller.health.heard(number, replica.plan.health)
+            self._controller.health.on_answer(number, replica.plan.health)
 
     def _introduce(self, replica: FakeReplica) -> None:
         self._report(replica, replica.report)
@@ -280,13 +280,13 @@ class FakePeers:
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
-        self._controller: Told | None = None
+        self._controller: ControllerEvents | None = None
         self._loop = asyncio.get_running_loop()
         self.tables: list[RoutingTable] = []
         self.routers: dict[int, float | None] = {}
         self.ingresses: set[int] = set()
 
-    def attach(self, controller: Told) -> None:
+    def attach(self, controller: ControllerEvents) -> None:
         """Serve this controller from now on; the routers subscribe to it."""
         self._controller = controller
         for number in self.routers:
@@ -315,10 +315,10 @@ class FakePeers:
 
     # Peers
 
-    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
+    def send_to_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
         self._engine.tell(number, kind, head, body)
 
-    def ask_health(self, number: int) -> None:
+    def request_health(self, number: int) -> None:
         self._engine.ask(number)
 
     def publish(self, table: RoutingTable) -> None:
@@ -327,7 +327,7 @@ class FakePeers:
         for number, confirm_s in self.routers.items():
             self._send(number, confirm_s, table.version)
 
-    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None:
+    def send_to_ingresses(self, kind: Kind, head: bytes = b"") -> None:
         pass
 
     def ingress_routers(self) -> frozenset[int]:
@@ -337,7 +337,7 @@ class FakePeers:
         if confirm_s is not None and self._controller is not None:
             self._loop.call_later(confirm_s, self._confirm, self._controller, number, version)
 
-    def _confirm(self, controller: Told, number: int, version: int) -> None:
+    def _confirm(self, controller: ControllerEvents, number: int, version: int) -> None:
         if controller is self._controller and number in self.routers:
             self._engine.note("confirm", version)
             controller.router_confirmed(number, version)

@@ -19,7 +19,7 @@ STATE = "state"
 CODE = "code/"
 
 
-class Kept(msgspec.Struct, frozen=True):
+class StoredState(msgspec.Struct, frozen=True):
     """What the one value says."""
 
     epoch: int
@@ -36,7 +36,7 @@ class KeyValueStore:
 
     def __init__(self, values: KeyValues) -> None:
         self._values = values
-        self._kept = Kept(0, Desired(), {})
+        self._stored = StoredState(0, Desired(), {})
         self._doubtful = False
 
     def open(self) -> Loaded:
@@ -47,7 +47,7 @@ class KeyValueStore:
         """
         kept = self._read()
         self._write(msgspec.structs.replace(kept, epoch=kept.epoch + 1))
-        return Loaded(kept.desired, dict(kept.replies), self._kept.epoch)
+        return Loaded(kept.desired, dict(kept.replies), self._stored.epoch)
 
     def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
         """Make a state durable, whole or not at all; see :meth:`pointsman.controller.store.Store.commit`.
@@ -56,18 +56,18 @@ class KeyValueStore:
             StoreError: nothing was written, or, where the cluster did not answer, nothing that will stay.
         """
         if self._doubtful:
-            self._write(self._kept)  # a write of which we never heard must not come to light later
-        elif self._epoch_kept() > self._kept.epoch:
+            self._write(self._stored)  # a write of which we never heard must not come to light later
+        elif self._stored_epoch() > self._stored.epoch:
             raise StoreError("another controller has taken over this instance")
-        replies = dict(self._kept.replies)
+        replies = dict(self._stored.replies)
         if reply_to:
             replies[reply_to] = reply
             while len(replies) > KEPT_REPLIES:
                 del replies[next(iter(replies))]
         if blob:
             self._put(CODE + code_digest(blob), blob)
-        before = self._kept
-        self._write(Kept(before.epoch, desired, replies))
+        before = self._stored
+        self._write(StoredState(before.epoch, desired, replies))
         for digest in _codes(before.desired) - _codes(desired):
             try:
                 self._values.delete(CODE + digest)
@@ -90,28 +90,28 @@ class KeyValueStore:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _epoch_kept(self) -> int:
+    def _stored_epoch(self) -> int:
         try:
             return self._read().epoch
         except StoreError as error:
             raise StoreError(f"the change is not durable and was not made: {error}") from None
 
-    def _read(self) -> Kept:
+    def _read(self) -> StoredState:
         try:
             value = self._values.get(STATE)
         except KeyValueError as error:
             raise StoreError(f"the state cannot be read: {error}") from None
         if value is None:
-            return Kept(0, Desired(), {})
+            return StoredState(0, Desired(), {})
         checksum, data = value[:32], value[32:]
         if hashlib.sha256(data).digest() != checksum:
             raise StoreError("the state in the cluster's key-value store is damaged: its checksum is wrong")
-        return msgspec.msgpack.decode(data, type=Kept)
+        return msgspec.msgpack.decode(data, type=StoredState)
 
-    def _write(self, kept: Kept) -> None:
+    def _write(self, kept: StoredState) -> None:
         data = msgspec.msgpack.encode(kept)
         self._put(STATE, hashlib.sha256(data).digest() + data)
-        self._kept = kept
+        self._stored = kept
 
     def _put(self, key: str, value: bytes) -> None:
         self._doubtful = True

@@ -185,7 +185,7 @@ def _start_supervisor(
     return LocalInstance(address_in(folder), process, write_end if plan.bound else None)
 
 
-class _Outliving(_Bound):
+class _DetachedProcess(_Bound):
     """A process that is meant to be left running: Popen's own destructor warns of that."""
 
     def __del__(self) -> None:
@@ -196,7 +196,7 @@ def _spawn_supervisor(fds: tuple[int, ...], locks: list[int], *, echo: bool) -> 
     output, errors = (
         None if echo and is_for_output(stream) else subprocess.DEVNULL for stream in (sys.__stdout__, sys.__stderr__)
     )
-    return (_Bound if echo else _Outliving)(
+    return (_Bound if echo else _DetachedProcess)(
         [sys.executable, "-m", "pointsman.engine.local.supervisor", *map(str, fds)],
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 from pointsman.engine.base import ONE_NODE, EventSink
-from pointsman.engine.orders import Kill, Launch, ProcessEvent, ShutdownOrder
+from pointsman.engine.orders import KillOrder, LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.engine.process import is_stopped
 from pointsman.exceptions import TooLargeError
 from pointsman.wire.frames import Frame, Kind
@@ -34,7 +34,7 @@ class SupervisorLink:
         loop = asyncio.get_running_loop()
         _, self._stream = await loop.create_unix_connection(lambda: Stream(self, None), sock=self._inherited)
 
-    def launch(self, order: Launch) -> None:
+    def launch(self, order: LaunchOrder) -> None:
         try:
             self._send(Kind.LAUNCH, pack(order))
         except TooLargeError as error:  # as when the supervisor cannot start it
@@ -42,7 +42,7 @@ class SupervisorLink:
             asyncio.get_running_loop().call_soon(self._events, event)
 
     def kill(self, number: int) -> None:
-        self._send(Kind.KILL, pack(Kill(number)))
+        self._send(Kind.KILL, pack(KillOrder(number)))
 
     def is_stopped(self, pid: int) -> bool:
         return is_stopped(pid)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pointsman.telemetry import logs
-from pointsman.telemetry.logs import is_small_talk, printable
+from pointsman.telemetry.logs import is_routine, printable
 
 MAX_LOG_BYTES = 32 * 1024 * 1024
 """A log file over this size is set aside as ``<name>.log.1``, replacing the one before."""
@@ -171,7 +171,7 @@ class OutputPump:
                 self._dropped += len(data)  # a full disk must not stop those who print
         lines, _, source.rest = (source.rest + data).rpartition(b"\n")
         if lines and self._echo:
-            shown = [line for line in lines.split(b"\n") if not is_small_talk(line)]
+            shown = [line for line in lines.split(b"\n") if not is_routine(line)]
             self._to_terminal(b"".join((source.prefix if self._prefix else b"") + line + b"\n" for line in shown))
         if len(source.rest) > 65536:
             source.rest = b""

@@ -24,7 +24,7 @@ from pointsman.engine.folder import forget_state, logs_of
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.engine.local.output import OutputPump
 from pointsman.engine.lognames import name_of
-from pointsman.engine.orders import DRIVER_GONE_DRAIN_S, Kill, Launch, ProcessEvent, ShutdownOrder
+from pointsman.engine.orders import DRIVER_GONE_DRAIN_S, KillOrder, LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.engine.process import EXIT_REFUSED, Child, Lifeline, pack_handover, spawn
 from pointsman.model import Environment
 from pointsman.policy.backoff import Backoff, Restarts
@@ -114,7 +114,7 @@ class Supervisor:
         self._decoder = FrameDecoder()
         self._phases: list[tuple[str, float]] | None = None
         self._phase_ends = 0.0
-        self._forget = self._asked = False
+        self._forget = self._shutdown_requested = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -175,9 +175,9 @@ class Supervisor:
             self._drop_link()
         self._link, self._decoder, self._outbox = ours, FrameDecoder(), Outbox(ours)
         self._selector.register(ours, selectors.EVENT_READ, self._on_controller)
-        live = {c.number: (c.process.pid, c.note) for c in self._children.values() if c.role == "replica"}
+        live = {c.number: (c.process.pid, c.metadata) for c in self._children.values() if c.role == "replica"}
         ingresses = tuple(str(child.number) for child in self._children.values() if child.role == "ingress")
-        self._tell(ProcessEvent("recovered", live=live, ingresses=ingresses))
+        self._send_event(ProcessEvent("recovered", live=live, ingresses=ingresses))
 
     def _spawn_ingress(self, index: int) -> None:
         assert self._http is not None
@@ -194,14 +194,16 @@ class Supervisor:
                 continue  # ends are what a shutdown is for
             if child.role == "replica":
                 self._folder.forget_replica(child.number)
-                self._tell(ProcessEvent("exited", child.number, pid, how))
+                self._send_event(ProcessEvent("exited", child.number, pid, how))
             elif child.process.returncode == EXIT_REFUSED and (child.role, child.number) not in self._restarts:
                 self._give_up()
             else:
                 self._log(f"{child.role} {how}; starting it again")
                 self._restart(child)
                 if child.role == "ingress":
-                    self._tell(ProcessEvent("ingress_exited", child.number, pid, how, ingresses=(str(child.number),)))
+                    self._send_event(
+                        ProcessEvent("ingress_exited", child.number, pid, how, ingresses=(str(child.number),))
+                    )
 
     def _give_up(self) -> None:
         """The first controller refuses to come up. Who waits for it learns so at once, and may look up why for a while;
@@ -239,20 +241,20 @@ class Supervisor:
             self._drop_link()
             return
         for frame in self._decoder.feed(data):
-            self._obey(frame)
+            self._on_frame(frame)
 
-    def _obey(self, frame: Frame) -> None:
+    def _on_frame(self, frame: Frame) -> None:
         if frame.kind == Kind.LAUNCH:
-            self._launch(unpack(frame.head, Launch))
+            self._launch(unpack(frame.head, LaunchOrder))
         elif frame.kind == Kind.KILL:
-            number = unpack(frame.head, Kill).number
+            number = unpack(frame.head, KillOrder).number
             self._signal_replica(number, signal.SIGKILL)
         elif frame.kind == Kind.SHUTDOWN:
             order = unpack(frame.head, ShutdownOrder)
             self._forget = self._forget or order.forget
             self._begin_shutdown(order.drain_s)
 
-    def _launch(self, order: Launch) -> None:
+    def _launch(self, order: LaunchOrder) -> None:
         if self._phases is not None:
             return
         try:
@@ -261,17 +263,17 @@ class Supervisor:
                 "replica", order.number, order.label, order.handover, env=env, environment=order.environment
             )
         except OSError as error:
-            self._tell(ProcessEvent("exited", order.number, 0, f"could not be started: {error}"))
+            self._send_event(ProcessEvent("exited", order.number, 0, f"could not be started: {error}"))
         else:
-            child.note = order.note
-            self._tell(ProcessEvent("started", order.number, child.process.pid))
+            child.metadata = order.metadata
+            self._send_event(ProcessEvent("started", order.number, child.process.pid))
 
     def _signal_replica(self, number: int, signum: int) -> None:
         for child in self._children.values():
             if child.role == "replica" and child.number == number:
                 child.signal(signum)
 
-    def _tell(self, event: ProcessEvent) -> None:
+    def _send_event(self, event: ProcessEvent) -> None:
         if self._link is not None:
             self._write(encode_frame(Kind.EVENT, 0, pack(event)))
 
@@ -303,10 +305,10 @@ class Supervisor:
             self._phase_ends = min(self._phase_ends, time.monotonic() + drain_s)
             self._after(drain_s, lambda: None)
 
-    def _ask_for_shutdown(self) -> None:
+    def _request_shutdown(self) -> None:
         """Have the controller say how long requests may run."""
-        self._asked = True
-        self._tell(ProcessEvent("asked_to_end"))
+        self._shutdown_requested = True
+        self._send_event(ProcessEvent("asked_to_end"))
         self._after(ANSWER_S, self._end_unanswered)
 
     def _end_unanswered(self) -> None:
@@ -347,8 +349,8 @@ class Supervisor:
             if byte == ord("E"):
                 self._begin_shutdown(DRIVER_GONE_DRAIN_S)
             elif byte in SIGNALS:
-                if self._phases is None and not self._asked:
-                    self._ask_for_shutdown()
+                if self._phases is None and not self._shutdown_requested:
+                    self._request_shutdown()
                 else:
                     self._hurry()
         self._reap()

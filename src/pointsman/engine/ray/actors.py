@@ -26,7 +26,7 @@ NODE_DIED = "its node has died"
 UNEXPECTED = "its process exited, crashed or was killed; Ray does not tell which"
 
 
-class Wanted(NamedTuple):
+class ActorSpec(NamedTuple):
     """An actor to be.
 
     Attributes:
@@ -46,7 +46,7 @@ class Wanted(NamedTuple):
     node: str
 
 
-class Ending(NamedTuple):
+class ActorExit(NamedTuple):
     """How an actor ended, in words, and whether its node took it along."""
 
     text: str
@@ -63,7 +63,7 @@ class Actors:
     """
 
     def __init__(
-        self, namespace: str, *, began: Callable[[str, Introduction], None], ended: Callable[[str, Ending], None]
+        self, namespace: str, *, began: Callable[[str, Introduction], None], ended: Callable[[str, ActorExit], None]
     ) -> None:
         self._namespace = namespace
         self._began = began
@@ -76,7 +76,7 @@ class Actors:
         """Have something done after all earlier orders."""
         return self._loop.run_in_executor(self._thread, function)
 
-    def start(self, wanted: Wanted) -> None:
+    def start(self, wanted: ActorSpec) -> None:
         """Make an actor; ``began`` or ``ended`` follows."""
         self._handles[wanted.name] = None
         self._order(wanted.name, lambda: self._start(wanted))
@@ -117,7 +117,7 @@ class Actors:
         """Of all actors that have not ended."""
         return list(self._handles)
 
-    def give_up(self, name: str, ending: Ending) -> None:
+    def give_up(self, name: str, ending: ActorExit) -> None:
         """Count an actor as ended, though the cluster does not say so yet, and have it killed if it can be."""
         handle = self._handles.get(name)
         if handle is not None:
@@ -126,7 +126,7 @@ class Actors:
 
     # On the thread
 
-    def _start(self, wanted: Wanted) -> None:
+    def _start(self, wanted: ActorSpec) -> None:
         options = dict(wanted.options)
         if wanted.node and "scheduling_strategy" not in options:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(wanted.node, soft=False)
@@ -145,7 +145,7 @@ class Actors:
     def _have_introduced(self, name: str, handle: Any) -> Any:
         introduced = handle.introduce.remote()
         introduced.future().add_done_callback(
-            lambda future: None if future.exception() else self._tell(self._began, name, future.result())
+            lambda future: None if future.exception() else self._call_on_loop(self._began, name, future.result())
         )
         return introduced
 
@@ -160,7 +160,9 @@ class Actors:
         self._when_done(handle.attend.remote(), name)
 
     def _when_done(self, reference: Any, name: str) -> None:
-        reference.future().add_done_callback(lambda future: self._tell(self._note, name, future.exception()))
+        reference.future().add_done_callback(
+            lambda future: self._call_on_loop(self._on_result, name, future.exception())
+        )
 
     def _kill(self, name: str) -> None:
         handle = self._handles.get(name)
@@ -175,39 +177,39 @@ class Actors:
         def done(future: asyncio.Future[None]) -> None:
             error = None if future.cancelled() else future.exception()
             if error is not None:
-                self._end(name, Ending(f"could not be started: {error}"))
+                self._end(name, ActorExit(f"could not be started: {error}"))
 
         self.run(function).add_done_callback(done)
 
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+    def _call_on_loop(self, function: Callable[..., None], *args: Any) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _note(self, name: str, error: BaseException | None) -> None:
+    def _on_result(self, name: str, error: BaseException | None) -> None:
         if isinstance(error, RayTaskError):  # its process came to nothing, and the actor idles
-            self.give_up(name, how_it_ended(error))
+            self.give_up(name, describe_exit(error))
         elif isinstance(error, RayError):
-            self._end(name, how_it_ended(error))
+            self._end(name, describe_exit(error))
 
-    def _end(self, name: str, ending: Ending) -> None:
+    def _end(self, name: str, ending: ActorExit) -> None:
         if self._handles.pop(name, self) is not self:
             self._ended(name, ending)
 
 
-def how_it_ended(error: BaseException) -> Ending:
+def describe_exit(error: BaseException) -> ActorExit:
     """An actor's end in one line."""
     if isinstance(error, RayTaskError):
         by_child = isinstance(error.cause, ChildError)
-        return Ending(str(error.cause) if by_child else f"{type(error.cause).__name__}: {error.cause}")
+        return ActorExit(str(error.cause) if by_child else f"{type(error.cause).__name__}: {error.cause}")
     text = str(error)
     if isinstance(error, ActorUnschedulableError):
         # Pinned to a node that has died, and that Ray counted as alive until now.
-        return Ending(text.splitlines()[0], node_died="NodeAffinity" in text)
+        return ActorExit(text.splitlines()[0], node_died="NodeAffinity" in text)
     if isinstance(error, ActorDiedError):
         if "its node has died" in text:
-            return Ending(NODE_DIED, node_died=True)
+            return ActorExit(NODE_DIED, node_died=True)
         if "connection error code" in text:  # all that it saw was that the process had hung up
-            return Ending(UNEXPECTED)
+            return ActorExit(UNEXPECTED)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return Ending(lines[-1] if lines else "it died")
-    return Ending(text.splitlines()[0] if text else type(error).__name__)
+        return ActorExit(lines[-1] if lines else "it died")
+    return ActorExit(text.splitlines()[0] if text else type(error).__name__)

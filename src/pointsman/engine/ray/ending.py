@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from pointsman.engine.ray.actors import Actors, Ending
+from pointsman.engine.ray.actors import ActorExit, Actors
 from pointsman.engine.ray.folder import INGRESS_PREFIX, METRICS_PREFIX
 from pointsman.wire import commands
 from pointsman.wire.frames import Kind
@@ -22,9 +22,9 @@ KILLED_S = 2.0
 class Connections(Protocol):
     """The controller's connections, as this engine needs them."""
 
-    def tell_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
+    def send_to_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
 
-    def tell_ingresses(self, kind: Kind, head: bytes = b"") -> None: ...
+    def send_to_ingresses(self, kind: Kind, head: bytes = b"") -> None: ...
 
     def is_connected(self, number: int) -> bool: ...
 
@@ -34,7 +34,7 @@ async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], 
 
     def stop_replicas() -> None:
         for number in replicas:
-            peers.tell_replica(number, Kind.STOP, b"")
+            peers.send_to_replica(number, Kind.STOP, b"")
 
     def stop_exporters() -> None:
         for name in exporters:
@@ -43,7 +43,7 @@ async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], 
     ingresses = [name for name in actors.names if name.startswith(INGRESS_PREFIX)]
     exporters = [name for name in actors.names if name.startswith(METRICS_PREFIX)]
     limit = pack(commands.Ending(drain_s))
-    await _end(actors, ingresses, lambda: peers.tell_ingresses(Kind.STOP, limit), drain_s)
+    await _end(actors, ingresses, lambda: peers.send_to_ingresses(Kind.STOP, limit), drain_s)
     await _end(actors, [name for name in actors.names if name not in exporters], stop_replicas, drain_s)
     await _end(actors, exporters, stop_exporters, KILLED_S)
 
@@ -54,7 +54,7 @@ async def _end(actors: Actors, names: list[str], tell: Callable[[], None], drain
             actors.kill(name)
         if not await _are_gone(actors, names, lambda: None, KILLED_S):
             for name in names:
-                actors.give_up(name, Ending("killed"))
+                actors.give_up(name, ActorExit("killed"))
 
 
 async def _are_gone(actors: Actors, names: list[str], tell: Callable[[], None], limit_s: float) -> bool:

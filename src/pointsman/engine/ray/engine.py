@@ -16,9 +16,9 @@ from ray._private.state import available_resources_per_node, total_resources_per
 from ray.autoscaler.sdk import request_resources
 
 from pointsman.engine.base import EventSink
-from pointsman.engine.orders import Launch, ProcessEvent, ShutdownOrder
+from pointsman.engine.orders import LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.engine.process import is_stopped
-from pointsman.engine.ray.actors import Actors, Ending, Wanted
+from pointsman.engine.ray.actors import ActorExit, Actors, ActorSpec
 from pointsman.engine.ray.child import ChildHost
 from pointsman.engine.ray.cluster import KeyValueError, KeyValues
 from pointsman.engine.ray.ending import Connections, end_in_order
@@ -47,14 +47,14 @@ KILL_S = 2.0
 """After this an actor that was to be killed counts as gone, whether the cluster says so or not."""
 SUSPECT_S = 30.0
 """How long nothing is placed on a node that seems to be lost and that Ray still counts as alive."""
-NOTES = "replica/"
+RECORDS = "replica/"
 
 
-class Note(Message, frozen=True):
-    """What is kept of a replica: the controller's note, and what the engine must know."""
+class ReplicaRecord(Message, frozen=True):
+    """What is kept of a replica: the controller's record, and what the engine must know."""
 
     pid: int
-    note: bytes
+    metadata: bytes
     allocation: Allocation
 
 
@@ -80,7 +80,7 @@ class RayEngine:
         self._actors = Actors(given.namespace, began=self._began, ended=self._ended)
         self._ingresses = Ingresses(given, self._actors)
         self._exporters = Exporters(given, self._actors, node_here())
-        self._notes: dict[int, Note] = {}
+        self._records: dict[int, ReplicaRecord] = {}
         self._seen: tuple[Amounts, Amounts] = {}, {}
         """What each node has, and what others than we hold of it."""
         self._labels: dict[str, dict[str, str]] = {}
@@ -104,15 +104,15 @@ class RayEngine:
         return len(self._ingresses.wanted)
 
     async def start(self) -> None:
-        notes = await self._actors.run(self._read_notes)
+        records = await self._actors.run(self._read_records)
         names = await self._actors.run(lambda: _living(self._given.namespace))
-        for number, note in notes.items():
+        for number, record in records.items():
             if replica_name(number) in names:
-                self._notes[number] = note
+                self._records[number] = record
                 self._actors.adopt(replica_name(number))
             else:
                 self._forget(number)
-        live = {number: (note.pid, note.note) for number, note in self._notes.items()}
+        live = {number: (record.pid, record.metadata) for number, record in self._records.items()}
         ingresses = tuple(name for name in names if name.startswith(INGRESS_PREFIX))
         self._events(ProcessEvent("recovered", live=live, ingresses=ingresses))
         self._ingresses.adopt(names)
@@ -122,12 +122,12 @@ class RayEngine:
 
     # Orders
 
-    def launch(self, order: Launch) -> None:
+    def launch(self, order: LaunchOrder) -> None:
         if self._ending:
             return
-        self._notes[order.number] = note = Note(0, order.note, order.allocation)
+        self._records[order.number] = record = ReplicaRecord(0, order.metadata, order.allocation)
         resources = order.allocation.resources
-        self._write(order.number, note)
+        self._write(order.number, record)
         env = {**order.env, **self._given.environ, **order.own_env}
         if not resources.num_gpus:
             env["CUDA_VISIBLE_DEVICES"] = ""  # Ray sets it only for those who have asked for some
@@ -142,7 +142,7 @@ class RayEngine:
         }
         with_metrics, environment = self._given.settings.metrics is not None, _other_environment(order)
         self._actors.start(
-            Wanted(
+            ActorSpec(
                 host=ProcessHost if environment is None else ChildHost,
                 name=replica_name(order.number),
                 method="be_replica",
@@ -155,10 +155,12 @@ class RayEngine:
     def kill(self, number: int) -> None:
         name = replica_name(number)
         self._actors.kill(name)
-        self._loop.call_later(KILL_S, self._actors.give_up, name, Ending("killed"))
+        self._loop.call_later(KILL_S, self._actors.give_up, name, ActorExit("killed"))
 
     def is_stopped(self, pid: int) -> bool:
-        here = [note for note in self._notes.values() if note.pid == pid and note.allocation.node == node_here()]
+        here = [
+            record for record in self._records.values() if record.pid == pid and record.allocation.node == node_here()
+        ]
         return bool(here) and is_stopped(pid)
 
     def shutdown(self, order: ShutdownOrder) -> None:
@@ -184,7 +186,7 @@ class RayEngine:
         """A replica has hung up."""
         self._loop.call_later(SILENT_S, self._check_on, number)
 
-    def ask_for(self, resources: Resources | None, count: int) -> None:
+    def request_nodes(self, resources: Resources | None, count: int) -> None:
         bundle = as_ray(Allocation(resources)) if resources is not None else {}
         bundles = [{name: int(amount + 0.999) for name, amount in bundle.items()}] * count
         self._actors.run(lambda: request_resources(bundles=bundles)).add_done_callback(_log_error)
@@ -193,18 +195,18 @@ class RayEngine:
         """Look at what is free now; a ``capacity`` event has come when this returns, if anything is new."""
         totals, available, self._labels = await self._actors.run(_look)
         self._returned = [(until, share) for until, share in self._returned if until > self._loop.time()]
-        held = [note.allocation for note in self._notes.values()]
+        held = [record.allocation for record in self._records.values()]
         returned = [share for _, share in self._returned]
         self._seen = totals, used_by_others(totals, available, held, returned, self._seen[1])
-        self._tell_capacity()
+        self._report_capacity()
 
-    def _tell_capacity(self) -> None:
+    def _report_capacity(self) -> None:
         totals, others = self._seen
         now = self._loop.time()
         self._suspects = {node: until for node, until in self._suspects.items() if until > now}
         usable = {node: total for node, total in totals.items() if node not in self._suspects}
         self._ingresses.keep_up(usable)
-        self._exporters.keep_up(usable, {*self._ingresses.homes, *(n.allocation.node for n in self._notes.values())})
+        self._exporters.keep_up(usable, {*self._ingresses.homes, *(n.allocation.node for n in self._records.values())})
         capacity = capacity_of(usable, others, self._labels)
         if capacity != self._capacity:
             self._capacity = capacity
@@ -215,15 +217,15 @@ class RayEngine:
     def _began(self, name: str, who: Introduction) -> None:
         if who.metrics:
             self._exporters.serves(who)
-        for number, note in self._notes.items():
+        for number, record in self._records.items():
             if replica_name(number) == name:
-                allocation = Allocation(note.allocation.resources, note.allocation.gpus, who.node)
-                self._notes[number] = Note(who.pid, note.note, allocation)
-                self._write(number, self._notes[number])
+                allocation = Allocation(record.allocation.resources, record.allocation.gpus, who.node)
+                self._records[number] = ReplicaRecord(who.pid, record.metadata, allocation)
+                self._write(number, self._records[number])
                 self._events(ProcessEvent("started", number, who.pid))
                 return
 
-    def _ended(self, name: str, ending: Ending) -> None:
+    def _ended(self, name: str, ending: ActorExit) -> None:
         if ending.node_died:
             self._suspect(self._node_of(name))
         if self._exporters.ended(name, ending, restart=self._ending is None):
@@ -236,35 +238,35 @@ class RayEngine:
         if name.startswith(INGRESS_PREFIX):
             self._events(ProcessEvent("ingress_gone", ingresses=(name,)))
             return
-        for number in [number for number in self._notes if replica_name(number) == name]:
-            note = self._notes.pop(number)
-            self._returned.append((self._loop.time() + SETTLE_S, note.allocation))
+        for number in [number for number in self._records if replica_name(number) == name]:
+            record = self._records.pop(number)
+            self._returned.append((self._loop.time() + SETTLE_S, record.allocation))
             self._forget(number)
             if not self._ending:  # ends are what a shutdown is for
-                self._events(ProcessEvent("exited", number, note.pid, ending.text, blameless=ending.node_died))
+                self._events(ProcessEvent("exited", number, record.pid, ending.text, blameless=ending.node_died))
 
     def _check_on(self, number: int) -> None:
-        note = self._notes.get(number)
-        if note is None or self._ending or self._peers.is_connected(number):
+        record = self._records.get(number)
+        if record is None or self._ending or self._peers.is_connected(number):
             return
-        node = note.allocation.node
-        there = [other for other, known in self._notes.items() if known.allocation.node == node]
+        node = record.allocation.node
+        there = [other for other, known in self._records.items() if known.allocation.node == node]
         if node == node_here() or any(self._peers.is_connected(other) for other in there):
-            self._actors.give_up(replica_name(number), Ending("it hung up, and Ray does not say why"))
+            self._actors.give_up(replica_name(number), ActorExit("it hung up, and Ray does not say why"))
             return
         log.warning("node %s seems to be lost: a replica there has hung up, and Ray does not say why", node)
         self._suspect(node)
         for other in there:
-            self._actors.give_up(replica_name(other), Ending("its node seems to be lost", node_died=True))
+            self._actors.give_up(replica_name(other), ActorExit("its node seems to be lost", node_died=True))
 
     def _suspect(self, node: str) -> None:
         """A node is lost, or seems to be; Ray may count it as alive for a while."""
         if node:
             self._suspects[node] = self._loop.time() + SUSPECT_S
-            self._tell_capacity()  # before anything else is planned, so that nothing is placed there again
+            self._report_capacity()  # before anything else is planned, so that nothing is placed there again
 
     def _node_of(self, name: str) -> str:
-        nodes = [note.allocation.node for number, note in self._notes.items() if replica_name(number) == name]
+        nodes = [record.allocation.node for number, record in self._records.items() if replica_name(number) == name]
         return nodes[0] if nodes else self._exporters.node_of(name) or self._ingresses.node_of(name)
 
     async def _watch_nodes(self) -> None:
@@ -276,7 +278,7 @@ class RayEngine:
                 log.warning("%s", error)
 
     async def _shut_down(self, drain_s: float) -> None:
-        await end_in_order(self._actors, self._peers, list(self._notes), drain_s=drain_s)
+        await end_in_order(self._actors, self._peers, list(self._records), drain_s=drain_s)
         try:  # what lies there is of use while the instance runs; a folder is what keeps state beyond that
             await self._actors.run(self._kv.clear)
         except KeyValueError as error:
@@ -285,19 +287,19 @@ class RayEngine:
 
     # Notes
 
-    def _write(self, number: int, note: Note) -> None:
-        self._actors.run(lambda: self._kv.put(f"{NOTES}{number}", pack(note))).add_done_callback(_log_error)
+    def _write(self, number: int, record: ReplicaRecord) -> None:
+        self._actors.run(lambda: self._kv.put(f"{RECORDS}{number}", pack(record))).add_done_callback(_log_error)
 
     def _forget(self, number: int) -> None:
-        self._actors.run(lambda: self._kv.delete(f"{NOTES}{number}")).add_done_callback(_log_error)
+        self._actors.run(lambda: self._kv.delete(f"{RECORDS}{number}")).add_done_callback(_log_error)
 
-    def _read_notes(self) -> dict[int, Note]:
-        notes = {}
-        for key in self._kv.keys(NOTES):
+    def _read_records(self) -> dict[int, ReplicaRecord]:
+        records = {}
+        for key in self._kv.keys(RECORDS):
             value = self._kv.get(key)
             if value is not None:
-                notes[int(key.removeprefix(NOTES))] = unpack(value, Note)
-        return notes
+                records[int(key.removeprefix(RECORDS))] = unpack(value, ReplicaRecord)
+        return records
 
     def _spawn(self, coroutine: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)  # type: ignore[arg-type]
@@ -306,7 +308,7 @@ class RayEngine:
         return task
 
 
-def _other_environment(order: Launch) -> Environment | None:
+def _other_environment(order: LaunchOrder) -> Environment | None:
     """The Python environment of a replica where it is not that of the cluster, which this process has."""
     environment = order.environment
     if environment is None or (environment.kind == CALLER and environment.name == sys.prefix):

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 
 from pointsman.engine.process import pack_handover
-from pointsman.engine.ray.actors import Actors, Ending, Wanted
+from pointsman.engine.ray.actors import ActorExit, Actors, ActorSpec
 from pointsman.engine.ray.folder import (
     INGRESS_PREFIX,
     METRICS_PREFIX,
@@ -65,7 +65,7 @@ class Supervised(ABC):
         return self._nodes.get(name, "")
 
     @abstractmethod
-    def make(self, name: str, node: str) -> Wanted:
+    def make(self, name: str, node: str) -> ActorSpec:
         """What is to be started."""
 
     def adopt(self, living: Collection[str]) -> None:
@@ -84,7 +84,7 @@ class Supervised(ABC):
             if not self._actors.is_known(name) and name not in self._restarts:
                 self._start(name)
 
-    def ended(self, name: str, ending: Ending, *, restart: bool) -> bool:
+    def ended(self, name: str, ending: ActorExit, *, restart: bool) -> bool:
         """An actor has ended; True when it was one of these that should live, which is then started again."""
         if name not in self._nodes:
             return False
@@ -128,11 +128,11 @@ class Ingresses(Supervised):
             else {}
         )
 
-    def make(self, name: str, node: str) -> Wanted:
+    def make(self, name: str, node: str) -> ActorSpec:
         given = self._given
         handover = given.settings.for_ingress(name, control_path_of(given.namespace, given.settings.instance))
         packed = pack_handover(handover, limit=MAX_MESSAGE)
-        return Wanted(
+        return ActorSpec(
             host=ProcessHost,
             name=name,
             method="be_ingress",
@@ -195,7 +195,7 @@ class Exporters(Supervised):
                 log.warning("the metrics of node %s cannot be read now: %r", self._nodes.get(name), answer)
         return [unpack(answer, Reading) for answer in found if isinstance(answer, bytes)]
 
-    def make(self, name: str, node: str) -> Wanted:
+    def make(self, name: str, node: str) -> ActorSpec:
         settings = self._given.settings
         assert settings.metrics is not None
         before = self._addresses.get(node, "").rpartition(":")[2]
@@ -206,7 +206,7 @@ class Exporters(Supervised):
             port=int(before) if before else settings.metrics.port,
             log_format=settings.log_format,
         )
-        return Wanted(
+        return ActorSpec(
             host=MetricsHost,
             name=name,
             method="be_exporter",

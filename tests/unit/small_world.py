@@ -109,7 +109,7 @@ class World:
             failures = self.observed.failures[action.backend]
             failed = self.desired.backends[action.backend].config_version
             self.desired = wanted.revert(self.desired, action.backend)
-            failures.take_back(failed)
+            failures.roll_back(failed)
             self.settle_floors()
         elif isinstance(action, Launch):
             self.launch(action)

@@ -255,7 +255,7 @@ def test_the_way_back_fails_as_well() -> None:
     def test() -> None:
         desired, observed = with_backend()
         failures = observed.failures["b"] = Failures(error="RuntimeError", text="half way")
-        failures.take_back(5)
+        failures.roll_back(5)
         failures.text = "and not back either"
         caller = waiter(backend="b")
         caller.check(at(7, desired=desired, observed=observed))

@@ -1,16 +1,16 @@
 """The controller: the single writer of desired state. In the order of a change:
 
-__main__, main_ray   the process on this machine, and on a Ray cluster
-run            puts a controller together and lets everyone in
-connections    who is there, and who may say what
-commands       what each command does
+__main__, main_ray   main of the process on the local engine, and in a Ray actor
+run            creates the parts of a controller, connects them and accepts connections
+connections    the connections of all processes, and what each role may send
+commands       carries out each command
 controller     the shell: command -> desired -> store -> plan -> engine, orders and tables
-state, desired, endpoints   what the operator wants (pure)
-store          where that is kept
-observed, failures   what is there, as reports and events tell (pure)
-reconcile, allocation   what to do next, and on which node (pure)
-orders         what replicas are launched with and told
-views          what others see: routing table, status
-health         which replicas are unhealthy
-waiters        who waits until a change is in effect
+state, desired, endpoints   the desired state, and how commands change it (pure)
+store          keeps desired state on disk or in the cluster
+observed, failures   the replicas that exist and their failures, from reports and events (pure)
+reconcile, allocation   the next actions, and the node of each new replica (pure)
+orders         what replicas are launched with, and the messages sent to them
+views          derived from both states: routing table, status
+health         finds unhealthy replicas
+waiters        callers that wait until a change is in effect
 """

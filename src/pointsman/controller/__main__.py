@@ -39,7 +39,7 @@ async def serve_here(
         )
     except StoreError as error:
         log.critical("%s", error)
-        with contextlib.suppress(OSError):  # whoever starts the instance looks there, and the log has it anyway
+        with contextlib.suppress(OSError):  # ``start()`` reads the reason there; the log has it in any case
             InstanceFolder(Path(handover.folder)).write(REFUSAL, str(error).encode())
         sys.exit(EXIT_REFUSED)
 

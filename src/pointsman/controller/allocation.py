@@ -1,6 +1,6 @@
-"""Who holds what of a node, and whether more fits. Pure.
+"""Allocates the resources of nodes to replicas. Pure.
 
-GPUs are assigned by index: a fraction goes to the GPU with the least room that still suffices (best fit), so that whole
+GPUs are assigned by index: a fraction goes to the GPU with the least free share that suffices (best fit), so that whole
 GPUs stay free as long as possible; whole numbers take whole free GPUs.
 """
 
@@ -12,17 +12,17 @@ from pointsman.model import ANYWHERE, Allocation, Capacity, NodeCapacity, Placem
 from pointsman.policy.placement import counted, is_of_group, matches
 
 SHORT_NAME = 8
-"""Characters of a node's name in texts; Ray's have 56."""
+"""Characters of a node's name in messages; Ray's names have 56."""
 EPSILON = 1e-9
-"""Sums of fractions such as 0.1 + 0.2 are not exact; this much over is not over."""
+"""Tolerance for sums of fractions such as 0.1 + 0.2, which are not exact."""
 
 
 class NodeLedger:
-    """What is free on one node, given what replicas hold of it.
+    """The free resources of one node.
 
     Args:
-        name: the node's; empty where there is only one.
-        capacity: what it has.
+        name: of the node; empty on the local engine.
+        capacity: all its resources.
     """
 
     def __init__(self, name: str, capacity: NodeCapacity) -> None:
@@ -35,7 +35,7 @@ class NodeLedger:
         self._gpus = [1.0] * capacity.num_gpus
 
     def place(self, resources: Resources) -> Allocation | None:
-        """Take room for one replica; None, and nothing taken, when there is not enough."""
+        """Allocate resources for one replica; None, and nothing is taken, if too little is free."""
         wanted, resources = resources, counted(resources)
         if self._cpus is not None and resources.num_cpus > self._cpus + EPSILON:
             return None
@@ -51,14 +51,15 @@ class NodeLedger:
         return allocation
 
     def preference(self, resources: Resources) -> tuple[float, float, int]:
-        """Where a replica goes first: GPUs are kept together and for those who need them; the rest is spread, so that
-        the loss of a node costs a backend little."""
+        """Sort key of nodes for a new replica; the smallest is tried first. Replicas that need GPUs go where fewest are
+        free, others to nodes without GPUs; then where most CPUs are free, so that the loss of a node costs a backend
+        little."""
         free_gpus = sum(self._gpus)
         busy = -(self._cpus or 0.0), self._replicas
         return (free_gpus if resources.num_gpus else float(len(self._gpus)), *busy)
 
     def describe(self) -> str:
-        """What is free, for error messages."""
+        """The free resources, for error messages."""
         parts = [f"num_gpus={_amount(sum(self._gpus))}", f"memory={_amount(self._memory)}"]
         if self._cpus is not None:
             parts.insert(0, f"num_cpus={_amount(self._cpus)}")
@@ -79,7 +80,7 @@ class NodeLedger:
         return tuple(whole[:count]) if len(whole) >= count else None
 
     def take(self, allocation: Allocation) -> None:
-        """Count what a replica holds."""
+        """Subtract what a replica holds."""
         self._replicas += 1
         resources = counted(allocation.resources)
         if self._cpus is not None:
@@ -94,11 +95,11 @@ class NodeLedger:
 
 
 class CapacityLedger:
-    """What is free, given what replicas hold: on the one node, or node by node.
+    """The free resources of all nodes.
 
     Args:
-        capacity: what there is.
-        held: what replicas hold of it. Those on nodes that are gone hold nothing.
+        capacity: the nodes and their resources.
+        held: what replicas hold. Replicas on nodes that have left hold nothing.
     """
 
     def __init__(self, capacity: Capacity, held: Iterable[Allocation]) -> None:
@@ -109,7 +110,7 @@ class CapacityLedger:
                 self._nodes[allocation.node].take(allocation)
 
     def place(self, resources: Resources) -> Allocation | None:
-        """Take room for one replica; None, and nothing taken, when no node has enough."""
+        """Allocate resources for one replica; None, and nothing is taken, if no node has enough free."""
         for nodes in self._choices(resources.placement):
             for node in sorted(nodes, key=lambda node: node.preference(resources)):
                 allocation = node.place(resources)
@@ -118,7 +119,7 @@ class CapacityLedger:
         return None
 
     def _choices(self, placement: Placement) -> Iterator[list[NodeLedger]]:
-        """The nodes that will do, better ones before others."""
+        """The nodes that a placement allows, in groups of falling preference."""
         nodes = list(self._nodes.values())
         if placement.labels:
             for selector in placement.labels:
@@ -130,7 +131,7 @@ class CapacityLedger:
             yield nodes
 
     def describe(self) -> str:
-        """What is free, for error messages."""
+        """The free resources of each node, for error messages."""
         if "" in self._nodes:
             return self._nodes[""].describe()
         if not self._nodes:
@@ -139,7 +140,7 @@ class CapacityLedger:
 
 
 def describe_request(resources: Resources, count: int) -> str:
-    """What was asked for, for error messages."""
+    """The requested resources, for error messages."""
     parts = [f"num_cpus={_amount(resources.num_cpus)}"]
     if resources.num_gpus:
         parts.append(f"num_gpus={_amount(resources.num_gpus)}")
@@ -151,7 +152,7 @@ def describe_request(resources: Resources, count: int) -> str:
 
 
 def visible_devices(allocation: Allocation, capacity: Capacity) -> str:
-    """The value of ``CUDA_VISIBLE_DEVICES`` for a replica; empty hides every GPU."""
+    """The value of ``CUDA_VISIBLE_DEVICES`` for a replica; an empty one hides every GPU."""
     names = capacity.gpu_ids or tuple(str(index) for index in range(capacity.num_gpus))
     return ",".join(names[index] for index in allocation.gpus)
 

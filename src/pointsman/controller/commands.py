@@ -1,6 +1,6 @@
-"""What each command does: reads and waits here, changes by the controller, which alone writes.
+"""Carries out each command. Reads and waits are done here, changes by the controller, the only writer.
 
-A change that needs room looks first at what is free, and waits for nodes where the cluster can grow.
+A change that adds replicas first refreshes what is free on the nodes, and can wait for nodes to join.
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ from pointsman.wire.messages import pack
 log = logging.getLogger(__name__)
 
 INGRESS_TRIES = 3
+"""The wait for ingresses fails after this many exits: a server that cannot start is not worth the whole timeout."""
 LOOK_AGAIN_S = 0.5
 GROUP_LAG_S = 2.0
-"""How long a placement group may exist before the cluster shows what it has reserved."""
+"""How long a placement group may exist before Ray shows the resources that it has reserved."""
 LOOK_TIMEOUT_S = 3.0
-"""A cluster whose head does not answer must not hold up the answer to a change."""
+"""Limit of a refresh, so that a command gets its answer although the cluster's head does not answer."""
 
 
 class CapacityWait:
-    """Carries out changes for as long as it may take to find room for them.
+    """Repeats a change until there is free capacity for it.
 
     Args:
-        nodes: what is free, and the way to ask for more.
+        nodes: refreshes what is free, and requests more nodes.
         wait_s: how long a change may wait for nodes to join; 0 refuses at once.
     """
 
@@ -62,17 +63,17 @@ class CapacityWait:
         self._wait_s = wait_s
 
     async def carry_out(self, command: Change, change: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Try until there is room.
+        """Carry out a change, waiting for free capacity.
 
         Raises:
             NoCapacityError: there was none in time; nothing has changed.
-            ServeException: the cluster does not say what is free; nothing has changed.
+            ServeException: the cluster did not answer what is free; nothing has changed.
         """
         if not isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
             return await change()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        asked = False
+        requested = False
         try:
             while True:
                 await self._look()
@@ -85,10 +86,10 @@ class CapacityWait:
                         raise
                     if not in_group:  # more nodes do not make a group larger
                         self._nodes.request_nodes(error.resources, error.count)
-                        asked = True
+                        requested = True
                 await asyncio.sleep(min(LOOK_AGAIN_S, max(0.0, deadline - loop.time())))
         finally:
-            if asked:
+            if requested:
                 self._nodes.request_nodes(None, 0)
 
     async def _look(self) -> None:
@@ -104,10 +105,10 @@ class Commands:
     """Carries out commands.
 
     Args:
-        settings: what the instance was told.
-        ingresses: the HTTP servers that are connected now.
-        exporter: collects this node's metrics; None where nothing is recorded.
-        metrics_url: where it serves them.
+        settings: options of ``start``.
+        ingresses: returns the ingresses that are connected now.
+        exporter: collects this node's metrics; None if nothing is recorded.
+        metrics_url: URL of the exporter; empty if it does not serve.
         wait_for_resources_s: how long a change may wait for nodes to join.
     """
 
@@ -132,7 +133,7 @@ class Commands:
         self._ingress_waiters: set[asyncio.Event] = set()
 
     def router_confirmed(self) -> None:
-        """A router says that it uses a table."""
+        """A router has confirmed a table: check again whether all ingresses serve."""
         for event in self._ingress_waiters:
             event.set()
 
@@ -142,12 +143,12 @@ class Commands:
         """Carry out a command and return its packed answer.
 
         Args:
-            body: what travels beside the command, such as code.
-            progress: told how far a wait has come.
-            own_router: number of the router of the process that has sent the command, if it has one.
+            body: data that belongs to the command, such as code.
+            progress: called with the progress of a wait.
+            own_router: number of the router in the process that sent the command; None if it has none.
 
         Raises:
-            ServeException, ValueError, TimeoutError: it cannot be carried out.
+            ServeException, ValueError, TimeoutError: the command cannot be carried out.
         """
         controller = self._controller
         if isinstance(command, Query):
@@ -184,7 +185,7 @@ class Commands:
         )
 
     async def _read(self, exporter: Exporter) -> Reading:
-        """What is counted now, on all nodes."""
+        """The metrics of all nodes."""
         here = reading_of(await exporter.collect(), asyncio.get_running_loop().time())
         return joined(here, await self._engine.nodes.read_metrics())
 
@@ -193,7 +194,7 @@ class Commands:
             return None
         try:
             return queued_by_endpoint(await self._read(self._exporter))
-        except OSError as error:  # no descriptor is left, perhaps: the rest of the status is wanted all the more
+        except OSError as error:  # such as no free descriptor: the rest of the status is needed all the more
             log.warning("metrics cannot be collected: %s", error)
             return None
 
@@ -211,7 +212,7 @@ class Commands:
                 left_s = deadline - asyncio.get_running_loop().time()
                 if left_s <= 0:
                     raise TimeoutError(f"the HTTP server was not ready after {timeout_s:g} s")
-                # An exit of an ingress is no confirmation, so it is looked for once a second.
+                # The event is set by confirmations only, so exits are polled once a second.
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(event.wait(), min(1.0, left_s))
         finally:

@@ -1,10 +1,10 @@
-"""Connections to the controller: who is there, and who may say what.
+"""The connections to the controller, and what each role may send.
 
-    operator, grant   commands, subscriptions        (driver, command line; user code in replicas)
+    operator, grant   commands, subscriptions        (driver and command line; user code in replicas)
     ingress           subscriptions
-    replica           reports; on a connection of its own, answers to questions about its health
+    replica           reports; on a second connection, answers of its health thread
 
-A replica's key opens only the replica's doors: a captured one cannot give orders.
+A replica's key is accepted for the role of that replica only, so a stolen one cannot give commands.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ SUBSCRIBERS = COMMANDERS | {ROLE_INGRESS}
 
 
 class Connections:
-    """The user of all accepted streams, and the controller's :class:`~pointsman.controller.orders.Peers`.
+    """Handles all accepted streams, and is the controller's :class:`~pointsman.controller.orders.Peers`.
 
     Args:
-        handover: what this controller was given; the keys of all roles come from its master key.
+        handover: start arguments of this controller; the keys of all roles are derived from its master key.
     """
 
     def __init__(self, handover: ControllerHandover) -> None:
@@ -68,10 +68,10 @@ class Connections:
         self._warnings = WarningBudget(per_second=1)
 
     def serve(self, controller: Controller, commands: Commands, *, disconnected: Callable[[int], None]) -> None:
-        """Say whom to tell what comes in; before any stream is accepted.
+        """Set who handles what is received. Called before any stream is accepted.
 
         Args:
-            disconnected: told of each replica whose connection is lost.
+            disconnected: called with the number of each replica whose connection is lost.
         """
         self._controller = controller
         self._commands = commands
@@ -83,7 +83,7 @@ class Connections:
         return self._controller
 
     def key_for(self, role: str, identity: str) -> bytes | None:
-        """The key that a dialer of this role must hold."""
+        """The key that a dialer of this role must prove; None if nobody may connect with it."""
         if role == ROLE_GRANT and not self._settings.client_in_replicas:
             return None
         if role == ROLE_OPERATOR:
@@ -127,7 +127,7 @@ class Connections:
     # StreamUser
 
     def stream_ready(self, stream: Stream) -> None:
-        pass  # whoever dialed speaks first
+        pass  # the dialer sends first
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
@@ -136,7 +136,7 @@ class Connections:
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         if isinstance(error, WireError):
             held_back = self._warnings.take("closed", asyncio.get_running_loop().time())
-            if held_back:  # one that is refused may dial again and again
+            if held_back:  # a dialer that is refused may retry for ever
                 log.warning("%d more lines like the next one were held back", held_back)
             if held_back is not None:
                 log.warning("a connection was closed: %s", error)
@@ -162,7 +162,7 @@ class Connections:
         elif kind == Kind.SUBSCRIBE and role in SUBSCRIBERS:
             self._subscribe(stream, unpack(frame.head, Subscribe))
         elif kind == Kind.CONFIRM and stream in self._subscriptions:
-            self._confirm(self._subscriptions[stream], unpack(frame.head, Confirm).version)
+            self._on_confirm(self._subscriptions[stream], unpack(frame.head, Confirm).version)
         elif kind == Kind.REPORT and role == ROLE_REPLICA:
             report = unpack(frame.head, Report)
             if str(report.number) != stream.identity:
@@ -173,7 +173,7 @@ class Connections:
         elif kind == Kind.HEALTH and role == ROLE_REPLICA:
             number = int(stream.identity)
             self._health[number] = stream
-            if frame.head:  # the first frame only says whose connection this is
+            if frame.head:  # the first frame has none: it only identifies the connection
                 self.controller.health.on_answer(number, unpack(frame.head, HealthAnswer))
         else:
             raise WireError(f"{Kind(kind).name} is forbidden for role {role!r}")
@@ -190,7 +190,7 @@ class Connections:
         else:
             stream.send(Kind.CONFIRM, 0, pack(Confirm(0)))
 
-    def _confirm(self, subscription: Subscription, version: int) -> None:
+    def _on_confirm(self, subscription: Subscription, version: int) -> None:
         self.controller.router_confirmed(subscription.number, version)
         self._commands.router_confirmed()
 
@@ -217,7 +217,7 @@ class Connections:
             check_size("the answer takes", len(reply), MAX_MESSAGE, room=MESSAGE_ROOM)
         except (ServeException, ValueError, TimeoutError) as error:
             stream.send(Kind.FAILURE, call_id, *_describe(error))
-        except Exception as error:
+        except Exception as error:  # a bug in a command fails that command, not the controller
             log.exception("command failed")
             stream.send(Kind.FAILURE, call_id, *_describe(ServeException(f"internal error: {error!r}")))
         else:
@@ -227,7 +227,7 @@ class Connections:
 def _send_table(stream: Stream, body: bytes) -> None:
     try:
         stream.send(Kind.TABLE, 0, b"", body)
-    except TooLargeError as error:  # it would be so for a new controller, too; routers go on with what they have
+    except TooLargeError as error:  # a restart would not help; routers keep the table that they have
         log.error("the routing table cannot be sent, so changes do not take effect: %s", error)
 
 

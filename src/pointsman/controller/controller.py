@@ -1,4 +1,4 @@
-"""The controller's shell: takes commands and events one at a time, asks the pure parts what to do, and does it.
+"""The controller's shell: handles commands and events one at a time and carries out what the pure modules decide.
 
 command -> desired.apply -> store -> step:  plan -> actions -> publish -> plan again -> wake the waiters
 event   -> observed ------------------^
@@ -49,24 +49,25 @@ from pointsman.wire.started import has_started_calls
 log = logging.getLogger(__name__)
 
 EPOCH_SHIFT = 32
+"""Table versions begin at the epoch times 2**32, so that those of a new controller are always newer."""
 MIN_DRAIN_S = 1.0
 CLOCK_SLACK_S = 1e-6
-"""Loops run timers a little before they are due; a plan that is asked too early asks to be woken once more."""
+"""Added to wake-ups: loops run timers up to a clock tick early, and a plan made early asks to be woken once more."""
 
 
 class Controller:
-    """The single writer.
+    """The single writer of desired state.
 
     Args:
         engine: starts and stops processes.
-        store: makes changes durable; used on a thread of its own, so that a slow disk holds nobody up.
+        store: makes changes durable; called on its own thread, so that a slow disk does not block the loop.
         launcher: makes launch orders.
         peers: connections to replicas and routers.
-        capacity: what the node has.
-        desired: the state that the store held.
+        capacity: resources of the node, or of each node.
+        desired: the state read from the store.
         replies: replies already given, by command id.
-        epoch: which controller of the instance this is.
-        request_timeout_s: how long a call may take where nothing else is said.
+        epoch: number of this controller in the instance's life, from 1.
+        request_timeout_s: default limit of a call.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Controller:
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> None:
         self._engine = engine
-        self._durable = DurableState(store, self._take)
+        self._durable = DurableState(store, self._on_commit)
         self._orders = ReplicaOrders(peers, self._durable)
         self._launcher = launcher
         self._peers = peers
@@ -108,8 +109,8 @@ class Controller:
         )
         self._publisher = Publisher(peers, launcher, version=epoch << EPOCH_SHIFT)
         self.ingress_exits: list[str] = []
+        # Identities of ingresses that live and have not subscribed to this controller yet.
         self.unsubscribed: set[str] = set()
-        """Ingresses that an earlier controller knew, that live, and that have not subscribed here yet."""
 
     @property
     def table(self) -> RoutingTable:
@@ -118,25 +119,26 @@ class Controller:
 
     @property
     def published(self) -> bool:
-        """Whether there is one yet."""
+        """True once a table has been published."""
         return self._publisher.published
 
     # Commands
 
     async def change(self, command: Change, blob: bytes) -> bytes:
-        """Carry out a command and return the packed :class:`Accepted`; a repeated one gets its first reply again.
+        """Carry out a command and return the packed :class:`Accepted`. A repeated command gets its first reply again.
 
         Raises:
             ValueError, InsufficientResourcesError: nothing has changed.
             StoreError: the change could not be made durable; nothing has changed.
         """
-        # Whoever asked may go away meanwhile and ask again: what has begun is carried out, and its reply kept.
+        # The caller may disconnect and repeat the command: what has begun is completed, and its reply kept for that.
         task = self._loop.create_task(self._change(command, blob))
         self._changes.add(task)
         task.add_done_callback(self._change_ended)
         return await asyncio.shield(task)
 
     async def _change(self, command: Change, blob: bytes) -> bytes:
+        # The lock covers check, commit and reply: of two copies of one command only the first is carried out.
         async with self._turn:
             known = self._replies.get(command.id)
             if known is not None:
@@ -149,7 +151,7 @@ class Controller:
             await self._durable.commit(new, reply_to=command.id, reply=reply, blob=blob)
             self._replies[command.id] = reply
             if len(self._replies) > KEPT_REPLIES:
-                del self._replies[next(iter(self._replies))]
+                del self._replies[next(iter(self._replies))]  # the oldest
             forget_failures(self.observed, command)
             if isinstance(command, DeleteBackend) and command.force:
                 for replica in self.observed.of(command.tag):
@@ -161,30 +163,24 @@ class Controller:
     def _change_ended(self, task: asyncio.Task[bytes]) -> None:
         self._changes.discard(task)
         if not task.cancelled():
-            task.exception()  # nobody may be left to look at it
+            task.exception()  # marks it as retrieved: the caller may be gone, and asyncio would log it
 
     async def wait(self, command: Await, own_routers: frozenset[int], progress: Callable[[Progress], None]) -> None:
-        """Return when a change is in effect.
-
-        Raises:
-            BackendStartError: it was taken back.
-            TimeoutError: it took longer than the caller would wait, or a replica's requests than it may wait for them.
-        """
+        """Return when a change is in effect; raises as :meth:`Waiters.wait`."""
         self.kick()
         await self._waiters.wait(command, own_routers, progress)
 
     def shutdown(self, drain_s: float | None = None, *, forget: bool) -> float:
-        """End the instance, and with ``forget`` its stored state.
+        """End the instance; with ``forget`` also delete its stored state.
 
-        What runs may finish: within the limits of its backends, or within ``drain_s`` seconds where that is given.
+        Running requests may finish within ``drain_s`` seconds, by default the longest drain limit of the backends.
 
         Returns:
-            How long each kind of process may take, in seconds.
+            The limit for each kind of process, in seconds.
         """
         if drain_s is None:
             drain_s = max([MIN_DRAIN_S, *(spec.config.drain_timeout_s for spec in self.desired.backends.values())])
-        # Before the engine's signal arrives: the frame carries the limit, a signal cannot.
-        self._peers.send_to_ingresses(Kind.STOP, pack(Ending(drain_s)))
+        self._peers.send_to_ingresses(Kind.STOP, pack(Ending(drain_s)))  # arrives before a signal, which has no limit
         self._engine.shutdown(ShutdownOrder(drain_s, forget))
         return drain_s
 
@@ -199,7 +195,7 @@ class Controller:
     # Events
 
     def process_event(self, event: ProcessEvent) -> None:
-        """From the engine."""
+        """Handle an event of the engine."""
         if event.event == "recovered":
             adopt(self.observed, event.live, self._loop.time())
             self.unsubscribed.update(event.ingresses)
@@ -221,7 +217,7 @@ class Controller:
         self.kick()
 
     def replica_reported(self, report: Report, pickled: bytes, *, introduces: bool = False) -> None:
-        """From a replica; ``introduces`` on a new connection, before which orders and reports may have been lost."""
+        """Handle a report; ``introduces``: it is the first on a connection, so orders sent before may be lost."""
         now = self._loop.time()
         step = record_report(self.observed, self.desired, report, pickled, now, introduces=introduces)
         replica = self.observed.replicas.get(report.number)
@@ -251,12 +247,12 @@ class Controller:
         self.kick()
 
     def router_confirmed(self, router: int, version: int) -> None:
-        """A router uses this version of the table; 0 when it has just subscribed."""
+        """A router uses this version of the table; 0 if it has just subscribed."""
         self.observed.confirmed[router] = version
         self.kick()
 
     def ingress_subscribed(self, identity: str) -> None:
-        """An ingress is among those that changes wait for, by its router."""
+        """An ingress has subscribed: from now on changes wait for its confirmations."""
         self.unsubscribed.discard(identity)
 
     def router_lost(self, router: int) -> None:
@@ -266,17 +262,19 @@ class Controller:
     # Steps
 
     def kick(self) -> None:
-        """Plan again, soon."""
+        """Plan again on one of the next turns of the loop. Several calls before that make one plan."""
         if not self._kicked and not self._closing:
             self._kicked = True
             self._spawn(self._step())
 
     async def _step(self) -> None:
         async with self._turn:
+            # Reset first: an event that arrives during an await below must cause another plan.
             self._kicked = False
             if self._wake is not None:
                 self._wake.cancel()
                 self._wake = None
+            # An action changes what is observed, so the plan is made again until it has nothing but a wake-up.
             busy = True
             while busy:
                 busy = False
@@ -293,7 +291,7 @@ class Controller:
             self._publish()
 
     async def _conclude(self, action: reconcile.Confirm | reconcile.Revert) -> bool:
-        """Settle a backend's last change, for good or ill. False when the store refused: tried again later."""
+        """Complete or roll back a backend's last change. Returns False if the store failed; it is then tried again."""
         tag = action.backend
         failures = self.observed.failures.get(tag)
         try:
@@ -305,7 +303,7 @@ class Controller:
                 assert failures is not None
                 failed = self.desired.backends[tag].config_version
                 await self._durable.commit(wanted.revert(self.desired, tag))
-                failures.take_back(failed)
+                failures.roll_back(failed)
                 log.warning("backend %r could not be brought up as version %d; going back", tag, failed)
         except StoreError as error:
             log.error("%s", error)
@@ -325,7 +323,7 @@ class Controller:
         if isinstance(action, (reconcile.Confirm, reconcile.Revert, reconcile.WakeAt)):
             return
         if action.number not in self.observed.replicas:
-            return  # it ended while an earlier action of this plan was written to disk
+            return  # its process ended while an earlier action of this plan was committed
         replica = self.observed.replicas[action.number]
         if isinstance(action, reconcile.Configure):
             self._orders.configure(replica, self.desired.backends[replica.backend], others=action.others)
@@ -345,7 +343,7 @@ class Controller:
     async def _assign(self, replica: Replica) -> None:
         spec = self.desired.backends.get(replica.backend)
         if spec is None or spec.version != replica.version:
-            return  # not wanted any more; the plan kills it
+            return  # its version is not wanted any more, so the next plan kills it
         try:
             await self._orders.assign(replica, spec)
         except StoreError as error:
@@ -364,13 +362,13 @@ class Controller:
         )
         self._waiters.check(situation)
 
-    def _take(self, new: Desired) -> None:
+    def _on_commit(self, new: Desired) -> None:
         self.desired = new
         self._record_drain_limits()
         self.kick()
 
     def _record_drain_limits(self) -> None:
-        """Replicas keep the newest limits of their backend, also when that is deleted."""
+        """Copy each backend's drain limits to its replicas, which need them after the backend is deleted."""
         for replica in self.observed.replicas.values():
             spec = self.desired.backends.get(replica.backend)
             if spec is not None:
@@ -385,7 +383,7 @@ class Controller:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            # A bug of ours: better a fresh controller, which adopts everything, than one that has lost its place.
+            # A bug: a new controller, which adopts all replicas, is safer than one whose state may be inconsistent.
             log.critical("the controller failed and will be started again", exc_info=task.exception())
             raise SystemExit(1)
 

@@ -1,8 +1,8 @@
-"""What the operator wants. Pure: a state and a command in, a new state or an error out, nothing in between.
+"""Changes of desired state. Pure: a state and a command in, a new state or an error out.
 
-All validation that depends on what exists lives here. A change that needs replicas to come up (a new backend, a new
-version, more replicas, a new ``user_config``) leaves a *fallback*: the last specification that is known to work. The
-controller drops it when the change has come up, and goes back to it when the change cannot.
+All validation that depends on existing backends and endpoints is here. A change that needs new replicas or a new
+``user_config`` leaves a *fallback*: the last specification that is known to work. The controller removes it when the
+change is complete, and rolls back to it when the change fails.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ def apply(state: Desired, command: Change, free: FreeCapacity, now: str = "") ->
     """Carry out a command.
 
     Args:
-        now: the time of day, for the record.
+        free: what replicas may use.
+        now: time of day, for the history of traffic policies.
 
     Returns:
-        The new state, and a warning for the log (empty when there is none). The state is the same object when nothing
+        The new state, and a warning for the caller (empty if there is none). The state is the same object if nothing
         had to change.
 
     Raises:
@@ -78,12 +79,12 @@ def apply(state: Desired, command: Change, free: FreeCapacity, now: str = "") ->
 
 
 def confirm(state: Desired, tag: str) -> Desired:
-    """The backend's last change has come up: there is nothing to go back to any more."""
+    """The state after a backend's last change has completed: without its fallback."""
     return msgspec.structs.replace(state, fallbacks=without(state.fallbacks, tag))
 
 
 def revert(state: Desired, tag: str) -> Desired:
-    """The backend's last change cannot come up: go back to what worked, or to nothing."""
+    """The state after a backend's last change has failed: its fallback is restored, or a new backend removed."""
     fallback = state.fallbacks[tag]
     version = state.version + 1
     backends = state.backends
@@ -91,13 +92,14 @@ def revert(state: Desired, tag: str) -> Desired:
         if fallback.before is None:
             state = traffic.without_endpoint(state, fallback.endpoint)
         else:
+            # The policy stays: traffic may have been changed since the deploy, on purpose.
             policy = state.endpoints[fallback.endpoint].policy
             before = msgspec.structs.replace(fallback.before, policy=policy)
             state = msgspec.structs.replace(state, endpoints={**state.endpoints, fallback.endpoint: before})
     if fallback.spec is None:
         backends = without(backends, tag)
     else:
-        # A new config version, so that replicas that had taken the new configuration are given the old one again.
+        # A new config version, so that replicas that have applied the failed configuration are sent the old one.
         backends = {**backends, tag: msgspec.structs.replace(fallback.spec, config_version=version)}
     return msgspec.structs.replace(state, version=version, backends=backends, fallbacks=without(state.fallbacks, tag))
 
@@ -162,7 +164,7 @@ def _with_backend(
     endpoint: str | None = None,
     before: EndpointSpec | None = None,
 ) -> Desired:
-    """The state with a new or changed backend, checked."""
+    """Check a new or changed backend and add it to the state."""
     _check_config(spec.tag, spec.config, spec.traits)
     _check_description(spec)
     old = state.backends.get(spec.tag)
@@ -174,6 +176,7 @@ def _with_backend(
         or spec.config.num_replicas > old.config.num_replicas
         or spec.config.user_config != old.config.user_config
     )
+    # A second change before the first is complete keeps the first fallback: nothing newer is known to work.
     if needs_replicas and spec.tag not in fallbacks:
         fallbacks = {**fallbacks, spec.tag: Fallback(old, endpoint, before)}
     elif endpoint is not None and fallbacks[spec.tag].endpoint is None:
@@ -223,14 +226,17 @@ def _check_description(spec: BackendSpec) -> None:
 
 
 def _check_capacity(state: Desired, spec: BackendSpec, old: BackendSpec | None, free: FreeCapacity) -> None:
-    """Refuse what can never be placed beside what the other backends hold."""
+    """Raise if the backend's replicas can never be placed beside those of other backends.
+
+    What its own old version holds does not count: those replicas are removed one by one as new ones start.
+    """
     if old is not None and old.resources == spec.resources and spec.config.num_replicas <= old.config.num_replicas:
         return
     others = [a for tag, allocations in free.held.items() if tag != spec.tag for a in allocations]
     own = list(free.held.get(spec.tag, ())) if old is not None and old.version == spec.version else []
     ledger = CapacityLedger(free.capacity, [*others, *own])
     missing = spec.config.num_replicas - len(own)
-    for other in state.backends.values():  # what was promised and is not launched yet is not free
+    for other in state.backends.values():  # replicas that are wanted and not launched yet need their share too
         if other.tag != spec.tag:
             for _ in range(other.config.num_replicas - len(free.held.get(other.tag, ()))):
                 ledger.place(other.resources)
@@ -281,7 +287,7 @@ def _delete_endpoint(state: Desired, command: DeleteEndpoint) -> tuple[Desired, 
 
 
 def _routed(state: Desired) -> list[EndpointSpec]:
-    """Endpoints whose routes are taken: those there are, and those that a failed deploy would bring back."""
+    """Endpoints whose routes are taken: the existing ones, and those that a rollback would restore."""
     return [*state.endpoints.values(), *(f.before for f in state.fallbacks.values() if f.before is not None)]
 
 
@@ -342,7 +348,7 @@ def _deploy(state: Desired, command: Deploy, free: FreeCapacity, now: str) -> De
 
 
 def cpu_warning(desired: Desired, capacity: Capacity, machine_cpus: int) -> str:
-    """A warning when soft CPUs are asked for beyond what the machine has; empty otherwise."""
+    """A warning if replicas need more CPUs than the machine has and CPUs are not reserved; empty otherwise."""
     asked = sum(spec.config.num_replicas * spec.resources.num_cpus for spec in desired.backends.values())
     if capacity.num_cpus is not None or asked <= machine_cpus:
         return ""

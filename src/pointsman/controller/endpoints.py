@@ -1,4 +1,4 @@
-"""What the operator wants of an endpoint's traffic: weights, shadows, pins, and how they came to be. Pure.
+"""Changes of an endpoint's traffic: weights, shadows, pins, and their history. Pure.
 
 Part of ``desired``: a state and a command in, a new state or an error out.
 """
@@ -37,7 +37,7 @@ def apply(state: Desired, command: TrafficCommand, now: str) -> tuple[Desired, s
 
 
 def with_endpoint(state: Desired, endpoint: EndpointSpec, *, now: str, change: str, by: str) -> Desired:
-    """The state with a new or changed endpoint; when its policy is new, that goes into the history."""
+    """The state with a new or changed endpoint. A new policy is added to its history."""
     histories = state.histories
     there = state.endpoints.get(endpoint.name)
     if there is None or there.policy != endpoint.policy:
@@ -49,7 +49,7 @@ def with_endpoint(state: Desired, endpoint: EndpointSpec, *, now: str, change: s
 
 
 def without_endpoint(state: Desired, name: str) -> Desired:
-    """The state less an endpoint, its pins and its history."""
+    """The state without an endpoint, its pins and its history."""
     return msgspec.structs.replace(
         state,
         endpoints=without(state.endpoints, name),
@@ -59,7 +59,7 @@ def without_endpoint(state: Desired, name: str) -> Desired:
 
 
 def users_of(state: Desired, tag: str) -> list[str]:
-    """The endpoints that use a backend, quoted, with how they use it where it is not for their traffic."""
+    """The quoted names of endpoints that use a backend, each with how, if not by a weight."""
     users = []
     for name, endpoint in sorted(state.endpoints.items()):
         pinned = sum(backend == tag for backend in state.pins.get(name, Pins()).keys.values())
@@ -83,7 +83,7 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     for tag, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise ValueError(f"weight {weight!r} of backend {tag!r} must be a finite number of at least 0")
-    # Exactly rounded, so that the order of the dict cannot move a shard key; but it cannot sum what overflows.
+    # fsum is exactly rounded, so that the order of the dict cannot move a shard key; it raises where sums overflow.
     total = math.fsum(weights.values()) if max(weights.values()) < 2 else sum(weights.values())
     if abs(total - 1) > WEIGHT_TOLERANCE:
         raise ValueError(f"traffic weights must sum to 1, and these sum to {total:g}: {dict(weights)}")
@@ -141,7 +141,7 @@ def _roll_back(state: Desired, command: RollbackTraffic, now: str) -> Desired:
 def _with_policy(
     state: Desired, endpoint: EndpointSpec, policy: TrafficPolicy, *, now: str, change: str, by: str
 ) -> Desired:
-    """The state with another policy, under a new version; the same state when the policy is what it was."""
+    """The state with another policy, under a new version; the same object if the policy does not differ."""
     if policy.same_as(endpoint.policy):
         return state
     policy = msgspec.structs.replace(policy, version=state.version + 1)

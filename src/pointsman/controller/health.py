@@ -1,9 +1,10 @@
-"""Whether a replica is well: questions to its health thread, and what the answers (or their absence) mean.
+"""Finds unhealthy replicas: sends requests to their health threads and judges the answers, or their absence.
 
-    HealthWatch: every period -> question -> answer -> LastHealth -> examine -> Unhealthy -> the controller replaces it
+    HealthWatch: every period -> request -> answer -> LastHealth -> examine -> Unhealthy -> the controller replaces it
 
-A call that is still within its time is no sickness, whatever it does to its process: only a stopped process, or one
-that has nothing to excuse it, is given up for its silence. :func:`examine` is pure; the watch only keeps the time.
+A replica is never replaced because of a call that is within its time limit, even if that call blocks the whole process
+(decision 0018). Silence counts only if the process is stopped by a signal or no running call explains it.
+:func:`examine` is pure; the watch keeps the time.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ LONGEST_TICK_S = 1.0
 
 
 class Circumstances(NamedTuple):
-    """What may excuse silence.
+    """What may explain a replica's silence.
 
     Attributes:
-        stopped: the process was stopped by a signal, as far as is known.
-        has_started: the replica's note in shared memory says that a call has started and is not over.
-        declared_s: how long a call may take.
+        stopped: the process is known to be stopped by a signal.
+        has_started: the replica's shared memory shows a call that has started and not ended.
+        declared_s: the longest limit that a call may have.
     """
 
     stopped: bool
@@ -37,19 +38,21 @@ class Circumstances(NamedTuple):
 
 
 def examine(replica: Replica, config: BackendConfigSpec, now: float, about: Callable[[], Circumstances]) -> str:
-    """Look at what is known of a serving replica and note in it what is wrong.
+    """Judge a serving replica; sets its ``unhealthy`` if it must be replaced.
 
     Args:
-        about: asked only when the replica is silent.
+        about: returns the circumstances; called only if the replica is silent, since it reads files.
 
     Returns:
-        A remark for the status when something is odd, and not yet a reason to replace the replica.
+        A warning for the status: why the replica must be replaced, or what is unusual; empty if all is well.
     """
     last, answer = replica.health, replica.health.answer or HealthAnswer(0)
     grace_s = config.health_check_failures * config.health_check_timeout_s
     silent_s = now - last.answered_at
     if silent_s > config.health_check_period_s + grace_s:
         why = about()
+        # The replica has told how long its calls may take. A call that started after that answer is known by shared
+        # memory alone; it gets the longest limit of any call.
         patience_s = max(answer.patience_s or 0.0, why.declared_s if why.has_started else 0.0)
         if not why.stopped and silent_s <= patience_s + grace_s and patience_s:
             return f"busy, not responding for {silent_s:.0f} s, with calls that may take {patience_s:.0f} s"
@@ -81,21 +84,21 @@ def _examine_check(replica: Replica, config: BackendConfigSpec, answer: HealthAn
     error = "" if hanging else answer.check_error
     if failures < config.health_check_failures:
         return f"check_health failed {failures} times: {text}"
-    # What it runs may still end well, so it leaves as in a scale-down instead of being killed.
+    # Its calls may still succeed, so it drains as in a scale-down instead of being killed.
     found = Unhealthy(Reason.HEALTH_CHECK_FAILED, text, error=error, traceback=answer.check_traceback, kill=False)
     replica.unhealthy = found
     return text
 
 
 class HealthWatch:
-    """Asks every serving replica how it is, and tells when one is found to be unhealthy.
+    """Requests the health of every serving replica, and reports unhealthy ones.
 
     Args:
-        observed: whose replicas are asked.
-        desired: gives the present desired state.
-        asks: sends a question.
-        circumstances: what may excuse a replica's silence.
-        on_unhealthy: told of each replica that was found to be unhealthy, once.
+        observed: has the replicas.
+        desired: returns the current desired state.
+        peers: sends the requests.
+        circumstances: returns what may explain a replica's silence.
+        on_unhealthy: called once for each replica that is found to be unhealthy.
     """
 
     def __init__(
@@ -117,13 +120,13 @@ class HealthWatch:
         self._ticked = 0.0
 
     def on_answer(self, number: int, answer: HealthAnswer) -> None:
-        """A replica has answered."""
+        """Record a replica's answer."""
         replica = self._observed.replicas.get(number)
         if replica is not None:
             replica.health.answered_at, replica.health.answer = self._loop.time(), answer
 
     def begin(self) -> None:
-        """There may be somebody to watch."""
+        """Start the periodic check if it is not running. It ends by itself when no replica serves."""
         if self._timer is None:
             self._ticked = self._loop.time()
             self._tick()
@@ -145,7 +148,7 @@ class HealthWatch:
                 continue
             periods.append(spec.config.health_check_period_s)
             if now - before > max(LONGEST_TICK_S, spec.config.health_check_period_s):
-                # This process was stopped itself, perhaps with all others: nobody could have answered.
+                # This process was itself stopped or starved, perhaps with the whole machine: silence proves nothing.
                 replica.health.answered_at = max(replica.health.answered_at, now)
             self._look(replica, spec.config, now)
         if periods:
@@ -156,6 +159,6 @@ class HealthWatch:
         replica.health.warning = examine(replica, config, now, lambda: self._circumstances(replica))
         if replica.unhealthy:
             self._on_unhealthy(replica)
-        elif now >= replica.health.ask_at:
-            replica.health.ask_at = now + config.health_check_period_s
+        elif now >= replica.health.next_request_at:
+            replica.health.next_request_at = now + config.health_check_period_s
             self._peers.request_health(replica.number)

@@ -1,4 +1,4 @@
-"""A controller of the Ray engine: its store is the cluster's (or a file), its engine the cluster."""
+"""Main of a controller on the Ray engine. Its store is the cluster's key-value store, or a file in ``state_dir``."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ from pointsman.wire.address import node_here, tcp_address
 from pointsman.wire.handover import ClusterHandover, ControllerHandover
 from pointsman.wire.stream import listen_private, listen_tcp
 
+DRIVER_GONE_DRAIN_S = 1.0
+"""How long running requests may take once the driver of a bound instance exits."""
+
 
 async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Running], object]) -> None:
-    """Be the controller until the instance has ended.
+    """Run the controller until the instance has ended.
 
     Args:
         host: this node's address.
-        running: told once everyone is let in.
+        running: called once connections are accepted.
 
     Raises:
         ServeException: the state folder cannot be used.
@@ -55,8 +58,8 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         stopped.set()
 
     control = listen_private(folder.socket("ctl"))
-    abroad = listen_tcp(host)
-    where = WhereAbouts(node_here(), control.getsockname(), tcp_address(*abroad.getsockname()[:2]))
+    remote = listen_tcp(host)  # for processes on other nodes; those of this node use the Unix socket
+    where = WhereAbouts(node_here(), control.getsockname(), tcp_address(*remote.getsockname()[:2]))
     metrics = listen_for_metrics(settings.metrics) if settings.metrics is not None else None
     metrics_port = metrics.getsockname()[1] if metrics is not None else 0
     if settings.state_dir:
@@ -69,7 +72,7 @@ async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Run
         if settings.state_dir
         else KeyValueStore(KeyValues(given.namespace)),
         engine=lambda events, peers: RayEngine(events, peers, given, on_end=ended),
-        listeners=[control, abroad],
+        listeners=[control, remote],
         stopped=stopped,
         metrics=metrics,
         node_address=host,

@@ -1,5 +1,5 @@
-"""What is there, as events and reports tell: replicas, what went wrong, what routers know. No I/O but the log; the
-time is an argument.
+"""The observed state: replicas, failures and the tables that routers use, from events and reports. No I/O but the
+log; the time is an argument.
 
 Only the functions of this module, called by the controller's shell, change it; :mod:`~pointsman.controller.reconcile`
 only reads it.
@@ -21,7 +21,7 @@ from pointsman.wire.messages import SERVED_S, HealthAnswer, Message, Report, unp
 
 
 class Phase(IntEnum):
-    """Where a replica is in its life."""
+    """The phases of a replica's life, in order; see :mod:`~pointsman.controller.reconcile`."""
 
     LAUNCHED = 0
     STARTING = 1
@@ -33,7 +33,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True)
 class Unhealthy:
-    """Why a serving replica has to be replaced. With ``kill`` at once, otherwise it may finish what it runs."""
+    """Why a serving replica must be replaced. With ``kill`` it ends at once, otherwise it drains first."""
 
     reason: Reason
     text: str
@@ -44,19 +44,38 @@ class Unhealthy:
 
 @dataclass
 class LastHealth:
-    """What a replica's health thread has told."""
+    """The last answer of a replica's health thread.
+
+    Attributes:
+        answered_at: time of that answer; until there is one, when the replica got ready.
+        next_request_at: when the thread is asked next.
+        warning: what is unusual, for the status; not yet a reason to replace the replica.
+    """
 
     answered_at: float = 0.0
-    """When it answered last; the beginning of its service until then."""
-    ask_at: float = 0.0
+    next_request_at: float = 0.0
     answer: HealthAnswer | None = None
     warning: str = ""
-    """What is odd about it, for the status."""
 
 
 @dataclass
 class Replica:
-    """What the controller knows of one replica."""
+    """What the controller knows of one replica.
+
+    Attributes:
+        since: when ``phase`` began.
+        node, address, tcp: where it listens, as in a ``ReplicaRef``; empty until it has reported.
+        config_version: the configuration that it has applied.
+        sent_version: the configuration that it was last sent.
+        left_at: version of the first routing table without it; 0 until that is published.
+        adopted: launched by an earlier controller, and has not reported to this one.
+        served: it has reported that it has answered a call, or that it was ready for a while before this controller
+            knew it.
+        killed: the engine was ordered to kill it.
+        start_reason: ``initial``, ``scale``, ``failure`` or ``update``.
+        drain_confirm_s, drain_timeout_s: the drain limits of its backend, kept for when that is deleted.
+        has_close: whether its user code has a ``close`` method, which may take the drain limit once more.
+    """
 
     number: int
     tag: str
@@ -64,75 +83,70 @@ class Replica:
     version: int
     allocation: Allocation
     since: float
-    """When ``phase`` began."""
     phase: Phase = Phase.LAUNCHED
     pid: int = 0
     node: str = ""
     address: str = ""
     tcp: str = ""
-    """Where it listens, as in a ``ReplicaRef``; empty until it has said so."""
     config_version: int = 0
-    """The configuration that the replica has applied."""
     sent_version: int = 0
-    """The configuration that it was last told to apply."""
     left_at: int = 0
-    """Version of the first routing table without it; 0 until that is published."""
     adopted: bool = False
-    """Launched by an earlier controller, and not heard of yet by this one."""
     served: bool = False
-    """It has said that it has answered a call, or that it was ready for a while before this controller knew it."""
     killed: bool = False
     health: LastHealth = field(default_factory=LastHealth)
     unhealthy: Unhealthy | None = None
     start_reason: str = "initial"
-    """``initial``, ``scale``, ``failure`` or ``update``."""
     drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
-    """The limits of its backend's drain, kept for when that is deleted."""
     has_close: bool = False
-    """Whether its user code may take up to its drain limit once more when it is stopped."""
 
     @property
     def is_current(self) -> bool:
-        """Whether it serves, or will."""
+        """True if it serves or is on its way to, and need not be replaced."""
         return self.phase <= Phase.READY and self.unhealthy is None
 
     @property
     def load(self) -> int:
-        """Calls in it when it was asked last."""
+        """The number of calls in it, as of its last health answer."""
         return self.health.answer.load if self.health.answer is not None else 0
 
     def has_served(self, now: float) -> bool:
-        """Whether its end is a loss, and not a start that failed. One that an earlier controller has launched and that
-        has not been heard of is given the benefit of the doubt."""
+        """True if its end counts as a loss, False if it counts as a failed start. An adopted replica that has not
+        reported may have served, so its end counts as a loss."""
         return self.adopted or self.served or (self.phase >= Phase.READY and now >= self.since + SERVED_S)
 
     def enter(self, phase: Phase, now: float) -> None:
-        """Move on to a later phase; a phase that lies behind is ignored."""
+        """Enter a later phase. An earlier one is ignored: reports may be repeated."""
         if phase > self.phase:
             self.phase, self.since = phase, now
 
 
 @dataclass
 class Observed:
-    """What is there, as events have told. The controller's shell changes it; :func:`plan` only reads it."""
+    """The observed state.
+
+    Attributes:
+        replicas: by number, until their process has exited.
+        failures: by backend.
+        confirmed: router -> version of the table that it uses.
+    """
 
     capacity: Capacity = field(default_factory=Capacity)
     replicas: dict[int, Replica] = field(default_factory=dict)
     failures: dict[str, Failures] = field(default_factory=dict)
     confirmed: dict[int, int] = field(default_factory=dict)
-    """Router -> version of the table that it uses."""
 
     def of(self, backend: str) -> list[Replica]:
         return [replica for replica in self.replicas.values() if replica.backend == backend]
 
     def recovered(self, backend: str, now: float) -> bool:
-        """Whether a replica of a backend has come up and served since the last start there that failed."""
+        """True if a replica of the backend has got ready and served since the last failed start."""
         failed_at = self.failures[backend].failed_at if backend in self.failures else float("-inf")
         return any(r.phase is Phase.READY and r.since > failed_at and r.has_served(now) for r in self.of(backend))
 
     def validate(self) -> None:
-        """Raise AssertionError when the picture contradicts itself."""
+        """Raise AssertionError if the state is inconsistent. For tests."""
         tags = [replica.tag for replica in self.replicas.values()]
         assert len(tags) == len(set(tags)), "two replicas share a tag"
         shares: dict[int, float] = {}
@@ -146,7 +160,7 @@ log = logging.getLogger(__name__)
 
 
 def adopt(observed: Observed, live: Mapping[int, tuple[int, bytes]], now: float) -> None:
-    """Take over what an earlier controller launched: number -> pid and its metadata."""
+    """Take over the replicas of an earlier controller, given by number as pid and launch metadata."""
     for number, (pid, packed) in live.items():
         metadata = unpack(packed, LaunchMetadata)
         observed.replicas[number] = Replica(
@@ -166,7 +180,7 @@ def adopt(observed: Observed, live: Mapping[int, tuple[int, bytes]], now: float)
 
 
 def start_reason(spec: BackendSpec, desired: Desired, observed: Observed) -> str:
-    """Why a replica is to be started now: ``initial``, ``scale``, ``failure`` or ``update``."""
+    """Why the next replica is launched, for the metrics: ``initial``, ``scale``, ``failure`` or ``update``."""
     failures, mine = observed.failures.get(spec.tag), observed.of(spec.tag)
     if failures is not None and failures.count:
         return "failure"
@@ -181,19 +195,19 @@ def start_reason(spec: BackendSpec, desired: Desired, observed: Observed) -> str
 
 
 class NextStep(Enum):
-    """What a replica's report asks for."""
+    """What the controller does next after a replica's report."""
 
     NOTHING = auto()
     ASSIGN = auto()
-    """It waits to be told what to run."""
+    """Send its assignment, which it waits for."""
     WATCH = auto()
-    """It serves: its health is to be asked for."""
+    """Request its health from now on: it serves."""
     DRAIN = auto()
-    """It does not know yet that it is to finish what it runs."""
+    """Order it to drain once more: it has missed the first order."""
     STOP = auto()
-    """It has finished what it ran."""
+    """Order it to stop: it has drained."""
     KILL = auto()
-    """It cannot go on."""
+    """Kill it: its user code has failed."""
 
 
 STEPS = {
@@ -202,20 +216,21 @@ STEPS = {
     "draining": (Phase.DRAINING, NextStep.NOTHING),
     "drained": (Phase.STOPPING, NextStep.STOP),
 }
-"""What a report says of a replica's life, by its ``state``; ``ready`` and ``failed`` say more."""
+"""Phase and next step by the ``state`` of a report; ``ready`` and ``failed`` need functions of their own."""
 
 
 def record_report(
     observed: Observed, desired: Desired, report: Report, pickled: bytes, now: float, *, introduces: bool = False
 ) -> NextStep:
-    """A replica says how it is; ``introduces`` when it has just connected, so that orders to it may have been lost."""
+    """Record a replica's report. ``introduces`` is True for the first one on a connection: orders sent before may have
+    been lost."""
     replica = observed.replicas.get(report.number)
     if replica is None:
         log.warning("a replica numbered %d reported, and no such replica is known", report.number)
         return NextStep.NOTHING
     replica.adopted = False
     replica.served = replica.served or report.served
-    if introduces:
+    if introduces:  # a configuration sent on the lost connection may not have arrived: ``plan`` sends it again
         replica.sent_version = report.config_version
     replica.node, replica.address, replica.tcp = report.node, report.address, report.tcp
     if report.state == "failed":
@@ -229,7 +244,7 @@ def record_report(
 
 
 def _record_ready(observed: Observed, replica: Replica, report: Report, now: float) -> None:
-    """A replica has come up, or has applied a new configuration."""
+    """A replica got ready, or has applied a new configuration."""
     replica.config_version = report.config_version
     replica.sent_version = max(replica.sent_version, report.config_version)
     if replica.phase < Phase.READY:
@@ -238,7 +253,7 @@ def _record_ready(observed: Observed, replica: Replica, report: Report, now: flo
         replica.health.answered_at = now
         failures = observed.failures.get(replica.backend)
         if failures is not None and failures.reason is Reason.CONSTRUCTOR_FAILED and not failures.rolled_back:
-            failures.count = 0  # tries count in a row
+            failures.count = 0  # failed constructors count in a row
 
 
 def _record_failed(
@@ -248,28 +263,28 @@ def _record_failed(
     log.warning("%s failed: %s: %s", replica.tag, report.error, report.text)
     if report.reason in RECONFIGURE_REASONS:
         replica.sent_version = max(replica.sent_version, report.config_version)
-        if replica.phase < Phase.READY:  # it came up before, though this controller has not seen it
+        if replica.phase < Phase.READY:  # it got ready under an earlier controller
             replica.enter(Phase.READY, now)
             replica.health.answered_at = now
     if replica.phase > Phase.READY:
-        return NextStep.NOTHING  # it is on its way out, and may finish what it runs
+        return NextStep.NOTHING  # it is being removed, and may finish its calls
     spec, serves = desired.backends.get(replica.backend), replica.phase is Phase.READY
     if spec is None or replica.version != spec.version:
-        return NextStep.NOTHING if serves else NextStep.KILL  # what an old version says is no verdict on the new one
+        return NextStep.NOTHING if serves else NextStep.KILL  # a failure of an old version does not count for the new
     if serves and report.config_version < spec.config_version:
-        # Another replica was quicker to refuse that configuration: it was taken back, and the old one is coming.
+        # Another replica has refused that configuration before: it is rolled back already, and the old one follows.
         return NextStep.NOTHING
     failures = observed.failures.setdefault(replica.backend, Failures())
     failures.reason = report.reason or Reason.CONSTRUCTOR_FAILED
     failures.error, failures.text = report.error, report.text
     failures.traceback, failures.pickled = report.traceback, pickled
     _count(failures, observed, desired, replica, now, served=serves)
-    # One that serves and could not take a new configuration is given the old one again.
+    # A serving replica that refused a new configuration is sent the old one again by the rollback.
     return NextStep.NOTHING if serves and replica.backend in desired.fallbacks else NextStep.KILL
 
 
 def record_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: float) -> None:
-    """A replica's process is gone."""
+    """Record that a replica's process has exited."""
     replica = observed.replicas.pop(event.number, None)
     if replica is None:
         return
@@ -278,10 +293,10 @@ def record_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: 
         return
     log.warning("%s died: %s", replica.tag, event.exit)
     if event.blameless or replica.phase > Phase.READY:
-        return  # nobody takes the place of one that was on its way out
+        return  # no fault of the code, or no replica to be replaced: it was being removed
     spec = desired.backends.get(replica.backend)
     if spec is None or spec.version != replica.version:
-        return  # the death of an old version says nothing about the new one
+        return  # a failure of an old version does not count for the new one
     failures = observed.failures.setdefault(replica.backend, Failures())
     failures.reason, failures.error = Reason.REPLICA_DIED, ""
     failures.text = f"replica {replica.tag} died ({event.exit})"
@@ -290,7 +305,7 @@ def record_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: 
 
 
 def record_unhealthy(observed: Observed, desired: Desired, replica: Replica, now: float) -> None:
-    """A serving replica was found to be unhealthy, and will be replaced."""
+    """Record that a serving replica is unhealthy; ``plan`` replaces it."""
     found = replica.unhealthy
     assert found is not None
     log.warning("%s (pid %d) is replaced, %s: %s", replica.tag, replica.pid, found.reason.value, found.text)
@@ -307,7 +322,7 @@ def record_unhealthy(observed: Observed, desired: Desired, replica: Replica, now
 def _count(
     failures: Failures, observed: Observed, desired: Desired, replica: Replica, now: float, *, served: bool
 ) -> None:
-    """Count the failure of a replica: as a loss where it had ``served``, else as a start that failed."""
+    """Count the failure of a replica: a loss if it had ``served``, else a failed start."""
     if not served:
         failures.start_failed(now, recovered=observed.recovered(replica.backend, now))
         return
@@ -319,7 +334,7 @@ def _count(
 
 
 def forget_failures(observed: Observed, command: Change) -> None:
-    """A new order for a backend is a new start."""
+    """Reset the failures of the backend that a command creates or changes, so that its replicas start at once."""
     if isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
         failures = observed.failures.get(command.name if isinstance(command, Deploy) else command.tag)
         if failures is not None:
@@ -327,7 +342,7 @@ def forget_failures(observed: Observed, command: Change) -> None:
 
 
 def free_capacity_of(observed: Observed) -> FreeCapacity:
-    """The node's capacity, and what each backend's replicas hold of it."""
+    """The capacity of the nodes, and what each backend's replicas hold of it."""
     held: dict[str, tuple[Allocation, ...]] = {}
     for replica in observed.replicas.values():
         held[replica.backend] = (*held.get(replica.backend, ()), replica.allocation)
@@ -335,7 +350,7 @@ def free_capacity_of(observed: Observed) -> FreeCapacity:
 
 
 class LaunchMetadata(Message, frozen=True):
-    """What a controller must know of a replica that its predecessor launched."""
+    """What the next controller must know of a running replica. The engine keeps it and returns it in ``recovered``."""
 
     backend: str
     version: int

@@ -1,5 +1,5 @@
-"""What replicas are launched with (number, tag, keys, environment) and told (what to run, with which configuration,
-when to finish).
+"""What replicas are launched with (number, tag, keys, environment), and the messages sent to them (what to run, the
+configuration, when to drain and stop).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from pointsman.wire.stream import Stream
 
 @dataclass(frozen=True, eq=False)
 class Subscription:
-    """A process that gets routing tables.
+    """A process that receives routing tables.
 
     Attributes:
         number: of its router, as in ``Observed.confirmed``.
-        ingress: whether it is an HTTP server.
+        ingress: whether it is an ingress.
     """
 
     number: int
@@ -44,8 +44,8 @@ class Subscription:
 
 
 class Peers(Protocol):
-    """The connections to replicas and routers, as the controller uses them. ``connections`` has them; tests have
-    others."""
+    """The connections to replicas and routers, as the controller uses them. Implemented by ``connections``, and by the
+    fakes of ``pointsman.testing``. A message to a process that is not connected is dropped."""
 
     def send_to_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
 
@@ -59,11 +59,11 @@ class Peers(Protocol):
 
 
 class ReplicaOrders:
-    """Sends orders; what comes of them is reported.
+    """Sends orders to replicas, which answer with reports.
 
     Args:
-        peers: how to reach replicas.
-        durable: has the code.
+        peers: connections to replicas.
+        durable: stores the code.
     """
 
     def __init__(self, peers: Peers, durable: DurableState) -> None:
@@ -71,7 +71,7 @@ class ReplicaOrders:
         self._durable = durable
 
     async def assign(self, replica: Replica, spec: BackendSpec) -> None:
-        """Say what to run.
+        """Send the code to run, with its configuration.
 
         Raises:
             StoreError: the code cannot be read.
@@ -92,23 +92,23 @@ class ReplicaOrders:
         self._peers.send_to_replica(replica.number, Kind.ASSIGN, pack(assignment), blob + user_config)
 
     def configure(self, replica: Replica, spec: BackendSpec, *, others: bool) -> None:
-        """Give a running replica its backend's newest configuration; ``others`` take its calls meanwhile, or nobody."""
+        """Send the newest configuration. With ``others``, other replicas take the calls that wait here meanwhile."""
         replica.sent_version = spec.config_version
         config, user_config = _apart(spec)
         head = ConfigureHead(config, spec.config_version, spec.config.drain_timeout_s, others)
         self._peers.send_to_replica(replica.number, Kind.CONFIGURE, pack(head), user_config)
 
     def stop(self, replica: Replica) -> None:
-        """Have it exit."""
+        """Order the process to exit."""
         self._peers.send_to_replica(replica.number, Kind.STOP, b"")
 
     def drain(self, replica: Replica) -> None:
-        """Have it refuse what is new and finish what runs."""
+        """Order the replica to refuse new calls and finish running ones."""
         self._peers.send_to_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
 
 
 def _apart(spec: BackendSpec) -> tuple[ReplicaConfig, bytes]:
-    """What replicas act on, and its ``user_config`` by itself, which may be large."""
+    """The configuration, and its ``user_config`` apart: it may be larger than a frame's head can be."""
     config = spec.config.for_replica()
     return msgspec.structs.replace(config, user_config=None), config.user_config or b""
 
@@ -122,8 +122,9 @@ class Launcher:
     """Makes launch orders.
 
     Args:
-        handover: what this controller was given.
-        epoch: which controller of the instance this is; numbers of different epochs never meet.
+        handover: start arguments of this controller.
+        epoch: number of this controller in the instance's life. Replica numbers begin at its multiple, so that those
+            of different controllers differ.
         environ: the instance's environment, as of ``start``.
     """
 
@@ -135,7 +136,7 @@ class Launcher:
     def order(
         self, action: reconcile.Launch, *, now: float, tags: Collection[str], reason: str
     ) -> tuple[Replica, LaunchOrder]:
-        """A new replica for ``action``, whose tag is none of ``tags``, and the order that starts its process."""
+        """Create a replica for ``action``, with a tag that is not in ``tags``, and the order to start its process."""
         spec, share = action.spec, _share(action.allocation)
         self._next += 1
         number = self._next
@@ -158,7 +159,7 @@ class Launcher:
             number=number,
             control_path=self._handover.control_path,
             control_key=derive_key(settings.master_key, ROLE_REPLICA, str(number)),
-            # A number, never a name, becomes part of a path.
+            # Paths of sockets are built from numbers, never from names that users choose.
             address=str(Path(self._handover.folder) / "r" / str(number)),
             data_key=self.data_key(number),
             grant=derive_key(settings.master_key, ROLE_GRANT, str(number)) if settings.client_in_replicas else b"",
@@ -179,7 +180,7 @@ class Launcher:
         return replica, order
 
     def data_key(self, number: int) -> bytes:
-        """What routers must prove to this replica."""
+        """The key that routers must prove to this replica."""
         return derive_key(self._handover.settings.master_key, ROLE_ROUTER, str(number))
 
     def _variables(self, action: reconcile.Launch) -> dict[str, str]:
@@ -187,14 +188,14 @@ class Launcher:
         environment = action.spec.origin.environment
         if THREADS_VARIABLE not in (environment.over(self._environ) if environment else self._environ):
             variables[THREADS_VARIABLE] = str(max(1, int(action.spec.resources.num_cpus)))
-        if not action.allocation.node:  # elsewhere the cluster knows its nodes' devices
+        if not action.allocation.node:  # Ray sets this variable itself
             variables[DEVICES_VARIABLE] = visible_devices(action.allocation, self._handover.capacity)
         return variables
 
 
 def _share(allocation: Allocation) -> Allocation:
-    """What a replica holds of its node, without what its process is set up with: the notes of all replicas travel
-    together."""
+    """The allocation without the settings of the process: the metadata of all replicas is sent in one message, which
+    must stay small."""
     amounts = msgspec.structs.replace(allocation.resources, env_vars={}, working_dir="", py_modules=())
     return msgspec.structs.replace(allocation, resources=amounts)
 

@@ -1,9 +1,11 @@
-"""From what is wanted and what is there to what to do next. Pure and never waiting: asked again after each event.
+"""Compares desired and observed state and returns the next actions. Pure; the controller calls it after each event.
 
     plan(desired, observed, now) -> [Launch, Configure, Leave, Drain, Kill, Confirm, Revert, WakeAt]
 
 A replica's life:  LAUNCHED -> STARTING -> READY -> LEAVING -> DRAINING -> STOPPING -> (gone)
-Adding comes before removing; removing is: out of the table, routers confirm (or a grace passes), drain, stop, kill.
+Replicas are added before others are removed. A removal takes five steps, so that no request is lost: the replica leaves
+the routing table, all routers confirm that table (or ``drain_confirm_s`` passes), it drains, it stops, and it is killed
+if it does not exit.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec
 
 START_TRIES = 3
-"""A change whose replicas failed this often in a row is taken back."""
+"""A change whose replicas fail this often in a row is rolled back."""
 LAUNCH_TIMEOUT_S = 60.0
+"""How long a new process may take to its first report. Interpreters of large environments start slowly."""
 ADOPT_TIMEOUT_S = 5.0
+"""How long an adopted replica may take to report to the new controller. It runs already and only has to reconnect."""
 STOP_GRACE_S = 2.0
+"""How long a drained replica may take to exit, apart from the time that its ``close`` method has."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Launch:
 
 @dataclass(frozen=True)
 class Configure:
-    """Tell a running replica its backend's newest configuration. With ``others`` it takes no calls meanwhile."""
+    """Send a running replica the newest configuration. With ``others`` it takes no calls while it applies it: other
+    replicas serve."""
 
     number: int
     others: bool = False
@@ -40,7 +46,7 @@ class Configure:
 
 @dataclass(frozen=True)
 class Leave:
-    """Take the replica out of the next routing table."""
+    """Leave the replica out of the next routing table."""
 
     number: int
 
@@ -58,21 +64,21 @@ class Kill:
 
 @dataclass(frozen=True)
 class Confirm:
-    """The backend's last change has come up."""
+    """The backend's last change is complete."""
 
     backend: str
 
 
 @dataclass(frozen=True)
 class Revert:
-    """The backend's last change cannot come up."""
+    """The backend's last change cannot complete: roll it back."""
 
     backend: str
 
 
 @dataclass(frozen=True)
 class WakeAt:
-    """Nothing to do before ``time`` unless something happens."""
+    """Plan again at ``time``, if no event comes before."""
 
     time: float
 
@@ -81,7 +87,7 @@ Action = Launch | Configure | Leave | Drain | Kill | Confirm | Revert | WakeAt
 
 
 def plan(desired: Desired, observed: Observed, now: float) -> list[Action]:
-    """What to do now, in order; the last action is a :class:`WakeAt` when time alone will change the answer."""
+    """The actions to carry out now, in order. The last one is a :class:`WakeAt` if the plan changes with time alone."""
     actions: list[Action] = []
     wakes: list[float] = []
     for number, action, wake in _leavers(desired, observed, now):
@@ -89,6 +95,8 @@ def plan(desired: Desired, observed: Observed, now: float) -> list[Action]:
             actions.append(action)
         if wake is not None and number in observed.replicas:
             wakes.append(wake)
+    # One ledger for all backends, so that no GPU is given to two launches of the same plan. A replica holds its share
+    # until its process has exited, whatever its phase.
     ledger = CapacityLedger(observed.capacity, (replica.allocation for replica in observed.replicas.values()))
     for spec in desired.backends.values():
         for item in _backend(spec, desired, observed, ledger, now):
@@ -102,7 +110,7 @@ def plan(desired: Desired, observed: Observed, now: float) -> list[Action]:
 
 
 def is_settled(desired: Desired, observed: Observed, backend: str) -> bool:
-    """Whether a backend is exactly as wanted: nothing starting, nothing left over; or gone without a trace."""
+    """True if a backend has exactly its wanted replicas, all up to date; for a deleted backend, if none is left."""
     mine = observed.of(backend)
     spec = desired.backends.get(backend)
     if spec is None:
@@ -129,7 +137,10 @@ def _is_silent(replica: Replica, now: float) -> bool:
 
 
 def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple[int, Action | None, float | None]]:
-    """Replicas on their way out, or stuck on their way in."""
+    """The next step of each replica that is being removed, is unhealthy or does not start, whatever its backend needs.
+
+    Yields number, action (None if there is none yet) and the time at which to look again (None if events tell).
+    """
     for replica in observed.replicas.values():
         number, phase = replica.number, replica.phase
         spec = desired.backends.get(replica.backend)
@@ -143,8 +154,10 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
             yield number, None, replica.since + limit_s
         if phase is Phase.LEAVING:
             if not replica.left_at:
-                continue  # routers may choose it until a table without it is published
+                continue  # routers send it calls until a table without it is published
             confirm_s = replica.drain_confirm_s
+            # A replica that drains refuses calls. Draining only after every router has the new table spares callers
+            # the detour; the limit keeps a router that hangs from blocking the removal.
             routers_know = all(v >= replica.left_at for v in observed.confirmed.values())
             if routers_know or now >= replica.since + confirm_s:
                 yield number, Drain(number), None
@@ -164,80 +177,102 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
                 yield number, None, replica.since + limit_s
         elif replica.unhealthy is not None:
             yield number, Kill(number, replica.unhealthy.text) if replica.unhealthy.kill else Leave(number), None
-        elif spec is None and not replica.adopted:  # one that was adopted may serve: it will say so
+        elif spec is None and not replica.adopted:  # an adopted one may serve: its report tells whether to drain it
             yield number, _remove(replica), None
 
 
 def _backend(
     spec: BackendSpec, desired: Desired, observed: Observed, ledger: CapacityLedger, now: float
 ) -> Iterator[Action]:
+    """Settle the backend's last change, send configurations, add replicas, then remove others."""
+    # Silent replicas do not count: this same plan kills them, and their successors need not wait for the exit.
     mine = [
         replica
         for replica in observed.of(spec.tag)
         if replica.is_current and not replica.killed and not _is_silent(replica, now)
     ]
-    # Where old and new do not fit side by side, one replica at a time makes way, and the next only once its successor
-    # serves: a plan that looked at room alone would send them all away at once.
-    swapping = any(not replica.is_current or replica.killed for replica in observed.of(spec.tag))
     current = [replica for replica in mine if replica.version == spec.version]
     old = [replica for replica in mine if replica.version != spec.version]
     for replica in old:
-        # Nobody gives it an assignment any more, so it would start for ever.
+        # Only the newest version is assigned to replicas, so one of an old version that waits would never start.
         if replica.phase < Phase.READY and not replica.adopted:
             yield Kill(replica.number, "its version is not wanted any more")
     old = [replica for replica in old if replica.phase is Phase.READY or replica.adopted]
     up = [replica for replica in current if _is_up(replica, spec)]
-    failures = observed.failures.get(spec.tag)
+    proven = _proven(spec, desired, up, now)
     wanted = spec.config.num_replicas
 
-    proven = _proven(spec, desired, up, now)
     if spec.tag in desired.fallbacks:
+        failures = observed.failures.get(spec.tag)
+        # ``rolled_back`` is reset by the next command for the backend, so one change is never rolled back twice.
         if failures is not None and not failures.rolled_back and _is_hopeless(failures):
             yield Revert(spec.tag)
-            return
+            return  # what follows would act on a specification that the revert replaces
         if len(proven) >= wanted:
             yield Confirm(spec.tag)
         elif len(proven) < len(up):
             yield WakeAt(min(r.since for r in up if r not in proven) + spec.config.rollout_watch_s)
 
     yield from _configures(spec, current)
-    # Whether an adopted replica serves is not known yet, and one that does must not be ended as if it did not.
+
+    # An adopted replica was launched by an earlier controller and has not reported yet. It may serve users now, or may
+    # never have started. Until its report, or ADOPT_TIMEOUT_S, nothing of the backend is removed: killing it as a
+    # replica that starts would cut requests, and removing another instead could take the only one that serves. Adding
+    # is safe meanwhile, since one replica too many is removed once all have reported.
     unknown = any(replica.adopted for replica in mine)
+
+    # Adding comes before removing: a new replica is launched beside the old ones, and an old one is removed (below)
+    # only for each new one that has proven itself. So ``wanted - max_unavailable`` replicas serve throughout, unless a
+    # replica dies or there is no free capacity for two versions.
     missing = wanted - len(current)
     if missing > 0:
+        # Where old and new do not fit side by side, an old replica makes way first (see ``_launches``), one at a time.
+        # The next swap waits until the last one is over: nothing of the backend is leaving, since its resources are
+        # free only when its process has exited, and every new replica has proven itself. A plan that looked at free
+        # capacity alone would, asked again while the first still drains, send all old replicas away.
+        swapping = any(not replica.is_current or replica.killed for replica in observed.of(spec.tag))
         movable = [] if unknown or swapping or len(proven) < len(current) else old
+        # ``max_surge`` bounds old and new together. Without old ones there is nothing to be in excess of.
         surge = wanted if spec.config.max_surge is None else spec.config.max_surge
-        room = wanted + surge - len(current) - len(old) if old else missing
+        addable = wanted + surge - len(current) - len(old) if old else missing
         due = _next_try(spec.tag, observed)
         if now < due:
             yield WakeAt(due)
         else:
-            yield from _launches(spec, min(missing, room), movable, ledger)
-    if unknown:
-        return
-    for replica in _victims(current, -missing):
+            yield from _launches(spec, min(missing, addable), movable, ledger)
+    if not unknown:
+        yield from _removals(spec, current, old, len(proven))
+
+
+def _removals(spec: BackendSpec, current: list[Replica], old: list[Replica], proven: int) -> Iterator[Action]:
+    wanted = spec.config.num_replicas
+    for replica in _victims(current, len(current) - wanted):
         yield _remove(replica)
-    # Old versions go as new ones prove themselves, so that their sum never falls below what is wanted.
-    for replica in _victims(old, len(old) - max(0, wanted - spec.config.max_unavailable - len(proven))):
+    # Old replicas stay for as long as new ones that have proven themselves do not make up the number. One that is ready
+    # and not proven does not count: it may fail within ``rollout_watch_s``, and the rollback needs the old ones then.
+    for replica in _victims(old, len(old) - max(0, wanted - spec.config.max_unavailable - proven)):
         yield _remove(replica)
 
 
 def _configures(spec: BackendSpec, current: list[Replica]) -> Iterator[Action]:
-    """Whom to tell the newest configuration. A replica runs no request while it takes a ``user_config``, so half of
-    them are told at a time: the others take new work meanwhile, and are spared one that user code refuses."""
+    """Send the newest configuration to replicas that do not have it: to all at once, or, with a ``user_config``, to
+    half of them at a time (decision 0034)."""
     serving = [replica for replica in current if replica.phase is Phase.READY]
-    untold = [replica for replica in serving if replica.sent_version < spec.config_version]
+    outdated = [replica for replica in serving if replica.sent_version < spec.config_version]
     if spec.config.user_config is None:
-        yield from (Configure(replica.number) for replica in untold)
+        yield from (Configure(replica.number) for replica in outdated)
         return
-    taking = sum(replica.config_version < spec.config_version for replica in serving) - len(untold)
-    untold.sort(key=lambda replica: replica.load)  # who runs much would have the others wait for it
-    for replica in untold[: max(0, (len(serving) + 1) // 2 - taking)]:
+    # A replica runs no request while its ``reconfigure`` runs. The other half serves meanwhile, and never sees a
+    # configuration that user code refuses.
+    applying = sum(replica.config_version < spec.config_version for replica in serving) - len(outdated)
+    outdated.sort(key=lambda replica: replica.load)  # a busy replica first finishes its calls: the others would wait
+    for replica in outdated[: max(0, (len(serving) + 1) // 2 - applying)]:
         yield Configure(replica.number, others=len(serving) > 1)
 
 
 def _proven(spec: BackendSpec, desired: Desired, up: list[Replica], now: float) -> list[Replica]:
-    """Those that may take the place of an old one: in a rolling update they must have served for a while."""
+    """The replicas that count as successors of old ones. In an update to a new version they must have been ready for
+    ``rollout_watch_s`` seconds (decision 0017); a change of the number or configuration needs no such proof."""
     fallback = desired.fallbacks.get(spec.tag)
     if fallback is None or fallback.spec is None or fallback.spec.version == spec.version:
         return up
@@ -245,10 +280,11 @@ def _proven(spec: BackendSpec, desired: Desired, up: list[Replica], now: float) 
 
 
 def _next_try(backend: str, observed: Observed) -> float:
-    """Before this time nothing is started: what failed is not tried again in a rush."""
+    """The time before which no replica of the backend is launched, after failures."""
     failures = observed.failures.get(backend)
     if failures is None:
         return 0.0
+    # While no replica serves, every second is an outage, so the wait before the next try is shorter.
     serving = any(r.phase is Phase.READY and r.is_current and not r.killed for r in observed.of(backend))
     return failures.next_try if serving else failures.next_try_alone
 
@@ -257,7 +293,8 @@ def _launches(spec: BackendSpec, missing: int, old: list[Replica], ledger: Capac
     for launched in range(missing):
         allocation = ledger.place(spec.resources)
         if allocation is None:
-            # No room beside the old version: swap one by one.
+            # No free capacity beside the old version: remove one old replica, and launch its successor in a later plan.
+            # Not after a launch of this plan: its replica may free enough once it has taken over.
             if old and not launched:
                 yield _remove(_victims(old, 1)[0])
             return
@@ -265,13 +302,14 @@ def _launches(spec: BackendSpec, missing: int, old: list[Replica], ledger: Capac
 
 
 def _is_hopeless(failures: Failures) -> bool:
+    # A configuration that user code refuses is refused every time; a start may fail by chance.
     if failures.reason in RECONFIGURE_REASONS:
         return failures.count > 0
     return failures.count >= START_TRIES
 
 
 def _victims(replicas: list[Replica], count: int) -> list[Replica]:
-    """Who goes first: those still starting, then the least busy, the newest first among equals."""
+    """The replicas to remove: those still starting first, then the least busy, then the newest."""
     if count <= 0:
         return []
     return sorted(replicas, key=lambda r: (r.phase is Phase.READY, r.load, -r.number))[:count]
@@ -279,5 +317,5 @@ def _victims(replicas: list[Replica], count: int) -> list[Replica]:
 
 def _remove(replica: Replica) -> Action:
     if replica.phase is Phase.READY:
-        return Leave(replica.number)
+        return Leave(replica.number)  # it has calls, and routers that send it more
     return Kill(replica.number, "not wanted any more")

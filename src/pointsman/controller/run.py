@@ -1,4 +1,4 @@
-"""How a controller runs, whichever engine hosts it: open the store, take over what lives, let everyone in."""
+"""Runs a controller on either engine: opens the store, adopts running replicas, accepts connections."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ async def serve(
     wait_for_resources_s: float = 0.0,
     ready: Callable[[Controller], object] = lambda controller: None,
 ) -> None:
-    """Be the controller until ``stopped`` is set.
+    """Run the controller until ``stopped`` is set.
 
     Args:
-        engine: makes the engine, given where its events go and the connections.
-        listeners: where everyone dials; connections wait there until all is ready.
-        metrics: where this node's metrics are scraped.
-        node_address: at which others reach this node.
-        environ: the instance's environment, as of ``start``.
+        engine: creates the engine, given the callback for its events and the connections.
+        listeners: listening sockets for all other processes; dialers wait in their backlog until all is ready.
+        metrics: listening socket at which this node's metrics are scraped.
+        node_address: address at which other nodes reach this one.
+        environ: the environment variables of the instance, as of ``start``.
         wait_for_resources_s: how long a change may wait for nodes to join.
-        ready: called once everyone is let in.
+        ready: called once connections are accepted.
 
     Raises:
         StoreError: the store cannot be read.
@@ -75,8 +75,9 @@ async def serve(
         wait_for_resources_s=wait_for_resources_s,
     )
     connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
+    # The engine first: its ``recovered`` event adopts the living replicas, which must be known before they report.
     await raised.start()
-    gates = [
+    servers = [
         await accept(listener, connections, instance=handover.settings.instance, key_for=connections.key_for)
         for listener in listeners
     ]
@@ -85,11 +86,11 @@ async def serve(
     await controller.aclose()
     if exporter is not None:
         await exporter.aclose()
-    await asyncio.gather(*(gate.aclose() for gate in gates), raised.aclose())
+    await asyncio.gather(*(server.aclose() for server in servers), raised.aclose())
 
 
 async def _start_exporter(folder: Path, listener: socket.socket | None) -> Exporter | None:
-    """Serve the node's metrics from here: the controller is on no request's way."""
+    """Serve the node's metrics in this process, which handles no requests."""
     writer = MetricsWriter.open(folder, "controller")
     if writer is None:
         return None

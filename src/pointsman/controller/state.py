@@ -1,4 +1,4 @@
-"""The controller's state: all that is wanted, as one immutable value. Pure, as is everything that makes a new one."""
+"""The desired state of an instance as one immutable value. Pure, like the functions that derive a new one."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pointsman.model import (
 )
 
 SHOWN_NAMES = 5
-"""Of those that exist, in the error about one that does not."""
+"""How many existing names the error about an unknown one lists."""
 
 V = TypeVar("V")
 
 
 class Fallback(Struct, frozen=True):
-    """What to go back to when a change of a backend does not come up.
+    """What a backend's unfinished change is rolled back to.
 
     Attributes:
-        spec: the last specification that worked; None when the backend is new.
-        endpoint: the endpoint that a deploy made or changed together with the backend.
-        before: that endpoint as it was; None when the deploy made it.
+        spec: the last specification that worked; None if the backend is new.
+        endpoint: the endpoint that a deploy created or changed together with the backend.
+        before: that endpoint before the deploy; None if the deploy created it.
     """
 
     spec: BackendSpec | None
@@ -39,7 +39,7 @@ class Fallback(Struct, frozen=True):
 
 
 class Desired(Struct, frozen=True):
-    """All that is wanted. ``version`` grows with every change; ``pins`` and ``histories`` are by endpoint."""
+    """The desired state. ``version`` grows with every change; ``pins`` and ``histories`` are by endpoint."""
 
     version: int = 0
     backends: dict[str, BackendSpec] = {}
@@ -50,14 +50,14 @@ class Desired(Struct, frozen=True):
 
 
 class FreeCapacity(Struct, frozen=True):
-    """What a change may use: the node's capacity, and what replicas hold now, by backend."""
+    """The capacity of the nodes, and what replicas hold of it now, by backend: a change may use the difference."""
 
     capacity: Capacity
     held: dict[str, tuple[Allocation, ...]] = {}
 
 
 class NoCapacityError(InsufficientResourcesError):
-    """The error that users see, with what would have to be there: resources of one replica, and how many of them."""
+    """Says what is missing: the resources of one replica, and the number of replicas. Users see the base class."""
 
     def __init__(self, message: str, resources: Resources, count: int) -> None:
         super().__init__(message)
@@ -66,10 +66,10 @@ class NoCapacityError(InsufficientResourcesError):
 
 
 def find_backend(state: Desired, tag: str) -> BackendSpec:
-    """The backend of that tag.
+    """The specification of a backend.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the backend does not exist.
     """
     spec = state.backends.get(tag)
     if spec is None:
@@ -78,10 +78,10 @@ def find_backend(state: Desired, tag: str) -> BackendSpec:
 
 
 def find_endpoint(state: Desired, name: str) -> EndpointSpec:
-    """The endpoint of that name.
+    """The specification of an endpoint.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the endpoint does not exist.
     """
     endpoint = state.endpoints.get(name)
     if endpoint is None:
@@ -90,10 +90,10 @@ def find_endpoint(state: Desired, name: str) -> EndpointSpec:
 
 
 def check_usable(state: Desired, tag: str) -> None:
-    """Refuse backends that may yet vanish: nothing but their own deploy may lean on them.
+    """Check that traffic may be sent to a backend.
 
     Raises:
-        ValueError: the backend does not exist, or has not come up yet.
+        ValueError: the backend does not exist, or its first deployment may still be rolled back.
     """
     find_backend(state, tag)
     if tag in state.fallbacks and state.fallbacks[tag].spec is None:
@@ -101,12 +101,12 @@ def check_usable(state: Desired, tag: str) -> None:
 
 
 def without(mapping: dict[str, V], key: str) -> dict[str, V]:
-    """The mapping less one key, which need not be there."""
+    """A copy of the mapping without one key, which may be missing."""
     return {name: value for name, value in mapping.items() if name != key}
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """What may have been meant, or else what there is."""
+    """The end of an error message: the closest existing name, or the existing names."""
     names = sorted(known)
     matches = difflib.get_close_matches(name, names, n=1)
     if matches:

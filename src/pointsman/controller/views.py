@@ -1,5 +1,5 @@
-"""What others see of desired and observed state: the routing table, which is sent when it has changed, and the status
-as users may read it.
+"""Views of desired and observed state: the routing table, which is published when it changes, and the status that
+users read.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pointsman.wire.messages import pack
 
 
 class Keys(Protocol):
-    """What opens replicas."""
+    """Derives the keys of replicas."""
 
     def data_key(self, number: int) -> bytes: ...
 
 
 def routing_table(desired: Desired, observed: Observed, keys: Keys, *, version: int) -> RoutingTable:
-    """All endpoints, and all backends with those replicas that take calls."""
+    """The routing table: all endpoints, and all backends with the replicas that take calls."""
     backends = {}
     for tag, spec in desired.backends.items():
         refs = tuple(
@@ -59,13 +59,13 @@ def status_of(
     metrics: Mapping[str, str],
     queued: dict[str, int] | None,
 ) -> Status:
-    """Everything at this moment.
+    """The status of the instance.
 
     Args:
-        ingresses: those that are connected.
-        unsubscribed: those that live, and have not subscribed yet.
-        metrics: where they are served, by node.
-        queued: calls that wait in routers, by endpoint; None where it is not known.
+        ingresses: the connected ones.
+        unsubscribed: identities of ingresses that live and have not subscribed yet.
+        metrics: URL of the metrics, by node.
+        queued: number of calls that wait in routers, by endpoint; None if it is not known.
     """
     confirmed = observed.confirmed
     return Status(
@@ -88,15 +88,15 @@ def status_of(
 
 
 def backends_of(desired: Desired, tag: str | None) -> BackendList:
-    """What all backends are to be; or one by its tag, which need not be there."""
+    """The specifications of all backends, or of the one with that tag, if it exists."""
     return BackendList({name: spec for name, spec in desired.backends.items() if tag in (None, name)})
 
 
 def traffic_of(desired: Desired, name: str) -> TrafficView:
-    """All about one endpoint's traffic.
+    """One endpoint with its pins and its history.
 
     Raises:
-        ValueError: there is no such endpoint.
+        ValueError: the endpoint does not exist.
     """
     endpoint = find_endpoint(desired, name)
     return TrafficView(endpoint, desired.pins.get(name, Pins()), desired.histories.get(name, TrafficHistory()))
@@ -130,7 +130,7 @@ def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> Ba
 
 
 def _small(spec: BackendSpec) -> BackendSpec:
-    """A backend's specification without what nobody reads in a status: hundreds of them must fit one message."""
+    """A backend's specification without what a status does not show: hundreds of them must fit one message."""
     environment = spec.origin.environment
     if environment is not None:
         environment = msgspec.structs.replace(environment, variables={}, unset=(), path=())
@@ -153,16 +153,16 @@ def _pythons(spec: BackendSpec, fallback: Fallback | None) -> tuple[str, ...]:
 
 
 class Publisher:
-    """See the module.
+    """Publishes the routing table.
 
     Args:
-        peers: get each table.
-        keys: what opens replicas; goes into the table.
-        version: tables have larger ones.
+        peers: receive each table.
+        keys: derives the keys of replicas, which the table contains.
+        version: versions of tables are larger than this.
 
     Attributes:
-        table: the newest.
-        published: whether there is one yet.
+        table: the newest table.
+        published: False until the first table is published.
     """
 
     def __init__(self, peers: Peers, keys: Keys, *, version: int) -> None:
@@ -172,10 +172,9 @@ class Publisher:
         self.published = False
 
     def publish(self, desired: Desired, observed: Observed, now: float) -> bool:
-        """Send the table if it has changed, and note who is not in it any more; True when somebody is so for the first
-        time.
+        """Publish the table if it changed. Returns True if a replica was left out of it for the first time.
 
-        Waits until adopted replicas have reported: a table without them would stop traffic that flows.
+        Publishes nothing while an adopted replica has not reported: a table without it would stop its traffic.
         """
         if any(replica.adopted for replica in observed.replicas.values()):
             return False
@@ -184,6 +183,7 @@ class Publisher:
             self.table, self.published = table, True
             self._peers.publish(table)
         gone = [r for r in observed.replicas.values() if r.phase is Phase.LEAVING and not r.left_at]
+        # The confirmation limit of a drain counts from here, since routers could not know before.
         for replica in gone:
             replica.left_at, replica.since = self.table.version, now
         return bool(gone)

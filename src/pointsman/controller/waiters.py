@@ -1,4 +1,4 @@
-"""Who waits for what: callers that want to know when a change is in effect."""
+"""Callers that wait until a change is in effect: the backend is settled and the routers have the new table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pointsman.wire.commands import Await, Progress
 from pointsman.wire.messages import FailureHead, failure
 
 TABLES_S = 60.0
-"""How long the last HTTP server may take to use a new table, once a backend's replicas are as wanted."""
+"""How long routers may take to confirm a table, once a backend's replicas are as wanted."""
 
 
 class StartFailure(BackendStartError):
-    """A backend's change was taken back; carries what user code raised, still packed."""
+    """A backend's change was rolled back. Holds the exception of user code, still pickled."""
 
     def __init__(self, backend: str, failures: Failures) -> None:
-        failures = failures.taken_back or failures
+        failures = failures.cause or failures
         self.reason = failures.reason
         self.traceback = failures.traceback
         self.pickled = failures.pickled
@@ -35,31 +35,35 @@ class StartFailure(BackendStartError):
         super().__init__(f"{text} ({failures.reason.value}): {what}")
 
     def head(self) -> FailureHead:
-        """As a message."""
+        """This error as a message."""
         if self.reason is Reason.RECONFIGURE_TIMEOUT:
             return failure(self.reason, "TimeoutError", str(self))
         return failure(self.reason, "BackendStartError", str(self), self.traceback)
 
 
 class Situation(NamedTuple):
-    """What waiters are checked against."""
+    """What waiters are checked against.
+
+    Attributes:
+        table_version: version of the newest routing table; 0 until one is published.
+        ingresses: numbers of the routers in ingresses that are subscribed.
+        unsubscribed: ingresses that live, use an earlier controller's table, and have not subscribed to this one yet.
+    """
 
     desired: Desired
     observed: Observed
     table_version: int
-    """Of the newest routing table; 0 while none may be published."""
     ingresses: frozenset[int]
     unsubscribed: frozenset[str] = frozenset()
-    """Ingresses that live, serve by an earlier controller's table, and have not subscribed to this one yet."""
 
 
 class Waiter:
     """One caller.
 
     Args:
-        command: what is waited for.
-        own_routers: the caller's routers, by number; they must have the newest table too.
-        progress: told how many replicas are ready whenever that changes.
+        command: says what is waited for.
+        own_routers: numbers of the caller's own routers, which must have the table too.
+        progress: called with the number of ready replicas whenever it changes.
     """
 
     def __init__(self, command: Await, own_routers: frozenset[int], progress: Callable[[Progress], None]) -> None:
@@ -67,13 +71,12 @@ class Waiter:
         self._command = command
         self._own_routers = own_routers
         self._progress = progress
-        self._version = 0
+        self._version = 0  # of the first routing table that has the change, which is waited for
         self._timer: asyncio.TimerHandle | None = None
-        """Of the routing table that is waited for: the first that has the change."""
         self._reported: tuple[int, int] | None = None
 
     def check(self, situation: Situation) -> None:
-        """Resolve ``future`` when what is waited for has come, or cannot come."""
+        """Resolve ``future`` if the change is in effect, or cannot come into effect."""
         if self.future.done():
             return
         backend = self._command.backend
@@ -85,9 +88,9 @@ class Waiter:
             self._report(backend, situation)
             if not is_settled(situation.desired, situation.observed, backend):
                 return
-            if self._timer is None:  # a model may load for long; tables have no reason to
+            if self._timer is None:  # models may load for minutes, so the limit is for the tables only
                 self._timer = asyncio.get_running_loop().call_later(TABLES_S, self._tables_are_late)
-        # Later tables are not waited for: under a storm of changes the newest is always one ahead.
+        # The version is fixed at the first check: during many changes routers are always one table behind the newest.
         wanted = self._version = self._version or situation.table_version
         concerned = situation.ingresses | self._own_routers
         confirmed = situation.observed.confirmed
@@ -99,7 +102,7 @@ class Waiter:
             self.future.set_result(None)
 
     def end(self) -> None:
-        """Nobody waits any more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -130,7 +133,7 @@ class Waiter:
 
 
 def _too_late(limit_s: float) -> TimeoutError:
-    """What the caller is told who does not wait any longer."""
+    """The TimeoutError of a caller whose wait has timed out."""
     return TimeoutError(
         f"the change is made, but was not in effect everywhere after {limit_s:g} s; status() shows which HTTP servers"
         " are not up to date"
@@ -138,17 +141,17 @@ def _too_late(limit_s: float) -> TimeoutError:
 
 
 class Waiters:
-    """All who wait at present."""
+    """All waiting callers."""
 
     def __init__(self) -> None:
         self._waiters: set[Waiter] = set()
 
     async def wait(self, command: Await, own_routers: frozenset[int], progress: Callable[[Progress], None]) -> None:
-        """Return when what one caller waits for has come; see :class:`Waiter`.
+        """Return when a change is in effect. For the arguments see :class:`Waiter`.
 
         Raises:
-            BackendStartError: it cannot come.
-            TimeoutError: it has not come in time.
+            BackendStartError: the change was rolled back, or the backend deleted.
+            TimeoutError: the change was not in effect in time.
         """
         waiter = Waiter(command, own_routers, progress)
         self._waiters.add(waiter)
@@ -156,13 +159,13 @@ class Waiters:
             await asyncio.wait_for(waiter.future, command.timeout_s)
         except asyncio.TimeoutError:
             if waiter.future.done() and not waiter.future.cancelled():
-                raise  # its own, about tables
+                raise  # set by ``_tables_are_late``
             raise _too_late(command.timeout_s or TABLES_S) from None
         finally:
             waiter.end()
             self._waiters.discard(waiter)
 
     def check(self, situation: Situation) -> None:
-        """Something has changed."""
+        """Check all of them after a change of either state."""
         for waiter in self._waiters:
             waiter.check(situation)

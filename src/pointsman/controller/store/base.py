@@ -1,4 +1,4 @@
-"""The store on a thread of its own, so that a slow disk holds nobody up."""
+"""What a store must do, and its use from the controller's loop: on one thread, so that a slow disk blocks nobody."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pointsman.controller.store import Loaded, StoreError
 log = logging.getLogger(__name__)
 
 COPY_AFTER_S = 1.0
+"""A copy is made this long after the first commit that it lacks, so that a burst of changes costs one copy."""
 
 
 class DurableStore(Protocol):
-    """Where the desired state is kept; see :class:`~pointsman.controller.store.Store`."""
+    """Keeps the desired state; for the methods see :class:`~pointsman.controller.store.Store`."""
 
     def open(self) -> Loaded: ...
 
@@ -35,8 +36,8 @@ class DurableState:
     """Commits one state after the other.
 
     Args:
-        store: opened already.
-        on_commit: told of each state once it is on disk.
+        store: an open store.
+        on_commit: called with each state once it is durable.
     """
 
     def __init__(self, store: DurableStore, on_commit: Callable[[Desired], None]) -> None:
@@ -46,23 +47,23 @@ class DurableState:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-store")
 
     async def commit(self, new: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
-        """Return when a state is on disk.
+        """Return when a state is durable.
 
         Raises:
-            StoreError: it is not, and nothing has changed.
+            StoreError: it could not be written; nothing has changed.
         """
         await self._run(partial(self._store.commit, new, reply_to=reply_to, reply=reply, blob=blob))
         self._on_commit(new)
         self.copy_soon()
 
     def copy_soon(self) -> None:
-        """Bring the store's second copy up to date, once a second at most."""
+        """Update the store's copy, at most once a second."""
         if self._copying is None:
             loop = asyncio.get_running_loop()
             self._copying = loop.call_later(COPY_AFTER_S, lambda: self._thread.submit(self._copy))
 
     def _copy(self) -> None:
-        """On the store's thread."""
+        """Runs on the store's thread."""
         self._copying = None
         try:
             self._store.copy()
@@ -70,7 +71,7 @@ class DurableState:
             log.warning("%s", error)
 
     async def code(self, digest: str) -> bytes:
-        """A stored blob."""
+        """The stored code with that digest."""
         return bytes(await self._run(partial(self._store.blob, digest)))
 
     async def aclose(self) -> None:

@@ -1,9 +1,9 @@
-"""The files beside the database: the last acknowledged change, and what is set aside. Knows no SQLite.
+"""The files beside the database: the acknowledgement of the last change, and damaged files. Does not use SQLite.
 
 state.db          the database, with its -wal and -shm
-state.db.ack      number and digest of the last acknowledged change: a database that is behind it has lost something
+state.db.ack      number and digest of the last acknowledged change: a database that is older has lost changes
 state.db.copy     the last verified copy
-*.corrupt-<time>  what was found to be damaged, kept for whoever wants to know
+*.corrupt-<time>  damaged files, kept for inspection
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class StoreError(ServeException):
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """The last change that somebody was told of.
+    """The last change that a caller got a reply to.
 
     Attributes:
-        store: which store, of all there ever were.
-        commit: how many changes there had been.
-        digest: of the whole state after it.
+        store: random id of the database.
+        commit: number of the change.
+        digest: digest of the whole state after it.
     """
 
     store: str
@@ -37,10 +37,10 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
 
 class AckFile:
-    """Replaced as a whole: written beside, synced, renamed.
+    """The file with the acknowledgement. It is replaced atomically: a new file is written, synced and renamed.
 
     Args:
-        path: where it is.
+        path: of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,10 +48,10 @@ class AckFile:
         self._next = path.with_name(path.name + ".next")
 
     def read(self) -> Acknowledged | None:
-        """What it says; None when there is none.
+        """Its content; None if the file does not exist.
 
         Raises:
-            StoreError: it is damaged.
+            StoreError: it is damaged, or cannot be read.
         """
         try:
             data = self.path.read_bytes()
@@ -65,7 +65,7 @@ class AckFile:
         return msgspec.json.decode(body, type=Acknowledged)
 
     def prepare(self, ack: Acknowledged) -> None:
-        """Write the next one and sync it, so that :meth:`publish` needs no more room.
+        """Write and sync the next acknowledgement, so that :meth:`publish` needs no more disk space.
 
         Raises:
             OSError: it cannot be written.
@@ -79,26 +79,26 @@ class AckFile:
             os.close(descriptor)
 
     def publish(self) -> None:
-        """Put the prepared one in force."""
+        """Replace the file by the prepared one."""
         os.replace(self._next, self.path)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte, or raise OSError."""
+    """Write all bytes. Raises OSError: they could not be written."""
     while data:
         data = data[os.write(descriptor, data) :]
 
 
 def files_of(path: Path) -> list[Path]:
-    """A database and what SQLite keeps beside it."""
+    """The files of a database: itself, its log and its shared memory."""
     return [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
 
 
 def check_private(path: Path) -> None:
-    """Refuse files that others could have read or written, or that lead elsewhere.
+    """Check that the files of a database are private to this user.
 
     Raises:
-        StoreError: it is one.
+        StoreError: other users could have read or written one, or one is a symbolic link.
     """
     for file in files_of(path):
         try:
@@ -115,10 +115,10 @@ def put_in_place(source: Path, path: Path, stamp: str) -> list[Path]:
     """Make ``path`` a synced copy of ``source``.
 
     Returns:
-        What was there, renamed to ``.corrupt-<stamp>``.
+        The files that were there, renamed to ``.corrupt-<stamp>``.
 
     Raises:
-        OSError: there is no room for it, say; then nothing has been renamed.
+        OSError: the copy could not be written, such as on a full disk; nothing has been renamed then.
     """
     fresh = path.with_name(path.name + ".new")
     shutil.copyfile(source, fresh)
@@ -131,7 +131,7 @@ def put_in_place(source: Path, path: Path, stamp: str) -> list[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a folder's entries, reach the disk."""
+    """Sync a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

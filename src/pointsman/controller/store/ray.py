@@ -1,7 +1,7 @@
-"""The store of the Ray engine: desired state in the cluster's key-value store.
+"""The store of the Ray engine: desired state in the cluster's key-value store (decision 0025).
 
-The whole state is one value, so that a change is there whole or not at all; code lies beside it under its digest. Like
-:class:`~pointsman.controller.store.Store` it blocks, and is called on one thread.
+The whole state is one value, so that a change is written whole or not at all; each code blob has a key of its own, its
+digest. As in :class:`~pointsman.controller.store.Store`, methods block and are called on one thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CODE = "code/"
 
 
 class StoredState(msgspec.Struct, frozen=True):
-    """What the one value says."""
+    """The content of that value."""
 
     epoch: int
     desired: Desired
@@ -37,10 +37,10 @@ class KeyValueStore:
     def __init__(self, values: KeyValues) -> None:
         self._values = values
         self._stored = StoredState(0, Desired(), {})
-        self._doubtful = False
+        self._doubtful = False  # True while a write was not answered: it may yet be carried out
 
     def open(self) -> Loaded:
-        """Read everything; counts this opening as a new epoch.
+        """Read the state, and begin a new epoch.
 
         Raises:
             StoreError: the cluster does not answer, or the value is damaged.
@@ -53,10 +53,11 @@ class KeyValueStore:
         """Make a state durable, whole or not at all; see :meth:`pointsman.controller.store.Store.commit`.
 
         Raises:
-            StoreError: nothing was written, or, where the cluster did not answer, nothing that will stay.
+            StoreError: nothing was written. Where the cluster did not answer, the next commit overwrites what may have
+                been.
         """
         if self._doubtful:
-            self._write(self._stored)  # a write of which we never heard must not come to light later
+            self._write(self._stored)  # overwrite what the unanswered write may have left
         elif self._stored_epoch() > self._stored.epoch:
             raise StoreError("another controller has taken over this instance")
         replies = dict(self._stored.replies)
@@ -72,7 +73,7 @@ class KeyValueStore:
             try:
                 self._values.delete(CODE + digest)
             except KeyValueError:
-                pass  # it takes up room until the instance ends, and is never read
+                pass  # it stays in the cluster until the instance ends, and is never read
 
     def blob(self, digest: str) -> bytes:
         """Code by its digest. Raises StoreError: it is missing, or not what the digest says."""
@@ -85,10 +86,10 @@ class KeyValueStore:
         return data
 
     def copy(self) -> None:
-        """The cluster keeps it as well as it can."""
+        """Does nothing: durability is up to the cluster."""
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no connection is held."""
 
     def _stored_epoch(self) -> int:
         try:

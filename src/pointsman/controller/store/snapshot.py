@@ -1,7 +1,7 @@
-"""A whole state as it is on disk: read, checked, summed up.
+"""Reads and checks a whole state from a database, and writes changes to it.
 
-Each row has a checksum, and the sum of all of them stands for the whole, so that it can follow a change without reading
-everything again. The number of changes, the version and the rest go into the digest as well.
+Each row has a checksum. The sum of all checksums, with the number of the change, the version and so on, makes the
+digest of the whole state; a sum can be updated for a change without reading all rows again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pointsman.usercode.packing import code_digest
 
 SCHEMA_VERSION = 2
 OLDEST_SCHEMA = 1
-"""Had no digest of the whole, and no file beside it."""
+"""It had no digest of the whole state, and no file of the last acknowledged change."""
 BUSY_TIMEOUT_S = 4.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -40,7 +40,7 @@ _MODULUS = 2**256
 
 
 class Sums:
-    """A checksum for each row, and their sum, which stands for all of them in whatever order."""
+    """The checksum of each row, and their sum, which does not depend on the order of rows."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, ...], int] = {}
@@ -61,7 +61,7 @@ class Sums:
 
 
 class Snapshot(NamedTuple):
-    """A whole state that was found on disk and is consistent in itself."""
+    """A whole state that was read from disk and is consistent."""
 
     store: str
     commit: int
@@ -78,17 +78,17 @@ EMPTY = Snapshot("", 0, "", Desired(), {}, {}, frozenset(), 0, Sums())
 
 
 def look_at(path: Path) -> Snapshot:
-    """Read and check everything in a file, and change nothing in it.
+    """Read and check a whole database without changing it.
 
     Raises:
-        StoreError: it is damaged, or of a newer schema; the text names it.
+        StoreError: it is damaged, or of an unknown schema; the text names the file.
     """
     if not path.exists():
         raise StoreError(f"{path} is missing")
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
         try:
-            connection.execute("BEGIN")  # one state, should somebody write meanwhile
+            connection.execute("BEGIN")  # one consistent state, even if another process writes meanwhile
             return _read(connection, path)
         finally:
             connection.close()
@@ -139,7 +139,7 @@ def _read(connection: sqlite3.Connection, path: Path) -> Snapshot:
 
 
 def digest_of(store: str, commit: int, version: int, epoch: int, total: int) -> str:
-    """Of a whole state."""
+    """The digest of a whole state."""
     return hashlib.sha256(f"{store} {commit} {version} {epoch} {total:064x}".encode()).hexdigest()
 
 
@@ -148,13 +148,14 @@ def checksum_of(kind: str, name: str, value: bytes) -> bytes:
 
 
 KEPT_REPLIES = 1000
+"""How many replies are kept for commands that are repeated."""
 
 
 class Writer:
     """Writes the difference between two states inside a transaction.
 
     Args:
-        on_disk: what the database holds.
+        on_disk: the state in the database.
     """
 
     def __init__(self, connection: sqlite3.Connection, on_disk: Snapshot) -> None:

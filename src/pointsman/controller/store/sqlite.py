@@ -1,13 +1,14 @@
-"""The store: desired state on disk, SQLite in WAL mode with full syncs. The only package that knows sqlite3.
+"""The store: desired state on disk, in SQLite in WAL mode with full syncs (decision 0019). Only this package uses
+sqlite3.
 
-    open    look at the file, read only -> as good as acknowledged? -> this is it
-                                           otherwise the last verified copy, if it is; or a refusal that names the file
-    commit  rows that changed, reply, number and digest of the state in one transaction -> acknowledged
+    open    read the file -> no older than acknowledged? -> use it
+                             otherwise use the last verified copy, if that is; else refuse, naming the file
+    commit  changed rows, reply, number and digest of the state in one transaction -> acknowledge
 
-SQLite alone would not do: a damaged frame of its log silently ends the log there, so that an older state opens cleanly,
-and a damaged value passes its checks. So each row has a checksum, the whole has a digest, and a file beside it says
-which state was acknowledged last. Code is an opaque blob under its digest and is never decoded here. All methods block;
-the controller calls them on one thread of their own.
+SQLite alone does not suffice: a damaged frame in its log silently ends the log there, so that an older state opens
+without an error, and a damaged value passes its checks. So each row has a checksum, the whole state has a digest, and a
+separate file says which state was acknowledged last. Code is an opaque blob under its digest and is never decoded here.
+All methods block; the controller calls them on one thread.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Loaded(NamedTuple):
-    """What a new controller starts from."""
+    """The state that a new controller begins with."""
 
     desired: Desired
     replies: dict[str, bytes]
@@ -48,7 +49,7 @@ class Store:
     """The state of one instance.
 
     Args:
-        path: the database file; made on first use, mode 0600.
+        path: the database file; created on first use with mode 0600.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,14 +59,14 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._now = EMPTY
         self._copied = -1
+        # True after a disk error: what was written is unknown, so the file is read again before the next change.
         self._doubtful = False
-        """After an error of the disk nobody knows what is on it: it is read again before the next change."""
 
     def open(self) -> Loaded:
-        """Find the last good state, and count this opening as a new epoch.
+        """Find the last good state, and begin a new epoch.
 
         Raises:
-            StoreError: there is no state that is known to be good; the text names the file and what is wrong with it.
+            StoreError: no state is known to be good; the text names the file and what is wrong with it.
         """
         found = self._find()
         try:
@@ -84,11 +85,11 @@ class Store:
 
         Args:
             desired: the new state.
-            reply_to: id of the command that led to it, with the ``reply`` that was or will be sent.
+            reply_to: id of the command that caused it; ``reply`` is what a repetition of the command gets.
             blob: code that the state refers to by digest.
 
         Raises:
-            StoreError: nothing was written, or it was taken back.
+            StoreError: nothing was written, or it was undone.
         """
         try:
             if self._was_replaced():
@@ -102,7 +103,9 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             self._doubtful = True
             try:
-                self._reopen()  # at once, so that what half arrived is gone should this process end now
+                # At once, and not before the next commit: should this process end now, a change that was refused must
+                # not be found on disk.
+                self._reopen()
             except (sqlite3.Error, OSError, StoreError) as again:
                 log.error("%s is not usable at present: %s", self._path, again)
             raise StoreError(f"the change is not durable and was not made: {error}") from None
@@ -125,10 +128,10 @@ class Store:
         return bytes(row[0])
 
     def copy(self) -> None:
-        """Bring the second copy up to date, unless it is.
+        """Update the copy, if it is not up to date.
 
         Raises:
-            StoreError: it could not be made; the one before is still there.
+            StoreError: it could not be made; the previous copy is still there.
         """
         if self._connection is None or self._copied == self._now.commit:
             return
@@ -185,7 +188,7 @@ class Store:
         return good
 
     def _acceptable(self, path: Path) -> Snapshot:
-        """What a file holds, if it is no older than what was acknowledged.
+        """The state in a file, if it is no older than the acknowledged one.
 
         Raises:
             StoreError: it is older, of another store, or damaged.
@@ -198,6 +201,8 @@ class Store:
         except StoreError as error:
             missing = str(error)
         if ack is None:
+            # A new store has no acknowledgement before its first change. Later its loss is tolerated only if database
+            # and copy agree: one of them alone may be old.
             if found.commit > 1 and not self._agree():
                 raise StoreError(f"{self._ack.path}, which says how new {path} must be, {missing}")
             return found
@@ -213,7 +218,7 @@ class Store:
         return found
 
     def _agree(self) -> bool:
-        """Whether database and copy bear each other out where no acknowledgement does."""
+        """True if database and copy hold the same state."""
         try:
             return look_at(self._path).digest == look_at(self._copy).digest
         except StoreError:
@@ -222,7 +227,7 @@ class Store:
     # Writing
 
     def _connect(self) -> None:
-        """Open a connection, and then let go of the one there was: code can be read for as long as neither fails."""
+        """Open a new connection, then close the old one, so that code can still be read if opening fails."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
         connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
@@ -236,7 +241,7 @@ class Store:
         self._connection = connection
 
     def _reopen(self) -> None:
-        """Read again what is on disk, and make it what this process knows to be in force."""
+        """Read the database again, and write the state that is in force where it differs."""
         wanted, self._doubtful = self._now, True
         try:
             found = self._now = look_at(self._path)
@@ -252,17 +257,17 @@ class Store:
         self._doubtful = False
 
     def _was_replaced(self) -> bool:
-        """Whether somebody has taken the files away under us: SQLite would write on into nowhere."""
+        """True if the files were removed or moved: SQLite would go on writing to the deleted ones."""
         return not all(file.exists() for file in files_of(self._path)[:2])
 
     def _transact(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, blob: bytes) -> None:
-        """Write what differs from what is on disk; ``base`` has what else belongs to the new state."""
+        """Write the difference to the state on disk. ``base`` has the replies, store id and epoch of the new state."""
         connection = self._connection
         assert connection is not None
         connection.execute("BEGIN IMMEDIATE")
         try:
             new = Writer(connection, self._now).write(base, desired, reply_to, reply, blob)
-            # Its room is taken before the commit; putting it in place afterwards takes none.
+            # Written before the commit: the rename that publishes it afterwards cannot fail for want of disk space.
             self._ack.prepare(Acknowledged(new.store, new.commit, new.digest))
             connection.execute("COMMIT")
         except BaseException:

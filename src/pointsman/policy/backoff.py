@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again. Pure: times are arguments."""
+"""Exponential backoff before a failed process is started again. Pure: times are arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Backoff(NamedTuple):
-    """Not at all after the first failure in a row, then ``first_s`` seconds, then twice as long each time.
+    """No wait after the first failure in a row, then ``first_s`` seconds, then twice as long each time.
 
     Attributes:
         last_s: the longest wait.
@@ -22,11 +22,11 @@ class Backoff(NamedTuple):
 
 
 class Restarts:
-    """What ends is started again, each by a count of its own.
+    """Counts the exits of processes that are always restarted, each by its key.
 
     Args:
-        backoff: between one that ends soon and the next.
-        steady_s: one that lived for longer was well, whatever ended it: the next follows at once.
+        backoff: the waits after exits in a row.
+        steady_s: the exit of a process that lived longer begins a new count, so it is restarted at once.
     """
 
     def __init__(self, backoff: Backoff, steady_s: float) -> None:
@@ -35,14 +35,14 @@ class Restarts:
         self._failures: dict[Hashable, int] = {}
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether it has ended before."""
+        """True if the process has exited before."""
         return key in self._failures
 
     def after(self, key: Hashable, lived_s: float) -> float:
-        """It has ended; the wait in seconds before it is started again."""
+        """Count an exit. Returns the wait in seconds before the restart."""
         failures = self._failures[key] = 1 if lived_s > self._steady_s else self._failures.get(key, 0) + 1
         return self._backoff.after(failures)
 
     def forget(self, key: Hashable) -> None:
-        """It is not wanted any more."""
+        """Drop the count of a process that is not wanted any more."""
         self._failures.pop(key, None)

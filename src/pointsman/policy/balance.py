@@ -1,4 +1,4 @@
-"""Which replica of a backend: the least loaded one with room; and how fast a backend works its queue off. Pure."""
+"""Chooses the least loaded replica of a backend, and estimates the throughput of a queue. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Candidate(Protocol):
     """A candidate for a call.
 
     Attributes:
-        inflight: calls that this router has sent and not heard back from.
+        inflight: calls that this router has sent and that are not answered.
         elsewhere: calls of other routers, as of the last reply: replies carry the replica's load, so that no probe
             is needed.
-        open: whether calls may be sent at all.
+        open: whether calls may be sent to it now.
         near: whether it is on this router's node.
     """
 
@@ -33,25 +33,27 @@ class Candidate(Protocol):
 
 L = TypeVar("L", bound=Candidate)
 
+#: In half calls: a replica of this node is preferred to one of another node that has up to one call less.
 NEAR_BONUS = 3
-"""In half calls: a replica of this node is preferred to one elsewhere that has up to one call less."""
 
 
 def choose_replica(candidates: Sequence[L], *, limit: int, turn: int) -> L | None:
-    """The open candidate with the fewest calls, or None when each has ``limit`` of this router's calls.
+    """The open candidate with the fewest calls; None if each has ``limit`` calls of this router.
 
     Args:
         candidates: all replicas of one backend that this router knows.
         limit: calls that one replica runs at a time (``max_concurrent_queries``).
-        turn: any number that moves on from call to call; it breaks ties, so that equals take turns.
+        turn: a number that grows from call to call; it breaks ties, so that equal candidates take turns.
 
-    ``elsewhere`` is old news and only orders the candidates: a replica that is full with calls of others refuses, and
-    the call is placed again; but one that was full once must not be passed over for ever.
+    ``elsewhere`` may be out of date, so it only orders the candidates and excludes none: a replica that is full with
+    calls of other routers refuses, and the call is placed again; but one that was full once would otherwise never get
+    a call, and so never a newer value.
 
-    A replica on this node spares a call the network, so it is taken as long as its load is within one of the best.
+    A call to a replica on this node avoids the network, so such a replica is taken if its load is within one of the
+    least.
 
-    The whole list is looked at rather than two random members: with the few dozen replicas of one backend that costs
-    less than drawing two random numbers, and never misses the idle one.
+    All candidates are looked at, not two random ones: with the few dozen replicas of one backend that costs less than
+    two random numbers, and never misses an idle one.
     """
     count = len(candidates)
     best: L | None = None
@@ -62,7 +64,7 @@ def choose_replica(candidates: Sequence[L], *, limit: int, turn: int) -> L | Non
         if inflight < limit and candidate.open:
             load = inflight + candidate.elsewhere
             near = candidate.near
-            if load == 0 and near:
+            if load == 0 and near:  # no other can be better
                 return candidate
             rank = 2 * load - NEAR_BONUS if near else 2 * load
             if best is None or rank < best_rank:
@@ -70,12 +72,12 @@ def choose_replica(candidates: Sequence[L], *, limit: int, turn: int) -> L | Non
     return best
 
 
+#: Time constant of the average: a completion this many seconds ago counts about a third of one now.
 MEMORY_S = 5.0
-"""What happened so many seconds ago counts a third of what happens now."""
 
 
 class Throughput:
-    """Counts things that come to an end, and forgets them by and by.
+    """Completions per second, as an exponentially decaying average.
 
     Args:
         now: when counting begins.
@@ -86,11 +88,12 @@ class Throughput:
         self._count = 0.0
 
     def note(self, now: float) -> None:
-        """One more."""
+        """Count one completion."""
         self._count = 1.0 + self._count * exp((self._last - now) / MEMORY_S)
         self._last = now
 
     def per_second(self, now: float) -> float:
-        """The rate of late; 0 when nothing has happened."""
+        """The recent rate; 0 if there was no completion."""
+        # Divided by the part of the decaying window that has passed, so that the first seconds are not underestimated.
         memory_s = MEMORY_S * (1.0 - exp((self._since - now) / MEMORY_S))
         return self._count * exp((self._last - now) / MEMORY_S) / memory_s if memory_s > 0 else 0.0

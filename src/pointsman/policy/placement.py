@@ -1,7 +1,7 @@
-"""What a placement means for the nodes of a cluster, in Ray's terms. Pure.
+"""Translates a placement into Ray's resources and labels. Pure.
 
-Amounts of a placement group are resources of their own on the nodes where it has reserved them: ``CPU_group_<id>`` for
-any of its bundles, ``CPU_group_<bundle>_<id>`` for that one.
+Ray shows what a placement group has reserved on a node as separate resources there: ``CPU_group_<id>`` for all of its
+bundles, ``CPU_group_<bundle>_<id>`` for one bundle.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import msgspec
 from pointsman.model import Placement, Resources
 
 _GROUP = "_group_"
+#: Each actor in a group takes this much of the group's ``bundle`` resource, even if it needs nothing else.
 _BUNDLE_SHARE = 0.001
-"""Of a bundle's own resource, which whoever runs in the group takes, so that it need not ask for anything else."""
 
 
 def counted(resources: Resources) -> Resources:
-    """The same amounts as a node counts them."""
+    """The resources by the names under which a node counts them."""
     placement = resources.placement
     if not placement.group:
         return resources
@@ -35,12 +35,12 @@ def counted(resources: Resources) -> Resources:
 
 
 def is_of_group(name: str) -> bool:
-    """Whether a resource is what a placement group has reserved."""
+    """True if a resource is reserved by a placement group."""
     return _GROUP in name
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Whether a node's labels are as a selector says: ``"a"``, ``"!a"``, ``"in(a, b)"`` or ``"!in(a, b)"`` each."""
+    """True if labels satisfy all conditions of a selector: ``"a"``, ``"!a"``, ``"in(a, b)"`` or ``"!in(a, b)"``."""
     return all(_allows(labels.get(name), condition) for name, condition in selector.items())
 
 

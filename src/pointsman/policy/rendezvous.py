@@ -1,13 +1,13 @@
-"""Which backend a shard key belongs to: weighted rendezvous hashing.
+"""Maps shard keys to backends by weighted rendezvous hashing (decision 0010).
 
-Every backend draws a number for the key, an exponential with the backend's weight as its rate, and the smallest wins.
-The numbers come from a hash, so the answer depends on endpoint, key and weights alone: it is the same in every process
-and on every machine. When weights change, only keys whose winner has changed move.
+For each key every backend draws an exponentially distributed number with its weight as the rate; the smallest wins. The
+numbers come from a hash, so the result depends on endpoint, key and weights alone: it is the same in every process and
+on every machine. When weights change, only keys whose winner changes are moved.
 
 Source: C. Schindelhauer and G. Schomaker, "Weighted distributed hash tables", SPAA 2005 (the logarithmic method), on
 D. Thaler and C. V. Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM ToN 6 (1), 1998.
 
-The formula is a promise to users, written down in the user guide with golden values. A different one needs a new
+The formula is documented in the user guide with example values, and must not change. A different one needs a new
 HASH_VERSION, and the old one must remain for instances that use it.
 """
 
@@ -26,25 +26,25 @@ _uint64 = Struct(">Q")
 
 
 class Rendezvous:
-    """The map from keys to backends for one endpoint and one set of weights.
+    """The mapping of keys to backends for one endpoint and one set of weights.
 
     Args:
-        endpoint: name; the same key may belong to different backends of two endpoints.
-        weights: by backend; those of 0 get no key. Only their ratios matter.
+        endpoint: its name; a key may belong to different backends of two endpoints.
+        weights: by backend; a backend of weight 0 gets no key. Only the ratios matter.
     """
 
     __slots__ = ("_contenders",)
 
     def __init__(self, endpoint: str, weights: Mapping[str, float]) -> None:
         self._contenders = tuple(
-            # The hash of what is the same for all keys is begun once and copied for each.
+            # hot: the hash of the part that all keys share is computed once, and copied for each key.
             (tag, weight, blake2b(f"{HASH_VERSION}\0{endpoint}\0{tag}\0".encode(), digest_size=8))
             for tag, weight in sorted(weights.items())
             if weight > 0
         )
 
     def owner(self, key: str) -> str:
-        """The backend that a key belongs to; of two with the same number the first by name."""
+        """The backend that a key belongs to; of two with equal numbers the first by name."""
         data = key.encode()
         least, owner = inf, self._contenders[0][0]
         for tag, weight, begun in self._contenders:
@@ -54,7 +54,7 @@ class Rendezvous:
         return owner
 
     def numbers(self, key: str) -> dict[str, float]:
-        """What every backend draws for a key."""
+        """The number that each backend draws for a key."""
         data = key.encode()
         return {tag: _draw(begun, data, weight) for tag, weight, begun in self._contenders}
 
@@ -68,8 +68,8 @@ def _draw(begun: blake2b, data: bytes, weight: float) -> float:
 def minus_log(bits: int) -> float:
     """``-ln((bits // 2**12 + 0.5) / 2**52)`` for a 64-bit number, to 1e-10.
 
-    With sums, products and quotients of doubles only, which IEEE 754 rounds alike everywhere; the logarithm of a C
-    library is not that exact, and a key must not move because of its last digit.
+    Uses only sums, products and quotients of doubles, which IEEE 754 rounds the same everywhere. The logarithms of C
+    libraries differ in the last digit, and a difference there would move keys.
     """
     mantissa, exponent = frexp(((bits >> 12) + 0.5) * 2.0**-52)
     if mantissa < SQRT_HALF:

@@ -1,9 +1,9 @@
-"""Which endpoint a path means: exact routes and templates. Pure.
+"""Finds the endpoint of a path: exact routes and templates. Pure.
 
-The controller uses it to refuse malformed and conflicting routes, each ingress to match requests.
+The controller uses it to refuse malformed and conflicting routes, ingresses to match requests.
 
-A template is a route with braces: ``/x/{id}`` takes one non-empty segment, ``/files/{rest:path}`` takes the rest and
-stands last. A path is split into segments before percent-decoding, so ``%2F`` never adds a segment.
+A template is a route with braces: ``/x/{id}`` matches one non-empty segment, ``/files/{rest:path}`` matches the rest of
+the path and must be last. A path is split into segments before percent-decoding, so ``%2F`` never adds a segment.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _LITERAL, _SEGMENT, _REST = 0, 1, 2
 
 class Segment(NamedTuple):
     kind: int
+    #: The literal text, or the parameter's name.
     text: str
-    """The literal text, or the parameter's name."""
 
 
 class Template(NamedTuple):
@@ -38,16 +38,16 @@ class Template(NamedTuple):
 
     @property
     def signature(self) -> tuple[tuple[int, str], ...]:
-        """Equal for two templates exactly when they match the same paths."""
+        """Two templates have the same signature exactly if they match the same paths."""
         return tuple((s.kind, s.text if s.kind == _LITERAL else "") for s in self.segments)
 
     @property
     def precedence(self) -> tuple[int, ...]:
-        """Sorts templates so that more literal segments from the left come first."""
+        """Sort key: templates with more literal segments, from the left, come first."""
         return tuple(segment.kind for segment in self.segments)
 
     def match(self, parts: list[str]) -> dict[str, str] | None:
-        """Parameters for the raw (still encoded) segments of a path, or None."""
+        """The values of the parameters for the raw (still encoded) segments of a path; None if it does not match."""
         segments = self.segments
         if len(parts) != len(segments) and not (
             segments and segments[-1].kind == _REST and len(parts) >= len(segments)
@@ -103,10 +103,10 @@ def parse_route(route: str) -> Template:
 
 
 class RouteMatcher(Generic[T]):
-    """Finds what a path means among many routes.
+    """Finds the route that matches a path.
 
     Args:
-        routes: pairs of route and whatever it leads to.
+        routes: pairs of a route and its target.
     """
 
     def __init__(self, routes: Iterable[tuple[str, T]]) -> None:
@@ -122,7 +122,8 @@ class RouteMatcher(Generic[T]):
         self._templates = [(template, target) for _, template, target in templates]
 
     def match(self, path: str) -> tuple[T, dict[str, str]] | None:
-        """Find the target of a raw (percent-encoded) path, with the values of its parameters."""
+        """The target of a raw (percent-encoded) path, with the values of its parameters; None if no route matches."""
+        # hot: most instances have exact routes only, so a dict is tried before anything is split or decoded.
         target = self._exact.get(path)
         if target is not None:
             return target, {}

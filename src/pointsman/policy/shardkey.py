@@ -1,4 +1,4 @@
-"""Where an HTTP request carries its shard key: ``header:NAME``, ``cookie:NAME`` or ``query:NAME``. Pure."""
+"""Reads the shard key of an HTTP request from its source: ``header:NAME``, ``cookie:NAME`` or ``query:NAME``. Pure."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+#: Bytes of UTF-8.
 MAX_SHARD_KEY = 256
-"""Bytes of UTF-8."""
+#: How many keys of one endpoint may be pinned.
 MAX_PINS = 10_000
-"""Keys of one endpoint that may be pinned to a backend."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
 _QUERY_NAME = re.compile(r"[!-~]{1,200}")
 
 
 class BadShardKey(Exception):
-    """A request's key is not UTF-8, or too long; the text says which."""
+    """A request's key is not UTF-8, or too long; the text says what."""
 
 
 def check_source(source: Any) -> str:
-    """A source of keys as it is stored: names of headers in lower case.
+    """Check a source of keys, and return it with the names of headers in lower case.
 
     Raises:
         TypeError: not a str.
-        ValueError: not one of the three forms.
+        ValueError: none of the three forms.
     """
     if not isinstance(source, str):
         raise TypeError(f"shard_key must be a str such as 'header:X-User', not {source!r}")
@@ -36,7 +36,7 @@ def check_source(source: Any) -> str:
 
 
 def check_key(key: Any, what: str = "shard_key") -> str:
-    """A key that was given in Python.
+    """Check a key that was given in Python, and return it.
 
     Raises:
         TypeError: not a str.
@@ -54,13 +54,13 @@ def check_key(key: Any, what: str = "shard_key") -> str:
 
 
 def read_key(source: str, headers: list[tuple[bytes, bytes]], query: bytes) -> str | None:
-    """The key of a request; None when it has none. The first header, cookie or parameter of the name counts.
+    """The key of a request; None if it has none. The first header, cookie or parameter with the name counts.
 
     Args:
         source: as :func:`check_source` returns it.
 
     Raises:
-        BadShardKey: it is there and cannot be used.
+        BadShardKey: the key cannot be used.
     """
     kind, _, text = source.partition(":")
     name = text.encode()
@@ -74,7 +74,7 @@ def read_key(source: str, headers: list[tuple[bytes, bytes]], query: bytes) -> s
 
 
 def decode_key(value: bytes) -> str:
-    """The bytes of a request's key as the key.
+    """Decode the bytes of a request's key.
 
     Raises:
         BadShardKey: not UTF-8, or over 256 bytes.

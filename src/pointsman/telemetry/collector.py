@@ -1,12 +1,11 @@
-"""All metrics files of a node, merged; those whose process has ended are merged into one file. One collector per
+"""Reads and merges all metrics files of a node, and replaces those of exited processes by one file. One collector per
 folder.
 
-    folder/<role>-<random>   one file a process, of those that live and those that have ended
-    folder/retired           the counts of ended processes whose files were removed
+    folder/<role>-<random>   one file per process, of living and of exited ones
+    folder/retired           the counts of exited processes whose files were removed
 
-Counts of ended processes stay in the sums, which never fall. Their gauges do not: nothing waits in a process that is
-gone. Five
-minutes after a replica has ended its label is given up too, and its counts are added to ``replica="retired"``.
+Counts of exited processes stay in the sums, which never fall. Their gauges are left out: nothing waits in an exited
+process. Five minutes after a replica has exited its label is dropped, and its counts go to ``replica="retired"``.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ class BrokenMetricsError(Exception):
 
 
 class MetricsReader:
-    """Reads the metrics file of another process, as often as one likes.
+    """Reads the metrics file of another process, any number of times.
 
-    Keys never change once written, so each is decoded once; what is left to do at a scrape is to copy numbers. The
-    process that writes is not trusted: whatever does not fit together ends the reading of its file, and of no other.
+    Keys never change once written, so each is decoded once; later scrapes only copy values. The writing process is not
+    trusted, since user code runs in it: an inconsistent record ends the reading of this file only.
 
     Args:
-        path: the file.
+        path: of the file.
 
     Raises:
         OSError: it cannot be opened.
@@ -68,7 +67,7 @@ class MetricsReader:
 
     @property
     def ended(self) -> bool:
-        """Whether the process has ended, or has closed its file."""
+        """True if the process has exited, or has closed its file."""
         if not self._ended:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -79,7 +78,7 @@ class MetricsReader:
         return True
 
     def read(self) -> Iterator[tuple[Series, tuple[float, ...]]]:
-        """Every series with its values as they are now."""
+        """All series with their current values."""
         if not self._broken:
             try:
                 self._read_keys()
@@ -110,7 +109,8 @@ class MetricsReader:
             raise BrokenMetricsError(f"{self.name} does not say whose it is: {error}") from None
 
     def _read_keys(self) -> None:
-        # The size first: where a further segment is there, what is empty in the one before stays empty.
+        # The size is read first: the writer adds a segment only when it is done with the one before, so a gap at the
+        # end of that one is final.
         self._remap()
         while True:
             record = self._record_at(self._next)
@@ -136,7 +136,7 @@ class MetricsReader:
             self._size = size
 
     def _record_at(self, start: int) -> tuple[int, bytes, int] | None:
-        """Where the record ends, its key, and where its values begin; None where there is none (yet)."""
+        """The end of a record, its key, and the offset of its values; None if there is no record yet."""
         if self._map is None or start % SEGMENT + RECORD.size > SEGMENT or start + RECORD.size > self._size:
             return None
         size, key_size = RECORD.unpack_from(self._map, start)
@@ -162,6 +162,7 @@ def _checked(series: Series) -> Series:
 log = logging.getLogger(__name__)
 
 RETIRE_AFTER_S = 300.0
+#: The value of the ``replica`` label for counts of replicas that exited long ago, and the name of their file.
 RETIRED = "retired"
 MAX_USER_SERIES = 2000
 OVERFLOW = "overflow"
@@ -171,17 +172,22 @@ Numbers = tuple[float, ...]
 
 
 class Metric(NamedTuple):
-    """One metric of the node: what it is, as its first writer said, and its values by labels."""
+    """One metric of the node.
+
+    Attributes:
+        about: its description, from the first process that has it.
+        series: values by labels.
+    """
 
     about: Series
     series: dict[Labels, Numbers]
 
 
 def merge(entries: Iterable[tuple[Series, Numbers]]) -> dict[str, Metric]:
-    """Put series of many processes together, by name. Pure.
+    """Merge the series of many processes, by name. Pure.
 
-    Where two disagree on what a name means, the first is right. A metric of user code keeps 2000 series; further ones
-    share one.
+    Series whose kind or buckets differ from the first of that name are left out. A metric of user code may have 2000
+    series; the values of further ones are merged into one.
     """
     metrics: dict[str, Metric] = {}
     for about, numbers in entries:
@@ -205,12 +211,12 @@ def merge(entries: Iterable[tuple[Series, Numbers]]) -> dict[str, Metric]:
 
 
 class Collector:
-    """See the module. Not for several threads at a time.
+    """Reads and merges the metrics files of a folder. Not thread-safe.
 
     Args:
-        folder: where the metrics files lie.
-        clock: seconds that only grow.
-        retire_after_s: how long ended replicas keep their labels.
+        folder: of the metrics files.
+        clock: returns monotonic time in seconds.
+        retire_after_s: how long exited replicas keep their labels.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float], retire_after_s: float = RETIRE_AFTER_S) -> None:
@@ -222,7 +228,7 @@ class Collector:
         self._unreadable: set[str] = set()
 
     def collect(self) -> dict[str, Metric]:
-        """Everything as it is now, by name."""
+        """All current metrics, by name."""
         self._look()
         self._retire()
         return merge(self._entries())
@@ -239,7 +245,7 @@ class Collector:
                     yield series, numbers
 
     def _look(self) -> None:
-        """Open new metrics files, forget those that are gone, and note who has ended."""
+        """Open new metrics files, close those that were removed, and record which processes have exited."""
         names = [name for name in sorted(os.listdir(self._folder)) if not name.startswith(NEW)]
         for name in self._readers.keys() - set(names):
             self._readers.pop(name).close()
@@ -249,7 +255,8 @@ class Collector:
                 self._open(name)
         retired = self._readers.get(RETIRED)
         if retired is not None:
-            for name in retired.owner.merged:  # somebody was killed between the two steps of merging
+            # A collector was killed after it wrote ``retired`` and before it removed these: they would count twice.
+            for name in retired.owner.merged:
                 if name in self._readers:
                     self._forget(name)
         now = self._clock()
@@ -261,13 +268,13 @@ class Collector:
         try:
             self._readers[name] = MetricsReader(self._folder / name)
         except FileNotFoundError:
-            pass  # another one has merged it just now
+            pass  # another collector has just merged it
         except (OSError, BrokenMetricsError) as error:
             self._unreadable.add(name)
             log.warning("metrics file %s cannot be read: %s", name, error)
 
     def _retire(self) -> None:
-        """Merge those that have ended long enough ago; at once where no label names them."""
+        """Merge the files of processes that exited long enough ago; at once if no label names the process."""
         now = self._clock()
         due = [
             name
@@ -284,6 +291,8 @@ class Collector:
             for labels, numbers in metric.series.items():
                 writer.series(_with_labels(metric.about, labels)).fill(numbers)
         writer.close()
+        # The new file takes effect by this rename, and names the files that it contains. They are removed afterwards: a
+        # collector that is killed in between loses nothing, and the next one removes them (see ``_look``).
         writer.path.replace(self._folder / RETIRED)
         for name in (RETIRED, *due):
             self._forget(name, unlink=name != RETIRED)

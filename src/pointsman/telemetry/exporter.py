@@ -1,8 +1,7 @@
-"""Serves a node's metrics over HTTP: ``GET /metrics``, for Prometheus and for people.
+"""Serves a node's metrics over HTTP at ``GET /metrics``, for Prometheus and for people.
 
-A component that any process of a node can host, given the folder of the metrics files and a listening socket. It keeps
-no counts of its own, so the next process that hosts it goes on where the last one ended. Collecting runs on a thread,
-and the host's event loop only moves the bytes.
+Any process of a node can host it, given the folder of the metrics files and a listening socket. It has no state but
+those files, so another process can take over. Collecting runs on a thread; the event loop only sends the bytes.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ MAX_HEAD = 16 * 1024
 HEAD_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 MAX_CONNECTIONS = 32
+#: Metrics files of exited processes are merged at each scrape, and at least this often.
 MERGE_EVERY_S = 30.0
-"""Metrics files of the dead are merged at scrapes, and this often where nobody scrapes."""
 
 
 class Exporter:
-    """See the module. Starts nothing before :meth:`start`.
+    """Serves the metrics of a folder over HTTP, from :meth:`start` on.
 
     Args:
-        folder: where the metrics files lie.
-        listener: a listening socket, or None to collect only.
+        folder: of the metrics files.
+        listener: a listening socket; None to collect only.
     """
 
     def __init__(self, folder: Path, listener: socket.socket | None) -> None:
@@ -46,13 +45,13 @@ class Exporter:
         self._connections = 0
 
     async def start(self) -> None:
-        """Begin to serve."""
+        """Start to serve."""
         self._merging = asyncio.get_running_loop().create_task(self._merge_regularly())
         if self._listener is not None:
             self._server = await asyncio.start_server(self._answer, sock=self._listener, limit=MAX_HEAD)
 
     async def aclose(self) -> None:
-        """Stop; the socket's other owners keep it open."""
+        """Stop serving. Other processes that share the socket keep it open."""
         if self._server is not None:
             self._server.close()
         if self._merging is not None:
@@ -62,7 +61,7 @@ class Exporter:
         self._thread.shutdown()
 
     async def collect(self) -> dict[str, Metric]:
-        """All metrics of the node, as they are now."""
+        """The current metrics of the node."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._collector.collect)
 
     def _page(self, openmetrics: bool) -> bytes:
@@ -85,7 +84,7 @@ class Exporter:
             writer.write(await self._response(head))
             await asyncio.wait_for(writer.drain(), WRITE_TIMEOUT_S)
         except (OSError, EOFError, asyncio.TimeoutError, asyncio.LimitOverrunError):
-            pass  # a client that went away, is too slow, or speaks no HTTP: it gets nothing
+            pass  # the client disconnected, is too slow or does not speak HTTP: its connection is closed
         finally:
             self._connections -= 1
             writer.close()

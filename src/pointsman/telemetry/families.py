@@ -1,35 +1,35 @@
-"""The metrics that Pointsman itself keeps: names, labels, buckets. Pure.
+"""Pointsman's own metrics: names, labels, buckets. Pure.
 
-The first nine are a promise: names and labels stay exactly as they are. Labels take their values from configured names
-and closed lists only, so that nothing that a client sends adds a series.
+The first nine are those of Ray Serve 1.x; their names and labels must not change. Values of labels are configured names
+or come from closed lists, so that a client cannot add a series.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+#: Of several processes' values those of a ``gauge`` are summed; of a ``largest`` the maximum is taken.
 Kind = Literal["counter", "gauge", "largest", "histogram"]
-"""Several processes' ``gauge`` values are summed; of ``largest`` the largest counts."""
 
 LATENCY_MS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
 LATENCY_S = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1,
     0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
+#: The outcome of an HTTP request whose head has arrived: exactly one of these.
 OUTCOMES = ("delivered", "refused", "failed", "aborted")
-"""What may become of an HTTP request whose head has arrived: exactly one of these."""
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+#: Batch sizes up to this one have their own label; larger ones share a label per power of two.
 EXACT_SIZES = 32
-"""Batches up to this size have a label of their own; larger ones share one per power of two."""
 
 
 class Family(NamedTuple):
     """One metric.
 
     Attributes:
-        labels: their names, in the order in which values are given.
+        labels: names of the labels, in the order of the values.
         bounds: upper bounds of a histogram's buckets, without the infinite one.
-        user: made by user code, so that its number of series has to be watched.
+        user: whether user code defines it, so that its number of series must be limited.
     """
 
     name: str
@@ -155,5 +155,5 @@ ALL_FAMILIES = (
 
 
 def size_label(size: int) -> str:
-    """A batch size as a label: exact up to 32, then rounded up to a power of two."""
+    """The label of a batch size: exact up to 32, then rounded up to a power of two."""
     return str(size if size <= EXACT_SIZES else 1 << (size - 1).bit_length())

@@ -1,8 +1,7 @@
-"""Log lines of our processes: as text, or as one JSON object per line; with their time, and the id of the request that
-they are about.
+"""The format of log lines: text, or one JSON object per line, with the time and the id of the request.
 
-Called once at the start of each process. What user code logs by the standard ``logging`` goes the same way, so that its
-lines carry time and request id, too, without its doing. Who reads log files finds here how lines begin.
+Set up once at the start of each process. User code that uses the standard ``logging`` gets the same format, with time
+and request id. Readers of log files find here how lines begin.
 
     2026-11-28T09:30:00.123Z WARNING my.model: [id of the request] message
         further lines of the same event
@@ -24,9 +23,9 @@ from pointsman.context import call_scope, replica_context
 TEXT = "text"
 JSON = "json"
 FORMATS = (TEXT, JSON)
+#: Attribute of a log record, set by ``extra``: a dict that is added to a JSON line; the message says the same in words.
+#: Its ``request_id``, or the list ``request_ids``, takes precedence over the id of the current call.
 FIELDS = "fields"
-"""Attribute of a record, set by ``extra``: a dict that becomes part of a JSON line, where the message says it too. The
-``request_id`` in it, or the list ``request_ids``, wins over the id of the call that is under way."""
 INDENT = "    "
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -40,7 +39,7 @@ def set_up(log_format: str, process: str) -> None:
 
     Args:
         log_format: ``text`` or ``json``.
-        process: what this process is, such as ``ingress``.
+        process: the role of this process, such as ``ingress``.
     """
     make_record = logging.getLogRecordFactory()
 
@@ -48,11 +47,11 @@ def set_up(log_format: str, process: str) -> None:
         record = make_record(*args, **kwargs)
         scope = call_scope.get()
         if scope is not None:
-            # A name that no user code has in its ``extra``, where logging refuses names that are taken.
+            # A private name: logging raises if a name in the ``extra`` of user code is taken.
             setattr(record, _IDS, scope.request_ids or (scope.request_id,))
         return record
 
-    # At the making of the record and not at its formatting: that may happen on a thread of its own.
+    # When the record is made, not when it is formatted: that may happen on another thread, which has no call.
     logging.setLogRecordFactory(with_request_id)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(log_format, process))
@@ -61,23 +60,23 @@ def set_up(log_format: str, process: str) -> None:
 
 
 def formatter(log_format: str, process: str) -> logging.Formatter:
-    """Makes the lines of a process, see :func:`set_up`."""
+    """The formatter of a process; for the arguments see :func:`set_up`."""
     return JSONFormatter(process) if log_format == JSON else TextFormatter()
 
 
 def record(level: int, logger: str, message: str, fields: Mapping[str, Any]) -> logging.LogRecord:
-    """For a formatter, where no logger is at hand. ``fields`` become part of a JSON line."""
+    """A log record for a formatter that is used without a logger. ``fields`` are added to a JSON line."""
     made = logging.LogRecord(logger, level, "", 0, message, (), None)
     setattr(made, FIELDS, fields)
     return made
 
 
 def log_failure(log: logging.Logger, message: str, traceback: str, **fields: Any) -> None:
-    """Log an error of user code, of which there is only the text left.
+    """Log an error of user code that is known as text only.
 
     Args:
-        message: what has failed.
-        traceback: the lines below; a field of its own where lines are JSON.
+        message: what failed.
+        traceback: logged below the message; in a JSON line it is the field ``exception``.
         fields: see :data:`FIELDS`.
     """
     made = log.makeRecord(log.name, logging.ERROR, "", 0, readable(message), (), None, extra={FIELDS: fields})
@@ -87,8 +86,8 @@ def log_failure(log: logging.Logger, message: str, traceback: str, **fields: Any
 
 
 class TextFormatter(logging.Formatter):
-    """``TIME LEVEL logger: [request id] message``; a message's further lines are indented, so that none of them can be
-    taken for a line of its own. The time is UTC: nodes may be in several zones, and clocks are not set back twice."""
+    """``TIME LEVEL logger: [request id] message``. Further lines of a message are indented, so that none can be taken
+    for a log line. The time is UTC: nodes may be in several zones, and local clocks are set back once a year."""
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(record).rstrip("\n").replace("\n", f"\n{INDENT}")
@@ -100,7 +99,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One object per line. ``level`` and ``logger`` come first, since lines are told apart by how they begin."""
+    """One object per line. ``level`` and ``logger`` come first: :func:`head_of` and :func:`is_routine` look there."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -138,7 +137,7 @@ _ID_FIELDS = ("request_id", "request_ids")
 
 
 def utc(seconds: float) -> str:
-    """A moment of ``time.time`` as JSON lines have it."""
+    """A time of ``time.time`` in the format of JSON lines."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
 
 
@@ -148,13 +147,13 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 def _request_ids(record: logging.LogRecord) -> list[str]:
-    """Of the requests that a line is about: those of a batch are several."""
+    """The ids of the requests that a line is about; a line about a batch has several."""
     fields = _fields(record)
     for ids in (
         fields.get("request_ids", ()),
         (fields.get("request_id", ""),),
         getattr(record, _IDS, ()),
-        (getattr(record, "request_id", ""),),  # as user code that knows its own says it
+        (getattr(record, "request_id", ""),),  # given by user code
     ):
         if any(ids):
             return [str(one) for one in ids if one]
@@ -162,10 +161,10 @@ def _request_ids(record: logging.LogRecord) -> list[str]:
 
 
 class Head(NamedTuple):
-    """How a line of a log file begins.
+    """The beginning of a log line, parsed.
 
     Attributes:
-        time: sorts like the moments themselves.
+        time: as text that sorts by time.
         level: such as ``WARNING``.
         request_ids: of the requests that it is about.
         goes_on: whether indented lines after it belong to it.
@@ -178,7 +177,7 @@ class Head(NamedTuple):
 
 
 def head_of(line: str) -> Head | None:
-    """How a line begins; None of one that no logger has written, such as what user code prints."""
+    """Parse the beginning of a line; None if no logger wrote it, such as output of ``print``."""
     if line.startswith('{"level":'):
         return _head_of_json(line)
     found = _TEXT_HEAD.match(line)
@@ -189,7 +188,7 @@ def head_of(line: str) -> Head | None:
 
 
 def _head_of_json(line: str) -> Head | None:
-    """User code may print JSON that begins as ours does, so all that each of our lines has is asked for."""
+    # User code may print JSON that begins like a log line, so all fields that every log line has are checked.
     try:
         read = json.loads(line)
         time, level, ids = read["time"], read["level"], read.get("request_ids") or [read.get("request_id")]
@@ -199,27 +198,27 @@ def _head_of_json(line: str) -> Head | None:
         if _JSON_TIME.fullmatch(time) is None:
             return None
         return Head(time[:23], level, frozenset(one for one in ids if one), goes_on=False)
-    except (ValueError, KeyError, TypeError, RecursionError):  # the last of thousands of brackets in one another
+    except (ValueError, KeyError, TypeError, RecursionError):  # the last for thousands of nested brackets
         return None
 
 
 def is_routine(line: bytes) -> bool:
-    """Whether a line is one of those of our own processes that go to the files only."""
+    """True for an INFO line of Pointsman itself, which is written to the log file and not shown on the terminal."""
     return _ROUTINE.match(line) is not None
 
 
 def escaped(target: bytes) -> str:
-    """Bytes from a client as they may stand in a log: whatever is no printable ASCII is escaped."""
+    """Bytes from a client, safe for a log: all but printable ASCII is escaped."""
     return "".join(chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x5C else f"\\x{byte:02x}" for byte in target)
 
 
 def printable(text: str) -> str:
-    """One line without control characters, so that a name cannot forge log lines."""
+    """The text in one line without control characters, so that a name cannot forge log lines."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def readable(text: str) -> str:
-    """Lines without control characters: texts of exceptions hold what clients have sent."""
+    """The text in lines without control characters: messages of exceptions may contain what clients sent."""
     return "\n".join(printable(line) for line in text.expandtabs(4).strip().split("\n"))
 
 
@@ -227,10 +226,10 @@ WARNINGS_PER_SECOND = 10
 
 
 class WarningBudget:
-    """Counts warnings per kind and second. Pure: the time is an argument.
+    """A rate limit for log warnings, per kind. Pure: the time is an argument.
 
     Args:
-        per_second: warnings of one kind that may be logged in a second.
+        per_second: how many warnings of one kind may be logged in a second.
     """
 
     def __init__(self, *, per_second: int = WARNINGS_PER_SECOND) -> None:
@@ -238,10 +237,10 @@ class WarningBudget:
         self._windows: dict[str, tuple[float, int]] = {}
 
     def take(self, kind: str, now: float) -> int | None:
-        """Ask to log one warning.
+        """Request to log one warning.
 
         Returns:
-            None when it must not be logged; otherwise how many were held back in the window before (mostly 0).
+            None if it must not be logged; otherwise how many were suppressed in the second before (usually 0).
         """
         start, count = self._windows.get(kind, (now, 0))
         held_back = 0

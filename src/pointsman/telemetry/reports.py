@@ -1,11 +1,11 @@
 """Two renderings of metrics. Pure.
 
-For people: rates, errors, percentiles, queues (:func:`summarise`). Counters grow for ever, so what happened in between
-is the difference of two readings; gauges are as of the second.
+:func:`summarise`, for people: rates, errors, percentiles, queues. Counters are the difference of two readings; gauges
+are those of the second.
 
-For scrapers: Prometheus's own text format, and OpenMetrics for those who ask for it (:func:`render`). OpenMetrics wants
-counters to end in ``_total``. Those of Ray Serve 1.x do not, and their names are a promise; there they are of type
-``unknown``, which says nothing wrong.
+:func:`render`, for scrapers: Prometheus's text format, or OpenMetrics on request. OpenMetrics requires that names of
+counters end in ``_total``. Those of Ray Serve 1.x do not, and their names must not change, so OpenMetrics shows them
+with the type ``unknown``.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The metrics that a summary needs, at one time (in seconds of a clock that only grows)."""
+    """The metrics that a summary needs, at one time (in seconds of a monotonic clock)."""
 
     time: float
     metrics: dict[str, list[tuple[Labels, Numbers]]]
 
 
 def reading_of(metrics: Mapping[str, Metric], time: float) -> Reading:
-    """What is to be kept of everything that was collected."""
+    """A reading of collected metrics."""
     kept = {f.name: list(metrics[f.name].series.items()) for f in SHOWN if f.name in metrics}
     return Reading(time, kept)
 
 
 def joined(reading: Reading, others: Iterable[Reading]) -> Reading:
-    """A node's reading and those of other nodes as one, at the time of the first: a series is there once for each."""
+    """One reading of several nodes, with the time of the first. A series may occur once per node."""
     metrics = {name: list(series) for name, series in reading.metrics.items()}
     for other in others:
         for name, series in other.metrics.items():
@@ -59,9 +59,9 @@ def joined(reading: Reading, others: Iterable[Reading]) -> Reading:
 
 
 def quantile(bounds: Iterable[float], counts: Numbers, q: float) -> float | None:
-    """The value below which a share ``q`` of the counted ones lie, linear within a bucket; None when there are none.
+    """The q-quantile of a histogram, interpolated linearly within a bucket; None if the histogram is empty.
 
-    What lies above the last bound counts as that bound, as in Prometheus's ``histogram_quantile``.
+    Values above the last bound count as that bound, as in Prometheus's ``histogram_quantile``.
     """
     bounds = tuple(bounds)
     wanted = q * sum(counts)
@@ -76,7 +76,7 @@ def quantile(bounds: Iterable[float], counts: Numbers, q: float) -> float | None
 
 
 def queued_by_endpoint(reading: Reading) -> dict[str, int]:
-    """How many calls wait in routers, by endpoint."""
+    """The number of calls that wait in routers, by endpoint."""
     queued: dict[str, int] = {}
     for labels, numbers in reading.metrics.get(families.ROUTER_QUEUED.name, []):
         endpoint = dict(labels)["endpoint"]
@@ -85,7 +85,7 @@ def queued_by_endpoint(reading: Reading) -> dict[str, int]:
 
 
 def summarise(after: Reading, before: Reading | None = None) -> dict[str, Any]:
-    """What ``Client.stats`` returns: since the start, or since an earlier reading, and then with rates."""
+    """The result of ``Client.stats``: since the start, or since an earlier reading, and then with rates."""
     seconds = after.time - before.time if before is not None else None
     sums = _Sums(after, before)
     endpoints = {labels["endpoint"] for labels, _ in sums.rows(families.ROUTER_REQUESTS)}
@@ -147,7 +147,8 @@ class _Sums:
         return sum(numbers[0] for numbers in self.gauges(family, **wanted))
 
     def numbers(self, family: Family, **wanted: str) -> Numbers:
-        """The sums of all numbers of a series, less what they were before. Summed first: replicas may be retired."""
+        """The sums of all values of matching series, less those of the earlier reading. Subtracted after summing, since
+        the series of a replica may have become ``retired`` in between."""
         width = len(family.bounds) + 2 if family.bounds else 1
         after = _column_sums(_matching(self._after, family, wanted), width)
         if self._before is None:

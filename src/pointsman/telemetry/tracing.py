@@ -1,8 +1,8 @@
-"""OpenTelemetry spans: one for each request in the ingress, with its wait for a replica, and one for each query in a
-replica, with its wait there. Spans of user code become children of the latter.
+"""OpenTelemetry spans: one for each request in the ingress and one for each call in a replica, each with its time in
+the queue. Spans of user code are children of the replica's span.
 
-Only where the ``otel`` extra is installed and the variables of OpenTelemetry say where spans go; elsewhere nothing is
-imported and nothing is done. The only module that knows OpenTelemetry. Times are in the time of ``time.monotonic``.
+Spans are recorded only if the ``otel`` extra is installed and OpenTelemetry's variables name an exporter (decision
+0028); otherwise nothing is imported. The only module that imports OpenTelemetry. Times are those of ``time.monotonic``.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ log = logging.getLogger(__name__)
 Headers = list[tuple[bytes, bytes]]
 Attributes = Mapping[str, "str | int | float | bool"]
 
+#: The headers of W3C Trace Context, which link the spans of a request.
 TRACE_HEADERS = frozenset((b"traceparent", b"tracestate"))
-"""W3C Trace Context: what ties the spans of a request together."""
+#: Each of these variables switches tracing on.
 WHERE = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""Any of these variables switches tracing on."""
 API = "opentelemetry.trace"
 FLUSH_S = 1.0
 
 
 class Span:
-    """A span that has begun.
+    """A started span.
 
     Args:
-        tracer: OpenTelemetry's.
-        span: its span.
+        tracer: the OpenTelemetry tracer.
+        span: the OpenTelemetry span.
     """
 
     def __init__(self, tracer: Any, span: Any) -> None:
@@ -42,16 +42,16 @@ class Span:
         self._span = span
 
     def carried(self, headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-        """A request's headers as they go on from here: whoever gets them is a child of this span."""
+        """The headers with this span as the parent, for whoever handles the request next."""
         return [*(header for header in headers if header[0] not in TRACE_HEADERS), *_headers_of(self._span)]
 
     def part(self, name: str, began: float, ended: float) -> None:
-        """A child that is over."""
+        """Record a child span that has ended."""
         context = _api().set_span_in_context(self._span)
         self._tracer.start_span(name, context=context, start_time=_epoch_ns(began)).end(_epoch_ns(ended))
 
     def enter(self) -> object:
-        """Make this the span of which others that begin here are children; gives what :meth:`leave` wants."""
+        """Make this the current span. Returns the token for :meth:`leave`."""
         from opentelemetry import context
 
         return context.attach(_api().set_span_in_context(self._span))
@@ -62,7 +62,7 @@ class Span:
         context.detach(entered)  # type: ignore[arg-type]
 
     def fail(self) -> None:
-        """What this span stands for went wrong."""
+        """Mark the span as failed."""
         self._span.set_status(_api().Status(_api().StatusCode.ERROR))
 
     def end(self, attributes: Attributes) -> None:
@@ -71,10 +71,10 @@ class Span:
 
 
 class Tracer:
-    """Begins spans.
+    """Starts spans.
 
     Args:
-        provider: OpenTelemetry's, with its exporter.
+        provider: the OpenTelemetry tracer provider, with its exporter.
     """
 
     def __init__(self, provider: Any) -> None:
@@ -82,7 +82,7 @@ class Tracer:
         self._tracer = provider.get_tracer("pointsman")
 
     def begin(self, name: str, headers: Sequence[tuple[bytes, bytes]], attributes: Attributes, *, began: float) -> Span:
-        """Begin the span of a request, as a child of what its headers name."""
+        """Start the span of a request, as a child of the span in its headers."""
         from opentelemetry.propagate import extract
 
         carrier = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers if key in TRACE_HEADERS}
@@ -96,14 +96,14 @@ class Tracer:
         return Span(self._tracer, span)
 
     def close(self) -> None:
-        """Send what has not left yet, within a second: a collector that is away must not keep a process from ending."""
+        """Export pending spans, for at most a second: an unreachable collector must not keep a process from exiting."""
         flushing = threading.Thread(target=self._provider.force_flush, name="pointsman-spans", daemon=True)
         flushing.start()
         flushing.join(FLUSH_S)
 
 
 def current_headers() -> Headers:
-    """Headers that make a call a child of the present span of user code; none where there is no such span."""
+    """Headers that make a call a child of the current span of user code; empty if there is none."""
     api = sys.modules.get(API)
     return [] if api is None else _headers_of(api.get_current_span())
 
@@ -112,15 +112,15 @@ _tracer: Tracer | None = None
 
 
 def tracer() -> Tracer | None:
-    """This process's tracer; None where nothing is traced."""
+    """The tracer of this process; None if nothing is traced."""
     return _tracer
 
 
 def set_up(process: str) -> None:
-    """Begin to trace in this process, if that is wanted and can be done.
+    """Set up tracing in this process, if it is switched on and OpenTelemetry is installed.
 
     Args:
-        process: what this process is, such as ``ingress``.
+        process: the role of this process, such as ``ingress``.
     """
     global _tracer
     wanted = [name for name in WHERE if os.environ.get(name, "none") != "none"]
@@ -136,7 +136,7 @@ def set_up(process: str) -> None:
 
 
 def close() -> None:
-    """Send what has not left yet."""
+    """Export pending spans."""
     if _tracer is not None:
         _tracer.close()
 
@@ -158,7 +158,7 @@ def _provider(process: str) -> Any:
 
         exporter = OTLPSpanExporter()
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)  # so that spans of user code leave by the same door
+    trace.set_tracer_provider(provider)  # so that spans of user code go to the same exporter
     return provider
 
 

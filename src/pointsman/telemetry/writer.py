@@ -1,13 +1,13 @@
-"""One process's metrics in a file that is mapped into its memory. What is written there belongs to the kernel at once
-and outlives the process, however that ends.
+"""Writes one process's metrics to a file mapped into its memory (decision 0020). Written values are in the kernel's
+page cache at once, so they outlive the process, however it ends.
 
     file      segments of 64 KiB; records do not cross their borders
     record    size (4 bytes, a multiple of 8), size of the key (4 bytes), the key, padding, doubles
-    key       msgpack: of the first record who writes (`Owner`), of the others what is counted (`Series`)
+    key       msgpack: an `Owner` in the first record, a `Series` in the others
 
-A size of 0 ends a segment. It is written last, so that whoever reads sees a record whole or not at all. The file is
-locked for as long as its process lives, so "has it ended" is one attempt to lock. Values are doubles in the machine's
-order, each written by one thread only: adding to one takes 0.1 µs and neither a lock nor a system call.
+A size of 0 ends a segment. The size is written last, so that readers see a whole record or none. The process holds a
+lock on the file while it lives, so a reader learns whether it has exited by one attempt to lock. Values are doubles in
+the machine's byte order, each written by one thread only: adding to one takes 0.1 µs, without a lock or a system call.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ MAX_SEGMENTS = 512
 RECORD = Struct("@II")
 SIZE = Struct("@I")
 DOUBLE = 8
+#: Prefix of the names of files that readers must ignore, since they are not complete.
 NEW = ".new-"
-"""Prefix of a file that is not ready to be read."""
 
 C = TypeVar("C", bound="SeriesValues")
 K = TypeVar("K")
@@ -45,9 +45,11 @@ V = TypeVar("V")
 
 
 class Owner(msgspec.Struct, array_like=True, frozen=True):
-    """Who writes a metrics file. ``role`` is ``replica``, ``ingress``, ``controller``, ``client`` or ``retired``.
+    """The process that writes a metrics file.
 
-    ``merged`` names the files whose counts a ``retired`` one has taken over.
+    Attributes:
+        role: ``replica``, ``ingress``, ``controller``, ``client`` or ``retired``.
+        merged: names of the files whose counts a ``retired`` file contains.
     """
 
     role: str
@@ -56,7 +58,7 @@ class Owner(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Series(msgspec.Struct, array_like=True, frozen=True):
-    """One series of a metric: what its values mean."""
+    """The description of one series of a metric."""
 
     name: str
     kind: Kind
@@ -67,17 +69,19 @@ class Series(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def width(self) -> int:
-        """How many doubles it has: of a histogram the buckets, the infinite one included, and the sum."""
+        """The number of its values: for a histogram the buckets, with the infinite one, and the sum."""
         return len(self.bounds) + 2 if self.kind == "histogram" else 1
 
 
 class SeriesValues:
-    """Values of one series, for one writing thread.
+    """The values of one series, written by one thread.
 
     Attributes:
-        values, at: its first value is ``values[at]``. What is counted with every request is written there directly: to
-            call :meth:`Counter.inc` costs as much again.
+        values, at: the first value is ``values[at]``.
     """
+
+    # hot: code that counts every request writes ``values[at] += 1.0`` itself, since a call of ``Counter.inc`` costs as
+    # much again as the addition (decision 0020).
 
     __slots__ = ("at", "values")
 
@@ -92,7 +96,7 @@ class SeriesValues:
 
 
 class Counter(SeriesValues):
-    """Grows."""
+    """A value that only grows."""
 
     __slots__ = ()
 
@@ -101,7 +105,7 @@ class Counter(SeriesValues):
 
 
 class Gauge(SeriesValues):
-    """Goes up and down."""
+    """A value that goes up and down."""
 
     __slots__ = ()
 
@@ -113,7 +117,7 @@ class Gauge(SeriesValues):
 
 
 class Histogram(SeriesValues):
-    """Counts values by size."""
+    """Counts of values by bucket, and their sum."""
 
     __slots__ = ("_bounds", "_sum_at")
 
@@ -129,7 +133,7 @@ class Histogram(SeriesValues):
 
 
 class ByLabels(dict[K, V]):
-    """ByLabels, or some of them together, by what tells them apart; made when they are first asked for."""
+    """A dict of series values, or groups of them, by label values; a missing item is created on access."""
 
     def __init__(self, make: Callable[[K], V]) -> None:
         super().__init__()
@@ -144,10 +148,9 @@ class MetricsWriter:
     """Writes this process's metrics file.
 
     Args:
-        folder: where metrics files of the instance lie; None for private memory, which nobody reads.
-        role: see :class:`Owner`.
-        merged: see there.
-        hidden: leave the file under a name that no collector looks at; whoever made it renames it.
+        folder: of the instance's metrics files; None for private memory, which nobody reads.
+        role, merged: see :class:`Owner`.
+        hidden: keep the name that readers ignore; the caller renames the file.
     """
 
     def __init__(self, folder: Path | None, role: str, *, merged: tuple[str, ...] = (), hidden: bool = False) -> None:
@@ -165,37 +168,39 @@ class MetricsWriter:
             self.path = folder / f"{NEW}{self.name}"
             self._create(self.path)
         self._record(owner, 0)
-        if folder is not None and not hidden:  # not before it is locked, and says whose it is
+        # Renamed only when it is locked and has its first record: a reader takes a file that is not locked for that of
+        # an exited process, and one without an owner for damaged.
+        if folder is not None and not hidden:
             self.path = self.path.rename(folder / self.name)
         _writers.add(self)
 
     @classmethod
     def open(cls, folder: Path, role: str) -> MetricsWriter | None:
-        """The writer of this process; None where there is no such folder, which means that nothing is to be
-        recorded."""
+        """The writer of this process; None if the folder does not exist, which means that metrics are switched off."""
         return cls(folder, role) if folder.is_dir() else None
 
     def counter(self, family: Family, *labels: str) -> Counter:
-        """A counter of its own for one thread; those with the same labels are summed by whoever reads."""
+        """A new counter for one thread. Readers sum counters with the same labels."""
         return self._series(family, labels, Counter)
 
     def gauge(self, family: Family, *labels: str) -> Gauge:
-        """A gauge, as :meth:`counter`."""
+        """A new gauge for one thread, as :meth:`counter`."""
         return self._series(family, labels, Gauge)
 
     def histogram(self, family: Family, *labels: str) -> Histogram:
-        """A histogram, as :meth:`counter`."""
+        """A new histogram for one thread, as :meth:`counter`."""
         return self._series(family, labels, lambda values, at: Histogram(values, at, family.bounds))
 
     def series(self, series: Series) -> SeriesValues:
-        """Any series, to be filled."""
+        """A new series of any kind, to be filled."""
         return self._place(series, SeriesValues)
 
     def close(self) -> None:
-        """End the file: what it holds is merged by whoever collects."""
+        """Release the file, which the collector then merges like that of an exited process."""
         _writers.discard(self)
         if self._descriptor >= 0:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # closing alone would not do: maps hold copies of it
+            # Closing alone does not release the lock: each mmap holds a duplicate of the descriptor.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -216,7 +221,7 @@ class MetricsWriter:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _record(self, key: bytes, width: int) -> int:
-        """Append a record; returns where its values are, counted in doubles of the segment."""
+        """Append a record. Returns the index of its first value in the segment, in doubles."""
         padded = -(-len(key) // DOUBLE) * DOUBLE
         size = RECORD.size + padded + width * DOUBLE
         if size > SEGMENT:
@@ -226,7 +231,7 @@ class MetricsWriter:
         start = self._used
         self._map[start + RECORD.size : start + RECORD.size + len(key)] = key
         RECORD.pack_into(self._map, start, 0, len(key))
-        SIZE.pack_into(self._map, start, size)  # in one piece, and last: now the record is there
+        SIZE.pack_into(self._map, start, size)  # last, and in one write: readers see the record from here on
         self._used += size
         return (start + RECORD.size + padded) // DOUBLE
 
@@ -239,7 +244,7 @@ class MetricsWriter:
             self._segments.append((segment, self._values))
 
     def _new_segment(self) -> mmap.mmap | None:
-        """The next piece of the file, where there is room for it."""
+        """Map the next segment of the file; None if the file or the disk is full."""
         offset = len(self._segments) * SEGMENT
         try:
             if len(self._segments) == MAX_SEGMENTS:
@@ -252,8 +257,8 @@ class MetricsWriter:
             return None
 
     def leave_to_parent(self) -> None:
-        """In a forked child: go on in private memory, since every value has one writer only, and let go of the file,
-        since it is not ours that must end for it to count as ended."""
+        """Called in a forked child: continue in private memory, since each value has one writer only, and close the
+        file, whose lock must end with the parent."""
         self._lock = threading.Lock()
         copies: dict[int, memoryview[float]] = {}
         for values in self._handed_out:
@@ -272,26 +277,26 @@ class MetricsWriter:
 
 
 def _reserve(descriptor: int, offset: int) -> None:
-    """Make room in the file. Reserved, not only promised: a full disk would kill the process at its first write."""
+    # Allocated, not only extended: on a full disk the first write to a hole would kill the process by SIGBUS.
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, offset, SEGMENT)
     else:
         os.ftruncate(descriptor, offset + SEGMENT)
 
 
+#: All open writers, for :func:`_after_fork`.
 _writers: set[MetricsWriter] = set()
-"""All that are open, so that a forked child finds them."""
 _process_writer: MetricsWriter | None = None
 
 
 def set_process_writer(writer: MetricsWriter | None) -> None:
-    """Say where metrics of user code go."""
+    """Set the writer for metrics of user code."""
     global _process_writer
     _process_writer = writer
 
 
 def process_writer() -> MetricsWriter | None:
-    """The writer of a replica's metrics; None elsewhere, and where nothing is recorded."""
+    """The writer for metrics of user code; None outside replicas, and if metrics are switched off."""
     return _process_writer
 
 
@@ -304,14 +309,15 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 EVERY_S = 0.5
+#: Number of measurements of which the worst is shown: those of the last 5 s.
 WINDOW = 10
 
 
 class LoopLag:
-    """Watches the running loop until it ends.
+    """Measures how late the running loop calls its timers.
 
     Args:
-        gauge: where the worst lateness of the last 5 s is shown, in seconds.
+        gauge: is set to the worst delay of the last 5 s, in seconds.
     """
 
     def __init__(self, gauge: Gauge) -> None:
@@ -319,14 +325,14 @@ class LoopLag:
         self._loop = asyncio.get_running_loop()
         self._recent: list[float] = []
         self._due = self._loop.time() + EVERY_S
-        self._timer = self._loop.call_at(self._due, self._look)
+        self._timer = self._loop.call_at(self._due, self._measure)
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         now = self._loop.time()
         self._recent = [*self._recent[1 - WINDOW :], max(0.0, now - self._due)]
         self._gauge.set(max(self._recent))
         self._due = now + EVERY_S
-        self._timer = self._loop.call_at(self._due, self._look)
+        self._timer = self._loop.call_at(self._due, self._measure)
 
     def close(self) -> None:
         self._timer.cancel()

@@ -1,9 +1,9 @@
-"""What starts, stops and watches processes and gives them resources. It never touches a request.
+"""Starts, stops and watches processes, and gives them resources. Must not handle requests, nor import what it starts.
 
-base        the seams: what the controller asks of any engine, and what a driver gets that raises an instance
-orders      what the controller orders, and what an engine tells it
+base        the interfaces of an engine: for the controller, and for the driver that starts an instance
+orders      the controller's orders to an engine, and the engine's events
 instances   chooses between the engines
-process     both ends of the start of a process
-folder, lognames, listening, relay   what both engines use
+process     the start of a process, in the parent and in the child
+folder, lognames, listening, relay   used by both engines
 local, ray  the engines, with the same names in the same files
 """

@@ -1,8 +1,7 @@
-"""The seams of an engine: what the controller asks of it while an instance runs, and what a driver gets from it when it
-raises one.
+"""The interfaces of an engine: for the controller while an instance runs, and for the driver that starts one.
 
-Every method of :class:`Engine` returns at once; what came of it arrives as an event. An engine knows processes by
-number and never looks into what it hands over.
+Every method of :class:`Engine` returns at once; its result arrives as an event. An engine knows processes by number and
+does not read the handovers that it passes on.
 """
 
 from __future__ import annotations
@@ -19,26 +18,25 @@ EventSink = Callable[[ProcessEvent], None]
 
 
 class Engine(Protocol):
-    """What the controller asks for."""
+    """What the controller needs of an engine."""
 
     async def start(self) -> None:
-        """Begin; ``recovered`` is the first event."""
+        """Start to watch processes; ``recovered`` is the first event."""
 
     def launch(self, order: LaunchOrder) -> None:
         """Start a replica process; ``started`` or ``exited`` follows."""
 
     def kill(self, number: int) -> None:
-        """End a process now; ``exited`` follows."""
+        """Kill a process; ``exited`` follows."""
 
     def is_stopped(self, pid: int) -> bool:
-        """Whether a process is known to be stopped by a signal; False where that cannot be told."""
+        """True if a process is known to be stopped by a signal; False if that is unknown."""
 
     def shutdown(self, order: ShutdownOrder) -> None:
-        """End the whole instance, the controller last. Ordered again, with less time: what still drains has that much
-        from now on."""
+        """End the instance, the controller last. A second order with less time shortens the drain that is running."""
 
     async def aclose(self) -> None:
-        """Close what connects this process to those that it has asked; they are not told anything."""
+        """Close this process's connections to the engine. Processes are left as they are."""
 
     @property
     def ingresses_wanted(self) -> int:
@@ -46,31 +44,31 @@ class Engine(Protocol):
 
     @property
     def nodes(self) -> Nodes:
-        """The nodes that it uses."""
+        """The nodes of the instance."""
 
 
 class Nodes(Protocol):
-    """What an engine knows of its nodes, and asks of them."""
+    """The nodes of an instance, as the controller uses them."""
 
     def disconnected(self, number: int) -> None:
-        """A replica's connection to the controller has broken, as it also does when its node is gone."""
+        """A replica's connection to the controller has broken, perhaps because its node is lost."""
 
     async def refresh(self) -> None:
-        """Look at what the nodes have for us now, where others use them too; a ``capacity`` event tells."""
+        """Read what is free on nodes that others use too; a ``capacity`` event follows if it changed."""
 
     def request_nodes(self, resources: Resources | None, count: int) -> None:
-        """Have nodes added for so many replicas, where nodes can be; None and 0 take that back."""
+        """Request nodes for that many replicas from the autoscaler, if there is one; None and 0 cancel the request."""
 
     @property
     def metrics_addresses(self) -> dict[str, str]:
-        """Where metrics are served on nodes other than the controller's: node -> base URL."""
+        """The base URLs of metrics on nodes other than the controller's, by node."""
 
     async def read_metrics(self) -> list[Reading]:
-        """What is counted there now; nodes that do not answer are left out."""
+        """The current metrics of those nodes; nodes that do not answer are left out."""
 
 
 class OneNode:
-    """This machine, which stays as it is, and whose processes the supervisor tells of."""
+    """The nodes of the local engine: this machine only. All methods do nothing, since the supervisor reports exits."""
 
     def disconnected(self, number: int) -> None:
         pass
@@ -93,14 +91,14 @@ ONE_NODE = OneNode()
 
 
 class Cluster(NamedTuple):
-    """Which Ray cluster is meant.
+    """The Ray cluster to use.
 
     Attributes:
-        address: its head's, or ``local`` for a new one; None for the one that this process is in, one that runs on
-            this machine, or a new one.
-        allow_insecure: whether it may let in whoever reaches it.
+        address: of its head, or ``local`` for a new one. None for the cluster of this process, else one that runs on
+            this machine, else a new one.
+        allow_insecure: whether a cluster without authentication is accepted.
         wait_for_resources_s: how long a change may wait for nodes to join.
-        amounts: what a cluster that is to be started has, by the name of the argument of ``start``; only what is given.
+        amounts: the resources of a cluster that is started here, by argument of ``start``; only those that were given.
     """
 
     address: str | None = None
@@ -113,14 +111,14 @@ ANY_CLUSTER = Cluster()
 
 
 class Plan(NamedTuple):
-    """What to raise.
+    """The instance to start.
 
     Attributes:
-        settings: what the instance was told.
+        settings: options of ``start``.
         bound: whether it ends with this process.
-        capacity: what it may hand out, on the local engine.
-        every_node: whether each node has ingresses, or only the one of this process.
-        cluster: where, on the Ray engine.
+        capacity: the resources that it may give to replicas, on the local engine.
+        every_node: whether each node has ingresses, or only the node of this process.
+        cluster: the cluster to use, on the Ray engine.
     """
 
     settings: InstanceSettings
@@ -131,8 +129,12 @@ class Plan(NamedTuple):
 
 
 class Address(NamedTuple):
-    """How to reach an instance as its operator. ``control_path`` is where its controller listens, or ``ray:`` and what
-    the cluster knows the instance by."""
+    """How to connect to an instance as its operator.
+
+    Attributes:
+        control_path: the socket of its controller, or ``ray:`` and its name in the cluster.
+        key: the operator's key.
+    """
 
     instance: str
     control_path: str
@@ -145,14 +147,14 @@ class Address(NamedTuple):
 
 
 def url(host: str | None, port: int) -> str | None:
-    """Base URL of what an instance serves by HTTP; None where it does not."""
+    """The base URL of a host and port; None without a host."""
     if host is None:
         return None
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class Raised(Protocol):
-    """An instance that this process has raised."""
+    """An instance that this process has started."""
 
     @property
     def address(self) -> Address: ...
@@ -162,25 +164,25 @@ class Raised(Protocol):
         """Whether the instance ends with this process."""
 
     def serves(self) -> None:
-        """It is ready: what was kept for it until then can be given up."""
+        """The instance is ready: release what was reserved for it until then."""
 
     def refusal(self) -> str:
-        """Why it says that it cannot come up; empty where it does not say so."""
+        """Why the controller refuses to start, in its own words; empty if it does not."""
 
     @property
     def over(self) -> bool:
-        """Whether its end has been waited for."""
+        """True once the end of the instance was waited for."""
 
     def before_exit(self, action: Callable[[], object]) -> None:
-        """Have something done at the exit of this interpreter, while the instance can still be reached."""
+        """Call ``action`` at the exit of this interpreter, while the instance can still be reached."""
 
     def let_go(self) -> None:
-        """Give a bound instance no more than a second to end, also when it is ending already. Does nothing in a forked
-        child, or a second time."""
+        """End a bound instance within a second, even if it is draining already. Does nothing in a forked child, or when
+        called again."""
 
     def wait_for_end(self, timeout_s: float) -> bool:
-        """Wait for the instance to end, killing it when it does not; False when it had to be killed. Returns at once in
-        a forked child."""
+        """Wait for the end of the instance, and kill it at the timeout; returns False then. Returns at once in a forked
+        child."""
 
     def release(self) -> None:
-        """It has ended, and nothing of this process uses it any more."""
+        """The instance has ended: free what this process holds for it."""

@@ -1,6 +1,4 @@
-"""Private folders of this user: where instances live, where state is kept, what is kept between runs. Only their owner
-may look in.
-"""
+"""The private folders of instances and of stored state, and their locks. Only their owner can access them."""
 
 from __future__ import annotations
 
@@ -19,15 +17,15 @@ from pointsman.exceptions import ServeException
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 LOCK_TRIES = 5
 LOCK_PAUSE_S = 0.005
+#: The system's limit is 108 bytes on Linux and 104 on macOS, the final NUL included.
 MAX_SOCKET_PATH = 100
-"""The system's limit is 108 bytes on Linux and 104 on macOS, the final NUL included."""
 
 
 def check_name(name: str) -> str:
-    """The name itself.
+    """Check the name of an instance, and return it.
 
     Raises:
-        ValueError: it cannot name an instance.
+        ValueError: an instance cannot have that name.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"instance name {name!r} is not 1-64 characters of A-Z a-z 0-9 _ . - without a leading dot")
@@ -35,8 +33,9 @@ def check_name(name: str) -> str:
 
 
 def runtime_folder() -> Path:
-    """Where instances of this user live; made on first use."""
+    """The folder that contains the folders of this user's instances; created on first use."""
     base = os.environ.get("XDG_RUNTIME_DIR")
+    # The first candidate in which the path of a replica's socket is short enough for the system.
     longest = "/" + "n" * 64 + "/r/999999"
     candidates = [Path(base) / "pointsman"] if base and os.access(base, os.W_OK) else []
     candidates += [Path(folder) / f"pointsman-{os.getuid()}" for folder in (tempfile.gettempdir(), "/tmp")]
@@ -50,13 +49,13 @@ NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", 
 
 
 def lock_state_folder(folder: Path) -> int:
-    """Make sure that a state folder is private, local and not in use, and take it.
+    """Lock a state folder; it is created if it is missing.
 
     Returns:
-        The descriptor that holds its lock.
+        The descriptor that holds the lock.
 
     Raises:
-        ServeException: it is not; the text names the cause.
+        ServeException: it is not private, is on a network file system or in use; the text says which.
     """
     make_private(folder)
     kind = _file_system(folder)
@@ -69,7 +68,7 @@ def lock_state_folder(folder: Path) -> int:
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """The folder and those above it as far as they are yet to be made, the deepest first."""
+    """The folder and its parents that do not exist yet, the deepest first."""
     missing = []
     while not folder.exists():
         missing.append(folder)
@@ -78,27 +77,27 @@ def missing_folders(folder: Path) -> list[Path]:
 
 
 def remove_new(folders: list[Path]) -> None:
-    """Remove folders that :func:`missing_folders` has found missing, with the lock of the first; others stay."""
+    """Remove folders that :func:`missing_folders` returned and that are empty, apart from the lock in the first."""
     for folder in folders:
-        with contextlib.suppress(OSError):  # it was not made after all, or somebody has put something into it
+        with contextlib.suppress(OSError):  # it was not created after all, or is not empty
             if folder is folders[0]:
                 (folder / "lock").unlink(missing_ok=True)
             folder.rmdir()
 
 
 def logs_of(folder: str, state_dir: str) -> Path:
-    """Where the log files of an instance are: with its stored state, where that is kept, since they are of use then."""
+    """The folder of an instance's log files: beside its stored state if it has one, so that they outlive it."""
     return Path(state_dir or folder) / "logs"
 
 
 def forget_state(folder: Path) -> None:
-    """Remove what is stored in a state folder, whose lock we hold."""
+    """Delete the stored state in a state folder, whose lock the caller holds."""
     for path in folder.glob("state.db*"):
         path.unlink()
 
 
 def _file_system(path: Path) -> str:
-    """The type of the file system that holds a path, as Linux names it; empty on systems that do not say."""
+    """The type of a path's file system, as Linux names it; empty on other systems."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
@@ -109,12 +108,12 @@ def _file_system(path: Path) -> str:
 
 
 def make_private(folder: Path) -> Path:
-    """Make sure that a folder exists and is only ours.
+    """Create a folder if it is missing, and check that only this user can access it.
 
     Raises:
-        ServeException: it is a symlink, somebody else's, or open to others.
+        ServeException: it is a symbolic link, belongs to another user, or others can access it.
     """
-    with contextlib.suppress(FileExistsError):  # it is a file, or a symlink to nowhere
+    with contextlib.suppress(FileExistsError):  # a file, or a dangling symbolic link: refused below
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
@@ -127,10 +126,10 @@ def make_private(folder: Path) -> Path:
 
 
 def take_lock(path: Path) -> int | None:
-    """Take an exclusive lock on a file, made when it is missing; None when somebody holds it.
+    """Lock a file exclusively, creating it if it is missing; None if another process holds the lock.
 
-    The lock belongs to the open file, so that it can be inherited: it lasts until the last process that holds the
-    descriptor has ended.
+    The lock belongs to the open file, so it can be inherited: it lasts until the last process that holds the descriptor
+    has exited.
     """
     for attempt in range(LOCK_TRIES):
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -139,9 +138,9 @@ def take_lock(path: Path) -> int | None:
             if os.path.exists(path) and os.path.samestat(os.fstat(lock), os.stat(path)):
                 return lock
         except OSError:
-            # It may be held for a moment only, by someone who looks whether the instance is alive.
+            # Tried again: a process that checks whether the instance lives holds it for a moment.
             time.sleep(LOCK_PAUSE_S * attempt)
-        os.close(lock)  # held, or the file of an instance that was just removing it
+        os.close(lock)  # held, or the file was just removed by the instance that ended: a lock on it means nothing
     return None
 
 

@@ -1,8 +1,8 @@
-"""Instances, whichever engine runs them: raise one, find one, learn where its controller is and when it has ended.
+"""Starts and finds instances on either engine, and locates their controllers.
 
 The only module that chooses between the engines, which have the same names in the same files: ``driver``, ``lookup``,
-``folder``. Of the Ray engine ``lookup`` and ``driver`` import Ray, so they are imported when one of its instances is
-meant, and not before; ``folder`` does without.
+``folder``. The Ray engine's ``lookup`` and ``driver`` import Ray, so they are imported only for instances on Ray; its
+``folder`` does not import Ray.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Lookup(Protocol):
 
 
 class Folders(Protocol):
-    """What an instance keeps on this node; the module ``folder`` of each engine."""
+    """The folders of an instance on this node; the module ``folder`` of each engine."""
 
     def metrics_folder(self, control_path: str) -> Path: ...
 
@@ -51,7 +51,7 @@ class Folders(Protocol):
 
 
 def on_ray(control_path: str) -> bool:
-    """Whether the instance with that control path runs on the Ray engine."""
+    """True if the instance with that control path runs on the Ray engine."""
     return control_path.startswith(RAY_PREFIX)
 
 
@@ -85,7 +85,7 @@ def find_instance(name: str, engine: str, cluster: str | None = None) -> Address
     """The live named instance.
 
     Args:
-        cluster: address of the Ray cluster, None for the one that is here.
+        cluster: address of the Ray cluster; None for that of this process, or one on this machine.
 
     Raises:
         ServeException: there is none.
@@ -94,12 +94,13 @@ def find_instance(name: str, engine: str, cluster: str | None = None) -> Address
 
 
 def find_anywhere(name: str) -> Address:
-    """The live named instance, wherever it was started: on this machine, or in the Ray cluster that this process is in.
-    Where it is in none, the one that ``RAY_ADDRESS`` names is looked at only if there is no such instance here, since
-    to look there is to join.
+    """The live named instance on either engine: on this machine, or in the Ray cluster that this process is in.
+
+    A process that is in no cluster looks at the one in ``RAY_ADDRESS`` only if there is no such instance on this
+    machine, since it has to join the cluster for that.
 
     Raises:
-        ServeException: there is none; or one on this machine and one in the cluster, and the text says how to choose.
+        ServeException: there is none; or there are two, and the text says how to choose.
     """
     member = _in_a_cluster()
     here = local_lookup.find_instance(name) if local_lookup.is_alive(name) else None
@@ -125,7 +126,7 @@ def _at(address: Address) -> str:
 
 
 def _in_a_cluster() -> bool:
-    ray = sys.modules.get("ray")  # who is in a cluster has imported it
+    ray = sys.modules.get("ray")  # a process in a cluster has imported it
     return ray is not None and bool(ray.is_initialized())
 
 
@@ -134,23 +135,23 @@ def _names_a_cluster() -> bool:
 
 
 def live_addresses(cluster: str | None) -> list[Address]:
-    """How to reach all live instances of this user on this machine and, where its address is given, of a Ray cluster.
+    """The addresses of all live instances of this user on this machine, and of those of a cluster if one is given.
 
     Raises:
-        ServeException: no cluster runs there.
+        ServeException: no cluster runs at that address.
     """
     found = local_lookup.live_addresses(None)
     return found if cluster is None else found + _lookup(True).live_addresses(cluster)
 
 
 def named_on_cluster(cluster: str) -> list[tuple[str, Address]]:
-    """Live named instances of a Ray cluster, and how to reach them. Raises ServeException: there is no cluster."""
+    """Names and addresses of the live named instances of a Ray cluster. Raises ServeException: there is no cluster."""
     found = [(ray_folder.name_in(one.control_path), one) for one in _lookup(True).live_addresses(cluster)]
     return sorted((name, address) for name, address in found if name)
 
 
 def parse_actor_options(options: Mapping[str, Any] | None, control_path: str) -> Resources:
-    """What each replica of a backend needs, from ``ray_actor_options``, and on a cluster where it may run.
+    """The resources of each replica of a backend from its ``ray_actor_options``, and on Ray the placement.
 
     Raises:
         TypeError, ValueError: an option that the engine does not know, or a bad value.
@@ -159,33 +160,34 @@ def parse_actor_options(options: Mapping[str, Any] | None, control_path: str) ->
         from pointsman.engine.ray.options import parse_options
 
         return parse_options(options)
-    from pointsman import actor_options  # not by replicas, whose environment need not have what that imports
+    # Imported here: it needs pydantic, which the environments of replicas need not have, and they import this module.
+    from pointsman import actor_options
 
     return actor_options.parse_actor_options(options)
 
 
 def address_of(control_path: str) -> Address:
-    """How to reach, as its operator, the instance with that control path.
+    """The operator's address of the instance with that control path.
 
     Raises:
-        ServeException: it is not this user's, or has ended.
+        ServeException: it has ended, or is not accessible to this user.
     """
     return _lookup(on_ray(control_path)).address_of(control_path)
 
 
 def locator(control_path: str) -> Callable[[], Awaitable[str | None]] | None:
-    """Finds the controller's present address, None once the instance has ended; or no such function, where the control
-    path is the address for good."""
+    """A function that finds the controller's current address, or None once the instance has ended. None in place of the
+    function if the control path is the address and never changes."""
     if on_ray(control_path) and relay_here():
         return locator_by_relay(relay_here())
     return _lookup(on_ray(control_path)).locator(control_path)
 
 
 def present_address(control_path: str) -> str:
-    """The controller's present address, for a thread that has no loop.
+    """The controller's current address, for a thread that has no loop.
 
     Raises:
-        OSError: it is nowhere just now.
+        OSError: there is none at present.
     """
     if on_ray(control_path) and relay_here():
         return ask_relay(relay_here())
@@ -198,16 +200,16 @@ def wait_for_end(control_path: str) -> None:
 
 
 def metrics_folder(control_path: str) -> Path:
-    """Where the metrics of the instance with that control path lie on this node."""
+    """The folder of the instance's metrics files on this node."""
     return _folders(control_path).metrics_folder(control_path)
 
 
 def log_folders(control_path: str) -> dict[str, Path]:
-    """Where the log files of that instance are, or word of where they are: beginning of a node's name -> folder, of
-    nodes on this machine. On one machine there is one, without a name."""
+    """The folders of the instance's log files, or of files that say where those are, by the beginning of a node's name;
+    only of nodes on this machine. The local engine has one folder, under an empty name."""
     return _folders(control_path).log_folders(control_path)
 
 
 def last_table(control_path: str) -> LastTable | None:
-    """Where the newest routing table of that instance is kept; None on a cluster, whose nodes share no folder."""
+    """The file with the newest routing table; None on a Ray cluster, whose nodes share no folder."""
     return None if on_ray(control_path) else LastTable(local_folder.folder_of(control_path))

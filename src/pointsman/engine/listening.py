@@ -1,4 +1,4 @@
-"""The listening sockets of an instance's edge, bound so that a port in use is the caller's own ``OSError``."""
+"""Creates the listening TCP sockets for HTTP and metrics. A port in use raises ``OSError`` that names host and port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening socket.
 
     Args:
-        shared: let other processes that ask for the same listen on the port too.
+        shared: set SO_REUSEPORT, so that other processes that set it too can listen on the port.
 
     Raises:
         OSError: the port cannot be bound, or the host not resolved; names both.
@@ -29,7 +29,7 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 def listen_for_metrics(wanted: MetricsPort) -> socket.socket:
-    """As :func:`listen`; on another port where the wanted one is in use and was not given on purpose."""
+    """As :func:`listen`, on another port if the wanted one is in use and only a default."""
     try:
         return listen(wanted.host, wanted.port)
     except OSError as error:
@@ -41,14 +41,14 @@ def listen_for_metrics(wanted: MetricsPort) -> socket.socket:
 
 
 def url_of(listener: socket.socket, node_address: str = "127.0.0.1") -> str:
-    """The base URL of a listening socket: at this node's address, where it listens at all of them."""
+    """The base URL of a listening socket; with this node's address if it listens on all interfaces."""
     host, port = listener.getsockname()[:2]
     host = node_address if ipaddress.ip_address(host).is_unspecified else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """As :func:`listen`, without listening: the port is taken, and nobody is let in."""
+    """As :func:`listen`, without listening: the port is reserved, and connections are refused."""
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG)
     except socket.gaierror as error:

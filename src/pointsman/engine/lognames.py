@@ -1,8 +1,8 @@
-"""Names of log files. A backend's name is a user's and may hold anything; none of it becomes part of a path but
-letters, digits, ``_``, ``-`` and dots.
+"""The names of log files. Users choose the names of backends, so only letters, digits, ``_``, ``-`` and dots of them
+become part of a path.
 
-    replica-<backend>-<6 letters>.log     of the replica <backend>#<6 letters>
-    replica-<what is left of it>~<hash>-<6 letters>.log     where that is not the whole name
+    replica-<backend>-<6 letters>.log            of the replica <backend>#<6 letters>
+    replica-<changed name>~<hash>-<6 letters>.log    if the name had to be changed or cut
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import msgspec
 REPLICA = "replica-"
 LONGEST = 64
 HASH_LENGTH = 12
+#: Suffix of a file that says where a process logs; used on Ray, which chooses the log files.
 CARD = ".card"
-"""Suffix of the name of a file that says where a process writes, where that is not up to us."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def name_of_backend(tag: str) -> str:
-    """What stands for a backend in names of files; different for different backends, and harmless after a prefix."""
+    """The part of a file name that stands for a backend: unique per backend, and safe in a path."""
     safe = _UNSAFE.sub("_", tag)[:LONGEST]
     if safe == tag:
         return safe
@@ -30,12 +30,12 @@ def name_of_backend(tag: str) -> str:
 
 
 def name_of(role: str, number: int, label: str) -> str:
-    """Name of a process's log file, less its suffix.
+    """The name of a process's log file, without its suffix.
 
     Args:
         role: ``controller``, ``ingress`` or ``replica``.
-        number: tells ingresses apart.
-        label: of a replica its tag, ``<backend>#<6 letters>``.
+        number: of the ingress.
+        label: the tag of a replica, ``<backend>#<6 letters>``.
     """
     if role != "replica":
         return role if role == "controller" else f"{role}-{number}"
@@ -44,17 +44,17 @@ def name_of(role: str, number: int, label: str) -> str:
 
 
 def backend_in(name: str) -> str:
-    """What stands for the backend in the name of a log file, less its suffix; empty where it is no replica's."""
+    """The part for the backend in the name of a log file without its suffix; empty if it is not a replica's."""
     return name[len(REPLICA) :].rpartition("-")[0] if name.startswith(REPLICA) else ""
 
 
 class LogCard(msgspec.Struct, frozen=True):
-    """What such a file says, as JSON.
+    """The content of such a file, as JSON.
 
     Attributes:
         path: of the log file.
-        begins: how many bytes of it others have written before.
-        source: whose it is: a replica's tag, or a role.
+        begins: the offset at which the process began to write.
+        source: a replica's tag, or a role.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""What the controller orders of an engine, and what an engine tells it. Schemas; no I/O."""
+"""The controller's orders to an engine, and the engine's events. Schemas; no I/O."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class LaunchOrder(Message, frozen=True):
     """Start a replica process.
 
     Attributes:
-        label: prefixes its log lines.
-        env: variables that win over those of the environment.
-        own_env: the backend's own, which win over all others.
-        handover: written into its pipe unread.
-        note: kept unread and given to the next controller in ``recovered``.
-        environment: whose interpreter it is; None for the instance's own.
-        allocation: what it may use, and of which node.
+        label: prefix of its log lines on the terminal.
+        env: environment variables; they override those of ``environment``.
+        handover: the start arguments, passed on unread.
+        metadata: launch metadata, kept unread and given to the next controller in ``recovered``.
+        environment: the Python environment to run in; None for the instance's own.
+        allocation: the resources that it may use, and their node.
+        own_env: the backend's environment variables; they override all others.
     """
 
     number: int
@@ -37,26 +37,32 @@ class KillOrder(Message, frozen=True):
 
 
 class ProcessEvent(Message, frozen=True):
-    """``started`` or ``exited`` for one replica, ``ingress_exited`` for one ingress that will be started again,
-    ``ingress_gone`` for one that will not, ``capacity`` when nodes have come or gone, ``asked_to_end`` when a signal
-    asks for the end of the instance, or ``recovered``, which a new controller gets before any other event: every
-    replica process and every ingress that lives."""
+    """An event of an engine.
+
+    ``recovered`` is the first event of a new controller: the replicas and ingresses that live. ``started`` and
+    ``exited`` are about one replica, ``ingress_exited`` about an ingress that will be restarted, ``ingress_gone`` about
+    one that will not. ``capacity`` comes when nodes join or leave, ``asked_to_end`` when a signal asks for the end of
+    the instance.
+
+    Attributes:
+        exit: how the process ended, in words.
+        live: pid and launch metadata of each replica, by number.
+        blameless: the replica's node was lost, so its code is not at fault.
+        ingresses: identities of the ingresses that the event is about.
+    """
 
     event: str
     number: int = 0
     pid: int = 0
     exit: str = ""
     live: dict[int, tuple[int, bytes]] = {}
-    """Number -> pid and note."""
     capacity: Capacity | None = None
     blameless: bool = False
-    """Whether it ended through no fault of its own: its node is gone."""
     ingresses: tuple[str, ...] = ()
-    """Identities of the ingresses that are meant."""
 
 
 class ShutdownOrder(Message, frozen=True):
-    """End the instance; with ``forget`` for good, the stored state included."""
+    """End the instance; with ``forget`` delete its stored state too."""
 
     drain_s: float
     forget: bool

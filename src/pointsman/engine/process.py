@@ -1,7 +1,7 @@
-"""Processes of ours: how a parent starts one and ends it, and how the child begins: its lifeline, its logs, its loop.
+"""Starts and ends processes of an instance (in the parent), and sets them up (in the child): lifeline, logs, loop.
 
-The lifeline is an inherited pipe. It hands over what the process must know, keys included, and stays open: its end of
-file means that the parent is gone, and then this process ends too, whatever user code is doing.
+The lifeline is an inherited pipe. It carries the start arguments, keys included, and stays open: its end of file means
+that the parent has exited, and then the child exits too, whatever user code is doing.
 """
 
 from __future__ import annotations
@@ -30,26 +30,24 @@ from pointsman.wire.messages import pack, unpack
 T = TypeVar("T")
 
 _LENGTH = Struct("<I")
+#: Fits the 64 KiB buffer of a pipe, so that a parent never blocks on a child that does not read yet.
 MAX_HANDOVER = 60 * 1024
-"""Fits the buffer of a pipe, so that a parent never waits for a child that has not begun to read."""
 PR_SET_PDEATHSIG = 1
+#: The function that an actor runs, by role; the local engine runs ``python -m pointsman.<role>``.
 MAINS = {
     "controller": "pointsman.controller.main_ray:serve_on_ray",
     "ingress": "pointsman.ingress.__main__:run",
     "replica": "pointsman.replica.__main__:run",
 }
-"""What an actor runs, by the role of the process that it hosts; on one machine it is ``python -m pointsman.<role>``."""
-ORPHANED_DRAIN_S = 1.0
-"""How long requests may still run in a process whose instance has ended without it."""
+#: Exit code of a controller that refuses to start because its store is damaged, and has written down why.
 EXIT_REFUSED = 3
-"""Exit code of a controller that cannot come up and has said why, since its store is damaged."""
 
 
 def pack_handover(message: object, *, limit: int = MAX_HANDOVER) -> bytes:
-    """The bytes to write into a new child's lifeline.
+    """The bytes to write into a child's lifeline.
 
     Args:
-        limit: in bytes, other than 60 KiB where they go through no pipe.
+        limit: in bytes; may be larger if they do not go through a pipe.
 
     Raises:
         TooLargeError: they are over the limit.
@@ -60,7 +58,7 @@ def pack_handover(message: object, *, limit: int = MAX_HANDOVER) -> bytes:
 
 
 def unpack_handover(data: bytes, message: type[T]) -> T:
-    """The handover that :func:`pack_handover` has packed, where it did not come through a pipe."""
+    """Unpack what :func:`pack_handover` has packed, if it did not come through a pipe."""
     return unpack(data[_LENGTH.size :], message)
 
 
@@ -68,8 +66,8 @@ class Lifeline:
     """The child's end of the pipe.
 
     Args:
-        fd: the pipe's reading end.
-        extra_fd: another inherited descriptor, -1 when there is none.
+        fd: the pipe's read end.
+        extra_fd: another inherited descriptor; -1 if there is none.
     """
 
     def __init__(self, fd: int, extra_fd: int = -1) -> None:
@@ -82,8 +80,9 @@ class Lifeline:
         return cls(*(int(argument) for argument in sys.argv[1:3]))
 
     def read(self, message: type[T]) -> T:
-        """Read the handover, and from now on die with the parent."""
+        """Read the handover, and exit with the parent from now on."""
         handover = self.read_only(message)
+        # Both, since neither suffices: the kernel's signal exists on Linux only, and the thread needs the interpreter.
         _die_with_parent()
         self.watch(lambda: os._exit(1))
         return handover
@@ -94,7 +93,7 @@ class Lifeline:
         return unpack(self._read_exactly(size), message)
 
     def watch(self, on_end: Callable[[], object]) -> None:
-        """Call ``on_end`` on a side thread when the parent is gone."""
+        """Call ``on_end`` on a side thread when the parent has exited."""
         threading.Thread(target=self._wait_for_end, args=(on_end,), name="pointsman-lifeline", daemon=True).start()
 
     def _read_exactly(self, size: int) -> bytes:
@@ -113,13 +112,13 @@ class Lifeline:
 
 
 def _die_with_parent() -> None:
-    """Linux: have the kernel kill us too, for the case that user code holds the interpreter when the pipe ends."""
+    """Linux: have the kernel kill this process with its parent, in case user code holds the GIL at that moment."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed."""
+    """A uvloop loop if uvloop is installed, else one of asyncio."""
     try:
         import uvloop
     except ImportError:
@@ -134,7 +133,7 @@ def run_process(main: Coroutine[Any, Any, None], *, process: str, log_format: st
         SystemExit: this process has ``PYTHONHASHSEED=0``.
     """
     if not sys.flags.hash_randomization:
-        # Before anything that a client sends becomes the key of a dict.
+        # With predictable hashes a client could choose keys that all collide in a dict, such as names of headers.
         main.close()
         sys.exit(f"the {process} does not start with PYTHONHASHSEED=0; unset it, or give another number")
     logs.set_up(log_format, process)
@@ -156,22 +155,22 @@ def run_process(main: Coroutine[Any, Any, None], *, process: str, log_format: st
 
 
 def _warn_without_raising() -> None:
-    """Make no error of a warning about what user code has left open: uvloop would not go on to close it, and would wait
-    for its end for ever."""
+    """Keep ResourceWarnings about what user code left open from being raised: uvloop would stop closing the loop at the
+    first one, and wait for ever."""
     if any(action == "error" and issubclass(ResourceWarning, category) for action, _, category, *_ in warnings.filters):
         warnings.simplefilter("default", ResourceWarning)
 
 
 def main_of(role: str) -> Callable[..., Any]:
-    """The function that is a process of ours. An engine knows nothing of what it hosts, and so it is found by its name:
-    the only place where modules of ours are imported by one."""
+    """The main function of a role. It is imported by name, since an engine must not import what it starts; this is the
+    only place that imports our own modules by name."""
     module, _, function = MAINS[role].partition(":")
     main: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return main
 
 
 class Child:
-    """A running process of ours."""
+    """A process that was started with :func:`spawn`, seen from its parent."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], lifeline: int, role: str, number: int, metadata: bytes = b""
@@ -184,9 +183,10 @@ class Child:
         self.started = time.monotonic()
 
     def signal(self, signum: int) -> None:
-        """Ask the process, or kill its whole group, so that what user code forked goes too. The dead are left alone.
+        """Send a signal to the process; SIGKILL to its whole group, which includes processes that user code forked.
 
-        What user code forked is not asked: it may still be needed for the requests that the process finishes.
+        Other signals do not go to those: requests that the process finishes may still need them. Does nothing once the
+        process has exited, since its pid may be reused.
         """
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -196,7 +196,7 @@ class Child:
                     self.process.send_signal(signum)
 
     def reap(self) -> str:
-        """It has exited: end what its user code has forked, which must not outlive it, and say how it went."""
+        """Clean up after its exit: kill what user code forked, close the lifeline. Returns how it ended, in words."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         os.close(self.lifeline)
@@ -217,11 +217,11 @@ def spawn(
     """Start ``python -m pointsman.<role>`` with a lifeline that carries ``handover``.
 
     Args:
-        env: variables that win over inherited ones.
-        environment: gives the interpreter in place of ``python``, and variables; ``env`` wins over those too.
+        env: environment variables; they override inherited ones and those of ``environment``.
+        environment: provides the interpreter in place of ``python``, and environment variables.
 
     Returns:
-        The child, and the descriptor from which its output is read.
+        The child, and the read end of the pipe for its output.
 
     Raises:
         OSError: the process could not be started.
@@ -239,7 +239,7 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=output_write,
             stderr=output_write,
-            cwd="/",  # so that no module of the user's folder shadows one that we import
+            cwd="/",  # so that no module in the user's working directory shadows one that we import
             env={**(environment.over(os.environ) if environment else os.environ), **env},
             pass_fds=(read_end, *fds),
             start_new_session=True,
@@ -251,15 +251,16 @@ def spawn(
     finally:
         os.close(read_end)
         os.close(output_write)
-    with contextlib.suppress(BrokenPipeError):  # it has died already, which its exit will tell
+    with contextlib.suppress(BrokenPipeError):  # it has exited already, which its parent will notice
         os.write(write_end, handover)
     return Child(process, write_end, role, number), output_read
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is known to be stopped by a signal; False where that cannot be told."""
+    """True if a process is known to be stopped by a signal; False if that is unknown."""
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return False  # it has ended, or this system has no such files
+        return False  # it has exited, or this system has no /proc
+    # The state follows the command's name, which is in parentheses and may contain any character.
     return status.rpartition(b") ")[2][:1] in (b"T", b"t")

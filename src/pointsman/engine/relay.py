@@ -1,6 +1,6 @@
-"""Where the controller is, for a process that cannot ask its cluster: a backend's environment need not have Ray.
+"""Finds the controller for a process whose environment does not have Ray, and which therefore cannot ask the cluster.
 
-The process that hosts it asks, and answers at a Unix socket on the same node: one connection, one address.
+Its parent, an actor, asks the cluster and answers on a Unix socket of the node: one address per connection.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ _relay = ""
 
 
 def set_relay(path: str) -> None:
-    """Say that this process asks its host, at that socket; empty: it asks by itself."""
+    """Set the socket of this process's parent actor; empty if this process asks the cluster itself."""
     global _relay
     _relay = path
 
 
 def relay_here() -> str:
-    """The socket of this process's host; empty where it asks by itself."""
+    """The socket of this process's parent actor; empty if this process asks the cluster itself."""
     return _relay
 
 
 def answer(listener: socket.socket, locate: Callable[[], str | None]) -> None:
-    """Answer for ever; for a thread of its own.
+    """Answer connections for ever; run on a thread.
 
     Args:
-        locate: returns the controller's address, None when the instance has ended; raises ConnectionError when there is
-            none just now.
+        locate: returns the controller's address, or None if the instance has ended; raises ConnectionError if there is
+            none at present.
     """
     while True:
         connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):  # no address just now, or who asked has gone
+        with connection, contextlib.suppress(OSError):  # no address at present, or the process has disconnected
             found = locate()
             connection.sendall(ENDED if found is None else found.encode())
 
 
 def locator_by_relay(path: str) -> Callable[[], Awaitable[str | None]]:
-    """Asks the host at ``path`` until it knows; None once the instance has ended."""
+    """A function that asks at ``path`` until there is an address; it returns None once the instance has ended."""
 
     async def locate() -> str | None:
         while True:
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 reader, writer = await asyncio.open_unix_connection(path)
                 try:
-                    said = await asyncio.wait_for(reader.read(), TIMEOUT_S)
+                    data = await asyncio.wait_for(reader.read(), TIMEOUT_S)
                 finally:
                     writer.close()
-                if said:
-                    return _understand(said)
+                if data:
+                    return _decode(data)
             await asyncio.sleep(PAUSE_S)
 
     return locate
@@ -64,16 +64,16 @@ def ask_relay(path: str) -> str:
     """The controller's address, for a thread that has no loop.
 
     Raises:
-        OSError: it is nowhere just now, or for good.
+        OSError: there is none at present, or the instance has ended.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_S)
         connection.connect(path)
-        found = _understand(b"".join(iter(lambda: connection.recv(4096), b"")))
+        found = _decode(b"".join(iter(lambda: connection.recv(4096), b"")))
     if not found:
         raise ConnectionError("the controller is nowhere just now")
     return found
 
 
-def _understand(said: bytes) -> str | None:
-    return None if said == ENDED else said.decode()
+def _decode(data: bytes) -> str | None:
+    return None if data == ENDED else data.decode()

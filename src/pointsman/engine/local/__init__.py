@@ -1,8 +1,9 @@
-"""The local engine: processes of this machine.
+"""The local engine: processes on this machine.
 
-driver       raises an instance: folders, ports, the supervisor
+driver       starts an instance: folders, ports, the supervisor
 lookup       finds instances by their folders
-folder, lasttable   what an instance keeps on this machine
-supervisor   the root process: owns the sockets; starts, reaps and restarts the others (outbox, output: what they say)
+folder, lasttable   the files of an instance
+supervisor   the root process: owns the sockets; starts, reaps and restarts the others
+output       copies the output of processes to log files and the terminal
 engine       the controller's side: orders to the supervisor, events from it
 """

@@ -1,6 +1,7 @@
-"""Raises an instance on this machine: everything that the driver does before the supervisor runs.
+"""Starts an instance on this machine: everything that the driver does before the supervisor runs.
 
-Sockets are bound here, so that a port in use is the caller's own ``OSError``; then the supervisor inherits them.
+Sockets are bound here, so that a port in use raises ``OSError`` in the caller (decision 0004); the supervisor inherits
+them.
 """
 
 from __future__ import annotations
@@ -37,46 +38,44 @@ _Bound = subprocess.Popen[bytes]
 
 
 class LocalInstance:
-    """An instance that this process has raised: the local engine's :class:`~pointsman.engine.base.Raised`.
+    """An instance that this process has started: the local engine's :class:`~pointsman.engine.base.Raised`.
 
     Args:
-        address: how to reach it.
+        address: the operator's address.
         process: the supervisor.
-        lifeline: the pipe whose end ends a bound instance; None for a detached one.
+        lifeline: the write end of the pipe whose end of file ends a bound instance; None for a detached one.
     """
 
     def __init__(self, address: Address, process: subprocess.Popen[bytes], lifeline: int | None) -> None:
         self.address = address
         self._process = process
         self._lifeline = lifeline
-        # A child that the driver forks must not keep the lifeline open after the driver is gone.
+        # A forked child of the driver must not keep the lifeline open after the driver has exited.
         self._owner = os.getpid()
         os.register_at_fork(after_in_child=self._close_lifeline)
 
     @property
     def bound(self) -> bool:
-        """Whether the instance ends with this process."""
         return self._lifeline is not None
 
     def serves(self) -> None:
-        """It is ready."""
+        """Does nothing: the port needs no reservation, since the ingresses inherit the listening socket."""
 
     def refusal(self) -> str:
-        """Why the controller says that it cannot come up; empty where it does not say so."""
         try:
             return folder_of(self.address.control_path).read(REFUSAL).decode()
         except (OSError, ServeException):
             return ""
 
     def release(self) -> None:
-        """It has ended."""
+        """Does nothing: all that this process held is closed."""
 
     @property
     def over(self) -> bool:
         return self._process.returncode is not None
 
     def before_exit(self, action: Callable[[], object]) -> None:
-        """Nothing to do: it can be reached for as long as this process lives, and ``action`` is a finalizer."""
+        """Does nothing: the instance can be reached until this process exits, and ``action`` is a finalizer too."""
 
     def let_go(self) -> None:
         """End a bound instance by closing its lifeline."""
@@ -84,7 +83,6 @@ class LocalInstance:
             self._close_lifeline()
 
     def wait_for_end(self, timeout_s: float) -> bool:
-        """Wait for the supervisor to exit, killing it when it does not."""
         if os.getpid() != self._owner:
             return True
         try:
@@ -96,7 +94,7 @@ class LocalInstance:
             folder_of(self.address.control_path).remove()
             return False
         if self._process.returncode < 0:
-            folder_of(self.address.control_path).remove()  # it was killed, so nobody else has tidied up
+            folder_of(self.address.control_path).remove()  # a killed supervisor could not remove it itself
         return True
 
     def _close_lifeline(self) -> None:
@@ -106,10 +104,10 @@ class LocalInstance:
 
 
 def raise_instance(plan: Plan) -> LocalInstance:
-    """Take the folders, bind, start the supervisor. Returns before the instance is ready.
+    """Lock the folders, bind the sockets, start the supervisor. Returns before the instance is ready.
 
-    The ports come last: who has the name, or the state folder, is more to the point than who has the port of the
-    instance that runs already.
+    The sockets come last: where an instance with this name or state folder runs already, its port is taken as well, and
+    the error about the name helps more.
 
     Raises:
         OSError: the port cannot be bound, or the host not resolved; names both.
@@ -117,6 +115,8 @@ def raise_instance(plan: Plan) -> LocalInstance:
     """
     keep_standard_descriptors()
     settings = plan.settings
+    # ``finally_`` closes this process's descriptors in any case, as the supervisor has inherited them; ``undo`` runs
+    # after an error only.
     with contextlib.ExitStack() as finally_, contextlib.ExitStack() as undo:
         sweep_anonymous()
         locks: list[int] = []
@@ -146,7 +146,7 @@ def _start_supervisor(
     listener: socket.socket | None,
     metrics: socket.socket | None,
 ) -> LocalInstance:
-    """``locks`` are only held: the supervisor's end releases them."""
+    # The supervisor inherits ``locks`` and never uses them: they are released when it exits, however that happens.
     settings = plan.settings
     if listener is not None:
         settings = settings.on_port(listener.getsockname()[1])
@@ -186,7 +186,7 @@ def _start_supervisor(
 
 
 class _DetachedProcess(_Bound):
-    """A process that is meant to be left running: Popen's own destructor warns of that."""
+    """A process that is left running on purpose: the destructor of Popen would warn of that."""
 
     def __del__(self) -> None:
         pass
@@ -209,7 +209,7 @@ def _spawn_supervisor(fds: tuple[int, ...], locks: list[int], *, echo: bool) -> 
 
 
 def _environment() -> dict[str, str]:
-    """The driver's environment, made so that the children find this very package and do not hold output back."""
+    """The driver's environment variables, so that children import this same package and do not buffer output."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     path = python_path()
     return {**environment, PATH_VARIABLE: path} if path else environment

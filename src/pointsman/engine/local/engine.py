@@ -18,8 +18,8 @@ class SupervisorLink:
     """An :class:`~pointsman.engine.base.Engine` whose processes the supervisor runs.
 
     Args:
-        events: told about every event, on the loop.
-        inherited: our end of the socket pair.
+        events: called with every event, on the loop.
+        inherited: this process's end of the socket pair.
         ingresses_wanted: how many ingress processes the supervisor keeps.
     """
 
@@ -37,7 +37,7 @@ class SupervisorLink:
     def launch(self, order: LaunchOrder) -> None:
         try:
             self._send(Kind.LAUNCH, pack(order))
-        except TooLargeError as error:  # as when the supervisor cannot start it
+        except TooLargeError as error:  # reported like a process that the supervisor cannot start
             event = ProcessEvent("exited", order.number, 0, f"could not be started: {error}")
             asyncio.get_running_loop().call_soon(self._events, event)
 
@@ -68,4 +68,4 @@ class SupervisorLink:
             self._events(unpack(frame.head, ProcessEvent))
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
-        pass  # the supervisor is gone, and the lifeline ends this process
+        pass  # the supervisor has exited, and the lifeline ends this process

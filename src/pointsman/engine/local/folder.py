@@ -1,14 +1,14 @@
-"""An instance's private folder: sockets, key, logs, store. Only its owner may look in.
+"""An instance's private folder: sockets, key, logs, store. Only its owner can access it.
 
 <runtime folder>/<name>/    lock   held by the supervisor for as long as the instance lives
                             key    the operator's key, for `connect` and the command line
                             about  JSON: id, HTTP address, supervisor's pid
                             ctl    the controller's socket
                             r/     a socket per replica
-                            m/     what each process counts; missing where nothing is to be counted
+                            m/     the metrics files; missing if metrics are switched off
                             table  the newest routing table
                             logs/  a file per process
-                            refused   why the controller does not come up; missing where it does
+                            refused   why the controller refuses to start; missing if it does not
                             state.db
 """
 
@@ -33,7 +33,12 @@ SWEEP_AGE_S = 60
 
 
 class About(msgspec.Struct, frozen=True):
-    """What a folder says of its instance."""
+    """The content of the file ``about``.
+
+    Attributes:
+        pid: of the supervisor.
+        logs: folder of the log files; empty in files of older versions, where it is in the instance's folder.
+    """
 
     instance: str
     name: str
@@ -45,7 +50,6 @@ class About(msgspec.Struct, frozen=True):
     metrics_host: str | None = None
     metrics_port: int = 0
     logs: str = ""
-    """Folder of its log files; empty where who wrote this did not know of it, which is where they lie in the folder."""
 
 
 class InstanceFolder:
@@ -62,7 +66,7 @@ class InstanceFolder:
         return cls(runtime_folder() / name)
 
     def create(self) -> int:
-        """Make the folder and take its lock; what a dead instance left there is removed.
+        """Create the folder and lock it; what an ended instance left there is removed.
 
         Returns:
             The descriptor that holds the lock.
@@ -81,7 +85,7 @@ class InstanceFolder:
         return lock
 
     def is_alive(self) -> bool:
-        """Whether an instance holds the lock."""
+        """True if an instance holds the lock."""
         try:
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -95,7 +99,7 @@ class InstanceFolder:
         return False
 
     def wait_for_end(self) -> None:
-        """Return when the instance has ended: its supervisor holds the lock until its last breath."""
+        """Return when the instance has ended: its supervisor holds the lock until it exits."""
         try:
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -137,16 +141,16 @@ class InstanceFolder:
         return msgspec.json.decode(self.read("about"), type=About)
 
     def logs(self) -> Path:
-        """Where the log files of the instance are, also of one that was killed: its folder stays.
+        """The folder of the log files; also of an instance that was killed, whose folder stays.
 
         Raises:
-            FileNotFoundError: it has ended in good order, or there was none.
+            FileNotFoundError: the instance has shut down, or never existed.
             ServeException: it has only begun to start.
         """
         return Path(self.about().logs or logs_of(str(self.path), ""))
 
     def forget_replica(self, number: int) -> None:
-        """Remove what a dead replica has left here. Routers that knew it hold what they still read open."""
+        """Remove the files of a replica that has exited. Routers keep open what they still read."""
         for path in (self.replica_sockets / str(number), self.replica_sockets / f"{number}.started"):
             path.unlink(missing_ok=True)
 
@@ -168,30 +172,30 @@ def live_instances() -> list[str]:
 
 
 def abouts() -> list[About]:
-    """What is known of the live named instances of this user."""
+    """The ``about`` of each live named instance of this user."""
     found = []
     for name in live_instances():
         try:
             found.append(InstanceFolder.of(name).about())
         except (FileNotFoundError, ServeException):
-            continue  # it ended just now, or has only begun to start
+            continue  # it has just ended, or has only begun to start
     return found
 
 
 def live_folders() -> list[InstanceFolder]:
-    """Folders of all live instances of this user, anonymous ones too."""
+    """The folders of all live instances of this user, including anonymous ones."""
     folders = [InstanceFolder(path) for path in sorted(runtime_folder().iterdir()) if path.is_dir()]
     return [folder for folder in folders if folder.is_alive()]
 
 
 def sweep_anonymous() -> None:
-    """Remove folders of anonymous instances whose supervisor was killed before it could.
+    """Remove the folders of anonymous instances whose supervisor was killed.
 
-    Young folders are left alone: another start may be between making its folder and locking it.
+    Young folders are skipped: another process may have created one and not locked it yet.
     """
     for path in runtime_folder().glob(f"{ANONYMOUS_PREFIX}*"):
         folder = InstanceFolder(path)
-        with contextlib.suppress(FileNotFoundError):  # its instance has ended just now, and removed it
+        with contextlib.suppress(FileNotFoundError):  # its instance has just ended and removed it
             if time.time() - path.lstat().st_mtime > SWEEP_AGE_S and not folder.is_alive():
                 folder.remove()
 
@@ -202,10 +206,10 @@ def folder_of(control_path: str) -> InstanceFolder:
 
 
 def metrics_folder(control_path: str) -> Path:
-    """What the processes of the instance count."""
+    """The folder of the instance's metrics files."""
     return folder_of(control_path).metrics
 
 
 def log_folders(control_path: str) -> dict[str, Path]:
-    """The folder of the instance's log files; it has no name, since there is one."""
+    """The folder of the instance's log files, under an empty name since there is only one node."""
     return {"": folder_of(control_path).logs()}

@@ -1,5 +1,5 @@
-"""The newest routing table, in the instance's folder: an HTTP server that begins while there is no controller serves by
-it. The controller keeps it before any router is told, so that it is never older than a change that was acknowledged.
+"""A file with the newest routing table, by which an ingress that starts while there is no controller serves (decision
+0033). It is written before the table is sent to routers, so it is never older than an acknowledged change.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ NAME = "table"
 
 
 class KeptTable:
-    """A table as it was kept.
+    """A table read from the file.
 
     Args:
-        table: what it says.
-        file: where it was read from. It is held open, so that no later file can have its number.
-        path: the name of that file.
+        table: the table.
+        file: the file that it was read from; held open, so that its inode number is not reused.
+        path: of that file.
     """
 
     def __init__(self, table: RoutingTable, file: BinaryIO, path: Path) -> None:
@@ -35,29 +35,29 @@ class KeptTable:
         self._path = path
 
     def is_newest(self) -> bool:
-        """Whether no other was kept since, and this one was not removed."""
+        """True if the file was neither replaced nor removed since."""
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
         except OSError:
             return False
 
     def close(self) -> None:
-        """It will not be asked any more."""
+        """Close the file; :meth:`is_newest` cannot be called any more."""
         self._file.close()
 
 
 class LastTable:
-    """See the module.
+    """Writes and reads the file.
 
     Args:
-        folder: the instance's.
+        folder: of the instance.
     """
 
     def __init__(self, folder: InstanceFolder) -> None:
         self._folder = folder
 
     def keep(self, packed: bytes) -> None:
-        """Keep a table in place of the one before, whole; where that cannot be, keep none rather than an older one."""
+        """Replace the table atomically. If that fails, remove it: no table is better than an outdated one."""
         fresh = f"{NAME}.new"
         try:
             self._folder.write(fresh, packed)
@@ -68,7 +68,7 @@ class LastTable:
                 (self._folder.path / name).unlink(missing_ok=True)
 
     def read(self) -> KeptTable | None:
-        """The table, to be closed by whoever asks; None where none is kept."""
+        """The table, which the caller must close; None if there is none or it cannot be read."""
         try:
             file = self._folder.open(NAME)
         except FileNotFoundError:

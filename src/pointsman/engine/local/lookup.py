@@ -1,4 +1,4 @@
-"""Finds instances of this machine: what their folders say."""
+"""Finds instances on this machine by their folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pointsman.exceptions import ServeException
 
 
 def is_alive(name: str) -> bool:
-    """Whether an instance of that name runs on this machine."""
+    """True if an instance of that name runs on this machine."""
     return InstanceFolder.of(name).is_alive()
 
 
@@ -28,12 +28,12 @@ def find_instance(name: str, cluster: str | None = None) -> Address:
 
 
 def live_addresses(cluster: str | None = None) -> list[Address]:
-    """How to reach all live instances of this user."""
+    """The addresses of all live instances of this user."""
     return [address_in(folder) for folder in live_folders()]
 
 
 def address_of(control_path: str) -> Address:
-    """How to reach an instance. Raises ServeException: it has ended."""
+    """The operator's address of an instance. Raises ServeException: it has ended."""
     folder = folder_of(control_path)
     if not folder.is_alive():
         raise ServeException("the instance of this handle has ended")
@@ -41,7 +41,7 @@ def address_of(control_path: str) -> Address:
 
 
 def address_in(folder: InstanceFolder) -> Address:
-    """How to reach the instance of a folder, from what the folder says."""
+    """The operator's address of the instance of a folder."""
     about = folder.about()
     return Address(
         instance=about.instance,

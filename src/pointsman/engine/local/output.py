@@ -1,7 +1,7 @@
-"""What processes print: into a file each, and with a prefix to the driver's terminal.
+"""Copies the output of processes to a log file each, and with a prefix to the driver's terminal.
 
-A thread of its own in the supervisor, so that a terminal that has stopped reading holds nobody up: output that it does
-not take is dropped from the terminal (never from the file) and counted.
+Runs on a thread of the supervisor, so that a terminal that has stopped reading blocks nothing: output that it does not
+take is not shown there, and counted; the file gets all of it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import Any, BinaryIO
 from pointsman.telemetry import logs
 from pointsman.telemetry.logs import is_routine, printable
 
+#: A log file over this size is renamed to ``<name>.log.1``, which replaces an earlier one.
 MAX_LOG_BYTES = 32 * 1024 * 1024
-"""A log file over this size is set aside as ``<name>.log.1``, replacing the one before."""
 TERMINAL_FD = 2
 SUPERVISOR = "supervisor"
+#: Begins the first line of each process in its file; the tag or role follows. Some processes print without logging, and
+#: their lines could not be attributed otherwise.
 OUTPUT_OF = "output of "
-"""The first line of each process in its file, before its tag or role: some processes print, and log nothing."""
 
 
 class _Source:
@@ -36,7 +37,7 @@ class _Source:
         self.first_line = first_line
         self.file: BinaryIO | None = None
         self.rest = b""
-        with contextlib.suppress(OSError):  # a disk without room may have some later
+        with contextlib.suppress(OSError):  # a full disk may have space later: ``write`` tries again
             self.open()
 
     def open(self) -> BinaryIO:
@@ -52,7 +53,7 @@ class _Source:
         """
         file = self.file or self.open()
         if file.tell() > MAX_LOG_BYTES:
-            end = data.find(b"\n") + 1 if self.rest else 0  # a line is not cut in two, unless it has no end
+            end = data.find(b"\n") + 1 if self.rest else 0  # files are cut between lines, unless a line has no end
             file.write(data[:end])
             if end or not self.rest or file.tell() > 2 * MAX_LOG_BYTES:
                 data = data[end:]
@@ -62,7 +63,7 @@ class _Source:
         file.write(data)
 
     def end(self) -> None:
-        """Its process has ended; the next one in this file begins with a line of its own."""
+        """The process has exited: end its last line, since another process may append to this file."""
         if self.rest and self.file is not None:
             with contextlib.suppress(OSError):
                 self.file.write(b"\n")
@@ -78,10 +79,10 @@ class OutputPump:
     """Reads the output pipes of all processes.
 
     Args:
-        folder: where the log files go.
+        folder: of the log files.
         echo: whether to write to the terminal too.
-        log_format: of the processes. Lines of text have a prefix on the terminal that says whose they are; lines of
-            JSON do so by themselves.
+        log_format: of the processes. On the terminal, lines of text get a prefix that names their process; lines of
+            JSON contain it.
     """
 
     def __init__(self, folder: Path, *, echo: bool, log_format: str = logs.TEXT) -> None:
@@ -100,15 +101,15 @@ class OutputPump:
         self._thread.start()
 
     def add(self, fd: int, label: str, name: str) -> None:
-        """Read ``fd`` to its end, into ``<name>.log``."""
+        """Copy what is read from ``fd`` to ``<name>.log``, until its end of file."""
         self._do(lambda: self._open(fd, label, name))
 
     def write(self, text: str) -> None:
-        """Add a line of the supervisor's own."""
+        """Log a warning of the supervisor itself."""
         self._do(lambda: self._own_line(text))
 
     def close(self) -> None:
-        """Write out what is there and stop."""
+        """Write what can be read now, and stop."""
         self._closing = True
         self._do(lambda: None)
         self._thread.join(timeout=1.0)
@@ -168,7 +169,7 @@ class OutputPump:
             try:
                 source.write(data)
             except OSError:
-                self._dropped += len(data)  # a full disk must not stop those who print
+                self._dropped += len(data)  # on a full disk processes must still be able to print
         lines, _, source.rest = (source.rest + data).rpartition(b"\n")
         if lines and self._echo:
             shown = [line for line in lines.split(b"\n") if not is_routine(line)]
@@ -180,7 +181,7 @@ class OutputPump:
         if not self._echo:
             return
         for start in range(0, len(data), 4096):
-            # A terminal or pipe that select() calls writable takes 4096 bytes without blocking.
+            # A terminal or pipe that select() reports as writable takes PIPE_BUF = 4096 bytes without blocking.
             if not select.select([], [TERMINAL_FD], [], 0.05)[1]:
                 self._dropped += len(data) - start
                 return
@@ -194,4 +195,4 @@ class OutputPump:
         try:
             os.write(TERMINAL_FD, data)
         except OSError:
-            self._echo = False  # the terminal is gone for good
+            self._echo = False  # the terminal was closed

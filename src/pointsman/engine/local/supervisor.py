@@ -1,11 +1,11 @@
 """The supervisor: root process of an instance on this machine.
 
-It owns the listening sockets and the lock, spawns and reaps every other process, restarts controller and ingresses,
-and ends everything when the driver's end of the lifeline closes. No user code, no HTTP, no decisions about backends.
+It owns the listening sockets and the lock, spawns and reaps every other process, restarts controller and ingresses, and
+ends the instance when the driver's end of the lifeline closes. Must not run user code or HTTP, nor plan for backends.
 
     argv: lifeline fd, control listener fd, HTTP listener fd or -1, metrics listener fd or -1
 
-It also inherits the descriptors that hold the locks of the instance's folders, and never touches them.
+It also inherits the descriptors that hold the locks of the instance's folders, and does not use them.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from pointsman.wire.messages import pack, unpack
 
 
 class Outbox:
-    """Writes as much as goes, never waits, and keeps the rest.
+    """Writes to a socket without blocking, and buffers what the socket does not take.
 
     Args:
-        to: written to; made non-blocking.
+        to: the socket; made non-blocking.
     """
 
     def __init__(self, to: socket.socket) -> None:
@@ -48,42 +48,49 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        """Whether something is left for :meth:`flush`, once the socket can be written to again."""
+        """True if data is buffered, to be flushed once the socket is writable."""
         return bool(self._rest)
 
     def send(self, data: bytes) -> None:
-        """Write, behind what is left."""
+        """Write, after what is buffered."""
         self._rest += data
         self.flush()
 
     def flush(self) -> None:
-        """Write what is left, as far as it goes. What an end that is gone has not read is lost."""
+        """Write as much of the buffer as the socket takes. Data for a peer that has exited is lost."""
         with contextlib.suppress(OSError):
             while self._rest:
                 del self._rest[: self._to.send(self._rest)]
 
 
+#: How long the controller may take to exit at the end of the instance.
 EXIT_GRACE_S = 1.5
+#: How long running requests may take once the driver of a bound instance has exited, or does not wait.
+DRIVER_GONE_DRAIN_S = 1.0
+#: The first signal shuts the instance down and keeps its stored state, a second one kills what still drains.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The first one ends the instance in good order and keeps what is stored, the second one hurries."""
+#: How long running requests may take after a signal if no controller answers with their limit.
 SIGNALLED_DRAIN_S = 20.0
-"""How long requests may still run after a signal where no controller says what their limit is."""
+#: How long the controller may take to answer after a signal.
 ANSWER_S = 1.0
+#: Of controller and ingresses. The longest wait is short, since without them there is no service, and whatever keeps
+#: ending them may be over by now.
 BACKOFF = Backoff(first_s=0.1, last_s=2.0)
-"""Without them there is no service, so what keeps ending them is not waited out for longer: it may be over by now."""
+#: Pause before a start is repeated that the system refused, such as for want of descriptors.
 RESTART_PAUSE_S = 0.5
+#: How long the folder of an instance that cannot start is kept, for ``start()`` to read the reason.
 GIVE_UP_S = 5.0
+#: A process that lived this long is restarted without delay. With a larger value, a machine that kills something every
+#: few seconds would be without controller and ingress for much of the time.
 STEADY_S = 2.0
-"""A process that lived this long has come up, whatever ended it later, and is restarted without delay. Longer, and a
-machine that kills something every few seconds would have us wait for the controller and the HTTP server in turn."""
 
 
 class Supervisor:
     """The root process.
 
     Args:
-        order: what to raise.
-        lifeline: the driver's pipe.
+        order: the instance to start.
+        lifeline: the pipe from the driver.
         control: listening socket of the controller.
         http: listening socket of the ingresses, or None.
         metrics: listening socket of the controller's exporter, or None.
@@ -122,11 +129,12 @@ class Supervisor:
             lifeline.watch(lambda: os.write(self._wake_write, b"E"))
 
     def run(self) -> None:
-        """Raise the instance and watch it until it has ended."""
+        """Start the instance and watch it until it has ended."""
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
         signal.set_wakeup_fd(self._wake_write)
         for signum in (*SIGNALS, signal.SIGCHLD):
-            signal.signal(signum, lambda *_: None)  # the wake-up descriptor carries the number
+            # The handler only has to exist: Python then writes the signal's number to the wake-up descriptor.
+            signal.signal(signum, lambda *_: None)
         self._spawn_controller()
         for index in range(self._order.settings.ingresses):
             self._spawn_ingress(index)
@@ -191,7 +199,7 @@ class Supervisor:
             how = child.reap()
             del self._children[pid]
             if self._phases is not None:
-                continue  # ends are what a shutdown is for
+                continue  # during a shutdown exits are expected, and no event is sent
             if child.role == "replica":
                 self._folder.forget_replica(child.number)
                 self._send_event(ProcessEvent("exited", child.number, pid, how))
@@ -206,8 +214,9 @@ class Supervisor:
                     )
 
     def _give_up(self) -> None:
-        """The first controller refuses to come up. Who waits for it learns so at once, and may look up why for a while;
-        a later one would be tried again, since the instance serves meanwhile."""
+        # The first controller has exited with EXIT_REFUSED. Its socket is closed so that ``start()`` fails at once, and
+        # the folder is kept for a while so that the reason can be read. A later controller that refuses is restarted
+        # instead: ingresses and replicas serve without it.
         self._control.close()
         self._after(GIVE_UP_S, lambda: self._begin_shutdown(0.0))
 
@@ -217,7 +226,8 @@ class Supervisor:
         self._after(delay_s, lambda: self._start_again(start, child.role))
 
     def _start_again(self, start: Callable[[], None], role: str) -> None:
-        """A system that has no process or descriptor left now may have one later; what runs serves on meanwhile."""
+        # Tried again and again: a system without a free process or descriptor may have one later, and the other
+        # processes serve meanwhile.
         if self._phases is not None:
             return
         try:
@@ -278,8 +288,8 @@ class Supervisor:
             self._write(encode_frame(Kind.EVENT, 0, pack(event)))
 
     def _write(self, data: bytes = b"") -> None:
-        """To the controller, as much as goes; the rest when it reads. One that never does is hung, and a later one
-        learns what lives from `recovered`."""
+        """Write to the controller without blocking; the rest follows when its socket is writable. Events that it never
+        reads are not missed: the next controller gets ``recovered``."""
         assert self._link is not None
         assert self._outbox is not None
         self._outbox.send(data)
@@ -295,7 +305,7 @@ class Supervisor:
     # Shutdown: ingresses finish, then replicas, then the controller
 
     def _begin_shutdown(self, drain_s: float) -> None:
-        """End all, in order. Called again, with less time: what still drains has that much from now on."""
+        """End the processes in order. A second call with less time shortens the drain that is running."""
         if self._phases is None:
             self._phases = [("ingress", drain_s), ("replica", drain_s), ("controller", EXIT_GRACE_S)]
             self._next_phase()
@@ -303,10 +313,10 @@ class Supervisor:
             *draining, controller = self._phases
             self._phases = [*((role, min(limit_s, drain_s)) for role, limit_s in draining), controller]
             self._phase_ends = min(self._phase_ends, time.monotonic() + drain_s)
-            self._after(drain_s, lambda: None)
+            self._after(drain_s, lambda: None)  # wakes the loop when the new limit is over
 
     def _request_shutdown(self) -> None:
-        """Have the controller say how long requests may run."""
+        # The controller knows the drain limits of backends, and answers with a shutdown order.
         self._shutdown_requested = True
         self._send_event(ProcessEvent("asked_to_end"))
         self._after(ANSWER_S, self._end_unanswered)
@@ -337,7 +347,7 @@ class Supervisor:
                 self._next_phase()
 
     def _hurry(self) -> None:
-        """A second signal: what still drains is killed."""
+        """Kill what still drains, after a second signal."""
         self._begin_shutdown(0.0)
         for child in self._children.values():
             child.signal(signal.SIGKILL)
@@ -346,7 +356,7 @@ class Supervisor:
 
     def _on_wake(self) -> None:
         for byte in os.read(self._wake_read, 4096):
-            if byte == ord("E"):
+            if byte == ord("E"):  # written at the lifeline's end of file
                 self._begin_shutdown(DRIVER_GONE_DRAIN_S)
             elif byte in SIGNALS:
                 if self._phases is None and not self._shutdown_requested:

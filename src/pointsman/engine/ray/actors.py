@@ -1,6 +1,5 @@
-"""Orders to the cluster, one by one on a thread of their own: Ray's calls block while its head does not answer.
-
-Says what came of each actor: it has begun, it has ended and why. Called by ``engine``, on the controller's loop.
+"""Creates and kills actors, one order after the other on a thread, since Ray's calls block while its head does not
+answer. Reports the start and the exit of each actor. Called by ``engine`` on the controller's loop.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ UNEXPECTED = "its process exited, crashed or was killed; Ray does not tell which
 
 
 class ActorSpec(NamedTuple):
-    """An actor to be.
+    """An actor to create.
 
     Attributes:
-        host: the actor's class.
+        host: its class.
         name: in the instance's namespace.
-        method: of ``host``: what it shall be.
-        args: what it is given.
+        method: of ``host``; runs the process, and returns or raises when that ends.
+        args: argument of its constructor.
         options: of the actor: resources, runtime environment.
-        node: where it must run; empty lets Ray choose.
+        node: where it must run; empty to let Ray choose.
     """
 
     host: type
@@ -47,19 +46,19 @@ class ActorSpec(NamedTuple):
 
 
 class ActorExit(NamedTuple):
-    """How an actor ended, in words, and whether its node took it along."""
+    """How an actor exited, in words, and whether the reason is the loss of its node."""
 
     text: str
     node_died: bool = False
 
 
 class Actors:
-    """The processes of one instance in the cluster.
+    """The actors of one instance.
 
     Args:
-        namespace: the instance's.
-        began: told the name and who it is.
-        ended: told the name and how.
+        namespace: of the instance.
+        began: called with the name of an actor that has started, and its introduction.
+        ended: called with the name of an actor that has exited, and how.
     """
 
     def __init__(
@@ -73,30 +72,30 @@ class Actors:
         self._handles: dict[str, Any] = {}
 
     def run(self, function: Callable[[], T]) -> asyncio.Future[T]:
-        """Have something done after all earlier orders."""
+        """Call a function on the thread, after all earlier orders."""
         return self._loop.run_in_executor(self._thread, function)
 
     def start(self, wanted: ActorSpec) -> None:
-        """Make an actor; ``began`` or ``ended`` follows."""
+        """Create an actor; ``began`` or ``ended`` follows."""
         self._handles[wanted.name] = None
         self._order(wanted.name, lambda: self._start(wanted))
 
     def adopt(self, name: str, *, introduce: bool = False) -> None:
-        """Watch an actor that an earlier controller has made; ``ended`` follows.
+        """Watch an actor that an earlier controller has created; ``ended`` follows.
 
         Args:
-            introduce: ask who it is as well; only of those that can be asked at any time.
+            introduce: request its introduction too; only for actors that answer calls while they run.
         """
         self._handles[name] = None
         self._order(name, lambda: self._adopt(name, introduce))
 
     async def ask(self, name: str, method: str) -> Any:
-        """What an actor's method returns. Raises RayError, KeyError: it has ended."""
+        """Call an actor's method and return its result. Raises RayError, KeyError: the actor has exited."""
         reference = await self.run(lambda: getattr(self._handles[name], method).remote())
         return await asyncio.wrap_future(reference.future())
 
     def send(self, name: str, method: str) -> None:
-        """Have an actor do something, if it still lives."""
+        """Call an actor's method, if the actor lives, and ignore its result."""
 
         def order() -> None:
             handle = self._handles.get(name)
@@ -106,7 +105,7 @@ class Actors:
         self.run(order)
 
     def kill(self, name: str) -> None:
-        """End an actor now; ``ended`` follows."""
+        """Kill an actor; ``ended`` follows."""
         self._order(name, lambda: self._kill(name))
 
     def is_known(self, name: str) -> bool:
@@ -114,11 +113,11 @@ class Actors:
 
     @property
     def names(self) -> list[str]:
-        """Of all actors that have not ended."""
+        """The names of all actors that have not exited."""
         return list(self._handles)
 
     def give_up(self, name: str, ending: ActorExit) -> None:
-        """Count an actor as ended, though the cluster does not say so yet, and have it killed if it can be."""
+        """Kill an actor, and treat it as exited now, without waiting for the cluster's word."""
         handle = self._handles.get(name)
         if handle is not None:
             self.run(lambda: ray.kill(handle, no_restart=True))
@@ -133,7 +132,7 @@ class Actors:
         actor = ray.remote(wanted.host).options(
             name=wanted.name,
             namespace=self._namespace,
-            lifetime="detached",  # it outlives this controller, and ends itself with the instance
+            lifetime="detached",  # it outlives this controller, and exits by itself with the instance
             max_restarts=0,
             **options,
         )
@@ -167,7 +166,8 @@ class Actors:
     def _kill(self, name: str) -> None:
         handle = self._handles.get(name)
         if handle is not None and hasattr(handle, "kill_child"):
-            handle.kill_child.remote()  # Ray would end the actor, and what its child has forked would live on
+            # ray.kill would end the actor only, and processes that its child has forked would live on.
+            handle.kill_child.remote()
         elif handle is not None:
             ray.kill(handle, no_restart=True)
 
@@ -186,7 +186,7 @@ class Actors:
             self._loop.call_soon_threadsafe(function, *args)
 
     def _on_result(self, name: str, error: BaseException | None) -> None:
-        if isinstance(error, RayTaskError):  # its process came to nothing, and the actor idles
+        if isinstance(error, RayTaskError):  # the method raised: the actor itself lives on, and must be killed
             self.give_up(name, describe_exit(error))
         elif isinstance(error, RayError):
             self._end(name, describe_exit(error))
@@ -197,18 +197,21 @@ class Actors:
 
 
 def describe_exit(error: BaseException) -> ActorExit:
-    """An actor's end in one line."""
+    """How an actor exited, in one line.
+
+    Ray has no codes for the reasons, so the texts of its errors are searched (pinned by tests/unit/test_ray_endings).
+    """
     if isinstance(error, RayTaskError):
         by_child = isinstance(error.cause, ChildError)
         return ActorExit(str(error.cause) if by_child else f"{type(error.cause).__name__}: {error.cause}")
     text = str(error)
     if isinstance(error, ActorUnschedulableError):
-        # Pinned to a node that has died, and that Ray counted as alive until now.
+        # It was pinned to a node that has died, and that Ray listed as alive when it was created.
         return ActorExit(text.splitlines()[0], node_died="NodeAffinity" in text)
     if isinstance(error, ActorDiedError):
         if "its node has died" in text:
             return ActorExit(NODE_DIED, node_died=True)
-        if "connection error code" in text:  # all that it saw was that the process had hung up
+        if "connection error code" in text:  # Ray only knows that the process's connection broke
             return ActorExit(UNEXPECTED)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return ActorExit(lines[-1] if lines else "it died")

@@ -1,5 +1,6 @@
-"""Replicas in Python environments of their own. Such an environment need not have Ray: its interpreter runs the replica
-as a child process of the actor, started as the local engine starts it, and the actor asks the cluster on its behalf.
+"""Replicas in other Python environments than the cluster's, which need not have Ray (decision 0029). The replica runs
+as a child process of the actor, in that environment's interpreter, as on the local engine. The actor locates the
+controller for it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from pointsman.wire.stream import listen_private
 
 
 class ChildError(Exception):
-    """The child process did not begin, or ended otherwise than by order; says how."""
+    """The child process could not be started, or failed; the text says how."""
 
 
 class ChildHost(ProcessHost):
-    """The actor of a replica that runs as a child process. Its methods are answered while the child runs.
+    """The actor of a replica that runs as a child process. It answers calls while the child runs.
 
     Args:
         args: with an environment.
@@ -38,13 +39,13 @@ class ChildHost(ProcessHost):
         super().__init__(args)
         self._child: Child | None = None
         self._over = asyncio.Event()
-        self._begun = asyncio.Event()  # Ray does not promise that calls come in order to one that has a loop
+        self._begun = asyncio.Event()  # Ray may run the calls of an async actor in another order than they were made
 
     async def introduce(self) -> Introduction:  # type: ignore[override]
-        """Start the child, and say who that is.
+        """Start the child and return its introduction.
 
         Raises:
-            ChildError: its interpreter is not on this node, or cannot be run.
+            ChildError: its interpreter is missing on this node, or cannot be run.
         """
         handover = self._enter(ReplicaHandover, "replica")
         relay = listen_private(self._folder.socket(f"r/{handover.number}.host"))
@@ -52,7 +53,8 @@ class ChildHost(ProcessHost):
         there = msgspec.structs.replace(self._placed(handover), relay=relay.getsockname())
         env, environment = self._args.env, self._args.environment
         try:
-            # On a thread that lives as long as this process: the kernel kills the child when that ends.
+            # Not on a worker thread: the kernel kills the child (PR_SET_PDEATHSIG) when the thread that started it
+            # ends, and the thread of the actor's loop lives as long as this process.
             self._child, output = spawn(
                 sys.executable, "replica", there.number, pack_handover(there), env=env, fds=(), environment=environment
             )
@@ -63,27 +65,27 @@ class ChildHost(ProcessHost):
         return Introduction(self._child.process.pid, node_of_this_process())
 
     async def be_replica(self) -> None:  # type: ignore[override]
-        """Wait for the child's end, which is this actor's end as well.
+        """Wait for the child's exit, then exit.
 
         Raises:
-            ChildError: it was not ended by order.
+            ChildError: its exit code was not 0.
         """
         await self._begun.wait()
         assert self._child is not None
         code = await asyncio.to_thread(self._child.process.wait)
         how = self._child.reap()
         self._leave_replica(self._child.number)
-        self._over.set()  # Ray lets no actor with a loop exit while a method of it is under way
+        self._over.set()  # ends ``attend``: Ray lets no async actor exit while one of its methods runs
         if code:
             raise ChildError(how)
         ray.actor.exit_actor()
 
     async def attend(self) -> None:  # type: ignore[override]
-        """Returns at the end and not before: who waits for it learns of that."""
+        """Return when the child has exited; the controller watches the actor by waiting for this."""
         await self._over.wait()
 
     async def kill_child(self) -> None:
-        """End the child now, with all that its user code has forked."""
+        """Kill the child with all processes that user code has forked."""
         if self._child is not None:
             self._child.signal(signal.SIGKILL)
 
@@ -93,6 +95,6 @@ def _on_a_thread(function: Callable[..., object], *args: object) -> None:
 
 
 def _copy(output: int) -> None:
-    """What the child prints goes where this process prints, which is Ray's log."""
+    """Copy the child's output to this process's standard error, which is Ray's log file."""
     with os.fdopen(output, "rb", buffering=0) as source, os.fdopen(2, "wb", buffering=0, closefd=False) as log:
         shutil.copyfileobj(source, log)

@@ -1,7 +1,7 @@
-"""This process's membership of a Ray cluster: joins the one that is meant, or starts one of its own on this machine.
+"""The membership of this process in a Ray cluster: joins a running one, or starts one on this machine.
 
-A cluster that we start has token authentication, no dashboard and a small object store, and ends with this process, or
-with its last instance. One that we join is left as it is.
+A cluster that is started here has token authentication, no dashboard and a small object store, and ends with this
+process or its last instance. A cluster that is joined is not changed.
 """
 
 from __future__ import annotations
@@ -22,34 +22,32 @@ from pointsman.engine.base import Cluster
 from pointsman.exceptions import ServeException
 from pointsman.wire.descriptors import keep_standard_descriptors
 
+#: The address that asks for a new cluster, as in ``ray.init``.
 NEW = "local"
-"""The address of a cluster that is yet to be started, as Ray itself has it."""
+#: Nearly the minimum that Ray accepts: no call goes through the object store.
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
-"""The least that Ray accepts, nearly: no call goes through the object store."""
+#: A loopback address that Ray keeps; it replaces 127.0.0.1 by the address of a network interface.
 LOOPBACK = "127.0.0.2"
-"""Ray replaces 127.0.0.1 by the address of a network card."""
 PROBE_TIMEOUT_S = 20.0
 _PROBE = (
     "import sys; from ray._raylet import GcsClient\n"
     "GcsClient(address=sys.argv[1]).internal_kv_get(b'pointsman', b'pointsman', timeout=5)"
 )
 
+#: Held while a side thread calls Ray, and during ``ray.shutdown``: a Ray call after that would start a new cluster.
 lock = threading.Lock()
-"""Held by who asks the cluster on a thread of its own: Ray starts a new one for who asks it after the shutdown."""
 _started_here = False
+#: The resources with which this process started the cluster.
 _amounts: Mapping[str, Any] = {}
-"""What the cluster was said to have when this process started it."""
 _instances = 0
 
 
 def join(cluster: Cluster) -> None:
-    """Be a member of the cluster that is meant: the one this process is in, the one at ``cluster.address``, one that
-    runs on this machine, or a new one.
+    """Join the cluster of this process, at ``cluster.address`` or on this machine, or start one.
 
     Raises:
-        ServeException: there is none at the address, or it lets anybody in.
-        ValueError: ``cluster.amounts`` are given, and are not those that a cluster which is there already was started
-            with by this process.
+        ServeException: there is none at the address, or it has no authentication.
+        ValueError: ``cluster.amounts`` are given and a cluster exists, which this process did not start with those.
     """
     global _started_here, _amounts
     joined = False
@@ -77,18 +75,18 @@ def join(cluster: Cluster) -> None:
 
 
 def is_member() -> bool:
-    """Whether this process is in a cluster already."""
+    """True if this process is in a cluster."""
     return bool(ray.is_initialized())
 
 
 def hold() -> None:
-    """One more instance of this process needs the cluster."""
+    """Count one more instance of this process that needs the cluster."""
     global _instances
     _instances += 1
 
 
 def let_go() -> None:
-    """One less; the last one takes a cluster of our own along."""
+    """Count one instance less; after the last one a cluster that was started here is shut down."""
     global _instances, _started_here
     _instances -= 1
     if not _instances and _started_here:
@@ -98,7 +96,7 @@ def let_go() -> None:
 
 
 def started_here() -> bool:
-    """Whether the cluster is our own."""
+    """True if this process has started the cluster."""
     return _started_here
 
 
@@ -115,9 +113,10 @@ def _join_running(address: str | None) -> bool:
 def _start(amounts: Mapping[str, Any], *, allow_insecure: bool) -> None:
     if not allow_insecure:
         os.environ["RAY_AUTH_MODE"] = "token"
-        Config.initialize("")  # this process may have read its environment already
+        # A private API: this process may have read the variable already, and Ray has no other way to read it again.
+        Config.initialize("")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves a busy machine's requests waiting
+    os.environ.setdefault("RAY_worker_niceness", "0")  # with Ray's 15, requests wait on a busy machine
     ray.init(
         address="local",
         include_dashboard=False,
@@ -138,11 +137,11 @@ def _check_folder() -> None:
 
 
 def _refuse_another(address: str | None) -> None:
-    """Refuse the address of a cluster that is not the one in which this process is already: it can be in one only."""
+    """Raise if the address is that of another cluster than this process's: a process can be in one only."""
     here = str(ray.get_runtime_context().gcs_address)
     if address == NEW:
         same = _started_here
-    else:  # hosts have several names and addresses
+    else:  # ports are compared only, since a host has several names and addresses
         named = address is not None and address != "auto" and "://" not in address
         same = not named or str(address).rpartition(":")[2] == here.rpartition(":")[2]
     if not same:
@@ -152,7 +151,7 @@ def _refuse_another(address: str | None) -> None:
 
 
 def _refuse_amounts(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse what is said of a cluster that is there already, but for what it was started with."""
+    """Raise if resources are given for a cluster that runs already, unless it was started with them."""
     new = [f"{name}={value!r}" for name, value in given.items() if name not in known or known[name] != value]
     if new:
         raise ValueError(
@@ -162,9 +161,9 @@ def _refuse_amounts(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
 
 
 def _refuse_open_cluster() -> None:
-    """Refuse a cluster that other machines reach and that lets in who has no token.
+    """Raise if other machines can reach the cluster and it accepts connections without a token.
 
-    It is tried, in a process without a token: what this process is set to says nothing about the cluster.
+    Tested by connecting from a subprocess without a token; the settings of this process prove nothing.
     """
     address = str(ray.get_runtime_context().gcs_address)
     if _is_loopback(address.rpartition(":")[0]):
@@ -198,10 +197,10 @@ class KeyValueError(Exception):
 
 
 class KeyValues:
-    """The keys of one instance.
+    """The keys of one instance in the cluster's key-value store.
 
     Args:
-        prefix: what all of them begin with; the instance's namespace.
+        prefix: of all its keys; the instance's namespace.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -213,11 +212,11 @@ class KeyValues:
         return None if value is None else bytes(value)
 
     def put(self, key: str, value: bytes) -> None:
-        """Write, whole or not at all. Raises KeyValueError."""
+        """Write a value atomically. Raises KeyValueError."""
         _ask("put", self._prefix + key.encode(), value, True)
 
     def delete(self, key: str) -> None:
-        """Remove a key, which need not be there. Raises KeyValueError."""
+        """Remove a key, if it exists. Raises KeyValueError."""
         _ask("del", self._prefix + key.encode(), False)
 
     def clear(self) -> None:
@@ -225,7 +224,7 @@ class KeyValues:
         _ask("del", self._prefix, True)
 
     def keys(self, start: str) -> list[str]:
-        """All keys that begin so. Raises KeyValueError."""
+        """All keys with that prefix. Raises KeyValueError."""
         found = _ask("keys", self._prefix + start.encode())
         return [key[len(self._prefix) :].decode() for key in found]
 

@@ -1,4 +1,4 @@
-"""Raises an instance on a Ray cluster, from the driver, and finds it again."""
+"""Starts an instance on a Ray cluster, from the driver."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from pointsman.engine.ray import cluster
 from pointsman.engine.ray.folder import ANONYMOUS, CONTROLLER, namespace_of
 from pointsman.engine.ray.hosts import ControllerHost
 from pointsman.engine.ray.lookup import (
-    _address,
-    _controller_of,
+    controller_of,
+    operator_address,
 )
 from pointsman.engine.ray.nodes import alive_nodes
 from pointsman.exceptions import ServeException
 from pointsman.wire.address import set_node
 from pointsman.wire.handover import ClusterHandover, HTTPSettings, MetricsPort
 
+#: Environment variables of the driver that replicas on all nodes get.
 PASSED_ON = ("OMP_NUM_THREADS",)
-"""Variables of the driver that replicas get too, on whatever node."""
 
 
 class RayInstance:
-    """An instance that this process has raised: the Ray engine's :class:`~pointsman.engine.base.Raised`.
+    """An instance that this process has started: the Ray engine's :class:`~pointsman.engine.base.Raised`.
 
     Args:
-        address: how to reach it.
-        controller: its actor; a bound one is owned by this process, and ends with it however that ends.
-        port: what keeps the HTTP port free for its ingresses, until they listen there.
+        address: the operator's address.
+        controller: the controller's actor. That of a bound instance is owned by this process, so Ray ends it with this
+            process.
+        port: a bound socket that reserves the HTTP port until the ingresses listen there.
         bound: whether the instance ends with this process.
     """
 
@@ -58,12 +59,12 @@ class RayInstance:
         return self._over
 
     def before_exit(self, action: Callable[[], object]) -> None:
-        """Before Ray's own exit, which leaves the cluster, does: that was registered earlier."""
+        """Register ``action`` with atexit. It runs before Ray's own handler, which leaves the cluster, since that was
+        registered earlier."""
         self._at_exit = action
         atexit.register(action)
 
     def let_go(self) -> None:
-        """End a bound instance within a second."""
         if self.bound and not self._over and os.getpid() == self._owner and ray.is_initialized():
             try:
                 self._controller.end.remote()
@@ -71,7 +72,7 @@ class RayInstance:
                 pass  # it has ended already
 
     def wait_for_end(self, timeout_s: float) -> bool:
-        """Wait for the controller's end, which is the last; kill it when that does not come."""
+        """Wait for the controller, which exits last; kill it at the timeout."""
         if self._over or os.getpid() != self._owner:
             return True
         self.serves()
@@ -84,19 +85,19 @@ class RayInstance:
         return in_time
 
     def release(self) -> None:
-        """It has ended, and nothing of this process uses it any more: leave a cluster of our own."""
+        """Leave the cluster, if this process started it and has no other instance there."""
         if not self._released and os.getpid() == self._owner:
             self._released = True
             cluster.let_go()
 
     def serves(self) -> None:
-        """Its ingresses listen: the port need not be kept for them any more."""
+        """Release the reserved port: the ingresses listen there."""
         if self._port is not None:
             self._port.close()
             self._port = None
 
     def refusal(self) -> str:
-        """Empty: a controller that cannot come up has said so to whoever made it."""
+        """Empty: the creation of the actor raises the reason."""
         return ""
 
     def _has_ended(self, timeout_s: float) -> bool:
@@ -107,17 +108,17 @@ class RayInstance:
             except ActorDiedError:
                 return True
             except RayError:
-                time.sleep(0.05)  # being started again, or slow to answer
+                time.sleep(0.05)  # Ray restarts it, or does not answer
         return False
 
 
 def raise_instance(plan: Plan) -> RayInstance:
-    """Join the cluster, take the port, make the controller's actor. Returns when the controller is there.
+    """Join the cluster, reserve the port, create the controller's actor. Returns when the controller can be reached.
 
     Raises:
         OSError: the port cannot be bound on this node, or the host not resolved; names both.
-        ServeException: no cluster, one that lets anybody in, a live instance of that name, or the controller cannot
-            start.
+        ServeException: there is no cluster, or it has no authentication; a live instance has that name; or the
+            controller cannot start.
     """
     cluster.join(plan.cluster)
     cluster.hold()
@@ -136,7 +137,7 @@ def _raise(plan: Plan) -> RayInstance:
         )
     settings = plan.settings
     namespace = namespace_of(settings.name) if settings.name else ANONYMOUS + secrets.token_hex(8)
-    if _controller_of(namespace) is not None:
+    if controller_of(namespace) is not None:
         raise ServeException(
             f"an instance named {settings.name!r} is running; use connect({settings.name!r}, engine='ray') to attach to"
             " it"
@@ -175,7 +176,7 @@ def _make_controller(given: ClusterHandover, *, bound: bool) -> tuple[Address, A
         .remote(msgspec.msgpack.encode(given))
     )
     try:
-        return _address(controller), controller
+        return operator_address(controller), controller
     except BaseException as error:
         ray.kill(controller, no_restart=True)
         if isinstance(error, RayTaskError):
@@ -184,13 +185,13 @@ def _make_controller(given: ClusterHandover, *, bound: bool) -> tuple[Address, A
 
 
 def _take_port(http: HTTPSettings) -> socket.socket:
-    """Bound, so that nobody else takes the port before the ingress listens there, and shared, so that it can."""
-    with bind(http.host, http.port) as free:  # an error where somebody listens, also if they would share
+    """Reserve the port: bound, so that no other process takes it, and with SO_REUSEPORT, so that an ingress can."""
+    with bind(http.host, http.port) as free:  # without SO_REUSEPORT first: fails if any process listens there
         port = free.getsockname()[1]
     return bind(http.host, port, shared=True)
 
 
 def _free_port(wanted: MetricsPort) -> int:
-    """Chosen here, so that a controller made anew listens there again."""
+    # Chosen here and not in the controller, so that a restarted controller listens on the same port.
     with listen_for_metrics(wanted) as free:
         return int(free.getsockname()[1])

@@ -1,5 +1,5 @@
-"""The end of an instance on a cluster, in order: ingresses finish, then replicas, then who serves metrics; who does not
-finish is killed."""
+"""Ends the processes of an instance on a cluster in order: ingresses, replicas, exporters of metrics. A process that
+does not exit in time is killed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from pointsman.wire.frames import Kind
 from pointsman.wire.messages import pack
 
 STEP_S = 0.02
-TELL_AGAIN_S = 0.25
-"""A process that is just looking for a new controller has not heard the first time."""
+#: Stop orders are repeated: a process that is just reconnecting to the controller has missed the first one.
+STOP_AGAIN_S = 0.25
+#: How long a killed actor may take until Ray reports its exit.
 KILLED_S = 2.0
 
 
 class Connections(Protocol):
-    """The controller's connections, as this engine needs them."""
+    """The controller's connections, as this engine uses them."""
 
     def send_to_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None: ...
 
@@ -30,7 +31,7 @@ class Connections(Protocol):
 
 
 async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], *, drain_s: float) -> None:
-    """End every process of the instance; each kind has ``drain_s`` seconds to finish."""
+    """End every process of the instance but the controller; each kind has ``drain_s`` seconds to exit."""
 
     def stop_replicas() -> None:
         for number in replicas:
@@ -48,8 +49,8 @@ async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], 
     await _end(actors, exporters, stop_exporters, KILLED_S)
 
 
-async def _end(actors: Actors, names: list[str], tell: Callable[[], None], drain_s: float) -> None:
-    if not await _are_gone(actors, names, tell, drain_s):
+async def _end(actors: Actors, names: list[str], stop: Callable[[], None], drain_s: float) -> None:
+    if not await _are_gone(actors, names, stop, drain_s):
         for name in names:
             actors.kill(name)
         if not await _are_gone(actors, names, lambda: None, KILLED_S):
@@ -57,15 +58,15 @@ async def _end(actors: Actors, names: list[str], tell: Callable[[], None], drain
                 actors.give_up(name, ActorExit("killed"))
 
 
-async def _are_gone(actors: Actors, names: list[str], tell: Callable[[], None], limit_s: float) -> bool:
+async def _are_gone(actors: Actors, names: list[str], stop: Callable[[], None], limit_s: float) -> bool:
     loop = asyncio.get_running_loop()
-    deadline, tell_at = loop.time() + limit_s, 0.0
+    deadline, stop_at = loop.time() + limit_s, 0.0
     while any(actors.is_known(name) for name in names):
         now = loop.time()
         if now >= deadline:
             return False
-        if now >= tell_at:
-            tell()
-            tell_at = now + TELL_AGAIN_S
+        if now >= stop_at:
+            stop()
+            stop_at = now + STOP_AGAIN_S
         await asyncio.sleep(STEP_S)
     return True

@@ -1,7 +1,7 @@
-"""The controller's side of the Ray engine: processes are actors, nodes come and go, each node has its ingresses.
+"""The controller's side of the Ray engine. Processes are actors, nodes join and leave, each node can have ingresses.
 
-What the local engine's supervisor does for one machine is done here: start, watch, start again, end in order. Notes of
-what was launched lie in the cluster's key-value store, so that a new controller finds every replica that lives.
+Does what the supervisor of the local engine does: starts, watches, restarts and ends processes. The cluster's key-value
+store has a record of each replica, so that a new controller finds every replica that lives.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Collection
 
 import ray
+
+# Private: Ray has no public function for resources per node, and its public totals lack those of placement groups.
 from ray._private.state import available_resources_per_node, total_resources_per_node
 from ray.autoscaler.sdk import request_resources
 
@@ -36,22 +38,23 @@ from pointsman.wire.messages import Message, pack, unpack
 
 log = logging.getLogger("pointsman.controller")
 
+#: How often the nodes and their free resources are read.
 LOOK_PERIOD_S = 1.0
-"""How often nodes and what is free on them are looked at."""
+#: How long Ray may take to show the resources of an exited actor as free.
 SETTLE_S = 2.0
-"""How long Ray's view of what is free may lag behind what has ended."""
+#: Ray reports the exit of an actor at once if its node lives. If an actor disconnects, does not reconnect in this time
+#: and Ray reports nothing, its node is lost, unless other actors there are connected.
 SILENT_S = 1.0
-"""While its node lives, Ray reports the end of an actor at once. One that hangs up and does not come back in this time,
-of which Ray says nothing, has lost its node, unless others there are still connected."""
+#: How long after an order to kill it an actor is treated as exited, whether Ray reports it or not.
 KILL_S = 2.0
-"""After this an actor that was to be killed counts as gone, whether the cluster says so or not."""
+#: How long nothing is placed on a node that seems to be lost while Ray lists it as alive.
 SUSPECT_S = 30.0
-"""How long nothing is placed on a node that seems to be lost and that Ray still counts as alive."""
+#: Prefix of the keys of replica records.
 RECORDS = "replica/"
 
 
 class ReplicaRecord(Message, frozen=True):
-    """What is kept of a replica: the controller's record, and what the engine must know."""
+    """What the engine keeps of a replica: the controller's launch metadata, and what the engine itself needs."""
 
     pid: int
     metadata: bytes
@@ -62,10 +65,10 @@ class RayEngine:
     """An :class:`~pointsman.engine.base.Engine` whose processes are actors.
 
     Args:
-        events: told about every event, on the loop.
-        peers: the connections.
-        given: of the instance.
-        on_end: called when all processes but this one have ended, with whether what is stored is to be forgotten.
+        events: called with every event, on the loop.
+        peers: the controller's connections.
+        given: start arguments of this controller.
+        on_end: called when all processes but this one have exited, with whether to delete the stored state.
     """
 
     def __init__(
@@ -81,26 +84,26 @@ class RayEngine:
         self._ingresses = Ingresses(given, self._actors)
         self._exporters = Exporters(given, self._actors, node_here())
         self._records: dict[int, ReplicaRecord] = {}
+        # The resources of each node, and what other users of the cluster hold of them.
         self._seen: tuple[Amounts, Amounts] = {}, {}
-        """What each node has, and what others than we hold of it."""
         self._labels: dict[str, dict[str, str]] = {}
         self._capacity = Capacity(nodes={})
         self._suspects: dict[str, float] = {}
+        # Allocations of exited replicas, each with the time until which Ray may still show them as taken.
         self._returned: list[tuple[float, Allocation]] = []
-        """Until when Ray may not show yet that it is free."""
         self._tasks: set[asyncio.Task[None]] = set()
+        # During a shutdown its drain limit, and the task that carries it out.
         self._ending: tuple[float, asyncio.Task[None]] | None = None
-        """How long what runs may take, and what sees to that."""
         self._also_forget = False
 
     @property
     def nodes(self) -> RayEngine:
-        """Itself: Ray knows the nodes."""
+        """Itself."""
         return self
 
     @property
     def ingresses_wanted(self) -> int:
-        """How many ingress processes there should be now."""
+        """How many ingress processes there should be on all nodes."""
         return len(self._ingresses.wanted)
 
     async def start(self) -> None:
@@ -130,14 +133,14 @@ class RayEngine:
         self._write(order.number, record)
         env = {**order.env, **self._given.environ, **order.own_env}
         if not resources.num_gpus:
-            env["CUDA_VISIBLE_DEVICES"] = ""  # Ray sets it only for those who have asked for some
+            env["CUDA_VISIBLE_DEVICES"] = ""  # Ray sets it only for actors that have GPUs
         options = {
             "scheduling_strategy": group_strategy(resources.placement),
             "num_cpus": resources.num_cpus,
             "num_gpus": resources.num_gpus,
             "memory": int(resources.memory) or None,
             "resources": resources.custom or None,
-            # What Ray must know before it starts the process; without it, it may take one that waits already.
+            # Ray sets these before the interpreter starts. Without a runtime_env it can use an idle worker process.
             "runtime_env": {"env_vars": order.own_env} if order.own_env else None,
         }
         with_metrics, environment = self._given.settings.metrics is not None, _other_environment(order)
@@ -173,7 +176,7 @@ class RayEngine:
         self._ending = order.drain_s, self._spawn(self._shut_down(order.drain_s))
 
     async def aclose(self) -> None:
-        pass  # it has no connection of its own
+        pass  # the engine has no connection of its own
 
     @property
     def metrics_addresses(self) -> dict[str, str]:
@@ -183,7 +186,7 @@ class RayEngine:
         return await self._exporters.read()
 
     def disconnected(self, number: int) -> None:
-        """A replica has hung up."""
+        """A replica's connection was lost: check it after ``SILENT_S``, unless Ray reports its exit first."""
         self._loop.call_later(SILENT_S, self._check_on, number)
 
     def request_nodes(self, resources: Resources | None, count: int) -> None:
@@ -192,7 +195,7 @@ class RayEngine:
         self._actors.run(lambda: request_resources(bundles=bundles)).add_done_callback(_log_error)
 
     async def refresh(self) -> None:
-        """Look at what is free now; a ``capacity`` event has come when this returns, if anything is new."""
+        """Read what is free now. If anything changed, the ``capacity`` event comes before this returns."""
         totals, available, self._labels = await self._actors.run(_look)
         self._returned = [(until, share) for until, share in self._returned if until > self._loop.time()]
         held = [record.allocation for record in self._records.values()]
@@ -242,13 +245,15 @@ class RayEngine:
             record = self._records.pop(number)
             self._returned.append((self._loop.time() + SETTLE_S, record.allocation))
             self._forget(number)
-            if not self._ending:  # ends are what a shutdown is for
+            if not self._ending:  # during a shutdown exits are expected
                 self._events(ProcessEvent("exited", number, record.pid, ending.text, blameless=ending.node_died))
 
     def _check_on(self, number: int) -> None:
         record = self._records.get(number)
         if record is None or self._ending or self._peers.is_connected(number):
             return
+        # Ray takes long to notice a lost node, but reports the exit of a process on a live one at once. So if no other
+        # replica of that node is connected either, all of them are treated as lost with it.
         node = record.allocation.node
         there = [other for other, known in self._records.items() if known.allocation.node == node]
         if node == node_here() or any(self._peers.is_connected(other) for other in there):
@@ -260,7 +265,7 @@ class RayEngine:
             self._actors.give_up(replica_name(other), ActorExit("its node seems to be lost", node_died=True))
 
     def _suspect(self, node: str) -> None:
-        """A node is lost, or seems to be; Ray may count it as alive for a while."""
+        """Place nothing on a node that is lost or seems to be: Ray may list it as alive for a while."""
         if node:
             self._suspects[node] = self._loop.time() + SUSPECT_S
             self._report_capacity()  # before anything else is planned, so that nothing is placed there again
@@ -279,13 +284,13 @@ class RayEngine:
 
     async def _shut_down(self, drain_s: float) -> None:
         await end_in_order(self._actors, self._peers, list(self._records), drain_s=drain_s)
-        try:  # what lies there is of use while the instance runs; a folder is what keeps state beyond that
+        try:  # the cluster keeps the state only while the instance runs; ``state_dir`` keeps it longer
             await self._actors.run(self._kv.clear)
         except KeyValueError as error:
             log.error("what was stored could not be removed: %s", error)
         self._on_end(self._also_forget)
 
-    # Notes
+    # Records
 
     def _write(self, number: int, record: ReplicaRecord) -> None:
         self._actors.run(lambda: self._kv.put(f"{RECORDS}{number}", pack(record))).add_done_callback(_log_error)
@@ -309,7 +314,7 @@ class RayEngine:
 
 
 def _other_environment(order: LaunchOrder) -> Environment | None:
-    """The Python environment of a replica where it is not that of the cluster, which this process has."""
+    """The Python environment of a replica; None if it is that of the cluster, in which this process runs."""
     environment = order.environment
     if environment is None or (environment.kind == CALLER and environment.name == sys.prefix):
         return None
@@ -321,7 +326,7 @@ def _look() -> tuple[Amounts, Amounts, dict[str, dict[str, str]]]:
         nodes, full, available = ray.nodes(), total_resources_per_node(), available_resources_per_node()
     except Exception as error:  # noqa: BLE001 - what Ray raises while its head is away has no common base
         raise ServeException(f"the cluster does not say what its nodes have: {error}") from None
-    # What placement groups have reserved is in the second view only, which knows of a new node a little later.
+    # Resources of placement groups are in the second view only, which shows new nodes a little later than the first.
     totals = {node: dict(full.get(node) or total) for node, total in alive_nodes(nodes).items()}
     return totals, available, labels_of(nodes)
 

@@ -1,10 +1,8 @@
-"""An instance's names in its cluster, and its folder on one node: sockets of the processes that run there, their
-metrics.
+"""An instance's names in its cluster, and its folder on one node, with the sockets and metrics of the processes there.
 
-Each instance has a Ray namespace of its own. Its control path is ``ray:``, that namespace, ``#`` and its id. Each
-process holds a shared lock on the folder for as long as it lives; a folder that nobody holds is removed by whoever
-comes by: the last process that leaves, or the first of another instance. Imports no Ray: a backend's environment need
-not have it.
+Each instance has its own Ray namespace. Its control path is ``ray:``, the namespace, ``#`` and its id. A process has
+a shared lock on the folder while it lives. A folder that is not locked is removed by the last process that leaves it,
+or by the first process of another instance. Must not import Ray, which a backend's environment need not have.
 """
 
 from __future__ import annotations
@@ -23,8 +21,6 @@ from pointsman.engine.lognames import CARD, LogCard, name_of
 from pointsman.wire.address import node_here
 
 RAY_PREFIX = "ray:"
-
-
 CONTROLLER = "controller"
 REPLICA_PREFIX = "replica-"
 INGRESS_PREFIX = "ingress-"
@@ -39,12 +35,12 @@ def namespace_of(name: str) -> str:
 
 
 def is_ours(namespace: str) -> bool:
-    """Whether a namespace of the cluster is that of an instance."""
+    """True if a namespace belongs to an instance."""
     return namespace.startswith((ANONYMOUS, NAMED))
 
 
 def name_in(control_path: str) -> str:
-    """Of a named instance; empty for an anonymous one."""
+    """The name of the instance; empty for an anonymous one."""
     namespace = namespace_in(control_path)
     return namespace.removeprefix(NAMED) if namespace.startswith(NAMED) else ""
 
@@ -74,17 +70,17 @@ def metrics_name(node: str) -> str:
 
 
 PREFIX = ".ray."
+#: Characters of a node's name in a path: paths of sockets are limited to about 100 in all.
 SHORT_NODE = 8
-"""Characters of a node's name in a path, which has room for 100 in all."""
+#: Descriptor numbers, since Ray replaces ``sys.stdout`` and ``sys.stderr``.
 STDOUT, STDERR = 1, 2
-"""By their numbers: Ray has made others of ``sys.stdout`` and ``sys.stderr``."""
 
 
 class NodeFolder:
-    """See the module. On the node of this process; made and locked through :meth:`enter`."""
+    """The folder of an instance on the node of this process; created and locked by :meth:`enter`."""
 
     def __init__(self, instance: str) -> None:
-        # Several nodes may be on one machine; each has a folder of its own.
+        # Several nodes may run on one machine (tests do that), so the name contains the node.
         self.path = runtime_folder() / f"{PREFIX}{instance}.{node_here()[:SHORT_NODE]}"
         self.replica_sockets = self.path / "r"
         self.metrics = self.path / "m"
@@ -97,7 +93,7 @@ class NodeFolder:
         return cls(instance_in(control_path))
 
     def enter(self, *, with_metrics: bool) -> None:
-        """Make the folder ours too; remove those that nobody holds."""
+        """Create the folder and lock it for this process; remove folders that are not locked."""
         for path in runtime_folder().glob(f"{PREFIX}*"):
             if path != self.path:
                 _remove_unheld(path)
@@ -106,7 +102,8 @@ class NodeFolder:
             make_private(self.replica_sockets)
             if with_metrics:
                 make_private(self.metrics)
-            with contextlib.suppress(FileNotFoundError):  # somebody has just found the new folder empty: once more
+            # Another process may remove the folder between its creation and the lock: then it is created once more.
+            with contextlib.suppress(FileNotFoundError):
                 lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 if (self.path / "lock").exists():
@@ -115,8 +112,8 @@ class NodeFolder:
                     os.close(lock)
 
     def say_where_logs_are(self, role: str, label: str) -> None:
-        """Have what this process prints and logs in one file, in the order of its making, and leave word here which of
-        Ray's files that is. It outlives the process."""
+        """Write output and logs of this process to one file, in order, and store here which of Ray's log files that is.
+        The stored file outlives the process."""
         os.dup2(STDERR, STDOUT)
         written = os.fstat(STDERR)
         try:
@@ -129,18 +126,18 @@ class NodeFolder:
             (self.logs / f"{name_of(role, os.getpid(), label)}{CARD}").write_bytes(msgspec.json.encode(card))
 
     def socket(self, name: str) -> str:
-        """The path for a new socket; what a dead process has left there is removed."""
+        """The path for a new socket; one that an exited process has left there is removed."""
         path = self.path / name
         path.unlink(missing_ok=True)
         return str(path)
 
     def forget(self, *names: str) -> None:
-        """Remove what this process has made here."""
+        """Remove files that this process has created here."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
     def leave(self) -> None:
-        """Nothing of this process is here any more; the last one takes the folder along."""
+        """Unlock the folder, and remove it if no other process has it locked."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -148,18 +145,18 @@ class NodeFolder:
 
 
 def metrics_folder(control_path: str) -> Path:
-    """What the processes of the instance on this node count."""
+    """The folder of the instance's metrics files on this node."""
     return NodeFolder.of(control_path).metrics
 
 
 def log_folders(control_path: str) -> dict[str, Path]:
-    """Where to look for the logs of an instance: the beginning of a node's name -> folder, of nodes on this machine."""
+    """The folders that say where an instance logs, by the beginning of a node's name; of nodes on this machine."""
     found = runtime_folder().glob(f"{PREFIX}{instance_in(control_path)}.*")
     return {path.name.rpartition(".")[2]: path / "logs" for path in found}
 
 
 def is_in_use_here() -> bool:
-    """Whether any instance on a cluster has processes of this user on this machine."""
+    """True if any instance on a cluster has processes of this user on this machine."""
     for path in runtime_folder().glob(f"{PREFIX}*"):
         _remove_unheld(path)
         if path.exists():
@@ -176,6 +173,6 @@ def _remove_unheld(path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(path, ignore_errors=True)
     except OSError:
-        pass  # somebody lives there
+        pass  # another process has it locked
     finally:
         os.close(lock)

@@ -1,11 +1,11 @@
-"""The actors: thin shells in which the processes of an instance run. Their methods carry no call and no order.
+"""The actor classes: thin shells in which the processes of an instance run. Calls and orders do not go through them.
 
-    ControllerHost   the controller on a thread of its own; Ray makes it anew when it has died
-    ProcessHost      an ingress or a replica on the main thread, until it ends (``child`` has another kind)
+    ControllerHost   runs the controller on a thread; Ray restarts the actor when it has died
+    ProcessHost      runs an ingress or a replica on the main thread (``child`` has another kind)
     MetricsHost      serves the metrics of a node
 
-The process itself is the ``run`` of ``pointsman.<role>.__main__``, the very function that the local engine runs; it is
-found by name, as there, since an engine knows nothing of what it hosts.
+The process itself is the ``run`` of ``pointsman.<role>.__main__``, the function that the local engine runs too. It is
+found by its name, since an engine must not import what it starts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ H = TypeVar("H", ReplicaHandover, IngressHandover)
 
 
 class Running(NamedTuple):
-    """A controller that runs: where it and its metrics are, and how to end its instance from any thread."""
+    """A running controller: its addresses, and a function that ends the instance from any thread."""
 
     where: WhereAbouts
     metrics_port: int
@@ -55,7 +55,7 @@ class Running(NamedTuple):
 
 
 class Introduction(NamedTuple):
-    """Which process an actor is, its node, and the base URL of the metrics that it serves, if any."""
+    """The pid and the node of an actor's process, and the base URL of the metrics that it serves, if any."""
 
     pid: int
     node: str
@@ -63,7 +63,7 @@ class Introduction(NamedTuple):
 
 
 class ControllerHost:
-    """The controller's actor. Its methods are answered on Ray's own loop, which the controller does not share.
+    """The controller's actor. Its methods run on Ray's loop, the controller on another one.
 
     Args:
         packed: a :class:`ClusterHandover`.
@@ -72,9 +72,9 @@ class ControllerHost:
     def __init__(self, packed: bytes) -> None:
         given = msgspec.msgpack.decode(packed, type=ClusterHandover)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of what Ray itself uses in there
+            warnings.simplefilter("ignore", DeprecationWarning)  # of something that Ray uses itself
             again = ray.get_runtime_context().was_current_actor_reconstructed
-        # Who has taken the port of the metrics since then must not keep a controller from coming back.
+        # A process that has taken the metrics port meanwhile must not keep a restarted controller from starting.
         self._given = _not_strict(given) if again else given
         self._running: concurrent.futures.Future[Running] = concurrent.futures.Future()
         set_node(node_of_this_process())
@@ -84,12 +84,12 @@ class ControllerHost:
         return "controller"
 
     async def whereabouts(self) -> WhereAbouts:
-        """Where it listens, once it does. Raises what has kept it from that."""
+        """The controller's addresses, once it listens. Raises the error that kept it from starting."""
         return (await asyncio.wrap_future(self._running)).where
 
     async def address(self) -> Address:
-        """What its operator must know, the key included: whoever may call this may run any code in the cluster, so what
-        guards the key is the cluster's own authentication."""
+        """The operator's address, with the key. The key is protected by the cluster's authentication: whoever can call
+        this can run any code in the cluster anyway."""
         running = await asyncio.wrap_future(self._running)
         settings = self._given.settings
         return Address(
@@ -104,11 +104,11 @@ class ControllerHost:
         )
 
     async def attend(self) -> None:
-        """Never returns: who waits for it learns of the end."""
+        """Never returns. Waiting for it raises when the actor dies, which is how others notice."""
         await asyncio.Event().wait()
 
     async def end(self) -> None:
-        """End the instance, now that its driver goes."""
+        """End the instance, since its driver exits."""
         (await asyncio.wrap_future(self._running)).end()
 
     def _run(self) -> None:
@@ -122,12 +122,12 @@ class ControllerHost:
             known = isinstance(error, Exception)
             self._running.set_exception(error if known else ServeException(f"the controller did not start: {error}"))
         else:
-            # For good: Ray would make it anew otherwise.
+            # Without this Ray would restart the actor.
             ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
 def _not_strict(given: ClusterHandover) -> ClusterHandover:
-    """The same for a controller whose metrics go to another port where theirs is in use."""
+    """The same, with a metrics port that may be replaced if it is in use."""
     if given.settings.metrics is None:
         return given
     metrics = msgspec.structs.replace(given.settings.metrics, strict=False)
@@ -135,13 +135,13 @@ def _not_strict(given: ClusterHandover) -> ClusterHandover:
 
 
 class HostArgs(NamedTuple):
-    """What an actor is given.
+    """The arguments of an actor.
 
     Attributes:
-        label: prefixes what it prints.
-        handover: packed, of what it hosts.
-        env: variables that win over those of its node.
-        environment: the Python environment that it runs in; None for the cluster's.
+        label: prefix of its output in Ray's log.
+        handover: packed start arguments of the process that it runs.
+        env: environment variables; they override those of its node.
+        environment: the Python environment of the process; None for the cluster's.
     """
 
     label: str
@@ -162,18 +162,18 @@ class ProcessHost:
         return self._args.label
 
     def introduce(self) -> Introduction:
-        """Who it is; asked once, before it is anything."""
+        """The process and its node. Called once, before ``be_...``, which blocks further calls."""
         return Introduction(os.getpid(), node_of_this_process())
 
     def be_replica(self) -> None:
-        """Run a replica to its end, which is this actor's end as well."""
+        """Run a replica until it exits, then exit."""
         handover = self._enter(ReplicaHandover, "replica")
         self._be("replica", self._placed(handover))
         self._leave_replica(handover.number)
         ray.actor.exit_actor()
 
     def be_ingress(self) -> None:
-        """Run an ingress to its end, which is this actor's end as well.
+        """Run an ingress until it exits, then exit.
 
         Raises:
             OSError: the port cannot be bound.
@@ -184,10 +184,10 @@ class ProcessHost:
         ray.actor.exit_actor()
 
     def attend(self) -> None:
-        """Comes after ``be_...``, so that it never returns: who waits for it learns of the end."""
+        """Queued behind ``be_...``, so it never runs; waiting for it raises when the actor dies."""
 
     def _enter(self, handover_type: type[H], role: str) -> H:
-        """Be in the instance's folder on this node from now on; returns what was handed over."""
+        """Enter the instance's folder on this node. Returns the unpacked start arguments."""
         handover = unpack_handover(self._args.handover, handover_type)
         self._folder = NodeFolder(handover.instance)
         self._folder.enter(with_metrics=self._args.with_metrics)
@@ -195,7 +195,7 @@ class ProcessHost:
         return handover
 
     def _placed(self, handover: ReplicaHandover) -> ReplicaHandover:
-        """The same with all that was not known before Ray had a process on this node."""
+        """The same with what was not known before Ray chose the node."""
         return msgspec.structs.replace(
             handover,
             node=node_of_this_process(),
@@ -217,35 +217,35 @@ def node_of_this_process() -> str:
 
 
 class Serving(NamedTuple):
-    """What an exporter serves at."""
+    """An exporter that serves, and its URL."""
 
     exporter: Exporter
     url: str
 
 
 class MetricsHost:
-    """The actor. Its methods are answered on one event loop, which also serves the metrics.
+    """The actor of an exporter. Its methods run on the event loop that also serves the metrics.
 
     Args:
-        args: what it is given.
+        args: with a :class:`MetricsHandover`.
     """
 
     def __init__(self, args: HostArgs) -> None:
         self._args = args
         self._serving: concurrent.futures.Future[Serving] = concurrent.futures.Future()
-        self._told = asyncio.Event()
+        self._end_requested = asyncio.Event()
         self._over = asyncio.Event()
 
     def __repr__(self) -> str:
         return self._args.label
 
     async def introduce(self) -> Introduction:
-        """Who it is, and where it serves; once it does."""
+        """The process, its node and its URL, once it serves."""
         serving = await asyncio.wrap_future(self._serving)
         return Introduction(os.getpid(), node_of_this_process(), serving.url)
 
     async def be_exporter(self) -> None:
-        """Serve until the instance ends, which is this actor's end as well.
+        """Serve until the instance ends, then exit.
 
         Raises:
             OSError: nothing can be bound here.
@@ -255,19 +255,19 @@ class MetricsHost:
         set_node(node_of_this_process())
         folder = NodeFolder(handover.instance)
         folder.enter(with_metrics=self._args.with_metrics)
-        # Other nodes may be on this machine, and more of them may join: a port in use is no error here.
+        # Other nodes may run on this machine, so a port in use is no error here.
         listener = listen_for_metrics(MetricsPort(handover.host, handover.port, strict=False))
         exporter = Exporter(folder.metrics, listener)
         await exporter.start()
         self._serving.set_result(Serving(exporter, url_of(listener, ray.util.get_node_ip_address())))
         watching = asyncio.ensure_future(_end_of_instance(handover.namespace))
-        told = asyncio.ensure_future(self._told.wait())
-        await asyncio.wait({watching, told}, return_when=asyncio.FIRST_COMPLETED)
+        requested = asyncio.ensure_future(self._end_requested.wait())
+        await asyncio.wait({watching, requested}, return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
         await exporter.aclose()
         listener.close()
         folder.leave()
-        self._over.set()  # Ray lets no actor with a loop exit while a method of it is under way
+        self._over.set()  # ends ``attend``: Ray lets no async actor exit while one of its methods runs
         ray.actor.exit_actor()
 
     async def read(self) -> bytes:
@@ -276,16 +276,16 @@ class MetricsHost:
         return pack(reading_of(await serving.exporter.collect(), time.monotonic()))
 
     async def end(self) -> None:
-        """End, now that the instance does."""
-        self._told.set()
+        """Exit, since the instance ends."""
+        self._end_requested.set()
 
     async def attend(self) -> None:
-        """Returns at the end and not before: who waits for it learns of that."""
+        """Return when the exporter has ended; the controller watches the actor by waiting for this."""
         await self._over.wait()
 
 
 async def _end_of_instance(namespace: str) -> None:
-    """Return when there is no controller any more. One that Ray starts again is still there."""
+    """Return when the controller has ended for good. One that Ray restarts still exists."""
     while True:
         try:
             # On a thread: this blocks for as long as the cluster's head does not answer.

@@ -1,4 +1,4 @@
-"""Finds instances of a Ray cluster, and controllers again that have come up on another port or are gone for good."""
+"""Finds instances of a Ray cluster, and the current addresses of their controllers, which change at a restart."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ PAUSE_S = 0.1
 
 
 def locator(control_path: str) -> Callable[[], Awaitable[str | None]]:
-    """Finds the present address of the controller of an instance; None once the instance has ended."""
+    """A function that finds the current address of the instance's controller, or None once the instance has ended."""
     namespace = namespace_in(control_path)
 
     async def locate() -> str | None:
         loop = asyncio.get_running_loop()
         while True:
-            # A thread of its own: Ray's calls block for as long as the cluster's head does not answer.
+            # On a new thread: Ray's calls block while the cluster's head does not answer, and would block other uses of
+            # a shared one.
             with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="pointsman-locate") as thread:
                 found = await loop.run_in_executor(thread, _ask_a_member, namespace)
             if not isinstance(found, _NotNow):
@@ -46,7 +47,7 @@ def locator(control_path: str) -> Callable[[], Awaitable[str | None]]:
 
 
 class _NotNow:
-    """The controller is being started again, or the cluster does not answer."""
+    """Result if Ray restarts the controller just now, or the cluster does not answer."""
 
 
 def _ask_a_member(namespace: str) -> str | _NotNow | None:
@@ -57,9 +58,9 @@ def _ask_a_member(namespace: str) -> str | _NotNow | None:
 def _ask(namespace: str) -> str | _NotNow | None:
     try:
         controller = ray.get_actor(CONTROLLER, namespace=namespace)
-        # Not by ray.get, of which Ray warns in actors that have a loop.
+        # Not by ray.get: Ray logs a warning about it in async actors.
         where: WhereAbouts = controller.whereabouts.remote().future().result(ASK_TIMEOUT_S)
-    except (ValueError, ActorDiedError):  # no such actor; one that is restarted counts as one that is there
+    except (ValueError, ActorDiedError):  # the actor has ended for good; one that is restarted raises others
         return None
     except (RayError, concurrent.futures.TimeoutError):
         return _NotNow()
@@ -67,7 +68,7 @@ def _ask(namespace: str) -> str | _NotNow | None:
 
 
 def ask_now(control_path: str) -> str | None:
-    """The present address; None once the instance has ended. Raises ConnectionError: there is none just now."""
+    """The current address; None once the instance has ended. Raises ConnectionError: there is none at present."""
     found = _ask_a_member(namespace_in(control_path))
     if isinstance(found, _NotNow):
         raise ConnectionError("the controller is nowhere just now")
@@ -75,7 +76,7 @@ def ask_now(control_path: str) -> str | None:
 
 
 def present_address(control_path: str) -> str:
-    """The present address. Raises ConnectionError: there is none, just now or for good."""
+    """The current address. Raises ConnectionError: there is none at present, or the instance has ended."""
     found = ask_now(control_path)
     if found is None:
         raise ConnectionError("the instance has ended")
@@ -83,46 +84,44 @@ def present_address(control_path: str) -> str:
 
 
 def find_instance(name: str, cluster: str | None) -> Address:
-    """The live named instance of the cluster at an address; of the one that this process is in, or that runs on this
-    machine, where none is given.
+    """The live named instance of the cluster at an address; by default of the cluster of this process, or on this
+    machine.
 
     Raises:
         ServeException: there is none.
     """
     _be_member(cluster)
-    controller = _controller_of(namespace_of(name))
+    controller = controller_of(namespace_of(name))
     if controller is None:
         raise ServeException(
             f"no instance named {name!r} is running on this cluster; start one with"
             f" start(detached=True, name={name!r}, engine='ray')"
         )
-    return _address(controller)
+    return operator_address(controller)
 
 
 def live_addresses(cluster: str | None) -> list[Address]:
-    """All live instances of the cluster at an address, named or not. Raises ServeException: no cluster is there."""
+    """All live instances of the cluster at an address. Raises ServeException: there is no cluster."""
     _be_member(cluster)
     actors = ray.util.list_named_actors(all_namespaces=True)
-    controllers = [
-        _controller_of(a["namespace"]) for a in actors if a["name"] == CONTROLLER and is_ours(a["namespace"])
-    ]
-    return [_address(controller) for controller in controllers if controller is not None]
+    controllers = [controller_of(a["namespace"]) for a in actors if a["name"] == CONTROLLER and is_ours(a["namespace"])]
+    return [operator_address(controller) for controller in controllers if controller is not None]
 
 
 def address_of(control_path: str) -> Address:
-    """How to reach an instance of the cluster that this process is in. Raises ServeException: it has ended."""
-    controller = _controller_of(namespace_in(control_path)) if ray.is_initialized() else None
+    """The operator's address of an instance of this process's cluster. Raises ServeException: it has ended."""
+    controller = controller_of(namespace_in(control_path)) if ray.is_initialized() else None
     if controller is None:
         raise ServeException("the instance of this handle has ended, or this process is not in its Ray cluster")
     set_node(str(ray.get_runtime_context().get_node_id()))
-    return _address(controller)
+    return operator_address(controller)
 
 
 def wait_for_end(control_path: str) -> None:
     """Return when the instance has ended."""
     while True:
-        with membership.lock:  # not after the shutdown of this process's cluster: Ray would start a new one
-            controller = _controller_of(namespace_in(control_path)) if membership.is_member() else None
+        with membership.lock:  # not after this process has left its cluster: Ray would start a new one
+            controller = controller_of(namespace_in(control_path)) if membership.is_member() else None
             if controller is None:
                 return
             attended = controller.attend.remote()
@@ -138,20 +137,20 @@ def _be_member(address: str | None) -> None:
     set_node(str(ray.get_runtime_context().get_node_id()))
 
 
-def _controller_of(namespace: str) -> Any:
+def controller_of(namespace: str) -> Any:
     try:
         return ray.get_actor(CONTROLLER, namespace=namespace)
     except ValueError:
         return None
 
 
-def _address(controller: Any) -> Address:
+def operator_address(controller: Any) -> Address:
     address: Address = ray.get(controller.address.remote(), timeout=START_TIMEOUT_S)
     return address
 
 
 class WhereAbouts(NamedTuple):
-    """Where a controller listens."""
+    """Where a controller listens: its node, its Unix socket there, and its TCP address."""
 
     node: str
     path: str

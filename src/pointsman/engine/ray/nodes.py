@@ -1,4 +1,4 @@
-"""What each node of the cluster has for us, from Ray's view of it. Pure."""
+"""Computes from Ray's view of the cluster what the instance may use on each node. Pure."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from pointsman.model import Allocation, Capacity, NodeCapacity
 from pointsman.policy.placement import counted
 
+#: Node -> resource -> amount.
 Amounts = dict[str, dict[str, float]]
-"""Node -> resource -> amount."""
 
 _BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
 _NODE_PREFIX = "node:"
 HEAD_RESOURCE = "node:__internal_head__"
+#: Ray counts resources in ten-thousandths; a difference below this is rounding, not use by others.
 NOISE = 1e-3
-"""Ray counts in ten-thousandths; a difference below this is no use by others."""
 
 
 def alive_nodes(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, float]]:
-    """Node -> its total resources, for nodes that live; the head comes first."""
+    """The total resources of each live node, by its id; the head comes first."""
     found = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
     return dict(sorted(found.items(), key=lambda item: (HEAD_RESOURCE not in item[1], item[0])))
 
 
 def labels_of(nodes: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Node -> its labels, for nodes that live."""
+    """The labels of each live node, by its id."""
     return {node["NodeID"]: dict(node.get("Labels") or {}) for node in nodes if node["Alive"]}
 
 
@@ -36,16 +36,16 @@ def used_by_others(
     returned: Iterable[Allocation] = (),
     before: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Amounts:
-    """Node -> resource -> what is taken there by others than us.
+    """What others than this instance use: node -> resource -> amount.
 
-    Ray's view lags behind. What we have just given back may still be missing in it, so of as much as that it is not
-    known whether it is another's: there, what others had before decides.
+    Ray's view lags: resources of a replica that has just exited may still show as taken. Of that amount it is unknown
+    whether others have taken it meanwhile, so their use from the previous result is assumed.
 
     Args:
-        totals, available: what each node has, and what of it Ray calls free.
-        held: by our replicas.
-        returned: by our replicas, so recently that Ray may not show it yet.
-        before: the last answer.
+        totals, available: the resources of each node, and what of them Ray shows as free.
+        held: by replicas of this instance.
+        returned: by replicas that exited so recently that Ray may still show them as taken.
+        before: the previous result.
     """
     ours, back = _sums(held), _sums(returned)
     others: Amounts = {}
@@ -75,7 +75,7 @@ def capacity_of(
     others: Mapping[str, Mapping[str, float]] | None = None,
     labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Capacity:
-    """What we may hand out on each node."""
+    """The resources that the instance may give to replicas on each node."""
     nodes = {}
     for node_id, total in totals.items():
         taken = (others or {}).get(node_id, {})
@@ -92,7 +92,7 @@ def capacity_of(
 
 
 def as_ray(allocation: Allocation) -> dict[str, float]:
-    """What one replica holds, by Ray's names."""
+    """The resources of an allocation by Ray's names."""
     resources = counted(allocation.resources)
     amounts = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": resources.memory, **resources.custom}
     return {name: amount for name, amount in amounts.items() if amount}

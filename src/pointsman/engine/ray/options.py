@@ -1,8 +1,8 @@
-"""``ray_actor_options`` on a cluster: what any engine knows, and on which nodes.
+"""Parses ``ray_actor_options`` on a cluster: those of both engines, and those about placement (decision 0030).
 
-Pointsman itself decides where each replica runs, since it must know beforehand whether there is room. So what Ray's
-options say of nodes becomes a :class:`~pointsman.model.Placement`, which it keeps to. Ray's other options are about
-calls through Ray, of which there are none.
+Pointsman itself chooses the node of each replica, since it must know in advance whether there is free capacity. So
+Ray's options about nodes are turned into a :class:`~pointsman.model.Placement`. Ray's other options are about calls
+through Ray, which Pointsman does not use.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pointsman.model import ANYWHERE, Placement, Resources
 
 _OF_PLACES = ("scheduling_strategy", "label_selector", "fallback_strategy", "accelerator_type")
 _KNOWN = (*amounts.KNOWN, *_OF_PLACES)
+#: The amount of the resource ``accelerator_type:<kind>`` that a replica takes, as in Ray.
 _ACCELERATOR_SHARE = 0.001
-"""Of the resource that marks a node's kind of accelerator, as Ray takes it."""
+#: Strategies that need nothing: replicas are spread over nodes in any case.
 _SPREAD = ("DEFAULT", "SPREAD")
-"""Replicas are spread in any case."""
 _VALUE = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
 _CONDITION = re.compile(rf"!?(?:{_VALUE}|in\({_VALUE}(?:, ?{_VALUE})*\))")
 
 
 def parse_options(options: Mapping[str, Any] | None) -> Resources:
-    """Resources of one replica and where it may run.
+    """The resources of one replica, with its placement.
 
     Raises:
         TypeError: not a dict, or a value of the wrong type.
@@ -48,7 +48,7 @@ def parse_options(options: Mapping[str, Any] | None) -> Resources:
 
 
 def group_strategy(placement: Placement) -> PlacementGroupSchedulingStrategy | None:
-    """What Ray must be told of a placement; elsewhere it is told the node."""
+    """The strategy for Ray if a placement group is used; None otherwise, when Ray is given the node."""
     if not placement.group:
         return None
     return PlacementGroupSchedulingStrategy(

@@ -1,10 +1,10 @@
-"""Actors that should be there for as long as the instance is, each on a node of its own: started, watched, and started
-again after pauses that grow.
+"""Actors that must run as long as the instance: ingresses and exporters of metrics. They are started, watched, and
+restarted with backoff.
 
-Ingresses are on the node of ``start``, or on every node there is. Metrics are served on each node that has processes of
-the instance: the controller serves those of its own, elsewhere an actor does that does nothing else. It is on no
-request's way, and user code cannot keep it from answering. It is there for as long after the last process as counts of
-what has ended are shown by replica.
+Ingresses run on the node of ``start``, or on every node. An exporter runs on each node that runs a process of the
+instance, or ran one in the last five minutes, which is how long counts of exited replicas keep their labels. It is a
+dedicated actor: it handles no requests, and user code cannot block it. On its own node the controller serves the
+metrics (decision 0036).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from pointsman.wire.handover import ClusterHandover, MetricsHandover
 from pointsman.wire.messages import unpack
 
 BACKOFF = Backoff(first_s=0.1, last_s=10.0)
+#: An actor that lived this long is restarted without delay.
 STEADY_S = 5.0
-"""One that lived this long is started again without delay."""
 
 
 class Supervised(ABC):
     """The actors of one kind.
 
     Args:
-        actors: makes and watches them.
-        prefix: what their names begin with, and those of no other kind.
-        introduce: whether those that an earlier controller has made are asked who they are.
+        actors: creates and watches them.
+        prefix: of their names, and of no others.
+        introduce: whether to request the introduction of actors that an earlier controller has created.
     """
 
     def __init__(self, actors: Actors, prefix: str, *, introduce: bool = False) -> None:
@@ -50,32 +50,31 @@ class Supervised(ABC):
         self._introduce = introduce
         self._prefix = prefix
         self._loop = asyncio.get_running_loop()
-        self._nodes: dict[str, str] = {}
-        """Name -> its node: all that are wanted."""
-        self._begun: dict[str, float] = {}
+        self._nodes: dict[str, str] = {}  # name -> node, of all wanted actors
+        self._started_at: dict[str, float] = {}
         self._restarts = Restarts(BACKOFF, STEADY_S)
 
     @property
     def wanted(self) -> Collection[str]:
-        """Names of all that there should be."""
+        """The names of all wanted actors."""
         return self._nodes.keys()
 
     def node_of(self, name: str) -> str:
-        """The node of one that should live; empty for any other actor."""
+        """The node of a wanted actor; empty for any other."""
         return self._nodes.get(name, "")
 
     @abstractmethod
     def make(self, name: str, node: str) -> ActorSpec:
-        """What is to be started."""
+        """The specification of an actor to start."""
 
     def adopt(self, living: Collection[str]) -> None:
-        """Take over those that an earlier controller has started."""
+        """Watch the actors that an earlier controller has started."""
         for name in living:
             if name.startswith(self._prefix):
                 self._actors.adopt(name, introduce=self._introduce)
 
     def want(self, wanted: Mapping[str, str]) -> None:
-        """Start what is missing of these, by name and node; end the others."""
+        """Set the wanted actors, by name and node: start missing ones, kill others."""
         gone, self._nodes = self._nodes.keys() - wanted.keys(), dict(wanted)
         for name in gone:
             self._restarts.forget(name)
@@ -85,10 +84,10 @@ class Supervised(ABC):
                 self._start(name)
 
     def ended(self, name: str, ending: ActorExit, *, restart: bool) -> bool:
-        """An actor has ended; True when it was one of these that should live, which is then started again."""
+        """An actor has exited. Returns True if it is wanted; it is restarted then."""
         if name not in self._nodes:
             return False
-        delay_s = self._restarts.after(name, self._loop.time() - self._begun.get(name, 0.0))
+        delay_s = self._restarts.after(name, self._loop.time() - self._started_at.get(name, 0.0))
         if restart:
             self._loop.call_later(delay_s, self._start, name)
         return True
@@ -97,7 +96,7 @@ class Supervised(ABC):
         node = self._nodes.get(name)
         if node is None or self._actors.is_known(name):
             return
-        self._begun[name] = self._loop.time()
+        self._started_at[name] = self._loop.time()
         self._actors.start(self.make(name, node))
 
 
@@ -105,8 +104,8 @@ class Ingresses(Supervised):
     """The ingresses of one instance.
 
     Args:
-        given: of the instance.
-        actors: makes and watches them.
+        given: start arguments of the controller.
+        actors: creates and watches them.
     """
 
     def __init__(self, given: ClusterHandover, actors: Actors) -> None:
@@ -115,11 +114,11 @@ class Ingresses(Supervised):
 
     @property
     def homes(self) -> Collection[str]:
-        """The nodes that have some."""
+        """The nodes that have ingresses."""
         return set(self._nodes.values())
 
     def keep_up(self, nodes: Collection[str]) -> None:
-        """Have them on these nodes, which are all that live, as far as they should be there."""
+        """Want ingresses on those of the live ``nodes`` that should have them."""
         given = self._given
         homes = list(nodes) if given.every_node else [node for node in nodes if node == given.home]
         self.want(
@@ -148,31 +147,29 @@ READ_TIMEOUT_S = 5.0
 
 
 class Exporters(Supervised):
-    """The exporters of one instance, but for the controller's own.
+    """The exporters of one instance, without that of the controller.
 
     Args:
-        given: of the instance.
-        actors: makes and watches them.
-        own_node: where the controller serves.
+        given: start arguments of the controller.
+        actors: creates and watches them.
+        own_node: the controller's node.
     """
 
     def __init__(self, given: ClusterHandover, actors: Actors, own_node: str) -> None:
         super().__init__(actors, METRICS_PREFIX, introduce=True)
         self._given = given
         self._own_node = own_node
-        self._in_use: dict[str, float] = {}
-        """Node -> when something of the instance was last seen there."""
-        self._addresses: dict[str, str] = {}
-        """Node -> base URL, also of one that is just started again."""
+        self._in_use: dict[str, float] = {}  # node -> when it last had a process of the instance
+        self._addresses: dict[str, str] = {}  # node -> base URL, also of an exporter that is being restarted
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Node -> base URL, of those that there should be."""
+        """The base URLs of wanted exporters, by node."""
         nodes = self._nodes.values()
         return {node: url for node, url in self._addresses.items() if node in nodes}
 
     def keep_up(self, nodes: Collection[str], in_use: Collection[str]) -> None:
-        """Have one on each of these nodes, which are all that live, as far as they are or were in use."""
+        """Want an exporter on each of the live ``nodes`` that is in use, or was recently."""
         if self._given.settings.metrics is None:
             return
         now = self._loop.time()
@@ -182,11 +179,11 @@ class Exporters(Supervised):
         self.want({metrics_name(node): node for node in self._in_use if node != self._own_node})
 
     def serves(self, introduction: Introduction) -> None:
-        """One of them is up."""
+        """An exporter has introduced itself."""
         self._addresses[introduction.node] = introduction.metrics
 
     async def read(self) -> list[Reading]:
-        """What each of them counts now; those that do not answer are left out."""
+        """The current metrics of each; exporters that do not answer are left out."""
         names = [name for name in self._nodes if self._actors.is_known(name)]
         answers = (asyncio.wait_for(self._actors.ask(name, "read"), READ_TIMEOUT_S) for name in names)
         found = await asyncio.gather(*answers, return_exceptions=True)
@@ -198,7 +195,7 @@ class Exporters(Supervised):
     def make(self, name: str, node: str) -> ActorSpec:
         settings = self._given.settings
         assert settings.metrics is not None
-        before = self._addresses.get(node, "").rpartition(":")[2]
+        before = self._addresses.get(node, "").rpartition(":")[2]  # a restarted one keeps its port, for scrapers
         handover = MetricsHandover(
             instance=settings.instance,
             namespace=self._given.namespace,

@@ -1,6 +1,5 @@
-"""Tools for testing code that is written against Pointsman: an event loop in virtual time, connections in memory with
-faults, replicas without processes, an engine without machines, and a check of traffic policies. Our own tests stand on
-the same tools.
+"""Tools for testing code that uses Pointsman: an event loop in virtual time, connections in memory with faults,
+replicas and an engine without processes, and a check of traffic policies. Pointsman's own tests use them too.
 
     from pointsman.model import ReplicaConfig
     from pointsman.routing.router import Router

@@ -1,9 +1,9 @@
-"""An engine without processes: it writes down what it is asked, and plays the replicas as planned.
+"""An engine without processes: it records its orders, and simulates replicas by a plan.
 
     Controller -> FakeEngine.launch -> started, fresh -> (assignment) -> ready | failed -> drained -> exited
 
 Used by tests of the controller under :func:`~pointsman.testing.virtual_time.run`. Like a supervisor, the engine
-outlives controllers: replicas of one that is gone are handed to the next as ``recovered``. User code is never loaded.
+outlives controllers: the next controller gets the live replicas in ``recovered``. User code is never loaded.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Rep
 
 
 class HealthEvents(Protocol):
-    """The controller's watch over health."""
+    """The controller's health watch, as it receives answers."""
 
     def on_answer(self, number: int, answer: HealthAnswer) -> None: ...
 
 
 class ControllerEvents(Protocol):
-    """The controller, as far as an engine, replicas and routers reach."""
+    """The controller, as an engine, replicas and routers see it."""
 
     @property
     def health(self) -> HealthEvents: ...
@@ -50,12 +50,12 @@ class ReplicaPlan:
     Attributes:
         start_s: from the launch order to the process's first report.
         ready_s: from the assignment to the end of the constructor.
-        constructor_error: text of the exception that the constructor raises.
+        constructor_error: text of the exception that the constructor raises; empty if it raises none.
         reconfigure_s: how long a new configuration takes.
-        reconfigure_error: text of the exception that it raises.
+        reconfigure_error: text of the exception that ``reconfigure`` raises; empty if it raises none.
         drain_s: how long running calls take after the order to drain.
         stop_s: from the order to stop to the exit.
-        health: what its health thread answers; None: it is silent.
+        health: the answer of its health thread; None if it is silent.
         stopped: whether the process is stopped by a signal.
     """
 
@@ -71,7 +71,7 @@ class ReplicaPlan:
 
 
 class Order(NamedTuple):
-    """Something that happened.
+    """An entry of the engine's history.
 
     ``launch``, ``configure``, ``drain``, ``stop``, ``kill`` and ``exit`` have the number of a replica, ``publish`` and
     ``confirm`` the version of a table, ``shutdown`` has 0.
@@ -84,7 +84,7 @@ class Order(NamedTuple):
 
 @dataclass
 class FakeReplica:
-    """One replica process that there is not."""
+    """A simulated replica process."""
 
     number: int
     pid: int
@@ -101,12 +101,12 @@ class FakeEngine:
     """Implements :class:`pointsman.engine.base.Engine`.
 
     Args:
-        plan: chooses how each new replica behaves, by its launch note; default: all well.
+        plan: returns the behaviour of a new replica, given its launch metadata; by default it never fails.
 
     Attributes:
-        orders: all that was ordered and came of it, in order; :meth:`history` shows it without the times.
-        live: the replicas that live, by number.
-        launched: every replica that ever was.
+        orders: all orders and what followed, in order; :meth:`history` returns them without the times.
+        live: the live replicas, by number.
+        launched: all replicas that were ever launched.
     """
 
     def __init__(self, plan: Callable[[LaunchMetadata], ReplicaPlan] = lambda note: ReplicaPlan()) -> None:
@@ -121,7 +121,7 @@ class FakeEngine:
     def attach(self, controller: ControllerEvents | None, *, reconnect_s: float = 0.05) -> None:
         """Serve this controller from now on; None while there is none.
 
-        It is told what lives, and ``reconnect_s`` seconds later each replica introduces itself.
+        It gets ``recovered``, and ``reconnect_s`` seconds later the first report of each live replica.
         """
         self._controller = controller
         if controller is None:
@@ -132,15 +132,15 @@ class FakeEngine:
             self._later(replica, reconnect_s, partial(self._introduce, replica))
 
     def of(self, backend: str) -> list[FakeReplica]:
-        """The living replicas of a backend, oldest first."""
+        """The live replicas of a backend, oldest first."""
         return [replica for replica in self.live.values() if replica.note.backend == backend]
 
     def history(self, *kinds: str) -> list[tuple[str, int]]:
-        """What happened, or that part of it."""
+        """The history, or its entries of these kinds."""
         return [(order.what, order.number) for order in self.orders if not kinds or order.what in kinds]
 
     def exit(self, number: int, text: str = "killed by SIGKILL") -> None:
-        """Let a process end by itself."""
+        """Let a process exit by itself."""
         replica = self.live.pop(number, None)
         if replica is not None:
             for timer in replica.timers:
@@ -149,7 +149,7 @@ class FakeEngine:
             self._event(ProcessEvent("exited", number, replica.pid, exit=text))
 
     def note(self, what: str, number: int = 0) -> None:
-        """Write down that something happened."""
+        """Add an entry to the history."""
         self.orders.append(Order(self._loop.time(), what, number))
 
     # Engine
@@ -198,7 +198,7 @@ class FakeEngine:
     # Replicas
 
     def tell(self, number: int, kind: Kind, head: bytes, body: Body = b"") -> None:
-        """What the controller sends to a replica."""
+        """Handle a message of the controller to a replica."""
         replica = self.live.get(number)
         if replica is None:
             return
@@ -219,7 +219,7 @@ class FakeEngine:
             self._later(replica, plan.reconfigure_s, lambda: self._reconfigured(replica, version))
 
     def ask(self, number: int) -> None:
-        """What the controller asks a replica's health thread."""
+        """Handle a request of the controller to a replica's health thread."""
         replica = self.live.get(number)
         if replica is not None and self._controller is not None and replica.plan.health is not None:
             self._controller.health.on_answer(number, replica.plan.health)
@@ -270,12 +270,12 @@ class FakePeers:
     """Implements :class:`pointsman.controller.orders.Peers`: replicas of a fake engine, and routers that confirm.
 
     Args:
-        engine: whose replicas are told.
+        engine: has the replicas.
 
     Attributes:
-        tables: every table that was published.
-        routers: seconds that each router takes to confirm a table, by its number; None: it never does.
-        ingresses: the routers that are ingresses.
+        tables: all tables that were published.
+        routers: seconds that each router takes to confirm a table, by its number; None if it never does.
+        ingresses: numbers of the routers in ingresses.
     """
 
     def __init__(self, engine: FakeEngine) -> None:
@@ -310,7 +310,7 @@ class FakePeers:
             self._controller.router_lost(number)
 
     def replicas_in_table(self, backend: str) -> Iterator[int]:
-        """Numbers of the replicas that the newest table names."""
+        """Numbers of a backend's replicas in the newest table."""
         return (ref.number for ref in self.tables[-1].backends[backend].replicas)
 
     # Peers

@@ -1,10 +1,9 @@
-"""Internal calls that fail: the request is lost, or its reply, or its reply while its handler still runs.
+"""Makes internal calls fail: the request is lost, or its reply, or its reply while the handler still runs.
 
     Losses(network).arrange(Kind.COMMAND, Kind.REPLY, Loss.REPLY) -> the next such connection breaks at that moment
 
-Our connections lose nothing in their midst: what is lost is lost because a connection breaks. So each failure is a cut
-of a pipe in memory, made when the frame is seen that is to be lost. Frames that follow on another connection get
-through, and whoever was cut off has to notice, connect again, and say again what may not have arrived.
+A connection loses frames only by breaking. So each failure cuts a pipe in memory when the frame to be lost is written.
+Frames on later connections arrive; the peer that was cut off has to reconnect, and repeat what may not have arrived.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from pointsman.limits import MAX_PAYLOAD
 from pointsman.testing.pipes import MemoryNetwork, Pipe
 from pointsman.wire.frames import Frame, FrameDecoder, Kind
 
+#: Turns of the loop that a handler is given before it counts as running.
 RUNNING_TURNS = 3
-"""Turns of the loop that a handler is given before it counts as running."""
 
 
 class Loss(Enum):
-    """What is lost of a call."""
+    """Which part of a call is lost."""
 
     REQUEST = "request lost"
     REPLY = "reply lost"
@@ -30,10 +29,10 @@ class Loss(Enum):
 
 
 class Losses:
-    """Breaks connections of a network, each at the moment that was arranged.
+    """Breaks connections of a network at chosen moments.
 
     Args:
-        network: whose connections, from now on; it is the only one to use its ``on_connect``.
+        network: its later connections are watched. Sets ``on_connect``, which nothing else may use.
 
     Attributes:
         cuts: how many connections were broken.
@@ -47,8 +46,7 @@ class Losses:
         self.cuts = 0
 
     def arrange(self, request: Kind, reply: Kind, loss: Loss) -> None:
-        """Have the next call fail that a frame of kind ``request`` begins, and the next of kind ``reply`` on the same
-        connection would end."""
+        """Make the next call fail that begins with a frame of kind ``request`` and ends with one of kind ``reply``."""
         self._wanted, self._request = (request, reply, loss), None
 
     def _watch(self, address: str, pipe: Pipe) -> None:
@@ -72,7 +70,8 @@ class Losses:
             self._cut(pipe)
 
     def _cut_later(self, pipe: Pipe, turns: int) -> None:
-        """Once all has arrived, and the handler has had its turns; one that was quicker has lost its reply already."""
+        """Cut when all frames have arrived and the handler has had its turns. If the handler has replied before, the
+        reply was cut off."""
         if self._request is None:
             return
         if pipe.there.on_the_way or pipe.back.on_the_way:
@@ -85,4 +84,4 @@ class Losses:
     def _cut(self, pipe: Pipe) -> None:
         self._wanted = self._request = None
         self.cuts += 1
-        self._loop.call_soon(pipe.cut)  # before anything arrives that was written in this turn
+        self._loop.call_soon(pipe.cut)  # before data that was written in this turn of the loop arrives

@@ -1,9 +1,9 @@
-"""Connections in memory, with faults: what Unix sockets are to the product, on any event loop.
+"""Connections in memory with faults, in place of Unix sockets, on any event loop.
 
     transport.write -> Line (held? split? delayed?) -> protocol at the other end, buffered or not
 
-Used by tests. A :class:`Pipe` joins two protocols; a :class:`MemoryNetwork` lets one of them listen at an address and
-the others dial. Nothing here knows frames: a ``wire.stream.Stream`` is a protocol like any other.
+Used by tests. A :class:`Pipe` connects two protocols; on a :class:`MemoryNetwork` one listens at an address and others
+connect. Must not depend on frames: a ``wire.stream.Stream`` is used like any other protocol.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ LOW_WATER = 16 * 1024
 
 
 class Line:
-    """One direction of a pipe. Its attributes may be changed at any time and hold for what is on the way, too.
+    """One direction of a pipe. Its attributes may be changed at any time, and apply to data on the way too.
 
     Attributes:
-        delay_s: seconds from a write to its arrival. Order is kept.
-        split: most bytes that arrive at once; None for a write as it was made.
-        high, low: bytes on the way above which the writer is told to pause, and below which it may go on.
-        writes: every write, as it was made.
-        on_write: told of each write before it is on its way.
+        delay_s: seconds from a write to its arrival. The order is kept.
+        split: the most bytes that arrive at once; None to deliver each write whole.
+        high, low: bytes on the way above which the writer is paused, and below which it is resumed.
+        writes: all writes so far.
+        on_write: called with each write before it is on its way.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ class Line:
 
     @property
     def on_the_way(self) -> int:
-        """Bytes that were written and have not arrived."""
+        """The number of bytes that were written and have not arrived."""
         return sum(len(data) for _, data in self._queue if data)
 
     def hold(self) -> None:
-        """Nothing arrives any more, as if the reader had stopped reading, until :meth:`release`."""
+        """Deliver nothing until :meth:`release`, as if the reader had stopped reading."""
         self._held += 1
 
     def release(self) -> None:
@@ -58,7 +58,7 @@ class Line:
         self._schedule()
 
     def inject(self, data: bytes) -> None:
-        """Send bytes that no writer wrote."""
+        """Send bytes that the writer did not write."""
         self._queue.append((self._loop.time() + self.delay_s, data))
         self._schedule()
 
@@ -75,12 +75,12 @@ class Line:
             self._writer.protocol.pause_writing()
 
     def end(self) -> None:
-        """The end of file, behind what is on the way."""
+        """Send the end of file, behind what is on the way."""
         self._queue.append((self._loop.time() + self.delay_s, None))
         self._schedule()
 
     def clear(self) -> None:
-        """Lose what is on the way."""
+        """Drop what is on the way."""
         self._queue.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -91,7 +91,7 @@ class Line:
             self._timer = self._loop.call_at(max(self._loop.time(), self._queue[0][0]), self._deliver)
 
     def _deliver(self) -> None:
-        """One piece per turn of the loop, so that others have their say between two pieces."""
+        """Deliver one piece per turn of the loop, so that other callbacks run between two pieces."""
         self._timer = None
         if self._held or not self._queue:
             return
@@ -141,7 +141,7 @@ class MemoryTransport(asyncio.Transport):
         self._loop.call_soon(self.lose, None)
 
     def arrived(self, data: bytes | None) -> None:
-        """From the line: bytes, or None for the end of file."""
+        """Receive bytes from the line, or None for the end of file."""
         if self._closing:
             return
         protocol = cast(asyncio.Protocol, self.protocol)
@@ -213,14 +213,14 @@ class Pipe:
     """A connection between two protocols.
 
     Args:
-        first: the end that would have dialed.
-        second: the end that would have accepted.
+        first: the protocol of the client.
+        second: the protocol of the server.
 
     Attributes:
-        there: what ``first`` writes.
-        back: what ``second`` writes.
+        there: the line from ``first`` to ``second``.
+        back: the line from ``second`` to ``first``.
 
-    Both protocols learn of each other in the next turn of the loop: faults set at once hold from the first byte on.
+    ``connection_made`` is called in the next turn of the loop, so faults that are set at once apply to all bytes.
     """
 
     def __init__(self, first: asyncio.BaseProtocol, second: asyncio.BaseProtocol) -> None:
@@ -245,15 +245,15 @@ class Pipe:
         return not any(end.is_closing() for end in self._ends)
 
     def split(self, size: int) -> None:
-        """Cut what is written, both ways, into pieces of at most ``size`` bytes."""
+        """Split what is written, in both directions, into pieces of at most ``size`` bytes."""
         self.there.split = self.back.split = size
 
     def delay(self, seconds: float) -> None:
-        """Let every write, both ways, take this long."""
+        """Delay all writes, in both directions, by this long."""
         self.there.delay_s = self.back.delay_s = seconds
 
     def cut(self, error: Exception | None = None) -> None:
-        """Break the connection now: what is on the way is lost and both ends see ``error`` (None: an end of file)."""
+        """Break the connection now: what is on the way is lost, and both ends get ``error`` (None: an end of file)."""
         self.there.clear()
         self.back.clear()
         for end in self._ends:
@@ -261,7 +261,7 @@ class Pipe:
 
 
 class MemoryServer:
-    """Somebody who listens; what ``loop.create_unix_server`` returns in virtual time."""
+    """A listening server; returned by ``loop.create_unix_server`` in virtual time."""
 
     def __init__(self, network: MemoryNetwork, address: str, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self._network = network
@@ -270,18 +270,18 @@ class MemoryServer:
         self.pipes: list[Pipe] = []
 
     def close(self) -> None:
-        """Take no more connections; those that are open stay."""
+        """Accept no more connections; open ones stay."""
         self._network.forget(self)
 
     async def wait_closed(self) -> None:
-        """Nothing is left to wait for."""
+        """Returns at once."""
 
 
 class MemoryNetwork:
-    """Addresses, and who listens at them.
+    """Addresses and the servers that listen there.
 
     Attributes:
-        on_connect: called with the address and each new pipe before a byte has passed: the place to set faults.
+        on_connect: called with the address and each new pipe before any byte is sent; the place to set faults.
     """
 
     def __init__(self) -> None:
@@ -289,10 +289,10 @@ class MemoryNetwork:
         self.on_connect: Callable[[str, Pipe], None] | None = None
 
     def listen(self, address: str, factory: Callable[[], asyncio.BaseProtocol]) -> MemoryServer:
-        """Let ``factory`` make the accepting end of every connection to ``address``.
+        """Listen at ``address``; ``factory`` creates the protocol of each accepted connection.
 
         Raises:
-            OSError: somebody listens there.
+            OSError: another server listens there.
         """
         if address in self._servers:
             raise OSError(f"address {address!r} is in use")
@@ -304,10 +304,10 @@ class MemoryNetwork:
             del self._servers[server.address]
 
     async def connect(self, address: str, factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
-        """Dial.
+        """Connect to the server at ``address``.
 
         Raises:
-            ConnectionRefusedError: nobody listens at ``address``.
+            ConnectionRefusedError: no server listens there.
         """
         server = self._servers.get(address)
         if server is None:

@@ -1,4 +1,4 @@
-"""Checks a traffic policy of one's own against what users of an endpoint rely on."""
+"""Checks that a custom traffic policy keeps the guarantees of an endpoint."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ USUAL_WEIGHTS: tuple[dict[str, float], ...] = (
     {"a": 0.99, "b": 0.01},
     {"a": 0.2, "b": 0.3, "c": 0.5, "off": 0.0},
 )
+#: How many calls of each kind are compared with another process.
 SAMPLE = 200
-"""Calls of each kind that another process is asked about."""
 OTHER_PROCESS_TIMEOUT_S = 60
+#: Tolerance of a share: a correct policy is outside it once in a million shares.
 SIGMAS = 5
-"""A sound policy fails by chance once in a million shares."""
 
 
 def check_traffic_policy(
     policy: Policy | type[Policy] | str, *, weights: Mapping[str, float] | None = None, calls: int = 20_000
 ) -> None:
-    """Check a policy: that it is pure, chooses known backends only, respects weights, keeps keys with their backends,
-    moves no more of them than it must, and answers alike in another process.
+    """Check that a policy is pure, chooses known backends only, respects weights, keeps each key at its backend, moves
+    as few keys as possible when weights change, and chooses the same in another process.
 
     The random numbers are the same in every run, so a policy passes always or never.
 
     Args:
         policy: the object, its class, or its import path.
-        weights: the weights to check it with, which sum to 1; None for several usual ones.
-        calls: how many calls, and how many keys, to check each with.
+        weights: the weights to check it with, which sum to 1; None for several usual sets.
+        calls: how many calls, and how many keys, to check for each set.
 
     Raises:
-        AssertionError: what is wrong, with the call that shows it.
+        AssertionError: the policy is wrong; the text shows a call.
 
     Warns:
         UserWarning: the object cannot be pickled, so it was checked in this process only. Give its class instead.
@@ -99,7 +99,7 @@ def _check_keys_stay(policy: Policy, split: TrafficSplit, calls: list[CallInfo])
 
 
 def _check_least_movement(policy: Policy, weights: dict[str, float], calls: list[CallInfo]) -> None:
-    """A tenth of everybody's weight goes to a new backend, which first has none."""
+    """A new backend first has weight 0, then gets a tenth of each weight."""
     before = _split(weights)
     joined = _split({**weights, "new": 0.0})
     grown = _split({**{tag: 0.9 * weight for tag, weight in weights.items()}, "new": 0.1})
@@ -116,7 +116,7 @@ def _check_least_movement(policy: Policy, weights: dict[str, float], calls: list
 
 
 def _check_other_process(policy: Policy | type[Policy] | str, here: list[str], weights: dict[str, float]) -> None:
-    """Routers are processes of their own: what they agree about must not hang on one of them, as ``hash()`` does."""
+    """Routers in several processes must agree, so a choice must not depend on the process, as ``hash()`` does."""
     try:
         packed = pack_code(policy, ())
     except TypeError as error:
@@ -139,7 +139,7 @@ def _check_other_process(policy: Policy | type[Policy] | str, here: list[str], w
 
 
 def answer(weights: str) -> None:
-    """What the other process does: print the choices of the policy that comes in by standard input."""
+    """Main of the other process: print the choices of the policy on standard input."""
     policy, _ = unpack_code(sys.stdin.buffer.read())
     print(json.dumps(_sample(_made(policy), json.loads(weights))))
 

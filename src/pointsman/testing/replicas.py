@@ -1,4 +1,4 @@
-"""Replicas in memory: the real runtime around user code, or one that answers as a test tells it to.
+"""Replicas in memory: the real runtime around user code, or one whose answers a test chooses.
 
     Router -> RemoteReplica -> dial -> MemoryNetwork -> Stream -> MemoryReplica (runtime) | ScriptedReplica (the test)
 
@@ -41,7 +41,7 @@ _numbers = itertools.count(1)
 
 
 class _Listening:
-    """What both kinds have in common: a number, an address, and connections."""
+    """Base of both kinds: a number, an address, and connections."""
 
     def __init__(self, backend: str) -> None:
         number = next(_numbers)
@@ -50,16 +50,16 @@ class _Listening:
 
     @property
     def pipes(self) -> list[Pipe]:
-        """Connections that were made to this replica."""
+        """All connections to this replica so far."""
         return self.server.pipes if self.server is not None else []
 
     def listen(self, user: StreamUser) -> None:
-        """Let routers in."""
+        """Accept routers."""
         accept = acceptor(user, instance=INSTANCE, key_for=lambda role, identity: KEY)
         self.server = virtual_loop().network.listen(self.ref.address, accept)
 
     def die(self) -> None:
-        """As a killed process: nobody listens any more, and every connection breaks."""
+        """Behave like a killed process: stop listening, and break all connections."""
         if self.server is not None:
             self.server.close()
             for pipe in self.server.pipes:
@@ -73,11 +73,11 @@ class MemoryReplica(_Listening):
         function_or_class: the backend's code.
         init_args: positional arguments of the class.
         config: limits and batching.
-        backend: tag of the backend that it is one of.
-        metrics: what it counts with.
+        backend: tag of its backend.
+        metrics: records its metrics.
 
-    Use as an asynchronous context manager; it listens inside. Sync code runs on a thread, which no clock can hurry:
-    while a replica of such code is open, time passes as it really does.
+    An asynchronous context manager; the replica listens inside. Sync code runs on a thread, which has no virtual time:
+    while a replica of such code is open, the clock advances in real time.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class MemoryReplica(_Listening):
         if not self._is_async:
             self._open.enter_context(loop.real_time())
         self._runtime = Runtime(self._config, metrics=self._metrics)
-        with loop.real_time():  # the constructor runs on the thread, whatever comes after
+        with loop.real_time():  # constructors run on a thread, also of async code
             await self._runtime.load_code(self._code, self._traits)
         self.listen(self._runtime)
         return self
@@ -120,14 +120,14 @@ class MemoryReplica(_Listening):
 
 
 class ScriptedReplica(_Listening):
-    """A replica that does nothing by itself: the test looks at ``calls`` and answers them.
+    """A replica that does nothing by itself: the test reads ``calls`` and answers them.
 
     Attributes:
-        calls: calls that arrived and have not been answered, by call id, oldest first.
-        arrived: every call that ever arrived.
-        bodies: theirs.
-        cancelled: call ids that the router has given up.
-        credits: chunks that readers have made room for.
+        calls: calls that are not answered yet, by call id, oldest first.
+        arrived: all calls so far.
+        bodies: their bodies.
+        cancelled: ids of calls that the router has cancelled.
+        credits: the number of chunks that readers have granted.
     """
 
     def __init__(self, backend: str = "b") -> None:
@@ -149,17 +149,17 @@ class ScriptedReplica(_Listening):
         stream: bool = False,
         headers: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
-        """Answer a call, the oldest one unless told otherwise. With ``stream`` the answer's chunks are to follow."""
+        """Answer a call, by default the oldest. With ``stream`` the chunks of the answer follow."""
         call_id = self._take(call_id)
         self._send(Kind.REPLY, call_id, pack(ReplyHead(200, headers or [], load, stream=stream)), body)
 
     def fail(self, call_id: int | None = None, text: str = "no", *, reason: Reason = Reason.USER_CODE) -> None:
-        """Answer with an exception of user code, or with what else has gone wrong."""
+        """Answer with an exception of user code, or with another failure."""
         call_id = self._take(call_id)
         self._send(Kind.FAILURE, call_id, pack(FailureHead(reason, "ValueError", text)))
 
     def refuse(self, call_id: int | None = None, *, reason: Reason = Reason.QUEUE_FULL, load: int = 0) -> None:
-        """Send a call back as not started."""
+        """Refuse a call as not started."""
         call_id = self._take(call_id)
         self._send(Kind.REFUSE, call_id, pack(RefuseHead(reason, load)))
 
@@ -214,12 +214,12 @@ def table_of(
     """A routing table.
 
     Args:
-        version: of the table; routers take only newer ones.
+        version: of the table; routers ignore older ones.
         backends: replicas by backend tag.
         endpoints: weights by endpoint; by default one endpoint per backend, of the same name.
         shadows: proportions by backend, for every endpoint.
-        max_concurrent_queries: calls that a router gives to one replica at a time.
-        max_queued_queries: calls of one endpoint that a router lets wait.
+        max_concurrent_queries: how many calls a router sends to one replica at a time.
+        max_queued_queries: how many calls of one endpoint may wait in a router.
     """
     weights = endpoints if endpoints is not None else {tag: {tag: 1.0} for tag in backends}
     return RoutingTable(

@@ -1,10 +1,10 @@
 """An event loop whose clock jumps to the next timer when there is nothing else to do: an hour passes in a millisecond.
 
-    run(coroutine) -> VirtualTimeLoop: ready callbacks -> settled? -> threads at work? -> jump, or DeadlockError
+    run(coroutine) -> VirtualTimeLoop: ready callbacks -> settled? -> executors running? -> jump, or DeadlockError
 
-Used by tests, ours and users'. It knows nothing of Pointsman but for the in-memory network that stands in for Unix
-sockets. What runs on other threads has no virtual time: results of executors are waited for while the clock stands,
-and for threads of any other kind there is :func:`real_time`.
+Used by Pointsman's tests and by users'. Must not import Pointsman, apart from the in-memory network that replaces Unix
+sockets. Other threads have no virtual time: the clock stands still while a function in an executor runs; for other
+threads there is :func:`real_time`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ T = TypeVar("T")
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 Events = list[tuple[selectors.SelectorKey, int]]
 
+#: Real seconds that the loop waits for a thread before it raises.
 STUCK_S = 30.0
-"""Real seconds that a thread may take before it counts as stuck."""
 
 
 class DeadlockError(RuntimeError):
-    """Everything waits, and nothing that could end the waiting is due: the text lists every task and where it waits."""
+    """All tasks wait, and no timer or thread can end that. The text lists each task and where it waits."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """The loop behind :func:`run`. Its time begins at 0.
 
-    Real sockets work on it, but the clock does not wait for their far ends: enclose such waits in :func:`real_time`.
+    Real sockets work on it, but the clock does not wait for their peers: enclose such waits in :func:`real_time`.
 
     Attributes:
-        network: stands in for the file system's Unix sockets: ``create_unix_connection`` and ``create_unix_server`` of
-            this loop connect and listen there.
-        unhandled: exceptions of callbacks and forgotten tasks, which other loops only log.
+        network: replaces Unix sockets: ``create_unix_connection`` and ``create_unix_server`` of this loop connect and
+            listen there.
+        unhandled: exceptions of callbacks and of tasks that were not awaited, which other loops only log.
     """
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._work_done)
         return future
 
-    async def create_unix_connection(  # type: ignore[override]  # no TLS, no sockets of the caller's own
+    async def create_unix_connection(  # type: ignore[override]  # without TLS and without the argument ``sock``
         self, protocol_factory: Callable[[], P], path: str
     ) -> tuple[asyncio.Transport, P]:
         """Connect in memory.
 
         Raises:
-            ConnectionRefusedError: nobody listens at that address of :attr:`network`.
+            ConnectionRefusedError: no server listens at that address of :attr:`network`.
         """
         return await self.network.connect(path, protocol_factory)
 
@@ -78,7 +78,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self.network.listen(path, protocol_factory)
 
     async def settled(self) -> None:
-        """Return when nothing is left to do at this moment; see :func:`settle`."""
+        """Return when nothing is left to do at this virtual time; see :func:`settle`."""
         future: asyncio.Future[None] = self.create_future()
         self._settling.append(future)
         await future
@@ -97,7 +97,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if events or (timeout is not None and timeout <= 0):
             return events
         if self._at_work:
-            # The clock stands: how long a disk took must not decide which timer comes first.
+            # The clock stands still: the speed of a disk must not decide which timer comes first.
             events = poll(STUCK_S)
             if not events:
                 raise DeadlockError(f"a function in an executor did not return within {STUCK_S:g} s\n{self._waiting()}")
@@ -133,7 +133,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def _note_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         future = context.get("future")
         if future is not None and not isinstance(future, asyncio.Task):
-            return  # a plain future that failed and was let go: nobody's code has broken
+            return  # a future that failed and was dropped, which is no error of any task
         self.unhandled.append(context.get("exception") or RuntimeError(context["message"]))
 
 
@@ -164,7 +164,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
             raise loop.unhandled[0]
         return result
     finally:
-        # After a failure nobody wants to hear what the clean-up ran into, and a coroutine may refuse to end.
+        # After a failure, errors of the clean-up must not hide it, and a coroutine may refuse to be cancelled.
         with contextlib.suppress(DeadlockError):
             _end(loop)
         loop.close()
@@ -183,16 +183,16 @@ def virtual_loop() -> VirtualTimeLoop:
 
 
 async def settle() -> None:
-    """Return when all that can happen without time passing has happened, results of executors included.
+    """Return when everything that can happen without time passing has happened, including functions in executors.
 
-    The way to look at a system between two events without guessing how many turns of the loop lie between them. Threads
-    other than those of executors are not waited for.
+    Lets a test look at a system between two events without guessing how many turns of the loop that takes. Other
+    threads are not waited for.
     """
     await virtual_loop().settled()
 
 
 def real_time() -> contextlib.AbstractContextManager[None]:
-    """While this context is open the clock goes as real clocks go, so that threads and real sockets have their time."""
+    """A context in which the clock advances in real time, for threads and real sockets."""
     return virtual_loop().real_time()
 
 
@@ -208,7 +208,7 @@ def _end(loop: VirtualTimeLoop) -> None:
 
 
 def _place(awaitable: Any) -> str:
-    """The innermost line that is not asyncio's own."""
+    """The innermost line outside asyncio."""
     place = "a place without a frame"
     while awaitable is not None:
         frame: FrameType | None = next(

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from pointsman.model import ANYWHERE, Allocation, Capacity, NodeCapacity, Placement, Resources
 from pointsman.policy.placement import counted, is_of_group, matches
 
+#: Characters of a node's name in messages; Ray's names have 56.
 SHORT_NAME = 8
-"""Characters of a node's name in messages; Ray's names have 56."""
+#: Tolerance for sums of fractions such as 0.1 + 0.2, which are not exact.
 EPSILON = 1e-9
-"""Tolerance for sums of fractions such as 0.1 + 0.2, which are not exact."""
 
 
 class NodeLedger:

@@ -41,13 +41,13 @@ from pointsman.wire.messages import pack
 
 log = logging.getLogger(__name__)
 
+#: The wait for ingresses fails after this many exits: a server that cannot start is not worth the whole timeout.
 INGRESS_TRIES = 3
-"""The wait for ingresses fails after this many exits: a server that cannot start is not worth the whole timeout."""
 LOOK_AGAIN_S = 0.5
+#: How long a placement group may exist before Ray shows the resources that it has reserved.
 GROUP_LAG_S = 2.0
-"""How long a placement group may exist before Ray shows the resources that it has reserved."""
+#: Limit of a refresh, so that a command gets its answer although the cluster's head does not answer.
 LOOK_TIMEOUT_S = 3.0
-"""Limit of a refresh, so that a command gets its answer although the cluster's head does not answer."""
 
 
 class CapacityWait:

@@ -1,8 +1,9 @@
 """The connections to the controller, and what each role may send.
 
-    operator, grant   commands, subscriptions        (driver and command line; user code in replicas)
-    ingress           subscriptions
-    replica           reports; on a second connection, answers of its health thread
+    operator   commands, subscriptions; the driver and the command line
+    grant      the same; the client of user code in a replica
+    ingress    subscriptions
+    replica    reports; on a second connection, answers of its health thread
 
 A replica's key is accepted for the role of that replica only, so a stolen one cannot give commands.
 """

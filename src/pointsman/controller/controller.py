@@ -48,11 +48,11 @@ from pointsman.wire.started import has_started_calls
 
 log = logging.getLogger(__name__)
 
+#: Table versions begin at the epoch times 2**32, so that those of a new controller are always newer.
 EPOCH_SHIFT = 32
-"""Table versions begin at the epoch times 2**32, so that those of a new controller are always newer."""
 MIN_DRAIN_S = 1.0
+#: Added to wake-ups: loops run timers up to a clock tick early, and a plan made early asks to be woken once more.
 CLOCK_SLACK_S = 1e-6
-"""Added to wake-ups: loops run timers up to a clock tick early, and a plan made early asks to be woken once more."""
 
 
 class Controller:

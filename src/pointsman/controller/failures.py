@@ -14,44 +14,44 @@ from pointsman.policy.backoff import Backoff
 
 RECONFIGURE_REASONS = (Reason.RECONFIGURE_FAILED, Reason.RECONFIGURE_TIMEOUT)
 
+#: After this many failed starts in a row a start is tried every ``SLOW_RETRY_S``: four quick tries, then slow ones.
 BUDGET = 5
-"""Failed starts in a row from which on a start is tried every ``SLOW_RETRY_S``: four quick tries, then slow ones."""
 SLOW_RETRY_S = 30.0
 BACKOFF = Backoff(first_s=0.1, last_s=10.0)
+#: The longest wait before a lost replica is replaced, while no other of its backend serves.
 BACKOFF_ALONE_S = 1.0
-"""The longest wait before a lost replica is replaced, while no other of its backend serves."""
+#: The loss of a replica that had served this long begins a new count.
 STEADY_S = 10.0
-"""The loss of a replica that had served this long begins a new count."""
 
 
 @dataclass
 class Failures:
     """The failures of a backend since it last worked."""
 
+    #: Failures in a row, of either kind.
     count: int = 0
-    """Failures in a row, of either kind."""
+    #: Failed starts in a row; no replica has served since the first of them.
     starts: int = 0
-    """Failed starts in a row; no replica has served since the first of them."""
+    #: Losses in a row; each after the first of a replica that had served for less than ``STEADY_S``.
     losses: int = 0
-    """Losses in a row; each after the first of a replica that had served for less than ``STEADY_S``."""
+    #: No replica is launched before this time, while one of the backend serves.
     next_try: float = 0.0
-    """No replica is launched before this time, while one of the backend serves."""
+    #: The same, while none serves.
     next_try_alone: float = 0.0
-    """The same, while none serves."""
+    #: True if the next launch replaces a loss; failed starts must not delay it.
     replacing: bool = False
-    """True if the next launch replaces a loss; failed starts must not delay it."""
+    #: Time of the last failed start.
     failed_at: float = float("-inf")
-    """Time of the last failed start."""
     reason: Reason = Reason.CONSTRUCTOR_FAILED
     error: str = ""
     text: str = ""
     traceback: str = ""
     pickled: bytes = b""
+    #: Version of the change that was rolled back; 0 if none was.
     rolled_back: int = 0
-    """Version of the change that was rolled back; 0 if none was."""
+    #: A copy of this as it was at that rollback, for the error of whoever made the change: what fails later, such as
+    #: starts of the old version, is not the reason.
     cause: Failures | None = None
-    """A copy of this as it was at that rollback, for the error of whoever made the change: what fails later, such as
-    starts of the old version, is not the reason."""
 
     def start_failed(self, now: float, *, recovered: bool = False) -> None:
         """Count a replica that did not get ready, or exited soon after without having answered. The next start is tried

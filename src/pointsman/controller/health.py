@@ -51,8 +51,8 @@ def examine(replica: Replica, config: BackendConfigSpec, now: float, about: Call
     silent_s = now - last.answered_at
     if silent_s > config.health_check_period_s + grace_s:
         why = about()
-        # The replica has told how long its calls may take. A call that started after that answer is known by shared
-        # memory alone; it gets the longest limit of any call.
+        # The replica's last answer says how long its calls may take. A call that started after that answer is known by
+        # shared memory alone; it gets the longest limit of any call.
         patience_s = max(answer.patience_s or 0.0, why.declared_s if why.has_started else 0.0)
         if not why.stopped and silent_s <= patience_s + grace_s and patience_s:
             return f"busy, not responding for {silent_s:.0f} s, with calls that may take {patience_s:.0f} s"

@@ -198,25 +198,25 @@ class NextStep(Enum):
     """What the controller does next after a replica's report."""
 
     NOTHING = auto()
+    #: Send its assignment, which it waits for.
     ASSIGN = auto()
-    """Send its assignment, which it waits for."""
+    #: Request its health from now on: it serves.
     WATCH = auto()
-    """Request its health from now on: it serves."""
+    #: Order it to drain once more: it has missed the first order.
     DRAIN = auto()
-    """Order it to drain once more: it has missed the first order."""
+    #: Order it to stop: it has drained.
     STOP = auto()
-    """Order it to stop: it has drained."""
+    #: Kill it: its user code has failed.
     KILL = auto()
-    """Kill it: its user code has failed."""
 
 
+#: Phase and next step by the ``state`` of a report; ``ready`` and ``failed`` need functions of their own.
 STEPS = {
     "fresh": (Phase.STARTING, NextStep.ASSIGN),
     "starting": (Phase.STARTING, NextStep.NOTHING),
     "draining": (Phase.DRAINING, NextStep.NOTHING),
     "drained": (Phase.STOPPING, NextStep.STOP),
 }
-"""Phase and next step by the ``state`` of a report; ``ready`` and ``failed`` need functions of their own."""
 
 
 def record_report(

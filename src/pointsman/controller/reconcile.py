@@ -19,14 +19,14 @@ from pointsman.controller.observed import Observed, Phase, Replica
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec
 
+#: A change whose replicas fail this often in a row is rolled back.
 START_TRIES = 3
-"""A change whose replicas fail this often in a row is rolled back."""
+#: How long a new process may take to its first report. Interpreters of large environments start slowly.
 LAUNCH_TIMEOUT_S = 60.0
-"""How long a new process may take to its first report. Interpreters of large environments start slowly."""
+#: How long an adopted replica may take to report to the new controller. It runs already and only has to reconnect.
 ADOPT_TIMEOUT_S = 5.0
-"""How long an adopted replica may take to report to the new controller. It runs already and only has to reconnect."""
+#: How long a drained replica may take to exit, apart from the time that its ``close`` method has.
 STOP_GRACE_S = 2.0
-"""How long a drained replica may take to exit, apart from the time that its ``close`` method has."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _is_silent(replica: Replica, now: float) -> bool:
 def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple[int, Action | None, float | None]]:
     """The next step of each replica that is being removed, is unhealthy or does not start, whatever its backend needs.
 
-    Yields number, action (None if there is none yet) and the time at which to look again (None if events tell).
+    Yields number, action (None if there is none yet), and the time at which to plan again (None for no time).
     """
     for replica in observed.replicas.values():
         number, phase = replica.number, replica.phase
@@ -177,7 +177,7 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
                 yield number, None, replica.since + limit_s
         elif replica.unhealthy is not None:
             yield number, Kill(number, replica.unhealthy.text) if replica.unhealthy.kill else Leave(number), None
-        elif spec is None and not replica.adopted:  # an adopted one may serve: its report tells whether to drain it
+        elif spec is None and not replica.adopted:  # an adopted one may serve: its report decides
             yield number, _remove(replica), None
 
 
@@ -229,7 +229,7 @@ def _backend(
         # Where old and new do not fit side by side, an old replica makes way first (see ``_launches``), one at a time.
         # The next swap waits until the last one is over: nothing of the backend is leaving, since its resources are
         # free only when its process has exited, and every new replica has proven itself. A plan that looked at free
-        # capacity alone would, asked again while the first still drains, send all old replicas away.
+        # capacity alone would, made again while the first still drains, remove all old replicas.
         swapping = any(not replica.is_current or replica.killed for replica in observed.of(spec.tag))
         movable = [] if unknown or swapping or len(proven) < len(current) else old
         # ``max_surge`` bounds old and new together. Without old ones there is nothing to be in excess of.

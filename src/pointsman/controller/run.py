@@ -75,7 +75,7 @@ async def serve(
         wait_for_resources_s=wait_for_resources_s,
     )
     connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
-    # The engine first: its ``recovered`` event adopts the living replicas, which must be known before they report.
+    # The engine first: its ``recovered`` event adopts the living replicas, so they are known when they report.
     await raised.start()
     servers = [
         await accept(listener, connections, instance=handover.settings.instance, key_for=connections.key_for)

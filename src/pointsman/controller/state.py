@@ -18,8 +18,8 @@ from pointsman.model import (
     TrafficHistory,
 )
 
+#: How many existing names the error about an unknown one lists.
 SHOWN_NAMES = 5
-"""How many existing names the error about an unknown one lists."""
 
 V = TypeVar("V")
 

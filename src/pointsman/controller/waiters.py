@@ -15,8 +15,8 @@ from pointsman.model import Reason
 from pointsman.wire.commands import Await, Progress
 from pointsman.wire.messages import FailureHead, failure
 
+#: How long routers may take to confirm a table, once a backend's replicas are as wanted.
 TABLES_S = 60.0
-"""How long routers may take to confirm a table, once a backend's replicas are as wanted."""
 
 
 class StartFailure(BackendStartError):

@@ -14,8 +14,8 @@ from pointsman.controller.store import Loaded, StoreError
 
 log = logging.getLogger(__name__)
 
+#: A copy is made this long after the first commit that it lacks, so that a burst of changes costs one copy.
 COPY_AFTER_S = 1.0
-"""A copy is made this long after the first commit that it lacks, so that a burst of changes costs one copy."""
 
 
 class DurableStore(Protocol):

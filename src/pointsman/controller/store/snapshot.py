@@ -19,8 +19,8 @@ from pointsman.model import BackendSpec, EndpointSpec, Pins, Struct, TrafficHist
 from pointsman.usercode.packing import code_digest
 
 SCHEMA_VERSION = 2
+#: It had no digest of the whole state, and no file of the last acknowledged change.
 OLDEST_SCHEMA = 1
-"""It had no digest of the whole state, and no file of the last acknowledged change."""
 BUSY_TIMEOUT_S = 4.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -147,8 +147,8 @@ def checksum_of(kind: str, name: str, value: bytes) -> bytes:
     return hashlib.sha256(b"\0".join((kind.encode(), name.encode(), value))).digest()
 
 
+#: How many replies are kept for commands that are repeated.
 KEPT_REPLIES = 1000
-"""How many replies are kept for commands that are repeated."""
 
 
 class Writer:

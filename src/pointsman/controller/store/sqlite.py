@@ -201,8 +201,8 @@ class Store:
         except StoreError as error:
             missing = str(error)
         if ack is None:
-            # A new store has no acknowledgement before its first change. Later its loss is tolerated only if database
-            # and copy agree: one of them alone may be old.
+            # Before the first change there is nothing to lose. Later a missing acknowledgement is tolerated only if
+            # database and copy agree: one of them alone may be old.
             if found.commit > 1 and not self._agree():
                 raise StoreError(f"{self._ack.path}, which says how new {path} must be, {missing}")
             return found

@@ -24,9 +24,6 @@ from pointsman.wire.address import node_here, tcp_address
 from pointsman.wire.handover import ClusterHandover, ControllerHandover
 from pointsman.wire.stream import listen_private, listen_tcp
 
-#: How long running requests may take once the driver of a bound instance exits.
-DRIVER_GONE_DRAIN_S = 1.0
-
 
 async def serve_on_ray(given: ClusterHandover, host: str, running: Callable[[Running], object]) -> None:
     """Run the controller until the instance has ended.

@@ -1,4 +1,5 @@
-"""The private folders of instances and of stored state, and their locks. Only their owner can access them."""
+"""The private folders of instances, of stored state and of the cache, and their locks. Only their owner can access
+them."""
 
 from __future__ import annotations
 

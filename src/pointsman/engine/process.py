@@ -39,6 +39,8 @@ MAINS = {
     "ingress": "pointsman.ingress.__main__:run",
     "replica": "pointsman.replica.__main__:run",
 }
+#: How long requests may still run in a process whose instance has ended without it.
+ORPHANED_DRAIN_S = 1.0
 #: Exit code of a controller that refuses to start because its store is damaged, and has written down why.
 EXIT_REFUSED = 3
 

@@ -65,8 +65,6 @@ class Outbox:
 
 #: How long the controller may take to exit at the end of the instance.
 EXIT_GRACE_S = 1.5
-#: How long running requests may take once the driver of a bound instance has exited, or does not wait.
-DRIVER_GONE_DRAIN_S = 1.0
 #: The first signal shuts the instance down and keeps its stored state, a second one kills what still drains.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: How long running requests may take after a signal if no controller answers with their limit.

@@ -11,7 +11,15 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from pointsman.telemetry import families
 from pointsman.telemetry import writer as telemetry
-from pointsman.telemetry.collector import MAX_USER_SERIES, OVERFLOW, BrokenMetricsError, Collector, MetricsReader, merge
+from pointsman.telemetry.collector import (
+    MAX_USER_SERIES,
+    MERGE_AGAIN_S,
+    OVERFLOW,
+    BrokenMetricsError,
+    Collector,
+    MetricsReader,
+    merge,
+)
 from pointsman.telemetry.families import Family, size_label
 from pointsman.telemetry.reports import render
 from pointsman.telemetry.writer import MetricsWriter, Series
@@ -167,6 +175,29 @@ def test_a_full_disk_costs_metrics_only(tmp_path, collector, monkeypatch, caplog
     assert 0 < len(collector.collect()["c"].series) < 2000
     assert "No space left" in caplog.text
     assert len(caplog.records) == 1
+
+
+def test_a_full_disk_loses_no_counts_of_ended_processes(tmp_path, monkeypatch):
+    """While the disk is full the files of ended processes stay; they are merged when there is space again (H11)."""
+    now = [1000.0]
+    collector = Collector(tmp_path, clock=lambda: now[0])
+    for count in (2, 3):
+        writer = MetricsWriter(tmp_path, "client")
+        writer.counter(families.ROUTER_REQUESTS, "e").inc(count)
+        writer.close()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                telemetry, "_reserve", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            )
+            files = sorted(path.name for path in tmp_path.iterdir())
+            for _ in range(2):
+                collector.collect()
+            assert sorted(path.name for path in tmp_path.iterdir()) == files
+        now[0] += MERGE_AGAIN_S
+        name = families.ROUTER_REQUESTS.name
+        assert value(collector.collect(), name, endpoint="e") == (2.0 if count == 2 else 5.0,)
+        assert [path.name for path in tmp_path.iterdir()] == ["retired"]
+    collector.close()
 
 
 @pytest.mark.parametrize("junk", [b"", b"x" * 65536, b"\xff" * 65536, b"\x10\0\0\0\x01\0\0\0\x93\0\0\0\0\0\0\0" * 4096])

@@ -162,6 +162,8 @@ def _checked(series: Series) -> Series:
 log = logging.getLogger(__name__)
 
 RETIRE_AFTER_S = 300.0
+#: Seconds until files are merged again that could not be, since the disk was full.
+MERGE_AGAIN_S = 60.0
 #: The value of the ``replica`` label for counts of replicas that exited long ago, and the name of their file.
 RETIRED = "retired"
 MAX_USER_SERIES = 2000
@@ -226,6 +228,7 @@ class Collector:
         self._readers: dict[str, MetricsReader] = {}
         self._ended: dict[str, float] = {}
         self._unreadable: set[str] = set()
+        self._merge_at = float("-inf")
 
     def collect(self) -> dict[str, Metric]:
         """All current metrics, by name."""
@@ -276,6 +279,8 @@ class Collector:
     def _retire(self) -> None:
         """Merge the files of processes that exited long enough ago; at once if no label names the process."""
         now = self._clock()
+        if now < self._merge_at:
+            return
         due = [
             name
             for name, ended in self._ended.items()
@@ -291,6 +296,10 @@ class Collector:
             for labels, numbers in metric.series.items():
                 writer.series(_with_labels(metric.about, labels)).fill(numbers)
         writer.close()
+        if not writer.complete:  # the disk is full: what is there stays, and is merged when there is space
+            writer.path.unlink(missing_ok=True)
+            self._merge_at = now + MERGE_AGAIN_S
+            return
         # The new file takes effect by this rename, and names the files that it contains. They are removed afterwards: a
         # collector that is killed in between loses nothing, and the next one removes them (see ``_look``).
         writer.path.replace(self._folder / RETIRED)

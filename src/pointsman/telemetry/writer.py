@@ -179,6 +179,11 @@ class MetricsWriter:
         """The writer of this process; None if the folder does not exist, which means that metrics are switched off."""
         return cls(folder, role) if folder.is_dir() else None
 
+    @property
+    def complete(self) -> bool:
+        """Whether all that was counted is in the file; not where it could not grow, as on a full disk."""
+        return not self._full
+
     def counter(self, family: Family, *labels: str) -> Counter:
         """A new counter for one thread. Readers sum counters with the same labels."""
         return self._series(family, labels, Counter)

@@ -166,8 +166,12 @@ def link_folder(*targets: str) -> str:
         targets: absolute paths with different base names.
     """
     digest = hashlib.sha256("\0".join(targets).encode()).hexdigest()[:32]
-    folder = make_private(cache_folder("links") / digest)
+    folder = cache_folder("links") / digest
     for target in targets:
-        with contextlib.suppress(FileExistsError):  # of an earlier run: the folder's name says where it leads
-            (folder / os.path.basename(target)).symlink_to(target)
-    return str(folder)
+        link = folder / os.path.basename(target)
+        while not os.path.lexists(link):
+            make_private(folder)
+            # Somebody else has made the link, or a prune has removed the folder while it was empty.
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                link.symlink_to(target)
+    return str(make_private(folder))

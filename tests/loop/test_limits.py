@@ -30,7 +30,7 @@ from pointsman.wire.commands import (
     Status,
     UpdateBackendConfig,
 )
-from pointsman.wire.control import SENDINGS
+from pointsman.wire.control import MAX_LOST
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import FailureHead, unpack
 from tests.loop.linked import LinkedWorld, in_linked_world
@@ -271,7 +271,7 @@ def test_a_command_that_breaks_its_link_is_given_up() -> None:
         poison: Any = UpdateBackendConfig("bad", 5, {})  # type: ignore[arg-type]  # what no controller can read
         given_up = asyncio.ensure_future(world.driver.command(poison))
         beside = [asyncio.ensure_future(world.change(create(tag, tag), b"code 1")) for tag in ("x", "y")]
-        with pytest.raises(ServeException, match=f"update_backend_config was given up: {SENDINGS} times in a row"):
+        with pytest.raises(ServeException, match=f"update_backend_config was given up: {MAX_LOST} times in a row"):
             await given_up
         assert sorted(await asyncio.gather(*beside)) == [1, 2]
         await world.wait(await world.change(create("z", "z"), b"code 1"), "z")

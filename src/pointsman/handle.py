@@ -139,7 +139,7 @@ class _Handle:
                 code makes for another one has at most what is left of that one's.
             stream: calls are iterated: ``for chunk in handle.remote()``, or ``async for`` with an async handle.
             idempotent: whether a call that had started may be repeated when its replica dies.
-            queue_full: ``"wait"`` for room while the queue is full, or ``"raise"`` BackpressureError at once.
+            queue_full: ``"wait"`` while the queue is full, or ``"raise"`` BackpressureError at once.
 
         Raises:
             TypeError, ValueError: an option has a value that it cannot have.

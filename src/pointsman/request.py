@@ -308,8 +308,7 @@ def _asks_without_waiting() -> bool:
 
 
 def passed_on(value: Any) -> Any:
-    """The object that a handle sends for its first argument: for a request that a backend was given, the request as it
-    arrived; for other objects the object itself.
+    """What a handle sends for its first argument: a request that a backend was given is sent as it arrived.
 
     Raises:
         TypeError: a Starlette request that a backend was not given.
@@ -346,8 +345,7 @@ _handle_class: Any = None
 
 
 def _handle_request_class() -> Any:
-    """The class of requests of handle calls. Made on first use, so that importing this module does not import
-    Starlette."""
+    """The class of handle calls' requests. Made on first use, so that importing this module imports no Starlette."""
     global _handle_class
     if _handle_class is not None:
         return _handle_class

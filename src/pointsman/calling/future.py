@@ -43,8 +43,8 @@ class ServeFuture(Generic[T]):
 
         Raises:
             TimeoutError: ``timeout`` passed.
-            RuntimeError: asked before the answer is there, on the thread that would bring it: that of an async handle's
-                own event loop, where ``await`` is right, or that of a callback.
+            RuntimeError: called before the answer has arrived, on the thread that would bring it: that of an async
+                handle's event loop, where ``await`` is right, or that of a callback.
             Exception: what user code raised, with the remote traceback as its cause; or a ServeException of ours.
         """
         self._wait(timeout)

@@ -163,7 +163,7 @@ class Session:
         dispatcher = self.loop_dispatcher()
         if dispatcher is None:
             for loop in [loop for loop in self._loop_dispatchers if loop.is_closed()]:
-                self._forget_dispatcher(loop)  # closed without `shutdown_asyncgens`, so `_keep` was not told
+                self._forget_dispatcher(loop)  # closed without `shutdown_asyncgens`, so `_keep` did not run
             dispatcher = LoopDispatcher(self._new_router())
             dispatcher.router.apply(table)
             keeper = self._keep(dispatcher)

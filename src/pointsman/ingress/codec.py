@@ -143,7 +143,7 @@ def make_call(
         deadline: in the time of the router's loop.
         timed: whether the replica reports how long the call waited and ran.
     """
-    # hot: positional, made once for each request.
+    # hot: the head is made here once, whole and positional, for each request.
     method: str = scope["method"]
     headers: Headers = scope["headers"]
     request = RequestHead(

@@ -152,11 +152,11 @@ class Item:
         fault = "" if is_answer or self.opened else bad_body(error, self._incoming, self._user_request)
         if fault and over_http:
             return Ending(False, failure(Reason.BAD_BODY, type(error).__name__, fault))
-        told, pickled = describe_failure(error, with_object=not over_http, portable=http_exception(error))
+        head, pickled = describe_failure(error, with_object=not over_http, portable=http_exception(error))
         incoming = self._incoming
         if fault and incoming is not None and incoming.kwargs is None:  # an HTTP request that was passed on by a handle
-            told = replace(told, reason=Reason.BAD_BODY, text=fault, body_of=incoming.head.request_id)
-        return Ending(not (is_answer or fault), told, pickled)
+            head = replace(head, reason=Reason.BAD_BODY, text=fault, body_of=incoming.head.request_id)
+        return Ending(not (is_answer or fault), head, pickled)
 
     def timing(self) -> tuple[int, int]:
         """Microseconds that the call waited, and has run; zeros unless the caller wants to know."""

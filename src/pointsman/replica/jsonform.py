@@ -37,7 +37,7 @@ def to_json(value: Any) -> bytes:
     """
     try:
         return _encode(value).encode()
-    except Exception as error:  # noqa: BLE001 - values are asked for their own form, which is user code
+    except Exception as error:  # noqa: BLE001 - values have methods for their own form, which are user code
         refused = error
     try:
         return _encode(_plain(value, ROOT, ())).encode()

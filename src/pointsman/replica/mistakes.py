@@ -69,9 +69,9 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
     if _GROUP is not None and isinstance(error, _GROUP):  # such as of `asyncio.TaskGroup`
         texts = [bad_body(member, incoming, request) for member in error.exceptions]
         return texts[0] if all(texts) else ""
-    told = bad_body_of(error)
-    if told is not None:
-        return told[1] if told[0] == incoming.head.request_id else ""
+    inner = bad_body_of(error)
+    if inner is not None:
+        return inner[1] if inner[0] == incoming.head.request_id else ""
     multipart = sys.modules.get("starlette.formparsers")
     if isinstance(error, KeyError):
         # A `def` around an `async def` may have two forms: of our request, and of the Starlette request inside.

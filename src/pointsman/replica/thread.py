@@ -8,8 +8,8 @@ How the thread sleeps and is woken, without losing a wake-up:
 
 - ``_lock`` guards the batcher, the jobs and the flags. ``_waker`` is a bare lock used as a one-shot signal: it is held
   except between a wake-up and the end of the sleep that it ends. To sleep is to acquire it, to wake is to release it.
-- ``_next`` sets ``_asleep`` under ``_lock`` after it has found nothing to do. Whoever adds work does so under the same
-  lock before calling ``_wake``, so either ``_next`` has found the work, or ``_wake`` finds ``_asleep``.
+- ``_next`` sets ``_asleep`` under ``_lock`` after it has found nothing to do. Work is added under the same lock, and
+  then ``_wake`` is called: so either ``_next`` has found the work, or ``_wake`` finds ``_asleep``.
 - ``_wake`` clears ``_asleep`` and then releases ``_waker``. So a sleep has at most one release, however often ``_wake``
   is called; releasing a lock that is not held would raise.
 - A sleep may time out just when ``_wake`` has cleared ``_asleep`` but has not released yet. ``_sleep`` finds the flag

@@ -233,7 +233,7 @@ class Deadlines:
         expire: called with each call whose deadline passes before the call is disarmed.
     """
 
-    # hot: most deadlines are far, and never pass; a set per step is cheaper than a timer of the loop per call.
+    # hot: most deadlines are far, and never pass: calls share a set and a timer per step, instead of a timer each.
 
     def __init__(self, expire: Callable[[Call], None]) -> None:
         self._expire = expire

@@ -53,8 +53,8 @@ _MARK = "__pointsman_bad_body__"
 def bad_body_of(error: BaseException) -> tuple[str, str] | None:
     """For an exception raised by an inner call: the id of the request whose body is invalid, and what is wrong with it.
     None if that is not why it was raised. Only a request that was passed on to the inner call is meant."""
-    told: tuple[str, str] | None = getattr(error, _MARK, None)
-    return told
+    mark: tuple[str, str] | None = getattr(error, _MARK, None)
+    return mark
 
 
 def describe_error(error: BaseException) -> FailureHead:
@@ -115,7 +115,7 @@ def format_traceback(error: BaseException) -> str:
         inner = inner.tb_next
     try:
         return cut("".join(traceback.format_exception(type(error), error, inner)))
-    except Exception:  # noqa: BLE001 - formatting asks the exception for its text, which is user code
+    except Exception:  # noqa: BLE001 - formatting calls the exception's `__str__`, which is user code
         return f"{type(error).__name__}: (its text cannot be made)"
 
 

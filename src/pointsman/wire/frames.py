@@ -47,7 +47,7 @@ class Kind(IntEnum):
     FAILURE = 6  # replica -> router; controller -> client
     CANCEL = 7  # router -> replica; client -> controller
     REFUSE = 8  # replica -> router: not started, place it elsewhere
-    CREDIT = 9  # router -> replica: the reader has room for this many more chunks
+    CREDIT = 9  # router -> replica: so many more chunks may be sent
     CONFIGURE = 10  # controller -> replica
     DRAIN = 11  # controller -> replica
     HEALTH = 12  # controller -> health thread of a replica, and back

@@ -330,3 +330,31 @@ def test_just_below_capacity_the_queue_does_not_grow(target_s: float) -> None:
     rate = 0.97 * CAPACITY
     fixed, adapted = (simulate(rate, target, seed=5, count=20_000) for target in (None, target_s))
     assert max(adapted.peaks) <= max(fixed.peaks) + MAX_SIZE
+
+
+def test_the_target_goes_while_the_thread_asks() -> None:
+    """The operator takes the latency target away while the thread of sync code forms a batch: the thread goes on (BA8,
+    RC1)."""
+
+    class Interrupted(BatchCost):
+        """Another thread configures the rule at the moment that its cost is looked at."""
+
+        @property
+        def known(self) -> bool:  # type: ignore[override]
+            rule.configure(max_size=8, wait_s=0.1, target_s=None)
+            return True
+
+        @known.setter
+        def known(self, value: bool) -> None:
+            pass
+
+    rule = BatchRule(max_size=8, target_s=0.5)
+    rule.cost = Interrupted()
+    for ask in (
+        lambda: rule.size(0.0),
+        lambda: rule.due_at(first=1.0, last=1.0, count=1),
+        lambda: rule.learn(2, began=0.0, ended=0.1, oldest=0.0),
+    ):
+        rule.configure(max_size=8, wait_s=0.1, target_s=0.5)
+        ask()
+    assert rule.target_s is None

@@ -102,14 +102,16 @@ class BatchRule:
     def adapts(self) -> bool:
         return self.target_s is not None and self.cost.known
 
+    # The thread of sync code asks while the loop may configure: each method reads the target once.
+
     def arrived(self, now: float) -> None:
         """Record the arrival of an item."""
-        if self.target_s is None:
+        target_s = self.target_s
+        if target_s is None:
             return
         if self._last_arrival is not None:
-            gap = now - self._last_arrival
             # Bounded by the target: an idle night says nothing about the rate of arrivals in the morning.
-            gap = min(gap, self.target_s)
+            gap = min(now - self._last_arrival, target_s)
             self._gap_s = gap if self._gap_s is None else self._gap_s + ARRIVAL_WEIGHT * (gap - self._gap_s)
         self._last_arrival = now
 
@@ -121,21 +123,22 @@ class BatchRule:
             began, ended: when user code began and ended.
             oldest: when its first item arrived.
         """
-        if self.target_s is None:
+        target_s = self.target_s
+        if target_s is None:
             return
         self.cost.learn(size, ended - began)
-        if self.adapts:
-            late = ended - oldest > self.target_s
+        if self.cost.known:
+            late = ended - oldest > target_s
             self._aim = max(LEAST_AIM, self._aim * AIM_CUT) if late else min(MOST_AIM, self._aim + AIM_STEP)
 
     def size(self, waited_s: float) -> int:
         """Most items in a batch whose first item has waited ``waited_s`` seconds."""
-        if not self.adapts or self.max_size == 1:
+        target_s = self.target_s
+        if target_s is None or not self.cost.known or self.max_size == 1:
             return self.max_size
-        assert self.target_s is not None
-        if waited_s > self.target_s:
+        if waited_s > target_s:
             return self.max_size  # the target is missed already, so only throughput counts
-        budget_s = self._aim * self.target_s / 2 - self.cost.per_batch_s
+        budget_s = self._aim * target_s / 2 - self.cost.per_batch_s
         for_target = budget_s / self.cost.per_item_s if self.cost.per_item_s else float("inf")
         return max(1, int(min(max(for_target, self._to_keep_up()), self.max_size)))
 
@@ -149,13 +152,13 @@ class BatchRule:
 
     def due_at(self, *, first: float, last: float, count: int) -> float:
         """When a batch is due whose first and last items arrived at these times."""
-        if not self.adapts:
+        target_s = self.target_s
+        if target_s is None or not self.cost.known:
             return first if count >= self.max_size else first + self.wait_s
-        assert self.target_s is not None
-        gap_s = self.target_s if self._gap_s is None else self._gap_s
+        gap_s = target_s if self._gap_s is None else self._gap_s
         if count >= self.size(0.0) or count * gap_s >= self.cost.per_batch_s:
             return first
-        slack_s = max(0.0, self._aim * self.target_s - self.cost.of(count + 1))
+        slack_s = max(0.0, self._aim * target_s - self.cost.of(count + 1))
         return min(first + slack_s, last + 2 * gap_s)
 
 

@@ -1,4 +1,4 @@
-"""ingress.rest: under too much load, connections that were refused are read again a few at a time."""
+"""ingress.bodylimits: under too much load, connections that were refused are read again a few at a time."""
 
 from __future__ import annotations
 

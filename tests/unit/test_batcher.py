@@ -1,4 +1,4 @@
-"""replica.batcher: what goes together, when, and that nothing gets lost."""
+"""replica.batching: what goes together, when, and that nothing gets lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""replica.batchrule: what batches cost, and how large they may be and how long they wait so that a target is met."""
+"""replica.batching: what batches cost, and how large they may be and how long they wait so that a target is met."""
 
 from __future__ import annotations
 

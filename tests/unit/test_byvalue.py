@@ -1,4 +1,4 @@
-"""byvalue: what another process cannot import comes to it by value, or is refused with its name."""
+"""usercode.byvalue: what another process cannot import comes to it by value, or is refused with its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""deadline: what users may write for one."""
+"""arguments: what users may write for one."""
 
 from __future__ import annotations
 

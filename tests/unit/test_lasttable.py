@@ -1,4 +1,4 @@
-"""engine.lasttable: what an HTTP server serves by that begins while there is no controller."""
+"""engine.local.lasttable: what an HTTP server serves by that begins while there is no controller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""engine.outbox: what the supervisor tells a controller that does not read yet."""
+"""engine.local.supervisor: what the supervisor tells a controller that does not read yet."""
 
 from __future__ import annotations
 

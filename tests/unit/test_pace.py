@@ -1,4 +1,4 @@
-"""routing.pace: how fast a queue is worked off."""
+"""policy.balance: how fast a queue is worked off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""placement and controller.resources: which nodes will do for a replica that does not run just anywhere."""
+"""policy.placement and controller.resources: which nodes will do for a replica that does not run just anywhere."""
 
 from __future__ import annotations
 

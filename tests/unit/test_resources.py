@@ -1,4 +1,4 @@
-"""controller.resources: who holds what, whether more fits, and what a refusal says."""
+"""controller.allocation: who holds what, whether more fits, and what a refusal says."""
 
 from __future__ import annotations
 

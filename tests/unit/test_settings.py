@@ -1,4 +1,4 @@
-"""resources: the folder, modules and variables that ``ray_actor_options`` may give to replicas."""
+"""actor_options: the folder, modules and variables that ``ray_actor_options`` may give to replicas."""
 
 from __future__ import annotations
 

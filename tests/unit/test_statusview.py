@@ -1,4 +1,4 @@
-"""statusview: what users read of an instance."""
+"""client.operations: what users read of an instance."""
 
 from __future__ import annotations
 

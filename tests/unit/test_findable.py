@@ -1,4 +1,4 @@
-"""usercode.findable: which modules a fresh interpreter finds by their names, asked of this process and of a fresh one."""
+"""usercode.findable: which modules a fresh interpreter finds by their names, which a real one confirms."""
 
 from __future__ import annotations
 

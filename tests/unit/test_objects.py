@@ -1,4 +1,4 @@
-"""wire.pickling: what handles send is the same at the other end, and what is too large is refused before it is copied."""
+"""wire.pickling: what handles send is the same at the other end, and what is too large is refused uncopied."""
 
 from __future__ import annotations
 

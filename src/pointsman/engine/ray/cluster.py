@@ -39,7 +39,9 @@ lock = threading.Lock()
 _started_here = False
 #: The resources with which this process started the cluster.
 _amounts: Mapping[str, Any] = {}
+#: Instances of this process that need the present cluster, and which of its clusters that is, counted from 1.
 _instances = 0
+_membership = 0
 
 
 def join(cluster: Cluster) -> None:
@@ -49,9 +51,11 @@ def join(cluster: Cluster) -> None:
         ServeException: there is none at the address, or it has no authentication.
         ValueError: ``cluster.amounts`` are given and a cluster exists, which this process did not start with those.
     """
-    global _started_here, _amounts
+    global _started_here, _amounts, _instances, _membership
     joined = False
     if not ray.is_initialized():
+        # Instances of a cluster that this process has left, by whatever call, do not hold the next one.
+        _instances, _membership = 0, _membership + 1
         _check_folder()
         keep_standard_descriptors()
         if cluster.address not in (None, NEW):
@@ -79,15 +83,22 @@ def is_member() -> bool:
     return bool(ray.is_initialized())
 
 
-def hold() -> None:
-    """Count one more instance of this process that needs the cluster."""
+def hold() -> int:
+    """Count one more instance of this process that needs the cluster. Returns what :func:`let_go` needs."""
     global _instances
     _instances += 1
+    return _membership
 
 
-def let_go() -> None:
-    """Count one instance less; after the last one a cluster that was started here is shut down."""
+def let_go(membership: int) -> None:
+    """Count one instance less; after the last one a cluster that was started here is shut down.
+
+    Args:
+        membership: of :func:`hold`; an instance of an earlier cluster does not count.
+    """
     global _instances, _started_here
+    if membership != _membership:
+        return
     _instances -= 1
     if not _instances and _started_here:
         _started_here = False

@@ -42,14 +42,18 @@ class RayInstance:
             process.
         port: a bound socket that reserves the HTTP port until the ingresses listen there.
         bound: whether the instance ends with this process.
+        membership: of ``cluster.hold``.
     """
 
-    def __init__(self, address: Address, controller: Any, *, port: socket.socket | None, bound: bool) -> None:
+    def __init__(
+        self, address: Address, controller: Any, *, port: socket.socket | None, bound: bool, membership: int
+    ) -> None:
         self.address = address
         self.bound = bound
         self._controller = controller
         self._owner = os.getpid()
         self._port = port
+        self._membership = membership
         self._over = False
         self._released = False
         self._at_exit: Callable[[], object] | None = None
@@ -88,7 +92,7 @@ class RayInstance:
         """Leave the cluster, if this process started it and has no other instance there."""
         if not self._released and os.getpid() == self._owner:
             self._released = True
-            cluster.let_go()
+            cluster.let_go(self._membership)
 
     def serves(self) -> None:
         """Release the reserved port: the ingresses listen there."""
@@ -121,15 +125,15 @@ def raise_instance(plan: Plan) -> RayInstance:
             controller cannot start.
     """
     cluster.join(plan.cluster)
-    cluster.hold()
+    membership = cluster.hold()
     try:
-        return _raise(plan)
+        return _raise(plan, membership)
     except BaseException:
-        cluster.let_go()
+        cluster.let_go(membership)
         raise
 
 
-def _raise(plan: Plan) -> RayInstance:
+def _raise(plan: Plan, membership: int) -> RayInstance:
     if not plan.bound and cluster.started_here():
         raise ServeException(
             "a detached instance outlives its script, and a Ray cluster that the script starts does not: start one with"
@@ -158,7 +162,8 @@ def _raise(plan: Plan) -> RayInstance:
         environ={name: os.environ[name] for name in PASSED_ON if name in os.environ},
         wait_for_resources_s=plan.cluster.wait_for_resources_s,
     )
-    return RayInstance(*_make_controller(given, bound=plan.bound), port=port, bound=plan.bound)
+    address, controller = _make_controller(given, bound=plan.bound)
+    return RayInstance(address, controller, port=port, bound=plan.bound, membership=membership)
 
 
 def _make_controller(given: ClusterHandover, *, bound: bool) -> tuple[Address, Any]:

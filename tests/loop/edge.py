@@ -77,7 +77,7 @@ class Client(asyncio.Protocol):
 class Edge:
     """An ingress without a socket."""
 
-    def __init__(self, *, middlewares: bool, route: str, methods: tuple[str, ...], **options: Any) -> None:
+    def __init__(self, *, middlewares: bool, route: str, methods: tuple[str, ...], app: Any, **options: Any) -> None:
         self.replica = ScriptedReplica()
         self.router = Router(instance=INSTANCE, draw=lambda: 0.5)
         settings = HTTPSettings("x", 0, False, 300.0, LIMIT, True, b"", Origin("", ()), **options)
@@ -87,7 +87,7 @@ class Edge:
         self.app.apply(msgspec.structs.replace(table, endpoints={"b": endpoint}))
         with socket.socket() as unused:
             server = HTTPServer(
-                self.app, unused, drain_s=1, settings=settings, direct=None if middlewares else self.app
+                app or self.app, unused, drain_s=1, settings=settings, direct=None if middlewares else self.app
             )
         self._uvicorn: Any = server._server
         self._uvicorn.config.load()
@@ -121,9 +121,18 @@ class Edge:
 
 @contextlib.asynccontextmanager
 async def edge(
-    *, middlewares: bool = False, route: str = "/b", methods: tuple[str, ...] = ("POST",), **options: Any
+    *,
+    middlewares: bool = False,
+    route: str = "/b",
+    methods: tuple[str, ...] = ("POST",),
+    app: Any = None,
+    **options: Any,
 ) -> AsyncIterator[Edge]:
-    edge = Edge(middlewares=middlewares, route=route, methods=methods, **options)
+    """
+    Args:
+        app: an ASGI app in the place of the ingress's.
+    """
+    edge = Edge(middlewares=middlewares, route=route, methods=methods, app=app, **options)
     await settle()
     yield edge
     await settle()

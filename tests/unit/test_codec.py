@@ -1,11 +1,10 @@
-"""ingress.codec: which key a request has, what HTTP clients are told; and the hook on which the direct way stands."""
+"""ingress.codec: which key a request has, and what HTTP clients are told."""
 
 from __future__ import annotations
 
 from urllib.parse import unquote
 
 import pytest
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pointsman.exceptions import (
     BackpressureError,
@@ -18,9 +17,12 @@ from pointsman.exceptions import (
 )
 from pointsman.incoming import RequestHead
 from pointsman.ingress.codec import (
+    MAX_KNOWN,
     RequestRejected,
+    _known_lines,
     answer_for,
     decision_headers,
+    header_lines,
     read_headers,
     request_id_of,
     shard_key_of,
@@ -89,9 +91,19 @@ def test_method_names_are_utf8():
     assert read_headers([(b"x-serve-call-method", "ß".encode())]).problem == ""
 
 
-def test_uvicorn_has_the_hook_of_the_direct_way():
-    """Without this hook every request goes the slow way through ASGI: correct, and a third slower."""
-    assert callable(getattr(HttpToolsProtocol, "_start_asgi_task", None))
+def test_header_lines_are_remembered_within_bounds():
+    """Headers that come again are not looked at again; what HTTP does not allow is refused each time, and neither many
+    nor long ones fill the memory (H13, G12)."""
+    before = [(b"x-a", b"1"), (b"x-b", b"2")]
+    for _ in range(2):
+        assert header_lines(before) == b"x-a: 1\r\nx-b: 2\r\n"
+        assert header_lines([(b"x-a", b"1\r\nx-b: 2")]) is None
+        assert header_lines([]) == b""
+    for number in range(3 * MAX_KNOWN):
+        assert header_lines([(b"x", b"%d" % number)]) == b"x: %d\r\n" % number
+        assert header_lines([(b"x", b"%d" % number * 1000)]) is not None
+    assert len(_known_lines) <= MAX_KNOWN
+    assert max(len(lines) for lines in _known_lines.values()) <= MAX_KNOWN
 
 
 def test_warnings_have_a_budget():

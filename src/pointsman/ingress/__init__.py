@@ -2,11 +2,13 @@
 
 __main__     the process: connection to the controller, first table, shutdown
 firsttable   picks the routing table that a new process starts with
-server       accepts connections (uvicorn), with limits
-framing, reading   split the incoming bytes into heads and bodies before they are parsed (framing: pure)
+server       accepts connections (uvicorn); service is what they share
+protocol     one connection: reads, gives requests to the app, has timers; states says what it may be doing
+reading, framing   split the incoming bytes into heads and bodies before they are parsed, within limits (pure)
 app          route, method, limits, body, call, answer
 codec        HTTP request to call, reply to HTTP answer
 bodylimits   deadlines of bodies, pauses after refusals
 exchange     one request: counted, logged, traced
-sending      writes answers
+sending      writes an answer in one piece
+cycle        a request through ASGI, where there are middlewares, large or late bodies, or streams
 """

@@ -89,7 +89,7 @@ class IngressApp:
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
         self._budget = WarningBudget()
-        self._decisions: dict[tuple[int, str], Headers] = {}
+        self._decisions: dict[tuple[int, str], tuple[Headers, bytes]] = {}
         self.serving = False
         self.has_table = asyncio.Event()
         self.check_table: Callable[[], None] | None = None
@@ -168,13 +168,24 @@ class IngressApp:
     def decision_of(self, exchange: Exchange) -> Headers:
         """The ``x-serve-*`` headers that name backend, policy version and request id. Empty before a backend was
         chosen, and where ``expose_headers`` is off."""
-        call = exchange.call
+        decision = self._decision(exchange.call)
+        return [] if decision is None else [*decision[0], (b"x-serve-request-id", _id_of(exchange))]
+
+    def decision_lines(self, exchange: Exchange) -> bytes:
+        """The same, as lines of a head."""
+        decision = self._decision(exchange.call)
+        return b"" if decision is None else b"%sx-serve-request-id: %s\r\n" % (decision[1], _id_of(exchange))
+
+    def _decision(self, call: Call | None) -> tuple[Headers, bytes] | None:
+        """Headers and lines of a decision: the same for all calls of a backend and a policy version."""
         if call is None or not call.backend or not self._settings.expose_headers:
-            return []
-        decision = self._decisions.get((call.policy_version, call.backend))
-        if decision is None:
-            decision = self._decisions[call.policy_version, call.backend] = decision_headers(call)
-        return [*decision, (b"x-serve-request-id", call.request.request_id.encode())]
+            return None
+        key = (call.policy_version, call.backend)
+        found = self._decisions.get(key)
+        if found is None:
+            headers = decision_headers(call)
+            found = self._decisions[key] = headers, b"".join([b"%s: %s\r\n" % header for header in headers])
+        return found
 
     async def answer(self, reply: Reply, scope: Scope, send: Send, exchange: Exchange) -> None:
         """Send an answer to the client, whole or chunk by chunk. Ends the exchange."""
@@ -229,12 +240,14 @@ class IngressApp:
         if self._tracer is not None:
             exchange.trace(self._tracer, call)
         if "state" in scope:
-            # The hook refers to the exchange, which drops its call when it ends. A reference to the call itself would
-            # be a cycle (the call's future holds this scope), and each request would need the garbage collector.
-            scope["state"][DISCONNECT_HOOK] = partial(self._client_left, exchange)
+            # For the ASGI way; a connection knows whom to tell of a request that goes the direct way. The hook refers
+            # to the exchange, which drops its call when it ends: a cycle for each request would need the garbage
+            # collector.
+            scope["state"][DISCONNECT_HOOK] = partial(self.client_left, exchange)
         self._router.submit(call)
 
-    def _client_left(self, exchange: Exchange) -> None:
+    def client_left(self, exchange: Exchange) -> None:
+        """The client of a request has gone: nobody waits for its answer."""
         call = exchange.call
         exchange.client_left()
         if call is not None:
@@ -349,3 +362,8 @@ async def _send_json(send: Send, status: int, value: object) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _id_of(exchange: Exchange) -> bytes:
+    assert exchange.call is not None
+    return exchange.call.request.request_id.encode()

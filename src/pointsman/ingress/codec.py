@@ -33,6 +33,9 @@ Headers = list[tuple[bytes, bytes]]
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*")
 """Names of token characters, and values without control characters."""
+MAX_KNOWN = 256
+"""Sets of headers that are remembered, and bytes of each."""
+_known_lines: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 _ids = itertools.count(1)
 _id_prefix = secrets.token_hex(5).encode()
 
@@ -200,8 +203,19 @@ def decision_headers(call: Call) -> Headers:
 def header_lines(headers: Headers) -> bytes | None:
     """Headers encoded for sending; None if one is invalid. Replicas check them too, but user code runs there, so they
     are not trusted."""
+    # hot: answers of a backend mostly have the same ones, and looking them up takes a fifth of the time.
+    key = tuple(headers)
+    lines = _known_lines.get(key)
+    if lines is not None:
+        return lines
     lines = b"".join([b"%s: %s\r\n" % header for header in headers])
-    return lines if _LINES.fullmatch(lines) and lines.count(b"\n") == len(headers) else None
+    if not _LINES.fullmatch(lines) or lines.count(b"\n") != len(headers):
+        return None
+    if len(lines) <= MAX_KNOWN:
+        if len(_known_lines) >= MAX_KNOWN:
+            _known_lines.clear()
+        _known_lines[key] = lines
+    return lines
 
 
 def invalid_header() -> UserCodeError:

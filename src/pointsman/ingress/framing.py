@@ -40,6 +40,8 @@ def length_of(value: bytes) -> int:
     Raises:
         BadFraming: it is not 1 to 18 digits.
     """
+    if value.isdigit() and len(value) <= 18:  # ASCII only; nearly all are, and it takes a third of the time
+        return int(value)
     digits = value.strip(b" \t")
     if not _LENGTH.fullmatch(digits):
         raise BadFraming("Content-Length must be 1 to 18 digits")

@@ -1,8 +1,7 @@
-"""Passes received bytes to the parser in pieces that end where a head or a body ends, and enforces limits on heads.
+"""What comes on a connection, on its way to the parser: cut where heads and bodies end, and within limits.
 
-A mixin of the server's protocol. The parser decides what a request means, but it and this module must agree on where a
-request ends: where they differ, the connection is closed (decision 0037). ``Upgrade`` is not supported: what follows
-such a head is that request's body, although the parser would hand it to another protocol.
+The parser decides what a request means; where it ends, both must see in the same place. An offer of another protocol
+is not taken up: what follows is the body of the request that made it, although the parser would leave that to others.
 """
 
 from __future__ import annotations
@@ -12,103 +11,141 @@ from typing import Any, NoReturn
 import httptools
 
 from pointsman.ingress.framing import HEAD_END, BadFraming, Chunks, is_chunked, length_of, with_path
+from pointsman.ingress.states import BODY, HEAD
 
 MAX_REQUEST_LINE = 8190
 SURE_URL = 8000
-"""Targets up to this many bytes are within ``MAX_REQUEST_LINE`` with any method."""
+"""The target of a request line that is short enough, whatever its method."""
 MAX_HEADER_FIELD = 8190
 MAX_HEADERS = 100
 MAX_HEAD = 32 * 1024
 MAX_RAW_HEAD = MAX_REQUEST_LINE + MAX_HEAD + 8 * MAX_HEADERS
-"""Most bytes of a head as received, colons, blanks and line ends included. Bounds a field that never ends, too."""
+"""With colons, blanks and line ends. A field that does not end is not collected for longer."""
+SURE_HEAD = MAX_HEADER_FIELD
+"""Bytes of a head none of whose fields can be too long, whatever they are."""
 SMALL = 4096
-"""Pieces below this many bytes are copied; larger ones are passed as a memoryview."""
+"""Bytes that are copied sooner than looked at in place."""
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect", b"host"))
+Headers = list[tuple[bytes, bytes]]
+_PLAIN = bytes(code for code in range(0x21, 0x7F) if code != ord("#"))
+_NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"host"))
 
 
 class Rejected(Exception):
-    """Raised inside the parser's callbacks to stop it. ``_status`` is the answer."""
+    """Raised inside the parser's callbacks to stop it."""
 
 
-class Reading:
-    """Mixin of the protocol: receives bytes, and overrides the parser's callbacks."""
+class Reader:
+    """Reads the requests of one connection, one after the other.
 
-    # Attributes of uvicorn's protocol
-    parser: Any
-    pipeline: Any
-    flow: Any
-    transport: Any
-    url: bytes
-    headers: list[tuple[bytes, bytes]]
-    expect_100_continue: bool
+    Args:
+        client: address of the client, for the scopes.
 
-    # The head that is being received
-    _head_size = 0  # bytes so far; 0 while no head is being received
-    _head_end = b""  # its last bytes, since the end of a head may be split between two reads
-    _field_bytes = 0
-    _fields = 0
-    _length: int | None = None
-    _chunked = False
-    _has_host = False
+    Attributes:
+        state: HEAD or BODY of :mod:`ingress.states`.
+        head_size: bytes of the head that is being received; 0 while none is.
+        scope: of a request whose head has ended: the part of an ASGI scope that is read of every request. Whoever has
+            called :meth:`read` takes it, and sets None.
+        keep_alive, expects_continue, length, chunked: of the same request; ``length`` is 0 where nothing is said.
+        pieces: what has come of its body and was not taken.
+        status: what is answered when :meth:`read` has raised.
+    """
 
-    # The body that is being received: bytes still to come, or its chunks
-    _body_left = 0
-    _chunks: Chunks | None = None
-    _body_open = False  # the parser's view: it is inside a request
-    _body_parser: Any = None  # replaces the parser for the body of a request with an ``Upgrade``
+    __slots__ = (
+        "_body_parser", "_chunks", "_client", "_field_bytes", "_fields", "_head_end", "_headers", "_left", "_parser",
+        "_url", "chunked", "expects_continue", "head_size", "keep_alive", "length", "pieces", "scope", "state",
+        "status",
+    )  # fmt: skip
 
-    _unparsed = b""  # bytes behind a pipelined request that waits for its turn
-    _status = 400  # the answer when parsing fails
+    def __init__(self, client: tuple[str, int] | None) -> None:
+        self._client = client
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._body_parser: Any = None
+        self._url = b""
+        self._headers: Headers = []
+        self._head_end = b""  # the last bytes of a head that was cut
+        self._left = 0  # of the body that is being received: bytes that are still to come, or its chunks
+        self._chunks: Chunks | None = None
+        self._fields = self._field_bytes = 0  # of a chunked request, whose trailers count with its headers
+        self.state = HEAD
+        self.head_size = 0
+        self.scope: dict[str, Any] | None = None
+        self.keep_alive = True
+        self.expects_continue = self.chunked = False
+        self.length = 0
+        self.pieces: list[bytes] = []
+        self.status = 400
 
-    def _read(self, data: bytes) -> None:
-        """Pass received bytes to the parser.
+    def read(self, data: bytes, start: int) -> int:
+        """Go on, at most to the end of one request: to the end of its head, or of its body where that is there, too.
+
+        Args:
+            data: a piece of what came on the connection.
+            start: where in it to go on.
+
+        Returns:
+            Where in ``data`` to go on the next time.
 
         Raises:
-            BadFraming, httptools.HttpParserError: the bytes are not a request, or a limit is exceeded.
+            BadFraming, httptools.HttpParserError: it is no request, or over a limit. There is no next time.
         """
-        position, size = 0, len(data)
-        while position < size:
-            if self._body_left:
-                end = min(size, position + self._body_left)
-                self._body_left -= end - position
-            elif self._chunks is not None:
-                end = self._chunks.follow(data, position)
-                if self._chunks.over:
-                    self._chunks = None
-            elif self.pipeline:
-                self._unparsed = data[position:]
-                self.flow.pause_reading()
-                return
-            elif position and self.transport.is_closing():
-                return  # the answer to the previous request has closed the connection
-            else:
-                end = data.find(HEAD_END, position) + len(HEAD_END)
-                if self._head_end or end < len(HEAD_END):
-                    end = self._end_of_cut_head(data, position)
-                self._head_size += end - position
-                if self._head_size > MAX_RAW_HEAD:
-                    self._status = 431
-                    raise BadFraming("the head does not end")
-            piece = data[position:end] if end - position < SMALL else memoryview(data)[position:end]
-            try:
-                (self._body_parser or self.parser).feed_data(piece)
-            except httptools.HttpParserUpgrade:
-                # Raised at the end of a head with an `Upgrade`: this parser takes no more bytes of the request.
-                if self._body_open:
-                    self._body_parser = self._parser_of_the_body()
-            if self._body_left or self._chunks is not None:
-                if not self._body_open:
-                    raise BadFraming("the parser sees the end of a request before the end of its body")
-            elif self._body_open:
-                raise BadFraming("the parser sees no end of a request at the end of its body")
-            elif self._body_parser is not None:
-                self._body_parser = None
-            position = end
+        if self.state == BODY:
+            return self._read_body(data, start)
+        end = data.find(HEAD_END, start) + len(HEAD_END)
+        if self._head_end or end < len(HEAD_END):
+            end = self._end_of_cut_head(data, start)
+        self.head_size += end - start
+        if self.head_size > MAX_RAW_HEAD:
+            self.status = 431
+            raise BadFraming("the head does not end")
+        try:
+            self._parser.feed_data(data[start:end])
+        except httptools.HttpParserUpgrade:
+            # It has met the end of a head that offers another protocol, and leaves what follows to that one.
+            if self.state == BODY:
+                self._body_parser = self._parser_of_the_body()
+        if self.state == BODY:
+            if 0 < self._left <= len(data) - end:
+                return self._read_body(data, end)
+            if not self._left and self._chunks is None:
+                raise BadFraming("the parser sees no end of a request at the end of its head")
+        elif self._left or self._chunks is not None:
+            raise BadFraming("the parser sees the end of a request before the end of its body")
+        elif self.head_size > SURE_HEAD:
+            self._check_fields(self._headers)
+        return end
+
+    def _read_body(self, data: bytes, start: int) -> int:
+        size = len(data)
+        if self._chunks is None:
+            end = min(size, start + self._left)
+            self._left -= end - start
+        else:
+            end = self._chunks.follow(data, start)
+            if self._chunks.over:
+                self._chunks = None
+        piece = data[start:end] if end - start < SMALL else memoryview(data)[start:end]
+        (self._body_parser or self._parser).feed_data(piece)
+        if self._left or self._chunks is not None:
+            if self.state != BODY:
+                raise BadFraming("the parser sees the end of a request before the end of its body")
+        elif self.state == BODY:
+            raise BadFraming("the parser sees no end of a request at the end of its body")
+        else:
+            self._body_parser = None
+        return end
+
+    def take_body(self) -> bytes:
+        """What has come of the body since the last time."""
+        pieces, self.pieces = self.pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """Nothing will be read any more. The parser and this hold each other, and would wait for the collector."""
+        self._parser = self._body_parser = None
 
     def _end_of_cut_head(self, data: bytes, start: int) -> int:
-        """Position behind the next empty line, which may have begun in an earlier read; ``len(data)`` if there is
-        none. An empty line is the only end of a head that the parser knows."""
+        """Behind the next empty line, or the end of ``data``. The parser knows no other end of a head."""
         before = self._head_end
         found = (before + data[start : start + 3]).find(HEAD_END) if before else -1
         if found >= 0:
@@ -120,94 +157,137 @@ class Reading:
         return end
 
     def _parser_of_the_body(self) -> Any:
-        """A parser that has read a head of the same framing without the ``Upgrade``."""
-        framing = b"transfer-encoding: chunked" if self._chunks is not None else b"content-length: %d" % self._body_left
+        """One that has seen a head without the offer."""
+        framing = b"transfer-encoding: chunked" if self._chunks is not None else b"content-length: %d" % self._left
         parser = httptools.HttpRequestParser(_BodyOnly(self))
         parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n\r\n" % framing)
         return parser
 
-    def _reject(self, status: int) -> NoReturn:
-        self._status = status
+    def _stop(self, status: int) -> NoReturn:
+        self.status = status
         raise Rejected
 
-    # --- callbacks of the parser --------------------------------------------------------------------------------------
+    # --- what the parser says -----------------------------------------------------------------------------------------
 
     def on_url(self, url: bytes) -> None:
-        self.url += url
-        if len(self.url) > SURE_URL and len(self.parser.get_method() + self.url) > MAX_REQUEST_LINE - len("  HTTP/1.1"):
-            self._reject(414)
+        self._url += url
+        if len(self._url) > SURE_URL:
+            line = len(self._parser.get_method()) + len(self._url) + len("  HTTP/1.1")
+            if line > MAX_REQUEST_LINE:
+                self._stop(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        size = len(name) + len(value)
-        self._field_bytes += size
-        self._fields += 1
-        if size > MAX_HEADER_FIELD or self._fields > MAX_HEADERS or self._field_bytes > MAX_HEAD:
-            self._reject(431)
-        if not self._head_size:
-            return  # a trailer, which must not be taken for a header
-        name = name.lower()
-        if name in _FRAMING:
-            self._check_framing(name, value)
-        self.headers.append((name, value))
-
-    def _check_framing(self, name: bytes, value: bytes) -> None:
-        """Check and keep a header that decides the body's framing, or the host."""
-        if name == b"host":
-            if self._has_host:
-                self._reject(400)  # a proxy in front may have routed by the other one
-            self._has_host = True
-        elif name == b"expect":
-            self.expect_100_continue = self.expect_100_continue or value.lower() == b"100-continue"
-        elif name == b"transfer-encoding" and not is_chunked(value):
-            self._reject(501)
-        elif self._chunked or self._length is not None:
-            self._reject(400)  # given twice, or together: proxies differ in which one counts
-        elif name == b"content-length":
-            self._length = length_of(value)
-        else:
-            self._chunked = True
+        headers = self._headers
+        if self.state == BODY:
+            self._count_trailer(name, value)
+            return
+        headers.append((name.lower(), value))
+        if len(headers) > MAX_HEADERS:
+            self._stop(431)
 
     def on_headers_complete(self) -> None:
-        """Check the head, and begin its body if it has one."""
-        if not self._head_size:
-            self._reject(400)  # the parser sees a head where this module sees a body
-        if not self.url.startswith(b"/"):
-            if self.parser.get_method() == b"CONNECT":
-                self._reject(501)
-            self.url = with_path(self.url)
-        self._check_head()
-        super().on_headers_complete()  # type: ignore[misc]  # uvicorn's
-        self._head_size = 0
-        self._body_open = True
-        if self._chunked:
-            self._chunked = False
+        """A head has ended. What follows is its body, if it has one."""
+        if self.state == BODY:
+            self._stop(400)  # in the middle of what we take for a body
+        headers, self._headers = self._headers, []
+        if self.head_size > SURE_HEAD:
+            self._check_fields(headers)
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._stop(501)
+        version = self._parser.get_http_version()
+        self._frame(headers, version)
+        url, self._url = self._url, b""
+        raw_path, query = split_target(url)
+        self.keep_alive = version != "1.0" and self._parser.should_keep_alive()
+        self.scope = {
+            "http_version": version,
+            "method": method.decode("ascii"),
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": headers,
+            "client": self._client,
+        }
+        self.head_size = 0
+        self.state = BODY
+
+    def on_body(self, body: bytes) -> None:
+        self.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """The parser says that a request has ended; it may have taken an offer of another protocol for the end."""
+        if not self._left and self._chunks is None:
+            self.state = HEAD
+
+    # --- heads --------------------------------------------------------------------------------------------------------
+
+    def _frame(self, headers: Headers, version: str) -> None:
+        """Where the body will end, by the letter of what the head says. Is it a request that we serve?"""
+        has_host = chunked = expects = False
+        length: int | None = None
+        for name, value in headers:
+            if name not in _NOTED:
+                continue
+            if name == b"host":
+                if has_host:
+                    self._stop(400)  # what stands before us may have gone by the other one
+                has_host = True
+            elif name == b"content-length":
+                if chunked or length is not None:
+                    self._stop(400)  # twice, or both
+                length = length_of(value)
+            elif name == b"expect":
+                expects = expects or value.lower() == b"100-continue"
+            else:
+                if not is_chunked(value):
+                    self._stop(501)
+                if chunked or length is not None:
+                    self._stop(400)
+                chunked = True
+        if version == "1.1":
+            if not has_host:
+                self._stop(400)
+        elif version != "1.0" or chunked:
+            self._stop(400 if version == "1.0" else 505)
+        self.expects_continue = expects and version == "1.1"
+        self.chunked = chunked
+        self.length = self._left = length or 0
+        if chunked:
             self._chunks = Chunks()
-        elif self._length is not None:
-            self._body_left, self._length = self._length, None
+            self._fields, self._field_bytes = len(headers), sum(len(name) + len(value) for name, value in headers)
 
-    def _check_head(self) -> None:
-        """Reject methods and versions of HTTP that are not served, and a head of HTTP/1.1 without a host."""
-        if self.parser.get_method() == b"CONNECT":
-            self._reject(501)
-        version = self.parser.get_http_version()
-        if version != "1.1" and (version != "1.0" or self._chunked):
-            self._reject(400 if version == "1.0" else 505)
-        if not self._has_host and version == "1.1":
-            self._reject(400)
-        self._has_host = False
+    def _check_fields(self, headers: Headers) -> None:
+        sizes = [len(name) + len(value) for name, value in headers]
+        if sizes and (max(sizes) > MAX_HEADER_FIELD or sum(sizes) > MAX_HEAD):
+            self.status = 431
+            raise BadFraming("a field of the head is too long, or all of them are")
 
-    def _is_whole(self) -> bool:
-        """True if the request has ended. The parser says so too early after a head with an ``Upgrade``."""
-        if self._body_left or self._chunks is not None:
-            return False
-        self._body_open = False
-        self._field_bytes = self._fields = 0
-        return True
+    def _count_trailer(self, name: bytes, value: bytes) -> None:
+        """What comes behind the body is counted, and must not be found among the headers."""
+        size = len(name) + len(value)
+        self._fields += 1
+        self._field_bytes += size
+        if size > MAX_HEADER_FIELD or self._fields > MAX_HEADERS or self._field_bytes > MAX_HEAD:
+            self._stop(431)
 
 
 class _BodyOnly:
-    """Callbacks of a ``_body_parser``: none for the head, which is not the request's own."""
+    """What is told by a parser that was shown a head in place of the request's own."""
 
-    def __init__(self, protocol: Any) -> None:
-        self.on_body = protocol.on_body
-        self.on_message_complete = protocol.on_message_complete
+    def __init__(self, reader: Reader) -> None:
+        self.on_body = reader.on_body
+        self.on_message_complete = reader.on_message_complete
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request's target, in origin, absolute or asterisk form.
+
+    Raises:
+        httptools.HttpParserInvalidURLError: it is no target, or holds what is not ASCII.
+    """
+    if target[:1] == b"/" and not target.translate(None, _PLAIN):
+        # Nearly all targets. They mean the same to the parser of URLs, which takes several times as long.
+        path, _, query = target.partition(b"?")
+        return path, query
+    parsed = httptools.parse_url(with_path(target))
+    return parsed.path, parsed.query or b""

@@ -1,57 +1,65 @@
-"""Writing answers: whole ones directly to the transport, without a task or ASGI messages (decision 0009); and answers
-over HTTP/1.0, which has no chunks: there the end of the connection ends a body without a length.
-"""
+"""How an answer leaves that is written in one piece, without a task or ASGI messages."""
 
 from __future__ import annotations
 
-import http
-import socket
-import struct
-from collections.abc import Awaitable, Callable
-from typing import Any
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
-from pointsman.ingress.codec import header_lines, invalid_header
+from pointsman.ingress.app import IngressApp
+from pointsman.ingress.codec import Scope, header_lines, invalid_header
 from pointsman.ingress.exchange import Exchange
+from pointsman.ingress.service import Beginnings
 from pointsman.routing.call import Reply
 
-
-def _line(status: int) -> bytes:
-    try:
-        phrase = http.HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode())
+CLOSES = (b"connection", b"close")
 
 
-STATUS_LINES = {status: _line(status) for status in range(100, 600)}
-"""Status lines by status; the phrase is empty for a status without one."""
+class Connection(Protocol):
+    """What is needed of one."""
+
+    transport: asyncio.Transport
+    beginnings: Beginnings
+    direct: IngressApp | None
+    keep_alive: bool
+    write_paused: bool
+
+    def answered(self, *, refused: bool) -> None: ...
+
+    def run_answer(
+        self, scope: Scope, exchange: Exchange, answer: Callable[[Any], Coroutine[Any, Any, None]]
+    ) -> None: ...
 
 
 class DirectAnswer:
-    """The future of a call that writes its answer to the connection when it is resolved.
+    """Stands in for the future of a call and writes its answer in one piece.
 
     Args:
-        protocol: the connection, a ``LimitedProtocol``.
-        cycle: uvicorn's state of the request. It is updated as uvicorn would, so that keep-alive, pipelining and
-            shutdown work.
+        connection: on which the request came.
+        scope: of the request.
     """
 
-    # hot: future and writer in one object; a future's callback would wait for the loop's next iteration (decision 0009)
+    __slots__ = ("_app", "_connection", "_done", "_refused", "_scope", "exchange")
 
-    __slots__ = ("_cycle", "_done", "_protocol", "exchange")
+    exchange: Exchange
 
-    def __init__(self, protocol: Any, cycle: Any) -> None:
-        self._protocol = protocol
-        self._cycle = cycle
-        self._done = False
-        self.exchange: Exchange
+    def __init__(self, connection: Connection, scope: Scope) -> None:
+        assert connection.direct is not None
+        self._app = connection.direct
+        self._connection = connection
+        self._scope = scope
+        self._done = self._refused = False
 
     def done(self) -> bool:
         return self._done
 
     def cancel(self) -> None:
-        """The client has disconnected: write nothing."""
+        """The client has gone: there is nobody to answer."""
         self._done = True
+
+    def client_left(self) -> None:
+        """The connection is gone."""
+        self._app.client_left(self.exchange)
 
     def set_result(self, reply: Reply) -> None:
         self._done = True
@@ -59,84 +67,38 @@ class DirectAnswer:
 
     def set_exception(self, error: BaseException) -> None:
         self._done = True
-        self._answer(self._protocol.direct.reply_to(error, self._cycle.scope, self.exchange))
+        reply = self._app.reply_to(error, self._scope, self.exchange)
+        self._refused = reply.status == 503
+        self._answer(reply)
 
     def _answer(self, reply: Reply) -> None:
-        protocol, cycle, exchange = self._protocol, self._cycle, self.exchange
-        if protocol.transport.is_closing():
+        connection, exchange = self._connection, self.exchange
+        transport = connection.transport
+        if transport.is_closing():
             if reply.stream is not None:
                 reply.stream.close()
             exchange.client_left()
             return
-        if reply.stream is not None or cycle.flow.write_paused:
-            protocol.run_task(protocol.direct.answer(reply, cycle.scope, cycle.send, exchange), cycle)
+        if reply.stream is not None or connection.write_paused:
+            scope = self._scope
+            connection.run_answer(scope, exchange, lambda send: self._app.answer(reply, scope, send, exchange))
             return
         head = header_lines(reply.headers)
         if head is None:
-            self._answer(protocol.direct.reply_to(invalid_header(), cycle.scope, exchange))
+            self._answer(self._app.reply_to(invalid_header(), self._scope, exchange))
             return
-        head += b"".join([b"%s: %s\r\n" % header for header in protocol.direct.decision_of(exchange)])
-        first = STATUS_LINES.get(reply.status) or STATUS_LINES[500]
-        bodiless = reply.status in (204, 304)
-        body = b"" if bodiless or cycle.scope["method"] == "HEAD" else reply.body
-        length = b"" if bodiless else b"content-length: %d\r\n" % len(reply.body)
-        # An error answer of the app may itself have the header, see `app.CLOSE`.
-        closes = not cycle.keep_alive or (b"connection", b"close") in reply.headers
-        close = b"connection: close\r\n" if closes and b"connection: close" not in head else b""
-        dates = [b"%s: %s\r\n" % header for header in protocol.server_state.default_headers]
-        exchange.end(reply.status)  # before the write: a client that has the answer finds it counted
-        protocol.transport.write(b"".join([first, *dates, head, length, close, b"\r\n", body]))
-        cycle.response_started = cycle.response_complete = True
-        if closes:
-            protocol.transport.close()
-        protocol.on_response_complete()
-
-
-App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-_RESET = struct.pack("ii", 1, 0)
-
-
-class UnframedSend:
-    """Replaces the ``send`` of an HTTP/1.0 request, so that uvicorn does not send chunks.
-
-    Args:
-        cycle: uvicorn's state of the request.
-    """
-
-    def __init__(self, cycle: Any) -> None:
-        self._cycle = cycle
-        self._send: Send = cycle.send
-        self._unframed = False
-
-    async def __call__(self, message: dict[str, Any]) -> None:
-        cycle = self._cycle
-        if message["type"] == "http.response.start":
-            names = {name.lower() for name, _ in message.get("headers", [])}
-            self._unframed = b"content-length" not in names and message["status"] not in (204, 304)
-            if self._unframed:
-                cycle.chunked_encoding = False
-        elif self._unframed:
-            cycle.expected_content_length = len(message.get("body", b""))
-        await self._send(message)
-
-    def around(self, app: App) -> App:
-        """Wrap the app: if an answer breaks off, the connection is reset, since a close would look like its end."""
-
-        async def watched(scope: dict[str, Any], receive: Any, send: Any) -> None:
-            try:
-                await app(scope, receive, send)
-            except BaseException:
-                self._reset()
-                raise
-
-        return watched
-
-    def _reset(self) -> None:
-        cycle = self._cycle
-        if not self._unframed or cycle.response_complete or cycle.transport.is_closing():
-            return
-        connection = cycle.transport.get_extra_info("socket")
-        if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        cycle.transport.abort()
+        status, body = reply.status, reply.body
+        head = connection.beginnings.of(status) + head + self._app.decision_lines(exchange)
+        says_close = CLOSES in reply.headers  # an answer of ours may ask for it itself
+        if says_close:
+            connection.keep_alive = False
+        close = b"" if says_close or connection.keep_alive else b"connection: close\r\n"
+        if status == 204 or status == 304:
+            length = body = b""
+        else:
+            length = b"content-length: %d\r\n" % len(body)
+            if self._scope["method"] == "HEAD":
+                body = b""
+        exchange.end(status)  # before it can be read: whoever has the answer finds it counted
+        transport.write(b"".join((head, length, close, b"\r\n", body)))
+        connection.answered(refused=self._refused)

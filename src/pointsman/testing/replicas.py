@@ -145,13 +145,14 @@ class ScriptedReplica(_Listening):
         call_id: int | None = None,
         body: bytes = b"ok",
         *,
+        status: int = 200,
         load: int = 0,
         stream: bool = False,
         headers: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
         """Answer a call, by default the oldest. With ``stream`` the chunks of the answer follow."""
         call_id = self._take(call_id)
-        self._send(Kind.REPLY, call_id, pack(ReplyHead(200, headers or [], load, stream=stream)), body)
+        self._send(Kind.REPLY, call_id, pack(ReplyHead(status, headers or [], load, stream=stream)), body)
 
     def fail(self, call_id: int | None = None, text: str = "no", *, reason: Reason = Reason.USER_CODE) -> None:
         """Answer with an exception of user code, or with another failure."""

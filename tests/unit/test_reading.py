@@ -1,0 +1,99 @@
+"""ingress.reading: bytes in, one head or body at a time out."""
+
+from __future__ import annotations
+
+import httptools
+import pytest
+
+from pointsman.ingress.framing import BadFraming
+from pointsman.ingress.reading import Reader, split_target
+from pointsman.ingress.states import BODY, HEAD
+from tests.corpus import LAST, SECRET, chunks, post
+
+LENGTH = b"content-length: %d" % len(SECRET)
+
+
+def targets() -> list[bytes]:
+    """Targets with every byte at some places, and odd ones."""
+    places = (b"/%s", b"/a%sb", b"/a?%s", b"/a?b%sc", b"//%s", b"%s", b"http://h/%s", b"http://h?%s")
+    odd = [b"*", b"", b"/", b"/?", b"/??", b"/a??b", b"//a/b?c", b"/a;b?c?d", b"/#", b"/a?b#c?d", b"x:y", b"foo"]
+    return [place % bytes([code]) for place in places for code in range(256)] + odd
+
+
+def test_targets_are_split_as_a_parser_of_urls_does() -> None:
+    """The short way for plain targets gives what the parser gives, and refuses what it refuses."""
+    for target in targets():
+        if target.startswith(b"http://h?"):
+            continue  # without a path: framing.with_path
+        try:
+            parsed = httptools.parse_url(target)
+            wanted: object = (parsed.path, parsed.query or b"")
+        except httptools.HttpParserInvalidURLError:
+            wanted = None
+        try:
+            found: object = split_target(target)
+        except httptools.HttpParserInvalidURLError:
+            found = None
+        assert found == wanted, target
+
+
+def test_one_request_at_a_time() -> None:
+    """A reader stops at the end of each request: nothing behind it is looked at. A body of known length that is there
+    is read with its head, any other one behind it."""
+    reader, seen = Reader(("here", 1)), []
+    whole = post(LENGTH, body=SECRET) + post(b"transfer-encoding: chunked", body=chunks(SECRET, b"x")) + LAST
+    for data, times in ((whole + post(LENGTH, body=b"G"), 5), (SECRET[1:] + b"\0", 1)):
+        position = 0
+        for _ in range(times):
+            position = reader.read(data, position)
+            scope, reader.scope = reader.scope, None
+            seen.append((scope and scope["raw_path"], reader.state, reader.take_body()))
+        assert data[position:] in (b"G", b"\0")
+        if data[position:] == b"G":
+            assert reader.read(data, position) == len(data)
+    assert seen == [
+        (b"/first", HEAD, SECRET),
+        (b"/first", BODY, b""),
+        (None, HEAD, SECRET + b"x"),
+        (b"/last", HEAD, b""),
+        (b"/first", BODY, b""),
+        (None, HEAD, SECRET),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_a_head_in_pieces(size: int) -> None:
+    """However it is cut, a head is one, and its size is known until it ends."""
+    reader = Reader(None)
+    head = post(b"x-a: 1", LENGTH)
+    for start in range(0, len(head), size):
+        assert (reader.head_size, reader.scope) == (start, None)
+        piece = head[start : start + size]
+        assert reader.read(piece, 0) == len(piece)
+    assert (reader.head_size, reader.length, reader.keep_alive) == (0, len(SECRET), True)
+    assert reader.scope is not None
+    assert reader.scope["headers"] == [(b"host", b"x"), (b"x-a", b"1"), (b"content-length", b"%d" % len(SECRET))]
+
+
+def test_a_long_head_in_pieces_is_measured() -> None:
+    """Fields that are too long are refused before their head has ended."""
+    reader = Reader(None)
+    reader.read(b"GET / HTTP/1.1\r\nhost: x\r\n", 0)
+    field = b"a: %s\r\n" % (b"b" * 8000)
+    for _ in range(5):  # a field is known when the next one begins
+        reader.read(field, 0)
+    with pytest.raises(BadFraming):
+        reader.read(field, 0)
+    assert reader.status == 431
+    assert reader.scope is None
+
+
+def test_what_was_said_of_one_request_is_not_said_of_the_next() -> None:
+    """Length, chunks and the word that a body is to be asked for belong to one request."""
+    reader = Reader(None)
+    first = post(b"expect: 100-continue", LENGTH)
+    assert reader.read(first, 0) == len(first)
+    assert (reader.expects_continue, reader.length, reader.chunked) == (True, len(SECRET), False)
+    reader.read(SECRET, 0)
+    reader.read(LAST, 0)
+    assert (reader.expects_continue, reader.length, reader.chunked) == (False, 0, False)

@@ -14,7 +14,8 @@ import pytest
 from pointsman.wire.address import acceptor_context
 from pointsman.wire.auth import ROLE_ROUTER
 from pointsman.wire.blocking import BlockingStream
-from pointsman.wire.frames import Frame, Kind
+from pointsman.wire.frames import Frame, Kind, encode_frame
+from pointsman.wire.shared import Sent, SharedStream
 from pointsman.wire.stream import Stream, accept, dial, listen_tcp
 from tests.certificates import HOST, VARIABLES, make_certificate, needs_openssl
 
@@ -51,8 +52,10 @@ class User:
         self.ready = asyncio.Event()
         self.over = asyncio.Event()
         self.frames: asyncio.Queue[Frame] = asyncio.Queue()
+        self.streams: list[Stream] = []
 
     def stream_ready(self, stream: Stream) -> None:
+        self.streams.append(stream)
         self.ready.set()
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
@@ -66,10 +69,10 @@ class User:
 
 
 @asynccontextmanager
-async def listening(user: User) -> AsyncIterator[str]:
+async def listening(user: User, kind: type[Stream] = Stream) -> AsyncIterator[str]:
     """The address of a listener that lets in who holds the key."""
     listener = listen_tcp(HOST)
-    server = await accept(listener, user, instance="i", key_for=lambda role, identity: KEY)
+    server = await accept(listener, user, instance="i", key_for=lambda role, identity: KEY, kind=kind)
     yield f"tcp:{HOST}:{listener.getsockname()[1]}"
     server.close()
 
@@ -102,6 +105,31 @@ def ask_without_a_loop(address: str) -> None:
     stream.send(Kind.CALL, 5, b"head")
     assert [(frame.kind, frame.call_id) for frame in stream.receive()] == [(Kind.REPLY, 5)]
     stream.close()
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_thread_writes_to_plain_connections_only(environ: pytest.MonkeyPatch, tls: bool) -> None:
+    """With TLS all that travels is encrypted: a second writer of a connection writes nothing past that (S10)."""
+    if not tls:
+        environ.delenv("RAY_USE_TLS")
+
+    async def main() -> None:
+        here, there = User(), User()
+        async with listening(there, SharedStream) as address:
+            stream = await dial(address, here, **WHO)
+            await here.ready.wait()
+            stream.send(Kind.CALL, 1)
+            assert (await here.frames.get()).call_id == 1
+            (shared,) = there.streams
+            assert isinstance(shared, SharedStream)
+            sent = await asyncio.to_thread(shared.try_send_now, encode_frame(Kind.REPLY, 2), lambda: None)
+            assert sent is (Sent.NOTHING if tls else Sent.ALL)
+            shared.send(Kind.REPLY, 3)
+            assert (await here.frames.get()).call_id == (3 if tls else 2)
+            stream.close()
+            await there.over.wait()
+
+    asyncio.run(main())
 
 
 def test_a_plaintext_peer_is_refused(environ: pytest.MonkeyPatch) -> None:

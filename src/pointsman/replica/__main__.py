@@ -36,6 +36,7 @@ from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
 from pointsman.wire.messages import SERVED_S, Assignment, ConfigureHead, FailureHead, Report, unpack
+from pointsman.wire.shared import SharedStream
 from pointsman.wire.started import StartedCalls, path_of
 from pointsman.wire.stream import Gate, accept, listen_private, listen_tcp
 
@@ -190,7 +191,7 @@ class ReplicaProcess:
             listeners.append(listen_tcp(self._handover.tcp_host))
             self._tcp = tcp_address(*listeners[-1].getsockname()[:2])
         self._gates = [
-            await accept(listener, runtime, instance=self._handover.instance, key_for=self._key_for)
+            await accept(listener, runtime, instance=self._handover.instance, key_for=self._key_for, kind=SharedStream)
             for listener in listeners
         ]
 

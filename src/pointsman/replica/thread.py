@@ -153,14 +153,22 @@ class SyncExecutor:
             self._post_pending = True
             self._call_loop(self._run_posts)
 
+    @property
+    def all_posts_done(self) -> bool:
+        """Whether the loop has done all that was posted."""
+        return not self._posts
+
     def _run_posts(self) -> None:
         # Cleared first: a post that comes after the last `popleft` then schedules another run.
         self._post_pending = False
         posts = self._posts
         try:
             while posts:
-                callback, args = posts.popleft()
-                callback(*args)
+                callback, args = posts[0]
+                try:
+                    callback(*args)
+                finally:
+                    posts.popleft()  # not before: until it is done the thread must not overtake it
         finally:
             if posts:  # a callback has raised; the others must run all the same
                 self._call_loop(self._run_posts)
@@ -323,7 +331,9 @@ class OnThread:
                 metrics.ran(began, size)
             if failed is not None:
                 metrics.processed(item, failed=failed)
-            post(send, item, *outcome)
+            alone = send == ledger.reply and not method.batches and self.executor.all_posts_done
+            if not (alone and ledger.reply_from_thread(item, outcome[0], post)):
+                post(send, item, *outcome)
         if not items:  # none of them could be unpacked
             metrics.ran(began, size)
         self.running = None

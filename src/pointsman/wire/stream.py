@@ -108,9 +108,7 @@ class Stream(asyncio.BufferedProtocol):
             return
         parts = encode_parts(kind, call_id, head, body)
         if not self._out:
-            if alone and self._transport is not None:
-                for part in parts:
-                    self._transport.write(part)
+            if alone and self._write_alone(parts):
                 return
             self._loop.call_soon(self.flush)
         self._out += parts
@@ -118,6 +116,14 @@ class Stream(asyncio.BufferedProtocol):
             self._large_out = True
         if len(self._out) >= FLUSH_AT:
             self.flush()  # so that the other end can begin while this iteration goes on
+
+    def _write_alone(self, parts: list[Body]) -> bool:
+        """Write one frame at once; False when it has to be queued."""
+        if self._transport is None:
+            return False
+        for part in parts:
+            self._transport.write(part)
+        return True
 
     def flush(self) -> None:
         """Write out what is queued."""
@@ -323,7 +329,12 @@ class Gate:
 
 
 async def accept(
-    listener: socket.socket, user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]
+    listener: socket.socket,
+    user: StreamUser,
+    *,
+    instance: str,
+    key_for: Callable[[str, str], bytes | None],
+    kind: type[Stream] = Stream,
 ) -> Gate:
     """Accept connections on a listening socket.
 
@@ -335,7 +346,7 @@ async def accept(
         OSError: the cluster uses TLS, and its certificates cannot be used.
     """
     streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-    make = acceptor(user, instance=instance, key_for=key_for)
+    make = acceptor(user, instance=instance, key_for=key_for, kind=kind)
 
     def factory() -> Stream:
         stream = make()
@@ -363,9 +374,11 @@ async def close_streams(streams: Sequence[Stream], timeout_s: float = CLOSE_TIME
         await stream.gone(deadline)
 
 
-def acceptor(user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None]) -> Callable[[], Stream]:
-    """A protocol factory for listening sockets."""
-    return lambda: Stream(user, Acceptor(instance=instance, key_for=key_for, nonce=new_nonce()))
+def acceptor(
+    user: StreamUser, *, instance: str, key_for: Callable[[str, str], bytes | None], kind: type[Stream] = Stream
+) -> Callable[[], Stream]:
+    """A protocol factory for listeners."""
+    return lambda: kind(user, Acceptor(instance=instance, key_for=key_for, nonce=new_nonce()))
 
 
 def _family_of(host: str) -> socket.AddressFamily:

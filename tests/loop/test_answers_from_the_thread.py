@@ -120,7 +120,8 @@ async def served(code: Any, started: str | None, metrics: ReplicaMetrics, **conf
     finally:
         OPEN.set()
         for router in replica.routers:
-            router.stream.abort()
+            if not router.stream.closed:
+                router.stream.abort()
             router.peer.close()
         await asyncio.sleep(0)
         await runtime.release_code()

@@ -49,8 +49,8 @@ class SharedStream(Stream):
         """The thread's own, which it may use even as the transport closes its own: the number of a closed one may be
         another connection's by then. Changed only by who holds the turn."""
         self._behind = True
-        """Whether the transport may hold bytes that the kernel has not taken yet. Becomes True only by who holds the
-        turn, on the loop."""
+        """Whether the transport may hold bytes that the kernel has not taken yet, as of the loop's last turn. Nothing
+        looks again when they have left: the thread's next frame goes by the loop, which then looks."""
 
     # From the thread
 
@@ -144,11 +144,6 @@ class SharedStream(Stream):
             with contextlib.suppress(OSError):  # no descriptor is left: the loop can do it alone
                 self._socket = mine.dup()
         super()._become_ready()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self._behind and self.ready:  # by now it has left, mostly; what a handshake writes is written without a turn
-            self._look_behind()
-        super().buffer_updated(nbytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

@@ -10,12 +10,12 @@ What the client sends, as the reader sees it:
 
 What the server does with it:
 
-    IDLE ──► WAITS ──► DIRECT ──► IDLE       a small request whose body comes with its head, or right behind it
-      │        └─────► APP                   its body is late
-      ├──────────────► DIRECT                a request without a body
-      │                  └──► APP            its answer is a stream, or the client does not read
-      ├──────────────► APP ─────► IDLE       every other request
-      └──► OVER, and so from all states
+    IDLE ──► DIRECT ──► IDLE        a small request that has come whole
+      │        └──────► APP         its answer is a stream, or the client does not read
+      ├────► WAITS ───► DIRECT      a small request whose body comes right behind its head
+      │        └──────► APP         its body is late
+      ├────► APP ─────► IDLE        every other request
+      └────► OVER, and so from all states
 
     IDLE     no request is there that has no answer yet
     WAITS    a head was read whose request can go the direct way, and its body is due within moments

@@ -2,10 +2,6 @@
 
 The parser decides what a request means; where it ends, both must see in the same place. An offer of another protocol
 is not taken up: what follows is the body of the request that made it, although the parser would leave that to others.
-
-Clients mostly send the same head again and again. One that is the last one of its connection, byte for byte, is not
-parsed: the parser, which begins anew with each request, would say the same of it. That is a third of what a small
-request costs before it is routed. The parser sees neither such a head nor its body, and so stays where it was.
 """
 
 from __future__ import annotations
@@ -27,8 +23,6 @@ MAX_RAW_HEAD = MAX_REQUEST_LINE + MAX_HEAD + 8 * MAX_HEADERS
 """With colons, blanks and line ends. A field that does not end is not collected for longer."""
 SURE_HEAD = MAX_HEADER_FIELD
 """Bytes of a head none of whose fields can be too long, whatever they are."""
-MAX_KNOWN_HEAD = 1024
-"""Bytes of a head that is remembered."""
 SMALL = 4096
 """Bytes that are copied sooner than looked at in place."""
 
@@ -58,9 +52,9 @@ class Reader:
     """
 
     __slots__ = (
-        "_body_parser", "_chunks", "_client", "_field_bytes", "_fields", "_head_end", "_headers", "_is_parsed",
-        "_known", "_known_scope", "_left", "_parser", "_url", "chunked", "expects_continue", "head_size", "keep_alive",
-        "length", "pieces", "scope", "state", "status",
+        "_body_parser", "_chunks", "_client", "_field_bytes", "_fields", "_head_end", "_headers", "_left", "_parser",
+        "_url", "chunked", "expects_continue", "head_size", "keep_alive", "length", "pieces", "scope", "state",
+        "status",
     )  # fmt: skip
 
     def __init__(self, client: tuple[str, int] | None) -> None:
@@ -68,9 +62,6 @@ class Reader:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._body_parser: Any = None
         self._url = b""
-        self._known = b""  # the last head, unless it came in pieces or was not plain
-        self._known_scope: dict[str, Any] = {}
-        self._is_parsed = True  # the body that is being received: false behind a head that was known
         self._headers: Headers = []
         self._head_end = b""  # the last bytes of a head that was cut
         self._left = 0  # of the body that is being received: bytes that are still to come, or its chunks
@@ -103,23 +94,16 @@ class Reader:
         end = data.find(HEAD_END, start) + len(HEAD_END)
         if self._head_end or end < len(HEAD_END):
             end = self._end_of_cut_head(data, start)
-        head = data[start:end]
-        if head == self._known:
-            return self._read_known(data, end)
-        self._known = b""  # so a head that comes in pieces, of which one is like the last head, is parsed
-        is_whole = not self.head_size
         self.head_size += end - start
         if self.head_size > MAX_RAW_HEAD:
             self.status = 431
             raise BadFraming("the head does not end")
         try:
-            self._parser.feed_data(head)
+            self._parser.feed_data(data[start:end])
         except httptools.HttpParserUpgrade:
             # It has met the end of a head that offers another protocol, and leaves what follows to that one.
             if self.state == BODY:
                 self._body_parser = self._parser_of_the_body()
-        if self.scope is not None and is_whole and len(head) <= MAX_KNOWN_HEAD:
-            self._remember(head, self.scope)
         if self.state == BODY:
             if 0 < self._left <= len(data) - end:
                 return self._read_body(data, end)
@@ -131,25 +115,6 @@ class Reader:
             self._check_fields(self._headers)
         return end
 
-    def _remember(self, head: bytes, scope: dict[str, Any]) -> None:
-        if self._body_parser is None and not self.chunked:
-            self._known = head
-            self._known_scope = scope.copy()
-            self._known_scope["headers"] = scope["headers"].copy()  # the app adds to its own
-
-    def _read_known(self, data: bytes, end: int) -> int:
-        """The last head again: all that is known of it but its scope is still here, and the parser does not see its
-        body either."""
-        self.scope = scope = self._known_scope.copy()
-        scope["headers"] = scope["headers"].copy()
-        body_end = end + self.length
-        if body_end > len(data):
-            self._left, self._is_parsed, self.state = self.length, False, BODY
-            return end
-        if self.length:
-            self.pieces.append(data[end:body_end])
-        return body_end
-
     def _read_body(self, data: bytes, start: int) -> int:
         size = len(data)
         if self._chunks is None:
@@ -159,11 +124,6 @@ class Reader:
             end = self._chunks.follow(data, start)
             if self._chunks.over:
                 self._chunks = None
-        if not self._is_parsed:
-            self.pieces.append(data[start:end])
-            if not self._left:
-                self._is_parsed, self.state = True, HEAD
-            return end
         piece = data[start:end] if end - start < SMALL else memoryview(data)[start:end]
         (self._body_parser or self._parser).feed_data(piece)
         if self._left or self._chunks is not None:

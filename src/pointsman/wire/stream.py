@@ -303,7 +303,7 @@ def listen_private(path: str) -> socket.socket:
 
 def listen_tcp(host: str) -> socket.socket:
     """A listening TCP socket on one address and any free port. Protected by the handshake only."""
-    return socket.create_server((host, 0), family=_family_of(host), backlog=BACKLOG)
+    return socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
 
 
 class Gate:
@@ -341,6 +341,7 @@ async def accept(
     Args:
         user: owner of the streams.
         key_for: returns the key that a dialer of a role and identity must prove to hold; None refuses it.
+        kind: class of the streams.
 
     Raises:
         OSError: the cluster uses TLS, and its certificates cannot be used.
@@ -379,10 +380,6 @@ def acceptor(
 ) -> Callable[[], Stream]:
     """A protocol factory for listeners."""
     return lambda: kind(user, Acceptor(instance=instance, key_for=key_for, nonce=new_nonce()))
-
-
-def _family_of(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _set_tcp_options(transport: asyncio.BaseTransport) -> None:

@@ -20,7 +20,7 @@ from pointsman.telemetry import families
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.writer import LoopLag, MetricsWriter
 from pointsman.wire.handover import ControllerHandover
-from pointsman.wire.stream import accept
+from pointsman.wire.stream import Gate, accept
 
 
 async def serve(
@@ -77,16 +77,17 @@ async def serve(
     connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
     # The engine first: its ``recovered`` event adopts the living replicas, so they are known when they report.
     await raised.start()
-    servers = [
-        await accept(listener, connections, instance=handover.settings.instance, key_for=connections.key_for)
-        for listener in listeners
-    ]
+    servers = [await _accept(listener, connections, handover.settings.instance) for listener in listeners]
     ready(controller)
     await stopped.wait()
     await controller.aclose()
     if exporter is not None:
         await exporter.aclose()
     await asyncio.gather(*(server.aclose() for server in servers), raised.aclose())
+
+
+async def _accept(listener: socket.socket, connections: Connections, instance: str) -> Gate:
+    return await accept(listener, connections, instance=instance, key_for=connections.key_for)
 
 
 async def _start_exporter(folder: Path, listener: socket.socket | None) -> Exporter | None:

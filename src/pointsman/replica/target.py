@@ -77,7 +77,7 @@ class Target:
     """A backend's function or class.
 
     Args:
-        code: blob made by :func:`pointsman.usercode.pack_code`.
+        code: blob made by :func:`pointsman.usercode.packing.pack_code`.
         traits: what the client found out about the code before it packed it.
     """
 

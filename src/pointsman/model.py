@@ -44,6 +44,7 @@ class Reason(str, Enum):
     UNREACHABLE = "unreachable"
     CLIENT_GONE = "client_gone"
     STREAM_BROKEN = "stream_broken"
+    RECALLED = "recalled"
 
 
 class Placement(Struct, frozen=True):
@@ -166,7 +167,7 @@ class TargetTraits(Struct, frozen=True):
     Attributes:
         batches: whether the function or ``__call__`` carries the batch marker; then every method takes lists.
         has_batching_method: whether another method carries the batch marker.
-
+        one_at_a_time: every way in is sync and takes no list, so that a replica runs one request after the other.
     """
 
     is_class: bool
@@ -174,6 +175,7 @@ class TargetTraits(Struct, frozen=True):
     has_reconfigure: bool = False
     has_batching_method: bool = False
     has_close: bool = False
+    one_at_a_time: bool = False
 
 
 class Environment(Struct, frozen=True):
@@ -209,8 +211,7 @@ class Environment(Struct, frozen=True):
 
 
 class Origin(Struct, frozen=True):
-    """Where code runs: the replicas' working folder, the first entries of their import path, and their environment;
-    None is that of the instance's own processes."""
+    """Where code runs: working folder, first entries of the import path, environment (None: the instance's own)."""
 
     cwd: str
     sys_path: tuple[str, ...]
@@ -330,12 +331,13 @@ class ReplicaRef(Struct, frozen=True):
 
 
 class BackendRoute(Struct, frozen=True):
-    """One backend as a router sees it."""
+    """One backend as a router sees it; ``one_at_a_time`` is that of its :class:`TargetTraits`."""
 
     tag: str
     replicas: tuple[ReplicaRef, ...]
     max_concurrent_queries: int
     max_queued_queries: int
+    one_at_a_time: bool = False
 
 
 class RoutingTable(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import threading
@@ -211,15 +212,58 @@ def test_scale_out_and_in(served, client, name):
     """Replicas share the work; scaling down leaves one that does it all (SO1, SO2, SO4, SO9)."""
     served(Identity, config={"num_replicas": 2, "max_queued_queries": 77})
     handle = client.get_handle(name)
-    # A router places calls where it is connected, and it connects to new replicas side by side.
-    wait_until(lambda: len(replicas_seen(handle, 10)) == 2, what="ten requests in a row reach both")
+    assert len(replicas_seen(handle, 10)) == 2
     client.update_backend_config(name, serve.BackendConfig(num_replicas=3))
-    wait_until(lambda: len(replicas_seen(handle)) == 3, what="requests reach all three")
+    assert len(replicas_seen(handle)) == 3
     client.update_backend_config(name, {"num_replicas": 1})
     assert len(replicas_seen(handle)) == 1
     config = client.get_backend_config(name)
     assert (config.num_replicas, config.max_queued_queries) == (1, 77)
     assert len(client.status()["backends"][name]["replicas"]) == 1
+
+
+class LongOrShort:
+    """A call with a number waits until a file is there; others do not."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def __call__(self, request):
+        body = request.body()
+        if isinstance(body, bytes):
+            body = body.decode()
+        if not body:
+            return "short"
+        (self.folder / f"begun {body}").touch()
+        while not (self.folder / "go").exists():
+            time.sleep(0.005)
+        return f"long {body}"
+
+
+@pytest.mark.parametrize("way", ["handle", "loops", "http"])
+def test_the_second_call_is_not_put_behind_the_first(served, client, http, name, tmp_path, way):
+    """Right after ``create_backend`` with two replicas the second call runs beside the first, which takes long; and so
+    do all short ones that come later, from event loops that know nothing of each other too (BC6, SO1)."""
+    route = served(LongOrShort, str(tmp_path), config={"num_replicas": 2})
+    handle = client.get_handle(name)
+
+    async def call_from_loop(body):
+        return await (await client.get_handle(name, sync=False).remote(body))
+
+    def call(body):
+        if way == "loops":
+            return asyncio.run(call_from_loop(body))
+        return handle.remote(body).result(WAIT_S) if way == "handle" else http.post(route, content=body).text
+
+    with ThreadPoolExecutor(9) as pool:
+        long = pool.submit(call, "1")
+        wait_until((tmp_path / "begun 1").exists)
+        assert call("") == "short"
+        for _ in range(5):
+            assert list(pool.map(call, [""] * 8)) == ["short"] * 8
+        assert not long.done()
+        (tmp_path / "go").touch()
+        assert long.result() == "long 1"
 
 
 def test_scaling_in_waits_for_what_runs(served, client, name, tmp_path):

@@ -145,9 +145,11 @@ def test_gauges_are_live(client, served, name, tmp_path):
     """
     gate = tmp_path / "gate"
 
-    def waits(request):
+    @serve.accept_batch
+    def waits(requests):
         while not gate.exists():
             time.sleep(0.005)
+        return [None] * len(requests)
 
     served(waits)
     handle = client.get_handle(name)
@@ -173,14 +175,14 @@ def test_gauges_are_live(client, served, name, tmp_path):
 
 
 def test_calls_that_wait_in_a_router_are_seen(client, served, name, tmp_path):
-    """Beyond a replica's limit calls wait in their router, and a gauge tells how many."""
+    """Beyond what a replica is given ahead calls wait in their router, and a gauge tells how many."""
     gate = tmp_path / "gate"
 
     def waits(request):
         while not gate.exists():
             time.sleep(0.005)
 
-    served(waits, config={"max_concurrent_queries": 1, "max_queued_queries": 3})
+    served(waits)
     handle = client.get_handle(name)
     futures = [handle.remote() for _ in range(3)]
     wait_until(lambda: scrape(client).sum("serve_router_queued_queries", endpoint=name, backend=name) == 2)

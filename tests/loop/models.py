@@ -23,6 +23,18 @@ def echo_sync(request: Any) -> Any:
     return request.body()
 
 
+def returns_a_coroutine(request: Any) -> Any:
+    """Sync; what it returns takes as many seconds as the body says."""
+    body = request.body().decode()
+
+    async def later() -> str:
+        JOURNAL.append(f"begin {body}")
+        await asyncio.sleep(float(body))
+        return body
+
+    return later()
+
+
 class Gate:
     """Answers, after a second, how many requests ran with it."""
 

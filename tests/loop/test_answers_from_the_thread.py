@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from pointsman.incoming import CODEC_HTTP, CODEC_OBJECT, RequestHead
-from pointsman.model import ReplicaConfig
+from pointsman.model import Reason, ReplicaConfig
 from pointsman.replica.ledger import StartedLedger
 from pointsman.replica.metrics import NO_METRICS, NullRecorder, ReplicaMetrics
 from pointsman.replica.runtime import Runtime
 from pointsman.request import accept_batch
 from pointsman.usercode.packing import inspect_code, pack_code
 from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
-from pointsman.wire.messages import CallHead, ReplyHead, pack, unpack
+from pointsman.wire.messages import CallHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.shared import SharedStream
 from pointsman.wire.started import StartedCalls, StartedReader
 from tests.loop import models
@@ -44,12 +44,17 @@ def fresh_journal() -> Iterator[None]:
 
 
 class RouterEnd:
-    """A router's end of a connection, frame by frame. To read from it blocks whoever does, the event loop too."""
+    """A router's end of a connection, frame by frame. To read from it blocks whoever does, the event loop too.
+
+    Attributes:
+        free: how often the replica has said that another call can begin.
+    """
 
     def __init__(self, peer: socket.socket, stream: SharedStream) -> None:
         self.peer, self.stream = peer, stream
         self._decoder = FrameDecoder()
         self._last = 0
+        self.free = 0
 
     def call(self, body: str = "0", *, method: str = "", codec: int = CODEC_HTTP) -> int:
         self.peer.sendall(self.frame(body, method=method, codec=codec))
@@ -64,10 +69,16 @@ class RouterEnd:
     def cancel(self, call_id: int) -> None:
         self.peer.sendall(encode_frame(Kind.CANCEL, call_id))
 
+    def recall(self) -> None:
+        self.peer.sendall(encode_frame(Kind.RECALL, 0))
+
     def read(self) -> list[Frame]:
         data = self.peer.recv(1 << 16)
         assert data, "the replica has closed the connection"
-        return self._decoder.feed(data)
+        frames = self._decoder.feed(data)
+        answers = [frame for frame in frames if frame.kind != Kind.FREE]
+        self.free += len(frames) - len(answers)
+        return answers
 
     def answer(self) -> Frame:
         frames: list[Frame] = []
@@ -445,6 +456,70 @@ class Mixed:
     @accept_batch
     def batch(self, requests: list[Any]) -> list[str]:
         return [request.body().decode().partition(" ")[2] for request in requests]
+
+
+def test_an_answer_from_the_thread_says_what_calls_take(new_loop: NewLoop) -> None:
+    """What waited is sent back, so that the call that runs is alone: its answer leaves from the thread, with the run
+    time, and then the router hears that the replica is free (BC6)."""
+
+    async def test(replica: Replica, router: RouterEnd) -> None:
+        running = router.call("1")
+        await until(lambda: "begin 1" in JOURNAL)
+        waiting = router.call("2")
+        await until(lambda: replica.runtime.load == 2)
+        router.recall()
+        refused = await router.answered()
+        assert (refused.call_id, refused.kind) == (waiting, Kind.REFUSE)
+        assert not router.free
+        OPEN.set()
+        reply = router.answer()  # this blocks the loop
+        assert (reply.call_id, reply.kind) == (running, Kind.REPLY)
+        assert unpack(reply.head, ReplyHead).run_us > 0
+        assert not router.free
+        while not router.free:
+            assert await asyncio.to_thread(router.read) == []
+        await replica.idle()
+        assert "begin 2" not in JOURNAL
+
+    on(new_loop, test, models.BlocksUntilOpen)
+
+
+RAN: list[str] = []
+
+
+def runs(request: Any) -> str:
+    body: str = request.body().decode()
+    RAN.append(body)
+    return body
+
+
+@pytest.mark.usefixtures("many_switches")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_recall_comes_at_any_moment(new_loop: NewLoop, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call has run and is answered, by the thread or by the loop, or has not run and is sent back; none is both,
+    and each recall is answered once (BC6)."""
+    monkeypatch.setattr("pointsman.replica.runtime.LEAD_S", 0.0)  # all that waits is sent back at once
+
+    async def test(replica: Replica, router: RouterEnd) -> None:
+        chance = random.Random(seed)
+        for number in range(100):
+            RAN.clear()
+            router.free = 0
+            calls = [router.call(f"{number}") for _ in range(chance.choice((1, 1, 2, 4)))]
+            await asyncio.sleep(chance.choice((0, 0, 0.0002, 0.0005)))
+            router.recall()
+            frames: list[Frame] = []
+            while len(frames) < len(calls) or not router.free:
+                frames += await asyncio.to_thread(router.read)
+            assert sorted(frame.call_id for frame in frames) == calls
+            back = [frame for frame in frames if frame.kind == Kind.REFUSE]
+            assert {unpack(frame.head, RefuseHead).reason for frame in back} <= {Reason.RECALLED}
+            assert {frame.kind for frame in frames} <= {Kind.REFUSE, Kind.REPLY}
+            await replica.idle()
+            assert len(RAN) == len(calls) - len(back)
+            assert router.free == 1
+
+    on(new_loop, test, runs)
 
 
 @pytest.mark.usefixtures("many_switches")

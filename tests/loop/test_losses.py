@@ -152,6 +152,27 @@ def test_commands_that_change_nothing(what: str, loss: Loss) -> None:
     in_linked_world(test)
 
 
+def test_a_change_waits_for_connections_of_its_own_replicas_only() -> None:
+    """While an HTTP server dials a new replica, ``create_backend`` waits, and a change of traffic does not; replicas
+    leave at once, since the table is in use (SO1, CL4, DR3)."""
+
+    async def test(world: LinkedWorld) -> None:
+        await world.carry_out(create("c", "b", num_replicas=2), b"code 1", backend="b")
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        world.router.on_table = lambda table: asyncio.shield(reached)
+        creating = asyncio.ensure_future(world.carry_out(create("d", "other"), b"code 1", backend="other"))
+        await asyncio.sleep(5)
+        assert not creating.done()
+        await world.carry_out(CreateEndpoint("e", "e", "b", "/e", ("GET",), False), backend=None)
+        await world.change(UpdateBackendConfig("u", "b", {"num_replicas": 1}))
+        await asyncio.sleep(0.5)
+        assert len(world.engine.history("stop")) == 1
+        reached.set_result(None)
+        await creating
+
+    in_linked_world(test)
+
+
 @WAYS
 def test_assignments(loss: Loss) -> None:
     """A replica whose connection breaks while it is told what to run comes up all the same, and is no other (FT7)."""

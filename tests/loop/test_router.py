@@ -350,3 +350,50 @@ def test_two_routers_share_a_replica_and_its_limit_holds() -> None:
             assert max(int(reply.body) for reply in replies) == 3
 
     run(main())
+
+
+def test_a_router_says_when_it_has_reached_new_replicas() -> None:
+    """Whoever adds replicas waits until calls can be spread over them (SO1, BC6)."""
+
+    async def main() -> None:
+        first, second = ScriptedReplica(), ScriptedReplica()
+        router = Router(instance=INSTANCE)
+        router.apply(table_of(1, {"b": [first, second]}))
+        assert not router.is_connected
+        await router.connected()
+        assert router.is_connected
+        assert router.statistics()[0].open_replicas == 2
+        assert asyncio.get_running_loop().time() == 0
+        await router.aclose()
+
+    run(main())
+
+
+def test_a_replica_that_cannot_be_reached_is_not_waited_for_long() -> None:
+    """A new replica that has died, or cannot be reached, holds up a change for a second at most; one that is taken out
+    of the table does not at all (SO1, G9)."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        dead, lives = ScriptedReplica(), ScriptedReplica()
+        dead.die()
+        router = Router(instance=INSTANCE)
+        router.apply(table_of(1, {"b": [dead, lives]}))
+        waiting = asyncio.ensure_future(router.connected())
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        router.apply(table_of(2, {"b": [dead, lives], "c": [ScriptedReplica()]}))
+        await router.connected()
+        assert loop.time() == pytest.approx(1, abs=0.01)
+        assert router.statistics()[0].open_replicas == 1
+        other = ScriptedReplica()
+        other.die()
+        router.apply(table_of(3, {"b": [lives, other]}))
+        waiting = asyncio.ensure_future(router.connected())
+        await asyncio.sleep(0.2)
+        router.apply(table_of(4, {"b": [lives]}))
+        await waiting
+        assert loop.time() == pytest.approx(1.2, abs=0.01)
+        await router.aclose()
+
+    run(main())

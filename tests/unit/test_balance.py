@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.policy.balance import choose_replica
+from pointsman.policy.balance import GOES_ON, LEAD_S, RunTime, choose_replica, may_hold, whom_to_recall_from
 from tests.properties import examples
 
 
@@ -18,6 +18,11 @@ class Candidate:
     elsewhere: int = 0
     open: bool = True
     near: bool = True
+    may_hold: int | None = None
+
+    @property
+    def held(self) -> int:
+        return self.inflight
 
     @property
     def load(self) -> int:
@@ -116,3 +121,101 @@ def test_a_replica_of_this_node_is_preferred(candidates: list[Candidate], turn: 
     else:
         assert best.load == least
         assert not best.near
+
+
+@pytest.mark.parametrize(
+    ("candidate", "halved", "taken"),
+    [
+        (Candidate(inflight=1, may_hold=1), False, False),
+        (Candidate(inflight=1, may_hold=2), False, True),
+        (Candidate(inflight=0, may_hold=0), False, False),
+        (Candidate(inflight=1, may_hold=2), True, False),
+        (Candidate(inflight=0, may_hold=1), True, True),
+        (Candidate(inflight=0, may_hold=0), True, False),
+        (Candidate(inflight=1, may_hold=4), True, True),
+        (Candidate(inflight=4), True, True),
+        (Candidate(inflight=5), True, False),
+    ],
+)
+def test_a_lead_is_a_limit_of_its_own(candidate: Candidate, halved: bool, taken: bool) -> None:
+    """A replica gets no more ahead than it may have, and copies for shadows only the first half of that (BC6, SH6)."""
+    assert (choose_replica([candidate], limit=10, turn=0, halved=halved) is candidate) == taken
+
+
+@given(run_us=st.integers(1, 10**9), limit=st.integers(1, 1000))
+def test_a_lead_is_what_begins_within_milliseconds(run_us: int, limit: int) -> None:
+    """Beside the call that runs a replica has those that it is likely to begin soon, and at most its limit (BC6)."""
+    held = may_hold(run_us, limit)
+    assert 1 <= held <= limit
+    assert (held - 1) * run_us <= LEAD_S * 1e6
+    assert held == limit or held * run_us > LEAD_S * 1e6
+
+
+def test_nobody_waits_for_what_nobody_knows() -> None:
+    """Before the first answer a replica gets one call; one whose calls go on beside one another gets all (BC2, BC6)."""
+    assert may_hold(0, 100) == 1
+    assert may_hold(GOES_ON, 100) == 100
+
+
+def test_run_times_follow_what_calls_take() -> None:
+    """The first call counts whole, and later ones little by little; a call of no length is no unknown one (BC6)."""
+    time = RunTime()
+    assert time.us == 0
+    time.note(0.02)
+    assert time.us == 20_000
+    time.note(0.0)
+    assert time.us == 18_000
+    for _ in range(200):
+        time.note(0.0)
+    assert time.us == 1
+    time.goes_on()
+    time.note(1.0)
+    assert time.us == GOES_ON
+
+
+@dataclass(eq=False)
+class Holder:
+    silent_since: float | None = None
+    inflight: int = 0
+    may_hold: int | None = 3
+    open: bool = True
+    asked_at: float = float("-inf")
+
+
+NOW = 100.0
+LATE = NOW - LEAD_S - 0.0001
+YOUNG = NOW - LEAD_S / 2
+
+
+def test_what_waits_behind_a_call_of_ours_is_called_back() -> None:
+    """A replica that has ended nothing for milliseconds gives back the second call, whoever is idle; a younger one is
+    looked at when that may be due (BC6)."""
+    late, young, other = Holder(LATE, inflight=2), Holder(YOUNG, inflight=2), Holder()
+    assert whom_to_recall_from([late, young, other], NOW, idle=False) == ([late], YOUNG + LEAD_S)
+    assert whom_to_recall_from([young], NOW, idle=True) == ([], YOUNG + LEAD_S)
+    assert whom_to_recall_from([other], NOW, idle=False) == ([], None)
+
+
+def test_a_call_alone_keeps_its_place_until_somebody_is_idle() -> None:
+    """It may wait behind a call of another router: replicas are asked whether they are idle, two at a time, and it is
+    called back once one has said so (BC6)."""
+    late, spare = Holder(LATE, inflight=1), [Holder() for _ in range(3)]
+    assert whom_to_recall_from([late, *spare], NOW, idle=False) == (spare[:2], NOW + LEAD_S)
+    assert whom_to_recall_from([late, *spare], NOW, idle=True) == ([late], None)
+
+
+@pytest.mark.parametrize(
+    "other", [Holder(open=False), Holder(may_hold=0), Holder(YOUNG, inflight=1), Holder(LATE, inflight=1)]
+)
+def test_nobody_is_asked_who_cannot_be_idle(other: Holder) -> None:
+    """Replicas that run calls of ours, are shut, or have not answered yet are left alone (BC6)."""
+    asked, again = whom_to_recall_from([Holder(LATE, inflight=1), other], NOW, idle=False)
+    assert asked == []
+    assert again == (YOUNG + LEAD_S if other.silent_since == YOUNG else None)
+
+
+def test_nobody_is_asked_all_the_time() -> None:
+    """One that was asked a moment ago is asked again some milliseconds later (BC6)."""
+    late, busy = Holder(LATE, inflight=1), Holder(asked_at=NOW - LEAD_S / 2)
+    assert whom_to_recall_from([late, busy], NOW, idle=False) == ([], NOW + LEAD_S)
+    assert whom_to_recall_from([late, busy], NOW + LEAD_S / 2, idle=False) == ([busy], None)

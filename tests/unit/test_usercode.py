@@ -102,26 +102,44 @@ class NotReconfigurable(Plain):
     reconfigure = None
 
 
+class AlsoAsync(Plain):
+    async def other(self) -> None: ...
+
+
+class AsyncHooks(Plain):
+    async def reconfigure(self, config: Any) -> None: ...
+
+    async def _private(self) -> None: ...
+
+
+@functools.wraps(coroutine)
+def wrapped_async(request: Any) -> Any:
+    return coroutine(request)
+
+
 @pytest.mark.parametrize(
     ("code", "traits"),
     [
-        (function, TargetTraits(is_class=False)),
+        (function, TargetTraits(is_class=False, one_at_a_time=True)),
         (coroutine, TargetTraits(is_class=False)),
-        (nothing, TargetTraits(is_class=False)),
-        (lambda request: request, TargetTraits(is_class=False)),
+        (nothing, TargetTraits(is_class=False, one_at_a_time=True)),
+        (lambda request: request, TargetTraits(is_class=False, one_at_a_time=True)),
         (batching, TargetTraits(is_class=False, batches=True)),
-        (Plain, TargetTraits(is_class=True)),
-        (Bare, TargetTraits(is_class=True)),
+        (Plain, TargetTraits(is_class=True, one_at_a_time=True)),
+        (Bare, TargetTraits(is_class=True, one_at_a_time=True)),
         (Batching, TargetTraits(is_class=True, batches=True)),
         (Inherits, TargetTraits(is_class=True, batches=True)),
-        (Overrides, TargetTraits(is_class=True)),
+        (Overrides, TargetTraits(is_class=True, one_at_a_time=True)),
         (BatchingMethod, TargetTraits(is_class=True, has_batching_method=True)),
-        (Reconfigurable, TargetTraits(is_class=True, has_reconfigure=True)),
-        (Closes, TargetTraits(is_class=True, has_close=True)),
+        (Reconfigurable, TargetTraits(is_class=True, has_reconfigure=True, one_at_a_time=True)),
+        (Closes, TargetTraits(is_class=True, has_close=True, one_at_a_time=True)),
         (decorated, TargetTraits(is_class=False, batches=True)),
-        (cached, TargetTraits(is_class=False)),
+        (cached, TargetTraits(is_class=False, one_at_a_time=True)),
         (Decorated, TargetTraits(is_class=True, batches=True)),
-        (NotReconfigurable, TargetTraits(is_class=True)),
+        (NotReconfigurable, TargetTraits(is_class=True, one_at_a_time=True)),
+        (AlsoAsync, TargetTraits(is_class=True)),
+        (AsyncHooks, TargetTraits(is_class=True, has_reconfigure=True, one_at_a_time=True)),
+        (wrapped_async, TargetTraits(is_class=False)),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -41,7 +41,7 @@ def at(table: int, *, desired: Desired | None = None, observed: Observed | None 
     """The newest table, and which one each router has confirmed; ``ingress`` and ``other`` are ingresses."""
     numbers = {"ingress": INGRESS, "other": OTHER_INGRESS, "own": OWN, "stranger": STRANGER}
     versions = {numbers[name]: version for name, version in confirmed.items()}
-    observed = replace(observed or Observed(), confirmed=versions)
+    observed = replace(observed or Observed(), confirmed=versions, connected=versions)
     return Situation(desired or Desired(), observed, table, frozenset([INGRESS, OTHER_INGRESS]))
 
 
@@ -142,6 +142,25 @@ def test_routers_that_are_gone_cannot_confirm() -> None:
             False,
             True,
         ]
+
+    in_loop(test)
+
+
+def test_a_backend_s_change_waits_until_its_replicas_are_reached() -> None:
+    """Who scales a backend waits until HTTP servers are connected to its new replicas, so that the first calls are
+    spread over them; who changes traffic, or removes a backend, has nothing to wait for there (SO1, BC6)."""
+
+    def test() -> None:
+        desired, full = with_backend(2, wanted=2)
+        using = at(7, desired=desired, observed=full, ingress=7, other=7)
+        using = using._replace(observed=replace(using.observed, connected={INGRESS: 7, OTHER_INGRESS: 6}))
+        assert verdicts(waiter(backend="b"), using, at(8, desired=desired, observed=full, ingress=7, other=7)) == [
+            False,
+            True,
+        ]
+        assert verdicts(waiter(), using) == [True]
+        gone = using._replace(desired=Desired(), observed=replace(using.observed, replicas={}))
+        assert verdicts(waiter(backend="b", gone=True), gone) == [True]
 
     in_loop(test)
 

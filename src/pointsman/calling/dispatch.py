@@ -57,6 +57,14 @@ class Dispatcher:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self.router.apply, table)
 
+    async def connected(self) -> None:
+        """Return when the router is connected to the replicas of its table, on any other loop."""
+        connecting = self.router.connected()
+        try:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(connecting, self.loop))
+        except RuntimeError:  # the loop is closed
+            connecting.close()
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and return its result. Blocks; not for the loop's own thread."""
         try:

@@ -11,7 +11,7 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pointsman.calling.dispatch import LoopDispatcher, ThreadDispatcher
@@ -22,6 +22,7 @@ from pointsman.engine.process import new_event_loop
 from pointsman.exceptions import ServeException
 from pointsman.model import RoutingTable
 from pointsman.routing.metrics import RouterMetrics
+from pointsman.routing.remote import CONNECT_S
 from pointsman.routing.router import Router
 from pointsman.telemetry.writer import MetricsWriter, process_writer
 from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
@@ -64,6 +65,8 @@ class Session:
         self._table: RoutingTable | None = None
         self._thread_dispatcher: ThreadDispatcher | None = None
         self._loop_dispatchers: dict[asyncio.AbstractEventLoop, tuple[LoopDispatcher, AsyncGenerator[None, None]]] = {}
+        self._blocked: set[asyncio.AbstractEventLoop | None] = set()
+        """Loops on whose thread somebody waits for this one's; None for threads that have none."""
         self.closed = False
 
     def start(self) -> None:
@@ -94,6 +97,8 @@ class Session:
             coroutine.close()
             raise RuntimeError("a client's method was called on the client's own thread")
         future = asyncio.run_coroutine_threadsafe(_without_raising(coroutine), self._loop)
+        blocked = asyncio._get_running_loop()
+        self._blocked.add(blocked)
         try:
             value, error = future.result(timeout_s)
         except BaseException as interruption:
@@ -101,6 +106,8 @@ class Session:
             if isinstance(interruption, concurrent.futures.TimeoutError):
                 raise TimeoutError(f"no answer within {timeout_s:g} s") from None  # its own class before Python 3.11
             raise
+        finally:
+            self._blocked.discard(blocked)
         if error is not None:
             raise error
         return cast(T, value)
@@ -169,6 +176,7 @@ class Session:
             keeper = self._keep(dispatcher)
             await keeper.__anext__()
             self._loop_dispatchers[dispatcher.loop] = dispatcher, keeper
+            await dispatcher.router.connected()
         return self.loop_dispatcher() or dispatcher
 
     async def _keep(self, dispatcher: LoopDispatcher) -> AsyncGenerator[None, None]:
@@ -220,9 +228,10 @@ class Session:
         assert self._link is not None
         first_table = asyncio.Event()
 
-        def apply(table: RoutingTable) -> None:
+        def apply(table: RoutingTable) -> Awaitable[object] | None:
             self._apply(table)
             first_table.set()
+            return self._connected() if self._thread_dispatcher is not None or self._loop_dispatchers else None
 
         self._link.on_table = apply
         self._link.subscribe(ingress=False, pid=os.getpid())
@@ -239,10 +248,22 @@ class Session:
         for dispatcher, _ in list(self._loop_dispatchers.values()):
             dispatcher.apply(table)
 
+    async def _connected(self) -> None:
+        """Return when the routers of this process are connected, but for those on loops that wait for this."""
+        routers = [] if self._thread_dispatcher is None else [self._thread_dispatcher.router.connected()]
+        for dispatcher, _ in list(self._loop_dispatchers.values()):
+            if dispatcher.loop not in self._blocked:
+                routers.append(dispatcher.connected())
+        if routers:
+            _, late = await asyncio.wait(map(asyncio.ensure_future, routers), timeout=CONNECT_S)
+            for waiting in late:
+                waiting.cancel()
+
     async def _open_thread_dispatcher(self) -> None:
         dispatcher = ThreadDispatcher(self._new_router())
         dispatcher.router.apply(self.table())
         self._thread_dispatcher = dispatcher  # this runs on the loop, so no table can arrive in between
+        await dispatcher.router.connected()  # the first calls are spread like all others
 
     def _new_router(self) -> Router:
         """A router for the running loop. Each has its own metrics, since a metrics value has one writing thread; those

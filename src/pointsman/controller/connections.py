@@ -163,7 +163,7 @@ class Connections:
         elif kind == Kind.SUBSCRIBE and role in SUBSCRIBERS:
             self._subscribe(stream, unpack(frame.head, Subscribe))
         elif kind == Kind.CONFIRM and stream in self._subscriptions:
-            self._on_confirm(self._subscriptions[stream], unpack(frame.head, Confirm).version)
+            self._on_confirm(self._subscriptions[stream], unpack(frame.head, Confirm))
         elif kind == Kind.REPORT and role == ROLE_REPLICA:
             report = unpack(frame.head, Report)
             if str(report.number) != stream.identity:
@@ -191,8 +191,8 @@ class Connections:
         else:
             stream.send(Kind.CONFIRM, 0, pack(Confirm(0)))
 
-    def _on_confirm(self, subscription: Subscription, version: int) -> None:
-        self.controller.router_confirmed(subscription.number, version)
+    def _on_confirm(self, subscription: Subscription, message: Confirm) -> None:
+        self.controller.router_confirmed(subscription.number, message.version, connected=message.connected)
         self._commands.router_confirmed()
 
     # Commands

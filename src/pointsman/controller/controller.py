@@ -26,6 +26,7 @@ from pointsman.controller.observed import (
     adopt,
     forget_failures,
     free_capacity_of,
+    record_confirmed,
     record_exit,
     record_report,
     record_unhealthy,
@@ -246,9 +247,10 @@ class Controller:
         record_unhealthy(self.observed, self.desired, replica, self._loop.time())
         self.kick()
 
-    def router_confirmed(self, router: int, version: int) -> None:
-        """A router uses this version of the table; 0 if it has just subscribed."""
-        self.observed.confirmed[router] = version
+    def router_confirmed(self, router: int, version: int, *, connected: bool = True) -> None:
+        """A router uses this version of the table, and is ``connected`` to its replicas or is not yet; 0 if it has
+        just subscribed."""
+        record_confirmed(self.observed, router, version, connected=connected)
         self.kick()
 
     def ingress_subscribed(self, identity: str) -> None:
@@ -257,6 +259,7 @@ class Controller:
 
     def router_lost(self, router: int) -> None:
         self.observed.confirmed.pop(router, None)
+        self.observed.connected.pop(router, None)
         self.kick()
 
     # Steps

@@ -130,12 +130,14 @@ class Observed:
         replicas: by number, until their process has exited.
         failures: by backend.
         confirmed: router -> version of the table that it uses.
+        connected: router -> version of the newest table whose replicas it has reached, or has tried to for long enough.
     """
 
     capacity: Capacity = field(default_factory=Capacity)
     replicas: dict[int, Replica] = field(default_factory=dict)
     failures: dict[str, Failures] = field(default_factory=dict)
     confirmed: dict[int, int] = field(default_factory=dict)
+    connected: dict[int, int] = field(default_factory=dict)
 
     def of(self, backend: str) -> list[Replica]:
         return [replica for replica in self.replicas.values() if replica.backend == backend]
@@ -177,6 +179,12 @@ def adopt(observed: Observed, live: Mapping[int, tuple[int, bytes]], now: float)
         )
     if live:
         log.info("%d replicas live on from an earlier controller", len(live))
+
+
+def record_confirmed(observed: Observed, router: int, version: int, *, connected: bool) -> None:
+    """A router uses a table. That it is connected may be said of one when it uses another already."""
+    observed.confirmed[router] = max(version, observed.confirmed.get(router, 0))
+    observed.connected[router] = max(version if connected else 0, observed.connected.get(router, 0))
 
 
 def start_reason(spec: BackendSpec, desired: Desired, observed: Observed) -> str:

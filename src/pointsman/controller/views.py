@@ -43,7 +43,9 @@ def routing_table(desired: Desired, observed: Observed, keys: Keys, *, version: 
             for r in observed.of(tag)
             if r.phase is Phase.READY and not r.killed and r.unhealthy is None
         )
-        backends[tag] = BackendRoute(tag, refs, spec.config.query_limit, spec.config.max_queued_queries)
+        backends[tag] = BackendRoute(
+            tag, refs, spec.config.query_limit, spec.config.max_queued_queries, spec.traits.one_at_a_time
+        )
     pins = {name: pack(pins) for name, pins in desired.pins.items()}
     return RoutingTable(version, desired.endpoints, backends, pins)
 

@@ -93,11 +93,14 @@ class Waiter:
         # The version is fixed at the first check: during many changes routers are always one table behind the newest.
         wanted = self._version = self._version or situation.table_version
         concerned = situation.ingresses | self._own_routers
-        confirmed = situation.observed.confirmed
+        # Calls must be spread over a backend's new replicas from the first on; nothing else is worth the wait for them.
+        connects = backend is not None and not self._command.gone
+        known = situation.observed.confirmed
+        reached = situation.observed.connected if connects else known
         if (
             wanted
             and not situation.unsubscribed
-            and all(confirmed[router] >= wanted for router in concerned if router in confirmed)
+            and all(reached.get(router, 0) >= wanted for router in concerned if router in known)
         ):
             self.future.set_result(None)
 

@@ -102,6 +102,10 @@ class IngressApp:
             self.serving = True
             self.has_table.set()
 
+    def connecting(self) -> Awaitable[object] | None:
+        """What ends once the table's replicas are connected, or were tried for long enough; None where they are."""
+        return None if self._router.is_connected else self._router.connected()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point. Used with middlewares, for large or chunked bodies, and for system paths."""
         if scope["type"] != "http":

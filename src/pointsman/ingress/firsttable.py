@@ -11,6 +11,7 @@ It stores each table before it acknowledges the change, so a request that comes 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Protocol
 
 from pointsman.ingress.app import IngressApp
@@ -51,10 +52,15 @@ class FirstTable:
         self._store = store
         self._used: StoredTable | None = None
 
-    def on_table(self, table: RoutingTable) -> None:
-        """Use a table that the controller has sent. It counts this server from before it sent it."""
+    def on_table(self, table: RoutingTable) -> Awaitable[object] | None:
+        """Use a table that the controller has sent. It counts this server from before it sent it.
+
+        Returns:
+            What is done once the replicas in the table are connected; None if they are.
+        """
         self._stop_checking()
         self._app.apply(table)
+        return self._app.connecting()
 
     def on_counted(self) -> None:
         """Use the stored table: the controller counts this server, but has no table of its own yet."""

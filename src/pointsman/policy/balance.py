@@ -1,4 +1,5 @@
-"""Chooses the least loaded replica of a backend, and estimates the throughput of a queue. Pure."""
+"""Chooses the least loaded replica of a backend; says how many calls one that runs them one at a time gets ahead, and
+when they are recalled; and estimates the throughput of a queue. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ class Candidate(Protocol):
             is needed.
         open: whether calls may be sent to it now.
         near: whether it is on this router's node.
+        held: those of ``inflight`` that have no answer yet; a stream has begun one.
+        may_hold: how many of them it may have; None where only ``limit`` counts.
     """
 
     @property
@@ -30,6 +33,12 @@ class Candidate(Protocol):
     @property
     def near(self) -> bool: ...
 
+    @property
+    def held(self) -> int: ...
+
+    @property
+    def may_hold(self) -> int | None: ...
+
 
 L = TypeVar("L", bound=Candidate)
 
@@ -37,13 +46,14 @@ L = TypeVar("L", bound=Candidate)
 NEAR_BONUS = 3
 
 
-def choose_replica(candidates: Sequence[L], *, limit: int, turn: int) -> L | None:
+def choose_replica(candidates: Sequence[L], *, limit: int, turn: int, halved: bool = False) -> L | None:
     """The open candidate with the fewest calls; None if each has ``limit`` calls of this router.
 
     Args:
         candidates: all replicas of one backend that this router knows.
         limit: calls that one replica runs at a time (``max_concurrent_queries``).
         turn: a number that grows from call to call; it breaks ties, so that equal candidates take turns.
+        halved: whether the call may use only the first half of each limit, and at least one place.
 
     ``elsewhere`` may be out of date, so it only orders the candidates and excludes none: a replica that is full with
     calls of other routers refuses, and the call is placed again; but one that was full once would otherwise never get
@@ -58,10 +68,15 @@ def choose_replica(candidates: Sequence[L], *, limit: int, turn: int) -> L | Non
     count = len(candidates)
     best: L | None = None
     best_rank = 0
+    if halved:
+        limit = max(1, limit // 2)
     for step in range(count):
         candidate = candidates[(turn + step) % count]
         inflight = candidate.inflight
         if inflight < limit and candidate.open:
+            most = candidate.may_hold
+            if most is not None and candidate.held >= (max(1, most // 2) if halved and most else most):
+                continue
             load = inflight + candidate.elsewhere
             near = candidate.near
             if load == 0 and near:  # no other can be better
@@ -70,6 +85,115 @@ def choose_replica(candidates: Sequence[L], *, limit: int, turn: int) -> L | Non
             if best is None or rank < best_rank:
                 best, best_rank = candidate, rank
     return best
+
+
+LEAD_S = 0.0125
+"""A replica that runs calls one at a time is given as many ahead as it is likely to begin within so many seconds, so
+that it need not wait for the way of the next one: that matters to calls of up to 10 ms. No call waits there much
+longer, since one that does is called back."""
+GOES_ON = -1
+"""In place of a run time: calls go on when the thread has done with them, so that they do not wait for one another."""
+RUN_WEIGHT = 0.1
+
+
+class RunTime:
+    """What calls take of late.
+
+    Attributes:
+        us: in microseconds; 0 before the first, or ``GOES_ON``.
+    """
+
+    def __init__(self) -> None:
+        self.us = 0
+        self._mean_s = 0.0
+
+    def note(self, seconds: float) -> None:
+        """One has run."""
+        if self.us == GOES_ON:
+            return
+        self._mean_s = seconds if not self.us else self._mean_s + RUN_WEIGHT * (seconds - self._mean_s)
+        self.us = max(1, int(self._mean_s * 1e6))
+
+    def goes_on(self) -> None:
+        """One goes on without the thread, as others may."""
+        self.us = GOES_ON
+
+
+def may_hold(run_us: int, limit: int) -> int:
+    """How many calls one replica may have of one router: that which runs, and its lead.
+
+    Args:
+        run_us: as in :class:`RunTime`. While it is 0 nobody knows what a second call would wait for.
+        limit: calls that the replica takes at a time.
+    """
+    if run_us == GOES_ON:
+        return limit
+    return min(limit, 1 + int(LEAD_S * 1e6) // run_us) if run_us else 1
+
+
+class Holding(Protocol):
+    """A replica that may have calls which wait there.
+
+    Attributes:
+        inflight, may_hold, open: as of :class:`Candidate`.
+        asked_at: when it was asked last.
+        silent_since: since when it has had calls of this router's and ended none; None where it has none that can be
+            called back.
+    """
+
+    @property
+    def inflight(self) -> int: ...
+
+    @property
+    def may_hold(self) -> int | None: ...
+
+    @property
+    def open(self) -> bool: ...
+
+    @property
+    def asked_at(self) -> float: ...
+
+    @property
+    def silent_since(self) -> float | None: ...
+
+
+H = TypeVar("H", bound=Holding)
+CLOCK_S = 0.001
+"""Some loops count in so many seconds, and are early by half of that."""
+ASKED_AT_ONCE = 2
+
+
+def whom_to_recall_from(replicas: Sequence[H], now: float, *, idle: bool) -> tuple[list[H], float | None]:
+    """Which replicas to ask for what they have not begun; and when to look again, None for when something happens.
+
+    One that runs a call for longer than a lead takes is not to keep others. Where it has two of this router's, the
+    second goes back to the queue, to be in front of those that came later. Where it has one, that runs; or it waits
+    behind a call of another router, which this one cannot see. Such a call has its place there, which it gives up only
+    for a replica that has just said that it is idle. Those of which nothing is known are asked; one that has nothing to
+    send back still says when it is free.
+
+    Args:
+        idle: whether some replica has just said that it is.
+    """
+    recalled, again, alone = [], None, []
+    for replica in replicas:
+        since = replica.silent_since
+        if since is None:
+            continue
+        due = since + LEAD_S
+        if now < due - CLOCK_S:
+            again = due if again is None else min(again, due)
+        elif replica.inflight > 1 or idle:
+            recalled.append(replica)
+        else:
+            alone.append(replica)
+    if alone:
+        spare = [replica for replica in replicas if replica.open and replica.may_hold and not replica.inflight]
+        asked = [replica for replica in spare if now >= replica.asked_at + LEAD_S - CLOCK_S][:ASKED_AT_ONCE]
+        recalled += asked
+        if len(spare) > len(asked):
+            again = now + LEAD_S if again is None else min(again, now + LEAD_S)
+    return recalled, again
 
 
 #: Time constant of the average: a completion this many seconds ago counts about a third of one now.

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from pointsman.engine.instances import present_address
 from pointsman.replica.item import Item
-from pointsman.replica.thread import outcome_of
+from pointsman.replica.outcomes import outcome_of
 from pointsman.replica.usercontext import UserContext
 from pointsman.telemetry.logs import log_failure
 from pointsman.usercode.callables import is_async

@@ -10,9 +10,10 @@ All methods run on the loop, except :meth:`Ledger.startable`, which the thread o
 :meth:`Ledger.reply_from_thread`, which only that thread calls, and :meth:`Ledger.items`, which is thread-safe.
 
 What the thread changes by itself, each thing by one operation that the interpreter lock makes whole: it takes the call
-that it has run out of the dict of calls, sets its ``over``, counts in metrics of its own, and frees its slot among the
-started calls. It reads flags that the loop sets; each is looked at by both sides in such an order that one of them sees
-what the other has done. So there is no lock here for which the loop could wait.
+that it has run out of the dict of calls, sets its ``over`` and ``run_us``, counts in metrics of its own, and frees its
+slot among the started calls. It reads flags that the loop sets; each is looked at by both sides in such an order that
+one of them sees what the other has done. So there is no lock here for which the loop could wait. A recall (decision
+0054) takes only calls that wait, under the lock of the thread's batcher, and so none that the thread may answer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pointsman.replica.item import Ending, Item
 from pointsman.replica.metrics import ReplicaMetrics
 from pointsman.replica.streams import end_stream
 from pointsman.wire.frames import LARGE_BODY, Kind, encode_frame
-from pointsman.wire.messages import ReplyHead, pack
+from pointsman.wire.messages import FreeHead, ReplyHead, pack
 from pointsman.wire.shared import Sent, SharedStream
 from pointsman.wire.started import StartedCalls
 from pointsman.wire.stream import Stream
@@ -46,6 +47,7 @@ class Ledger:
         connections: connections of routers, with the number that each router has drawn for its own.
         draining: no more calls are admitted.
         answered: whether any call has been answered.
+        run_us: what a call on the thread takes, as replies report it.
         on_answer: called once, after the first answer.
         failures: log of exceptions of user code, written before the callers get them.
     """
@@ -54,6 +56,7 @@ class Ledger:
         self.connections: dict[Stream, int] = {}
         self.draining = False
         self.answered = False
+        self.run_us = 0
         self.on_answer: Callable[[], object] = lambda: None
         self.metrics = metrics
         self.failures = FailureLog()
@@ -111,6 +114,11 @@ class Ledger:
             (self.metrics.loop if items[0].method.is_async else self.metrics.thread).started(items, now)
         return items
 
+    def send_free(self, *streams: Stream, idle: bool = False) -> None:
+        """Tell routers, by default all, that another call can begin, and what one takes."""
+        for stream in streams or self.connections:
+            stream.send(Kind.FREE, 0, pack(FreeHead(self.load, self.run_us, idle)))
+
     def close(self, item: Item) -> None:
         """End a call that sends nothing more: free its slot, and clear its mark once its answer has left."""
         self._free_slot(item)
@@ -121,7 +129,8 @@ class Ledger:
     def reply(self, item: Item, answer: Answer) -> None:
         if not item.over:
             self._free_slot(item)
-            head = pack(ReplyHead(answer.status, answer.headers, len(self._items), False, *item.timing()))
+            timing = item.timing()
+            head = pack(ReplyHead(answer.status, answer.headers, len(self._items), False, *timing, self.run_us))
             try:
                 item.stream.send(Kind.REPLY, item.call_id, head, answer.body, alone=not self._items)
             except TooLargeError as error:
@@ -149,7 +158,7 @@ class Ledger:
         if not isinstance(stream, SharedStream) or len(answer.body) >= LARGE_BODY:
             return False
         try:
-            head = pack(ReplyHead(answer.status, answer.headers, 0, False, *item.timing()))
+            head = pack(ReplyHead(answer.status, answer.headers, 0, False, *item.timing(), self.run_us))
             frame = encode_frame(Kind.REPLY, item.call_id, head, answer.body)
         except Exception:  # noqa: BLE001 - whatever it is, the loop meets it again, and this thread must not end of it
             return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, copy_context
 from typing import Any
@@ -17,14 +18,16 @@ from typing import Any
 from pointsman.exceptions import AnswerError, CallRejectedError
 from pointsman.incoming import CODEC_HTTP
 from pointsman.model import Reason, ReplicaConfig, TargetTraits
+from pointsman.policy.balance import CLOCK_S, LEAD_S
 from pointsman.replica.batching import BatchRule
 from pointsman.replica.health import Vitals, vitals_of
 from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger, StartedLedger
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
+from pointsman.replica.outcomes import as_settable, outcome_of
 from pointsman.replica.target import NO_METHOD, Target
 from pointsman.replica.tasks import OnLoop
-from pointsman.replica.thread import OnThread, as_settable, outcome_of
+from pointsman.replica.thread import OnThread
 from pointsman.replica.usercontext import UserContext
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
@@ -107,6 +110,8 @@ class Runtime:
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
+        if not traits.one_at_a_time:
+            self._on_thread.goes_on()
         self._thread.start()
         self._target = await self._thread.run(lambda: self.context.run(lambda: Target(code, traits)))
         construct = self._target.construct
@@ -203,12 +208,30 @@ class Runtime:
         self._thread.release()
         self._coroutines.release()
 
-    def _send_back(self, reason: Reason) -> None:
-        """Refuse the waiting calls, newest first: routers put each refused call at the front of their queue."""
-        for item in reversed(self._ledger.items()):
-            if not item.over and self._dequeue(item):
+    def _send_back(self, reason: Reason, stream: Stream | None = None) -> None:
+        """Refuse the waiting calls, by default those of all connections: routers place each again."""
+        for item in self._ledger.items():
+            if stream in (None, item.stream) and not item.over and self._dequeue(item):
                 self._ledger.close(item)
                 item.stream.send(Kind.REFUSE, item.call_id, pack(RefuseHead(reason, self.load)))
+
+    def _recall(self, stream: Stream) -> None:
+        """Another replica may be free for what waits here. It is sent back when it waits for long, so that it does not
+        lose its place to those behind it for nothing. The router hears when this replica is free, since it may have no
+        call left here whose answer would say so."""
+        if self._thread.is_free(lambda: self._ledger.send_free(stream)):
+            self._ledger.send_free(stream, idle=not self.load)
+        running = self._on_thread.running
+        ran_s = time.monotonic() - running[0] if running is not None else 0.0
+        if self._held or ran_s >= LEAD_S - CLOCK_S:
+            self._send_back(Reason.RECALLED, stream)
+        else:
+            asyncio.get_running_loop().call_later(LEAD_S - ran_s, self._send_back_behind, running, stream)
+
+    def _send_back_behind(self, running: object, stream: Stream) -> None:
+        """Send back what waits for a call that takes long; for another one it may have to wait no longer."""
+        if self._on_thread.running is running or running is None:
+            self._send_back(Reason.RECALLED, stream)
 
     async def drain(self) -> None:
         """Refuse new calls, and return when none is left and all answers have been written."""
@@ -229,6 +252,8 @@ class Runtime:
 
     def stream_ready(self, stream: Stream) -> None:
         self._ledger.connections[stream] = int(stream.identity or 0)
+        if self._ledger.run_us:
+            self._ledger.send_free(stream)
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
@@ -236,6 +261,8 @@ class Runtime:
                 self._admit(stream, frame)
             elif frame.kind == Kind.CANCEL:
                 self._cancel(self._ledger.find(stream, frame.call_id))
+            elif frame.kind == Kind.RECALL:
+                self._recall(stream)
             elif frame.kind == Kind.CREDIT:
                 item = self._ledger.find(stream, frame.call_id)
                 if item is not None:

@@ -24,17 +24,19 @@ import contextvars
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from functools import partial
 from typing import Any
 
 from pointsman.context import call_scope
 from pointsman.incoming import CODEC_HTTP
+from pointsman.policy.balance import GOES_ON, RunTime
 from pointsman.replica import answers
 from pointsman.replica.answers import PLAIN
 from pointsman.replica.batching import Batcher, BatchRule
 from pointsman.replica.item import Item, report_batch, scope_of, with_requests
 from pointsman.replica.ledger import Ledger
+from pointsman.replica.outcomes import as_settable, outcome_of
 from pointsman.replica.responses import Feed, sync_source
 from pointsman.replica.streams import stream_from_thread
 from pointsman.replica.target import finished_batch, needs_await, split_batch
@@ -67,6 +69,7 @@ class SyncExecutor:
         self._busy = False
         self._stopping = False
         self._idle_waiters: list[asyncio.Future[None]] = []
+        self._free_watchers: list[Callable[[], None]] = []
         # A daemon: user code that never returns must not keep the process from exiting.
         self._thread = threading.Thread(target=self._main, name="pointsman-sync", daemon=True)
 
@@ -129,7 +132,23 @@ class SyncExecutor:
         """Start items again after :meth:`hold`."""
         with self._lock:
             self._held = False
+            if not self._busy:
+                self._call_free_watchers()
         self._wake()
+
+    def is_free(self, watcher: Callable[[], None]) -> bool:
+        """Whether nothing runs, or is held. Otherwise the loop calls ``watcher`` once that is so, behind what was
+        posted before."""
+        with self._lock:
+            if self._busy or self._held:
+                self._free_watchers.append(watcher)
+                return False
+        return True
+
+    def _call_free_watchers(self) -> None:
+        watchers, self._free_watchers = self._free_watchers, []
+        for watcher in watchers:
+            self.post(watcher)
 
     def _wake(self) -> None:
         with self._lock:
@@ -195,6 +214,8 @@ class SyncExecutor:
         with self._lock:
             self._busy = False
             self._wake_idle_waiters()
+            if self._free_watchers and not self._held:
+                self._call_free_watchers()
         while True:
             with self._lock:
                 if self._stopping:
@@ -236,35 +257,6 @@ class SyncExecutor:
             self._call_loop(_resolve, future, value, None)
 
 
-async def outcome_of(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """The result or exception of an awaitable of user code, as values: SystemExit would end the loop if a task raised
-    it. Cancellations are raised."""
-    try:
-        return await awaitable, None
-    except asyncio.CancelledError:
-        raise
-    except BaseException as error:  # noqa: BLE001 - user code: raised again by the caller
-        return None, error
-
-
-class UserExit(Exception):
-    """Wraps SystemExit, KeyboardInterrupt and the like for an asyncio future: these would end the loop, and a future
-    does not accept StopIteration."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(f"{type(error).__name__}: {error}")
-        self.error = error
-
-
-def as_settable(error: BaseException) -> Exception:
-    """An error of user code as an exception that can be set on an asyncio future."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    wrapped = UserExit(error).with_traceback(error.__traceback__)
-    wrapped.__cause__ = error
-    return wrapped
-
-
 def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     if future.done():
         return
@@ -298,6 +290,12 @@ class OnThread:
         self._context = context
         self.executor = SyncExecutor(self._run, batcher=Batcher(rule))
         self.running: tuple[float, list[Item]] | None = None
+        self._run_time = RunTime()
+
+    def goes_on(self) -> None:
+        """Calls are not over when the thread has done with them, or never come to it one by one."""
+        self._run_time.goes_on()
+        self._ledger.run_us = GOES_ON
 
     def _run(self, batch: list[Item]) -> None:
         self._context.copy().run(self._serve, batch)
@@ -329,6 +327,9 @@ class OnThread:
         for item, (failed, send, *outcome) in zip(items, outcomes, strict=True):
             if item is items[-1]:  # before the last answer is sent: a caller that has all of them finds them counted
                 metrics.ran(began, size)
+                if not method.batches:
+                    self._run_time.note(time.monotonic() - began)
+                    ledger.run_us = self._run_time.us
             if failed is not None:
                 metrics.processed(item, failed=failed)
             alone = send == ledger.reply and not method.batches and self.executor.all_posts_done
@@ -367,6 +368,9 @@ class OnThread:
         """Stream an answer that sync code produces, or hand the answer to the loop. Returns as :meth:`_outcome`."""
         ledger, post, context = self._ledger, self.executor.post, contextvars.copy_context()
         if needs_await(value):
+            if self._run_time.us != GOES_ON:
+                self.goes_on()
+                post(ledger.send_free)  # the answer may take long, and nobody need wait for it
             return None, self._deliver_later, value, None, context
         source = value if answers.is_iterator(value) else sync_source(value)
         over_http = item.request.codec == CODEC_HTTP

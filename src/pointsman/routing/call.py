@@ -53,6 +53,7 @@ class Call:
         timed: whether the replica reports how long the call waited and ran.
 
     Attributes:
+        arrival: its place in the order in which calls came to its backend's pool.
         sent_at: when it was last sent to a replica; 0 before.
         waited_us, ran_us: times reported by the replica for a timed call.
         held_back: the queue was full, and the call waits to enter it.
@@ -63,9 +64,9 @@ class Call:
     # hot: one flat object for request and delivery: each further object per call is one more for the garbage collector.
 
     __slots__ = (
-        "attempts", "backend", "body", "call_id", "deadline", "future", "held_back", "idempotent", "on_admitted",
-        "policy_version", "ran_us", "remote", "request", "sent_at", "shadow", "shard_key", "step", "timed", "timer",
-        "waited_us", "waits_if_full",
+        "arrival", "attempts", "backend", "body", "call_id", "deadline", "future", "held_back", "idempotent",
+        "on_admitted", "policy_version", "ran_us", "remote", "request", "sent_at", "shadow", "shard_key", "step",
+        "timed", "timer", "waited_us", "waits_if_full",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +96,7 @@ class Call:
         self.policy_version = 0
         self.remote: CallTarget | None = None
         self.call_id = 0
+        self.arrival = 0
         self.attempts = 0
         self.sent_at = 0.0
         self.waited_us = self.ran_us = 0

@@ -7,6 +7,9 @@ Calls wait in arrival order, at most ``max_queued_queries`` of them per endpoint
 always placed again; a call whose replica died is placed again only if it had not started or may be repeated. Mirrored
 calls have a separate queue, which is served while no other call waits. In a backend that also gets users' calls they
 may use half of a replica's capacity (decision 0011).
+
+Replicas that run calls one at a time get few ahead, and those are recalled from a replica that is silent for long:
+``policy.balance`` says how many and when (decision 0054). Calls that are placed again queue by the order of arrival.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import msgspec
 
 from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError, ServeException
 from pointsman.model import BackendRoute, Reason
-from pointsman.policy.balance import Throughput, choose_replica
+from pointsman.policy.balance import LEAD_S, Throughput, choose_replica, whom_to_recall_from
 from pointsman.routing.call import Call, Deadlines, Reply
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.remote import RemoteReplica
@@ -81,7 +84,10 @@ class Pool:
         self._shadows: deque[Call] = deque()
         self._throughput = Throughput(self._loop.time())
         self._deadlines = Deadlines(self._expire)
-        self._next_turn = 0
+        self._next_turn = self._arrivals = 0
+        self._recalls = False
+        """Whether replicas may keep calls waiting while others are free."""
+        self._looking: asyncio.TimerHandle | None = None
         self._retired = False
         self.serves_users = False
         self.update(route)
@@ -93,17 +99,24 @@ class Pool:
     def update(self, route: BackendRoute) -> None:
         """Use a new route: connect to added replicas, retire removed ones."""
         self._route = route
+        limit = route.max_concurrent_queries if route.one_at_a_time else None
         wanted = {ref.number: ref for ref in route.replicas}
         for number in [number for number in self._remotes if number not in wanted]:
             remote = self._remotes.pop(number)
             remote.retire()
+            if wanted and remote.silent_since is not None:
+                remote.recall()  # what waits there, for others to run at once
             self._retiring = [r for r in self._retiring if r.inflight] + [remote]
         for number, ref in wanted.items():
             if number not in self._remotes:
                 remote = self._remotes[number] = RemoteReplica(ref, self, instance=self._instance)
                 remote.start()
+            self._remotes[number].one_at_a_time(limit)
         self._candidates = list(self._remotes.values())
+        self._recalls = route.one_at_a_time and len(self._candidates) > 1
         self.place_waiting()
+        if self._recalls and self._looking is None:
+            self._look_later()
 
     def submit(self, call: Call) -> None:
         """Send or queue a call; its future will be resolved.
@@ -112,12 +125,14 @@ class Pool:
             BackpressureError: the queue is full, and the call does not wait.
         """
         call.backend = self.tag
+        self._arrivals += 1
+        call.arrival = self._arrivals
         self._deadlines.watch(call)
         if not self._waiting and not (call.shadow and self._shadows) and self._send(call):
             return
         if call.shadow:
             self._shadows.append(call)
-        elif self._queued[call.request.endpoint] < self._route.max_queued_queries:
+        elif not self.is_full(call.request.endpoint):
             self._enqueue(call)
         elif call.waits_if_full:
             call.held_back = True
@@ -137,6 +152,10 @@ class Pool:
             self._forget(call)
         self.place_waiting()
 
+    def connecting(self) -> list[asyncio.Future[None]]:
+        """Of replicas that are new and not reached yet: done when they are, or when nobody waits any more."""
+        return [remote.tried for remote in self._candidates if not remote.tried.done()]
+
     @property
     def inflight(self) -> int:
         """Calls on replicas, including replicas that are being retired."""
@@ -144,11 +163,21 @@ class Pool:
 
     def is_full(self, endpoint: str) -> bool:
         """True if a new call of this endpoint could not enter the queue."""
-        return self._queued[endpoint] >= self._route.max_queued_queries
+        waiting, limit = self._queued[endpoint], self._route.max_queued_queries
+        return waiting >= limit and waiting >= limit + self._places()
+
+    def _places(self) -> int:
+        """Calls that wait here though replicas would take them, and so do not count as queued."""
+        if not self._route.one_at_a_time:
+            return 0
+        limit = self._route.max_concurrent_queries
+        return sum(max(0, limit - remote.inflight) for remote in self._candidates if remote.open)
 
     async def aclose(self, reason: str) -> None:
         """Fail the waiting calls and close all connections."""
         self._retired, self._reroute = True, lambda call: call.fail(ServeException(reason))
+        if self._looking is not None:
+            self._looking.cancel()
         for call in self._empty_queues():
             call.fail(ServeException(reason))
         remotes = (*self._remotes.values(), *self._retiring)
@@ -188,6 +217,8 @@ class Pool:
         assert not any(call.remote for call in (*self._waiting, *self._shadows)), "a waiting call is on a replica too"
         assert all(call.shadow for call in self._shadows), "a call waits among the shadows and is none"
         assert not any(call.shadow for call in (*self._waiting, *self._overflow)), "a shadow waits among the others"
+        arrivals = [call.arrival for call in self._waiting if not self._overflow]
+        assert arrivals == sorted(arrivals), "calls wait in another order than they came"
         assert not self._overflow or self.is_full(self._overflow[0].request.endpoint), (
             "a call waits for room that is there"
         )
@@ -197,22 +228,40 @@ class Pool:
         if call.deadline <= self._loop.time():  # the timer is late, and an expired call must not start
             call.fail(self._deadline_error(call))
             return True
-        limit = self._route.max_concurrent_queries
-        if call.shadow and self.serves_users:  # the other half stays free for users' calls (decision 0011)
-            limit = max(1, limit // 2)
-        remote = choose_replica(self._candidates, limit=limit, turn=self._next_turn)
+        remote = choose_replica(
+            self._candidates,
+            limit=self._route.max_concurrent_queries,
+            turn=self._next_turn,
+            halved=call.shadow and self.serves_users,  # the other half stays free for users' calls (decision 0011)
+        )
         if remote is None:
             return False
         remote.send(call)
+        if self._recalls and self._looking is None:
+            self._look_later()
         if call.on_admitted is not None:
             call.on_admitted()
         return True
 
-    def _enqueue(self, call: Call, *, first: bool = False) -> None:
+    def _look_later(self) -> None:
+        self._looking = self._loop.call_later(LEAD_S, self._look)
+
+    def _look(self, *, idle: bool = False) -> None:
+        """Call back what waits in replicas that are silent."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        asked, again = whom_to_recall_from(self._candidates, self._loop.time(), idle=idle)
+        for remote in asked:
+            remote.recall()
+        if again is not None:
+            self._looking = self._loop.call_at(again, self._look)
+
+    def _enqueue(self, call: Call, *, again: bool = False) -> None:
         self._queued[call.request.endpoint] += 1
         self._count_waiting(call, 1)
-        if first:
-            self._waiting.appendleft(call)
+        if again:
+            _put_back(call, self._waiting)
         else:
             self._waiting.append(call)
         if call.on_admitted is not None:
@@ -266,14 +315,14 @@ class Pool:
         call.remote = None
         if call.is_over():
             return
-        if self._metrics is not None:
+        if self._metrics is not None and reason is not Reason.RECALLED:
             self._metrics.retried(call.request.endpoint, self.tag, reason.value)
         if self._retired:
             self._reroute(call)
         elif call.shadow:
-            self._shadows.appendleft(call)
+            _put_back(call, self._shadows)
         else:
-            self._enqueue(call, first=True)
+            self._enqueue(call, again=True)
 
     # RemoteOwner
 
@@ -283,6 +332,8 @@ class Pool:
             self._admit_overflow()
             queue = self._waiting or self._overflow or self._shadows
             if not queue:
+                if self._recalls and self._looking is None:
+                    self._look_later()
                 return
             call = queue[0]
             if not call.is_over() and not self._send(call):
@@ -292,6 +343,11 @@ class Pool:
                 self._count_waiting(call, -1)
             if queue is self._waiting:
                 self._queued[call.request.endpoint] -= 1
+
+    def replica_free(self, *, idle: bool) -> None:
+        """One has said that another call can begin there; with ``idle`` it had none at all."""
+        if self._recalls and not self._waiting:
+            self._look(idle=idle)
 
     def call_replied(self, call: Call, reply: Reply) -> None:
         self._throughput.note(self._loop.time())
@@ -303,12 +359,13 @@ class Pool:
         call.fail(failure_to_exception(failure, pickled, trusted=bool(call.request.codec) and not call.shadow))
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None:
-        remote.refuse_calls(PAUSES_S.get(refusal.reason))
+        if refusal.reason is not Reason.RECALLED:
+            remote.refuse_calls(PAUSES_S.get(refusal.reason))
         call.attempts -= 1  # a refused call was not started, so it was no attempt
         self._retry(call, refusal.reason)
 
     def calls_orphaned(self, calls: list[Call], started: frozenset[int] | None) -> None:
-        # Each retried call goes to the front of the queue, so the last one goes first: this keeps arrival order.
+        # The last one first: so each finds its place at the front of the queue, mostly.
         for call in reversed(calls):
             if started is not None and call.call_id not in started:
                 call.attempts -= 1  # it had only waited in the replica, so it was no attempt
@@ -320,3 +377,9 @@ class Pool:
                     ReplicaDiedError(f"the replica of backend {self.tag!r} died after hand-off; the call may have run")
                 )
         self.place_waiting()
+
+
+def _put_back(call: Call, queue: deque[Call]) -> None:
+    """By the order of arrival."""
+    place = next((place for place, other in enumerate(queue) if other.arrival > call.arrival), len(queue))
+    queue.insert(place, call)

@@ -12,12 +12,13 @@ from typing import Protocol
 
 from pointsman.exceptions import CallRejectedError, TooLargeError
 from pointsman.model import ReplicaRef
+from pointsman.policy.balance import may_hold
 from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.address import nearest, node_here
 from pointsman.wire.auth import ROLE_ROUTER
 from pointsman.wire.frames import Body, Frame, Kind
-from pointsman.wire.messages import CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
+from pointsman.wire.messages import CreditHead, FailureHead, FreeHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.started import StartedReader, path_of
 from pointsman.wire.stream import Stream
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 REDIAL_FIRST_S = 0.02
 REDIAL_LAST_S = 1.0
+CONNECT_S = 1.0
+"""How long a replica that is new may take to be reached before nobody waits for that any more."""
 
 
 class RemoteOwner(Protocol):
@@ -43,6 +46,8 @@ class RemoteOwner(Protocol):
 
     def place_waiting(self) -> None: ...
 
+    def replica_free(self, *, idle: bool) -> None: ...
+
 
 class RemoteReplica:
     """The connection to a replica. Reconnects when it is lost, until :meth:`retire`.
@@ -51,6 +56,8 @@ class RemoteReplica:
         elsewhere: calls of other routers in the replica, as of its last reply.
         near: whether the replica is on this process's node.
         retired: no new calls are sent.
+        may_hold: calls without an answer that it may have; None where it runs them beside one another.
+        tried: done once it was reached, or nobody waits for that any more.
     """
 
     def __init__(self, ref: ReplicaRef, owner: RemoteOwner, *, instance: str) -> None:
@@ -69,6 +76,19 @@ class RemoteReplica:
         self._started: StartedReader | None = None
         self._closed_to_calls = False
         self._dialing: asyncio.Task[None] | None = None
+        self.may_hold: int | None = None
+        self._limit: int | None = None
+        self._run_us = 0
+        self._recalling = False
+        self.asked_at = float("-inf")
+        self._moved_at = 0.0
+        """When it last ended a call, or began to stream."""
+        self.tried: asyncio.Future[None] = self._loop.create_future()
+        self._patience = self._loop.call_later(CONNECT_S, self._has_tried)
+
+    @property
+    def held(self) -> int:
+        return len(self._calls)
 
     @property
     def inflight(self) -> int:
@@ -81,6 +101,44 @@ class RemoteReplica:
             stream is not None and stream.ready and not stream.closed and stream.writable and not self._closed_to_calls
         )
 
+    @property
+    def silent_since(self) -> float | None:
+        if self._recalling or not self.may_hold or self._run_us < 0:
+            return None
+        first = next(iter(self._calls.values()), None)
+        return None if first is None else max(first.sent_at, self._moved_at)
+
+    def one_at_a_time(self, limit: int | None) -> None:
+        """Say that it runs its calls one at a time, and takes at most ``limit``; None where it does not."""
+        self._limit = limit
+        self._reckon()
+
+    def recall(self) -> None:
+        """Have it send back what it has not begun. It gets nothing more before it is free again."""
+        if self._stream is not None and self._stream.ready and not self._stream.closed:
+            self._recalling, self.asked_at = True, self._loop.time()
+            self._reckon()
+            self._stream.send(Kind.RECALL, 0)
+
+    def _reckon(self) -> None:
+        if self._limit is None:
+            self.may_hold = None
+        else:
+            self.may_hold = 0 if self._recalling else may_hold(self._run_us, self._limit)
+
+    def _moved_on(self, run_us: int) -> None:
+        """A call has ended there, so that the next can begin."""
+        if self._limit is not None:
+            self._moved_at = self._loop.time()
+            self._run_us = run_us or self._run_us
+            self._recalling = False
+            self._reckon()
+
+    def _has_tried(self) -> None:
+        self._patience.cancel()
+        if not self.tried.done():
+            self.tried.set_result(None)
+
     def start(self) -> None:
         """Begin to connect, unless it does so already or is retired."""
         if self._dialing is None and not self.retired:
@@ -89,6 +147,7 @@ class RemoteReplica:
     def retire(self) -> None:
         """Send no new calls, and close the connection after the last call on it."""
         self.retired = self._closed_to_calls = True
+        self._has_tried()
         self._close_if_idle()
 
     def refuse_calls(self, pause_s: float | None = None) -> None:
@@ -173,6 +232,7 @@ class RemoteReplica:
 
     def stream_ready(self, stream: Stream) -> None:
         self._stream = stream
+        self._has_tried()
         self._started = StartedReader(path_of(self.ref.address))
         stream.on_writable = self._owner.place_waiting
         self._owner.place_waiting()
@@ -189,6 +249,8 @@ class RemoteReplica:
         streams = list(self._streams.values())
         self._calls.clear()
         self._streams.clear()
+        self._recalling = False
+        self._reckon()
         for reply_stream in streams:
             reply_stream.finish(StreamBroken(f"replica {self.ref.tag} went away while it streamed"))
         started = None
@@ -211,6 +273,7 @@ class RemoteReplica:
             if frame.call_id in self._streams:
                 self._streams[frame.call_id].feed(frame.body)
         elif kind == Kind.END:
+            self._moved_at = self._loop.time()
             if frame.call_id in self._streams:
                 self._streams.pop(frame.call_id).finish()
         elif kind == Kind.FAILURE:
@@ -221,13 +284,21 @@ class RemoteReplica:
             self._set_load(refusal.load)
             if call is not None:
                 self._owner.call_refused(call, refusal, self)
+        elif kind == Kind.FREE:
+            free = unpack(frame.head, FreeHead)
+            self._set_load(free.load)
+            self._run_us = free.run_us or self._run_us  # also of one that a later table will say to run one at a time
+            self._moved_on(free.run_us)
+            self._owner.replica_free(idle=free.idle)
 
     def _replied(self, call: Call, head: ReplyHead, frame: Frame) -> None:
         if call.timed:
             call.waited_us, call.ran_us = head.waited_us, head.ran_us
         if not head.stream:
+            self._moved_on(head.run_us)
             self._owner.call_replied(call, Reply(head.status, head.headers, frame.body))
             return
+        self._moved_at = self._loop.time()
         reply_stream = self._streams[call.call_id] = ReplyStream(self, call.call_id)
         self._owner.call_replied(call, Reply(head.status, head.headers, b"", reply_stream))
 
@@ -235,10 +306,12 @@ class RemoteReplica:
         self._set_load(failure.load)
         reply_stream = self._streams.pop(frame.call_id, None)
         if reply_stream is not None:
+            self._moved_at = self._loop.time()
             reply_stream.finish(StreamBroken(failure.text, failure, frame.body))
             return
         call = self._calls.pop(frame.call_id, None)
         if call is not None:
+            self._moved_on(0)
             self._owner.call_failed(call, failure, frame.body)
 
     def _set_load(self, load: int) -> None:

@@ -79,6 +79,18 @@ class Router:
                 self._place_again(call, self.submit)
         return True
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether all replicas of the table are connected, or were when they were new, or were tried for long enough
+        then."""
+        return not any(pool.connecting() for pool in self._pools.values())
+
+    async def connected(self) -> None:
+        """Return when that is so."""
+        trying = [future for pool in self._pools.values() for future in pool.connecting()]
+        if trying:
+            await asyncio.wait(trying)
+
     def submit(self, call: Call) -> None:
         """Send a call; ``call.future`` will be resolved.
 

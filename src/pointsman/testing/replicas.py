@@ -31,7 +31,7 @@ from pointsman.testing.virtual_time import virtual_loop
 from pointsman.usercode.callables import is_async
 from pointsman.usercode.packing import DEFAULT_METHOD, inspect_code, pack_code
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
+from pointsman.wire.messages import CallHead, CreditHead, FailureHead, FreeHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.stream import Stream, StreamUser, acceptor
 
 INSTANCE = "memory"
@@ -128,6 +128,7 @@ class ScriptedReplica(_Listening):
         bodies: their bodies.
         cancelled: ids of calls that the router has cancelled.
         credits: the number of chunks that readers have granted.
+        recalls: how often a router has recalled what has not begun.
     """
 
     def __init__(self, backend: str = "b") -> None:
@@ -137,6 +138,8 @@ class ScriptedReplica(_Listening):
         self.arrived: list[CallHead] = []
         self.bodies: list[bytes] = []
         self.credits = 0
+        self.recalls = 0
+        self._last: Stream | None = None
         self._streams: dict[int, Stream] = {}
         self.listen(self)
 
@@ -149,10 +152,13 @@ class ScriptedReplica(_Listening):
         load: int = 0,
         stream: bool = False,
         headers: list[tuple[bytes, bytes]] | None = None,
+        run_us: int = 0,
     ) -> None:
         """Answer a call, by default the oldest. With ``stream`` the chunks of the answer follow."""
         call_id = self._take(call_id)
-        self._send(Kind.REPLY, call_id, pack(ReplyHead(status, headers or [], load, stream=stream)), body)
+        self._send(
+            Kind.REPLY, call_id, pack(ReplyHead(status, headers or [], load, stream=stream, run_us=run_us)), body
+        )
 
     def fail(self, call_id: int | None = None, text: str = "no", *, reason: Reason = Reason.USER_CODE) -> None:
         """Answer with an exception of user code, or with another failure."""
@@ -163,6 +169,11 @@ class ScriptedReplica(_Listening):
         """Refuse a call as not started."""
         call_id = self._take(call_id)
         self._send(Kind.REFUSE, call_id, pack(RefuseHead(reason, load)))
+
+    def free(self, *, load: int = 0, run_us: int = 0, idle: bool = False) -> None:
+        """Tell the last router that has called calls back that another one can begin."""
+        assert self._last is not None
+        self._last.send(Kind.FREE, 0, pack(FreeHead(load, run_us, idle)))
 
     def chunk(self, call_id: int, data: bytes) -> None:
         self._send(Kind.CHUNK, call_id, b"", data)
@@ -194,6 +205,9 @@ class ScriptedReplica(_Listening):
             elif frame.kind == Kind.CANCEL:
                 self.cancelled.append(frame.call_id)
                 self.calls.pop(frame.call_id, None)
+            elif frame.kind == Kind.RECALL:
+                self.recalls += 1
+                self._last = stream
             elif frame.kind == Kind.CREDIT:
                 self.credits += unpack(frame.head, CreditHead).chunks
 
@@ -211,6 +225,7 @@ def table_of(
     shadows: dict[str, float] | None = None,
     max_concurrent_queries: int = 100,
     max_queued_queries: int = 1000,
+    one_at_a_time: bool = False,
 ) -> RoutingTable:
     """A routing table.
 
@@ -221,6 +236,7 @@ def table_of(
         shadows: proportions by backend, for every endpoint.
         max_concurrent_queries: how many calls a router sends to one replica at a time.
         max_queued_queries: how many calls of one endpoint may wait in a router.
+        one_at_a_time: whether all backends run their calls so.
     """
     weights = endpoints if endpoints is not None else {tag: {tag: 1.0} for tag in backends}
     return RoutingTable(
@@ -230,7 +246,9 @@ def table_of(
             for name, split in weights.items()
         },
         {
-            tag: BackendRoute(tag, tuple(r.ref for r in replicas), max_concurrent_queries, max_queued_queries)
+            tag: BackendRoute(
+                tag, tuple(r.ref for r in replicas), max_concurrent_queries, max_queued_queries, one_at_a_time
+            )
             for tag, replicas in backends.items()
         },
     )

@@ -18,7 +18,7 @@ import cloudpickle
 from pointsman.limits import MAX_CODE, MAX_MESSAGE, check_size
 from pointsman.model import ALL_METHODS, TargetTraits
 from pointsman.usercode.byvalue import Pickler, dumps
-from pointsman.usercode.callables import is_batching, is_decorated, takes_argument
+from pointsman.usercode.callables import is_async, is_batching, is_decorated, takes_argument, wraps_async
 from pointsman.usercode.culprit import explain
 
 DEFAULT_METHOD = "__call__"
@@ -38,22 +38,33 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
             name = getattr(function_or_class, "__name__", repr(function_or_class))
             raise ValueError(f"init args {init_args!r} were given for the function {name!r}")
         takes_argument(function_or_class)
-        return TargetTraits(is_class=False, batches=is_batching(function_or_class))
+        batches = is_batching(function_or_class)
+        one_at_a_time = not batches and _is_sync(function_or_class)
+        return TargetTraits(is_class=False, batches=batches, one_at_a_time=one_at_a_time)
     if isinstance(function_or_class, type):
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         if isinstance(call, types.FunctionType):
             static = isinstance(inspect.getattr_static(function_or_class, DEFAULT_METHOD), staticmethod)
             takes_argument(call, bound=not static)
         methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
+        batches = is_batching(call)
+        has_batching_method = any(is_batching(method) for method in methods if callable(method))
+        ways_in = [call, *(getattr(function_or_class, name) for name in methods_of(function_or_class))]
         return TargetTraits(
             is_class=True,
-            batches=is_batching(call),
+            batches=batches,
             has_reconfigure=callable(getattr(function_or_class, "reconfigure", None)),
-            has_batching_method=any(is_batching(method) for method in methods if callable(method)),
+            has_batching_method=has_batching_method,
             has_close=is_hook(getattr(function_or_class, "close", None)),
+            one_at_a_time=not (batches or has_batching_method) and all(map(_is_sync, ways_in)),
         )
     kind = type(function_or_class).__name__
     raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
+
+
+def _is_sync(function: Any) -> bool:
+    """Whether a call of it is over when it returns, as far as can be seen."""
+    return not (is_async(function) or wraps_async(function))
 
 
 def check_http_methods(names: Any) -> list[str] | str:

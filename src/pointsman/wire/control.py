@@ -84,7 +84,8 @@ class ControlLink:
         key: the key of that role.
         patient: whether to reconnect for as long as the controller accepts connections but does not answer, since its
             process may be suspended. Otherwise that is an error.
-        on_table: called with each newer routing table; when it returns the table is in use, and is confirmed.
+        on_table: called with each newer routing table; when it returns the table is in use, and is confirmed. What
+            it may return is done once the table's replicas are connected, which is confirmed separately.
         on_ready: called after each (re)connect, before any other frame is sent, to report who this process is.
         on_frame: called with frames that are neither replies nor tables, such as orders to a replica.
         on_gone: called once when the instance has ended.
@@ -100,7 +101,7 @@ class ControlLink:
         identity: str,
         key: bytes,
         patient: bool = False,
-        on_table: Callable[[RoutingTable], object] | None = None,
+        on_table: Callable[[RoutingTable], Awaitable[object] | None] | None = None,
         on_ready: Callable[[ControlLink], None] | None = None,
         on_frame: Callable[[Frame], None] | None = None,
         on_gone: Callable[[], None] | None = None,
@@ -123,6 +124,7 @@ class ControlLink:
         self._next_id = 0
         self._subscription: bytes | None = None
         self._task: asyncio.Task[None] | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
         self._gone: Exception | None = None
 
     async def start(self) -> None:
@@ -146,6 +148,8 @@ class ControlLink:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        for confirming in self._connecting:
+            confirming.cancel()
         if self._stream is not None:
             await wire_stream.close_streams([self._stream])
         self._fail_pending(InstanceGoneError("the client was shut down"))
@@ -335,6 +339,14 @@ class ControlLink:
 
     def _receive_table(self, stream: Stream, frame: Frame) -> None:
         table = unpack(frame.body, RoutingTable)
-        if self.on_table is not None:
-            self.on_table(table)
-        stream.send(Kind.CONFIRM, 0, pack(Confirm(table.version)))
+        connecting = self.on_table(table) if self.on_table is not None else None
+        stream.send(Kind.CONFIRM, 0, pack(Confirm(table.version, connected=connecting is None)))
+        if connecting is not None:
+            task = asyncio.get_running_loop().create_task(_confirm_later(stream, table.version, connecting))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+
+async def _confirm_later(stream: Stream, version: int, connecting: Awaitable[object]) -> None:
+    await connecting
+    stream.send(Kind.CONFIRM, 0, pack(Confirm(version)))

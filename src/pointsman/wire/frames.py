@@ -17,7 +17,7 @@ import msgspec
 from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_HEAD, MAX_PAYLOAD, check_size
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Sent in every handshake; processes of different versions refuse each other."""
 
 _LAYOUT = Layout("<IBQI")  # head + body length, kind, call id, head length
@@ -63,6 +63,8 @@ class Kind(IntEnum):
     SHUTDOWN = 22  # controller -> supervisor
     ASSIGN = 23  # controller -> replica: what to run
     TAKEN = 24  # controller -> client: the command has arrived
+    RECALL = 25  # router -> replica: send back what has not begun, and say when you are free
+    FREE = 26  # replica -> router: another call can begin now
 
 
 Body: TypeAlias = "bytes | bytearray | memoryview"

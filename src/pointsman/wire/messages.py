@@ -52,6 +52,8 @@ class ReplyHead(Message, frozen=True):
         load: calls in the replica.
         waited_us: from the call's arrival until user code was called; 0 unless the call is timed.
         ran_us: from then until this answer, or the beginning of its stream.
+        run_us: what a sync call takes in this replica, as :class:`~pointsman.policy.balance.RunTime` has it; 0 while it
+            is not known.
     """
 
     status: int
@@ -60,6 +62,7 @@ class ReplyHead(Message, frozen=True):
     stream: bool = False
     waited_us: int = 0
     ran_us: int = 0
+    run_us: int = 0
 
 
 class FailureHead(Message, frozen=True):
@@ -90,6 +93,15 @@ class RefuseHead(Message, frozen=True):
 
     reason: Reason
     load: int
+
+
+class FreeHead(Message, frozen=True):
+    """The call that ran at the last recall has ended, or calls were never in each other's way. ``run_us`` as in a
+    reply; ``idle`` when there was no call at all."""
+
+    load: int
+    run_us: int
+    idle: bool = False
 
 
 class CreditHead(Message, frozen=True):
@@ -199,9 +211,11 @@ class Subscribe(Message, frozen=True):
 
 
 class Confirm(Message, frozen=True):
-    """The routing table of this version is in use. See ``Kind.CONFIRM`` for the other direction."""
+    """The routing table of this version is in use; ``connected`` once its new replicas are reached, or were tried for
+    long enough. See ``Kind.CONFIRM`` for the other direction."""
 
     version: int
+    connected: bool = True
 
 
 _encoder = msgspec.msgpack.Encoder()

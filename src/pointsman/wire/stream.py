@@ -364,10 +364,7 @@ async def accept(
 
 
 async def close_streams(streams: Sequence[Stream], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-    """Close streams, and return when their connections are gone. Aborts those whose other end does not read in time.
-
-    Comes before a loop is closed, which would warn about each open connection.
-    """
+    """Close streams and return when they are gone, before the loop is closed; aborts those whose peer does not read."""
     for stream in streams:
         stream.close()
     deadline = asyncio.get_running_loop().time() + timeout_s

@@ -436,6 +436,23 @@ def test_a_replica_that_leaves_gives_back_what_waits() -> None:
     run(main())
 
 
+def test_a_backend_that_is_deleted_finishes_what_waits() -> None:
+    """The replicas that leave get what they take at a time, and run it before they go (DR1)."""
+
+    async def main() -> None:
+        replica, other = ScriptedReplica(), ScriptedReplica("c")
+        async with serial(replica, max_concurrent_queries=10) as router:
+            calls = await submitted(router, 10)
+            assert len(replica.calls) == 1
+            router.apply(table_of(2, {"c": [other]}, endpoints={}))
+            await settle()
+            while replica.calls:
+                replica.reply()
+            assert [(await call.future).status for call in calls] == [200] * 10
+
+    run(main())
+
+
 def test_what_replicas_would_take_is_not_counted_as_queued() -> None:
     """``max_queued_queries`` bounds what waits beyond ``max_concurrent_queries``, wherever it waits (BC2, BC5)."""
 

@@ -185,6 +185,11 @@ class Pool:
 
     def retire(self) -> None:
         """Handle the backend's removal: running calls finish, waiting ones are rerouted."""
+        if self._route.one_at_a_time:  # what would be in the replicas if they were filled is finished by them
+            self._recalls = False
+            for remote in self._candidates:
+                remote.one_at_a_time(None)
+            self.place_waiting()
         self._retired = True
         self.update(msgspec.structs.replace(self._route, replicas=()))
         for call in self._empty_queues():

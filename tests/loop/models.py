@@ -156,6 +156,11 @@ def batch_sync(requests: list[Any]) -> list[int]:
     return [len(requests)] * len(requests)
 
 
+def fails_when_open(request: Any) -> None:
+    OPEN.wait()
+    raise ValueError("bad")
+
+
 @accept_batch
 async def batch_async(requests: list[Any]) -> list[int]:
     JOURNAL.append(",".join([(await request.body()).decode() for request in requests]))

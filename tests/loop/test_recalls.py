@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError
+from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError, UserCodeError
 from pointsman.model import Reason
 from pointsman.policy.balance import GOES_ON, LEAD_S
 from pointsman.routing.call import Call
@@ -82,6 +82,24 @@ def test_a_replica_is_given_few_calls_ahead(run_us: int, held: int) -> None:
             await warmed_up(router, replica, run_us=run_us)
             await submitted(router, 50)
             assert len(replica.calls) == held
+
+    run(main())
+
+
+def test_a_backend_that_only_fails_is_given_calls_ahead_too() -> None:
+    """Failures say what calls take, too (BC6)."""
+
+    async def main() -> None:
+        replica = ScriptedReplica()
+        async with serial(replica) as router:
+            call = new_call()
+            router.submit(call)
+            await settle()
+            replica.fail(run_us=4000)
+            with pytest.raises(UserCodeError, match="no"):
+                await call.future
+            await submitted(router, 5)
+            assert len(replica.calls) == 4
 
     run(main())
 

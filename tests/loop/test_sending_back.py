@@ -11,7 +11,7 @@ from pointsman.model import Reason
 from pointsman.policy.balance import GOES_ON
 from pointsman.testing import MemoryReplica, settle
 from pointsman.wire.frames import Kind
-from pointsman.wire.messages import FreeHead, RefuseHead, ReplyHead, unpack
+from pointsman.wire.messages import FailureHead, FreeHead, RefuseHead, ReplyHead, unpack
 from tests.loop import models
 from tests.loop.models import JOURNAL, OPEN
 from tests.loop.test_runtime import Caller, fresh_journal, journal_has, with_replica
@@ -106,6 +106,20 @@ def test_replies_say_what_calls_take() -> None:
         assert unpack((await caller.answer(caller.call())).head, ReplyHead).run_us == GOES_ON
 
     with_replica(test_async, models.echo_async)
+
+
+def test_failures_say_what_calls_take_and_what_is_there() -> None:
+    """A router learns from a failure what it learns from an answer: how long sync calls take, and how many others the
+    replica has (BC6)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        first, second = caller.call("1"), caller.call("2")
+        OPEN.set()
+        told = unpack((await caller.answer(first)).head, FailureHead)
+        assert (told.run_us > 0, told.load) == (True, 1)
+        assert unpack((await caller.answer(second)).head, FailureHead).load == 0
+
+    with_replica(test, models.fails_when_open)
 
 
 def test_sync_code_that_returns_what_has_to_be_awaited_is_known_by_it() -> None:

@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from pointsman.exceptions import TooLargeError, UserCodeError
 from pointsman.replica.answers import Answer
 from pointsman.replica.failurelog import FailureLog
@@ -184,7 +186,9 @@ class Ledger:
             if ending.failed:
                 self.metrics.loop.failed_late(item)
             self._free_slot(item)
-            item.stream.send(Kind.FAILURE, item.call_id, pack(ending.failure), ending.pickled)
+            assert ending.failure is not None
+            head = replace(ending.failure, load=len(self._items), run_us=self.run_us)
+            item.stream.send(Kind.FAILURE, item.call_id, pack(head), ending.pickled)
         self.close(item)
 
     def fail_with(self, item: Item, error: BaseException) -> None:

@@ -128,9 +128,9 @@ class RemoteReplica:
 
     def _moved_on(self, run_us: int) -> None:
         """A call has ended there, so that the next can begin."""
-        if self._limit is not None:
+        self._run_us = run_us or self._run_us  # also where only a later table will say that it runs one at a time
+        if self._limit is not None or self._recalling:
             self._moved_at = self._loop.time()
-            self._run_us = run_us or self._run_us
             self._recalling = False
             self._reckon()
 
@@ -287,7 +287,6 @@ class RemoteReplica:
         elif kind == Kind.FREE:
             free = unpack(frame.head, FreeHead)
             self._set_load(free.load)
-            self._run_us = free.run_us or self._run_us  # also of one that a later table will say to run one at a time
             self._moved_on(free.run_us)
             self._owner.replica_free(idle=free.idle)
 
@@ -311,7 +310,7 @@ class RemoteReplica:
             return
         call = self._calls.pop(frame.call_id, None)
         if call is not None:
-            self._moved_on(0)
+            self._moved_on(failure.run_us)
             self._owner.call_failed(call, failure, frame.body)
 
     def _set_load(self, load: int) -> None:

@@ -160,10 +160,12 @@ class ScriptedReplica(_Listening):
             Kind.REPLY, call_id, pack(ReplyHead(status, headers or [], load, stream=stream, run_us=run_us)), body
         )
 
-    def fail(self, call_id: int | None = None, text: str = "no", *, reason: Reason = Reason.USER_CODE) -> None:
+    def fail(
+        self, call_id: int | None = None, text: str = "no", *, reason: Reason = Reason.USER_CODE, run_us: int = 0
+    ) -> None:
         """Answer with an exception of user code, or with another failure."""
         call_id = self._take(call_id)
-        self._send(Kind.FAILURE, call_id, pack(FailureHead(reason, "ValueError", text)))
+        self._send(Kind.FAILURE, call_id, pack(FailureHead(reason, "ValueError", text, run_us=run_us)))
 
     def refuse(self, call_id: int | None = None, *, reason: Reason = Reason.QUEUE_FULL, load: int = 0) -> None:
         """Refuse a call as not started."""

@@ -73,6 +73,7 @@ class FailureHead(Message, frozen=True):
     Attributes:
         error: class name of the exception.
         body_of: with the reason ``bad_body``, id of the request with that body, if it was passed on by a handle.
+        run_us: as in a reply.
     """
 
     reason: Reason
@@ -81,6 +82,7 @@ class FailureHead(Message, frozen=True):
     traceback: str = ""
     load: int = 0
     body_of: str = ""
+    run_us: int = 0
 
 
 def failure(reason: Reason, error: str, text: str, traceback: str = "", *, load: int = 0) -> FailureHead:

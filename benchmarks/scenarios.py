@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 from load import Turn, client, counted_by, in_turns, wrk
-from peers import Figures, Server, Side, Watch, memory_mb, run_program, running
+from peers import Figures, Server, Side, Watch, body_of, cpu_by_role, memory_mb, run_program, running
 from results import Finding
 
 WEIGHTS, REQUESTS, SCRAPES = {"a": 0.5, "b": 0.3, "c": 0.2}, 20_000, 100
@@ -33,7 +34,7 @@ class Scenario(msgspec.Struct, frozen=True):
     Attributes:
         rounds, seconds: by default; the latter for each load of each side.
         findings: what is compared, and the aims.
-        measure: one of :data:`MEASURES` or "turns", for sides that are servers; ``arguments`` are its own.
+        measure: one of :data:`MEASURES`, "turns" or "mixed", for sides that are servers; ``arguments`` are its own.
         columns: of the table of sides: title, and how its figures are written.
     """
 
@@ -60,6 +61,8 @@ def measure(scenario: Scenario, sides: Sequence[Side], this: Round) -> Cells:
     """One round: by default one side after the other, so that the machine belongs to the server that is up."""
     if scenario.measure == "turns":
         return in_turn(sides, this, [int(number) for number in scenario.arguments])
+    if scenario.measure == "mixed":
+        return at_once(sides, this, scenario.arguments)
     cells: Cells = {}
     for group in turned(grouped(sides), this.number):
         print(f"  round {this.number}: {', '.join(side.key for side in group)}", file=sys.stderr)
@@ -124,15 +127,34 @@ def _turns(sides: Sequence[Side], servers: dict[str, Server], connections: int, 
     return dict(zip((side.key for side in sides), figures, strict=True))
 
 
+def at_once(sides: Sequence[Side], this: Round, arguments: Sequence[float]) -> Cells:
+    """All servers are up, and have the same arrivals at the same time: they sleep, so there is room for all."""
+    print(f"  round {this.number}: {', '.join(side.key for side in sides)}", file=sys.stderr)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(running(side)) for side in sides]
+
+        def load(side: Side, server: Server) -> Figures:
+            return client("mixed", server.port, side.path, *arguments, this.seconds)
+
+        def load_all() -> Cells:
+            with this.watch.over(), ThreadPoolExecutor(len(sides)) as threads:
+                return dict(zip((side.key for side in sides), threads.map(load, sides, servers), strict=True))
+
+        return this.watch.undisturbed(load_all)
+
+
 def closed_loops(side: Side, server: Server, this: Round, connections: Sequence[float]) -> Figures:
     """Memory, warm-up, load at each number of connections, memory."""
     figures: Figures = {"mb_first": memory_mb(server.pid), "failed": 0.0}
-    wrk(server.port, side.path, connections=int(max(connections)) // 2, seconds=min(2.0, this.seconds))
+    load = partial(wrk, server.port, side.path, body=body_of(side))
+    load(connections=(int(max(connections)) + 1) // 2, seconds=min(2.0, this.seconds))
     for number in map(int, connections):
-        load, end = wrk(server.port, side.path, connections=number, seconds=this.seconds), f"_{number}"
-        end = end if len(connections) > 1 else ""
-        figures |= {f"rate{end}": load.rate, f"p50{end}": load.p50_ms, f"p99{end}": load.p99_ms}
-        figures["failed"] += load.failed
+        before = cpu_by_role(server.pid)
+        done, end = load(connections=number, seconds=this.seconds), f"_{number}" if len(connections) > 1 else ""
+        figures |= {f"rate{end}": done.rate, f"p50{end}": done.p50_ms, f"p99{end}": done.p99_ms}
+        for role, spent_s in cpu_by_role(server.pid).items():
+            figures[f"{role}_us{end}"] = 1e6 * (spent_s - before.get(role, 0.0)) / max(1, done.requests)
+        figures["failed"] += done.failed
     return figures | {"mb": memory_mb(server.pid)}
 
 

@@ -1,7 +1,8 @@
 """Pointsman with what one side of a scenario needs, until SIGTERM. Usage: pointsman_server.py PORT SETTING [ARGUMENT]
 
 The settings are the keys of ``SINGLE``, which lead to one backend behind /model, and split, shadow, shares. /model is
-made last: once it answers, every ingress has all the others.
+made last: once it answers, every ingress has all the others. The argument of "model" and "batches" is one of
+``models.MODELS``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
@@ -17,7 +19,7 @@ from batchmodel import CHUNK, CHUNKS, MAX_BATCH, compute, compute_unlocked
 
 import pointsman as serve
 
-SHARES = {"a": 0.5, "b": 0.3, "c": 0.2}
+MODELS, SHARES = ("model", "batches"), {"a": 0.5, "b": 0.3, "c": 0.2}
 
 
 def noop(request: Any) -> str:
@@ -50,6 +52,27 @@ def single(request: Any) -> str:
     return "ok"
 
 
+def sleeping(request: Any) -> str:
+    time.sleep(float(request.body()))
+    return "ok"
+
+
+class Model:
+    def __init__(self, name: str) -> None:
+        import models
+
+        self.model = models.MODELS[name]()
+
+    def __call__(self, request: Any) -> float:
+        return self.model([request.body()])[0]
+
+
+class ModelInBatches(Model):
+    @serve.accept_batch
+    def __call__(self, requests: list[Any]) -> list[float]:  # type: ignore[override]
+        return self.model([request.body() for request in requests])
+
+
 def stream(request: Any) -> Generator[bytes, None, None]:
     for _ in range(CHUNKS):
         yield CHUNK
@@ -69,6 +92,9 @@ SINGLE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "target": (model, {"max_batch_size": MAX_BATCH, "target_latency_ms": 50}),
     "overload": (model, {**BATCHES, "max_queued_queries": 100}),
     "overload-single": (single, {"max_queued_queries": 60}),  # with the 100 in the replica less than a second of work
+    "sleeping": (sleeping, {"num_replicas": 4}),
+    "model": (Model, {}),
+    "batches": (ModelInBatches, {"max_batch_size": 16}),
     "stream": (stream, {}),
     "async-stream": (async_stream, {}),
     "no-headers": (noop, {}),
@@ -118,11 +144,12 @@ def main(port: int, setting: str, argument: str = "") -> None:
         options["metrics_export_port"] = None
     elif setting == "replicas":
         options["metrics_export_port"] = int(os.environ["BENCH_SPARE_PORT"])
-    elif argument:
+    elif argument and setting not in MODELS:
         options["engine"] = argument
     with serve.start(**options) as client:
         if setting in SINGLE:
-            client.create_backend("one", SINGLE[setting][0], config=SINGLE[setting][1])
+            code, config = SINGLE[setting]
+            client.create_backend("one", code, *[argument] * (setting in MODELS), config=config)
         else:
             {"split": split, "shadow": shadow, "shares": shares}[setting](client)
         add_endpoint(client, "model", next(iter(client.list_backends())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import tempfile
 import time
 import timeit
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,8 @@ PACKAGE = "semver==3.0.2"
 NEEDED = ("cloudpickle", "msgspec", "starlette", "uvloop")
 """What an environment without Pointsman must have, as docs/environments.md says."""
 CROSSINGS, BLOCKS = 5000, 10
+TRIES, IN_TIME_MS, TRIAL_S = 50, 50, 1.0
+CHANGES, MORE = 30, 8
 FIRST_ANSWER = Path(__file__).with_name("first_answer.py")
 IMPORT = "import time; t = time.perf_counter(); from pointsman import start; print(time.perf_counter() - t)"
 
@@ -65,6 +69,113 @@ def choosing(seconds: float) -> dict[str, float]:
             runs = timeit.repeat(partial(choose_all, choose, calls), timer=time.thread_time, number=20)
             figures[f"{kind}{backends}"] = 1e6 * min(runs) / 20_000
     return figures
+
+
+def first_calls(seconds: float) -> dict[str, float]:
+    """ms of the second call of a new backend of two replicas, whose first takes two seconds: through handles, and over
+    HTTP; and how many were in time."""
+    import pointsman as serve
+
+    tries, figures = TRIES if seconds > TRIAL_S else TRIES // 10, dict[str, float]()
+    with serve.start(http_options={"port": 0}) as client:
+        for way, ask in (("handle", _ask_handle), ("http", _ask_http)):
+            taken_ms = []
+            for number in range(tries):
+                name = f"{way}-{number}"
+                client.create_backend(name, sleeping, config={"num_replicas": 2})
+                client.create_endpoint(name, backend=name, route=f"/{name}", methods=["POST"])
+                taken_ms.append(1000 * ask(client, name))
+                client.delete_endpoint(name)
+                client.delete_backend(name, force=True)
+            in_time = TRIES * sum(one <= IN_TIME_MS for one in taken_ms) / tries
+            figures |= {
+                f"{way}_in_time": in_time,
+                f"{way}_p50": statistics.median(taken_ms),
+                f"{way}_most": max(taken_ms),
+            }
+    return figures
+
+
+def sleeping(request: Any) -> str:
+    time.sleep(float(request.body()))
+    return "ok"
+
+
+def _ask_handle(client: Any, name: str) -> float:
+    handle = client.get_handle(name)
+    handle.remote("2")
+    began = time.perf_counter()
+    handle.remote("0").result()
+    return time.perf_counter() - began
+
+
+def _ask_http(client: Any, name: str) -> float:
+    first, second = (http.client.HTTPConnection(client.http_address.rpartition("/")[2], timeout=30) for _ in "ab")
+    with closing(first), closing(second):
+        second.connect()
+        first.request("POST", f"/{name}", "2")
+        time.sleep(0.002)  # so that it is the first that the ingress reads
+        began = time.perf_counter()
+        second.request("POST", f"/{name}", "0")
+        if second.getresponse().read() != b"ok":
+            raise RuntimeError("the second call failed")
+        return time.perf_counter() - began
+
+
+def growth(seconds: float) -> dict[str, float]:
+    """ms that a change takes, by the number of endpoints there are."""
+    import pointsman as serve
+
+    few, many, figures = 10, 1000 if seconds > TRIAL_S else 100, dict[str, float]()
+    with serve.start(http_options={"port": 0}) as client:
+        for tag in "ab":
+            client.create_backend(tag, noop)
+        for number in range(many):
+            client.create_endpoint(f"e{number}", backend="a", route=f"/e{number}")
+            if number + 1 in (few, many):
+                for name, taken_s in _changes(client).items():
+                    figures[f"{name}_{'few' if number + 1 == few else 'many'}"] = 1000 * taken_s
+    return figures
+
+
+def _changes(client: Any) -> dict[str, float]:
+    """The median of each."""
+    taken: dict[str, list[float]] = {"create": [], "traffic": [], "delete": []}
+    changes: dict[str, Callable[[], Any]] = {
+        "create": lambda: client.create_endpoint("new", backend="a", route="/new"),
+        "traffic": lambda: client.set_traffic("new", {"a": 0.5, "b": 0.5}),
+        "delete": lambda: client.delete_endpoint("new"),
+    }
+    for _ in range(CHANGES):
+        for name, change in changes.items():
+            began = time.perf_counter()
+            change()
+            taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def replicas(seconds: float) -> dict[str, float]:
+    """Seconds until a no-op backend of one replica is there, and what memory a further replica takes: its share of what
+    processes have in common, and its own."""
+    import psutil  # type: ignore[import-untyped]
+
+    import pointsman as serve
+
+    def pss_mb() -> float:
+        family = psutil.Process().children(recursive=True)
+        return 1e-6 * float(sum(member.memory_full_info().pss for member in family))
+
+    times = []
+    with serve.start(http_options={"port": 0}) as client:
+        for number in range(6):
+            began = time.perf_counter()
+            client.create_backend(f"b{number}", noop)
+            times.append(time.perf_counter() - began)
+        time.sleep(1)
+        before = pss_mb()
+        client.update_backend_config("b0", {"num_replicas": 1 + MORE})
+        time.sleep(1)
+        return {"start_s": statistics.median(times[1:]), "mb": (pss_mb() - before) / MORE}
 
 
 def crossing(seconds: float) -> dict[str, float]:
@@ -144,5 +255,5 @@ def _make(prefix: Path, packages: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    programs = {one.__name__: one for one in (start, choosing, crossing, environments)}
+    programs = {one.__name__: one for one in (start, choosing, crossing, environments, first_calls, growth, replicas)}
     print(json.dumps(programs[sys.argv[1]](float(sys.argv[2]))))

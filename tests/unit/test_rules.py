@@ -111,7 +111,7 @@ def test_decisions_that_are_cited_are_there():
 
 
 CODE_AND_PAGES = [
-    *("src/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "examples/*.py"),
+    *("src/**/*.py", "tests/**/*.py", "benchmarks/*.py", "benchmarks/servers/*.py", "examples/*.py"),
     *("*.md", "docs/**/*.md", "Makefile", "pyproject.toml"),
 ]
 PAGE = re.compile(r"[\w./-]*\b[\w-]+\.md\b")

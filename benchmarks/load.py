@@ -245,8 +245,15 @@ class Connection:
         self.open()
 
     def send(self, request: bytes, due: float) -> None:
+        if self._is_closed():
+            self.reopen()
         self.due, self.request = due, request
         self._socket.sendall(request)
+
+    def _is_closed(self) -> bool:
+        """Servers close connections that have been idle for a while, and nobody may have looked at it since."""
+        readable, _, _ = select.select([self._socket], [], [], 0)
+        return bool(readable) and not self.receive()
 
     def receive(self) -> bytes:
         """What has come; empty when the server has closed."""

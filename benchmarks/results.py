@@ -83,7 +83,7 @@ class Results(msgspec.Struct):
             left, operator, right = (*expression.split(), "", "")[:3]
             names = [name.split(".") for name in (left, right) if name]
             values = [cells[side][figure] for side, figure in names if figure in cells.get(side, {})]
-            if len(values) == len(names):
+            if len(values) == len(names) and not (operator == "/" and values[1] == 0):
                 value = (
                     values[0] if not operator else values[0] / values[1] if operator == "/" else values[0] - values[1]
                 )

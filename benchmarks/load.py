@@ -7,7 +7,6 @@ JSON), each in one loop over plain sockets, since they share the machine with th
 from __future__ import annotations
 
 import gc
-import http.client
 import mmap
 import random
 import re
@@ -22,9 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from heapq import heappop, heappush
 from pathlib import Path
@@ -473,28 +471,6 @@ def streams(port: int, path: str, readers: float, seconds: float, chunks: float)
                 tail, lines = b"", 0
             so_far[reader] = (tail, lines)
     return {"chunks": counted / seconds, "failed": failed}
-
-
-def counted_by(port: int, path: str, head: str, header: str, requests: int) -> tuple[Counter[str], int]:
-    """Answers by the value of one of their headers, over 100 connections; and how many requests failed.
-
-    With ``header`` each request has one of that name, with a value of its own.
-    """
-
-    def ask(first: int) -> tuple[Counter[str], int]:
-        connection, found, failed = http.client.HTTPConnection("127.0.0.1", port, timeout=GIVE_UP_S), Counter[str](), 0
-        for number in range(first, requests, 100):
-            connection.request("POST", path, NOTHING.content, {header: f"user-{number:06d}"} if header else {})
-            answer = connection.getresponse()
-            answer.read()
-            failed += answer.status != 200
-            found[answer.headers[head] or ""] += 1
-        connection.close()
-        return found, failed
-
-    with ThreadPoolExecutor(8) as threads:
-        all_found = list(threads.map(ask, range(100)))
-    return sum((found for found, _ in all_found), Counter[str]()), sum(failed for _, failed in all_found)
 
 
 if __name__ == "__main__":

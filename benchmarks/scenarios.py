@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -16,11 +15,11 @@ from statistics import median
 from typing import NamedTuple, TypeVar
 
 import msgspec
-from load import Turn, client, counted_by, in_turns, wrk
+from load import Turn, client, in_turns, wrk
 from peers import Figures, Server, Side, Watch, body_of, cpu_by_role, memory_mb, run_program, running
 from results import Finding
 
-WEIGHTS, REQUESTS, SCRAPES = {"a": 0.5, "b": 0.3, "c": 0.2}, 20_000, 100
+SCRAPES = 100
 BATCHED_RATE, SINGLE_RATE = 32 / (0.005 + 32 * 0.0002), 1 / 0.0052
 """What the model of ``servers/batchmodel.py`` can do."""
 
@@ -176,14 +175,6 @@ def overloaded(side: Side, server: Server, this: Round, times: Sequence[float]) 
     return figures | {"peak": max(peaks), "grown_mb": memory_mb(server.pid) - before_mb}
 
 
-def shares(side: Side, server: Server, this: Round, _: Sequence[float]) -> Figures:
-    """p of a chi-square as large, were the weights kept: for three backends its tail is an exponential."""
-    counted, failed = counted_by(server.port, side.path, "x-serve-backend", side.header, REQUESTS)
-    expected = {tag: weight * REQUESTS for tag, weight in WEIGHTS.items()}
-    chi_square = sum((counted[tag] - number) ** 2 / number for tag, number in expected.items())
-    return {**{tag: counted[tag] for tag in WEIGHTS}, "p": math.exp(-chi_square / 2), "failed": failed}
-
-
 def scrapes(side: Side, server: Server, this: Round, rate: Sequence[float]) -> Figures:
     """Scrapes alone, scrapes under load, or latencies of a load while somebody scrapes every second."""
     page, taken_ms, stop = f"http://127.0.0.1:{server.spare_port}/metrics", list[float](), threading.Event()
@@ -215,5 +206,5 @@ def scrapes(side: Side, server: Server, this: Round, rate: Sequence[float]) -> F
 
 
 MEASURES: dict[str, Callable[[Side, Server, Round, Sequence[float]], Figures]] = {
-    one.__name__: one for one in (closed_loops, open_loop, streaming, overloaded, shares, scrapes)
+    one.__name__: one for one in (closed_loops, open_loop, streaming, overloaded, scrapes)
 }

@@ -1,7 +1,7 @@
 """Pointsman with what one side of a scenario needs, until SIGTERM. Usage: pointsman_server.py PORT SETTING [ARGUMENT]
 
-The settings are the keys of ``SINGLE``, which lead to one backend behind /model, and split, shadow, shares. /model is
-made last: once it answers, every ingress has all the others. The argument of "model" and "batches" is one of
+The settings are the keys of ``SINGLE``, which lead to one backend behind /model, and split, shadow. /model is made
+last: once it answers, the ingress has all the others. The argument of "model" and "batches" is one of
 ``models.MODELS``.
 """
 
@@ -19,7 +19,7 @@ from batchmodel import CHUNK, CHUNKS, MAX_BATCH, compute, compute_unlocked
 
 import pointsman as serve
 
-MODELS, SHARES = ("model", "batches"), {"a": 0.5, "b": 0.3, "c": 0.2}
+MODELS = ("model", "batches")
 
 
 def noop(request: Any) -> str:
@@ -124,21 +124,11 @@ def shadow(client: serve.Client) -> None:
     client.shadow_traffic("shadowed", "hang", 0.1)
 
 
-def shares(client: serve.Client) -> None:
-    """Three backends behind /shares, and two ingress processes."""
-    for tag in SHARES:
-        client.create_backend(tag, noop)
-    add_endpoint(client, "shares", "a")
-    client.set_traffic("shares", SHARES)
-
-
 def main(port: int, setting: str, argument: str = "") -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     http: dict[str, Any] = {"port": port, "expose_headers": setting != "no-headers"}
     options: dict[str, Any] = {"http_options": http}
-    if setting == "shares":
-        http["processes"] = 2
-    elif setting == "shadow" and argument:
+    if setting == "shadow" and argument:
         http["request_timeout_s"] = float(argument)
     elif setting == "no-metrics":
         options["metrics_export_port"] = None
@@ -151,7 +141,7 @@ def main(port: int, setting: str, argument: str = "") -> None:
             code, config = SINGLE[setting]
             client.create_backend("one", code, *[argument] * (setting in MODELS), config=config)
         else:
-            {"split": split, "shadow": shadow, "shares": shares}[setting](client)
+            {"split": split, "shadow": shadow}[setting](client)
         add_endpoint(client, "model", next(iter(client.list_backends())))
         while True:
             signal.pause()

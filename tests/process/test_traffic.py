@@ -98,7 +98,7 @@ def test_shares_at_two_http_servers(client):
 
 ONCE_IN_A_MILLION = 1e-6
 """By chance alone a test of significance fails so rarely. Shares of 20,000 requests that are wrong by two hundredths
-have a p a thousand times below this. `make bench ONLY=shares` asks for p > 0.001."""
+have a p a thousand times below this."""
 
 
 def p_of(answers, weights):

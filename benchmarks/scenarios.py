@@ -146,7 +146,7 @@ def closed_loops(side: Side, server: Server, this: Round, connections: Sequence[
     """Memory, warm-up, load at each number of connections, memory."""
     figures: Figures = {"mb_first": memory_mb(server.pid), "failed": 0.0}
     load = partial(wrk, server.port, side.path, body=body_of(side))
-    load(connections=(int(max(connections)) + 1) // 2, seconds=min(2.0, this.seconds))
+    load(connections=(int(max(connections)) + 1) // 2, seconds=1)
     for number in map(int, connections):
         before = cpu_by_role(server.pid)
         done, end = load(connections=number, seconds=this.seconds), f"_{number}" if len(connections) > 1 else ""

@@ -12,6 +12,9 @@ from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_ROUTE, check_size
 from pointsman.policy.routes import parse_route
 
+#: Deadline of a request, to the first byte of its answer. Here and not in ``config``, which imports pydantic: the
+#: controller needs it, and an instance waits for the controller to start.
+DEFAULT_REQUEST_TIMEOUT_S = 300.0
 #: Longest name of an endpoint or backend, in characters.
 MAX_NAME = 200
 

@@ -22,14 +22,13 @@ from pydantic import (
     model_validator,
 )
 
-from pointsman.arguments import nearest
+from pointsman.arguments import DEFAULT_REQUEST_TIMEOUT_S, nearest
 from pointsman.limits import MAX_BODY, MAX_MESSAGE, MAX_MIDDLEWARES, check_size
 from pointsman.model import BackendConfigSpec
 from pointsman.usercode import byvalue
 from pointsman.usercode.culprit import explain
 from pointsman.usercode.packing import check_http_methods
 
-DEFAULT_REQUEST_TIMEOUT_S = 300.0
 DEFAULT_MAX_BODY = 64 * 1024 * 1024
 DEFAULT_KEEP_ALIVE_S = 60.0
 DEFAULT_HEAD_TIMEOUT_S = 10.0

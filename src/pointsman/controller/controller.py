@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from pointsman.config import DEFAULT_REQUEST_TIMEOUT_S
+from pointsman.arguments import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
 from pointsman.controller.desired import cpu_warning

@@ -6,7 +6,6 @@ that the parent has exited, and then the child exits too, whatever user code is 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import importlib
@@ -20,12 +19,15 @@ import warnings
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from struct import Struct
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pointsman.limits import check_size
 from pointsman.model import Environment
 from pointsman.telemetry import logs, tracing
 from pointsman.wire.messages import pack, unpack
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -124,6 +126,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:
+        import asyncio
+
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
 
@@ -134,6 +138,8 @@ def run_process(main: Coroutine[Any, Any, None], *, process: str, log_format: st
     Raises:
         SystemExit: this process has ``PYTHONHASHSEED=0``.
     """
+    import asyncio  # not above: the supervisor has no loop, and is what the start of an instance waits for first
+
     if not sys.flags.hash_randomization:
         # With predictable hashes a client could choose keys that all collide in a dict, such as names of headers.
         main.close()

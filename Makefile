@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KEEP ?=
-JOBS ?= 2
+JOBS ?= 3
 # Every process of an instance imports the same modules: where bytecode is not kept, each compiles them anew, and a
 # replica takes half as long again to start.
 export PYTHONDONTWRITEBYTECODE :=

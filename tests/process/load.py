@@ -9,6 +9,10 @@ import pointsman as serve
 from tests.conftest import http_for, wait_until
 
 
+PAUSE_S = 0.005
+"""What each thread waits between two requests. Without it the load would take the processors from what is waited for."""
+
+
 class Answered(NamedTuple):
     """One request: how many had been sent before it, and its answer."""
 
@@ -35,7 +39,7 @@ class Load:
 
     def _ask(self, client: serve.Client, path: str, methods: tuple[str, ...]) -> None:
         with http_for(client) as http:
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE_S):
                 with self._lock:
                     self.sent += 1
                     number = self.sent

@@ -19,6 +19,7 @@ import pytest
 
 import pointsman as serve
 from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
+from tests.process.load import PAUSE_S
 
 
 def pids_of(client, backend):
@@ -50,7 +51,7 @@ class Load:
 
     def _ask(self, client, path, method):
         with http_for(client) as http:
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE_S):
                 self.statuses.append(http.request(method, path).status_code)
 
     def __enter__(self):

@@ -23,7 +23,7 @@ from pointsman.calling.dispatch import HandleCall
 from pointsman.calling.future import ServeFuture
 from pointsman.exceptions import ReplicaDiedError
 from pointsman.handle import ServeHandle
-from tests.conftest import WAIT_S, family, start_client, wait_until
+from tests.conftest import UNWATCHED, WAIT_S, family, start_client, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def async_load(client: serve.Client, name: str) -> Load:
 def test_no_idempotent_call_fails(client: serve.Client) -> None:
     """Sync, async and composed calls are all answered while replicas are killed, scaled away and replaced by new code
     (G1, G2, F1, F36, F37, HA11)."""
-    client.deploy("model", Model, 0, config={"num_replicas": 2})
+    client.deploy("model", Model, 0, config={"num_replicas": 2, **UNWATCHED})
     inner = client.get_handle("model", sync=False).options(idempotent=True)
     client.deploy("outer", Outer, inner)
     sync, outer = (client.get_handle(name).options(idempotent=True) for name in ("model", "outer"))

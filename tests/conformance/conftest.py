@@ -24,8 +24,9 @@ ALWAYS_ON_RAY = (
     "test_handles",
     "test_replica_resources",
 )
-"""Modules that run on both engines when none is named. Each replica costs a Ray worker, half a second of CPU and more,
-so that the whole suite there takes many minutes: `make conformance-ray` runs it."""
+"""Modules that run on both engines when none is named, but for tests that are marked ``same_on_ray``: in those the
+engine has no part but to start the replicas. Each replica costs a Ray worker, half a second of CPU and more, so that
+the whole suite there takes many minutes: `make conformance-ray` runs it."""
 
 
 _standing = itertools.count(1)
@@ -36,6 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         named = metafunc.config.getoption("--engine")
         both = metafunc.module.__name__.rpartition(".")[2] in ALWAYS_ON_RAY
+        both = both and metafunc.definition.get_closest_marker("same_on_ray") is None
         engines = named.split(",") if named else ["local", *(["ray"] if both else [])]
         metafunc.parametrize("engine", engines, scope="package", indirect=True)
 

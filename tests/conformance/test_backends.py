@@ -90,6 +90,7 @@ def test_bad_names(client, bad):
 
 
 @pytest.mark.parametrize("odd", ["..", "with space", "モデル", "a#b", "~", "%2e", "x" * 200, "a/b", "/", "../../x"])
+@pytest.mark.same_on_ray
 def test_odd_names_work(client, odd):
     """Any printable name works, and none becomes a path (CL1, S12)."""
     client.create_backend(odd, echo)
@@ -99,6 +100,7 @@ def test_odd_names_work(client, odd):
     client.delete_backend(odd)
 
 
+@pytest.mark.same_on_ray
 def test_duplicate_tag(served, client, name):
     """A tag is taken once (CB1, LC1)."""
     served(echo)
@@ -180,6 +182,7 @@ def test_replicas_start_in_parallel(client, name, tmp_path):
     client.delete_backend(name)
 
 
+@pytest.mark.same_on_ray
 def test_a_slow_constructor_delays_nobody_else(client, name, tmp_path):
     """While one backend loads, others can be made and changed (CL6)."""
     go = tmp_path / "go"
@@ -241,6 +244,7 @@ class LongOrShort:
 
 
 @pytest.mark.parametrize("way", ["handle", "loops", "http"])
+@pytest.mark.same_on_ray
 def test_the_second_call_is_not_put_behind_the_first(served, client, http, name, tmp_path, way):
     """Right after ``create_backend`` with two replicas the second call runs beside the first, which takes long; and so
     do all short ones that come later, from event loops that know nothing of each other too (BC6, SO1)."""
@@ -266,6 +270,7 @@ def test_the_second_call_is_not_put_behind_the_first(served, client, http, name,
         assert long.result() == "long 1"
 
 
+@pytest.mark.same_on_ray
 def test_scaling_in_waits_for_what_runs(served, client, name, tmp_path):
     """A call that takes replicas away returns when those have finished what they ran, and not before (SO7, DR3)."""
     served(Waits, str(tmp_path), config={"num_replicas": 2})
@@ -286,6 +291,7 @@ def test_scaling_in_waits_for_what_runs(served, client, name, tmp_path):
     assert set(serve.get(futures)) == {"done"}
 
 
+@pytest.mark.same_on_ray
 def test_scaling_under_load_loses_nothing(served, client, http, name):
     """Scaling up and down under load fails no request (SO11)."""
     route = served(Identity)
@@ -307,6 +313,7 @@ def test_scaling_under_load_loses_nothing(served, client, http, name):
     assert set(statuses) == {200}
 
 
+@pytest.mark.same_on_ray
 def test_only_limits_change_without_restart(served, client, name):
     """A changed limit keeps the same replicas (SO5, BC7)."""
     served(Identity, config={"num_replicas": 2})
@@ -328,6 +335,7 @@ def test_only_limits_change_without_restart(served, client, name):
         ([], TypeError, "dict"),
     ],
 )
+@pytest.mark.same_on_ray
 def test_bad_updates(standing, client, changes, error, text):
     """A bad change is refused, and the old config stays in force (BC1, CB5, CB8)."""
     name = standing(echo, max_queued_queries=7)
@@ -346,6 +354,7 @@ def test_unknown_backends(client, name):
     client.delete_backend(name)
 
 
+@pytest.mark.same_on_ray
 def test_a_backend_in_use_stays(served, client, name):
     """A backend that an endpoint uses, also at weight 0, cannot be deleted (TR10)."""
     served(echo)
@@ -361,6 +370,7 @@ def test_a_backend_in_use_stays(served, client, name):
     client.delete_backend(f"{name}-2")
 
 
+@pytest.mark.same_on_ray
 def test_a_tag_is_reusable_with_new_code(client, name):
     """After a delete the tag serves new code (LC3)."""
     client.create_backend(name, lambda request: "old")
@@ -437,6 +447,7 @@ def seen_by_all(handle):
     return [answer for index, answer in enumerate(answers) if answer not in answers[:index]]
 
 
+@pytest.mark.same_on_ray
 def test_reconfigure(served, client, name):
     """A user_config reaches every replica: at start, later ones, and after each change (RC1, RC2, RC4, RC6, RC7)."""
     served(Settings, config={"user_config": 0, "num_replicas": 2})
@@ -451,6 +462,7 @@ def test_reconfigure(served, client, name):
     assert client.get_backend_config(name).user_config == {}
 
 
+@pytest.mark.same_on_ray
 def test_failed_reconfigure_goes_back(served, client, name):
     """A user_config that the code refuses raises here, and the old one is in force everywhere (RC10)."""
     served(Settings, config={"user_config": "good", "num_replicas": 2})

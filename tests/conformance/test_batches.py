@@ -32,6 +32,7 @@ class Batches:
     ("result", "text"),
     [(5, "iterable"), ({}, "iterable"), ("ab", "iterable"), ([1, 2, 3], "doesn't preserve batch size.*1.*3")],
 )
+@pytest.mark.same_on_ray
 def test_bad_batch_results(served, client, name, result, text):
     """A batch result of the wrong kind or length is an error that says so (BA4)."""
 
@@ -74,6 +75,7 @@ async def as_async_generator(values):
 
 
 @pytest.mark.parametrize("give", [as_list, as_tuple, as_generator, as_array, as_async_list, as_async_generator])
+@pytest.mark.same_on_ray
 def test_what_a_batch_may_be(served, client, name, give):
     """Answers come as a list, a tuple, an array or from a generator, which is a list of answers and no stream
     (BA3, BA4, RP6)."""

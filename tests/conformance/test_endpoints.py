@@ -210,6 +210,7 @@ def test_deploy_makes_both(client, http, name):
         client.delete_backend(tag)
 
 
+@pytest.mark.same_on_ray
 def test_deploy_again_is_a_rolling_update(client, http, name):
     """Redeploying fails no request, and after it returned only the new version answers (DP3, DP4)."""
     config = {"num_replicas": 2, "max_queued_queries": 500, "rollout_watch_s": 0.3}
@@ -239,6 +240,7 @@ def test_deploy_again_is_a_rolling_update(client, http, name):
     client.delete_backend(name)
 
 
+@pytest.mark.same_on_ray
 def test_a_bad_version_does_not_take_over(client, http, name):
     """A version that does not come up raises here, and the old one serves on (DP2, DP6, G7)."""
 

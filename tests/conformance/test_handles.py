@@ -107,6 +107,7 @@ def fail(request):
     raise ValueError("no")
 
 
+@pytest.mark.same_on_ray
 def test_failed_calls_are_freed_at_once(served, client, name):
     """Errors leave nothing for the garbage collector, so that a backend which fails all the time does not keep its
     callers' processes busy with it (HA3)."""
@@ -142,6 +143,7 @@ def test_pickled_handles(served, client, name):
     assert pickle.loads(data).remote().result() == (0, 0)
 
 
+@pytest.mark.same_on_ray
 def test_timeout_leaves_the_call_running(served, client, name):
     """A result that is not there in time is a TimeoutError, and comes later (HA6)."""
     served(Held)
@@ -167,6 +169,7 @@ def test_cancel(served, client, name):
     assert not running.cancel()
 
 
+@pytest.mark.same_on_ray
 def test_cancelled_while_queued_never_runs(served, client, name, tmp_path):
     """A call that was cancelled in the queue is never seen by user code (HA6)."""
 
@@ -189,6 +192,7 @@ def test_cancelled_while_queued_never_runs(served, client, name, tmp_path):
     assert futures[3].result() == [0, 1, 3]
 
 
+@pytest.mark.same_on_ray
 def test_queue_full(served, client, name):
     """With a full queue a call raises at once when asked to, and waits otherwise (HA9)."""
     served(Held, config={"max_concurrent_queries": 2, "max_queued_queries": 1})
@@ -256,6 +260,7 @@ def test_handles_from_many_threads(shared, client, name):
     assert results == {n: [(n, i) for i in range(20)] for n in range(8)}
 
 
+@pytest.mark.same_on_ray
 def test_handles_are_frozen(served, client, name):
     """A handle cannot be changed, not even through the dict that its headers were given in (HA2)."""
     served(lambda request: request.headers.get("x-tone"))
@@ -270,6 +275,7 @@ def test_handles_are_frozen(served, client, name):
             handle.options(**wrong)
 
 
+@pytest.mark.same_on_ray
 def test_headers_of_a_call(served, client, name):
     """The request has the handle's headers, shard key and method (RQ4)."""
 
@@ -283,6 +289,7 @@ def test_headers_of_a_call(served, client, name):
     assert handle.remote().result() == expected
 
 
+@pytest.mark.same_on_ray
 def test_the_exception_without_raising_it(served, client, name):
     """``exception()`` gives what ``result()`` would raise, or None; both wait (HA4, HA6)."""
     served(lambda request: 1 / request.body())
@@ -291,6 +298,7 @@ def test_the_exception_without_raising_it(served, client, name):
     assert isinstance(handle.remote(0).exception(timeout=30), ZeroDivisionError)
 
 
+@pytest.mark.same_on_ray
 def test_callbacks(served, client, name):
     """A callback is told once, of an answer, a failure or a cancellation, also when it comes too late (HA6)."""
     served(Held)
@@ -308,6 +316,7 @@ def test_callbacks(served, client, name):
     assert told == [futures[1], futures[0], futures[0]]
 
 
+@pytest.mark.same_on_ray
 def test_callbacks_may_call_but_not_block(served, client, name):
     """In a callback a new call is fine, and waiting for one an error instead of a deadlock (HA13)."""
     served(Held, config={"max_queued_queries": 0, "max_concurrent_queries": 2})
@@ -329,6 +338,7 @@ def test_callbacks_may_call_but_not_block(served, client, name):
     assert seen[1] == "second"
 
 
+@pytest.mark.same_on_ray
 def test_get_with_a_timeout(served, client, name):
     """The timeout of ``get`` is for the whole list; the calls go on (HA7)."""
     served(Held)
@@ -342,6 +352,7 @@ def test_get_with_a_timeout(served, client, name):
         serve.get([1])
 
 
+@pytest.mark.same_on_ray
 def test_wait(served, client, name):
     """``wait`` parts the futures that are over from those that are not (HA7)."""
     served(Held)
@@ -360,6 +371,7 @@ def test_wait(served, client, name):
         serve.wait([futures[0], futures[0]])
 
 
+@pytest.mark.same_on_ray
 def test_payloads_that_are_too_large(served, client, name):
     """Over 2 GiB less 16 MiB a call is refused with both numbers before anything is sent or copied, and so is an
     answer, whose caller alone is told; the replica serves on (HA4, G12)."""
@@ -387,6 +399,7 @@ def test_a_short_timeout_after_a_long_rest(shared, client, name):
     assert handle.remote(2).result() == 2
 
 
+@pytest.mark.same_on_ray
 def test_an_async_handle_waits_for_room(served, client, name):
     """With a full queue the first await lasts until there is room, or ends at the deadline (HA9)."""
     served(Held, config={"max_concurrent_queries": 2, "max_queued_queries": 1})
@@ -412,6 +425,7 @@ def test_an_async_handle_waits_for_room(served, client, name):
     assert asyncio.run(use()) == "patient"
 
 
+@pytest.mark.same_on_ray
 def test_async_futures_from_elsewhere(served, client, name):
     """The future of an async handle may be waited for on another thread, or awaited on another loop (HA13)."""
     served(Held)
@@ -433,6 +447,7 @@ def test_async_futures_from_elsewhere(served, client, name):
     assert asyncio.run(use()) == ["far"] * 4
 
 
+@pytest.mark.same_on_ray
 def test_cancelling_the_task_cancels_the_call(served, client, name):
     """A task that is cancelled while it awaits a future gives the call up (HA6)."""
     served(Held)

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import pointsman as serve
 from tests.conftest import http_for, wait_until
 
-
 PAUSE_S = 0.005
-"""What each thread waits between two requests. Without it the load would take the processors from what is waited for."""
+"""What each thread waits between two requests; else the load would take the processors from what is waited for."""
 
 
 class Answered(NamedTuple):

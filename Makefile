@@ -24,7 +24,8 @@ quick: lint
 # under load, and every Python.
 test-long: $(VENV)/.test
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -n $(JOBS) --dist loadfile \
-	  tests/unit tests/loop tests/conformance/test_metrics.py tests/process/test_traffic.py
+	  tests/unit tests/loop tests/conformance/test_metrics.py \
+	  tests/process/test_metrics_faults.py tests/process/test_traffic.py
 	$(MAKE) --no-print-directory conformance-ray chaos matrix
 
 # For the tests of docs/monitoring, which say that they are skipped where there is none. Debian's package is unpacked

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pointsman as serve
 from tests.conftest import http_for, wait_until
 
-PAUSE_S = 0.005
+PAUSE_S = 0.01
 """What each thread waits between two requests; else the load would take the processors from what is waited for."""
 
 

@@ -88,12 +88,19 @@ def name() -> str:
 
 
 def wait_until(condition: Callable[[], T], *, timeout_s: float = WAIT_S, what: str = "condition") -> T:
-    """Wait for a condition that no event tells of, and return what it gave; fail when it does not come true."""
-    deadline = time.monotonic() + timeout_s
+    """Wait for a condition that no event tells of, and return what it gave; fail when it does not come true.
+
+    One that takes long to look at, such as a list of all processes, is looked at less often: else looking would take
+    the processor from what is waited for.
+    """
+    began = time.monotonic()
+    deadline = began + timeout_s
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             pytest.fail(f"{what} did not come true within {timeout_s:g} s")
-        time.sleep(0.01)
+        time.sleep(min(max(0.01, 3 * (now - began)), 0.25))
+        began = time.monotonic()
     return found
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from pointsman.model import RoutingTable
 from pointsman.routing.call import Call
-from pointsman.routing.pool import PoolStatistics
+from pointsman.routing.metrics import PoolStatistics
 from pointsman.routing.router import Router
 from pointsman.testing import ScriptedReplica, new_call, settle, table_of
 from tests.loop.routers import splitting

@@ -22,7 +22,8 @@ from pointsman.replica.metrics import NO_METRICS, NullRecorder, ReplicaMetrics
 from pointsman.replica.runtime import Runtime
 from pointsman.request import accept_batch
 from pointsman.usercode.packing import inspect_code, pack_code
-from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
+from pointsman.wire.encoding import FrameDecoder, encode_frame
+from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CallHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.shared import SharedStream
 from pointsman.wire.started import StartedCalls, StartedReader
@@ -287,7 +288,7 @@ def test_an_answer_does_not_overtake_the_one_before(new_loop: NewLoop) -> None:
     async def test(replica: Replica, router: RouterEnd) -> None:
         NEXT.clear()
         # The thread has posted the second answer behind the first, or has sent it.
-        posts = replica.runtime._thread._posts
+        posts = replica.runtime._worker._posts
         done.append(lambda: len(posts) == 2 or select.select([router.peer], [], [], 0)[0])
         # In one piece, so that the first is not alone.
         router.peer.sendall(router.frame("first") + router.frame("second"))

@@ -361,7 +361,7 @@ class Batching(RuleBasedStateMachine):
         async def work() -> None:
             await self.router.aclose()
             await self.replica.__aexit__(None, None, None)
-            self.replica.runtime._thread.stop()
+            self.replica.runtime._worker.stop()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()

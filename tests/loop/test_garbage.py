@@ -15,7 +15,8 @@ from pointsman.ingress.app import IngressApp
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.server import HTTPServer
 from pointsman.model import EndpointSpec, Origin, RoutingTable, TrafficPolicy
-from pointsman.routing.call import Call, Reply
+from pointsman.routing.call import Call
+from pointsman.routing.reply import Reply
 from pointsman.wire.handover import HTTPSettings
 
 SETTINGS = HTTPSettings(

@@ -20,7 +20,7 @@ from pointsman.replica.item import Item
 from pointsman.replica.metrics import NullRecorder
 from pointsman.replica.usercontext import UserContext
 from pointsman.testing import MemoryReplica, ReplicaPlan, ScriptedReplica, new_call, run, settle
-from pointsman.wire import frames
+from pointsman.wire import encoding
 from pointsman.wire.commands import (
     BackendList,
     CreateEndpoint,
@@ -45,7 +45,7 @@ HEADERS = [(b"x-large", b"v" * 17 * MB)]
 @pytest.fixture
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames of more than 200 kB are refused, as those of more than 2 GiB are."""
-    monkeypatch.setattr(frames, "MAX_PAYLOAD", 200_000)
+    monkeypatch.setattr(encoding, "MAX_PAYLOAD", 200_000)
 
 
 @pytest.mark.parametrize(

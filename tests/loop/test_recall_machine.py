@@ -137,10 +137,10 @@ class Replica(MemoryReplica):
         self._runtime = runtime = Runtime(self._config, started=StartedLedger(StartedCalls(path_of(self.ref.address))))
         with WORLD.loop.real_time():
             await runtime.load_code(self._code, self._traits)
-            while not runtime._thread._asleep:
+            while not runtime._worker._asleep:
                 await asyncio.sleep(0.001)
         runtime._on_thread._run_time = self.pace  # type: ignore[assignment]
-        WORLD.watch(runtime._thread)
+        WORLD.watch(runtime._worker)
         self.listen(runtime)
         return self
 
@@ -400,11 +400,11 @@ class Recalls(RuleBasedStateMachine):
             for run in list(self.world.running):
                 self.world.end(run)
             for replica in self.replicas:
-                replica.runtime._thread.stop()
+                replica.runtime._worker.stop()
             with self.loop.real_time():
                 self.loop._at_work = 0
                 for replica in self.replicas:
-                    await replica.runtime._thread.run_elsewhere(replica.runtime._thread._thread.join)
+                    await replica.runtime._worker.run_elsewhere(replica.runtime._worker._os_thread.join)
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()

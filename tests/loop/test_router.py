@@ -9,7 +9,7 @@ import pytest
 
 from pointsman.exceptions import BackpressureError, DeadlineExceededError, ServeException, UserCodeError
 from pointsman.model import ReplicaConfig
-from pointsman.routing.call import StreamBroken
+from pointsman.routing.reply import StreamBroken
 from pointsman.routing.router import NoSuchEndpointError, Router
 from pointsman.testing import INSTANCE, MemoryReplica, ScriptedReplica, new_call, run, settle, table_of
 from tests.loop.models import Gate, echo_async, echo_sync

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from pointsman.exceptions import BackpressureError
+from pointsman.routing.metrics import ShadowStatistics
 from pointsman.routing.router import Router
-from pointsman.routing.shadow import MAX_IN_FLIGHT, ShadowStatistics
+from pointsman.routing.shadow import MAX_IN_FLIGHT
 from pointsman.testing import INSTANCE, MemoryReplica, ScriptedReplica, new_call, run, settle, table_of
 from tests.loop.models import echo_async
 from tests.loop.shadowed import counts, order, pool, shadowed, submitted, table

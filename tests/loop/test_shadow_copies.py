@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from pointsman.incoming import CODEC_OBJECT
+from pointsman.routing.metrics import ShadowStatistics
 from pointsman.routing.router import Router
-from pointsman.routing.shadow import ShadowStatistics
 from pointsman.testing import INSTANCE, MemoryReplica, ScriptedReplica, new_call, run, settle, table_of
 from pointsman.wire.messages import CallHead
 from tests.loop.models import echo_async

@@ -16,7 +16,8 @@ import pytest
 import uvloop
 
 from pointsman.testing import Pipe, run, settle
-from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
+from pointsman.wire.encoding import FrameDecoder, encode_frame
+from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.shared import Sent, SharedStream
 from pointsman.wire.stream import Stream
 

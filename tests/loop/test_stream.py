@@ -8,7 +8,8 @@ import pytest
 
 from pointsman.testing import Pipe, run, settle
 from pointsman.wire.auth import HELLO_TIMEOUT_S, Acceptor, Dialer
-from pointsman.wire.frames import HEADER_SIZE, Frame, Kind, WireError, encode_frame
+from pointsman.wire.encoding import HEADER_SIZE, encode_frame
+from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.stream import FLUSH_AT, Stream, new_nonce
 
 KEY = b"k" * 32

@@ -14,7 +14,8 @@ import pytest
 from pointsman.wire.address import acceptor_context
 from pointsman.wire.auth import ROLE_ROUTER
 from pointsman.wire.blocking import BlockingStream
-from pointsman.wire.frames import Frame, Kind, encode_frame
+from pointsman.wire.encoding import encode_frame
+from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.shared import Sent, SharedStream
 from pointsman.wire.stream import Stream, accept, dial, listen_tcp
 from tests.certificates import HOST, VARIABLES, make_certificate, needs_openssl

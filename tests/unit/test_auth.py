@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 
 from pointsman.wire import auth, frames, messages
 from pointsman.wire.auth import NONCE_SIZE, ROLE_GRANT, ROLE_OPERATOR, ROLE_REPLICA, Acceptor, Dialer, derive_key
-from pointsman.wire.frames import (
-    HEADER_SIZE,
-    MAX_PAYLOAD_BEFORE_HELLO,
-    Frame,
-    FrameDecoder,
-    Kind,
-    WireError,
-    encode_frame,
-)
+from pointsman.wire.encoding import HEADER_SIZE, FrameDecoder, encode_frame
+from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Frame, Kind, WireError
 from tests.properties import examples
 
 MASTER = b"m" * 32

@@ -15,7 +15,8 @@ from pointsman.incoming import RequestHead
 from pointsman.model import CustomPolicy, EndpointSpec, Pins, TrafficPolicy
 from pointsman.policy.traffic import CallInfo, TrafficSplit
 from pointsman.routing.call import Call
-from pointsman.routing.chooser import Chooser, load_policy
+from pointsman.routing.chooser import Chooser
+from pointsman.routing.ownpolicy import load_policy
 from pointsman.usercode.packing import import_object
 
 HALVES = {"a": 0.5, "b": 0.5}

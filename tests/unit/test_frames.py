@@ -10,18 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.limits import MAX_HEAD
-from pointsman.wire.frames import (
-    HEADER_SIZE,
-    HUGE_BODY,
-    LARGE_BODY,
-    MAX_PAYLOAD_BEFORE_HELLO,
-    Frame,
-    FrameDecoder,
-    Kind,
-    WireError,
-    encode_frame,
-    encode_parts,
-)
+from pointsman.wire.encoding import HEADER_SIZE, HUGE_BODY, LARGE_BODY, FrameDecoder, encode_frame, encode_parts
+from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Frame, Kind, WireError
 from tests.properties import examples
 
 frames = st.builds(

@@ -18,8 +18,9 @@ from pointsman.limits import MAX_BODY, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT, check_si
 from pointsman.usercode import packing as usercode
 from pointsman.usercode.packing import pack_code
 from pointsman.wire import failures
+from pointsman.wire.encoding import LARGE_BODY, FrameDecoder, encode_frame, encode_parts
 from pointsman.wire.failures import describe_failure
-from pointsman.wire.frames import LARGE_BODY, FrameDecoder, Kind, encode_frame, encode_parts
+from pointsman.wire.frames import Kind
 from pointsman.wire.messages import pack
 from pointsman.wire.pickling import loads
 

@@ -6,7 +6,8 @@ import os
 import socket
 
 from pointsman.engine.local.supervisor import Outbox
-from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
+from pointsman.wire.encoding import FrameDecoder, encode_frame
+from pointsman.wire.frames import Frame, Kind
 
 
 def test_a_controller_that_reads_late_is_told_everything() -> None:

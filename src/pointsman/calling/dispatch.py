@@ -18,7 +18,8 @@ from pointsman.context import CallScope
 from pointsman.exceptions import ServeException
 from pointsman.incoming import RequestHead
 from pointsman.model import RoutingTable
-from pointsman.routing.call import Call, Reply, ReplyStream
+from pointsman.routing.call import Call
+from pointsman.routing.reply import Reply, ReplyStream
 from pointsman.routing.router import Router
 from pointsman.wire.frames import Body
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from pointsman.calling.dispatch import Dispatcher, HandleCall, wake
 from pointsman.exceptions import ServeException
-from pointsman.routing.call import ReplyStream, StreamBroken
+from pointsman.routing.reply import ReplyStream, StreamBroken
 from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import Body
 from pointsman.wire.pickling import loads

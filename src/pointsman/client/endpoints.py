@@ -14,7 +14,8 @@ from pointsman.arguments import check_timeout
 from pointsman.client.operations import Operations, author, endpoint_view, new_id
 from pointsman.model import DEFAULT_SHARD_KEY, CustomPolicy, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS, check_key, check_source
-from pointsman.routing.chooser import Chooser, NotAPolicyError, load_policy
+from pointsman.routing.chooser import Chooser
+from pointsman.routing.ownpolicy import NotAPolicyError, load_policy
 from pointsman.usercode.packing import shown
 from pointsman.usercode.paths import import_folders
 from pointsman.wire.commands import (

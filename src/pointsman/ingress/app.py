@@ -33,7 +33,8 @@ from pointsman.ingress.codec import (
 from pointsman.ingress.exchange import Exchange, HTTPMetrics, RequestLog
 from pointsman.model import EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
-from pointsman.routing.call import Call, CallFuture, Reply, ReplyStream, StreamBroken
+from pointsman.routing.call import Call, CallFuture
+from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
 from pointsman.routing.router import Router
 from pointsman.telemetry import tracing
 from pointsman.telemetry.logs import FIELDS, WarningBudget

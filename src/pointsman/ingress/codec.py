@@ -22,7 +22,8 @@ from pointsman.exceptions import (
 from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Reason
 from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
-from pointsman.routing.call import SAFE_METHODS, Call, CallFuture, Reply
+from pointsman.routing.call import SAFE_METHODS, Call, CallFuture
+from pointsman.routing.reply import Reply
 from pointsman.routing.router import NoSuchEndpointError
 from pointsman.routing.shadow import SHADOW_HEADER
 from pointsman.wire.failures import BadBodyError

@@ -10,7 +10,7 @@ from pointsman.ingress.app import IngressApp
 from pointsman.ingress.codec import Scope, header_lines, invalid_header
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.service import Beginnings
-from pointsman.routing.call import Reply
+from pointsman.routing.reply import Reply
 
 CLOSES = (b"connection", b"close")
 

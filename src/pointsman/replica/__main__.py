@@ -25,8 +25,8 @@ from pointsman.replica.health import STDERR, Health, Vitals
 from pointsman.replica.ledger import StartedLedger
 from pointsman.replica.metrics import NO_METRICS, open_metrics
 from pointsman.replica.mistakes import http_exception
-from pointsman.replica.outcomes import UserExit
-from pointsman.replica.runtime import Runtime, StillRunningError
+from pointsman.replica.outcomes import StillRunningError, UserExit
+from pointsman.replica.runtime import Runtime
 from pointsman.telemetry.logs import log_failure
 from pointsman.usercode.paths import enter
 from pointsman.wire.address import set_node, tcp_address

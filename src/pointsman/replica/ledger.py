@@ -31,7 +31,8 @@ from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.item import Ending, Item
 from pointsman.replica.metrics import ReplicaMetrics
 from pointsman.replica.streams import end_stream
-from pointsman.wire.frames import LARGE_BODY, Kind, encode_frame
+from pointsman.wire.encoding import LARGE_BODY, encode_frame
+from pointsman.wire.frames import Kind
 from pointsman.wire.messages import FreeHead, ReplyHead, pack
 from pointsman.wire.shared import Sent, SharedStream
 from pointsman.wire.started import StartedCalls

@@ -34,3 +34,7 @@ def as_settable(error: BaseException) -> Exception:
     wrapped = UserExit(error).with_traceback(error.__traceback__)
     wrapped.__cause__ = error
     return wrapped
+
+
+class StillRunningError(TimeoutError):
+    """``reconfigure`` was not called, since requests ran for too long. Nothing has changed."""

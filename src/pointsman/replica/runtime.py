@@ -24,7 +24,7 @@ from pointsman.replica.health import Vitals, vitals_of
 from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger, StartedLedger
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
-from pointsman.replica.outcomes import as_settable, outcome_of
+from pointsman.replica.outcomes import StillRunningError, as_settable, outcome_of
 from pointsman.replica.target import NO_METHOD, Target
 from pointsman.replica.tasks import OnLoop
 from pointsman.replica.thread import OnThread
@@ -33,10 +33,6 @@ from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import CallHead, CreditHead, RefuseHead, failure, pack, unpack
 from pointsman.wire.stream import Stream
-
-
-class StillRunningError(TimeoutError):
-    """``reconfigure`` was not called, since requests ran for too long. Nothing has changed."""
 
 
 class Runtime:
@@ -70,7 +66,7 @@ class Runtime:
         self._ledger.on_answer = on_answer
         self._on_loop = OnLoop(self._ledger, self._rule, self.context)
         self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context)
-        self._thread, self._coroutines = self._on_thread.executor, self._on_loop.executor
+        self._worker, self._coroutines = self._on_thread.executor, self._on_loop.executor
         self._held = False  # no call is started: `reconfigure` runs, or has failed
         self._refusing = False  # meanwhile new calls are refused, since other replicas can take them
         self._apply_limits(config)
@@ -112,10 +108,10 @@ class Runtime:
         """
         if not traits.one_at_a_time:
             self._on_thread.goes_on()
-        self._thread.start()
-        self._target = await self._thread.run(lambda: self.context.run(lambda: Target(code, traits)))
+        self._worker.start()
+        self._target = await self._worker.run(lambda: self.context.run(lambda: Target(code, traits)))
         construct = self._target.construct
-        await self._thread.run(lambda: self.context.run(construct))
+        await self._worker.run(lambda: self.context.run(construct))
 
     def configure(self, config: ReplicaConfig) -> None:
         """Take new limits at once."""
@@ -139,7 +135,7 @@ class Runtime:
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
         if at_once:
-            await self._call_reconfigure(user_config, self._thread.run_elsewhere)
+            await self._call_reconfigure(user_config, self._worker.run_elsewhere)
             if self._held:
                 self._resume()
             return
@@ -154,7 +150,7 @@ class Runtime:
                 self._resume()
             text = f"requests of this replica were still running after {timeout_s:g} s, its drain limit"
             raise StillRunningError(text) from None
-        await self._call_reconfigure(user_config, self._thread.run)
+        await self._call_reconfigure(user_config, self._worker.run)
         self._resume()
 
     async def _call_reconfigure(self, user_config: bytes, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
@@ -189,23 +185,23 @@ class Runtime:
         """
         close = self._target.close if self._target is not None else None
         if close is not None:
-            await self._call_user_method(close, self._thread.run)
+            await self._call_user_method(close, self._worker.run)
 
     async def release_code(self) -> None:
         """Release user code on its thread, and end the thread. The runtime cannot be used afterwards."""
         target, self._target = self._target, None
         if target is not None:
-            await self._thread.run(lambda: self.context.copy().run(target.release))
+            await self._worker.run(lambda: self.context.copy().run(target.release))
             self.context.clear()
-        await self._thread.end()
+        await self._worker.end()
 
     async def _hold_all(self) -> None:
-        await self._thread.hold()  # first, since it may still hand a stream over to the coroutines
+        await self._worker.hold()  # first, since it may still hand a stream over to the coroutines
         await self._coroutines.hold()
 
     def _resume(self) -> None:
         self._held = self._refusing = False
-        self._thread.release()
+        self._worker.release()
         self._coroutines.release()
 
     def _send_back(self, reason: Reason, stream: Stream | None = None) -> None:
@@ -219,7 +215,7 @@ class Runtime:
         """Another replica may be free for what waits here. It is sent back when it waits for long, so that it does not
         lose its place to those behind it for nothing. The router hears when this replica is free, since it may have no
         call left here whose answer would say so."""
-        if self._thread.is_free(lambda: self._ledger.send_free(stream)):
+        if self._worker.is_free(lambda: self._ledger.send_free(stream)):
             self._ledger.send_free(stream, idle=not self.load)
         running = self._on_thread.running
         ran_s = time.monotonic() - running[0] if running is not None else 0.0
@@ -245,7 +241,7 @@ class Runtime:
             wait_s=config.batch_wait_timeout_s,
             target_s=config.target_latency_s,
         )
-        self._thread.rule_changed()
+        self._worker.rule_changed()
         self._coroutines.rule_changed(max_batches=config.max_concurrent_batches)
 
     # StreamUser: connections of routers
@@ -303,7 +299,7 @@ class Runtime:
                 self._ledger.fail_with(item, error)
                 return
         if not method.is_async:
-            self._thread.add(item, key=item.key, mirrored=head.shadow)
+            self._worker.add(item, key=item.key, mirrored=head.shadow)
         elif method.batches:
             self._coroutines.add(item, key=item.key, mirrored=head.shadow)
         else:
@@ -316,7 +312,7 @@ class Runtime:
 
     def _dequeue(self, item: Item) -> bool:
         """Remove a waiting item; False if it has been started."""
-        executor = self._coroutines if item.method.is_async else self._thread
+        executor = self._coroutines if item.method.is_async else self._worker
         return executor.remove(item, key=item.key, mirrored=item.head.shadow)
 
     def _cancel(self, item: Item | None) -> None:

@@ -71,10 +71,10 @@ class SyncExecutor:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._free_watchers: list[Callable[[], None]] = []
         # A daemon: user code that never returns must not keep the process from exiting.
-        self._thread = threading.Thread(target=self._main, name="pointsman-sync", daemon=True)
+        self._os_thread = threading.Thread(target=self._main, name="pointsman-sync", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._os_thread.start()
 
     def stop(self) -> None:
         """End the thread after its current batch. Waiting items are not run."""
@@ -85,7 +85,7 @@ class SyncExecutor:
     async def end(self) -> None:
         """Like :meth:`stop`, and return when the thread has ended and its thread-local objects are gone."""
         self.stop()
-        await self.run_elsewhere(self._thread.join)
+        await self.run_elsewhere(self._os_thread.join)
 
     # Called on the loop
 

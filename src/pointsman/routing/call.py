@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from pointsman.incoming import RequestHead
+from pointsman.routing.reply import Reply
 from pointsman.wire.frames import Body
-from pointsman.wire.messages import CallHead, FailureHead
+from pointsman.wire.messages import CallHead
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -143,83 +141,6 @@ class Call:
         self.disarm()
         if not self.future.done():
             self.future.set_exception(error)
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """An answer: HTTP status, headers and bytes; or a pickled object; or a stream of either."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: Body
-    stream: ReplyStream | None = None
-
-
-class StreamBroken(Exception):
-    """A streamed answer broke off. ``failure`` and ``pickled`` describe the exception if user code raised one."""
-
-    def __init__(self, text: str, failure: FailureHead | None = None, pickled: Body = b"") -> None:
-        super().__init__(text)
-        self.failure = failure
-        self.pickled = pickled
-
-
-class ReplyStream:
-    """Async iterator over the chunks of a streamed answer, for one reader. Credit bounds the chunks in memory.
-
-    A reader that stops early calls :meth:`close`, which cancels the producer.
-    """
-
-    CREDIT_STEP = 8
-    """Credit is granted to the producer each time the reader has taken this many chunks."""
-
-    def __init__(self, remote: CallTarget, call_id: int) -> None:
-        self._remote = remote
-        self._call_id = call_id
-        self._chunks: deque[Body] = deque()
-        self._taken = 0
-        self._end: Exception | None = None
-        self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def __aiter__(self) -> ReplyStream:
-        return self
-
-    async def __anext__(self) -> Body:
-        while not self._chunks:
-            if self._end is not None:
-                raise self._end
-            if self._ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        self._taken += 1
-        if self._taken == self.CREDIT_STEP:
-            self._taken = 0
-            self._remote.grant_credit(self._call_id, self.CREDIT_STEP)
-        return self._chunks.popleft()
-
-    def close(self) -> None:
-        """Stop reading, and have the replica cancel the producer. A reader that waits gets the end of the stream."""
-        if not self._ended:
-            self._ended = True
-            self._chunks.clear()
-            self._remote.drop_stream(self._call_id)
-            self._wake()
-
-    def feed(self, chunk: Body) -> None:
-        if not self._ended:
-            self._chunks.append(chunk)
-            self._wake()
-
-    def finish(self, error: Exception | None = None) -> None:
-        if not self._ended:
-            self._ended = True
-            self._end = error
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 FAR_S = 10.0

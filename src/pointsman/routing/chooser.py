@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from pointsman.model import CustomPolicy, EndpointSpec, Pins
+from pointsman.model import EndpointSpec, Pins
 from pointsman.policy.traffic import CallInfo, Policy, TrafficSplit
 from pointsman.routing.call import Call
+from pointsman.routing.ownpolicy import load_for
 from pointsman.telemetry.logs import WarningBudget
-from pointsman.usercode.packing import import_object, shown
+from pointsman.usercode.packing import shown
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Chooser:
         self.shadows: Mapping[str, float] = endpoint.policy.shadows
         weights, custom = endpoint.policy.weights, endpoint.policy.custom
         self.backends = {tag for tag in weights if weights[tag] or custom} | set(pins.keys.values())
-        self._custom = _load(endpoint) if custom else None
+        self._custom = load_for(endpoint) if custom else None
         self._number = 0
         self._budget = WarningBudget()
 
@@ -99,48 +99,4 @@ class Chooser:
             problem = f"raised {shown(error)}"
         if self._budget.take("custom", time.monotonic()) is not None:
             log.warning("the traffic policy of endpoint %r %s; the built-in one is used", call.endpoint, problem)
-        return None
-
-
-class NotAPolicyError(TypeError):
-    """The imported object is not a traffic policy."""
-
-
-def load_policy(custom: CustomPolicy) -> Policy:
-    """Import a custom policy. A class is instantiated without arguments.
-
-    Raises:
-        ImportError: the module, or the name in it, does not exist.
-        NotAPolicyError: the object has no method ``choose`` that takes a call, a split and a draw, or it is ``async``.
-        Exception: raised by user code while it is imported or constructed.
-    """
-    found: Any = import_object(custom.path, custom.sys_path)
-    policy = found() if isinstance(found, type) else found
-    choose = getattr(policy, "choose", None)
-    try:
-        if choose is None:
-            raise TypeError
-        inspect.signature(choose).bind(None, None, 0.0)
-    except TypeError:
-        problem = f"{custom.path!r} is {shown(policy)}, which has no method choose(call, split, draw)"
-        raise NotAPolicyError(problem) from None
-    if inspect.iscoroutinefunction(choose):
-        raise NotAPolicyError(
-            f"{custom.path!r} has an async method choose; a policy may not wait, so make it a plain def"
-        )
-    return policy  # type: ignore[no-any-return]
-
-
-def _load(endpoint: EndpointSpec) -> Policy | None:
-    custom = endpoint.policy.custom
-    assert custom is not None
-    try:
-        return load_policy(custom)
-    except BaseException as error:  # noqa: BLE001 - the module is user code, which may even try to exit
-        log.error(
-            "the traffic policy %r of endpoint %r cannot be used here, and the built-in one takes its place: %s",
-            custom.path,
-            endpoint.name,
-            shown(error),
-        )
         return None

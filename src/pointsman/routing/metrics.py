@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from pointsman.telemetry import families
 from pointsman.telemetry.writer import ByLabels, Counter, Gauge, MetricsWriter
 
@@ -48,3 +50,25 @@ class RouterMetrics:
     def policy(self, endpoint: str, version: int) -> None:
         """Record the version of the endpoint's policy that this router uses."""
         self._versions[endpoint].set(version)
+
+
+class PoolStatistics(msgspec.Struct, frozen=True):
+    """Snapshot of a pool."""
+
+    backend: str
+    waiting: int
+    shadows_waiting: int
+    inflight: int
+    replicas: int
+    open_replicas: int
+
+
+class ShadowStatistics(msgspec.Struct, frozen=True):
+    """Snapshot of a shadow in one router."""
+
+    endpoint: str
+    backend: str
+    inflight: int
+    answered: int
+    failed: int
+    dropped: int

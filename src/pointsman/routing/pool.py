@@ -23,9 +23,10 @@ import msgspec
 from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError, ServeException
 from pointsman.model import BackendRoute, Reason
 from pointsman.policy.balance import LEAD_S, Throughput, choose_replica, whom_to_recall_from
-from pointsman.routing.call import Call, Deadlines, Reply
-from pointsman.routing.metrics import RouterMetrics
+from pointsman.routing.call import Call, Deadlines
+from pointsman.routing.metrics import PoolStatistics, RouterMetrics
 from pointsman.routing.remote import RemoteReplica
+from pointsman.routing.reply import Reply
 from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import FailureHead, RefuseHead
@@ -36,17 +37,6 @@ MAX_RETRY_AFTER_S = 60.0
 PAUSES_S = {Reason.QUEUE_FULL: 0.005, Reason.RECONFIGURING: 0.02}
 """How long a replica that has refused a call is sent no other, by the reason of the refusal. The replica does not
 report when it accepts calls again. For other reasons, such as a drain: for good."""
-
-
-class PoolStatistics(msgspec.Struct, frozen=True):
-    """Snapshot of a pool."""
-
-    backend: str
-    waiting: int
-    shadows_waiting: int
-    inflight: int
-    replicas: int
-    open_replicas: int
 
 
 class Pool:

@@ -13,7 +13,8 @@ from typing import Protocol
 from pointsman.exceptions import CallRejectedError, TooLargeError
 from pointsman.model import ReplicaRef
 from pointsman.policy.balance import may_hold
-from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
+from pointsman.routing.call import Call
+from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.address import nearest, node_here
 from pointsman.wire.auth import ROLE_ROUTER

@@ -14,9 +14,9 @@ from pointsman.exceptions import DeadlineExceededError, ServeException
 from pointsman.model import EMPTY_TABLE, BackendRoute, Pins, RoutingTable
 from pointsman.routing.call import Call
 from pointsman.routing.chooser import NO_PINS, Chooser
-from pointsman.routing.metrics import RouterMetrics
-from pointsman.routing.pool import Pool, PoolStatistics
-from pointsman.routing.shadow import Shadow, ShadowStatistics
+from pointsman.routing.metrics import PoolStatistics, RouterMetrics, ShadowStatistics
+from pointsman.routing.pool import Pool
+from pointsman.routing.shadow import Shadow
 from pointsman.wire.messages import unpack
 
 

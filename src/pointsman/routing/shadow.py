@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import msgspec
 from msgspec.structs import replace
 
-from pointsman.routing.call import Call, Reply, ReplyStream, StreamBroken
-from pointsman.routing.metrics import RouterMetrics
+from pointsman.routing.call import Call
+from pointsman.routing.metrics import RouterMetrics, ShadowStatistics
+from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
 from pointsman.telemetry.logs import WarningBudget
 
 log = logging.getLogger(__name__)
@@ -23,17 +23,6 @@ MAX_IN_FLIGHT = 100
 """Mirrored calls per shadow and router that may wait or run; more are dropped."""
 MAX_BYTES_IN_FLIGHT = 256 * 1024 * 1024
 """Most bytes of their bodies, which stay in memory until they end; a single mirrored call may have more."""
-
-
-class ShadowStatistics(msgspec.Struct, frozen=True):
-    """Snapshot of a shadow in one router."""
-
-    endpoint: str
-    backend: str
-    inflight: int
-    answered: int
-    failed: int
-    dropped: int
 
 
 class Shadow:

@@ -14,7 +14,8 @@ from functools import partial
 
 from pointsman.limits import MAX_PAYLOAD
 from pointsman.testing.pipes import MemoryNetwork, Pipe
-from pointsman.wire.frames import Frame, FrameDecoder, Kind
+from pointsman.wire.encoding import FrameDecoder
+from pointsman.wire.frames import Frame, Kind
 
 #: Turns of the loop that a handler is given before it counts as running.
 RUNNING_TURNS = 3

@@ -14,7 +14,7 @@ from math import sqrt
 
 from pointsman.model import CustomPolicy, TrafficPolicy
 from pointsman.policy.traffic import CallInfo, Policy, TrafficSplit
-from pointsman.routing.chooser import load_policy
+from pointsman.routing.ownpolicy import load_policy
 from pointsman.usercode.packing import pack_code, unpack_code
 
 ENDPOINT = "checked"

@@ -25,7 +25,8 @@ from pointsman.model import (
 )
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.runtime import Runtime
-from pointsman.routing.call import Call, Reply
+from pointsman.routing.call import Call
+from pointsman.routing.reply import Reply
 from pointsman.testing.pipes import MemoryServer, Pipe
 from pointsman.testing.virtual_time import virtual_loop
 from pointsman.usercode.callables import is_async

@@ -16,7 +16,8 @@ import hashlib
 import hmac
 from collections.abc import Callable
 
-from pointsman.wire.frames import PROTOCOL_VERSION, Frame, Kind, WireError, encode_frame
+from pointsman.wire.encoding import encode_frame
+from pointsman.wire.frames import PROTOCOL_VERSION, Frame, Kind, WireError
 from pointsman.wire.messages import Message, pack, unpack
 
 HELLO_TIMEOUT_S = 2.0

@@ -10,7 +10,8 @@ import socket
 
 from pointsman.wire.address import dialer_context, parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Dialer
-from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Frame, FrameDecoder, encode_frame
+from pointsman.wire.encoding import FrameDecoder, encode_frame
+from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Frame
 
 READ_SIZE = 64 * 1024
 

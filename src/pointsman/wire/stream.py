@@ -20,15 +20,8 @@ from pointsman.limits import MAX_PAYLOAD
 from pointsman.wire.address import acceptor_context, dialer_context, parse_tcp
 from pointsman.wire.auth import HELLO_TIMEOUT_S, NONCE_SIZE, Acceptor, Dialer
 from pointsman.wire.descriptors import keep_standard_descriptors
-from pointsman.wire.frames import (
-    LARGE_BODY,
-    MAX_PAYLOAD_BEFORE_HELLO,
-    Body,
-    Frame,
-    FrameDecoder,
-    WireError,
-    encode_parts,
-)
+from pointsman.wire.encoding import LARGE_BODY, FrameDecoder, encode_parts
+from pointsman.wire.frames import MAX_PAYLOAD_BEFORE_HELLO, Body, Frame, WireError
 
 BACKLOG = 2048
 DIAL_TIMEOUT_S = 30.0

@@ -29,7 +29,8 @@ from pointsman.engine.process import EXIT_REFUSED, Child, Lifeline, pack_handove
 from pointsman.model import Environment
 from pointsman.policy.backoff import Backoff, Restarts
 from pointsman.wire.descriptors import keep_standard_descriptors
-from pointsman.wire.frames import Frame, FrameDecoder, Kind, encode_frame
+from pointsman.wire.encoding import FrameDecoder, encode_frame
+from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ControllerHandover, SupervisorOrder
 from pointsman.wire.messages import pack, unpack
 

@@ -8,7 +8,7 @@ JOBS ?= 3
 # replica takes half as long again to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick test-long prometheus proxies conformance-ray lint bench chaos matrix clean
+.PHONY: demo test quick test-long dist compiled test-compiled prometheus proxies conformance-ray lint bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -21,12 +21,28 @@ quick: lint
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow" tests/unit tests/loop
 
 # What is too long for every change: property tests with many examples, the conformance suite on Ray whole, faults
-# under load, and every Python.
+# under load, the compiled wheel, and every Python.
 test-long: $(VENV)/.test
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -n $(JOBS) --dist loadfile \
 	  tests/unit tests/loop tests/conformance/test_metrics.py \
 	  tests/process/test_metrics_faults.py tests/process/test_traffic.py
-	$(MAKE) --no-print-directory conformance-ray chaos matrix
+	$(MAKE) --no-print-directory conformance-ray chaos test-compiled matrix
+
+# A source distribution, and a wheel whose hot modules are compiled for this Python and platform; needs a C compiler.
+# POINTSMAN_PURE=1: a wheel of sources alone, for any.
+dist: $(VENV)/.test
+	rm -rf dist
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/uv build --quiet --python $(BIN)/python --out-dir dist
+
+# An environment with that wheel in place of the sources.
+COMPILED := $(VENV)-compiled
+compiled: dist
+	$(PYTHON) -m venv --clear $(COMPILED)
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[demo]" --group test
+
+test-compiled: compiled
+	$(COMPILED)/bin/pytest --form compiled -n $(JOBS) --dist loadfile tests/unit tests/loop tests/conformance tests/process
 
 # For the tests of docs/monitoring, which say that they are skipped where there is none. Debian's package is unpacked
 # beside the environment and not installed: that needs no rights, and starts no service.
@@ -49,8 +65,8 @@ proxies: $(VENV)/.test
 	  echo "nginx and haproxy are not installed and cannot be unpacked: the tests behind them are skipped"
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples hatch_build.py
+	$(BIN)/ruff format --check src tests benchmarks examples hatch_build.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -101,6 +101,7 @@ def install(peers: set[str]) -> dict[str, str]:
             ensure(peer)
         except (subprocess.SubprocessError, OSError) as error:
             left_out[peer] = str(error)
+            print(f"{peer} is left out: {error}", file=sys.stderr)
     return left_out
 
 

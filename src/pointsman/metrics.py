@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from pointsman.context import replica_context
 from pointsman.telemetry import families
+from pointsman.telemetry import values as kinds
 from pointsman.telemetry import writer as telemetry
 from pointsman.telemetry.collector import LABEL_NAME, MAX_USER_SERIES, METRIC_NAME, OVERFLOW
 from pointsman.telemetry.families import Family, Kind
@@ -27,7 +28,7 @@ MAX_BOUNDARIES = 200
 MAX_TAG_LENGTH = 1000
 MAX_TAGS = 20
 
-C = TypeVar("C", bound=telemetry.SeriesValues)
+C = TypeVar("C", bound=kinds.SeriesValues)
 
 
 class _Definition(Generic[C]):
@@ -39,7 +40,7 @@ class _Definition(Generic[C]):
         self._make = make
         self._series: dict[tuple[str, ...], C] = {}
         self._shared: C | None = None
-        self._dropped: telemetry.Counter | None = None
+        self._dropped: kinds.Counter | None = None
 
     def series(self, labels: tuple[str, ...]) -> C:
         """The series with these tags; call with the lock held. Over the limit, all further tags share one series."""
@@ -150,7 +151,7 @@ class _Metric(Generic[C]):
         return (_rebuild, (type(self), self._arguments, self._default_tags))
 
 
-class Counter(_Metric[telemetry.Counter]):
+class Counter(_Metric[kinds.Counter]):
     """A count that only grows.
 
     Args:
@@ -195,7 +196,7 @@ class Counter(_Metric[telemetry.Counter]):
 Count = Counter
 
 
-class Gauge(_Metric[telemetry.Gauge]):
+class Gauge(_Metric[kinds.Gauge]):
     """A value that goes up and down. Arguments and errors as for :class:`Counter`."""
 
     _kind = "gauge"
@@ -215,7 +216,7 @@ class Gauge(_Metric[telemetry.Gauge]):
         self.set(value, tags)
 
 
-class Histogram(_Metric[telemetry.Histogram]):
+class Histogram(_Metric[kinds.Histogram]):
     """Counts values by size.
 
     Args:

@@ -12,6 +12,7 @@ from pointsman.exceptions import BackpressureError
 from pointsman.ingress.protocol import HIGH_WATER, LINGER_S, MAX_DIRECT_BODY, HTTPProtocol
 from pointsman.ingress.states import APP, BODY, DIRECT, HEAD, IDLE, NEXT, OVER, TOGETHER, WAITS
 from pointsman.testing import run, settle
+from tests.conftest import PURE_ONLY
 from tests.corpus import CASES, LAST, chunks, cuts, post
 from tests.loop.edge import SOON_S, Edge, edge
 
@@ -50,6 +51,7 @@ def answer_all(there: Edge) -> None:
         there.replica.reply(call_id)
 
 
+@PURE_ONLY
 def test_connections_keep_to_the_states(steps: set[tuple[int, int]]) -> None:
     """Whatever clients send, however it is cut, and whenever they leave or the server ends: a connection goes from
     state to state as the table says."""
@@ -488,10 +490,10 @@ def test_refused_for_want_of_room(monkeypatch: pytest.MonkeyPatch) -> None:
                 refused: list[Any] = []
                 monkeypatch.setattr(connection._service.pauses, "refused", refused.append)
 
-                def full(call: object) -> None:
+                def full(head: object) -> None:
                     raise BackpressureError("too many wait", retry_after=1.0)
 
-                monkeypatch.setattr(there.router, "submit", full)
+                monkeypatch.setattr("pointsman.routing.remote.pack", full)
                 client.send(ONE)
                 await asyncio.sleep(SOON_S)
                 client.send(post(path=b"/no-such"))

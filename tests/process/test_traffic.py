@@ -405,10 +405,10 @@ def test_what_breaks_in_a_router_is_raised_at_the_caller(monkeypatch):
     handle = client.get_handle("a")
     assert handle.remote().result() == "a"
 
-    def breaks(self, call):
+    def breaks(head):
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr("pointsman.routing.router.Router.submit", breaks)
+    monkeypatch.setattr("pointsman.routing.remote.pack", breaks)
     futures = [handle.remote() for _ in range(3)]
     for future in futures:
         with pytest.raises(ZeroDivisionError, match="a fault of ours"):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.replica.batching import BatchCost, Batcher, BatchRule
+from tests.conftest import PURE_ONLY
 from tests.properties import examples
 
 PER_BATCH_S, PER_ITEM_S, MAX_SIZE = 0.005, 0.0002, 32
@@ -332,6 +333,7 @@ def test_just_below_capacity_the_queue_does_not_grow(target_s: float) -> None:
     assert max(adapted.peaks) <= max(fixed.peaks) + MAX_SIZE
 
 
+@PURE_ONLY
 def test_the_target_goes_while_the_thread_asks() -> None:
     """The operator takes the latency target away while the thread of sync code forms a batch: the thread goes on (BA8,
     RC1)."""

@@ -14,7 +14,7 @@ from pointsman.environments.interpreter import check, check_version, probe
 from pointsman.environments.kinds import CondaEnv, Kind, Requirements, VirtualEnv
 from pointsman.environments.requirements import ensure, interpreter_build
 from pointsman.model import CALLER, Environment
-from pointsman.usercode.paths import PACKAGE, PATH_VARIABLE, python_path
+from pointsman.usercode.paths import PACKAGE_PARTS, PATH_VARIABLE, python_path
 
 _OF_THE_CALLER = (PATH_VARIABLE, "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV")
 
@@ -91,8 +91,9 @@ def _checked(environment: Environment) -> Environment:
     facts = probe(_with_python_path(environment, given))
     check(environment, facts)
     if not facts.pointsman:
-        # Replicas import this process's pointsman: it is pure Python, and check() has found its dependencies.
-        given = os.pathsep.join([link_folder(PACKAGE), *([given] if given else [])])
+        # Replicas import this process's pointsman: as compiled where that fits their Python, or else its sources.
+        # check() has found its dependencies.
+        given = os.pathsep.join([link_folder(*PACKAGE_PARTS), *([given] if given else [])])
     version = ".".join(map(str, facts.version))
     return msgspec.structs.replace(_with_python_path(environment, given), version=version)
 

@@ -28,7 +28,8 @@ from pointsman.telemetry import families
 from pointsman.telemetry.families import OUTCOMES
 from pointsman.telemetry.logs import FIELDS, WarningBudget, escaped
 from pointsman.telemetry.tracing import Span, Tracer
-from pointsman.telemetry.writer import ByLabels, Counter, Histogram, MetricsWriter
+from pointsman.telemetry.values import Counter, Histogram
+from pointsman.telemetry.writer import ByLabels, MetricsWriter
 
 End = tuple[str, str, str, str, str]
 """Endpoint, route, outcome, reason and backend of a request. The endpoint is empty if no route matched, the backend if

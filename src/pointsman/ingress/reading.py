@@ -289,5 +289,5 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
         # Nearly all targets. They mean the same to the parser of URLs, which takes several times as long.
         path, _, query = target.partition(b"?")
         return path, query
-    parsed = httptools.parse_url(with_path(target))
+    parsed: Any = httptools.parse_url(with_path(target))  # its declaration knows no None
     return parsed.path, parsed.query or b""

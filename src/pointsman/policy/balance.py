@@ -96,6 +96,16 @@ GOES_ON = -1
 RUN_WEIGHT = 0.1
 
 
+class Pace(Protocol):
+    """What calls take: :class:`RunTime`."""
+
+    us: int
+
+    def note(self, seconds: float) -> None: ...
+
+    def goes_on(self) -> None: ...
+
+
 class RunTime:
     """What calls take of late.
 

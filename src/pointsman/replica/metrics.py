@@ -11,24 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pointsman.replica.item import Item
+from pointsman.replica.recorder import Recorder
 from pointsman.telemetry import families, tracing
 from pointsman.telemetry.collector import Labels, Numbers
 from pointsman.telemetry.families import Kind
 from pointsman.telemetry.tracing import Tracer
-from pointsman.telemetry.writer import (
-    ByLabels,
-    Histogram,
-    LoopLag,
-    MetricsWriter,
-    Series,
-    SeriesValues,
-    set_process_writer,
-)
+from pointsman.telemetry.values import SeriesValues
+from pointsman.telemetry.writer import LoopLag, MetricsWriter, Series, set_process_writer
 
 log = logging.getLogger(__name__)
 
@@ -134,69 +127,6 @@ def _steps(cumulative: Iterable[float]) -> Iterator[float]:
     for count in cumulative:
         yield count - before
         before = count
-
-
-class Recorder:
-    """Metrics written by one thread."""
-
-    # hot: values are written in place where each call does it; `inc()` is one more method call (decision 0020)
-
-    def __init__(self, writer: MetricsWriter, backend: str, replica: str) -> None:
-        self._writer = writer
-        self._names = names = (backend, replica)
-        self._requests = writer.counter(families.BACKEND_REQUESTS, backend)
-        self._errors = writer.counter(families.BACKEND_ERRORS, backend)
-        self._queued = writer.gauge(families.QUEUED_QUERIES, *names)
-        self._processing = writer.gauge(families.PROCESSING_QUERIES, *names)
-        self._queuing = writer.histogram(families.QUEUING_LATENCY, *names)
-        self._latencies: ByLabels[int, Histogram] = ByLabels(
-            lambda size: writer.histogram(families.PROCESSING_LATENCY, *names, families.size_label(size))
-        )
-
-    @cached_property
-    def _sizes(self) -> Histogram:
-        """Made at the first batch, since most backends do not batch."""
-        return self._writer.histogram(families.BATCH_SIZE, *self._names)
-
-    def arrived(self) -> None:
-        """Count a call that was admitted."""
-        queued = self._queued
-        queued.values[queued.at] += 1.0
-
-    def started(self, items: Sequence[Item], now: float) -> None:
-        """Record that user code is about to be called with these, as one batch."""
-        size = len(items)
-        queued, processing = self._queued, self._processing
-        queued.values[queued.at] -= size
-        processing.values[processing.at] += size
-        if items[0].method.batches:
-            self._sizes.observe(size)
-        for item in items:
-            self._queuing.observe((now - item.arrived) * 1000.0)
-
-    def ran(self, began: float, size: int) -> None:
-        """Record that one call of user code has ended, and its result was processed."""
-        self._latencies[size].observe((time.monotonic() - began) * 1000.0)
-
-    def processed(self, item: Item, *, failed: bool) -> None:
-        """Count a call that user code has processed. Called once, before its answer is sent."""
-        item.counted = True
-        requests = self._requests
-        requests.values[requests.at] += 1.0
-        if failed:
-            self._errors.inc()
-
-    def closed(self, item: Item) -> None:
-        """Record that a call has left the replica."""
-        gauge = self._processing if item.began else self._queued
-        gauge.values[gauge.at] -= 1.0
-        if item.began and not item.counted:
-            self._requests.inc()
-
-    def failed_late(self, item: Item) -> None:
-        """Count the error of a call that :meth:`processed` has not counted."""
-        if item.began and not item.counted:
-            self._errors.inc()
 
 
 class NullRecorder:

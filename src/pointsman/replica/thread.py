@@ -30,7 +30,7 @@ from typing import Any
 
 from pointsman.context import call_scope
 from pointsman.incoming import CODEC_HTTP
-from pointsman.policy.balance import GOES_ON, RunTime
+from pointsman.policy.balance import GOES_ON, Pace, RunTime
 from pointsman.replica import answers
 from pointsman.replica.answers import PLAIN
 from pointsman.replica.batching import Batcher, BatchRule
@@ -290,7 +290,7 @@ class OnThread:
         self._context = context
         self.executor = SyncExecutor(self._run, batcher=Batcher(rule))
         self.running: tuple[float, list[Item]] | None = None
-        self._run_time = RunTime()
+        self._run_time: Pace = RunTime()
 
     def goes_on(self) -> None:
         """Calls are not over when the thread has done with them, or never come to it one by one."""

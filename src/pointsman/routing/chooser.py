@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pointsman.model import EndpointSpec, Pins
-from pointsman.policy.traffic import CallInfo, Policy, TrafficSplit
+from pointsman.policy.traffic import CallInfo, TrafficSplit
 from pointsman.routing.call import Call
 from pointsman.routing.ownpolicy import load_for
 from pointsman.telemetry.logs import WarningBudget
@@ -43,7 +43,7 @@ class Chooser:
         self.shadows: Mapping[str, float] = endpoint.policy.shadows
         weights, custom = endpoint.policy.weights, endpoint.policy.custom
         self.backends = {tag for tag in weights if weights[tag] or custom} | set(pins.keys.values())
-        self._custom = load_for(endpoint) if custom else None
+        self._custom: Any = load_for(endpoint) if custom else None
         self._number = 0
         self._budget = WarningBudget()
 
@@ -88,7 +88,7 @@ class Chooser:
             "numbers": numbers,
         }
 
-    def _choose_by_policy(self, policy: Policy, call: CallInfo, draw: float) -> str | None:
+    def _choose_by_policy(self, policy: Any, call: CallInfo, draw: float) -> str | None:
         """The backend chosen by the custom policy; None if it raised or named an unknown backend."""
         try:
             chosen = policy.choose(call, self.split, draw)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from pointsman.telemetry import families
-from pointsman.telemetry.writer import ByLabels, Counter, Gauge, MetricsWriter
+from pointsman.telemetry.values import Counter, Gauge
+from pointsman.telemetry.writer import ByLabels, MetricsWriter
 
 
 class RouterMetrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import logging
 import os
@@ -19,6 +20,8 @@ log = logging.getLogger("pointsman")
 
 #: The folder of the package pointsman, two levels above this file.
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: With the code of compiled modules, which lies beside the package (decision 0057).
+PACKAGE_PARTS = (PACKAGE, *sorted(glob.glob(os.path.join(os.path.dirname(PACKAGE), "pointsman__mypyc.*"))))
 PATH_VARIABLE = "PYTHONPATH"
 PROBE_TIMEOUT_S = 10.0
 

@@ -104,14 +104,17 @@ def _user_exception(failure: FailureHead, pickled: Body) -> BaseException:
     return stand_in
 
 
-_OUR_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "replica") + os.sep
+_OUR_FOLDERS = (
+    os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "replica") + os.sep,
+    "pointsman/replica/",  # compiled modules name their files by the way from the import path
+)
 
 
 def format_traceback(error: BaseException) -> str:
     """The traceback as text, cut to the limit. Frames of the replica above user code are left out, since they mean
     nothing to its author."""
     inner: TracebackType | None = error.__traceback__
-    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_FOLDER):
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_FOLDERS):
         inner = inner.tb_next
     try:
         return cut("".join(traceback.format_exception(type(error), error, inner)))

@@ -1,0 +1,84 @@
+"""Compiles the modules that every call passes into a wheel (decision 0057). ``make dist`` turns this hook on; without
+it, and where ``POINTSMAN_PURE`` is set, a wheel holds the sources alone and builds without a compiler.
+
+The sources are in a compiled wheel, too: tracebacks show their lines, other Pythons import them, and
+``POINTSMAN_PURE=1`` makes this one do so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class CompiledModules(BuildHookInterface):  # type: ignore[type-arg]
+    """See the module. Its configuration has ``modules``: paths below ``src/pointsman``, without ``.py``."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable" or os.environ.get("POINTSMAN_PURE"):
+            return
+        self._folder = tempfile.TemporaryDirectory()
+        source, built = Path(self.root) / "src", Path(self._folder.name)
+        compile_extensions(to_c(source, self.config["modules"], built / "c"), built)
+        for file in (built / "lib").rglob("*.so"):
+            build_data["force_include"][str(file)] = str(file.relative_to(built / "lib"))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        if hasattr(self, "_folder"):
+            self._folder.cleanup()
+
+
+def to_c(source: Path, modules: list[str], target: Path) -> list[Any]:
+    """Check modules by mypyc, and write their C code.
+
+    Args:
+        source: the folder with the package.
+        modules: paths below the package, without ``.py``.
+        target: folder for the C code.
+
+    Returns:
+        Extensions, for :func:`compile_extensions`.
+
+    Raises:
+        SystemExit: mypyc does not take them, and has said why.
+    """
+    from mypyc.build import mypycify
+
+    # Types of libraries that are not installed here do not matter, and `make lint` checks everything more strictly.
+    options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", f"--cache-dir={target}/mypy"]
+    paths = [f"pointsman/{module}.py" for module in modules]
+    with inside(source):  # so that tracebacks name files as they lie below an import path
+        return mypycify(
+            [*options, *paths], opt_level="2", debug_level="0", group_name="pointsman", target_dir=str(target)
+        )
+
+
+def compile_extensions(extensions: list[Any], folder: Path) -> None:
+    """Compile what :func:`to_c` has made, into ``lib`` of a folder."""
+    from setuptools import Distribution
+    from setuptools.command.build_ext import build_ext
+
+    command = build_ext(Distribution({"ext_modules": extensions, "packages": []}))
+    command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "objects")
+    command.ensure_finalized()
+    command.run()
+
+
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

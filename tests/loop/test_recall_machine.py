@@ -88,21 +88,23 @@ class World:
 
     def watch(self, executor: SyncExecutor[Any]) -> None:
         """Know when its thread, which sleeps now, is woken and sleeps again."""
-        sleep = executor._sleep
+        executor._waker = Waker(self, executor._waker)  # type: ignore[assignment]
 
-        def noted_sleep(timeout_s: float) -> None:
-            self.loop.call_soon_threadsafe(self.halt)
-            sleep(timeout_s)
 
-        def noted_wake() -> None:
-            with executor._lock:
-                asleep, executor._asleep = executor._asleep, False
-            if asleep:
-                self.go_on()
-                executor._waker.release()
+class Waker:
+    """The lock that an executor's thread sleeps on, which tells the world of sleeping and waking."""
 
-        executor._sleep = noted_sleep  # type: ignore[method-assign]
-        executor._wake = noted_wake  # type: ignore[method-assign]
+    def __init__(self, world: World, lock: Any) -> None:
+        self._world = world
+        self._lock = lock
+
+    def acquire(self, timeout: float = -1) -> bool:
+        self._world.loop.call_soon_threadsafe(self._world.halt)
+        return bool(self._lock.acquire(timeout=timeout))
+
+    def release(self) -> None:
+        self._world.go_on()
+        self._lock.release()
 
 
 WORLD: World

@@ -137,6 +137,7 @@ def test_sources_can_be_had_from_a_compiled_wheel() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # half a minute of processor time, on a machine that may be busy
 @pytest.mark.skipif(not SOURCE.is_dir(), reason="there is no source tree")
 def test_mypyc_takes_them(tmp_path: Path) -> None:
     """What is compiled passes mypyc's own checks; they take a quarter of the time that compiling does."""
@@ -151,7 +152,5 @@ interface.BuildHookInterface = object
 import hatch_build
 hatch_build.to_c(Path({str(SOURCE.parent)!r}), {MODULES!r}, Path({str(tmp_path)!r}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=280
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -215,7 +215,7 @@ def test_replicas_import_nothing_else() -> None:
     """What an environment is asked for is all that a replica imports: another import would be missing there (DM6)."""
     code = "import sys, pointsman.replica.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = set(subprocess.check_output([sys.executable, "-S", "-c", code], env=with_sites(), text=True).split())
-    foreign = loaded - set(sys.stdlib_module_names) - {"pointsman", "__main__"}
+    foreign = loaded - set(sys.stdlib_module_names) - {"pointsman", "pointsman__mypyc", "__main__"}
     assert foreign - {"typing_extensions"} <= {*RUNTIME, *OPTIONAL}  # which msgspec looks for
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import httptools
 
-from pointsman.ingress.framing import HEAD_END, BadFraming, Chunks, is_chunked, length_of, with_path
+from pointsman.ingress.framing import CRLF, HEAD_END, BadFraming, Chunks, is_chunked, length_of, with_path
 from pointsman.ingress.states import BODY, HEAD
 
 MAX_REQUEST_LINE = 8190
@@ -52,9 +52,9 @@ class Reader:
     """
 
     __slots__ = (
-        "_body_parser", "_chunks", "_client", "_field_bytes", "_fields", "_head_end", "_headers", "_left", "_parser",
-        "_url", "chunked", "expects_continue", "head_size", "keep_alive", "length", "pieces", "scope", "state",
-        "status",
+        "_body_parser", "_chunks", "_client", "_field_bytes", "_fields", "_head", "_head_end", "_headers", "_left",
+        "_line", "_parser", "_url", "chunked", "expects_continue", "head_size", "keep_alive", "length", "pieces",
+        "scope", "state", "status",
     )  # fmt: skip
 
     def __init__(self, client: tuple[str, int] | None) -> None:
@@ -63,6 +63,8 @@ class Reader:
         self._body_parser: Any = None
         self._url = b""
         self._headers: Headers = []
+        self._head = b""  # the piece of a head that the parser is given
+        self._line = b""  # the beginning of a head that was cut, up to its first line
         self._head_end = b""  # the last bytes of a head that was cut
         self._left = 0  # of the body that is being received: bytes that are still to come, or its chunks
         self._chunks: Chunks | None = None
@@ -98,8 +100,9 @@ class Reader:
         if self.head_size > MAX_RAW_HEAD:
             self.status = 431
             raise BadFraming("the head does not end")
+        self._head = data[start:end]
         try:
-            self._parser.feed_data(data[start:end])
+            self._parser.feed_data(self._head)
         except httptools.HttpParserUpgrade:
             # It has met the end of a head that offers another protocol, and leaves what follows to that one.
             if self.state == BODY:
@@ -111,8 +114,11 @@ class Reader:
                 raise BadFraming("the parser sees no end of a request at the end of its head")
         elif self._left or self._chunks is not None:
             raise BadFraming("the parser sees the end of a request before the end of its body")
-        elif self.head_size > SURE_HEAD:
-            self._check_fields(self._headers)
+        elif self.head_size:
+            if CRLF not in self._line:
+                self._line = (self._line + self._head).lstrip(CRLF)
+            if self.head_size > SURE_HEAD:
+                self._check_fields(self._headers)
         return end
 
     def _read_body(self, data: bytes, start: int) -> int:
@@ -197,6 +203,9 @@ class Reader:
             self._stop(501)
         version = self._parser.get_http_version()
         self._frame(headers, version)
+        head = self._head
+        if self._line or not head.startswith(b"HTTP/", head.find(CRLF) - len("HTTP/1.1")):
+            self._check_protocol(head)
         url, self._url = self._url, b""
         raw_path, query = split_target(url)
         self.keep_alive = version != "1.0" and self._parser.should_keep_alive()
@@ -255,6 +264,12 @@ class Reader:
         if chunked:
             self._chunks = Chunks()
             self._fields, self._field_bytes = len(headers), sum(len(name) + len(value) for name, value in headers)
+
+    def _check_protocol(self, head: bytes) -> None:
+        """The parser takes requests of RTSP and of ICE, too, and does not say so."""
+        line, self._line = (self._line + head).lstrip(CRLF).partition(CRLF)[0], b""
+        if line[-len("HTTP/1.1") :][:5] != b"HTTP/":
+            self._stop(400)
 
     def _check_fields(self, headers: Headers) -> None:
         sizes = [len(name) + len(value) for name, value in headers]

@@ -8,7 +8,7 @@ JOBS ?= 3
 # replica takes half as long again to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick test-long dist compiled test-compiled prometheus proxies conformance-ray lint bench chaos matrix clean
+.PHONY: demo test quick test-long dist compiled test-compiled prometheus proxies llhttp conformance-ray lint bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -20,9 +20,9 @@ test: $(VENV)/.test lint prometheus proxies
 quick: lint
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow" tests/unit tests/loop
 
-# What is too long for every change: property tests with many examples, the conformance suite on Ray whole, faults
-# under load, the compiled wheel, and every Python.
-test-long: $(VENV)/.test
+# What is too long for every change: property tests with many examples, the test cases of llhttp, the conformance suite on
+# Ray whole, faults under load, the compiled wheel, and every Python.
+test-long: $(VENV)/.test llhttp
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -n $(JOBS) --dist loadfile \
 	  tests/unit tests/loop tests/conformance/test_metrics.py \
 	  tests/process/test_metrics_faults.py tests/process/test_traffic.py
@@ -63,6 +63,16 @@ proxies: $(VENV)/.test
 	    { $(PROXIES) || { apt-get update && $(PROXIES); }; } && \
 	    for package in *.deb; do dpkg-deb -x $$package . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
 	  echo "nginx and haproxy are not installed and cannot be unpacked: the tests behind them are skipped"
+
+# For tests that are otherwise skipped, and say so: the requests by which llhttp is tested, as pages with the parser's own
+# log. They come with the source of aiohttp, which is unpacked in part and not installed.
+llhttp: $(VENV)/.test
+	@test -d $(VENV)/llhttp/request || \
+	  { mkdir -p $(VENV)/llhttp && cd $(VENV)/llhttp && \
+	    ../bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary aiohttp aiohttp==3.12.15 && \
+	    tar -xzf aiohttp-*.tar.gz --wildcards --strip-components=4 '*/vendor/llhttp/test/request/*.md' && \
+	    rm -f aiohttp-*.tar.gz; } >/dev/null 2>&1 || \
+	  echo "the source of aiohttp cannot be had: the tests with llhttp's cases are skipped"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks examples hatch_build.py

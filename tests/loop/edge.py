@@ -77,11 +77,20 @@ class Client(asyncio.Protocol):
 class Edge:
     """An ingress without a socket."""
 
-    def __init__(self, *, middlewares: bool, route: str, methods: tuple[str, ...], app: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        middlewares: bool,
+        route: str,
+        methods: tuple[str, ...],
+        app: Any,
+        kind: type[IngressApp],
+        **options: Any,
+    ) -> None:
         self.replica = ScriptedReplica()
         self.router = Router(instance=INSTANCE, draw=lambda: 0.5)
         settings = HTTPSettings("x", 0, False, 300.0, LIMIT, True, b"", Origin("", ()), **options)
-        self.app = IngressApp(self.router, settings)
+        self.app = kind(self.router, settings)
         table = table_of(1, {"b": [self.replica]})
         endpoint = msgspec.structs.replace(table.endpoints["b"], route=route, methods=methods)
         self.app.apply(msgspec.structs.replace(table, endpoints={"b": endpoint}))
@@ -126,13 +135,15 @@ async def edge(
     route: str = "/b",
     methods: tuple[str, ...] = ("POST",),
     app: Any = None,
+    kind: type[IngressApp] = IngressApp,
     **options: Any,
 ) -> AsyncIterator[Edge]:
     """
     Args:
         app: an ASGI app in the place of the ingress's.
+        kind: of the ingress's app, on both ways.
     """
-    edge = Edge(middlewares=middlewares, route=route, methods=methods, app=app, **options)
+    edge = Edge(middlewares=middlewares, route=route, methods=methods, app=app, kind=kind, **options)
     await settle()
     yield edge
     await settle()

@@ -69,9 +69,9 @@ class Outcome(NamedTuple):
         return self.closed and (400 <= last < 500 or last in (501, 505))
 
 
-async def sent(pieces: list[bytes], *, middlewares: bool) -> Outcome:
+async def sent(pieces: list[bytes], *, middlewares: bool, kind: type[Recorder] = Recorder) -> Outcome:
     """What becomes of these, sent one after the other."""
-    async with edge(middlewares=middlewares, kind=Recorder) as there:
+    async with edge(middlewares=middlewares, kind=kind) as there:
         recorder: Any = there.app
         recorder.seen = []
         client = await there.client()

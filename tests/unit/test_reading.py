@@ -97,3 +97,70 @@ def test_what_was_said_of_one_request_is_not_said_of_the_next() -> None:
     reader.read(SECRET, 0)
     reader.read(LAST, 0)
     assert (reader.expects_continue, reader.length, reader.chunked) == (False, 0, False)
+
+
+# --- the last head again ----------------------------------------------------------------------------------------------
+
+
+def read_all(reader: Reader, *pieces: bytes) -> list[tuple[bytes, bytes]]:
+    """Path and body of each request."""
+    seen: list[tuple[bytes, bytes]] = []
+    path = b""
+    for piece in pieces:
+        position = 0
+        while position < len(piece):
+            position = reader.read(piece, position)
+            if reader.scope is not None:
+                path, reader.scope = reader.scope["raw_path"], None
+            if reader.state == HEAD and not reader.head_size:
+                seen.append((path, reader.take_body()))
+    return seen
+
+
+def test_a_head_that_comes_again_is_not_parsed_again() -> None:
+    """The last head, byte for byte, means what it meant; the parser sees neither it nor its body, however that is
+    cut."""
+    reader, request = Reader(None), post(LENGTH, body=SECRET)
+    assert read_all(reader, request * 2) == [(b"/first", SECRET)] * 2
+    reader._parser = None
+    assert read_all(reader, request * 2) == [(b"/first", SECRET)] * 2
+    assert read_all(reader, request[:-20], request[-20:-10], request[-10:] + request) == [(b"/first", SECRET)] * 2
+
+
+def test_each_request_has_headers_of_its_own() -> None:
+    """What the app adds to the headers of one request is not among those of the next one with the same head."""
+    reader, request = Reader(None), post(LENGTH, body=SECRET)
+    for _ in range(5):
+        reader.read(request, 0)
+        assert reader.scope is not None
+        assert reader.scope["headers"] == [(b"host", b"x"), (b"content-length", b"%d" % len(SECRET))]
+        reader.scope["headers"].append((b"x-request-id", b"1"))
+        reader.scope["state"] = {}
+        reader.scope = None
+
+
+def test_the_last_piece_of_a_head_is_no_head() -> None:
+    """The same bytes are a head where one begins, and the end of another one behind its beginning: neither is taken for
+    the other, whichever comes first."""
+    begin, head = b"GET /outer HTTP/1.1\r\nx-a: ", b"GET /inner HTTP/1.1\r\nhost: x\r\n\r\n"
+    reader = Reader(None)
+    for _ in range(3):
+        assert read_all(reader, begin, head) == [(b"/outer", b"")]
+        assert read_all(reader, head, head, head) == [(b"/inner", b"")] * 3
+        assert read_all(reader, begin + head, head) == [(b"/outer", b""), (b"/inner", b"")]
+        assert read_all(reader, b"\r\n", head, b"\r\n" + head) == [(b"/inner", b"")] * 2
+
+
+OFFER = (b"connection: upgrade", b"upgrade: h2c")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [(OFFER, b""), ((*OFFER, LENGTH), SECRET), ((b"transfer-encoding: chunked",), chunks(SECRET))],
+)
+def test_what_is_not_plain_is_parsed_each_time(headers: tuple[bytes, ...], body: bytes) -> None:
+    """Offers of other protocols, and chunks, are looked at each time."""
+    reader = Reader(None)
+    for _ in range(3):
+        assert read_all(reader, post(*headers, body=body)) == [(b"/first", SECRET if body else b"")]
+        assert reader._known is None

@@ -2,6 +2,10 @@
 
 The parser decides what a request means; where it ends, both must see in the same place. An offer of another protocol
 is not taken up: what follows is the body of the request that made it, although the parser would leave that to others.
+
+Clients mostly send the same head again and again. One that comes for the third time in a row, byte for byte, is not
+parsed: the parser, which begins anew with each request, would say the same of it. That is a third of what a small
+request costs before it is routed. The parser sees neither such a head nor its body, and so stays where it was.
 """
 
 from __future__ import annotations
@@ -23,10 +27,13 @@ MAX_RAW_HEAD = MAX_REQUEST_LINE + MAX_HEAD + 8 * MAX_HEADERS
 """With colons, blanks and line ends. A field that does not end is not collected for longer."""
 SURE_HEAD = MAX_HEADER_FIELD
 """Bytes of a head none of whose fields can be too long, whatever they are."""
+MAX_KNOWN_HEAD = 1024
+"""Bytes of a head that is remembered."""
 SMALL = 4096
 """Bytes that are copied sooner than looked at in place."""
 
 Headers = list[tuple[bytes, bytes]]
+_VERSION = len("HTTP/1.1")
 _PLAIN = bytes(code for code in range(0x21, 0x7F) if code != ord("#"))
 _NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"host"))
 
@@ -52,9 +59,9 @@ class Reader:
     """
 
     __slots__ = (
-        "_body_parser", "_chunks", "_client", "_field_bytes", "_fields", "_head", "_head_end", "_headers", "_left",
-        "_line", "_parser", "_url", "chunked", "expects_continue", "head_size", "keep_alive", "length", "pieces",
-        "scope", "state", "status",
+        "_body_parser", "_chunks", "_client", "_field_bytes", "_fields", "_head_end", "_headers", "_is_parsed",
+        "_known", "_last", "_left", "_line", "_parser", "_url", "chunked", "expects_continue", "head_size",
+        "keep_alive", "length", "pieces", "scope", "state", "status",
     )  # fmt: skip
 
     def __init__(self, client: tuple[str, int] | None) -> None:
@@ -62,8 +69,10 @@ class Reader:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._body_parser: Any = None
         self._url = b""
+        self._last = b""  # the last head, unless it came in pieces or was not plain
+        self._known: dict[str, Any] | None = None  # its scope, if it has come twice
+        self._is_parsed = True  # the body that is being received: false behind a head that was known
         self._headers: Headers = []
-        self._head = b""  # the piece of a head that the parser is given
         self._line = b""  # the beginning of a head that was cut, up to its first line
         self._head_end = b""  # the last bytes of a head that was cut
         self._left = 0  # of the body that is being received: bytes that are still to come, or its chunks
@@ -96,17 +105,30 @@ class Reader:
         end = data.find(HEAD_END, start) + len(HEAD_END)
         if self._head_end or end < len(HEAD_END):
             end = self._end_of_cut_head(data, start)
+        head = data[start:end]
+        comes_again = head == self._last
+        if comes_again and self._known is not None:
+            return self._read_known(self._known, data, end)
+        self._last, self._known = b"", None  # so a head in pieces, of which one is like the last head, is parsed
+        is_whole = is_plain = not self.head_size
         self.head_size += end - start
         if self.head_size > MAX_RAW_HEAD:
             self.status = 431
             raise BadFraming("the head does not end")
-        self._head = data[start:end]
         try:
-            self._parser.feed_data(self._head)
+            self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             # It has met the end of a head that offers another protocol, and leaves what follows to that one.
+            is_plain = False
             if self.state == BODY:
                 self._body_parser = self._parser_of_the_body()
+        if self.scope is not None:
+            if not (is_whole and head.startswith(b"HTTP/", head.find(CRLF) - _VERSION)):
+                self._check_protocol(head)
+            if is_plain and len(head) <= MAX_KNOWN_HEAD:
+                self._last = head
+                if comes_again:
+                    self._remember(self.scope)
         if self.state == BODY:
             if 0 < self._left <= len(data) - end:
                 return self._read_body(data, end)
@@ -116,10 +138,28 @@ class Reader:
             raise BadFraming("the parser sees the end of a request before the end of its body")
         elif self.head_size:
             if CRLF not in self._line:
-                self._line = (self._line + self._head).lstrip(CRLF)
+                self._line = (self._line + head).lstrip(CRLF)
             if self.head_size > SURE_HEAD:
                 self._check_fields(self._headers)
         return end
+
+    def _remember(self, scope: dict[str, Any]) -> None:
+        """Keep what the last head means. That is never handed out: apps and middlewares change what they are given."""
+        if self.keep_alive and not self.chunked:
+            self._known = {**scope, "headers": tuple(scope["headers"])}
+
+    def _read_known(self, known: dict[str, Any], data: bytes, end: int) -> int:
+        """The last head again. What was said of it but the scope is still here; the parser sees neither it nor its
+        body."""
+        self.scope = scope = known.copy()
+        scope["headers"] = list(scope["headers"])
+        body_end = end + self.length
+        if body_end > len(data):
+            self._left, self._is_parsed, self.state = self.length, False, BODY
+            return end
+        if self.length:
+            self.pieces.append(data[end:body_end])
+        return body_end
 
     def _read_body(self, data: bytes, start: int) -> int:
         size = len(data)
@@ -130,6 +170,11 @@ class Reader:
             end = self._chunks.follow(data, start)
             if self._chunks.over:
                 self._chunks = None
+        if not self._is_parsed:
+            self.pieces.append(data[start:end])
+            if not self._left:
+                self._is_parsed, self.state = True, HEAD
+            return end
         piece = data[start:end] if end - start < SMALL else memoryview(data)[start:end]
         (self._body_parser or self._parser).feed_data(piece)
         if self._left or self._chunks is not None:
@@ -203,9 +248,6 @@ class Reader:
             self._stop(501)
         version = self._parser.get_http_version()
         self._frame(headers, version)
-        head = self._head
-        if self._line or not head.startswith(b"HTTP/", head.find(CRLF) - len("HTTP/1.1")):
-            self._check_protocol(head)
         url, self._url = self._url, b""
         raw_path, query = split_target(url)
         self.keep_alive = version != "1.0" and self._parser.should_keep_alive()
@@ -268,8 +310,9 @@ class Reader:
     def _check_protocol(self, head: bytes) -> None:
         """The parser takes requests of RTSP and of ICE, too, and does not say so."""
         line, self._line = (self._line + head).lstrip(CRLF).partition(CRLF)[0], b""
-        if line[-len("HTTP/1.1") :][:5] != b"HTTP/":
-            self._stop(400)
+        if line[-_VERSION:][: len("HTTP/")] != b"HTTP/":
+            self.scope, self.state = None, HEAD  # there is no request
+            raise BadFraming("only HTTP is spoken")
 
     def _check_fields(self, headers: Headers) -> None:
         sizes = [len(name) + len(value) for name, value in headers]

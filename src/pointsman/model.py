@@ -341,7 +341,7 @@ class BackendRoute(Struct, frozen=True):
 
 
 class RoutingTable(Struct, frozen=True):
-    """Everything that a router needs. It is always sent whole; a router takes it only if its version is higher.
+    """Everything that a router needs; a router takes it only if its version is higher.
 
     Attributes:
         pins: packed :class:`Pins` by endpoint; a router unpacks only those that changed (10,000 take a millisecond).

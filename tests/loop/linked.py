@@ -116,7 +116,7 @@ class LinkedWorld:
         accept = acceptor(self.connections, instance="i", key_for=self.connections.key_for)
         self.server = virtual_loop().network.listen(CONTROL, accept)
         self.driver = self._link(ROLE_OPERATOR)
-        self.router = self._link(ROLE_INGRESS, on_table=self.tables.append)
+        self.router = self._link(ROLE_INGRESS, on_table=lambda table, change: self.tables.append(table))
 
     def _link(self, role: str, **more: Any) -> ControlLink:
         key = derive_key(MASTER, role)

@@ -22,12 +22,14 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
+from types import SimpleNamespace
 from typing import Any
 
 from pointsman.controller.controller import Controller
 from pointsman.controller.observed import LaunchMetadata
 from pointsman.controller.orders import Launcher
-from pointsman.controller.reconcile import is_settled
+from pointsman.controller.publisher import Publisher
+from pointsman.controller.reconcile import Action, Confirm, Revert, WakeAt, is_settled, plan
 from pointsman.controller.state import Desired
 from pointsman.controller.store import Loaded, StoreError
 from pointsman.engine.orders import LaunchOrder
@@ -128,9 +130,9 @@ class Watched(FakePeers):
         self.has: dict[int, int] = {}
         """Router -> version of the table that it has confirmed."""
 
-    def publish(self, table: Any) -> None:
+    def publish(self, table: Any, change: Any) -> None:
         self._simulation.check_table(table)
-        super().publish(table)
+        super().publish(table, change)
 
     def _confirm(self, controller: Any, number: int, version: int) -> None:
         self.has[number] = max(version, self.has.get(number, 0))
@@ -290,6 +292,31 @@ class Simulation:
     def check(self) -> None:
         self.controller.observed.validate()
         assert self.controller.desired.version <= self.store.desired.version, "what is in force is not stored"
+        self.check_nothing_is_forgotten()
+
+    def check_nothing_is_forgotten(self) -> None:
+        """The controller plans only what an event concerns, and changes only that in the table. Whatever it does not
+        look at would give nothing."""
+        controller = self.controller
+        agenda, publisher = controller._agenda, controller._publisher
+        is_due = agenda.next_time is not None and agenda.next_time <= self.loop.time()
+        if controller._kicked or controller._turn.locked() or is_due:
+            return
+        forgotten: list[Action] = []
+        for action in plan(controller.desired, controller.observed, self.loop.time()):
+            if isinstance(action, WakeAt):
+                assert agenda.next_time is not None, f"nobody plans again at {action.time:g}"
+                assert agenda.next_time <= action.time, f"due at {action.time:g}, and planned at {agenda.next_time:g}"
+            elif not (isinstance(action, (Confirm, Revert)) and agenda.next_time):  # these may wait for the store
+                forgotten.append(action)
+        assert not forgotten, f"nobody has planned {forgotten}"
+        if controller.published and not any(replica.adopted for replica in controller.observed.replicas.values()):
+            nobody: Any = SimpleNamespace(publish=lambda table, change: None)
+            whole = Publisher(nobody, publisher._keys, version=controller.table.version - 1)
+            leaving = {n: r.left_at for n, r in controller.observed.replicas.items()}
+            whole.publish(controller.desired, controller.observed, self.loop.time())
+            assert whole.table == controller.table, "the table is not what it would be if it were made anew"
+            assert leaving == {n: r.left_at for n, r in controller.observed.replicas.items()}, "a replica was forgotten"
 
     def check_acknowledged(self, version: int) -> None:
         assert self.store.desired.version >= version, "a change was acknowledged before it was stored"

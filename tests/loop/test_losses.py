@@ -159,7 +159,7 @@ def test_a_change_waits_for_connections_of_its_own_replicas_only() -> None:
     async def test(world: LinkedWorld) -> None:
         await world.carry_out(create("c", "b", num_replicas=2), b"code 1", backend="b")
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        world.router.on_table = lambda table: asyncio.shield(reached)
+        world.router.on_table = lambda table, change: asyncio.shield(reached)
         creating = asyncio.ensure_future(world.carry_out(create("d", "other"), b"code 1", backend="other"))
         await asyncio.sleep(5)
         assert not creating.done()
@@ -245,7 +245,9 @@ def test_drains(loss: Loss) -> None:
 
 
 @WAYS
-@pytest.mark.parametrize(("request_kind", "reply_kind"), [(Kind.TABLE, Kind.CONFIRM), (Kind.SUBSCRIBE, Kind.TABLE)])
+@pytest.mark.parametrize(
+    ("request_kind", "reply_kind"), [(Kind.TABLE_CHANGE, Kind.CONFIRM), (Kind.SUBSCRIBE, Kind.TABLE)]
+)
 def test_tables(request_kind: Kind, reply_kind: Kind, loss: Loss) -> None:
     """A router that misses a table, or is not heard to have it, has the newest within half a second, and the call that
     waits for the routers returns (FT7, CL4)."""
@@ -304,7 +306,7 @@ def test_a_new_ingress_is_counted_before_there_is_a_table() -> None:
             role=ROLE_INGRESS,
             identity="0",
             key=derive_key(MASTER, ROLE_INGRESS, "0"),
-            on_table=lambda table: kinds.append(Kind.TABLE),
+            on_table=lambda table, change: kinds.append(Kind.TABLE),
             on_frame=lambda frame: kinds.append(frame.kind),
         )
         ingress.subscribe(ingress=True, pid=2)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from pointsman.controller.failures import Failures
-from pointsman.controller.observed import Observed, Phase, Replica
+from pointsman.controller.observed import Observed
 from pointsman.controller.reconcile import Action, Configure, Drain, Kill, Leave
+from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import Desired, Fallback
 from pointsman.model import Allocation, BackendConfigSpec, BackendSpec, Capacity, Origin, Resources, TargetTraits
 
@@ -78,7 +79,9 @@ def see(
     failures: dict[str, Failures] | None = None,
     confirmed: dict[int, int] | None = None,
 ) -> Observed:
-    observed = Observed(capacity or Capacity(), {r.number: r for r in replicas}, failures or {}, confirmed or {})
+    observed = Observed(
+        capacity or Capacity(), Replicas({r.number: r for r in replicas}), failures or {}, confirmed or {}
+    )
     observed.validate()
     return observed
 

@@ -11,7 +11,7 @@ import pytest
 
 from pointsman.controller import desired as wanted
 from pointsman.controller.failures import Failures
-from pointsman.controller.observed import Observed, Phase, Replica
+from pointsman.controller.observed import Observed
 from pointsman.controller.reconcile import (
     Action,
     Configure,
@@ -25,6 +25,7 @@ from pointsman.controller.reconcile import (
     is_settled,
     plan,
 )
+from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import Allocation, BackendConfigSpec, Capacity, Reason, Resources
@@ -234,7 +235,7 @@ class World:
 
     def restart_controller(self) -> None:
         """A new controller adopts what lives, and knows nothing more than that it does."""
-        before, self.observed.replicas = self.observed.replicas, {}
+        before, self.observed.replicas = self.observed.replicas, Replicas()
         self.observed.failures = {}
         for number, old in before.items():
             new = replica(number, Phase.LAUNCHED, tag=old.backend, version=old.version, config_version=0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pointsman.controller.health import Circumstances, examine
-from pointsman.controller.observed import LastHealth, Phase, Replica
+from pointsman.controller.replicas import LastHealth, Phase, Replica
 from pointsman.model import Allocation, BackendConfigSpec, Reason, Resources
 from pointsman.replica.health import Check
 from pointsman.replica.usercontext import UserContext

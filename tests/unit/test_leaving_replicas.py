@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from pointsman.controller.failures import Failures
-from pointsman.controller.observed import Phase
 from pointsman.controller.reconcile import (
     ADOPT_TIMEOUT_S,
     LAUNCH_TIMEOUT_S,
@@ -16,6 +15,7 @@ from pointsman.controller.reconcile import (
     WakeAt,
     plan,
 )
+from pointsman.controller.replicas import Phase
 from pointsman.controller.state import Desired
 from tests.unit.reconciling import backend, numbers, only, replica, see, want
 

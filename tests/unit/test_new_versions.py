@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pointsman.controller.observed import Observed, Phase, Replica
+from pointsman.controller.observed import Observed
 from pointsman.controller.reconcile import Configure, Confirm, Kill, Launch, Leave, plan
+from pointsman.controller.replicas import Phase, Replica
 from pointsman.model import Capacity
 from tests.unit.reconciling import GPU, backend, numbers, only, replica, see, want
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pointsman.controller.observed import Observed, Phase, Replica
+from pointsman.controller.observed import Observed
 from pointsman.controller.reconcile import Kill, Launch, Leave, WakeAt, is_settled, plan
+from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import Desired
 from pointsman.model import Capacity, Resources
 from tests.unit.reconciling import GPU, backend, only, replica, see, want
@@ -127,7 +128,7 @@ def test_a_deleted_backend_is_settled_when_it_is_gone() -> None:
 def test_double_use_of_a_gpu_is_noticed(broken: list[Replica]) -> None:
     """A picture in which two replicas hold the same GPU is recognised as wrong (FR4)."""
     with pytest.raises(AssertionError, match="more than once"):
-        Observed(replicas={r.number: r for r in broken}).validate()
+        Observed(replicas=Replicas({r.number: r for r in broken})).validate()
 
 
 def test_double_tags_are_noticed() -> None:
@@ -135,4 +136,4 @@ def test_double_tags_are_noticed() -> None:
     twin = replica(2)
     twin.tag = "b#1"
     with pytest.raises(AssertionError, match="share a tag"):
-        Observed(replicas={1: replica(1), 2: twin}).validate()
+        Observed(replicas=Replicas({1: replica(1), 2: twin})).validate()

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from pointsman.controller.observed import Failures, Observed, Phase, Replica
+from pointsman.controller.observed import Failures, Observed
+from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import Desired
 from pointsman.controller.waiters import TABLES_S, Situation, StartFailure, Waiter, Waiters
 from pointsman.exceptions import BackendStartError
@@ -159,7 +160,7 @@ def test_a_backend_s_change_waits_until_its_replicas_are_reached() -> None:
             True,
         ]
         assert verdicts(waiter(), using) == [True]
-        gone = using._replace(desired=Desired(), observed=replace(using.observed, replicas={}))
+        gone = using._replace(desired=Desired(), observed=replace(using.observed, replicas=Replicas()))
         assert verdicts(waiter(backend="b", gone=True), gone) == [True]
 
     in_loop(test)

@@ -22,6 +22,7 @@ from pointsman.routing.call import Call
 from pointsman.routing.reply import Reply, ReplyStream
 from pointsman.routing.router import Router
 from pointsman.wire.frames import Body
+from pointsman.wire.tables import TableChange
 
 T = TypeVar("T")
 
@@ -53,10 +54,10 @@ class Dispatcher:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and its calls have ended
             self.loop.call_soon_threadsafe(self.router.cancel, call)
 
-    def apply(self, table: RoutingTable) -> None:
-        """Give the router a new table. Thread-safe."""
+    def apply(self, table: RoutingTable, change: TableChange | None) -> None:
+        """Give the router a new table, and how it differs from the one before. Thread-safe."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self.router.apply, table)
+            self.loop.call_soon_threadsafe(self.router.apply, table, change)
 
     async def connected(self) -> None:
         """Return when the router is connected to the replicas of its table, on any other loop."""

@@ -30,6 +30,7 @@ from pointsman.wire.commands import AnyCommand, Progress
 from pointsman.wire.control import ControlLink
 from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import Body
+from pointsman.wire.tables import TableChange
 
 T = TypeVar("T")
 
@@ -228,8 +229,8 @@ class Session:
         assert self._link is not None
         first_table = asyncio.Event()
 
-        def apply(table: RoutingTable) -> Awaitable[object] | None:
-            self._apply(table)
+        def apply(table: RoutingTable, change: TableChange | None) -> Awaitable[object] | None:
+            self._apply(table, change)
             first_table.set()
             return self._connected() if self._thread_dispatcher is not None or self._loop_dispatchers else None
 
@@ -237,16 +238,16 @@ class Session:
         self._link.subscribe(ingress=False, pid=os.getpid())
         await first_table.wait()
 
-    def _apply(self, table: RoutingTable) -> None:
+    def _apply(self, table: RoutingTable, change: TableChange | None) -> None:
         """Give a new table to all routers. A dispatcher of another loop checks for a new table before each call, but
         calls that wait there for an endpoint or a replica would not notice."""
         if self._table is not None and table.version <= self._table.version:
             return
         self._table = table
         if self._thread_dispatcher is not None:
-            self._thread_dispatcher.router.apply(table)
+            self._thread_dispatcher.router.apply(table, change)
         for dispatcher, _ in list(self._loop_dispatchers.values()):
-            dispatcher.apply(table)
+            dispatcher.apply(table, change)
 
     async def _connected(self) -> None:
         """Return when the routers of this process are connected, but for those on loops that wait for this."""

@@ -41,6 +41,7 @@ from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import Confirm, HealthAnswer, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import Stream
+from pointsman.wire.tables import TableChange
 
 log = logging.getLogger(__name__)
 
@@ -112,12 +113,12 @@ class Connections:
     def is_connected(self, number: int) -> bool:
         return number in self._replicas
 
-    def publish(self, table: RoutingTable) -> None:
-        body = pack(table)
-        if self._last_table is not None:
-            self._last_table.keep(body)
+    def publish(self, table: RoutingTable, change: TableChange | None) -> None:
+        kind, body = (Kind.TABLE, pack(table)) if change is None else (Kind.TABLE_CHANGE, pack(change))
+        if self._last_table is not None and (change is None or not self._last_table.add(body)):
+            self._last_table.keep(pack(table))
         for subscription in self._subscriptions.values():
-            _send_table(subscription.stream, body)
+            _send_table(subscription.stream, kind, body)
 
     def ingress_routers(self) -> frozenset[int]:
         return frozenset(s.number for s in self._subscriptions.values() if s.ingress)
@@ -180,14 +181,15 @@ class Connections:
             raise WireError(f"{Kind(kind).name} is forbidden for role {role!r}")
 
     def _subscribe(self, stream: Stream, message: Subscribe) -> None:
-        ingress = message.ingress and stream.role == ROLE_INGRESS
-        subscription = Subscription(next(self._numbers), stream, ingress=ingress, pid=message.pid)
-        self._subscriptions[stream] = subscription
-        self.controller.router_confirmed(subscription.number, 0)
-        if ingress:
-            self.controller.ingress_subscribed(stream.identity)
+        if stream not in self._subscriptions:  # otherwise it lacks what a change is based on
+            ingress = message.ingress and stream.role == ROLE_INGRESS
+            subscription = Subscription(next(self._numbers), stream, ingress=ingress, pid=message.pid)
+            self._subscriptions[stream] = subscription
+            self.controller.router_confirmed(subscription.number, 0)
+            if ingress:
+                self.controller.ingress_subscribed(stream.identity)
         if self.controller.published:
-            _send_table(stream, pack(self.controller.table))
+            _send_table(stream, Kind.TABLE, pack(self.controller.table))
         else:
             stream.send(Kind.CONFIRM, 0, pack(Confirm(0)))
 
@@ -225,9 +227,10 @@ class Connections:
             stream.send(Kind.REPLY, call_id, b"", reply)
 
 
-def _send_table(stream: Stream, body: bytes) -> None:
+def _send_table(stream: Stream, kind: Kind, body: bytes) -> None:
+    """Send a routing table, or a change of it."""
     try:
-        stream.send(Kind.TABLE, 0, b"", body)
+        stream.send(kind, 0, b"", body)
     except TooLargeError as error:  # a restart would not help; routers keep the table that they have
         log.error("the routing table cannot be sent, so changes do not take effect: %s", error)
 

@@ -1,6 +1,6 @@
 """The controller's shell: handles commands and events one at a time and carries out what the pure modules decide.
 
-command -> desired.apply -> store -> step:  plan -> actions -> publish -> plan again -> wake the waiters
+command -> desired.apply -> store -> step:  plan what is due -> actions -> plan again -> publish -> wake the waiters
 event   -> observed ------------------^
 """
 
@@ -16,36 +16,48 @@ from typing import Any
 from pointsman.arguments import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
+from pointsman.controller.agenda import Agenda
 from pointsman.controller.desired import cpu_warning
+from pointsman.controller.hands import Hands
 from pointsman.controller.health import Circumstances, HealthWatch
 from pointsman.controller.observed import (
     NextStep,
     Observed,
-    Phase,
-    Replica,
     adopt,
     forget_failures,
     free_capacity_of,
+    keep_drain_limits,
     record_confirmed,
     record_exit,
     record_report,
     record_unhealthy,
-    start_reason,
 )
 from pointsman.controller.orders import Launcher, Peers, ReplicaOrders
-from pointsman.controller.reconcile import Action, plan
-from pointsman.controller.state import Desired
+from pointsman.controller.publisher import Publisher
+from pointsman.controller.reconcile import plan_for
+from pointsman.controller.replicas import Replica
+from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.controller.store import KEPT_REPLIES, StoreError
 from pointsman.controller.store.base import DurableState, DurableStore
-from pointsman.controller.views import Publisher
 from pointsman.controller.waiters import Situation, Waiters
 from pointsman.engine.base import Engine
 from pointsman.engine.orders import ProcessEvent, ShutdownOrder
 from pointsman.model import Capacity, RoutingTable
-from pointsman.wire.commands import Accepted, Await, Change, DeleteBackend, Ending, Progress
+from pointsman.wire.commands import (
+    Accepted,
+    Await,
+    Change,
+    CreateBackend,
+    DeleteBackend,
+    Deploy,
+    Ending,
+    Progress,
+    UpdateBackendConfig,
+)
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import Report, pack
 from pointsman.wire.started import has_started_calls
+from pointsman.wire.tables import changed
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +99,6 @@ class Controller:
         self._engine = engine
         self._durable = DurableState(store, self._on_commit)
         self._orders = ReplicaOrders(peers, self._durable)
-        self._launcher = launcher
         self._peers = peers
         self._replies = replies
         self._loop = asyncio.get_running_loop()
@@ -100,6 +111,14 @@ class Controller:
         self._wake: asyncio.TimerHandle | None = None
         self.desired = desired
         self.observed = Observed(capacity=capacity)
+        self._hands = Hands(
+            engine=engine,
+            launcher=launcher,
+            orders=self._orders,
+            observed=self.observed,
+            desired=lambda: self.desired,
+            touch=self._touch,
+        )
         self._request_timeout_s = request_timeout_s
         self.health = HealthWatch(
             self.observed,
@@ -108,6 +127,8 @@ class Controller:
             circumstances=self._circumstances,
             on_unhealthy=self._replica_is_unhealthy,
         )
+        self._agenda = Agenda()
+        self._agenda.touch(*desired.backends)
         self._publisher = Publisher(peers, launcher, version=epoch << EPOCH_SHIFT)
         self.ingress_exits: list[str] = []
         # Identities of ingresses that live and have not subscribed to this controller yet.
@@ -144,8 +165,11 @@ class Controller:
             known = self._replies.get(command.id)
             if known is not None:
                 return known
-            new, warning = wanted.apply(self.desired, command, free_capacity_of(self.observed), _time_of_day())
-            if not warning and not self._warned_about_cpus:
+            # What each replica holds is gathered for those changes only that may need more of it.
+            grows = isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy))
+            free = free_capacity_of(self.observed) if grows else FreeCapacity(self.observed.capacity)
+            new, warning = wanted.apply(self.desired, command, free, _time_of_day())
+            if grows and not warning and not self._warned_about_cpus:
                 warning = cpu_warning(new, self.observed.capacity, os.cpu_count() or 1)
                 self._warned_about_cpus = bool(warning)
             reply = pack(Accepted(new.version, warning))
@@ -153,10 +177,10 @@ class Controller:
             self._replies[command.id] = reply
             if len(self._replies) > KEPT_REPLIES:
                 del self._replies[next(iter(self._replies))]  # the oldest
-            forget_failures(self.observed, command)
+            self._touch(*forget_failures(self.observed, command))
             if isinstance(command, DeleteBackend) and command.force:
                 for replica in self.observed.of(command.tag):
-                    self._do(reconcile.Kill(replica.number, "its backend was deleted by force"))
+                    self._hands.do(reconcile.Kill(replica.number, "its backend was deleted by force"))
             log.info("version %d: %s %s", new.version, command.__struct_config__.tag, _subject(command))
         self.kick()
         return reply
@@ -200,13 +224,18 @@ class Controller:
         if event.event == "recovered":
             adopt(self.observed, event.live, self._loop.time())
             self.unsubscribed.update(event.ingresses)
-            self._record_drain_limits()
+            self._touch(*self.observed.replicas.backends())
+            keep_drain_limits(self.observed, self.desired, self.observed.replicas.backends())
         elif event.event == "started":
             replica = self.observed.replicas.get(event.number)
             if replica is not None:
                 replica.pid = event.pid
         elif event.event == "exited":
+            replica = self.observed.replicas.get(event.number)
             record_exit(self.observed, self.desired, event, self._loop.time())
+            if replica is not None:
+                self._touch(replica.backend)
+            self._agenda.resources_changed()
         elif event.event in ("ingress_exited", "ingress_gone"):
             self.unsubscribed.difference_update(event.ingresses)
             if event.event == "ingress_exited":
@@ -215,6 +244,7 @@ class Controller:
             self.shutdown(forget=False)
         elif event.event == "capacity" and event.capacity is not None:
             self.observed.capacity = event.capacity
+            self._agenda.resources_changed()
         self.kick()
 
     def replica_reported(self, report: Report, pickled: bytes, *, introduces: bool = False) -> None:
@@ -223,6 +253,7 @@ class Controller:
         step = record_report(self.observed, self.desired, report, pickled, now, introduces=introduces)
         replica = self.observed.replicas.get(report.number)
         if replica is not None:
+            self._touch(replica.backend)
             if step is NextStep.ASSIGN:
                 self._spawn(self._assign(replica))
             elif step is NextStep.WATCH:
@@ -232,7 +263,7 @@ class Controller:
             elif step is NextStep.STOP:
                 self._orders.stop(replica)
             elif step is NextStep.KILL:
-                self._kill(replica)
+                self._hands.kill(replica)
         self.kick()
 
     def _circumstances(self, replica: Replica) -> Circumstances:
@@ -245,12 +276,14 @@ class Controller:
 
     def _replica_is_unhealthy(self, replica: Replica) -> None:
         record_unhealthy(self.observed, self.desired, replica, self._loop.time())
+        self._touch(replica.backend)
         self.kick()
 
     def router_confirmed(self, router: int, version: int, *, connected: bool = True) -> None:
         """A router uses this version of the table, and is ``connected`` to its replicas or is not yet; 0 if it has
         just subscribed."""
         record_confirmed(self.observed, router, version, connected=connected)
+        self._agenda.routers_changed()
         self.kick()
 
     def ingress_subscribed(self, identity: str) -> None:
@@ -260,6 +293,7 @@ class Controller:
     def router_lost(self, router: int) -> None:
         self.observed.confirmed.pop(router, None)
         self.observed.connected.pop(router, None)
+        self._agenda.routers_changed()
         self.kick()
 
     # Steps
@@ -276,25 +310,21 @@ class Controller:
             self._kicked = False
             if self._wake is not None:
                 self._wake.cancel()
-                self._wake = None
-            # An action changes what is observed, so the plan is made again until it has nothing but a wake-up.
-            busy = True
-            while busy:
-                busy = False
-                for action in plan(self.desired, self.observed, self._loop.time()):
-                    if isinstance(action, reconcile.WakeAt):
-                        self._wake = self._loop.call_at(action.time + CLOCK_SLACK_S, self.kick)
-                    elif isinstance(action, (reconcile.Confirm, reconcile.Revert)):
-                        busy = await self._conclude(action) or busy
+            # An action changes what is observed, so its backend is planned again until that gives nothing to do.
+            while due := self._agenda.take(self.desired, self._loop.time()):
+                actions = plan_for(due, self.desired, self.observed, self._loop.time())
+                self._agenda.note(actions)
+                for action in actions:
+                    if isinstance(action, (reconcile.Confirm, reconcile.Revert)):
+                        await self._conclude(action)
                     else:
-                        self._do(action)
-                        busy = True
-                if busy and self._wake is not None:
-                    self._wake.cancel()
+                        self._hands.do(action)
             self._publish()
+            if self._agenda.next_time is not None:
+                self._wake = self._loop.call_at(self._agenda.next_time + CLOCK_SLACK_S, self.kick)
 
-    async def _conclude(self, action: reconcile.Confirm | reconcile.Revert) -> bool:
-        """Complete or roll back a backend's last change. Returns False if the store failed; it is then tried again."""
+    async def _conclude(self, action: reconcile.Confirm | reconcile.Revert) -> None:
+        """Complete or roll back a backend's last change. If the store fails, it is tried again a second later."""
         tag = action.backend
         failures = self.observed.failures.get(tag)
         try:
@@ -310,38 +340,9 @@ class Controller:
                 log.warning("backend %r could not be brought up as version %d; going back", tag, failed)
         except StoreError as error:
             log.error("%s", error)
-            self._wake = self._loop.call_later(1.0, self.kick)
-            return False
-        return True
-
-    def _do(self, action: Action) -> None:
-        now = self._loop.time()
-        if isinstance(action, reconcile.Launch):
-            tags = {replica.tag for replica in self.observed.replicas.values()}
-            reason = start_reason(action.spec, self.desired, self.observed)
-            replica, order = self._launcher.order(action, now=now, tags=tags, reason=reason)
-            self.observed.replicas[replica.number] = replica
-            self._engine.launch(order)
+            self._agenda.touch_at(tag, self._loop.time() + 1.0)
             return
-        if isinstance(action, (reconcile.Confirm, reconcile.Revert, reconcile.WakeAt)):
-            return
-        if action.number not in self.observed.replicas:
-            return  # its process ended while an earlier action of this plan was committed
-        replica = self.observed.replicas[action.number]
-        if isinstance(action, reconcile.Configure):
-            self._orders.configure(replica, self.desired.backends[replica.backend], others=action.others)
-        elif isinstance(action, reconcile.Leave):
-            replica.enter(Phase.LEAVING, now)
-        elif isinstance(action, reconcile.Drain):
-            replica.enter(Phase.DRAINING, now)
-            self._orders.drain(replica)
-        else:
-            log.info("%s is killed: %s", replica.tag, action.reason)
-            self._kill(replica)
-
-    def _kill(self, replica: Replica) -> None:
-        replica.killed = True
-        self._engine.kill(replica.number)
+        self._touch(tag)
 
     async def _assign(self, replica: Replica) -> None:
         spec = self.desired.backends.get(replica.backend)
@@ -354,7 +355,8 @@ class Controller:
             self.replica_reported(Report(replica.number, "failed", 0, None, "StoreError", str(error)), b"")
 
     def _publish(self) -> None:
-        if self._publisher.publish(self.desired, self.observed, self._loop.time()):
+        if gone := self._publisher.publish(self.desired, self.observed, self._loop.time()):
+            self._agenda.touch(*gone)
             self.kick()
         situation = Situation(
             desired=self.desired,
@@ -366,17 +368,16 @@ class Controller:
         self._waiters.check(situation)
 
     def _on_commit(self, new: Desired) -> None:
-        self.desired = new
-        self._record_drain_limits()
+        old, self.desired = self.desired, new
+        backends = changed(old.backends, new.backends)
+        self._touch(*backends, *changed(old.fallbacks, new.fallbacks))
+        keep_drain_limits(self.observed, new, backends)
         self.kick()
 
-    def _record_drain_limits(self) -> None:
-        """Copy each backend's drain limits to its replicas, which need them after the backend is deleted."""
-        for replica in self.observed.replicas.values():
-            spec = self.desired.backends.get(replica.backend)
-            if spec is not None:
-                replica.drain_confirm_s = spec.config.drain_confirm_s
-                replica.drain_timeout_s = spec.config.drain_timeout_s
+    def _touch(self, *backends: str) -> None:
+        """Plan these backends again, and look at them for the routing table."""
+        self._agenda.touch(*backends)
+        self._publisher.touch(*backends)
 
     def _spawn(self, coroutine: Any) -> None:
         task = self._loop.create_task(coroutine)

@@ -34,7 +34,7 @@ from pointsman.model import (
     TargetTraits,
     TrafficPolicy,
 )
-from pointsman.policy.routes import parse_route
+from pointsman.policy.routes import matches_same_paths, parse_route
 from pointsman.wire.commands import (
     Change,
     CreateBackend,
@@ -294,9 +294,9 @@ def _routed(state: Desired) -> list[EndpointSpec]:
 def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None) -> None:
     if route is None:
         return
-    signature = parse_route(route).signature
+    parse_route(route)  # raises if it is malformed
     for other in endpoints:
-        if other.name != name and other.route is not None and parse_route(other.route).signature == signature:
+        if other.route is not None and matches_same_paths(route, other.route) and other.name != name:
             raise ValueError(f"route {route!r} is taken by endpoint {other.name!r} (its route: {other.route!r})")
 
 

@@ -13,8 +13,9 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pointsman.controller.observed import Observed, Phase, Replica, Unhealthy
+from pointsman.controller.observed import Observed
 from pointsman.controller.orders import Peers
+from pointsman.controller.replicas import Phase, Replica, Unhealthy
 from pointsman.controller.state import Desired
 from pointsman.model import BackendConfigSpec, Reason
 from pointsman.wire.messages import HealthAnswer

@@ -8,118 +8,17 @@ only reads it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum, auto
+from enum import Enum, auto
 
 from pointsman.controller.failures import RECONFIGURE_REASONS, STEADY_S, Failures
+from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.engine.orders import ProcessEvent
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
 from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
-from pointsman.wire.messages import SERVED_S, HealthAnswer, Message, Report, unpack
-
-
-class Phase(IntEnum):
-    """The phases of a replica's life, in order; see :mod:`~pointsman.controller.reconcile`."""
-
-    LAUNCHED = 0
-    STARTING = 1
-    READY = 2
-    LEAVING = 3
-    DRAINING = 4
-    STOPPING = 5
-
-
-@dataclass(frozen=True)
-class Unhealthy:
-    """Why a serving replica must be replaced. With ``kill`` it ends at once, otherwise it drains first."""
-
-    reason: Reason
-    text: str
-    error: str = ""
-    traceback: str = ""
-    kill: bool = True
-
-
-@dataclass
-class LastHealth:
-    """The last answer of a replica's health thread.
-
-    Attributes:
-        answered_at: time of that answer; until there is one, when the replica got ready.
-        next_request_at: when the thread is asked next.
-        warning: what is unusual, for the status; not yet a reason to replace the replica.
-    """
-
-    answered_at: float = 0.0
-    next_request_at: float = 0.0
-    answer: HealthAnswer | None = None
-    warning: str = ""
-
-
-@dataclass
-class Replica:
-    """What the controller knows of one replica.
-
-    Attributes:
-        since: when ``phase`` began.
-        node, address, tcp: where it listens, as in a ``ReplicaRef``; empty until it has reported.
-        config_version: the configuration that it has applied.
-        sent_version: the configuration that it was last sent.
-        left_at: version of the first routing table without it; 0 until that is published.
-        adopted: launched by an earlier controller, and has not reported to this one.
-        served: it has reported that it has answered a call, or that it was ready for a while before this controller
-            knew it.
-        killed: the engine was ordered to kill it.
-        start_reason: ``initial``, ``scale``, ``failure`` or ``update``.
-        drain_confirm_s, drain_timeout_s: the drain limits of its backend, kept for when that is deleted.
-        has_close: whether its user code has a ``close`` method, which may take the drain limit once more.
-    """
-
-    number: int
-    tag: str
-    backend: str
-    version: int
-    allocation: Allocation
-    since: float
-    phase: Phase = Phase.LAUNCHED
-    pid: int = 0
-    node: str = ""
-    address: str = ""
-    tcp: str = ""
-    config_version: int = 0
-    sent_version: int = 0
-    left_at: int = 0
-    adopted: bool = False
-    served: bool = False
-    killed: bool = False
-    health: LastHealth = field(default_factory=LastHealth)
-    unhealthy: Unhealthy | None = None
-    start_reason: str = "initial"
-    drain_confirm_s: float = 2.0
-    drain_timeout_s: float = 20.0
-    has_close: bool = False
-
-    @property
-    def is_current(self) -> bool:
-        """True if it serves or is on its way to, and need not be replaced."""
-        return self.phase <= Phase.READY and self.unhealthy is None
-
-    @property
-    def load(self) -> int:
-        """The number of calls in it, as of its last health answer."""
-        return self.health.answer.load if self.health.answer is not None else 0
-
-    def has_served(self, now: float) -> bool:
-        """True if its end counts as a loss, False if it counts as a failed start. An adopted replica that has not
-        reported may have served, so its end counts as a loss."""
-        return self.adopted or self.served or (self.phase >= Phase.READY and now >= self.since + SERVED_S)
-
-    def enter(self, phase: Phase, now: float) -> None:
-        """Enter a later phase. An earlier one is ignored: reports may be repeated."""
-        if phase > self.phase:
-            self.phase, self.since = phase, now
+from pointsman.wire.messages import Message, Report, unpack
 
 
 @dataclass
@@ -134,13 +33,13 @@ class Observed:
     """
 
     capacity: Capacity = field(default_factory=Capacity)
-    replicas: dict[int, Replica] = field(default_factory=dict)
+    replicas: Replicas = field(default_factory=Replicas)
     failures: dict[str, Failures] = field(default_factory=dict)
     confirmed: dict[int, int] = field(default_factory=dict)
     connected: dict[int, int] = field(default_factory=dict)
 
     def of(self, backend: str) -> list[Replica]:
-        return [replica for replica in self.replicas.values() if replica.backend == backend]
+        return self.replicas.of(backend)
 
     def recovered(self, backend: str, now: float) -> bool:
         """True if a replica of the backend has got ready and served since the last failed start."""
@@ -149,6 +48,8 @@ class Observed:
 
     def validate(self) -> None:
         """Raise AssertionError if the state is inconsistent. For tests."""
+        for tag in {*self.replicas.backends(), *(replica.backend for replica in self.replicas.values())}:
+            assert self.of(tag) == [r for r in self.replicas.values() if r.backend == tag], f"wrong replicas of {tag!r}"
         tags = [replica.tag for replica in self.replicas.values()]
         assert len(tags) == len(set(tags)), "two replicas share a tag"
         shares: dict[int, float] = {}
@@ -341,19 +242,33 @@ def _count(
     failures.lost(now, lived_s, steady_s=max(STEADY_S, watch_s))
 
 
-def forget_failures(observed: Observed, command: Change) -> None:
-    """Reset the failures of the backend that a command creates or changes, so that its replicas start at once."""
-    if isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
-        failures = observed.failures.get(command.name if isinstance(command, Deploy) else command.tag)
-        if failures is not None:
-            failures.forget()
+def forget_failures(observed: Observed, command: Change) -> list[str]:
+    """Reset the failures of the backend that a command creates or changes, so that its replicas start at once. Returns
+    the backends that had any."""
+    if not isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
+        return []
+    backend = command.name if isinstance(command, Deploy) else command.tag
+    failures = observed.failures.get(backend)
+    if failures is None:
+        return []
+    failures.forget()
+    return [backend]
+
+
+def keep_drain_limits(observed: Observed, desired: Desired, backends: Iterable[str]) -> None:
+    """Copy the drain limits of backends to their replicas, which need them after the backend is deleted."""
+    for backend in backends:
+        spec = desired.backends.get(backend)
+        if spec is None:
+            continue
+        for replica in observed.of(backend):
+            replica.drain_confirm_s = spec.config.drain_confirm_s
+            replica.drain_timeout_s = spec.config.drain_timeout_s
 
 
 def free_capacity_of(observed: Observed) -> FreeCapacity:
     """The capacity of the nodes, and what each backend's replicas hold of it."""
-    held: dict[str, tuple[Allocation, ...]] = {}
-    for replica in observed.replicas.values():
-        held[replica.backend] = (*held.get(replica.backend, ()), replica.allocation)
+    held = {tag: tuple(replica.allocation for replica in observed.of(tag)) for tag in observed.replicas.backends()}
     return FreeCapacity(observed.capacity, held)
 
 

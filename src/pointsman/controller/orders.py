@@ -16,7 +16,8 @@ import msgspec
 
 from pointsman.controller import reconcile
 from pointsman.controller.allocation import visible_devices
-from pointsman.controller.observed import LaunchMetadata, Replica
+from pointsman.controller.observed import LaunchMetadata
+from pointsman.controller.replicas import Replica
 from pointsman.controller.store.base import DurableState
 from pointsman.engine.orders import LaunchOrder
 from pointsman.engine.process import pack_handover
@@ -26,6 +27,7 @@ from pointsman.wire.frames import Kind
 from pointsman.wire.handover import ControllerHandover, ReplicaHandover
 from pointsman.wire.messages import Assignment, ConfigureHead, DrainHead, pack
 from pointsman.wire.stream import Stream
+from pointsman.wire.tables import TableChange
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Peers(Protocol):
 
     def request_health(self, number: int) -> None: ...
 
-    def publish(self, table: RoutingTable) -> None: ...
+    def publish(self, table: RoutingTable, change: TableChange | None) -> None: ...
 
     def ingress_routers(self) -> frozenset[int]: ...
 

@@ -1,6 +1,7 @@
 """Compares desired and observed state and returns the next actions. Pure; the controller calls it after each event.
 
     plan(desired, observed, now) -> [Launch, Configure, Leave, Drain, Kill, Confirm, Revert, WakeAt]
+    plan_for(backends, desired, observed, now)    the same, for some backends only; ``agenda`` knows for which
 
 A replica's life:  LAUNCHED -> STARTING -> READY -> LEAVING -> DRAINING -> STOPPING -> (gone)
 Replicas are added before others are removed. A removal takes five steps, so that no request is lost: the replica leaves
@@ -10,12 +11,14 @@ if it does not exit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from pointsman.controller.allocation import CapacityLedger
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
-from pointsman.controller.observed import Observed, Phase, Replica
+from pointsman.controller.observed import Observed
+from pointsman.controller.replicas import Phase, Replica
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec
 
@@ -78,34 +81,49 @@ class Revert:
 
 @dataclass(frozen=True)
 class WakeAt:
-    """Plan again at ``time``, if no event comes before."""
+    """Plan again at ``time``, if no event comes before; and with ``routers`` also when one of them has confirmed a
+    table or is gone."""
 
     time: float
+    backend: str = ""
+    routers: bool = False
 
 
-Action = Launch | Configure | Leave | Drain | Kill | Confirm | Revert | WakeAt
+@dataclass(frozen=True)
+class Short:
+    """Plan again when some resources may have become free: the backend lacks a replica for want of them."""
+
+    backend: str
+
+
+Action = Launch | Configure | Leave | Drain | Kill | Confirm | Revert | WakeAt | Short
 
 
 def plan(desired: Desired, observed: Observed, now: float) -> list[Action]:
     """The actions to carry out now, in order. The last one is a :class:`WakeAt` if the plan changes with time alone."""
-    actions: list[Action] = []
-    wakes: list[float] = []
-    for number, action, wake in _leavers(desired, observed, now):
-        if action is not None:
-            actions.append(action)
-        if wake is not None and number in observed.replicas:
-            wakes.append(wake)
+    everything = dict.fromkeys((*desired.backends, *observed.replicas.backends()))
+    planned = plan_for(everything, desired, observed, now)
+    actions: list[Action] = [action for action in planned if not isinstance(action, (WakeAt, Short))]
+    wakes = [action.time for action in planned if isinstance(action, WakeAt)]
+    return [*actions, WakeAt(min(wakes))] if wakes else actions
+
+
+def plan_for(backends: Collection[str], desired: Desired, observed: Observed, now: float) -> list[Action]:
+    """The actions to carry out now for some backends, in order, and what to plan each of them again for.
+
+    What a backend needs depends on its own specification, fallback, replicas and failures. Beside these there are only
+    the time, the tables that routers have confirmed, and free resources, for which :class:`WakeAt` and :class:`Short`
+    stand.
+    """
+    actions: list[Action] = [action for tag in backends for action in _leavers(tag, desired, observed, now)]
     # One ledger for all backends, so that no GPU is given to two launches of the same plan. A replica holds its share
     # until its process has exited, whatever its phase.
-    ledger = CapacityLedger(observed.capacity, (replica.allocation for replica in observed.replicas.values()))
-    for spec in desired.backends.values():
-        for item in _backend(spec, desired, observed, ledger, now):
-            if isinstance(item, WakeAt):
-                wakes.append(item.time)
-            else:
-                actions.append(item)
-    if wakes:
-        actions.append(WakeAt(min(wakes)))
+    held = (replica.allocation for replica in observed.replicas.values())
+    ledger = cache(lambda: CapacityLedger(observed.capacity, held))  # all replicas: made only for a launch
+    for tag in backends:
+        spec = desired.backends.get(tag)
+        if spec is not None:
+            actions += _backend(spec, desired, observed, ledger, now)
     return actions
 
 
@@ -136,22 +154,20 @@ def _is_silent(replica: Replica, now: float) -> bool:
     return replica.phase is Phase.LAUNCHED and now >= replica.since + limit_s
 
 
-def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple[int, Action | None, float | None]]:
-    """The next step of each replica that is being removed, is unhealthy or does not start, whatever its backend needs.
-
-    Yields number, action (None if there is none yet), and the time at which to plan again (None for no time).
-    """
-    for replica in observed.replicas.values():
+def _leavers(backend: str, desired: Desired, observed: Observed, now: float) -> Iterator[Action]:
+    """The next step of each replica that is being removed, is unhealthy or does not start, whatever its backend needs;
+    or when to plan it again."""
+    spec = desired.backends.get(backend)
+    for replica in observed.of(backend):
         number, phase = replica.number, replica.phase
-        spec = desired.backends.get(replica.backend)
         if replica.killed:
             continue
         if phase is Phase.LAUNCHED:
             limit_s = ADOPT_TIMEOUT_S if replica.adopted else LAUNCH_TIMEOUT_S
             if _is_silent(replica, now):
-                yield number, Kill(number, f"no sign of life within {limit_s:g} s"), None
+                yield Kill(number, f"no sign of life within {limit_s:g} s")
                 continue
-            yield number, None, replica.since + limit_s
+            yield WakeAt(replica.since + limit_s, backend)
         if phase is Phase.LEAVING:
             if not replica.left_at:
                 continue  # routers send it calls until a table without it is published
@@ -160,29 +176,29 @@ def _leavers(desired: Desired, observed: Observed, now: float) -> Iterator[tuple
             # the detour; the limit keeps a router that hangs from blocking the removal.
             routers_know = all(v >= replica.left_at for v in observed.confirmed.values())
             if routers_know or now >= replica.since + confirm_s:
-                yield number, Drain(number), None
+                yield Drain(number)
             else:
-                yield number, None, replica.since + confirm_s
+                yield WakeAt(replica.since + confirm_s, backend, routers=True)
         elif phase is Phase.DRAINING:
             timeout_s = replica.drain_timeout_s
             if now >= replica.since + timeout_s:
-                yield number, Kill(number, f"still busy at its drain limit of {timeout_s:g} s"), None
+                yield Kill(number, f"still busy at its drain limit of {timeout_s:g} s")
             else:
-                yield number, None, replica.since + timeout_s
+                yield WakeAt(replica.since + timeout_s, backend)
         elif phase is Phase.STOPPING:
             limit_s = STOP_GRACE_S + (replica.drain_timeout_s if replica.has_close else 0.0)
             if now >= replica.since + limit_s:
-                yield number, Kill(number, "did not exit after it was stopped"), None
+                yield Kill(number, "did not exit after it was stopped")
             else:
-                yield number, None, replica.since + limit_s
+                yield WakeAt(replica.since + limit_s, backend)
         elif replica.unhealthy is not None:
-            yield number, Kill(number, replica.unhealthy.text) if replica.unhealthy.kill else Leave(number), None
+            yield Kill(number, replica.unhealthy.text) if replica.unhealthy.kill else Leave(number)
         elif spec is None and not replica.adopted:  # an adopted one may serve: its report decides
-            yield number, _remove(replica), None
+            yield _remove(replica)
 
 
 def _backend(
-    spec: BackendSpec, desired: Desired, observed: Observed, ledger: CapacityLedger, now: float
+    spec: BackendSpec, desired: Desired, observed: Observed, ledger: Callable[[], CapacityLedger], now: float
 ) -> Iterator[Action]:
     """Settle the backend's last change, send configurations, add replicas, then remove others."""
     # Silent replicas do not count: this same plan kills them, and their successors need not wait for the exit.
@@ -211,7 +227,7 @@ def _backend(
         if len(proven) >= wanted:
             yield Confirm(spec.tag)
         elif len(proven) < len(up):
-            yield WakeAt(min(r.since for r in up if r not in proven) + spec.config.rollout_watch_s)
+            yield WakeAt(min(r.since for r in up if r not in proven) + spec.config.rollout_watch_s, spec.tag)
 
     yield from _configures(spec, current)
 
@@ -237,7 +253,7 @@ def _backend(
         addable = wanted + surge - len(current) - len(old) if old else missing
         due = _next_try(spec.tag, observed)
         if now < due:
-            yield WakeAt(due)
+            yield WakeAt(due, spec.tag)
         else:
             yield from _launches(spec, min(missing, addable), movable, ledger)
     if not unknown:
@@ -289,10 +305,13 @@ def _next_try(backend: str, observed: Observed) -> float:
     return failures.next_try if serving else failures.next_try_alone
 
 
-def _launches(spec: BackendSpec, missing: int, old: list[Replica], ledger: CapacityLedger) -> Iterator[Action]:
+def _launches(
+    spec: BackendSpec, missing: int, old: list[Replica], ledger: Callable[[], CapacityLedger]
+) -> Iterator[Action]:
     for launched in range(missing):
-        allocation = ledger.place(spec.resources)
+        allocation = ledger().place(spec.resources)
         if allocation is None:
+            yield Short(spec.tag)
             # No free capacity beside the old version: remove one old replica, and launch its successor in a later plan.
             # Not after a launch of this plan: its replica may free enough once it has taken over.
             if old and not launched:

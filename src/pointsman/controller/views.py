@@ -1,53 +1,26 @@
-"""Views of desired and observed state: the routing table, which is published when it changes, and the status that
-users read.
-"""
+"""Views of desired and observed state: the status that users read, and parts of it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
-from pointsman.controller.observed import Observed, Phase, Replica
-from pointsman.controller.orders import Peers, Subscription
+from pointsman.controller.observed import Observed
+from pointsman.controller.orders import Subscription
+from pointsman.controller.replicas import Phase, Replica
 from pointsman.controller.state import Desired, Fallback, find_endpoint
 from pointsman.limits import cut
 from pointsman.model import (
-    BackendRoute,
     BackendSpec,
     Pins,
-    ReplicaRef,
     Resources,
     RoutingTable,
     TrafficHistory,
 )
 from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import InstanceSettings
-from pointsman.wire.messages import pack
-
-
-class Keys(Protocol):
-    """Derives the keys of replicas."""
-
-    def data_key(self, number: int) -> bytes: ...
-
-
-def routing_table(desired: Desired, observed: Observed, keys: Keys, *, version: int) -> RoutingTable:
-    """The routing table: all endpoints, and all backends with the replicas that take calls."""
-    backends = {}
-    for tag, spec in desired.backends.items():
-        refs = tuple(
-            ReplicaRef(r.number, r.tag, r.address, keys.data_key(r.number), r.node, r.tcp)
-            for r in observed.of(tag)
-            if r.phase is Phase.READY and not r.killed and r.unhealthy is None
-        )
-        backends[tag] = BackendRoute(
-            tag, refs, spec.config.query_limit, spec.config.max_queued_queries, spec.traits.one_at_a_time
-        )
-    pins = {name: pack(pins) for name, pins in desired.pins.items()}
-    return RoutingTable(version, desired.endpoints, backends, pins)
 
 
 def status_of(
@@ -152,40 +125,3 @@ def _replica_view(replica: Replica) -> ReplicaView:
 def _pythons(spec: BackendSpec, fallback: Fallback | None) -> tuple[str, ...]:
     specs = [spec, *([fallback.spec] if fallback is not None and fallback.spec is not None else [])]
     return tuple(one.origin.environment.python for one in specs if one.origin.environment is not None)
-
-
-class Publisher:
-    """Publishes the routing table.
-
-    Args:
-        peers: receive each table.
-        keys: derives the keys of replicas, which the table contains.
-        version: versions of tables are larger than this.
-
-    Attributes:
-        table: the newest table.
-        published: False until the first table is published.
-    """
-
-    def __init__(self, peers: Peers, keys: Keys, *, version: int) -> None:
-        self._peers = peers
-        self._keys = keys
-        self.table = RoutingTable(version, {}, {})
-        self.published = False
-
-    def publish(self, desired: Desired, observed: Observed, now: float) -> bool:
-        """Publish the table if it changed. Returns True if a replica was left out of it for the first time.
-
-        Publishes nothing while an adopted replica has not reported: a table without it would stop its traffic.
-        """
-        if any(replica.adopted for replica in observed.replicas.values()):
-            return False
-        table = routing_table(desired, observed, self._keys, version=self.table.version + 1)
-        if not self.published or msgspec.structs.replace(table, version=self.table.version) != self.table:
-            self.table, self.published = table, True
-            self._peers.publish(table)
-        gone = [r for r in observed.replicas.values() if r.phase is Phase.LEAVING and not r.left_at]
-        # The confirmation limit of a drain counts from here, since routers could not know before.
-        for replica in gone:
-            replica.left_at, replica.since = self.table.version, now
-        return bool(gone)

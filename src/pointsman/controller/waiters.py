@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
-from pointsman.controller.observed import Observed, Phase
+from pointsman.controller.observed import Observed
 from pointsman.controller.reconcile import is_settled
+from pointsman.controller.replicas import Phase
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.model import Reason

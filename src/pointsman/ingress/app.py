@@ -39,6 +39,7 @@ from pointsman.routing.router import Router
 from pointsman.telemetry import tracing
 from pointsman.telemetry.logs import FIELDS, WarningBudget
 from pointsman.wire.handover import HTTPSettings
+from pointsman.wire.tables import TableChange
 
 log = logging.getLogger(__name__)
 
@@ -88,17 +89,25 @@ class IngressApp:
         self._tracer = tracing.tracer()
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher([])
+        self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher()
         self._budget = WarningBudget()
         self._decisions: dict[tuple[int, str], tuple[Headers, bytes]] = {}
         self.serving = False
         self.has_table = asyncio.Event()
         self.check_table: Callable[[], None] | None = None
 
-    def apply(self, table: RoutingTable) -> None:
-        """Switch routes and traffic policies to ``table`` together. Ignores a table that is not newer."""
-        if self._router.apply(table):
-            self._matcher = RouteMatcher((e.route, e) for e in table.endpoints.values() if e.route is not None)
+    def apply(self, table: RoutingTable, change: TableChange | None = None) -> None:
+        """Switch routes and traffic policies to ``table`` together. Ignores a table that is not newer. For ``change``
+        see :meth:`Router.apply <pointsman.routing.router.Router.apply>`."""
+        old, change = self._router.table.endpoints, self._router.apply(table, change)
+        if change is not None:
+            before = [old[name] for name in change.endpoints if name in old]
+            for endpoint in before:  # first: another endpoint may have got its route
+                if endpoint.route is not None:
+                    self._matcher.remove(endpoint.route)
+            for new in change.endpoints.values():
+                if new is not None and new.route is not None:
+                    self._matcher.add(new.route, new)
             self._decisions.clear()
             self.serving = True
             self.has_table.set()

@@ -17,6 +17,7 @@ from typing import Protocol
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.codec import ErrorAnswer, RequestRejected
 from pointsman.model import Reason, RoutingTable
+from pointsman.wire.tables import TableChange
 
 PATIENCE_S = 0.5
 """How long a new HTTP server waits for the controller. A live one answers sooner, unless the machine is very busy."""
@@ -52,14 +53,17 @@ class FirstTable:
         self._store = store
         self._used: StoredTable | None = None
 
-    def on_table(self, table: RoutingTable) -> Awaitable[object] | None:
+    def on_table(self, table: RoutingTable, change: TableChange | None = None) -> Awaitable[object] | None:
         """Use a table that the controller has sent. It counts this server from before it sent it.
+
+        Args:
+            change: how it differs from the table that was sent before; None if it was sent whole.
 
         Returns:
             What is done once the replicas in the table are connected; None if they are.
         """
         self._stop_checking()
-        self._app.apply(table)
+        self._app.apply(table, change)
         return self._app.connecting()
 
     def on_counted(self) -> None:

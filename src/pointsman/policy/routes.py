@@ -9,7 +9,9 @@ the path and must be last. A path is split into segments before percent-decoding
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import unquote
 
@@ -102,6 +104,18 @@ def parse_route(route: str) -> Template:
     return Template(tuple(segments))
 
 
+def matches_same_paths(route: str, other: str) -> bool:
+    """True if two well-formed routes match the same paths: if they differ in nothing but the names of parameters."""
+    if route == other:
+        return True
+    return "{" in route and "{" in other and _anonymous(route) == _anonymous(other)
+
+
+@lru_cache(maxsize=4096)
+def _anonymous(route: str) -> str:
+    return _PARAMETER.sub(r"{\2}", route)
+
+
 class RouteMatcher(Generic[T]):
     """Finds the route that matches a path.
 
@@ -109,17 +123,31 @@ class RouteMatcher(Generic[T]):
         routes: pairs of a route and its target.
     """
 
-    def __init__(self, routes: Iterable[tuple[str, T]]) -> None:
+    def __init__(self, routes: Iterable[tuple[str, T]] = ()) -> None:
         self._exact: dict[str, T] = {}
-        templates: list[tuple[tuple[int, ...], Template, T]] = []
+        self._templates: list[tuple[Template, T]] = []
+        self._precedences: list[tuple[int, ...]] = []  # of the templates, which are sorted by it
         for route, target in routes:
-            template = parse_route(route)
-            if template.is_exact:
-                self._exact[route] = target
-            else:
-                templates.append((template.precedence, template, target))
-        templates.sort(key=lambda item: item[0])
-        self._templates = [(template, target) for _, template, target in templates]
+            self.add(route, target)
+
+    def add(self, route: str, target: T) -> None:
+        """Add a route; no other that matches the same paths may be there."""
+        template = parse_route(route)
+        if template.is_exact:
+            self._exact[route] = target
+        else:
+            position = bisect_right(self._precedences, template.precedence)
+            self._precedences.insert(position, template.precedence)
+            self._templates.insert(position, (template, target))
+
+    def remove(self, route: str) -> None:
+        """Remove a route, which must be there."""
+        template = parse_route(route)
+        if template.is_exact:
+            del self._exact[route]
+        else:
+            position = [there for there, _ in self._templates].index(template)
+            del self._precedences[position], self._templates[position]
 
     def match(self, path: str) -> tuple[T, dict[str, str]] | None:
         """The target of a raw (percent-encoded) path, with the values of its parameters; None if no route matches."""

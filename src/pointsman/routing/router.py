@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from pointsman.exceptions import DeadlineExceededError, ServeException
@@ -18,6 +19,7 @@ from pointsman.routing.metrics import PoolStatistics, RouterMetrics, ShadowStati
 from pointsman.routing.pool import Pool
 from pointsman.routing.shadow import Shadow
 from pointsman.wire.messages import unpack
+from pointsman.wire.tables import TableChange, difference
 
 
 class NoSuchEndpointError(ServeException):
@@ -49,45 +51,56 @@ class Router:
         self._pools: dict[str, Pool] = {}
         self._retired: list[Pool] = []
         self._early: dict[str, list[Call]] = {}
+        self._removed: set[tuple[str, str]] = set()
+        """Shadows that are in no table any more."""
+        self._users: Counter[str] = Counter()
+        """Endpoints by the backend that their calls may go to."""
+        self._trying: set[Pool] = set()
+        """Pools with replicas that were not connected when last looked at."""
         self.table = EMPTY_TABLE
 
-    def apply(self, table: RoutingTable) -> bool:
-        """Use ``table`` as a whole from the next call on. Returns False, and does nothing, if it is not newer."""
+    def apply(self, table: RoutingTable, change: TableChange | None = None) -> TableChange | None:
+        """Use ``table`` as a whole from the next call on.
+
+        Args:
+            change: how it differs from the table before, if that is known. It counts only if that is the one in use.
+
+        Returns:
+            How it differs from the table that was in use; None, and nothing is done, if it is not newer.
+        """
         if table.version <= self.table.version:
-            return False
-        old, self.table = self.table, table
-        for tag, route in table.backends.items():
-            pool = self._pools.get(tag)
-            if pool is None:
-                self._pools[tag] = self._new_pool(route)
-            elif route != old.backends.get(tag):
-                pool.update(route)
-        gone = [self._pools.pop(tag) for tag in self._pools.keys() - table.backends.keys()]
-        self._choosers = {name: self._chooser(name, old) for name in table.endpoints}
-        in_use = {tag for chooser in self._choosers.values() for tag in chooser.backends}
-        for tag, pool in self._pools.items():
-            pool.serves_users = tag in in_use
-        wanted = {(name, tag) for name, chooser in self._choosers.items() for tag in chooser.shadows}
+            return None
+        if change is None or change.base != self.table.version:
+            change = difference(self.table, table)
+        self.table = table
+        for tag, route in change.backends.items():
+            if route is not None:
+                self._update_pool(tag, route)
+        gone = [self._pools.pop(tag) for tag, route in change.backends.items() if route is None]
+        for name in dict.fromkeys((*change.endpoints, *change.pins)):
+            self._update_chooser(name, change)
         # A shadow that is removed while its calls are in flight is kept: if it is added again, its limit counts them.
-        busy = {key for key, shadow in self._shadows.items() if shadow.inflight}
-        self._shadows = {key: self._shadows.get(key) or self._new_shadow(*key) for key in wanted | busy}
+        for key in [key for key in self._removed if not self._shadows[key].inflight]:
+            self._removed.discard(key)
+            del self._shadows[key]
         for pool in gone:  # last, since their waiting calls are placed by the new policies
             pool.retire()
         self._retired = [pool for pool in (*self._retired, *gone) if pool.inflight]
         for name in [name for name in self._early if name in self._choosers]:
             for call in self._early.pop(name):
                 self._place_again(call, self.submit)
-        return True
+        return change
 
     @property
     def is_connected(self) -> bool:
         """Whether all replicas of the table are connected, or were when they were new, or were tried for long enough
         then."""
-        return not any(pool.connecting() for pool in self._pools.values())
+        self._trying = {pool for pool in self._trying if pool.connecting()}
+        return not self._trying
 
     async def connected(self) -> None:
         """Return when that is so."""
-        trying = [future for pool in self._pools.values() for future in pool.connecting()]
+        trying = [future for pool in self._trying for future in pool.connecting()]
         if trying:
             await asyncio.wait(trying)
 
@@ -150,22 +163,47 @@ class Router:
     def validate(self) -> None:
         """Raise AssertionError if the router's state is inconsistent. Called by tests at their end."""
         assert set(self._pools) == set(self.table.backends), "pools differ from the table's backends"
+        assert self._choosers.keys() >= self.table.endpoints.keys(), "an endpoint of the table has no chooser"
+        used = {tag for chooser in self._choosers.values() for tag in chooser.backends}
+        assert +self._users == Counter(tag for one in self._choosers.values() for tag in one.backends), "users differ"
+        assert all(pool.serves_users == (tag in used) for tag, pool in self._pools.items()), "a pool serves nobody"
         for pool in self._pools.values():
             pool.validate()
 
-    def _chooser(self, name: str, old: RoutingTable) -> Chooser:
-        """The endpoint's chooser: the existing one unless the endpoint or its pins have changed."""
-        endpoint, packed = self.table.endpoints[name], self.table.pins.get(name)
-        there = self._choosers.get(name)
-        if there is None or packed != old.pins.get(name):
-            pins = NO_PINS if packed is None else unpack(packed, Pins)
-        elif there.endpoint == endpoint:
-            return there
+    def _update_pool(self, tag: str, route: BackendRoute) -> None:
+        pool = self._pools.get(tag)
+        if pool is None:
+            pool = self._pools[tag] = self._new_pool(route)
+            pool.serves_users = self._users[tag] > 0
         else:
-            pins = there.pins
-        if self.metrics is not None:
-            self.metrics.policy(name, endpoint.policy.version)
-        return Chooser(endpoint, pins)
+            pool.update(route)
+        self._trying.add(pool)
+
+    def _update_chooser(self, name: str, change: TableChange) -> None:
+        """Make the chooser of an endpoint that is new, or whose specification or pins have changed."""
+        old, endpoint = self._choosers.get(name), self.table.endpoints.get(name)
+        new: Chooser | None = None
+        if endpoint is None:
+            self._choosers.pop(name, None)
+        else:
+            pins = old.pins if old is not None else NO_PINS
+            if name in change.pins:
+                packed = change.pins[name]
+                pins = NO_PINS if packed is None else unpack(packed, Pins)
+            if self.metrics is not None:
+                self.metrics.policy(name, endpoint.policy.version)
+            new = self._choosers[name] = Chooser(endpoint, pins)
+        before, after = (one.backends if one is not None else set[str]() for one in (old, new))
+        for tag, step in (*((tag, 1) for tag in after - before), *((tag, -1) for tag in before - after)):
+            self._users[tag] += step
+            if tag in self._pools:
+                self._pools[tag].serves_users = self._users[tag] > 0
+        for tag in old.shadows if old is not None else ():
+            self._removed.add((name, tag))
+        for tag in new.shadows if new is not None else ():
+            self._removed.discard((name, tag))
+            if (name, tag) not in self._shadows:
+                self._shadows[name, tag] = self._new_shadow(name, tag)
 
     def _new_pool(self, route: BackendRoute) -> Pool:
         return Pool(route, instance=self._instance, reroute=self._reroute, metrics=self.metrics)

@@ -20,6 +20,7 @@ from pointsman.engine.orders import LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.model import Reason, RoutingTable
 from pointsman.wire.frames import Body, Kind
 from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
+from pointsman.wire.tables import TableChange, apply_change
 
 
 class HealthEvents(Protocol):
@@ -321,7 +322,9 @@ class FakePeers:
     def request_health(self, number: int) -> None:
         self._engine.ask(number)
 
-    def publish(self, table: RoutingTable) -> None:
+    def publish(self, table: RoutingTable, change: TableChange | None) -> None:
+        if change is not None and apply_change(self.tables[-1], change) != table:
+            raise AssertionError(f"the change does not make table {table.version} of the one before: {change}")
         self._engine.note("publish", table.version)
         self.tables.append(table)
         for number, confirm_s in self.routers.items():

@@ -17,7 +17,7 @@ import msgspec
 
 from pointsman.exceptions import ServeException
 from pointsman.limits import MAX_CODE, MAX_MESSAGE, MESSAGE_ROOM, check_size, cut
-from pointsman.model import RoutingTable
+from pointsman.model import EMPTY_TABLE, RoutingTable
 from pointsman.version import VERSION
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.commands import AnyCommand, CommandHead, Progress
@@ -25,6 +25,7 @@ from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import PROTOCOL_VERSION, Body, Frame, Kind, WireError
 from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import SilentPeerError, Stream
+from pointsman.wire.tables import TableChange, WrongBaseError, apply_change
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ _COMMAND_KINDS = frozenset({Kind.TAKEN, Kind.CHUNK, Kind.REPLY, Kind.FAILURE})
 
 Locate = Callable[[], Awaitable["str | None"]]
 """Returns the controller's current address; None if the instance has ended."""
+OnTable = Callable[[RoutingTable, "TableChange | None"], "Awaitable[object] | None"]
 
 
 class InstanceGoneError(ServeException):
@@ -84,8 +86,9 @@ class ControlLink:
         key: the key of that role.
         patient: whether to reconnect for as long as the controller accepts connections but does not answer, since its
             process may be suspended. Otherwise that is an error.
-        on_table: called with each newer routing table; when it returns the table is in use, and is confirmed. What
-            it may return is done once the table's replicas are connected, which is confirmed separately.
+        on_table: called with each newer routing table, and with what differs from the one before, None if it came
+            whole; when it returns the table is in use, and is confirmed. What it may return is done once the table's
+            replicas are connected, which is confirmed separately.
         on_ready: called after each (re)connect, before any other frame is sent, to report who this process is.
         on_frame: called with frames that are neither replies nor tables, such as orders to a replica.
         on_gone: called once when the instance has ended.
@@ -101,7 +104,7 @@ class ControlLink:
         identity: str,
         key: bytes,
         patient: bool = False,
-        on_table: Callable[[RoutingTable], Awaitable[object] | None] | None = None,
+        on_table: OnTable | None = None,
         on_ready: Callable[[ControlLink], None] | None = None,
         on_frame: Callable[[Frame], None] | None = None,
         on_gone: Callable[[], None] | None = None,
@@ -123,6 +126,9 @@ class ControlLink:
         self._pending: dict[int, _Pending] = {}
         self._next_id = 0
         self._subscription: bytes | None = None
+        self._table = EMPTY_TABLE
+        self._lacks_whole = False
+        """Whether a change did not fit the table, and the whole one has been asked for."""
         self._task: asyncio.Task[None] | None = None
         self._connecting: set[asyncio.Task[None]] = set()
         self._gone: Exception | None = None
@@ -293,7 +299,7 @@ class ControlLink:
     # StreamUser
 
     def stream_ready(self, stream: Stream) -> None:
-        self._stream = stream
+        self._stream, self._lacks_whole = stream, False
         if self._on_ready is not None:
             self._on_ready(self)
         if self._subscription is not None:
@@ -308,7 +314,9 @@ class ControlLink:
         for frame in frames:
             pending = self._pending.get(frame.call_id)
             if frame.kind == Kind.TABLE:
-                self._receive_table(stream, frame)
+                self._use_table(stream, unpack(frame.body, RoutingTable), None)
+            elif frame.kind == Kind.TABLE_CHANGE:
+                self._receive_change(stream, unpack(frame.body, TableChange))
             elif frame.kind in _COMMAND_KINDS:
                 if pending is not None:
                     self._receive_for_command(stream, pending, frame)
@@ -337,9 +345,22 @@ class ControlLink:
         self._count_losses()
         self._lost.set()
 
-    def _receive_table(self, stream: Stream, frame: Frame) -> None:
-        table = unpack(frame.body, RoutingTable)
-        connecting = self.on_table(table) if self.on_table is not None else None
+    def _receive_change(self, stream: Stream, change: TableChange) -> None:
+        if self._lacks_whole or change.version <= self._table.version:
+            return
+        try:
+            table = apply_change(self._table, change)
+        except WrongBaseError as error:
+            log.warning("%s: the whole table is asked for", error)
+            self._lacks_whole = True
+            assert self._subscription is not None
+            stream.send(Kind.SUBSCRIBE, 0, self._subscription)
+            return
+        self._use_table(stream, table, change)
+
+    def _use_table(self, stream: Stream, table: RoutingTable, change: TableChange | None) -> None:
+        self._table, self._lacks_whole = table, False
+        connecting = self.on_table(table, change) if self.on_table is not None else None
         stream.send(Kind.CONFIRM, 0, pack(Confirm(table.version, connected=connecting is None)))
         if connecting is not None:
             task = asyncio.get_running_loop().create_task(_confirm_later(stream, table.version, connecting))

@@ -40,8 +40,8 @@ class Kind(IntEnum):
     HEALTH = 12  # controller -> health thread of a replica, and back
     REPORT = 13  # replica -> controller: who I am and how I am
     COMMAND = 14  # client -> controller
-    SUBSCRIBE = 15  # router's process -> controller
-    TABLE = 16  # controller -> router's process
+    SUBSCRIBE = 15  # router's process -> controller; once more where a change does not fit its table
+    TABLE = 16  # controller -> router's process: the whole table
     CONFIRM = 17  # router's process -> controller: this table is in use; and back: changes wait for it from now on
     LAUNCH = 18  # controller -> supervisor
     STOP = 19  # controller -> HTTP servers and replicas
@@ -52,6 +52,7 @@ class Kind(IntEnum):
     TAKEN = 24  # controller -> client: the command has arrived
     RECALL = 25  # router -> replica: send back what has not begun, and say when you are free
     FREE = 26  # replica -> router: another call can begin now
+    TABLE_CHANGE = 27  # controller -> router's process: what differs from the table before
 
 
 Body: TypeAlias = "bytes | bytearray | memoryview"

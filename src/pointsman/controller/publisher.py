@@ -1,0 +1,99 @@
+"""The routing table, which is made of desired and observed state and published when it changes: whole at first, then by
+what has changed (decision 0058)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from pointsman.controller.observed import Observed
+from pointsman.controller.orders import Peers
+from pointsman.controller.replicas import Phase
+from pointsman.controller.state import Desired
+from pointsman.model import BackendRoute, BackendSpec, Pins, ReplicaRef, RoutingTable
+from pointsman.wire.messages import pack
+from pointsman.wire.tables import TableChange, changed, with_changes
+
+
+class Keys(Protocol):
+    """Derives the keys of replicas."""
+
+    def data_key(self, number: int) -> bytes: ...
+
+
+def route_of(spec: BackendSpec, observed: Observed, keys: Keys) -> BackendRoute:
+    """A backend's entry in the routing table, with its replicas that take calls."""
+    refs = tuple(
+        ReplicaRef(r.number, r.tag, r.address, keys.data_key(r.number), r.node, r.tcp)
+        for r in observed.of(spec.tag)
+        if r.phase is Phase.READY and not r.killed and r.unhealthy is None
+    )
+    config = spec.config
+    return BackendRoute(spec.tag, refs, config.query_limit, config.max_queued_queries, spec.traits.one_at_a_time)
+
+
+class Publisher:
+    """Publishes the routing table.
+
+    Args:
+        peers: receive each table.
+        keys: derives the keys of replicas, which the table contains.
+        version: versions of tables are larger than this.
+
+    Attributes:
+        table: the newest table.
+        published: False until the first table is published.
+    """
+
+    def __init__(self, peers: Peers, keys: Keys, *, version: int) -> None:
+        self._peers = peers
+        self._keys = keys
+        self._touched: set[str] = set()
+        self._pins: dict[str, Pins] = {}
+        self.table = RoutingTable(version, {}, {})
+        self.published = False
+
+    def touch(self, *backends: str) -> None:
+        """Look at these backends and their replicas at the next :meth:`publish`."""
+        self._touched.update(backends)
+
+    def publish(self, desired: Desired, observed: Observed, now: float) -> list[str]:
+        """Publish the table if it changed. Returns the backends of replicas that were left out for the first time.
+
+        Publishes nothing while an adopted replica has not reported: a table without it would stop its traffic.
+        """
+        if observed.replicas.some_adopted():
+            return []
+        touched, self._touched = self._touched, set()
+        if not self.published:
+            touched.update(desired.backends, observed.replicas.backends())
+        change = self._change(desired, observed, touched)
+        if not self.published or not change.is_empty:
+            backends = with_changes(self.table.backends, change.backends)
+            pins = with_changes(self.table.pins, change.pins)
+            # The same dict as in ``desired``, so that what is not changed is seen at a glance.
+            self.table = RoutingTable(change.version, desired.endpoints, backends, pins)
+            self._pins = desired.pins
+            self._peers.publish(self.table, change if self.published else None)
+            self.published = True
+        gone = [r for tag in touched for r in observed.of(tag) if r.phase is Phase.LEAVING and not r.left_at]
+        # The confirmation limit of a drain counts from here, since routers could not know before.
+        for replica in gone:
+            replica.left_at, replica.since = self.table.version, now
+        return [replica.backend for replica in gone]
+
+    def _change(self, desired: Desired, observed: Observed, touched: Iterable[str]) -> TableChange:
+        """What differs from the newest table: in the touched backends, in endpoints and in pins."""
+        backends: dict[str, BackendRoute | None] = {}
+        for tag in touched:
+            spec, there = desired.backends.get(tag), self.table.backends.get(tag)
+            route = route_of(spec, observed, self._keys) if spec is not None else None
+            if route != there:
+                backends[tag] = route
+        return TableChange(
+            self.table.version,
+            self.table.version + 1,
+            changed(self.table.endpoints, desired.endpoints),
+            backends,
+            {name: None if pins is None else pack(pins) for name, pins in changed(self._pins, desired.pins).items()},
+        )

@@ -133,11 +133,9 @@ class World:
         mine = [r for r in self.observed.of(spec.tag) if r.is_current and not r.killed and r.version == spec.version]
         assert len(mine) < spec.config.num_replicas, "launched more than wanted"
         number = next(self._numbers)
-        self.observed.replicas[number] = replica(
-            number, Phase.LAUNCHED, tag=spec.tag, version=spec.version, config_version=0, since=self.now
-        )
-        self.observed.replicas[number].allocation = action.allocation
-        self.observed.replicas[number].drain_timeout_s = spec.config.drain_timeout_s
+        new = replica(number, Phase.LAUNCHED, tag=spec.tag, version=spec.version, config_version=0, since=self.now)
+        new.allocation, new.drain_timeout_s = action.allocation, spec.config.drain_timeout_s
+        self.observed.replicas[number] = new
         if self.unlucky(0.1):
             self.later(0.0, 1.0, lambda: self.exited(number))
         elif not self.unlucky(0.05):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from pointsman.controller.allocation import CapacityLedger
 from pointsman.controller.failures import RECONFIGURE_REASONS, STEADY_S, Failures
 from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import Desired, FreeCapacity
@@ -50,6 +51,9 @@ class Observed:
         """Raise AssertionError if the state is inconsistent. For tests."""
         for tag in {*self.replicas.backends(), *(replica.backend for replica in self.replicas.values())}:
             assert self.of(tag) == [r for r in self.replicas.values() if r.backend == tag], f"wrong replicas of {tag!r}"
+        anew = CapacityLedger(self.capacity, (replica.allocation for replica in self.replicas.values()))
+        free = self.replicas.ledger(self.capacity).describe()
+        assert free == anew.describe(), f"{free} is taken for free, and {anew.describe()} is"
         tags = [replica.tag for replica in self.replicas.values()]
         assert len(tags) == len(set(tags)), "two replicas share a tag"
         shares: dict[int, float] = {}

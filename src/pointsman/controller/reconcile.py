@@ -11,9 +11,8 @@ if it does not exit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
 
 from pointsman.controller.allocation import CapacityLedger
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
@@ -118,12 +117,14 @@ def plan_for(backends: Collection[str], desired: Desired, observed: Observed, no
     actions: list[Action] = [action for tag in backends for action in _leavers(tag, desired, observed, now)]
     # One ledger for all backends, so that no GPU is given to two launches of the same plan. A replica holds its share
     # until its process has exited, whatever its phase.
-    held = (replica.allocation for replica in observed.replicas.values())
-    ledger = cache(lambda: CapacityLedger(observed.capacity, held))  # all replicas: made only for a launch
+    ledger = observed.replicas.ledger(observed.capacity)
     for tag in backends:
         spec = desired.backends.get(tag)
         if spec is not None:
             actions += _backend(spec, desired, observed, ledger, now)
+    for action in actions:
+        if isinstance(action, Launch):
+            ledger.give_back(action.allocation)  # a plan changes nothing: the launch takes it
     return actions
 
 
@@ -198,7 +199,7 @@ def _leavers(backend: str, desired: Desired, observed: Observed, now: float) -> 
 
 
 def _backend(
-    spec: BackendSpec, desired: Desired, observed: Observed, ledger: Callable[[], CapacityLedger], now: float
+    spec: BackendSpec, desired: Desired, observed: Observed, ledger: CapacityLedger, now: float
 ) -> Iterator[Action]:
     """Settle the backend's last change, send configurations, add replicas, then remove others."""
     # Silent replicas do not count: this same plan kills them, and their successors need not wait for the exit.
@@ -305,11 +306,9 @@ def _next_try(backend: str, observed: Observed) -> float:
     return failures.next_try if serving else failures.next_try_alone
 
 
-def _launches(
-    spec: BackendSpec, missing: int, old: list[Replica], ledger: Callable[[], CapacityLedger]
-) -> Iterator[Action]:
+def _launches(spec: BackendSpec, missing: int, old: list[Replica], ledger: CapacityLedger) -> Iterator[Action]:
     for launched in range(missing):
-        allocation = ledger().place(spec.resources)
+        allocation = ledger.place(spec.resources)
         if allocation is None:
             yield Short(spec.tag)
             # No free capacity beside the old version: remove one old replica, and launch its successor in a later plan.

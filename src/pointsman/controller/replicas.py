@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
-from pointsman.model import Allocation, Reason
+from pointsman.controller.allocation import CapacityLedger
+from pointsman.model import Allocation, Capacity, Reason
 from pointsman.wire.messages import SERVED_S, HealthAnswer
 
 
@@ -114,12 +115,13 @@ class Replica:
 
 
 class Replicas(dict[int, Replica]):
-    """Replicas by number, and those of each backend."""
+    """Replicas by number, those of each backend, and what they leave free. What a replica holds never changes."""
 
     def __init__(self, replicas: Mapping[int, Replica] = MappingProxyType({})) -> None:
         super().__init__()
         self._by_backend: dict[str, dict[int, Replica]] = {}
         self._adopted: set[int] = set()
+        self._ledger: CapacityLedger | None = None
         for number, replica in replicas.items():
             self[number] = replica
 
@@ -129,6 +131,8 @@ class Replicas(dict[int, Replica]):
         self._by_backend.setdefault(replica.backend, {})[number] = replica
         if replica.adopted:
             self._adopted.add(number)
+        if self._ledger is not None:
+            self._ledger.take(replica.allocation)
 
     def pop(self, number: int, default: None = None) -> Replica | None:  # type: ignore[override]  # the only way out
         replica = super().pop(number, None)
@@ -137,6 +141,8 @@ class Replicas(dict[int, Replica]):
             del mine[number]
             if not mine:
                 del self._by_backend[replica.backend]
+            if self._ledger is not None:
+                self._ledger.give_back(replica.allocation)
         return replica
 
     def of(self, backend: str) -> list[Replica]:
@@ -146,6 +152,12 @@ class Replicas(dict[int, Replica]):
     def backends(self) -> list[str]:
         """All backends that have replicas."""
         return list(self._by_backend)
+
+    def ledger(self, capacity: Capacity) -> CapacityLedger:
+        """What is free: the same ledger for as long as the capacity is the same. Who takes of it must give it back."""
+        if self._ledger is None or self._ledger.capacity is not capacity:
+            self._ledger = CapacityLedger(capacity, (replica.allocation for replica in self.values()))
+        return self._ledger
 
     def some_adopted(self) -> bool:
         """Whether there is one that was launched by an earlier controller and has not reported to this one."""

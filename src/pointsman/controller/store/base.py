@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: A copy is made this long after the first commit that it lacks, so that a burst of changes costs one copy.
 COPY_AFTER_S = 1.0
+#: Or, if that is later, after so many times as long as the last copy took: it is of the whole state, and commits wait.
+COPY_SHARE = 20
 
 
 class DurableStore(Protocol):
@@ -44,6 +47,7 @@ class DurableState:
         self._store = store
         self._on_commit = on_commit
         self._copying: asyncio.TimerHandle | None = None
+        self._copy_took_s = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-store")
 
     async def commit(self, new: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
@@ -57,18 +61,20 @@ class DurableState:
         self.copy_soon()
 
     def copy_soon(self) -> None:
-        """Update the store's copy, at most once a second."""
+        """Update the store's copy, at most once a second and for a twentieth of the time."""
         if self._copying is None:
+            after_s = max(COPY_AFTER_S, COPY_SHARE * self._copy_took_s)
             loop = asyncio.get_running_loop()
-            self._copying = loop.call_later(COPY_AFTER_S, lambda: self._thread.submit(self._copy))
+            self._copying = loop.call_later(after_s, lambda: self._thread.submit(self._copy))
 
     def _copy(self) -> None:
         """Runs on the store's thread."""
-        self._copying = None
+        self._copying, began = None, time.monotonic()
         try:
             self._store.copy()
         except StoreError as error:
             log.warning("%s", error)
+        self._copy_took_s = time.monotonic() - began
 
     async def code(self, digest: str) -> bytes:
         """The stored code with that digest."""

@@ -17,6 +17,7 @@ from pointsman.controller.state import Desired, Fallback
 from pointsman.controller.store.files import StoreError
 from pointsman.model import BackendSpec, EndpointSpec, Pins, Struct, TrafficHistory
 from pointsman.usercode.packing import code_digest
+from pointsman.wire.tables import changed
 
 SCHEMA_VERSION = 2
 #: It had no digest of the whole state, and no file of the last acknowledged change.
@@ -40,24 +41,38 @@ _MODULUS = 2**256
 
 
 class Sums:
-    """The checksum of each row, and their sum, which does not depend on the order of rows."""
+    """The checksum of each row, and their sum, which does not depend on the order of rows.
 
-    def __init__(self) -> None:
-        self._rows: dict[tuple[str, ...], int] = {}
-        self.total = 0
+    Args:
+        base: sums that these are a change of, and that stay as they are until :meth:`settle`. Of thousands of rows a
+            transaction changes a few.
+    """
 
-    def copy(self) -> Sums:
-        other = Sums()
-        other._rows, other.total = dict(self._rows), self.total
-        return other
+    def __init__(self, base: Sums | None = None) -> None:
+        self._rows: dict[tuple[str, ...], int] = base._rows if base is not None else {}
+        self._changed: dict[tuple[str, ...], int] = {}
+        self.total: int = base.total if base is not None else 0
 
     def put(self, key: tuple[str, ...], checksum: bytes) -> None:
-        self.drop(key)
-        value = self._rows[key] = int.from_bytes(checksum, "big")
-        self.total = (self.total + value) % _MODULUS
+        self._set(key, int.from_bytes(checksum, "big"))
 
     def drop(self, key: tuple[str, ...]) -> None:
-        self.total = (self.total - self._rows.pop(key, 0)) % _MODULUS
+        self._set(key, 0)
+
+    def settle(self) -> Sums:
+        """The same, when the transaction is committed; what they are based on must not be used any more."""
+        for key, value in self._changed.items():
+            if value:
+                self._rows[key] = value
+            else:
+                self._rows.pop(key, None)
+        self._changed = {}
+        return self
+
+    def _set(self, key: tuple[str, ...], value: int) -> None:
+        before = self._changed.get(key, self._rows.get(key, 0))
+        self._changed[key] = value
+        self.total = (self.total - before + value) % _MODULUS
 
 
 class Snapshot(NamedTuple):
@@ -74,7 +89,9 @@ class Snapshot(NamedTuple):
     sums: Sums
 
 
-EMPTY = Snapshot("", 0, "", Desired(), {}, {}, frozenset(), 0, Sums())
+def empty() -> Snapshot:
+    """The state before the first change."""
+    return Snapshot("", 0, "", Desired(), {}, {}, frozenset(), 0, Sums())
 
 
 def look_at(path: Path) -> Snapshot:
@@ -107,7 +124,7 @@ def _read(connection: sqlite3.Connection, path: Path) -> Snapshot:
         raise StoreError(f"{path} is damaged: {check}")
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
-        return EMPTY
+        return empty()
     meta: dict[str, Any] = dict(connection.execute("SELECT key, value FROM meta").fetchall())
     schema = int(meta.get("schema", SCHEMA_VERSION))
     if not OLDEST_SCHEMA <= schema <= SCHEMA_VERSION:
@@ -135,7 +152,7 @@ def _read(connection: sqlite3.Connection, path: Path) -> Snapshot:
     if schema > OLDEST_SCHEMA and meta.get("digest") != digest:
         raise StoreError(f"{path} is damaged: the digest of the whole state is wrong")
     desired = Desired(version, **objects)  # type: ignore[arg-type]  # the kinds are its fields
-    return Snapshot(store, commit, digest, desired, replies, positions, frozenset(blobs), epoch, sums)
+    return Snapshot(store, commit, digest, desired, replies, positions, frozenset(blobs), epoch, sums.settle())
 
 
 def digest_of(store: str, commit: int, version: int, epoch: int, total: int) -> str:
@@ -161,7 +178,7 @@ class Writer:
     def __init__(self, connection: sqlite3.Connection, on_disk: Snapshot) -> None:
         self._connection = connection
         self._on_disk = on_disk
-        self._sums = on_disk.sums.copy()
+        self._sums = Sums(on_disk.sums)
 
     def write(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, blob: bytes) -> Snapshot:
         blobs = self._write_blobs(desired, blob)
@@ -169,7 +186,7 @@ class Writer:
         replies, positions = dict(base.replies), dict(base.positions)
         if reply_to:
             replies[reply_to] = reply
-            positions[reply_to] = max(positions.values(), default=0) + 1
+            positions[reply_to] = next(reversed(positions.values()), 0) + 1
             if len(replies) > KEPT_REPLIES:
                 oldest = next(iter(replies))
                 del replies[oldest], positions[oldest]
@@ -189,19 +206,21 @@ class Writer:
 
     def _write_objects(self, desired: Desired) -> None:
         for kind in KINDS:
-            old, new = getattr(self._on_disk.desired, kind), getattr(desired, kind)
-            for name in old.keys() - new.keys():
-                self._connection.execute("DELETE FROM objects WHERE kind = ? AND name = ?", (kind, name))
-                self._sums.drop(("objects", kind, name))
-            for name, value in new.items():
-                if old.get(name) != value:
-                    data = msgspec.json.encode(value)
-                    checksum = checksum_of(kind, name, data)
-                    row = (kind, name, data, checksum)
-                    self._connection.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", row)
-                    self._sums.put(("objects", kind, name), checksum)
+            for name, value in changed(getattr(self._on_disk.desired, kind), getattr(desired, kind)).items():
+                if value is None:
+                    self._connection.execute("DELETE FROM objects WHERE kind = ? AND name = ?", (kind, name))
+                    self._sums.drop(("objects", kind, name))
+                    continue
+                data = msgspec.json.encode(value)
+                checksum = checksum_of(kind, name, data)
+                row = (kind, name, data, checksum)
+                self._connection.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", row)
+                self._sums.put(("objects", kind, name), checksum)
 
     def _write_blobs(self, desired: Desired, blob: bytes) -> frozenset[str]:
+        before = self._on_disk.desired
+        if desired.backends is before.backends and desired.fallbacks is before.fallbacks and not blob:
+            return self._on_disk.blobs
         used = {spec.code for spec in desired.backends.values()}
         used |= {fallback.spec.code for fallback in desired.fallbacks.values() if fallback.spec}
         there = set(self._on_disk.blobs)

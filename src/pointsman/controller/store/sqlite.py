@@ -31,7 +31,7 @@ from pointsman.controller.store.files import (
     put_in_place,
     sync,
 )
-from pointsman.controller.store.snapshot import BUSY_TIMEOUT_S, EMPTY, SCHEMA, Snapshot, Writer, look_at
+from pointsman.controller.store.snapshot import BUSY_TIMEOUT_S, SCHEMA, Snapshot, Writer, empty, look_at
 from pointsman.usercode.packing import code_digest
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Store:
         self._copy = path.with_name(path.name + ".copy")
         self._ack = AckFile(path.with_name(path.name + ".ack"))
         self._connection: sqlite3.Connection | None = None
-        self._now = EMPTY
+        self._now = empty()
         self._copied = -1
         # True after a disk error: what was written is unknown, so the file is read again before the next change.
         self._doubtful = False
@@ -162,7 +162,7 @@ class Store:
 
     def _find(self) -> Snapshot:
         if not any(file.exists() for file in (self._path, self._copy, self._ack.path)):
-            return EMPTY
+            return empty()
         check_private(self._path)
         try:
             return self._acceptable(self._path)
@@ -274,5 +274,5 @@ class Store:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        self._now = new
+        self._now = new._replace(sums=new.sums.settle())
         self._ack.publish()

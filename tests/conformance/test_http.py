@@ -17,6 +17,32 @@ from starlette.middleware.cors import CORSMiddleware
 from tests.conftest import WAIT_S, http_for, start_client, wait_until
 
 
+class Passes:
+    """A middleware that does nothing, so that every request goes by ASGI."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["direct", "with a middleware"])
+def client(request, engine, client):
+    """The suite's instance, whose small requests go the direct way, and one on which none does."""
+    if not request.param:
+        yield client
+        return
+    with start_client(engine, middlewares=[Middleware(Passes)]) as client:
+        yield client
+
+
+@pytest.fixture(scope="module", name="http")
+def over_http(client):
+    with http_for(client) as http:
+        yield http
+
+
 def where(request):
     return {"params": request.path_params, "path": request.url.path}
 

@@ -113,11 +113,12 @@ def test_a_body_that_is_too_large_is_not_read(middlewares: bool, length: int) ->
     run(main())
 
 
-def test_a_limit_below_that_of_the_direct_way_counts() -> None:
+@WAYS
+def test_a_limit_below_that_of_the_direct_way_counts(middlewares: bool) -> None:
     """A limit of 1,000 bytes holds for bodies of 1,001, whichever way requests go (S15)."""
 
     async def main() -> None:
-        async with edge() as there:
+        async with edge(middlewares=middlewares) as there:
             there.app._settings = msgspec.structs.replace(there.app._settings, max_body_bytes=1000)
             for size, status in ((999, 200), (1000, 200), (1001, 413)):
                 client = await there.client()

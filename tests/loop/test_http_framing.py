@@ -188,11 +188,12 @@ def test_what_was_right_is_answered_before_what_is_wrong_is_refused(bad: bytes, 
     run(main())
 
 
-def test_garbage_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+@WAYS
+def test_garbage_does_not_fill_the_log(middlewares: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A flood of garbage gets ten lines a second, none of which holds what was sent (H10)."""
 
     async def main() -> None:
-        async with anything(False) as there:
+        async with anything(middlewares) as there:
             for seconds in (0, 2):
                 await asyncio.sleep(seconds)
                 for data in (

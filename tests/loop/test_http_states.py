@@ -267,7 +267,8 @@ def test_a_client_that_waits_to_be_told(old: bool, middlewares: bool) -> None:
     run(main())
 
 
-def test_a_large_body_waits_for_its_app() -> None:
+@WAYS
+def test_a_large_body_waits_for_its_app(middlewares: bool) -> None:
     """A body that its app does not read fast enough is read no further than to a mark (G12)."""
 
     class Slow:
@@ -286,7 +287,7 @@ def test_a_large_body_waits_for_its_app() -> None:
 
     async def main() -> None:
         app = Slow()
-        async with edge(middlewares=True, app=app) as there:
+        async with edge(middlewares=middlewares, app=app) as there:
             client = await there.client()
             client.head(content_length=50 * MAX_DIRECT_BODY)
             for _ in range(50):
@@ -399,19 +400,20 @@ def test_the_end_of_an_idle_connection(middlewares: bool) -> None:
 # --- clients that leave, and clients that do not read -----------------------------------------------------------------
 
 
-def test_a_client_that_does_not_read() -> None:
+@WAYS
+def test_a_client_that_does_not_read(middlewares: bool) -> None:
     """Answers to a client that reads nothing are not piled up: the next one waits in a task, and its requests with it
     (G12)."""
 
     async def main() -> None:
-        async with edge() as there:
+        async with edge(middlewares=middlewares) as there:
             client = await there.client()
             (connection,) = there.connections
             connection.transport._out.hold()
             for number in range(3):
                 client.send(ONE)
                 await asyncio.sleep(SOON_S)
-                assert connection.state == DIRECT
+                assert connection.state == (APP if middlewares else DIRECT)
                 there.replica.reply(body=b"x" * 50_000)
                 await settle()
                 assert connection.write_paused == (number >= 1)
@@ -424,11 +426,12 @@ def test_a_client_that_does_not_read() -> None:
     run(main())
 
 
-def test_a_client_that_never_reads_and_leaves() -> None:
+@WAYS
+def test_a_client_that_never_reads_and_leaves(middlewares: bool) -> None:
     """A client leaves that has not read what it was sent: the task that waited for it ends."""
 
     async def main() -> None:
-        async with edge() as there:
+        async with edge(middlewares=middlewares) as there:
             client = await there.client()
             (connection,) = there.connections
             connection.transport._out.hold()
@@ -487,11 +490,12 @@ def test_idle_behind_a_body_that_nobody_wanted(middlewares: bool) -> None:
     run(main())
 
 
-def test_a_chunk_that_has_not_come_is_no_news() -> None:
+@WAYS
+def test_a_chunk_that_has_not_come_is_no_news(middlewares: bool) -> None:
     """A client sends the sizes of its chunks and nothing else: for the deadlines of a body nothing has come (F24)."""
 
     async def main() -> None:
-        async with edge(body_idle_timeout_s=3.0, body_min_bytes_per_s=0) as there:
+        async with edge(middlewares=middlewares, body_idle_timeout_s=3.0, body_min_bytes_per_s=0) as there:
             client = await there.client()
             client.send(post(b"transfer-encoding: chunked", path=b"/b") + b"5")
             for _ in range(6):
@@ -527,11 +531,12 @@ def test_refused_for_want_of_room(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
-def test_chunks_go_through_the_app() -> None:
+@WAYS
+def test_chunks_go_through_the_app(middlewares: bool) -> None:
     """A small body without a length is the app's to ask for."""
 
     async def main() -> None:
-        async with edge() as there:
+        async with edge(middlewares=middlewares) as there:
             client = await there.client()
             client.send(post(b"transfer-encoding: chunked", body=chunks(b"x"), path=b"/b") + LAST)
             await asyncio.sleep(SOON_S)

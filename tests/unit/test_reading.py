@@ -88,6 +88,23 @@ def test_a_long_head_in_pieces_is_measured() -> None:
     assert reader.scope is None
 
 
+@pytest.mark.parametrize("cut", range(1, 56))
+def test_another_protocol_in_pieces(cut: int) -> None:
+    """A request of RTSP is refused wherever it is cut, also where a piece looks like the end of HTTP's first line; the
+    same one of HTTP is read."""
+    for protocol in (b"RTSP", b"HTTP"):
+        reader = Reader(None)
+        head = b"\r\nGET /a %s/1.1\r\nhost: x\r\nx: HTTP/1.1\r\ny: HTTP/1.1\r\n\r\n" % protocol
+        reader.read(head[:cut], 0)
+        if protocol == b"HTTP":
+            assert reader.read(head[cut:], 0) == len(head) - cut
+            assert reader.scope is not None
+        else:
+            with pytest.raises(BadFraming):
+                reader.read(head[cut:], 0)
+            assert (reader.scope, reader.state, reader.status) == (None, HEAD, 400)
+
+
 def test_what_was_said_of_one_request_is_not_said_of_the_next() -> None:
     """Length, chunks and the word that a body is to be asked for belong to one request."""
     reader = Reader(None)

@@ -26,7 +26,7 @@ NEEDED = ("cloudpickle", "msgspec", "starlette", "uvloop")
 """What an environment without Pointsman must have, as docs/environments.md says."""
 CROSSINGS, BLOCKS = 5000, 10
 TRIES, IN_TIME_MS, TRIAL_S = 50, 50, 1.0
-CHANGES, MORE = 30, 8
+MORE = 8
 FIRST_ANSWER = Path(__file__).with_name("first_answer.py")
 IMPORT = "import time; t = time.perf_counter(); from pointsman import start; print(time.perf_counter() - t)"
 
@@ -120,38 +120,6 @@ def _ask_http(client: Any, name: str) -> float:
         if second.getresponse().read() != b"ok":
             raise RuntimeError("the second call failed")
         return time.perf_counter() - began
-
-
-def growth(seconds: float) -> dict[str, float]:
-    """ms that a change takes, by the number of endpoints there are."""
-    import pointsman as serve
-
-    few, many, figures = 10, 1000 if seconds > TRIAL_S else 100, dict[str, float]()
-    with serve.start(http_options={"port": 0}) as client:
-        for tag in "ab":
-            client.create_backend(tag, noop)
-        for number in range(many):
-            client.create_endpoint(f"e{number}", backend="a", route=f"/e{number}")
-            if number + 1 in (few, many):
-                for name, taken_s in _changes(client).items():
-                    figures[f"{name}_{'few' if number + 1 == few else 'many'}"] = 1000 * taken_s
-    return figures
-
-
-def _changes(client: Any) -> dict[str, float]:
-    """The median of each."""
-    taken: dict[str, list[float]] = {"create": [], "traffic": [], "delete": []}
-    changes: dict[str, Callable[[], Any]] = {
-        "create": lambda: client.create_endpoint("new", backend="a", route="/new"),
-        "traffic": lambda: client.set_traffic("new", {"a": 0.5, "b": 0.5}),
-        "delete": lambda: client.delete_endpoint("new"),
-    }
-    for _ in range(CHANGES):
-        for name, change in changes.items():
-            began = time.perf_counter()
-            change()
-            taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def replicas(seconds: float) -> dict[str, float]:
@@ -255,5 +223,5 @@ def _make(prefix: Path, packages: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    programs = {one.__name__: one for one in (start, choosing, crossing, environments, first_calls, growth, replicas)}
+    programs = {one.__name__: one for one in (start, choosing, crossing, environments, first_calls, replicas)}
     print(json.dumps(programs[sys.argv[1]](float(sys.argv[2]))))

@@ -58,6 +58,7 @@ class Connections:
 
     def __init__(self, handover: ControllerHandover) -> None:
         self._settings = handover.settings
+        self._packed = b""  # the newest table, if it was needed whole
         self._last_table = last_table(handover.control_path)
         self._controller: Controller | None = None
         self._commands: Commands
@@ -114,11 +115,18 @@ class Connections:
         return number in self._replicas
 
     def publish(self, table: RoutingTable, change: TableChange | None) -> None:
-        kind, body = (Kind.TABLE, pack(table)) if change is None else (Kind.TABLE_CHANGE, pack(change))
+        self._packed = b""
+        kind, body = (Kind.TABLE, self._whole()) if change is None else (Kind.TABLE_CHANGE, pack(change))
         if self._last_table is not None and (change is None or not self._last_table.add(body)):
-            self._last_table.keep(pack(table))
+            self._last_table.keep(self._whole())
         for subscription in self._subscriptions.values():
             _send_table(subscription.stream, kind, body)
+
+    def _whole(self) -> bytes:
+        """The newest table, packed once for all who subscribe before the next: after a restart of this process, that is
+        every router."""
+        self._packed = self._packed or pack(self.controller.table)
+        return self._packed
 
     def ingress_routers(self) -> frozenset[int]:
         return frozenset(s.number for s in self._subscriptions.values() if s.ingress)
@@ -189,7 +197,7 @@ class Connections:
             if ingress:
                 self.controller.ingress_subscribed(stream.identity)
         if self.controller.published:
-            _send_table(stream, Kind.TABLE, pack(self.controller.table))
+            _send_table(stream, Kind.TABLE, self._whole())
         else:
             stream.send(Kind.CONFIRM, 0, pack(Confirm(0)))
 

@@ -39,10 +39,18 @@ def start_detached(name: str, *options: str) -> str:
     return started.stdout
 
 
+def printed_by(*arguments: str) -> str:
+    """What a command prints that succeeds. It runs in this process, since each new one imports for a third of a second;
+    what fails, starts or ends runs as a process of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [PROGRAM, *arguments])  # the history of traffic names it
+        done = CliRunner().invoke(app, [*arguments])
+    assert (done.exception, done.exit_code, done.stderr) == (None, 0, "")
+    return done.stdout
+
+
 def status_of(name: str) -> dict[str, Any]:
-    shown = pointsman("status", "--name", name, "--json")
-    assert shown.returncode == 0, shown.stderr
-    report: dict[str, Any] = json.loads(shown.stdout)
+    report: dict[str, Any] = json.loads(printed_by("status", "--name", name, "--json"))
     return report
 
 
@@ -317,13 +325,7 @@ def digits(canary: str, name: str) -> Iterator[str]:
 
 
 def traffic(canary: str, *arguments: str) -> str:
-    """What a command that succeeds prints. It runs in this process, since each new one imports for a third of a second;
-    those that fail run as processes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [PROGRAM, "traffic", *arguments])  # who changed something is known by it
-        done = CliRunner().invoke(app, ["traffic", *arguments, "--name", canary])
-    assert (done.exception, done.exit_code, done.stderr) == (None, 0, "")
-    return done.stdout
+    return printed_by("traffic", *arguments, "--name", canary)
 
 
 def traffic_json(canary: str, *arguments: str) -> Any:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from tests.process.test_cli import assert_one_line, pointsman, start_detached, status_of
+from tests.process.test_cli import assert_one_line, pointsman, printed_by, start_detached, status_of
 
 
 @pytest.fixture
@@ -24,9 +24,7 @@ def two(name):
 
 
 def listed():
-    done = pointsman("list", "--json")
-    assert done.returncode == 0, done.stderr
-    return {one["name"]: one for one in json.loads(done.stdout)}
+    return {one["name"]: one for one in json.loads(printed_by("list", "--json"))}
 
 
 def test_side_by_side(two):

@@ -19,7 +19,7 @@ import pointsman as serve
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.telemetry.logs import FORMATS
 from tests.conftest import http_for, wait_until
-from tests.process.test_cli import PROGRAM, assert_one_line, pointsman
+from tests.process.test_cli import PROGRAM, assert_one_line, pointsman, printed_by
 from tests.process.test_top import on_a_terminal, until
 
 log = logging.getLogger("my.model")
@@ -68,9 +68,7 @@ def asked(client: serve.Client, *paths: str) -> str:
 
 
 def logs(client: serve.Client, *options: str) -> list[str]:
-    done = pointsman("logs", "--name", name_of(client), *options)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+    return printed_by("logs", "--name", name_of(client), *options).splitlines()
 
 
 def until_logged(client: serve.Client, request_id: str, text: str) -> list[str]:

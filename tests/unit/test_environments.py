@@ -219,6 +219,22 @@ def test_replicas_import_nothing_else() -> None:
     assert foreign - {"typing_extensions"} <= {*RUNTIME, *OPTIONAL}  # which msgspec looks for
 
 
+@pytest.mark.parametrize(
+    ("process", "unwanted"),
+    [
+        ("engine.local.supervisor", {"asyncio", "pydantic"}),
+        ("controller.__main__", {"pydantic", "starlette"}),
+        ("ingress.__main__", {"pydantic"}),
+        ("replica.__main__", {"pydantic", "starlette"}),
+    ],
+)
+def test_a_start_waits_for_no_needless_import(process: str, unwanted: set[str]) -> None:
+    """An instance is there as soon as it can be: its processes load nothing large that they do not use (IN1)."""
+    code = f"import sys, pointsman.{process}; print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-S", "-c", code], env=with_sites(), text=True).split())
+    assert not loaded & unwanted
+
+
 def with_sites() -> dict[str, str]:
     """Variables of a process that finds packages without running the code of .pth files."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,8 +1,9 @@
 """Which worker of pytest-xdist runs what, and in which order.
 
 A file is run by one worker, since its tests share what its fixtures set up. Folders whose tests take long come first:
-at the end only short files are left, and no worker waits for the other. The conformance suite's tests on Ray are
-apart from the local ones, so that all of a worker's files share one Ray cluster.
+at the end only short files are left, and no worker waits for the other. The tests of clusters are run by one worker,
+and so are the conformance suite's tests on Ray, which share a cluster: when several clusters start at once on a busy
+machine, they take longer than the 30 s that Ray allows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ def scope_of(nodeid: str) -> str:
     """The name of what one worker runs in one go."""
     file, _, test = nodeid.partition("::")
     on_ray = file.startswith("tests/conformance/") and "[ray" in test
-    return f"on Ray: {file}" if on_ray else file
+    if on_ray:
+        return "on Ray"
+    return "tests/cluster" if file.startswith("tests/cluster/") else file
 
 
 def place(item: pytest.Item) -> int:

@@ -12,7 +12,6 @@ import os
 import secrets
 import socket
 import struct
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
@@ -58,6 +57,7 @@ class Stream(asyncio.BufferedProtocol):
     Attributes:
         writable: False while the peer reads slower than this end writes; another peer should be preferred.
         on_writable: called when the peer has caught up.
+        among: the open streams of the gate that has accepted it.
     """
 
     def __init__(self, user: StreamUser, hello: Dialer | Acceptor | None) -> None:
@@ -74,6 +74,7 @@ class Stream(asyncio.BufferedProtocol):
         self.closed = False
         self.writable = True
         self.on_writable: Callable[[], None] | None = None
+        self.among: set[Stream] | None = None
         self._all_written: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] | None = None
 
@@ -168,6 +169,8 @@ class Stream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self.among is not None:
+            self.among.add(self)
         _set_tcp_options(transport)
         if isinstance(self._hello, Acceptor) and not _is_same_user(transport):
             self.abort(WireError("the peer is another user of this machine"))
@@ -231,6 +234,8 @@ class Stream(asyncio.BufferedProtocol):
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self.closed = True
+        if self.among is not None:
+            self.among.discard(self)
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         if self._all_written is not None and not self._all_written.done():
@@ -304,10 +309,10 @@ class Gate:
 
     Args:
         server: listens.
-        streams: streams that it has accepted.
+        streams: those that it has accepted, while they are open.
     """
 
-    def __init__(self, server: asyncio.Server, streams: weakref.WeakSet[Stream]) -> None:
+    def __init__(self, server: asyncio.Server, streams: set[Stream]) -> None:
         self._server = server
         self._streams = streams
 
@@ -339,12 +344,13 @@ async def accept(
     Raises:
         OSError: the cluster uses TLS, and its certificates cannot be used.
     """
-    streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+    # No weak references: mypyc counts those to an instance of a class like Stream as owned by it, and frees them.
+    streams: set[Stream] = set()
     make = acceptor(user, instance=instance, key_for=key_for, kind=kind)
 
     def factory() -> Stream:
         stream = make()
-        streams.add(stream)
+        stream.among = streams
         return stream
 
     loop = asyncio.get_running_loop()

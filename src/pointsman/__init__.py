@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
     from pointsman.environments.kinds import CondaEnv, Requirements, VirtualEnv
     from pointsman.request import Request, accept_batch
+    from pointsman.usercode.mounting import asgi
 
 __version__ = VERSION
 
 _HOMES = {
     "accept_batch": "request",
+    "asgi": "usercode.mounting",
     "BackendConfig": "config",
     "Client": "client",
     "CondaEnv": "environments.kinds",
@@ -47,10 +49,11 @@ _HOMES = {
     "VirtualEnv": "environments.kinds",
     "wait": "calling.future",
 }
-_MODULES = ("backends", "config", "exceptions", "handle", "metrics", "utils")
+_MODULES = ("backends", "config", "exceptions", "handle", "ingress", "metrics", "utils")
 
 __all__ = [
     "accept_batch",
+    "asgi",
     "BackendConfig",
     "Client",
     "CondaEnv",

@@ -102,6 +102,8 @@ class BackendConfig(_Options):
             public one. Handles may choose any public method.
         reconfigure_while_running: call ``reconfigure`` at once, on a separate thread and concurrently with requests,
             instead of between them.
+        max_websockets: WebSockets that a replica of an ASGI app holds open at once, apart from
+            ``max_concurrent_queries``; over it HTTP answers 503.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -131,6 +133,7 @@ class BackendConfig(_Options):
     rollout_watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0
     http_methods: list[str] | str = []
     reconfigure_while_running: StrictBool = False
+    max_websockets: Annotated[int, Field(ge=0)] = 1000
 
     @field_validator("http_methods", mode="before")
     @classmethod
@@ -218,6 +221,7 @@ def config_from_spec(spec: BackendConfigSpec) -> BackendConfig:
         rollout_watch_s=spec.rollout_watch_s,
         http_methods=list(spec.http_methods),
         reconfigure_while_running=spec.reconfigure_while_running,
+        max_websockets=spec.max_websockets,
     )
     if spec.max_concurrent_queries is None:
         config.model_fields_set.discard("max_concurrent_queries")

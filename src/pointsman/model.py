@@ -16,6 +16,8 @@ DEFAULT_SHARD_KEY = "header:x-serve-shard-key"
 ALL_METHODS = "*"
 #: The kind of the default environment: that of the process that sent the code.
 CALLER = "caller"
+#: What calls a backend takes: requests, or those of an ASGI app.
+PLAIN, ASGI = "plain", "asgi"
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
@@ -115,6 +117,7 @@ class ReplicaConfig(Struct, frozen=True):
     http_methods: tuple[str, ...] = ()
     reconfigure_while_running: bool = False
     drain_timeout_s: float = 20.0
+    max_websockets: int = 1000
 
 
 class BackendConfigSpec(Struct, frozen=True):
@@ -139,6 +142,7 @@ class BackendConfigSpec(Struct, frozen=True):
     rollout_watch_s: float = 3.0
     http_methods: tuple[str, ...] = ()
     reconfigure_while_running: bool = False
+    max_websockets: int = 1000
 
     @property
     def query_limit(self) -> int:
@@ -158,6 +162,7 @@ class BackendConfigSpec(Struct, frozen=True):
             http_methods=self.http_methods,
             reconfigure_while_running=self.reconfigure_while_running,
             drain_timeout_s=self.drain_timeout_s,
+            max_websockets=self.max_websockets,
         )
 
 
@@ -168,6 +173,7 @@ class TargetTraits(Struct, frozen=True):
         batches: whether the function or ``__call__`` carries the batch marker; then every method takes lists.
         has_batching_method: whether another method carries the batch marker.
         one_at_a_time: every way in is sync and takes no list, so that a replica runs one request after the other.
+        surface: PLAIN or ASGI.
     """
 
     is_class: bool
@@ -176,6 +182,7 @@ class TargetTraits(Struct, frozen=True):
     has_batching_method: bool = False
     has_close: bool = False
     one_at_a_time: bool = False
+    surface: str = PLAIN
 
 
 class Environment(Struct, frozen=True):
@@ -265,13 +272,8 @@ class TrafficPolicy(Struct, frozen=True):
 
 
 class TrafficChange(Struct, frozen=True):
-    """One line of an endpoint's traffic history.
-
-    Attributes:
-        time: ISO 8601 in UTC.
-        change: the operation, in words.
-        by: the process that asked for it, by its own account.
-    """
+    """One line of an endpoint's traffic history: ``time`` is ISO 8601 in UTC, ``change`` the operation in words, ``by``
+    the process that asked for it, by its own account."""
 
     policy: TrafficPolicy
     time: str
@@ -299,6 +301,7 @@ class EndpointSpec(Struct, frozen=True):
         idempotent: whether a call may be repeated if its replica dies.
         shard_key: where an HTTP request carries its key; the syntax is that of :mod:`pointsman.policy.shardkey`.
         request_timeout_s: deadline of its calls in seconds; None for the instance's.
+        surface: that of all its backends. The route of an app is a prefix.
     """
 
     name: str
@@ -308,6 +311,7 @@ class EndpointSpec(Struct, frozen=True):
     idempotent: bool = False
     shard_key: str = DEFAULT_SHARD_KEY
     request_timeout_s: float | None = None
+    surface: str = PLAIN
 
 
 class ReplicaRef(Struct, frozen=True):
@@ -338,6 +342,7 @@ class BackendRoute(Struct, frozen=True):
     max_concurrent_queries: int
     max_queued_queries: int
     one_at_a_time: bool = False
+    max_websockets: int = 1000
 
 
 class RoutingTable(Struct, frozen=True):
@@ -365,12 +370,8 @@ class Allocation(Struct, frozen=True):
 
 
 class NodeCapacity(Struct, frozen=True):
-    """Resources that the instance may allocate on one node.
-
-    Attributes:
-        num_cpus: None if CPUs are not limited (local engine without ``start(num_cpus=...)``).
-        gpu_ids: names of the GPUs for ``CUDA_VISIBLE_DEVICES``, in order; empty means 0, 1, 2, ...
-    """
+    """Resources that the instance may allocate on one node. ``num_cpus`` is None if CPUs are not limited (local engine
+    without ``start(num_cpus=...)``). ``gpu_ids`` are names for ``CUDA_VISIBLE_DEVICES``; empty means 0, 1, 2, ..."""
 
     num_cpus: float | None = None
     num_gpus: int = 0
@@ -387,13 +388,8 @@ class Capacity(NodeCapacity, frozen=True):
 
 
 class StartOptions(Struct, frozen=True):
-    """Options of ``start`` that the command line needs to print how an instance is started again.
-
-    Attributes:
-        engine: ``local`` or ``ray``.
-        every_node: whether each node has HTTP servers.
-        metrics_port: 0 for any free one, -1 for no metrics, None for the default.
-    """
+    """Options of ``start`` by which the command line says how an instance is started again: ``engine`` is ``local`` or
+    ``ray``; ``metrics_port`` is 0 for any free one, -1 for no metrics, None for the default."""
 
     engine: str = "local"
     every_node: bool = False

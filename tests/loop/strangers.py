@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pointsman.ingress.app import DirectFuture, IngressApp, Receive, Send
 from pointsman.ingress.codec import Scope
 from pointsman.ingress.exchange import Exchange
-from pointsman.routing.call import Reply
+from pointsman.routing.reply import Reply
 from pointsman.testing import settle
 from tests.loop.edge import SOON_S, edge
 

@@ -49,8 +49,8 @@ class EndpointOperations(Operations):
             endpoint_name: 1-200 printable characters.
             backend: tag of the backend that gets all traffic at first.
             route: HTTP path, exact (``/digits``) or a template (``/x/{id}``, ``/files/{rest:path}``); None for
-                handles only.
-            methods: HTTP methods; default ``["GET"]``.
+                handles only. For an ASGI app it is a prefix.
+            methods: HTTP methods; default ``["GET"]``. An ASGI app gets all, and takes no ``methods``.
             shard_key: where an HTTP request carries the key that keeps it with one backend: ``"header:NAME"``,
                 ``"cookie:NAME"`` or ``"query:NAME"``; default the header ``X-SERVE-SHARD-KEY``.
             request_timeout_s: deadline of a call in seconds, to the first byte of its answer; None for the instance's.
@@ -69,7 +69,7 @@ class EndpointOperations(Operations):
             name,
             backend,
             route,
-            arguments.check_methods(methods, ("GET",)),
+            arguments.check_methods(methods, ()),
             bool(idempotent),
             check_source(shard_key),
             check_timeout(request_timeout_s, "request_timeout_s"),

@@ -25,7 +25,10 @@ from pointsman.controller.state import (
 )
 from pointsman.limits import MAX_DESCRIPTION, check_size
 from pointsman.model import (
+    ALL_METHODS,
+    ASGI,
     DEFAULT_SHARD_KEY,
+    PLAIN,
     BackendConfigSpec,
     BackendSpec,
     Capacity,
@@ -34,7 +37,7 @@ from pointsman.model import (
     TargetTraits,
     TrafficPolicy,
 )
-from pointsman.policy.routes import matches_same_paths, parse_route
+from pointsman.policy.routes import matches_same_paths, parse_route, prefix_of
 from pointsman.wire.commands import (
     Change,
     CreateBackend,
@@ -46,7 +49,7 @@ from pointsman.wire.commands import (
 )
 from pointsman.wire.messages import pack
 
-DEPLOY_METHODS = ("GET", "POST")
+ENDPOINT_METHODS, DEPLOY_METHODS = ("GET",), ("GET", "POST")
 
 
 def apply(state: Desired, command: Change, free: FreeCapacity, now: str = "") -> tuple[Desired, str]:
@@ -255,10 +258,12 @@ def _check_capacity(state: Desired, spec: BackendSpec, old: BackendSpec | None, 
 
 def _create_endpoint(state: Desired, command: CreateEndpoint, now: str) -> Desired:
     old = state.endpoints.get(command.name)
-    if old is not None and old.route == command.route and old.methods == command.methods:
+    surface = state.backends[command.backend].traits.surface if command.backend in state.backends else PLAIN
+    methods = _methods_of(surface, command.methods, ENDPOINT_METHODS)
+    if old is not None and old.route == command.route and old.methods == methods:
         raise ValueError(f"endpoint {command.name!r} exists already, with the same route and methods")
     check_usable(state, command.backend)
-    _check_route(_routed(state), command.name, command.route)
+    _check_route(_routed(state), command.name, command.route, surface)
     if old is not None:
         raise ValueError(
             f"endpoint {command.name!r} exists already, with route {old.route!r} and methods {old.methods}"
@@ -266,11 +271,12 @@ def _create_endpoint(state: Desired, command: CreateEndpoint, now: str) -> Desir
     endpoint = EndpointSpec(
         name=command.name,
         route=command.route,
-        methods=command.methods,
+        methods=methods,
         policy=TrafficPolicy(state.version + 1, {command.backend: 1.0}),
         idempotent=command.idempotent,
         shard_key=command.shard_key,
         request_timeout_s=command.request_timeout_s,
+        surface=surface,
     )
     return traffic.with_endpoint(state, endpoint, now=now, change="created", by=command.by)
 
@@ -291,10 +297,21 @@ def _routed(state: Desired) -> list[EndpointSpec]:
     return [*state.endpoints.values(), *(f.before for f in state.fallbacks.values() if f.before is not None)]
 
 
-def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None) -> None:
+def _methods_of(surface: str, given: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The HTTP methods of an endpoint. An app decides itself about those."""
+    if surface == PLAIN:
+        return tuple(given or default)
+    if given:
+        raise ValueError(f"methods {list(given)} were given for an ASGI app, which gets requests of all methods")
+    return (ALL_METHODS,)
+
+
+def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None, surface: str) -> None:
     if route is None:
         return
     parse_route(route)  # raises if it is malformed
+    if surface == ASGI:
+        prefix_of(route)
     for other in endpoints:
         if other.route is not None and matches_same_paths(route, other.route) and other.name != name:
             raise ValueError(f"route {route!r} is taken by endpoint {other.name!r} (its route: {other.route!r})")
@@ -306,30 +323,36 @@ def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None
 def _deploy(state: Desired, command: Deploy, free: FreeCapacity, now: str) -> Desired:
     name = command.name
     backend, endpoint = state.backends.get(name), state.endpoints.get(name)
+    surface = command.traits.surface
+    if backend is not None and backend.traits.surface != surface:
+        raise ValueError(
+            f"backend {name!r} is of another kind: both versions are ASGI apps, or none is; deploy under another name"
+        )
     if endpoint is not None and name not in endpoint.policy.weights:
         raise ValueError(f"endpoint {name!r} exists and does not use a backend {name!r}; deploy under another name")
     if endpoint is None:
-        methods: Sequence[str] = command.methods or DEPLOY_METHODS
+        methods = _methods_of(surface, command.methods, DEPLOY_METHODS)
         policy = TrafficPolicy(state.version + 1, {name: 1.0})
         new_endpoint = EndpointSpec(
             name,
             command.route,
-            tuple(methods),
+            methods,
             policy,
             bool(command.idempotent),
             command.shard_key or DEFAULT_SHARD_KEY,
             command.request_timeout_s,
+            surface,
         )
     else:
         new_endpoint = msgspec.structs.replace(
             endpoint,
             route=command.route or endpoint.route,
-            methods=command.methods or endpoint.methods,
+            methods=_methods_of(surface, command.methods, endpoint.methods),
             idempotent=endpoint.idempotent if command.idempotent is None else command.idempotent,
             shard_key=command.shard_key or endpoint.shard_key,
             request_timeout_s=command.request_timeout_s or endpoint.request_timeout_s,
         )
-    _check_route(_routed(state), name, new_endpoint.route)
+    _check_route(_routed(state), name, new_endpoint.route, surface)
     version = state.version + 1
     old_config = backend.config if backend else BackendConfigSpec()
     spec = BackendSpec(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pointsman.controller.state import Desired, check_usable, find_endpoint, without
+from pointsman.controller.state import Desired, check_surface, check_usable, find_endpoint, without
 from pointsman.model import EndpointSpec, Pins, TrafficChange, TrafficHistory, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS
 from pointsman.wire.commands import Pin, RollbackTraffic, SetTraffic, ShadowTraffic, TrafficCommand, Unpin
@@ -94,6 +94,7 @@ def _set_traffic(state: Desired, command: SetTraffic, now: str) -> Desired:
     endpoint = find_endpoint(state, command.name)
     for tag in command.weights:
         check_usable(state, tag)
+        check_surface(state, endpoint, tag)
     custom = endpoint.policy.custom if command.keep_custom else command.custom
     policy = msgspec.structs.replace(endpoint.policy, weights=normalised(command.weights), custom=custom)
     return _with_policy(state, endpoint, policy, now=now, change="set_traffic", by=command.by)
@@ -102,6 +103,7 @@ def _set_traffic(state: Desired, command: SetTraffic, now: str) -> Desired:
 def _shadow_traffic(state: Desired, command: ShadowTraffic, now: str) -> Desired:
     endpoint = find_endpoint(state, command.name)
     check_usable(state, command.backend)
+    check_surface(state, endpoint, command.backend)
     if not 0 <= command.proportion <= 1:
         raise ValueError(f"proportion {command.proportion!r} of shadow {command.backend!r} must be between 0 and 1")
     shadows = without(endpoint.policy.shadows, command.backend)
@@ -134,6 +136,7 @@ def _roll_back(state: Desired, command: RollbackTraffic, now: str) -> Desired:
                 " exist any more"
             )
         check_usable(state, tag)
+        check_surface(state, endpoint, tag)
     change = f"rollback_traffic to {policy.version}"
     return _with_policy(state, endpoint, policy, now=now, change=change, by=command.by)
 
@@ -149,8 +152,9 @@ def _with_policy(
 
 
 def _pin(state: Desired, command: Pin) -> Desired:
-    find_endpoint(state, command.name)
+    endpoint = find_endpoint(state, command.name)
     check_usable(state, command.backend)
+    check_surface(state, endpoint, command.backend)
     pins = state.pins.get(command.name, Pins()).keys
     new = {**pins, **dict.fromkeys(command.shard_keys, command.backend)}
     if new == pins:

@@ -29,7 +29,14 @@ def route_of(spec: BackendSpec, observed: Observed, keys: Keys) -> BackendRoute:
         if r.phase is Phase.READY and not r.killed and r.unhealthy is None
     )
     config = spec.config
-    return BackendRoute(spec.tag, refs, config.query_limit, config.max_queued_queries, spec.traits.one_at_a_time)
+    return BackendRoute(
+        spec.tag,
+        refs,
+        config.query_limit,
+        config.max_queued_queries,
+        spec.traits.one_at_a_time,
+        config.max_websockets,
+    )
 
 
 class Publisher:

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import (
+    ASGI,
+    PLAIN,
     Allocation,
     BackendSpec,
     Capacity,
@@ -98,6 +100,23 @@ def check_usable(state: Desired, tag: str) -> None:
     find_backend(state, tag)
     if tag in state.fallbacks and state.fallbacks[tag].spec is None:
         raise ValueError(f"backend {tag!r} is still starting for the first time; use it once its create call returned")
+
+
+def check_surface(state: Desired, endpoint: EndpointSpec, tag: str) -> None:
+    """Check that a backend takes the same calls as the others of an endpoint.
+
+    Raises:
+        ValueError: it does not.
+    """
+    surface = find_backend(state, tag).traits.surface
+    if surface != endpoint.surface:
+        raise ValueError(
+            f"backend {tag!r} is {_SURFACES[surface]}, and endpoint {endpoint.name!r} has backends that are"
+            f" {_SURFACES[endpoint.surface]}; all backends and shadows of an endpoint must be of one kind"
+        )
+
+
+_SURFACES = {PLAIN: "called with requests", ASGI: "an ASGI app"}
 
 
 def without(mapping: dict[str, V], key: str) -> dict[str, V]:

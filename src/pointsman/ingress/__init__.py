@@ -12,3 +12,22 @@ exchange     one request: counted, logged, traced
 sending      writes an answer in one piece
 cycle        a request through ASGI, where there are middlewares, large or late bodies, or streams
 """
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+
+class _Package(types.ModuleType):
+    """This package, which is also the decorator that Ray Serve's users know by its name."""
+
+    def __call__(self, app: Any) -> Any:
+        """The same as :func:`pointsman.asgi`."""
+        from pointsman.usercode.mounting import asgi
+
+        return asgi(app)
+
+
+sys.modules[__name__].__class__ = _Package

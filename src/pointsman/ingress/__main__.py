@@ -13,7 +13,8 @@ import sys
 from pointsman.engine.instances import last_table, locator, metrics_folder
 from pointsman.engine.listening import listen
 from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
-from pointsman.ingress.app import ASGIApp, IngressApp
+from pointsman.ingress.app import IngressApp
+from pointsman.ingress.asgi import ASGIApp
 from pointsman.ingress.exchange import HTTPMetrics
 from pointsman.ingress.firsttable import FirstTable
 from pointsman.ingress.server import HTTPServer

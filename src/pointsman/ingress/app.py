@@ -6,18 +6,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from pointsman.exceptions import ServeException
-from pointsman.ingress.bodylimits import BodyDeadlines, BodyIsLateError
+from pointsman.ingress.asgi import DISCONNECT_HOOK, REFUSED, BrokenAnswer, Receive, Send
 from pointsman.ingress.codec import (
+    NOWHERE,
     ErrorAnswer,
     Headers,
     KnownHeaders,
     RequestRejected,
     Scope,
+    Where,
     answer_for,
     decision_headers,
     error_reply,
@@ -31,7 +33,8 @@ from pointsman.ingress.codec import (
     wants_json,
 )
 from pointsman.ingress.exchange import Exchange, HTTPMetrics, RequestLog
-from pointsman.model import EndpointSpec, Reason, RoutingTable
+from pointsman.ingress.passing import SWITCHES, BodyPump, ClientLeft, as_denial, pass_socket, read_body, too_large
+from pointsman.model import ALL_METHODS, PLAIN, EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
 from pointsman.routing.call import Call, CallFuture
 from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
@@ -39,21 +42,12 @@ from pointsman.routing.router import Router
 from pointsman.telemetry import tracing
 from pointsman.telemetry.logs import FIELDS, WarningBudget
 from pointsman.wire.handover import HTTPSettings
+from pointsman.wire.messages import BODY, SOCKET, WHOLE
 from pointsman.wire.tables import TableChange
 
 log = logging.getLogger(__name__)
 
 SYSTEM_PATHS = ("/-/routes", "/-/healthz")
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-DISCONNECT_HOOK = "pointsman.on_disconnect"
-"""Key in ``scope["state"]`` of the function that the server calls when the client has disconnected."""
-CLOSE: Headers = [(b"connection", b"close")]
-"""Header of an answer that is sent before the body has ended: otherwise the server would read and drop the rest."""
-REFUSED = "pointsman.refused"
-"""Key in ``scope["state"]`` that marks a request refused for lack of free capacity."""
 
 
 class DirectFuture(CallFuture, Protocol):
@@ -61,9 +55,9 @@ class DirectFuture(CallFuture, Protocol):
 
     exchange: Exchange
 
-
-class BrokenAnswer(Exception):
-    """A streamed answer broke; raised out of the app so that the server cuts the connection."""
+    def where(self) -> Where:
+        """How the client has connected."""
+        ...
 
 
 class IngressApp:
@@ -104,10 +98,10 @@ class IngressApp:
             before = [old[name] for name in change.endpoints if name in old]
             for endpoint in before:  # first: another endpoint may have got its route
                 if endpoint.route is not None:
-                    self._matcher.remove(endpoint.route)
+                    self._matcher.remove(endpoint.route, prefix=endpoint.surface != PLAIN)
             for new in change.endpoints.values():
                 if new is not None and new.route is not None:
-                    self._matcher.add(new.route, new)
+                    self._matcher.add(new.route, new, prefix=new.surface != PLAIN)
             self._decisions.clear()
             self.serving = True
             self.has_table.set()
@@ -119,9 +113,11 @@ class IngressApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point. Used with middlewares, for large or chunked bodies, and for system paths."""
         if scope["type"] != "http":
-            await self._refuse_protocol(scope, receive, send)
+            if scope["type"] == "websocket":
+                await self._open_socket(scope, receive, send)
             return
         exchange = Exchange(self._metrics, self._log, scope)
+        pump: BodyPump | None = None
         try:
             known = read_headers(scope["headers"])
             raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -131,27 +127,78 @@ class IngressApp:
                 return
             endpoint, parameters = self._match(path, scope["method"], exchange)
             shard_key = self._check_limits(scope, known, endpoint)
-            body = await self._read_body(receive) if known.has_body else b""
-            if body is None:
-                exchange.client_left()
-                return
+            follows, body = WHOLE, b""
+            if known.has_body and endpoint.surface != PLAIN:
+                follows = BODY
+            elif known.has_body:
+                body = await read_body(receive, self._settings)
             future: asyncio.Future[Reply] = self._loop.create_future()
             deadline = self._deadline(endpoint, known)
             call = make_call(
                 scope, endpoint, parameters, known, raw_path=raw_path, shard_key=shard_key, body=body,
                 deadline=deadline, future=future, timed=self._log is not None,
+                where=(scope["scheme"], scope.get("server")), follows=follows,
             )  # fmt: skip
             self._submit(call, scope, exchange)
-            try:
-                reply = await future
-            except asyncio.CancelledError:
-                if future.cancelled():
-                    return  # by `_client_left`; no answer can be sent
-                self._router.cancel(call)
-                raise
-            await self.answer(reply, scope, send, exchange)
+            if follows == BODY:
+                pump = BodyPump(call, receive, self._settings, self._router.cancel)
+            reply = await self._reply(call, future)
+            if pump is not None and reply is not None:
+                pump.answer_begins(reply)
+            if reply is not None:
+                await self.answer(reply, scope, send, exchange)
         except (RequestRejected, ServeException) as error:
             await self.answer(self.reply_to(error, scope, exchange), scope, send, exchange)
+        except (asyncio.CancelledError, ClientLeft) as left:
+            exchange.client_left()
+            if not isinstance(left, ClientLeft):
+                raise
+        finally:
+            if pump is not None:
+                pump.end()
+            exchange.end()
+
+    async def _reply(self, call: Call, future: asyncio.Future[Reply]) -> Reply | None:
+        """The reply to a call; None if the client has left, so that no answer can be sent."""
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                return None  # by `client_left`
+            self._router.cancel(call)
+            raise
+
+    async def _open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: its handshake is a call, whose reply accepts it, or is the answer that denies it."""
+        exchange = Exchange(self._metrics, self._log, scope)
+        deny = as_denial(send)
+        try:
+            await receive()  # that it wants to connect
+            known = read_headers(scope["headers"])
+            raw_path: bytes = scope["raw_path"]
+            path = raw_path.decode("latin-1")
+            if path.startswith(RESERVED_PREFIX):
+                raise _no_route()
+            endpoint, parameters = self._match(path, "GET", exchange)
+            if endpoint.surface == PLAIN:
+                raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, "the route takes no WebSockets"))
+            shard_key = self._check_limits(scope, known, endpoint)
+            future: asyncio.Future[Reply] = self._loop.create_future()
+            call = make_call(
+                scope, endpoint, parameters, known, raw_path=raw_path, shard_key=shard_key, body=b"",
+                deadline=self._deadline(endpoint, known), future=future, timed=self._log is not None,
+                where=(scope["scheme"], scope.get("server")), follows=SOCKET,
+            )  # fmt: skip
+            self._submit(call, scope, exchange)
+            reply = await self._reply(call, future)
+            if reply is not None and reply.status == SWITCHES and call.up is not None:
+                decision = self.decision_of(exchange)
+                exchange.end(SWITCHES)  # how long it stays open is not the time of a request
+                await pass_socket(call.up, reply, receive, send, decision)
+            elif reply is not None:
+                await self.answer(reply, scope, deny, exchange)
+        except (RequestRejected, ServeException) as error:
+            await self.answer(self.reply_to(error, scope, exchange), scope, deny, exchange)
         except asyncio.CancelledError:
             exchange.client_left()
             raise
@@ -174,6 +221,7 @@ class IngressApp:
             call = make_call(
                 scope, endpoint, parameters, known, raw_path=raw_path, shard_key=shard_key, body=body,
                 deadline=deadline, future=answer, timed=self._log is not None,
+                where=NOWHERE if endpoint.surface == PLAIN else answer.where(),
             )  # fmt: skip
             self._submit(call, scope, exchange)
         except (RequestRejected, ServeException) as error:
@@ -272,10 +320,10 @@ class IngressApp:
             self.check_table()
         found = self._matcher.match(path)
         if found is None:
-            raise RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
+            raise _no_route()
         exchange.matched(found[0].route or "", found[0].name)
         methods = found[0].methods
-        if method not in methods and not (method == "HEAD" and "GET" in methods):
+        if method not in methods and not (method == "HEAD" and "GET" in methods) and methods != (ALL_METHODS,):
             allowed = [*methods, "HEAD"] if "GET" in methods and "HEAD" not in methods else methods
             allow = ", ".join(allowed).encode()
             raise RequestRejected(
@@ -292,7 +340,7 @@ class IngressApp:
         if known.problem:
             raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, known.problem))
         if known.content_length > self._settings.max_body_bytes:
-            raise self._too_large()
+            raise too_large(self._settings.max_body_bytes)
         return shard_key_of(known, endpoint, scope["headers"], scope["query_string"])
 
     def _deadline(self, endpoint: EndpointSpec, known: KnownHeaders) -> float:
@@ -300,31 +348,6 @@ class IngressApp:
         if known.timeout_s is not None:  # a client may shorten the operator's timeout, not extend it
             timeout_s = min(timeout_s, known.timeout_s)
         return self._loop.time() + timeout_s
-
-    async def _read_body(self, receive: Receive) -> bytes | None:
-        """The body; None when the client disconnects before all of it has arrived."""
-        chunks: list[bytes] = []
-        size = 0
-        try:
-            with BodyDeadlines(self._settings.body_idle_timeout_s, self._settings.body_min_bytes_per_s) as deadlines:
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    chunk = message.get("body", b"")
-                    size += len(chunk)
-                    if size > self._settings.max_body_bytes:
-                        raise self._too_large()
-                    deadlines.received(len(chunk))
-                    chunks.append(chunk)
-                    if not message.get("more_body", False):
-                        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        except BodyIsLateError:
-            raise RequestRejected(ErrorAnswer(408, Reason.DEADLINE, "the body did not come in time", CLOSE)) from None
-
-    def _too_large(self) -> RequestRejected:
-        text = f"the body is over {self._settings.max_body_bytes} bytes"
-        return RequestRejected(ErrorAnswer(413, Reason.REJECTED, text, CLOSE))
 
     async def _stream(self, chunks: ReplyStream, scope: Scope, send: Send, exchange: Exchange) -> None:
         def client_left() -> None:
@@ -363,12 +386,11 @@ class IngressApp:
             text = "the route does not allow this method"
             raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, text, [(b"allow", b"GET, HEAD")]))
         else:
-            raise RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
+            raise _no_route()
 
-    async def _refuse_protocol(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1003})
+
+def _no_route() -> RequestRejected:
+    return RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
 
 
 async def _send_json(send: Send, status: int, value: object) -> None:

@@ -14,9 +14,10 @@ with any server that reads slowly.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Protocol
 
@@ -39,7 +40,7 @@ class BodyDeadlines:
         min_rate: average bytes per second that a body must reach once it has taken ``GRACE_S``; 0 for no minimum.
     """
 
-    __slots__ = ("_began", "_idle_s", "_last", "_late", "_loop", "_min_rate", "_size", "_task", "_timer")
+    __slots__ = ("_began", "_held_at", "_idle_s", "_last", "_late", "_loop", "_min_rate", "_size", "_task", "_timer")
 
     def __init__(self, idle_s: float, min_rate: int) -> None:
         self._idle_s = idle_s
@@ -49,6 +50,7 @@ class BodyDeadlines:
         self._began = self._last = self._loop.time()
         self._size = 0
         self._late = False
+        self._held_at: float | None = None
 
     def __enter__(self) -> BodyDeadlines:
         self._timer = self._loop.call_at(self._due(), self._check)
@@ -58,6 +60,18 @@ class BodyDeadlines:
         """Count ``size`` more bytes, and restart the idle time."""
         self._size += size
         self._last = self._loop.time()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Time in this block does not count."""
+        self._held_at = began = self._loop.time()
+        try:
+            yield
+        finally:
+            self._held_at = None
+            passed = self._loop.time() - began
+            self._began += passed
+            self._last += passed
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -74,7 +88,7 @@ class BodyDeadlines:
 
     def _check(self) -> None:
         # hot: one timer that is moved on when it fires; a new timer for each chunk would cost more than the chunk.
-        due = self._due()
+        due = self._due() if self._held_at is None else self._loop.time() + self._idle_s
         if self._loop.time() < due:
             self._timer = self._loop.call_at(due, self._check)
         elif self._task is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import secrets
@@ -20,16 +21,21 @@ from pointsman.exceptions import (
     UserCodeError,
 )
 from pointsman.incoming import CODEC_HTTP, RequestHead
-from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Reason
+from pointsman.model import DEFAULT_SHARD_KEY, PLAIN, EndpointSpec, Reason
 from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
+from pointsman.routing.appcalls import AppCall
 from pointsman.routing.call import SAFE_METHODS, Call, CallFuture
 from pointsman.routing.reply import Reply
 from pointsman.routing.router import NoSuchEndpointError
 from pointsman.routing.shadow import SHADOW_HEADER
 from pointsman.wire.failures import BadBodyError
+from pointsman.wire.messages import WHOLE, AppPart
 
 Scope = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]
+Where = tuple[str, "tuple[str, int | None] | None"]
+"""Scheme, and the host and port that a client has connected to."""
+NOWHERE: Where = ("http", None)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*")
@@ -139,6 +145,8 @@ def make_call(
     deadline: float,
     future: CallFuture,
     timed: bool,
+    where: Where = NOWHERE,
+    follows: int = WHOLE,
 ) -> Call:
     """Make the call of a request.
 
@@ -146,6 +154,8 @@ def make_call(
         parameters: values of the route's template.
         deadline: in the time of the router's loop.
         timed: whether the replica reports how long the call waited and ran.
+        where: how the client has connected, for apps.
+        follows: what comes behind the call of an app, by :class:`~pointsman.wire.messages.AppPart`.
     """
     # hot: the head is made here once, whole and positional, for each request.
     method: str = scope["method"]
@@ -162,14 +172,21 @@ def make_call(
         request_id_of(headers),
         scope.get("client"),
     )
+    idempotent = method in SAFE_METHODS or known.idempotency_key or endpoint.idempotent
+    if endpoint.surface != PLAIN:
+        prefix = (endpoint.route or "").rstrip("/")
+        return AppCall(
+            request,
+            body,
+            app=AppPart(prefix, scope["http_version"], *where, follows),
+            deadline=deadline,
+            future=future,
+            shard_key=shard_key,
+            idempotent=idempotent,
+            timed=timed,
+        )
     return Call(
-        request,
-        body,
-        deadline=deadline,
-        future=future,
-        shard_key=shard_key,
-        idempotent=method in SAFE_METHODS or known.idempotency_key or endpoint.idempotent,
-        timed=timed,
+        request, body, deadline=deadline, future=future, shard_key=shard_key, idempotent=idempotent, timed=timed
     )
 
 
@@ -292,3 +309,14 @@ def error_reply(answer: ErrorAnswer, *, request_id: str, json: bool, debug: bool
         body, kind = text.encode(), b"text/plain; charset=utf-8"
     headers = [(b"content-type", kind), (b"x-request-id", request_id.encode()), *answer.headers]
     return Reply(answer.status, headers, body)
+
+
+def where_of(transport: asyncio.Transport) -> Where:
+    """How the client of a connection has connected."""
+    return "https" if transport.get_extra_info("sslcontext") else "http", address_of(transport, "sockname")
+
+
+def address_of(transport: asyncio.Transport, end: str) -> tuple[str, int] | None:
+    """Host and port of one end of a connection, ``peername`` or ``sockname``; None where it has none."""
+    address = transport.get_extra_info(end)
+    return (str(address[0]), int(address[1])) if isinstance(address, (tuple, list)) and len(address) >= 2 else None

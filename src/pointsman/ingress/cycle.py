@@ -14,7 +14,8 @@ import struct
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from pointsman.ingress.app import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer
+from pointsman.ingress.asgi import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer
+from pointsman.ingress.codec import where_of
 from pointsman.ingress.service import Beginnings
 
 log = logging.getLogger("pointsman.ingress")
@@ -214,19 +215,14 @@ class Cycle:
 
 def whole_scope(scope: dict[str, Any], transport: asyncio.Transport) -> dict[str, Any]:
     """The ASGI scope of a request, made of the part that the reader has made."""
+    scheme, server = where_of(transport)
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
-        "server": address_of(transport, "sockname"),
+        "scheme": scheme,
+        "server": server,
         "root_path": "",
         "path": unquote(scope["raw_path"].decode("ascii")),
         "state": {},
         **scope,
     }
-
-
-def address_of(transport: asyncio.Transport, end: str) -> tuple[str, int] | None:
-    """Host and port of one end of a connection, ``peername`` or ``sockname``; None where it has none."""
-    address = transport.get_extra_info(end)
-    return (str(address[0]), int(address[1])) if isinstance(address, (tuple, list)) and len(address) >= 2 else None

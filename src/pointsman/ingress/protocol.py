@@ -24,8 +24,9 @@ from typing import Any, cast
 
 import httptools
 
-from pointsman.ingress.app import DISCONNECT_HOOK, ASGIApp
-from pointsman.ingress.cycle import Cycle, address_of, whole_scope
+from pointsman.ingress.asgi import DISCONNECT_HOOK, ASGIApp
+from pointsman.ingress.codec import address_of
+from pointsman.ingress.cycle import Cycle, whole_scope
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.framing import BadFraming
 from pointsman.ingress.reading import Reader

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from pointsman.ingress.app import IngressApp
-from pointsman.ingress.codec import Scope, header_lines, invalid_header
+from pointsman.ingress.codec import Scope, Where, header_lines, invalid_header, where_of
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.service import Beginnings
 from pointsman.routing.reply import Reply
@@ -56,6 +56,10 @@ class DirectAnswer:
     def cancel(self) -> None:
         """The client has gone: there is nobody to answer."""
         self._done = True
+
+    def where(self) -> Where:
+        """How the client has connected."""
+        return where_of(self._connection.transport)
 
     def client_left(self) -> None:
         """The connection is gone."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import uvicorn
 
-from pointsman.ingress.app import ASGIApp, IngressApp
+from pointsman.ingress.app import IngressApp
+from pointsman.ingress.asgi import ASGIApp
 from pointsman.ingress.protocol import MAX_DIRECT_BODY, PATIENCE_S, REMAINDER_S, HTTPProtocol
 from pointsman.ingress.service import Service
 from pointsman.wire.handover import HTTPSettings

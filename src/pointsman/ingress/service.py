@@ -6,7 +6,8 @@ import asyncio
 import http
 from typing import Any, Protocol
 
-from pointsman.ingress.app import ASGIApp, IngressApp
+from pointsman.ingress.app import IngressApp
+from pointsman.ingress.asgi import ASGIApp
 from pointsman.ingress.bodylimits import RefusalPauses
 from pointsman.telemetry.logs import WarningBudget
 from pointsman.wire.handover import HTTPSettings

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 T = TypeVar("T")
 
 RESERVED_PREFIX = "/-/"
+_RESERVED = "-"
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 
 _LITERAL, _SEGMENT, _REST = 0, 1, 2
@@ -116,22 +117,42 @@ def _anonymous(route: str) -> str:
     return _PARAMETER.sub(r"{\2}", route)
 
 
+def prefix_of(route: str) -> str:
+    """The prefix by which an app's route takes paths, without a slash at its end.
+
+    Raises:
+        ValueError: it has parameters.
+    """
+    if not parse_route(route).is_exact:
+        raise ValueError(f"route {route!r} of an ASGI app must be a prefix without parameters, such as '/app'")
+    return route.rstrip("/")
+
+
 class RouteMatcher(Generic[T]):
-    """Finds the route that matches a path.
+    """Finds the route that matches a path: exact routes first, then templates, then the longest prefix.
 
     Args:
         routes: pairs of a route and its target.
+        prefixes: such pairs of routes that take all paths below them, too.
     """
 
-    def __init__(self, routes: Iterable[tuple[str, T]] = ()) -> None:
+    def __init__(self, routes: Iterable[tuple[str, T]] = (), prefixes: Iterable[tuple[str, T]] = ()) -> None:
         self._exact: dict[str, T] = {}
         self._templates: list[tuple[Template, T]] = []
         self._precedences: list[tuple[int, ...]] = []  # of the templates, which are sorted by it
+        self._prefixes: list[tuple[list[str], T]] = []  # the longest first
         for route, target in routes:
             self.add(route, target)
+        for route, target in prefixes:
+            self.add(route, target, prefix=True)
 
-    def add(self, route: str, target: T) -> None:
+    def add(self, route: str, target: T, *, prefix: bool = False) -> None:
         """Add a route; no other that matches the same paths may be there."""
+        if prefix:
+            segments = prefix_of(route).split("/")[1:]
+            position = bisect_right([-len(there) for there, _ in self._prefixes], -len(segments))
+            self._prefixes.insert(position, (segments, target))
+            return
         template = parse_route(route)
         if template.is_exact:
             self._exact[route] = target
@@ -140,8 +161,12 @@ class RouteMatcher(Generic[T]):
             self._precedences.insert(position, template.precedence)
             self._templates.insert(position, (template, target))
 
-    def remove(self, route: str) -> None:
+    def remove(self, route: str, *, prefix: bool = False) -> None:
         """Remove a route, which must be there."""
+        if prefix:
+            segments = prefix_of(route).split("/")[1:]
+            del self._prefixes[[there for there, _ in self._prefixes].index(segments)]
+            return
         template = parse_route(route)
         if template.is_exact:
             del self._exact[route]
@@ -156,7 +181,7 @@ class RouteMatcher(Generic[T]):
         if target is not None:
             return target, {}
         if not self._templates and "%" not in path:
-            return None
+            return self._by_prefix(path) if self._prefixes else None
         parts = path.split("/")[1:]
         if "%" in path:
             decoded = [unquote(part) for part in parts]
@@ -168,4 +193,13 @@ class RouteMatcher(Generic[T]):
             values = template.match(parts)
             if values is not None:
                 return target, values
+        return self._by_prefix(path) if self._prefixes else None
+
+    def _by_prefix(self, path: str) -> tuple[T, dict[str, str]] | None:
+        parts = [unquote(part) for part in path.split("/")[1:]]
+        if not path.startswith("/") or (parts[0] == _RESERVED and len(parts) > 1):
+            return None
+        for segments, target in self._prefixes:
+            if parts[: len(segments)] == segments:
+                return target, {}
         return None

@@ -86,10 +86,14 @@ class Ledger:
     async def drained(self) -> None:
         """Admit no more calls, and return when none is left and all answers have been written."""
         self.draining = True
-        self._check_drained()
-        await asyncio.shield(self._drained)
+        await self.no_calls()
         for stream in list(self.connections):
             await stream.flushed()
+
+    async def no_calls(self) -> None:
+        """Return when there are no more calls."""
+        self._check_drained()
+        await asyncio.shield(self._drained)
 
     def start(self, item: Item) -> bool:
         """Mark a call as started, right before user code is called. False if its caller does not wait any more: then
@@ -100,6 +104,10 @@ class Ledger:
             return True
         self.close(item)
         return False
+
+    def begins(self, item: Item) -> bool:
+        """Mark a WebSocket as started, which is none of the calls here; False if nobody waits for it any more."""
+        return self._mark_started(item, time.monotonic())
 
     def startable(self, batch: list[Item]) -> list[Item]:
         """Mark the members of a batch as started whose callers still wait, and return them. The others are closed.

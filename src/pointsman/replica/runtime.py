@@ -17,9 +17,11 @@ from typing import Any
 
 from pointsman.exceptions import AnswerError, CallRejectedError
 from pointsman.incoming import CODEC_HTTP
-from pointsman.model import Reason, ReplicaConfig, TargetTraits
+from pointsman.model import ASGI, Reason, ReplicaConfig, TargetTraits
 from pointsman.policy.balance import CLOCK_S, LEAD_S
+from pointsman.replica.apps import Apps
 from pointsman.replica.batching import BatchRule
+from pointsman.replica.flow import AppItem
 from pointsman.replica.health import Vitals, vitals_of
 from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger, StartedLedger
@@ -31,7 +33,7 @@ from pointsman.replica.thread import OnThread
 from pointsman.replica.usercontext import UserContext
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import CallHead, CreditHead, RefuseHead, failure, pack, unpack
+from pointsman.wire.messages import SOCKET, AppCallHead, CreditHead, RefuseHead, failure, pack, unpack
 from pointsman.wire.stream import Stream
 
 
@@ -62,6 +64,7 @@ class Runtime:
         self.context = UserContext()
         self._rule = BatchRule()
         self._target: Target | None = None
+        self._apps: Apps | None = None
         self._ledger = Ledger(started, metrics)
         self._ledger.on_answer = on_answer
         self._on_loop = OnLoop(self._ledger, self._rule, self.context)
@@ -101,7 +104,7 @@ class Runtime:
         return self._target.health_check if self._target is not None else None
 
     async def load_code(self, code: bytes, traits: TargetTraits) -> None:
-        """Load user code and run its constructor, on the thread of sync user code.
+        """Load user code and run its constructor, on the thread of sync user code; then the startup of an app.
 
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
@@ -112,6 +115,11 @@ class Runtime:
         self._target = await self._worker.run(lambda: self.context.run(lambda: Target(code, traits)))
         construct = self._target.construct
         await self._worker.run(lambda: self.context.run(construct))
+        if traits.surface == ASGI:
+            make = self._target.app
+            app = await self._worker.run(lambda: self.context.run(make))
+            self._apps = Apps(app, self._ledger, self._coroutines, self.context)
+            await self._apps.start()
 
     def configure(self, config: ReplicaConfig) -> None:
         """Take new limits at once."""
@@ -178,18 +186,20 @@ class Runtime:
         return context
 
     async def close(self) -> None:
-        """Call the user's ``close``, if there is one, after the last request.
+        """Run an app's shutdown, and call the user's ``close``, if there is one, after the last request.
 
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
+        if self._apps is not None:
+            await self._apps.close()
         close = self._target.close if self._target is not None else None
         if close is not None:
             await self._call_user_method(close, self._worker.run)
 
     async def release_code(self) -> None:
         """Release user code on its thread, and end the thread. The runtime cannot be used afterwards."""
-        target, self._target = self._target, None
+        target, self._target, self._apps = self._target, None, None
         if target is not None:
             await self._worker.run(lambda: self.context.copy().run(target.release))
             self.context.clear()
@@ -230,9 +240,13 @@ class Runtime:
             self._send_back(Reason.RECALLED, stream)
 
     async def drain(self) -> None:
-        """Refuse new calls, and return when none is left and all answers have been written."""
+        """Refuse new calls, and return when none is left and all answers have been written. WebSockets stay until
+        shortly before the limit of a drain."""
         if self._held:
             self._send_back(Reason.DRAINING)
+        if self._apps is not None:
+            self._ledger.draining = True
+            await asyncio.gather(self._apps.drained(self._config.drain_timeout_s), self._ledger.no_calls())
         await self._ledger.drained()
 
     def _apply_limits(self, config: ReplicaConfig) -> None:
@@ -256,26 +270,42 @@ class Runtime:
             if frame.kind == Kind.CALL:
                 self._admit(stream, frame)
             elif frame.kind == Kind.CANCEL:
-                self._cancel(self._ledger.find(stream, frame.call_id))
+                if self._apps is None or not self._apps.cancel_socket(stream, frame.call_id):
+                    self._cancel(self._ledger.find(stream, frame.call_id))
             elif frame.kind == Kind.RECALL:
                 self._recall(stream)
             elif frame.kind == Kind.CREDIT:
-                item = self._ledger.find(stream, frame.call_id)
-                if item is not None:
-                    item.grant(unpack(frame.head, CreditHead).chunks)
+                self._grant(stream, frame.call_id, unpack(frame.head, CreditHead).chunks)
+            elif frame.kind in (Kind.CHUNK, Kind.END) and self._apps is not None:
+                self._apps.receive(stream, frame)
+
+    def _grant(self, stream: Stream, call_id: int, amount: int) -> None:
+        item = self._ledger.find(stream, call_id)
+        if item is not None:
+            item.grant(amount)
+        elif self._apps is not None:
+            self._apps.grant(stream, call_id, amount)
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         self._ledger.connections.pop(stream, None)
+        if self._apps is not None:
+            self._apps.stream_lost(stream)
         for item in [item for item in self._ledger.items() if item.stream is stream]:
             self._cancel(item)
 
     def _admit(self, stream: Stream, frame: Frame) -> None:
+        head: AppCallHead | None = None
         if self._ledger.draining or self._refusing or self.load >= self._config.max_concurrent_queries:
-            stream.send(Kind.REFUSE, frame.call_id, pack(RefuseHead(self._refusal(), self.load)))
-            return
+            head = unpack(frame.head, AppCallHead)
+            if self._ledger.draining or self._refusing or not _is_socket(head):
+                stream.send(Kind.REFUSE, frame.call_id, pack(RefuseHead(self._refusal(), self.load)))
+                return
         assert self._target is not None
-        head = unpack(frame.head, CallHead)
+        head = head or unpack(frame.head, AppCallHead)
         request = head.request
+        if self._apps is not None and head.app is not None:
+            self._apps.admit(stream, frame, head, max_sockets=self._config.max_websockets)
+            return
         try:
             if request.method_name and request.codec == CODEC_HTTP:
                 self._target.check_open_to_http(request.method_name, self._config.http_methods)
@@ -322,6 +352,9 @@ class Runtime:
         if self._dequeue(item):
             self._ledger.close(item)
             return
+        if isinstance(item, AppItem) and self._apps is not None:
+            self._apps.cancel(item)
+            return
         item.over = True
         item.give_up_inner_calls()
         if item.credit is not None:
@@ -334,3 +367,7 @@ class Runtime:
 
 def _bucket(item: Item) -> Hashable:
     return item.method.bucket(Request(item.incoming()))
+
+
+def _is_socket(head: AppCallHead) -> bool:
+    return head.app is not None and head.app.follows == SOCKET

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.incoming import Incoming
-from pointsman.model import ALL_METHODS, TargetTraits
+from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
+from pointsman.replica.lifespan import App
+from pointsman.replica.mounting import app_of
 from pointsman.request import Request, async_request
 from pointsman.usercode.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
 from pointsman.usercode.packing import CLOSED_METHODS, DEFAULT_METHOD, check_callable, is_hook, methods_of, unpack_code
@@ -96,8 +98,12 @@ class Target:
         """
         if self._traits.is_class:
             self._object = self._function_or_class(*self._init_args)
-            if not callable(getattr(self._object, DEFAULT_METHOD, None)):
+            if self._traits.surface == PLAIN and not callable(getattr(self._object, DEFAULT_METHOD, None)):
                 check_callable(type(self._object))
+
+    def app(self) -> App:
+        """Make the ASGI app of a backend that has one. Raises what user code raises, and TypeError if it makes none."""
+        return app_of(self._function_or_class, self._object)
 
     def reconfigure(self, user_config: bytes) -> Any:
         """Call ``reconfigure``; the result is awaitable when the method is ``async def``."""
@@ -151,6 +157,10 @@ class Target:
         return method
 
     def _look_up(self, name: str) -> Method:
+        if self._traits.surface == ASGI and (not name or not self._traits.is_class):
+            raise CallRejectedError(
+                "this backend is an ASGI app, which is called over HTTP; name a method of its class"
+            )
         if not self._traits.is_class:
             return self._describe(DEFAULT_METHOD, self._function_or_class)
         wanted = name or DEFAULT_METHOD

@@ -59,6 +59,11 @@ class CoroutineExecutor:
         self._held = False
         self._idle: asyncio.Event | None = None
 
+    def runs(self, kind: type[Item], run_one: Callable[[Item], Coroutine[Any, Any, None]]) -> None:
+        """Have single items of a kind run by another coroutine function, by the same rules."""
+        others = self._run_one
+        self._run_one = lambda item: run_one(item) if isinstance(item, kind) else others(item)
+
     def start_one(self, item: Item) -> asyncio.Task[None] | None:
         """Start a single item now, or keep it while held. Returns its task; None while held."""
         if self._held:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pointsman.incoming import RequestHead
 from pointsman.routing.reply import Reply
+from pointsman.routing.upward import Upward
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CallHead
 
@@ -31,7 +32,7 @@ class CallTarget(Protocol):
 
     def cancel(self, call: Call) -> None: ...
 
-    def grant_credit(self, call_id: int, chunks: int) -> None: ...
+    def grant_credit(self, call_id: int, amount: int) -> None: ...
 
     def drop_stream(self, call_id: int) -> None: ...
 
@@ -57,7 +58,13 @@ class Call:
         held_back: the queue was full, and the call waits to enter it.
         on_admitted: called when the call has entered the queue, or was sent to a replica.
         timer, step: of its deadline, see :class:`Deadlines`.
+        up: what is sent behind the call; None for all but calls of apps.
+        is_socket: whether it opens a WebSocket, which takes another kind of place.
     """
+
+    up: Upward | None = None
+    is_socket = False
+    refused_by: Sequence[object] = ()  # replicas that have no place for this socket
 
     # hot: one flat object for request and delivery: each further object per call is one more for the garbage collector.
 
@@ -107,6 +114,17 @@ class Call:
         """The message head for sending the call now, with the time left until its deadline."""
         self.sent_at = now
         return CallHead(self.request, max(1, int((self.deadline - now) * 1000)), self.shadow, self.timed)
+
+    def may_be_repeated(self) -> bool:
+        """Whether it may run a second time, when it has started on a replica that died."""
+        return self.idempotent
+
+    def has_no_place_at(self, remote: object) -> None:
+        """A replica has no place for this socket."""
+
+    def copy_for(self, request: RequestHead, body: Body, future: CallFuture) -> Call:
+        """A call that mirrors this one."""
+        return Call(request, body, deadline=self.deadline, future=future, shard_key=self.shard_key, shadow=True)
 
     def disarm(self) -> None:
         """Stop watching the deadline."""

@@ -18,7 +18,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 
-import msgspec
+import msgspec.structs
 
 from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError, ServeException
 from pointsman.model import BackendRoute, Reason
@@ -27,6 +27,7 @@ from pointsman.routing.call import Call, Deadlines
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics
 from pointsman.routing.remote import RemoteReplica
 from pointsman.routing.reply import Reply
+from pointsman.routing.sockets import SocketPlaces
 from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import FailureHead, RefuseHead
@@ -72,6 +73,7 @@ class Pool:
         self._queued: Counter[str] = Counter()
         self._overflow: deque[Call] = deque()
         self._shadows: deque[Call] = deque()
+        self._sockets = SocketPlaces()
         self._throughput = Throughput(self._loop.time())
         self._deadlines = Deadlines(self._expire)
         self._next_turn = self._arrivals = 0
@@ -96,7 +98,7 @@ class Pool:
             remote.retire()
             if wanted and remote.silent_since is not None:
                 remote.recall()  # what waits there, for others to run at once
-            self._retiring = [r for r in self._retiring if r.inflight] + [remote]
+            self._retiring = [r for r in self._retiring if r.inflight + r.sockets] + [remote]
         for number, ref in wanted.items():
             if number not in self._remotes:
                 remote = self._remotes[number] = RemoteReplica(ref, self, instance=self._instance)
@@ -118,9 +120,11 @@ class Pool:
         self._arrivals += 1
         call.arrival = self._arrivals
         self._deadlines.watch(call)
-        if not self._waiting and not (call.shadow and self._shadows) and self._send(call):
-            return
-        if call.shadow:
+        if call.is_socket:
+            self._place_socket(call)
+        elif not self._waiting and not (call.shadow and self._shadows) and self._send(call):
+            pass
+        elif call.shadow:
             self._shadows.append(call)
         elif not self.is_full(call.request.endpoint):
             self._enqueue(call)
@@ -148,8 +152,8 @@ class Pool:
 
     @property
     def inflight(self) -> int:
-        """Calls on replicas, including replicas that are being retired."""
-        return sum(remote.inflight for remote in (*self._candidates, *self._retiring))
+        """Calls and WebSockets on replicas, including replicas that are being retired."""
+        return sum(remote.inflight + remote.sockets for remote in (*self._candidates, *self._retiring))
 
     def is_full(self, endpoint: str) -> bool:
         """True if a new call of this endpoint could not enter the queue."""
@@ -188,8 +192,9 @@ class Pool:
     def _empty_queues(self) -> list[Call]:
         for call in (*self._waiting, *self._overflow):
             self._count_waiting(call, -1)
-        calls = [*self._waiting, *self._overflow, *self._shadows]
-        for queue in (self._waiting, self._overflow, self._shadows):
+        queues = (self._waiting, self._overflow, self._shadows, self._sockets.waiting)
+        calls = [call for queue in queues for call in queue]
+        for queue in queues:
             queue.clear()
         self._queued.clear()
         return calls
@@ -252,6 +257,13 @@ class Pool:
         if again is not None:
             self._looking = self._loop.call_at(again, self._look)
 
+    def _place_socket(self, call: Call) -> None:
+        try:
+            self._sockets.place(call, self._candidates, self._route)
+        except BackpressureError:
+            call.disarm()
+            raise
+
     def _enqueue(self, call: Call, *, again: bool = False) -> None:
         self._queued[call.request.endpoint] += 1
         self._count_waiting(call, 1)
@@ -270,8 +282,10 @@ class Pool:
         elif call in self._overflow:
             self._overflow.remove(call)
             self._count_waiting(call, -1)
-        elif call in self._shadows:
-            self._shadows.remove(call)
+        else:
+            for queue in (self._shadows, self._sockets.waiting):
+                if call in queue:
+                    queue.remove(call)
 
     def _admit_overflow(self) -> None:
         while self._overflow and not self.is_full(self._overflow[0].request.endpoint):
@@ -314,6 +328,9 @@ class Pool:
             self._metrics.retried(call.request.endpoint, self.tag, reason.value)
         if self._retired:
             self._reroute(call)
+        elif call.is_socket:
+            self._sockets.waiting.append(call)
+            self.place_waiting()
         elif call.shadow:
             _put_back(call, self._shadows)
         else:
@@ -323,6 +340,8 @@ class Pool:
 
     def place_waiting(self) -> None:
         """Place waiting calls while there is free capacity."""
+        if self._sockets.waiting:
+            self._sockets.place_waiting(self._candidates, self._route)
         while True:
             self._admit_overflow()
             queue = self._waiting or self._overflow or self._shadows
@@ -354,7 +373,9 @@ class Pool:
         call.fail(failure_to_exception(failure, pickled, trusted=bool(call.request.codec) and not call.shadow))
 
     def call_refused(self, call: Call, refusal: RefuseHead, remote: RemoteReplica) -> None:
-        if refusal.reason is not Reason.RECALLED:
+        if call.is_socket and refusal.reason is Reason.QUEUE_FULL:  # it may have room for calls
+            call.has_no_place_at(remote)
+        elif refusal.reason is not Reason.RECALLED:
             remote.refuse_calls(PAUSES_S.get(refusal.reason))
         call.attempts -= 1  # a refused call was not started, so it was no attempt
         self._retry(call, refusal.reason)
@@ -365,7 +386,7 @@ class Pool:
             if started is not None and call.call_id not in started:
                 call.attempts -= 1  # it had only waited in the replica, so it was no attempt
                 self._retry(call, Reason.REPLICA_DIED)
-            elif call.idempotent and call.attempts < MAX_ATTEMPTS:
+            elif call.may_be_repeated() and call.attempts < MAX_ATTEMPTS:
                 self._retry(call, Reason.REPLICA_DIED)
             else:
                 call.fail(

@@ -13,13 +13,15 @@ from typing import Protocol
 from pointsman.exceptions import CallRejectedError, TooLargeError
 from pointsman.model import ReplicaRef
 from pointsman.policy.balance import may_hold
+from pointsman.routing.appcalls import ByteStream
 from pointsman.routing.call import Call
 from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
+from pointsman.routing.upward import Upward
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.address import nearest, node_here
 from pointsman.wire.auth import ROLE_ROUTER
 from pointsman.wire.frames import Body, Frame, Kind
-from pointsman.wire.messages import CreditHead, FailureHead, FreeHead, RefuseHead, ReplyHead, pack, unpack
+from pointsman.wire.messages import AppReplyHead, CreditHead, FailureHead, FreeHead, RefuseHead, pack, unpack
 from pointsman.wire.started import StartedReader, path_of
 from pointsman.wire.stream import Stream
 
@@ -57,6 +59,7 @@ class RemoteReplica:
         elsewhere: calls of other routers in the replica, as of its last reply.
         near: whether the replica is on this process's node.
         retired: no new calls are sent.
+        sockets: WebSockets on it, which do not count among the calls.
         may_hold: calls without an answer that it may have; None where it runs them beside one another.
         tried: done once it was reached, or nobody waits for that any more.
     """
@@ -72,6 +75,8 @@ class RemoteReplica:
         self._stream: Stream | None = None
         self._calls: dict[int, Call] = {}
         self._streams: dict[int, ReplyStream] = {}
+        self._ups: dict[int, Upward] = {}  # of calls whose data goes on behind them, until their end
+        self._sockets: set[int] = set()  # among the calls and streams
         self._next_id = 0
         self._connection = 0
         self._started: StartedReader | None = None
@@ -93,7 +98,11 @@ class RemoteReplica:
 
     @property
     def inflight(self) -> int:
-        return len(self._calls) + len(self._streams)
+        return len(self._calls) + len(self._streams) - len(self._sockets)
+
+    @property
+    def sockets(self) -> int:
+        return len(self._sockets)
 
     @property
     def open(self) -> bool:
@@ -189,19 +198,40 @@ class RemoteReplica:
         call.remote, call.call_id = self, self._next_id
         call.attempts += 1
         self._calls[call.call_id] = call
+        if call.up is not None:
+            self._begin_up(call, call.up)
+
+    def _begin_up(self, call: Call, up: Upward) -> None:
+        stream, call_id = self._stream, call.call_id
+        assert stream is not None
+        self._ups[call_id] = up
+        if call.is_socket:
+            self._sockets.add(call_id)
+        up.begin(lambda kind, head, data: stream.send(kind, call_id, head, data))
+
+    def _end_up(self, call_id: int, *, again: bool = False) -> None:
+        """A call is over here; ``again``: it may go elsewhere with what was sent."""
+        self._sockets.discard(call_id)
+        up = self._ups.pop(call_id, None)
+        if up is not None:
+            up.stop()
+            if not again:
+                up.over()
 
     def cancel(self, call: Call) -> None:
         """Have the replica cancel a call, and forget it here."""
         if self._calls.pop(call.call_id, None) is not None and self._stream is not None:
+            self._end_up(call.call_id)
             self._stream.send(Kind.CANCEL, call.call_id)
             self._close_if_idle()
 
-    def grant_credit(self, call_id: int, chunks: int) -> None:
+    def grant_credit(self, call_id: int, amount: int) -> None:
         if call_id in self._streams and self._stream is not None:
-            self._stream.send(Kind.CREDIT, call_id, pack(CreditHead(chunks)))
+            self._stream.send(Kind.CREDIT, call_id, pack(CreditHead(amount)))
 
     def drop_stream(self, call_id: int) -> None:
         if self._streams.pop(call_id, None) is not None and self._stream is not None:
+            self._end_up(call_id)
             self._stream.send(Kind.CANCEL, call_id)
             self._owner.place_waiting()
             self._close_if_idle()
@@ -226,7 +256,7 @@ class RemoteReplica:
         self._dialing = None
 
     def _close_if_idle(self) -> None:
-        if self.retired and not self.inflight and self._stream is not None:
+        if self.retired and not (self._calls or self._streams) and self._stream is not None:
             self._stream.close()
 
     # StreamUser
@@ -250,6 +280,9 @@ class RemoteReplica:
         streams = list(self._streams.values())
         self._calls.clear()
         self._streams.clear()
+        waiting = {call.call_id for call in orphans}
+        for call_id in list(self._ups):
+            self._end_up(call_id, again=call_id in waiting)
         self._recalling = False
         self._reckon()
         for reply_stream in streams:
@@ -265,44 +298,53 @@ class RemoteReplica:
     def _receive(self, frame: Frame) -> None:
         kind = frame.kind
         if kind == Kind.REPLY:
-            head = unpack(frame.head, ReplyHead)
+            head = unpack(frame.head, AppReplyHead)
             call = self._calls.pop(frame.call_id, None)
             self._set_load(head.load)
             if call is not None:
                 self._replied(call, head, frame)
         elif kind == Kind.CHUNK:
             if frame.call_id in self._streams:
-                self._streams[frame.call_id].feed(frame.body)
+                self._streams[frame.call_id].feed(frame.body, frame.head)
         elif kind == Kind.END:
             self._moved_at = self._loop.time()
             if frame.call_id in self._streams:
-                self._streams.pop(frame.call_id).finish()
+                self._streams.pop(frame.call_id).finish(head=frame.head)
+                self._end_up(frame.call_id)
         elif kind == Kind.FAILURE:
             self._failed(unpack(frame.head, FailureHead), frame)
         elif kind == Kind.REFUSE:
             refusal = unpack(frame.head, RefuseHead)
             call = self._calls.pop(frame.call_id, None)
+            self._end_up(frame.call_id, again=True)
             self._set_load(refusal.load)
             if call is not None:
                 self._owner.call_refused(call, refusal, self)
+        elif kind == Kind.CREDIT:
+            if frame.call_id in self._ups:
+                self._ups[frame.call_id].grant(unpack(frame.head, CreditHead).chunks)
         elif kind == Kind.FREE:
             free = unpack(frame.head, FreeHead)
             self._set_load(free.load)
             self._moved_on(free.run_us)
             self._owner.replica_free(idle=free.idle)
 
-    def _replied(self, call: Call, head: ReplyHead, frame: Frame) -> None:
+    def _replied(self, call: Call, head: AppReplyHead, frame: Frame) -> None:
         if call.timed:
             call.waited_us, call.ran_us = head.waited_us, head.ran_us
         if not head.stream:
+            if self._ups:
+                self._end_up(call.call_id)
             self._moved_on(head.run_us)
             self._owner.call_replied(call, Reply(head.status, head.headers, frame.body))
             return
         self._moved_at = self._loop.time()
-        reply_stream = self._streams[call.call_id] = ReplyStream(self, call.call_id)
+        make = ByteStream if head.by_bytes else ReplyStream
+        reply_stream = self._streams[call.call_id] = make(self, call.call_id)
         self._owner.call_replied(call, Reply(head.status, head.headers, b"", reply_stream))
 
     def _failed(self, failure: FailureHead, frame: Frame) -> None:
+        self._end_up(frame.call_id)
         self._set_load(failure.load)
         reply_stream = self._streams.pop(frame.call_id, None)
         if reply_stream is not None:

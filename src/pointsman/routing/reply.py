@@ -15,7 +15,7 @@ from pointsman.wire.messages import FailureHead
 class StreamSource(Protocol):
     """The replica that a stream comes from, as far as the stream needs it: :class:`routing.remote.RemoteReplica`."""
 
-    def grant_credit(self, call_id: int, chunks: int) -> None: ...
+    def grant_credit(self, call_id: int, amount: int) -> None: ...
 
     def drop_stream(self, call_id: int) -> None: ...
 
@@ -81,12 +81,17 @@ class ReplyStream:
             self._remote.drop_stream(self._call_id)
             self._wake()
 
-    def feed(self, chunk: Body) -> None:
+    def break_off(self, error: Exception) -> None:
+        """End it with an error for its reader, and have the replica cancel the producer."""
+        self.finish(error)
+        self._remote.drop_stream(self._call_id)
+
+    def feed(self, chunk: Body, head: bytes = b"") -> None:
         if not self._ended:
             self._chunks.append(chunk)
             self._wake()
 
-    def finish(self, error: Exception | None = None) -> None:
+    def finish(self, error: Exception | None = None, head: bytes = b"") -> None:
         if not self._ended:
             self._ended = True
             self._end = error

@@ -18,6 +18,7 @@ from pointsman.routing.chooser import NO_PINS, Chooser
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics, ShadowStatistics
 from pointsman.routing.pool import Pool
 from pointsman.routing.shadow import Shadow
+from pointsman.wire.frames import Body
 from pointsman.wire.messages import unpack
 from pointsman.wire.tables import TableChange, difference
 
@@ -116,7 +117,7 @@ class Router:
         chooser = self._place(call)
         for tag, proportion in chooser.shadows.items():
             if self._draw() < proportion:
-                self._send_mirrored(call, self._shadows[call.request.endpoint, tag])
+                self._mirror(call, self._shadows[call.request.endpoint, tag])
 
     def submit_when_there(self, call: Call) -> None:
         """Like :meth:`submit`, but waits until the deadline for an endpoint that does not exist yet."""
@@ -222,10 +223,21 @@ class Router:
         pool.submit(call)
         return chooser
 
-    def _send_mirrored(self, call: Call, shadow: Shadow) -> None:
-        mirrored = shadow.mirror(call)
+    def _mirror(self, call: Call, shadow: Shadow) -> None:
+        if call.is_socket:
+            shadow.drop()
+        elif call.up is None:
+            self._send_mirrored(call, shadow, call.body)
+        else:
+            call.up.when_whole(lambda body: self._send_mirrored(call, shadow, body))
+
+    def _send_mirrored(self, call: Call, shadow: Shadow, body: Body | None) -> None:
+        """Send the mirrored call; count it as dropped where its body was too large, or never came."""
+        mirrored = shadow.mirror(call, body) if body is not None and shadow.backend in self._pools else None
         if mirrored is not None:
             self._pools[shadow.backend].submit(mirrored)
+        elif body is None:
+            shadow.drop()
 
     def _reroute(self, call: Call) -> None:
         """Place a call again whose backend was removed while it waited."""

@@ -15,6 +15,7 @@ from pointsman.routing.call import Call
 from pointsman.routing.metrics import RouterMetrics, ShadowStatistics
 from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
 from pointsman.telemetry.logs import WarningBudget
+from pointsman.wire.frames import Body
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ class Shadow:
         self._readers: set[asyncio.Task[None]] = set()
         self._budget = WarningBudget(per_second=1)
 
-    def mirror(self, call: Call) -> Call | None:
+    def mirror(self, call: Call, body: Body) -> Call | None:
         """Make the mirrored call of ``call``, sharing its body; None if too many are in flight."""
-        size = len(call.body)
+        size = len(body)
         too_large = self._inflight > 0 and self._bytes + size > MAX_BYTES_IN_FLIGHT
         if too_large or self._inflight >= MAX_IN_FLIGHT:
             self._drop()
@@ -59,7 +60,7 @@ class Shadow:
         self._bytes += size
         request = replace(call.request, headers=[*call.request.headers, (SHADOW_HEADER, b"1")])
         outcome = _Outcome(self, call.deadline, size)
-        return Call(request, call.body, deadline=call.deadline, future=outcome, shard_key=call.shard_key, shadow=True)
+        return call.copy_for(request, body, outcome)
 
     @property
     def inflight(self) -> int:
@@ -123,10 +124,14 @@ class Shadow:
         else:
             self._failed += 1
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Count a call that is not mirrored, since it is a WebSocket, or its body is too large to be kept."""
         self._dropped += 1
         if self._metrics is not None:
             self._metrics.dropped(self.endpoint, self.backend)
+
+    def _drop(self) -> None:
+        self.drop()
         if self._budget.take("dropped", self._loop.time()) is not None:
             log.warning(
                 "shadow %r of endpoint %r is too slow: %d copies are under way, of %d bytes; %d were dropped so far",

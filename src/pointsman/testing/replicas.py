@@ -30,9 +30,10 @@ from pointsman.routing.reply import Reply
 from pointsman.testing.pipes import MemoryServer, Pipe
 from pointsman.testing.virtual_time import virtual_loop
 from pointsman.usercode.callables import is_async
+from pointsman.usercode.mounting import Mounted
 from pointsman.usercode.packing import DEFAULT_METHOD, inspect_code, pack_code
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import CallHead, CreditHead, FailureHead, FreeHead, RefuseHead, ReplyHead, pack, unpack
+from pointsman.wire.messages import AppCallHead, CreditHead, FailureHead, FreeHead, RefuseHead, ReplyHead, pack, unpack
 from pointsman.wire.stream import Stream, StreamUser, acceptor
 
 INSTANCE = "memory"
@@ -127,6 +128,7 @@ class ScriptedReplica(_Listening):
         calls: calls that are not answered yet, by call id, oldest first.
         arrived: all calls so far.
         bodies: their bodies.
+        behind: what came behind a call: kind, head and body of its frames.
         cancelled: ids of calls that the router has cancelled.
         credits: the number of chunks that readers have granted.
         recalls: how often a router has recalled what has not begun.
@@ -134,9 +136,10 @@ class ScriptedReplica(_Listening):
 
     def __init__(self, backend: str = "b") -> None:
         super().__init__(backend)
-        self.calls: dict[int, CallHead] = {}
+        self.calls: dict[int, AppCallHead] = {}
+        self.behind: dict[int, list[tuple[int, bytes, bytes]]] = {}
         self.cancelled: list[int] = []
-        self.arrived: list[CallHead] = []
+        self.arrived: list[AppCallHead] = []
         self.bodies: list[bytes] = []
         self.credits = 0
         self.recalls = 0
@@ -178,6 +181,10 @@ class ScriptedReplica(_Listening):
         assert self._last is not None
         self._last.send(Kind.FREE, 0, pack(FreeHead(load, run_us, idle)))
 
+    def credit(self, call_id: int, size: int) -> None:
+        """Say that so many bytes behind a call were read."""
+        self._send(Kind.CREDIT, call_id, pack(CreditHead(size)))
+
     def chunk(self, call_id: int, data: bytes) -> None:
         self._send(Kind.CHUNK, call_id, b"", data)
 
@@ -200,7 +207,7 @@ class ScriptedReplica(_Listening):
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind == Kind.CALL:
-                head = unpack(frame.head, CallHead)
+                head = unpack(frame.head, AppCallHead)
                 self.calls[frame.call_id] = head
                 self.arrived.append(head)
                 self.bodies.append(bytes(frame.body))
@@ -208,6 +215,8 @@ class ScriptedReplica(_Listening):
             elif frame.kind == Kind.CANCEL:
                 self.cancelled.append(frame.call_id)
                 self.calls.pop(frame.call_id, None)
+            elif frame.kind in (Kind.CHUNK, Kind.END):
+                self.behind.setdefault(frame.call_id, []).append((frame.kind, bytes(frame.head), bytes(frame.body)))
             elif frame.kind == Kind.RECALL:
                 self.recalls += 1
                 self._last = stream
@@ -266,5 +275,7 @@ def new_call(endpoint: str = "b", *, timeout_s: float = 60.0, **fields: Any) -> 
 
 
 def _is_async(code: Any) -> bool:
+    if isinstance(code, Mounted):
+        return True
     function = getattr(code, DEFAULT_METHOD, None) if isinstance(code, type) else code
     return is_async(function)

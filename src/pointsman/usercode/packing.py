@@ -8,6 +8,7 @@ import inspect
 import pickletools
 import reprlib
 import sys
+import threading
 import types
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +17,11 @@ from typing import Any
 import cloudpickle
 
 from pointsman.limits import MAX_CODE, MAX_MESSAGE, check_size
-from pointsman.model import ALL_METHODS, TargetTraits
+from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
 from pointsman.usercode.byvalue import Pickler, dumps
 from pointsman.usercode.callables import is_async, is_batching, is_decorated, takes_argument, wraps_async
 from pointsman.usercode.culprit import explain
+from pointsman.usercode.mounting import Mounted, has_app, parameters_of
 
 DEFAULT_METHOD = "__call__"
 #: Methods of a class that Pointsman calls, and callers may not.
@@ -33,6 +35,12 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
         TypeError: it is neither a plain function nor a class, or it takes more than one request.
         ValueError: there are init args for a function.
     """
+    if isinstance(function_or_class, Mounted):
+        if init_args:
+            raise ValueError(f"init args {init_args!r} were given for {function_or_class!r}, which is no class")
+        if not isinstance(function_or_class.app, str) and parameters_of(function_or_class.app) == 1:
+            raise TypeError(f"{function_or_class!r} takes the object of a class: decorate a class with it")
+        return TargetTraits(is_class=False, surface=ASGI)
     if isinstance(function_or_class, types.FunctionType) or is_decorated(function_or_class):
         if init_args:
             name = getattr(function_or_class, "__name__", repr(function_or_class))
@@ -43,7 +51,8 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
         return TargetTraits(is_class=False, batches=batches, one_at_a_time=one_at_a_time)
     if isinstance(function_or_class, type):
         call = getattr(function_or_class, DEFAULT_METHOD, None)
-        if isinstance(call, types.FunctionType):
+        mounted = has_app(function_or_class)
+        if isinstance(call, types.FunctionType) and not mounted:
             static = isinstance(inspect.getattr_static(function_or_class, DEFAULT_METHOD), staticmethod)
             takes_argument(call, bound=not static)
         methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
@@ -56,7 +65,8 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
             has_reconfigure=callable(getattr(function_or_class, "reconfigure", None)),
             has_batching_method=has_batching_method,
             has_close=is_hook(getattr(function_or_class, "close", None)),
-            one_at_a_time=not (batches or has_batching_method) and all(map(_is_sync, ways_in)),
+            one_at_a_time=not (batches or has_batching_method or mounted) and all(map(_is_sync, ways_in)),
+            surface=ASGI if mounted else PLAIN,
         )
     kind = type(function_or_class).__name__
     raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
@@ -170,12 +180,14 @@ def pack_code(function_or_class: Any, init_args: tuple[Any, ...], folders: Seque
         TypeError: a part of it cannot be pickled, or not be loaded in replicas; the text names the part.
         ValueError: the init args take more than 64 MiB, or code and init args together more than 512 MiB.
     """
+    mounted = has_app(function_or_class)
     try:
-        data = dumps((function_or_class, init_args), folders=folders, pickler=_CodePickler)
+        data = dumps((function_or_class, init_args), folders=folders, pickler=_AppPickler if mounted else _CodePickler)
     except Exception as error:
         name = getattr(function_or_class, "__qualname__", repr(function_or_class))
         parts = [("it", function_or_class), *((f"init argument {i}", value) for i, value in enumerate(init_args))]
-        raise TypeError(f"{name} cannot be sent to replicas: {explain(error, parts, folders)}") from error
+        remedy = "; give serve.asgi a function that makes the app, or 'module:name'" if mounted else ""
+        raise TypeError(f"{name} cannot be sent to replicas: {explain(error, parts, folders)}{remedy}") from error
     _check_sizes(data, init_args, folders)
     return data
 
@@ -202,6 +214,24 @@ class _CodePickler(Pickler):
     cloudpickle drops them from 3.1.3 on, so that equal functions from different files have equal pickles."""
 
     dispatch_table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+
+_LOCK = type(threading.Lock())
+
+
+class _AppPickler(_CodePickler):
+    """A pickler for apps: frameworks keep locks in them, which nobody holds in a process that has just begun."""
+
+    dispatch_table = ChainMap(
+        {_LOCK: lambda _: (threading.Lock, ()), type(threading.RLock()): lambda _: (threading.RLock, ())},
+        _CodePickler.dispatch_table,
+    )
+
+    def reducer_override(self, obj: Any) -> Any:
+        starlette = sys.modules.get("starlette.datastructures")
+        if starlette is not None and type(obj) is starlette.State:  # which pickle writes and cannot load
+            return starlette.State, (obj._state,)
+        return super().reducer_override(obj)
 
 
 def carries_code(data: bytes) -> bool:

@@ -29,12 +29,12 @@ class Kind(IntEnum):
     HELLO = 1  # both ways, before anything else
     CALL = 2  # router -> replica
     REPLY = 3  # replica -> router; controller -> client, its body is the reply
-    CHUNK = 4  # replica -> router, part of a stream; controller -> client, progress
-    END = 5  # replica -> router, the stream is complete
+    CHUNK = 4  # replica -> router and back, part of a stream; controller -> client, progress
+    END = 5  # replica -> router and back, the stream is complete
     FAILURE = 6  # replica -> router; controller -> client
     CANCEL = 7  # router -> replica; client -> controller
     REFUSE = 8  # replica -> router: not started, place it elsewhere
-    CREDIT = 9  # router -> replica: so many more chunks may be sent
+    CREDIT = 9  # router -> replica and back: so much more may be sent
     CONFIGURE = 10  # controller -> replica
     DRAIN = 11  # controller -> replica
     HEALTH = 12  # controller -> health thread of a replica, and back

@@ -107,7 +107,64 @@ class FreeHead(Message, frozen=True):
 
 
 class CreditHead(Message, frozen=True):
+    """So many more chunks may be sent; bytes where a call's data goes on behind it, or its answer says ``by_bytes``."""
+
     chunks: int
+
+
+# --- calls of apps: data goes both ways -------------------------------------------------------------------------
+
+WHOLE, BODY, SOCKET = 0, 1, 2
+WINDOW = 1024 * 1024
+"""Bytes that may be on their way to whoever reads a body or an answer of an app; then the writer waits."""
+PART = 256 * 1024
+"""Most bytes of one part of such data: other calls share the connection."""
+
+TEXT, BINARY, MORE = 1, 2, 4
+"""Flags in the one-byte head of a CHUNK that is a WebSocket's message, or a part of one that has more."""
+
+
+class AppPart(Message, frozen=True):
+    """What an app is told beside the request, and what follows behind the call.
+
+    Attributes:
+        root_path: the prefix under which the app is mounted.
+        server: host and port that the client has connected to.
+        follows: WHOLE: nothing. BODY: the body in CHUNK frames, until an END. SOCKET: the call opens a WebSocket,
+            whose messages are CHUNK frames, until an END with an :class:`EndHead`; both ways, once it was accepted by
+            a reply with status 101.
+    """
+
+    root_path: str = ""
+    http_version: str = "1.1"
+    scheme: str = "http"
+    server: tuple[str, int | None] | None = None
+    follows: int = WHOLE
+
+
+class AppCallHead(CallHead, frozen=True):
+    """A call of an app. A call of another backend is sent without the last field."""
+
+    app: AppPart | None = None
+
+
+class AppReplyHead(ReplyHead, frozen=True):
+    """A streamed answer of an app, whose reader grants credit in bytes."""
+
+    by_bytes: bool = False
+
+
+class EndHead(Message, frozen=True):
+    """How a stream has ended; an END without a head says no more than that it has.
+
+    Attributes:
+        code, reason: of a WebSocket's close.
+        trailers: headers that come behind the data.
+    """
+
+    code: int = 0
+    reason: str = ""
+    trailers: list[tuple[bytes, bytes]] = []
 
 
 # --- the life of a replica --------------------------------------------------------------------------------------

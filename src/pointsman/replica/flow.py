@@ -1,0 +1,161 @@
+"""Data that goes both ways behind a call of an app: what comes in is read as the app asks for it, what goes out waits
+for credit of whoever reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from pointsman.replica.item import Item
+from pointsman.replica.target import Method
+from pointsman.wire.frames import Body, Kind
+from pointsman.wire.messages import MORE, PART, WHOLE, WINDOW, AppPart, CallHead, CreditHead, pack
+from pointsman.wire.stream import Stream
+
+CREDIT_STEP = WINDOW // 4
+"""Bytes that an app has read, and nobody was told of, at most: credit is given in such steps, and when nothing is
+left to read."""
+
+
+class Inbox:
+    """What has come behind a call, and was not read.
+
+    Args:
+        item: the call. It is told of no credit where all of its data came with it.
+        follows: whether data comes behind it.
+
+    Attributes:
+        ended: the head of the END; None while more may come.
+        unread: bytes.
+    """
+
+    def __init__(self, item: Item, *, follows: bool) -> None:
+        self._item = item
+        self._follows = follows
+        self._parts: deque[tuple[bytes, Body]] = deque()
+        self._taken = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self.ended: bytes | None = None
+        self.unread = 0
+
+    def feed(self, head: bytes, data: Body) -> None:
+        """A part has come."""
+        if self.ended is None:
+            self._parts.append((head, data))
+            self.unread += len(data)
+            self._wake()
+
+    def end(self, head: bytes = b"") -> None:
+        """No more comes. What has come can still be read."""
+        if self.ended is None:
+            self.ended = head
+            self._wake()
+
+    async def part(self) -> tuple[bytes, Body] | None:
+        """The next part with its head; None once there is none any more."""
+        while not self._parts:
+            if self.ended is not None:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        head, data = self._parts.popleft()
+        self._read(len(data))
+        return head, data
+
+    async def all(self) -> tuple[bytes, bool]:
+        """All that is there, and whether more may come; waits for a first part."""
+        await self._something()
+        parts = [data for _, data in self._parts]
+        self._parts.clear()
+        data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        self._read(len(data))
+        return data, self.ended is None
+
+    async def _something(self) -> None:
+        while not self._parts and self.ended is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def _read(self, size: int) -> None:
+        self.unread -= size
+        self._taken += size
+        if self._follows and (self._taken >= CREDIT_STEP or not self.unread) and self._taken and self.ended is None:
+            self._item.stream.send(Kind.CREDIT, self._item.call_id, pack(CreditHead(self._taken)))
+            self._taken = 0
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Outlet:
+    """Sends parts of an answer, or of a WebSocket's messages.
+
+    Args:
+        item: the call. Nothing is sent once it is over.
+    """
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+        self._credit = WINDOW
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def send(self, data: bytes, flags: int = 0) -> None:
+        """Send data, cut in parts; waits while a window is unread.
+
+        Args:
+            flags: of a message's kind; 0 where borders have no meaning.
+        """
+        item, at, size = self._item, 0, len(data)
+        while not item.over:
+            part = data[at : at + min(PART, self._credit)] if self._credit < size or size > PART else data
+            if part or not size:
+                at += len(part)
+                self._credit -= len(part)
+                head = bytes([flags | (MORE if at < size else 0)]) if flags else b""
+                item.stream.send(Kind.CHUNK, item.call_id, head, part)
+                if at == size:
+                    return
+            else:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+
+    def grant(self, size: int) -> None:
+        self._credit += size
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again: there is credit, or the call is over."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class AppItem(Item):
+    """A call of an app inside the replica.
+
+    Attributes:
+        app: what is said for the app beside the request.
+        inbox, outlet: what comes, and what goes.
+        gone: set once its caller does not wait any more, or the answer is complete.
+    """
+
+    __slots__ = ("app", "gone", "inbox", "outlet")
+
+    def __init__(self, stream: Stream, call_id: int, head: CallHead, body: Body, app: AppPart, method: Method) -> None:
+        super().__init__(stream, call_id, head, body, method)
+        self.app = app
+        self.inbox = Inbox(self, follows=app.follows != WHOLE)
+        self.outlet = Outlet(self)
+        self.gone = asyncio.Event()
+        if app.follows == WHOLE:
+            self.inbox.feed(b"", body)
+            self.inbox.end()
+
+    def grant(self, chunks: int) -> None:
+        self.outlet.grant(chunks)
+
+    def leave(self) -> None:
+        """The caller has gone."""
+        self.gone.set()
+        self.inbox.end()
+        self.outlet.wake()

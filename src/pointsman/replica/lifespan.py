@@ -1,0 +1,79 @@
+"""The lifespan of an ASGI app: its startup before the replica is ready, its shutdown after the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pointsman.replica.outcomes import as_settable
+
+log = logging.getLogger("pointsman.replica")
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class StartupFailed(RuntimeError):
+    """The app has sent ``lifespan.startup.failed``."""
+
+
+class Lifespan:
+    """Runs an app's lifespan. An app that raises on the scope has none.
+
+    Attributes:
+        state: what the app has put there; each request gets a copy.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._loop = asyncio.get_running_loop()
+        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._started: asyncio.Future[str | None] = self._loop.create_future()
+        self._stopped: asyncio.Future[str | None] = self._loop.create_future()
+        self._task: asyncio.Task[None] | None = None
+        self._error: BaseException | None = None
+        self.state: dict[str, Any] = {}
+
+    async def start(self) -> None:
+        """Run the app's startup.
+
+        Raises:
+            Exception: whatever it has raised, after it said that it has failed; StartupFailed if it has raised nothing.
+        """
+        self._messages.put_nowait({"type": "lifespan.startup"})
+        self._task = self._loop.create_task(self._run())
+        problem = await self._started
+        if problem is not None:
+            await self._task
+            if self._error is not None:
+                raise as_settable(self._error)
+            raise StartupFailed(problem or "the app has sent lifespan.startup.failed")
+
+    async def stop(self) -> None:
+        """Run the app's shutdown, if it has a lifespan. A failure is logged."""
+        if self._task is None or self._task.done():
+            return
+        self._messages.put_nowait({"type": "lifespan.shutdown"})
+        problem = await self._stopped
+        await self._task
+        if problem is not None or self._error is not None:
+            log.error("the app's shutdown failed: %s", problem or self._error, exc_info=self._error)
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self._app(scope, self._messages.get, self._send)
+        except BaseException as error:  # noqa: BLE001 - user code, which may also exit
+            self._error = error
+        for future in (self._started, self._stopped):
+            if not future.done():
+                future.set_result(None)
+
+    async def _send(self, message: Any) -> None:
+        kind = message["type"]
+        _, _, name = kind.partition(".")
+        future = {"startup": self._started, "shutdown": self._stopped}.get(name.partition(".")[0])
+        if not kind.startswith("lifespan.") or future is None or future.done():
+            raise RuntimeError(f"the app sent {kind!r} where it does not belong")
+        future.set_result(message.get("message", "") if kind.endswith(".failed") else None)

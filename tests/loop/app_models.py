@@ -1,0 +1,109 @@
+"""ASGI apps for tests: what they have seen is kept in lists of this module."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+SEEN: list[Any] = []
+"""What the apps have noted."""
+GATES: dict[str, asyncio.Event] = {}
+"""Events that apps wait for, by name."""
+
+
+def gate(name: str) -> asyncio.Event:
+    return GATES.setdefault(name, asyncio.Event())
+
+
+async def _answer(send: Any, body: bytes, status: int = 200) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"x-app", b"yes")]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Reads the body to its end, and gives it back."""
+    if scope["type"] != "http":
+        raise NotImplementedError
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            SEEN.append("disconnect")
+            return
+        body += message["body"]
+        more = message["more_body"]
+    await _answer(send, body)
+
+
+async def mirror(scope: Any, receive: Any, send: Any) -> None:
+    """Gives each part of the body back as it comes."""
+    assert scope["type"] == "http", "no lifespan"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    more = True
+    while more:
+        message = await receive()
+        more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": message.get("body", b""), "more_body": more})
+
+
+async def patient(scope: Any, receive: Any, send: Any) -> None:
+    """Reads when its gate opens; notes how it ends."""
+    assert scope["type"] == "http", "no lifespan"
+    SEEN.append("begin")
+    try:
+        await gate("read").wait()
+        await echo(scope, receive, send)
+    except asyncio.CancelledError:
+        SEEN.append("cancelled")
+        raise
+
+
+async def listening(scope: Any, receive: Any, send: Any) -> None:
+    """Waits until its client has gone."""
+    assert scope["type"] == "http", "no lifespan"
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        SEEN.append("disconnect")
+        if scope["path"] == "/stays":
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        SEEN.append("cancelled")
+        raise
+
+
+async def odd(scope: Any, receive: Any, send: Any) -> None:
+    """Breaks the rules in the way that the path names."""
+    assert scope["type"] == "http", "no lifespan"
+    path = scope["path"]
+    if path == "/returns":
+        return
+    if path == "/raises":
+        raise ValueError("told")
+    if path == "/body-first":
+        await send({"type": "http.response.body", "body": b"x"})
+    if path == "/never":
+        await asyncio.Event().wait()
+    if path == "/short":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"x"})
+    if path == "/breaks":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise ValueError("told")
+    await _answer(send, b"whole")
+    if path == "/after":
+        await send({"type": "http.response.body", "body": b"more"})
+    if path == "/works":
+        await gate("work").wait()
+        SEEN.append("worked")
+
+
+async def big(scope: Any, receive: Any, send: Any) -> None:
+    """Sends 4 MiB in pieces, and notes how many have gone."""
+    assert scope["type"] == "http", "no lifespan"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for number in range(64):
+        await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        SEEN.append(number)
+    await send({"type": "http.response.body", "body": b""})

@@ -34,6 +34,7 @@ DEFAULT_KEEP_ALIVE_S = 60.0
 DEFAULT_HEAD_TIMEOUT_S = 10.0
 DEFAULT_BODY_IDLE_TIMEOUT_S = 30.0
 DEFAULT_BODY_MIN_BYTES_PER_S = 1024
+DEFAULT_MAX_MESSAGE = 16 * 1024 * 1024
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -259,6 +260,7 @@ class HTTPOptions(_Options):
         head_timeout_s: seconds within which a request's head must have come, and on a new connection its first byte.
         body_idle_timeout_s: longest pause, in seconds, in a request's body.
         body_min_bytes_per_s: how fast a body must come, on average, once it has taken 10 s; 0 for any rate.
+        ws_max_message_bytes: largest message of a WebSocket's client, in bytes; a larger one closes it with 1009.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -279,6 +281,7 @@ class HTTPOptions(_Options):
     head_timeout_s: Seconds = DEFAULT_HEAD_TIMEOUT_S
     body_idle_timeout_s: Seconds = DEFAULT_BODY_IDLE_TIMEOUT_S
     body_min_bytes_per_s: Annotated[int, Field(ge=0)] = DEFAULT_BODY_MIN_BYTES_PER_S
+    ws_max_message_bytes: Annotated[int, Field(ge=0, le=MAX_BODY)] = DEFAULT_MAX_MESSAGE
 
     @model_validator(mode="after")
     def _without_server(self) -> HTTPOptions:

@@ -107,3 +107,52 @@ async def big(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
         SEEN.append(number)
     await send({"type": "http.response.body", "body": b""})
+
+
+async def talk(scope: Any, receive: Any, send: Any) -> None:
+    """A WebSocket that echoes; the path and the texts of messages name what else it does."""
+    if scope["type"] == "http":
+        await _answer(send, b"http")
+        return
+    assert scope["type"] == "websocket", "no lifespan"
+    await receive()
+    path = scope["path"]
+    if path == "/b/rejects":
+        await send({"type": "websocket.close"})
+        return
+    if path == "/b/denies":
+        await send({"type": "websocket.http.response.start", "status": 402, "headers": [(b"x-why", b"money")]})
+        await send({"type": "websocket.http.response.body", "body": b"pay "})
+        await asyncio.sleep(0.1)
+        return
+    if path == "/b/denies-in-parts":
+        await send({"type": "websocket.http.response.start", "status": 402, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"pay ", "more_body": True})
+        await asyncio.sleep(0.1)
+        await send({"type": "websocket.http.response.body", "body": b"more"})
+        return
+    if path == "/b/raises":
+        raise ValueError("told")
+    chosen = scope["subprotocols"][0] if scope["subprotocols"] else None
+    await send({"type": "websocket.accept", "subprotocol": chosen, "headers": [(b"x-app", b"yes")]})
+    if path == "/b/deaf":
+        await asyncio.Event().wait()
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            SEEN.append((message["code"], message["reason"]))
+            break
+        text = message.get("text")
+        if text == "close":
+            await send({"type": "websocket.close", "code": 4001, "reason": "asked to"})
+            break
+        if text == "raise":
+            raise ValueError("told")
+        if text == "return":
+            return
+        if text == "flood":
+            for _ in range(64):
+                await send({"type": "websocket.send", "bytes": b"x" * 65536})
+                SEEN.append("sent")
+            continue
+        await send({"type": "websocket.send", **{k: v for k, v in message.items() if k in ("text", "bytes")}})

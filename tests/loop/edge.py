@@ -15,7 +15,7 @@ import msgspec
 
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.server import PATIENCE_S, HTTPServer
-from pointsman.model import Origin
+from pointsman.model import PLAIN, Origin
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, Pipe, ScriptedReplica, settle, table_of
 from pointsman.wire.handover import HTTPSettings
@@ -85,14 +85,16 @@ class Edge:
         methods: tuple[str, ...],
         app: Any,
         kind: type[IngressApp],
+        replica: Any = None,
+        surface: str = PLAIN,
         **options: Any,
     ) -> None:
-        self.replica = ScriptedReplica()
+        self.replica = replica or ScriptedReplica()
         self.router = Router(instance=INSTANCE, draw=lambda: 0.5)
         settings = HTTPSettings("x", 0, False, 300.0, LIMIT, True, b"", Origin("", ()), **options)
         self.app = kind(self.router, settings)
         table = table_of(1, {"b": [self.replica]})
-        endpoint = msgspec.structs.replace(table.endpoints["b"], route=route, methods=methods)
+        endpoint = msgspec.structs.replace(table.endpoints["b"], route=route, methods=methods, surface=surface)
         self.app.apply(msgspec.structs.replace(table, endpoints={"b": endpoint}))
         with socket.socket() as unused:
             server = HTTPServer(

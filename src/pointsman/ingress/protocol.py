@@ -1,7 +1,8 @@
 """One HTTP connection: what comes is read, one request at a time is given to the app, and its answer is written.
 
 bytes ──► reading ──► head ──► small? ──► the app itself, and an answer in one piece     (the direct way)
-                                 └──────► a cycle, which runs an ASGI app in a task      (every other request)
+                                 ├──────► a cycle, which runs an ASGI app in a task      (every other request)
+                                 └──────► a WebSocket, which has the connection from then on
 
 :mod:`ingress.states` says what a connection may be doing. This module moves it from state to state, and has its clocks:
 
@@ -32,7 +33,8 @@ from pointsman.ingress.framing import BadFraming
 from pointsman.ingress.reading import Reader
 from pointsman.ingress.sending import DirectAnswer
 from pointsman.ingress.service import STATUS_LINES, Service
-from pointsman.ingress.states import APP, BODY, DIRECT, HEAD, IDLE, OVER, WAITS
+from pointsman.ingress.sockets import SocketCycle
+from pointsman.ingress.states import APP, BODY, DIRECT, HEAD, IDLE, OVER, SOCKET, WAITS
 from pointsman.policy.routes import RESERVED_PREFIX
 
 MAX_DIRECT_BODY = 32 * 1024
@@ -66,8 +68,8 @@ class HTTPProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_answer", "_body_timer", "_cycle", "_ending", "_head_timer", "_held", "_held_at", "_idle_since", "_idle_timer",
-        "_read_paused", "_reader", "_scope", "_service", "_writable", "beginnings", "direct", "keep_alive", "loop",
-        "state", "transport", "write_paused",
+        "_read_paused", "_reader", "_scope", "_service", "_socket", "_writable", "beginnings", "direct", "keep_alive",
+        "loop", "state", "transport", "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -82,6 +84,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._scope: dict[str, Any] = {}  # of the request that waits for its body
         self._answer: DirectAnswer | None = None
         self._cycle: Cycle | None = None
+        self._socket: SocketCycle | None = None
         self._held, self._held_at = b"", 0  # what came while a request ran, and from where on nobody has looked at it
         self._ending = False
         self._read_paused = self.write_paused = False
@@ -117,6 +120,9 @@ class HTTPProtocol(asyncio.Protocol):
                     position = reader.read(data, position)
                     if reader.scope is not None:
                         self._begin(reader.scope)
+                elif self._socket is not None:
+                    self._socket.data_received(data[position:])
+                    return
                 else:
                     self._hold(data, position)
                     return
@@ -176,6 +182,7 @@ class HTTPProtocol(asyncio.Protocol):
             self.direct is None
             or reader.chunked
             or reader.expects_continue
+            or reader.is_handshake
             or reader.length > MAX_DIRECT_BODY  # the app must look at the head, and ask for the body or refuse
             or scope["raw_path"].startswith(_RESERVED)
         ):
@@ -193,7 +200,11 @@ class HTTPProtocol(asyncio.Protocol):
         self.direct.begin(scope, body, answer)
 
     def _run_app(self, scope: dict[str, Any]) -> None:
-        self._run(self._new_cycle(whole_scope(scope, self.transport)), self._service.app)
+        whole = whole_scope(scope, self.transport)
+        if self._reader.is_handshake:
+            self.state = SOCKET
+            self._socket = SocketCycle(self, whole, max_message=self._service.max_message)
+        self._run(self._socket or self._new_cycle(whole), self._service.app)
 
     def _new_cycle(self, scope: dict[str, Any]) -> Cycle:
         self.state = APP
@@ -203,7 +214,7 @@ class HTTPProtocol(asyncio.Protocol):
             cycle.feed(reader.take_body(), more=reader.state == BODY)
         return cycle
 
-    def _run(self, cycle: Cycle, app: ASGIApp) -> None:
+    def _run(self, cycle: Cycle | SocketCycle, app: ASGIApp) -> None:
         task = self.loop.create_task(cycle.run(app))
         self._service.tasks.add(task)
         task.add_done_callback(self._service.tasks.discard)
@@ -305,6 +316,8 @@ class HTTPProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.write_paused = False
         self._writable.set()
+        if self._socket is not None:
+            self._socket.writable()
 
     async def drain(self) -> None:
         """Wait until more may be written; not for ever, where the client leaves."""
@@ -352,6 +365,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._ending = True
         if self.state == IDLE:
             self.loop.call_later(LINGER_S, self._close_when_idle)
+        elif self._socket is not None:
+            self._socket.shutdown()
         elif not self._held:
             self.keep_alive = False
 
@@ -376,6 +391,9 @@ class HTTPProtocol(asyncio.Protocol):
         self._reader.close()
         answer, self._answer = self._answer, None
         cycle, self._cycle = self._cycle, None
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.client_left()
         if answer is not None:
             answer.client_left()
         if cycle is not None:

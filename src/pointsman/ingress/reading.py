@@ -29,13 +29,15 @@ SURE_HEAD = MAX_HEADER_FIELD
 """Bytes of a head none of whose fields can be too long, whatever they are."""
 MAX_KNOWN_HEAD = 1024
 """Bytes of a head that is remembered."""
+KEY = 24
+"""Bytes of the key of a WebSocket's handshake, in base64."""
 SMALL = 4096
 """Bytes that are copied sooner than looked at in place."""
 
 Headers = list[tuple[bytes, bytes]]
 _VERSION = len("HTTP/1.1")
 _PLAIN = bytes(code for code in range(0x21, 0x7F) if code != ord("#"))
-_NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"host"))
+_NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"host", b"upgrade"))
 
 
 class Rejected(Exception):
@@ -54,6 +56,7 @@ class Reader:
         scope: of a request whose head has ended: the part of an ASGI scope that is read of every request. Whoever has
             called :meth:`read` takes it, and sets None.
         keep_alive, expects_continue, length, chunked: of the same request; ``length`` is 0 where nothing is said.
+        is_handshake: whether the same request asks for a WebSocket.
         pieces: what has come of its body and was not taken.
         status: what is answered when :meth:`read` has raised.
     """
@@ -61,7 +64,7 @@ class Reader:
     __slots__ = (
         "_body_parser", "_chunks", "_client", "_field_bytes", "_fields", "_head_end", "_headers", "_is_parsed",
         "_known", "_last", "_left", "_line", "_parser", "_url", "chunked", "expects_continue", "head_size",
-        "keep_alive", "length", "pieces", "scope", "state", "status",
+        "is_handshake", "keep_alive", "length", "pieces", "scope", "state", "status",
     )  # fmt: skip
 
     def __init__(self, client: tuple[str, int] | None) -> None:
@@ -82,7 +85,7 @@ class Reader:
         self.head_size = 0
         self.scope: dict[str, Any] | None = None
         self.keep_alive = True
-        self.expects_continue = self.chunked = False
+        self.expects_continue = self.chunked = self.is_handshake = False
         self.length = 0
         self.pieces: list[bytes] = []
         self.status = 400
@@ -274,7 +277,7 @@ class Reader:
 
     def _frame(self, headers: Headers, version: str) -> None:
         """Where the body will end, by the letter of what the head says. Is it a request that we serve?"""
-        has_host = chunked = expects = False
+        has_host = chunked = expects = upgrades = False
         length: int | None = None
         for name, value in headers:
             if name not in _NOTED:
@@ -289,6 +292,8 @@ class Reader:
                 length = length_of(value)
             elif name == b"expect":
                 expects = expects or value.lower() == b"100-continue"
+            elif name == b"upgrade":
+                upgrades = value.strip().lower() == b"websocket"
             else:
                 if not is_chunked(value):
                     self._stop(501)
@@ -301,6 +306,7 @@ class Reader:
         elif version != "1.0" or chunked:
             self._stop(400 if version == "1.0" else 505)
         self.expects_continue = expects and version == "1.1"
+        self.is_handshake = upgrades and not length and not chunked and self._asks_for_socket(headers, version)
         self.chunked = chunked
         self.length = self._left = length or 0
         if chunked:
@@ -313,6 +319,13 @@ class Reader:
         if line[-_VERSION:][: len("HTTP/")] != b"HTTP/":
             self.scope, self.state = None, HEAD  # there is no request
             raise BadFraming("only HTTP is spoken")
+
+    def _asks_for_socket(self, headers: Headers, version: str) -> bool:
+        """Whether a request that names the protocol is a handshake; any other is a request like others."""
+        named = any(name == b"sec-websocket-key" and len(value.strip()) == KEY for name, value in headers)
+        tokens = [token.strip() for name, value in headers if name == b"connection" for token in value.split(b",")]
+        asks = any(token.lower() == b"upgrade" for token in tokens)
+        return named and asks and version == "1.1" and bool(self._parser.get_method() == b"GET")
 
     def _check_fields(self, headers: Headers) -> None:
         sizes = [len(name) + len(value) for name, value in headers]

@@ -88,6 +88,7 @@ class Service:
         self.direct = direct
         self.head_timeout_s = settings.head_timeout_s
         self.keep_alive_s = settings.keep_alive_s
+        self.max_message = settings.ws_max_message_bytes
         self.connections = state.connections
         self.tasks = state.tasks
         self.beginnings = Beginnings(state)

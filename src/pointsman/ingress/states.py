@@ -15,12 +15,14 @@ What the server does with it:
       ├────► WAITS ───► DIRECT      a small request whose body comes right behind its head
       │        └──────► APP         its body is late
       ├────► APP ─────► IDLE        every other request
+      ├────► SOCKET                 a WebSocket, to its end
       └────► OVER, and so from all states
 
     IDLE     no request is there that has no answer yet
     WAITS    a head was read whose request can go the direct way, and its body is due within moments
     DIRECT   the request is whole and was given to the app; its answer leaves in one piece
     APP      a task runs an ASGI app, which asks for the body, and sends the answer in messages
+    SOCKET   all that comes belongs to a WebSocket, once its handshake was accepted
     OVER     the last answer has left, or the connection is gone; nothing that comes is looked at
 
 Both sides together:
@@ -30,6 +32,8 @@ Both sides together:
       held as bytes, and no more is read.
     - DIRECT means HEAD: the body has come, all of it.
     - IDLE and BODY: the answer did not wait for the body. The rest of it is dropped, for a while.
+    - SOCKET has no way back: a handshake that is denied ends the connection behind its answer, so what a client has
+      sent for a WebSocket is never taken for a request.
     - OVER has no way out: a request that comes behind the last one never runs.
 """
 
@@ -45,14 +49,16 @@ WAITS: Final = 1
 DIRECT: Final = 2
 APP: Final = 3
 OVER: Final = 4
+SOCKET: Final = 5
 
 # Not looked at while the server serves: a test holds each step of each connection against these two.
 
 NEXT: Final[dict[int, tuple[int, ...]]] = {
-    IDLE: (WAITS, DIRECT, APP, OVER),
+    IDLE: (WAITS, DIRECT, APP, SOCKET, OVER),
     WAITS: (DIRECT, APP, OVER),
     DIRECT: (IDLE, APP, OVER),
     APP: (IDLE, OVER),
+    SOCKET: (OVER,),
     OVER: (),
 }
 """What the server may do next."""
@@ -61,6 +67,7 @@ TOGETHER: Final[dict[int, tuple[int, ...]]] = {
     WAITS: (BODY,),
     DIRECT: (HEAD,),
     APP: (HEAD, BODY),
+    SOCKET: (HEAD,),
     OVER: (HEAD, BODY),
 }
 """What the client may be sending meanwhile."""

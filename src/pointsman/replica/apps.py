@@ -193,7 +193,7 @@ class Apps:
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its caller
             answer.drop_head()
             if answer.complete or item.over:
-                self._log(error)
+                _log_error("behind its answer", error)
             else:
                 self._ledger.fail_with(item, error)
         finally:
@@ -220,7 +220,7 @@ class Apps:
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its caller
             if socket.accepted or socket.closed:
                 if not socket.left:
-                    self._log(error)
+                    _log_error("in a WebSocket", error)
                 socket.close(BROKEN)
             else:
                 self._ledger.fail_with(item, error)
@@ -228,11 +228,11 @@ class Apps:
             self._sockets.pop(key, None)
             self._ledger.close(item)
 
-    @staticmethod
-    def _log(error: BaseException) -> None:
-        """Log what an app has raised behind its answer."""
-        failure, _ = describe_failure(error, with_object=False)
-        log_failure(log, "the app raised an exception behind its answer", failure.traceback)
+
+def _log_error(where: str, error: BaseException) -> None:
+    """Log what an app has raised where no caller gets it."""
+    failure, _ = describe_failure(error, with_object=False)
+    log_failure(log, f"the app raised an exception {where}", failure.traceback)
 
 
 def scope_of(item: AppItem, state: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     head_timeout_s: float = 10.0
     body_idle_timeout_s: float = 30.0
     body_min_bytes_per_s: int = 1024
+    ws_max_message_bytes: int = 16 * 1024 * 1024
 
 
 class MetricsPort(msgspec.Struct, frozen=True):

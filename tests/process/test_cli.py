@@ -308,7 +308,8 @@ def canary() -> Iterator[str]:
     for tag in ("old", "new"):
         client.create_backend(tag, _hello)
     yield name
-    pointsman("shutdown", "--name", name)
+    ended = pointsman("shutdown", "--name", name)
+    assert ended.returncode == 0, ended.stderr
 
 
 def _hello(request: serve.Request) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pointsman.config import BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
     from pointsman.environments.kinds import CondaEnv, Requirements, VirtualEnv
+    from pointsman.lock.keys import ApiKey
     from pointsman.request import Request, accept_batch
     from pointsman.usercode.mounting import asgi
 
@@ -33,6 +34,7 @@ __version__ = VERSION
 _HOMES = {
     "accept_batch": "request",
     "asgi": "usercode.mounting",
+    "ApiKey": "lock.keys",
     "BackendConfig": "config",
     "Client": "client",
     "CondaEnv": "environments.kinds",
@@ -53,6 +55,7 @@ _MODULES = ("backends", "config", "exceptions", "handle", "ingress", "metrics", 
 
 __all__ = [
     "accept_batch",
+    "ApiKey",
     "asgi",
     "BackendConfig",
     "Client",

@@ -24,6 +24,9 @@ from pydantic import (
 
 from pointsman.arguments import DEFAULT_REQUEST_TIMEOUT_S, nearest
 from pointsman.limits import MAX_BODY, MAX_MESSAGE, MAX_MIDDLEWARES, check_size
+from pointsman.lock.hosts import ANY, check_hosts, check_proxies
+from pointsman.lock.origins import cors_spec
+from pointsman.lock.tls import TLSOptions, check_tls
 from pointsman.model import BackendConfigSpec
 from pointsman.usercode import byvalue
 from pointsman.usercode.culprit import explain
@@ -40,7 +43,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 # Pydantic takes a bool for a number, since it is an int; only these fields may have one.
-_MAY_BE_BOOL = ("user_config", "debug", "expose_headers", "reconfigure_while_running")
+_MAY_BE_BOOL = ("user_config", "debug", "expose_headers", "reconfigure_while_running", "insecure")
+_NOT_SHOWN = ("tls",)
+"""Fields whose value is no part of an error's text: a password may be in it."""
 
 
 class ConfigError(ValueError):
@@ -261,6 +266,12 @@ class HTTPOptions(_Options):
         body_idle_timeout_s: longest pause, in seconds, in a request's body.
         body_min_bytes_per_s: how fast a body must come, on average, once it has taken 10 s; 0 for any rate.
         ws_max_message_bytes: largest message of a WebSocket's client, in bytes; a larger one closes it with 1009.
+        tls: for HTTPS, paths of PEM files: ``{"cert": ..., "key": ..., "password": ..., "client_ca": ...}``; with
+            ``client_ca`` clients must show a certificate of these authorities. Renewed files are used within 5 s.
+        cors: the web pages that may use the server: the arguments of Starlette's ``CORSMiddleware``; None for none.
+        allowed_hosts: names in the ``Host`` header, without port, ``*.name`` for all below one; others get 400.
+        trusted_proxies: addresses and networks of proxies whose ``X-Forwarded-For`` and ``-Proto`` are believed.
+        insecure: do not warn where an address other than loopback is open to others without keys.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -282,6 +293,32 @@ class HTTPOptions(_Options):
     body_idle_timeout_s: Seconds = DEFAULT_BODY_IDLE_TIMEOUT_S
     body_min_bytes_per_s: Annotated[int, Field(ge=0)] = DEFAULT_BODY_MIN_BYTES_PER_S
     ws_max_message_bytes: Annotated[int, Field(ge=0, le=MAX_BODY)] = DEFAULT_MAX_MESSAGE
+    tls: Any = None
+    cors: Any = None
+    allowed_hosts: Any = [ANY]
+    trusted_proxies: Any = []
+    insecure: StrictBool = False
+
+    @field_validator("tls")
+    @classmethod
+    def _tls(cls, value: Any) -> TLSOptions | None:
+        return check_tls(value)
+
+    @field_validator("cors")
+    @classmethod
+    def _cors(cls, value: Any) -> Any:
+        cors_spec(value)
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: Any) -> list[str]:
+        return list(check_hosts(value))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: Any) -> list[str]:
+        return list(check_proxies(value))
 
     @model_validator(mode="after")
     def _without_server(self) -> HTTPOptions:
@@ -348,4 +385,5 @@ def _one_sentence(model: type[BaseModel], error: ValidationError) -> str:
         return f"{model.__name__} has no field {field!r}{nearest(field, model.model_fields)}"
     problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     problem = problem[0].lower() + problem[1:]
-    return f"{field} of {model.__name__} is {first['input']!r}, but {problem}"
+    shown = "wrong" if field in _NOT_SHOWN else f"{first['input']!r}, but"
+    return f"{field} of {model.__name__} is {shown}{':' if field in _NOT_SHOWN else ''} {problem}"

@@ -36,6 +36,7 @@ class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
         path_params: decoded values of the route's template. Must not be changed.
         request_id: id of the request in logs and error bodies.
         client: address of the HTTP client, for user code.
+        scheme: by which it has come, ``http`` or ``https``.
     """
 
     endpoint: str
@@ -48,6 +49,7 @@ class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
     path_params: dict[str, str] = {}
     request_id: str = ""
     client: tuple[str, int] | None = None
+    scheme: str = "http"
 
 
 class KeywordParams(dict[str, Any]):
@@ -84,7 +86,7 @@ class Incoming:
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "method": head.http_method,
-            "scheme": "http" if self.kwargs is None else "serve",
+            "scheme": head.scheme if self.kwargs is None else "serve",
             "path": unquote(raw_path.decode("latin-1")) if b"%" in raw_path else raw_path.decode("latin-1"),
             "raw_path": raw_path,
             "root_path": "",

@@ -19,6 +19,8 @@ MAX_DESCRIPTION = 1024 * 1024
 MAX_CODE = 512 * 1024 * 1024
 #: The pickled middlewares. They are written to a pipe before its reader runs, and a pipe holds 64 KiB.
 MAX_MIDDLEWARES = 48 * 1024
+#: What is asked of HTTP clients, in the same pipe: API keys of a list, hosts, origins.
+MAX_LOCK = 8 * 1024
 #: A route: no request line is longer.
 MAX_ROUTE = 8190
 #: A frame's head.

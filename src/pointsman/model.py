@@ -385,12 +385,3 @@ class Capacity(NodeCapacity, frozen=True):
     """Resources that the instance may allocate: on its only node or, if ``nodes`` is not None, on each of these."""
 
     nodes: dict[str, NodeCapacity] | None = None
-
-
-class StartOptions(Struct, frozen=True):
-    """Options of ``start`` by which the command line says how an instance is started again: ``engine`` is ``local`` or
-    ``ray``; ``metrics_port`` is 0 for any free one, -1 for no metrics, None for the default."""
-
-    engine: str = "local"
-    every_node: bool = False
-    metrics_port: int | None = None

@@ -92,6 +92,7 @@ def _start_again(name: str, status: Status, address: str | None, *, detached: bo
         options += ["--http-host", status.http_host] if status.http_host != HTTP_HOST else []
         options += ["--http-port", str(status.http_port)] if status.http_port != HTTP_PORT else []
         options += ["--http-location", "EveryNode"] if given.every_node else []
+        options += given.locks
     if given.metrics_port is not None:
         options += ["--metrics-export-port", str(given.metrics_port)]
     options += ["--engine", "ray"] if given.engine == "ray" or address is not None else []

@@ -127,6 +127,19 @@ def start(
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="Where it runs.", metavar="local|ray")] = "local",
     address: ClusterAddress = None,
+    api_keys: Annotated[
+        str | None, typer.Option("--api-keys", help="Keys of clients, JSON, mode 0600.", metavar="FILE")
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option("--tls-cert", help="For HTTPS: the certificate, PEM.", metavar="FILE")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option("--tls-key", help="Its private key, PEM.", metavar="FILE")] = None,
+    tls_client_ca: Annotated[
+        str | None, typer.Option("--tls-client-ca", help="Clients must show its certificates.", metavar="FILE")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Do not warn that others can use it without a key.")
+    ] = False,
 ) -> None:
     """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
     from pointsman.client.start import start_named
@@ -134,7 +147,11 @@ def start(
     from pointsman.engine.folder import check_name
     from pointsman.engine.local.folder import InstanceFolder
 
-    http = parse_http_options({"host": http_host, "port": http_port, "location": http_location})
+    tls = {"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca}
+    tls = {name: path for name, path in tls.items() if path is not None}
+    http = parse_http_options(
+        {"host": http_host, "port": http_port, "location": http_location, "tls": tls or None, "insecure": insecure}
+    )
     folder = InstanceFolder.of(check_name(name))
     if engine == "local" and folder.is_alive():  # start() finds that too; its text is for Python
         raise ServeException(f"an instance named {name!r} is running; end it with: {command_line('stop', name)}")
@@ -146,6 +163,7 @@ def start(
         metrics_port=_metrics_port(metrics_port),
         engine=engine,
         address=address,
+        api_keys=api_keys,
     )
     if detached:
         _announce(client, name)
@@ -179,7 +197,7 @@ def list_instances(address: ClusterAddress = None, as_json: AsJson = False) -> N
         {
             "name": name,
             "pid": pid,
-            "http": url(one.http_host, one.http_port),
+            "http": url(one.http_host, one.http_port, secure=one.secure),
             "metrics": url(one.metrics_host, one.metrics_port),
         }
         for name, pid, one in found

@@ -60,7 +60,8 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
     @property
     def http_address(self) -> str | None:
         """Base URL of the instance's HTTP server; None without one, or inside a replica."""
-        return url(self._address.http_host, self._address.http_port) if self._address is not None else None
+        at = self._address
+        return url(at.http_host, at.http_port, secure=at.secure) if at is not None else None
 
     @property
     def metrics_address(self) -> str | None:

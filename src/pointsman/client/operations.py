@@ -118,6 +118,8 @@ def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
         "controller_pid": status.pid,
         "http": {
             "address": http_address,
+            "locked": status.wants_key,
+            "tls": status.secure,
             "ingresses": [{"pid": i.pid or None, "up_to_date": i.up_to_date} for i in status.ingresses],
         },
         "metrics": [{"node": node, "address": url} for node, url in status.metrics.items()],

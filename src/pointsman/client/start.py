@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pointsman import actor_options as amounts
@@ -14,6 +14,7 @@ from pointsman import arguments
 from pointsman import config as options
 from pointsman.calling.session import credentials_here, operator
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
+from pointsman.client.locking import lock_settings, restart_options, warn_of_open_port
 from pointsman.client.operations import origin_here
 from pointsman.config import DeploymentMode, HTTPOptions
 from pointsman.context import replica_context
@@ -21,14 +22,14 @@ from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, Plan
 from pointsman.engine.folder import check_name
 from pointsman.engine.instances import find_anywhere, find_instance, raise_instance
 from pointsman.exceptions import ServeException
-from pointsman.model import Capacity, StartOptions
+from pointsman.lock.keys import ApiKey
+from pointsman.model import Capacity
 from pointsman.usercode.paths import absolute
-from pointsman.wire.handover import HTTPSettings, InstanceSettings, MetricsPort
+from pointsman.wire.handover import HTTPSettings, InstanceSettings, LockSettings, MetricsPort, StartOptions
 
 log = logging.getLogger("pointsman")
 
 LOOPBACK = "127.0.0.1"
-WILDCARDS = ("0.0.0.0", "::", "")
 
 
 class _DefaultPort(int):
@@ -85,6 +86,7 @@ def start(
     allow_insecure_cluster: bool = False,
     log_format: str = "text",
     client_in_replicas: bool = True,
+    api_keys: Sequence[ApiKey] | str | os.PathLike[str] | None = None,
 ) -> Client:
     """Start an instance and return a client for it once controller and HTTP server are ready.
 
@@ -110,6 +112,8 @@ def start(
         log_format: ``"text"``, or ``"json"`` for log lines of one JSON object each.
         client_in_replicas: whether user code may use the instance that it runs in, by ``connect()`` and by handles.
             False restricts user code to answering requests.
+        api_keys: keys of those who may use the HTTP port: a list of ``ApiKey``, or the path of a JSON file with mode
+            0600, ``{"name": {"key": "...", "rate": 10}}``, which is read again within 2 s of a change. None: no keys.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have, or ``PYTHONHASHSEED`` is 0.
@@ -145,6 +149,7 @@ def start(
         cluster=cluster,
         log_format=check_log_format(log_format),
         client_in_replicas=client_in_replicas,
+        api_keys=api_keys,
     )
 
 
@@ -157,6 +162,7 @@ def start_named(
     metrics_port: int | None,
     engine: str,
     address: str | None,
+    api_keys: str | None = None,
 ) -> Client:
     """:func:`start` for the command line: the instance has a name also if it ends with this process (``bound``)."""
     arguments.check_engine(engine)
@@ -169,6 +175,7 @@ def start_named(
         metrics_port=metrics_port,
         engine=engine,
         cluster=_cluster(engine, address, None, False),
+        api_keys=api_keys,
     )
 
 
@@ -184,6 +191,7 @@ def start_instance(
     cluster: Cluster = ANY_CLUSTER,
     log_format: str = "text",
     client_in_replicas: bool = True,
+    api_keys: Any = None,
 ) -> Client:
     """Start an instance from checked arguments.
 
@@ -195,19 +203,20 @@ def start_instance(
         OSError, ServeException, TimeoutError, ValueError: as :func:`start`.
     """
     every_node = http.location is DeploymentMode.EveryNode
+    lock = lock_settings(http, api_keys)
     amounts.check_hash_seed(os.environ)  # the instance's processes inherit these variables
     settings = InstanceSettings(
         instance=secrets.token_hex(8),
         name=name,
         master_key=secrets.token_bytes(32),
         state_dir=absolute(state_dir, "state_dir") if state_dir is not None else "",
-        http=_http_settings(http),
+        http=_http_settings(http, lock),
         ingresses=http.processes if http.serves else 0,
         request_timeout_s=http.request_timeout_s,
         metrics=_metrics_port(http, metrics_port),
         log_format=log_format,
         client_in_replicas=client_in_replicas,
-        start_options=StartOptions(engine, every_node, _as_option(metrics_port)),
+        start_options=StartOptions(engine, every_node, _as_option(metrics_port), restart_options(http, lock)),
     )
     raised = raise_instance(Plan(settings, bound, capacity, every_node, cluster), engine)
     try:
@@ -227,14 +236,14 @@ def start_instance(
     return client
 
 
-def _http_settings(http: HTTPOptions) -> HTTPSettings | None:
+def _http_settings(http: HTTPOptions, lock: LockSettings) -> HTTPSettings | None:
     """The options as ingresses get them; None without HTTP servers."""
     if not http.serves:
         return None
     assert http.host is not None
-    if http.host in WILDCARDS:
-        log.warning("the HTTP server listens on every address of this machine, and asks nobody who they are")
-    made: dict[str, Any] = {"middlewares": options.pack_middlewares(http), "origin": origin_here()}
+    middlewares = options.pack_middlewares(http)
+    warn_of_open_port(http, lock)
+    made: dict[str, Any] = {"middlewares": middlewares, "origin": origin_here(), "lock": lock}
     taken: dict[str, Any] = {name: getattr(http, name) for name in HTTPSettings.__struct_fields__ if name not in made}
     return HTTPSettings(**taken, **made)
 

@@ -59,6 +59,8 @@ def status_of(
         queued=queued,
         state_dir=settings.state_dir,
         start_options=settings.start_options,
+        wants_key=settings.http_lock.wants_key,
+        secure=settings.http_lock.tls is not None,
     )
 
 

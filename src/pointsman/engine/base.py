@@ -134,6 +134,7 @@ class Address(NamedTuple):
     Attributes:
         control_path: the socket of its controller, or ``ray:`` and its name in the cluster.
         key: the operator's key.
+        secure: whether the HTTP port has TLS.
     """
 
     instance: str
@@ -144,13 +145,14 @@ class Address(NamedTuple):
     request_timeout_s: float
     metrics_host: str | None = None
     metrics_port: int = 0
+    secure: bool = False
 
 
-def url(host: str | None, port: int) -> str | None:
-    """The base URL of a host and port; None without a host."""
+def url(host: str | None, port: int, *, secure: bool = False) -> str | None:
+    """The base URL of a host and port, ``secure`` for HTTPS; None without a host."""
     if host is None:
         return None
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http{'s' if secure else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class Raised(Protocol):

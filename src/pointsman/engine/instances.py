@@ -121,7 +121,7 @@ def find_anywhere(name: str) -> Address:
 
 
 def _at(address: Address) -> str:
-    found = url(address.http_host, address.http_port)
+    found = url(address.http_host, address.http_port, secure=address.secure)
     return f" at {found}" if found else ""
 
 

@@ -9,15 +9,21 @@ import pickle
 import signal
 import socket
 import sys
+import time
 
 from pointsman.engine.instances import last_table, locator, metrics_folder
 from pointsman.engine.listening import listen
 from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.asgi import ASGIApp
+from pointsman.ingress.door import Door
 from pointsman.ingress.exchange import HTTPMetrics
 from pointsman.ingress.firsttable import FirstTable
+from pointsman.ingress.renewal import Watched, watch, watched_files
 from pointsman.ingress.server import HTTPServer
+from pointsman.ingress.service import Entrance
+from pointsman.ingress.shares import shares_of
+from pointsman.lock.tls import RenewedContext
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
 from pointsman.telemetry import families
@@ -44,6 +50,22 @@ def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:
     return app
 
 
+def lock_of(handover: IngressHandover, app: IngressApp) -> tuple[Entrance | None, RenewedContext | None, list[Watched]]:
+    """What asks requests, the certificates, and the files with keys and certificates; nothing where nothing is asked.
+
+    Raises:
+        ValueError: the certificates cannot be used.
+    """
+    lock = handover.http.lock
+    if lock.is_open:
+        return None, None, []
+    folder = metrics_folder(handover.control_path).with_name("k")
+    cells, own = shares_of(folder, handover.identity, handover.processes)
+    door = Door(lock, cells=cells, own=own, clock=time.monotonic)
+    context = RenewedContext() if lock.tls is not None else None
+    return Entrance(door, app), context, watched_files(lock, door, context)
+
+
 async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     writer = MetricsWriter.open(metrics_folder(handover.control_path), "ingress")
@@ -53,9 +75,11 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     router = Router(instance=handover.instance, metrics=RouterMetrics(writer) if writer is not None else None)
     app = IngressApp(router, handover.http, HTTPMetrics(writer) if writer is not None else None)
     direct = None if handover.http.middlewares else app
+    entrance, context, files = lock_of(handover, app)
     server = HTTPServer(
-        with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, settings=handover.http, direct=direct
-    )
+        with_middlewares(app, handover.http), listener, drain_s=DRAIN_S, settings=handover.http, direct=direct,
+        entrance=entrance, context=context,
+    )  # fmt: skip
 
     limit_s: float | None = None
 
@@ -90,6 +114,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         on_gone=lambda: stop(ORPHANED_DRAIN_S),
     )
     link.subscribe(ingress=True, pid=os.getpid())
+    watching = loop.create_task(watch(files))
     linking = loop.create_task(link.start())  # not awaited: the controller may be down, and a stored table will do
     try:
         # Without a table every route would get a 404, so connections wait in the backlog until there is one.
@@ -99,7 +124,8 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
             linking.result()
     finally:
         linking.cancel()
-        await asyncio.gather(linking, return_exceptions=True)
+        watching.cancel()
+        await asyncio.gather(linking, watching, return_exceptions=True)
         await link.aclose()
         await router.aclose()
 

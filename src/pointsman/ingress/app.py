@@ -32,8 +32,10 @@ from pointsman.ingress.codec import (
     shard_key_of,
     wants_json,
 )
+from pointsman.ingress.door import check_key
 from pointsman.ingress.exchange import Exchange, HTTPMetrics, RequestLog
 from pointsman.ingress.passing import SWITCHES, BodyPump, ClientLeft, as_denial, pass_socket, read_body, too_large
+from pointsman.lock.origins import Preflight
 from pointsman.model import ALL_METHODS, PLAIN, EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
 from pointsman.routing.call import Call, CallFuture
@@ -82,6 +84,7 @@ class IngressApp:
         self._log = requests if requests.is_on else None
         self._tracer = tracing.tracer()
         self._settings = settings
+        self._wants_key = settings.lock.wants_key
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher()
         self._budget = WarningBudget()
@@ -227,6 +230,16 @@ class IngressApp:
         except (RequestRejected, ServeException) as error:
             answer.set_exception(error)
 
+    async def turn_away(self, given: ErrorAnswer | Preflight, scope: Scope, send: Send) -> None:
+        """Send the answer of the door to a request that goes no further."""
+        exchange = Exchange(self._metrics, self._log, scope)
+        read_headers(scope["headers"])
+        if isinstance(given, ErrorAnswer):
+            reply = self.reply_to(RequestRejected(given), scope, exchange)
+        else:
+            reply = Reply(given.status, [*given.headers, (b"content-type", b"text/plain; charset=utf-8")], given.text)
+        await self.answer(reply, scope, send, exchange)
+
     def decision_of(self, exchange: Exchange) -> Headers:
         """The ``x-serve-*`` headers that name backend, policy version and request id. Empty before a backend was
         chosen, and where ``expose_headers`` is off."""
@@ -335,8 +348,11 @@ class IngressApp:
         """Check all that can be checked without the body. Returns the shard key.
 
         Raises:
-            RequestRejected: a header is invalid, or the body is announced as too large.
+            RequestRejected: the endpoint is not for the request's API key, a header is invalid, or the body is
+                announced as too large.
         """
+        if self._wants_key:
+            check_key(scope, endpoint.name)
         if known.problem:
             raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, known.problem))
         if known.content_length > self._settings.max_body_bytes:

@@ -171,6 +171,7 @@ def make_call(
         parameters,
         request_id_of(headers),
         scope.get("client"),
+        scope.get("scheme", "http"),
     )
     idempotent = method in SAFE_METHODS or known.idempotency_key or endpoint.idempotent
     if endpoint.surface != PLAIN:

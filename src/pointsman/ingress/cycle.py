@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from pointsman.ingress.asgi import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer
 from pointsman.ingress.codec import where_of
+from pointsman.ingress.door import without_cors
 from pointsman.ingress.service import Beginnings
 
 log = logging.getLogger("pointsman.ingress")
@@ -31,6 +32,7 @@ class Connection(Protocol):
     transport: asyncio.Transport
     beginnings: Beginnings
     keep_alive: bool
+    lines: bytes
     write_paused: bool
 
     def resume_reading(self) -> None: ...
@@ -161,6 +163,9 @@ class Cycle:
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         connection = self._connection
         lines = [connection.beginnings.of(status)]
+        if connection.lines:
+            lines.append(connection.lines)
+            headers = without_cors(headers)
         has_length = chunked = says_close = False
         for name, value in headers:
             if _NO_NAME.search(name) or _NO_VALUE.search(value):

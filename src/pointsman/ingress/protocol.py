@@ -14,11 +14,7 @@ bytes ──► reading ──► head ──► small? ──► the app itself
 
 from __future__ import annotations
 
-import array
 import asyncio
-import fcntl
-import logging
-import termios
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, cast
@@ -32,9 +28,10 @@ from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.framing import BadFraming
 from pointsman.ingress.reading import Reader
 from pointsman.ingress.sending import DirectAnswer
-from pointsman.ingress.service import STATUS_LINES, Service
+from pointsman.ingress.service import STATUS_LINES, Entrance, Service, has_unread
 from pointsman.ingress.sockets import SocketCycle
 from pointsman.ingress.states import APP, BODY, DIRECT, HEAD, IDLE, OVER, SOCKET, WAITS
+from pointsman.lock.meters import Meter
 from pointsman.policy.routes import RESERVED_PREFIX
 
 MAX_DIRECT_BODY = 32 * 1024
@@ -49,8 +46,6 @@ LINGER_S = 0.3
 
 _RESERVED = RESERVED_PREFIX.encode()
 
-log = logging.getLogger("pointsman.ingress")
-
 
 class HTTPProtocol(asyncio.Protocol):
     """See the module.
@@ -63,13 +58,15 @@ class HTTPProtocol(asyncio.Protocol):
         direct: the innermost app; None where every request goes through ASGI.
         beginnings: of answers.
         keep_alive: whether the connection goes on behind the answer to the running request.
+        lines: for the head of that answer, beside its own.
+        meter: which counts the running request for its API key.
         write_paused: whether the client reads too slowly for more to be written.
     """
 
     __slots__ = (
-        "_answer", "_body_timer", "_cycle", "_ending", "_head_timer", "_held", "_held_at", "_idle_since", "_idle_timer",
-        "_read_paused", "_reader", "_scope", "_service", "_socket", "_writable", "beginnings", "direct", "keep_alive",
-        "loop", "state", "transport", "write_paused",
+        "_answer", "_body_timer", "_cycle", "_ending", "_entrance", "_head_timer", "_held", "_held_at", "_idle_since",
+        "_idle_timer", "_read_paused", "_reader", "_scope", "_service", "_socket", "_writable", "beginnings", "direct",
+        "keep_alive", "lines", "loop", "meter", "state", "transport", "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -77,10 +74,13 @@ class HTTPProtocol(asyncio.Protocol):
     def __init__(self, service: Service) -> None:
         self._service = service
         self.direct = service.direct
+        self._entrance = service.entrance
         self.beginnings = service.beginnings
         self.loop = asyncio.get_running_loop()
         self.state = IDLE
         self.keep_alive = True
+        self.lines = b""
+        self.meter: Meter | None = None
         self._scope: dict[str, Any] = {}  # of the request that waits for its body
         self._answer: DirectAnswer | None = None
         self._cycle: Cycle | None = None
@@ -178,6 +178,8 @@ class HTTPProtocol(asyncio.Protocol):
             self._head_timer.cancel()
             self._head_timer = None
         self.keep_alive = reader.keep_alive and not self._ending
+        if self._entrance is not None and self._is_refused(self._entrance, scope):
+            return
         if (
             self.direct is None
             or reader.chunked
@@ -192,6 +194,16 @@ class HTTPProtocol(asyncio.Protocol):
         else:
             self.state = WAITS
             self._scope = scope
+
+    def _is_refused(self, entrance: Entrance, scope: dict[str, Any]) -> bool:
+        refusal = entrance.refuses(self, scope)
+        if refusal is None:
+            return False
+        reader = self._reader
+        if reader.state == BODY and (reader.chunked or reader.expects_continue or reader.length > MAX_DIRECT_BODY):
+            self.keep_alive = False  # nothing large is received of those who are not let in
+        self._run(self._new_cycle(whole_scope(scope, self.transport)), refusal)
+        return True
 
     def _go_direct(self, scope: dict[str, Any], body: bytes) -> None:
         assert self.direct is not None
@@ -267,6 +279,8 @@ class HTTPProtocol(asyncio.Protocol):
             refused: whether it was refused for want of room.
         """
         self._answer = self._cycle = None
+        if self.meter is not None:
+            self._end_meter()
         if not self.keep_alive:
             self.close()
         elif self.state != OVER:
@@ -282,6 +296,11 @@ class HTTPProtocol(asyncio.Protocol):
         if refused:
             self._service.pauses.refused(self)
 
+    def _end_meter(self) -> None:
+        meter, self.meter = self.meter, None
+        if meter is not None:
+            meter.end()
+
     def close(self) -> None:
         """Nothing more is read or answered. What was written still leaves."""
         self.state = OVER
@@ -291,13 +310,7 @@ class HTTPProtocol(asyncio.Protocol):
         """What has come is no request, or none that we serve: say so, and close. Nothing that comes after it is looked
         at."""
         status = self._reader.status
-        held_back = self._service.warnings.take("refused", self.loop.time())
-        if held_back:
-            log.warning("%d more warnings like the next one were held back", held_back)
-        if held_back is not None:
-            answer = STATUS_LINES[status].split(b" ", 1)[1].decode().strip()
-            why = "" if isinstance(error, httptools.HttpParserCallbackError) else f": {error}"
-            log.warning("what a client sent is not a request that is served, %s%s", answer, why)
+        self._service.warn_of("" if isinstance(error, httptools.HttpParserCallbackError) else f": {error}", status)
         in_body = self._reader.state == BODY
         if in_body and (self.state == IDLE or (self._cycle is not None and self._cycle.response_started)):
             self.close()  # a second answer to it would be taken for that of another one
@@ -373,17 +386,16 @@ class HTTPProtocol(asyncio.Protocol):
     def _close_when_idle(self) -> None:
         if self.state != IDLE or self._reader.head_size or self._held:
             return  # what has come meanwhile is answered, and its answer closes
-        connection = self.transport.get_extra_info("socket")
-        unread = array.array("i", [0])
-        if connection is not None:
-            fcntl.ioctl(connection.fileno(), termios.FIONREAD, unread)
-        if not unread[0]:
+        if not has_unread(self.transport):
             self.close()
+            if self._service.secure:  # a client that does not look does not say goodbye, for which TLS would wait
+                self.loop.call_later(LINGER_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = OVER
         self._held = b""
         self._service.connections.discard(self)
+        self._end_meter()
         for timer in (self._head_timer, self._body_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()

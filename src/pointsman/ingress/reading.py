@@ -10,6 +10,7 @@ request costs before it is routed. The parser sees neither such a head nor its b
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NoReturn
 
 import httptools
@@ -37,7 +38,9 @@ SMALL = 4096
 Headers = list[tuple[bytes, bytes]]
 _VERSION = len("HTTP/1.1")
 _PLAIN = bytes(code for code in range(0x21, 0x7F) if code != ord("#"))
-_NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"host", b"upgrade"))
+_FORGED = frozenset(b"x%sserve%skey%sname" % marks for marks in itertools.product((b"-", b"_"), repeat=3))
+"""A header that only we set, by all names that programs may take for it: it says whose API key a request has."""
+_NOTED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"host", b"upgrade")) | _FORGED
 
 
 class Rejected(Exception):
@@ -277,7 +280,7 @@ class Reader:
 
     def _frame(self, headers: Headers, version: str) -> None:
         """Where the body will end, by the letter of what the head says. Is it a request that we serve?"""
-        has_host = chunked = expects = upgrades = False
+        has_host = chunked = expects = upgrades = forged = False
         length: int | None = None
         for name, value in headers:
             if name not in _NOTED:
@@ -294,6 +297,8 @@ class Reader:
                 expects = expects or value.lower() == b"100-continue"
             elif name == b"upgrade":
                 upgrades = value.strip().lower() == b"websocket"
+            elif name in _FORGED:
+                forged = True
             else:
                 if not is_chunked(value):
                     self._stop(501)
@@ -305,6 +310,8 @@ class Reader:
                 self._stop(400)
         elif version != "1.0" or chunked:
             self._stop(400 if version == "1.0" else 505)
+        if forged:
+            headers[:] = [header for header in headers if header[0] not in _FORGED]
         self.expects_continue = expects and version == "1.1"
         self.is_handshake = upgrades and not length and not chunked and self._asks_for_socket(headers, version)
         self.chunked = chunked

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.codec import Scope, Where, header_lines, invalid_header, where_of
+from pointsman.ingress.door import without_cors
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.service import Beginnings
 from pointsman.routing.reply import Reply
@@ -22,6 +23,7 @@ class Connection(Protocol):
     beginnings: Beginnings
     direct: IngressApp | None
     keep_alive: bool
+    lines: bytes
     write_paused: bool
 
     def answered(self, *, refused: bool) -> None: ...
@@ -87,7 +89,9 @@ class DirectAnswer:
             scope = self._scope
             connection.run_answer(scope, exchange, lambda send: self._app.answer(reply, scope, send, exchange))
             return
-        head = header_lines(reply.headers)
+        head, lines = header_lines(reply.headers), connection.lines
+        if lines and head is not None and b"access-control-" in head.lower():
+            head = header_lines(without_cors(reply.headers))
         if head is None:
             self._answer(self._app.reply_to(invalid_header(), self._scope, exchange))
             return
@@ -104,5 +108,5 @@ class DirectAnswer:
             if self._scope["method"] == "HEAD":
                 body = b""
         exchange.end(status)  # before it can be read: whoever has the answer finds it counted
-        transport.write(b"".join((head, length, close, b"\r\n", body)))
+        transport.write(b"".join((head, lines, length, close, b"\r\n", body)))
         connection.answered(refused=self._refused)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import Any
 
 import uvicorn
@@ -15,10 +16,33 @@ import uvicorn
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.asgi import ASGIApp
 from pointsman.ingress.protocol import MAX_DIRECT_BODY, PATIENCE_S, REMAINDER_S, HTTPProtocol
-from pointsman.ingress.service import Service
+from pointsman.ingress.service import Entrance, Service
 from pointsman.wire.handover import HTTPSettings
 
 __all__ = ["MAX_DIRECT_BODY", "PATIENCE_S", "REMAINDER_S", "HTTPServer"]
+
+
+class _SecureServer(uvicorn.Server):
+    """Listens with a context that is made already, and gives a handshake no longer than a head."""
+
+    def __init__(self, config: uvicorn.Config, context: ssl.SSLContext, settings: HTTPSettings) -> None:
+        super().__init__(config)
+        self._context = context
+        self._handshake_s = settings.head_timeout_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        connection: Any = self.config.http_protocol_class
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                connection,
+                sock=listener,
+                ssl=self._context,
+                ssl_handshake_timeout=self._handshake_s,
+                backlog=self.config.backlog,
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
 
 
 class HTTPServer:
@@ -30,6 +54,8 @@ class HTTPServer:
         drain_s: how long requests under way may take once :meth:`stop` was called.
         settings: deadlines.
         direct: the innermost app, where nothing is wrapped around it: small requests then go to it directly.
+        entrance: asks every request; None where nothing is asked.
+        context: for TLS; None for plain HTTP.
     """
 
     def __init__(
@@ -40,6 +66,8 @@ class HTTPServer:
         drain_s: float,
         settings: HTTPSettings,
         direct: IngressApp | None = None,
+        entrance: Entrance | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         def connection(**uvicorns: object) -> HTTPProtocol:
             return HTTPProtocol(service)
@@ -57,8 +85,10 @@ class HTTPServer:
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(drain_s)),
         )
-        self._server = uvicorn.Server(config)
-        service = Service(app, settings, direct=direct, state=self._server.server_state)
+        self._server = uvicorn.Server(config) if context is None else _SecureServer(config, context, settings)
+        service = Service(
+            app, settings, direct=direct, state=self._server.server_state, entrance=entrance, secure=context is not None
+        )
         self._listener = listener
 
     async def serve(self) -> None:

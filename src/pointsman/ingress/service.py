@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import http
+import logging
+import termios
 from typing import Any, Protocol
 
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.asgi import ASGIApp
 from pointsman.ingress.bodylimits import RefusalPauses
+from pointsman.ingress.door import Door
+from pointsman.lock.meters import Meter
 from pointsman.telemetry.logs import WarningBudget
 from pointsman.wire.handover import HTTPSettings
+
+log = logging.getLogger("pointsman.ingress")
 
 
 def _line(status: int) -> bytes:
@@ -66,6 +74,50 @@ class Beginnings:
         return lines
 
 
+class Asked(Protocol):
+    """What is needed of a connection.
+
+    Attributes:
+        lines: for the head of the answer to the running request.
+        meter: has counted the running request.
+    """
+
+    lines: bytes
+    meter: Meter | None
+
+
+class Entrance:
+    """The door on connections: a request that is not let in is answered, and one that is counted is counted until its
+    end.
+
+    Args:
+        door: decides.
+        app: sends the answers to those that are not let in.
+    """
+
+    def __init__(self, door: Door, app: IngressApp) -> None:
+        self._door = door
+        self._app = app
+
+    def refuses(self, connection: Asked, scope: dict[str, Any]) -> ASGIApp | None:
+        """Ask a request, a socket's too, by its head.
+
+        Whoever takes a connection over, as a socket does, also takes its ``meter``, and ends that.
+
+        Returns:
+            The app that answers in the place of what was asked for; None to let it in.
+        """
+        answer, connection.lines, connection.meter = self._door.ask(scope)
+        if answer is None:
+            return None
+        refusal = answer
+
+        async def turn_away(scope: dict[str, Any], receive: object, send: Any) -> None:
+            await self._app.turn_away(refusal, scope, send)
+
+        return turn_away
+
+
 class Service:
     """What the connections of one server share.
 
@@ -74,6 +126,8 @@ class Service:
         settings: deadlines.
         direct: the innermost app, where nothing is wrapped around it; None where every request goes through ASGI.
         state: uvicorn's record of the server.
+        entrance: asks every request; None where nothing is asked.
+        secure: whether connections are TLS.
     """
 
     def __init__(
@@ -83,9 +137,13 @@ class Service:
         *,
         direct: IngressApp | None,
         state: ServerState,
+        entrance: Entrance | None = None,
+        secure: bool = False,
     ) -> None:
         self.app = app
         self.direct = direct
+        self.entrance = entrance
+        self.secure = secure
         self.head_timeout_s = settings.head_timeout_s
         self.keep_alive_s = settings.keep_alive_s
         self.max_message = settings.ws_max_message_bytes
@@ -93,4 +151,22 @@ class Service:
         self.tasks = state.tasks
         self.beginnings = Beginnings(state)
         self.pauses = RefusalPauses(asyncio.get_running_loop())
-        self.warnings = WarningBudget()
+        self._warnings = WarningBudget()
+
+    def warn_of(self, why: str, status: int) -> None:
+        """Log that a client has sent what is no request, or none that is served; within a budget."""
+        held_back = self._warnings.take("refused", asyncio.get_running_loop().time())
+        if held_back:
+            log.warning("%d more warnings like the next one were held back", held_back)
+        if held_back is not None:
+            answer = STATUS_LINES[status].split(b" ", 1)[1].decode().strip()
+            log.warning("what a client sent is not a request that is served, %s%s", answer, why)
+
+
+def has_unread(transport: asyncio.Transport) -> bool:
+    """Whether something has come on a connection that the loop has not read yet."""
+    connection = transport.get_extra_info("socket")
+    unread = array.array("i", [0])
+    if connection is not None:
+        fcntl.ioctl(connection.fileno(), termios.FIONREAD, unread)
+    return bool(unread[0])

@@ -50,6 +50,7 @@ class Connection(Protocol):
 
     transport: asyncio.Transport
     beginnings: Beginnings
+    lines: bytes
     keep_alive: bool
     write_paused: bool
     loop: asyncio.AbstractEventLoop

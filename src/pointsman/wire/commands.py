@@ -16,10 +16,10 @@ from pointsman.model import (
     Pins,
     Reason,
     Resources,
-    StartOptions,
     TargetTraits,
     TrafficHistory,
 )
+from pointsman.wire.handover import StartOptions
 from pointsman.wire.messages import Message
 
 
@@ -258,6 +258,8 @@ class Status(msgspec.Struct, frozen=True):
         metrics: base URLs of the metrics, by node.
         queued: calls that wait in routers, by endpoint; None if metrics are off.
         state_dir: where its state is stored; empty if the state ends with the instance.
+        wants_key: whether HTTP clients are asked for an API key.
+        secure: whether the HTTP port has TLS.
     """
 
     version: int
@@ -272,6 +274,8 @@ class Status(msgspec.Struct, frozen=True):
     queued: dict[str, int] | None = None
     state_dir: str = ""
     start_options: StartOptions = StartOptions()
+    wants_key: bool = False
+    secure: bool = False
 
 
 class BackendList(msgspec.Struct, frozen=True):

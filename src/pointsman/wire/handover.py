@@ -4,9 +4,45 @@ from __future__ import annotations
 
 import msgspec
 
-from pointsman.model import Capacity, Origin, StartOptions
+from pointsman.lock.hosts import ANY
+from pointsman.lock.keys import KeySpec
+from pointsman.lock.origins import CorsSpec
+from pointsman.lock.tls import TLSSpec
+from pointsman.model import Capacity, Origin
 from pointsman.wire.auth import ROLE_INGRESS, derive_key
 from pointsman.wire.messages import Message
+
+
+class LockSettings(msgspec.Struct, frozen=True):
+    """What is asked of HTTP clients; by default nothing. Keys are in it as hashes.
+
+    Attributes:
+        keys: API keys of a list.
+        key_file: path of the file with the API keys; empty if there is none.
+        tls: None for plain HTTP.
+        cors: None for no CORS.
+        allowed_hosts: names of this server.
+        trusted_proxies: whose ``X-Forwarded-*`` headers count.
+    """
+
+    keys: tuple[KeySpec, ...] = ()
+    key_file: str = ""
+    tls: TLSSpec | None = None
+    cors: CorsSpec | None = None
+    allowed_hosts: tuple[str, ...] = (ANY,)
+    trusted_proxies: tuple[str, ...] = ()
+
+    @property
+    def wants_key(self) -> bool:
+        return bool(self.keys or self.key_file)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing at all is asked, and nobody believed."""
+        return self == LockSettings()
+
+
+OPEN = LockSettings()
 
 
 class HTTPSettings(msgspec.Struct, frozen=True):
@@ -27,6 +63,7 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     body_idle_timeout_s: float = 30.0
     body_min_bytes_per_s: int = 1024
     ws_max_message_bytes: int = 16 * 1024 * 1024
+    lock: LockSettings = OPEN
 
 
 class MetricsPort(msgspec.Struct, frozen=True):
@@ -35,6 +72,22 @@ class MetricsPort(msgspec.Struct, frozen=True):
     host: str
     port: int
     strict: bool = True
+
+
+class StartOptions(msgspec.Struct, frozen=True):
+    """Options of ``start`` that the command line needs to print how an instance is started again.
+
+    Attributes:
+        engine: ``local`` or ``ray``.
+        every_node: whether each node has HTTP servers.
+        metrics_port: 0 for any free one, -1 for no metrics, None for the default.
+        locks: further options of the command line, as words: files of keys and certificates.
+    """
+
+    engine: str = "local"
+    every_node: bool = False
+    metrics_port: int | None = None
+    locks: tuple[str, ...] = ()
 
 
 class InstanceSettings(msgspec.Struct, frozen=True):
@@ -75,6 +128,10 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     def http_port(self) -> int:
         return self.http.port if self.http is not None else 0
 
+    @property
+    def http_lock(self) -> LockSettings:
+        return self.http.lock if self.http is not None else OPEN
+
     def on_port(self, port: int) -> InstanceSettings:
         """These settings with the HTTP port that was bound."""
         assert self.http is not None
@@ -90,6 +147,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
             control_key=derive_key(self.master_key, ROLE_INGRESS, identity),
             http=self.http,
             log_format=self.log_format,
+            processes=self.ingresses,
         )
 
 
@@ -168,7 +226,12 @@ class ReplicaHandover(Message, frozen=True):
 
 
 class IngressHandover(Message, frozen=True):
-    """What a new HTTP server process is given. ``identity`` tells the ingresses of an instance apart."""
+    """What a new HTTP server process is given.
+
+    Attributes:
+        identity: tells the ingresses of an instance apart; the first number in it, those of a node.
+        processes: ingresses of its node.
+    """
 
     instance: str
     identity: str
@@ -176,6 +239,7 @@ class IngressHandover(Message, frozen=True):
     control_key: bytes
     http: HTTPSettings
     log_format: str = "text"
+    processes: int = 1
 
 
 class MetricsHandover(Message, frozen=True):

@@ -179,6 +179,7 @@ def _start_supervisor(
         metrics_host=settings.metrics.host if settings.metrics else None,
         metrics_port=metrics.getsockname()[1] if metrics is not None else 0,
         logs=str(logs_of(order.folder, settings.state_dir)),
+        secure=settings.http_lock.tls is not None,
     )
     folder.write("key", derive_key(settings.master_key, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))

@@ -37,6 +37,7 @@ class About(msgspec.Struct, frozen=True):
 
     Attributes:
         pid: of the supervisor.
+        secure: whether the HTTP port has TLS.
         logs: folder of the log files; empty in files of older versions, where it is in the instance's folder.
     """
 
@@ -50,6 +51,7 @@ class About(msgspec.Struct, frozen=True):
     metrics_host: str | None = None
     metrics_port: int = 0
     logs: str = ""
+    secure: bool = False
 
 
 class InstanceFolder:

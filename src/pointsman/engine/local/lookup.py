@@ -52,6 +52,7 @@ def address_in(folder: InstanceFolder) -> Address:
         request_timeout_s=about.request_timeout_s,
         metrics_host=about.metrics_host,
         metrics_port=about.metrics_port,
+        secure=about.secure,
     )
 
 

@@ -101,6 +101,7 @@ class ControllerHost:
             request_timeout_s=settings.request_timeout_s,
             metrics_host=settings.metrics.host if settings.metrics is not None else None,
             metrics_port=running.metrics_port,
+            secure=settings.http_lock.tls is not None,
         )
 
     async def attend(self) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 
 from pointsman.ingress.app import IngressApp
+from pointsman.ingress.door import Door
 from pointsman.ingress.server import PATIENCE_S, HTTPServer
+from pointsman.ingress.service import Entrance
 from pointsman.model import PLAIN, Origin
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, Pipe, ScriptedReplica, settle, table_of
@@ -96,10 +98,12 @@ class Edge:
         table = table_of(1, {"b": [self.replica]})
         endpoint = msgspec.structs.replace(table.endpoints["b"], route=route, methods=methods, surface=surface)
         self.app.apply(msgspec.structs.replace(table, endpoints={"b": endpoint}))
+        self.door = Door(settings.lock, cells=lambda name: [0.0, 0.0], own=0, clock=asyncio.get_running_loop().time)
         with socket.socket() as unused:
             server = HTTPServer(
-                app or self.app, unused, drain_s=1, settings=settings, direct=None if middlewares else self.app
-            )
+                app or self.app, unused, drain_s=1, settings=settings, direct=None if middlewares else self.app,
+                entrance=None if settings.lock.is_open else Entrance(self.door, self.app),
+            )  # fmt: skip
         self._uvicorn: Any = server._server
         self._uvicorn.config.load()
         self.connections: list[Any] = []

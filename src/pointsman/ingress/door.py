@@ -236,11 +236,17 @@ def _ask_for_page(origins: Origins, headers: Headers) -> tuple[bytes, ErrorAnswe
     """Lines for the head of the answer, and that answer for a page that asks for a socket and may not."""
     origin = _value_of(b"origin", headers)
     lines = origins.lines(origin)
-    if lines is not origins.no_page or origin is None:
+    if lines is not origins.no_page or origin is None or _is_own(origin, _value_of(b"host", headers)):
         return lines, None
     if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers):
         return lines, ErrorAnswer(403, Reason.REJECTED, "pages of this origin get no socket")
     return lines, None
+
+
+def _is_own(origin: bytes, host: bytes | None) -> bool:
+    """Whether a page is one of this server itself, by the name that the client uses."""
+    scheme, _, authority = origin.lower().partition(b"://")
+    return scheme in (b"http", b"https") and host is not None and authority == host.lower()
 
 
 def _believe(proxies: Proxies, scope: Scope) -> None:

@@ -304,7 +304,8 @@ class HTTPProtocol(asyncio.Protocol):
     def close(self) -> None:
         """Nothing more is read or answered. What was written still leaves."""
         self.state = OVER
-        self.transport.close()
+        if not (self.write_paused and self._service.secure):  # else later: TLS gives what is unsent 30 s, and no more
+            self.transport.close()
 
     def _refuse(self, error: Exception) -> None:
         """What has come is no request, or none that we serve: say so, and close. Nothing that comes after it is looked
@@ -331,6 +332,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._writable.set()
         if self._socket is not None:
             self._socket.writable()
+        if self.state == OVER:
+            self.transport.close()
 
     async def drain(self) -> None:
         """Wait until more may be written; not for ever, where the client leaves."""

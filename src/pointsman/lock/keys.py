@@ -22,7 +22,7 @@ _KEY = re.compile(r"[!-~]+")
 _NAME = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 
-class KeySpec(msgspec.Struct, frozen=True):
+class KeySpec(msgspec.Struct, frozen=True, array_like=True):
     """A key, as it is kept.
 
     Attributes:

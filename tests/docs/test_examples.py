@@ -12,7 +12,17 @@ import pointsman as serve
 from tests.docs.programs import assert_succeeded, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README", "user-guide", "traffic", "batching", "composition", "environments", "monitoring", "ray")
+PAGES = (
+    "README",
+    "user-guide",
+    "traffic",
+    "batching",
+    "composition",
+    "environments",
+    "monitoring",
+    "ray",
+    "open-to-others",
+)
 WITH_EXAMPLES = tuple(f"docs/{page}.md" for page in PAGES)
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pointsman.config import BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag
     from pointsman.environments.kinds import CondaEnv, Requirements, VirtualEnv
+    from pointsman.forms import File
     from pointsman.lock.keys import ApiKey
     from pointsman.request import Request, accept_batch
     from pointsman.usercode.mounting import asgi
@@ -42,6 +43,7 @@ _HOMES = {
     "get": "calling.future",
     "get_current_backend_tag": "context",
     "get_current_replica_tag": "context",
+    "File": "forms",
     "HTTPOptions": "config",
     "ImportedBackend": "backends",
     "Request": "request",
@@ -66,6 +68,7 @@ __all__ = [
     "get",
     "get_current_backend_tag",
     "get_current_replica_tag",
+    "File",
     "HTTPOptions",
     "ImportedBackend",
     "Request",

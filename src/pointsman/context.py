@@ -96,6 +96,9 @@ class CallScope:
 #: Set while user code runs for a call: per thread in sync code, per task in async code.
 call_scope: ContextVar[CallScope | None] = ContextVar("pointsman_call_scope", default=None)
 
+#: Tags of backend and replica that user code sees in a replica without a process.
+memory_tags: ContextVar[tuple[str, str] | None] = ContextVar("pointsman_memory_tags", default=None)
+
 _current: ReplicaContext | None = None
 _in_trial_import = False
 
@@ -127,9 +130,7 @@ def get_current_backend_tag() -> str:
     Raises:
         ServeException: called outside a replica.
     """
-    if _current is None:
-        raise ServeException("get_current_backend_tag() works only inside a backend")
-    return _current.backend
+    return _tags("get_current_backend_tag")[0]
 
 
 def get_current_replica_tag() -> str:
@@ -138,6 +139,11 @@ def get_current_replica_tag() -> str:
     Raises:
         ServeException: called outside a replica.
     """
-    if _current is None:
-        raise ServeException("get_current_replica_tag() works only inside a backend")
-    return _current.replica
+    return _tags("get_current_replica_tag")[1]
+
+
+def _tags(asker: str) -> tuple[str, str]:
+    tags = (_current.backend, _current.replica) if _current is not None else memory_tags.get()
+    if tags is None:
+        raise ServeException(f"{asker}() works only inside a backend")
+    return tags

@@ -1,4 +1,5 @@
-"""Forms for ``def`` callables: Starlette's, with files whose methods return values instead of coroutines.
+"""Forms for ``def`` callables: Starlette's, with files whose methods return values instead of coroutines; and the files
+that typed callables get.
 
 Called by :meth:`pointsman.request.Request.form`. Starlette is imported only when a form is parsed.
 """
@@ -6,13 +7,110 @@ Called by :meth:`pointsman.request.Request.form`. Starlette is imported only whe
 from __future__ import annotations
 
 import asyncio
+import io
+import json as jsons
+import os
+import secrets
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 if TYPE_CHECKING:
     from starlette.datastructures import FormData
+
+
+class File:
+    """A file that a client uploads: what a parameter with this annotation gets, in ``def`` and ``async def`` alike. It
+    is whole in memory, so that nothing of it is awaited.
+
+    Args:
+        data: its content.
+        filename: as the client gave it; never a path to write to.
+        content_type: as the client gave it.
+
+    Attributes:
+        file: the content as a file object, for libraries that read one.
+    """
+
+    def __init__(self, data: bytes = b"", filename: str = "", content_type: str = "") -> None:
+        self.data = data
+        self.filename = filename
+        self.content_type = content_type
+        self.file = io.BytesIO(data)
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return len(self.data)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next ``size`` bytes; all that is left by default."""
+        return self.file.read(size)
+
+    def seek(self, offset: int) -> int:
+        """Go to a place in the file, in bytes from its beginning."""
+        return self.file.seek(offset)
+
+    def __repr__(self) -> str:
+        return f"<File {self.filename!r}, {self.size} bytes>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.data, self.filename, self.content_type)
+
+
+Files = Mapping[str, Any] | Sequence[tuple[str, Any]]
+
+
+def encode_body(
+    *, json: Any = None, content: bytes | str | None = None, data: Any = None, files: Files | None = None
+) -> tuple[bytes, str]:
+    """The body of a request, and its content type; empty for none."""
+    if files is not None:
+        return encode_form(data or {}, files)
+    if data is not None:
+        return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
+    if content is not None:
+        return content.encode() if isinstance(content, str) else bytes(content), ""
+    return (b"", "") if json is None else (jsons.dumps(json).encode(), "application/json")
+
+
+def encode_form(fields: Mapping[str, Any], files: Files) -> tuple[bytes, str]:
+    """A multipart form, and its content type.
+
+    Args:
+        fields: values that are no files; a list has several of one name.
+        files: by field, as httpx and requests take them: bytes, text, a :class:`File` or a file object, or a tuple of
+            file name and content, which may have the content type behind.
+    """
+    boundary = secrets.token_hex(16)
+    parts: list[bytes] = []
+    for name, value in fields.items():
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            parts.append(f'Content-Disposition: form-data; name="{name}"\r\n\r\n{one}\r\n'.encode())
+    for name, given in files.items() if isinstance(files, Mapping) else files:
+        file = as_file(given, name)
+        head = f'Content-Disposition: form-data; name="{name}"; filename="{file.filename}"\r\n'
+        head += f"Content-Type: {file.content_type or 'application/octet-stream'}\r\n\r\n"
+        parts.append(head.encode() + file.data + b"\r\n")
+    between = f"--{boundary}\r\n".encode()
+    body = b"".join([between + part for part in parts]) + f"--{boundary}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={boundary}"
+
+
+def as_file(given: Any, name: str) -> File:
+    """A file, in one of the ways in which :func:`encode_form` takes one; ``name`` is that of a file that has none."""
+    if isinstance(given, File):
+        return given
+    filename, content, kind = name, given, ""
+    if isinstance(given, tuple):
+        filename, content, *rest = given
+        kind = rest[0] if rest else ""
+    elif hasattr(given, "read"):
+        filename = os.path.basename(str(getattr(given, "name", name)))
+    content = content.read() if hasattr(content, "read") else content
+    return File(content.encode() if isinstance(content, str) else bytes(content), filename or name, kind)
 
 
 def parse_form(parse: Callable[[], Coroutine[Any, Any, FormData]]) -> FormData:

@@ -1,12 +1,14 @@
 """Requests inside our processes: the head, made once by an HTTP server or a handle, and the whole request in a replica,
-from which both kinds of requests for user code are made. Starlette is imported only when a URL is asked for.
+from which both kinds of requests for user code are made; and requests that are made up for tests. Starlette is imported
+only when a URL is asked for.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote, unquote, urlencode
 
 import msgspec
 
@@ -131,3 +133,64 @@ class Incoming:
             return bytes(self.data)
         kind = type(self.data).__name__
         raise ServeException(f"stream() needs bytes, and this call carries a {kind}; use body() for the object itself")
+
+
+def made_up(
+    body: bytes,
+    headers: Mapping[str, str],
+    query: Mapping[str, Any] | None,
+    *,
+    method: str = "",
+    path: str = "/",
+    path_params: dict[str, str] | None = None,
+) -> Incoming:
+    """A request that no client has sent."""
+    lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    head = RequestHead(
+        endpoint="made-up",
+        http_method=method or ("POST" if body else "GET"),
+        path=quote(path).encode(),
+        query=urlencode(query or {}, doseq=True).encode(),
+        headers=[(b"host", b"testserver"), *lines],
+        path_params=path_params or {},
+        request_id="made-up",
+        client=("testclient", 50000),
+    )
+    return Incoming(head, body, None)
+
+
+class AwaitableBool(int):
+    """A truth value that can also be awaited, for code that was written for Starlette."""
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return bool(self)
+        yield
+
+    def send(self, value: None) -> NoReturn:
+        raise StopIteration(bool(self))
+
+    def throw(self, error: BaseException) -> NoReturn:
+        raise error
+
+    def close(self) -> None:
+        """Part of the coroutine interface; there is nothing to close."""
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
+class HandleForm:
+    """Result of ``form()`` of a handle call in an ``async def`` callable: awaited, or used in ``async with``."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+
+    def __await__(self) -> Generator[Any, None, dict[str, Any]]:
+        return self._incoming.object_as_form()
+        yield
+
+    async def __aenter__(self) -> dict[str, Any]:
+        return self._incoming.object_as_form()
+
+    async def __aexit__(self, *error: object) -> None:
+        """A dict has nothing to close."""

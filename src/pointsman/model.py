@@ -42,6 +42,8 @@ class Reason(str, Enum):
     NO_SUCH_ENDPOINT = "no_such_endpoint"
     REJECTED = "rejected"
     BAD_BODY = "bad_body"
+    INVALID = "invalid"
+    MEDIA_TYPE = "media_type"
     USER_CODE = "user_code"
     UNREACHABLE = "unreachable"
     CLIENT_GONE = "client_gone"

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pointsman.forms import parse_form
-from pointsman.incoming import Incoming, KeywordParams
+from pointsman.forms import Files, encode_body, parse_form
+from pointsman.incoming import AwaitableBool, HandleForm, Incoming, KeywordParams, made_up
 
 if TYPE_CHECKING:
     from starlette.datastructures import URL, Address, FormData, Headers, QueryParams, State
@@ -125,6 +125,33 @@ class Request:
         self.method = incoming.head.http_method
         self.path_params = incoming.head.path_params
 
+    @staticmethod
+    def of(
+        *,
+        json: Any = None,
+        body: bytes | str | None = None,
+        data: Mapping[str, Any] | None = None,
+        files: Files | None = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        sync: bool = True,
+        **head: Any,
+    ) -> Any:
+        """A request, for unit tests of user code: ``Model().__call__(serve.Request.of(json={"name": "Ada"}))``.
+
+        Args:
+            json: the body, as JSON.
+            body: the body as it is.
+            data: fields of a form.
+            files: files of a multipart form, by field, as httpx takes them.
+            query: query parameters; a list has several of one name.
+            sync: False for a Starlette request, which ``async def`` code gets.
+            head: ``method`` (POST with a body, else GET), ``path`` and ``path_params``.
+        """
+        content, kind = encode_body(json=json, content=body, data=data, files=files)
+        incoming = made_up(content, {**({"content-type": kind} if kind else {}), **(headers or {})}, query, **head)
+        return Request(incoming) if sync else async_request(incoming)
+
     @property
     def headers(self) -> Headers:
         """Headers, looked up without regard to case."""
@@ -223,7 +250,7 @@ class Request:
         """Whether the client has left, or has given the call up: nobody waits for the answer. It can be awaited as
         well, by code that was written for Starlette. It is true or false, but not ``True`` or ``False`` themselves:
         ``is False`` never holds, and in JSON it is 0 or 1. ``bool(...)`` makes it a bool."""
-        return _AwaitableBool(self._incoming.left)  # type: ignore[return-value]
+        return AwaitableBool(self._incoming.left)  # type: ignore[return-value]
 
     def close(self) -> None:
         """Close the files of the form, if it was read."""
@@ -260,26 +287,6 @@ class Request:
 
 # hot: registered, not inherited: with an ABC as base, `isinstance(value, Request)` in each handle call is slower.
 Mapping.register(Request)
-
-
-class _AwaitableBool(int):
-    """A truth value that can also be awaited, for code that was written for Starlette."""
-
-    def __await__(self) -> Generator[Any, None, bool]:
-        return bool(self)
-        yield
-
-    def send(self, value: None) -> NoReturn:
-        raise StopIteration(bool(self))
-
-    def throw(self, error: BaseException) -> NoReturn:
-        raise error
-
-    def close(self) -> None:
-        """Part of the coroutine interface; there is nothing to close."""
-
-    def __repr__(self) -> str:
-        return repr(bool(self))
 
 
 def async_request(incoming: Incoming) -> StarletteRequest:
@@ -322,23 +329,6 @@ def passed_on(value: Any) -> Any:
     if not isinstance(incoming, Incoming):
         raise TypeError("only a request that a backend was given can be passed on; pass its body instead")
     return incoming
-
-
-class _HandleForm:
-    """Result of ``form()`` of a handle call in an ``async def`` callable: awaited, or used in ``async with``."""
-
-    def __init__(self, incoming: Incoming) -> None:
-        self._incoming = incoming
-
-    def __await__(self) -> Generator[Any, None, dict[str, Any]]:
-        return self._incoming.object_as_form()
-        yield
-
-    async def __aenter__(self) -> dict[str, Any]:
-        return self._incoming.object_as_form()
-
-    async def __aexit__(self, *error: object) -> None:
-        """A dict has nothing to close."""
 
 
 _handle_class: Any = None
@@ -392,7 +382,7 @@ def _handle_request_class() -> Any:
             return self._incoming.object_as_json()
 
         def form(self, **_: Any) -> Any:
-            return _HandleForm(self._incoming)
+            return HandleForm(self._incoming)
 
     _handle_class = HandleRequest
     return HandleRequest

@@ -20,8 +20,8 @@ import pytest
 import pointsman as serve
 from pointsman.cli.ending import report_kept_state
 from pointsman.exceptions import ServeException
-from pointsman.model import StartOptions
 from pointsman.wire.commands import Status
+from pointsman.wire.handover import StartOptions
 from tests.conftest import WAIT_S, family, start_client, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line, pointsman, start_detached, status_of
 

@@ -17,8 +17,8 @@ from starlette.requests import Request as StarletteRequest
 
 from pointsman.exceptions import ServeException
 from pointsman.incoming import Incoming, RequestHead
+from pointsman.replica.methods import WrappedRequest
 from pointsman.replica.mistakes import bad_body
-from pointsman.replica.target import WrappedRequest
 from pointsman.request import Request, async_request
 
 PARTS = b"""--XX\r

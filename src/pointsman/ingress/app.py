@@ -295,7 +295,7 @@ class IngressApp:
         return error_reply(answer, request_id=request_id, json=wants_json(headers), debug=self._settings.debug)
 
     def _log_failure(self, answer: ErrorAnswer, error: BaseException, request_id: str, exchange: Exchange) -> None:
-        if answer.reason is Reason.BAD_BODY:  # the client's mistake is not logged
+        if answer.reason in (Reason.BAD_BODY, Reason.INVALID, Reason.MEDIA_TYPE):  # a client's mistake is not logged
             return
         backend = exchange.call.backend if exchange.call is not None else ""
         if answer.reason is Reason.USER_CODE:  # the replica has logged the traceback

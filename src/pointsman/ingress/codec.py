@@ -28,7 +28,7 @@ from pointsman.routing.call import SAFE_METHODS, Call, CallFuture
 from pointsman.routing.reply import Reply
 from pointsman.routing.router import NoSuchEndpointError
 from pointsman.routing.shadow import SHADOW_HEADER
-from pointsman.wire.failures import BadBodyError
+from pointsman.wire.failures import BadBodyError, InvalidRequestError
 from pointsman.wire.messages import WHOLE, AppPart
 
 Scope = dict[str, Any]
@@ -256,6 +256,8 @@ class ErrorAnswer(NamedTuple):
     text: str
     headers: Headers = []
     traceback: str = ""
+    detail: bytes = b""
+    """JSON: what does not fit in a request for typed code."""
 
 
 def answer_for(error: BaseException) -> ErrorAnswer:
@@ -276,6 +278,9 @@ def answer_for(error: BaseException) -> ErrorAnswer:
         return ErrorAnswer(413, Reason.REJECTED, str(error))
     if isinstance(error, BadBodyError):
         return ErrorAnswer(400, Reason.BAD_BODY, str(error))
+    if isinstance(error, InvalidRequestError):
+        status, reason = (422, Reason.INVALID) if error.detail else (415, Reason.MEDIA_TYPE)
+        return ErrorAnswer(status, reason, str(error), detail=error.detail)
     if isinstance(error, CallRejectedError):
         return ErrorAnswer(400, Reason.REJECTED, "the call's method is missing or not open to callers")
     if isinstance(error, UserCodeError):
@@ -299,9 +304,11 @@ def wants_json(headers: Headers) -> bool:
 def error_reply(answer: ErrorAnswer, *, request_id: str, json: bool, debug: bool) -> Reply:
     """The error answer as a reply: text, reason and error id; with ``debug`` the traceback too."""
     if json:
-        fields = {"error": answer.text, "reason": answer.reason, "error_id": request_id}
+        fields: dict[str, Any] = {"error": answer.text, "reason": answer.reason, "error_id": request_id}
         if debug and answer.traceback:
             fields["traceback"] = answer.traceback
+        if answer.detail:
+            fields["detail"] = msgspec.Raw(answer.detail)
         body, kind = msgspec.json.encode(fields), b"application/json"
     else:
         text = f"{answer.text} (error id {request_id})\n"

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from pointsman.exceptions import AnswerError, UserCodeError
-from pointsman.incoming import CODEC_HTTP
+from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.replica.jsonform import to_json
 from pointsman.wire import pickling
 
@@ -93,14 +93,14 @@ def is_text(value: Any) -> bool:
     return isinstance(value, (str, bytes, bytearray, memoryview))
 
 
-def encode_answer(value: Any, codec: int) -> Answer:
+def encode_answer(value: Any, request: RequestHead) -> Answer:
     """Encode a value that is sent whole.
 
     Raises:
         AnswerError: the value has no JSON form, or a status or header is invalid.
         UserCodeError: it cannot be pickled, or is too large.
     """
-    if codec != CODEC_HTTP:
+    if request.codec != CODEC_HTTP:
         return Answer(200, [], dumps(value))
     if isinstance(value, str):
         return Answer(200, TEXT_UTF8, value.encode())

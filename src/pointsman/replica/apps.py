@@ -21,8 +21,8 @@ from pointsman.replica.flow import AppItem
 from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.lifespan import App, Lifespan
+from pointsman.replica.methods import Method
 from pointsman.replica.sockets import BROKEN, RESTARTS, Socket
-from pointsman.replica.target import Method
 from pointsman.replica.tasks import CoroutineExecutor
 from pointsman.replica.usercontext import UserContext
 from pointsman.telemetry.logs import log_failure

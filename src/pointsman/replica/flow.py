@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 
 from pointsman.replica.item import Item
-from pointsman.replica.target import Method
+from pointsman.replica.methods import Method
 from pointsman.wire.frames import Body, Kind
 from pointsman.wire.messages import MORE, PART, WHOLE, WINDOW, AppPart, CallHead, CreditHead, pack
 from pointsman.wire.stream import Stream

@@ -16,9 +16,10 @@ from pointsman.incoming import CODEC_HTTP, Incoming
 from pointsman.model import Reason
 from pointsman.replica.answers import Answer
 from pointsman.replica.batching import BatchRule
-from pointsman.replica.mistakes import answer_of, bad_body, http_exception
-from pointsman.replica.target import Method
+from pointsman.replica.methods import Method
+from pointsman.replica.mistakes import answer_of, bad_body, http_exception, misfit_of
 from pointsman.telemetry.tracing import Span
+from pointsman.usercode.misfits import Misfit
 from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CallHead, FailureHead, failure
@@ -143,6 +144,8 @@ class Item:
             # An inner call had inherited this call's deadline, and noticed it first.
             return Ending(True, failure(Reason.DEADLINE, "DeadlineExceededError", str(error)))
         over_http = self.request.codec == CODEC_HTTP
+        if isinstance(error, Misfit):
+            return Ending(False, *misfit_of(error, self._incoming, over_http=over_http))
         is_answer = http_exception(error) and not self.opened
         if is_answer and over_http:
             try:
@@ -165,8 +168,10 @@ class Item:
         return int((self.began - self.arrived) * 1e6), int((time.monotonic() - self.began) * 1e6)
 
     def user_request(self) -> Any:
-        """The request object for user code."""
-        self._user_request = request = self.method.request(self.incoming())
+        """The request object for user code; the arguments of a typed callable, which are read once."""
+        request = self._user_request
+        if request is None:
+            self._user_request = request = self.method.request(self.incoming())
         return request
 
     def incoming(self) -> Incoming:

@@ -30,7 +30,7 @@ class _NoJSONForm(Exception):
 
 
 def to_json(value: Any) -> bytes:
-    """Encode plain values, and all that :func:`_jsonable` knows, nested at any depth and as keys.
+    """Encode plain values, and all that :func:`jsonable` knows, nested at any depth and as keys.
 
     Raises:
         AnswerError: a value inside has no JSON form; the text says where, such as ``$.scores[3]``.
@@ -50,7 +50,7 @@ def to_json(value: Any) -> bytes:
     raise AnswerError(f"a value of type {type(value).__name__} cannot be turned into JSON: {reason}") from cause
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Convert a value that JSON does not know, in one step: the result may need conversion again.
 
     Raises:
@@ -108,7 +108,7 @@ def _in_microseconds(value: Any) -> Any:
 def _dumped(model: Any) -> Any:
     try:
         return model.model_dump(mode="json")
-    except Exception:  # noqa: BLE001 - a field that pydantic cannot convert, such as an array; _jsonable may
+    except Exception:  # noqa: BLE001 - a field that pydantic cannot convert, such as an array; jsonable may
         return model.model_dump()
 
 
@@ -149,7 +149,7 @@ _FORMS: dict[tuple[str, str], Callable[[Any], Any]] = {
 }
 """Conversions by module and name of a class in the value's MRO: the class itself need not be imported here."""
 
-_encode = json.JSONEncoder(default=_jsonable, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(default=jsonable, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def _plain(value: Any, path: str, above: tuple[int, ...]) -> Any:
@@ -180,7 +180,7 @@ def _plain(value: Any, path: str, above: tuple[int, ...]) -> Any:
 
 def _json_form(value: Any, path: str) -> Any:
     try:
-        return _jsonable(value)
+        return jsonable(value)
     except UnicodeDecodeError:
         raise _NoJSONForm(f"{path} is bytes that are not UTF-8; send them as text, for example by base64") from None
     except _NoJSONForm as error:

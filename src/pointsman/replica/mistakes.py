@@ -12,14 +12,23 @@ import sys
 from types import FrameType, TracebackType
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from pointsman.exceptions import ServeException
 from pointsman.incoming import Incoming
+from pointsman.model import Reason
 from pointsman.replica.answers import Answer, check_headers, check_status
 from pointsman.replica.jsonform import to_json
 from pointsman.request import Request
+from pointsman.usercode.misfits import Misfit
 from pointsman.usercode.packing import shown
+from pointsman.wire import pickling
 from pointsman.wire.failures import bad_body_of
+from pointsman.wire.messages import FailureHead, failure
 
+#: Most characters of the line about a misfit.
+MAX_LINE = 400
 BODILESS = frozenset((204, 205, 304))
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # Python 3.10 has none
 MAX_TEXT = 200
@@ -52,6 +61,22 @@ def answer_of(error: Any) -> Answer:
     else:
         response = Response(to_json({"detail": detail}), status, headers, "application/json")
     return Answer(int(status), check_headers(response.raw_headers), bytes(response.body))
+
+
+def misfit_of(misfit: Misfit, incoming: Incoming | None, *, over_http: bool) -> tuple[FailureHead, bytes]:
+    """The failure for a caller whose values do not fit the annotations of a typed callable; a ``ValueError`` for the
+    caller of a handle."""
+    text = str(misfit) if misfit.media_type else f"the request does not fit: {misfit}"
+    text = text if len(text) <= MAX_LINE else text[:MAX_LINE] + " ..."
+    if over_http and misfit.media_type:
+        return failure(Reason.MEDIA_TYPE, "ValueError", text), b""
+    if over_http:
+        return failure(Reason.INVALID, "ValueError", text), msgspec.json.encode(misfit.details)
+    if incoming is None or incoming.kwargs is not None:
+        return failure(Reason.REJECTED, "ValueError", text), b""
+    # An HTTP request that was passed on by a handle: where that caller lets the error through, its client is told.
+    head = replace(failure(Reason.BAD_BODY, "ValueError", text), body_of=incoming.head.request_id)
+    return head, pickling.dumps(ValueError(text))
 
 
 def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> str:

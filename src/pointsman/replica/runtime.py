@@ -21,13 +21,15 @@ from pointsman.model import ASGI, Reason, ReplicaConfig, TargetTraits
 from pointsman.policy.balance import CLOCK_S, LEAD_S
 from pointsman.replica.apps import Apps
 from pointsman.replica.batching import BatchRule
+from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.flow import AppItem
 from pointsman.replica.health import Vitals, vitals_of
 from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger, StartedLedger
+from pointsman.replica.methods import NO_METHOD
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.outcomes import StillRunningError, as_settable, outcome_of
-from pointsman.replica.target import NO_METHOD, Target
+from pointsman.replica.target import Target
 from pointsman.replica.tasks import OnLoop
 from pointsman.replica.thread import OnThread
 from pointsman.replica.usercontext import UserContext
@@ -47,6 +49,7 @@ class Runtime:
         started: marks of started calls; None if no router reads them.
         metrics: where calls are counted.
         on_answer: called once, after the first answer.
+        failures: log of exceptions of user code; None for the usual one.
 
     Attributes:
         context: contextvars as the constructor left them; each call runs in a copy.
@@ -59,6 +62,7 @@ class Runtime:
         started: StartedLedger | None = None,
         metrics: ReplicaMetrics = NO_METRICS,
         on_answer: Callable[[], object] = lambda: None,
+        failures: FailureLog | None = None,
     ) -> None:
         self._config = config
         self.context = UserContext()
@@ -67,6 +71,7 @@ class Runtime:
         self._apps: Apps | None = None
         self._ledger = Ledger(started, metrics)
         self._ledger.on_answer = on_answer
+        self._ledger.failures = failures or self._ledger.failures
         self._on_loop = OnLoop(self._ledger, self._rule, self.context)
         self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context)
         self._worker, self._coroutines = self._on_thread.executor, self._on_loop.executor
@@ -103,8 +108,12 @@ class Runtime:
         """The user's ``check_health``; None if there is none."""
         return self._target.health_check if self._target is not None else None
 
-    async def load_code(self, code: bytes, traits: TargetTraits) -> None:
+    async def load_code(self, code: bytes | tuple[Any, tuple[Any, ...]], traits: TargetTraits) -> None:
         """Load user code and run its constructor, on the thread of sync user code; then the startup of an app.
+
+
+        Args:
+            code: packed; or, in a replica without a process, the function or class itself with its init args.
 
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
@@ -324,6 +333,8 @@ class Runtime:
         self._ledger.admit(item)
         if method.batches:
             try:
+                if method.signature is not None:  # what does not fit must not be in a batch
+                    self.context.copy().run(item.user_request)
                 item.key = (method.name, self.context.copy().run(_bucket, item) if method.bucket_by else None)
             except BaseException as error:  # noqa: BLE001 - user code
                 self._ledger.fail_with(item, error)

@@ -5,87 +5,43 @@ Knows the forms of user code (markers, methods, async or not, with or without an
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import inspect
 import itertools
 import pickle
 import types
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
-from pointsman.incoming import Incoming
 from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
 from pointsman.replica.lifespan import App
+from pointsman.replica.methods import Method
 from pointsman.replica.mounting import app_of
-from pointsman.request import Request, async_request
+from pointsman.replica.typed import typed_method
 from pointsman.usercode.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
-from pointsman.usercode.packing import CLOSED_METHODS, DEFAULT_METHOD, check_callable, is_hook, methods_of, unpack_code
-
-
-class Method(NamedTuple):
-    """A function or method of user code that calls can name.
-
-    Attributes:
-        wraps_async: it is a ``def`` around an ``async def``.
-        bucket_by: of a batching method: requests share a batch only if this returns the same value for them.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    is_async: bool
-    batches: bool
-    takes_request: bool
-    wraps_async: bool = False
-    bucket_by: Callable[[Any], Hashable] | None = None
-
-    def request(self, incoming: Incoming) -> Any:
-        """The request object that this method takes."""
-        if self.is_async:
-            return async_request(incoming)
-        return WrappedRequest(incoming) if self.wraps_async else Request(incoming)
-
-    def bucket(self, request: Request) -> Hashable:
-        """The result of ``bucket_by`` for a request.
-
-        Raises:
-            TypeError: it is not of a plain type; hashing and comparing others may run user code.
-            Exception: whatever user code raises.
-        """
-        assert self.bucket_by is not None
-        value = self.bucket_by(request)
-        if not _is_plain(value):
-            kind = type(value).__name__
-            raise TypeError(f"bucket_by must give a str, int, float, bool, bytes, None or tuple of these, not {kind}")
-        return value
-
-    def call(self, request: Any) -> Any:
-        """Call user code with a request, or with a list of them if it batches."""
-        return self.function(request) if self.takes_request else self.function()
-
-
-NO_METHOD = Method(DEFAULT_METHOD, lambda: None, is_async=False, batches=False, takes_request=False)
-"""Placeholder for the missing ``__call__`` of a class; never called."""
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) is tuple:
-        return all(map(_is_plain, value))
-    return type(value) in (str, int, float, bool, bytes, type(None))
+from pointsman.usercode.packing import (
+    CLOSED_METHODS,
+    DEFAULT_METHOD,
+    check_callable,
+    is_hook,
+    methods_of,
+    unpack_code,
+)
+from pointsman.usercode.signatures import Signature, read_signature
 
 
 class Target:
     """A backend's function or class.
 
     Args:
-        code: blob made by :func:`pointsman.usercode.packing.pack_code`.
+        code: blob made by :func:`pointsman.usercode.packing.pack_code`, or function or class with its init args.
         traits: what the client found out about the code before it packed it.
     """
 
-    def __init__(self, code: bytes, traits: TargetTraits) -> None:
+    def __init__(self, code: bytes | tuple[Any, tuple[Any, ...]], traits: TargetTraits) -> None:
         self._traits = traits
-        self._function_or_class, self._init_args = unpack_code(code)
+        self._function_or_class, self._init_args = unpack_code(code) if isinstance(code, bytes) else code
         self._object: Any = None
         self._methods: dict[str, Method] = {}
 
@@ -179,15 +135,29 @@ class Target:
         return self._describe(wanted, bound)
 
     def _describe(self, name: str, function: Callable[..., Any]) -> Method:
-        return Method(
+        batches = self._traits.batches or is_batching(function)
+        signature = self._signature(name, function, batches)
+        method = Method(
             name=name,
             function=function,
             is_async=is_async(function),
-            batches=self._traits.batches or is_batching(function),
-            takes_request=takes_argument(function),
+            batches=batches,
+            takes_request=signature is not None or takes_argument(function),
             wraps_async=wraps_async(function),
             bucket_by=bucket_by(function),
+            signature=signature,
         )
+        if signature is None:
+            return method
+        return typed_method(method, signature)
+
+    def _signature(self, name: str, function: Callable[..., Any], batches: bool) -> Signature | None:
+        try:
+            return read_signature(function, batches=batches)
+        except TypeError:
+            if name == DEFAULT_METHOD:  # a client has passed it, in another environment
+                raise
+            return None  # a method with other parameters, which no call can name with success
 
 
 def needs_await(value: Any) -> bool:
@@ -242,38 +212,3 @@ def _other_length(size: int, returned: str) -> UserCodeError:
     return UserCodeError(
         f"the backend doesn't preserve batch size: it got {size} requests and returned {returned} answers"
     )
-
-
-class WrappedRequest(Request):
-    """The request of a ``def`` that wraps an ``async def``, such as a decorator.
-
-    ``body``, ``json``, ``form``, ``close`` and ``stream`` return values where no event loop runs, in the wrapper, and
-    awaitables (``stream``: an async iterator) where one does, in the wrapped function. Both share ``scope`` and
-    ``state``.
-    """
-
-    __slots__ = ()  # a class attribute below with the name of a slot of `Request` would hide the slot
-
-    def body(self) -> Any:
-        return self._starlette().body() if _loop_runs() else super().body()
-
-    def json(self) -> Any:
-        return self._starlette().json() if _loop_runs() else super().json()
-
-    def form(self, *args: Any, **kwargs: Any) -> Any:
-        return self._starlette().form(*args, **kwargs) if _loop_runs() else super().form(*args, **kwargs)
-
-    def stream(self) -> Any:
-        return self._starlette().stream() if _loop_runs() else super().stream()
-
-    def close(self) -> Any:
-        super().close()
-        return self._starlette().close() if _loop_runs() else None
-
-
-def _loop_runs() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -274,7 +274,7 @@ class OnLoop:
 
     def _deliver_whole(self, item: Item, value: Any) -> None:
         try:
-            answer = answers.encode_answer(value, item.request.codec)
+            answer = item.method.encode(value, item.request)
         except BaseException as error:  # noqa: BLE001 - user code: values have methods for their JSON form
             self._ledger.fail_with(item, error)
         else:

@@ -360,7 +360,7 @@ class OnThread:
                     return self._ended(item, value)
             if type(value) not in PLAIN and (needs_await(value) or answers.takes_time(value, item.request.http_method)):
                 return self._deliver(item, value)
-            return False, ledger.reply, answers.encode_answer(value, item.request.codec)
+            return False, ledger.reply, item.method.encode(value, item.request)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form
             return self._ended(item, error)
 

@@ -1,5 +1,13 @@
-"""Tools for testing code that uses Pointsman: an event loop in virtual time, connections in memory with faults,
-replicas and an engine without processes, and a check of traffic policies. Pointsman's own tests use them too.
+"""Tools for testing code that uses Pointsman: a client of a model without processes, and what Pointsman's own tests
+use: an event loop in virtual time, connections in memory with faults, replicas and an engine without processes, and a
+check of traffic policies.
+
+    from pointsman.testing import TestClient
+
+    with TestClient(Flowers, "weights.npz") as client:
+        assert client.post(json={"sepal": 5.1}).json() == {"label": "setosa"}
+
+Parts of Pointsman in virtual time:
 
     from pointsman.model import ReplicaConfig
     from pointsman.routing.router import Router
@@ -16,6 +24,7 @@ replicas and an engine without processes, and a check of traffic policies. Point
     run(a_slow_model_answers_in_time())  # an hour of ``asyncio.sleep`` in SlowModel takes a millisecond
 """
 
+from pointsman.testing.client import TestClient, TestResponse
 from pointsman.testing.fake_engine import FakeEngine, FakePeers, FakeReplica, Order, ReplicaPlan
 from pointsman.testing.losses import Loss, Losses
 from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
@@ -24,6 +33,8 @@ from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica,
 from pointsman.testing.virtual_time import DeadlockError, VirtualTimeLoop, real_time, run, settle, virtual_loop
 
 __all__ = [
+    "TestClient",
+    "TestResponse",
     "check_traffic_policy",
     "run",
     "settle",

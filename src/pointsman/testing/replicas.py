@@ -23,6 +23,7 @@ from pointsman.model import (
     RoutingTable,
     TrafficPolicy,
 )
+from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.runtime import Runtime
 from pointsman.routing.call import Call
@@ -77,6 +78,9 @@ class MemoryReplica(_Listening):
         config: limits and batching.
         backend: tag of its backend.
         metrics: records its metrics.
+        failures: log of exceptions of user code.
+        travels: whether the code is packed and unpacked, as it is on its way to a process; otherwise the very objects
+            are used.
 
     An asynchronous context manager; the replica listens inside. Sync code runs on a thread, which has no virtual time:
     while a replica of such code is open, the clock advances in real time.
@@ -89,11 +93,14 @@ class MemoryReplica(_Listening):
         config: ReplicaConfig | None = None,
         backend: str = "b",
         metrics: ReplicaMetrics = NO_METRICS,
+        failures: FailureLog | None = None,
+        travels: bool = True,
     ) -> None:
         super().__init__(backend)
         self._metrics = metrics
-        self._code = pack_code(function_or_class, init_args)
+        self._failures = failures
         self._traits = inspect_code(function_or_class, init_args)
+        self._code = pack_code(function_or_class, init_args) if travels else (function_or_class, init_args)
         self._is_async = _is_async(function_or_class)
         self._config = config or ReplicaConfig()
         self._open = contextlib.ExitStack()
@@ -108,7 +115,7 @@ class MemoryReplica(_Listening):
         loop = virtual_loop()
         if not self._is_async:
             self._open.enter_context(loop.real_time())
-        self._runtime = Runtime(self._config, metrics=self._metrics)
+        self._runtime = Runtime(self._config, metrics=self._metrics, failures=self._failures)
         with loop.real_time():  # constructors run on a thread, also of async code
             await self._runtime.load_code(self._code, self._traits)
         self.listen(self._runtime)

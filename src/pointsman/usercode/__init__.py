@@ -6,5 +6,11 @@ findable     which modules other processes can import by name
 picklenames  the names in a pickle, read without loading it
 culprit      which part of an object cannot be pickled, for error texts
 callables    whether a decorated callable is async, takes an argument, carries the batch marker
+signatures   which values a typed callable gets, by its annotations
+models       how values of an annotation are read, written and described
+kinds        which kinds of classes an annotation is made of
+annotations  annotations that are text, and classes of msgspec, made ready to travel
+misfits      what does not fit, as clients are told
+arrays       arrays of numpy in bodies
 paths        import paths and working folders of this process and of its children
 """

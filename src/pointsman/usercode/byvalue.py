@@ -22,10 +22,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
+import msgspec
 
+from pointsman.usercode.annotations import reduce_struct
 from pointsman.usercode.findable import SCRIPTS, is_findable
 from pointsman.usercode.picklenames import globals_of, may_name_unfindable
 
+_StructType = type(msgspec.Struct)
 Reduced = tuple[Any, ...]
 #: Types whose objects cloudpickle can pickle by value.
 _BY_VALUE = (types.FunctionType, type, types.ModuleType, typing.TypeVar)
@@ -71,6 +74,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return _reduce_module(obj)
         elif isinstance(obj, types.FunctionType) and obj.__code__ is _DISPATCHER and not self.is_by_name(obj):
             return _reduce_dispatcher(obj)
+        elif isinstance(obj, _StructType) and not self.is_by_name(obj):
+            return reduce_struct(obj)
         elif isinstance(obj, _BY_VALUE):
             self._is_findable(obj.__module__)  # marks the module, if not, so that cloudpickle goes by value
         elif isinstance(obj, contextvars.ContextVar):

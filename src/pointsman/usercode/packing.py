@@ -22,6 +22,7 @@ from pointsman.usercode.byvalue import Pickler, dumps
 from pointsman.usercode.callables import is_async, is_batching, is_decorated, takes_argument, wraps_async
 from pointsman.usercode.culprit import explain
 from pointsman.usercode.mounting import Mounted, has_app, parameters_of
+from pointsman.usercode.signatures import read_signature
 
 DEFAULT_METHOD = "__call__"
 #: Methods of a class that Pointsman calls, and callers may not.
@@ -45,18 +46,18 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
         if init_args:
             name = getattr(function_or_class, "__name__", repr(function_or_class))
             raise ValueError(f"init args {init_args!r} were given for the function {name!r}")
-        takes_argument(function_or_class)
         batches = is_batching(function_or_class)
+        _check_signature(function_or_class, batches)
         one_at_a_time = not batches and _is_sync(function_or_class)
         return TargetTraits(is_class=False, batches=batches, one_at_a_time=one_at_a_time)
     if isinstance(function_or_class, type):
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         mounted = has_app(function_or_class)
-        if isinstance(call, types.FunctionType) and not mounted:
-            static = isinstance(inspect.getattr_static(function_or_class, DEFAULT_METHOD), staticmethod)
-            takes_argument(call, bound=not static)
-        methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
         batches = is_batching(call)
+        if isinstance(call, types.FunctionType) and not mounted:
+            _check_signature(call, batches, bound=_is_bound(function_or_class, DEFAULT_METHOD))
+        _settle_methods(function_or_class, batches)
+        methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
         has_batching_method = any(is_batching(method) for method in methods if callable(method))
         ways_in = [call, *(getattr(function_or_class, name) for name in methods_of(function_or_class))]
         return TargetTraits(
@@ -70,6 +71,33 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
         )
     kind = type(function_or_class).__name__
     raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
+
+
+def _check_signature(function: Any, batches: bool, *, bound: bool = False) -> None:
+    """Check what a callable takes, and make the annotations of a typed one ready to travel.
+
+    Raises:
+        TypeError: it requires what no request has.
+    """
+    signature = read_signature(function, batches=batches, bound=bound, settles=True)
+    if signature is None or not signature.has_inputs:
+        takes_argument(function, bound=bound)
+
+
+def _settle_methods(cls: type, batches: bool) -> None:
+    """Make the annotations of typed methods ready to travel. One that no call can name with success is left alone: it
+    may be a helper of others."""
+    for name in methods_of(cls):
+        method = getattr(cls, name)
+        try:
+            read_signature(method, batches=batches or is_batching(method), bound=_is_bound(cls, name), settles=True)
+        except TypeError:
+            continue
+
+
+def _is_bound(cls: type, name: str) -> bool:
+    """Whether the first parameter of a method, as it is read from the class, is ``self``."""
+    return not isinstance(inspect.getattr_static(cls, name), staticmethod)
 
 
 def _is_sync(function: Any) -> bool:

@@ -47,6 +47,18 @@ class BadBodyError(CallRejectedError):
     """The body of an HTTP request is not what user code reads it as. The client's fault."""
 
 
+class InvalidRequestError(CallRejectedError):
+    """What an HTTP client sent does not fit the annotations of a typed callable, which has not run.
+
+    Attributes:
+        detail: JSON: what does not fit; empty if the body's media type is not read.
+    """
+
+    def __init__(self, message: str, detail: bytes) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
 _MARK = "__pointsman_bad_body__"
 
 
@@ -69,11 +81,13 @@ def failure_to_exception(failure: FailureHead, pickled: Body, *, trusted: bool) 
 
     Args:
         failure: the message.
-        pickled: the pickled exception of user code, or empty.
+        pickled: the pickled exception of user code, or empty; JSON for the reason ``invalid``.
         trusted: True for callers that take Python objects (handles, clients). For HTTP callers nothing is unpickled.
     """
     if failure.reason is Reason.BAD_BODY and not trusted:
         return BadBodyError(failure.text)
+    if failure.reason in (Reason.INVALID, Reason.MEDIA_TYPE) and not trusted:
+        return InvalidRequestError(failure.text, bytes(pickled) if failure.reason is Reason.INVALID else b"")
     if failure.reason is Reason.BAD_BODY:
         error = _user_exception(failure, pickled)
         setattr(error, _MARK, (failure.body_of, failure.text))

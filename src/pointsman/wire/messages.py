@@ -66,7 +66,8 @@ class ReplyHead(Message, frozen=True):
 
 
 class FailureHead(Message, frozen=True):
-    """Why there is no answer. The frame's body may hold the pickled exception of user code.
+    """Why there is no answer. The frame's body may hold the pickled exception of user code; with the reason ``invalid``
+    it is JSON that says what does not fit.
 
     Made by :func:`failure`, which cuts the texts to the limit.
 

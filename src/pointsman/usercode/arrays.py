@@ -1,0 +1,94 @@
+"""Numpy arrays in bodies. Imported only where an annotation names an array, so that numpy is there."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+
+from pointsman.usercode.misfits import Misfit
+
+MAX_HEADER = 10_000
+"""Bytes of the header of an npy file, as numpy's own reader has it."""
+_PLAIN = "biufcmMU"
+"""Kinds of types that arrays from outside may have: numbers, truth values, times, text. Never objects."""
+
+
+def from_npy(data: bytes) -> Any:
+    """The array in an npy file. Its size is that of the data, whatever its header claims; no object is unpickled.
+
+    Raises:
+        Misfit: it is no such file.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, by_columns, dtype = readers[version](file, max_header_size=MAX_HEADER)
+        rest = data[file.tell() :]
+        fits = all(type(size) is int and size >= 0 for size in shape)
+        if not fits or dtype.kind not in _PLAIN or math.prod(shape) * dtype.itemsize != len(rest):
+            raise ValueError
+        flat = np.frombuffer(bytearray(rest), dtype) if rest else np.empty(0, dtype)
+        return flat.reshape(shape, order="F" if by_columns else "C")
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise Misfit.of("it is no npy file of numbers, or is not complete", "npy_invalid") from None
+
+
+def from_lists(value: Any, wanted: Any) -> Any:
+    """The array of nested lists.
+
+    Args:
+        wanted: the type of its elements; None for any.
+
+    Raises:
+        Misfit: lists of one level differ in length, or an element is no number, truth value or text.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        array = None
+    if array is None or array.dtype.kind not in _PLAIN:
+        raise Misfit.of("Input should be nested lists of numbers, those of one level of one length", "array_type")
+    if not array.size and wanted is not None and isinstance(wanted, np.dtype):
+        return array.astype(wanted)  # an empty list says nothing of its elements
+    return cast(array, wanted)
+
+
+def as_array(value: Any, wanted: Any) -> Any:
+    """A Python object as an array: an array as it is. Raises as :func:`from_lists`."""
+    return value if isinstance(value, np.ndarray) else from_lists(value, wanted)
+
+
+def cast(array: Any, wanted: Any) -> Any:
+    """An array with the wanted type of elements; itself if it has that type.
+
+    Raises:
+        Misfit: it would lose more than precision, as numbers with a fraction would in an array of whole ones.
+    """
+    if wanted is None or array.dtype == wanted:
+        return array
+    if isinstance(wanted, np.dtype):
+        if array.dtype.kind in _PLAIN and np.can_cast(array.dtype, wanted, "same_kind"):
+            return array.astype(wanted)
+        if wanted.kind == "u" and array.dtype.kind == "i" and not (array < 0).any():
+            return array.astype(wanted)  # whole numbers of JSON are signed to numpy
+    elif np.issubdtype(array.dtype, wanted):
+        return array
+    elif issubclass(np.float64, wanted) and array.dtype.kind in "iu":
+        return array.astype(np.float64)
+    name = getattr(wanted, "__name__", str(wanted))
+    raise Misfit.of(f"Input should be an array of {name}, not of {array.dtype.name}", "array_dtype")
+
+
+def to_npy(array: Any) -> bytes:
+    """An array as an npy file.
+
+    Raises:
+        ValueError: it holds objects.
+    """
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+    return file.getvalue()

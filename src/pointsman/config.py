@@ -43,7 +43,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 # Pydantic takes a bool for a number, since it is an int; only these fields may have one.
-_MAY_BE_BOOL = ("user_config", "debug", "expose_headers", "reconfigure_while_running", "insecure")
+_MAY_BE_BOOL = ("user_config", "debug", "docs", "expose_headers", "reconfigure_while_running", "insecure")
 _NOT_SHOWN = ("tls",)
 """Fields whose value is no part of an error's text: a password may be in it."""
 
@@ -272,6 +272,7 @@ class HTTPOptions(_Options):
         allowed_hosts: names in the ``Host`` header, without port, ``*.name`` for all below one; others get 400.
         trusted_proxies: addresses and networks of proxies whose ``X-Forwarded-For`` and ``-Proto`` are believed.
         insecure: do not warn where an address other than loopback is open to others without keys.
+        docs: whether ``/-/openapi.json`` and ``/-/docs`` say what the endpoints take.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -298,6 +299,7 @@ class HTTPOptions(_Options):
     allowed_hosts: Any = [ANY]
     trusted_proxies: Any = []
     insecure: StrictBool = False
+    docs: StrictBool = True
 
     @field_validator("tls")
     @classmethod

@@ -176,6 +176,7 @@ class TargetTraits(Struct, frozen=True):
         has_batching_method: whether another method carries the batch marker.
         one_at_a_time: every way in is sync and takes no list, so that a replica runs one request after the other.
         surface: PLAIN or ASGI.
+        api: what a typed callable takes and gives, packed by :mod:`pointsman.usercode.describing`; empty for others.
     """
 
     is_class: bool
@@ -185,6 +186,7 @@ class TargetTraits(Struct, frozen=True):
     has_close: bool = False
     one_at_a_time: bool = False
     surface: str = PLAIN
+    api: bytes = b""
 
 
 class Environment(Struct, frozen=True):
@@ -337,7 +339,7 @@ class ReplicaRef(Struct, frozen=True):
 
 
 class BackendRoute(Struct, frozen=True):
-    """One backend as a router sees it; ``one_at_a_time`` is that of its :class:`TargetTraits`."""
+    """One backend as a router sees it; ``one_at_a_time`` and ``api`` are those of its :class:`TargetTraits`."""
 
     tag: str
     replicas: tuple[ReplicaRef, ...]
@@ -345,6 +347,7 @@ class BackendRoute(Struct, frozen=True):
     max_queued_queries: int
     one_at_a_time: bool = False
     max_websockets: int = 1000
+    api: bytes = b""
 
 
 class RoutingTable(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ import pytest
 
 import pointsman as serve
 from pointsman.exceptions import AnswerError
-from pointsman.testing import TestClient
+from pointsman.testing import TestClient, run
 from tests.loop import flowers
+from tests.loop.edge import SOON_S, edge
 from tests.loop.flowers import SEEN, Flower
 
 GOOD = {"sepal": 5.5}
@@ -366,3 +368,39 @@ def test_the_line_of_an_error_is_short() -> None:
     """However long the names are that a client sends, the line that says what is wrong is not (HE1)."""
     response = post(flowers.flowers, [{"x" * 300: 1}] * 50)
     assert len(json.loads(response.content)["error"]) < 500
+
+
+def test_the_document_is_served_beside_the_model() -> None:
+    """``/-/openapi.json`` describes what is served, and ``/-/docs`` is a page that shows it (TY7, TY8)."""
+    with TestClient(flowers.Model, route="/flowers/{id}") as client:
+        found = client.get("/-/openapi.json")
+        page = client.get("/-/docs")
+        assert client.post("/-/docs").status_code == 405
+        assert client.get("/-/docs/").status_code == 404
+        head = client.request("HEAD", "/-/openapi.json")
+    assert list(found.json()["paths"]) == ["/flowers/{id}"]
+    assert head.headers["content-length"] == str(len(found.content))
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_without_docs_there_is_nothing_to_read() -> None:
+    """With ``docs=False`` both are as any path that is not there (TY8)."""
+
+    async def look() -> None:
+        async with edge(docs=False) as without, edge() as usual:
+            for path in ("/-/openapi.json", "/-/docs"):
+                for there, status in ((without, 404), (usual, 200)):
+                    client = await there.client()
+                    client.head(path, "GET")
+                    await asyncio.sleep(SOON_S)
+                    assert client.statuses == [status]
+
+    run(look())
+
+
+def test_docs_is_an_option() -> None:
+    """``http_options={"docs": False}`` is taken, anything but a bool is not (IN3)."""
+    assert serve.HTTPOptions(docs=False).docs is False
+    with pytest.raises(ValueError, match="docs of HTTPOptions"):
+        serve.HTTPOptions(docs="no")

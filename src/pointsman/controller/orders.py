@@ -84,7 +84,7 @@ class ReplicaOrders:
         assignment = Assignment(
             backend=spec.tag,
             tag=replica.tag,
-            traits=spec.traits,
+            traits=msgspec.structs.replace(spec.traits, api=b""),
             config=config,
             config_version=spec.config_version,
             origin=spec.origin,

@@ -36,6 +36,7 @@ def route_of(spec: BackendSpec, observed: Observed, keys: Keys) -> BackendRoute:
         config.max_queued_queries,
         spec.traits.one_at_a_time,
         config.max_websockets,
+        spec.traits.api,
     )
 
 

@@ -114,6 +114,7 @@ def _small(spec: BackendSpec) -> BackendSpec:
     return msgspec.structs.replace(
         spec,
         origin=msgspec.structs.replace(spec.origin, sys_path=(), environment=environment),
+        traits=msgspec.structs.replace(spec.traits, api=b""),
         config=msgspec.structs.replace(spec.config, user_config=None),
         resources=Resources(),
     )

@@ -34,6 +34,7 @@ from pointsman.ingress.codec import (
 )
 from pointsman.ingress.door import check_key
 from pointsman.ingress.exchange import Exchange, HTTPMetrics, RequestLog
+from pointsman.ingress.openapi import DOCUMENT_PATH, PAGE_PATH, ApiDocument, send_document
 from pointsman.ingress.passing import SWITCHES, BodyPump, ClientLeft, as_denial, pass_socket, read_body, too_large
 from pointsman.lock.origins import Preflight
 from pointsman.model import ALL_METHODS, PLAIN, EndpointSpec, Reason, RoutingTable
@@ -49,7 +50,7 @@ from pointsman.wire.tables import TableChange
 
 log = logging.getLogger(__name__)
 
-SYSTEM_PATHS = ("/-/routes", "/-/healthz")
+SYSTEM_PATHS = ("/-/routes", "/-/healthz", DOCUMENT_PATH, PAGE_PATH)
 
 
 class DirectFuture(CallFuture, Protocol):
@@ -85,6 +86,7 @@ class IngressApp:
         self._tracer = tracing.tracer()
         self._settings = settings
         self._wants_key = settings.lock.wants_key
+        self._document = ApiDocument() if settings.docs else None
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher()
         self._budget = WarningBudget()
@@ -389,7 +391,8 @@ class IngressApp:
             chunks.close()
 
     async def _system(self, path: str, method: str, send: Send, exchange: Exchange) -> None:
-        if path in SYSTEM_PATHS:
+        known = path in SYSTEM_PATHS and (self._document is not None or path not in (DOCUMENT_PATH, PAGE_PATH))
+        if known:
             exchange.matched(path)
         if path == "/-/routes" and method in ("GET", "HEAD"):
             if self.check_table is not None:
@@ -398,7 +401,11 @@ class IngressApp:
             await _send_json(send, 200, {e.route: [e.name, list(e.methods)] for e in endpoints if e.route is not None})
         elif path == "/-/healthz" and method in ("GET", "HEAD"):
             await _send_json(send, 200 if self.serving else 503, {"serving": self.serving})
-        elif path in SYSTEM_PATHS:
+        elif known and self._document is not None and method in ("GET", "HEAD"):
+            if self.check_table is not None:
+                self.check_table()
+            await send_document(self._document, self._router.table, path, send)
+        elif known:
             text = "the route does not allow this method"
             raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, text, [(b"allow", b"GET, HEAD")]))
         else:

@@ -50,6 +50,7 @@ class _Listening:
         number = next(_numbers)
         self.ref = ReplicaRef(number, f"{backend}#{number:06d}", f"memory/r/{number}", KEY)
         self.server: MemoryServer | None = None
+        self.api = b""
 
     @property
     def pipes(self) -> list[Pipe]:
@@ -100,6 +101,7 @@ class MemoryReplica(_Listening):
         self._metrics = metrics
         self._failures = failures
         self._traits = inspect_code(function_or_class, init_args)
+        self.api = self._traits.api
         self._code = pack_code(function_or_class, init_args) if travels else (function_or_class, init_args)
         self._is_async = _is_async(function_or_class)
         self._config = config or ReplicaConfig()
@@ -266,7 +268,12 @@ def table_of(
         },
         {
             tag: BackendRoute(
-                tag, tuple(r.ref for r in replicas), max_concurrent_queries, max_queued_queries, one_at_a_time
+                tag,
+                tuple(r.ref for r in replicas),
+                max_concurrent_queries,
+                max_queued_queries,
+                one_at_a_time,
+                api=next((r.api for r in replicas), b""),
             )
             for tag, replicas in backends.items()
         },

@@ -12,5 +12,6 @@ kinds        which kinds of classes an annotation is made of
 annotations  annotations that are text, and classes of msgspec, made ready to travel
 misfits      what does not fit, as clients are told
 arrays       arrays of numpy in bodies
+describing   what a typed callable takes and gives, for the API document
 paths        import paths and working folders of this process and of its children
 """

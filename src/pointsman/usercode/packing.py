@@ -21,6 +21,7 @@ from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
 from pointsman.usercode.byvalue import Pickler, dumps
 from pointsman.usercode.callables import is_async, is_batching, is_decorated, takes_argument, wraps_async
 from pointsman.usercode.culprit import explain
+from pointsman.usercode.describing import describe
 from pointsman.usercode.mounting import Mounted, has_app, parameters_of
 from pointsman.usercode.signatures import read_signature
 
@@ -47,15 +48,17 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
             name = getattr(function_or_class, "__name__", repr(function_or_class))
             raise ValueError(f"init args {init_args!r} were given for the function {name!r}")
         batches = is_batching(function_or_class)
-        _check_signature(function_or_class, batches)
+        api = _check_signature(function_or_class, batches)
         one_at_a_time = not batches and _is_sync(function_or_class)
-        return TargetTraits(is_class=False, batches=batches, one_at_a_time=one_at_a_time)
+        return TargetTraits(is_class=False, batches=batches, one_at_a_time=one_at_a_time, api=api)
     if isinstance(function_or_class, type):
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         mounted = has_app(function_or_class)
         batches = is_batching(call)
+        api = b""
         if isinstance(call, types.FunctionType) and not mounted:
-            _check_signature(call, batches, bound=_is_bound(function_or_class, DEFAULT_METHOD))
+            doc = inspect.cleandoc(vars(function_or_class).get("__doc__") or "")
+            api = _check_signature(call, batches, bound=_is_bound(function_or_class, DEFAULT_METHOD), doc=doc)
         _settle_methods(function_or_class, batches)
         methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
         has_batching_method = any(is_batching(method) for method in methods if callable(method))
@@ -68,13 +71,15 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
             has_close=is_hook(getattr(function_or_class, "close", None)),
             one_at_a_time=not (batches or has_batching_method or mounted) and all(map(_is_sync, ways_in)),
             surface=ASGI if mounted else PLAIN,
+            api=api,
         )
     kind = type(function_or_class).__name__
     raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
 
 
-def _check_signature(function: Any, batches: bool, *, bound: bool = False) -> None:
-    """Check what a callable takes, and make the annotations of a typed one ready to travel.
+def _check_signature(function: Any, batches: bool, *, bound: bool = False, doc: str = "") -> bytes:
+    """Check what a callable takes, and make the annotations of a typed one ready to travel. Returns what describes it,
+    packed; nothing for one that is not typed.
 
     Raises:
         TypeError: it requires what no request has.
@@ -82,6 +87,7 @@ def _check_signature(function: Any, batches: bool, *, bound: bool = False) -> No
     signature = read_signature(function, batches=batches, bound=bound, settles=True)
     if signature is None or not signature.has_inputs:
         takes_argument(function, bound=bound)
+    return describe(signature, doc) if signature is not None else b""
 
 
 def _settle_methods(cls: type, batches: bool) -> None:

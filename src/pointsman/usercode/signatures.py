@@ -107,7 +107,7 @@ def read_signature(function: Any, *, batches: bool, bound: bool = False, settles
     if settles:
         settle(code, hints)
     read = _read(function, parameters, named, batches) if has_inputs else _only_request(parameters)
-    doc = inspect.getdoc(code) or ""
+    doc = inspect.cleandoc(code.__doc__ or "")
     return Signature(read, _returns(returned, batches), batches, doc)
 
 

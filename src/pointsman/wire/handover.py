@@ -64,6 +64,7 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     body_min_bytes_per_s: int = 1024
     ws_max_message_bytes: int = 16 * 1024 * 1024
     lock: LockSettings = OPEN
+    docs: bool = True
 
 
 class MetricsPort(msgspec.Struct, frozen=True):

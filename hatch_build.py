@@ -54,8 +54,15 @@ def to_c(source: Path, modules: list[str], target: Path) -> list[Any]:
     """
     from mypyc.build import mypycify
 
-    # Types of libraries that are not installed here do not matter, and `make lint` checks everything more strictly.
-    options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", f"--cache-dir={target}/mypy"]
+    # Types of optional libraries, which are not installed here, do not matter.
+    config = source.parent / "pyproject.toml"
+    options = [
+        f"--config-file={config}",
+        "--ignore-missing-imports",
+        "--follow-imports=silent",
+        "--no-warn-unused-ignores",
+        f"--cache-dir={target}/mypy",
+    ]
     paths = [f"pointsman/{module}.py" for module in modules]
     with inside(source):  # so that tracebacks name files as they lie below an import path
         return mypycify(

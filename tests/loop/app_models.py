@@ -100,11 +100,11 @@ async def odd(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def big(scope: Any, receive: Any, send: Any) -> None:
-    """Sends 4 MiB in pieces, and notes how many have gone."""
+    """Sends 6.4 MB in pieces that fit no window, and notes how many have gone."""
     assert scope["type"] == "http", "no lifespan"
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for number in range(64):
-        await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        await send({"type": "http.response.body", "body": bytes([number]) * 100_000, "more_body": True})
         SEEN.append(number)
     await send({"type": "http.response.body", "body": b""})
 
@@ -152,7 +152,7 @@ async def talk(scope: Any, receive: Any, send: Any) -> None:
             return
         if text == "flood":
             for _ in range(64):
-                await send({"type": "websocket.send", "bytes": b"x" * 65536})
+                await send({"type": "websocket.send", "bytes": b"x" * 70_000})
                 SEEN.append("sent")
             continue
         await send({"type": "websocket.send", **{k: v for k, v in message.items() if k in ("text", "bytes")}})

@@ -100,7 +100,7 @@ def test_an_app_that_does_not_read_has_a_window_ahead_of_it() -> None:
 
 
 def test_an_answer_waits_for_its_reader() -> None:
-    """An answer of 4 MiB whose client does not read: the app's send waits when 1 MiB is unread, and goes on with the
+    """An answer of 6.4 MB whose client does not read: the app's send waits when 1 MiB is unread, and goes on with the
     reader (AP7)."""
 
     async def test(router: Router, replica: MemoryReplica) -> None:
@@ -108,8 +108,8 @@ def test_an_answer_waits_for_its_reader() -> None:
         router.submit(call)
         reply = await call.future  # type: ignore[misc]
         await asyncio.sleep(1)
-        assert len(SEEN) == WINDOW // 65536
-        assert len(await body_of(reply)) == 4 * 1024 * 1024
+        assert len(SEEN) == WINDOW // 100_000
+        assert await body_of(reply) == b"".join(bytes([number]) * 100_000 for number in range(64))
 
     with_app(apps.big, test)
 

@@ -108,7 +108,8 @@ class Outlet:
         """
         item, at, size = self._item, 0, len(data)
         while not item.over:
-            part = data[at : at + min(PART, self._credit)] if self._credit < size or size > PART else data
+            fits = min(PART, self._credit)
+            part = data if not at and size <= fits else data[at : at + fits]
             if part or not size:
                 at += len(part)
                 self._credit -= len(part)

@@ -25,6 +25,8 @@ from pointsman.model import Reason
 from pointsman.wire.handover import LockSettings
 
 OPEN_PATHS = frozenset((b"/-/healthz", b"/v2/health/live", b"/v2/health/ready"))
+MAX_PAGES = 256
+"""Origins that are remembered, of those that are allowed."""
 KEY_NAME_HEADER = b"x-serve-key-name"
 KEY = "pointsman.key"
 """In a scope: the key by which its request was let in."""
@@ -93,6 +95,8 @@ class Door:
         self._secure = settings.tls is not None
         self._hosts = None if ANY in settings.allowed_hosts else Hosts(settings.allowed_hosts)
         self._origins = None if settings.cors is None else Origins(settings.cors)
+        self._pages: dict[bytes, Entry] = {}
+        self._no_page = Entry(lines=self._origins.no_page) if self._origins is not None else LET_IN
         self._proxies = Proxies(settings.trusted_proxies) if settings.trusted_proxies else None
         self._wants_key = settings.wants_key
         self._cells = cells
@@ -131,10 +135,28 @@ class Door:
             return self._ask_for_key(scope, is_preflight) if self._wants_key else LET_IN
         if is_preflight:
             return Entry(self._origins.preflight(scope["headers"]))
-        lines, refused = _ask_for_page(self._origins, scope["headers"])
-        if refused is not None:
-            return Entry(refused, lines)
-        return self._ask_for_key(scope, is_preflight)._replace(lines=lines) if self._wants_key else Entry(lines=lines)
+        page = self._ask_for_page(self._origins, scope["headers"])
+        if page.answer is not None or not self._wants_key:
+            return page
+        return self._ask_for_key(scope, is_preflight)._replace(lines=page.lines)
+
+    def _ask_for_page(self, origins: Origins, headers: Headers) -> Entry:
+        # hot: where pages are let in, for every request
+        origin = _value_of(b"origin", headers)
+        if origin is None:
+            return self._no_page
+        page = self._pages.get(origin)
+        if page is None:
+            lines = origins.lines(origin)
+            if lines is not origins.no_page:
+                page = Entry(lines=lines)
+                if len(self._pages) < MAX_PAGES:
+                    self._pages[origin] = page
+            elif _wants_socket(headers) and not _is_own(origin, _value_of(b"host", headers)):
+                page = Entry(ErrorAnswer(403, Reason.REJECTED, "pages of this origin get no socket"), lines)
+            else:
+                page = self._no_page
+        return page
 
     def _ask_for_key(self, scope: Scope, is_preflight: bool) -> Entry:
         # hot: where keys are asked for, of every request
@@ -232,15 +254,8 @@ def _is_preflight(headers: Headers) -> bool:
     return b"origin" in names and b"access-control-request-method" in names
 
 
-def _ask_for_page(origins: Origins, headers: Headers) -> tuple[bytes, ErrorAnswer | None]:
-    """Lines for the head of the answer, and that answer for a page that asks for a socket and may not."""
-    origin = _value_of(b"origin", headers)
-    lines = origins.lines(origin)
-    if lines is not origins.no_page or origin is None or _is_own(origin, _value_of(b"host", headers)):
-        return lines, None
-    if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers):
-        return lines, ErrorAnswer(403, Reason.REJECTED, "pages of this origin get no socket")
-    return lines, None
+def _wants_socket(headers: Headers) -> bool:
+    return any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers)
 
 
 def _is_own(origin: bytes, host: bytes | None) -> bool:

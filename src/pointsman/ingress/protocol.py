@@ -28,7 +28,7 @@ from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.framing import BadFraming
 from pointsman.ingress.reading import Reader
 from pointsman.ingress.sending import DirectAnswer
-from pointsman.ingress.service import STATUS_LINES, Entrance, Service, has_unread
+from pointsman.ingress.service import STATUS_LINES, Service, has_unread
 from pointsman.ingress.sockets import SocketCycle
 from pointsman.ingress.states import APP, BODY, DIRECT, HEAD, IDLE, OVER, SOCKET, WAITS
 from pointsman.lock.meters import Meter
@@ -178,7 +178,8 @@ class HTTPProtocol(asyncio.Protocol):
             self._head_timer.cancel()
             self._head_timer = None
         self.keep_alive = reader.keep_alive and not self._ending
-        if self._entrance is not None and self._is_refused(self._entrance, scope):
+        if self._entrance is not None and (refusal := self._entrance.refuses(self, scope)) is not None:
+            self._turn_away(scope, refusal)
             return
         if (
             self.direct is None
@@ -195,15 +196,11 @@ class HTTPProtocol(asyncio.Protocol):
             self.state = WAITS
             self._scope = scope
 
-    def _is_refused(self, entrance: Entrance, scope: dict[str, Any]) -> bool:
-        refusal = entrance.refuses(self, scope)
-        if refusal is None:
-            return False
+    def _turn_away(self, scope: dict[str, Any], refusal: ASGIApp) -> None:
         reader = self._reader
         if reader.state == BODY and (reader.chunked or reader.expects_continue or reader.length > MAX_DIRECT_BODY):
             self.keep_alive = False  # nothing large is received of those who are not let in
         self._run(self._new_cycle(whole_scope(scope, self.transport)), refusal)
-        return True
 
     def _go_direct(self, scope: dict[str, Any], body: bytes) -> None:
         assert self.direct is not None

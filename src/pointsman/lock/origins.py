@@ -19,8 +19,6 @@ Headers = list[tuple[bytes, bytes]]
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY")
 SAFE_HEADERS = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
 _VARY = b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network"
-_MAX_REMEMBERED = 256
-"""Origins that are remembered, and bytes of each."""
 _NO_VALUE = re.compile(r"[^ -~]")
 
 
@@ -118,7 +116,6 @@ class Origins:
         if not self._any_header:
             self._on_preflights.append((b"access-control-allow-headers", ", ".join(shown).encode()))
         # Of an answer to a request that no page has made, or one that is not allowed. Caches must tell them apart.
-        self._known: dict[bytes, bytes] = {}
         self.no_page = _lines([(b"vary", b"Origin")])
 
     def allows(self, origin: bytes) -> bool:
@@ -134,19 +131,7 @@ class Origins:
         Args:
             origin: the page's, as the browser says; None if it says nothing.
         """
-        if origin is None:
-            return self.no_page
-        lines = self._known.get(origin)
-        if lines is None:
-            lines = self._lines(origin)
-            if len(origin) <= _MAX_REMEMBERED:
-                if len(self._known) >= _MAX_REMEMBERED:
-                    self._known.clear()
-                self._known[origin] = lines
-        return lines
-
-    def _lines(self, origin: bytes) -> bytes:
-        if not self.allows(origin):
+        if origin is None or not self.allows(origin):
             return self.no_page
         return _lines([(b"access-control-allow-origin", self._shown(origin)), *self._on_answers, (b"vary", b"Origin")])
 

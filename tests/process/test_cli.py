@@ -182,7 +182,7 @@ def test_options_reach_the_instance(name: str, tmp_path: Path) -> None:
     """I can do without HTTP, and say where state is kept (IN10, IN15)."""
     state = tmp_path / "state"
     assert "without an HTTP server" in start_detached(name, "--http-location", "NoServer", "--state-dir", str(state))
-    assert status_of(name)["http"] == {"address": None, "ingresses": []}
+    assert status_of(name)["http"] == {"address": None, "locked": False, "tls": False, "ingresses": []}
     assert (state / "state.db").exists()
     assert pointsman("shutdown", "--name", name).returncode == 0
 

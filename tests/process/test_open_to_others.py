@@ -325,3 +325,33 @@ def test_keys_by_the_command_line(tmp_path: Path, name: str) -> None:
         stopped = pointsman("stop", "--name", name)
     assert f"--api-keys {keys}" in stopped.stdout
     assert not [path for path in state.rglob("*") if path.is_file() and ANN.encode() in path.read_bytes()]
+
+
+@needs_openssl
+def test_a_cluster_asks_the_same(files: Files) -> None:
+    """HTTP servers of the Ray engine have keys, rates of the node, and TLS as well (ED1, ED2, ED4)."""
+    pytest.importorskip("ray", reason="ray is not installed")
+    client = serve.start(
+        engine="ray",
+        address="local",
+        num_cpus=8,
+        http_options={"port": 0, "processes": 2, "tls": {"cert": files.cert, "key": files.key}},
+        api_keys=[serve.ApiKey("ann", ANN), serve.ApiKey("bob", BOB, rate=0.01, burst=3)],
+        metrics_export_port=None,
+    )
+    try:
+        client.deploy("mirror", Mirror, route="/mirror")
+        assert (client.status()["http"]["locked"], client.status()["http"]["tls"]) == (True, True)
+        with http(client, files, ANN) as ann, http(client, files) as stranger:
+            shown = ann.get("/mirror").json()
+            assert shown["url"] == f"{client.http_address}/mirror"
+            assert shown["headers"]["x-serve-key-name"] == "ann"
+            assert stranger.get("/mirror").status_code == 401
+        statuses = []
+        for _ in range(12):  # connections of their own, which fall to both servers
+            with http(client, files, BOB) as bob:
+                statuses.append(bob.get("/mirror").status_code)
+        assert statuses.count(200) == 3
+        assert statuses.count(429) == 9
+    finally:
+        client.shutdown()

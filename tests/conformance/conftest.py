@@ -23,6 +23,7 @@ ALWAYS_ON_RAY = (
     "test_environments",
     "test_handles",
     "test_replica_resources",
+    "test_typed",
 )
 """Modules that run on both engines when none is named, but for tests that are marked ``same_on_ray``: in those the
 engine has no part but to start the replicas. Each replica costs a Ray worker, half a second of CPU and more, so that

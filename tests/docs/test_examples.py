@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README",
     "user-guide",
+    "typed-models",
+    "testing",
     "traffic",
     "batching",
     "composition",

@@ -84,7 +84,7 @@ def test_a_second_run_deploys_anew(shell: Shell, tmp_path: Path) -> None:
     ended = shell("python greet.py")
     assert ended.returncode == 0, ended.stderr
     (address,) = re.findall(r"Serving at (\S+)", ended.stdout)
-    assert shell(f"""curl -d '{{"name": "Ada"}}' {address}""").stdout == '{"text":"Welcome, Ada!","by":"greet"}'
+    assert shell(f"""curl --json '{{"name": "Ada"}}' {address}""").stdout == '{"text":"Welcome, Ada!","by":"greet"}'
 
 
 def test_readme_is_short() -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.responses import JSONResponse
 
 import pointsman as serve
 from pointsman.exceptions import AnswerError
@@ -18,6 +23,7 @@ from pointsman.testing import TestClient, run
 from tests.loop import flowers
 from tests.loop.edge import SOON_S, edge
 from tests.loop.flowers import SEEN, Flower
+from tests.properties import examples
 
 GOOD = {"sepal": 5.5}
 
@@ -237,6 +243,52 @@ def test_answers_by_the_return_annotation() -> None:
     assert post(flowers.answers_only) == {"label": "x", "score": 0.5}
     assert post(flowers.counts) == {"n": 3}
     assert post(flowers.stream) == "ab"
+
+
+def test_return_annotations_that_cannot_be_checked() -> None:
+    """An annotation of a class that cannot be validated changes nothing; a Response passes by it (TY5)."""
+
+    @dataclasses.dataclass
+    class Odd:
+        values: np.ndarray[Any, Any]
+
+    def odd(request: serve.Request) -> Odd:
+        return Odd(np.arange(2))
+
+    def either(flower: Flower) -> Flower | JSONResponse:
+        return JSONResponse({"x": 1}, 201) if flower.sepal > 1 else {"sepal": 1, "secret": 2}  # type: ignore[return-value]
+
+    assert post(odd) == {"values": [0, 1]}
+    assert post(either, {"sepal": 1}) == {"sepal": 1.0, "petals": []}
+    assert post(either, {"sepal": 2}).status_code == 201
+
+
+KEYS = st.sampled_from(["sepal", "petals", "width", "length", "x"])
+BODIES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)
+)
+
+
+@pytest.mark.slow
+@examples(40)
+@given(body=BODIES)
+def test_whatever_is_sent_is_no_error_of_the_model(clients: list[TestClient], body: Any) -> None:
+    """JSON of any shape fits or is a misfit; user code never fails of it (TY3)."""
+    for client in clients:
+        for options in ({"content": json.dumps(body)}, {"content": msgspec.msgpack.encode(body), "headers": MSGPACK}):
+            response = client.post(**options)
+            assert response.status_code in (200, 422)
+
+
+MSGPACK = {"content-type": "application/msgpack"}
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[list[TestClient]]:
+    clients = [TestClient(code) for code in (flowers.mixed, flowers.maybe, flowers.array, flowers.flowers, flowers.pot)]
+    yield clients
+    for client in clients:
+        client.close()
 
 
 def test_an_answer_that_does_not_fit_is_the_models_fault() -> None:

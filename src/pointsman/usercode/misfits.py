@@ -8,6 +8,8 @@ from typing import Any
 MAX_DETAILS = 100
 MAX_TEXT = 200
 """Most characters of a message, and of a name in a place: a client's keys are in places."""
+MAX_PLACE = 32
+"""Most steps of a place: a client decides how deep a body is."""
 SHOWN = 3
 """Details that the one-line text of a misfit has."""
 
@@ -62,7 +64,7 @@ def misfit_of_pydantic(error: Any) -> Misfit:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     details = []
     for one in found[:MAX_DETAILS]:
-        loc = [part if isinstance(part, int) else cut(str(part)) for part in one["loc"]]
+        loc = [part if isinstance(part, int) else cut(str(part)) for part in one["loc"][:MAX_PLACE]]
         details.append({"loc": loc, "msg": cut(_ECHOES.get(one["type"], one["msg"])), "type": one["type"]})
     return Misfit(details)
 
@@ -86,7 +88,7 @@ def misfit_of_msgspec(error: BaseException, kind: str = "json_invalid") -> Misfi
     parts = _PLACED.fullmatch(str(error))
     assert parts is not None
     msg, path = parts["msg"], parts["path"] or ""
-    loc = [int(index) if index.isdigit() else cut(name or "*") for name, index in _STEP.findall(path)]
+    loc = [int(index) if index.isdigit() else cut(name or "*") for name, index in _STEP.findall(path)[:MAX_PLACE]]
     named = _NAMED.fullmatch(msg)
     if named is not None:
         missing = named[1] == "missing required"

@@ -23,7 +23,7 @@ NPY = "application/x-npy"
 _BAD_JSON, _BAD_MSGPACK = "json_invalid", "msgpack_invalid"
 REF = "#/components/schemas/{}"
 Described = tuple[dict[str, Any], dict[str, Any]]
-LARGE_BODY = 16 * 1024
+LARGE_BODY = 4 * 1024
 """Bodies of more bytes are checked up to the first bad item of a list or dict: 600 KB can hold a million mistakes, and
 to note all of them took 600 MB."""
 

@@ -26,7 +26,6 @@ BODY, FILE, REQUEST, FIELD = "body", "file", "request", "field"
 """What a parameter gets: the decoded body, an uploaded file, the request, or a field of path or query."""
 MAX_LAYERS = 100
 _EMPTY = inspect.Parameter.empty
-_RESPONSES = ("starlette.responses", "fastapi.responses")
 
 
 class Parameter(NamedTuple):
@@ -102,13 +101,14 @@ def read_signature(function: Any, *, batches: bool, bound: bool = False, settles
         raise TypeError(f"{where} takes a batch; annotate what it takes as list[Model]")
     if settles:
         _warn_of_unknown(function, [name for name in unknown if name in named], code)
-    if not has_inputs and (returned is _EMPTY or not kinds.is_typed(_answer(returned, batches))):
+    if not has_inputs and not (returned is not _EMPTY and kinds.is_typed(_answer(returned, batches))):
         return None
     if settles:
         settle(code, hints)
     read = _read(function, parameters, named, batches) if has_inputs else _only_request(parameters)
     doc = inspect.cleandoc(code.__doc__ or "")
-    return Signature(read, _returns(returned, batches), batches, doc)
+    returns = _returns(returned, batches)
+    return Signature(read, returns, batches, doc) if has_inputs or returns is not None else None
 
 
 def _parameters_of(function: Any, *, bound: bool) -> tuple[Any, list[inspect.Parameter]] | None:
@@ -244,21 +244,34 @@ def _is_union(hint: Any) -> bool:
 
 
 def _answer(hint: Any, batches: bool) -> Any:
-    return _item(hint) if batches else hint
+    """What a return annotation says of one answer; a response of Starlette beside it says nothing."""
+    answer = _item(hint) if batches else hint
+    if not _is_union(answer):
+        return answer
+    left = tuple(part for part in typing.get_args(answer) if not _is_response(part))
+    make: Any = Union
+    return make[left] if left else None
+
+
+def _is_response(hint: Any) -> bool:
+    module = sys.modules.get("starlette.responses")
+    return module is not None and isinstance(hint, type) and issubclass(hint, module.Response)
 
 
 def _returns(hint: Any, batches: bool) -> Form | None:
-    """The form of answers; None where the annotation says nothing of it."""
-    if hint is _EMPTY:
-        return None
-    answer = _answer(hint, batches)
+    """The form of answers; None where the annotation says nothing of it, or nothing that can be validated: answers may
+    be of any kind, and are sent as those of other callables."""
+    answer = _answer(hint, batches) if hint is not _EMPTY else None
     if answer is None:
         return None
-    if kinds.is_typed(answer):
-        return form_of(answer)
     origin = typing.get_origin(answer)
     plain = answer in (int, float, bool) or (origin in (list, dict) and _is_field(typing.get_args(answer)[-1]))
-    return PydanticForm(answer) if plain else None
+    try:
+        if kinds.is_typed(answer):
+            return form_of(answer)
+        return PydanticForm(answer) if plain else None
+    except TypeError:
+        return None
 
 
 def _warn_of_unknown(function: Any, names: list[str], code: Any) -> None:

@@ -471,6 +471,29 @@ def test_a_backend_that_is_deleted_finishes_what_waits() -> None:
     run(main())
 
 
+def test_a_recall_on_its_way_when_the_backend_is_deleted() -> None:
+    """A backend goes just after its replica was asked for what it has not begun: what comes back is run by the replica
+    all the same, since no other can (DR1, BC6)."""
+
+    async def main() -> None:
+        long, other, last = ScriptedReplica(), ScriptedReplica(), ScriptedReplica("c")
+        async with serial(long, other) as router:
+            calls = await behind_a_long_one(router, long, other)
+            waiting = ids(long)[1:]
+            await asyncio.sleep(LATE_S)
+            assert long.recalls == 1
+            router.apply(table_of(2, {"c": [last]}, endpoints={}))
+            await settle()
+            send_back(long)
+            await settle()
+            assert [head.request.request_id for head in long.calls.values()][1:] == waiting
+            while long.calls:
+                long.reply()
+            assert [(await call.future).status for call in calls] == [200] * 6
+
+    run(main())
+
+
 def test_what_replicas_would_take_is_not_counted_as_queued() -> None:
     """``max_queued_queries`` bounds what waits beyond ``max_concurrent_queries``, wherever it waits (BC2, BC5)."""
 

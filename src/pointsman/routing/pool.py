@@ -378,6 +378,8 @@ class Pool:
         elif refusal.reason is not Reason.RECALLED:
             remote.refuse_calls(PAUSES_S.get(refusal.reason))
         call.attempts -= 1  # a refused call was not started, so it was no attempt
+        if self._retired and refusal.reason is Reason.RECALLED and not call.is_over() and remote.send_again(call):
+            return  # it was asked for before the backend was deleted; now no other replica can run it
         self._retry(call, refusal.reason)
 
     def calls_orphaned(self, calls: list[Call], started: frozenset[int] | None) -> None:

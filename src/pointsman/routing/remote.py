@@ -218,6 +218,13 @@ class RemoteReplica:
             if not again:
                 up.over()
 
+    def send_again(self, call: Call) -> bool:
+        """Send a call that it has just sent back, though it is retired. False if the connection is gone."""
+        if self._stream is None or self._stream.closed:
+            return False
+        self.send(call)
+        return True
+
     def cancel(self, call: Call) -> None:
         """Have the replica cancel a call, and forget it here."""
         if self._calls.pop(call.call_id, None) is not None and self._stream is not None:

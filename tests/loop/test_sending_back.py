@@ -71,6 +71,27 @@ def test_a_replica_that_runs_nothing_says_so_at_once() -> None:
     with_replica(test, models.echo_sync)
 
 
+def test_a_replica_that_runs_nothing_keeps_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica was asked while it was idle, and has said so: a call that comes then and waits behind a short one keeps
+    its place (BC6)."""
+    monkeypatch.setattr("pointsman.replica.runtime.LEAD_S", 0.05)
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        other = await Caller().connect(replica)
+        caller.stream.send(Kind.RECALL, 0)
+        await caller.answer(0)
+        running = other.call("0")
+        await journal_has("begin 0")
+        waiting = caller.call("1")
+        await asyncio.sleep(0.2)
+        assert not caller.of(waiting)
+        OPEN.set()
+        assert (await other.answer(running)).kind == Kind.REPLY
+        assert (await caller.answer(waiting)).kind == Kind.REPLY
+
+    with_replica(test, models.BlocksUntilOpen)
+
+
 def test_a_replica_that_takes_a_new_config_is_not_free() -> None:
     """While calls are held back for ``reconfigure`` the replica does not say that another can begin (RC9, BC6)."""
 

@@ -236,6 +236,7 @@ class Runtime:
         call left here whose answer would say so."""
         if self._worker.is_free(lambda: self._ledger.send_free(stream)):
             self._ledger.send_free(stream, idle=not self.load)
+            return  # what waits here is begun at once, and what comes later was not asked for
         running = self._on_thread.running
         ran_s = time.monotonic() - running[0] if running is not None else 0.0
         if self._held or ran_s >= LEAD_S - CLOCK_S:

@@ -397,3 +397,20 @@ def test_a_replica_that_cannot_be_reached_is_not_waited_for_long() -> None:
         await router.aclose()
 
     run(main())
+
+
+def test_a_backend_that_is_gone_is_forgotten() -> None:
+    """A process that calls backends which come and go for months does not keep them all (BC6)."""
+
+    async def main() -> None:
+        replica, passing = ScriptedReplica(), ScriptedReplica("p")
+        async with routed(replica) as router:
+            for version in range(2, 20, 2):
+                router.apply(table_of(version, {"b": [replica], "p": [passing]}))
+                await router.connected()
+                router.apply(table_of(version + 1, {"b": [replica]}))
+                await router.connected()
+            assert not router._trying
+            assert not router._retired
+
+    run(main())

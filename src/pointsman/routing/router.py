@@ -101,9 +101,8 @@ class Router:
 
     async def connected(self) -> None:
         """Return when that is so."""
-        trying = [future for pool in self._trying for future in pool.connecting()]
-        if trying:
-            await asyncio.wait(trying)
+        if not self.is_connected:
+            await asyncio.wait([future for pool in self._trying for future in pool.connecting()])
 
     def submit(self, call: Call) -> None:
         """Send a call; ``call.future`` will be resolved.

@@ -86,7 +86,7 @@ class Edge:
         route: str,
         methods: tuple[str, ...],
         app: Any,
-        kind: type[IngressApp],
+        kind: type[IngressApp] = IngressApp,
         replica: Any = None,
         surface: str = PLAIN,
         **options: Any,

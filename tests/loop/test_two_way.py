@@ -14,7 +14,8 @@ from pointsman.replica.apps import GRACE_S
 from pointsman.routing.reply import StreamBroken
 from pointsman.routing.router import Router
 from pointsman.testing import MemoryReplica, ScriptedReplica, run, settle
-from pointsman.wire.frames import Kind, encode_frame
+from pointsman.wire.encoding import encode_frame
+from pointsman.wire.frames import Kind
 from pointsman.wire.messages import PART, WINDOW, AppCallHead, CallHead, pack, unpack
 from tests.loop import app_models as apps
 from tests.loop.app_models import SEEN, gate

@@ -166,6 +166,7 @@ def test_defaults() -> None:
         "rollout_watch_s": 3.0,
         "http_methods": [],
         "reconfigure_while_running": False,
+        "max_websockets": 1000,
     }
     assert config_spec(None) == config_spec({}) == config_spec(BackendConfig()) == BackendConfigSpec()
 

@@ -8,10 +8,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
-import msgspec
-
 from pointsman.exceptions import ServeException
-from pointsman.ingress.asgi import DISCONNECT_HOOK, REFUSED, BrokenAnswer, Receive, Send
+from pointsman.ingress.asgi import DISCONNECT_HOOK, REFUSED, BrokenAnswer, Receive, Send, as_denial, response_head
 from pointsman.ingress.codec import (
     NOWHERE,
     ErrorAnswer,
@@ -28,14 +26,13 @@ from pointsman.ingress.codec import (
     make_call,
     read_headers,
     request_id_of,
-    response_head,
     shard_key_of,
     wants_json,
 )
 from pointsman.ingress.door import check_key
 from pointsman.ingress.exchange import Exchange, HTTPMetrics, RequestLog
-from pointsman.ingress.openapi import DOCUMENT_PATH, PAGE_PATH, ApiDocument, send_document
-from pointsman.ingress.passing import SWITCHES, BodyPump, ClientLeft, as_denial, pass_socket, read_body, too_large
+from pointsman.ingress.passing import SWITCHES, BodyPump, ClientLeft, pass_socket, read_body, too_large
+from pointsman.ingress.system import SystemPaths, no_route
 from pointsman.lock.origins import Preflight
 from pointsman.model import ALL_METHODS, PLAIN, EndpointSpec, Reason, RoutingTable
 from pointsman.policy.routes import RESERVED_PREFIX, RouteMatcher
@@ -49,8 +46,6 @@ from pointsman.wire.messages import BODY, SOCKET, WHOLE
 from pointsman.wire.tables import TableChange
 
 log = logging.getLogger(__name__)
-
-SYSTEM_PATHS = ("/-/routes", "/-/healthz", DOCUMENT_PATH, PAGE_PATH)
 
 
 class DirectFuture(CallFuture, Protocol):
@@ -86,7 +81,7 @@ class IngressApp:
         self._tracer = tracing.tracer()
         self._settings = settings
         self._wants_key = settings.lock.wants_key
-        self._document = ApiDocument() if settings.docs else None
+        self._system = SystemPaths(docs=settings.docs)
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher()
         self._budget = WarningBudget()
@@ -128,7 +123,7 @@ class IngressApp:
             raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
             path = raw_path.decode("latin-1")
             if path.startswith(RESERVED_PREFIX):
-                await self._system(path, scope["method"], send, exchange)
+                await self._answer_system(path, scope["method"], send, exchange)
                 return
             endpoint, parameters = self._match(path, scope["method"], exchange)
             shard_key = self._check_limits(scope, known, endpoint)
@@ -183,7 +178,7 @@ class IngressApp:
             raw_path: bytes = scope["raw_path"]
             path = raw_path.decode("latin-1")
             if path.startswith(RESERVED_PREFIX):
-                raise _no_route()
+                raise no_route()
             endpoint, parameters = self._match(path, "GET", exchange)
             if endpoint.surface == PLAIN:
                 raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, "the route takes no WebSockets"))
@@ -335,7 +330,7 @@ class IngressApp:
             self.check_table()
         found = self._matcher.match(path)
         if found is None:
-            raise _no_route()
+            raise no_route()
         exchange.matched(found[0].route or "", found[0].name)
         methods = found[0].methods
         if method not in methods and not (method == "HEAD" and "GET" in methods) and methods != (ALL_METHODS,):
@@ -390,37 +385,12 @@ class IngressApp:
         finally:
             chunks.close()
 
-    async def _system(self, path: str, method: str, send: Send, exchange: Exchange) -> None:
-        known = path in SYSTEM_PATHS and (self._document is not None or path not in (DOCUMENT_PATH, PAGE_PATH))
-        if known:
+    async def _answer_system(self, path: str, method: str, send: Send, exchange: Exchange) -> None:
+        if path in self._system:
             exchange.matched(path)
-        if path == "/-/routes" and method in ("GET", "HEAD"):
-            if self.check_table is not None:
-                self.check_table()
-            endpoints = self._router.table.endpoints.values()
-            await _send_json(send, 200, {e.route: [e.name, list(e.methods)] for e in endpoints if e.route is not None})
-        elif path == "/-/healthz" and method in ("GET", "HEAD"):
-            await _send_json(send, 200 if self.serving else 503, {"serving": self.serving})
-        elif known and self._document is not None and method in ("GET", "HEAD"):
-            if self.check_table is not None:
-                self.check_table()
-            await send_document(self._document, self._router.table, path, send)
-        elif known:
-            text = "the route does not allow this method"
-            raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, text, [(b"allow", b"GET, HEAD")]))
-        else:
-            raise _no_route()
-
-
-def _no_route() -> RequestRejected:
-    return RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
-
-
-async def _send_json(send: Send, status: int, value: object) -> None:
-    body = msgspec.json.encode(value)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        if self.check_table is not None and self._system.needs_table(path):
+            self.check_table()
+        await self._system.answer(path, method, send, table=self._router.table, serving=self.serving)
 
 
 def _id_of(exchange: Exchange) -> bytes:

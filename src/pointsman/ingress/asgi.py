@@ -1,11 +1,15 @@
-"""What an ASGI app and the server that runs it must know of each other, beside the standard."""
+"""Scopes and messages of ASGI, and what an app and its server must know of each other beside the standard."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
-Scope = dict[str, Any]
+from pointsman.ingress.codec import Headers, Scope, where_of
+from pointsman.routing.reply import Reply
+
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -18,3 +22,42 @@ REFUSED = "pointsman.refused"
 
 class BrokenAnswer(Exception):
     """A streamed answer broke; raised out of the app so that the server cuts the connection."""
+
+
+def whole_scope(scope: Scope, transport: asyncio.Transport) -> Scope:
+    """The ASGI scope of a request, made of the part that the reader has made."""
+    scheme, server = where_of(transport)
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "scheme": scheme,
+        "server": server,
+        "root_path": "",
+        "path": unquote(scope["raw_path"].decode("ascii")),
+        "state": {},
+        **scope,
+    }
+
+
+def response_head(reply: Reply, extra: Headers) -> dict[str, Any]:
+    """The message that starts the answer. The caller has checked the reply's headers."""
+    headers = [*reply.headers, *extra]
+    if reply.stream is None and reply.status not in (204, 304):
+        headers.append((b"content-length", b"%d" % len(reply.body)))
+    return {"type": "http.response.start", "status": reply.status, "headers": headers}
+
+
+async def send_whole(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """Send an answer in one piece. Its length is added to the headers."""
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def as_denial(send: Send) -> Send:
+    """A ``send`` for the answer that denies a WebSocket."""
+
+    async def sending(message: dict[str, Any]) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return sending

@@ -242,14 +242,6 @@ def invalid_header() -> UserCodeError:
     return UserCodeError("InvalidHeader: a response header has a name or a value that HTTP does not allow")
 
 
-def response_head(reply: Reply, extra: Headers) -> dict[str, Any]:
-    """The ASGI message that starts the answer. The caller has checked the reply's headers."""
-    headers = [*reply.headers, *extra]
-    if reply.stream is None and reply.status not in (204, 304):
-        headers.append((b"content-length", b"%d" % len(reply.body)))
-    return {"type": "http.response.start", "status": reply.status, "headers": headers}
-
-
 class ErrorAnswer(NamedTuple):
     status: int
     reason: str

@@ -12,10 +12,8 @@ import re
 import socket
 import struct
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 from pointsman.ingress.asgi import DISCONNECT_HOOK, REFUSED, ASGIApp, BrokenAnswer
-from pointsman.ingress.codec import where_of
 from pointsman.ingress.door import without_cors
 from pointsman.ingress.service import Beginnings
 
@@ -216,18 +214,3 @@ class Cycle:
             self._over = True
             self._arrived.set()
             self._connection.answered(refused=REFUSED in self.scope["state"])
-
-
-def whole_scope(scope: dict[str, Any], transport: asyncio.Transport) -> dict[str, Any]:
-    """The ASGI scope of a request, made of the part that the reader has made."""
-    scheme, server = where_of(transport)
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "scheme": scheme,
-        "server": server,
-        "root_path": "",
-        "path": unquote(scope["raw_path"].decode("ascii")),
-        "state": {},
-        **scope,
-    }

@@ -7,7 +7,7 @@ One path for each route. What an endpoint takes and gives is described by its ba
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ DOCUMENT_PATH, PAGE_PATH = "/-/openapi.json", "/-/docs"
 METHODS = ("GET", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE")
 """Methods that an OpenAPI document knows, but for HEAD, which is served wherever GET is."""
 WITH_BODY = ("PUT", "POST", "PATCH")
-CONTENT_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 Document = dict[str, Any]
 
 _ERROR = {
@@ -75,24 +74,6 @@ class ApiDocument:
         if self._made is None or self._made[0] != table.version:
             self._made = table.version, msgspec.json.encode(document(table, security=self._security))
         return self._made[1]
-
-
-async def send_document(
-    made: ApiDocument, table: RoutingTable, path: str, send: Callable[[dict[str, Any]], Awaitable[None]]
-) -> None:
-    """Answer a request for the document, or for its page."""
-    is_page = path == PAGE_PATH
-    body = page() if is_page else made.data(table)
-    headers = [
-        (b"content-type", b"text/html; charset=utf-8" if is_page else b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-cache"),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    if is_page:
-        headers.append((b"content-security-policy", CONTENT_POLICY.encode()))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 @cache

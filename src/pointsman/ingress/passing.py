@@ -135,15 +135,6 @@ class BodyPump:
                 self._cancel(self._call)
 
 
-def as_denial(send: Send) -> Send:
-    """A ``send`` for the answer that denies a WebSocket."""
-
-    async def sending(message: dict[str, Any]) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    return sending
-
-
 async def pass_socket(up: Upward, reply: Reply, receive: Receive, send: Send, extra: Headers) -> None:
     """Accept a WebSocket, and pass its messages on until one side has closed it.
 

@@ -7,9 +7,9 @@ bytes ──► reading ──► head ──► small? ──► the app itself
 :mod:`ingress.states` says what a connection may be doing. This module moves it from state to state, and has its clocks:
 
     head         from the first byte of a head, or from the beginning of the connection, to the end of that head
-    body         PATIENCE_S for the body of a small request; REMAINDER_S for what is left of a body behind its answer
+    body         PATIENCE_S for the body of a small request; REMAINDER_S for what is left of a body behind its answer;
+                 that of a request on its way through an app has deadlines in the app
     idle         from an answer to the next request
-    (The body of a request on its way through an app has deadlines in the app.)
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any, cast
 
 import httptools
 
-from pointsman.ingress.asgi import DISCONNECT_HOOK, ASGIApp
+from pointsman.ingress.asgi import DISCONNECT_HOOK, ASGIApp, whole_scope
 from pointsman.ingress.codec import address_of
-from pointsman.ingress.cycle import Cycle, whole_scope
+from pointsman.ingress.cycle import Cycle
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.framing import BadFraming
 from pointsman.ingress.reading import Reader
@@ -43,7 +43,6 @@ REMAINDER_S = 10.0
 """How long a client may go on sending a body after its answer, which has not waited for it."""
 LINGER_S = 0.3
 """How long an idle connection is kept when the server is to end: a request may be on its way."""
-
 _RESERVED = RESERVED_PREFIX.encode()
 
 
@@ -217,22 +216,16 @@ class HTTPProtocol(asyncio.Protocol):
 
     def _new_cycle(self, scope: dict[str, Any]) -> Cycle:
         self.state = APP
-        reader = self._reader
-        cycle = self._cycle = Cycle(self, scope, expects_continue=reader.expects_continue)
+        cycle = self._cycle = Cycle(self, scope, expects_continue=(reader := self._reader).expects_continue)
         if reader.pieces or reader.state == HEAD:
             cycle.feed(reader.take_body(), more=reader.state == BODY)
         return cycle
 
     def _run(self, cycle: Cycle | SocketCycle, app: ASGIApp) -> None:
-        task = self.loop.create_task(cycle.run(app))
-        self._service.tasks.add(task)
-        task.add_done_callback(self._service.tasks.discard)
+        self._service.run(cycle.run(app))
 
     def run_answer(
-        self,
-        scope: dict[str, Any],
-        exchange: Exchange,
-        answer: Callable[[Any], Coroutine[Any, Any, None]],
+        self, scope: dict[str, Any], exchange: Exchange, answer: Callable[[Any], Coroutine[Any, Any, None]]
     ) -> None:
         """Finish a request that went the direct way by a task: its answer cannot leave in one piece.
 
@@ -276,8 +269,7 @@ class HTTPProtocol(asyncio.Protocol):
             refused: whether it was refused for want of room.
         """
         self._answer = self._cycle = None
-        if self.meter is not None:
-            self._end_meter()
+        self._end_meter()
         if not self.keep_alive:
             self.close()
         elif self.state != OVER:
@@ -294,9 +286,9 @@ class HTTPProtocol(asyncio.Protocol):
             self._service.pauses.refused(self)
 
     def _end_meter(self) -> None:
-        meter, self.meter = self.meter, None
-        if meter is not None:
-            meter.end()
+        if self.meter is not None:
+            self.meter.end()
+            self.meter = None
 
     def close(self) -> None:
         """Nothing more is read or answered. What was written still leaves."""
@@ -305,8 +297,7 @@ class HTTPProtocol(asyncio.Protocol):
             self.transport.close()
 
     def _refuse(self, error: Exception) -> None:
-        """What has come is no request, or none that we serve: say so, and close. Nothing that comes after it is looked
-        at."""
+        """What has come is no request that we serve: say so, and close. Nothing that comes after it is looked at."""
         status = self._reader.status
         self._service.warn_of("" if isinstance(error, httptools.HttpParserCallbackError) else f": {error}", status)
         in_body = self._reader.state == BODY
@@ -401,12 +392,8 @@ class HTTPProtocol(asyncio.Protocol):
                 timer.cancel()
         self._writable.set()
         self._reader.close()
-        answer, self._answer = self._answer, None
-        cycle, self._cycle = self._cycle, None
-        socket, self._socket = self._socket, None
-        if socket is not None:
-            socket.client_left()
-        if answer is not None:
-            answer.client_left()
-        if cycle is not None:
-            cycle.client_left()
+        left = (self._answer, self._cycle, self._socket)
+        self._answer = self._cycle = self._socket = None
+        for one in left:
+            if one is not None:
+                one.client_left()

@@ -8,6 +8,7 @@ import fcntl
 import http
 import logging
 import termios
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from pointsman.ingress.app import IngressApp
@@ -148,10 +149,16 @@ class Service:
         self.keep_alive_s = settings.keep_alive_s
         self.max_message = settings.ws_max_message_bytes
         self.connections = state.connections
-        self.tasks = state.tasks
+        self._tasks = state.tasks
         self.beginnings = Beginnings(state)
         self.pauses = RefusalPauses(asyncio.get_running_loop())
         self._warnings = WarningBudget()
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it in a task, which the end of the server waits for."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def warn_of(self, why: str, status: int) -> None:
         """Log that a client has sent what is no request, or none that is served; within a budget."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 
 from pointsman.incoming import RequestHead
 from pointsman.routing.call import Call, CallFuture, CallTarget
@@ -22,7 +21,7 @@ class AppCall(Call):
         more: the other arguments of a :class:`Call`.
     """
 
-    __slots__ = ("app", "is_socket", "refused_by", "up")
+    __slots__ = ("_refused_by", "app")
 
     def __init__(
         self,
@@ -43,8 +42,8 @@ class AppCall(Call):
         )  # fmt: skip
         self.app = app
         self.is_socket = app.follows == SOCKET
-        self.up: Upward | None = None if app.follows == WHOLE else Upward()
-        self.refused_by: Sequence[object] = ()
+        self.up = None if app.follows == WHOLE else Upward()
+        self._refused_by: list[object] = []
 
     def head(self, now: float) -> AppCallHead:
         self.sent_at = now
@@ -57,7 +56,10 @@ class AppCall(Call):
         return self.idempotent and self.app.follows == BODY and self.up.can_be_sent_again
 
     def has_no_place_at(self, remote: object) -> None:
-        self.refused_by = (*self.refused_by, remote)
+        self._refused_by.append(remote)
+
+    def was_refused_by(self, remote: object) -> bool:
+        return remote in self._refused_by
 
     def copy_for(self, request: RequestHead, body: Body, future: CallFuture) -> Call:
         app = AppPart(self.app.root_path, self.app.http_version, self.app.scheme, self.app.server)

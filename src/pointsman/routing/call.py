@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from pointsman.incoming import RequestHead
@@ -62,16 +62,12 @@ class Call:
         is_socket: whether it opens a WebSocket, which takes another kind of place.
     """
 
-    up: Upward | None = None
-    is_socket = False
-    refused_by: Sequence[object] = ()  # replicas that have no place for this socket
-
     # hot: one flat object for request and delivery: each further object per call is one more for the garbage collector.
 
     __slots__ = (
         "arrival", "attempts", "backend", "body", "call_id", "deadline", "future", "held_back", "idempotent",
-        "on_admitted", "policy_version", "ran_us", "remote", "request", "sent_at", "shadow", "shard_key", "step",
-        "timed", "timer", "waited_us", "waits_if_full",
+        "is_socket", "on_admitted", "policy_version", "ran_us", "remote", "request", "sent_at", "shadow", "shard_key",
+        "step", "timed", "timer", "up", "waited_us", "waits_if_full",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +105,8 @@ class Call:
         self.step: set[Call] | None = None
         self.held_back = False
         self.on_admitted: Callable[[], None] | None = None
+        self.up: Upward | None = None
+        self.is_socket = False
 
     def head(self, now: float) -> CallHead:
         """The message head for sending the call now, with the time left until its deadline."""
@@ -121,6 +119,10 @@ class Call:
 
     def has_no_place_at(self, remote: object) -> None:
         """A replica has no place for this socket."""
+
+    def was_refused_by(self, remote: object) -> bool:
+        """Whether a replica has said so."""
+        return False
 
     def copy_for(self, request: RequestHead, body: Body, future: CallFuture) -> Call:
         """A call that mirrors this one."""

@@ -5,8 +5,7 @@
 
 Calls wait in arrival order, at most ``max_queued_queries`` of them per endpoint. A refused call was not started, and is
 always placed again; a call whose replica died is placed again only if it had not started or may be repeated. Mirrored
-calls have a separate queue, which is served while no other call waits. In a backend that also gets users' calls they
-may use half of a replica's capacity (decision 0011).
+calls have a separate queue, which is served while no other call waits.
 
 Replicas that run calls one at a time get few ahead, and those are recalled from a replica that is silent for long:
 ``policy.balance`` says how many and when (decision 0054). Calls that are placed again queue by the order of arrival.
@@ -36,8 +35,8 @@ MAX_ATTEMPTS = 2
 """How often a call may start. A request that kills replicas must not go through all of them."""
 MAX_RETRY_AFTER_S = 60.0
 PAUSES_S = {Reason.QUEUE_FULL: 0.005, Reason.RECONFIGURING: 0.02}
-"""How long a replica that has refused a call is sent no other, by the reason of the refusal. The replica does not
-report when it accepts calls again. For other reasons, such as a drain: for good."""
+"""How long a replica that has refused a call is sent no other, by the reason; it does not say when it accepts calls
+again. For other reasons, such as a drain: for good."""
 
 
 class Pool:
@@ -77,11 +76,9 @@ class Pool:
         self._throughput = Throughput(self._loop.time())
         self._deadlines = Deadlines(self._expire)
         self._next_turn = self._arrivals = 0
-        self._recalls = False
-        """Whether replicas may keep calls waiting while others are free."""
+        self._recalls = False  # replicas may keep calls waiting while others are free
         self._looking: asyncio.TimerHandle | None = None
-        self._retired = False
-        self.serves_users = False
+        self._retired = self.serves_users = False
         self.update(route)
 
     @property
@@ -89,7 +86,7 @@ class Pool:
         return self._route.tag
 
     def update(self, route: BackendRoute) -> None:
-        """Use a new route: connect to added replicas, retire removed ones."""
+        """Connect to added replicas, retire removed ones."""
         self._route = route
         limit = route.max_concurrent_queries if route.one_at_a_time else None
         wanted = {ref.number: ref for ref in route.replicas}

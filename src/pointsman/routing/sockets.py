@@ -58,7 +58,7 @@ class SocketPlaces:
 
     def _send(self, call: Call, candidates: Sequence[Candidate], route: BackendRoute) -> bool:
         open_ones = [one for one in candidates if one.open]
-        free = [one for one in open_ones if one.sockets < route.max_websockets and one not in call.refused_by]
+        free = [one for one in open_ones if one.sockets < route.max_websockets and not call.was_refused_by(one)]
         if free:
             min(free, key=lambda one: one.sockets).send(call)
         elif open_ones:

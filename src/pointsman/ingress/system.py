@@ -1,0 +1,68 @@
+"""What an HTTP server says of itself, below ``/-/``: its routes, its health, the API document and the page that shows
+it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pointsman.ingress.asgi import Send, send_whole
+from pointsman.ingress.codec import ErrorAnswer, Headers, RequestRejected
+from pointsman.ingress.openapi import ApiDocument, page
+from pointsman.model import Reason, RoutingTable
+
+ROUTES, HEALTH, DOCUMENT, PAGE = "/-/routes", "/-/healthz", "/-/openapi.json", "/-/docs"
+JSON: Headers = [(b"content-type", b"application/json")]
+CURRENT: Headers = [(b"cache-control", b"no-cache"), (b"x-content-type-options", b"nosniff")]
+PAGE_HEADERS: Headers = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'",
+    ),
+]
+
+
+def no_route() -> RequestRejected:
+    """Nothing is at a path."""
+    return RequestRejected(ErrorAnswer(404, Reason.NO_SUCH_ENDPOINT, "no such route; GET /-/routes lists them"))
+
+
+class SystemPaths:
+    """See the module.
+
+    Args:
+        docs: whether there is a document.
+    """
+
+    def __init__(self, *, docs: bool) -> None:
+        self._document = ApiDocument() if docs else None
+        self._paths = (ROUTES, HEALTH, DOCUMENT, PAGE) if docs else (ROUTES, HEALTH)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths
+
+    def needs_table(self, path: str) -> bool:
+        """Whether an answer is read from the routing table, which must be a true one."""
+        return path in self._paths and path != HEALTH
+
+    async def answer(self, path: str, method: str, send: Send, *, table: RoutingTable, serving: bool) -> None:
+        """Answer a request.
+
+        Raises:
+            RequestRejected: there is nothing at its path, or not for its method.
+        """
+        if path not in self._paths:
+            raise no_route()
+        if method not in ("GET", "HEAD"):
+            text = "the route does not allow this method"
+            raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, text, [(b"allow", b"GET, HEAD")]))
+        if path == HEALTH:
+            await send_whole(send, 200 if serving else 503, msgspec.json.encode({"serving": serving}), JSON)
+        elif path == ROUTES:
+            routes = {e.route: [e.name, list(e.methods)] for e in table.endpoints.values() if e.route is not None}
+            await send_whole(send, 200, msgspec.json.encode(routes), JSON)
+        elif path == DOCUMENT:
+            assert self._document is not None
+            await send_whole(send, 200, self._document.data(table), [*JSON, *CURRENT])
+        else:
+            await send_whole(send, 200, page(), [*PAGE_HEADERS, *CURRENT])

@@ -17,6 +17,7 @@ from tests.conformance.traffic import Backends
 from tests.conftest import family, http_for, start_client
 
 ALWAYS_ON_RAY = (
+    "test_apps",
     "test_backends",
     "test_batches",
     "test_endpoints",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 SEEN: list[Any] = []
@@ -156,3 +157,17 @@ async def talk(scope: Any, receive: Any, send: Any) -> None:
                 SEEN.append("sent")
             continue
         await send({"type": "websocket.send", **{k: v for k, v in message.items() if k in ("text", "bytes")}})
+
+
+async def describe(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with its scope; has a lifespan with a state."""
+    if scope["type"] == "lifespan":
+        await receive()
+        scope["state"]["from"] = "lifespan"
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        SEEN.append("shutdown")
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    text = json.dumps(scope, default=lambda value: value.decode("latin-1"))
+    await _answer(send, text.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 from typing import Any, TypeVar
 
@@ -29,6 +30,10 @@ class Mounted:
                 f"serve.asgi(app) decorates a class; as a backend it is given as it is, not called: {cls!r}"
             )
         setattr(cls, MARK, self.app)
+        if is_fastapi(self.app):
+            from pointsman.usercode.fastapi_routes import bind_routes
+
+            bind_routes(self.app, cls)
         return cls
 
     def __repr__(self) -> str:
@@ -78,6 +83,12 @@ def parameters_of(app: Any) -> int:
             " nothing, or the class's object"
         )
     return len(required)
+
+
+def is_fastapi(app: Any) -> bool:
+    """Whether an app is one of FastAPI, which is not imported for the answer."""
+    fastapi = sys.modules.get("fastapi")
+    return fastapi is not None and isinstance(app, fastapi.FastAPI)
 
 
 def has_app(function_or_class: Any) -> bool:

@@ -1,0 +1,215 @@
+"""Requests of apps at the edge: limits of bodies, clocks, clients that leave, and what the app is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pointsman.model import ASGI
+from pointsman.replica.apps import GRACE_S
+from pointsman.testing import MemoryReplica, run
+from pointsman.usercode.mounting import asgi
+from tests.loop import app_models as apps
+from tests.loop.app_models import SEEN, gate
+from tests.loop.apps import fresh_apps
+from tests.loop.edge import LIMIT, Edge, edge
+
+__all__ = ["fresh_apps"]
+
+BOTH = pytest.mark.parametrize("middlewares", [False, True], ids=["direct", "with middlewares"])
+
+
+def at_the_edge(app: Any, test: Callable[[Edge, MemoryReplica], Coroutine[Any, Any, None]], **options: Any) -> None:
+    async def main() -> None:
+        async with MemoryReplica(asgi(app)) as replica:
+            async with edge(replica=replica, surface=ASGI, methods=("*",), **options) as there:
+                await test(there, replica)
+            await asyncio.sleep(1)
+            assert replica.runtime.load == 0, "a slot was not given back"
+
+    run(main())
+
+
+@BOTH
+def test_small_requests_follow_each_other(middlewares: bool) -> None:
+    """Requests with and without a body on one connection are answered in order, whole (AP6, AP7)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        for body in (b"one", b"", b"three" * 1000):
+            client.head("/b/x", content_length=len(body))
+            client.send(body)
+        await asyncio.sleep(0.2)
+        assert client.statuses == [200, 200, 200]
+        assert client.data.count(b"content-length: 3\r\n") == client.data.count(b"content-length: 5000\r\n") == 1
+        assert client.data.endswith(b"three")
+
+    at_the_edge(apps.echo, test, middlewares=middlewares)
+
+
+@BOTH
+def test_a_declared_body_over_the_limit_is_refused_unseen(middlewares: bool) -> None:
+    """A body that is announced as too large is a 413, and no app runs (AP8)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        client.head("/b/x", content_length=LIMIT + 1)
+        await asyncio.sleep(0.1)
+        assert client.statuses == [413]
+        assert SEEN == []
+
+    at_the_edge(apps.patient, test, middlewares=middlewares)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_body_that_grows_over_the_limit(begun: bool) -> None:
+    """A chunked body goes over the limit: a 413 while no answer has begun, else the connection is cut; the app is told
+    that its client has gone (AP8)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        client.head("/b/x", transfer_encoding="chunked")
+        for _ in range(LIMIT // 10_000 + 1):
+            client.send(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2 * GRACE_S)
+        if begun:
+            assert client.statuses == [200]
+            assert not client.data.endswith(b"0\r\n\r\n")
+            assert client.closed_at is not None
+        else:
+            assert client.statuses == [413]
+
+    at_the_edge(apps.mirror if begun else apps.echo, test)
+
+
+def test_a_body_that_does_not_come() -> None:
+    """A client stops in the middle of its body: a 408 after the pause that is allowed (AP6, decision 0035)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        client.head("/b/x", content_length=60_000)
+        client.send(b"x" * 100)
+        await asyncio.sleep(2.5)
+        assert client.statuses == []
+        await asyncio.sleep(1)
+        assert client.statuses == [408]
+
+    at_the_edge(apps.echo, test, body_idle_timeout_s=3.0)
+
+
+def test_a_slow_app_is_not_the_clients_fault() -> None:
+    """An app lets a client wait with its body for longer than the client may pause: nobody is late (AP6)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        size = 3_000_000
+        client.head("/b/x", content_length=size)
+        client.send(b"x" * size)
+        await asyncio.sleep(20)
+        gate("read").set()
+        await asyncio.sleep(1)
+        assert client.statuses == [200]
+        assert client.data.count(b"x") >= size
+
+    async def main() -> None:
+        from tests.loop import edge as edges
+
+        before, edges.LIMIT = edges.LIMIT, 10_000_000
+        try:
+            options: dict[str, Any] = {"surface": ASGI, "methods": ("*",), "body_idle_timeout_s": 3.0}
+            async with MemoryReplica(asgi(apps.patient)) as replica, edge(replica=replica, **options) as there:
+                await test(there, replica)
+        finally:
+            edges.LIMIT = before
+
+    run(main())
+
+
+@BOTH
+@pytest.mark.parametrize("size", [0, 100, 60_000])
+def test_a_client_that_leaves_is_told_to_the_app(middlewares: bool, size: int) -> None:
+    """A client leaves while its app waits: `http.disconnect`, whatever its body (AP9)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        client.head("/b/x", content_length=size)
+        client.send(b"x" * size)
+        await asyncio.sleep(0.1)
+        client.leave()
+        await asyncio.sleep(0.4)
+        assert SEEN == ["disconnect"]
+
+    at_the_edge(apps.listening, test, middlewares=middlewares)
+
+
+def test_an_app_that_never_answers_is_a_504() -> None:
+    """The deadline passes before the answer has begun: 504 (AP10)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        client.head("/never", "GET", x_serve_timeout_s="2")
+        await asyncio.sleep(2.5)
+        assert client.statuses == [504]
+
+    at_the_edge(apps.odd, test, route="/")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason"), [("/returns", 500, "user_code"), ("/raises", 500, "user_code"), ("/after", 200, "")]
+)
+def test_failures_of_an_app(path: str, status: int, reason: str) -> None:
+    """What an app does wrong is an error of the backend's, and the connection goes on (AP11)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        client.head(path, "GET")
+        await asyncio.sleep(0.1)
+        assert client.statuses == [status]
+        if reason:
+            assert client.error["reason"] == reason
+        client.head("/whole", "GET")
+        await asyncio.sleep(0.1)
+        assert client.statuses == [status, 200]
+
+    at_the_edge(apps.odd, test, route="/")
+
+
+@BOTH
+def test_the_scope_is_that_of_uvicorn(middlewares: bool) -> None:
+    """Full path, raw path, query, headers, client and server are told, and the prefix as `root_path` (AP2)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        client.head("/b/a%20b?x=1%20", "GET", x_own="v", x_serve_call_method="other")
+        await asyncio.sleep(0.1)
+        scope = client.error
+        assert (scope["type"], scope["http_version"], scope["method"], scope["scheme"]) == (
+            "http",
+            "1.1",
+            "GET",
+            "http",
+        )
+        assert (scope["path"], scope["raw_path"], scope["root_path"]) == ("/b/a b", "/b/a%20b", "/b")
+        assert scope["query_string"] == "x=1%20"
+        assert ["x-own", "v"] in scope["headers"]
+        assert ["host", "x"] in scope["headers"]
+        assert scope["state"] == {"from": "lifespan"}
+
+    at_the_edge(apps.describe, test, middlewares=middlewares)
+
+
+def test_routes_of_apps_are_prefixes() -> None:
+    """Paths below the prefix, and no others; never system paths (AP1)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        for path in ("/b", "/b/", "/b/c", "/bc", "/", "/-/nothing", "/%2D/nothing"):
+            client.head(path, "GET")
+        await asyncio.sleep(0.2)
+        assert client.statuses == [200, 200, 200, 404, 404, 404, 404]
+
+    at_the_edge(apps.describe, test)

@@ -95,28 +95,26 @@ def wrk_version() -> str:
     return (done.stdout or done.stderr).partition("\n")[0].partition(" Copyright")[0].strip()
 
 
-def wrk(port: int, path: str, *, connections: int, seconds: float, body: Body = NOTHING) -> Load:
+def wrk(port: int, path: str, *, connections: int, seconds: float, body: Body = NOTHING, scheme: str = "http") -> Load:
     """Load a server on this machine in a closed loop.
 
     Raises:
         RuntimeError: ``wrk`` failed, or printed no result.
     """
     whole_s = max(1, round(seconds))
-    with wrk_command(SCRIPT, port, path, connections, whole_s, body) as command:
+    with wrk_command(SCRIPT, f"{scheme}://127.0.0.1:{port}{path}", connections, whole_s, body) as command:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=whole_s + 30)
         return _load_in(done.stdout + done.stderr)
 
 
 @contextmanager
-def wrk_command(
-    script: str, port: int, path: str, connections: int, seconds: int, body: Body = NOTHING
-) -> Iterator[list[str]]:
+def wrk_command(script: str, url: str, connections: int, seconds: int, body: Body = NOTHING) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
         file = Path(folder, "load.lua")
         file.write_text(script.replace("FOLDER", folder).replace("KIND", body.kind))
         Path(folder, "body").write_bytes(body.content)
         how = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "5s"]
-        yield [*how, "--script", str(file), f"http://127.0.0.1:{port}{path}"]
+        yield [*how, "--script", str(file), url]
 
 
 def _load_in(output: str) -> Load:
@@ -133,7 +131,8 @@ class Turn:
     """
 
     def __init__(self, server: Server, path: str, header: str, connections: int) -> None:
-        self._where, self._header = (server.port, path, connections), header or FILLER
+        self._where = f"{server.scheme}://127.0.0.1:{server.port}{path}", connections
+        self._header, _, self._value = (header or FILLER).partition(": ")
         self._pids = [member.pid for member in family_of(server.pid)]
         self.rates: list[float] = []
         self.cpu_us: list[float] = []
@@ -145,6 +144,8 @@ class Turn:
         file.flush()
         self._sent = self._stack.enter_context(mmap.mmap(file.fileno(), 8))
         script = SCRIPT + COUNTED.replace("FILE", file.name).replace("HEADER", self._header)
+        if self._value:
+            script = script.replace('"user-%06d"', f'"{self._value}"')
         command = self._stack.enter_context(wrk_command(script, *self._where, 3600))
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(SLICE_S)

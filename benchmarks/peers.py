@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,7 @@ class Server(NamedTuple):
     pid: int
     port: int
     spare_port: int
+    scheme: str = "http"
 
 
 class Side(NamedTuple):
@@ -67,7 +69,7 @@ class Side(NamedTuple):
         path: where the server is asked. "" for a program, which measures by itself and prints figures as JSON.
         answer: the body of every right answer; "" for any.
         instance: sides with the same instance are served by one server. By default each has one of its own.
-        header: one more header, whose value changes from request to request.
+        header: one more header, whose value changes from request to request, unless it is given: ``name: value``.
         body: of every request, or "@" and one of the ``BODIES`` of ``servers/models.py``. Mosec takes POST only, and
             calls its worker only for a body that is not empty.
     """
@@ -81,6 +83,10 @@ class Side(NamedTuple):
     instance: str = ""
     header: str = ""
     body: str = "{}"
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.command.endswith(" tls") else "http"
 
 
 def body_of(side: Side) -> Body:
@@ -184,7 +190,7 @@ def running(side: Side) -> Iterator[Server]:
         )
         try:
             _wait_until_right(side, port, process, output)
-            yield Server(process.pid, port, spare_port)
+            yield Server(process.pid, port, spare_port, side.scheme)
         finally:
             _stop(process)
 
@@ -207,8 +213,13 @@ def _wait_until_right(side: Side, port: int, process: subprocess.Popen[bytes], o
 
 def _answers_right(side: Side, port: int) -> bool:
     connection, (body_sent, kind) = http.client.HTTPConnection("127.0.0.1", port, timeout=2), body_of(side)
+    if side.scheme == "https":
+        trusting = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=2, context=trusting)
+    name, given, value = side.header.partition(": ")
+    headers = {"content-type": kind, **({name: value} if given else {})}
     try:
-        connection.request("POST", side.path, body=body_sent, headers={"content-type": kind})
+        connection.request("POST", side.path, body=body_sent, headers=headers)
         response = connection.getresponse()
         body = response.read().decode()
         return response.status == 200 and body == (side.answer or body)

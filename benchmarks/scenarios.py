@@ -109,7 +109,8 @@ def in_turn(sides: Sequence[Side], this: Round, connections: Sequence[int]) -> C
             server = stack.enter_context(running(group[0]))
             servers |= dict.fromkeys((side.key for side in group), server)
         for side in sides:
-            wrk(servers[side.key].port, side.path, connections=32, seconds=1)
+            server = servers[side.key]
+            wrk(server.port, side.path, connections=32, seconds=1, scheme=server.scheme)
         for number in connections:
             end = f"_{number}" if len(connections) > 1 else ""
             for key, figures in this.watch.undisturbed(partial(_turns, sides, servers, number, this)).items():

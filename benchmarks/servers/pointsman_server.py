@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
@@ -19,6 +21,8 @@ from batchmodel import CHUNK, CHUNKS, MAX_BATCH, compute, compute_unlocked
 
 import pointsman as serve
 
+KEY = "a-key-of-43-characters-as-secrets-makes-them"
+"""In ``scenarios.toml``, too."""
 MODELS = ("model", "batches")
 
 
@@ -100,6 +104,9 @@ SINGLE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "no-headers": (noop, {}),
     "no-metrics": (noop, {}),
     "replicas": (noop, {"num_replicas": 50}),
+    "keys": (noop, {}),
+    "cors": (noop, {}),
+    "tls": (noop, {}),
 }
 
 
@@ -124,6 +131,16 @@ def shadow(client: serve.Client) -> None:
     client.shadow_traffic("shadowed", "hang", 0.1)
 
 
+def certificate() -> dict[str, str]:
+    """A certificate for loopback, made by openssl."""
+    folder = tempfile.mkdtemp(prefix="pointsman-bench-")
+    cert, key = f"{folder}/cert.pem", f"{folder}/key.pem"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    made = ["openssl", "req", "-x509", *kind, "-nodes", "-subj", "/CN=127.0.0.1", "-keyout", key, "-out", cert]
+    subprocess.run(made, check=True, capture_output=True, timeout=60)
+    return {"cert": cert, "key": key}
+
+
 def main(port: int, setting: str, argument: str = "") -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     http: dict[str, Any] = {"port": port, "expose_headers": setting != "no-headers"}
@@ -132,6 +149,12 @@ def main(port: int, setting: str, argument: str = "") -> None:
         http["request_timeout_s"] = float(argument)
     elif setting == "no-metrics":
         options["metrics_export_port"] = None
+    elif setting == "keys":
+        options["api_keys"] = [serve.ApiKey("bench", KEY)]
+    elif setting == "cors":
+        http["cors"] = {"allow_origins": ["https://app.example"]}
+    elif setting == "tls":
+        http["tls"] = certificate()
     elif setting == "replicas":
         options["metrics_export_port"] = int(os.environ["BENCH_SPARE_PORT"])
     elif argument and setting not in MODELS:

@@ -82,6 +82,10 @@ class Door:
         cells: gives the cells that this node's servers share for a key, by its name.
         own: number of this server on its node.
         clock: seconds, by a clock that these servers share.
+
+    Attributes:
+        ask: asks a request, by the head of it; sockets too. Changes the scope: the client and scheme, the key by which
+            it was let in, and among the headers the key's name in the place of the key.
     """
 
     def __init__(
@@ -104,6 +108,8 @@ class Door:
         self._clock = clock
         self._found: dict[str, MutableSequence[float]] = {}
         self.use_keys(settings.keys)
+        others = (self._secure, self._hosts, self._origins, self._proxies)
+        self.ask: Callable[[Scope], Entry] = self._ask if any(others) or not self._wants_key else self._ask_for_key
 
     def use_keys(self, keys: Iterable[KeySpec]) -> None:
         """Ask for these keys from now on. What a key has used up stays used up."""
@@ -118,27 +124,21 @@ class Door:
             self._found[key.name] = self._cells(key.name)
         return Meter(key, self._found[key.name], self._own)
 
-    def ask(self, scope: Scope) -> Entry:
-        """Ask a request, by the head of it; sockets too.
-
-        Changes the scope: the client and scheme, the key by which it was let in, and among the headers the key's name
-        in the place of the key.
-        """
+    def _ask(self, scope: Scope) -> Entry:
         if self._secure:
             scope["scheme"] = "https"
         if self._proxies is not None:
             _believe(self._proxies, scope)
         if self._hosts is not None and not self._hosts.allows(_value_of(b"host", scope["headers"])):
             return Entry(ErrorAnswer(400, Reason.REJECTED, "this server is not known by the host of the request"))
-        is_preflight = scope["method"] == "OPTIONS" and _is_preflight(scope["headers"])
         if self._origins is None:
-            return self._ask_for_key(scope, is_preflight) if self._wants_key else LET_IN
-        if is_preflight:
+            return self._ask_for_key(scope) if self._wants_key else LET_IN
+        if scope["method"] == "OPTIONS" and _is_preflight(scope["headers"]):
             return Entry(self._origins.preflight(scope["headers"]))
         page = self._ask_for_page(self._origins, scope["headers"])
         if page.answer is not None or not self._wants_key:
             return page
-        return self._ask_for_key(scope, is_preflight)._replace(lines=page.lines)
+        return self._ask_for_key(scope)._replace(lines=page.lines)
 
     def _ask_for_page(self, origins: Origins, headers: Headers) -> Entry:
         # hot: where pages are let in, for every request
@@ -158,12 +158,13 @@ class Door:
                 page = self._no_page
         return page
 
-    def _ask_for_key(self, scope: Scope, is_preflight: bool) -> Entry:
+    def _ask_for_key(self, scope: Scope) -> Entry:
         # hot: where keys are asked for, of every request
-        if is_preflight or scope["raw_path"] in OPEN_PATHS:
+        headers: Headers = scope["headers"]
+        if scope["raw_path"] in OPEN_PATHS or (scope["method"] == "OPTIONS" and _is_preflight(headers)):
             scope[KEY] = NOBODY
             return LET_IN
-        grant = self._grant_of(scope["headers"])
+        grant = self._grant_of(headers)
         if isinstance(grant, str):
             return Entry(ErrorAnswer(401, Reason.REJECTED, grant, REALM))
         scope[KEY] = grant.key
@@ -180,34 +181,27 @@ class Door:
 
         Either header may hold something else, such as a token for user code, which then gets it.
         """
-        bearer = plain = -1
-        for index, (name, _) in enumerate(headers):
-            if name == b"authorization":
-                if bearer >= 0:
-                    return "the request has more than one Authorization header"
-                bearer = index
-            elif name == b"x-api-key":
-                if plain >= 0:
-                    return "the request has more than one X-API-Key header"
-                plain = index
+        named = dict(headers)
+        bearer, plain = named.get(b"authorization"), named.get(b"x-api-key")
+        if len(named) < len(headers):
+            names = [name for name, _ in headers]
+            if names.count(b"authorization") > 1 or names.count(b"x-api-key") > 1:
+                return "the request has more than one Authorization or X-API-Key header"
         first = second = None
-        if bearer >= 0:
-            value = headers[bearer][1]
-            first = self._bearers.get(hash(value)) or self._find(self._bearers, value, _bearer(value))
-        if plain >= 0:
-            value = headers[plain][1]
-            second = self._plain.get(hash(value)) or self._find(self._plain, value, value.strip())
-        if second is None:
-            if first is None:
-                return "an API key is needed, as Authorization: Bearer KEY or X-API-Key: KEY"
-            headers[bearer] = first.shown
-            return first
-        if first is not None and first is not second:
-            return "the request shows two API keys; send one"
-        headers[plain] = second.shown
-        if first is not None:
-            del headers[bearer]
-        return second
+        if bearer is not None:
+            first = self._bearers.get(hash(bearer)) or self._find(self._bearers, bearer, _bearer(bearer))
+        if plain is not None:
+            second = self._plain.get(hash(plain)) or self._find(self._plain, plain, plain.strip())
+        found = first or second
+        if found is None:
+            return "an API key is needed, as Authorization: Bearer KEY or X-API-Key: KEY"
+        if first is not None and second is not None:
+            if first is not second:
+                return "the request shows two API keys; send one"
+            headers.remove((b"x-api-key", plain or b""))
+        shown = (b"authorization", bearer) if first is not None else (b"x-api-key", plain)
+        headers[headers.index(shown)] = found.shown  # type: ignore[arg-type]
+        return found
 
     def _find(self, known: dict[int, Grant], value: bytes, key: bytes) -> Grant | None:
         found = self._grants.get(digest_of(key)) if key else None

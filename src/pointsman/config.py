@@ -26,7 +26,7 @@ from pointsman.arguments import DEFAULT_REQUEST_TIMEOUT_S, nearest
 from pointsman.limits import MAX_BODY, MAX_MESSAGE, MAX_MIDDLEWARES, check_size
 from pointsman.lock.hosts import ANY, check_hosts, check_proxies
 from pointsman.lock.origins import cors_spec
-from pointsman.lock.tls import TLSOptions, check_tls
+from pointsman.lock.tls import check_tls
 from pointsman.model import BackendConfigSpec
 from pointsman.usercode import byvalue
 from pointsman.usercode.culprit import explain
@@ -294,32 +294,32 @@ class HTTPOptions(_Options):
     body_idle_timeout_s: Seconds = DEFAULT_BODY_IDLE_TIMEOUT_S
     body_min_bytes_per_s: Annotated[int, Field(ge=0)] = DEFAULT_BODY_MIN_BYTES_PER_S
     ws_max_message_bytes: Annotated[int, Field(ge=0, le=MAX_BODY)] = DEFAULT_MAX_MESSAGE
-    tls: Any = None
-    cors: Any = None
-    allowed_hosts: Any = [ANY]
-    trusted_proxies: Any = []
+    tls: dict[str, Any] | None = None
+    cors: dict[str, Any] | None = None
+    allowed_hosts: list[str] = [ANY]
+    trusted_proxies: list[str] = []
     insecure: StrictBool = False
     docs: StrictBool = True
 
     @field_validator("tls")
     @classmethod
-    def _tls(cls, value: Any) -> TLSOptions | None:
+    def _tls(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         return check_tls(value)
 
     @field_validator("cors")
     @classmethod
-    def _cors(cls, value: Any) -> Any:
+    def _cors(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         cors_spec(value)
         return value
 
     @field_validator("allowed_hosts")
     @classmethod
-    def _hosts(cls, value: Any) -> list[str]:
+    def _hosts(cls, value: list[str]) -> list[str]:
         return list(check_hosts(value))
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _proxies(cls, value: Any) -> list[str]:
+    def _proxies(cls, value: list[str]) -> list[str]:
         return list(check_proxies(value))
 
     @model_validator(mode="after")

@@ -78,7 +78,7 @@ def check_tls(given: Any) -> TLSOptions | None:
     return TLSOptions(given)
 
 
-def tls_spec(options: TLSOptions) -> TLSSpec:
+def tls_spec(options: Mapping[str, Any]) -> TLSSpec:
     """The kept form of what :func:`check_tls` has returned, with absolute paths."""
     paths = {name: os.path.abspath(options[name]) for name in _FILES if options.get(name)}
     return TLSSpec(**paths, password=options.get("password") or "")

@@ -6,6 +6,7 @@
                             ctl    the controller's socket
                             r/     a socket per replica
                             m/     the metrics files; missing if metrics are switched off
+                            k/     what API keys have used up; missing if there are no limits to share
                             table  the newest routing table
                             logs/  a file per process
                             refused   why the controller refuses to start; missing if it does not

@@ -16,9 +16,9 @@ from typing import Any
 from pointsman.arguments import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
+from pointsman.controller.acting import ActionTaker
 from pointsman.controller.agenda import Agenda
 from pointsman.controller.desired import cpu_warning
-from pointsman.controller.hands import Hands
 from pointsman.controller.health import Circumstances, HealthWatch
 from pointsman.controller.observed import (
     NextStep,
@@ -111,7 +111,7 @@ class Controller:
         self._wake: asyncio.TimerHandle | None = None
         self.desired = desired
         self.observed = Observed(capacity=capacity)
-        self._hands = Hands(
+        self._actions = ActionTaker(
             engine=engine,
             launcher=launcher,
             orders=self._orders,
@@ -180,7 +180,7 @@ class Controller:
             self._touch(*forget_failures(self.observed, command))
             if isinstance(command, DeleteBackend) and command.force:
                 for replica in self.observed.of(command.tag):
-                    self._hands.do(reconcile.Kill(replica.number, "its backend was deleted by force"))
+                    self._actions.do(reconcile.Kill(replica.number, "its backend was deleted by force"))
             log.info("version %d: %s %s", new.version, command.__struct_config__.tag, _subject(command))
         self.kick()
         return reply
@@ -263,7 +263,7 @@ class Controller:
             elif step is NextStep.STOP:
                 self._orders.stop(replica)
             elif step is NextStep.KILL:
-                self._hands.kill(replica)
+                self._actions.kill(replica)
         self.kick()
 
     def _circumstances(self, replica: Replica) -> Circumstances:
@@ -318,7 +318,7 @@ class Controller:
                     if isinstance(action, (reconcile.Confirm, reconcile.Revert)):
                         await self._conclude(action)
                     else:
-                        self._hands.do(action)
+                        self._actions.do(action)
             self._publish()
             if self._agenda.next_time is not None:
                 self._wake = self._loop.call_at(self._agenda.next_time + CLOCK_SLACK_S, self.kick)

@@ -1,17 +1,50 @@
-"""The lifespan of an ASGI app: its startup before the replica is ready, its shutdown after the drain."""
+"""An ASGI app in its replica: how it is made, its startup before the replica is ready, its shutdown after the drain."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pointsman.replica.outcomes import as_settable
+from pointsman.usercode.mounting import MARK, Mounted, is_fastapi, parameters_of
+from pointsman.usercode.packing import import_object, shown
 
 log = logging.getLogger("pointsman.replica")
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def app_of(function_or_class: Any, instance: Any) -> App:
+    """The app of a backend.
+
+    Args:
+        function_or_class: the backend's code.
+        instance: the object of a class; None where the backend is an app.
+
+    Raises:
+        TypeError: what was given is no app, or makes none.
+        Exception: whatever user code raises that makes it.
+    """
+    is_class = not isinstance(function_or_class, Mounted)
+    given = getattr(function_or_class, MARK) if is_class else function_or_class.app
+    if is_class and inspect.ismethod(given):
+        given = given.__func__  # of a function in the class's dict, which looking it up has bound
+    app: Any = import_object(given) if isinstance(given, str) else given
+    count = parameters_of(app)
+    if count == 1 and not is_class:
+        raise TypeError(f"{shown(app)} takes the object of a class, and this backend is an app without one")
+    if count < 3:
+        app = app(instance) if count else app()
+        if not callable(app) or isinstance(app, type) or inspect.isawaitable(app):
+            raise TypeError(f"{shown(given)} was to make an ASGI app, and has returned {shown(app)}")
+    if is_class and is_fastapi(app):
+        from pointsman.usercode.fastapi_routes import set_object
+
+        set_object(app, instance)
+    return app  # type: ignore[no-any-return]
 
 
 class StartupFailed(RuntimeError):

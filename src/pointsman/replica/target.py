@@ -15,9 +15,8 @@ from typing import Any
 
 from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
-from pointsman.replica.lifespan import App
+from pointsman.replica.lifespan import App, app_of
 from pointsman.replica.methods import Method
-from pointsman.replica.mounting import app_of
 from pointsman.replica.typed import typed_method
 from pointsman.usercode.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
 from pointsman.usercode.packing import (

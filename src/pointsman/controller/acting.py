@@ -25,7 +25,7 @@ class Touch(Protocol):
     def __call__(self, *backends: str) -> None: ...
 
 
-class Hands:
+class ActionTaker:
     """Carries out actions.
 
     Args:

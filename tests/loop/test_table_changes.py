@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from pointsman.calling.session import Credentials, Session
 from pointsman.ingress.app import IngressApp
 from pointsman.model import EndpointSpec, Origin, Pins, RoutingTable, TrafficPolicy
 from pointsman.routing.router import Router
@@ -122,6 +124,29 @@ def test_changes_that_come_before_the_whole_are_not_asked_for_again() -> None:
         assert sent.frames[Kind.TABLE] <= 1
 
     in_linked_world(test)
+
+
+def test_a_loop_that_stands_still_delays_no_change() -> None:
+    """A script runs its own loop now and then: in between, a backend that comes up does not wait for that loop to
+    connect to it (SO1)."""
+    session = Session(Credentials(INSTANCE, "nowhere", "operator", "", b"", 60.0))
+    asked = []
+
+    class Known:
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            self.loop = loop
+
+        async def connected(self) -> None:
+            asked.append(self.loop)
+
+    async def main() -> None:
+        dispatchers: Any = {loop: (Known(loop), None) for loop in (still, asyncio.get_running_loop())}
+        session._loop_dispatchers = dispatchers
+        await session._connected()
+        assert asked == [asyncio.get_running_loop()]
+
+    with contextlib.closing(asyncio.new_event_loop()) as still, contextlib.closing(session._loop):
+        run(main())
 
 
 def tables(chance: random.Random, replicas: Any, count: int) -> list[RoutingTable]:

@@ -250,10 +250,11 @@ class Session:
             dispatcher.apply(table, change)
 
     async def _connected(self) -> None:
-        """Return when the routers of this process are connected, but for those on loops that wait for this."""
+        """Return when the routers of this process are connected, but for those on loops that wait for this or stand
+        still, as between two ``run_until_complete``."""
         routers = [] if self._thread_dispatcher is None else [self._thread_dispatcher.router.connected()]
         for dispatcher, _ in list(self._loop_dispatchers.values()):
-            if dispatcher.loop not in self._blocked:
+            if dispatcher.loop.is_running() and dispatcher.loop not in self._blocked:
                 routers.append(dispatcher.connected())
         if routers:
             _, late = await asyncio.wait(map(asyncio.ensure_future, routers), timeout=CONNECT_S)

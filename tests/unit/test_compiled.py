@@ -15,6 +15,7 @@ import pytest
 
 import pointsman
 from pointsman.incoming import RequestHead
+from pointsman.usercode.paths import parts_of
 from pointsman.wire.frames import WireError
 from pointsman.wire.messages import CallHead, ReplyHead, pack, unpack
 from tests.conftest import COMPILED
@@ -29,9 +30,6 @@ SOURCE = REPOSITORY / "src" / "pointsman"
 PACKAGE = Path(pointsman.__file__).parent
 HOOK = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
 MODULES: list[str] = HOOK["custom"]["modules"]
-
-
-OTHERS = {"Struct", "Message", "dict", "list", "str", "int", "TypeError", "ValueError", "TimeoutError", "OSError"}
 
 
 def dotted(module: str) -> str:
@@ -136,6 +134,15 @@ def test_sources_can_be_had_from_a_compiled_wheel() -> None:
         check=True,
     )
     assert [Path(file).name for file in done.stdout.split()] == ["pool.py", "stream.py"]
+
+
+def test_what_is_compiled_is_found_in_any_folder(tmp_path: Path) -> None:
+    """An environment that borrows this installation gets its compiled part, too, also from a folder like ``[a]``."""
+    folder = tmp_path / "[a]*"
+    (folder / "pointsman").mkdir(parents=True)
+    compiled = folder / "pointsman__mypyc.cpython.so"
+    compiled.touch()
+    assert parts_of(str(folder / "pointsman")) == (str(folder / "pointsman"), str(compiled))
 
 
 @pytest.mark.slow

@@ -20,8 +20,15 @@ log = logging.getLogger("pointsman")
 
 #: The folder of the package pointsman, two levels above this file.
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-#: With the code of compiled modules, which lies beside the package (decision 0057).
-PACKAGE_PARTS = (PACKAGE, *sorted(glob.glob(os.path.join(os.path.dirname(PACKAGE), "pointsman__mypyc.*"))))
+
+
+def parts_of(package: str) -> tuple[str, ...]:
+    """A package's folder, and the code of its compiled modules, which lies beside it (decision 0057)."""
+    beside = os.path.join(glob.escape(os.path.dirname(package)), "pointsman__mypyc.*")
+    return (package, *sorted(glob.glob(beside)))
+
+
+PACKAGE_PARTS = parts_of(PACKAGE)
 PATH_VARIABLE = "PYTHONPATH"
 PROBE_TIMEOUT_S = 10.0
 

@@ -23,6 +23,9 @@ from pointsman.wire.commands import (
 ORIGIN = Origin("/", ())
 TRAITS = TargetTraits(is_class=True, has_reconfigure=True)
 BAD = "bad"
+GPUS = 4
+"""Where they are scarce: fewer than two backends want at their largest, or one while its code changes. Some come and
+go, as with the nodes of a cluster."""
 CONFIRM_S = 2.0
 DRAIN_S = 4.0
 
@@ -41,21 +44,29 @@ class Step:
         return f"  +{self.pause_s:.2f} s  {self.what} {self.number:.2f}{subject}"
 
 
+def is_scarce(seed: int) -> bool:
+    """Whether each replica needs one of a few GPUs."""
+    return seed % 3 == 2
+
+
 def steps_of(seed: int, count: int = 14) -> list[Step]:
     """What happens, drawn from a seed. Seeds that are odd have faults of processes, too."""
     chance = random.Random(seed)
+    resources = Resources(num_cpus=0, num_gpus=1) if is_scarce(seed) else Resources()
     kinds = ["command"] * 10 + ["controller dies"] * 3 + ["store fails"]
     if seed % 2:
         kinds += ["replica dies"] * 2 + ["replica stops", "router is slow", "router comes"]
+    if is_scarce(seed):
+        kinds += ["capacity changes"] * 2
     steps = []
     for index in range(count):
         what = chance.choice(kinds)
-        command = _command(chance, f"c{index}") if what == "command" else None
+        command = _command(chance, f"c{index}", resources) if what == "command" else None
         steps.append(Step(chance.choice((0.0, 0.01, 0.3, 1.0, 3.0)), what, command, chance.random()))
     return steps
 
 
-def _command(chance: random.Random, command_id: str) -> Change:
+def _command(chance: random.Random, command_id: str, resources: Resources) -> Change:
     tag = chance.choice("ab")
     replicas = chance.randint(1, 3)
     code = BAD if chance.random() < 0.2 else "good"
@@ -65,11 +76,11 @@ def _command(chance: random.Random, command_id: str) -> Change:
     kind = chance.choice(("create", "deploy", "deploy", "scale", "scale", "user_config", "field", "delete", "endpoint",
                           "traffic", "no endpoint"))  # fmt: skip
     if kind == "create":
-        return CreateBackend(command_id, tag, code, ORIGIN, TRAITS, config, Resources())
+        return CreateBackend(command_id, tag, code, ORIGIN, TRAITS, config, resources)
     if kind == "deploy":
         changes = {"num_replicas": replicas, "drain_confirm_s": CONFIRM_S, "drain_timeout_s": DRAIN_S}
         changes["rollout_watch_s"] = 1.0
-        return Deploy(command_id, tag, code, ORIGIN, TRAITS, changes, None, None, None, None, None)
+        return Deploy(command_id, tag, code, ORIGIN, TRAITS, changes, None, resources, None, None, None)
     if kind == "scale":
         return UpdateBackendConfig(command_id, tag, {"num_replicas": replicas})
     if kind == "user_config":

@@ -10,7 +10,8 @@ After everything that happens this must hold (design, section "control"):
     - a replica is asked to drain when no router can choose it any more, or the routers have had their time
     - a replica that serves is not ended otherwise, unless it failed, is sick, or its drain limit has passed
     - a controller adopts what lives
-    - without faults of processes a backend never serves with fewer replicas than it should
+    - without faults of processes, and with room for two versions, a backend never serves with fewer replicas than it
+      should
     - when the faults are over, everything is as wanted, and nothing is left over
 """
 
@@ -32,7 +33,7 @@ from pointsman.controller.publisher import Publisher
 from pointsman.controller.reconcile import Action, Confirm, Revert, WakeAt, is_settled, plan
 from pointsman.controller.state import Desired
 from pointsman.controller.store import Loaded, StoreError
-from pointsman.engine.orders import LaunchOrder
+from pointsman.engine.orders import LaunchOrder, ProcessEvent
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
@@ -40,7 +41,7 @@ from pointsman.wire.commands import Accepted, Change
 from pointsman.wire.frames import Body, Kind
 from pointsman.wire.messages import Assignment, unpack
 from tests.loop.handovers import controller_handover
-from tests.loop.lives import BAD, CONFIRM_S, Step
+from tests.loop.lives import BAD, CONFIRM_S, GPUS, Step, is_scarce
 
 
 class MemoryStore:
@@ -200,11 +201,14 @@ class Simulation:
         self.commands: set[asyncio.Task[None]] = set()
         self.fences: list[Fenced] = []
         self.faults = any(step.what.startswith(("replica", "router")) for step in self.steps)
+        self.capacity = Capacity(num_gpus=GPUS) if is_scarce(self.seed) else Capacity()
         self.start()
         for step in self.steps:
             await asyncio.sleep(step.pause_s)
             await self.take(step)
             self.check()
+        if is_scarce(self.seed):
+            self.change_capacity(GPUS)
         await asyncio.sleep(150.0)
         if self.commands:
             await asyncio.wait(self.commands, timeout=10)
@@ -217,7 +221,7 @@ class Simulation:
     def start(self) -> None:
         loaded = self.store.open()
         assert loaded.desired.version >= self.acknowledged, "an acknowledged change is gone"
-        handover = controller_handover()
+        handover = controller_handover(capacity=Capacity(num_gpus=GPUS))
         self.fences = [Fenced(real) for real in (self.engine, self.store, self.peers)]
         engine, store, peers = self.fences
         self.controller = Controller(
@@ -225,7 +229,7 @@ class Simulation:
             store=store,
             launcher=Launcher(handover, epoch=loaded.epoch, environ={}),
             peers=peers,
-            capacity=Capacity(),
+            capacity=self.capacity,
             desired=loaded.desired,
             replies=loaded.replies,
             epoch=loaded.epoch,
@@ -266,6 +270,12 @@ class Simulation:
             self.peers.routers[1] = step.number * 4
         elif step.what == "router comes":
             self.peers.add_router(2, confirm_s=step.number)
+        elif step.what == "capacity changes":
+            self.change_capacity(int(step.number * (GPUS + 1)))
+
+    def change_capacity(self, gpus: int) -> None:
+        self.capacity = Capacity(num_gpus=gpus)
+        self.controller.process_event(ProcessEvent("capacity", capacity=self.capacity))
 
     async def send(self, command: Change) -> None:
         """An operator's call; errors are for the operator."""
@@ -344,7 +354,7 @@ class Simulation:
         for tag, spec in self.controller.desired.backends.items():
             serving = len(table.backends[tag].replicas)
             floor = min(self.floors.get(tag, 0), spec.config.num_replicas)
-            if not self.faults:
+            if not (self.faults or is_scarce(self.seed)):
                 assert serving >= floor, f"{serving} of {floor} replicas of {tag!r} serve"
             self.floors[tag] = max(floor, min(serving, spec.config.num_replicas))
 

@@ -35,6 +35,25 @@ def returns_a_coroutine(request: Any) -> Any:
     return later()
 
 
+class MakesItsMethods:
+    """Has two methods that its class knows nothing of: an async one, and one that batches. Each answers how many ran
+    with it."""
+
+    def __init__(self) -> None:
+        self.ask_async = Gate()
+
+        @accept_batch
+        def ask_many(requests: list[Any]) -> list[int]:
+            JOURNAL.append("begin")
+            OPEN.wait(20)
+            return [len(requests)] * len(requests)
+
+        self.ask_many = ask_many
+
+    def __call__(self, request: Any) -> str:
+        return "sync"
+
+
 class Gate:
     """Answers, after a second, how many requests ran with it."""
 

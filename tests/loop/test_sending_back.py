@@ -156,3 +156,21 @@ def test_sync_code_that_returns_what_has_to_be_awaited_is_known_by_it() -> None:
         assert unpack((await later.answer(0)).head, FreeHead) == FreeHead(2, GOES_ON)
 
     with_replica(test, models.returns_a_coroutine)
+
+
+@pytest.mark.parametrize("method", ["ask_async", "ask_many"])
+def test_a_method_that_only_the_object_has_is_known_by_its_first_call(method: str) -> None:
+    """A constructor makes an async or a batching method, of which the class of sync code knows nothing: the replica
+    tells routers at the first call that it takes others beside it, and goes on saying so (BC2, BA5, BC6)."""
+
+    async def test(replica: MemoryReplica, caller: Caller) -> None:
+        await caller.answer(caller.call())
+        caller.call(method=method)
+        assert unpack((await caller.answer(0)).head, FreeHead) == FreeHead(1, GOES_ON)
+        caller.call(method=method)
+        OPEN.set()
+        reply = unpack((await caller.answer(caller.call())).head, ReplyHead)
+        assert reply.run_us == GOES_ON
+        assert len(caller.of(0)) == 1
+
+    with_replica(test, models.MakesItsMethods, http_methods=(method,))

@@ -18,7 +18,7 @@ from typing import Any
 from pointsman.exceptions import AnswerError, CallRejectedError
 from pointsman.incoming import CODEC_HTTP
 from pointsman.model import ASGI, Reason, ReplicaConfig, TargetTraits
-from pointsman.policy.balance import CLOCK_S, LEAD_S
+from pointsman.policy.balance import CLOCK_S, GOES_ON, LEAD_S
 from pointsman.replica.apps import Apps
 from pointsman.replica.batching import BatchRule
 from pointsman.replica.failurelog import FailureLog
@@ -333,6 +333,7 @@ class Runtime:
         item = Item(stream, frame.call_id, head, frame.body, method)
         self._ledger.admit(item)
         if method.batches:
+            self._let_others_in()
             try:
                 if method.signature is not None:  # what does not fit must not be in a batch
                     self.context.copy().run(item.user_request)
@@ -345,7 +346,15 @@ class Runtime:
         elif method.batches:
             self._coroutines.add(item, key=item.key, mirrored=head.shadow)
         else:
+            self._let_others_in()
             item.task = self._coroutines.start_one(item)
+
+    def _let_others_in(self) -> None:
+        """Calls of this method do not wait for one another. The class, by which routers go, may not have shown that:
+        its constructor has made the method, or the object gives those of another one."""
+        if self._ledger.run_us != GOES_ON:
+            self._on_thread.goes_on()
+            self._ledger.send_free()
 
     def _refusal(self) -> Reason:
         if self._ledger.draining:

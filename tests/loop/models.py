@@ -35,6 +35,18 @@ def returns_a_coroutine(request: Any) -> Any:
     return later()
 
 
+def returns_an_async_generator(request: Any) -> Any:
+    """Sync; the first value comes after as many seconds as the body says."""
+    body = request.body().decode()
+
+    async def later() -> AsyncIterator[str]:
+        JOURNAL.append(f"begin {body}")
+        await asyncio.sleep(float(body))
+        yield body
+
+    return later()
+
+
 class MakesItsMethods:
     """Has two methods that its class knows nothing of: an async one, and one that batches. Each answers how many ran
     with it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from typing import Any
 
 import pytest
 
@@ -143,9 +144,10 @@ def test_failures_say_what_calls_take_and_what_is_there() -> None:
     with_replica(test, models.fails_when_open)
 
 
-def test_sync_code_that_returns_what_has_to_be_awaited_is_known_by_it() -> None:
-    """A ``def`` that returns a coroutine keeps nobody waiting: its replica tells all routers so while the first one
-    runs (BC2, BC6)."""
+@pytest.mark.parametrize("code", [models.returns_a_coroutine, models.returns_an_async_generator])
+def test_sync_code_that_returns_what_has_to_be_awaited_is_known_by_it(code: Any) -> None:
+    """A ``def`` that returns a coroutine, or an async generator, keeps nobody waiting: its replica tells all routers so
+    while the first one runs (BC2, BC6)."""
 
     async def test(replica: MemoryReplica, caller: Caller) -> None:
         caller.call("5")
@@ -155,7 +157,7 @@ def test_sync_code_that_returns_what_has_to_be_awaited_is_known_by_it() -> None:
         later = await Caller().connect(replica)
         assert unpack((await later.answer(0)).head, FreeHead) == FreeHead(2, GOES_ON)
 
-    with_replica(test, models.returns_a_coroutine)
+    with_replica(test, code)
 
 
 @pytest.mark.parametrize("method", ["ask_async", "ask_many"])

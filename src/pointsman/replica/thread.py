@@ -367,7 +367,7 @@ class OnThread:
     def _deliver(self, item: Item, value: Any) -> tuple[Any, ...]:
         """Stream an answer that sync code produces, or hand the answer to the loop. Returns as :meth:`_outcome`."""
         ledger, post, context = self._ledger, self.executor.post, contextvars.copy_context()
-        if needs_await(value):
+        if needs_await(value) or answers.is_async_iterator(value):
             if self._run_time.us != GOES_ON:
                 self.goes_on()
                 post(ledger.send_free)  # the answer may take long, and nobody need wait for it

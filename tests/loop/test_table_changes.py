@@ -14,7 +14,7 @@ from pointsman.calling.session import Credentials, Session
 from pointsman.ingress.app import IngressApp
 from pointsman.model import EndpointSpec, Origin, Pins, RoutingTable, TrafficPolicy
 from pointsman.routing.router import Router
-from pointsman.testing import INSTANCE, run
+from pointsman.testing import INSTANCE, run, settle
 from pointsman.wire.commands import CreateEndpoint, SetTraffic
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import HTTPSettings
@@ -146,6 +146,32 @@ def test_a_loop_that_stands_still_delays_no_change() -> None:
         assert asked == [asyncio.get_running_loop()]
 
     with contextlib.closing(asyncio.new_event_loop()) as still, contextlib.closing(session._loop):
+        run(main())
+
+
+def test_a_client_that_is_shut_down_leaves_no_waits() -> None:
+    """A client is shut down while a loop of its process connects to a new replica: nothing waits for that any more, so
+    that nothing is said of it at the exit."""
+    session = Session(Credentials(INSTANCE, "nowhere", "operator", "", b"", 60.0))
+
+    class Slow:
+        def __init__(self) -> None:
+            self.loop = asyncio.get_running_loop()
+
+        async def connected(self) -> None:
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        dispatchers: Any = {asyncio.get_running_loop(): (Slow(), None)}
+        session._loop_dispatchers = dispatchers
+        waiting = asyncio.ensure_future(session._connected())
+        await settle()
+        assert len(asyncio.all_tasks()) == 3
+        waiting.cancel()
+        await settle()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with contextlib.closing(session._loop):
         run(main())
 
 

@@ -257,9 +257,12 @@ class Session:
             if dispatcher.loop.is_running() and dispatcher.loop not in self._blocked:
                 routers.append(dispatcher.connected())
         if routers:
-            _, late = await asyncio.wait(map(asyncio.ensure_future, routers), timeout=CONNECT_S)
-            for waiting in late:
-                waiting.cancel()
+            waiting = [asyncio.ensure_future(router) for router in routers]
+            try:
+                await asyncio.wait(waiting, timeout=CONNECT_S)
+            finally:  # also when the client is shut down
+                for one in waiting:
+                    one.cancel()
 
     async def _open_thread_dispatcher(self) -> None:
         dispatcher = ThreadDispatcher(self._new_router())

@@ -126,6 +126,26 @@ def test_calls_behind_a_long_one_are_called_back() -> None:
     run(main())
 
 
+def test_a_call_that_is_rejected_says_nothing_of_the_others() -> None:
+    """A replica rejects a call for a method that it does not have, while a long one runs: what waits there is called
+    back all the same, and it gets nothing more (BC6)."""
+
+    async def main() -> None:
+        long, other = ScriptedReplica(), ScriptedReplica()
+        async with serial(long, other) as router:
+            await behind_a_long_one(router, long, other)
+            await asyncio.sleep(LATE_S / 2)
+            long.fail(list(long.calls)[-1], reason=Reason.REJECTED)
+            await asyncio.sleep(LATE_S / 2)
+            assert long.recalls == 1
+            long.fail(list(long.calls)[-1], reason=Reason.REJECTED)
+            await settle()
+            await submitted(router, 20)
+            assert len(long.calls) == 1
+
+    run(main())
+
+
 def test_who_was_called_back_is_served_before_who_came_later() -> None:
     """With nobody free, calls that come back wait in front of those that came after them (BC6)."""
 

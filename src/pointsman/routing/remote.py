@@ -360,7 +360,8 @@ class RemoteReplica:
             return
         call = self._calls.pop(frame.call_id, None)
         if call is not None:
-            self._moved_on(failure.run_us)
+            if failure.run_us:  # otherwise it was rejected, and has never been where others wait
+                self._moved_on(failure.run_us)
             self._owner.call_failed(call, failure, frame.body)
 
     def _set_load(self, load: int) -> None:

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import pointsman as serve
-from tests.apps.shop import FILE, make
+from tests.conformance.shop import FILE, make
 from tests.conftest import wait_until
 
 SERVERS = ("uvicorn", "mounted", "mounted by value")
@@ -54,7 +54,7 @@ def base(request: pytest.FixtureRequest, client: serve.Client, engine: str) -> I
         with bare_uvicorn() as address:
             yield address
     elif request.param == "mounted":
-        with mounted(client, "tests.apps.shop:make") as address:
+        with mounted(client, "tests.conformance.shop:make") as address:
             yield address
     else:
         with mounted(client, make()) as address:

@@ -153,7 +153,7 @@ def test_what_is_no_app_is_refused(client: serve.Client, name: str) -> None:
     with pytest.raises(TypeError, match="decorate a class"):
         client.create_backend(name, serve.asgi(lambda model: small()))
     with pytest.raises(BackendStartError, match="nothing_there"):
-        client.create_backend(name, serve.asgi("tests.apps.shop:nothing_there"))
+        client.create_backend(name, serve.asgi("tests.conformance.shop:nothing_there"))
 
 
 # --- routes and surfaces ----------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_frameworks_work_as_they_are(client: serve.Client, http: httpx.Client, m
     """Apps of Starlette, Litestar and Django: paths, addresses of their own, bodies and sockets (AP2, AP11)."""
     if importlib.util.find_spec(framework) is None:
         pytest.skip(f"{framework} is not installed")
-    route = mount(serve.asgi(f"tests.apps.frameworks:{framework}_app"))
+    route = mount(serve.asgi(f"tests.conformance.frameworks:{framework}_app"))
     assert http.get(f"{route}/hello/a").json() == {"hello": "a", "url": f"{client.http_address}{route}/hello/b"}
     assert http.post(f"{route}/size", content=b"x" * 3_000_000).json() == {"size": 3_000_000}
     if framework != "django":

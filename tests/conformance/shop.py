@@ -1,4 +1,4 @@
-"""A FastAPI app of some forty routes and sockets, as people have them; its tests are in ``conformance/test_apps``."""
+"""A FastAPI app of some forty routes and sockets, as people have them; its tests are in ``test_apps``."""
 
 import asyncio
 import contextlib

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pointsman.lock.keys import ApiKey
     from pointsman.request import Request, accept_batch
     from pointsman.usercode.mounting import asgi
+    from pointsman.usercode.mounting import asgi as ingress
 
 __version__ = VERSION
 
@@ -71,6 +72,7 @@ __all__ = [
     "File",
     "HTTPOptions",
     "ImportedBackend",
+    "ingress",
     "Request",
     "ServeFuture",
     "start",

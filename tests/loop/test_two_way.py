@@ -8,19 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.exceptions import DeadlineExceededError, ReplicaDiedError, UserCodeError
+from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError, UserCodeError
+from pointsman.incoming import RequestHead
 from pointsman.model import Reason
 from pointsman.replica.apps import GRACE_S
 from pointsman.routing.reply import StreamBroken
 from pointsman.routing.router import Router
-from pointsman.testing import MemoryReplica, ScriptedReplica, run, settle
+from pointsman.testing import MemoryReplica, ScriptedReplica, run, settle, table_of
 from pointsman.wire.encoding import encode_frame
 from pointsman.wire.frames import Kind
-from pointsman.wire.messages import PART, WINDOW, AppCallHead, CallHead, pack, unpack
+from pointsman.wire.messages import PART, SOCKET, WINDOW, AppCallHead, CallHead, pack, unpack
 from tests.loop import app_models as apps
 from tests.loop.app_models import SEEN, gate
 from tests.loop.apps import app_call, body_of, fresh_apps, with_app
-from tests.loop.routers import routed
+from tests.loop.routers import routed, splitting
 from tests.properties import examples
 
 __all__ = ["fresh_apps"]
@@ -231,9 +232,6 @@ def test_bodies_over_the_window_are_not_mirrored(size: int, copied: bool) -> Non
     """A shadow of an app gets a body of up to 1 MiB whole; a larger one is counted as dropped (SU5)."""
 
     async def main() -> None:
-        from pointsman.testing import table_of
-        from tests.loop.routers import splitting
-
         real, shadow = ScriptedReplica("b"), ScriptedReplica("s")
         table = table_of(1, {"b": [real], "s": [shadow]}, endpoints={"b": {"b": 1.0}}, shadows={"s": 1.0})
         async with splitting(table) as router:
@@ -336,14 +334,55 @@ def test_work_behind_an_answer_goes_on_and_a_drain_waits_for_it() -> None:
 
 def test_calls_of_others_are_sent_as_before() -> None:
     """A call without data behind it is the same bytes on the wire as before there was any (decision 0060)."""
-    head = CallHead(app_call_request(), 1000, True, False)
+    head = CallHead(RequestHead("b", path=b"/b"), 1000, True, False)
     assert encode_frame(Kind.CALL, 7, pack(head), b"x")[17:] == pack(head) + b"x"
     assert pack(head)[:1] == b"\x94"  # an array of four
     read = unpack(pack(head), AppCallHead)
     assert (read.request, read.budget_ms, read.shadow, read.timed, read.app) == (head.request, 1000, True, False, None)
 
 
-def app_call_request():  # type: ignore[no-untyped-def]
-    from pointsman.incoming import RequestHead
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_socket_is_never_repeated(reads: bool) -> None:
+    """A replica dies with a socket that it may have started: its client hears of it. One that was refused goes to the
+    other replica (SU4)."""
 
-    return RequestHead("b", path=b"/b")
+    async def main() -> None:
+        dying, other = ScriptedReplica(), ScriptedReplica()
+        async with routed(dying, other) as router:
+            call = app_call(SOCKET, idempotent=True, http_method="GET")
+            router.submit(call)
+            await settle()
+            first, second = (dying, other) if dying.calls else (other, dying)
+            if reads:
+                first.die()
+                await settle()
+                with pytest.raises(ReplicaDiedError):
+                    await call.future  # type: ignore[misc]
+                assert not second.calls
+            else:
+                first.refuse(reason=Reason.QUEUE_FULL)
+                await settle()
+                assert len(second.calls) == 1
+                second.refuse(reason=Reason.QUEUE_FULL)
+                await settle()
+                with pytest.raises(BackpressureError, match="max_websockets"):
+                    await call.future  # type: ignore[misc]
+
+    run(main())
+
+
+def test_sockets_are_spread_by_their_number_and_not_mirrored() -> None:
+    """Sockets go to the replica that has the fewest, and shadows get none: they count as dropped (SU3, SU5)."""
+
+    async def main() -> None:
+        first, second, shadow = ScriptedReplica("b"), ScriptedReplica("b"), ScriptedReplica("s")
+        table = table_of(1, {"b": [first, second], "s": [shadow]}, endpoints={"b": {"b": 1.0}}, shadows={"s": 1.0})
+        async with splitting(table) as router:
+            for _ in range(10):
+                router.submit(app_call(SOCKET, http_method="GET"))
+            await settle()
+            assert (len(first.calls), len(second.calls), len(shadow.calls)) == (5, 5, 0)
+            (statistics,) = router.shadow_statistics()
+            assert statistics.dropped == 10
+
+    run(main())

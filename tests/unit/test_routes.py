@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.policy.routes import RouteMatcher, parse_route
+from pointsman.policy.routes import RouteMatcher, parse_route, prefix_of
 from tests.properties import examples
 
 
@@ -203,3 +203,40 @@ def test_any_path_has_an_answer(path: str) -> None:
     if found is not None:
         depth = path.count("/")
         assert depth >= 3 if "rest" in found[0] else depth == found[0].count("/")
+
+
+def test_prefixes_come_last_and_the_longest_of_them_first() -> None:
+    """An app takes what lies below its prefix, where no exact route and no template does; of two prefixes the longer
+    one wins, and `/` takes the rest, but no system path (AP1)."""
+    matcher = RouteMatcher(
+        [("/app/exact", "exact"), ("/app/x/{id}", "template")], [("/", "root"), ("/app", "app"), ("/app/in/", "inner")]
+    )
+    expected = {
+        "/app": "app",
+        "/app/": "app",
+        "/app/y": "app",
+        "/app/exact": "exact",
+        "/app/exact/": "app",
+        "/app/x/1": "template",
+        "/app/x/1/2": "app",
+        "/app/in": "inner",
+        "/app/in/deep": "inner",
+        "/app/inside": "app",
+        "/%61pp/y": "app",
+        "/app%2Fy": "root",
+        "/apple": "root",
+        "/": "root",
+        "/-": "root",
+    }
+    found = {path: matcher.match(path) for path in expected}
+    assert {path: one[0] if one else None for path, one in found.items()} == expected
+    assert matcher.match("/-/x") is None
+    assert matcher.match("/%2D/x") is None
+    assert matcher.match("*") is None
+
+
+def test_a_prefix_has_no_parameters() -> None:
+    """A route with braces is no prefix: ValueError (AP1)."""
+    with pytest.raises(ValueError, match="prefix without parameters"):
+        prefix_of("/app/{id}")
+    assert [prefix_of(route) for route in ("/", "/app", "/app/")] == ["", "/app", "/app"]

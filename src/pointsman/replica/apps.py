@@ -67,6 +67,11 @@ class Apps:
         """WebSockets that are open, or about to be."""
         return len(self._sockets)
 
+    @property
+    def busy(self) -> bool:
+        """Whether the app works on anything: a socket may get a message at any time. Thread-safe."""
+        return bool(self._tasks)
+
     async def start(self) -> None:
         """Run the app's startup. Raises what the app has raised, if it said that it has failed."""
         await self._context.copy().run(self._loop.create_task, self._lifespan.start())
@@ -193,6 +198,7 @@ class Apps:
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises belongs to its caller
             answer.drop_head()
             if answer.complete or item.over:
+                self._ledger.metrics.loop.failed_late(item)
                 _log_error("behind its answer", error)
             else:
                 self._ledger.fail_with(item, error)

@@ -101,7 +101,10 @@ class Runtime:
             timeout_s: least time after which a call counts as overdue. A caller's deadline may be shorter, but an
                 impatient caller must not get the replica killed.
         """
-        return vitals_of(self._ledger.items(), self._on_thread.running, timeout_s)
+        vitals = vitals_of(self._ledger.items(), self._on_thread.running, timeout_s)
+        if self._apps is not None and self._apps.busy:
+            vitals = vitals._replace(patience_s=max(vitals.patience_s or 0.0, timeout_s))
+        return vitals
 
     @property
     def health_check(self) -> Callable[[], Any] | None:

@@ -74,7 +74,9 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
             api=api,
         )
     kind = type(function_or_class).__name__
-    raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind})")
+    call = getattr(type(function_or_class), DEFAULT_METHOD, None)
+    hint = "; an ASGI app is given as serve.asgi(app)" if is_async(call) else ""
+    raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind}){hint}")
 
 
 def _check_signature(function: Any, batches: bool, *, bound: bool = False, doc: str = "") -> bytes:

@@ -151,6 +151,10 @@ async def talk(scope: Any, receive: Any, send: Any) -> None:
             raise ValueError("told")
         if text == "return":
             return
+        if text == "crowd":
+            messages = [{"type": "websocket.send", "bytes": b"%d" % number * 900_000} for number in range(4)]
+            await asyncio.gather(*map(send, messages))
+            continue
         if text == "flood":
             for _ in range(64):
                 await send({"type": "websocket.send", "bytes": b"x" * 70_000})

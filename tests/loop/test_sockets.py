@@ -387,3 +387,17 @@ def test_middlewares_see_sockets() -> None:
             await plain.router.aclose()
 
     run(main())
+
+
+def test_tasks_of_an_app_send_at_once() -> None:
+    """Several tasks of an app send large messages to one client, at the same time: each arrives whole (WS1)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client, _ = await connect(there)
+        client.say("crowd")
+        await asyncio.sleep(1)
+        assert sorted(message[:1] for message in client.messages) == [b"0", b"1", b"2", b"3"]  # type: ignore[type-var]
+        assert all(message == message[:1] * 900_000 for message in client.messages)  # type: ignore[operator]
+        client.close()
+
+    at_the_edge(test)

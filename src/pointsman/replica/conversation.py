@@ -49,12 +49,14 @@ class AppAnswer:
         kind = message["type"]
         if self.complete:
             raise RuntimeError(f"the app sent {kind!r} behind the end of its answer")
+        if self._item.over:  # the client has gone, of which the app may not have heard
+            return
         wanted = f"{self._kind}.body" if self.started else f"{self._kind}.start"
         if kind != wanted:
             raise RuntimeError(f"the app sent {kind!r} where {wanted!r} comes next")
         if self.started:
             await self._body(bytes(message.get("body", b"")), more=bool(message.get("more_body", False)))
-        elif not self._item.over:
+        else:
             self._start(message["status"], list(message.get("headers", ())))
 
     def check_complete(self) -> None:
@@ -99,6 +101,7 @@ class AppAnswer:
         if self._opening is not None:
             self._opening.cancel()
             self._open()
+        item.enter_stream()  # here, since it is the app's own context that loses its deadline
         if data:
             await item.outlet.send(data)
         if not more:
@@ -110,7 +113,7 @@ class AppAnswer:
         item = self._item
         if item.over:
             return
-        item.enter_stream()
+        item.opened = True
         headers = self._headers
         if self._length is not None:
             headers = [*headers, (b"content-length", b"%d" % self._length)]

@@ -34,7 +34,7 @@ class Inbox:
         self._follows = follows
         self._parts: deque[tuple[bytes, Body]] = deque()
         self._taken = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()  # several may wait: frameworks listen for the end while an app reads
         self.ended: bytes | None = None
         self.unread = 0
 
@@ -43,21 +43,19 @@ class Inbox:
         if self.ended is None:
             self._parts.append((head, data))
             self.unread += len(data)
-            self._wake()
+            self._news.set()
 
     def end(self, head: bytes = b"") -> None:
         """No more comes. What has come can still be read."""
         if self.ended is None:
             self.ended = head
-            self._wake()
+            self._news.set()
 
     async def part(self) -> tuple[bytes, Body] | None:
         """The next part with its head; None once there is none any more."""
-        while not self._parts:
-            if self.ended is not None:
-                return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        await self._something()
+        if not self._parts:
+            return None
         head, data = self._parts.popleft()
         self._read(len(data))
         return head, data
@@ -73,8 +71,8 @@ class Inbox:
 
     async def _something(self) -> None:
         while not self._parts and self.ended is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            self._news.clear()
+            await self._news.wait()
 
     def _read(self, size: int) -> None:
         self.unread -= size
@@ -82,10 +80,6 @@ class Inbox:
         if self._follows and (self._taken >= CREDIT_STEP or not self.unread) and self._taken and self.ended is None:
             self._item.stream.send(Kind.CREDIT, self._item.call_id, pack(CreditHead(self._taken)))
             self._taken = 0
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Outlet:
@@ -98,6 +92,7 @@ class Outlet:
     def __init__(self, item: Item) -> None:
         self._item = item
         self._credit = WINDOW
+        self._turn = asyncio.Lock()  # tasks of an app may send at once, and parts of two messages must not be mixed
         self._waiter: asyncio.Future[None] | None = None
 
     async def send(self, data: bytes, flags: int = 0) -> None:
@@ -106,6 +101,10 @@ class Outlet:
         Args:
             flags: of a message's kind; 0 where borders have no meaning.
         """
+        async with self._turn:
+            await self._send(data, flags)
+
+    async def _send(self, data: bytes, flags: int) -> None:
         item, at, size = self._item, 0, len(data)
         while not item.over:
             fits = min(PART, self._credit)

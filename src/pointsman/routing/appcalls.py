@@ -42,7 +42,7 @@ class AppCall(Call):
         )  # fmt: skip
         self.app = app
         self.is_socket = app.follows == SOCKET
-        self.up = None if app.follows == WHOLE else Upward()
+        self.up = None if app.follows == WHOLE else Upward(keeps=app.follows == BODY)
         self._refused_by: list[object] = []
 
     def head(self, now: float) -> AppCallHead:

@@ -21,17 +21,20 @@ SendFrame = Callable[[Kind, bytes, Body], None]
 class Upward:
     """The data behind one call. Its caller pushes, the connection to a replica sends.
 
+    Args:
+        keeps: whether it may be sent again; a WebSocket's messages are not.
+
     Attributes:
         size: bytes pushed so far.
         ended: whether the end was pushed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = True) -> None:
         self.size = 0
         self.ended = False
         self._granted = 0
         self._credit = WINDOW
-        self._kept: list[tuple[Kind, bytes, bytes]] | None = []
+        self._kept: list[tuple[Kind, bytes, bytes]] | None = [] if keeps else None
         self._waiting: deque[tuple[Kind, bytes, bytes]] = deque()
         self._send: SendFrame | None = None
         self._over = False

@@ -10,12 +10,15 @@ import pytest
 
 from pointsman.model import ASGI
 from pointsman.replica.apps import GRACE_S
+from pointsman.replica.flow import STALL_S
+from pointsman.routing.call import StreamBroken
 from pointsman.testing import MemoryReplica, run
 from pointsman.usercode.mounting import asgi
 from tests.loop import app_models as apps
 from tests.loop.app_models import SEEN, gate
-from tests.loop.apps import fresh_apps
+from tests.loop.apps import app_call, body_of, fresh_apps
 from tests.loop.edge import LIMIT, Edge, edge
+from tests.loop.routers import routed
 
 __all__ = ["fresh_apps"]
 
@@ -213,3 +216,21 @@ def test_routes_of_apps_are_prefixes() -> None:
         assert client.statuses == [200, 200, 200, 404, 404, 404, 404]
 
     at_the_edge(apps.describe, test)
+
+
+def test_a_client_that_takes_nothing_gives_its_slot_back() -> None:
+    """A client asks for 6.4 MB and reads nothing: after a minute the app's slot is another caller's (AP7)."""
+
+    async def main() -> None:
+        async with MemoryReplica(asgi(apps.big)) as replica, routed(replica) as router:
+            call = app_call(0)
+            router.submit(call)
+            reply = await call.future  # type: ignore[misc]
+            await asyncio.sleep(STALL_S - 1)
+            assert replica.runtime.load == 1
+            await asyncio.sleep(2)
+            assert replica.runtime.load == 0
+            with pytest.raises(StreamBroken):
+                await body_of(reply)
+
+    run(main())

@@ -15,6 +15,8 @@ from pointsman.wire.stream import Stream
 CREDIT_STEP = WINDOW // 4
 """Bytes that an app has read, and nobody was told of, at most: credit is given in such steps, and when nothing is
 left to read."""
+STALL_S = 60.0
+"""How long a reader of what an app sends may take for a step of credit, with a window unread."""
 
 
 class Inbox:
@@ -100,6 +102,9 @@ class Outlet:
 
         Args:
             flags: of a message's kind; 0 where borders have no meaning.
+
+        Raises:
+            TimeoutError: nobody reads it. The slot is another caller's, who does.
         """
         async with self._turn:
             await self._send(data, flags)
@@ -117,8 +122,14 @@ class Outlet:
                 if at == size:
                     return
             else:
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
+                await self._credit_or_end()
+
+    async def _credit_or_end(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(self._waiter, STALL_S)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"the client has taken next to nothing for {STALL_S:g} s") from None
 
     def grant(self, size: int) -> None:
         self._credit += size

@@ -162,6 +162,22 @@ def test_health_is_told_to_everybody(middlewares: bool) -> None:
     assert {path.decode() for path in OPEN_PATHS} == {"/-/healthz", "/v2/health/live", "/v2/health/ready"}
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_needs_no_key_does_not_pass_it_on(twice: bool) -> None:
+    """A preflight that reaches user code, and shows a key that nobody has asked for, does not show it there (ED3)."""
+
+    async def main() -> None:
+        async with edge(methods=("OPTIONS",), lock=keys()) as there:
+            lines = [f"Authorization: bearer {ANN}", f"X-API-Key: {BOB}", "X-API-Key: theirs"] * (2 if twice else 1)
+            asks = ["Origin: https://a.b", "Access-Control-Request-Method: POST"]
+            assert (await ask(there, *asks, *lines, method="OPTIONS"))[0] == 200
+            got = headers_of(there)
+            assert not [value for _, value in got if ANN in value or BOB in value]
+            assert ("x-api-key", "theirs") in got
+
+    run(main())
+
+
 @WAYS
 def test_a_key_for_other_endpoints(middlewares: bool) -> None:
     """A key opens the endpoints that it names: elsewhere 403, where nothing is 404 (ED2)."""

@@ -214,7 +214,7 @@ class Door:
         found = self._grants.get(digest_of(key)) if key else None
         if found is not None:
             # The next request of this client shows the same value. Of that Python's hash is kept, which is keyed, and
-            # as good against guessing as 64 bits are: a digest takes a tenth of what all of a request does here.
+            # as good against guessing as 64 bits are: a digest takes a twentieth of what a request takes here.
             if len(known) > 4 * len(self._grants):
                 known.clear()
             known[hash(value)] = found

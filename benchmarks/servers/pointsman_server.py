@@ -17,7 +17,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
+import msgspec
 from batchmodel import CHUNK, CHUNKS, MAX_BATCH, compute, compute_unlocked
+from pydantic import BaseModel
 
 import pointsman as serve
 
@@ -37,6 +39,41 @@ async def async_noop(request: Any) -> str:
 async def hang(request: Any) -> str:
     await asyncio.sleep(3600)
     return "never"
+
+
+class Flower(BaseModel):
+    """All fields have defaults: the load's body is empty."""
+
+    sepal: float = 5.1
+    petals: list[float] = []
+
+
+class Leaf(msgspec.Struct):
+    sepal: float = 5.1
+    petals: list[float] = []
+
+
+class Guess(BaseModel):
+    label: str
+    score: float
+
+
+class LeafGuess(msgspec.Struct):
+    label: str
+    score: float
+
+
+def untyped(request: Any) -> dict[str, Any]:
+    flower = request.json()
+    return {"label": "setosa", "score": flower.get("sepal", 5.1)}
+
+
+def typed(flower: Flower) -> Guess:
+    return Guess(label="setosa", score=flower.sepal)
+
+
+def typed_struct(leaf: Leaf) -> LeafGuess:
+    return LeafGuess("setosa", leaf.sepal)
 
 
 @serve.accept_batch
@@ -91,6 +128,9 @@ BATCHES = {"max_batch_size": MAX_BATCH, "batch_wait_timeout": 0}
 SINGLE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "noop": (noop, {}),
     "async": (async_noop, {}),
+    "untyped": (untyped, {}),
+    "typed": (typed, {}),
+    "typed-struct": (typed_struct, {}),
     "wait": (model, BATCHES),
     "unlocked": (unlocked_model, BATCHES),
     "target": (model, {"max_batch_size": MAX_BATCH, "target_latency_ms": 50}),

@@ -106,6 +106,10 @@ def whole_numbers(values: npt.NDArray[np.int64]) -> str:
     return str(values.dtype)
 
 
+def small_numbers(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return values
+
+
 def some_numbers(values: npt.NDArray[np.floating[Any]]) -> str:
     return str(values.dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Iterator
@@ -65,6 +66,7 @@ def test_a_model_gets_the_decoded_body_and_parameters_of_the_query() -> None:
         (flowers.array, [[1, 2], [3, 4.5]], [[2.0, 4.0], [6.0, 9.0]]),
         (flowers.whole_numbers, [1, 2], "int64"),
         (flowers.some_numbers, [1, 2], "float64"),
+        (flowers.small_numbers, [1, 255], [1, 255]),
         (flowers.flowers, [GOOD, GOOD], 2),
         (flowers.named, {"b": GOOD, "a": GOOD}, ["a", "b"]),
         (flowers.either, {"kind": "dog", "age": 3}, "Dog"),
@@ -107,6 +109,54 @@ def test_uploads() -> None:
     missing = post(flowers.upload, None, files={"other": b"1"})
     assert missing.json()["detail"] == [{"loc": ["body", "image"], "msg": "Field required", "type": "missing"}]
     assert post(flowers.upload, {"image": 1}).status_code == 415
+
+
+def timed(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+class Decorated:
+    """Typed behind a decorator, with a helper whose parameters no call can give, and methods of other kinds."""
+
+    @timed
+    def __call__(self, flower: Flower, *, top: int = 3) -> float:
+        return self.helped(flower, flower) + top
+
+    def helped(self, first: Flower, second: Flower) -> float:
+        return first.sepal + second.sepal
+
+    @staticmethod
+    def still(flower: Flower) -> float:
+        return flower.sepal
+
+    @classmethod
+    def of_class(cls, flower: Flower) -> str:
+        return f"{cls.__name__} {flower.sepal}"
+
+
+def test_decorated_and_other_methods() -> None:
+    """The parameters of what a decorator wraps count; static and class methods are typed as others are (TY1)."""
+    config = {"http_methods": "*"}
+    with TestClient(Decorated, config=config) as client:
+        assert client.post(json=GOOD, params={"top": 1}).json() == 12.0
+        for method, answer in (("still", "5.5"), ("of_class", "Decorated 5.5")):
+            assert client.post(json=GOOD, headers={"x-serve-call-method": method}).text == answer
+        misfit = client.post(json={}, headers={"x-serve-call-method": "still"})
+        assert misfit.json()["detail"][0]["loc"] == ["body", "sepal"]
+
+
+def test_a_typed_callable_with_a_form_of_its_own() -> None:
+    """A field that the form does not have is the client's mistake in a typed callable as well (HE4)."""
+
+    def model(image: serve.File, request: serve.Request) -> Any:
+        with request.form() as form:
+            return form["other"]
+
+    assert post(model, None, files={"image": b"1"}).status_code == 400
 
 
 def test_code_that_takes_a_request_stays_as_it_is() -> None:
@@ -201,6 +251,10 @@ def test_a_misfit_is_told_as_fastapi_tells_it() -> None:
         (flowers.array, b"[" * 100_000, ["body"], "recursion_loop"),
         (flowers.array, b'{"a": 1}', ["body"], "array_type"),
         (flowers.whole_numbers, b"[1.5]", ["body"], "array_dtype"),
+        (flowers.whole_numbers, b"[1e300]", ["body"], "array_dtype"),
+        (flowers.small_numbers, b"[1, 300]", ["body"], "array_range"),
+        (flowers.small_numbers, b"[-1]", ["body"], "array_range"),
+        (flowers.array, b"[1e300]", ["body"], "array_range"),
         (flowers.garden, b'{"name": "x"}', ["body", "soil"], "missing"),
     ],
 )
@@ -281,11 +335,12 @@ def test_whatever_is_sent_is_no_error_of_the_model(clients: list[TestClient], bo
 
 
 MSGPACK = {"content-type": "application/msgpack"}
+CODES = (flowers.mixed, flowers.maybe, flowers.some_numbers, flowers.whole_numbers, flowers.flowers, flowers.pot)
 
 
 @pytest.fixture(scope="module")
 def clients() -> Iterator[list[TestClient]]:
-    clients = [TestClient(code) for code in (flowers.mixed, flowers.maybe, flowers.array, flowers.flowers, flowers.pot)]
+    clients = [TestClient(code) for code in CODES]
     yield clients
     for client in clients:
         client.close()

@@ -116,6 +116,12 @@ def test_the_backend_with_most_traffic_describes_the_endpoint() -> None:
     assert operation["x-pointsman-backends"] == {"e0": 0.1, "e1": 0.9}
 
 
+def test_backends_are_hidden_where_headers_are() -> None:
+    """With ``expose_headers`` off the document names no backends either (TY7)."""
+    made = document(table(e=("/f", POST, [(flowers.Model, 1.0)])), shows_backends=False)
+    assert "x-pointsman-backends" not in made["paths"]["/f"]["post"]
+
+
 def other_flower() -> Any:
     """A model of the same name with other fields, around one of an equal name."""
     colour = create_model("Colour", hue=(int, ...))

@@ -112,3 +112,11 @@ def test_structs_by_value_keep_what_they_are() -> None:
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
         msgspec.json.decode(b'{"type":"kept","firstName":"a","z":1}', type=loaded)
     assert cloudpickle.loads(dumps(After))(1).size == 2
+
+
+@pytest.mark.parametrize("module", ["replica.__main__", "ingress.__main__"])
+def test_what_is_not_typed_pays_for_nothing(module: str) -> None:
+    """A process whose code is not typed loads neither pydantic nor numpy (TY1)."""
+    program = f"import sys, pointsman.{module}; print([name for name in ('pydantic', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -63,16 +63,19 @@ class ApiDocument:
 
     Args:
         security: security schemes by name, which all operations ask for; None for none.
+        shows_backends: whether it says which backends an endpoint has, as headers of answers do.
     """
 
-    def __init__(self, security: Document | None = None) -> None:
+    def __init__(self, security: Document | None = None, *, shows_backends: bool = True) -> None:
         self._security = security
+        self._shows_backends = shows_backends
         self._made: tuple[int, bytes] | None = None
 
     def data(self, table: RoutingTable) -> bytes:
         """The document as JSON."""
         if self._made is None or self._made[0] != table.version:
-            self._made = table.version, msgspec.json.encode(document(table, security=self._security))
+            made = document(table, security=self._security, shows_backends=self._shows_backends)
+            self._made = table.version, msgspec.json.encode(made)
         return self._made[1]
 
 
@@ -82,11 +85,12 @@ def page() -> bytes:
     return Path(__file__).with_name("docs.html").read_bytes()
 
 
-def document(table: RoutingTable, *, security: Document | None = None) -> Document:
+def document(table: RoutingTable, *, security: Document | None = None, shows_backends: bool = True) -> Document:
     """The OpenAPI document of a routing table.
 
     Args:
         security: security schemes by name, which all operations ask for.
+        shows_backends: whether it says which backends an endpoint has.
     """
     made: Document = {
         "openapi": "3.1.0",
@@ -106,6 +110,10 @@ def document(table: RoutingTable, *, security: Document | None = None) -> Docume
     for endpoint in sorted(table.endpoints.values(), key=lambda endpoint: endpoint.route or ""):
         if endpoint.route is not None:
             _add_endpoint(made, endpoint, _description_of(table, endpoint))
+    if not shows_backends:
+        for item in made["paths"].values():
+            for operation in _operations(item):
+                operation.pop("x-pointsman-backends", None)
     return made
 
 

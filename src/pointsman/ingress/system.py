@@ -17,7 +17,8 @@ PAGE_HEADERS: Headers = [
     (b"content-type", b"text/html; charset=utf-8"),
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'",
+        b"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self';"
+        b" base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 ]
 
@@ -32,10 +33,11 @@ class SystemPaths:
 
     Args:
         docs: whether there is a document.
+        shows_backends: whether it may name backends.
     """
 
-    def __init__(self, *, docs: bool) -> None:
-        self._document = ApiDocument() if docs else None
+    def __init__(self, *, docs: bool, shows_backends: bool) -> None:
+        self._document = ApiDocument(shows_backends=shows_backends) if docs else None
         self._paths = (ROUTES, HEALTH, DOCUMENT, PAGE) if docs else (ROUTES, HEALTH)
 
     def __contains__(self, path: str) -> bool:

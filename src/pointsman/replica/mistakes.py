@@ -100,6 +100,8 @@ def bad_body(error: BaseException, incoming: Incoming | None, request: Any) -> s
     multipart = sys.modules.get("starlette.formparsers")
     if isinstance(error, KeyError):
         # A `def` around an `async def` may have two forms: of our request, and of the Starlette request inside.
+        # A typed callable may have been given the request among others.
+        request = getattr(request, "request", None) or request
         forms = [getattr(owner, "_form", None) for owner in (request, getattr(request, "_whole", None))]
         owners = [frame.f_locals.get("self") for frame in _frames(error.__traceback__)]
         found = any(form is not None and owner is form for form in forms for owner in owners)

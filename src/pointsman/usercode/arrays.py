@@ -66,21 +66,33 @@ def cast(array: Any, wanted: Any) -> Any:
     """An array with the wanted type of elements; itself if it has that type.
 
     Raises:
-        Misfit: it would lose more than precision, as numbers with a fraction would in an array of whole ones.
+        Misfit: it would lose more than precision, as numbers with a fraction would in an array of whole ones, and
+            large ones in one of small ones.
     """
     if wanted is None or array.dtype == wanted:
         return array
     if isinstance(wanted, np.dtype):
-        if array.dtype.kind in _PLAIN and np.can_cast(array.dtype, wanted, "same_kind"):
-            return array.astype(wanted)
-        if wanted.kind == "u" and array.dtype.kind == "i" and not (array < 0).any():
-            return array.astype(wanted)  # whole numbers of JSON are signed to numpy
+        whole = array.dtype.kind in "iu" and wanted.kind in "iu"  # those of JSON are signed to numpy
+        if whole or (array.dtype.kind in _PLAIN and np.can_cast(array.dtype, wanted, "same_kind")):
+            return _same_values(array, wanted)
     elif np.issubdtype(array.dtype, wanted):
         return array
     elif issubclass(np.float64, wanted) and array.dtype.kind in "iu":
         return array.astype(np.float64)
     name = getattr(wanted, "__name__", str(wanted))
     raise Misfit.of(f"Input should be an array of {name}, not of {array.dtype.name}", "array_dtype")
+
+
+def _same_values(array: Any, wanted: Any) -> Any:
+    with np.errstate(over="ignore"):
+        made = array.astype(wanted)
+    if wanted.kind in "iu":
+        same = np.array_equal(made, array)
+    else:
+        same = wanted.kind not in "fc" or np.array_equal(np.isfinite(made), np.isfinite(array))
+    if not same:
+        raise Misfit.of(f"Input should be numbers that fit into {wanted.name}", "array_range")
+    return made
 
 
 def to_npy(array: Any) -> bytes:

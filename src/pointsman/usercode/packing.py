@@ -86,7 +86,7 @@ def _check_signature(function: Any, batches: bool, *, bound: bool = False, doc: 
     Raises:
         TypeError: it requires what no request has.
     """
-    signature = read_signature(function, batches=batches, bound=bound, settles=True)
+    signature = read_signature(function, batches=batches, bound=bound, settles=True, warns=True)
     if signature is None or not signature.has_inputs:
         takes_argument(function, bound=bound)
     return describe(signature, doc) if signature is not None else b""

@@ -77,13 +77,16 @@ class Signature(NamedTuple):
         return next(iter(self.of_role(BODY)), None)
 
 
-def read_signature(function: Any, *, batches: bool, bound: bool = False, settles: bool = False) -> Signature | None:
+def read_signature(
+    function: Any, *, batches: bool, bound: bool = False, settles: bool = False, warns: bool = False
+) -> Signature | None:
     """Read a callable's signature; None if the callable is not typed.
 
     Args:
         batches: it takes lists of requests.
         bound: leave out the first parameter, ``self``.
         settles: make its annotations real, since it is about to travel.
+        warns: warn of annotations that cannot be resolved.
 
     Raises:
         TypeError: it is typed, and a parameter of it can get no value; or a model cannot be validated.
@@ -99,7 +102,7 @@ def read_signature(function: Any, *, batches: bool, bound: bool = False, settles
     if batches and any(kinds.is_typed(hint) and _item(hint) is None for hint in named.values()):
         where = getattr(function, "__qualname__", repr(function))
         raise TypeError(f"{where} takes a batch; annotate what it takes as list[Model]")
-    if settles:
+    if warns:
         _warn_of_unknown(function, [name for name in unknown if name in named], code)
     if not has_inputs and not (returned is not _EMPTY and kinds.is_typed(_answer(returned, batches))):
         return None

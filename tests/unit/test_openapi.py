@@ -13,9 +13,10 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import BaseModel, create_model
 
-from pointsman.ingress.openapi import ApiDocument, document, page
+from pointsman.ingress.openapi import API_KEYS, ApiDocument, document, page
 from pointsman.model import BackendRoute, EndpointSpec, RoutingTable, TrafficPolicy
 from pointsman.usercode.describing import MAX_DESCRIPTION, pack_description, unpack_description
+from pointsman.usercode.mounting import asgi
 from pointsman.usercode.packing import inspect_code
 from tests.loop import flowers
 
@@ -191,9 +192,9 @@ def test_an_app_lies_under_its_prefix() -> None:
     def root() -> str:
         return ""
 
-    described = pack_description({"openapi": app.openapi()})
-    assert described is not None
+    described = asgi(app)
     made = checked(document(table(a=("/a", POST, [(flowers.Model, 1.0)]), app=("/app", ("*",), [(described, 1.0)]))))
+    assert app.openapi_schema is None, "the app itself makes its own anew, under the prefix that it is given"
     assert {"/app/", "/app/flowers/{name}", "/a"} == set(made["paths"])
     assert made["paths"]["/app/"]["get"]["tags"] == ["app"]
     assert "HTTPBearer" in made["components"]["securitySchemes"]
@@ -201,11 +202,34 @@ def test_an_app_lies_under_its_prefix() -> None:
     checked(document(twice))
 
 
+def test_routes_that_are_methods_are_described() -> None:
+    """Those of a class that has an app take no ``self`` (TY7, AP4)."""
+    app = fastapi.FastAPI()
+
+    @asgi(app)
+    class Shop:
+        @app.get("/price")
+        def price(self, of: str) -> int:
+            return 1
+
+    made = checked(document(table(shop=("/shop", ("*",), [(Shop, 1.0)]))))
+    operation = made["paths"]["/shop/price"]["get"]
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["of"]
+
+
+def test_an_app_without_a_document_is_not_described() -> None:
+    """Apps of other frameworks, functions that make one, and apps that publish no document have none here (TY7)."""
+
+    async def other(scope: Any, receive: Any, send: Any) -> None: ...
+
+    for app in (other, lambda: fastapi.FastAPI(), fastapi.FastAPI(openapi_url=None)):
+        assert inspect_code(asgi(app), ()).api == b""
+
+
 def test_security_schemes() -> None:
-    """What keys clients need is said of all operations (TY7)."""
-    scheme = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
-    made = checked(document(table(e=("/f", POST, [(flowers.Model, 1.0)])), security=scheme))
-    assert made["security"] == [{"key": []}]
+    """What keys clients need is said of all operations, each of which takes either header (TY7, ED2)."""
+    made = checked(document(table(e=("/f", POST, [(flowers.Model, 1.0)])), security=API_KEYS))
+    assert made["security"] == [{"bearer": []}, {"header": []}]
 
 
 def test_the_document_is_made_once_for_a_table() -> None:

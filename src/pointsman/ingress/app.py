@@ -81,7 +81,9 @@ class IngressApp:
         self._tracer = tracing.tracer()
         self._settings = settings
         self._wants_key = settings.lock.wants_key
-        self._system = SystemPaths(docs=settings.docs, shows_backends=settings.expose_headers)
+        self._system = SystemPaths(
+            docs=settings.docs, shows_backends=settings.expose_headers, wants_key=self._wants_key
+        )
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher()
         self._budget = WarningBudget()

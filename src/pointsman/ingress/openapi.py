@@ -19,11 +19,15 @@ from pointsman.policy.routes import parse_route
 from pointsman.usercode.describing import renamed, unpack_description
 from pointsman.version import VERSION
 
-DOCUMENT_PATH, PAGE_PATH = "/-/openapi.json", "/-/docs"
 METHODS = ("GET", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE")
 """Methods that an OpenAPI document knows, but for HEAD, which is served wherever GET is."""
 WITH_BODY = ("PUT", "POST", "PATCH")
 Document = dict[str, Any]
+API_KEYS: Document = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+"""Security schemes of a port that asks for API keys: either of them will do."""
 
 _ERROR = {
     "type": "object",

@@ -7,7 +7,7 @@ import msgspec
 
 from pointsman.ingress.asgi import Send, send_whole
 from pointsman.ingress.codec import ErrorAnswer, Headers, RequestRejected
-from pointsman.ingress.openapi import ApiDocument, page
+from pointsman.ingress.openapi import API_KEYS, ApiDocument, page
 from pointsman.model import Reason, RoutingTable
 
 ROUTES, HEALTH, DOCUMENT, PAGE = "/-/routes", "/-/healthz", "/-/openapi.json", "/-/docs"
@@ -34,10 +34,11 @@ class SystemPaths:
     Args:
         docs: whether there is a document.
         shows_backends: whether it may name backends.
+        wants_key: whether requests need an API key.
     """
 
-    def __init__(self, *, docs: bool, shows_backends: bool) -> None:
-        self._document = ApiDocument(shows_backends=shows_backends) if docs else None
+    def __init__(self, *, docs: bool, shows_backends: bool, wants_key: bool) -> None:
+        self._document = ApiDocument(API_KEYS if wants_key else None, shows_backends=shows_backends) if docs else None
         self._paths = (ROUTES, HEALTH, DOCUMENT, PAGE) if docs else (ROUTES, HEALTH)
 
     def __contains__(self, path: str) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from pointsman.usercode.models import JSON, MSGPACK, NPY, REF, Described, Form
+from pointsman.usercode.mounting import is_fastapi
 from pointsman.usercode.signatures import FIELD, FILE, Parameter, Signature
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,24 @@ def describe(signature: Signature, doc: str = "") -> bytes:
     if packed is None:
         log.warning("what describes this callable takes over %d bytes: /-/docs has no schemas of it", MAX_DESCRIPTION)
         packed = pack_description({"doc": (signature.doc or doc)[:1000], "parameters": [], "components": {}})
+    return packed or b""
+
+
+def describe_app(app: Any) -> bytes:
+    """The packed description of a FastAPI app; empty for other apps, and for one that publishes no document."""
+    if not is_fastapi(app) or app.openapi_url is None:
+        return b""
+    kept = app.openapi_schema
+    try:
+        document = app.openapi()
+        packed = pack_description({"openapi": document})
+    except Exception as error:  # noqa: BLE001 - models and routes are user code, which FastAPI asks
+        log.info("a FastAPI app has no document, and is served without: %s", error)
+        return b""
+    finally:
+        app.openapi_schema = kept  # else a replica's app would not say under which prefix it is
+    if packed is None:
+        log.warning("the document of a FastAPI app takes over %d bytes: /-/docs is without it", MAX_DESCRIPTION)
     return packed or b""
 
 

@@ -21,8 +21,8 @@ from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
 from pointsman.usercode.byvalue import Pickler, dumps
 from pointsman.usercode.callables import is_async, is_batching, is_decorated, takes_argument, wraps_async
 from pointsman.usercode.culprit import explain
-from pointsman.usercode.describing import describe
-from pointsman.usercode.mounting import Mounted, has_app, parameters_of
+from pointsman.usercode.describing import describe, describe_app
+from pointsman.usercode.mounting import MARK, Mounted, has_app, parameters_of
 from pointsman.usercode.signatures import read_signature
 
 DEFAULT_METHOD = "__call__"
@@ -42,7 +42,7 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
             raise ValueError(f"init args {init_args!r} were given for {function_or_class!r}, which is no class")
         if not isinstance(function_or_class.app, str) and parameters_of(function_or_class.app) == 1:
             raise TypeError(f"{function_or_class!r} takes the object of a class: decorate a class with it")
-        return TargetTraits(is_class=False, surface=ASGI)
+        return TargetTraits(is_class=False, surface=ASGI, api=describe_app(function_or_class.app))
     if isinstance(function_or_class, types.FunctionType) or is_decorated(function_or_class):
         if init_args:
             name = getattr(function_or_class, "__name__", repr(function_or_class))
@@ -55,7 +55,7 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         mounted = has_app(function_or_class)
         batches = is_batching(call)
-        api = b""
+        api = describe_app(getattr(function_or_class, MARK)) if mounted else b""
         if isinstance(call, types.FunctionType) and not mounted:
             doc = inspect.cleandoc(vars(function_or_class).get("__doc__") or "")
             api = _check_signature(call, batches, bound=_is_bound(function_or_class, DEFAULT_METHOD), doc=doc)

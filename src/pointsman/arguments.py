@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import numbers
 from collections.abc import Iterable
 from typing import Any, Literal, overload
@@ -125,3 +126,19 @@ def check_timeout(timeout_s: Any, what: str) -> float | None:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{what} must be a finite number of seconds above 0, not {timeout_s!r}")
     return seconds
+
+
+def check_max_body(size: Any) -> float | None:
+    """Check a largest body in bytes; returns it, or None.
+
+    Raises:
+        TypeError: neither an int nor infinite.
+        ValueError: below 0.
+    """
+    if size is None or (isinstance(size, float) and size == math.inf):
+        return size
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"max_body_bytes must be an int, math.inf or None, not {size!r}")
+    if size < 0:
+        raise ValueError(f"max_body_bytes is {size!r}, and must be at least 0")
+    return size

@@ -306,6 +306,7 @@ class EndpointSpec(Struct, frozen=True):
         shard_key: where an HTTP request carries its key; the syntax is that of :mod:`pointsman.policy.shardkey`.
         request_timeout_s: deadline of its calls in seconds; None for the instance's.
         surface: that of all its backends. The route of an app is a prefix.
+        max_body_bytes: largest body of a request, infinite for none; None for the instance's.
     """
 
     name: str
@@ -316,6 +317,7 @@ class EndpointSpec(Struct, frozen=True):
     shard_key: str = DEFAULT_SHARD_KEY
     request_timeout_s: float | None = None
     surface: str = PLAIN
+    max_body_bytes: float | None = None
 
 
 class ReplicaRef(Struct, frozen=True):

@@ -89,6 +89,7 @@ class Edge:
         kind: type[IngressApp] = IngressApp,
         replica: Any = None,
         surface: str = PLAIN,
+        limit: float | None = None,
         **options: Any,
     ) -> None:
         self.replica = replica or ScriptedReplica()
@@ -97,6 +98,7 @@ class Edge:
         self.app = kind(self.router, settings)
         table = table_of(1, {"b": [self.replica]})
         endpoint = msgspec.structs.replace(table.endpoints["b"], route=route, methods=methods, surface=surface)
+        endpoint = msgspec.structs.replace(endpoint, max_body_bytes=limit)
         self.app.apply(msgspec.structs.replace(table, endpoints={"b": endpoint}))
         self.door = Door(settings.lock, cells=lambda name: [0.0, 0.0], own=0, clock=asyncio.get_running_loop().time)
         with socket.socket() as unused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -118,18 +119,27 @@ def test_a_slow_app_is_not_the_clients_fault() -> None:
         assert client.statuses == [200]
         assert client.data.count(b"x") >= size
 
-    async def main() -> None:
-        from tests.loop import edge as edges
+    at_the_edge(apps.patient, test, body_idle_timeout_s=3.0, limit=math.inf)
 
-        before, edges.LIMIT = edges.LIMIT, 10_000_000
-        try:
-            options: dict[str, Any] = {"surface": ASGI, "methods": ("*",), "body_idle_timeout_s": 3.0}
-            async with MemoryReplica(asgi(apps.patient)) as replica, edge(replica=replica, **options) as there:
-                await test(there, replica)
-        finally:
-            edges.LIMIT = before
 
-    run(main())
+@pytest.mark.parametrize(("limit", "status"), [(None, 413), (2 * LIMIT, 200), (math.inf, 200), (10, 413)])
+@pytest.mark.parametrize("declared", [True, False])
+def test_an_endpoint_has_a_limit_of_its_own(limit: float | None, status: int, declared: bool) -> None:
+    """The largest body of an endpoint may be more, or less, than the instance's (AP8)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client = await there.client()
+        body = b"x" * (LIMIT + 1)
+        if declared:
+            client.head("/b/x", content_length=len(body))
+            client.send(body)
+        else:
+            client.head("/b/x", transfer_encoding="chunked")
+            client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        await asyncio.sleep(0.5)
+        assert client.statuses == [status]
+
+    at_the_edge(apps.echo, test, limit=limit)
 
 
 @BOTH

@@ -140,6 +140,7 @@ class BackendOperations(Operations):
         idempotent: bool | None = None,
         shard_key: str | None = None,
         request_timeout_s: float | None = None,
+        max_body_bytes: float | None = None,
     ) -> None:
         """Make backend and endpoint under one name; on a name that exists, replace the code without losing a request.
 
@@ -175,6 +176,7 @@ class BackendOperations(Operations):
             idempotent,
             check_source(shard_key) if shard_key is not None else None,
             check_timeout(request_timeout_s, "request_timeout_s"),
+            arguments.check_max_body(max_body_bytes),
             by=author(),
         )
         self._change(command, package.blob, backend=name)

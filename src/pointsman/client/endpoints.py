@@ -42,6 +42,7 @@ class EndpointOperations(Operations):
         idempotent: bool = False,
         shard_key: str = DEFAULT_SHARD_KEY,
         request_timeout_s: float | None = None,
+        max_body_bytes: float | None = None,
     ) -> None:
         """Make a name by which a backend is called, and optionally an HTTP route.
 
@@ -54,6 +55,7 @@ class EndpointOperations(Operations):
             shard_key: where an HTTP request carries the key that keeps it with one backend: ``"header:NAME"``,
                 ``"cookie:NAME"`` or ``"query:NAME"``; default the header ``X-SERVE-SHARD-KEY``.
             request_timeout_s: deadline of a call in seconds, to the first byte of its answer; None for the instance's.
+            max_body_bytes: largest body of a request; None for the instance's. ``math.inf`` is no limit, for ASGI apps.
             idempotent: whether a request that had started may be repeated when its replica dies.
 
         Raises:
@@ -73,6 +75,7 @@ class EndpointOperations(Operations):
             bool(idempotent),
             check_source(shard_key),
             check_timeout(request_timeout_s, "request_timeout_s"),
+            arguments.check_max_body(max_body_bytes),
             by=author(),
         )
         self._change(command)

@@ -19,7 +19,7 @@ from pointsman.usercode.packing import shown
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OF_ENDPOINTS = frozenset(("route", "methods", "idempotent", "shard_key", "request_timeout_s"))
+_OF_ENDPOINTS = frozenset(("route", "methods", "idempotent", "shard_key", "request_timeout_s", "max_body_bytes"))
 
 
 def explains_keywords(operation: Callable[P, R]) -> Callable[P, R]:

@@ -23,7 +23,7 @@ from pointsman.controller.state import (
     find_backend,
     without,
 )
-from pointsman.limits import MAX_DESCRIPTION, check_size
+from pointsman.limits import MAX_BODY, MAX_DESCRIPTION, check_size
 from pointsman.model import (
     ALL_METHODS,
     ASGI,
@@ -277,6 +277,7 @@ def _create_endpoint(state: Desired, command: CreateEndpoint, now: str) -> Desir
         shard_key=command.shard_key,
         request_timeout_s=command.request_timeout_s,
         surface=surface,
+        max_body_bytes=_max_body(command.max_body_bytes, surface),
     )
     return traffic.with_endpoint(state, endpoint, now=now, change="created", by=command.by)
 
@@ -304,6 +305,13 @@ def _methods_of(surface: str, given: Sequence[str] | None, default: tuple[str, .
     if given:
         raise ValueError(f"methods {list(given)} were given for an ASGI app, which gets requests of all methods")
     return (ALL_METHODS,)
+
+
+def _max_body(size: float | None, surface: str) -> float | None:
+    """The largest body of an endpoint. That of a backend which is no app travels as one message."""
+    if size is not None and surface == PLAIN and size > MAX_BODY:
+        raise ValueError(f"max_body_bytes {size} is over {MAX_BODY}, and only ASGI apps take larger bodies")
+    return size
 
 
 def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None, surface: str) -> None:
@@ -342,6 +350,7 @@ def _deploy(state: Desired, command: Deploy, free: FreeCapacity, now: str) -> De
             command.shard_key or DEFAULT_SHARD_KEY,
             command.request_timeout_s,
             surface,
+            _max_body(command.max_body_bytes, surface),
         )
     else:
         new_endpoint = msgspec.structs.replace(
@@ -351,6 +360,9 @@ def _deploy(state: Desired, command: Deploy, free: FreeCapacity, now: str) -> De
             idempotent=endpoint.idempotent if command.idempotent is None else command.idempotent,
             shard_key=command.shard_key or endpoint.shard_key,
             request_timeout_s=command.request_timeout_s or endpoint.request_timeout_s,
+            max_body_bytes=endpoint.max_body_bytes
+            if command.max_body_bytes is None
+            else _max_body(command.max_body_bytes, surface),
         )
     _check_route(_routed(state), name, new_endpoint.route, surface)
     version = state.version + 1

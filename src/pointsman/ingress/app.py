@@ -31,7 +31,7 @@ from pointsman.ingress.codec import (
 )
 from pointsman.ingress.door import check_key
 from pointsman.ingress.exchange import Exchange, HTTPMetrics, RequestLog
-from pointsman.ingress.passing import SWITCHES, BodyPump, ClientLeft, pass_socket, read_body, too_large
+from pointsman.ingress.passing import SWITCHES, BodyPump, ClientLeft, largest_body, pass_socket, read_body, too_large
 from pointsman.ingress.system import SystemPaths, no_route
 from pointsman.lock.origins import Preflight
 from pointsman.model import ALL_METHODS, PLAIN, EndpointSpec, Reason, RoutingTable
@@ -55,7 +55,6 @@ class DirectFuture(CallFuture, Protocol):
 
     def where(self) -> Where:
         """How the client has connected."""
-        ...
 
 
 class IngressApp:
@@ -133,7 +132,7 @@ class IngressApp:
             if known.has_body and endpoint.surface != PLAIN:
                 follows = BODY
             elif known.has_body:
-                body = await read_body(receive, self._settings)
+                body = await read_body(receive, self._settings, largest_body(endpoint, self._settings))
             future: asyncio.Future[Reply] = self._loop.create_future()
             deadline = self._deadline(endpoint, known)
             call = make_call(
@@ -143,7 +142,8 @@ class IngressApp:
             )  # fmt: skip
             self._submit(call, scope, exchange)
             if follows == BODY:
-                pump = BodyPump(call, receive, self._settings, self._router.cancel)
+                limit = largest_body(endpoint, self._settings)
+                pump = BodyPump(call, receive, self._settings, limit, self._router.cancel)
             reply = await self._reply(call, future)
             if pump is not None and reply is not None:
                 pump.answer_begins(reply)
@@ -354,8 +354,8 @@ class IngressApp:
             check_key(scope, endpoint.name)
         if known.problem:
             raise RequestRejected(ErrorAnswer(400, Reason.REJECTED, known.problem))
-        if known.content_length > self._settings.max_body_bytes:
-            raise too_large(self._settings.max_body_bytes)
+        if known.content_length and known.content_length > largest_body(endpoint, self._settings):
+            raise too_large(largest_body(endpoint, self._settings))
         return shard_key_of(known, endpoint, scope["headers"], scope["query_string"])
 
     def _deadline(self, endpoint: EndpointSpec, known: KnownHeaders) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from pointsman.ingress.asgi import Receive, Send
 from pointsman.ingress.bodylimits import BodyDeadlines, BodyIsLateError
 from pointsman.ingress.codec import ErrorAnswer, Headers, RequestRejected
-from pointsman.model import Reason
+from pointsman.model import EndpointSpec, Reason
 from pointsman.routing.appcalls import ByteStream
 from pointsman.routing.call import Call
 from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
@@ -32,8 +32,13 @@ LINGER_S = 30.0
 """How long an app may go on with a WebSocket whose client has gone."""
 
 
-def too_large(limit: int) -> RequestRejected:
-    return RequestRejected(ErrorAnswer(413, Reason.REJECTED, f"the body is over {limit} bytes", CLOSE))
+def largest_body(endpoint: EndpointSpec, settings: HTTPSettings) -> float:
+    """Most bytes of the body of a request."""
+    return settings.max_body_bytes if endpoint.max_body_bytes is None else endpoint.max_body_bytes
+
+
+def too_large(limit: float) -> RequestRejected:
+    return RequestRejected(ErrorAnswer(413, Reason.REJECTED, f"the body is over {limit:.0f} bytes", CLOSE))
 
 
 def too_late() -> RequestRejected:
@@ -44,7 +49,7 @@ class ClientLeft(Exception):
     """The client has disconnected before all of its body has arrived."""
 
 
-async def read_body(receive: Receive, settings: HTTPSettings) -> bytes:
+async def read_body(receive: Receive, settings: HTTPSettings, limit: float) -> bytes:
     """The body of a request.
 
     Raises:
@@ -61,8 +66,8 @@ async def read_body(receive: Receive, settings: HTTPSettings) -> bytes:
                     raise ClientLeft
                 chunk = message.get("body", b"")
                 size += len(chunk)
-                if size > settings.max_body_bytes:
-                    raise too_large(settings.max_body_bytes)
+                if size > limit:
+                    raise too_large(limit)
                 deadlines.received(len(chunk))
                 chunks.append(chunk)
                 if not message.get("more_body", False):
@@ -71,7 +76,7 @@ async def read_body(receive: Receive, settings: HTTPSettings) -> bytes:
         raise too_late() from None
 
 
-async def pass_body(up: Upward, receive: Receive, settings: HTTPSettings) -> None:
+async def pass_body(up: Upward, receive: Receive, settings: HTTPSettings, limit: float) -> None:
     """Pass the body of a request on, until it has ended, its client has left, or nobody reads it any more.
 
     Raises:
@@ -84,8 +89,8 @@ async def pass_body(up: Upward, receive: Receive, settings: HTTPSettings) -> Non
                 if message["type"] == "http.disconnect":
                     return
                 chunk = message.get("body", b"")
-                if up.size + len(chunk) > settings.max_body_bytes:
-                    raise too_large(settings.max_body_bytes)
+                if up.size + len(chunk) > limit:
+                    raise too_large(limit)
                 deadlines.received(len(chunk))
                 if chunk:
                     up.push(chunk)
@@ -104,16 +109,19 @@ class BodyPump:
 
     Args:
         call: whose body it is.
+        limit: most bytes of it.
         cancel: gives the call up.
     """
 
-    def __init__(self, call: Call, receive: Receive, settings: HTTPSettings, cancel: Callable[[Call], None]) -> None:
+    def __init__(
+        self, call: Call, receive: Receive, settings: HTTPSettings, limit: float, cancel: Callable[[Call], None]
+    ) -> None:
         assert call.up is not None
         self._call = call
         self._up = call.up
         self._cancel = cancel
         self._answer: ReplyStream | None = None
-        self._task = asyncio.get_running_loop().create_task(self._run(receive, settings))
+        self._task = asyncio.get_running_loop().create_task(self._run(receive, settings, limit))
 
     def answer_begins(self, reply: Reply) -> None:
         """What is wrong with the body from now on cuts the answer."""
@@ -124,9 +132,9 @@ class BodyPump:
         self._task.cancel()
         self._up.over()
 
-    async def _run(self, receive: Receive, settings: HTTPSettings) -> None:
+    async def _run(self, receive: Receive, settings: HTTPSettings, limit: float) -> None:
         try:
-            await pass_body(self._up, receive, settings)
+            await pass_body(self._up, receive, settings, limit)
         except RequestRejected as rejected:
             if self._answer is not None:
                 self._answer.break_off(StreamBroken(rejected.answer.text))

@@ -73,6 +73,7 @@ class CreateEndpoint(Signed, frozen=True, tag="create_endpoint"):
     idempotent: bool
     shard_key: str = DEFAULT_SHARD_KEY
     request_timeout_s: float | None = None
+    max_body_bytes: float | None = None
 
 
 class DeleteEndpoint(Command, frozen=True, tag="delete_endpoint"):
@@ -129,6 +130,7 @@ class Deploy(Signed, frozen=True, tag="deploy"):
     idempotent: bool | None
     shard_key: str | None = None
     request_timeout_s: float | None = None
+    max_body_bytes: float | None = None
 
 
 TrafficCommand = SetTraffic | ShadowTraffic | RollbackTraffic | Pin | Unpin

@@ -15,14 +15,10 @@ from pointsman.testing import run, settle
 from tests.conftest import PURE_ONLY
 from tests.corpus import CASES, LAST, chunks, cuts, post
 from tests.loop.edge import SOON_S, Edge, edge
+from tests.loop.socket_client import connect
 
 WAYS = pytest.mark.parametrize("middlewares", [False, True], ids=["direct", "with middlewares"])
 ONE = post(b"content-length: 1", body=b"x", path=b"/b")
-HANDSHAKE = (
-    b"GET /b HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
-    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
-"""Of a WebSocket, which a plain route does not take."""
 
 
 @pytest.fixture
@@ -90,11 +86,9 @@ def test_connections_keep_to_the_states(steps: set[tuple[int, int]]) -> None:
             client.send(ONE[:-1])
             await settle()
             client.leave()
+            socket, _ = await connect(there, "/b")
             await asyncio.sleep(SOON_S)
-            client = await there.client()
-            client.send(HANDSHAKE)
-            await asyncio.sleep(SOON_S)
-            assert client.statuses == [405]
+            assert socket.status == 405
 
     run(main())
     wanted = {(before, after) for before, states in NEXT.items() for after in states}

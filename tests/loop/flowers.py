@@ -106,6 +106,14 @@ def whole_numbers(values: npt.NDArray[np.int64]) -> str:
     return str(values.dtype)
 
 
+def several_arrays(arrays: dict[str, npt.NDArray[np.float32]]) -> list[Any]:
+    return [arrays, *{str(array.dtype) for array in arrays.values()}]
+
+
+def maybe_array(values: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+    return np.array([0 if values is None else values.size])
+
+
 def small_numbers(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return values
 
@@ -116,6 +124,10 @@ def some_numbers(values: npt.NDArray[np.floating[Any]]) -> str:
 
 def flowers(flowers: list[Flower]) -> int:
     return len(flowers)
+
+
+def both(flowers: list[Flower], top: int) -> int:
+    return len(flowers) + top
 
 
 def named(flowers: dict[str, Flower]) -> list[str]:

@@ -67,6 +67,9 @@ def test_a_model_gets_the_decoded_body_and_parameters_of_the_query() -> None:
         (flowers.whole_numbers, [1, 2], "int64"),
         (flowers.some_numbers, [1, 2], "float64"),
         (flowers.small_numbers, [1, 255], [1, 255]),
+        (flowers.several_arrays, {"a": [1], "b": []}, [{"a": [1.0], "b": []}, "float32"]),
+        (flowers.maybe_array, None, [0]),
+        (flowers.maybe_array, [1, 2], [2]),
         (flowers.flowers, [GOOD, GOOD], 2),
         (flowers.named, {"b": GOOD, "a": GOOD}, ["a", "b"]),
         (flowers.either, {"kind": "dog", "age": 3}, "Dog"),
@@ -170,6 +173,7 @@ def test_bodies_in_msgpack_and_npy() -> None:
     assert post(flowers.Model, None, **packed)["score"] == 5.5
     as_npy = {"headers": {"content-type": "application/x-npy"}}
     assert post(flowers.array, None, content=npy(np.array([[1, 2]])), **as_npy) == [[2.0, 4.0]]
+    assert post(flowers.maybe_array, None, content=npy(np.arange(3)), **as_npy) == [3]
     turned = np.asfortranarray(np.array([[1, 2], [3, 4]]))
     assert post(flowers.array, None, content=npy(turned), **as_npy) == [[2.0, 4.0], [6.0, 8.0]]
 
@@ -255,6 +259,7 @@ def test_a_misfit_is_told_as_fastapi_tells_it() -> None:
         (flowers.small_numbers, b"[1, 300]", ["body"], "array_range"),
         (flowers.small_numbers, b"[-1]", ["body"], "array_range"),
         (flowers.array, b"[1e300]", ["body"], "array_range"),
+        (flowers.several_arrays, b'{"a": [[1], [2, 3]]}', ["body", "a"], "array_type"),
         (flowers.garden, b'{"name": "x"}', ["body", "soil"], "missing"),
     ],
 )
@@ -273,6 +278,8 @@ def test_a_body_of_mistakes_is_answered_briefly() -> None:
     assert len(many.json()["detail"]) == 1
     some = post(flowers.flowers, None, content=b"[" + b"{}," * 150 + b"{}]")
     assert len(some.json()["detail"]) == 100
+    both = post(flowers.both, None, content=b"[" + b"{}," * 150 + b"{}]", params={"top": "x"})
+    assert len(both.json()["detail"]) == 100
     large = post(flowers.flowers, [GOOD] * 5000)
     assert large == 5000
     name = "x" * 5000

@@ -17,7 +17,7 @@ from pointsman.replica.jsonform import jsonable, to_json
 from pointsman.replica.methods import Method
 from pointsman.request import Request
 from pointsman.usercode import kinds
-from pointsman.usercode.misfits import Misfit
+from pointsman.usercode.misfits import MAX_DETAILS, Misfit
 from pointsman.usercode.models import JSON, MSGPACK, NPY, Form, PydanticForm
 from pointsman.usercode.signatures import BODY, FILE, REQUEST, Parameter, Signature
 
@@ -87,7 +87,7 @@ class TypedMethod(Method):
             else:
                 arguments.in_order.append(value)
         if details:
-            raise Misfit(details)
+            raise Misfit(details[:MAX_DETAILS])
         return arguments
 
     def _plain_request(self, incoming: Incoming) -> Any:

@@ -78,6 +78,14 @@ _ABSTRACT = frozenset(("number", "integer", "signedinteger", "unsignedinteger", 
                        "complexfloating", "flexible", "character"))  # fmt: skip
 
 
+def without_none(annotation: Any) -> Any:
+    """What else than None a union with None is of, if that is one thing; any other annotation as it is."""
+    if typing.get_origin(annotation) in _UNIONS:
+        others = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return others[0] if len(others) == 1 else annotation
+    return annotation
+
+
 def mapped(annotation: Any, change: Callable[[Any], Any]) -> Any:
     """An annotation with all its leaves changed."""
     parts = _parts(annotation)

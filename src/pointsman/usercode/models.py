@@ -65,8 +65,9 @@ def form_of(annotation: Any) -> Form:
         TypeError: no value can be read for it; the text says why.
     """
     found = set(kinds.leaves(annotation))
-    if kinds.array_class(annotation) is not None:
-        return ArrayForm(annotation)
+    alone = kinds.without_none(annotation)
+    if kinds.array_class(alone) is not None:
+        return ArrayForm(alone, optional=alone is not annotation)
     if kinds.STRUCT in found and not found - {kinds.STRUCT, kinds.OTHER}:
         return StructForm(annotation)
     return PydanticForm(annotation)
@@ -237,10 +238,11 @@ class ArrayForm(Form):
 
     medias = (JSON, MSGPACK, NPY)
 
-    def __init__(self, annotation: Any) -> None:
+    def __init__(self, annotation: Any, *, optional: bool = False) -> None:
         from pointsman.usercode import arrays
 
         self._arrays = arrays
+        self._optional = optional
         self._dtype = kinds.element_type(annotation)
 
     def __repr__(self) -> str:
@@ -250,24 +252,26 @@ class ArrayForm(Form):
         if media == NPY:
             return self._arrays.cast(self._arrays.from_npy(data), self._dtype)
         if media == MSGPACK:
-            return self._arrays.from_lists(_unpacked(data), self._dtype)
+            return self.take(_unpacked(data))
         try:
-            lists = msgspec.json.decode(data)
+            return self.take(msgspec.json.decode(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise misfit_of_msgspec(error) from None
-        return self._arrays.from_lists(lists, self._dtype)
 
     def take(self, value: Any) -> Any:
+        if value is None and self._optional:
+            return None
         return self._arrays.cast(self._arrays.as_array(value, self._dtype), self._dtype)
 
     def json(self, value: Any) -> bytes:
-        return json.dumps(value.tolist(), separators=(",", ":"), allow_nan=False).encode()
+        return json.dumps(self.plain(value), separators=(",", ":"), allow_nan=False).encode()
 
     def plain(self, value: Any) -> Any:
-        return value.tolist()
+        return None if value is None else value.tolist()
 
     def describe(self, *, answer: bool) -> Described:
-        return {"type": "array", "items": {}, "title": "Array", "description": "Nested lists of numbers."}, {}
+        kind = ["array", "null"] if self._optional else "array"
+        return {"type": kind, "items": {}, "title": "Array", "description": "Nested lists of numbers."}, {}
 
 
 def _unpacked(data: bytes) -> Any:

@@ -10,8 +10,8 @@ import pytest
 
 from pointsman.incoming import RequestHead
 from pointsman.model import ReplicaConfig
-from pointsman.routing.appcalls import AppCall, ByteStream
-from pointsman.routing.reply import Reply
+from pointsman.routing.appcalls import AppCall
+from pointsman.routing.reply import ByteStream, Reply
 from pointsman.routing.router import Router
 from pointsman.testing import MemoryReplica, run, settle
 from pointsman.usercode.mounting import asgi

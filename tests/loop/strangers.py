@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
+import pytest
+
 from pointsman.ingress.app import DirectFuture, IngressApp, Receive, Send
 from pointsman.ingress.codec import Scope
 from pointsman.ingress.exchange import Exchange
 from pointsman.routing.reply import Reply
 from pointsman.testing import settle
+from tests.conftest import PURE_ONLY
 from tests.loop.edge import SOON_S, edge
 
 
@@ -23,12 +26,13 @@ class Seen(NamedTuple):
     body: bytes
 
 
-class Recorder(IngressApp):
-    """Answers 200 to each whole request, on both ways, whatever it asks for."""
+class Recorder:
+    """An app that answers 200 to each whole request, whatever it asks for."""
 
-    seen: list[Seen]
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
 
-    def _saw(self, scope: Scope, body: bytes) -> None:
+    def saw(self, scope: Scope, body: bytes) -> None:
         headers = tuple(scope["headers"])
         method = scope["method"].encode()
         self.seen.append(Seen(method, scope["raw_path"], scope["query_string"], headers, bytes(body)))
@@ -40,14 +44,29 @@ class Recorder(IngressApp):
             if message["type"] == "http.disconnect":
                 return
             body, more = body + message["body"], message["more_body"]
-        self._saw(scope, body)
+        self.saw(scope, body)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
 
+
+class DirectRecorder(IngressApp):
+    """The same on the direct way. Compiled code takes no app of a class that is not, so this way is tested of the
+    sources."""
+
+    recorder: Recorder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.recorder(scope, receive, send)
+
     def begin(self, scope: Scope, body: bytes, answer: DirectFuture) -> None:
-        self._saw(scope, body)
+        self.recorder.saw(scope, body)
         answer.exchange = Exchange(None, None, scope)
         asyncio.get_running_loop().call_soon(answer.set_result, Reply(200, [], b""))
+
+
+WAYS = pytest.mark.parametrize(
+    "middlewares", [pytest.param(False, id="direct", marks=PURE_ONLY), pytest.param(True, id="with middlewares")]
+)
 
 
 class Outcome(NamedTuple):
@@ -71,9 +90,11 @@ class Outcome(NamedTuple):
 
 async def sent(pieces: list[bytes], *, middlewares: bool, kind: type[Recorder] = Recorder) -> Outcome:
     """What becomes of these, sent one after the other."""
-    async with edge(middlewares=middlewares, kind=kind) as there:
-        recorder: Any = there.app
-        recorder.seen = []
+    recorder = kind()
+    way: dict[str, Any] = {"app": recorder} if middlewares else {"kind": DirectRecorder}
+    async with edge(middlewares=middlewares, **way) as there:
+        if isinstance(there.app, DirectRecorder):
+            there.app.recorder = recorder
         client = await there.client()
         for piece in pieces:
             if client.closed_at is not None:

@@ -10,8 +10,10 @@ import pytest
 from pointsman.ingress.codec import Scope
 from pointsman.ingress.reading import Reader
 from pointsman.testing import run
+from tests.conftest import PURE_ONLY
 from tests.corpus import CASES, post
 from tests.loop.edge import SOON_S, edge
+from tests.loop.strangers import WAYS as RECORDED
 from tests.loop.strangers import Recorder, Seen, sent
 
 WAYS = pytest.mark.parametrize("middlewares", [False, True], ids=["direct", "with middlewares"])
@@ -22,8 +24,8 @@ ONE = post(b"content-length: 1", body=b"x", path=b"/b")
 class Spoiler(Recorder):
     """Changes all that it is given."""
 
-    def _saw(self, scope: Scope, body: bytes) -> None:
-        super()._saw(scope, body)
+    def saw(self, scope: Scope, body: bytes) -> None:
+        super().saw(scope, body)
         scope["headers"][0] = (b"host", b"spoilt")
         scope["headers"].append((b"x-spoilt", b"1"))
         for name in ("method", "raw_path", "query_string", "http_version", "client"):
@@ -31,7 +33,7 @@ class Spoiler(Recorder):
         scope["more"] = True
 
 
-@WAYS
+@RECORDED
 @CUTS
 def test_what_an_app_does_to_a_request_is_not_done_to_the_next(middlewares: bool, cut: int) -> None:
     """An app or a middleware changes the headers and the scope that it was given: the next request with the same head
@@ -79,6 +81,7 @@ def test_what_the_server_adds_belongs_to_one_request(sent_id: bytes, middlewares
 
 
 @pytest.mark.slow
+@PURE_ONLY
 @WAYS
 def test_whatever_comes_between(middlewares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each case of the corpus between requests that are all the same: what is served, refused and closed is what a

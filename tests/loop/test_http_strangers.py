@@ -14,13 +14,12 @@ import pytest
 from pointsman.testing import run
 from tests.corpus import LAST, SECRET, cuts, post
 from tests.llhttp import FOLDER, Told, cases
-from tests.loop.strangers import Outcome, Seen, sent
+from tests.loop.strangers import WAYS, Outcome, Seen, sent
 
 pytestmark = [
     pytest.mark.skipif(not FOLDER.is_dir(), reason="the test cases of llhttp are not there (make llhttp)"),
     pytest.mark.slow,
 ]
-WAYS = pytest.mark.parametrize("middlewares", [False, True], ids=["direct", "with middlewares"])
 CASES = cases()
 
 REFUSED: dict[str, str] = {

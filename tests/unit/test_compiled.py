@@ -64,6 +64,20 @@ def test_what_is_compiled_can_be(module: str) -> None:
             assert not any(isinstance(inner, (ast.Yield, ast.YieldFrom)) for inner in ast.walk(node))
 
 
+def test_nothing_derives_from_what_is_compiled_but_what_is_compiled_too() -> None:
+    """A class that is interpreted, and has a compiled one as its base, is found: no object of it could be made."""
+    for path in SOURCE.rglob("*.py"):
+        if str(path.relative_to(SOURCE).with_suffix("")) in MODULES:
+            continue
+        tree = ast.parse(path.read_text())
+        compiled: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in map(dotted, MODULES):
+                compiled |= {name.asname or name.name for name in node.names}
+        bases = [ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
+        assert not compiled & {base.partition("[")[0] for base in bases}, path
+
+
 def test_the_form_is_what_the_header_says() -> None:
     """All modules of the list are compiled in a compiled wheel, and none in any other installation."""
     files = [importlib.import_module(dotted(module)).__file__ or "" for module in MODULES]

@@ -14,9 +14,8 @@ from pointsman.ingress.asgi import Receive, Send
 from pointsman.ingress.bodylimits import BodyDeadlines, BodyIsLateError
 from pointsman.ingress.codec import ErrorAnswer, Headers, RequestRejected
 from pointsman.model import EndpointSpec, Reason
-from pointsman.routing.appcalls import ByteStream
 from pointsman.routing.call import Call
-from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
+from pointsman.routing.reply import ByteStream, Reply, ReplyStream, StreamBroken
 from pointsman.routing.upward import Upward
 from pointsman.wire.frames import Body
 from pointsman.wire.handover import HTTPSettings

@@ -1,16 +1,12 @@
-"""Calls of apps: what they are told beside the request, what follows them, and how their answers are read."""
+"""Calls of apps: what they are told beside the request, and what follows them."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-
 from pointsman.incoming import RequestHead
-from pointsman.routing.call import Call, CallFuture, CallTarget
-from pointsman.routing.reply import ReplyStream
+from pointsman.routing.call import Call, CallFuture
 from pointsman.routing.upward import Upward
 from pointsman.wire.frames import Body
-from pointsman.wire.messages import BODY, SOCKET, WHOLE, WINDOW, AppCallHead, AppPart
+from pointsman.wire.messages import BODY, SOCKET, WHOLE, AppCallHead, AppPart
 
 
 class AppCall(Call):
@@ -66,52 +62,3 @@ class AppCall(Call):
         return AppCall(
             request, body, app=app, deadline=self.deadline, future=future, shard_key=self.shard_key, shadow=True
         )
-
-
-class ByteStream(ReplyStream):
-    """The streamed answer of an app, or the messages of a WebSocket. Credit is in bytes.
-
-    Attributes:
-        end_head: the head of the END.
-    """
-
-    CREDIT_STEP = WINDOW // 4
-
-    def __init__(self, remote: CallTarget, call_id: int) -> None:
-        super().__init__(remote, call_id)
-        self._heads: deque[bytes] = deque()
-        self.end_head = b""
-
-    async def __anext__(self) -> Body:
-        return (await self.part())[1]
-
-    async def part(self) -> tuple[bytes, Body]:
-        """The next part with its head.
-
-        Raises:
-            StopAsyncIteration: there is none.
-            StreamBroken: it broke off.
-        """
-        while not self._chunks:
-            if self._end is not None:
-                raise self._end
-            if self._ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        head, chunk = self._heads.popleft(), self._chunks.popleft()
-        self._taken += len(chunk)
-        if self._taken >= self.CREDIT_STEP:
-            self._remote.grant_credit(self._call_id, self._taken)
-            self._taken = 0
-        return head, chunk
-
-    def feed(self, chunk: Body, head: bytes = b"") -> None:
-        if not self._ended:
-            self._heads.append(head)
-            super().feed(chunk, head)
-
-    def finish(self, error: Exception | None = None, head: bytes = b"") -> None:
-        if not self._ended:
-            self.end_head = head
-        super().finish(error, head)

@@ -13,9 +13,8 @@ from typing import Protocol
 from pointsman.exceptions import CallRejectedError, TooLargeError
 from pointsman.model import ReplicaRef
 from pointsman.policy.balance import may_hold
-from pointsman.routing.appcalls import ByteStream
 from pointsman.routing.call import Call
-from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
+from pointsman.routing.reply import ByteStream, Reply, ReplyStream, StreamBroken
 from pointsman.routing.upward import Upward
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.address import nearest, node_here

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from pointsman.wire.frames import Body
-from pointsman.wire.messages import FailureHead
+from pointsman.wire.messages import WINDOW, FailureHead
 
 
 class StreamSource(Protocol):
@@ -100,3 +100,52 @@ class ReplyStream:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class ByteStream(ReplyStream):
+    """The streamed answer of an app, or the messages of a WebSocket. Credit is in bytes.
+
+    Attributes:
+        end_head: the head of the END.
+    """
+
+    CREDIT_STEP = WINDOW // 4
+
+    def __init__(self, remote: StreamSource, call_id: int) -> None:
+        super().__init__(remote, call_id)
+        self._heads: deque[bytes] = deque()
+        self.end_head = b""
+
+    async def __anext__(self) -> Body:
+        return (await self.part())[1]
+
+    async def part(self) -> tuple[bytes, Body]:
+        """The next part with its head.
+
+        Raises:
+            StopAsyncIteration: there is none.
+            StreamBroken: it broke off.
+        """
+        while not self._chunks:
+            if self._end is not None:
+                raise self._end
+            if self._ended:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        head, chunk = self._heads.popleft(), self._chunks.popleft()
+        self._taken += len(chunk)
+        if self._taken >= self.CREDIT_STEP:
+            self._remote.grant_credit(self._call_id, self._taken)
+            self._taken = 0
+        return head, chunk
+
+    def feed(self, chunk: Body, head: bytes = b"") -> None:
+        if not self._ended:
+            self._heads.append(head)
+            super().feed(chunk, head)
+
+    def finish(self, error: Exception | None = None, head: bytes = b"") -> None:
+        if not self._ended:
+            self.end_head = head
+        super().finish(error, head)

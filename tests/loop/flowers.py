@@ -59,8 +59,11 @@ class Soil(typing.TypedDict):
     ph: float
 
 
-class Garden(typing.TypedDict, total=False):
-    soil: typing.Required[Soil] if hasattr(typing, "Required") else Soil
+class Ground(typing.TypedDict):
+    soil: Soil
+
+
+class Garden(Ground, total=False):
     name: str
 
 

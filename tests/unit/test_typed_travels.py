@@ -114,6 +114,23 @@ def test_structs_by_value_keep_what_they_are() -> None:
     assert cloudpickle.loads(dumps(After))(1).size == 2
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python has no aliases of types before 3.12")
+def test_aliases_of_types() -> None:
+    """``type Flowers = list[Flower]`` is what it stands for, also when it refers to itself (TY1)."""
+    import typing
+
+    from pointsman.usercode import kinds
+    from tests.loop.flowers import Flower
+
+    names: dict[str, Any] = {"Flower": Flower}
+    exec("type Flowers = list[Flower]\ntype Tree = list[Tree] | Flower\ntype Of[T] = dict[str, T]", names)
+    assert kinds.is_typed(names["Flowers"])
+    assert kinds.is_typed(names["Tree"])
+    assert kinds.is_typed(names["Of"][Flower])
+    assert not kinds.is_typed(names["Of"][int])
+    assert typing.get_origin(kinds.named(names["Flowers"])) is list
+
+
 @pytest.mark.parametrize("module", ["replica.__main__", "ingress.__main__"])
 def test_what_is_not_typed_pays_for_nothing(module: str) -> None:
     """A process whose code is not typed loads neither pydantic nor numpy (TY1)."""

@@ -35,7 +35,7 @@ def hints_of(function: Any) -> tuple[dict[str, Any], list[str]]:
             except Exception:  # noqa: BLE001 - the text is user code: it names what is not there, or is no type
                 unknown.append(name)
                 continue
-        found[name] = type(None) if annotation is None else annotation
+        found[name] = type(None) if annotation is None else kinds.named(annotation)
     return found, unknown
 
 
@@ -183,3 +183,30 @@ def _fill_struct(cls: Any, state: tuple[dict[str, Any], str | None, dict[str, An
         setattr(cls, name, value)
     if post_init is not None:
         cls._pointsman_post_init = post_init
+
+
+# --- typed dicts by value ---------------------------------------------------------------------------------------------
+
+
+def is_typed_dict(cls: Any) -> bool:
+    """Whether it is a typed dict that :func:`reduce_typed_dict` takes: one without type parameters."""
+    return isinstance(cls, type) and kinds.kind_of(cls) == kinds.TYPED_DICT and not getattr(cls, "__parameters__", ())
+
+
+def reduce_typed_dict(cls: Any) -> tuple[Any, ...]:
+    """How a typed dict is pickled by value: cloudpickle does not make again what inherits from another one."""
+    hints = _hints_of_class(cls)
+    made = (cls.__name__, cls.__qualname__, cls.__module__, tuple(hints), frozenset(cls.__required_keys__))
+    return _make_typed_dict, made, (hints, cls.__doc__), None, None, _fill_typed_dict
+
+
+def _make_typed_dict(name: str, qualname: str, module: str, keys: tuple[str, ...], required: frozenset[str]) -> Any:
+    make: Any = typing.TypedDict
+    cls = make(name, dict.fromkeys(keys, Any))
+    cls.__qualname__, cls.__module__ = qualname, module
+    cls.__required_keys__, cls.__optional_keys__ = required, frozenset(keys) - required
+    return cls
+
+
+def _fill_typed_dict(cls: Any, state: tuple[dict[str, Any], str | None]) -> None:
+    cls.__annotations__, cls.__doc__ = state

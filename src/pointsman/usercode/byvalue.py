@@ -24,7 +24,7 @@ from typing import Any
 import cloudpickle
 import msgspec
 
-from pointsman.usercode.annotations import reduce_struct
+from pointsman.usercode.annotations import is_typed_dict, reduce_struct, reduce_typed_dict
 from pointsman.usercode.findable import SCRIPTS, is_findable
 from pointsman.usercode.picklenames import globals_of, may_name_unfindable
 
@@ -74,9 +74,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return _reduce_module(obj)
         elif isinstance(obj, types.FunctionType) and obj.__code__ is _DISPATCHER and not self.is_by_name(obj):
             return _reduce_dispatcher(obj)
-        elif isinstance(obj, _StructType) and not self.is_by_name(obj):
-            return reduce_struct(obj)
         elif isinstance(obj, _BY_VALUE):
+            if isinstance(obj, _StructType) and not self.is_by_name(obj):
+                return reduce_struct(obj)
+            if is_typed_dict(obj) and not self.is_by_name(obj):
+                return reduce_typed_dict(obj)
             self._is_findable(obj.__module__)  # marks the module, if not, so that cloudpickle goes by value
         elif isinstance(obj, contextvars.ContextVar):
             return self._reduce_context_variable(obj)

@@ -20,8 +20,28 @@ PYDANTIC, DATACLASS, STRUCT, TYPED_DICT, ARRAY, OTHER = (
     "other",
 )
 MODELS = frozenset((PYDANTIC, DATACLASS, STRUCT, TYPED_DICT, ARRAY))
+MAX_ALIASES, MAX_DEPTH = 20, 20
 _ALIASES: Any = getattr(typing, "TypeAliasType", ())
 _UNIONS: tuple[Any, ...] = (Union, types.UnionType)
+
+
+def is_class(annotation: Any) -> bool:
+    """Whether an annotation is a class: in Python 3.10 ``list[int]`` passes for one."""
+    return isinstance(annotation, type) and typing.get_origin(annotation) is None
+
+
+def named(annotation: Any) -> Any:
+    """What an alias stands for: ``type Flowers = list[Flower]``, or numpy's ``NDArray[float32]``; else the annotation
+    itself."""
+    for _ in range(MAX_ALIASES):
+        origin = typing.get_origin(annotation)
+        if isinstance(annotation, _ALIASES):
+            annotation = annotation.__value__
+        elif isinstance(origin, _ALIASES):
+            annotation = origin.__value__[typing.get_args(annotation)]
+        else:
+            break
+    return annotation
 
 
 def is_typed(annotation: Any) -> bool:
@@ -31,15 +51,14 @@ def is_typed(annotation: Any) -> bool:
 
 def leaves(annotation: Any) -> Iterator[str]:
     """The kinds of all that an annotation is made of."""
-    parts = _parts(annotation)
-    if not parts:
-        yield kind_of(annotation)
-    for part in parts:
-        yield from leaves(part)
+    found: list[str] = []
+    mapped(annotation, lambda leaf: found.append(kind_of(leaf)) or leaf)  # type: ignore[func-returns-value]
+    return iter(found)
 
 
 def kind_of(annotation: Any) -> str:
     """The kind of an annotation that is no container."""
+    annotation = named(annotation)
     if array_class(annotation) is not None:
         return ARRAY
     cls = typing.get_origin(annotation) or annotation
@@ -57,6 +76,7 @@ def kind_of(annotation: Any) -> str:
 
 def array_class(annotation: Any) -> Any:
     """``numpy.ndarray`` if the annotation is that, with or without a type of elements; else None."""
+    annotation = named(annotation)
     numpy = sys.modules.get("numpy")
     cls = typing.get_origin(annotation) or annotation
     return cls if numpy is not None and cls is getattr(numpy, "ndarray", None) else None
@@ -66,10 +86,10 @@ def element_type(annotation: Any) -> Any:
     """The type of the elements of an array: a dtype, an abstract class of numpy such as ``floating``; None for any."""
     import numpy as np
 
-    arguments = typing.get_args(annotation)
+    arguments = typing.get_args(named(annotation))
     scalars = typing.get_args(arguments[-1]) if arguments else ()
-    scalar = typing.get_origin(scalars[0]) or scalars[0] if scalars else None
-    if not isinstance(scalar, type) or not issubclass(scalar, np.generic) or scalar is np.generic:
+    scalar: Any = typing.get_origin(scalars[0]) or scalars[0] if scalars else None
+    if not is_class(scalar) or not issubclass(scalar, np.generic) or scalar is np.generic:
         return None
     return scalar if scalar.__name__ in _ABSTRACT else np.dtype(scalar)
 
@@ -86,17 +106,18 @@ def without_none(annotation: Any) -> Any:
     return annotation
 
 
-def mapped(annotation: Any, change: Callable[[Any], Any]) -> Any:
-    """An annotation with all its leaves changed."""
+def mapped(annotation: Any, change: Callable[[Any], Any], *, depth: int = 0) -> Any:
+    """An annotation with all its leaves changed. An alias may refer to itself: what lies deep stays as it is."""
+    if depth > MAX_DEPTH:
+        return annotation
+    annotation = named(annotation)
     parts = _parts(annotation)
     if not parts:
         return change(annotation)
-    changed = tuple(mapped(part, change) for part in parts)
+    changed = tuple(mapped(part, change, depth=depth + 1) for part in parts)
     if all(new is old for new, old in zip(changed, parts, strict=True)):
         return annotation
     origin = typing.get_origin(annotation)
-    if isinstance(annotation, _ALIASES):
-        return changed[0]
     if origin is Annotated:
         made: Any = Annotated
         parts = (changed[0], *annotation.__metadata__)
@@ -107,8 +128,6 @@ def mapped(annotation: Any, change: Callable[[Any], Any]) -> Any:
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
     """What a container, a union or an ``Annotated`` is made of; empty for anything else."""
-    if isinstance(annotation, _ALIASES):
-        return (annotation.__value__,)
     origin: Any = typing.get_origin(annotation)
     if origin is Annotated:
         return (annotation.__origin__,)

@@ -209,7 +209,7 @@ def _members(hint: Any) -> list[Any]:
 
 
 def _is_request(hint: Any) -> bool:
-    if not isinstance(hint, type):
+    if not kinds.is_class(hint):
         return False
     module = sys.modules.get("starlette.requests")
     return issubclass(hint, Request) or (module is not None and issubclass(hint, module.HTTPConnection))
@@ -224,7 +224,7 @@ def _is_field(hint: Any) -> bool:
         return all(_is_field(part) for part in typing.get_args(hint))
     if origin is typing.Literal or hint is Any:
         return True
-    return isinstance(hint, type) and not issubclass(hint, _NO_FIELDS)
+    return kinds.is_class(hint) and not issubclass(hint, _NO_FIELDS)
 
 
 _NO_FIELDS = (dict, list, tuple, set, frozenset, bytearray, types.ModuleType)
@@ -258,7 +258,7 @@ def _answer(hint: Any, batches: bool) -> Any:
 
 def _is_response(hint: Any) -> bool:
     module = sys.modules.get("starlette.responses")
-    return module is not None and isinstance(hint, type) and issubclass(hint, module.Response)
+    return module is not None and kinds.is_class(hint) and issubclass(hint, module.Response)
 
 
 def _returns(hint: Any, batches: bool) -> Form | None:

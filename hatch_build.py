@@ -16,6 +16,19 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+THROWS = """
+/* mypyc 2.4 forgets where an exception came from that is thrown into a coroutine alone, as by a task. */
+static void pointsman_throw(PyObject *type, PyObject *value, PyObject *traceback) {
+    PyObject *error = Py_IsNone(value) ? type : value, *own = NULL;
+    if (Py_IsNone(traceback) && PyExceptionInstance_Check(error))
+        own = PyException_GetTraceback(error);
+    CPyErr_SetObjectAndTraceback(type, value, own != NULL ? own : traceback);
+    Py_XDECREF(own);
+}
+#define CPyErr_SetObjectAndTraceback pointsman_throw
+"""
+HEADER = '#include "__native_internal_pointsman.h"\n'
+
 
 class CompiledModules(BuildHookInterface):  # type: ignore[type-arg]
     """See the module. Its configuration has ``modules``: paths below ``src/pointsman``, without ``.py``."""
@@ -65,9 +78,23 @@ def to_c(source: Path, modules: list[str], target: Path) -> list[Any]:
     ]
     paths = [f"pointsman/{module}.py" for module in modules]
     with inside(source):  # so that tracebacks name files as they lie below an import path
-        return mypycify(
+        extensions = mypycify(
             [*options, *paths], opt_level="2", debug_level="0", group_name="pointsman", target_dir=str(target)
         )
+    keep_tracebacks(target / "__native_pointsman.c")
+    return extensions
+
+
+def keep_tracebacks(code: Path) -> None:
+    """Put :data:`THROWS` into C code that mypyc has written, in front of what calls it.
+
+    Raises:
+        SystemExit: the code is not as that of mypyc 2.4.
+    """
+    text = code.read_text()
+    if text.count(HEADER) != 1 or "CPyErr_SetObjectAndTraceback(" not in text:
+        raise SystemExit("mypyc has written other code than version 2.4 does; see THROWS in hatch_build.py")
+    code.write_text(text.replace(HEADER, HEADER + THROWS))
 
 
 def compile_extensions(extensions: list[Any], folder: Path) -> None:

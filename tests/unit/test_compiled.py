@@ -15,6 +15,7 @@ import pytest
 
 import pointsman
 from pointsman.incoming import RequestHead
+from pointsman.testing import MemoryReplica, run
 from pointsman.usercode.paths import parts_of
 from pointsman.wire.frames import WireError
 from pointsman.wire.messages import CallHead, ReplyHead, pack, unpack
@@ -133,6 +134,26 @@ def test_a_value_of_another_type_is_refused(kind: type[Any], fields: list[Any]) 
     with pytest.raises(WireError):
         unpack(pack(fields), kind)
     assert unpack(pack(ReplyHead(200, [(b"a", b"b")], 0)), ReplyHead).headers == [(b"a", b"b")]
+
+
+class Broken:
+    def __init__(self) -> None:
+        raise OSError("no weights")
+
+    def __call__(self, request: object) -> None: ...
+
+
+def test_an_exception_says_where_it_comes_from() -> None:
+    """A constructor that raises on the thread of user code is found by the traceback, which has come through two
+    coroutines and a task (CB10)."""
+
+    async def main() -> None:
+        async with MemoryReplica(Broken, travels=False):
+            pass
+
+    with pytest.raises(OSError, match="no weights") as caught:
+        run(main())
+    assert [entry.name for entry in caught.traceback][-1] == "__init__"
 
 
 def test_sources_can_be_had_from_a_compiled_wheel() -> None:

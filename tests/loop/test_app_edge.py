@@ -12,7 +12,7 @@ import pytest
 from pointsman.model import ASGI
 from pointsman.replica.apps import GRACE_S
 from pointsman.replica.flow import STALL_S
-from pointsman.routing.call import StreamBroken
+from pointsman.routing.reply import StreamBroken
 from pointsman.testing import MemoryReplica, run
 from pointsman.usercode.mounting import asgi
 from tests.loop import app_models as apps

@@ -18,6 +18,7 @@ from pointsman.model import EndpointSpec, Origin, RoutingTable, TrafficPolicy
 from pointsman.routing.call import Call
 from pointsman.routing.reply import Reply
 from pointsman.wire.handover import HTTPSettings
+from pointsman.wire.tables import TableChange, difference
 
 SETTINGS = HTTPSettings(
     host="127.0.0.1",
@@ -41,9 +42,10 @@ class Router:
         self.table = RoutingTable(0, {}, {})
         self.cancelled = 0
 
-    def apply(self, table: RoutingTable) -> bool:
+    def apply(self, table: RoutingTable, change: TableChange | None = None) -> TableChange | None:
+        change = difference(self.table, table)
         self.table = table
-        return True
+        return change
 
     def submit(self, call: Call) -> None:
         call.backend = "b"

@@ -24,8 +24,7 @@ quick: lint
 # Ray whole, faults under load, the compiled wheel, and every Python.
 test-long: $(VENV)/.test llhttp
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -n $(JOBS) --dist loadfile \
-	  tests/unit tests/loop tests/conformance/test_metrics.py \
-	  tests/process/test_metrics_faults.py tests/process/test_traffic.py
+	  tests/unit tests/loop tests/conformance/test_metrics.py tests/process/test_traffic.py
 	$(MAKE) --no-print-directory conformance-ray chaos test-compiled matrix
 
 # A source distribution, and a wheel whose hot modules are compiled for this Python and platform; needs a C compiler.

@@ -143,7 +143,7 @@ def crash_loop(arena: Arena) -> None:
         arena.wait(
             lambda: (arena.state("dies")["failure"] or {}).get("failures", 0) >= 5, "the quick tries are used up"
         )
-        load.goes_on(100)  # for as long as that takes, there is no other try
+        load.goes_on(400)  # for as long as that takes, there is no other try
         failure = arena.state("dies")["failure"] or {}
         arena.expect("exit code 9" in failure.get("text", ""), f"status says {failure}")
         arena.client.delete_backend("dies", force=True)

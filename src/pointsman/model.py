@@ -1,7 +1,7 @@
 """Immutable types that are sent between processes and stored: what the user wants, and what routers need to know.
 
-Every part imports this module; it imports no other of Pointsman. Users' input is validated in ``config`` (form) and
-``controller.desired`` (meaning); values of these types are valid.
+Every part imports this module; of Pointsman it imports ``source`` alone. Users' input is validated in ``config`` (form)
+and ``controller.desired`` (meaning); values of these types are valid.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
+
+from pointsman.source import Source
 
 DEFAULT_SHARD_KEY = "header:x-serve-shard-key"
 #: In ``http_methods``: HTTP clients may choose every public method.
@@ -236,6 +238,7 @@ class BackendSpec(Struct, frozen=True):
         version: grows with every change of code, init args or resources; replicas of another version are replaced.
         config_version: grows with every change of ``config``; it is sent to the replicas, which stay.
         code: digest of the stored blob, the pickled function or class with its init args.
+        since: when this version was made, ISO 8601 in UTC.
     """
 
     tag: str
@@ -246,6 +249,8 @@ class BackendSpec(Struct, frozen=True):
     traits: TargetTraits
     config: BackendConfigSpec
     resources: Resources
+    source: Source = Source()
+    since: str = ""
 
 
 class CustomPolicy(Struct, frozen=True):

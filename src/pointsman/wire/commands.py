@@ -19,6 +19,8 @@ from pointsman.model import (
     TargetTraits,
     TrafficHistory,
 )
+from pointsman.source import Source
+from pointsman.wire.apply import Plan
 from pointsman.wire.handover import StartOptions
 from pointsman.wire.messages import Message
 
@@ -133,6 +135,36 @@ class Deploy(Signed, frozen=True, tag="deploy"):
     max_body_bytes: float | None = None
 
 
+class ReplaceBackend(Signed, frozen=True, tag="replace_backend"):
+    """Replace a backend's code, init args, environment or resources, replica by replica. None keeps the present value.
+    The same code as before, with no change, touches no replica."""
+
+    tag: str
+    code: str
+    origin: Origin
+    traits: TargetTraits
+    config_changes: dict[str, Any]
+    user_config: bytes | None
+    resources: Resources | None
+    source: Source = Source()
+
+
+class Apply(Signed, frozen=True, tag="apply"):
+    """Carry out a configuration file: backends come up first, then all else changes in one commit; a failure before
+    that takes everything back. It goes on if the sender dies; an AwaitOperation with its ``id`` learns how it ends.
+
+    Attributes:
+        owner: ``name`` of the file.
+        base: the version of the state that the plan was made for.
+        codes: the code blobs, by digest.
+    """
+
+    owner: str
+    base: int
+    plan: Plan
+    codes: dict[str, bytes] = {}
+
+
 TrafficCommand = SetTraffic | ShadowTraffic | RollbackTraffic | Pin | Unpin
 Change = CreateBackend | UpdateBackendConfig | DeleteBackend | CreateEndpoint | DeleteEndpoint | Deploy | TrafficCommand
 """A command that changes the desired state."""
@@ -168,6 +200,17 @@ class QueryTraffic(Command, frozen=True, tag="query_traffic"):
     """Read one endpoint's specification, pins and traffic history."""
 
     name: str
+
+
+class QueryDeclared(Command, frozen=True, tag="query_declared"):
+    """Read what a configuration file is compared with; the reply is a :class:`~pointsman.wire.apply.Declared`."""
+
+
+class AwaitOperation(Command, frozen=True, tag="await_operation"):
+    """Wait until an apply has ended; the reply is an :class:`~pointsman.wire.apply.OperationView`. Progress is sent in
+    CHUNK frames."""
+
+    operation: str
 
 
 class QueryMetrics(Command, frozen=True, tag="query_metrics"):

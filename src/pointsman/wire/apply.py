@@ -12,10 +12,10 @@ from pointsman.model import (
     Origin,
     Pins,
     Resources,
+    Source,
     Struct,
     TargetTraits,
 )
-from pointsman.source import Source
 from pointsman.wire.handover import HTTPSettings, StartOptions
 
 

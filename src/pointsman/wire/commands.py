@@ -16,10 +16,10 @@ from pointsman.model import (
     Pins,
     Reason,
     Resources,
+    Source,
     TargetTraits,
     TrafficHistory,
 )
-from pointsman.source import Source
 from pointsman.wire.apply import Plan
 from pointsman.wire.handover import StartOptions
 from pointsman.wire.messages import Message

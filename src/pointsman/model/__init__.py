@@ -1,29 +1,26 @@
 """Immutable types that are sent between processes and stored: what the user wants, and what routers need to know.
 
-Every part imports this module; of Pointsman it imports ``source`` alone. Users' input is validated in ``config`` (form)
+Every part imports this module; it imports no other of Pointsman. Users' input is validated in ``config`` (form)
 and ``controller.desired`` (meaning); values of these types are valid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
 
-from pointsman.source import Source
+from pointsman.model.origin import CALLER as CALLER
+from pointsman.model.origin import Environment as Environment
+from pointsman.model.origin import Origin as Origin
+from pointsman.model.origin import Source as Source
+from pointsman.model.origin import Struct as Struct
 
 DEFAULT_SHARD_KEY = "header:x-serve-shard-key"
 #: In ``http_methods``: HTTP clients may choose every public method.
 ALL_METHODS = "*"
-#: The kind of the default environment: that of the process that sent the code.
-CALLER = "caller"
 #: What calls a backend takes: requests, or those of an ASGI app.
 PLAIN, ASGI = "plain", "asgi"
-
-
-class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """Base of the types: immutable, compared by value, and tolerant of unknown fields from a newer peer."""
 
 
 class Reason(str, Enum):
@@ -189,46 +186,6 @@ class TargetTraits(Struct, frozen=True):
     one_at_a_time: bool = False
     surface: str = PLAIN
     api: bytes = b""
-
-
-class Environment(Struct, frozen=True):
-    """A Python environment, with all that is needed to start a process in it.
-
-    Attributes:
-        kind: :data:`CALLER`, ``virtualenv``, ``conda`` or ``requirements``.
-        name: its name or path, as the user gave it.
-        python: absolute path of its interpreter.
-        version: its version of Python, such as ``3.12.1``.
-        variables: environment variables that are set in its processes.
-        unset: names of variables that its processes do not inherit.
-        path: folders that come first in the ``PATH`` of its processes.
-    """
-
-    kind: str
-    name: str
-    python: str
-    version: str
-    variables: dict[str, str] = {}
-    unset: tuple[str, ...] = ()
-    path: tuple[str, ...] = ()
-
-    def over(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """All environment variables of a process in this environment whose parent has ``inherited``."""
-        kept = {name: value for name, value in inherited.items() if name not in self.unset}
-        variables = {**kept, **self.variables}
-        folders = [*self.path, *([variables["PATH"]] if variables.get("PATH") else [])]
-        return {**variables, "PATH": ":".join(folders)} if folders else variables
-
-    def __str__(self) -> str:
-        return f"{self.kind} environment {self.name!r}"
-
-
-class Origin(Struct, frozen=True):
-    """Where code runs: working folder, first entries of the import path, environment (None: the instance's own)."""
-
-    cwd: str
-    sys_path: tuple[str, ...]
-    environment: Environment | None = None
 
 
 class BackendSpec(Struct, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import math
 import numbers
@@ -101,6 +100,8 @@ def check_engine(name: str) -> Literal["local", "ray"]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown name: the most similar known name, or all known names."""
+    import difflib  # for errors alone, and every replica imports this module
+
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else f"; it has {', '.join(known)}"
 

@@ -6,6 +6,7 @@ import pytest
 
 from pointsman.engine import instances
 from pointsman.engine.base import Address
+from pointsman.engine.local import lookup
 from pointsman.exceptions import ServeException
 
 HERE = Address("here", "/run/ctl", b"key", "127.0.0.1", 8000, 60.0)
@@ -27,8 +28,8 @@ def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, Address]:
             raise ServeException("none there")
         return found[engine]
 
-    monkeypatch.setattr(instances.local_lookup, "is_alive", lambda name: "local" in found)
-    monkeypatch.setattr(instances.local_lookup, "find_instance", find_local)
+    monkeypatch.setattr(lookup, "is_alive", lambda name: "local" in found)
+    monkeypatch.setattr(lookup, "find_instance", find_local)
     monkeypatch.setattr(instances, "find_instance", find)
     return found
 

@@ -7,12 +7,14 @@ does not read the handovers that it passes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pointsman.engine.orders import LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.model import Capacity, Resources
-from pointsman.telemetry.reports import Reading
 from pointsman.wire.handover import InstanceSettings
+
+if TYPE_CHECKING:
+    from pointsman.telemetry.reports import Reading
 
 EventSink = Callable[[ProcessEvent], None]
 

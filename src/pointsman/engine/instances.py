@@ -2,7 +2,8 @@
 
 The only module that chooses between the engines, which have the same names in the same files: ``driver``, ``lookup``,
 ``folder``. The Ray engine's ``lookup`` and ``driver`` import Ray, so they are imported only for instances on Ray; its
-``folder`` does not import Ray.
+``folder`` does not import Ray. Those of the local engine are imported on use, too: every replica imports this module,
+and each module costs each replica memory and time to start.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pointsman.engine.base import Address, Plan, Raised, url
-from pointsman.engine.local import driver as local_driver
 from pointsman.engine.local import folder as local_folder
-from pointsman.engine.local import lookup as local_lookup
-from pointsman.engine.local.lasttable import LastTable
 from pointsman.engine.ray import folder as ray_folder
 from pointsman.engine.ray.folder import RAY_PREFIX
 from pointsman.engine.relay import ask_relay, locator_by_relay, relay_here
 from pointsman.exceptions import ServeException
 from pointsman.model import Resources
+
+if TYPE_CHECKING:
+    from pointsman.engine.local.lasttable import LastTable
 
 
 class Lookup(Protocol):
@@ -60,6 +61,8 @@ def _lookup(ray: bool) -> Lookup:
         from pointsman.engine.ray import lookup
 
         return lookup
+    from pointsman.engine.local import lookup as local_lookup
+
     return local_lookup
 
 
@@ -78,6 +81,8 @@ def raise_instance(plan: Plan, engine: str) -> Raised:
         from pointsman.engine.ray import driver
 
         return driver.raise_instance(plan)
+    from pointsman.engine.local import driver as local_driver
+
     return local_driver.raise_instance(plan)
 
 
@@ -102,6 +107,8 @@ def find_anywhere(name: str) -> Address:
     Raises:
         ServeException: there is none; or there are two, and the text says how to choose.
     """
+    from pointsman.engine.local import lookup as local_lookup
+
     member = _in_a_cluster()
     here = local_lookup.find_instance(name) if local_lookup.is_alive(name) else None
     if not member and (here is not None or not _names_a_cluster()):
@@ -140,7 +147,7 @@ def live_addresses(cluster: str | None) -> list[Address]:
     Raises:
         ServeException: no cluster runs at that address.
     """
-    found = local_lookup.live_addresses(None)
+    found = _lookup(False).live_addresses(None)
     return found if cluster is None else found + _lookup(True).live_addresses(cluster)
 
 
@@ -212,4 +219,6 @@ def log_folders(control_path: str) -> dict[str, Path]:
 
 def last_table(control_path: str) -> LastTable | None:
     """The file with the newest routing table; None on a Ray cluster, whose nodes share no folder."""
+    from pointsman.engine.local.lasttable import LastTable
+
     return None if on_ray(control_path) else LastTable(local_folder.folder_of(control_path))

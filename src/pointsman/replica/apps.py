@@ -110,8 +110,10 @@ class Apps:
         if item is not None:
             item.grant(amount)
 
-    def cancel(self, item: AppItem) -> None:
-        """The caller of a request has gone."""
+    def cancel(self, item: Item) -> bool:
+        """The caller of a request has gone; False where it is none of the app's."""
+        if not isinstance(item, AppItem):
+            return False
         item.over = True
         item.give_up_inner_calls()
         item.leave()
@@ -119,6 +121,7 @@ class Apps:
         assert task is not None
         task.add_done_callback(lambda _: self._ledger.close(item))
         self._cancel_later(task)
+        return True
 
     def cancel_socket(self, stream: Stream, call_id: int) -> bool:
         """The client of a WebSocket has gone; False where it is none."""

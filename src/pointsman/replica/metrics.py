@@ -12,16 +12,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pointsman.replica.item import Item
 from pointsman.replica.recorder import Recorder
 from pointsman.telemetry import families, tracing
-from pointsman.telemetry.collector import Labels, Numbers
 from pointsman.telemetry.families import Kind
 from pointsman.telemetry.tracing import Tracer
 from pointsman.telemetry.values import SeriesValues
 from pointsman.telemetry.writer import LoopLag, MetricsWriter, Series, set_process_writer
+
+if TYPE_CHECKING:
+    from pointsman.telemetry.collector import Labels, Numbers
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ EVERY_S = 1.0
 LIBRARY = "prometheus_client"
 _OURS = frozenset(family.name for family in families.ALL_FAMILIES)
 
-Found = tuple[str, Kind, str, Labels, tuple[float, ...], Numbers]
+Found = tuple[str, Kind, str, "Labels", tuple[float, ...], "Numbers"]
 
 
 class PrometheusBridge:

@@ -13,16 +13,14 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pointsman.exceptions import AnswerError, CallRejectedError
 from pointsman.incoming import CODEC_HTTP
 from pointsman.model import ASGI, Reason, ReplicaConfig, TargetTraits
 from pointsman.policy.balance import CLOCK_S, GOES_ON, LEAD_S
-from pointsman.replica.apps import Apps
 from pointsman.replica.batching import BatchRule
 from pointsman.replica.failurelog import FailureLog
-from pointsman.replica.flow import AppItem
 from pointsman.replica.health import Vitals, vitals_of
 from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger, StartedLedger
@@ -37,6 +35,9 @@ from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import SOCKET, AppCallHead, CreditHead, RefuseHead, failure, pack, unpack
 from pointsman.wire.stream import Stream
+
+if TYPE_CHECKING:
+    from pointsman.replica.apps import Apps
 
 
 class Runtime:
@@ -114,7 +115,6 @@ class Runtime:
     async def load_code(self, code: bytes | tuple[Any, tuple[Any, ...]], traits: TargetTraits) -> None:
         """Load user code and run its constructor, on the thread of sync user code; then the startup of an app.
 
-
         Args:
             code: packed; or, in a replica without a process, the function or class itself with its init args.
 
@@ -128,6 +128,8 @@ class Runtime:
         construct = self._target.construct
         await self._worker.run(lambda: self.context.run(construct))
         if traits.surface == ASGI:
+            from pointsman.replica.apps import Apps  # other replicas need none of it
+
             make = self._target.app
             app = await self._worker.run(lambda: self.context.run(make))
             self._apps = Apps(app, self._ledger, self._coroutines, self.context)
@@ -376,8 +378,7 @@ class Runtime:
         if self._dequeue(item):
             self._ledger.close(item)
             return
-        if isinstance(item, AppItem) and self._apps is not None:
-            self._apps.cancel(item)
+        if self._apps is not None and self._apps.cancel(item):
             return
         item.over = True
         item.give_up_inner_calls()

@@ -17,7 +17,6 @@ from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
 from pointsman.replica.lifespan import App, app_of
 from pointsman.replica.methods import Method
-from pointsman.replica.typed import typed_method
 from pointsman.usercode.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
 from pointsman.usercode.packing import (
     CLOSED_METHODS,
@@ -148,6 +147,8 @@ class Target:
         )
         if signature is None:
             return method
+        from pointsman.replica.typed import typed_method  # replicas of other callables need none of it
+
         return typed_method(method, signature)
 
     def _signature(self, name: str, function: Callable[..., Any], batches: bool) -> Signature | None:

@@ -21,7 +21,6 @@ from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
 from pointsman.usercode.byvalue import Pickler, dumps
 from pointsman.usercode.callables import is_async, is_batching, is_decorated, takes_argument, wraps_async
 from pointsman.usercode.culprit import explain
-from pointsman.usercode.describing import describe, describe_app
 from pointsman.usercode.mounting import MARK, Mounted, has_app, parameters_of
 from pointsman.usercode.signatures import read_signature
 
@@ -42,7 +41,7 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
             raise ValueError(f"init args {init_args!r} were given for {function_or_class!r}, which is no class")
         if not isinstance(function_or_class.app, str) and parameters_of(function_or_class.app) == 1:
             raise TypeError(f"{function_or_class!r} takes the object of a class: decorate a class with it")
-        return TargetTraits(is_class=False, surface=ASGI, api=describe_app(function_or_class.app))
+        return TargetTraits(is_class=False, surface=ASGI, api=_describe_app(function_or_class.app))
     if isinstance(function_or_class, types.FunctionType) or is_decorated(function_or_class):
         if init_args:
             name = getattr(function_or_class, "__name__", repr(function_or_class))
@@ -55,7 +54,7 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
         call = getattr(function_or_class, DEFAULT_METHOD, None)
         mounted = has_app(function_or_class)
         batches = is_batching(call)
-        api = describe_app(getattr(function_or_class, MARK)) if mounted else b""
+        api = _describe_app(getattr(function_or_class, MARK)) if mounted else b""
         if isinstance(call, types.FunctionType) and not mounted:
             doc = inspect.cleandoc(vars(function_or_class).get("__doc__") or "")
             api = _check_signature(call, batches, bound=_is_bound(function_or_class, DEFAULT_METHOD), doc=doc)
@@ -89,7 +88,18 @@ def _check_signature(function: Any, batches: bool, *, bound: bool = False, doc: 
     signature = read_signature(function, batches=batches, bound=bound, settles=True, warns=True)
     if signature is None or not signature.has_inputs:
         takes_argument(function, bound=bound)
-    return describe(signature, doc) if signature is not None else b""
+    if signature is None:
+        return b""
+    from pointsman.usercode.describing import describe
+
+    return describe(signature, doc)
+
+
+def _describe_app(app: Any) -> bytes:
+    # Imported on use: replicas, which import this module, need none of it.
+    from pointsman.usercode.describing import describe_app
+
+    return describe_app(app)
 
 
 def _settle_methods(cls: type, batches: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,12 +21,14 @@ from pointsman.limits import MAX_CODE, MAX_MESSAGE, MESSAGE_ROOM, check_size, cu
 from pointsman.model import EMPTY_TABLE, RoutingTable
 from pointsman.version import VERSION
 from pointsman.wire import stream as wire_stream
-from pointsman.wire.commands import AnyCommand, CommandHead, Progress
 from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import PROTOCOL_VERSION, Body, Frame, Kind, WireError
 from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
 from pointsman.wire.stream import SilentPeerError, Stream
 from pointsman.wire.tables import TableChange, WrongBaseError, apply_change
+
+if TYPE_CHECKING:  # their schemas cost a process memory and time to start, and replicas send none
+    from pointsman.wire.commands import AnyCommand, Progress
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +186,8 @@ class ControlLink:
             TooLargeError: its arguments or code are too large. It was not sent.
             InstanceGoneError: the instance has ended.
         """
+        from pointsman.wire.commands import CommandHead
+
         if self._gone is not None:
             raise self._gone
         packed, name = pack(command), str(command.__struct_config__.tag)
@@ -328,6 +333,8 @@ class ControlLink:
             self._confirm_received(stream, pending)
         if frame.kind == Kind.CHUNK:
             if pending.progress is not None:
+                from pointsman.wire.commands import Progress
+
                 pending.progress(unpack(frame.head, Progress))
         elif pending.future.done():
             return

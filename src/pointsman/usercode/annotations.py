@@ -196,15 +196,16 @@ def is_typed_dict(cls: Any) -> bool:
 def reduce_typed_dict(cls: Any) -> tuple[Any, ...]:
     """How a typed dict is pickled by value: cloudpickle does not make again what inherits from another one."""
     hints = _hints_of_class(cls)
-    made = (cls.__name__, cls.__qualname__, cls.__module__, tuple(hints), frozenset(cls.__required_keys__))
+    made = (cls.__name__, cls.__qualname__, cls.__module__, tuple(hints), tuple(sorted(cls.__required_keys__)))
     return _make_typed_dict, made, (hints, cls.__doc__), None, None, _fill_typed_dict
 
 
-def _make_typed_dict(name: str, qualname: str, module: str, keys: tuple[str, ...], required: frozenset[str]) -> Any:
+def _make_typed_dict(name: str, qualname: str, module: str, keys: tuple[str, ...], required: tuple[str, ...]) -> Any:
     make: Any = typing.TypedDict
     cls = make(name, dict.fromkeys(keys, Any))
     cls.__qualname__, cls.__module__ = qualname, module
-    cls.__required_keys__, cls.__optional_keys__ = required, frozenset(keys) - required
+    cls.__required_keys__ = frozenset(required)
+    cls.__optional_keys__ = frozenset(keys) - cls.__required_keys__
     return cls
 
 

@@ -17,13 +17,14 @@ import sys
 import threading
 import types
 import typing
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
 import msgspec
 
+from pointsman.usercode import classids
 from pointsman.usercode.annotations import is_typed_dict, reduce_struct, reduce_typed_dict
 from pointsman.usercode.findable import SCRIPTS, is_findable
 from pointsman.usercode.picklenames import globals_of, may_name_unfindable
@@ -80,6 +81,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if is_typed_dict(obj) and not self.is_by_name(obj):
                 return reduce_typed_dict(obj)
             self._is_findable(obj.__module__)  # marks the module, if not, so that cloudpickle goes by value
+            if not isinstance(obj, types.FunctionType):
+                return self._reduce_class(obj)
+            return classids.with_sorted_sets(super().reducer_override(obj))
         elif isinstance(obj, contextvars.ContextVar):
             return self._reduce_context_variable(obj)
         else:
@@ -99,6 +103,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         for part in name.split("."):
             found = getattr(found, part, None)
         return found is obj
+
+    def _reduce_class(self, cls: Any) -> Any:
+        """Pickle a class or a type variable; by value under an id that is made of its content."""
+        if not classids.has_id(cls) and not self.is_by_name(cls):
+            classids.identify(cls, lambda: _measured(cls, self._folders))
+        return classids.with_sorted_sets(super().reducer_override(cls))
 
     def _reduce_context_variable(self, variable: contextvars.ContextVar[Any]) -> Reduced:
         """Pickle a variable of an importable module by name: that module's own code must set and read the same one."""
@@ -191,6 +201,46 @@ def _unmark(module: types.ModuleType) -> None:
         if not _marks[name]:
             del _marks[name]
             cloudpickle.unregister_pickle_by_value(module)
+
+
+# --- ids of classes ---------------------------------------------------------------------------------------------------
+
+
+class _Measurer(Pickler):
+    """Writes what the content of a class is, the same in each process; nothing can be loaded from that."""
+
+    dispatch_table = ChainMap(
+        {types.CodeType: lambda code: (str, classids.sorted_constants(code)[1])}, cloudpickle.Pickler.dispatch_table
+    )
+
+    def __init__(self, file: Any, folders: Sequence[str]) -> None:
+        super().__init__(file, folders=folders)
+        self._numbers: dict[Any, int] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, _LOCKS):  # as apps have them
+            return str, ("lock",)
+        return super().reducer_override(obj)
+
+    def _reduce_class(self, cls: Any) -> Any:
+        if isinstance(cls, typing.TypeVar) and not self.is_by_name(cls):
+            return str, (cls.__name__, cls.__bound__, cls.__constraints__)
+        had_id = classids.has_id(cls)
+        reduced = cloudpickle.Pickler.reducer_override(self, cls)
+        if not isinstance(reduced, tuple):
+            return reduced
+        number = self._numbers.setdefault(cls, len(self._numbers))
+        return classids.with_sorted_sets(classids.without_id(reduced, cls, number, had_id))
+
+
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+
+
+def _measured(cls: Any, folders: Sequence[str]) -> str:
+    """A digest of the content of a class, with all that it refers to by value."""
+    measure = classids.Measure()
+    _Measurer(measure, folders).dump(cls)
+    return measure.result()
 
 
 # --- objects that do not load -----------------------------------------------------------------------------------------

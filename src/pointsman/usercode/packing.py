@@ -20,6 +20,7 @@ from pointsman.limits import MAX_CODE, MAX_MESSAGE, check_size
 from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
 from pointsman.usercode.byvalue import Pickler, dumps
 from pointsman.usercode.callables import is_async, is_batching, is_decorated, takes_argument, wraps_async
+from pointsman.usercode.classids import sorted_constants
 from pointsman.usercode.culprit import explain
 from pointsman.usercode.mounting import MARK, Mounted, has_app, parameters_of
 from pointsman.usercode.signatures import read_signature
@@ -251,7 +252,7 @@ def _make_code(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], 
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
-    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    make, arguments = sorted_constants(code)
     return _make_code, (make, arguments, code.co_filename)
 
 

@@ -37,6 +37,22 @@ def check_object_name(name: Any, what: str) -> str:
     return name
 
 
+def check_version(version: Any) -> str | None:
+    """Check a user's word for the version of a backend; returns it.
+
+    Raises:
+        TypeError: not a str.
+        ValueError: too long, or not printable.
+    """
+    if version is None:
+        return None
+    if not isinstance(version, str):
+        raise TypeError(f"version must be a str such as '2', not {version!r}")
+    if len(version) > MAX_NAME or not version.isprintable():
+        raise ValueError(f"version {version[:20]!r} must be at most {MAX_NAME} printable characters")
+    return version
+
+
 def check_route(route: Any) -> str | None:
     """Check an endpoint's route; returns it. None is for no route.
 

@@ -69,7 +69,7 @@ def steps_of(seed: int, count: int = 14) -> list[Step]:
 def _command(chance: random.Random, command_id: str, resources: Resources) -> Change:
     tag = chance.choice("ab")
     replicas = chance.randint(1, 3)
-    code = BAD if chance.random() < 0.2 else "good"
+    code = BAD if chance.random() < 0.2 else f"good {replicas % 2}"
     config = BackendConfigSpec(
         num_replicas=replicas, drain_confirm_s=CONFIRM_S, drain_timeout_s=DRAIN_S, rollout_watch_s=1.0
     )

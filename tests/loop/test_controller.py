@@ -105,6 +105,63 @@ def test_a_rolling_update_adds_before_it_removes(tmp_path: Path) -> None:
     in_world(tmp_path, test)
 
 
+def test_a_backend_without_endpoint_is_replaced_step_by_step(tmp_path: Path) -> None:
+    """Another endpoint's backend gets new code the same way: two replicas that are ready at every moment; a failure is
+    taken back (DP3, DP6)."""
+
+    async def test(world: World) -> None:
+        await world.create("b", num_replicas=2)
+        await world.create_endpoint("e", "b")
+        old = set(world.engine.live)
+        first = len(world.peers.tables)
+        await world.replace("b", b"code 2")
+        new = set(world.engine.live)
+        assert len(new) == 2
+        assert not old & new
+        assert all(len(table.backends["b"].replicas) >= 2 for table in world.peers.tables[first - 1 :])
+        world.plan = ReplicaPlan(constructor_error="bad version")
+        with pytest.raises(BackendStartError, match="bad version"):
+            await world.replace("b", b"code 3", num_replicas=3)
+        await asyncio.sleep(60)
+        assert set(world.engine.live) == new
+
+    in_world(tmp_path, test)
+
+
+def test_the_same_code_again_starts_nothing(tmp_path: Path) -> None:
+    """A deploy and a replacement of what is there already end at once, also after a restart of the controller; a new
+    config alone reaches the replicas that are there (CF6, CF9)."""
+
+    async def test(world: World) -> None:
+        await world.deploy("d", b"code 2")
+        live, version = list(world.engine.live), world.controller.desired.version
+        await world.deploy("d", b"code 2")
+        await world.replace("d", b"code 2")
+        await world.stop()
+        await world.start()
+        await world.replace("d", b"code 2")
+        assert world.controller.desired.version == version
+        await world.replace("d", b"code 2", max_queued_queries=7)
+        assert world.controller.desired.version == version + 1
+        assert list(world.engine.live) == live
+
+    in_world(tmp_path, test)
+
+
+def test_who_deploys_the_same_shares_the_fate_of_the_first(tmp_path: Path) -> None:
+    """Two scripts deploy the same new code at once, and it does not come up: both are told (DP6)."""
+
+    async def test(world: World) -> None:
+        await world.deploy("d", b"code 1")
+        world.plan = ReplicaPlan(constructor_error="bad version")
+        both = [asyncio.ensure_future(world.deploy("d", b"code 2")) for _ in range(2)]
+        outcomes = await asyncio.gather(*both, return_exceptions=True)
+        assert all(isinstance(outcome, BackendStartError) for outcome in outcomes)
+        assert "bad version" in str(outcomes[1])
+
+    in_world(tmp_path, test)
+
+
 def test_a_bad_version_never_takes_down_the_old_one(tmp_path: Path) -> None:
     """A deploy whose constructor fails raises, and the old replicas have served all the time (G7)."""
 

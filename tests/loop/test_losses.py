@@ -25,6 +25,7 @@ from pointsman.wire.commands import (
     Deploy,
     Pin,
     Query,
+    ReplaceBackend,
     RollbackTraffic,
     SetTraffic,
     ShadowTraffic,
@@ -54,6 +55,11 @@ def deploy(command_id: str, name: str, code: bytes) -> Deploy:
     )
 
 
+def replace(command_id: str, tag: str, code: bytes) -> ReplaceBackend:
+    changes = {"rollout_watch_s": 0.1}
+    return ReplaceBackend(command_id, tag, code_digest(code), ORIGIN, TRAITS, changes, None, None)
+
+
 class Case(NamedTuple):
     """A command, and what to wait for afterwards."""
 
@@ -74,6 +80,7 @@ CASES = {
     "delete_endpoint": Case(DeleteEndpoint(ONCE, "e")),
     "deploy": Case(deploy(ONCE, "d", b"code 2"), b"code 2", "d"),
     "deploy again": Case(deploy(ONCE, "b", b"code 2"), b"code 2", "b"),
+    "replace_backend": Case(replace(ONCE, "b", b"code 2"), b"code 2", "b"),
     "set_traffic": Case(SetTraffic(ONCE, "b", {"b": 0.5, "spare": 0.5})),
     "shadow_traffic": Case(ShadowTraffic(ONCE, "b", "spare", 0.5)),
     "rollback_traffic": Case(RollbackTraffic(ONCE, "e", None)),

@@ -7,8 +7,10 @@ import json
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from pointsman.controller.history import KEPT_CHANGES, recorded
 from pointsman.controller.state import Desired, Fallback
 from pointsman.controller.store import KEPT_REPLIES, Store, StoreError
 from pointsman.model import (
@@ -189,8 +191,8 @@ def test_code_that_was_changed_on_disk_is_refused(filled: Path) -> None:
 
 def test_a_newer_schema_is_refused(filled: Path) -> None:
     """An older release does not touch the state of a newer one; the error names both versions."""
-    edit(filled, "UPDATE meta SET value = '3' WHERE key = 'schema'")
-    with pytest.raises(StoreError, match="schema version 3; this pointsman reads 2"):
+    edit(filled, "UPDATE meta SET value = '4' WHERE key = 'schema'")
+    with pytest.raises(StoreError, match="schema version 4; this pointsman reads 3"):
         Store(filled).open()
 
 
@@ -209,6 +211,23 @@ def test_the_last_replies_are_kept_and_no_more(path: Path) -> None:
     store.commit(Desired(9999), reply_to="later", reply=b"l")
     store.close()
     assert "later" in Store(path).open().replies
+
+
+def test_the_history_is_written_line_by_line(path: Path) -> None:
+    """A change writes its own line of the history, and takes away the oldest; the others stay as they are (AD7)."""
+    desired = Desired()
+    store = reopened(path)
+    for number in range(1, KEPT_CHANGES + 3):
+        new = msgspec.structs.replace(desired, version=number, backends={"b": backend(version=number)})
+        desired = recorded(desired, new, by="anna", now="now")
+        store.commit(desired, blob=CODE)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        rows = dict(connection.execute("SELECT name, rowid FROM objects WHERE kind = 'changes'"))
+    assert len(rows) == KEPT_CHANGES
+    assert sorted(rows.values()) == [rows[name] for name in sorted(rows)]  # a row that is written again gets a new id
+    assert len(set(rows.values())) == KEPT_CHANGES
+    assert Store(path).open().desired.changes == desired.changes
 
 
 def test_a_commit_that_fails_leaves_everything(filled: Path) -> None:

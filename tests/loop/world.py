@@ -23,6 +23,7 @@ from pointsman.wire.commands import (
     DeleteBackend,
     Deploy,
     Progress,
+    ReplaceBackend,
     UpdateBackendConfig,
 )
 from pointsman.wire.messages import unpack
@@ -122,6 +123,11 @@ class World:
     async def delete(self, tag: str = "b", *, force: bool = False) -> None:
         accepted = await self.change(DeleteBackend(id=self.new_id(), tag=tag, force=force))
         await self.wait(accepted.version, tag, gone=True)
+
+    async def replace(self, tag: str, code: bytes, **changes: Any) -> None:
+        order = ReplaceBackend(self.new_id(), tag, code_digest(code), ORIGIN, TRAITS, changes, None, None)
+        accepted = await self.change(order, code)
+        await self.wait(accepted.version, tag)
 
     async def deploy(self, name: str, code: bytes) -> None:
         order = Deploy(

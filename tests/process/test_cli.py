@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 
 import pointsman as serve
 from pointsman.cli.main import app
-from pointsman.cli.tables import show_status
+from pointsman.cli.tables import show_changes, show_status
 from tests.conftest import WAIT_S, family, wait_until
 
 PROGRAM = str(Path(sys.executable).with_name("pointsman"))
@@ -139,6 +140,10 @@ def test_status_shows_endpoints_backends_and_replicas(detached: str) -> None:
         for replica in backend["replicas"]:
             assert replica["tag"] in shown.stdout
             assert str(replica["pid"]) in shown.stdout
+    changes = pointsman("history", "--name", detached, "--json")
+    assert json.loads(changes.stdout) == client.history()
+    assert client.history()[-1]["change"] == "traffic [bold]old 75 %, team/new 25 %"
+    assert "pointsman, pid" in client.history()[-1]["by"]
 
 
 def test_status_shows_one_line_of_a_failure() -> None:
@@ -160,6 +165,45 @@ def test_status_shows_one_line_of_a_failure() -> None:
     assert "ValueError: no ?[31mmodel (3 times)" in output.getvalue()
     assert "more" not in output.getvalue()
     assert "Traceback" not in output.getvalue()
+
+
+def test_status_shows_what_code_runs() -> None:
+    """A backend shows what runs, in which version, and for how long, whatever of that is known (LC10)."""
+    usual = {"state": "RUNNING", "replicas_wanted": 1, "replicas_running": 1, "replicas": [], "failure": None}
+    since = (datetime.now(timezone.utc) - timedelta(hours=3)).isoformat(timespec="milliseconds")
+    backends = {
+        "a": {"code": "ranking:Ranker", "digest": "d" * 12, "version": "2", "commit": f"{'c' * 40}+", "since": since},
+        "b": {"code": "by value: Model", "digest": "e" * 12, "version": "", "commit": "", "since": ""},
+        "c": {},
+    }
+    status = {
+        "name": "x",
+        "controller_pid": 1,
+        "metrics": [],
+        "http": {"address": None, "ingresses": []},
+        "endpoints": {},
+        "backends": {tag: {**usual, **backend} for tag, backend in backends.items()},
+    }
+    output = io.StringIO()
+    show_status(status, Console(file=output, width=120))
+    for text in ("ranking:Ranker", "2 cccccccc+", "3 h", "by value: Model", "e" * 12):
+        assert text in output.getvalue()
+    assert "d" * 12 not in output.getvalue()
+
+
+def test_history_shows_who_has_changed_what() -> None:
+    """The newest change comes first, with who made it; a file's changes have its name (AD7)."""
+    change = {"version": 7, "time": "2026-11-28T10:00:00.000+00:00", "by": "anna, deploy.py, pid 7", "owner": ""}
+    changes = [
+        {**change, "object": "backend/a", "change": "created"},
+        {**change, "version": 8, "owner": "shop", "object": "endpoint/\x1b[31me", "change": "traffic a 100 %"},
+    ]
+    output = io.StringIO()
+    show_changes(changes, Console(file=output, width=120))
+    shown = output.getvalue()
+    assert shown.index("traffic a 100 %") < shown.index("created")
+    for text in ("2026-11-28 10:00:00", "anna, deploy.py, pid 7", "shop (anna", "endpoint/?[31me"):
+        assert text in shown
 
 
 def test_status_of_a_cluster_shows_where_metrics_are() -> None:

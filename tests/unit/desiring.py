@@ -7,13 +7,14 @@ import pytest
 
 from pointsman.controller.desired import apply, confirm
 from pointsman.controller.state import Desired, FreeCapacity
-from pointsman.model import BackendConfigSpec, Capacity, Origin, Resources, TargetTraits, TrafficPolicy
+from pointsman.model import BackendConfigSpec, Capacity, Origin, Resources, Source, TargetTraits, TrafficPolicy
 from pointsman.wire.commands import (
     Change,
     CreateBackend,
     CreateEndpoint,
     Deploy,
     Pin,
+    ReplaceBackend,
     RollbackTraffic,
     SetTraffic,
     ShadowTraffic,
@@ -22,6 +23,7 @@ from pointsman.wire.commands import (
 from pointsman.wire.messages import pack
 
 ORIGIN = Origin("/", ())
+UNKNOWN = Source()
 
 FUNCTION = TargetTraits(is_class=False)
 CLASS = TargetTraits(is_class=True)
@@ -70,6 +72,22 @@ def deploy(
     if user_config is not None:
         changes["user_config"] = None
     return Deploy("id", name, code, ORIGIN, traits, changes, user_config, resources, route, methods, idempotent)
+
+
+def replace(
+    tag: str,
+    *,
+    code: str = "new code",
+    origin: Origin = ORIGIN,
+    traits: TargetTraits = FUNCTION,
+    resources: Resources | None = None,
+    source: Source = UNKNOWN,
+    user_config: bytes | None = None,
+    **changes: object,
+) -> ReplaceBackend:
+    if user_config is not None:
+        changes["user_config"] = None
+    return ReplaceBackend("id", tag, code, origin, traits, changes, user_config, resources, source)
 
 
 def split(**weights: float) -> SetTraffic:

@@ -307,7 +307,7 @@ def some_command(world: World, *, tags: str, resources: Resources, most: int) ->
     """What an operator may think of next."""
     chance = world.chance
     tag, count = chance.choice(tags), chance.randint(1, most)
-    code = "bad" if chance.random() < 0.2 else "good"
+    code = "bad" if chance.random() < 0.2 else f"good {count % 2}"
     kind = chance.choice(["create", "create", "scale", "scale", "config", "user_config", "deploy", "deploy", "delete"])
     if kind == "create":
         return CreateBackend("id", tag, code, ORIGIN, TRAITS, BackendConfigSpec(num_replicas=count), resources)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from pointsman.controller.desired import apply, confirm, revert
+from pointsman.controller.history import history_of
 from pointsman.controller.state import Desired, Fallback, FreeCapacity
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import Allocation, BackendConfigSpec, Resources, TargetTraits
@@ -36,6 +37,7 @@ from tests.unit.desiring import (
     done,
     endpoint,
     refused,
+    replace,
     update,
 )
 
@@ -240,6 +242,7 @@ commands: st.SearchStrategy[Change] = st.one_of(
     st.builds(DeleteEndpoint, st.just("id"), names),
     st.builds(SetTraffic, st.just("id"), names, st.dictionaries(names, st.sampled_from([0.0, 0.5, 1.0]))),
     st.builds(deploy, names, code=st.sampled_from(["v1", "v2"]), route=routes),
+    st.builds(replace, names, code=st.sampled_from(["v1", "v2"]), max_queued_queries=st.integers(0, 2)),
     st.builds(ShadowTraffic, st.just("id"), names, names, st.sampled_from([0.0, 0.5])),
     st.builds(RollbackTraffic, st.just("id"), names, st.none()),
     st.builds(Pin, st.just("id"), names, st.just("alice"), names),
@@ -263,6 +266,7 @@ class AnyOrder(RuleBasedStateMachine):
             pass
         else:
             assert self.state is old or (self.state.version == old.version + 1 and not note)
+            assert self.state is old or history_of(self.state)[-1].version == self.state.version
         assert pack(old) == before, "a change altered the state that it was given"
 
     @precondition(lambda self: self.state.fallbacks)
@@ -292,6 +296,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert set(state.fallbacks) <= set(state.backends), "a fallback for a backend that is not there"
         for spec in state.backends.values():
             assert spec.version <= spec.config_version <= state.version
+        assert all(record.version <= state.version for record in state.changes.values())
 
 
 @pytest.mark.slow

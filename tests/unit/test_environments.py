@@ -12,7 +12,7 @@ import cloudpickle
 import pytest
 
 import pointsman as serve
-from pointsman.client.backends import check_bytecode
+from pointsman.client.packing import check_bytecode
 from pointsman.environments.interpreter import OPTIONAL, RUNTIME, Facts, check
 from pointsman.environments.kinds import parse_env
 from pointsman.environments.resolve import caller, resolve

@@ -38,8 +38,8 @@ def test_without_room_versions_are_swapped_one_by_one(seed: int) -> None:
     world.change(create)
     world.run(float("inf"))
     assert world.floor == {"a": 3}
-    for _ in range(3):
-        code = "bad" if world.chance.random() < 0.3 else "good"
+    for number in range(3):
+        code = "bad" if world.chance.random() < 0.3 else f"good {number}"
         world.change(Deploy("id", "a", code, ORIGIN, TRAITS, {}, None, GPU, None, None, None))
         world.run(float("inf"))
         world.assert_settled()

@@ -80,7 +80,7 @@ def digests(script: Path, seed: str) -> list[str]:
 
 def test_a_script_that_runs_again_sends_the_same_code(tmp_path: Path) -> None:
     """Classes and functions of a script have one pickle whenever it runs, so that a deploy of them changes nothing:
-    their ids, and sets in their code, do not depend on the process (CB12)."""
+    their ids, and sets in their code, do not depend on the process (CF6)."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     first = digests(script, "1")

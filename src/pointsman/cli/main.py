@@ -1,4 +1,4 @@
-"""The command line: ``pointsman start | list | status | top | logs | traffic | env | stop | shutdown | demo``.
+"""The command line: ``pointsman start``, ``list``, ``status``, ``stop`` and others; ``pointsman --help`` lists them.
 
 Called by the console script. Turns arguments into calls of the public client, and every failure that a user can cause
 into one line on standard error. Learns what an instance is doing from the client's ``status()`` alone.
@@ -248,6 +248,18 @@ def top(
 
     title = f"{name}  the last {every:g} s  (Ctrl-C leaves)"
     watch(lambda: stats_tables(client.stats(over_s=every), title), terminal())
+
+
+@app.command()
+def history(name: Name = "default", address: ClusterAddress = None, as_json: AsJson = False) -> None:
+    """Show the last 200 changes of backends and endpoints: when, what and who."""
+    changes = connect_to(name, address).history()
+    if as_json:
+        print_json(changes)
+        return
+    from pointsman.cli.tables import show_changes
+
+    show_changes(changes, terminal())
 
 
 app.command()(logs.logs)

@@ -6,6 +6,7 @@ Names and failures are text from outside: they become ``Text``, never markup, an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 from rich import box
@@ -16,6 +17,7 @@ from rich.text import Text
 BAR_WIDTH = 10
 SHOWN_PINS = 10
 SHORT_NODE = 8
+SHORT_COMMIT = 8
 BACKEND_STYLES = {"RUNNING": "green", "UPDATING": "yellow", "UNHEALTHY": "bold red", "DEPLOY_FAILED": "bold red"}
 #: Other states belong to replicas that are stopping; they get the style of ``_replicas``.
 REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
@@ -80,6 +82,20 @@ def show_history(changes: list[dict[str, Any]], console: Console) -> None:
             plain(change["by"]),
         )
     console.print(table)
+
+
+def show_changes(changes: list[dict[str, Any]], console: Console) -> None:
+    """Print the changes of an instance, newest first."""
+    table = make_table("", "version", "time (UTC)", "what", "change", "by")
+    for change in reversed(changes):
+        table.add_row(
+            str(change["version"]),
+            change["time"][:19].replace("T", " "),
+            plain(change["object"]),
+            plain(change["change"]),
+            plain(f"{change['owner']} ({change['by']})" if change["owner"] else change["by"]),
+        )
+    console.print(table if table.row_count else Text("Nothing has been changed yet.", style="dim"))
 
 
 def show_explanation(explanation: dict[str, Any], console: Console) -> None:
@@ -184,16 +200,33 @@ def _pins(pins: dict[str, str]) -> Text:
 
 
 def _backends(backends: dict[str, Any]) -> Table:
-    table = make_table("Backends", "backend", "state", "ready", "environment", "last failure")
+    table = make_table("Backends", "backend", "state", "ready", "code", "for", "environment", "last failure")
     for tag, backend in sorted(backends.items()):
         table.add_row(
             plain(tag),
             Text(backend["state"], style=BACKEND_STYLES.get(backend["state"], "")),
             f"{backend['replicas_running']}/{backend['replicas_wanted']}",
+            _code(backend),
+            _age(backend.get("since", "")),
             _environment(backend.get("environment")),
             _failure(backend["failure"]),
         )
     return table
+
+
+def _code(backend: dict[str, Any]) -> Text:
+    """What runs, and below it which version: the user's word for it and the commit, or else the digest."""
+    commit = backend.get("commit", "")
+    short = commit[:SHORT_COMMIT] + "+" * commit.endswith("+")
+    which = " ".join(filter(None, (backend.get("version"), short))) or backend.get("digest", "")
+    return Text("\n").join(filter(None, (plain(backend.get("code", "-")), plain(which))))
+
+
+def _age(since: str) -> str:
+    """How long ago a time in ISO 8601 was."""
+    if not since:
+        return "-"
+    return _duration(max(0.0, (datetime.now(timezone.utc) - datetime.fromisoformat(since)).total_seconds()))
 
 
 def _environment(environment: dict[str, Any] | None) -> Text:

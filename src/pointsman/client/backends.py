@@ -6,31 +6,24 @@ mistake in it changes nothing.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import msgspec
+import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from pointsman import arguments
 from pointsman import config as options
-from pointsman.actor_options import check_hash_seed
 from pointsman.arguments import check_timeout
-from pointsman.backends import ImportedBackend
 from pointsman.client.keywords import explains_keywords
-from pointsman.client.operations import Operations, author, new_id, origin_here
+from pointsman.client.operations import Operations, new_id
+from pointsman.client.packing import check_bytecode, prepare
+from pointsman.client.sources import Code
 from pointsman.config import BackendConfig
-from pointsman.engine.folder import link_folder
 from pointsman.engine.instances import parse_actor_options
 from pointsman.environments.kinds import Kind, parse_env
-from pointsman.environments.rehearsal import try_import
-from pointsman.environments.resolve import resolve
-from pointsman.model import CALLER, BackendSpec, Environment, Origin, Resources, TargetTraits
+from pointsman.model import BackendSpec, Resources
 from pointsman.policy.shardkey import check_source
-from pointsman.usercode.packing import carries_code, code_digest, inspect_code, pack_code
-from pointsman.usercode.paths import added_sys_path
-from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, UpdateBackendConfig
+from pointsman.usercode.packing import carries_code
+from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, ReplaceBackend, UpdateBackendConfig
 
 
 class BackendOperations(Operations):
@@ -45,6 +38,7 @@ class BackendOperations(Operations):
         ray_actor_options: Mapping[str, Any] | None = None,
         config: BackendConfig | Mapping[str, Any] | None = None,
         env: Kind | str | None = None,
+        version: str | None = None,
     ) -> None:
         """Start replicas of a function or class; returns when all of them are ready.
 
@@ -58,6 +52,8 @@ class BackendOperations(Operations):
             config: a :class:`BackendConfig` or a dict of its fields.
             env: the Python environment of the replicas: a :class:`VirtualEnv`, a :class:`CondaEnv` or the name of a
                 conda environment; that of the caller by default.
+            version: a word of your own for what code and arguments do not show, such as the weights in a file. A new
+                one makes ``deploy`` and ``replace_backend`` start new replicas of code that is otherwise the same.
 
         Raises:
             TypeError, ValueError: an argument is wrong, or the tag is taken, or the environment cannot run the code.
@@ -68,12 +64,55 @@ class BackendOperations(Operations):
         tag = arguments.check_object_name(backend_tag, "backend_tag")
         spec = options.config_spec(config)
         resources = parse_actor_options(ray_actor_options, self._credentials.control_path)
-        kind = parse_env(env)
+        kind, version = parse_env(env), arguments.check_version(version)
         if kind is not None and tag in self._status().backends:  # before minutes are spent on making an environment
             raise ValueError(f"backend {tag!r} exists already; delete it first, or use deploy() to replace its code")
-        package = prepare(func_or_class, actor_init_args, kind, resources, spec.user_config)
-        command = CreateBackend(new_id(), tag, package.digest, package.origin, package.traits, spec, resources)
+        package = prepare(func_or_class, actor_init_args, kind, resources, spec.user_config, version=version)
+        _, digest, origin, traits, source = package
+        command = CreateBackend(new_id(), tag, digest, origin, traits, spec, resources, source)
         self._change(command, package.blob, backend=tag)
+
+    @explains_keywords
+    def replace_backend(
+        self,
+        backend_tag: str,
+        func_or_class: Code,
+        *actor_init_args: Any,
+        config: BackendConfig | Mapping[str, Any] | None = None,
+        ray_actor_options: Mapping[str, Any] | None = None,
+        env: Kind | str | None = None,
+        version: str | None = None,
+    ) -> None:
+        """Replace the code of a backend replica by replica, whatever endpoints use it, without losing a request.
+
+        What is left out keeps its present value. Code that is the same as before, with the same arguments, environment
+        and resources, touches no replica; then only the config changes.
+
+        Args:
+            version: see :meth:`create_backend`.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong, the backend unknown, or one version is an ASGI app and the
+                other is none.
+            InsufficientResourcesError, BackendStartError: the new version cannot come up; all is as it was.
+        """
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
+        changes, user_config = options.config_changes(config, "config")
+        resources = self._resources(ray_actor_options)
+        kind, version = parse_env(env), arguments.check_version(version)
+        present = self._existing(tag)
+        package = prepare(
+            func_or_class,
+            actor_init_args,
+            kind,
+            resources or present.resources,
+            user_config,
+            version=version,
+            present=present,
+        )
+        blob, digest, origin, traits, source = package
+        command = ReplaceBackend(new_id(), tag, digest, origin, traits, changes, user_config, resources, source)
+        self._change(command, blob, backend=tag)
 
     @explains_keywords
     def update_backend_config(self, backend_tag: str, config_options: BackendConfig | Mapping[str, Any]) -> None:
@@ -100,9 +139,7 @@ class BackendOperations(Operations):
         Raises:
             ValueError: there is no such backend.
         """
-        spec = self._present(arguments.check_object_name(backend_tag, "backend_tag"))
-        if spec is None:
-            raise ValueError(f"backend {backend_tag!r} does not exist; there are {sorted(self._status().backends)}")
+        spec = self._existing(arguments.check_object_name(backend_tag, "backend_tag"))
         return options.config_from_spec(spec.config)
 
     def list_backends(self) -> dict[str, BackendConfig]:
@@ -141,11 +178,16 @@ class BackendOperations(Operations):
         shard_key: str | None = None,
         request_timeout_s: float | None = None,
         max_body_bytes: float | None = None,
+        version: str | None = None,
     ) -> None:
         """Make backend and endpoint under one name; on a name that exists, replace the code without losing a request.
 
         What is left out keeps its present value on a re-deploy, an environment too; on a new name ``methods`` are GET
-        and POST, and without ``route`` the endpoint is for handles only.
+        and POST, and without ``route`` the endpoint is for handles only. Code that is the same as before, with the same
+        arguments, environment and resources, touches no replica.
+
+        Args:
+            version: see :meth:`create_backend`.
 
         Raises:
             TypeError, ValueError: an argument is wrong, or the endpoint of that name uses other backends.
@@ -153,15 +195,14 @@ class BackendOperations(Operations):
         """
         arguments.check_object_name(name, "name")
         changes, user_config = options.config_changes(config, "config")
-        resources = None
-        if ray_actor_options is not None:
-            resources = parse_actor_options(ray_actor_options, self._credentials.control_path)
-        kind = parse_env(env)
+        resources = self._resources(ray_actor_options)
+        kind, version = parse_env(env), arguments.check_version(version)
         present = self._present(name)
         if resources is None and present is not None:
             resources = present.resources
-        environment = present.origin.environment if present is not None else None
-        package = prepare(func_or_class, init_args, kind or environment, resources or Resources(), user_config)
+        package = prepare(
+            func_or_class, init_args, kind, resources or Resources(), user_config, version=version, present=present
+        )
         command = Deploy(
             new_id(),
             name,
@@ -177,101 +218,30 @@ class BackendOperations(Operations):
             check_source(shard_key) if shard_key is not None else None,
             check_timeout(request_timeout_s, "request_timeout_s"),
             arguments.check_max_body(max_body_bytes),
-            by=author(),
+            package.source,
         )
         self._change(command, package.blob, backend=name)
+
+    def _resources(self, ray_actor_options: Mapping[str, Any] | None) -> Resources | None:
+        """What is given; None if nothing is."""
+        if ray_actor_options is None:
+            return None
+        return parse_actor_options(ray_actor_options, self._credentials.control_path)
+
+    def _existing(self, tag: str) -> BackendSpec:
+        """A backend's present specification.
+
+        Raises:
+            ValueError: there is no such backend.
+        """
+        spec = self._present(tag)
+        if spec is None:
+            known = sorted(self._status().backends)
+            matches = difflib.get_close_matches(tag, known, n=1)
+            hint = f"did you mean {matches[0]!r}?" if matches else f"there are {known}"
+            raise ValueError(f"backend {tag!r} does not exist; {hint}")
+        return spec
 
     def _present(self, tag: str) -> BackendSpec | None:
         """The backend's present specification; None if it does not exist."""
         return self._backends(tag).get(tag)
-
-
-Code = Callable[..., Any] | type | ImportedBackend
-
-
-class Package(NamedTuple):
-    """Code that is packed, checked and ready to be registered.
-
-    Attributes:
-        blob: the pickled function or class with its init args.
-        digest: the name under which ``blob`` is stored.
-        origin: working folder, import path and environment of its replicas.
-        traits: what was found out about the function or class.
-    """
-
-    blob: bytes
-    digest: str
-    origin: Origin
-    traits: TargetTraits
-
-
-def prepare(
-    code: Code,
-    init_args: tuple[Any, ...],
-    env: Kind | Environment | None,
-    resources: Resources,
-    user_config: bytes | None,
-) -> Package:
-    """Pack and check code for an environment; None is the caller's.
-
-    Code that runs in the caller's environment is loaded already. For another environment, and for code that is given
-    by an import path, that environment's interpreter imports it once on trial.
-
-    Raises:
-        TypeError, ValueError: the code cannot be a backend, or the environment cannot run it.
-        ServeException: a conda environment is asked for, and there is no conda.
-    """
-    traits = None if isinstance(code, ImportedBackend) else inspect_code(code, init_args)
-    environment = resolve(env)
-    check_hash_seed(environment.variables)
-    blob = pack_code(code, init_args, [*own_folders(resources), *_site_packages(environment)])
-    name = getattr(code, "__qualname__", repr(code))
-    what = "an init argument" if isinstance(code, ImportedBackend) else name
-    for data, part in ((blob, what), (user_config or b"", "user_config")):
-        check_bytecode(data, part, environment)
-    origin = origin_for(environment, resources)
-    if traits is None or environment.kind != CALLER:
-        variables = {**environment.variables, **resources.env_vars}
-        traits = try_import(name, blob, origin, msgspec.structs.replace(environment, variables=variables))
-    return Package(blob, code_digest(blob), origin, traits)
-
-
-def check_bytecode(data: bytes, what: str, environment: Environment | None) -> None:
-    """Refuse code that is pickled by value for another minor version of Python, which cannot run its bytecode.
-
-    Args:
-        data: a pickle.
-        what: the name of the pickled object in the error's text.
-        environment: where it is to be loaded; None for an environment with this Python.
-
-    Raises:
-        ValueError: the pickle holds code by value, and the minor versions differ.
-    """
-    if environment is None:
-        return
-    here, there = (f"{sys.version_info[0]}.{sys.version_info[1]}", ".".join(environment.version.split(".")[:2]))
-    if here != there and carries_code(data):
-        raise ValueError(
-            f"{what} would be sent as bytecode of Python {here}, which Python {there} of {environment} cannot run; put"
-            " it into a module that is found there, and name the backend with ImportedBackend('module:Name')"
-        )
-
-
-def origin_for(environment: Environment, resources: Resources) -> Origin:
-    """Working folder, import path and environment of the replicas of code that this process ships."""
-    here = origin_here()
-    sys_path = here.sys_path if environment.kind == CALLER else added_sys_path()
-    return Origin(resources.working_dir or here.cwd, (*own_folders(resources), *sys_path), environment)
-
-
-def _site_packages(environment: Environment) -> list[str]:
-    """Package folders of another environment. Modules found there are pickled by name, whatever this process loaded."""
-    if environment.kind == CALLER:
-        return []
-    return [str(folder) for folder in Path(environment.python).parent.parent.glob("lib*/python3*/site-packages")]
-
-
-def own_folders(resources: Resources) -> list[str]:
-    """The first entries of the import path of a backend's replicas: its ``py_modules`` and its ``working_dir``."""
-    modules = [link_folder(*resources.py_modules)] if resources.py_modules else []
-    return [*modules, *([resources.working_dir] if resources.working_dir else [])]

@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn, overload
 
+import msgspec
+
 from pointsman import arguments
 from pointsman.calling.session import Credentials, Session
 from pointsman.client.backends import BackendOperations
@@ -22,7 +24,7 @@ from pointsman.engine.instances import wait_for_end
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
 from pointsman.progress import ProgressLine
-from pointsman.wire.commands import AwaitIngress, Ending, Progress, Shutdown
+from pointsman.wire.commands import AwaitIngress, Ending, History, Progress, QueryHistory, Shutdown
 from pointsman.wire.messages import unpack
 
 #: An instance that has not ended this long after its drain limits have passed is killed.
@@ -158,9 +160,23 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         Per endpoint what ``list_endpoints`` shows, and how many calls are ``queued`` in routers (None where no metrics
         are recorded); per backend its state (``RUNNING``, ``UPDATING``, ``UNHEALTHY``, ``DEPLOY_FAILED``), replicas
         wanted and running, each replica's tag, pid (None before it has begun) and state, and the last failure with its
-        traceback.
+        traceback; its ``code`` (import path, or ``by value: NAME``), a ``digest`` that differs wherever code, init args
+        or a module of your own do, your ``version``, the git ``commit`` of the code's folder (with ``+`` if that had
+        changes; empty in no repository), and ``since`` when this code is wanted (ISO 8601 in UTC).
         """
         return status_view(self._status(), self.http_address)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The last 200 changes of backends and endpoints, oldest first.
+
+        Returns:
+            For each ``{"version", "time", "by", "owner", "object", "change"}``: ``time`` is ISO 8601 in UTC, ``by``
+            user, program and pid that asked for it, ``owner`` the name of the configuration file, empty if none was
+            applied, ``object`` such as ``"backend/ranker"``, ``change`` what was done, in words.
+        """
+        self._check_alive()
+        history = unpack(self._session.command(QueryHistory(new_id())), History)
+        return [msgspec.structs.asdict(change) for change in history.changes]
 
     # Inside
 

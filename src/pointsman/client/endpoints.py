@@ -11,7 +11,7 @@ from typing import Any
 
 from pointsman import arguments
 from pointsman.arguments import check_timeout
-from pointsman.client.operations import Operations, author, endpoint_view, new_id
+from pointsman.client.operations import Operations, endpoint_view, new_id
 from pointsman.model import DEFAULT_SHARD_KEY, CustomPolicy, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS, check_key, check_source
 from pointsman.routing.chooser import Chooser
@@ -76,7 +76,6 @@ class EndpointOperations(Operations):
             check_source(shard_key),
             check_timeout(request_timeout_s, "request_timeout_s"),
             arguments.check_max_body(max_body_bytes),
-            by=author(),
         )
         self._change(command)
 
@@ -119,7 +118,7 @@ class TrafficOperations(Operations):
         floats = {tag: _number(weight, f"weight of backend {tag!r}") for tag, weight in weights.items()}
         name = arguments.check_object_name(endpoint_name, "endpoint_name")
         custom = None if policy in (None, BUILT_IN) else _custom_policy(policy)
-        self._change(SetTraffic(new_id(), name, floats, custom, policy is None, by=author()))
+        self._change(SetTraffic(new_id(), name, floats, custom, policy is None))
 
     def get_traffic(self, endpoint: str) -> dict[str, Any]:
         """The traffic policy in force.
@@ -171,7 +170,7 @@ class TrafficOperations(Operations):
             raise TypeError(f"version must be an int or None, not {version!r}")
         if version is not None and not 0 < version < 2**63:
             raise ValueError(f"version {version} cannot be one of a traffic policy; traffic_history() lists them")
-        self._change(RollbackTraffic(new_id(), name, version, by=author()))
+        self._change(RollbackTraffic(new_id(), name, version))
 
     def shadow_traffic(self, endpoint_name: str, backend_tag: str, proportion: float) -> None:
         """Send shadow copies of an endpoint's calls to a backend; their answers are discarded, unnoticed by callers.
@@ -185,7 +184,7 @@ class TrafficOperations(Operations):
         """
         name = arguments.check_object_name(endpoint_name, "endpoint_name")
         tag = arguments.check_object_name(backend_tag, "backend_tag")
-        self._change(ShadowTraffic(new_id(), name, tag, _number(proportion, "proportion"), by=author()))
+        self._change(ShadowTraffic(new_id(), name, tag, _number(proportion, "proportion")))
 
     def pin(self, endpoint: str, shard_key: str | Sequence[str], backend: str) -> None:
         """Send all calls with a shard key to one backend, regardless of the weights; the backend needs no weight.

@@ -4,6 +4,7 @@ status and metrics as plain dicts that are ready for JSON."""
 from __future__ import annotations
 
 import getpass
+import hashlib
 import logging
 import os
 import secrets
@@ -11,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from pointsman.arguments import check_timeout
 from pointsman.calling.session import Credentials, Session, session_for
@@ -74,7 +77,8 @@ class Operations:
             gone: wait until ``backend`` has no replica left, instead of all that it should have.
         """
         self._check_alive()
-        accepted = unpack(self._session.command(command, blob), Accepted)
+        signed = msgspec.structs.replace(command, by=author())
+        accepted = unpack(self._session.command(signed, blob), Accepted)
         if accepted.note:
             log.warning("%s", accepted.note)
         timeout_s = None if backend is not None else START_TIMEOUT_S
@@ -98,7 +102,7 @@ def new_id() -> str:
 
 
 def author() -> str:
-    """Name of this process in an endpoint's traffic history: the replica, or user, program and pid."""
+    """Name of this process in the history: the replica, or user, program and pid."""
     replica = replica_context()
     if replica is not None:
         return f"replica {replica.replica}"
@@ -144,6 +148,7 @@ def endpoint_view(spec: EndpointSpec) -> dict[str, Any]:
 def _backend_view(view: BackendView) -> dict[str, Any]:
     failure = view.failure
     environment = view.spec.origin.environment
+    source = view.spec.source
     return {
         "state": view.state,
         "replicas_wanted": view.spec.config.num_replicas,
@@ -161,6 +166,11 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
             "version": environment.version,
         },
         "pythons": list(view.pythons),
+        "code": source.path or (f"by value: {source.name}" if source.name else "by value"),
+        "digest": digest_of(view.spec),
+        "version": source.version,
+        "commit": source.commit,
+        "since": view.spec.since,
         "failure": failure
         and {
             "reason": failure.reason.value,
@@ -169,6 +179,11 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
             "failures": failure.failures,
         },
     }
+
+
+def digest_of(spec: BackendSpec) -> str:
+    """12 characters that differ wherever code, init args or the content of local modules do."""
+    return hashlib.sha256(f"{spec.code} {spec.source.content}".encode()).hexdigest()[:12]
 
 
 class StatisticsOperations(Operations):

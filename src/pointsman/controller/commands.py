@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from pointsman.controller.controller import Controller
+from pointsman.controller.history import history_of
 from pointsman.controller.orders import Subscription
 from pointsman.controller.state import NoCapacityError
 from pointsman.controller.views import backends_of, status_of, traffic_of
@@ -23,18 +24,18 @@ from pointsman.wire.commands import (
     AnyCommand,
     Await,
     AwaitIngress,
+    BackendChange,
     Change,
-    CreateBackend,
-    Deploy,
     Ending,
+    History,
     Progress,
     Query,
     QueryBackends,
+    QueryHistory,
     QueryMetrics,
     QueryTraffic,
     Shutdown,
     Status,
-    UpdateBackendConfig,
 )
 from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
@@ -69,7 +70,7 @@ class CapacityWait:
             NoCapacityError: there was none in time; nothing has changed.
             ServeException: the cluster did not answer what is free; nothing has changed.
         """
-        if not isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
+        if not isinstance(command, BackendChange):
             return await change()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -157,6 +158,8 @@ class Commands:
             return pack(backends_of(controller.desired, command.tag))
         if isinstance(command, QueryTraffic):
             return pack(traffic_of(controller.desired, command.name))
+        if isinstance(command, QueryHistory):
+            return pack(History(history_of(controller.desired)))
         if isinstance(command, QueryMetrics):
             if self._exporter is None:
                 raise ServeException("this instance records no metrics (metrics_export_port=None)")

@@ -18,7 +18,6 @@ from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile
 from pointsman.controller.acting import ActionTaker
 from pointsman.controller.agenda import Agenda
-from pointsman.controller.desired import cpu_warning
 from pointsman.controller.health import Circumstances, HealthWatch
 from pointsman.controller.observed import (
     NextStep,
@@ -46,13 +45,11 @@ from pointsman.model import Capacity, RoutingTable
 from pointsman.wire.commands import (
     Accepted,
     Await,
+    BackendChange,
     Change,
-    CreateBackend,
     DeleteBackend,
-    Deploy,
     Ending,
     Progress,
-    UpdateBackendConfig,
 )
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import Report, pack
@@ -162,17 +159,16 @@ class Controller:
     async def _change(self, command: Change, blob: bytes) -> bytes:
         # The lock covers check, commit and reply: of two copies of one command only the first is carried out.
         async with self._turn:
-            known = self._replies.get(command.id)
-            if known is not None:
+            if (known := self._replies.get(command.id)) is not None:
                 return known
             # What each replica holds is gathered for those changes only that may need more of it.
-            grows = isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy))
+            grows = isinstance(command, BackendChange)
             free = free_capacity_of(self.observed) if grows else FreeCapacity(self.observed.capacity)
             new, warning = wanted.apply(self.desired, command, free, _time_of_day())
             if grows and not warning and not self._warned_about_cpus:
-                warning = cpu_warning(new, self.observed.capacity, os.cpu_count() or 1)
+                warning = wanted.cpu_warning(new, self.observed.capacity, os.cpu_count() or 1)
                 self._warned_about_cpus = bool(warning)
-            reply = pack(Accepted(new.version, warning))
+            reply = pack(Accepted(wanted.version_of(self.desired, new, command), warning))
             await self._durable.commit(new, reply_to=command.id, reply=reply, blob=blob)
             self._replies[command.id] = reply
             if len(self._replies) > KEPT_REPLIES:
@@ -335,7 +331,7 @@ class Controller:
             else:
                 assert failures is not None
                 failed = self.desired.backends[tag].config_version
-                await self._durable.commit(wanted.revert(self.desired, tag))
+                await self._durable.commit(wanted.revert(self.desired, tag, _time_of_day()))
                 failures.roll_back(failed)
                 log.warning("backend %r could not be brought up as version %d; going back", tag, failed)
         except StoreError as error:

@@ -18,7 +18,7 @@ from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.engine.orders import ProcessEvent
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
-from pointsman.wire.commands import Change, CreateBackend, Deploy, UpdateBackendConfig
+from pointsman.wire.commands import BackendChange, Change, backend_of
 from pointsman.wire.messages import Message, Report, unpack
 
 
@@ -249,9 +249,9 @@ def _count(
 def forget_failures(observed: Observed, command: Change) -> list[str]:
     """Reset the failures of the backend that a command creates or changes, so that its replicas start at once. Returns
     the backends that had any."""
-    if not isinstance(command, (CreateBackend, UpdateBackendConfig, Deploy)):
+    if not isinstance(command, BackendChange):
         return []
-    backend = command.name if isinstance(command, Deploy) else command.tag
+    backend = backend_of(command)
     failures = observed.failures.get(backend)
     if failures is None:
         return []

@@ -13,6 +13,7 @@ from pointsman.model import (
     Allocation,
     BackendSpec,
     Capacity,
+    ChangeRecord,
     EndpointSpec,
     Pins,
     Resources,
@@ -41,7 +42,8 @@ class Fallback(Struct, frozen=True):
 
 
 class Desired(Struct, frozen=True):
-    """The desired state. ``version`` grows with every change; ``pins`` and ``histories`` are by endpoint."""
+    """The desired state. ``version`` grows with every change; ``pins`` and ``histories`` are by endpoint, ``changes``
+    by keys that grow (see :mod:`pointsman.controller.history`)."""
 
     version: int = 0
     backends: dict[str, BackendSpec] = {}
@@ -49,6 +51,7 @@ class Desired(Struct, frozen=True):
     fallbacks: dict[str, Fallback] = {}
     pins: dict[str, Pins] = {}
     histories: dict[str, TrafficHistory] = {}
+    changes: dict[str, ChangeRecord] = {}
 
 
 class FreeCapacity(Struct, frozen=True):

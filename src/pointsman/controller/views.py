@@ -117,6 +117,7 @@ def _small(spec: BackendSpec) -> BackendSpec:
         traits=msgspec.structs.replace(spec.traits, api=b""),
         config=msgspec.structs.replace(spec.config, user_config=None),
         resources=Resources(),
+        source=msgspec.structs.replace(spec.source, args=None, env=b"null"),
     )
 
 

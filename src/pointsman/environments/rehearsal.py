@@ -1,7 +1,8 @@
 """The trial import: a backend's code is loaded once in its environment, before the backend is registered.
 
 Code that cannot be imported there is one sentence for the caller. Traits of code that only the environment has, such
-as its batch marker, are read from the real function or class. The constructor does not run.
+as its batch marker, are read from the real function or class; and what its import has loaded from folders of the user's
+is digested, which tells new code from old. The constructor does not run.
 
     python -m pointsman.environments.rehearsal      a TrialOrder on standard input, a TrialResult on standard output
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,7 +21,8 @@ from pointsman.environments.interpreter import exit_reason, run_in
 from pointsman.limits import cut
 from pointsman.model import Environment, Origin, TargetTraits
 from pointsman.progress import Activity
-from pointsman.usercode.packing import inspect_code, unpack_code
+from pointsman.usercode.content import content_digest, loaded_files
+from pointsman.usercode.packing import folder_of, inspect_code, unpack_code
 from pointsman.usercode.paths import enter
 
 #: Importing a large library from a cold disk takes tens of seconds.
@@ -38,19 +41,32 @@ class TrialResult(msgspec.Struct, frozen=True):
         traits: of the loaded function or class; None if it cannot be a backend.
         problem: why it cannot.
         kind: ``load`` if it could not be loaded; otherwise the exception to raise, ``TypeError`` or ``ValueError``.
+        content: digest of the modules of the user's that it has loaded.
+        folder: where the file of the function or class is; empty if it has none.
     """
 
     traits: TargetTraits | None
     problem: str = ""
     kind: str = ""
+    content: str = ""
+    folder: str = ""
 
 
-def try_import(what: str, code: bytes, origin: Origin, environment: Environment) -> TargetTraits:
-    """Load packed code in an environment; returns the traits of the function or class.
+class Rehearsed(NamedTuple):
+    """What a trial import has found out about code; for the fields see :class:`TrialResult`."""
+
+    traits: TargetTraits
+    content: str
+    folder: str
+
+
+def try_import(what: str, code: bytes, origin: Origin, environment: Environment) -> Rehearsed:
+    """Load packed code in an environment.
 
     Args:
         what: the code's name in error texts.
         code: made by :func:`~pointsman.usercode.packing.pack_code`.
+        origin: its working folder and import path are those of the trial, and their modules are the user's.
 
     Raises:
         ValueError: it cannot be loaded there.
@@ -65,7 +81,7 @@ def try_import(what: str, code: bytes, origin: Origin, environment: Environment)
     except msgspec.DecodeError:
         raise ValueError(f"loading {what} {where} ended the interpreter: {exit_reason(ended)}") from None
     if result.traits is not None:
-        return result.traits
+        return Rehearsed(result.traits, result.content, result.folder)
     if result.kind == "load":
         raise ValueError(f"{what} cannot be loaded {where}: {result.problem}")
     raise (TypeError if result.kind == "TypeError" else ValueError)(result.problem)
@@ -80,9 +96,11 @@ def _load(order: TrialOrder) -> TrialResult:
         text = cut(" ".join(str(error).split()))
         return TrialResult(None, f"{type(error).__name__}: {text}" if text else type(error).__name__, "load")
     try:
-        return TrialResult(inspect_code(function_or_class, init_args))
+        traits = inspect_code(function_or_class, init_args)
     except (TypeError, ValueError) as error:
         return TrialResult(None, cut(str(error)), type(error).__name__)
+    content = content_digest(loaded_files([order.origin.cwd, *order.origin.sys_path]))
+    return TrialResult(traits, content=content, folder=folder_of(function_or_class))
 
 
 def main() -> None:

@@ -253,6 +253,26 @@ class TrafficHistory(Struct, frozen=True):
     changes: tuple[TrafficChange, ...] = ()
 
 
+class ChangeRecord(Struct, frozen=True):
+    """One line of an instance's history.
+
+    Attributes:
+        version: of the state that the change made.
+        time: ISO 8601 in UTC.
+        by: who asked for it, by their own account.
+        owner: ``name`` of the configuration file that was applied; empty if none was.
+        object: what changed, such as ``backend/ranker`` or ``endpoint/rank``.
+        change: in words.
+    """
+
+    version: int
+    time: str
+    by: str
+    owner: str
+    object: str
+    change: str
+
+
 class Pins(Struct, frozen=True):
     """Shard keys of one endpoint that are pinned to a backend, regardless of the weights."""
 

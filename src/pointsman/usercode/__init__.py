@@ -3,6 +3,7 @@
 packing      the entry point: checks a function or class, pickles it, and loads it again
 byvalue      pickles that hold what other processes cannot import by its name
 classids     what makes such pickles the same in every process that has the same code
+content      whether the modules of the user's own are as they were
 findable     which modules other processes can import by name
 picklenames  the names in a pickle, read without loading it
 culprit      which part of an object cannot be pickled, for error texts

@@ -61,7 +61,7 @@ def _is_found_here(name: str, module: Any) -> bool:
         return bool(parent) and module is not None and _is_made_by(sys.modules.get(parent), module)
     # Another file of that name comes first now. Some packages put their own copy of another package on the path, as Ray
     # does with psutil; an installed module is then trusted.
-    return _is_installed(_file_of(module))
+    return is_installed(_file_of(module))
 
 
 def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
@@ -100,11 +100,12 @@ def _finders() -> Iterator[Any]:
             yield finder
             continue
         kind = finder if isinstance(finder, type) else type(finder)
-        if _is_installed(_file_of(sys.modules.get(kind.__module__))):
+        if is_installed(_file_of(sys.modules.get(kind.__module__))):
             yield finder
 
 
-def _is_installed(file: str | None) -> bool:
+def is_installed(file: str | None) -> bool:
+    """Whether a file belongs to Python or to an installed package."""
     return file is not None and os.path.realpath(file).startswith(_installed_folders())
 
 

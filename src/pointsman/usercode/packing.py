@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
 import pickletools
 import reprlib
 import sys
@@ -279,6 +280,14 @@ class _AppPickler(_CodePickler):
         if starlette is not None and type(obj) is starlette.State:  # which pickle writes and cannot load
             return starlette.State, (obj._state,)
         return super().reducer_override(obj)
+
+
+def folder_of(function_or_class: Any) -> str:
+    """The folder of the file that holds code; empty if it is in no file, as in a notebook."""
+    code = function_or_class.app if isinstance(function_or_class, Mounted) else function_or_class
+    name = code.partition(":")[0] if isinstance(code, str) else getattr(code, "__module__", None)
+    file = getattr(sys.modules.get(name or ""), "__file__", None)
+    return os.path.dirname(os.path.abspath(file)) if isinstance(file, str) else ""
 
 
 def carries_code(data: bytes) -> bool:

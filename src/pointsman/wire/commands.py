@@ -10,6 +10,7 @@ from pointsman.model import (
     DEFAULT_SHARD_KEY,
     BackendConfigSpec,
     BackendSpec,
+    ChangeRecord,
     CustomPolicy,
     EndpointSpec,
     Origin,
@@ -37,7 +38,13 @@ class Command(msgspec.Struct, frozen=True, tag_field="command"):
     id: str
 
 
-class CreateBackend(Command, frozen=True, tag="create_backend"):
+class Signed(Command, frozen=True, kw_only=True):
+    """Base of the commands that change the state, which the history records. ``by`` names the sender, for people."""
+
+    by: str = ""
+
+
+class CreateBackend(Signed, frozen=True, tag="create_backend"):
     """Create a backend. ``code`` is the digest of the code blob in the frame's body."""
 
     tag: str
@@ -46,9 +53,10 @@ class CreateBackend(Command, frozen=True, tag="create_backend"):
     traits: TargetTraits
     config: BackendConfigSpec
     resources: Resources
+    source: Source = Source()
 
 
-class UpdateBackendConfig(Command, frozen=True, tag="update_backend_config"):
+class UpdateBackendConfig(Signed, frozen=True, tag="update_backend_config"):
     """Change those fields of a backend's BackendConfigSpec that are in ``changes``."""
 
     tag: str
@@ -56,15 +64,9 @@ class UpdateBackendConfig(Command, frozen=True, tag="update_backend_config"):
     user_config: bytes | None = None
 
 
-class DeleteBackend(Command, frozen=True, tag="delete_backend"):
+class DeleteBackend(Signed, frozen=True, tag="delete_backend"):
     tag: str
     force: bool
-
-
-class Signed(Command, frozen=True, kw_only=True):
-    """Base of the commands that an endpoint's traffic history records. ``by`` names the sender, for people."""
-
-    by: str = ""
 
 
 class CreateEndpoint(Signed, frozen=True, tag="create_endpoint"):
@@ -78,7 +80,7 @@ class CreateEndpoint(Signed, frozen=True, tag="create_endpoint"):
     max_body_bytes: float | None = None
 
 
-class DeleteEndpoint(Command, frozen=True, tag="delete_endpoint"):
+class DeleteEndpoint(Signed, frozen=True, tag="delete_endpoint"):
     name: str
 
 
@@ -106,13 +108,13 @@ class RollbackTraffic(Signed, frozen=True, tag="rollback_traffic"):
     version: int | None
 
 
-class Pin(Command, frozen=True, tag="pin"):
+class Pin(Signed, frozen=True, tag="pin"):
     name: str
     shard_keys: tuple[str, ...]
     backend: str
 
 
-class Unpin(Command, frozen=True, tag="unpin"):
+class Unpin(Signed, frozen=True, tag="unpin"):
     name: str
     shard_keys: tuple[str, ...]
 
@@ -133,6 +135,7 @@ class Deploy(Signed, frozen=True, tag="deploy"):
     shard_key: str | None = None
     request_timeout_s: float | None = None
     max_body_bytes: float | None = None
+    source: Source = Source()
 
 
 class ReplaceBackend(Signed, frozen=True, tag="replace_backend"):
@@ -166,8 +169,15 @@ class Apply(Signed, frozen=True, tag="apply"):
 
 
 TrafficCommand = SetTraffic | ShadowTraffic | RollbackTraffic | Pin | Unpin
-Change = CreateBackend | UpdateBackendConfig | DeleteBackend | CreateEndpoint | DeleteEndpoint | Deploy | TrafficCommand
+BackendChange = CreateBackend | UpdateBackendConfig | ReplaceBackend | Deploy
+"""A command that makes or changes a backend, which may need more replicas."""
+Change = BackendChange | DeleteBackend | CreateEndpoint | DeleteEndpoint | TrafficCommand
 """A command that changes the desired state."""
+
+
+def backend_of(command: BackendChange) -> str:
+    """The tag of the backend that a command makes or changes."""
+    return command.name if isinstance(command, Deploy) else command.tag
 
 
 class Await(Command, frozen=True, tag="await"):
@@ -202,6 +212,10 @@ class QueryTraffic(Command, frozen=True, tag="query_traffic"):
     name: str
 
 
+class QueryHistory(Command, frozen=True, tag="query_history"):
+    """Read who has changed what of the instance, and when."""
+
+
 class QueryDeclared(Command, frozen=True, tag="query_declared"):
     """Read what a configuration file is compared with; the reply is a :class:`~pointsman.wire.apply.Declared`."""
 
@@ -223,11 +237,14 @@ class Shutdown(Command, frozen=True, tag="shutdown"):
     forget: bool = True
 
 
-AnyCommand = Change | Await | AwaitIngress | Query | QueryBackends | QueryTraffic | QueryMetrics | Shutdown
+AnyCommand = (
+    Change | Await | AwaitIngress | Query | QueryBackends | QueryTraffic | QueryHistory | QueryMetrics | Shutdown
+)
 
 
 class Accepted(Message, frozen=True):
-    """Reply to a change, which is stored as ``version``. ``note`` is a warning for the client to log, or empty."""
+    """Reply to a change, which is stored as ``version``; of a backend that is as wanted already, the version of its
+    last change. ``note`` is a warning for the client to log, or empty."""
 
     version: int
     note: str = ""
@@ -327,6 +344,12 @@ class BackendList(msgspec.Struct, frozen=True):
     """The reply to a QueryBackends."""
 
     specs: dict[str, BackendSpec]
+
+
+class History(msgspec.Struct, frozen=True):
+    """The reply to a QueryHistory: the newest changes, oldest first."""
+
+    changes: tuple[ChangeRecord, ...]
 
 
 class TrafficView(msgspec.Struct, frozen=True):

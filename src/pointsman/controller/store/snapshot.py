@@ -15,11 +15,12 @@ import msgspec
 
 from pointsman.controller.state import Desired, Fallback
 from pointsman.controller.store.files import StoreError
-from pointsman.model import BackendSpec, EndpointSpec, Pins, Struct, TrafficHistory
+from pointsman.model import BackendSpec, ChangeRecord, EndpointSpec, Pins, Struct, TrafficHistory
 from pointsman.usercode.packing import code_digest
 from pointsman.wire.tables import changed
 
-SCHEMA_VERSION = 2
+#: Version 3 has the rows of ``changes``, which version 2 does not know.
+SCHEMA_VERSION = 3
 #: It had no digest of the whole state, and no file of the last acknowledged change.
 OLDEST_SCHEMA = 1
 BUSY_TIMEOUT_S = 4.0
@@ -36,6 +37,7 @@ KINDS: dict[str, type[Struct]] = {
     "fallbacks": Fallback,
     "pins": Pins,
     "histories": TrafficHistory,
+    "changes": ChangeRecord,
 }
 _MODULUS = 2**256
 

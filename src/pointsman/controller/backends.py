@@ -1,0 +1,233 @@
+"""Changes of backends: their code, config and resources. Pure.
+
+Part of ``desired``: a state and a command in, a new state or an error out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pointsman.controller import endpoints as traffic
+from pointsman.controller.allocation import CapacityLedger, describe_request
+from pointsman.controller.state import Desired, Fallback, FreeCapacity, NoCapacityError, find_backend, without
+from pointsman.limits import MAX_DESCRIPTION, check_size
+from pointsman.model import BackendConfigSpec, BackendSpec, EndpointSpec, Resources, TargetTraits
+from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, ReplaceBackend, UpdateBackendConfig
+from pointsman.wire.messages import pack
+
+
+def create(state: Desired, command: CreateBackend, free: FreeCapacity, now: str) -> Desired:
+    if command.tag in state.backends:
+        raise ValueError(
+            f"backend {command.tag!r} exists already; delete it first, or use deploy() to replace its code"
+        )
+    version = state.version + 1
+    spec = BackendSpec(
+        tag=command.tag,
+        version=version,
+        config_version=version,
+        code=command.code,
+        origin=command.origin,
+        traits=command.traits,
+        config=command.config,
+        resources=command.resources,
+        source=command.source,
+        since=now,
+    )
+    return with_backend(state, spec, free)
+
+
+def update_config(state: Desired, command: UpdateBackendConfig, free: FreeCapacity) -> Desired:
+    old = find_backend(state, command.tag)
+    config = _changed_config(old.config, command.changes, command.user_config)
+    if config == old.config:
+        return state
+    spec = msgspec.structs.replace(old, config=config, config_version=state.version + 1)
+    return with_backend(state, spec, free)
+
+
+def delete(state: Desired, command: DeleteBackend) -> tuple[Desired, str]:
+    tag = command.tag
+    if tag not in state.backends:
+        return state, f"backend {tag!r} does not exist, so there is nothing to delete"
+    users = traffic.users_of(state, tag)
+    if users:
+        raise ValueError(
+            f"backend {tag!r} is in use by endpoint {', '.join(users)}; take it out of their traffic, shadows and pins"
+            " first"
+        )
+    return (
+        msgspec.structs.replace(
+            state,
+            version=state.version + 1,
+            backends=without(state.backends, tag),
+            fallbacks=without(state.fallbacks, tag),
+        ),
+        "",
+    )
+
+
+def replace(state: Desired, command: ReplaceBackend, free: FreeCapacity, now: str) -> Desired:
+    old = find_backend(state, command.tag)
+    spec = revised(state, command.tag, command, now)
+    return state if spec is old else with_backend(state, spec, free)
+
+
+def revised(state: Desired, tag: str, command: Deploy | ReplaceBackend, now: str) -> BackendSpec:
+    """A backend as a command wants it, new or changed.
+
+    Code that is the same as before keeps its version, so that its replicas stay; then only the config may be new. The
+    result is the present specification itself if nothing differs.
+
+    Raises:
+        ValueError: it would be another kind of backend.
+    """
+    old, version = state.backends.get(tag), state.version + 1
+    check_kind(old, command.traits.surface)
+    config = _changed_config(old.config if old else BackendConfigSpec(), command.config_changes, command.user_config)
+    new = BackendSpec(
+        tag=tag,
+        version=version,
+        config_version=version,
+        code=command.code,
+        origin=command.origin,
+        traits=command.traits,
+        config=config,
+        resources=command.resources or (old.resources if old else Resources()),
+        source=command.source,
+        since=now,
+    )
+    if old is None or not is_same_version(old, new):
+        return new
+    return old if config == old.config else msgspec.structs.replace(old, config=config, config_version=version)
+
+
+def check_kind(old: BackendSpec | None, surface: str) -> None:
+    """Check that a new version of a backend takes the same calls as the present one.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if old is not None and old.traits.surface != surface:
+        raise ValueError(
+            f"backend {old.tag!r} is of another kind: both versions are ASGI apps, or none is; deploy under another"
+            " name"
+        )
+
+
+def is_same_version(old: BackendSpec, new: BackendSpec) -> bool:
+    """Whether replicas of one specification can serve for the other: all is equal but for the config, and for the git
+    commit, which may have moved on without a change of these files."""
+    return (
+        old.code == new.code
+        and old.origin == new.origin
+        and old.traits == new.traits
+        and old.resources == new.resources
+        and msgspec.structs.replace(old.source, commit=new.source.commit) == new.source
+    )
+
+
+def with_backend(
+    state: Desired,
+    spec: BackendSpec,
+    free: FreeCapacity,
+    *,
+    endpoint: str | None = None,
+    before: EndpointSpec | None = None,
+) -> Desired:
+    """Check a new or changed backend and add it to the state."""
+    _check_config(spec.tag, spec.config, spec.traits)
+    _check_description(spec)
+    old = state.backends.get(spec.tag)
+    _check_capacity(state, spec, old, free)
+    fallbacks = state.fallbacks
+    needs_replicas = (
+        old is None
+        or spec.version != old.version
+        or spec.config.num_replicas > old.config.num_replicas
+        or spec.config.user_config != old.config.user_config
+    )
+    # A second change before the first is complete keeps the first fallback: nothing newer is known to work.
+    if needs_replicas and spec.tag not in fallbacks:
+        fallbacks = {**fallbacks, spec.tag: Fallback(old, endpoint, before)}
+    elif endpoint is not None:
+        fallbacks = with_endpoint_of(fallbacks, spec.tag, endpoint, before)
+    return msgspec.structs.replace(
+        state,
+        version=state.version + 1,
+        backends={**state.backends, spec.tag: spec},
+        fallbacks=fallbacks,
+    )
+
+
+def with_endpoint_of(
+    fallbacks: dict[str, Fallback], tag: str, endpoint: str, before: EndpointSpec | None
+) -> dict[str, Fallback]:
+    """The fallbacks, where that of a backend also takes back what is done to an endpoint now, unless it has one."""
+    there = fallbacks.get(tag)
+    if there is None or there.endpoint is not None:
+        return fallbacks
+    return {**fallbacks, tag: msgspec.structs.replace(there, endpoint=endpoint, before=before)}
+
+
+def _changed_config(
+    config: BackendConfigSpec, changes: Mapping[str, Any], user_config: bytes | None
+) -> BackendConfigSpec:
+    values = {**msgspec.structs.asdict(config), **changes}
+    if "user_config" in changes:
+        values["user_config"] = user_config
+    return msgspec.convert(values, BackendConfigSpec)
+
+
+def _check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> None:
+    if (config.max_batch_size or 1) > 1 and not traits.batches and not traits.has_batching_method:
+        raise ValueError(
+            f"max_batch_size {config.max_batch_size} of backend {tag!r} needs code that takes a list of requests;"
+            " mark it with @accept_batch"
+        )
+    if config.target_latency_ms is not None and config.batch_wait_timeout_s:
+        raise ValueError(
+            f"backend {tag!r} has both batch_wait_timeout {config.batch_wait_timeout_s:g} and target_latency_ms"
+            f" {config.target_latency_ms:g}; set one of them to 0 or None"
+        )
+    if config.max_surge == 0 and config.max_unavailable == 0:
+        raise ValueError(
+            f"max_surge and max_unavailable of backend {tag!r} are both 0, so no replica could ever be replaced;"
+            " set one of them to at least 1"
+        )
+    if config.user_config is not None and not traits.has_reconfigure:
+        raise ValueError(f"user_config was given for backend {tag!r}, whose code has no reconfigure method")
+
+
+def _check_description(spec: BackendSpec) -> None:
+    bare = msgspec.structs.replace(spec, config=msgspec.structs.replace(spec.config, user_config=None))
+    what = f"what describes backend {spec.tag!r}, such as its environment variables and import path, takes"
+    check_size(what, len(pack(bare)), MAX_DESCRIPTION)
+
+
+def _check_capacity(state: Desired, spec: BackendSpec, old: BackendSpec | None, free: FreeCapacity) -> None:
+    """Raise if the backend's replicas can never be placed beside those of other backends.
+
+    What its own old version holds does not count: those replicas are removed one by one as new ones start.
+    """
+    if old is not None and old.resources == spec.resources and spec.config.num_replicas <= old.config.num_replicas:
+        return
+    others = [a for tag, allocations in free.held.items() if tag != spec.tag for a in allocations]
+    own = list(free.held.get(spec.tag, ())) if old is not None and old.version == spec.version else []
+    ledger = CapacityLedger(free.capacity, [*others, *own])
+    missing = spec.config.num_replicas - len(own)
+    for other in state.backends.values():  # replicas that are wanted and not launched yet need their share too
+        if other.tag != spec.tag:
+            for _ in range(other.config.num_replicas - len(free.held.get(other.tag, ()))):
+                ledger.place(other.resources)
+    left = ledger.describe()
+    if any(ledger.place(spec.resources) is None for _ in range(missing)):
+        raise NoCapacityError(
+            f"Cannot scale backend {spec.tag!r} to {spec.config.num_replicas} replicas: asked for"
+            f" {describe_request(spec.resources, missing)} more, free: {left}",
+            spec.resources,
+            missing,
+        )

@@ -1,0 +1,135 @@
+"""The history of an instance: who has changed what, and when. Pure.
+
+The words are made of the difference between two states, so that every command is recorded alike, whatever it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pointsman.controller.state import Desired
+from pointsman.model import BackendConfigSpec, BackendSpec, ChangeRecord, EndpointSpec, Pins, TrafficHistory
+from pointsman.wire.tables import changed
+
+KEPT_CHANGES = 200
+#: Who takes a change back.
+CONTROLLER = "the controller"
+MAX_TEXT = 300
+
+
+def recorded(old: Desired, new: Desired, *, by: str, now: str, owner: str = "", because: str = "") -> Desired:
+    """The new state, with one record for each backend and endpoint in which it differs from the old one.
+
+    Args:
+        by: who asked for it, by their own account.
+        now: time of day, ISO 8601 in UTC.
+        owner: ``name`` of the configuration file that was applied; empty if none was.
+        because: the first words of each record, such as ``taken back``.
+    """
+    words = {**_backends(old, new), **_endpoints(old, new)}
+    if not words:
+        return new
+    first = f"{because}: " if because else ""
+    records = {
+        # Keys of equal length, so that their order is that of the changes.
+        f"{new.version:016d}.{number:04d}": ChangeRecord(new.version, now, by, owner, name, _cut(first + text))
+        for number, (name, text) in enumerate(words.items())
+    }
+    kept = dict(sorted({**new.changes, **records}.items())[-KEPT_CHANGES:])
+    return msgspec.structs.replace(new, changes=kept)
+
+
+def history_of(desired: Desired) -> tuple[ChangeRecord, ...]:
+    """The newest changes, oldest first."""
+    return tuple(record for _, record in sorted(desired.changes.items()))
+
+
+def differences(old: BackendSpec, new: BackendSpec) -> list[str]:
+    """The names of what differs between two versions of a backend, but for its config."""
+    names = {
+        "code": (old.source.path, old.source.name) != (new.source.path, new.source.name),
+        "args": old.source.args != new.source.args,
+        "env": old.source.env != new.source.env,
+        "ray_actor_options": old.resources != new.resources,
+        "version": old.source.version != new.source.version,
+        "content": old.source.content != new.source.content,
+    }
+    if old.code != new.code and not names["args"]:
+        names["code"] = True
+    different = [name for name, differs in names.items() if differs]
+    return different or ["import path"]
+
+
+def _backends(old: Desired, new: Desired) -> dict[str, str]:
+    words = {}
+    for tag, spec in changed(old.backends, new.backends).items():
+        before = old.backends.get(tag)
+        if spec is None or before is None:
+            words[f"backend/{tag}"] = "deleted" if spec is None else "created"
+            continue
+        parts = _config(before.config, spec.config)
+        if spec.version != before.version:
+            parts = [f"replaced ({', '.join(differences(before, spec))})", *parts]
+        if parts:  # a config that was taken back before it was in force has another version only
+            words[f"backend/{tag}"] = ", ".join(parts)
+    return words
+
+
+def _config(old: BackendConfigSpec, new: BackendConfigSpec) -> list[str]:
+    before, after = msgspec.structs.asdict(old), msgspec.structs.asdict(new)
+    before |= {"user_config": None}
+    after |= {"user_config": None}
+    parts = [_fields(before, after)] if before != after else []
+    return [*parts, *(["user_config"] if old.user_config != new.user_config else [])]
+
+
+def _endpoints(old: Desired, new: Desired) -> dict[str, str]:
+    words = {}
+    pins = changed(old.pins, new.pins)
+    for name in {**changed(old.endpoints, new.endpoints), **pins}:
+        before, after = old.endpoints.get(name), new.endpoints.get(name)
+        if before is None or after is None:
+            words[f"endpoint/{name}"] = "deleted" if after is None else "created"
+            continue
+        parts = _endpoint(before, after, new.histories.get(name, TrafficHistory()))
+        if name in pins:
+            parts += _pins(old.pins.get(name, Pins()).keys, new.pins.get(name, Pins()).keys)
+        if parts:
+            words[f"endpoint/{name}"] = ", ".join(parts)
+    return words
+
+
+def _endpoint(old: EndpointSpec, new: EndpointSpec, history: TrafficHistory) -> list[str]:
+    before, after = msgspec.structs.asdict(old), msgspec.structs.asdict(new)
+    del before["policy"], after["policy"]
+    parts = [_fields(before, after)] if before != after else []
+    if old.policy.version != new.policy.version:
+        word = history.changes[-1].change if history.changes else ""
+        first = f"{word}: " if word.startswith("rollback") else ""
+        parts.append(f"{first}traffic {_shares(new.policy.weights)}")
+        if old.policy.custom != new.policy.custom:
+            parts.append(f"by {new.policy.custom.path}" if new.policy.custom else "by weight")
+        if old.policy.shadows != new.policy.shadows:
+            parts.append(f"shadows {_shares(new.policy.shadows) or 'none'}")
+    return parts
+
+
+def _pins(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    pinned, unpinned = sum(old.get(key) != tag for key, tag in new.items()), len(old.keys() - new.keys())
+    counts = ((pinned, "pinned"), (unpinned, "unpinned"))
+    return [f"{count} key{'s' * (count > 1)} {word}" for count, word in counts if count]
+
+
+def _fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {before[name]} -> {after[name]}" for name in after if before[name] != after[name])
+
+
+def _shares(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{tag} {100 * weight:.4g} %" for tag, weight in weights.items())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"

@@ -23,6 +23,8 @@ _SETTINGS = ("env_vars", "working_dir", "py_modules")
 #: Names of options in Ray Serve 1.x, with their present names.
 _OLD_NAMES = {"override_environment_variables": "env_vars"}
 KNOWN = (*_AMOUNTS, "resources", *_SETTINGS, "runtime_env", *_OLD_NAMES)
+#: Options that say on which nodes of a cluster a replica runs; the Ray engine checks them.
+PLACES = ("scheduling_strategy", "label_selector", "fallback_strategy", "accelerator_type")
 #: Largest size of ``NAME=value`` in bytes: Linux does not start a process with a longer one.
 MAX_VARIABLE = 128 * 1024 - 1
 #: Options of Ray's ``runtime_env`` for which Pointsman has ``env=``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ class ProgressLine:
 
 
 class Activity:
-    """A context manager for a line that says what is being done and for how long, and is removed on exit.
+    """A context manager for a line that says what is being done and for how long, and is removed on exit. Threads
+    other than the main one get no line, since there is one terminal.
 
     Attributes:
         title: what is being done; may be changed.
@@ -52,7 +54,7 @@ class Activity:
         self._began = time.monotonic()
 
     def __enter__(self) -> Activity:
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty() and threading.current_thread() is threading.main_thread():
             from rich.console import Console
 
             self._status = Console(stderr=True).status("")

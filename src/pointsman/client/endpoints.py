@@ -117,7 +117,7 @@ class TrafficOperations(Operations):
                 raise TypeError(f"the traffic policy has the key {tag!r}, which is not a str")
         floats = {tag: _number(weight, f"weight of backend {tag!r}") for tag, weight in weights.items()}
         name = arguments.check_object_name(endpoint_name, "endpoint_name")
-        custom = None if policy in (None, BUILT_IN) else _custom_policy(policy)
+        custom = None if policy in (None, BUILT_IN) else custom_policy(policy, import_folders())
         self._change(SetTraffic(new_id(), name, floats, custom, policy is None))
 
     def get_traffic(self, endpoint: str) -> dict[str, Any]:
@@ -257,15 +257,22 @@ def _number(value: Any, what: str) -> float:
         return -math.inf if str(value).startswith("-") else math.inf
 
 
-def _custom_policy(path: Any) -> CustomPolicy:
+def custom_policy(path: Any, folders: tuple[str, ...]) -> CustomPolicy:
     """A custom policy by its import path. It is imported here, so that a mistake is raised to the caller and not logged
-    by a router."""
+    by a router.
+
+    Args:
+        folders: where routers find it.
+
+    Raises:
+        TypeError: not a str, or what it names is no policy.
+        ValueError: it cannot be imported, here or by routers.
+    """
     if not isinstance(path, str):
         raise TypeError(f"policy must be an import path such as 'package.module:name', not {shown(path)}")
     module = path.replace(":", ".").partition(".")[0]
     if module == "__main__":
         raise ValueError(f"traffic policy {shown(path)} is part of this script, which no other process can import")
-    folders = import_folders()
     if module in sys.stdlib_module_names or _origin(module, folders) != _origin(module, _router_order(folders)):
         raise ValueError(
             f"traffic policy {shown(path)} is hidden from other processes by an installed module {shown(module)}"

@@ -5,17 +5,14 @@ Part of ``desired``: a state and a command in, a new state or an error out.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 import msgspec
 
 from pointsman.controller.state import Desired, check_surface, check_usable, find_endpoint, without
 from pointsman.model import EndpointSpec, Pins, TrafficChange, TrafficHistory, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS
+from pointsman.policy.traffic import normalised
 from pointsman.wire.commands import Pin, RollbackTraffic, SetTraffic, ShadowTraffic, TrafficCommand, Unpin
 
-WEIGHT_TOLERANCE = 1e-5
 KEPT_POLICIES = 50
 
 
@@ -70,24 +67,6 @@ def users_of(state: Desired, tag: str) -> list[str]:
         elif pinned:
             users.append(f"{name!r} (by {pinned} pinned shard key{'s' * (pinned > 1)})")
     return users
-
-
-def normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    """The weights, scaled so that they sum to 1.
-
-    Raises:
-        ValueError: there are none, one is negative or not finite, or they do not sum to 1 within 1e-5.
-    """
-    if not weights:
-        raise ValueError("the traffic policy is empty; give at least one backend a weight above 0")
-    for tag, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight {weight!r} of backend {tag!r} must be a finite number of at least 0")
-    # fsum is exactly rounded, so that the order of the dict cannot move a shard key; it raises where sums overflow.
-    total = math.fsum(weights.values()) if max(weights.values()) < 2 else sum(weights.values())
-    if abs(total - 1) > WEIGHT_TOLERANCE:
-        raise ValueError(f"traffic weights must sum to 1, and these sum to {total:g}: {dict(weights)}")
-    return {tag: float(weight) / total + 0.0 for tag, weight in weights.items()}
 
 
 def _set_traffic(state: Desired, command: SetTraffic, now: str) -> Desired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import accumulate
 from types import MappingProxyType
@@ -9,6 +10,26 @@ from typing import NamedTuple, Protocol
 
 from pointsman.model import TrafficPolicy
 from pointsman.policy.rendezvous import Rendezvous
+
+WEIGHT_TOLERANCE = 1e-5
+
+
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights, scaled so that they sum to 1.
+
+    Raises:
+        ValueError: there are none, one is negative or not finite, or they do not sum to 1 within 1e-5.
+    """
+    if not weights:
+        raise ValueError("the traffic policy is empty; give at least one backend a weight above 0")
+    for tag, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"weight {weight!r} of backend {tag!r} must be a finite number of at least 0")
+    # fsum is exactly rounded, so that the order of the dict cannot move a shard key; it raises where sums overflow.
+    total = math.fsum(weights.values()) if max(weights.values()) < 2 else sum(weights.values())
+    if abs(total - 1) > WEIGHT_TOLERANCE:
+        raise ValueError(f"traffic weights must sum to 1, and these sum to {total:g}: {dict(weights)}")
+    return {tag: float(weight) / total + 0.0 for tag, weight in weights.items()}
 
 
 class TrafficSplit:

@@ -21,8 +21,7 @@ from pointsman import actor_options as amounts
 from pointsman.arguments import nearest
 from pointsman.model import ANYWHERE, Placement, Resources
 
-_OF_PLACES = ("scheduling_strategy", "label_selector", "fallback_strategy", "accelerator_type")
-_KNOWN = (*amounts.KNOWN, *_OF_PLACES)
+_KNOWN = (*amounts.KNOWN, *amounts.PLACES)
 #: The amount of the resource ``accelerator_type:<kind>`` that a replica takes, as in Ray.
 _ACCELERATOR_SHARE = 0.001
 #: Strategies that need nothing: replicas are spread over nodes in any case.
@@ -42,7 +41,7 @@ def parse_options(options: Mapping[str, Any] | None) -> Resources:
         return amounts.parse_actor_options(options)
     for name in options:
         _check_name(name)
-    resources = amounts.parse_actor_options({name: options[name] for name in options if name not in _OF_PLACES})
+    resources = amounts.parse_actor_options({name: options[name] for name in options if name not in amounts.PLACES})
     custom = {**resources.custom, **_accelerator(options.get("accelerator_type"))}
     return msgspec.structs.replace(resources, custom=custom, placement=_placement(options))
 
@@ -78,7 +77,7 @@ def _accelerator(kind: Any) -> dict[str, float]:
 
 
 def _placement(options: Mapping[str, Any]) -> Placement:
-    strategy, selector, others = (options.get(name) for name in _OF_PLACES[:3])
+    strategy, selector, others = (options.get(name) for name in amounts.PLACES[:3])
     chosen = ANYWHERE if strategy is None or strategy in _SPREAD else _by_strategy(strategy)
     if selector is None and others is None:
         return chosen

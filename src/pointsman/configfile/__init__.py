@@ -1,0 +1,9 @@
+"""Configuration files: an instance's backends and endpoints as text, to be kept in git.
+
+A file goes straight through these modules, and changes the instance by one command:
+
+reading         a file's bytes become a tree of plain values with their places: yamltree, jsontree, TOML;
+tree            puts environment variables into its values
+checking        all that is wrong with it, at once; models has its fields, and the JSON Schema
+problems        what can be wrong, one class for each exit code
+"""

@@ -110,6 +110,21 @@ async def big(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def crowded(scope: Any, receive: Any, send: Any) -> None:
+    """Two tasks send at once: one of them 3 MB, which take a while, the other one in the middle of that."""
+    assert scope["type"] == "http", "no lifespan"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def second() -> None:
+        await send({"type": "http.response.body", "body": b"B", "more_body": True})
+
+    task = asyncio.ensure_future(second())
+    await send({"type": "http.response.body", "body": b"A" * 3_000_000, "more_body": True})
+    await send({"type": "http.response.body", "body": b"C", "more_body": True})
+    await task
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def talk(scope: Any, receive: Any, send: Any) -> None:
     """A WebSocket that echoes; the path and the texts of messages name what else it does."""
     if scope["type"] == "http":

@@ -12,7 +12,7 @@ from pointsman.exceptions import BackpressureError, DeadlineExceededError, Repli
 from pointsman.incoming import RequestHead
 from pointsman.model import Reason
 from pointsman.replica.apps import GRACE_S
-from pointsman.routing.reply import StreamBroken
+from pointsman.routing.reply import JOINED, ByteStream, StreamBroken
 from pointsman.routing.router import Router
 from pointsman.testing import MemoryReplica, ScriptedReplica, run, settle, table_of
 from pointsman.wire.encoding import encode_frame
@@ -114,6 +114,54 @@ def test_an_answer_waits_for_its_reader() -> None:
         assert await body_of(reply) == b"".join(bytes([number]) * 100_000 for number in range(64))
 
     with_app(apps.big, test)
+
+
+def test_two_tasks_send_in_turn() -> None:
+    """Two tasks of an app send at once: nothing is sent in the middle of another part, and none is overtaken (AP7)."""
+
+    async def test(router: Router, replica: MemoryReplica) -> None:
+        call = app_call(0)
+        router.submit(call)
+        reply = await call.future  # type: ignore[misc]
+        assert await body_of(reply) == b"A" * 3_000_000 + b"BC"
+
+    with_app(apps.crowded, test)
+
+
+class Credited:
+    """The replica of a stream, which notes the credit that it is given."""
+
+    def __init__(self) -> None:
+        self.credit = 0
+
+    def grant_credit(self, call_id: int, amount: int) -> None:
+        self.credit += amount
+
+    def drop_stream(self, call_id: int) -> None: ...
+
+
+def test_small_parts_that_have_come_are_one_piece() -> None:
+    """A reader that is behind gets small parts of an answer joined, large ones as they are; it gives credit for all of
+    them, and messages of a WebSocket stay apart (AP7)."""
+
+    async def main() -> None:
+        replica = Credited()
+        stream = ByteStream(replica, 1)
+        for part in (b"a", b"b", b"c" * JOINED, b"d" * JOINED, b"e"):
+            stream.feed(part)
+        pieces = [await stream.__anext__() for _ in range(3)]
+        assert pieces == [b"ab" + b"c" * JOINED, b"d" * JOINED, b"e"]
+        for _ in range(WINDOW // 1024):
+            stream.feed(b"f" * 1024)
+        stream.finish()
+        assert b"".join([bytes(piece) async for piece in stream]) == b"f" * WINDOW
+        assert replica.credit > WINDOW - ByteStream.CREDIT_STEP
+        messages = ByteStream(replica, 2)
+        messages.feed(b"one", b"1")
+        messages.feed(b"two", b"2")
+        assert [await messages.part(), await messages.part()] == [(b"1", b"one"), (b"2", b"two")]
+
+    run(main())
 
 
 @pytest.mark.slow

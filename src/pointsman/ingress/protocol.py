@@ -22,7 +22,7 @@ from typing import Any, cast
 import httptools
 
 from pointsman.ingress.asgi import DISCONNECT_HOOK, ASGIApp, whole_scope
-from pointsman.ingress.codec import address_of
+from pointsman.ingress.codec import Where, address_of
 from pointsman.ingress.cycle import Cycle
 from pointsman.ingress.exchange import Exchange
 from pointsman.ingress.framing import BadFraming
@@ -65,7 +65,7 @@ class HTTPProtocol(asyncio.Protocol):
     __slots__ = (
         "_answer", "_body_timer", "_cycle", "_ending", "_entrance", "_head_timer", "_held", "_held_at", "_idle_since",
         "_idle_timer", "_read_paused", "_reader", "_scope", "_service", "_socket", "_writable", "beginnings", "direct",
-        "keep_alive", "lines", "loop", "meter", "state", "transport", "write_paused",
+        "keep_alive", "lines", "loop", "meter", "state", "transport", "where", "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -79,6 +79,7 @@ class HTTPProtocol(asyncio.Protocol):
         self.state = IDLE
         self.keep_alive = True
         self.lines = b""
+        self.where: Where | None = None  # how the client has connected, once an app was told
         self.meter: Meter | None = None
         self._scope: dict[str, Any] = {}  # of the request that waits for its body
         self._answer: DirectAnswer | None = None

@@ -24,6 +24,7 @@ class Connection(Protocol):
     direct: IngressApp | None
     keep_alive: bool
     lines: bytes
+    where: Where | None
     write_paused: bool
 
     def answered(self, *, refused: bool) -> None: ...
@@ -61,7 +62,9 @@ class DirectAnswer:
 
     def where(self) -> Where:
         """How the client has connected."""
-        return where_of(self._connection.transport)
+        connection = self._connection
+        connection.where = connection.where or where_of(connection.transport)  # hot: asked once for each connection
+        return connection.where
 
     def client_left(self) -> None:
         """The connection is gone."""

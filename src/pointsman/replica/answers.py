@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+import types
+import weakref
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -77,11 +80,33 @@ def is_async_iterator(value: Any) -> bool:
     )
 
 
+def needs_await(value: Any) -> bool:
+    """True for an awaitable, including a generator of ``types.coroutine``."""
+    return hasattr(type(value), "__await__") or (type(value) is types.GeneratorType and inspect.isawaitable(value))
+
+
 def takes_time(value: Any, http_method: str) -> bool:
     """True if sending a value takes time: it is iterated, or called as an ASGI app."""
     if type(value) in PLAIN:
         return False
     return is_iterator(value) or is_async_iterator(value) or (is_response(value) and needs_asgi(value, http_method))
+
+
+def is_whole(value: Any, http_method: str) -> bool:
+    """True for an answer that can be sent at once: it is not awaited, iterated, or called as an ASGI app."""
+    kind = type(value)
+    if kind in PLAIN or kind in _whole:
+        return True
+    if needs_await(value) or takes_time(value, http_method):
+        return False
+    if not is_response(value):
+        _whole.add(kind)
+    return True
+
+
+_whole: weakref.WeakSet[type[Any]] = weakref.WeakSet()
+"""Classes whose objects are whole. To find that a class lacks a method takes a model of pydantic a microsecond, since
+its metaclass is asked; four methods are looked for."""
 
 
 PLAIN = frozenset((str, bytes, dict, list, tuple, int, float, bool, type(None)))
@@ -169,6 +194,33 @@ def check_status(status: int) -> int:
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise AnswerError(f"response status {status!r} is not between 200 and 599")
     return status
+
+
+_known_heads: dict[tuple[tuple[bytes, bytes], ...], tuple[Headers, int | None]] = {}
+MAX_KNOWN, MAX_KNOWN_BYTES = 256, 1024
+"""Heads that are remembered, and bytes of each."""
+
+
+def app_head(headers: Any) -> tuple[Headers, int | None]:
+    """The headers that an app's answer begins with, and its length; None where that is not said.
+
+    Raises:
+        AnswerError: as :func:`check_headers`.
+        TypeError, ValueError: they are no pairs of bytes.
+    """
+    pairs = tuple([(bytes(name), bytes(value)) for name, value in headers])
+    # hot: the answers of a route mostly have the same ones, and to look them up takes a fifth of the time.
+    known = _known_heads.get(pairs)
+    if known is None:
+        kept = check_headers(list(pairs))
+        if any(name.lower() == b"connection" and b"close" in value.lower() for name, value in pairs):
+            kept.append((b"connection", b"close"))
+        known = kept, length_of(list(pairs))
+        if sum(len(name) + len(value) for name, value in pairs) <= MAX_KNOWN_BYTES:
+            if len(_known_heads) >= MAX_KNOWN:
+                _known_heads.clear()
+            _known_heads[pairs] = known
+    return known
 
 
 def check_headers(headers: Headers) -> Headers:

@@ -187,7 +187,7 @@ class Apps:
         if not self._ledger.start(item):
             self._executor.ended(task)
             return
-        self._keep(task)
+        self._tasks.add(task)  # hot: no `_keep`, whose callback is one more turn of the loop
         call_scope.set(item.scope())
         conversation = Conversation(item, self._ledger, lambda: self._answered(item, task))
         answer = conversation.answer
@@ -208,6 +208,7 @@ class Apps:
         finally:
             if not answer.complete:
                 self._answered(item, task)
+            self._ended(task)
 
     def _answered(self, item: AppItem, task: asyncio.Task[None]) -> None:
         """A request has ended, as far as its caller is concerned. Called before the answer leaves: a caller that has it

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pointsman.exceptions import AnswerError
-from pointsman.replica.answers import Answer, Headers, check_headers, check_status, length_of
+from pointsman.replica.answers import Answer, Headers, app_head, check_status
 from pointsman.replica.flow import AppItem
 from pointsman.replica.ledger import Ledger
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import WINDOW, AppReplyHead, pack
 
 BODILESS = (204, 304)
-CLOSES = (b"connection", b"close")
 
 
 class AppAnswer:
@@ -33,11 +32,16 @@ class AppAnswer:
         started, complete: whether it has begun, and whether it has ended.
     """
 
+    __slots__ = (
+        "_body_kind", "_ended", "_headers", "_item", "_ledger", "_length", "_opening", "_sent", "_start_kind",
+        "_status", "complete", "started",
+    )  # fmt: skip
+
     def __init__(self, item: AppItem, ledger: Ledger, ended: Callable[[], object], kind: str = "http.response") -> None:
         self._item = item
         self._ended = ended
         self._ledger = ledger
-        self._kind = kind
+        self._start_kind, self._body_kind = f"{kind}.start", f"{kind}.body"
         self._status = 0
         self._headers: Headers = []
         self._length: int | None = None
@@ -51,13 +55,29 @@ class AppAnswer:
             raise RuntimeError(f"the app sent {kind!r} behind the end of its answer")
         if self._item.over:  # the client has gone, of which the app may not have heard
             return
-        wanted = f"{self._kind}.body" if self.started else f"{self._kind}.start"
+        wanted = self._body_kind if self.started else self._start_kind
         if kind != wanted:
             raise RuntimeError(f"the app sent {kind!r} where {wanted!r} comes next")
-        if self.started:
-            await self._body(bytes(message.get("body", b"")), more=bool(message.get("more_body", False)))
-        else:
-            self._start(message["status"], list(message.get("headers", ())))
+        if not self.started:
+            self._start(message["status"], message.get("headers", ()))
+            return
+        more = bool(message.get("more_body", False))
+        data = self._checked(bytes(message.get("body", b"")), more=more)
+        item = self._item
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+            if not more and len(data) <= WINDOW and not item.wants_no_body():
+                self._end()
+                self._ledger.reply(item, Answer(self._status, self._headers, data))
+                return
+            self._open()
+        item.enter_stream()  # here, since it is the app's own context that loses its deadline
+        if data:
+            await item.outlet.send(data)
+        if not more:
+            self._end()
+            self._ledger.end_stream(item)
 
     def check_complete(self) -> None:
         """Check the answer when the app has returned.
@@ -74,39 +94,21 @@ class AppAnswer:
             self._opening.cancel()
             self._opening = None
 
-    def _start(self, status: int, headers: list[Any]) -> None:
+    def _start(self, status: int, headers: Any) -> None:
         self._status = check_status(int(status))
-        pairs = [(bytes(name), bytes(value)) for name, value in headers]
-        self._headers = check_headers(pairs)
-        if any(name.lower() == b"connection" and b"close" in value.lower() for name, value in pairs):
-            self._headers.append(CLOSES)
-        self._length = None if self._status in BODILESS else length_of(pairs)
+        self._headers, length = app_head(headers)
+        self._length = None if self._status in BODILESS else length
         self.started = True
         self._opening = asyncio.get_running_loop().call_soon(self._open)
 
-    async def _body(self, data: bytes, *, more: bool) -> None:
-        item = self._item
-        if self._status in BODILESS or item.wants_no_body():
-            data = b""
-        else:
-            self._sent += len(data)
-            if self._length is not None and (self._sent > self._length or (not more and self._sent < self._length)):
-                raise RuntimeError(f"the answer has not the {self._length} bytes that its content-length says")
-        if self._opening is not None and not more and len(data) <= WINDOW and not item.wants_no_body():
-            self._opening.cancel()
-            self._opening = None
-            self._end()
-            self._ledger.reply(item, Answer(self._status, self._headers, data))
-            return
-        if self._opening is not None:
-            self._opening.cancel()
-            self._open()
-        item.enter_stream()  # here, since it is the app's own context that loses its deadline
-        if data:
-            await item.outlet.send(data)
-        if not more:
-            self._end()
-            self._ledger.end_stream(item)
+    def _checked(self, data: bytes, *, more: bool) -> bytes:
+        """What of a part of the body is sent. Raises RuntimeError if it has another length than was said."""
+        if self._status in BODILESS or self._item.wants_no_body():
+            return b""
+        self._sent += len(data)
+        if self._length is not None and (self._sent > self._length or (not more and self._sent < self._length)):
+            raise RuntimeError(f"the answer has not the {self._length} bytes that its content-length says")
+        return data
 
     def _open(self) -> None:
         self._opening = None
@@ -129,6 +131,8 @@ class AppAnswer:
 class Conversation:
     """The ``receive`` and ``send`` of an HTTP request."""
 
+    __slots__ = ("_item", "_whole", "answer", "send")
+
     def __init__(self, item: AppItem, ledger: Ledger, ended: Callable[[], object]) -> None:
         self._item = item
         self._whole = False
@@ -137,9 +141,9 @@ class Conversation:
 
     async def receive(self) -> dict[str, Any]:
         item = self._item
-        if not item.gone.is_set() and not self._whole:
+        if not item.gone.is_set and not self._whole:
             data, more = await item.inbox.all()
-            if not item.gone.is_set():
+            if not item.gone.is_set:
                 self._whole = not more
                 return {"type": "http.request", "body": data, "more_body": more}
         await item.gone.wait()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from pointsman.context import CallScope, call_scope
 from pointsman.replica.item import Item
 from pointsman.replica.methods import Method
 from pointsman.wire.frames import Body, Kind
@@ -19,39 +20,69 @@ STALL_S = 60.0
 """How long a reader of what an app sends may take for a step of credit, with a window unread."""
 
 
+class Flag:
+    """What has happened, or not yet. Most requests are over before anybody waits for it, so the event is made late.
+
+    Attributes:
+        is_set: whether it has.
+    """
+
+    __slots__ = ("_event", "is_set")
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._event: asyncio.Event | None = None
+
+    def set(self) -> None:
+        self.is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Return once it has happened. Several may wait."""
+        if not self.is_set:
+            self._event = self._event or asyncio.Event()
+            await self._event.wait()
+
+
 class Inbox:
     """What has come behind a call, and was not read.
 
     Args:
-        item: the call. It is told of no credit where all of its data came with it.
-        follows: whether data comes behind it.
+        item: the call.
+        whole: all of the data, where it came with the call; None where it comes behind it. Then credit is given.
 
     Attributes:
         ended: the head of the END; None while more may come.
         unread: bytes.
     """
 
-    def __init__(self, item: Item, *, follows: bool) -> None:
+    def __init__(self, item: Item, whole: Body | None) -> None:
         self._item = item
-        self._follows = follows
+        self._follows = whole is None
         self._parts: deque[tuple[bytes, Body]] = deque()
         self._taken = 0
-        self._news = asyncio.Event()  # several may wait: frameworks listen for the end while an app reads
+        self._news: asyncio.Event | None = None  # several may wait: frameworks listen for the end while an app reads
         self.ended: bytes | None = None
         self.unread = 0
+        if whole is not None:
+            self._parts.append((b"", whole))
+            self.unread, self.ended = len(whole), b""
 
     def feed(self, head: bytes, data: Body) -> None:
         """A part has come."""
         if self.ended is None:
             self._parts.append((head, data))
             self.unread += len(data)
-            self._news.set()
+            if self._news is not None:
+                self._news.set()
 
     def end(self, head: bytes = b"") -> None:
         """No more comes. What has come can still be read."""
         if self.ended is None:
             self.ended = head
-            self._news.set()
+            if self._news is not None:
+                self._news.set()
 
     async def part(self) -> tuple[bytes, Body] | None:
         """The next part with its head; None once there is none any more."""
@@ -73,6 +104,7 @@ class Inbox:
 
     async def _something(self) -> None:
         while not self._parts and self.ended is None:
+            self._news = self._news or asyncio.Event()
             self._news.clear()
             await self._news.wait()
 
@@ -94,7 +126,8 @@ class Outlet:
     def __init__(self, item: Item) -> None:
         self._item = item
         self._credit = WINDOW
-        self._turn = asyncio.Lock()  # tasks of an app may send at once, and parts of two messages must not be mixed
+        self._turn: asyncio.Lock | None = None  # tasks may send at once, and parts of two messages must not be mixed
+        self._in_turn = 0  # that have the turn, or wait for it
         self._waiter: asyncio.Future[None] | None = None
 
     async def send(self, data: bytes, flags: int = 0) -> None:
@@ -106,8 +139,19 @@ class Outlet:
         Raises:
             TimeoutError: nobody reads it. The slot is another caller's, who does.
         """
-        async with self._turn:
-            await self._send(data, flags)
+        item = self._item
+        if len(data) <= self._credit and len(data) <= PART and not self._in_turn:  # hot: the usual case, in one part
+            if not item.over:
+                self._credit -= len(data)
+                item.stream.send(Kind.CHUNK, item.call_id, bytes([flags]) if flags else b"", data)
+            return
+        self._turn = self._turn or asyncio.Lock()
+        self._in_turn += 1
+        try:
+            async with self._turn:
+                await self._send(data, flags)
+        finally:
+            self._in_turn -= 1
 
     async def _send(self, data: bytes, flags: int) -> None:
         item, at, size = self._item, 0, len(data)
@@ -150,17 +194,20 @@ class AppItem(Item):
         gone: set once its caller does not wait any more, or the answer is complete.
     """
 
-    __slots__ = ("app", "gone", "inbox", "outlet")
+    __slots__ = ("_open_scope", "app", "gone", "inbox", "outlet")
 
     def __init__(self, stream: Stream, call_id: int, head: CallHead, body: Body, app: AppPart, method: Method) -> None:
         super().__init__(stream, call_id, head, body, method)
         self.app = app
-        self.inbox = Inbox(self, follows=app.follows != WHOLE)
+        self.inbox = Inbox(self, body if app.follows == WHOLE else None)
         self.outlet = Outlet(self)
-        self.gone = asyncio.Event()
-        if app.follows == WHOLE:
-            self.inbox.feed(b"", body)
-            self.inbox.end()
+        self.gone = Flag()
+        self._open_scope: CallScope | None = None
+
+    def enter_stream(self, *, opened: bool = True) -> None:
+        self.opened = opened
+        self._open_scope = self._open_scope or self.scope().without_deadline()  # hot: once, and not for each chunk
+        call_scope.set(self._open_scope)
 
     def grant(self, chunks: int) -> None:
         self.outlet.grant(chunks)

@@ -9,7 +9,6 @@ import gc
 import inspect
 import itertools
 import pickle
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -158,11 +157,6 @@ class Target:
             if name == DEFAULT_METHOD:  # a client has passed it, in another environment
                 raise
             return None  # a method with other parameters, which no call can name with success
-
-
-def needs_await(value: Any) -> bool:
-    """True for an awaitable, including a generator of ``types.coroutine``."""
-    return hasattr(type(value), "__await__") or (type(value) is types.GeneratorType and inspect.isawaitable(value))
 
 
 async def finished_batch(result: Any, size: int) -> Any:

@@ -15,13 +15,13 @@ from typing import Any
 from pointsman.context import call_scope
 from pointsman.incoming import CODEC_HTTP
 from pointsman.replica import answers
-from pointsman.replica.answers import PLAIN
+from pointsman.replica.answers import PLAIN, is_whole, needs_await
 from pointsman.replica.batching import Batcher, BatchRule
 from pointsman.replica.item import Item, report_batch, scope_of, with_requests
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.responses import Feed, on_threads, run_response, sync_source
 from pointsman.replica.streams import iterate, stream_values
-from pointsman.replica.target import finished_batch, needs_await, split_batch
+from pointsman.replica.target import finished_batch, split_batch
 from pointsman.replica.usercontext import UserContext
 
 
@@ -202,7 +202,7 @@ class OnLoop:
         try:
             result = item.method.call(item.user_request())
             value = result if inspect.isasyncgen(result) else await result
-            if type(value) not in PLAIN and (needs_await(value) or answers.takes_time(value, item.request.http_method)):
+            if type(value) not in PLAIN and not is_whole(value, item.request.http_method):
                 await self._deliver(item, value)
         except asyncio.CancelledError:
             self._cancelled(item)
@@ -239,9 +239,7 @@ class OnLoop:
         for item, value in zip(items, values, strict=False):  # no values if the batch has failed
             if isinstance(value, BaseException):
                 self._ledger.fail_with(item, value)
-            elif type(value) not in PLAIN and (
-                needs_await(value) or answers.takes_time(value, item.request.http_method)
-            ):
+            elif type(value) not in PLAIN and not is_whole(value, item.request.http_method):
                 self.deliver_later(item, value)  # a slow reader must not delay the other members, or the next batch
             else:
                 self._deliver_whole(item, value)

@@ -32,14 +32,14 @@ from pointsman.context import call_scope
 from pointsman.incoming import CODEC_HTTP
 from pointsman.policy.balance import GOES_ON, Pace, RunTime
 from pointsman.replica import answers
-from pointsman.replica.answers import PLAIN
+from pointsman.replica.answers import PLAIN, is_whole, needs_await
 from pointsman.replica.batching import Batcher, BatchRule
 from pointsman.replica.item import Item, report_batch, scope_of, with_requests
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.outcomes import as_settable, outcome_of
 from pointsman.replica.responses import Feed, sync_source
 from pointsman.replica.streams import stream_from_thread
-from pointsman.replica.target import finished_batch, needs_await, split_batch
+from pointsman.replica.target import finished_batch, split_batch
 from pointsman.replica.usercontext import UserContext
 
 
@@ -358,7 +358,7 @@ class OnThread:
                 call_scope.set(item.scope())  # a stream of the previous member may have left another scope
                 if isinstance(value, BaseException):
                     return self._ended(item, value)
-            if type(value) not in PLAIN and (needs_await(value) or answers.takes_time(value, item.request.http_method)):
+            if type(value) not in PLAIN and not is_whole(value, item.request.http_method):
                 return self._deliver(item, value)
             return False, ledger.reply, item.method.encode(value, item.request)
         except BaseException as error:  # noqa: BLE001 - user code: generators run here, and values give their JSON form

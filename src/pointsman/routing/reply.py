@@ -102,8 +102,14 @@ class ReplyStream:
             self._waiter.set_result(None)
 
 
+JOINED = 64 * 1024
+"""Bytes of one piece of an answer, if small parts of it have come together: each piece is a write to the client."""
+
+
 class ByteStream(ReplyStream):
     """The streamed answer of an app, or the messages of a WebSocket. Credit is in bytes.
+
+    Iterated over, it gives pieces, of one part or of several that were there.
 
     Attributes:
         end_head: the head of the END.
@@ -117,7 +123,15 @@ class ByteStream(ReplyStream):
         self.end_head = b""
 
     async def __anext__(self) -> Body:
-        return (await self.part())[1]
+        _, piece = await self.part()
+        if not self._chunks or len(piece) >= JOINED:
+            return piece
+        parts, size = [piece], len(piece)
+        while self._chunks and size < JOINED:
+            _, part = self._next()
+            parts.append(part)
+            size += len(part)
+        return b"".join(parts)
 
     async def part(self) -> tuple[bytes, Body]:
         """The next part with its head.
@@ -133,6 +147,9 @@ class ByteStream(ReplyStream):
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        return self._next()
+
+    def _next(self) -> tuple[bytes, Body]:
         head, chunk = self._heads.popleft(), self._chunks.popleft()
         self._taken += len(chunk)
         if self._taken >= self.CREDIT_STEP:

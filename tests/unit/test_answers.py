@@ -50,7 +50,7 @@ def generator() -> Iterator[int]:
 
 def test_the_class_of_a_model_is_asked_once() -> None:
     """That a model is neither awaited nor iterated is found at its first answer, and not again: its class is asked by
-    code in Python (PE4)."""
+    code in Python."""
     assert is_whole(Model(), "POST")
     asked = Asked.asked
     assert all(is_whole(Model(), "POST") for _ in range(10))

@@ -83,7 +83,8 @@ HEAD = [(b"Content-Type", b"text/plain"), (b"content-length", b"2")]
 def test_the_head_of_an_apps_answer() -> None:
     """Headers are sent in lower case; the length is told apart; `connection: close` stays. A second answer with the
     same ones gets the same, whatever form they are in (AP11)."""
-    for headers in (HEAD, tuple(HEAD), [list(pair) for pair in HEAD], iter(HEAD)):
+    arrays = [(bytearray(name), memoryview(value)) for name, value in HEAD]
+    for headers in (HEAD, tuple(HEAD), [list(pair) for pair in HEAD], iter(HEAD), arrays):
         assert app_head(headers) == ([(b"content-type", b"text/plain")], 2)
     assert app_head([(b"Connection", b"Close"), (b"content-length", b"x")]) == ([(b"connection", b"close")], None)
     for _ in range(2):

@@ -82,15 +82,17 @@ def content_of(blob: bytes, folders: Sequence[str], path: str = "") -> str:
 
 def _with_imports(files: dict[str, str], scripts: dict[str, str], folders: Sequence[str]) -> dict[str, str]:
     """The files, and those of modules that they or the scripts import, at once or later."""
-    known, due = dict(files), {**files, **scripts}
+    known, due, names = dict(files), {**files, **scripts}, set(files)
     while due:
-        found: dict[str, str] = {}
+        imported: set[str] = set()
         for module, path in due.items():
             if path.endswith(".py"):
                 package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
-                for name in _imports_of(_read(path), package):
-                    found |= _found(name, folders)
-        due = {name: path for name, path in found.items() if name not in known}
+                imported.update(_imports_of(_read(path), package))
+        due = {}
+        for name in imported - names:
+            due |= {module: path for module, path in _found(name, folders).items() if module not in known}
+        names |= imported
         known |= due
     return known
 
@@ -120,7 +122,7 @@ def _names_in(source: bytes, package: str) -> Iterator[str]:
 def _found(name: str, folders: Sequence[str]) -> dict[str, str]:
     """The files of a module and of the packages above it, if it is in one of the folders."""
     parts = name.split(".")
-    if not all(map(str.isidentifier, parts)) or parts[0] in _OURS:
+    if parts[0] in _OURS or parts[0] in sys.stdlib_module_names or not all(map(str.isidentifier, parts)):
         return {}
     for folder in folders:
         files = {}

@@ -172,6 +172,36 @@ serve.connect(sys.argv[1]).deploy("late", lambda request: f"late, {request.body(
 """
 
 
+RUN_AGAIN = """
+import enum
+import os
+import sys
+import pointsman as serve
+
+class Item(enum.Enum):
+    ONE = 1
+
+class Model:
+    def __call__(self, request):
+        return os.getpid(), isinstance(request.body(), Item), request.body() in {Item.ONE, "a", "b"}
+
+client = serve.connect(sys.argv[1])
+client.deploy("model", Model)
+print(client.get_handle("model").remote(Item.ONE).result())
+"""
+
+
+def test_a_script_that_runs_again(name):
+    """A script deploys its own class and runs again: the replica stays, and knows the objects that the script sends
+    (CF6, CB12)."""
+    with serve.start(detached=True, name=name, http_options={"location": None}, metrics_export_port=None) as client:
+        first, again = run(RUN_AGAIN, name), run(RUN_AGAIN, name)
+        assert first == again
+        assert first.strip().endswith("True, True)")
+        assert len(client.history()) == 2
+        client.shutdown()
+
+
 def test_detached_instances(name):
     """A detached instance outlives its script; a second one finds it by name, calls what a third has made, and ends it
     (IN6, IN8, IN12, FT9, HA3a, HA3b)."""

@@ -1,4 +1,4 @@
-"""replica.answers: which answers are sent whole, and the heads of apps' answers."""
+"""replica.target and replica.answers: which answers are sent whole, and the heads of apps' answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
 
 from pointsman.exceptions import UserCodeError
-from pointsman.replica.answers import MAX_KNOWN, MAX_KNOWN_BYTES, app_head, is_whole
+from pointsman.replica.answers import MAX_KNOWN, MAX_KNOWN_BYTES, app_head
+from pointsman.replica.target import is_whole
 
 
 class Asked(type):

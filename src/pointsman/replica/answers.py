@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
-import types
-import weakref
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -80,33 +77,11 @@ def is_async_iterator(value: Any) -> bool:
     )
 
 
-def needs_await(value: Any) -> bool:
-    """True for an awaitable, including a generator of ``types.coroutine``."""
-    return hasattr(type(value), "__await__") or (type(value) is types.GeneratorType and inspect.isawaitable(value))
-
-
 def takes_time(value: Any, http_method: str) -> bool:
     """True if sending a value takes time: it is iterated, or called as an ASGI app."""
     if type(value) in PLAIN:
         return False
     return is_iterator(value) or is_async_iterator(value) or (is_response(value) and needs_asgi(value, http_method))
-
-
-def is_whole(value: Any, http_method: str) -> bool:
-    """True for an answer that can be sent at once: it is not awaited, iterated, or called as an ASGI app."""
-    kind = type(value)
-    if kind in PLAIN or kind in _whole:
-        return True
-    if needs_await(value) or takes_time(value, http_method):
-        return False
-    if not is_response(value):
-        _whole.add(kind)
-    return True
-
-
-_whole: weakref.WeakSet[type[Any]] = weakref.WeakSet()
-"""Classes whose objects are whole. To find that a class lacks a method takes a model of pydantic a microsecond, since
-its metaclass is asked; four methods are looked for."""
 
 
 PLAIN = frozenset((str, bytes, dict, list, tuple, int, float, bool, type(None)))

@@ -9,11 +9,14 @@ import gc
 import inspect
 import itertools
 import pickle
+import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
+from pointsman.replica.answers import is_response, takes_time
 from pointsman.replica.lifespan import App, app_of
 from pointsman.replica.methods import Method
 from pointsman.usercode.callables import bucket_by, is_async, is_batching, takes_argument, wraps_async
@@ -157,6 +160,28 @@ class Target:
             if name == DEFAULT_METHOD:  # a client has passed it, in another environment
                 raise
             return None  # a method with other parameters, which no call can name with success
+
+
+def needs_await(value: Any) -> bool:
+    """True for an awaitable, including a generator of ``types.coroutine``."""
+    return hasattr(type(value), "__await__") or (type(value) is types.GeneratorType and inspect.isawaitable(value))
+
+
+def is_whole(value: Any, http_method: str) -> bool:
+    """True for an answer that can be sent at once: it is not awaited, iterated, or called as an ASGI app."""
+    kind = type(value)
+    if kind in _whole:
+        return True
+    if needs_await(value) or takes_time(value, http_method):
+        return False
+    if not is_response(value):
+        _whole.add(kind)
+    return True
+
+
+_whole: weakref.WeakSet[type[Any]] = weakref.WeakSet()
+"""Classes whose objects are whole. To find that a class lacks a method takes a model of pydantic a microsecond, since
+its metaclass is asked; four methods are looked for."""
 
 
 async def finished_batch(result: Any, size: int) -> Any:

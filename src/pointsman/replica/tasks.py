@@ -15,13 +15,13 @@ from typing import Any
 from pointsman.context import call_scope
 from pointsman.incoming import CODEC_HTTP
 from pointsman.replica import answers
-from pointsman.replica.answers import PLAIN, is_whole, needs_await
+from pointsman.replica.answers import PLAIN
 from pointsman.replica.batching import Batcher, BatchRule
 from pointsman.replica.item import Item, report_batch, scope_of, with_requests
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.responses import Feed, on_threads, run_response, sync_source
 from pointsman.replica.streams import iterate, stream_values
-from pointsman.replica.target import finished_batch, split_batch
+from pointsman.replica.target import finished_batch, is_whole, needs_await, split_batch
 from pointsman.replica.usercontext import UserContext
 
 

@@ -121,7 +121,7 @@ class Instance:
 
     async def begin(self, size: int) -> None:
         desired = wanted(size)
-        self.store.commit(desired, blob=CODE)
+        self.store.commit(desired, codes=[CODE])
         self.controller = Controller(
             engine=self.engine, store=self.store, launcher=Launcher(self.handover, epoch=1, environ={}),
             peers=self.connections, capacity=Capacity(), desired=desired, replies={}, epoch=1,

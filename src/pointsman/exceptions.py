@@ -4,6 +4,8 @@
     └── ServeException                 base; raised itself if no narrower class fits
         ├── InsufficientResourcesError   the operator asked for more than there is
         ├── BackendStartError            user code could not be brought up
+        ├── BusyError                    another apply is changing that; try again later
+        ├── StateChangedError            the state has changed since it was read
         ├── BackpressureError            too many calls wait; try again later        HTTP 503
         ├── ReplicaDiedError             the replica died after hand-off             HTTP 502
         ├── DeadlineExceededError        the call's deadline passed                  HTTP 504
@@ -34,6 +36,16 @@ class InsufficientResourcesError(ServeException):
 
 class BackendStartError(ServeException):
     """A backend's replicas did not come up; ``__cause__`` is the user's exception with its remote traceback."""
+
+
+class BusyError(ServeException):
+    """An apply of a configuration file is changing that; the text says whose, and since when. Nobody's fault: try again
+    once it has ended."""
+
+
+class StateChangedError(ServeException):
+    """The state is not the one that the change was planned for; the text names both versions. Nobody's fault: read the
+    state and plan again."""
 
 
 class BackpressureError(ServeException):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from pointsman.model import BackendConfigSpec, Origin, Resources, TargetTraits
+from pointsman.model import BackendConfigSpec, Origin, Resources, Source, TargetTraits
+from pointsman.wire.apply import Plan, WantedBackend, WantedEndpoint
 from pointsman.wire.commands import (
+    Apply,
     Change,
     CreateBackend,
     CreateEndpoint,
@@ -17,6 +19,7 @@ from pointsman.wire.commands import (
     DeleteEndpoint,
     Deploy,
     SetTraffic,
+    TakeBack,
     UpdateBackendConfig,
 )
 
@@ -74,7 +77,11 @@ def _command(chance: random.Random, command_id: str, resources: Resources) -> Ch
         num_replicas=replicas, drain_confirm_s=CONFIRM_S, drain_timeout_s=DRAIN_S, rollout_watch_s=1.0
     )
     kind = chance.choice(("create", "deploy", "deploy", "scale", "scale", "user_config", "field", "delete", "endpoint",
-                          "traffic", "no endpoint"))  # fmt: skip
+                          "traffic", "no endpoint", "apply", "apply", "apply", "take back"))  # fmt: skip
+    if kind == "apply":
+        return _apply(chance, command_id, resources, config)
+    if kind == "take back":
+        return TakeBack(command_id, f"c{chance.randint(0, int(command_id[1:]))}")
     if kind == "create":
         return CreateBackend(command_id, tag, code, ORIGIN, TRAITS, config, resources)
     if kind == "deploy":
@@ -95,3 +102,20 @@ def _command(chance: random.Random, command_id: str, resources: Resources) -> Ch
     if kind == "traffic":
         return SetTraffic(command_id, chance.choice(("a", "b", "e")), {tag: 1.0})
     return DeleteEndpoint(command_id, chance.choice(("a", "b", "e")))
+
+
+def _apply(chance: random.Random, command_id: str, resources: Resources, config: BackendConfigSpec) -> Apply:
+    """A file of one or two backends, and perhaps an endpoint; its ``base`` is set when it is sent."""
+    tags = chance.sample("ab", chance.randint(1, 2))
+    backends = {}
+    for tag in tags:
+        code = BAD if chance.random() < 0.2 else "good"
+        source = Source(f"m:{code}", args=b"[]", version=str(chance.randint(1, 2)))
+        backends[tag] = WantedBackend(code, ORIGIN, TRAITS, config, resources, source)
+    endpoints = {}
+    if chance.random() < 0.5:
+        endpoints["e"] = WantedEndpoint("/e", ("GET",), dict.fromkeys(tags, 1 / len(tags)))
+    gone = tuple({"a", "b"}.difference(tags)) if chance.random() < 0.3 else ()
+    plan = Plan(backends=backends, endpoints=endpoints, delete_backends=gone)
+    codes = {one.code: b"code" for one in backends.values()}
+    return Apply(id=command_id, owner="shop", base=0, plan=plan, codes=codes)

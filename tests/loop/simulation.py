@@ -26,6 +26,8 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
 from pointsman.controller.controller import Controller
 from pointsman.controller.observed import LaunchMetadata
 from pointsman.controller.orders import Launcher
@@ -37,7 +39,7 @@ from pointsman.engine.orders import LaunchOrder, ProcessEvent
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
-from pointsman.wire.commands import Accepted, Change
+from pointsman.wire.commands import Accepted, Apply, Change
 from pointsman.wire.frames import Body, Kind
 from pointsman.wire.messages import Assignment, unpack
 from tests.loop.handovers import controller_handover
@@ -57,7 +59,7 @@ class MemoryStore:
         self.epoch += 1
         return Loaded(self.desired, dict(self.replies), self.epoch)
 
-    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
+    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", codes: Sequence[bytes] = ()) -> None:
         if self.failing:
             self.failing -= 1
             raise StoreError("the disk is full")
@@ -193,16 +195,7 @@ class Simulation:
         Raises:
             AssertionError: an invariant does not hold.
         """
-        self.loop = asyncio.get_running_loop()
-        self.store = MemoryStore()
-        self.engine = Engine(self)
-        self.peers = Watched(self.engine, self)
-        self.peers.add_router(1, confirm_s=0.05)
-        self.commands: set[asyncio.Task[None]] = set()
-        self.fences: list[Fenced] = []
-        self.faults = any(step.what.startswith(("replica", "router")) for step in self.steps)
-        self.capacity = Capacity(num_gpus=GPUS) if is_scarce(self.seed) else Capacity()
-        self.start()
+        await self.prepare()
         for step in self.steps:
             await asyncio.sleep(step.pause_s)
             await self.take(step)
@@ -217,6 +210,19 @@ class Simulation:
         await self.stop()
 
     # The world
+
+    async def prepare(self) -> None:
+        """Make the world, with a controller that starts."""
+        self.loop = asyncio.get_running_loop()
+        self.store = MemoryStore()
+        self.engine = Engine(self)
+        self.peers = Watched(self.engine, self)
+        self.peers.add_router(1, confirm_s=0.05)
+        self.commands: set[asyncio.Task[None]] = set()
+        self.fences: list[Fenced] = []
+        self.faults = any(step.what.startswith(("replica", "router")) for step in self.steps)
+        self.capacity = Capacity(num_gpus=GPUS) if is_scarce(self.seed) else Capacity()
+        self.start()
 
     def start(self) -> None:
         loaded = self.store.open()
@@ -279,6 +285,8 @@ class Simulation:
 
     async def send(self, command: Change) -> None:
         """An operator's call; errors are for the operator."""
+        if isinstance(command, Apply):
+            command = msgspec.structs.replace(command, base=self.controller.desired.version)
         with contextlib.suppress(ValueError, ServeException):
             accepted = unpack(await self.controller.change(command, b""), Accepted)
             self.acknowledged = max(self.acknowledged, accepted.version)
@@ -388,6 +396,7 @@ class Simulation:
             named = sum(len(route.replicas) for route in self.peers.tables[-1].backends.values())
             assert named == wanted, f"the newest table names {named} replicas of {wanted}"
         assert self.store.desired == desired, "what is in force is not what is stored"
+        assert desired.running is None, "an apply does not end"
 
 
 def problem_of(seed: int, steps: Sequence[Step]) -> str:

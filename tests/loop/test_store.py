@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from pointsman.controller.history import KEPT_CHANGES, recorded
-from pointsman.controller.state import Desired, Fallback
+from pointsman.controller.state import Before, Desired, Fallback, Operation
 from pointsman.controller.store import KEPT_REPLIES, Store, StoreError
 from pointsman.model import (
     DEFAULT_SHARD_KEY,
@@ -29,6 +29,7 @@ from pointsman.model import (
     TrafficPolicy,
 )
 from pointsman.usercode.packing import code_digest
+from pointsman.wire.apply import Mark, Marks, Plan, WantedEndpoint
 
 CODE = b"opaque code"
 ENVIRONMENT = Environment("conda", "tf1", "/c/bin/python", "3.11.7", {"A": "b"}, ("GONE",), ("/c/bin",))
@@ -80,7 +81,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def filled(path: Path) -> Path:
     store = reopened(path)
-    store.commit(state(), reply_to="c1", reply=b"r1", blob=CODE)
+    store.commit(state(), reply_to="c1", reply=b"r1", codes=[CODE])
     store.close()
     return path
 
@@ -129,8 +130,8 @@ def test_code_that_a_fallback_needs_is_kept(path: Path) -> None:
     """While a new version may still be taken back, the old one's code is there; afterwards it is not (G7)."""
     store = reopened(path)
     old, new = backend(), backend(version=2, code=b"new code")
-    store.commit(Desired(1, {"b": old}), blob=CODE)
-    store.commit(Desired(2, {"b": new}, {}, {"b": Fallback(old)}), blob=b"new code")
+    store.commit(Desired(1, {"b": old}), codes=[CODE])
+    store.commit(Desired(2, {"b": new}, {}, {"b": Fallback(old)}), codes=[b"new code"])
     assert store.blob(code_digest(CODE)) == CODE
     store.commit(Desired(2, {"b": new}))
     assert store.blob(code_digest(b"new code")) == b"new code"
@@ -220,7 +221,7 @@ def test_the_history_is_written_line_by_line(path: Path) -> None:
     for number in range(1, KEPT_CHANGES + 3):
         new = msgspec.structs.replace(desired, version=number, backends={"b": backend(version=number)})
         desired = recorded(desired, new, by="anna", now="now")
-        store.commit(desired, blob=CODE)
+        store.commit(desired, codes=[CODE])
     store.close()
     with sqlite3.connect(path) as connection:
         rows = dict(connection.execute("SELECT name, rowid FROM objects WHERE kind = 'changes'"))
@@ -269,7 +270,7 @@ def with_traffic(version: int = 3) -> Desired:
 def test_all_about_traffic_survives(path: Path) -> None:
     """Shadows, pins, history, the user's own policy and the source of keys outlive the controller, bit by bit (G4)."""
     store = reopened(path)
-    store.commit(with_traffic(), blob=CODE)
+    store.commit(with_traffic(), codes=[CODE])
     store.close()
     store = Store(path)
     desired = store.open().desired
@@ -281,18 +282,64 @@ def test_all_about_traffic_survives(path: Path) -> None:
 def test_pins_and_history_go_with_their_endpoint(path: Path) -> None:
     """What was taken away from an endpoint's traffic does not come back with the next controller (LC2)."""
     store = reopened(path)
-    store.commit(with_traffic(), blob=CODE)
+    store.commit(with_traffic(), codes=[CODE])
     store.commit(Desired(4, with_traffic().backends))
     store.close()
     desired = Store(path).open().desired
     assert (desired.endpoints, desired.pins, desired.histories) == ({}, {}, {})
 
 
+def with_apply() -> Desired:
+    """An apply that runs: it replaces a backend whose last change had not come up yet."""
+    before = Before(backend(), Fallback(backend(code=b"older code")))
+    plan = Plan(endpoints={"e": WantedEndpoint("/e", ("GET",), {"b": 1.0})}, claims={"endpoint/e": ("route",)})
+    return Desired(
+        3,
+        {"b": backend(version=3, code=b"new code")},
+        {},
+        {"b": Fallback(backend(), marks=Marks("shop"))},
+        marks={"backend/b": Marks("shop", {"code": Mark("shop", "anna", "2026-11-28T12:00:00.000+00:00", 2)})},
+        operations={
+            "op": Operation("op", "shop", "anna", "now", 3, plan, {"b": 1}, {"b": before}, {"e": None}, tags=("b",)),
+            "old": Operation("old", "shop", "anna", "then", 2, state="taken back", object="backend/b", text="no"),
+        },
+    )
+
+
+def test_an_apply_and_all_marks_survive(path: Path) -> None:
+    """The next controller goes on with it, and can take it back: the code of before is there as well (CF8, CF10)."""
+    store = reopened(path)
+    store.commit(Desired(1, {"b": backend(code=b"older code")}), codes=[b"older code"])
+    both = {"b": backend()}, {}, {"b": Fallback(backend(code=b"older code"))}
+    store.commit(Desired(2, *both), codes=[CODE])
+    store.commit(with_apply(), codes=[b"new code"])
+    store.close()
+    store = Store(path)
+    assert store.open().desired == with_apply()
+    for code in (b"older code", CODE, b"new code"):
+        assert store.blob(code_digest(code)) == code
+    ended = Desired(4, with_apply().backends)
+    store.commit(ended)
+    assert store.blob(code_digest(b"new code")) == b"new code"
+    with pytest.raises(StoreError, match="is missing"):
+        store.blob(code_digest(b"older code"))
+    store.close()
+    assert Store(path).open().desired == ended
+
+
+def test_a_state_without_marks_opens(filled: Path) -> None:
+    """The release before knew neither marks nor applies: nobody is known to have set anything (CF10, G4)."""
+    edit(filled, "UPDATE meta SET value = '2' WHERE key = 'schema'")
+    desired = Store(filled).open().desired
+    assert (desired.marks, desired.operations) == ({}, {})
+    assert desired == state()
+
+
 @pytest.mark.parametrize("kind", ["pins", "histories"])
 def test_damaged_pins_and_histories_are_refused(path: Path, kind: str) -> None:
     """A pin or a line of history that is not what was written is never acted on (F19)."""
     store = reopened(path)
-    store.commit(with_traffic(), blob=CODE)
+    store.commit(with_traffic(), codes=[CODE])
     store.close()
     edit(path, "UPDATE objects SET value = ? WHERE kind = ?", b"{}", kind)
     with pytest.raises(StoreError, match=f"checksum of {kind} 'e'"):

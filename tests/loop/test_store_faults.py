@@ -38,7 +38,7 @@ def written(folder: Path, *, copied: bool) -> Desired:
     path.parent.mkdir()
     store = Store(path)
     store.open()
-    store.commit(state(1), reply_to="c1", reply=b"r1", blob=CODE)
+    store.commit(state(1), reply_to="c1", reply=b"r1", codes=[CODE])
     store.copy()
     for version in (2, 3):
         store.commit(state(version), reply_to=f"c{version}", reply=b"r")
@@ -165,7 +165,7 @@ def test_an_old_backup_is_refused(folder: Path) -> None:
     path = folder / "state.db"
     store = Store(path)
     store.open()
-    store.commit(state(1), blob=CODE)
+    store.commit(state(1), codes=[CODE])
     store.close()
     yesterday = path.read_bytes()
     store = Store(path)
@@ -199,7 +199,7 @@ def test_a_disk_that_fails_for_a_while(folder: Path, monkeypatch: pytest.MonkeyP
     """A change that cannot be synced is refused, the old state stays, and all is well once the disk is (F17, F18)."""
     store = Store(folder / "state.db")
     store.open()
-    store.commit(state(1), reply_to="c1", reply=b"r1", blob=CODE)
+    store.commit(state(1), reply_to="c1", reply=b"r1", codes=[CODE])
     failing = Failing(getattr(os, what), OSError(28, "No space left on device"))
     monkeypatch.setattr(os, what, failing)
     commit_fails(store, "No space left")
@@ -215,7 +215,7 @@ def test_a_full_database(folder: Path) -> None:
     """SQLite finds no room for a change: refused whole, and taken once there is room (F17)."""
     store = Store(folder / "state.db")
     store.open()
-    store.commit(state(1), reply_to="c1", reply=b"r1", blob=CODE)
+    store.commit(state(1), reply_to="c1", reply=b"r1", codes=[CODE])
     connection = store._connection
     assert connection is not None
     connection.execute("PRAGMA max_page_count = 1")  # it keeps to what it has
@@ -237,7 +237,7 @@ def test_somebody_else_holds_the_lock(folder: Path, monkeypatch: pytest.MonkeyPa
     commit_fails(store, "locked")
     other.execute("ROLLBACK")
     other.close()
-    store.commit(state(2), blob=CODE)
+    store.commit(state(2), codes=[CODE])
     store.close()
     assert Store(folder / "state.db").open().desired == state(2)
 
@@ -246,7 +246,7 @@ def test_a_change_that_arrived_although_it_was_refused(folder: Path) -> None:
     """What a failing disk has kept of a refused change is taken back before the next one (F18, CL3)."""
     store = Store(folder / "state.db")
     store.open()
-    store.commit(state(1), reply_to="c1", reply=b"r1", blob=CODE)
+    store.commit(state(1), reply_to="c1", reply=b"r1", codes=[CODE])
     other = Store(folder / "state.db")
     other._connect()
     other._now = store._now
@@ -264,7 +264,7 @@ def test_files_that_are_taken_away(folder: Path) -> None:
     """The log is removed while we run: what is in force is written again, not into nowhere (F18)."""
     store = Store(folder / "state.db")
     store.open()
-    store.commit(state(1), blob=CODE)
+    store.commit(state(1), codes=[CODE])
     (folder / "state.db-wal").unlink()
     store.commit(state(2))
     store.close()
@@ -275,7 +275,7 @@ def test_a_copy_that_cannot_be_made_leaves_the_old_one(folder: Path, monkeypatch
     """A disk that fills up while the copy is written costs neither the copy before nor the database (F17)."""
     store = Store(folder / "state.db")
     store.open()
-    store.commit(state(1), blob=CODE)
+    store.commit(state(1), codes=[CODE])
     store.copy()
     before = (folder / "state.db.copy").read_bytes()
     store.commit(state(2))

@@ -139,8 +139,8 @@ def with_backend(
     before: EndpointSpec | None = None,
 ) -> Desired:
     """Check a new or changed backend and add it to the state."""
-    _check_config(spec.tag, spec.config, spec.traits)
-    _check_description(spec)
+    check_config(spec.tag, spec.config, spec.traits)
+    check_description(spec)
     old = state.backends.get(spec.tag)
     _check_capacity(state, spec, old, free)
     fallbacks = state.fallbacks
@@ -182,7 +182,7 @@ def _changed_config(
     return msgspec.convert(values, BackendConfigSpec)
 
 
-def _check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> None:
+def check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> None:
     if (config.max_batch_size or 1) > 1 and not traits.batches and not traits.has_batching_method:
         raise ValueError(
             f"max_batch_size {config.max_batch_size} of backend {tag!r} needs code that takes a list of requests;"
@@ -202,7 +202,7 @@ def _check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> 
         raise ValueError(f"user_config was given for backend {tag!r}, whose code has no reconfigure method")
 
 
-def _check_description(spec: BackendSpec) -> None:
+def check_description(spec: BackendSpec) -> None:
     bare = msgspec.structs.replace(spec, config=msgspec.structs.replace(spec.config, user_config=None))
     what = f"what describes backend {spec.tag!r}, such as its environment variables and import path, takes"
     check_size(what, len(pack(bare)), MAX_DESCRIPTION)

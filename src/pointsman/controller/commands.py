@@ -10,11 +10,13 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from pointsman.controller.applying import find_operation
 from pointsman.controller.controller import Controller
 from pointsman.controller.history import history_of
+from pointsman.controller.operations import OperationWaiter
 from pointsman.controller.orders import Subscription
 from pointsman.controller.state import NoCapacityError
-from pointsman.controller.views import backends_of, status_of, traffic_of
+from pointsman.controller.views import backends_of, declared_of, status_of, traffic_of
 from pointsman.engine.base import Engine, Nodes
 from pointsman.exceptions import ServeException
 from pointsman.telemetry.exporter import Exporter
@@ -22,8 +24,10 @@ from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, rea
 from pointsman.wire.address import node_here
 from pointsman.wire.commands import (
     AnyCommand,
+    Apply,
     Await,
     AwaitIngress,
+    AwaitOperation,
     BackendChange,
     Change,
     Ending,
@@ -31,6 +35,7 @@ from pointsman.wire.commands import (
     Progress,
     Query,
     QueryBackends,
+    QueryDeclared,
     QueryHistory,
     QueryMetrics,
     QueryTraffic,
@@ -70,7 +75,7 @@ class CapacityWait:
             NoCapacityError: there was none in time; nothing has changed.
             ServeException: the cluster did not answer what is free; nothing has changed.
         """
-        if not isinstance(command, BackendChange):
+        if not isinstance(command, (BackendChange, Apply)):
             return await change()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -152,6 +157,7 @@ class Commands:
             ServeException, ValueError, TimeoutError: the command cannot be carried out.
         """
         controller = self._controller
+        own_routers: frozenset[int] = frozenset(() if own_router is None else (own_router,))
         if isinstance(command, Query):
             return pack(await self._status())
         if isinstance(command, QueryBackends):
@@ -160,13 +166,18 @@ class Commands:
             return pack(traffic_of(controller.desired, command.name))
         if isinstance(command, QueryHistory):
             return pack(History(history_of(controller.desired)))
+        if isinstance(command, QueryDeclared):
+            return pack(declared_of(self._settings, controller.desired))
         if isinstance(command, QueryMetrics):
             if self._exporter is None:
                 raise ServeException("this instance records no metrics (metrics_export_port=None)")
             return pack(await self._read(self._exporter))
         if isinstance(command, Await):
-            await controller.wait(command, frozenset(() if own_router is None else (own_router,)), progress)
+            await controller.wait(command, own_routers, progress)
             return b""
+        if isinstance(command, AwaitOperation):
+            operation = find_operation(controller.desired, command.operation)
+            return pack(await controller.wait_for(OperationWaiter(operation, own_routers, progress)))
         if isinstance(command, AwaitIngress):
             await self._wait_for_ingresses(command.timeout_s)
             return b""

@@ -15,9 +15,10 @@ from typing import Any
 
 from pointsman.arguments import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
-from pointsman.controller import reconcile
+from pointsman.controller import reconcile, transitions
 from pointsman.controller.acting import ActionTaker
 from pointsman.controller.agenda import Agenda
+from pointsman.controller.concluding import AGAIN_S, Conclusions
 from pointsman.controller.health import Circumstances, HealthWatch
 from pointsman.controller.observed import (
     NextStep,
@@ -38,12 +39,13 @@ from pointsman.controller.replicas import Replica
 from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.controller.store import KEPT_REPLIES, StoreError
 from pointsman.controller.store.base import DurableState, DurableStore
-from pointsman.controller.waiters import Situation, Waiters
+from pointsman.controller.waiters import Situation, Waiters, Waiting
 from pointsman.engine.base import Engine
 from pointsman.engine.orders import ProcessEvent, ShutdownOrder
 from pointsman.model import Capacity, RoutingTable
 from pointsman.wire.commands import (
     Accepted,
+    Apply,
     Await,
     BackendChange,
     Change,
@@ -116,6 +118,13 @@ class Controller:
             desired=lambda: self.desired,
             touch=self._touch,
         )
+        self._conclusions = Conclusions(
+            durable=self._durable,
+            observed=self.observed,
+            desired=lambda: self.desired,
+            again=lambda tag: self._agenda.touch_at(tag, self._loop.time() + AGAIN_S),
+            touch=self._touch,
+        )
         self._request_timeout_s = request_timeout_s
         self.health = HealthWatch(
             self.observed,
@@ -162,14 +171,15 @@ class Controller:
             if (known := self._replies.get(command.id)) is not None:
                 return known
             # What each replica holds is gathered for those changes only that may need more of it.
-            grows = isinstance(command, BackendChange)
+            grows = isinstance(command, (BackendChange, Apply))
             free = free_capacity_of(self.observed) if grows else FreeCapacity(self.observed.capacity)
-            new, warning = wanted.apply(self.desired, command, free, _time_of_day())
+            new, warning = transitions.carry_out(self.desired, command, free, _time_of_day())
             if grows and not warning and not self._warned_about_cpus:
                 warning = wanted.cpu_warning(new, self.observed.capacity, os.cpu_count() or 1)
                 self._warned_about_cpus = bool(warning)
             reply = pack(Accepted(wanted.version_of(self.desired, new, command), warning))
-            await self._durable.commit(new, reply_to=command.id, reply=reply, blob=blob)
+            codes = [*command.codes.values()] if isinstance(command, Apply) else [blob] if blob else []
+            await self._durable.commit(new, reply_to=command.id, reply=reply, codes=codes)
             self._replies[command.id] = reply
             if len(self._replies) > KEPT_REPLIES:
                 del self._replies[next(iter(self._replies))]  # the oldest
@@ -190,6 +200,11 @@ class Controller:
         """Return when a change is in effect; raises as :meth:`Waiters.wait`."""
         self.kick()
         await self._waiters.wait(command, own_routers, progress)
+
+    async def wait_for(self, waiter: Waiting) -> Any:
+        """What a waiter's future is resolved with; raises as that says."""
+        self.kick()
+        return await self._waiters.wait_for(waiter, None)
 
     def shutdown(self, drain_s: float | None = None, *, forget: bool) -> float:
         """End the instance; with ``forget`` also delete its stored state.
@@ -311,34 +326,14 @@ class Controller:
                 actions = plan_for(due, self.desired, self.observed, self._loop.time())
                 self._agenda.note(actions)
                 for action in actions:
-                    if isinstance(action, (reconcile.Confirm, reconcile.Revert)):
-                        await self._conclude(action)
-                    else:
+                    if not isinstance(action, (reconcile.Confirm, reconcile.Revert)):
                         self._actions.do(action)
+                    elif await self._conclusions.conclude(action, _time_of_day()):
+                        self._touch(*due)
+                        break
             self._publish()
             if self._agenda.next_time is not None:
                 self._wake = self._loop.call_at(self._agenda.next_time + CLOCK_SLACK_S, self.kick)
-
-    async def _conclude(self, action: reconcile.Confirm | reconcile.Revert) -> None:
-        """Complete or roll back a backend's last change. If the store fails, it is tried again a second later."""
-        tag = action.backend
-        failures = self.observed.failures.get(tag)
-        try:
-            if isinstance(action, reconcile.Confirm):
-                await self._durable.commit(wanted.confirm(self.desired, tag))
-                if failures is not None:
-                    self.observed.failures.pop(tag)
-            else:
-                assert failures is not None
-                failed = self.desired.backends[tag].config_version
-                await self._durable.commit(wanted.revert(self.desired, tag, _time_of_day()))
-                failures.roll_back(failed)
-                log.warning("backend %r could not be brought up as version %d; going back", tag, failed)
-        except StoreError as error:
-            log.error("%s", error)
-            self._agenda.touch_at(tag, self._loop.time() + 1.0)
-            return
-        self._touch(tag)
 
     async def _assign(self, replica: Replica) -> None:
         spec = self.desired.backends.get(replica.backend)
@@ -393,4 +388,4 @@ def _time_of_day() -> str:
 
 
 def _subject(command: Change) -> str:
-    return repr(getattr(command, "tag", None) or getattr(command, "name", ""))
+    return repr(next((getattr(command, what) for what in ("tag", "name", "owner") if hasattr(command, what)), ""))

@@ -34,6 +34,7 @@ from pointsman.wire.commands import (
     DeleteBackend,
     DeleteEndpoint,
     Deploy,
+    ObjectChange,
     ReplaceBackend,
     UpdateBackendConfig,
     backend_of,
@@ -42,7 +43,7 @@ from pointsman.wire.commands import (
 ENDPOINT_METHODS, DEPLOY_METHODS = ("GET",), ("GET", "POST")
 
 
-def apply(state: Desired, command: Change, free: FreeCapacity, now: str = "") -> tuple[Desired, str]:
+def apply(state: Desired, command: ObjectChange, free: FreeCapacity, now: str = "") -> tuple[Desired, str]:
     """Carry out a command.
 
     Args:
@@ -60,7 +61,7 @@ def apply(state: Desired, command: Change, free: FreeCapacity, now: str = "") ->
     return (state if new is state else recorded(state, new, by=command.by, now=now)), note
 
 
-def _carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> tuple[Desired, str]:
+def _carry_out(state: Desired, command: ObjectChange, free: FreeCapacity, now: str) -> tuple[Desired, str]:
     if isinstance(command, CreateBackend):
         return backends.create(state, command, free, now), ""
     if isinstance(command, UpdateBackendConfig):
@@ -111,11 +112,11 @@ def revert(state: Desired, tag: str, now: str = "") -> Desired:
 def _create_endpoint(state: Desired, command: CreateEndpoint, now: str) -> Desired:
     old = state.endpoints.get(command.name)
     surface = state.backends[command.backend].traits.surface if command.backend in state.backends else PLAIN
-    methods = _methods_of(surface, command.methods, ENDPOINT_METHODS)
+    methods = methods_of(surface, command.methods, ENDPOINT_METHODS)
     if old is not None and old.route == command.route and old.methods == methods:
         raise ValueError(f"endpoint {command.name!r} exists already, with the same route and methods")
     check_usable(state, command.backend)
-    _check_route(_routed(state), command.name, command.route, surface)
+    check_route(routed(state), command.name, command.route, surface)
     if old is not None:
         raise ValueError(
             f"endpoint {command.name!r} exists already, with route {old.route!r} and methods {old.methods}"
@@ -129,7 +130,7 @@ def _create_endpoint(state: Desired, command: CreateEndpoint, now: str) -> Desir
         shard_key=command.shard_key,
         request_timeout_s=command.request_timeout_s,
         surface=surface,
-        max_body_bytes=_max_body(command.max_body_bytes, surface),
+        max_body_bytes=max_body_of(command.max_body_bytes, surface),
     )
     return traffic.with_endpoint(state, endpoint, now=now, change="created", by=command.by)
 
@@ -145,12 +146,12 @@ def _delete_endpoint(state: Desired, command: DeleteEndpoint) -> tuple[Desired, 
     return msgspec.structs.replace(state, version=state.version + 1, fallbacks=fallbacks), ""
 
 
-def _routed(state: Desired) -> list[EndpointSpec]:
+def routed(state: Desired) -> list[EndpointSpec]:
     """Endpoints whose routes are taken: the existing ones, and those that a rollback would restore."""
     return [*state.endpoints.values(), *(f.before for f in state.fallbacks.values() if f.before is not None)]
 
 
-def _methods_of(surface: str, given: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+def methods_of(surface: str, given: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     """The HTTP methods of an endpoint. An app decides itself about those."""
     if surface == PLAIN:
         return tuple(given or default)
@@ -159,14 +160,14 @@ def _methods_of(surface: str, given: Sequence[str] | None, default: tuple[str, .
     return (ALL_METHODS,)
 
 
-def _max_body(size: float | None, surface: str) -> float | None:
+def max_body_of(size: float | None, surface: str) -> float | None:
     """The largest body of an endpoint. That of a backend which is no app travels as one message."""
     if size is not None and surface == PLAIN and size > MAX_BODY:
         raise ValueError(f"max_body_bytes {size} is over {MAX_BODY}, and only ASGI apps take larger bodies")
     return size
 
 
-def _check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None, surface: str) -> None:
+def check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None, surface: str) -> None:
     if route is None:
         return
     parse_route(route)  # raises if it is malformed
@@ -188,7 +189,7 @@ def _deploy(state: Desired, command: Deploy, free: FreeCapacity, now: str) -> De
     if endpoint is not None and name not in endpoint.policy.weights:
         raise ValueError(f"endpoint {name!r} exists and does not use a backend {name!r}; deploy under another name")
     if endpoint is None:
-        methods = _methods_of(surface, command.methods, DEPLOY_METHODS)
+        methods = methods_of(surface, command.methods, DEPLOY_METHODS)
         policy = TrafficPolicy(state.version + 1, {name: 1.0})
         new_endpoint = EndpointSpec(
             name,
@@ -199,21 +200,21 @@ def _deploy(state: Desired, command: Deploy, free: FreeCapacity, now: str) -> De
             command.shard_key or DEFAULT_SHARD_KEY,
             command.request_timeout_s,
             surface,
-            _max_body(command.max_body_bytes, surface),
+            max_body_of(command.max_body_bytes, surface),
         )
     else:
         new_endpoint = msgspec.structs.replace(
             endpoint,
             route=command.route or endpoint.route,
-            methods=_methods_of(surface, command.methods, endpoint.methods),
+            methods=methods_of(surface, command.methods, endpoint.methods),
             idempotent=endpoint.idempotent if command.idempotent is None else command.idempotent,
             shard_key=command.shard_key or endpoint.shard_key,
             request_timeout_s=command.request_timeout_s or endpoint.request_timeout_s,
             max_body_bytes=endpoint.max_body_bytes
             if command.max_body_bytes is None
-            else _max_body(command.max_body_bytes, surface),
+            else max_body_of(command.max_body_bytes, surface),
         )
-    _check_route(_routed(state), name, new_endpoint.route, surface)
+    check_route(routed(state), name, new_endpoint.route, surface)
     spec = backends.revised(state, name, command, now)
     if spec is backend and new_endpoint == endpoint:
         return state

@@ -18,7 +18,7 @@ from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.engine.orders import ProcessEvent
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
-from pointsman.wire.commands import BackendChange, Change, backend_of
+from pointsman.wire.commands import Apply, BackendChange, Change, TakeBack, backend_of
 from pointsman.wire.messages import Message, Report, unpack
 
 
@@ -247,16 +247,20 @@ def _count(
 
 
 def forget_failures(observed: Observed, command: Change) -> list[str]:
-    """Reset the failures of the backend that a command creates or changes, so that its replicas start at once. Returns
-    the backends that had any."""
-    if not isinstance(command, BackendChange):
+    """Reset the failures of the backends that a command creates or changes, so that their replicas start at once; of
+    all that have not come up yet, if it takes an apply back. Returns those that had any."""
+    if isinstance(command, Apply):
+        changed = list(command.plan.backends)
+    elif isinstance(command, TakeBack):
+        changed = [backend for backend, failures in observed.failures.items() if not failures.rolled_back]
+    elif isinstance(command, BackendChange):
+        changed = [backend_of(command)]
+    else:
         return []
-    backend = backend_of(command)
-    failures = observed.failures.get(backend)
-    if failures is None:
-        return []
-    failures.forget()
-    return [backend]
+    failed = [backend for backend in changed if backend in observed.failures]
+    for backend in failed:
+        observed.failures[backend].forget()
+    return failed
 
 
 def keep_drain_limits(observed: Observed, desired: Desired, backends: Iterable[str]) -> None:

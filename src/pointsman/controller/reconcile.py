@@ -225,7 +225,7 @@ def _backend(
         if failures is not None and not failures.rolled_back and _is_hopeless(failures):
             yield Revert(spec.tag)
             return  # what follows would act on a specification that the revert replaces
-        if len(proven) >= wanted:
+        if len(proven) >= wanted and _others_are_proven(spec.tag, desired, observed, now):
             yield Confirm(spec.tag)
         elif len(proven) < len(up):
             yield WakeAt(min(r.since for r in up if r not in proven) + spec.config.rollout_watch_s, spec.tag)
@@ -294,6 +294,20 @@ def _proven(spec: BackendSpec, desired: Desired, up: list[Replica], now: float) 
     if fallback is None or fallback.spec is None or fallback.spec.version == spec.version:
         return up
     return [replica for replica in up if now >= replica.since + spec.config.rollout_watch_s]
+
+
+def _others_are_proven(backend: str, desired: Desired, observed: Observed, now: float) -> bool:
+    """Whether all other backends of the same apply, which is completed as a whole, have come up. True for a backend
+    that no apply is changing."""
+    running = desired.running
+    if running is None or backend not in running.backends:
+        return True
+    for tag in running.backends:
+        spec = desired.backends[tag]
+        up = [r for r in observed.of(tag) if r.is_current and not r.killed and _is_up(r, spec)]
+        if tag != backend and len(_proven(spec, desired, up, now)) < spec.config.num_replicas:
+            return False
+    return True
 
 
 def _next_try(backend: str, observed: Observed) -> float:

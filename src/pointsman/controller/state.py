@@ -20,6 +20,7 @@ from pointsman.model import (
     Struct,
     TrafficHistory,
 )
+from pointsman.wire.apply import RUNNING, Marks, Plan
 
 #: How many existing names the error about an unknown one lists.
 SHOWN_NAMES = 5
@@ -34,16 +35,70 @@ class Fallback(Struct, frozen=True):
         spec: the last specification that worked; None if the backend is new.
         endpoint: the endpoint that a deploy created or changed together with the backend.
         before: that endpoint before the deploy; None if the deploy created it.
+        marks: those of the backend before the change.
     """
 
     spec: BackendSpec | None
     endpoint: str | None = None
     before: EndpointSpec | None = None
+    marks: Marks = Marks()
+
+
+class Before(Struct, frozen=True):
+    """A backend before an apply: None, if there was none, and its fallback, if a change of it had not come up yet."""
+
+    spec: BackendSpec | None
+    fallback: Fallback | None = None
+
+
+class Operation(Struct, frozen=True):
+    """An apply of a configuration file, by the id of its command: it runs, or has ended.
+
+    Attributes:
+        owner: ``name`` of the file.
+        by: who sent it.
+        began: ISO 8601 in UTC.
+        version: of the state that began it; of the one that it ended in, once it has.
+        plan: what is left to do when the backends are up; none of them is in it any more.
+        replicas: how many replicas each of the backends has in the end: a smaller number is for the end.
+        backends: what it changes, as it was.
+        endpoints: the same of endpoints; None for one that it creates.
+        pins: the same of their pins.
+        tags: the backends that it changes or deletes; kept when it has ended.
+        state: ``running``, ``done`` or ``taken back``.
+        object: what failed, such as ``backend/ranker``; empty if nothing did.
+        text: why, in one sentence.
+        traceback: of user code, if that raised.
+    """
+
+    id: str
+    owner: str
+    by: str
+    began: str
+    version: int
+    plan: Plan = Plan()
+    replicas: dict[str, int] = {}
+    backends: dict[str, Before] = {}
+    endpoints: dict[str, EndpointSpec | None] = {}
+    pins: dict[str, Pins] = {}
+    tags: tuple[str, ...] = ()
+    state: str = RUNNING
+    object: str = ""
+    text: str = ""
+    traceback: str = ""
 
 
 class Desired(Struct, frozen=True):
-    """The desired state. ``version`` grows with every change; ``pins`` and ``histories`` are by endpoint, ``changes``
-    by keys that grow (see :mod:`pointsman.controller.history`)."""
+    """The desired state. ``version`` grows with every change.
+
+    Attributes:
+        fallbacks: by backend.
+        pins: by endpoint.
+        histories: of traffic policies, by endpoint.
+        changes: by keys that grow; see :mod:`pointsman.controller.history`.
+        marks: who has set each field, by object, such as ``backend/ranker`` or ``endpoint/rank``.
+        operations: by id: the apply that runs, and those that ended last.
+    """
 
     version: int = 0
     backends: dict[str, BackendSpec] = {}
@@ -52,6 +107,22 @@ class Desired(Struct, frozen=True):
     pins: dict[str, Pins] = {}
     histories: dict[str, TrafficHistory] = {}
     changes: dict[str, ChangeRecord] = {}
+    marks: dict[str, Marks] = {}
+    operations: dict[str, Operation] = {}
+
+    @property
+    def running(self) -> Operation | None:
+        """The apply that runs; None if none does."""
+        return next((one for one in self.operations.values() if one.state == RUNNING), None)
+
+    def codes(self) -> set[str]:
+        """Digests of all code that the state refers to."""
+        fallbacks = [*self.fallbacks.values()]
+        specs = [*self.backends.values()]
+        for operation in self.operations.values():
+            specs += [before.spec for before in operation.backends.values() if before.spec]
+            fallbacks += [before.fallback for before in operation.backends.values() if before.fallback]
+        return {spec.code for spec in (*specs, *(f.spec for f in fallbacks if f.spec is not None))}
 
 
 class FreeCapacity(Struct, frozen=True):

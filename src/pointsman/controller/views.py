@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from pointsman.controller.applying import view_of
 from pointsman.controller.observed import Observed
 from pointsman.controller.orders import Subscription
 from pointsman.controller.replicas import Phase, Replica
@@ -19,6 +20,7 @@ from pointsman.model import (
     RoutingTable,
     TrafficHistory,
 )
+from pointsman.wire.apply import Declared
 from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import InstanceSettings
 
@@ -77,6 +79,23 @@ def traffic_of(desired: Desired, name: str) -> TrafficView:
     """
     endpoint = find_endpoint(desired, name)
     return TrafficView(endpoint, desired.pins.get(name, Pins()), desired.histories.get(name, TrafficHistory()))
+
+
+def declared_of(settings: InstanceSettings, desired: Desired) -> Declared:
+    """What a configuration file is compared with. What is secret of the HTTP servers' options is left out."""
+    http, running = settings.http, desired.running
+    if http is not None:
+        http = msgspec.structs.replace(http, middlewares=b"", lock=msgspec.structs.replace(http.lock, keys=()))
+    return Declared(
+        version=desired.version,
+        backends=desired.backends,
+        endpoints=desired.endpoints,
+        pins=desired.pins,
+        marks=desired.marks,
+        operation=view_of(running, desired.version) if running is not None else None,
+        http=http,
+        start_options=settings.start_options,
+    )
 
 
 def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> BackendView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed
@@ -58,8 +58,47 @@ class Situation(NamedTuple):
     unsubscribed: frozenset[str] = frozenset()
 
 
+class TableWait:
+    """Tells whether routers use a table that has a change.
+
+    Args:
+        own_routers: numbers of the caller's own routers, which must have it too.
+    """
+
+    def __init__(self, own_routers: frozenset[int]) -> None:
+        self._own_routers = own_routers
+        self._version = 0  # of the first routing table that has the change, which is waited for
+
+    def is_over(self, situation: Situation, *, connects: bool) -> bool:
+        """True once ingresses and own routers use the table. Called once the change is made.
+
+        Args:
+            connects: whether they must have reached the replicas in it too.
+        """
+        # The version is fixed at the first check: during many changes routers are always one table behind the newest.
+        wanted = self._version = self._version or situation.table_version
+        concerned = situation.ingresses | self._own_routers
+        known = situation.observed.confirmed
+        reached = situation.observed.connected if connects else known
+        return bool(
+            wanted
+            and not situation.unsubscribed
+            and all(reached.get(router, 0) >= wanted for router in concerned if router in known)
+        )
+
+
+class Waiting(Protocol):
+    """One caller that waits; its ``future`` is resolved by :meth:`check`."""
+
+    future: asyncio.Future[Any]
+
+    def check(self, situation: Situation) -> None: ...
+
+    def end(self) -> None: ...
+
+
 class Waiter:
-    """One caller.
+    """One caller who waits for a change.
 
     Args:
         command: says what is waited for.
@@ -70,9 +109,8 @@ class Waiter:
     def __init__(self, command: Await, own_routers: frozenset[int], progress: Callable[[Progress], None]) -> None:
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._command = command
-        self._own_routers = own_routers
+        self._tables = TableWait(own_routers)
         self._progress = progress
-        self._version = 0  # of the first routing table that has the change, which is waited for
         self._timer: asyncio.TimerHandle | None = None
         self._reported: tuple[int, int] | None = None
 
@@ -91,18 +129,8 @@ class Waiter:
                 return
             if self._timer is None:  # models may load for minutes, so the limit is for the tables only
                 self._timer = asyncio.get_running_loop().call_later(TABLES_S, self._tables_are_late)
-        # The version is fixed at the first check: during many changes routers are always one table behind the newest.
-        wanted = self._version = self._version or situation.table_version
-        concerned = situation.ingresses | self._own_routers
         # Calls must be spread over a backend's new replicas from the first on; nothing else is worth the wait for them.
-        connects = backend is not None and not self._command.gone
-        known = situation.observed.confirmed
-        reached = situation.observed.connected if connects else known
-        if (
-            wanted
-            and not situation.unsubscribed
-            and all(reached.get(router, 0) >= wanted for router in concerned if router in known)
-        ):
+        if self._tables.is_over(situation, connects=backend is not None and not self._command.gone):
             self.future.set_result(None)
 
     def end(self) -> None:
@@ -112,7 +140,7 @@ class Waiter:
 
     def _tables_are_late(self) -> None:
         if not self.future.done():
-            self.future.set_exception(_too_late(TABLES_S))
+            self.future.set_exception(too_late(TABLES_S))
 
     def _failure(self, backend: str, situation: Situation) -> BackendStartError | None:
         if self._command.gone:
@@ -136,7 +164,7 @@ class Waiter:
             self._progress(Progress(backend, *state))
 
 
-def _too_late(limit_s: float) -> TimeoutError:
+def too_late(limit_s: float) -> TimeoutError:
     """The TimeoutError of a caller whose wait has timed out."""
     return TimeoutError(
         f"the change is made, but was not in effect everywhere after {limit_s:g} s; status() shows which HTTP servers"
@@ -148,7 +176,7 @@ class Waiters:
     """All waiting callers."""
 
     def __init__(self) -> None:
-        self._waiters: set[Waiter] = set()
+        self._waiters: set[Waiting] = set()
 
     async def wait(self, command: Await, own_routers: frozenset[int], progress: Callable[[Progress], None]) -> None:
         """Return when a change is in effect. For the arguments see :class:`Waiter`.
@@ -157,14 +185,17 @@ class Waiters:
             BackendStartError: the change was rolled back, or the backend deleted.
             TimeoutError: the change was not in effect in time.
         """
-        waiter = Waiter(command, own_routers, progress)
+        await self.wait_for(Waiter(command, own_routers, progress), command.timeout_s)
+
+    async def wait_for(self, waiter: Waiting, timeout_s: float | None) -> Any:
+        """What a waiter's future is resolved with. Raises as that says, or TimeoutError after ``timeout_s`` seconds."""
         self._waiters.add(waiter)
         try:
-            await asyncio.wait_for(waiter.future, command.timeout_s)
+            return await asyncio.wait_for(waiter.future, timeout_s)
         except asyncio.TimeoutError:
             if waiter.future.done() and not waiter.future.cancelled():
                 raise  # set by ``_tables_are_late``
-            raise _too_late(command.timeout_s or TABLES_S) from None
+            raise too_late(timeout_s or TABLES_S) from None
         finally:
             waiter.end()
             self._waiters.discard(waiter)

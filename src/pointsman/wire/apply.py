@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from pointsman.model import (
+    DEFAULT_SHARD_KEY,
     BackendConfigSpec,
     BackendSpec,
     CustomPolicy,
@@ -69,6 +72,60 @@ class WantedEndpoint(Struct, frozen=True):
     max_body_bytes: float | None = None
 
 
+#: Fields of a backend whose change replaces its replicas.
+REPLACING = ("code", "args", "env", "ray_actor_options", "version", "content")
+#: The names of fields of a configuration that differ from those of :class:`~pointsman.model.BackendConfigSpec`.
+FILE_NAMES = {
+    "batch_wait_timeout_s": "batch_wait_timeout",
+    "drain_confirm_s": "experimental_graceful_shutdown_wait_loop_s",
+    "drain_timeout_s": "experimental_graceful_shutdown_timeout_s",
+}
+
+
+def backend_fields(backend: WantedBackend | BackendSpec) -> dict[str, Any]:
+    """The fields of a backend under the names that they have in a file. ``args`` and ``env`` are JSON text; code sent
+    by value, and arguments that are no JSON, are told apart by the digest of the blob that holds both."""
+    source, config = backend.source, msgspec.structs.asdict(backend.config)
+    by_digest = f"by value, {backend.code}"
+    return {
+        "code": source.path or by_digest,
+        "args": source.args.decode() if source.args is not None else by_digest,
+        "env": source.env.decode(),
+        "ray_actor_options": backend.resources,
+        "version": source.version,
+        "content": source.content,
+        **{f"config.{FILE_NAMES.get(name, name)}": value for name, value in config.items()},
+    }
+
+
+def is_replaced(old: WantedBackend | BackendSpec, new: WantedBackend | BackendSpec) -> bool:
+    """Whether the change from one to the other takes new replicas (CF9)."""
+    before, after = backend_fields(old), backend_fields(new)
+    return any(before[field] != after[field] for field in REPLACING)
+
+
+def declared_endpoint(endpoint: EndpointSpec, pins: Pins | None) -> WantedEndpoint:
+    """An endpoint that there is, in the form in which a file wants one."""
+    return WantedEndpoint(
+        route=endpoint.route,
+        methods=endpoint.methods,
+        weights=endpoint.policy.weights,
+        shadows=endpoint.policy.shadows,
+        custom=endpoint.policy.custom,
+        pins=pins.keys if pins is not None else {},
+        idempotent=endpoint.idempotent,
+        shard_key=endpoint.shard_key,
+        request_timeout_s=endpoint.request_timeout_s,
+        max_body_bytes=endpoint.max_body_bytes,
+    )
+
+
+def endpoint_fields(endpoint: WantedEndpoint) -> dict[str, Any]:
+    """The fields of an endpoint under the names that they have in a file."""
+    fields = {**msgspec.structs.asdict(endpoint), "shard_key": endpoint.shard_key or DEFAULT_SHARD_KEY}
+    return {"traffic": fields.pop("weights"), **fields}
+
+
 class Plan(Struct, frozen=True):
     """What an :class:`Apply` makes of the state.
 
@@ -85,6 +142,10 @@ class Plan(Struct, frozen=True):
     delete_backends: tuple[str, ...] = ()
     delete_endpoints: tuple[str, ...] = ()
     claims: dict[str, tuple[str, ...]] = {}
+
+
+#: What an apply is in.
+RUNNING, DONE, TAKEN_BACK = "running", "done", "taken back"
 
 
 class OperationView(Struct, frozen=True):

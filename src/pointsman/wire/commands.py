@@ -168,10 +168,18 @@ class Apply(Signed, frozen=True, tag="apply"):
     codes: dict[str, bytes] = {}
 
 
+class TakeBack(Signed, frozen=True, tag="take_back"):
+    """Take a running apply back. One that has ended stays as it is, and the reply says so."""
+
+    operation: str
+
+
 TrafficCommand = SetTraffic | ShadowTraffic | RollbackTraffic | Pin | Unpin
 BackendChange = CreateBackend | UpdateBackendConfig | ReplaceBackend | Deploy
 """A command that makes or changes a backend, which may need more replicas."""
-Change = BackendChange | DeleteBackend | CreateEndpoint | DeleteEndpoint | TrafficCommand
+ObjectChange = BackendChange | DeleteBackend | CreateEndpoint | DeleteEndpoint | TrafficCommand
+"""A command that changes one backend or endpoint, or both of one name."""
+Change = ObjectChange | Apply | TakeBack
 """A command that changes the desired state."""
 
 
@@ -238,7 +246,17 @@ class Shutdown(Command, frozen=True, tag="shutdown"):
 
 
 AnyCommand = (
-    Change | Await | AwaitIngress | Query | QueryBackends | QueryTraffic | QueryHistory | QueryMetrics | Shutdown
+    Change
+    | Await
+    | AwaitIngress
+    | AwaitOperation
+    | Query
+    | QueryBackends
+    | QueryDeclared
+    | QueryHistory
+    | QueryTraffic
+    | QueryMetrics
+    | Shutdown
 )
 
 

@@ -9,12 +9,14 @@ from types import TracebackType
 from pointsman.exceptions import (
     BackendStartError,
     BackpressureError,
+    BusyError,
     CallRejectedError,
     DeadlineExceededError,
     InsufficientResourcesError,
     RemoteError,
     RemoteTraceback,
     ServeException,
+    StateChangedError,
     TooLargeError,
     UserCodeError,
 )
@@ -29,10 +31,12 @@ _BY_NAME: dict[str, type[Exception]] = {
     for cls in (
         BackendStartError,
         BackpressureError,
+        BusyError,
         CallRejectedError,
         DeadlineExceededError,
         InsufficientResourcesError,
         ServeException,
+        StateChangedError,
         TooLargeError,
         UserCodeError,
         ValueError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
@@ -26,7 +26,9 @@ class DurableStore(Protocol):
 
     def open(self) -> Loaded: ...
 
-    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None: ...
+    def commit(
+        self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", codes: Sequence[bytes] = ()
+    ) -> None: ...
 
     def blob(self, digest: str) -> bytes: ...
 
@@ -50,13 +52,15 @@ class DurableState:
         self._copy_took_s = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-store")
 
-    async def commit(self, new: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
+    async def commit(
+        self, new: Desired, *, reply_to: str = "", reply: bytes = b"", codes: Sequence[bytes] = ()
+    ) -> None:
         """Return when a state is durable.
 
         Raises:
             StoreError: it could not be written; nothing has changed.
         """
-        await self._run(partial(self._store.commit, new, reply_to=reply_to, reply=reply, blob=blob))
+        await self._run(partial(self._store.commit, new, reply_to=reply_to, reply=reply, codes=codes))
         self._on_commit(new)
         self.copy_soon()
 

@@ -7,6 +7,7 @@ digest. As in :class:`~pointsman.controller.store.Store`, methods block and are 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
 
@@ -55,7 +56,7 @@ class KeyValueStore:
         self._write(msgspec.structs.replace(kept, epoch=kept.epoch + 1))
         return Loaded(kept.desired, dict(kept.replies), self._stored.epoch)
 
-    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
+    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", codes: Sequence[bytes] = ()) -> None:
         """Make a state durable, whole or not at all; see :meth:`pointsman.controller.store.Store.commit`.
 
         Raises:
@@ -71,11 +72,11 @@ class KeyValueStore:
             replies[reply_to] = reply
             while len(replies) > KEPT_REPLIES:
                 del replies[next(iter(replies))]
-        if blob:
-            self._put(CODE + code_digest(blob), blob)
+        for code in codes:
+            self._put(CODE + code_digest(code), code)
         before = self._stored
         self._write(StoredState(before.epoch, desired, replies))
-        for digest in _codes(before.desired) - _codes(desired):
+        for digest in before.desired.codes() - desired.codes():
             try:
                 self._values.delete(CODE + digest)
             except KeyValueError:
@@ -137,8 +138,3 @@ class KeyValueStore:
         except KeyValueError as error:
             raise StoreError(f"the change is not durable and was not made: {error}") from None
         self._doubtful = False
-
-
-def _codes(desired: Desired) -> set[str]:
-    used = {spec.code for spec in desired.backends.values()}
-    return used | {fallback.spec.code for fallback in desired.fallbacks.values() if fallback.spec}

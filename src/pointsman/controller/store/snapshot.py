@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from pointsman.controller.state import Desired, Fallback
+from pointsman.controller.state import Desired, Fallback, Operation
 from pointsman.controller.store.files import StoreError
 from pointsman.model import BackendSpec, ChangeRecord, EndpointSpec, Pins, Struct, TrafficHistory
 from pointsman.usercode.packing import code_digest
+from pointsman.wire.apply import Marks
 from pointsman.wire.tables import changed
 
-#: Version 3 has the rows of ``changes``, which version 2 does not know.
+#: The second had no changes, marks and operations, and the rest was as it is.
 SCHEMA_VERSION = 3
 #: It had no digest of the whole state, and no file of the last acknowledged change.
 OLDEST_SCHEMA = 1
@@ -38,6 +40,8 @@ KINDS: dict[str, type[Struct]] = {
     "pins": Pins,
     "histories": TrafficHistory,
     "changes": ChangeRecord,
+    "marks": Marks,
+    "operations": Operation,
 }
 _MODULUS = 2**256
 
@@ -182,8 +186,8 @@ class Writer:
         self._on_disk = on_disk
         self._sums = Sums(on_disk.sums)
 
-    def write(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, blob: bytes) -> Snapshot:
-        blobs = self._write_blobs(desired, blob)
+    def write(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, codes: Sequence[bytes]) -> Snapshot:
+        blobs = self._write_blobs(desired, codes)
         self._write_objects(desired)
         replies, positions = dict(base.replies), dict(base.positions)
         if reply_to:
@@ -219,18 +223,19 @@ class Writer:
                 self._connection.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", row)
                 self._sums.put(("objects", kind, name), checksum)
 
-    def _write_blobs(self, desired: Desired, blob: bytes) -> frozenset[str]:
+    def _write_blobs(self, desired: Desired, codes: Sequence[bytes]) -> frozenset[str]:
         before = self._on_disk.desired
-        if desired.backends is before.backends and desired.fallbacks is before.fallbacks and not blob:
+        same = desired.backends is before.backends and desired.fallbacks is before.fallbacks
+        if same and desired.operations is before.operations and not codes:
             return self._on_disk.blobs
-        used = {spec.code for spec in desired.backends.values()}
-        used |= {fallback.spec.code for fallback in desired.fallbacks.values() if fallback.spec}
+        used = desired.codes()
         there = set(self._on_disk.blobs)
-        if blob and code_digest(blob) not in there:
-            digest = code_digest(blob)
-            self._connection.execute("INSERT INTO blobs VALUES (?, ?)", (digest, blob))
-            self._sums.put(("blobs", digest), bytes.fromhex(digest))
-            there.add(digest)
+        for code in codes:
+            digest = code_digest(code)
+            if digest not in there:
+                self._connection.execute("INSERT INTO blobs VALUES (?, ?)", (digest, code))
+                self._sums.put(("blobs", digest), bytes.fromhex(digest))
+                there.add(digest)
         for digest in there - used:
             self._connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,))
             self._sums.drop(("blobs", digest))

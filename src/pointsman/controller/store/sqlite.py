@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import sqlite3
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -74,19 +75,19 @@ class Store:
             self._now = found
             epoch = found.epoch + 1
             store = found.store or secrets.token_hex(16)
-            self._transact(found._replace(store=store, epoch=epoch), found.desired, "", b"", b"")
+            self._transact(found._replace(store=store, epoch=epoch), found.desired, "", b"", ())
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise StoreError(f"{self._path} cannot be written: {error}") from None
         return Loaded(self._now.desired, dict(self._now.replies), epoch)
 
-    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", blob: bytes = b"") -> None:
+    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", codes: Sequence[bytes] = ()) -> None:
         """Make a state durable, whole or not at all.
 
         Args:
             desired: the new state.
             reply_to: id of the command that caused it; ``reply`` is what a repetition of the command gets.
-            blob: code that the state refers to by digest.
+            codes: code blobs that the state refers to by digest.
 
         Raises:
             StoreError: nothing was written, or it was undone.
@@ -99,7 +100,7 @@ class Store:
         except (sqlite3.Error, OSError, StoreError) as error:
             raise StoreError(f"the change is not durable and was not made: {error}") from None
         try:
-            self._transact(self._now, desired, reply_to, reply, blob)
+            self._transact(self._now, desired, reply_to, reply, codes)
         except (sqlite3.Error, OSError) as error:
             self._doubtful = True
             try:
@@ -250,7 +251,7 @@ class Store:
                 log.warning("%s did not hold what is in force (version %d)", self._path, wanted.desired.version)
                 if lost := wanted.blobs - found.blobs:
                     raise StoreError(f"{self._path} has lost the code {', '.join(digest[:12] for digest in lost)}")
-                self._transact(wanted, wanted.desired, "", b"", b"")
+                self._transact(wanted, wanted.desired, "", b"", ())
         except BaseException:
             self._now = wanted
             raise
@@ -260,13 +261,13 @@ class Store:
         """True if the files were removed or moved: SQLite would go on writing to the deleted ones."""
         return not all(file.exists() for file in files_of(self._path)[:2])
 
-    def _transact(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, blob: bytes) -> None:
+    def _transact(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, codes: Sequence[bytes]) -> None:
         """Write the difference to the state on disk. ``base`` has the replies, store id and epoch of the new state."""
         connection = self._connection
         assert connection is not None
         connection.execute("BEGIN IMMEDIATE")
         try:
-            new = Writer(connection, self._now).write(base, desired, reply_to, reply, blob)
+            new = Writer(connection, self._now).write(base, desired, reply_to, reply, codes)
             # Written before the commit: the rename that publishes it afterwards cannot fail for want of disk space.
             self._ack.prepare(Acknowledged(new.store, new.commit, new.digest))
             connection.execute("COMMIT")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pointsman.forms import File
     from pointsman.lock.keys import ApiKey
     from pointsman.request import Request, accept_batch
+    from pointsman.running.serving import run
     from pointsman.usercode.mounting import asgi
     from pointsman.usercode.mounting import asgi as ingress
 
@@ -50,6 +51,7 @@ _HOMES = {
     "Request": "request",
     "ServeFuture": "calling.future",
     "Requirements": "environments.kinds",
+    "run": "running.serving",
     "start": "client.start",
     "VirtualEnv": "environments.kinds",
     "wait": "calling.future",
@@ -75,6 +77,7 @@ __all__ = [
     "ingress",
     "Request",
     "ServeFuture",
+    "run",
     "start",
     "wait",
     "backends",

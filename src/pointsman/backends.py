@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pointsman.model import TargetTraits
+from pointsman.usercode.mounting import asgi
 from pointsman.usercode.packing import import_object
 
 
@@ -37,3 +39,24 @@ class ImportedBackend:
     def __reduce__(self) -> tuple[Any, ...]:
         """Unpickling imports the named object, so that a replica loads it like any other code."""
         return import_object, (self.path,)
+
+
+class TriedBackend(ImportedBackend):
+    """Code at an import path that another process has imported on trial, in this environment.
+
+    Attributes:
+        traits: what was found out about it.
+        content: digest of the user's modules that its import loads.
+        folder: of its file.
+        app: whether it is a bare ASGI app.
+    """
+
+    def __init__(self, path: str, traits: TargetTraits, *, content: str, folder: str, app: bool = False) -> None:
+        super().__init__(path)
+        self.traits = traits
+        self.content = content
+        self.folder = folder
+        self.app = app
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (asgi, (self.path,)) if self.app else super().__reduce__()

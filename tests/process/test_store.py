@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from pointsman.engine.local.folder import live_instances
+from pointsman.engine.local.folder import all_abouts
 from pointsman.exceptions import ServeException
 from tests.conftest import WAIT_S, family, http_for, wait_until
 from tests.process.test_cli import PROGRAM, assert_one_line
@@ -57,8 +57,9 @@ def state(stored, tmp_path):
 def nothing_left():
     """A test that fails must not leave its instance running."""
     yield
-    for name in live_instances():
-        serve.connect(name).shutdown()
+    for about in all_abouts():
+        if about.name:
+            serve.connect(about.name).shutdown()
 
 
 def damage(path):

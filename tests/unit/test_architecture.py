@@ -21,6 +21,7 @@ IMPORT_BY_NAME = {
     "__init__": "public names, on first use (decision 0006)",
     "engine/process": "what an actor hosts",
     "usercode/packing": "modules of users",
+    "running/trial": "modules of users",
 }
 
 

@@ -108,11 +108,11 @@ def test_an_ingress_is_told_what_its_operator_has_set() -> None:
         body_idle_timeout_s=9.5,
         body_min_bytes_per_s=0,
     )
-    told = starting._http_settings(given, OPEN)
+    told = starting.http_settings(given, OPEN)
     assert told is not None
     fields = [field for field in told.__struct_fields__ if field not in ("middlewares", "origin", "lock")]
     assert {field: getattr(told, field) for field in fields} == {field: getattr(given, field) for field in fields}
-    usual = starting._http_settings(HTTPOptions(), OPEN)
+    usual = starting.http_settings(HTTPOptions(), OPEN)
     assert usual is not None
     missing = HTTPSettings("127.0.0.1", 8000, False, 300.0, usual.max_body_bytes, True, b"", usual.origin)
     assert usual == missing

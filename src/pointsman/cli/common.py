@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from pointsman.client import Client
 
-#: Defaults of ``pointsman start``.
+#: Defaults of ``start``.
 HTTP_HOST, HTTP_PORT = "127.0.0.1", 8000
 #: Width of tables in a file or pipe, in columns.
 PIPED_WIDTH = 120
@@ -34,25 +35,35 @@ def connect_to(name: str, address: str | None = None) -> Client:
     Raises:
         ServeException: no instance of that name runs; the text names those that do.
     """
-    from pointsman.client.start import connect
-    from pointsman.engine.folder import check_name
-    from pointsman.engine.local.folder import InstanceFolder, live_instances
+    from pointsman.client.start import attach, connect
+    from pointsman.engine.local.folder import all_abouts, folder_named, shown_name
+    from pointsman.engine.local.lookup import address_in
 
     if address is not None:
         return connect(name, address=address)
-    if InstanceFolder.of(check_name(name)).is_alive() or os.environ.get("RAY_ADDRESS"):
+    folder = folder_named(name)
+    if is_of_script(name):
+        return attach(address_in(folder))
+    if folder.is_alive() or os.environ.get("RAY_ADDRESS"):
         return connect(name)
-    names = live_instances()
+    names = [shown_name(about) for about in all_abouts()]
     others = (
         f"; running: {', '.join(names)}" if names else ", nor any other; start one with: pointsman start --detached"
     )
     raise ServeException(f"no instance named {name!r} is running{others} (on a Ray cluster: give --address)")
 
 
+def is_of_script(name: str) -> bool:
+    """Whether a name is that by which :func:`list` shows the instance of a script."""
+    from pointsman.engine.local.folder import SCRIPT_PREFIX
+
+    return name.startswith(SCRIPT_PREFIX)
+
+
 def command_line(verb: str, name: str, address: str | None = None) -> str:
     """The command line of a command about an instance, without options that have their default."""
     where = f" --address {address}" if address is not None else ""
-    return f"pointsman {verb}" + (f" --name {name}" if name != "default" else "") + where
+    return f"pointsman {verb}" + (f" --name {shlex.quote(name)}" if name != "default" else "") + where
 
 
 def terminal() -> Console:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.common import HTTP_HOST, HTTP_PORT, ClusterAddress, Name, command_line, connect_to
+from pointsman.cli.common import HTTP_HOST, HTTP_PORT, ClusterAddress, Name, command_line, connect_to, is_of_script
 
 if TYPE_CHECKING:
     from pointsman.wire.commands import Status
@@ -37,7 +37,8 @@ def shutdown(
         raise typer.Exit(1)
     client.shutdown()
     gone = f", and its state in {status.state_dir} is forgotten" if status.state_dir else ""
-    typer.echo(f"Instance {name!r} has ended{gone}. Start a new one with: {_start_again(name, status, address)}")
+    again = "" if is_of_script(name) else f" Start a new one with: {_start_again(name, status, address)}"
+    typer.echo(f"Instance {name!r} has ended{gone}.{again}")
 
 
 def report_kept_state(name: str, status: Status, address: str | None, *, detached: bool = True) -> None:
@@ -47,6 +48,9 @@ def report_kept_state(name: str, status: Status, address: str | None, *, detache
         status: the instance's status before it was stopped.
         detached: whether the instance was started with ``--detached``.
     """
+    if is_of_script(name):
+        print_line(f"Instance {name!r} has stopped. Nothing of it is kept: a script has started it.")
+        return
     if status.state_dir:
         kept = f"Its state is kept in {status.state_dir}; start it again with"
     else:
@@ -95,6 +99,7 @@ def _start_again(name: str, status: Status, address: str | None, *, detached: bo
         options += given.locks
     if given.metrics_port is not None:
         options += ["--metrics-export-port", str(given.metrics_port)]
+    options += given.others
     options += ["--engine", "ray"] if given.engine == "ray" or address is not None else []
     options += ["--address", address] if address is not None else []
     options += ["--state-dir", status.state_dir] if status.state_dir else []

@@ -90,10 +90,9 @@ def _find(name: str) -> LogSource:
     Raises:
         ServeException: there is no instance of that name.
     """
-    from pointsman.engine.folder import check_name
-    from pointsman.engine.local.folder import InstanceFolder
+    from pointsman.engine.local.folder import folder_named
 
-    instance = InstanceFolder.of(check_name(name))
+    instance = folder_named(name)
     try:
         return [instance.logs()], instance.is_alive
     except (FileNotFoundError, ServeException):

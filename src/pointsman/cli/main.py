@@ -8,7 +8,6 @@ Slow imports are inside the commands that need them, so that ``--help`` answers 
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -17,25 +16,18 @@ import typer
 
 import pointsman
 from pointsman.cli import env, logs, traffic
-from pointsman.cli.common import (
-    HTTP_HOST,
-    HTTP_PORT,
-    AsJson,
-    ClusterAddress,
-    Name,
-    command_line,
-    connect_to,
-    print_json,
-    terminal,
-)
-from pointsman.cli.ending import print_line, report_kept_state, shutdown, stop
+from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, print_json, terminal
+from pointsman.cli.deploy import delete, deploy, scale
+from pointsman.cli.ending import shutdown, stop
+from pointsman.cli.options import Given, takes_start_options
+from pointsman.cli.run import run
+from pointsman.cli.waiting import announce, local_folder, start_instance, stopped_by_signals, wait_until_ended
 from pointsman.exceptions import ServeException
 from pointsman.wire.descriptors import give_standard_streams
 
 if TYPE_CHECKING:
-    from pointsman.client import Client
     from pointsman.engine.base import Address
-    from pointsman.engine.local.folder import About, InstanceFolder
+    from pointsman.engine.local.folder import About
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -110,86 +102,44 @@ def _options(
 
 
 @app.command()
+@takes_start_options
 def start(
+    *,
     detached: Annotated[bool, typer.Option("--detached", help="Return once it is ready; it runs on.")] = False,
     name: Name = "default",
-    http_host: Annotated[str, typer.Option("--http-host", help="Address to listen on.", metavar="HOST")] = HTTP_HOST,
-    http_port: Annotated[int, typer.Option("--http-port", help="0 takes any free port.", metavar="PORT")] = HTTP_PORT,
-    http_location: Annotated[
-        str, typer.Option("--http-location", help="Where HTTP servers run.", metavar="HeadOnly|EveryNode|NoServer")
-    ] = "HeadOnly",
-    metrics_port: Annotated[
-        int | None,
-        typer.Option("--metrics-export-port", help="Of metrics; 0 takes any free port, -1 none.", metavar="PORT"),
-    ] = None,
-    state_dir: Annotated[
-        str | None, typer.Option("--state-dir", help="Keep state here, over restarts.", metavar="FOLDER")
-    ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="Where it runs.", metavar="local|ray")] = "local",
     address: ClusterAddress = None,
-    api_keys: Annotated[
-        str | None, typer.Option("--api-keys", help="Keys of clients, JSON, mode 0600.", metavar="FILE")
-    ] = None,
-    tls_cert: Annotated[
-        str | None, typer.Option("--tls-cert", help="For HTTPS: the certificate, PEM.", metavar="FILE")
-    ] = None,
-    tls_key: Annotated[str | None, typer.Option("--tls-key", help="Its private key, PEM.", metavar="FILE")] = None,
-    tls_client_ca: Annotated[
-        str | None, typer.Option("--tls-client-ca", help="Clients must show its certificates.", metavar="FILE")
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Do not warn that others can use it without a key.")
-    ] = False,
+    given: Given,
 ) -> None:
     """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
-    from pointsman.client.start import start_named
-    from pointsman.config import parse_http_options
-    from pointsman.engine.folder import check_name
-    from pointsman.engine.local.folder import InstanceFolder
-
-    tls = {"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca}
-    tls = {name: path for name, path in tls.items() if path is not None}
-    http = parse_http_options(
-        {"host": http_host, "port": http_port, "location": http_location, "tls": tls or None, "insecure": insecure}
-    )
-    folder = InstanceFolder.of(check_name(name))
-    if engine == "local" and folder.is_alive():  # start() finds that too; its text is for Python
-        raise ServeException(f"an instance named {name!r} is running; end it with: {command_line('stop', name)}")
-    client = start_named(
-        name,
-        bound=not detached,
-        http=http,
-        state_dir=state_dir,
-        metrics_port=_metrics_port(metrics_port),
-        engine=engine,
-        address=address,
-        api_keys=api_keys,
-    )
+    client = start_instance(name, given, bound=not detached, address=address)
     if detached:
-        _announce(client, name)
-        typer.echo(f"Deploy to it:  client = pointsman.connect({name!r})    (in Python)")
+        announce(client, name)
+        keeps = "state_dir" in given.start
+        typer.echo(f"Deploy to it:  {command_line('deploy', name, address)} TARGET --route ROUTE")
+        typer.echo(f"               client = pointsman.connect({name!r})    (in Python)")
         typer.echo(f"Look at it:    {command_line('status', name, address)}")
-        typer.echo(
-            f"Stop it:       {command_line('stop', name, address)}{'    (keeps its state)' if state_dir else ''}"
-        )
-        typer.echo(f"End it:        {command_line('shutdown', name, address)}{'    (forgets it)' if state_dir else ''}")
-    else:
-        _serve_until_ended(client, name, address, folder if engine == "local" else None)
+        typer.echo(f"Stop it:       {command_line('stop', name, address)}{'    (keeps its state)' if keeps else ''}")
+        typer.echo(f"End it:        {command_line('shutdown', name, address)}{'    (forgets it)' if keeps else ''}")
+        return
+    with stopped_by_signals(client, name, address):
+        announce(client, name)  # a caller that reads this line may send the signal at once
+        typer.echo(f"Ctrl-C stops it. Elsewhere, look at it with: {command_line('status', name, address)}")
+        wait_until_ended(client, local_folder(name, given))
 
 
 @app.command("list")
 def list_instances(address: ClusterAddress = None, as_json: AsJson = False) -> None:
-    """Show the instances of this user on this machine, or of a Ray cluster, but for those that scripts have started for
-    themselves."""
+    """Show the instances of this user on this machine, or of a Ray cluster. Those that scripts have started for
+    themselves have names such as "(script) 4711", which --name takes."""
     from pointsman.cli.tables import show_instances
     from pointsman.client.start import attach
     from pointsman.engine.base import url
     from pointsman.engine.instances import named_on_cluster
-    from pointsman.engine.local.folder import abouts
+    from pointsman.engine.local.folder import all_abouts, shown_name
 
     found: list[tuple[str, int, About | Address]] = []
     if address is None:
-        found += [(about.name, about.pid, about) for about in abouts()]
+        found += [(shown_name(about), about.pid, about) for about in all_abouts()]
     else:
         there = named_on_cluster(address)
         found += [(name, attach(one).status()["controller_pid"], one) for name, one in there]
@@ -262,6 +212,11 @@ def history(name: Name = "default", address: ClusterAddress = None, as_json: AsJ
     show_changes(changes, terminal())
 
 
+app.command()(run)
+app.command("serve", help="The same as run.")(run)
+app.command()(deploy)
+app.command()(scale)
+app.command()(delete)
 app.command()(logs.logs)
 app.command()(stop)
 app.command()(shutdown)
@@ -276,51 +231,6 @@ def demo(
     from pointsman.demo.run import run_demo
 
     run_demo(terminal(), port=port, keep=keep)
-
-
-def _announce(client: Client, name: str) -> None:
-    typer.echo(f"Instance {name!r} is ready{_at(client.http_address)}.")
-    if client.metrics_address:
-        typer.echo(f"Metrics are at {client.metrics_address}/metrics.")
-
-
-def _serve_until_ended(client: Client, name: str, address: str | None, folder: InstanceFolder | None) -> None:
-    """Wait until a signal comes, which stops the instance and keeps its state, or until another process ends it.
-
-    Args:
-        folder: the instance's folder; None on a Ray cluster.
-    """
-    status = client._status()
-    try:
-        _announce(client, name)  # inside try: a caller that reads this line may send the signal at once
-        typer.echo(f"Ctrl-C stops it. Elsewhere, look at it with: {command_line('status', name, address)}")
-        client._wait_for_end()
-    except KeyboardInterrupt:
-        print_line("Stopping; Ctrl-C again hurries it.", err=True)
-        with contextlib.suppress(KeyboardInterrupt):  # a second signal: the instance is released at once
-            client.stop()
-        client._after_end()
-        report_kept_state(name, status, address, detached=False)
-        return
-    killed = folder is not None and folder.path.exists()  # an instance that ends in order removes its folder
-    client.stop()
-    if killed:
-        raise ServeException("the instance's supervisor was killed")
-    print_line("The instance was ended by another command or program.")
-
-
-def _metrics_port(given: int | None) -> int | None:
-    from pointsman.client.start import DEFAULT_METRICS_PORT, check_metrics_port
-
-    if given is None:
-        return DEFAULT_METRICS_PORT
-    if given < -1:
-        raise ValueError(f"--metrics-export-port {given} is not between 0 and 65535, nor -1 for none")
-    return None if given == -1 else check_metrics_port(given)
-
-
-def _at(address: str | None) -> str:
-    return f" at {address}" if address else ", without an HTTP server"
 
 
 def _one_line(error: Exception) -> str:

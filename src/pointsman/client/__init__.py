@@ -1,6 +1,7 @@
 """The client of an instance: one class with one method per operation, put together from one module per subject.
 
 start        starts an instance, or connects to one
+capacity     what it may give to replicas
 client       the class ``Client``: all operations, the instance's life, handles and status
 endpoints    operations on endpoints and their traffic
 backends     operations on backends, whose code is packed, checked and tried before it is registered

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pointsman.config import HTTPOptions
+from pointsman.flags import HTTP_FLAGS, words_of
 from pointsman.limits import MAX_LOCK, check_size
 from pointsman.lock.hosts import check_hosts, check_proxies
 from pointsman.lock.keyfile import read_keys
@@ -72,13 +73,15 @@ def warn_of_open_port(http: HTTPOptions, lock: LockSettings) -> None:
 
 
 def restart_options(http: HTTPOptions, lock: LockSettings) -> tuple[str, ...]:
-    """Options of the command line that ask the same again. Keys of a list, and all that has no option, are left out."""
-    found = ["--api-keys", lock.key_file] if lock.key_file else []
-    if lock.tls is not None:
-        found += ["--tls-cert", lock.tls.cert]
-        found += ["--tls-key", lock.tls.key] if lock.tls.key else []
-        found += ["--tls-client-ca", lock.tls.client_ca] if lock.tls.client_ca else []
-    return (*found, *(["--insecure"] if http.insecure else []))
+    """Options of the command line with which HTTP servers do the same again. Keys of a list, and all that has no
+    option, are left out."""
+    fields = HTTPOptions.model_fields
+    values = {name: getattr(http, name) for name in fields if getattr(http, name) != fields[name].default}
+    if lock.tls is not None:  # with absolute paths
+        files = {"cert": lock.tls.cert, "key": lock.tls.key, "client_ca": lock.tls.client_ca}
+        values["tls"] = {name: path for name, path in files.items() if path}
+    keys = ("--api-keys", lock.key_file) if lock.key_file else ()
+    return (*keys, *words_of(HTTP_FLAGS, values))
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pointsman.actor_options import check_hash_seed
-from pointsman.backends import ImportedBackend
+from pointsman.backends import ImportedBackend, TriedBackend
 from pointsman.client.operations import origin_here
 from pointsman.client.sources import Code, args_as_json, commit_of, env_as_json, import_path, name_of
 from pointsman.engine.folder import link_folder
@@ -67,7 +67,11 @@ def prepare(
         TypeError, ValueError: the code cannot be a backend, or the environment cannot run it.
         ServeException: a conda environment is asked for, and there is no conda.
     """
-    traits = None if isinstance(code, ImportedBackend) else inspect_code(code, init_args)
+    traits: TargetTraits | None
+    if isinstance(code, ImportedBackend):
+        traits = code.traits if isinstance(code, TriedBackend) else None
+    else:
+        traits = inspect_code(code, init_args)
     environment = resolve(env or (present.origin.environment if present is not None else None))
     check_hash_seed(environment.variables)
     folders = [*own_folders(resources), *_site_packages(environment)]
@@ -81,6 +85,8 @@ def prepare(
         variables = {**environment.variables, **resources.env_vars}
         on_trial = msgspec.structs.replace(environment, variables=variables)
         traits, content, folder = try_import(name, blob, origin, on_trial)
+    elif isinstance(code, TriedBackend):
+        content, folder = code.content, code.folder
     else:
         content, folder = content_of(blob, folders, path), folder_of(code)
     source = Source(

@@ -13,6 +13,7 @@ from pointsman import actor_options as amounts
 from pointsman import arguments
 from pointsman import config as options
 from pointsman.calling.session import credentials_here, operator
+from pointsman.client.capacity import cluster_amounts, cluster_options, local_capacity
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
 from pointsman.client.locking import lock_settings, restart_options, warn_of_open_port
 from pointsman.client.operations import origin_here
@@ -22,6 +23,7 @@ from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, Plan
 from pointsman.engine.folder import check_name
 from pointsman.engine.instances import find_anywhere, find_instance, raise_instance
 from pointsman.exceptions import ServeException
+from pointsman.flags import START_FLAGS, words_of
 from pointsman.lock.keys import ApiKey
 from pointsman.model import Capacity
 from pointsman.usercode.paths import absolute
@@ -129,25 +131,21 @@ def start(
         raise ValueError(
             f"state_dir {os.fspath(state_dir)!r} needs detached=True: other instances end with their script"
         )
-    if not isinstance(client_in_replicas, bool):
-        raise TypeError(f"client_in_replicas must be True or False, not {client_in_replicas!r}")
-    cluster = _cluster(engine, address, wait_for_resources_s, allow_insecure_cluster)
-    given = (num_cpus, num_gpus, memory, resources)
-    capacity = Capacity()
-    if engine == "local":
-        capacity = local_capacity(*given)
-    else:
-        cluster = cluster._replace(amounts=cluster_amounts(*given))
-    return start_instance(
-        name=check_name(name) if detached else "",
+    return start_named(
+        check_name(name) if detached else "",
         bound=not detached,
-        http=http,
-        state_dir=state_dir,
-        capacity=capacity,
-        metrics_port=check_metrics_port(metrics_export_port),
+        http_options=http,
         engine=engine,
-        cluster=cluster,
-        log_format=check_log_format(log_format),
+        state_dir=state_dir,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        memory=memory,
+        resources=resources,
+        metrics_export_port=metrics_export_port,
+        address=address,
+        wait_for_resources_s=wait_for_resources_s,
+        allow_insecure_cluster=allow_insecure_cluster,
+        log_format=log_format,
         client_in_replicas=client_in_replicas,
         api_keys=api_keys,
     )
@@ -157,25 +155,53 @@ def start_named(
     name: str,
     *,
     bound: bool,
-    http: HTTPOptions,
-    state_dir: str | os.PathLike[str] | None,
-    metrics_port: int | None,
-    engine: str,
-    address: str | None,
-    api_keys: str | None = None,
+    http_options: HTTPOptions | Mapping[str, Any] | None = None,
+    engine: str = "local",
+    state_dir: str | os.PathLike[str] | None = None,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    metrics_export_port: int | None = DEFAULT_METRICS_PORT,
+    address: str | None = None,
+    wait_for_resources_s: float | None = None,
+    allow_insecure_cluster: bool = False,
+    log_format: str = "text",
+    client_in_replicas: bool = True,
+    api_keys: Sequence[ApiKey] | str | os.PathLike[str] | None = None,
 ) -> Client:
-    """:func:`start` for the command line: the instance has a name also if it ends with this process (``bound``)."""
+    """:func:`start` of an instance that may have a name also if it ends with this process (``bound``).
+
+    Args:
+        name: empty for an anonymous instance.
+    """
     arguments.check_engine(engine)
+    if not isinstance(client_in_replicas, bool):
+        raise TypeError(f"client_in_replicas must be True or False, not {client_in_replicas!r}")
+    cluster = cluster_options(engine, address, wait_for_resources_s, allow_insecure_cluster)
+    given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources}
+    capacity = Capacity()
+    if engine == "local":
+        capacity = local_capacity(**given)  # type: ignore[arg-type]
+    else:
+        cluster = cluster._replace(amounts=cluster_amounts(**given))  # type: ignore[arg-type]
+    said: dict[str, Any] = {**given, "wait_for_resources_s": wait_for_resources_s}
+    said["log_format"] = None if log_format == "text" else log_format
+    said["client_in_replicas"] = None if client_in_replicas else False
+    said["allow_insecure_cluster"] = allow_insecure_cluster or None
     return start_instance(
-        name=check_name(name),
+        name=check_name(name) if name else "",
         bound=bound,
-        http=http,
+        http=options.parse_http_options(http_options),
         state_dir=state_dir,
-        capacity=local_capacity() if engine == "local" else Capacity(),
-        metrics_port=metrics_port,
+        capacity=capacity,
+        metrics_port=check_metrics_port(metrics_export_port),
         engine=engine,
-        cluster=_cluster(engine, address, None, False),
+        cluster=cluster,
+        log_format=check_log_format(log_format),
+        client_in_replicas=client_in_replicas,
         api_keys=api_keys,
+        words=words_of(START_FLAGS, said),
     )
 
 
@@ -192,12 +218,14 @@ def start_instance(
     log_format: str = "text",
     client_in_replicas: bool = True,
     api_keys: Any = None,
+    words: tuple[str, ...] = (),
 ) -> Client:
     """Start an instance from checked arguments.
 
     Args:
         name: empty for an anonymous instance.
         bound: whether the instance ends with this process.
+        words: of the command line that starts it again; those that follow from the other arguments are left out.
 
     Raises:
         OSError, ServeException, TimeoutError, ValueError: as :func:`start`.
@@ -210,13 +238,13 @@ def start_instance(
         name=name,
         master_key=secrets.token_bytes(32),
         state_dir=absolute(state_dir, "state_dir") if state_dir is not None else "",
-        http=_http_settings(http, lock),
+        http=http_settings(http, lock),
         ingresses=http.processes if http.serves else 0,
         request_timeout_s=http.request_timeout_s,
         metrics=_metrics_port(http, metrics_port),
         log_format=log_format,
         client_in_replicas=client_in_replicas,
-        start_options=StartOptions(engine, every_node, _as_option(metrics_port), restart_options(http, lock)),
+        start_options=StartOptions(engine, every_node, _as_option(metrics_port), restart_options(http, lock), words),
     )
     raised = raise_instance(Plan(settings, bound, capacity, every_node, cluster), engine)
     try:
@@ -236,7 +264,7 @@ def start_instance(
     return client
 
 
-def _http_settings(http: HTTPOptions, lock: LockSettings) -> HTTPSettings | None:
+def http_settings(http: HTTPOptions, lock: LockSettings) -> HTTPSettings | None:
     """The options as ingresses get them; None without HTTP servers."""
     if not http.serves:
         return None
@@ -279,7 +307,7 @@ def connect(name: str = "default", *, engine: str | None = None, address: str | 
     """
     chosen = engine or ("ray" if address is not None else "local")
     arguments.check_engine(chosen)
-    cluster = _cluster(chosen, address, None, False)
+    cluster = cluster_options(chosen, address, None, False)
     if replica_context() is not None:
         return Client(credentials_here())
     if engine is None and address is None:
@@ -290,15 +318,6 @@ def connect(name: str = "default", *, engine: str | None = None, address: str | 
 def attach(address: Address) -> Client:
     """A client for a running instance of this user, named or not."""
     return Client(operator(address), address=address)
-
-
-def _cluster(engine: str, address: str | None, wait_s: float | None, allow_insecure: bool) -> Cluster:
-    """The options about a Ray cluster. Raises ValueError if one is given for another engine."""
-    given = {"address": address, "wait_for_resources_s": wait_s, "allow_insecure_cluster": allow_insecure or None}
-    if engine != "ray" and any(value is not None for value in given.values()):
-        names = ", ".join(name for name, value in given.items() if value is not None)
-        raise ValueError(f"{names} of start() says something of a Ray cluster; give engine='ray' too")
-    return Cluster(address, bool(allow_insecure), amounts.check_capacity("wait_for_resources_s", wait_s) or 0.0)
 
 
 def _http_options(
@@ -324,51 +343,3 @@ def _http_options(
         raise ValueError(f"{names} and http_options were both given; put everything into http_options")
     warnings.warn(f"{names} of start() is deprecated; use http_options", DeprecationWarning, stacklevel=3)
     return HTTPOptions(**given)
-
-
-def local_capacity(
-    num_cpus: float | None = None,
-    num_gpus: float | None = None,
-    memory: float | None = None,
-    resources: Mapping[str, float] | None = None,
-) -> Capacity:
-    """What the local engine may allocate. Amounts that are not given are detected; CPUs are then not limited.
-
-    Raises:
-        TypeError, ValueError: an amount is wrong.
-    """
-    gpus = amounts.detect_gpus()
-    asked = _whole_gpus(num_gpus)
-    count = len(gpus) if asked is None else asked
-    given_memory = amounts.check_capacity("memory", memory)
-    return Capacity(
-        num_cpus=amounts.check_capacity("num_cpus", num_cpus),
-        num_gpus=count,
-        memory=amounts.detect_memory() if given_memory is None else given_memory,
-        custom=amounts.parse_custom_resources(resources, "resources"),
-        gpu_ids=gpus[:count] if len(gpus) >= count else (),
-    )
-
-
-def cluster_amounts(
-    num_cpus: float | None, num_gpus: float | None, memory: float | None, resources: Mapping[str, float] | None
-) -> dict[str, Any]:
-    """Arguments with which a new Ray cluster is started; Ray detects what is not given.
-
-    Raises:
-        TypeError, ValueError: an amount is wrong.
-    """
-    found = {
-        "num_cpus": amounts.check_capacity("num_cpus", num_cpus),
-        "num_gpus": _whole_gpus(num_gpus),
-        "memory": amounts.check_capacity("memory", memory),
-        "resources": amounts.parse_custom_resources(resources, "resources") or None,
-    }
-    return {name: amount for name, amount in found.items() if amount is not None}
-
-
-def _whole_gpus(num_gpus: float | None) -> int | None:
-    asked = amounts.check_capacity("num_gpus", num_gpus)
-    if asked is not None and asked % 1:
-        raise ValueError(f"num_gpus {num_gpus!r} of start() must be a whole number")
-    return None if asked is None else int(asked)

@@ -21,7 +21,8 @@ from rich.progress import track
 from rich.table import Table
 
 from pointsman.client import Client
-from pointsman.client.start import local_capacity, start_instance
+from pointsman.client.capacity import local_capacity
+from pointsman.client.start import start_instance
 from pointsman.config import HTTPOptions
 from pointsman.demo.load import Answer, post_all
 from pointsman.engine.local.folder import InstanceFolder

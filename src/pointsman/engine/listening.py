@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 
+from pointsman.engine.portholder import holder_of
 from pointsman.wire.handover import MetricsPort
 from pointsman.wire.stream import BACKLOG
 
@@ -63,5 +64,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     except OSError as error:
         listener.close()
         text = f"cannot listen on host {host!r}, port {port}: {os.strerror(error.errno or 0)}"
+        holder = holder_of(port) if error.errno == errno.EADDRINUSE else ""
+        text += f", by {holder}" if holder else ""
         raise OSError(error.errno, text) from None
     return listener

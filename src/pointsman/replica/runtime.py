@@ -30,7 +30,7 @@ from pointsman.replica.outcomes import StillRunningError, as_settable, outcome_o
 from pointsman.replica.target import Target
 from pointsman.replica.tasks import OnLoop
 from pointsman.replica.thread import OnThread
-from pointsman.replica.usercontext import UserContext
+from pointsman.replica.usercontext import MakeThread, UserContext, own_thread
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import SOCKET, AppCallHead, CreditHead, RefuseHead, failure, pack, unpack
@@ -51,6 +51,7 @@ class Runtime:
         metrics: where calls are counted.
         on_answer: called once, after the first answer.
         failures: log of exceptions of user code; None for the usual one.
+        make_thread: makes the thread of sync user code.
 
     Attributes:
         context: contextvars as the constructor left them; each call runs in a copy.
@@ -64,6 +65,7 @@ class Runtime:
         metrics: ReplicaMetrics = NO_METRICS,
         on_answer: Callable[[], object] = lambda: None,
         failures: FailureLog | None = None,
+        make_thread: MakeThread = own_thread,
     ) -> None:
         self._config = config
         self.context = UserContext()
@@ -74,7 +76,7 @@ class Runtime:
         self._ledger.on_answer = on_answer
         self._ledger.failures = failures or self._ledger.failures
         self._on_loop = OnLoop(self._ledger, self._rule, self.context)
-        self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context)
+        self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context, make_thread)
         self._worker, self._coroutines = self._on_thread.executor, self._on_loop.executor
         self._held = False  # no call is started: `reconfigure` runs, or has failed
         self._refusing = False  # meanwhile new calls are refused, since other replicas can take them

@@ -40,7 +40,7 @@ from pointsman.replica.outcomes import as_settable, outcome_of
 from pointsman.replica.responses import Feed, sync_source
 from pointsman.replica.streams import stream_from_thread
 from pointsman.replica.target import finished_batch, is_whole, needs_await, split_batch
-from pointsman.replica.usercontext import UserContext
+from pointsman.replica.usercontext import MakeThread, UserContext, own_thread
 
 
 class SyncExecutor:
@@ -49,9 +49,12 @@ class SyncExecutor:
     Args:
         work: called on the thread with each due batch; it must not raise.
         batcher: holds the waiting items. Used by this executor only, under its lock.
+        make_thread: makes the thread that runs the function that it is given.
     """
 
-    def __init__(self, work: Callable[[list[Item]], None], *, batcher: Batcher[Item]) -> None:
+    def __init__(
+        self, work: Callable[[list[Item]], None], *, batcher: Batcher[Item], make_thread: MakeThread = own_thread
+    ) -> None:
         self._work = work
         self._batcher = batcher
         self._loop = asyncio.get_running_loop()
@@ -70,8 +73,7 @@ class SyncExecutor:
         self._stopping = False
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._free_watchers: list[Callable[[], None]] = []
-        # A daemon: user code that never returns must not keep the process from exiting.
-        self._os_thread = threading.Thread(target=self._main, name="pointsman-sync", daemon=True)
+        self._os_thread = make_thread(self._main)
 
     def start(self) -> None:
         self._os_thread.start()
@@ -275,6 +277,7 @@ class OnThread:
         deliver_later: :meth:`OnLoop.deliver_later <pointsman.replica.tasks.OnLoop.deliver_later>`: sends, on the loop,
             answers that take time or must be awaited.
         context: each batch runs in a copy of it.
+        make_thread: as for :class:`SyncExecutor`.
 
     Attributes:
         executor: the thread, and the items that wait for it.
@@ -282,13 +285,18 @@ class OnThread:
     """
 
     def __init__(
-        self, ledger: Ledger, rule: BatchRule, deliver_later: Callable[..., None], context: UserContext
+        self,
+        ledger: Ledger,
+        rule: BatchRule,
+        deliver_later: Callable[..., None],
+        context: UserContext,
+        make_thread: MakeThread = own_thread,
     ) -> None:
         self._ledger = ledger
         self._rule = rule
         self._deliver_later = deliver_later
         self._context = context
-        self.executor = SyncExecutor(self._run, batcher=Batcher(rule))
+        self.executor = SyncExecutor(self._run, batcher=Batcher(rule), make_thread=make_thread)
         self.running: tuple[float, list[Item]] | None = None
         self._run_time: Pace = RunTime()
 

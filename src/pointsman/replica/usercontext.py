@@ -1,14 +1,15 @@
 """The context (``contextvars``) of user code: each call and each batch runs in a copy of what the constructor left, so
-that no call sees what another one has set.
+that no call sees what another one has set. And the thread of sync user code.
 """
 
 from __future__ import annotations
 
 import contextvars
 import sys
+import threading
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import Any, Protocol
 
 
 class UserContext:
@@ -58,3 +59,19 @@ def _own_decimal_context() -> None:
     decimal = sys.modules.get("decimal")
     if decimal is not None:
         decimal.setcontext(decimal.getcontext().copy())
+
+
+class Thread(Protocol):
+    """What an executor needs of its thread."""
+
+    def start(self) -> None: ...
+
+    def join(self) -> None: ...
+
+
+MakeThread = Callable[[Callable[[], None]], Thread]
+
+
+def own_thread(main: Callable[[], None]) -> Thread:
+    """A new thread for an executor. A daemon: user code that never returns must not keep the process from exiting."""
+    return threading.Thread(target=main, name="pointsman-sync", daemon=True)

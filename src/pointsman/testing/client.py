@@ -25,7 +25,7 @@ from pointsman.context import memory_tags
 from pointsman.forms import Files, encode_body
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.asgi import BrokenAnswer
-from pointsman.model import BackendConfigSpec, Origin, Reason, RoutingTable
+from pointsman.model import ALL_METHODS, PLAIN, BackendConfigSpec, Origin, Reason, RoutingTable
 from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.item import Ending, Item
 from pointsman.replica.outcomes import UserExit
@@ -41,6 +41,7 @@ T = TypeVar("T")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 TIMEOUT_S = 300.0
 MAX_BODY = 2**30
+SETTINGS = HTTPSettings("testserver", 80, False, TIMEOUT_S, MAX_BODY, True, b"", Origin("", ()))
 
 
 class TestResponse:
@@ -118,7 +119,8 @@ class TestClient:
         verbs = check_methods(list(methods), METHODS)
         self._headers = dict(headers or {})
         self._raises = raise_server_exceptions
-        self._world = _World()
+        self._world = World()
+        self._world.start()
         self._end = weakref.finalize(self, self._world.stop)
         try:
             replica = MemoryReplica(
@@ -231,13 +233,17 @@ def _scope(
 
 
 class _Failures(FailureLog):
-    """Keeps what user code has raised, by the id of the request."""
+    """Keeps what user code has raised, by the id of the request; or logs it, as a replica does."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, logs: bool) -> None:
         super().__init__()
         self.raised: dict[str, BaseException] = {}
+        self._logs = logs
 
     def record(self, error: BaseException, items: Sequence[Item], endings: Sequence[Ending]) -> None:
+        if self._logs:
+            super().record(error, items, endings)
+            return
         for item, ending in zip(items, endings, strict=True):
             if ending.failed and ending.failure is not None and ending.failure.reason is Reason.USER_CODE:
                 self.raised[item.request.request_id] = error
@@ -254,31 +260,49 @@ class _Loop(VirtualTimeLoop):
         return events
 
 
-class _World:
-    """A thread with an event loop, on which app, router and replica live."""
+class World:
+    """An event loop on which app, router and replica of one model live.
 
-    def __init__(self) -> None:
-        self._loop = _Loop()
-        self.failures = _Failures()
-        self._thread = threading.Thread(target=self._main, name="pointsman-test-client", daemon=True)
-        self._thread.start()
+    Args:
+        logs: whether exceptions of user code are logged. Otherwise they are kept, and :meth:`request` returns them.
+
+    Attributes:
+        loop: runs on a thread of its own once :meth:`start` was called.
+        failures: what user code has raised.
+        app: answers requests, once :meth:`open` is done.
+    """
+
+    def __init__(self, *, logs: bool = False) -> None:
+        self.loop = _Loop()
+        self.failures = _Failures(logs=logs)
+        self.app: IngressApp | None = None
+
+    def start(self) -> None:
+        """Run the loop on a new thread."""
+        threading.Thread(target=self._main, name="pointsman-test-client", daemon=True).start()
 
     def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
+        asyncio.set_event_loop(self.loop)
         try:
-            self._loop.run_forever()
+            self.loop.run_forever()
         finally:
-            self._loop.close()
+            self.loop.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop, and return its result. Blocks."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
 
     async def open(
-        self, replica: MemoryReplica, spec: BackendConfigSpec, tag: str, route: str, methods: tuple[str, ...]
+        self,
+        replica: MemoryReplica,
+        spec: BackendConfigSpec,
+        tag: str,
+        route: str,
+        methods: tuple[str, ...],
+        settings: HTTPSettings = SETTINGS,
     ) -> None:
         """Start the replica, and serve it."""
         memory_tags.set((tag, f"{tag}#memory"))
@@ -287,9 +311,8 @@ class _World:
         if spec.user_config is not None:
             await self._replica.runtime.reconfigure(spec.user_config, timeout_s=TIMEOUT_S)
         self._router = Router(instance=INSTANCE)
-        settings = HTTPSettings("testserver", 80, False, TIMEOUT_S, MAX_BODY, True, b"", Origin("", ()))
-        self._app = IngressApp(self._router, settings)
-        self._app.apply(self._table(spec, tag, route, methods))
+        self.app = IngressApp(self._router, settings)
+        self.app.apply(self._table(spec, tag, route, methods))
 
     def _table(self, spec: BackendConfigSpec, tag: str, route: str, methods: tuple[str, ...]) -> RoutingTable:
         table = table_of(
@@ -298,7 +321,9 @@ class _World:
             max_concurrent_queries=spec.query_limit,
             max_queued_queries=spec.max_queued_queries,
         )
-        endpoint = msgspec.structs.replace(table.endpoints[tag], route=route, methods=methods)
+        surface = self._replica.surface
+        methods = methods if surface == PLAIN else (ALL_METHODS,)
+        endpoint = msgspec.structs.replace(table.endpoints[tag], route=route, methods=methods, surface=surface)
         return msgspec.structs.replace(table, endpoints={tag: endpoint})
 
     async def request(
@@ -324,7 +349,8 @@ class _World:
 
         whole = True
         try:
-            await self._app(scope, receive, send)
+            assert self.app is not None
+            await self.app(scope, receive, send)
         except BrokenAnswer:
             whole = False
         ids = [value.decode() for name, value in scope["headers"] if name == b"x-request-id"]

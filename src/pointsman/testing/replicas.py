@@ -26,6 +26,7 @@ from pointsman.model import (
 from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
 from pointsman.replica.runtime import Runtime
+from pointsman.replica.usercontext import MakeThread, own_thread
 from pointsman.routing.call import Call
 from pointsman.routing.reply import Reply
 from pointsman.testing.pipes import MemoryServer, Pipe
@@ -82,6 +83,7 @@ class MemoryReplica(_Listening):
         failures: log of exceptions of user code.
         travels: whether the code is packed and unpacked, as it is on its way to a process; otherwise the very objects
             are used.
+        make_thread: makes the thread of sync user code.
 
     An asynchronous context manager; the replica listens inside. Sync code runs on a thread, which has no virtual time:
     while a replica of such code is open, the clock advances in real time.
@@ -96,14 +98,16 @@ class MemoryReplica(_Listening):
         metrics: ReplicaMetrics = NO_METRICS,
         failures: FailureLog | None = None,
         travels: bool = True,
+        make_thread: MakeThread = own_thread,
     ) -> None:
         super().__init__(backend)
         self._metrics = metrics
         self._failures = failures
+        self._make_thread = make_thread
         self._traits = inspect_code(function_or_class, init_args)
-        self.api = self._traits.api
+        self.api, self.surface = self._traits.api, self._traits.surface
         self._code = pack_code(function_or_class, init_args) if travels else (function_or_class, init_args)
-        self._is_async = _is_async(function_or_class)
+        self._is_async = runs_on_loop(function_or_class)
         self._config = config or ReplicaConfig()
         self._open = contextlib.ExitStack()
         self._runtime: Runtime | None = None
@@ -117,9 +121,15 @@ class MemoryReplica(_Listening):
         loop = virtual_loop()
         if not self._is_async:
             self._open.enter_context(loop.real_time())
-        self._runtime = Runtime(self._config, metrics=self._metrics, failures=self._failures)
+        self._runtime = Runtime(
+            self._config, metrics=self._metrics, failures=self._failures, make_thread=self._make_thread
+        )
         with loop.real_time():  # constructors run on a thread, also of async code
-            await self._runtime.load_code(self._code, self._traits)
+            try:
+                await self._runtime.load_code(self._code, self._traits)
+            except BaseException:
+                await self._runtime.release_code()
+                raise
         self.listen(self._runtime)
         return self
 
@@ -288,7 +298,8 @@ def new_call(endpoint: str = "b", *, timeout_s: float = 60.0, **fields: Any) -> 
     return Call(RequestHead(endpoint, **head), deadline=loop.time() + timeout_s, future=future, **fields)
 
 
-def _is_async(code: Any) -> bool:
+def runs_on_loop(code: Any) -> bool:
+    """Whether the calls of a function or class run on the event loop, and not on a thread."""
     if isinstance(code, Mounted):
         return True
     function = getattr(code, DEFAULT_METHOD, None) if isinstance(code, type) else code

@@ -82,13 +82,15 @@ class StartOptions(msgspec.Struct, frozen=True):
         engine: ``local`` or ``ray``.
         every_node: whether each node has HTTP servers.
         metrics_port: 0 for any free one, -1 for no metrics, None for the default.
-        locks: further options of the command line, as words: files of keys and certificates.
+        locks: further options of the command line about HTTP servers, as words.
+        others: further options of the command line, as words.
     """
 
     engine: str = "local"
     every_node: bool = False
     metrics_port: int | None = None
     locks: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 class InstanceSettings(msgspec.Struct, frozen=True):

@@ -25,10 +25,11 @@ from typing import BinaryIO
 
 import msgspec
 
-from pointsman.engine.folder import logs_of, make_private, runtime_folder, take_lock
+from pointsman.engine.folder import check_name, logs_of, make_private, runtime_folder, take_lock
 from pointsman.exceptions import ServeException
 
 ANONYMOUS_PREFIX = ".anonymous."
+SCRIPT_PREFIX = "(script) "
 REFUSAL = "refused"
 SWEEP_AGE_S = 60
 
@@ -168,21 +169,38 @@ class InstanceFolder:
                 entry.unlink()
 
 
-def live_instances() -> list[str]:
-    """Names of the live named instances of this user."""
-    names = [folder.path.name for folder in live_folders()]
-    return [name for name in names if not name.startswith(ANONYMOUS_PREFIX)]
-
-
-def abouts() -> list[About]:
-    """The ``about`` of each live named instance of this user."""
+def all_abouts() -> list[About]:
+    """The ``about`` of each live instance of this user, anonymous ones included."""
     found = []
-    for name in live_instances():
+    for folder in live_folders():
         try:
-            found.append(InstanceFolder.of(name).about())
+            found.append(folder.about())
         except (FileNotFoundError, ServeException):
             continue  # it has just ended, or has only begun to start
     return found
+
+
+def shown_name(about: About) -> str:
+    """The name of an instance for the command line; one of a script is told by its supervisor's pid."""
+    return about.name or f"{SCRIPT_PREFIX}{about.pid}"
+
+
+def folder_named(name: str) -> InstanceFolder:
+    """The folder of the instance with that name, or that :func:`shown_name`; it need not exist.
+
+    Raises:
+        ServeException: no script's instance is known by that name.
+        ValueError: no instance can have that name.
+    """
+    if not name.startswith(SCRIPT_PREFIX):
+        return InstanceFolder.of(check_name(name))
+    for folder in live_folders():
+        try:
+            if shown_name(folder.about()) == name:
+                return folder
+        except (FileNotFoundError, ServeException):
+            continue  # as in all_abouts
+    raise ServeException(f"no instance named {name!r} is running; pointsman list shows those that are")
 
 
 def live_folders() -> list[InstanceFolder]:

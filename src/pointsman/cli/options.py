@@ -1,0 +1,151 @@
+"""The options of ``start``, for every command that starts an instance.
+
+They are made of the table in :mod:`pointsman.flags`; a command that is decorated by :func:`takes_start_options`
+has them all, and gets what was given in its parameter ``given``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import typer
+
+from pointsman.flags import HTTP_FLAGS, START_FLAGS, Flag, fields_of
+
+_TYPES: dict[str, Any] = {
+    "text": str | None,
+    "json": str | None,
+    "int": int | None,
+    "number": float | None,
+    "switch": bool,
+    "off": bool,
+    "texts": list[str],
+    "amounts": list[str],
+}
+
+
+class Given(NamedTuple):
+    """Options of ``start`` that were given.
+
+    Attributes:
+        http: fields of HTTPOptions.
+        start: other arguments of ``start``.
+    """
+
+    http: dict[str, Any]
+    start: dict[str, Any]
+
+
+def takes_start_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ``start``, in place of its parameter ``given``, a :class:`Given`."""
+    hints = get_type_hints(command, include_extras=True)
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
+    parameters = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
+    parameters += [_parameter(flag, "HTTP") for flag in HTTP_FLAGS]
+    parameters += [_parameter(flag, "Instance") for flag in START_FLAGS]
+    names = {p.name for p in own}
+
+    def wrapper(**values: Any) -> None:
+        given = {name: value for name, value in values.items() if name not in names}
+        command(**{name: values[name] for name in names}, given=_read(given))
+
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
+    spellings = [flag.flag, *([flag.also] if flag.also else [])]
+    option: Any = typer.Option(
+        *spellings,
+        help=f"{flag.help} Default: {flag.default}." if flag.default else flag.help,
+        metavar=flag.metavar or None,
+        show_default=False,
+        rich_help_panel=panel,
+    )
+    default: Any = [] if flag.kind in ("texts", "amounts") else False if flag.kind in ("switch", "off") else None
+    return inspect.Parameter(
+        flag.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[_TYPES[flag.kind], option]
+    )
+
+
+def _read(given: dict[str, Any]) -> Given:
+    """What was given, as ``start`` takes it.
+
+    Raises:
+        typer.BadParameter: a text is no JSON, no ``NAME=AMOUNT``, or names nothing that can be imported.
+    """
+    http, start = fields_of(HTTP_FLAGS, given), fields_of(START_FLAGS, given)
+    if "cors" in http:
+        http["cors"] = parse_json(http["cors"], "--cors")
+    if "middlewares" in http:
+        http["middlewares"] = [_middleware(path) for path in http["middlewares"]]
+    if "resources" in start:
+        start["resources"] = dict(map(_amount, start["resources"]))
+    if "metrics_export_port" in start:
+        start["metrics_export_port"] = _metrics_port(start["metrics_export_port"])
+    return Given(http, start)
+
+
+def parse_json(text: str, option: str) -> Any:
+    """The value of an option that is JSON.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text!r} is not JSON, such as 1, true, '\"text\"' or '[1, 2]'") from None
+
+
+def parse_settings(texts: list[str], option: str) -> dict[str, Any]:
+    """``FIELD=VALUE`` texts as a dict; a value is JSON, or else a text.
+
+    Raises:
+        typer.BadParameter: one has no ``=``, or a field comes twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{option} {text!r} is not FIELD=VALUE, such as num_replicas=2")
+        if name in found:
+            raise typer.BadParameter(f"{option} says {name!r} twice")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _amount(text: str) -> tuple[str, float]:
+    name, equals, amount = text.partition("=")
+    try:
+        if name and equals:
+            return name, float(amount)
+    except ValueError:
+        pass  # refused below, as what has no "=" is
+    raise typer.BadParameter(f"--resource {text!r} is not NAME=AMOUNT, such as slots=4")
+
+
+def _middleware(path: str) -> Any:
+    from starlette.middleware import Middleware
+
+    from pointsman.usercode.packing import import_object
+    from pointsman.usercode.paths import working_folder
+
+    try:
+        return Middleware(import_object(path, [working_folder()]))
+    except ImportError as error:
+        raise typer.BadParameter(f"--http-middleware {path!r} cannot be imported: {error}") from None
+
+
+def _metrics_port(given: int) -> int | None:
+    if not -1 <= given <= 65535:
+        raise ValueError(f"--metrics-export-port {given} is not between 0 and 65535, nor -1 for none")
+    return None if given == -1 else given

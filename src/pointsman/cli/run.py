@@ -1,0 +1,228 @@
+"""``pointsman run``: one model, or a configuration file, in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from pointsman.cli.common import ClusterAddress, Name, command_line
+from pointsman.cli.ending import print_line
+from pointsman.cli.options import Given, parse_json, parse_settings, takes_start_options
+from pointsman.cli.waiting import local_folder, start_instance, stopped_by_signals, wait_until_ended
+from pointsman.exceptions import BackendStartError, ServeException
+
+if TYPE_CHECKING:
+    from pointsman.client import Client
+    from pointsman.running.files import Snapshot
+    from pointsman.running.targets import Target
+    from pointsman.running.trial import Found, Trial
+
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+
+TargetName = Annotated[
+    str, typer.Argument(metavar="TARGET", help="module:Name, file.py[:Name] or a configuration file.")
+]
+Route = Annotated[str, typer.Option("--route", help="HTTP path.", metavar="ROUTE")]
+InitArgs = Annotated[list[str], typer.Option("--arg", help="An init argument, JSON; may be repeated.", metavar="JSON")]
+Settings = Annotated[
+    list[str], typer.Option("--set", help="A field of BackendConfig; may be repeated.", metavar="FIELD=VALUE")
+]
+
+
+class Wanted(NamedTuple):
+    """What a command line says of a deployment.
+
+    Attributes:
+        route: None for handles only, or to keep what is there.
+        args: init arguments.
+        config: fields of BackendConfig.
+    """
+
+    target: Target
+    route: str | None
+    args: tuple[Any, ...]
+    config: dict[str, Any]
+
+
+@takes_start_options
+def run(
+    *,
+    target: TargetName,
+    route: Route = "/",
+    arg: InitArgs = [],  # noqa: B006 - typer copies it
+    set_: Settings = [],  # noqa: B006 - typer copies it
+    reload: Annotated[bool, typer.Option("--reload", help="Load the code anew when its files are saved.")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="In this process alone, for breakpoint(); without replicas.")
+    ] = False,
+    name: Name = "default",
+    address: ClusterAddress = None,
+    given: Given,
+) -> None:
+    """Start an instance that serves a model, until Ctrl-C."""
+    from pointsman.running.targets import is_config_file
+
+    if reload and local:
+        raise typer.BadParameter("--reload and --local exclude each other")
+    if is_config_file(target):
+        run_config_file(target, name=name, address=address, given=given, reload=reload)
+        return
+    with exit_codes():
+        wanted = read_wanted(target, route, arg, set_)
+        if local:
+            from pointsman.running.local import serve_here
+
+            serve_here(
+                wanted.target,
+                wanted.args,
+                wanted.config,
+                route=route,
+                http=given.http,
+                log_format=given.start.get("log_format", "text"),
+                say=typer.echo,
+            )
+        else:
+            _serve(wanted, name, address, given, reload=reload)
+
+
+def run_config_file(path: str, *, name: str, address: str | None, given: Given, reload: bool) -> None:
+    """Serve what a configuration file says. The options of the command line go before those of the file."""
+    raise typer.BadParameter(f"{path!r}: configuration files cannot be run yet")
+
+
+def read_wanted(target: str, route: str | None, args: list[str], settings: list[str]) -> Wanted:
+    """A deployment from the command line. Nothing is imported, and nothing changes.
+
+    Raises:
+        TargetError, typer.BadParameter: a part of it is wrong.
+    """
+    from pointsman.arguments import check_route
+    from pointsman.config import config_changes
+    from pointsman.running.targets import parse_target
+    from pointsman.usercode.paths import working_folder
+
+    found = parse_target(target, Path(working_folder()))
+    config = parse_settings(settings, "--set")
+    try:
+        check_route(route)
+        config_changes(config, "--set")
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    return Wanted(found, route, tuple(parse_json(text, "--arg") for text in args), config)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """In the body, a wrong target ends the command with 2, and code that fails with 1 and the user's traceback."""
+    from pointsman.running.targets import TargetError
+    from pointsman.running.trial import CodeError, remote_traceback
+
+    try:
+        yield
+    except TargetError as error:
+        print_line(f"pointsman: {error}", err=True)
+        raise typer.Exit(2) from None
+    except CodeError as error:
+        print_line(str(error), err=True)
+        raise typer.Exit(1) from None
+    except BackendStartError as error:
+        print_line(remote_traceback(error) or f"pointsman: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, reload: bool) -> None:
+    from pointsman.running.files import snapshot
+    from pointsman.running.reload import import_watchfiles
+    from pointsman.running.trial import Trial
+
+    seen: Snapshot = {}
+    if reload:
+        _check_watchfiles(import_watchfiles)
+        # Python takes compiled code for that of a file which was saved in the same second, with the same size.
+        os.environ[NO_BYTECODE] = "1"
+        sys.dont_write_bytecode = True
+        seen = snapshot(wanted.target.folder)
+        # A new version that is bad shows at once, and the next save mends it.
+        wanted = wanted._replace(config={"rollout_watch_s": 0, **wanted.config})
+    trial = Trial(wanted.target, wanted.args, stays=reload)  # it imports while the instance starts
+    try:
+        client = start_instance(name, given, bound=True, address=address)
+        with stopped_by_signals(client, name, address):
+            found = trial.result()
+            client.deploy(found.name, found.code(), *wanted.args, route=wanted.route, config=wanted.config)
+            _say(client, found, wanted, given, command_line("status", name, address), reload=reload)
+            if reload:
+                _Reloading(client, trial, found.name, wanted).start(seen)
+            else:
+                trial.close()
+            wait_until_ended(client, local_folder(name, given))
+    finally:
+        trial.close()
+
+
+def _check_watchfiles(import_: Any) -> None:
+    try:
+        import_()
+    except ServeException as error:
+        print_line(f"pointsman: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _say(client: Client, found: Found, wanted: Wanted, given: Given, status: str, *, reload: bool) -> None:
+    from pointsman.running.example import Served, served_lines
+
+    served = [Served(found.name, wanted.route or "", found.traits.api)]
+    for line in served_lines(client.http_address, served, http=given.http, key="api_keys" in given.start):
+        typer.echo(line)
+    typer.echo(f"  Status:  {status}")
+    if reload:
+        typer.echo("A saved file is loaded at once.")
+    typer.echo("Ctrl-C finishes the requests under way and ends it.")
+
+
+class _Reloading:
+    """Deploys the code anew when its files are saved, on a thread of its own.
+
+    Args:
+        name: of the deployment, whatever the object is called later.
+    """
+
+    def __init__(self, client: Client, trial: Trial, name: str, wanted: Wanted) -> None:
+        self._client, self._trial, self._name, self._wanted = client, trial, name, wanted
+
+    def start(self, seen: Snapshot) -> None:
+        threading.Thread(target=self._main, args=(seen,), name="pointsman-reload", daemon=True).start()
+
+    def _main(self, seen: Snapshot) -> None:
+        from pointsman.running.reload import follow, watch
+
+        folder = self._wanted.target.folder
+        follow(folder, seen, watch(folder, threading.Event()), self._load)
+
+    def _load(self) -> None:
+        """Try the new code, and put it in place; a bad one is told of, and changes nothing."""
+        from pointsman.running.targets import TargetError
+        from pointsman.running.trial import CodeError, remote_traceback
+
+        began = time.monotonic()
+        try:
+            found = self._trial.again()
+            self._client.deploy(self._name, found.code(), *self._wanted.args)
+        except (TargetError, CodeError) as error:
+            told = str(error)
+        except (ServeException, ValueError, TypeError, TimeoutError) as error:
+            if self._client._shut_down:
+                return  # the command is ending
+            told = remote_traceback(error) or str(error)
+        else:
+            print_line(f"Loaded anew in {time.monotonic() - began:.1f} s.", err=True)
+            return
+        print_line(f"{told}\n{self._wanted.target.shown} was not loaded: what was loaded before goes on.", err=True)

@@ -1,0 +1,330 @@
+"""`pointsman run`, `deploy`, `delete` and `scale` as their users meet them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+import pointsman as serve
+from tests.conftest import WAIT_S, family, wait_until
+from tests.process.test_cli import PROGRAM, assert_one_line, pointsman, printed_by, status_of
+
+PORTS = ("--port", "0", "--metrics-export-port", "0")
+GREETER = """
+from pydantic import BaseModel
+from words import GREETING
+
+class Person(BaseModel):
+    name: str
+
+class Greeter:
+    def __init__(self, mark="!"):
+        self.mark = mark
+
+    def __call__(self, person: Person):
+        return {"text": f"{GREETING}, {person.name}{self.mark}"}
+"""
+COUNTER = "def answer(request):\n    return {}\n"
+
+
+class Running:
+    """A command that serves in the foreground, and what it has said."""
+
+    def __init__(self, folder: Path, *words: str, verb: str = "run") -> None:
+        self.process = subprocess.Popen(
+            [PROGRAM, verb, *words, *PORTS],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.out, self.err = [], []  # type: list[str], list[str]
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, lines), daemon=True)
+            for stream, lines in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _read(stream: subprocess.IO[str], lines: list[str]) -> None:  # type: ignore[name-defined]
+        for line in stream:
+            lines.append(line.rstrip("\n"))
+
+    def says(self, pattern: str, *, times: int = 1) -> str:
+        """What a line says that matches, once there are so many."""
+
+        def found() -> list[str]:
+            return [match[1] for line in [*self.out, *self.err] if (match := re.search(pattern, line))]
+
+        wait_until(
+            lambda: len(found()) >= times or self.process.poll() is not None,
+            what=f"{pattern!r}, where it said {self.out} and {self.err}",
+        )
+        assert len(found()) >= times, (self.out, self.err)
+        return found()[times - 1]
+
+    def end(self, signum: int = signal.SIGTERM) -> int:
+        self.process.send_signal(signum)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(WAIT_S)
+        for reader in self._readers:
+            reader.join(WAIT_S)
+        return code
+
+
+def run_to_its_end(folder: Path, *words: str, verb: str = "run") -> subprocess.CompletedProcess[str]:
+    line = [PROGRAM, verb, *words]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=WAIT_S, check=False)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[list[Running]]:
+    started: list[Running] = []
+    yield started
+    for one in started:
+        one.process.kill()
+        one.wait()
+
+
+@pytest.fixture
+def greeter(tmp_path: Path) -> Path:
+    """A folder with a model and a module that it imports."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "model.py").write_text(GREETER)
+    (folder / "words.py").write_text("GREETING = 'Hello'\n")
+    return folder
+
+
+def test_a_file_is_served_until_ctrl_c(greeter: Path, name: str, running: list[Running], tmp_path: Path) -> None:
+    """I run a file from another folder: it says where my model is and a curl line that works, other commands see it,
+    and Ctrl-C ends all of it (RN1, RN2)."""
+    started = Running(tmp_path, "project/model.py", "--name", name, "--arg", '"?"', "--set", "num_replicas=2")
+    running.append(started)
+    address = started.says("Greeter is at (http://.*)/$")
+    line = started.says("Try it:  (curl .*)")
+    started.says("(Ctrl-C finishes)")
+    answer = subprocess.run([*shlex.split(line), "-s"], capture_output=True, text=True, check=True, timeout=WAIT_S)
+    assert json.loads(answer.stdout) == {"text": "Hello, text?"}
+    assert httpx.get(started.says("API page:  (http.*)")).status_code == 200
+    assert httpx.get(address).status_code == 422  # GET is routed too
+    report = status_of(name)
+    assert report["endpoints"]["Greeter"]["methods"] == ["GET", "POST"]
+    assert report["backends"]["Greeter"]["replicas_running"] == 2
+    processes = family(started.process.pid)
+
+    assert started.end(signal.SIGINT) == 0
+
+    wait_until(lambda: not any(one.is_running() for one in processes.values()), what="every process has ended")
+    assert started.err == ["Stopping; Ctrl-C again hurries it."]
+
+
+def test_a_file_with_several_models_is_bad_usage(greeter: Path, name: str) -> None:
+    """A file with two models ends with 2 and both named, and nothing runs on (RN2)."""
+    (greeter / "model.py").write_text(f"{GREETER}\ndef other(request): ...\n")
+    done = run_to_its_end(greeter, "model.py", "--name", name, *PORTS)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert all(f"model.py:{one}" in done.stderr for one in ("Greeter", "other"))
+    assert name not in printed_by("list")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "first"),
+    [
+        ("words.py", "GREETING = 1 / 0\n", "model.py"),
+        ("model.py", GREETER.replace("self.mark = mark", "self.mark = mark + 1"), "model.py"),
+    ],
+    ids=["import", "constructor"],
+)
+def test_code_that_fails_shows_its_traceback(file: str, text: str, first: str, greeter: Path, name: str) -> None:
+    """A model that cannot be imported or constructed ends with 1 and my own traceback, once, and nothing runs on
+    (RN2)."""
+    (greeter / file).write_text(text)
+    done = run_to_its_end(greeter, "model.py", "--name", name, *PORTS)
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    shown = [line for line in lines if line.startswith('  File "')]
+    assert lines[-1] in (
+        "ZeroDivisionError: division by zero",
+        'TypeError: can only concatenate str (not "int") to str',
+    )
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert str(greeter / first) in shown[0]
+    assert all(str(greeter) in line for line in shown), done.stderr
+    assert name not in printed_by("list")
+
+
+def test_a_port_in_use_names_who_has_it(greeter: Path, name: str, running: list[Running]) -> None:
+    """A port that another instance has is an error that names it, and the option that takes another one."""
+    started = Running(greeter, "model.py", "--name", name)
+    running.append(started)
+    port = started.says(r"Greeter is at http://.*:(\d+)/$")
+    done = run_to_its_end(greeter, "model.py", "--name", f"{name}b", "--port", port, "--metrics-export-port", "0")
+    assert_one_line(done, f"port {port}", f"instance '{name}'", "--http-port")
+
+
+def test_a_saved_file_is_served_at_once(greeter: Path, name: str, running: list[Running]) -> None:
+    """With --reload a saved file answers anew while no request fails; a bad save is told of once and changes nothing,
+    and the next good one wins (RN3)."""
+    model = greeter / "model.py"
+    model.write_text(COUNTER.format(0))
+    started = Running(greeter, "model.py", "--name", name, "--reload")
+    running.append(started)
+    address = started.says("answer is at (http.*)")
+    failed: list[object] = []
+    answers: list[str] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=WAIT_S) as client:
+            while not ended.is_set():
+                answer = client.get(address)
+                answers.append(answer.text)
+                if answer.status_code != 200:
+                    failed.append(answer)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    try:
+        for number in range(1, 4):
+            model.write_text(COUNTER.format(number))
+            wait_until(lambda wanted=str(number): answers[-1:] == [wanted], what=f"answer {number}")
+        model.write_text("def answer(request:\n")
+        started.says("(SyntaxError)")
+        model.write_text(
+            "class answer:\n    def __init__(self): raise OSError('no disk')\n    def __call__(self, r): ...\n"
+        )
+        started.says("(OSError: no disk)")
+        assert answers[-1] == "3"
+        model.write_text("import other\n" + COUNTER.format("other.N"))
+        started.says("(ModuleNotFoundError)")
+        (greeter / "other.py").write_text("N = 4\n")
+        wait_until(lambda: answers[-1] == "4", what="the module that was missing")
+    finally:
+        ended.set()
+        asking.join(WAIT_S)
+    assert failed == []
+    assert started.end() == 0
+    assert [sum(word in line for line in started.err) for word in ("SyntaxError", "no disk", "was not loaded")] == [
+        1,
+        1,
+        3,
+    ]
+
+
+def test_breakpoints_work_in_one_process(greeter: Path, name: str, running: list[Running]) -> None:
+    """With --local my code runs on the main thread of the one process, and answers as in an instance (RN1)."""
+    (greeter / "where.py").write_text(
+        "import os, threading\n"
+        "class Sync:\n"
+        "    def __init__(self): self.made = threading.current_thread() is threading.main_thread()\n"
+        "    def __call__(self, r): return [self.made, *later_(r)]\n"
+        "def later_(r): return [threading.current_thread() is threading.main_thread(), os.getpid()]\n"
+        "async def later(r): return later_(r)\n"
+        "class Bad:\n"
+        "    def __init__(self): raise OSError('no disk')\n"
+        "    def __call__(self, r): ...\n"
+    )
+    for target, facts in (("where:Sync", [True, True]), ("where:later", [True])):
+        started = Running(greeter, target, "--local", "--route", "/m")
+        running.append(started)
+        address = started.says("is at (http.*)")
+        assert httpx.get(address).json() == [*facts, started.process.pid]
+        assert httpx.get(address + "x").status_code == 404
+        assert not psutil.Process(started.process.pid).children()
+        assert started.end(signal.SIGINT) == 0
+    bad = Running(greeter, "where:Bad", "--local")
+    running.append(bad)
+    assert bad.wait() == 1
+    assert bad.err[-1] == "OSError: no disk"
+
+
+def test_models_of_a_running_instance(greeter: Path, name: str) -> None:
+    """I deploy a file onto an instance that runs, scale it, replace it, and delete it, all from a shell (RN1)."""
+    with serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=0) as client:
+
+        def deploy(*words: str) -> subprocess.CompletedProcess[str]:
+            return run_to_its_end(greeter, *words, "--name", name, verb="deploy")
+
+        done = deploy("model.py", "--route", "/hi", "--as", "greet", "--set", "rollout_watch_s=0")
+        assert (done.returncode, done.stdout) == (0, f"greet is served at {client.http_address}/hi.\n"), done.stderr
+        said = httpx.post(f"{client.http_address}/hi", json={"name": "Ada"}).json()
+        assert said == {"text": "Hello, Ada!"}
+        assert printed_by("scale", "greet", "2", "--name", name) == "greet has 2 replicas.\n"
+        assert client.status()["backends"]["greet"]["replicas_running"] == 2
+        (greeter / "words.py").write_text("GREETING = 'Good day'\n")
+        assert deploy("model.py", "--as", "greet", "--arg", '"?"').returncode == 0
+        assert httpx.post(f"{client.http_address}/hi", json={"name": "Ada"}).json() == {"text": "Good day, Ada?"}
+        assert deploy("words.py").returncode == 2
+        assert printed_by("delete", "greet", "--name", name) == "Deleted: endpoint greet, backend greet.\n"
+        assert_one_line(pointsman("delete", "greet", "--name", name), "'greet'")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import pointsman as serve
+
+class Model:
+    def __init__(self, word): self.word = word
+    def __call__(self, request): return self.word
+
+def hello(request): return "hello"
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"app"})
+
+if __name__ == "__main__":
+    models = {"/m": (Model, "one"), "/n": (Model, "two"), "/hello": hello, "/app": app}
+    serve.run(models, name=sys.argv[1], http_options={"port": 0}, metrics_export_port=0)
+    print("it has returned")
+"""
+
+
+def test_run_of_python(name: str, tmp_path: Path, running: list[Running]) -> None:
+    """`serve.run` serves all models of a dict, says where, and returns after Ctrl-C (RN1)."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    started = Running.__new__(Running)
+    started.process = subprocess.Popen(
+        [sys.executable, "script.py", name], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    started.out, started.err, started._readers = [], [], []
+    reader = threading.Thread(target=Running._read, args=(started.process.stdout, started.out), daemon=True)
+    reader.start()
+    started._readers.append(reader)
+    running.append(started)
+    started.says("(Ctrl-C)")
+    address = started.says("hello is at (.*)/hello")
+    said = {route: httpx.get(f"{address}/{route}").text for route in ("m", "n", "hello", "app/x")}
+    assert said == {"m": "one", "n": "two", "hello": "hello", "app/x": "app"}
+    assert set(status_of(name)["endpoints"]) == {"Model", "Model-2", "hello", "app"}
+    assert started.end(signal.SIGINT) == 0
+    assert started.out[-1] == "it has returned"
+
+
+def test_instances_of_scripts_are_listed(running: list[Running]) -> None:
+    """`list` shows the instance that a script has started for itself, and commands reach it by that name (RN1)."""
+    with serve.start(http_options={"port": 0}, metrics_export_port=0) as client:
+        shown = json.loads(printed_by("list", "--json"))
+        mine = next(one for one in shown if one["http"] == client.http_address)
+        assert mine["name"] == f"(script) {mine['pid']}"
+        client.create_backend("b", lambda request: "hello")
+        assert list(status_of(mine["name"])["backends"]) == ["b"]
+        printed_by("logs", "b", "--name", mine["name"])
+        assert_one_line(pointsman("status", "--name", "(script) 1"), "(script) 1")

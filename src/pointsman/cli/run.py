@@ -154,7 +154,7 @@ def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, relo
         wanted = wanted._replace(config={"rollout_watch_s": 0, **wanted.config})
     trial = Trial(wanted.target, wanted.args, stays=reload)  # it imports while the instance starts
     try:
-        client = start_instance(name, given, bound=True, address=address)
+        client = start_instance(name, given, bound=True, address=address, quiet_starts=True)
         with stopped_by_signals(client, name, address):
             found = trial.result()
             client.deploy(found.name, found.code(), *wanted.args, route=wanted.route, config=wanted.config)

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from pointsman.engine.local.folder import InstanceFolder
 
 
-def start_instance(name: str, given: Given, *, bound: bool, address: str | None) -> Client:
+def start_instance(name: str, given: Given, *, bound: bool, address: str | None, quiet_starts: bool = False) -> Client:
     """Start a named instance.
+
+    Args:
+        quiet_starts: see :func:`pointsman.client.start.start_named`.
 
     Raises:
         ServeException: one of that name runs.
@@ -32,7 +35,9 @@ def start_instance(name: str, given: Given, *, bound: bool, address: str | None)
     if folder is not None and folder.is_alive():  # start() finds that too; its text is for Python
         raise ServeException(f"an instance named {name!r} is running; end it with: {command_line('stop', name)}")
     try:
-        return start_named(name, bound=bound, http_options=given.http, address=address, **given.start)
+        return start_named(
+            name, bound=bound, http_options=given.http, address=address, quiet_starts=quiet_starts, **given.start
+        )
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

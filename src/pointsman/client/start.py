@@ -169,11 +169,13 @@ def start_named(
     log_format: str = "text",
     client_in_replicas: bool = True,
     api_keys: Sequence[ApiKey] | str | os.PathLike[str] | None = None,
+    quiet_starts: bool = False,
 ) -> Client:
     """:func:`start` of an instance that may have a name also if it ends with this process (``bound``).
 
     Args:
         name: empty for an anonymous instance.
+        quiet_starts: replicas do not log the traceback of a failed constructor: the caller shows it.
     """
     arguments.check_engine(engine)
     if not isinstance(client_in_replicas, bool):
@@ -202,6 +204,7 @@ def start_named(
         client_in_replicas=client_in_replicas,
         api_keys=api_keys,
         words=words_of(START_FLAGS, said),
+        quiet_starts=quiet_starts,
     )
 
 
@@ -219,6 +222,7 @@ def start_instance(
     client_in_replicas: bool = True,
     api_keys: Any = None,
     words: tuple[str, ...] = (),
+    quiet_starts: bool = False,
 ) -> Client:
     """Start an instance from checked arguments.
 
@@ -244,6 +248,7 @@ def start_instance(
         metrics=_metrics_port(http, metrics_port),
         log_format=log_format,
         client_in_replicas=client_in_replicas,
+        quiet_starts=quiet_starts,
         start_options=StartOptions(engine, every_node, _as_option(metrics_port), restart_options(http, lock), words),
     )
     raised = raise_instance(Plan(settings, bound, capacity, every_node, cluster), engine)

@@ -167,6 +167,7 @@ class Launcher:
             grant=derive_key(settings.master_key, ROLE_GRANT, str(number)) if settings.client_in_replicas else b"",
             request_timeout_s=settings.request_timeout_s,
             log_format=settings.log_format,
+            quiet_starts=settings.quiet_starts,
         )
         metadata = LaunchMetadata(spec.tag, spec.version, tag, share, reason, spec.traits.has_close)
         order = LaunchOrder(

@@ -263,7 +263,10 @@ class ReplicaProcess:
 
     def _report_failure(self, error: BaseException, reason: Reason, config_version: int = 0) -> None:
         failure, pickled = _failure_of(error)
-        log_failure(log, reason.value, failure.traceback)
+        if self._handover.quiet_starts and reason is Reason.CONSTRUCTOR_FAILED:
+            log.info("%s: %s", reason.value, failure.error)  # not shown on the terminal
+        else:
+            log_failure(log, reason.value, failure.traceback)
         report = Report(
             self._handover.number,
             "failed",

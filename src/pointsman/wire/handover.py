@@ -108,6 +108,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         metrics: where metrics are served; None to record none.
         log_format: ``text`` or ``json``.
         client_in_replicas: whether user code in replicas may use a client of this instance.
+        quiet_starts: replicas log a failed constructor in one line, since whoever deploys shows the traceback.
         start_options: options to compare with, or to repeat, when the instance is started again.
     """
 
@@ -121,6 +122,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     metrics: MetricsPort | None = None
     log_format: str = "text"
     client_in_replicas: bool = True
+    quiet_starts: bool = False
     start_options: StartOptions = StartOptions()
 
     @property
@@ -212,6 +214,7 @@ class ReplicaHandover(Message, frozen=True):
         tcp_host: address of the node, if there are others; the replica then listens there as well.
         relay: socket of the host process that is asked for the controller's address, if this process cannot reach its
             cluster.
+        quiet_starts: see :class:`InstanceSettings`.
     """
 
     instance: str
@@ -226,6 +229,7 @@ class ReplicaHandover(Message, frozen=True):
     tcp_host: str = ""
     relay: str = ""
     log_format: str = "text"
+    quiet_starts: bool = False
 
 
 class IngressHandover(Message, frozen=True):

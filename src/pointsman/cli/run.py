@@ -209,13 +209,17 @@ class _Reloading:
 
     def _load(self) -> None:
         """Try the new code, and put it in place; a bad one is told of, and changes nothing."""
+        from pointsman.running.files import snapshot
         from pointsman.running.targets import TargetError
         from pointsman.running.trial import CodeError, remote_traceback
+        from pointsman.usercode.content import content_digest
 
         began = time.monotonic()
         try:
-            found = self._trial.again()
-            self._client.deploy(self._name, found.code(), *self._wanted.args)
+            code = self._trial.again().code()
+            # Any file counts, also one that is imported within a call, which no trial sees.
+            code.content = content_digest({path: path for path in snapshot(self._wanted.target.folder)})
+            self._client.deploy(self._name, code, *self._wanted.args)
         except (TargetError, CodeError) as error:
             told = str(error)
         except (ServeException, ValueError, TypeError, TimeoutError) as error:

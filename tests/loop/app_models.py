@@ -83,6 +83,9 @@ async def odd(scope: Any, receive: Any, send: Any) -> None:
         raise ValueError("told")
     if path == "/body-first":
         await send({"type": "http.response.body", "body": b"x"})
+    if path == "/number":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": 10})
     if path == "/never":
         await asyncio.Event().wait()
     if path == "/short":
@@ -153,6 +156,8 @@ async def talk(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "websocket.accept", "subprotocol": chosen, "headers": [(b"x-app", b"yes")]})
     if path == "/b/deaf":
         await asyncio.Event().wait()
+    if path == "/b/late":
+        await gate("late").wait()
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
@@ -176,6 +181,16 @@ async def talk(scope: Any, receive: Any, send: Any) -> None:
                 SEEN.append("sent")
             continue
         await send({"type": "websocket.send", **{k: v for k, v in message.items() if k in ("text", "bytes")}})
+
+
+async def stubborn(scope: Any, receive: Any, send: Any) -> None:
+    """A lifespan that asks for the next message whatever it has said; what it says begins with `gate`."""
+    assert scope["type"] == "lifespan"
+    while True:
+        message = await receive()
+        SEEN.append(message["type"])
+        failed = gate("failed").is_set() and message["type"] == "lifespan.startup"
+        await send({"type": f"{message['type']}.{'failed' if failed else 'complete'}", "message": "no database"})
 
 
 async def describe(scope: Any, receive: Any, send: Any) -> None:

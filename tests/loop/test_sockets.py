@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from pointsman.ingress.sockets import PING_S
+from pointsman.ingress.sockets import PING_S, QUIET_S
 from pointsman.model import ASGI, ReplicaConfig
 from pointsman.replica.apps import GOODBYE_S
 from pointsman.testing import MemoryReplica, run, settle
 from pointsman.usercode.mounting import asgi
-from tests.loop.app_models import SEEN, talk
+from tests.loop.app_models import SEEN, gate, talk
 from tests.loop.apps import fresh_apps
 from tests.loop.edge import Client, Edge, edge
 from tests.loop.socket_client import connect
@@ -185,10 +185,44 @@ def test_bad_frames_close_with_their_code(data: bytes, code: int) -> None:
     async def test(there: Edge, replica: MemoryReplica) -> None:
         client, _ = await connect(there)
         client.transport.write(data)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(3 * QUIET_S)
         assert client.close_code == code
         assert client.closed_at is not None
         assert [seen for seen, _ in SEEN] == [code]
+
+    at_the_edge(test, ws_max_message_bytes=4096)
+
+
+def test_a_client_that_closes_is_answered() -> None:
+    """A client that closes hears its own code back, and then the end of the connection (WS1)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        for code, reason in ((1000, ""), (4000, "bye")):
+            client, _ = await connect(there)
+            client.close(code, reason)
+            await asyncio.sleep(0.1)
+            assert (client.close_code, client.close_reason) == (code, reason)
+            assert client.closed_at is not None
+        assert SEEN == [(1000, ""), (4000, "bye")]
+
+    at_the_edge(test)
+
+
+def test_who_is_told_of_a_mistake_may_go_on_sending() -> None:
+    """A message over the limit is dropped to its end, not cut: a connection that is reset loses what the client was
+    told. It lasts 10 s at most (WS3)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client, pipe = await connect(there)
+        for _ in range(50):
+            client.transport.write(b"\x82\xfe\x10\x01\x00\x00\x00\x00" + b"x" * 4097)
+            await asyncio.sleep(0.1)
+        assert client.close_code == 1009
+        assert pipe.there.on_the_way == 0, "what came was not read"
+        for _ in range(60):
+            client.transport.write(b"x")
+            await asyncio.sleep(0.1)
+        assert not there._uvicorn.server_state.connections
 
     at_the_edge(test, ws_max_message_bytes=4096)
 
@@ -225,6 +259,30 @@ def test_a_silent_client_is_let_go(path: str, half: bytes) -> None:
         await asyncio.sleep(0.1)
         assert live.messages == ["still there"]
         live.close()
+
+    at_the_edge(test)
+
+
+def test_a_pong_behind_what_an_app_has_not_read() -> None:
+    """A client whose pong waits behind its messages, since the app has read nothing for a while, stays (WS4)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client, pipe = await connect(there, "/b/late")
+        await asyncio.sleep(PING_S - 1)
+        pipe.there.hold()
+        for _ in range(4):
+            client.say(b"x" * 1_000_000)
+        await asyncio.sleep(2)
+        assert client.pings == 1, "its pong is on the way, behind the messages"
+        pipe.there.release()
+        await asyncio.sleep(PING_S - 3)
+        pipe.there.hold()
+        gate("late").set()
+        await asyncio.sleep(4)
+        pipe.there.release()
+        await asyncio.sleep(4 * PING_S)
+        assert client.closed_at is None
+        client.close()
 
     at_the_edge(test)
 

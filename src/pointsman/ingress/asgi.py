@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
@@ -18,6 +21,12 @@ DISCONNECT_HOOK = "pointsman.on_disconnect"
 """Key in ``scope["state"]`` of the function that the server calls when the client has disconnected."""
 REFUSED = "pointsman.refused"
 """Key in ``scope["state"]`` that marks a request refused for lack of free capacity."""
+
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+DENIAL = "websocket.http.response"
+VERSION = b"13"
+"""Of WebSockets."""
 
 
 class BrokenAnswer(Exception):
@@ -61,3 +70,34 @@ def as_denial(send: Send) -> Send:
         await send({**message, "type": f"websocket.{message['type']}"})
 
     return sending
+
+
+def key_of(headers: Headers) -> bytes | None:
+    """The key of a handshake; None where the handshake is not as it must be."""
+    keys = [value.strip() for name, value in headers if name == b"sec-websocket-key"]
+    versions = [value.strip() for name, value in headers if name == b"sec-websocket-version"]
+    if len(keys) != 1 or versions != [VERSION]:
+        return None
+    try:
+        valid = len(base64.b64decode(keys[0], validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return None
+    return keys[0] if valid else None
+
+
+def socket_part(scope: dict[str, Any]) -> dict[str, Any]:
+    """What the scope of a WebSocket has beside that of a request, or in its place."""
+    offered = [value for name, value in scope["headers"] if name == b"sec-websocket-protocol"]
+    names = [name.strip() for value in offered for name in value.decode("latin-1").split(",")]
+    return {
+        "type": "websocket",
+        "scheme": "wss" if scope["scheme"] == "https" else "ws",
+        "subprotocols": [name for name in names if name],
+        "extensions": {DENIAL: {}},
+    }
+
+
+def accepting(key: bytes) -> Headers:
+    """The headers that accept a handshake with this key."""
+    accept = base64.b64encode(hashlib.sha1(key + GUID).digest())
+    return [(b"upgrade", b"websocket"), (b"connection", b"Upgrade"), (b"sec-websocket-accept", accept)]

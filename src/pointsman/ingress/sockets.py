@@ -11,9 +11,6 @@ Reading stops while the app has enough unread, or the client takes nothing of wh
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import logging
 from collections import deque
 from typing import Any, Protocol
@@ -22,7 +19,7 @@ from websockets.frames import Opcode
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Frames
 
-from pointsman.ingress.asgi import DISCONNECT_HOOK, ASGIApp
+from pointsman.ingress.asgi import DENIAL, DISCONNECT_HOOK, VERSION, ASGIApp, accepting, key_of, socket_part
 from pointsman.ingress.codec import Headers, header_lines
 from pointsman.ingress.cycle import Cycle
 from pointsman.ingress.service import Beginnings
@@ -33,15 +30,14 @@ PING_S = 20.0
 """How often a ping is sent, and how soon its pong must come."""
 CLOSE_S = 10.0
 """How long a client may take to answer a close, and to read what was written before."""
+QUIET_S = 0.25
+"""How long a client must send nothing until a socket that was failed is closed."""
 UNREAD = 256 * 1024
 """Bytes of messages that the app has not asked for; with more of them no more is read."""
 EARLY = 64 * 1024
 """Bytes that a client may send before its handshake was accepted."""
 MAX_PIECES = 100_000
 """Most frames of one message."""
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-DENIAL = "websocket.http.response"
-VERSION = b"13"
 NO_CODE, ABNORMAL, BAD_TEXT, TOO_BIG, BROKEN, RESTARTS = 1005, 1006, 1007, 1009, 1011, 1012
 
 
@@ -82,7 +78,7 @@ class SocketCycle:
     def __init__(self, connection: Connection, scope: dict[str, Any], *, max_message: int) -> None:
         self._connection = connection
         self._loop = connection.loop
-        self._key = _key_of(scope["headers"])
+        self._key = key_of(scope["headers"])
         self._frames = Frames(SERVER, state=State.OPEN, max_size=max_message, logger=_QUIET)
         self._early = b""
         self._messages: deque[tuple[dict[str, Any], int]] = deque([({"type": "websocket.connect"}, 0)])
@@ -91,12 +87,14 @@ class SocketCycle:
         self._is_text = False
         self._waiter: asyncio.Future[None] | None = None
         self._denial: Cycle | None = None
-        self._accepted = self._over = self._paused = False
+        self._accepted = self._over = self._paused = self._failed = False
+        self._dropped = 0
         self._ping: bytes | None = None
+        self._held_up = False  # by the app since the last ping, whose pong may stand behind what it has not read
         self._pings = 0
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.TimerHandle | None = None
-        self.scope = {**scope, **_socket_part(scope)}
+        self.scope = {**scope, **socket_part(scope)}
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -110,13 +108,15 @@ class SocketCycle:
                 self._connection.pause_reading()
             return
         if self._frames.eof_sent:
-            return  # the socket is closed; what still comes is of no interest
+            self._dropped += len(data)  # the socket is closed; what still comes is of no interest
+            return
         self._frames.receive_data(data)
         for frame in self._frames.events_received():
             self._received(frame)
-        self._flush()
         if self._frames.parser_exc is not None:
             self._closed_by_us()
+        else:
+            self._flush()
 
     def client_left(self) -> None:
         """The connection is gone."""
@@ -197,8 +197,7 @@ class SocketCycle:
 
     def _accept(self, message: dict[str, Any]) -> None:
         assert self._key is not None
-        accept = base64.b64encode(hashlib.sha1(self._key + GUID).digest())
-        headers: Headers = [(b"upgrade", b"websocket"), (b"connection", b"Upgrade"), (b"sec-websocket-accept", accept)]
+        headers = accepting(self._key)
         if message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", message["subprotocol"].encode()))
         lines = header_lines([*headers, *[(name.lower(), value) for name, value in message.get("headers", ())]])
@@ -259,6 +258,7 @@ class SocketCycle:
             close = self._frames.close_rcvd
             assert close is not None
             self._disconnected(close.code, close.reason)
+            self._flush()  # the answer to it, behind which the connection is closed
             self._end_soon()
         elif frame.opcode is not Opcode.PING:
             self._message_part(frame)
@@ -292,9 +292,12 @@ class SocketCycle:
             if data and not transport.is_closing():
                 transport.write(data)
             ends = ends or not data
+        if self._failed:
+            return
         if ends:
             self._end_soon()
         if self._connection.write_paused or self._unread > UNREAD:
+            self._held_up = self._held_up or self._unread > UNREAD
             self._paused = True
             self._connection.pause_reading()
 
@@ -308,7 +311,8 @@ class SocketCycle:
         self._timer = self._loop.call_later(PING_S, self._tick)
         if self._frames.state is not State.OPEN or (self._paused and not self._connection.write_paused):
             return
-        if self._ping is not None:
+        held_up, self._held_up = self._held_up, False
+        if self._ping is not None and not held_up:
             self._frames.fail(BROKEN, "no pong came in time")
             self._flush()
             self._disconnected(ABNORMAL)
@@ -332,10 +336,28 @@ class SocketCycle:
 
     def _closed_by_us(self) -> None:
         """What has come is against the rules, or over a limit: the socket was failed."""
+        if self._failed:
+            return
+        self._failed = True
         self._flush()
         sent = self._frames.close_sent
         self._disconnected(sent.code if sent is not None else ABNORMAL, sent.reason if sent is not None else "")
-        self._end_soon()
+        # What the client sends meanwhile is read and dropped: a connection that is closed with something unread is
+        # reset, and then the client may never see why.
+        transport = self._connection.transport
+        if transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
+        self._paused = False
+        self._connection.resume_reading()
+        self._loop.call_later(QUIET_S, self._end_when_quiet, self._dropped)
+        if self._ending is None:
+            self._ending = self._loop.call_later(CLOSE_S, transport.abort)
+
+    def _end_when_quiet(self, dropped: int) -> None:
+        if self._dropped == dropped:
+            self._end_soon()
+        elif not self._connection.transport.is_closing():
+            self._loop.call_later(QUIET_S, self._end_when_quiet, self._dropped)
 
     def _end_soon(self) -> None:
         self._connection.close()
@@ -356,30 +378,6 @@ class SocketCycle:
 
 _QUIET = logging.getLogger("pointsman.ingress.frames")
 _QUIET.setLevel(logging.CRITICAL)  # what clients do wrong is no news
-
-
-def _key_of(headers: Headers) -> bytes | None:
-    """The key of a handshake; None where the handshake is not as it must be."""
-    keys = [value.strip() for name, value in headers if name == b"sec-websocket-key"]
-    versions = [value.strip() for name, value in headers if name == b"sec-websocket-version"]
-    if len(keys) != 1 or versions != [VERSION]:
-        return None
-    try:
-        valid = len(base64.b64decode(keys[0], validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return None
-    return keys[0] if valid else None
-
-
-def _socket_part(scope: dict[str, Any]) -> dict[str, Any]:
-    offered = [value for name, value in scope["headers"] if name == b"sec-websocket-protocol"]
-    names = [name.strip() for value in offered for name in value.decode("latin-1").split(",")]
-    return {
-        "type": "websocket",
-        "scheme": "wss" if scope["scheme"] == "https" else "ws",
-        "subprotocols": [name for name in names if name],
-        "extensions": {DENIAL: {}},
-    }
 
 
 def _short(reason: str) -> str:

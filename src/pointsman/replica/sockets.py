@@ -61,10 +61,11 @@ class Socket:
         if self.accepted:
             if kind == "websocket.send":
                 text, data = message.get("text"), message.get("bytes")
-                payload, flag = (bytes(data), BINARY) if text is None else (text.encode(), TEXT)
+                # by a view: `bytes` of a number would be as many zeros
+                payload, flag = (bytes(memoryview(data)), BINARY) if text is None else (text.encode(), TEXT)
                 await item.outlet.send(payload, flag)
             elif kind == "websocket.close":
-                self.close(message.get("code", NORMAL), message.get("reason") or "")
+                self.close(_code(message.get("code")), str(message.get("reason") or ""))
             else:
                 raise RuntimeError(f"the app sent {kind!r} to a WebSocket that it has accepted")
         elif kind == "websocket.accept":
@@ -83,10 +84,11 @@ class Socket:
         """End an accepted socket, and tell its client."""
         if self.closed:
             return
+        head = pack(EndHead(code, reason))  # first: a reason that cannot be sent must not leave the client waiting
         self.closed = True
         item = self._item
         if not item.over:
-            item.stream.send(Kind.END, item.call_id, pack(EndHead(code, reason)))
+            item.stream.send(Kind.END, item.call_id, head)
         self._ledger.close(item)
         item.gone.set()
 
@@ -143,6 +145,12 @@ class Socket:
             item.enter_stream()
             head = AppReplyHead(SWITCHES, headers, self._ledger.load, True, *item.timing(), 0, True)
             item.stream.send(Kind.REPLY, item.call_id, pack(head))
+
+
+def _code(given: Any) -> int:
+    """The code of an app's close; what no close can have is that of a usual one."""
+    code = NORMAL if given is None else int(given)
+    return code if 0 < code < 5000 else NORMAL
 
 
 def _nothing() -> None:

@@ -12,6 +12,7 @@ import pytest
 from pointsman.model import ASGI
 from pointsman.replica.apps import GRACE_S
 from pointsman.replica.flow import STALL_S
+from pointsman.replica.lifespan import Lifespan, StartupFailed
 from pointsman.routing.reply import StreamBroken
 from pointsman.testing import MemoryReplica, run
 from pointsman.usercode.mounting import asgi
@@ -172,7 +173,8 @@ def test_an_app_that_never_answers_is_a_504() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "reason"), [("/returns", 500, "user_code"), ("/raises", 500, "user_code"), ("/after", 200, "")]
+    ("path", "status", "reason"),
+    [("/returns", 500, "user_code"), ("/raises", 500, "user_code"), ("/number", 500, "user_code"), ("/after", 200, "")],
 )
 def test_failures_of_an_app(path: str, status: int, reason: str) -> None:
     """What an app does wrong is an error of the backend's, and the connection goes on (AP11)."""
@@ -189,6 +191,26 @@ def test_failures_of_an_app(path: str, status: int, reason: str) -> None:
         assert client.statuses == [status, 200]
 
     at_the_edge(apps.odd, test, route="/")
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_lifespan_that_never_returns(failed: bool) -> None:
+    """An app that goes on asking once it has said that its startup failed, or its shutdown is complete, keeps nobody
+    waiting (AP5)."""
+
+    async def main() -> None:
+        if failed:
+            gate("failed").set()
+        life = Lifespan(apps.stubborn)
+        if failed:
+            with pytest.raises(StartupFailed, match="no database"):
+                await asyncio.wait_for(life.start(), 3)
+        else:
+            await asyncio.wait_for(life.start(), 3)
+            await asyncio.wait_for(life.stop(), 3)
+        assert SEEN == ["lifespan.startup"] if failed else ["lifespan.startup", "lifespan.shutdown"]
+
+    run(main())
 
 
 @BOTH

@@ -62,7 +62,10 @@ class AppAnswer:
             self._start(message["status"], message.get("headers", ()))
             return
         more = bool(message.get("more_body", False))
-        data = self._checked(bytes(message.get("body", b"")), more=more)
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = bytes(memoryview(body))  # a number would be as many bytes
+        data = self._checked(body, more=more)
         item = self._item
         if self._opening is not None:
             self._opening.cancel()

@@ -14,6 +14,9 @@ from pointsman.usercode.packing import import_object, shown
 
 log = logging.getLogger("pointsman.replica")
 
+GRACE_S = 1.0
+"""How long an app may go on once it has said that its startup has failed, or that its shutdown is complete."""
+
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -78,7 +81,7 @@ class Lifespan:
         self._task = self._loop.create_task(self._run())
         problem = await self._started
         if problem is not None:
-            await self._task
+            await self._ended(self._task)
             if self._error is not None:
                 raise as_settable(self._error)
             raise StartupFailed(problem or "the app has sent lifespan.startup.failed")
@@ -89,9 +92,18 @@ class Lifespan:
             return
         self._messages.put_nowait({"type": "lifespan.shutdown"})
         problem = await self._stopped
-        await self._task
+        await self._ended(self._task)
         if problem is not None or self._error is not None:
             log.error("the app's shutdown failed: %s", problem or self._error, exc_info=self._error)
+
+    async def _ended(self, task: asyncio.Task[None]) -> None:
+        """The app has nothing more to say; one that goes on, as to ask for the next message, is cancelled."""
+        await asyncio.wait([task], timeout=GRACE_S)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=GRACE_S)
+            if isinstance(self._error, asyncio.CancelledError):  # that was ours
+                self._error = None
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}

@@ -89,10 +89,24 @@ def test_bad_files(pair: Pair, other: Pair, tmp_path: Path) -> None:
         ({"cert": pair.cert, "key": pair.key, "client_ca": str(broken)}, ["client_ca", str(broken)]),
         ({"cert": pair.cert, "key": pair.encrypted}, ["key", pair.encrypted, "password is missing"]),
         ({"cert": pair.cert, "key": pair.encrypted, "password": f"{PASSWORD}x"}, ["password is wrong"]),
+        ({"cert": pair.cert, "key": pair.encrypted, "password": PASSWORD * 100}, ["password", pair.encrypted]),
     ):
         with pytest.raises(ValueError) as caught:
             load_context(spec(**given))
         assert PASSWORD not in sentence(caught.value, *words)
+
+
+@pytest.mark.parametrize("method", ["load_cert_chain", "load_verify_locations"])
+def test_a_file_that_goes_while_it_is_read(pair: Pair, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """A file that is removed between two looks at it is an error like one that was never there (ED1)."""
+
+    def gone(*args: Any, **options: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(ssl.SSLContext, method, gone)
+    with pytest.raises(ValueError) as caught:
+        load_context(spec(cert=pair.cert, key=pair.key, client_ca=pair.cert))
+    sentence(caught.value, pair.cert, "No such file")
 
 
 @pytest.mark.parametrize(

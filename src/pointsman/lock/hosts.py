@@ -10,6 +10,7 @@ from typing import Any
 ANY = "*"
 Client = tuple[str, int]
 _HOST = re.compile(r"\*|(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_.])?|\[[0-9a-f:.]+\]")
+_LABELS = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
 _MAX_REMEMBERED = 4096
 
 
@@ -68,8 +69,8 @@ class Hosts:
             return False
         name = host.decode("latin-1").lower()
         if name.startswith("["):
-            address, _, port = name.partition("]")
-            name = f"{address}]"
+            address, bracket, port = name.partition("]")
+            name = f"{address}{bracket}"
         else:
             name, _, port = name.partition(":")
         port = port.removeprefix(":")
@@ -77,7 +78,10 @@ class Hosts:
             return False
         if name.endswith(".") and not name.endswith(".."):
             name = name[:-1]  # the same host, in full
-        return name in self._names or (bool(self._suffixes) and name.endswith(self._suffixes))
+        if name in self._names:
+            return True
+        # Of what stands before a suffix user code makes URLs: `evil.example/.ours.example` would lead elsewhere.
+        return bool(self._suffixes) and name.endswith(self._suffixes) and _LABELS.fullmatch(name) is not None
 
 
 class Proxies:

@@ -18,6 +18,9 @@ from pointsman.arguments import check_object_name, nearest
 
 MAX_KEY = 4096
 MAX_KEY_NAME = 128
+MIN_RATE, MAX_COUNT = 1e-6, 10**9
+"""Least rate: a request in eleven days. Most of what is counted: more is beyond any server, and what is far more is
+beyond the numbers of the cells that count."""
 _KEY = re.compile(r"[!-~]+")
 _NAME = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
@@ -188,8 +191,10 @@ def _check_rate(rate: Any, whose: str) -> float | None:
         return None
     if isinstance(rate, bool) or not isinstance(rate, (int, float)):
         raise TypeError(f"rate of {whose} must be a number, not {rate!r}")
-    if not 0 < rate < math.inf:
-        raise ValueError(f"rate {rate!r} of {whose} must be a number of requests per second above 0; None for any")
+    if not MIN_RATE <= rate <= MAX_COUNT:
+        raise ValueError(
+            f"rate {rate!r:.30} of {whose} must be from {MIN_RATE:g} to {MAX_COUNT:g} requests per second; None for any"
+        )
     return float(rate)
 
 
@@ -204,6 +209,6 @@ def _check_burst(burst: Any, rate: float | None, whose: str) -> int:
 def _check_count(count: Any, what: str) -> int:
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"{what} must be an int, not {count!r}")
-    if count < 1:
-        raise ValueError(f"{what} is {count}, but must be at least 1")
+    if not 1 <= count <= MAX_COUNT:
+        raise ValueError(f"{what} is {count!r:.30}, but must be from 1 to {MAX_COUNT}")
     return count

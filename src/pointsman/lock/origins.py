@@ -48,7 +48,7 @@ def cors_spec(given: Any) -> CorsSpec | None:
     known = CorsSpec.__struct_fields__
     for name in given:
         if name not in known:
-            raise ValueError(f"CORSMiddleware has no argument {name!r}{nearest(str(name), known)}")
+            raise ValueError(f"the middleware has no argument {name!r}{nearest(str(name), known)}")
     spec = CorsSpec(**{name: _checked(name, value) for name, value in given.items()})
     if spec.allow_credentials and "*" in spec.allow_origins:
         raise ValueError('allow_origins "*" with allow_credentials opens it to every page; name the origins')

@@ -100,11 +100,19 @@ def load_context(spec: TLSSpec) -> ssl.SSLContext:
         context.load_cert_chain(spec.cert, key, password=lambda: spec.password)  # without one, OpenSSL asks a terminal
     except ssl.SSLError as error:
         raise ValueError(_reason(spec, key, error)) from None
+    except OSError as error:  # it has gone since it was looked at
+        raise ValueError(
+            f"cert file {spec.cert!r} or key file {key!r} of tls cannot be read: {error.strerror}"
+        ) from None
+    except ValueError as error:  # OpenSSL takes no longer one
+        raise ValueError(f"the password of key file {key!r} of tls cannot be used: {error}") from None
     if spec.client_ca:
         try:
             context.load_verify_locations(cafile=spec.client_ca)
         except ssl.SSLError as error:
             raise ValueError(f"client_ca file {spec.client_ca!r} of tls holds no certificate: {error.reason}") from None
+        except OSError as error:
+            raise ValueError(f"client_ca file {spec.client_ca!r} of tls cannot be read: {error.strerror}") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 

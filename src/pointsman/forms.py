@@ -70,7 +70,7 @@ def encode_body(
     if files is not None:
         return encode_form(data or {}, files)
     if data is not None:
-        return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
+        return encode_query(data).encode(), "application/x-www-form-urlencoded"
     if content is not None:
         return content.encode() if isinstance(content, str) else bytes(content), ""
     return (b"", "") if json is None else (jsons.dumps(json).encode(), "application/json")
@@ -88,15 +88,37 @@ def encode_form(fields: Mapping[str, Any], files: Files) -> tuple[bytes, str]:
     parts: list[bytes] = []
     for name, value in fields.items():
         for one in value if isinstance(value, (list, tuple)) else [value]:
-            parts.append(f'Content-Disposition: form-data; name="{name}"\r\n\r\n{one}\r\n'.encode())
+            content = bytes(one) if isinstance(one, (bytes, bytearray)) else _as_text(one).encode()
+            parts.append(f'Content-Disposition: form-data; name="{_quoted(name)}"\r\n\r\n'.encode() + content + b"\r\n")
     for name, given in files.items() if isinstance(files, Mapping) else files:
         file = as_file(given, name)
-        head = f'Content-Disposition: form-data; name="{name}"; filename="{file.filename}"\r\n'
+        head = f'Content-Disposition: form-data; name="{_quoted(name)}"; filename="{_quoted(file.filename)}"\r\n'
         head += f"Content-Type: {file.content_type or 'application/octet-stream'}\r\n\r\n"
         parts.append(head.encode() + file.data + b"\r\n")
     between = f"--{boundary}\r\n".encode()
     body = b"".join([between + part for part in parts]) + f"--{boundary}--\r\n".encode()
     return body, f"multipart/form-data; boundary={boundary}"
+
+
+def _quoted(name: str) -> str:
+    """A name as browsers and httpx write it."""
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def encode_query(values: Mapping[str, Any] | None) -> str:
+    """Values as in a query string; a list has several of one name."""
+    pairs = []
+    for name, value in (values or {}).items():
+        several = value if isinstance(value, (list, tuple)) else [value]
+        pairs += [(name, one if isinstance(one, bytes) else _as_text(one)) for one in several]
+    return urlencode(pairs)
+
+
+def _as_text(value: Any) -> str:
+    """A value as httpx writes it."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_file(given: Any, name: str) -> File:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pointsman.forms import Files, encode_body, parse_form
+from pointsman.forms import Files, encode_body, encode_query, parse_form
 from pointsman.incoming import AwaitableBool, HandleForm, Incoming, KeywordParams, made_up
 
 if TYPE_CHECKING:
@@ -149,7 +149,9 @@ class Request:
             head: ``method`` (POST with a body, else GET), ``path`` and ``path_params``.
         """
         content, kind = encode_body(json=json, content=body, data=data, files=files)
-        incoming = made_up(content, {**({"content-type": kind} if kind else {}), **(headers or {})}, query, **head)
+        incoming = made_up(
+            content, {**({"content-type": kind} if kind else {}), **(headers or {})}, encode_query(query), **head
+        )
         return Request(incoming) if sync else async_request(incoming)
 
     @property

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 import pointsman as serve
@@ -173,6 +174,24 @@ def test_a_request_for_unit_tests() -> None:
     assert (uploaded.url.path, uploaded.path_params) == ("/up", {"i": "1"})
     assert serve.Request.of(body="x").body() == b"x"
     assert serve.Request.of().method == "GET"
+
+
+def test_odd_names_and_values_are_sent_as_by_httpx() -> None:
+    """Quotes and line ends in names of files stay in their place; truth values, None and bytes are as in httpx."""
+    odd = 'a"b\r\nX-Forged: 1.png'
+    sent = {"files": {'i"m': (odd, b"data")}, "data": {"on": True, "none": None, "raw": b"\xc3\xa9", "n": 1}}
+    ours, theirs = serve.Request.of(**sent), httpx.Request("POST", "http://x", **sent)
+    theirs.read()
+    there = serve.Request.of(body=theirs.content, headers=dict(theirs.headers))
+    with ours.form() as form, there.form() as other:
+        assert list(form) == list(other)
+        assert form["i%22m"].filename == other["i%22m"].filename == "a%22b%0D%0AX-Forged: 1.png"
+        for read in (form, other):
+            assert [read[name] for name in sent["data"]] == ["true", "", "é", "1"]
+    values = {"on": [True, False], "none": None, "n": 1, "x": 0.5}
+    assert serve.Request.of(query=values).scope["query_string"] == httpx.URL("http://x", params=values).query
+    plain = serve.Request.of(data=values)
+    assert plain.body() == httpx.Request("POST", "http://x", data=values).content
 
 
 def test_a_request_for_async_code() -> None:

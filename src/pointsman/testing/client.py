@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -22,7 +22,7 @@ from pointsman import config as options
 from pointsman.arguments import check_methods, check_route
 from pointsman.config import BackendConfig
 from pointsman.context import memory_tags
-from pointsman.forms import Files, encode_body
+from pointsman.forms import Files, encode_body, encode_query
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.asgi import BrokenAnswer
 from pointsman.model import ALL_METHODS, PLAIN, BackendConfigSpec, Origin, Reason, RoutingTable
@@ -32,6 +32,7 @@ from pointsman.replica.outcomes import UserExit
 from pointsman.routing.router import Router
 from pointsman.testing.replicas import INSTANCE, MemoryReplica, table_of
 from pointsman.testing.virtual_time import Events, VirtualTimeLoop
+from pointsman.usercode.mounting import has_app
 from pointsman.wire.handover import HTTPSettings
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ class TestClient:
         spec = options.config_spec(config)
         check_route(route)
         verbs = check_methods(list(methods), METHODS)
+        if has_app(model):
+            raise TypeError(
+                "TestClient serves no ASGI app; test the app itself, with starlette.testclient.TestClient(app)"
+            )
         self._headers = dict(headers or {})
         self._raises = raise_server_exceptions
         self._world = World()
@@ -211,7 +216,7 @@ def _scope(
     method: str, url: str, params: Mapping[str, Any] | None, headers: Mapping[str, str], body: bytes
 ) -> dict[str, Any]:
     parts = urlsplit(url)
-    queries = [parts.query, urlencode(params, doseq=True) if params else ""]
+    queries = [parts.query, encode_query(params)]
     lines = {"host": "testserver", **{name.lower(): value for name, value in headers.items()}}
     if body:
         lines["content-length"] = str(len(body))

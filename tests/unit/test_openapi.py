@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import fastapi
 import fastapi.security
 import pytest
+from msgspec.structs import replace
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, Field, create_model
 
 from pointsman.ingress.openapi import API_KEYS, ApiDocument, document, page
-from pointsman.model import BackendRoute, EndpointSpec, RoutingTable, TrafficPolicy
+from pointsman.model import ASGI, BackendRoute, EndpointSpec, RoutingTable, TrafficPolicy
 from pointsman.usercode.describing import MAX_DESCRIPTION, pack_description, unpack_description
 from pointsman.usercode.mounting import asgi
 from pointsman.usercode.packing import inspect_code
@@ -200,6 +201,87 @@ def test_an_app_lies_under_its_prefix() -> None:
     assert "HTTPBearer" in made["components"]["securitySchemes"]
     twice = table(b=("/b", ("*",), [(described, 1.0)]), app=("/app", ("*",), [(described, 1.0)]))
     checked(document(twice))
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+def of_hue() -> Any:
+    """Another class named Cat, told apart from a Dog by its kind."""
+    other = create_model("Cat", kind=(Literal["cat"], ...), hue=(int, ...))
+    return Annotated[other | Dog, Field(discriminator="kind")]
+
+
+def test_unions_are_told_apart_by_their_own_classes() -> None:
+    """Where two backends have a class of one name, the mapping of a union refers to its own, as that does (TY7)."""
+
+    def first(pet: Annotated[Cat | Dog, Field(discriminator="kind")]) -> None: ...
+    def second(pet: Any) -> None: ...
+
+    first.__annotations__ = {"pet": Annotated[Cat | Dog, Field(discriminator="kind")]}
+    second.__annotations__ = {"pet": of_hue()}
+    made = checked(document(table(a=("/a", POST, [(first, 1.0)]), b=("/b", POST, [(second, 1.0)]))))
+    for path in ("/a", "/b"):
+        schema = made["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert sorted(schema["discriminator"]["mapping"].values()) == sorted(one["$ref"] for one in schema["oneOf"])
+
+
+def mounted(**endpoints: Any) -> RoutingTable:
+    """A table of which those with ``*`` for methods are apps."""
+    made = table(**endpoints)
+    specs = {
+        name: replace(spec, surface=ASGI) if spec.methods == ("*",) else spec for name, spec in made.endpoints.items()
+    }
+    return replace(made, endpoints=specs)
+
+
+def locked_app(token: str) -> Any:
+    app = fastapi.FastAPI()
+    oauth = fastapi.security.OAuth2PasswordBearer(tokenUrl=token)
+
+    @app.get("/me", operation_id="a_get")
+    def me(key: Any = fastapi.Depends(oauth)) -> str:  # noqa: B008 - as FastAPI has it
+        return ""
+
+    @app.get("/x/y")
+    def inner() -> str:
+        return "of the app"
+
+    return asgi(app)
+
+
+def test_two_apps_that_ask_for_tokens() -> None:
+    """Each app's operations name its own scheme, beside the server's key where one is needed (TY7, ED2)."""
+    apps = {"a": ("/a", ("*",), [(locked_app("/one"), 1.0)]), "b": ("/b", ("*",), [(locked_app("/two"), 1.0)])}
+    made = checked(document(mounted(**apps)))
+    schemes = made["components"]["securitySchemes"]
+    for path, token in (("/a/me", "/one"), ("/b/me", "/two")):
+        ((name,),) = made["paths"][path]["get"]["security"]
+        assert schemes[name]["flows"]["password"]["tokenUrl"] == token
+    made = checked(document(mounted(**apps), security=API_KEYS))
+    ours = [set(one) & set(API_KEYS) for one in made["paths"]["/a/me"]["get"]["security"]]
+    assert sorted(map(sorted, ours)) == [["bearer"], ["header"]], made["paths"]["/a/me"]
+
+
+def test_what_a_path_is_in_two_is_that_of_the_route_that_wins() -> None:
+    """An exact route and a longer prefix stand in the document as they do in routing, and no two operations share an
+    id (TY7, AP1)."""
+
+    def exact() -> None:
+        """The exact one."""
+
+    app = locked_app("/t")
+    routes = {"root": ("/", ("*",), [(app, 1.0)]), "a": ("/x/y", ("GET",), [(exact, 1.0)])}
+    made = checked(document(mounted(**routes, prefix=("/x", ("*",), [(app, 1.0)]))))
+    assert made["paths"]["/x/y"]["get"]["tags"] == ["a"]
+    assert made["paths"]["/x/me"]["get"]["tags"] == ["prefix"]
+    ids = [operation["operationId"] for item in made["paths"].values() for operation in item.values()]
+    assert len(ids) == len(set(ids))
 
 
 def test_routes_that_are_methods_are_described() -> None:

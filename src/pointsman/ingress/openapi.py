@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman.model import EndpointSpec, RoutingTable
+from pointsman.model import PLAIN, EndpointSpec, RoutingTable
 from pointsman.policy.routes import parse_route
 from pointsman.usercode.describing import renamed, unpack_description
 from pointsman.version import VERSION
@@ -109,16 +109,35 @@ def document(table: RoutingTable, *, security: Document | None = None, shows_bac
         },
     }
     if security:
-        made["components"]["securitySchemes"] = security
+        made["components"]["securitySchemes"] = {**security}
         made["security"] = [{name: []} for name in security]
-    for endpoint in sorted(table.endpoints.values(), key=lambda endpoint: endpoint.route or ""):
+    for endpoint in sorted(table.endpoints.values(), key=_precedence):
         if endpoint.route is not None:
             _add_endpoint(made, endpoint, _description_of(table, endpoint))
+    _tell_operations_apart(made)
     if not shows_backends:
         for item in made["paths"].values():
             for operation in _operations(item):
                 operation.pop("x-pointsman-backends", None)
     return made
+
+
+def _precedence(endpoint: EndpointSpec) -> tuple[bool, int, str]:
+    """As routes win: those that match whole paths, then the longest prefix. What a path is in two is the first's."""
+    route = endpoint.route or ""
+    return (False, 0, route) if endpoint.surface == PLAIN else (True, -len(route), route)
+
+
+def _tell_operations_apart(made: Document) -> None:
+    taken: set[str] = set()
+    for item in made["paths"].values():
+        for operation in _operations(item):
+            name, count = operation.get("operationId"), 1
+            while operation.get("operationId") in taken:
+                count += 1
+                operation["operationId"] = f"{name}_{count}"
+            if name is not None:
+                taken.add(operation["operationId"])
 
 
 def merge_app(made: Document, prefix: str, name: str, app: Document) -> None:
@@ -130,8 +149,9 @@ def merge_app(made: Document, prefix: str, name: str, app: Document) -> None:
     """
     parts: Document = app.get("components") or {}
     names = _take_schemas(made, name, parts.get("schemas") or {})
+    schemes = _take_schemes(made, name, parts.get("securitySchemes") or {})
     for kind, members in parts.items():
-        if kind != "schemas":
+        if kind not in ("schemas", "securitySchemes"):
             made["components"].setdefault(kind, {})
             for member, value in members.items():
                 made["components"][kind].setdefault(member, renamed(value, names))
@@ -140,6 +160,9 @@ def merge_app(made: Document, prefix: str, name: str, app: Document) -> None:
         item = renamed(item, names)
         for operation in _operations(item):
             operation.setdefault("tags", [name])
+            wanted = operation.get("security", app.get("security"))
+            if wanted:
+                operation["security"] = _both(wanted, schemes, made.get("security") or [{}])
             if operation.get("operationId") in taken:
                 operation["operationId"] = f"{_plain(name)}_{operation['operationId']}"
         made["paths"].setdefault(prefix.rstrip("/") + path, item)
@@ -224,6 +247,25 @@ def _take_schemas(made: Document, owner: str, schemas: Document) -> dict[str, st
     for name, schema in schemas.items():
         taken[names.get(name, name)] = renamed(schema, names)
     return names
+
+
+def _take_schemes(made: Document, owner: str, schemes: Document) -> dict[str, str]:
+    """Add the security schemes of an app to the document. Returns new names as :func:`_take_schemas`."""
+    names: dict[str, str] = {}
+    if schemes:
+        taken: Document = made["components"].setdefault("securitySchemes", {})
+        for name, scheme in schemes.items():
+            if taken.get(name, scheme) != scheme:
+                names[name] = f"{name}_{_plain(owner)}"
+            taken.setdefault(names.get(name, name), scheme)
+    return names
+
+
+def _both(wanted: list[Document], names: dict[str, str], ours: list[Document]) -> list[Document]:
+    """What an app asks for, by its new names, and what the server asks for before it."""
+    return [
+        {**{names.get(name, name): scopes for name, scopes in one.items()}, **own} for one in wanted for own in ours
+    ]
 
 
 def _refers(schema: Any, names: set[str]) -> bool:

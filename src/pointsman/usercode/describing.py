@@ -136,7 +136,7 @@ def _told_apart(schema: Any, others: dict[str, Any]) -> Described:
 def renamed(schema: Any, names: dict[str, str]) -> Any:
     """A part of a document with references to schemas under their new names."""
     if isinstance(schema, dict):
-        return {key: _reference(part, names) if key == "$ref" else renamed(part, names) for key, part in schema.items()}
+        return {key: _RENAMERS.get(key, renamed)(part, names) for key, part in schema.items()}
     return [renamed(part, names) for part in schema] if isinstance(schema, list) else schema
 
 
@@ -144,7 +144,19 @@ def _reference(reference: Any, names: dict[str, str]) -> Any:
     if not isinstance(reference, str):
         return renamed(reference, names)  # a property of that name
     before, slash, name = reference.rpartition("/")
-    return f"{before}{slash}{names.get(name, name)}"
+    return f"{before}{slash}{names.get(name, name)}" if f"{before}{slash}" == _SCHEMAS else reference
+
+
+def _discriminator(part: Any, names: dict[str, str]) -> Any:
+    """What tells the members of a union apart refers to them, too, but not by ``$ref``."""
+    mapping = part.get("mapping") if isinstance(part, dict) else None
+    if not isinstance(mapping, dict):
+        return renamed(part, names)
+    return {**renamed(part, names), "mapping": {value: _reference(to, names) for value, to in mapping.items()}}
+
+
+_SCHEMAS = REF.partition("{")[0]
+_RENAMERS = {"$ref": _reference, "discriminator": _discriminator}
 
 
 def _default_of(parameter: Parameter) -> dict[str, Any]:

@@ -9,13 +9,16 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
+import fastapi
 import msgspec
 import numpy as np
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from starlette.responses import JSONResponse
 
 import pointsman as serve
@@ -217,6 +220,23 @@ def test_npy_files_that_lie(data: bytes) -> None:
     assert (response.status_code, response.json()["detail"][0]["type"]) == (422, "npy_invalid")
 
 
+@pytest.mark.parametrize("encode", [msgspec.json.encode, msgspec.msgpack.encode])
+def test_text_that_would_be_terabytes_as_an_array(encode: Any) -> None:
+    """One long text and many empty ones are refused before memory is asked for; text that fits is an array (TY1)."""
+    media = "json" if encode is msgspec.json.encode else "msgpack"
+    headers = {"content-type": f"application/{media}"}
+    with TestClient(flowers.some_numbers) as numbers, TestClient(text_array) as texts:
+        for nested in (["x" * 1_000_000, *[""] * 1_000_000], [["x" * 20_000_000], [1]], [["x"], [1.0] * 1_000_000]):
+            for client in (numbers, texts):
+                response = client.post(content=encode(nested), headers=headers)
+                assert [detail["type"] for detail in response.json()["detail"]] == ["array_text"]
+        assert texts.post(content=encode(["a", "bcd"]), headers=headers).json() == ["a", "bcd"]
+
+
+def text_array(texts: NDArray[np.str_]) -> Any:
+    return texts
+
+
 def test_a_misfit_is_told_as_fastapi_tells_it() -> None:
     """I see where my body does not fit, what is wrong, and not what I had sent; the model sees nothing (TY3)."""
     body = {"sepal": "secret", "petals": [{"width": 1, "colour": "secret"}, {}]}
@@ -415,6 +435,21 @@ def no_list(flower: Flower) -> list[int]: ...  # type: ignore[empty-body]
 def query_in_a_batch(flowers: list[Flower], top: int) -> list[int]: ...  # type: ignore[empty-body]
 
 
+def query_of_fastapi(a: Flower, top: int = fastapi.Query(3)) -> None: ...
+
+
+def body_of_fastapi(a: Flower = fastapi.Body()) -> None: ...  # noqa: B008 - as FastAPI has it
+
+
+def header_of_fastapi(a: Flower, token: Annotated[str, fastapi.Header()] = "") -> None: ...
+
+
+def dependency_of_fastapi(a: Flower, user: Any = fastapi.Depends(str)) -> None: ...  # noqa: B008 - as FastAPI has it
+
+
+def field_of_pydantic(a: Flower, top: int = pydantic.Field(3, ge=1)) -> None: ...
+
+
 class Unknown:
     pass
 
@@ -422,6 +457,11 @@ class Unknown:
 @pytest.mark.parametrize(
     ("model", "text"),
     [
+        (query_of_fastapi, "parameter 'top' of query_of_fastapi is declared by Query"),
+        (body_of_fastapi, "parameter 'a' of body_of_fastapi is declared by Body"),
+        (header_of_fastapi, "parameter 'token' of header_of_fastapi is declared by Header"),
+        (dependency_of_fastapi, "parameter 'user' of dependency_of_fastapi is declared by Depends"),
+        (field_of_pydantic, "parameter 'top' of field_of_pydantic is declared by FieldInfo"),
         (two_bodies, "takes a, b from it; put them into one model"),
         (body_and_file, "takes a, b from it"),
         (unknown_parameter, "parameter 'b' of unknown_parameter has the annotation dict"),

@@ -259,7 +259,7 @@ def typed_answer(value: Any, request: RequestHead, *, form: Form | None) -> Answ
     if wanted == NPY and kinds.array_class(type(fitted)) is not None:
         return _encoded(fitted, NPY) or Answer(200, answers.JSON, _json_of(form, fitted))
     if wanted == MSGPACK:
-        return Answer(200, MSGPACK_HEADERS, msgspec.msgpack.encode(form.plain(fitted)))
+        return _msgpack_of(form, fitted)
     return Answer(200, answers.JSON, _json_of(form, fitted))
 
 
@@ -272,6 +272,13 @@ def _json_of(form: Form, value: Any) -> bytes:
         return form.json(value)
     except Exception:  # noqa: BLE001 - serializers of models are user code; the usual way says what is wrong, and where
         return to_json(value)
+
+
+def _msgpack_of(form: Form, value: Any) -> Answer:
+    try:
+        return Answer(200, MSGPACK_HEADERS, msgspec.msgpack.encode(form.plain(value)))
+    except Exception:  # noqa: BLE001 - as above
+        return _as_msgpack(value)
 
 
 def _fitted(form: Form, value: Any) -> Any:
@@ -289,15 +296,19 @@ def _fitted(form: Form, value: Any) -> Any:
 
 def _encoded(value: Any, media: str) -> Answer | None:
     if media == MSGPACK:
-        try:
-            return Answer(200, MSGPACK_HEADERS, msgspec.msgpack.encode(value, enc_hook=jsonable))
-        except Exception as error:
-            raise AnswerError(f"the answer has no msgpack form: {type(error).__name__} was raised") from error
+        return _as_msgpack(value)
     if kinds.array_class(type(value)) is None or value.dtype.hasobject:
         return None
     from pointsman.usercode.arrays import to_npy
 
     return Answer(200, NPY_HEADERS, to_npy(value))
+
+
+def _as_msgpack(value: Any) -> Answer:
+    try:
+        return Answer(200, MSGPACK_HEADERS, msgspec.msgpack.encode(value, enc_hook=jsonable))
+    except Exception as error:
+        raise AnswerError(f"the answer has no msgpack form: {type(error).__name__} was raised") from error
 
 
 def accepted(headers: list[tuple[bytes, bytes]]) -> str:

@@ -12,6 +12,10 @@ from pointsman.usercode.misfits import Misfit
 
 MAX_HEADER = 10_000
 """Bytes of the header of an npy file, as numpy's own reader has it."""
+MAX_TEXT_BYTES = 64 * 1024 * 1024
+"""Most bytes that text from nested lists may take as an array."""
+NUMBER_AS_TEXT, BYTES_OF_A_CHARACTER = 32, 4
+"""Room that a number takes among text, in characters."""
 _PLAIN = "biufcmMU"
 """Kinds of types that arrays from outside may have: numbers, truth values, times, text. Never objects."""
 
@@ -37,15 +41,19 @@ def from_npy(data: bytes) -> Any:
         raise Misfit.of("it is no npy file of numbers, or is not complete", "npy_invalid") from None
 
 
-def from_lists(value: Any, wanted: Any) -> Any:
+def from_lists(value: Any, wanted: Any, *, has_text: bool = True) -> Any:
     """The array of nested lists.
 
     Args:
         wanted: the type of its elements; None for any.
+        has_text: whether there may be text in it.
 
     Raises:
-        Misfit: lists of one level differ in length, or an element is no number, truth value or text.
+        Misfit: lists of one level differ in length, an element is no number, truth value or text, or there is text that
+            takes far more room in an array.
     """
+    if has_text and type(value) is list:
+        _check_text(value)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -57,9 +65,25 @@ def from_lists(value: Any, wanted: Any) -> Any:
     return cast(array, wanted)
 
 
-def as_array(value: Any, wanted: Any) -> Any:
-    """A Python object as an array: an array as it is. Raises as :func:`from_lists`."""
-    return value if isinstance(value, np.ndarray) else from_lists(value, wanted)
+def _check_text(value: list[Any]) -> None:
+    """Each element of an array with text has room for the longest one: one long text and a million empty ones, 3 MB of
+    JSON, would be terabytes, and are refused before numpy asks for them."""
+    count, longest, lists = 0, 0, [value]
+    while lists:
+        part = lists.pop()
+        count += len(part)
+        found = set(map(type, part))
+        if str in found:
+            longest = max(longest, NUMBER_AS_TEXT, *(len(item) for item in part if type(item) is str))
+        if list in found:
+            lists += [item for item in part if type(item) is list]
+    if count * longest * BYTES_OF_A_CHARACTER > MAX_TEXT_BYTES:
+        raise Misfit.of("Input should be text that takes less room as an array", "array_text")
+
+
+def as_array(value: Any, wanted: Any, *, has_text: bool = True) -> Any:
+    """A Python object as an array: an array as it is. Arguments and exceptions as of :func:`from_lists`."""
+    return value if isinstance(value, np.ndarray) else from_lists(value, wanted, has_text=has_text)
 
 
 def cast(array: Any, wanted: Any) -> Any:

@@ -204,6 +204,7 @@ class StructForm(Form):
             self._msgpack = msgspec.msgpack.Decoder(annotation)
         except (TypeError, NameError) as error:
             raise TypeError(f"values of {kinds.name_of(annotation)} cannot be validated: {error}") from error
+        self._classes = tuple(_structs_in(msgspec.inspect.type_info(annotation), set()))
 
     def __repr__(self) -> str:
         return kinds.name_of(self._annotation)
@@ -221,16 +222,38 @@ class StructForm(Form):
             raise misfit_of_msgspec(error) from None
 
     def json(self, value: Any) -> bytes:
-        return msgspec.json.encode(value)
+        return msgspec.json.encode(self._declared(value))
 
     def plain(self, value: Any) -> Any:
-        return msgspec.to_builtins(value)
+        return msgspec.to_builtins(self._declared(value))
+
+    def _declared(self, value: Any) -> Any:
+        """A value with the fields that the annotation has: msgspec writes those of the object, and a class that
+        inherits from the annotated one may have more, which are nobody else's."""
+        if any(cls.__subclasses__() for cls in self._classes):
+            return self._msgpack.decode(msgspec.msgpack.encode(value))
+        return value
 
     def describe(self, *, answer: bool) -> Described:
         (schema,), components = msgspec.json.schema_components(
             [self._annotation], ref_template=REF.replace("{}", "{name}")
         )
         return schema, components
+
+
+def _structs_in(info: Any, seen: set[Any]) -> set[Any]:
+    """The classes of msgspec in an annotation, those of their fields included."""
+    if isinstance(info, (tuple, list)):
+        for part in info:
+            _structs_in(part, seen)
+    elif isinstance(info, msgspec.inspect.StructType):
+        if info.cls not in seen:
+            seen.add(info.cls)
+            _structs_in(info.fields, seen)
+    elif isinstance(info, (msgspec.inspect.Type, msgspec.inspect.Field)):
+        for name in info.__struct_fields__:
+            _structs_in(getattr(info, name), seen)
+    return seen
 
 
 class ArrayForm(Form):
@@ -254,14 +277,18 @@ class ArrayForm(Form):
         if media == MSGPACK:
             return self.take(_unpacked(data))
         try:
-            return self.take(msgspec.json.decode(data))
+            value = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise misfit_of_msgspec(error) from None
+        return self._taken(value, has_text=b'"' in data)
 
     def take(self, value: Any) -> Any:
+        return self._taken(value)
+
+    def _taken(self, value: Any, *, has_text: bool = True) -> Any:
         if value is None and self._optional:
             return None
-        return self._arrays.cast(self._arrays.as_array(value, self._dtype), self._dtype)
+        return self._arrays.cast(self._arrays.as_array(value, self._dtype, has_text=has_text), self._dtype)
 
     def json(self, value: Any) -> bytes:
         return json.dumps(self.plain(value), separators=(",", ":"), allow_nan=False).encode()

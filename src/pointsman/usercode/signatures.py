@@ -142,6 +142,7 @@ def _read(
     read, passed_over = [], False
     for parameter in parameters:
         hint = hints[parameter.name]
+        _check_meaning(name, parameter, hint)
         role = _role(hint, batches)
         if role is None and hint is _EMPTY and parameter.default is not _EMPTY:
             passed_over = True  # nothing is known of it, and it needs nothing
@@ -159,6 +160,24 @@ def _read(
     if batches and any(parameter.default is not _EMPTY for parameter in read):
         raise TypeError(f"{name} takes a batch, so its parameters can have no defaults")
     return tuple(read)
+
+
+def _check_meaning(name: str, parameter: inspect.Parameter, hint: Any) -> None:
+    """What FastAPI and pydantic put in the place of a default is no value, and nobody here would read it."""
+    marks = [parameter.default] if _is_mark(parameter.default) else []
+    marks += [mark for mark in getattr(hint, "__metadata__", ()) if type(mark).__module__ == "fastapi.params"]
+    for mark in marks:
+        raise TypeError(
+            f"parameter {parameter.name!r} of {name} is declared by {type(mark).__name__}(...), which only FastAPI"
+            " reads; write Annotated[type, pydantic.Field(...)] = default, and take a serve.Request for all that is"
+            " neither in the body nor in path or query"
+        )
+
+
+def _is_mark(default: Any) -> bool:
+    fields = sys.modules.get("pydantic.fields")
+    is_field = fields is not None and isinstance(default, fields.FieldInfo)
+    return is_field or type(default).__module__ == "fastapi.params"
 
 
 def _unclear(name: str, parameter: inspect.Parameter, hint: Any, batches: bool) -> str:

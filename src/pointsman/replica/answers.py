@@ -190,7 +190,7 @@ def app_head(headers: Any) -> tuple[Headers, int | None]:
     except TypeError:  # they are bytearrays
         known = None
     if known is None:
-        pairs = tuple([(bytes(name), bytes(value)) for name, value in given])
+        pairs = tuple([(bytes(memoryview(name)), bytes(memoryview(value))) for name, value in given])
         kept = check_headers(list(pairs))
         if any(name.lower() == b"connection" and b"close" in value.lower() for name, value in pairs):
             kept.append((b"connection", b"close"))

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.policy.balance import GOES_ON, LEAD_S, RunTime, choose_replica, may_hold, whom_to_recall_from
+from pointsman.policy.balance import (
+    GOES_ON,
+    LEAD_S,
+    ONE_AHEAD_S,
+    PATIENCE,
+    RunTime,
+    choose_replica,
+    has_one_ahead,
+    is_surprise,
+    may_hold,
+    patience_s,
+    whom_to_recall_from,
+)
 from tests.properties import examples
 
 
@@ -19,6 +31,7 @@ class Candidate:
     open: bool = True
     near: bool = True
     may_hold: int | None = None
+    one_ahead: bool = False
 
     @property
     def held(self) -> int:
@@ -142,6 +155,34 @@ def test_a_lead_is_a_limit_of_its_own(candidate: Candidate, halved: bool, taken:
     assert (choose_replica([candidate], limit=10, turn=0, halved=halved) is candidate) == taken
 
 
+@pytest.mark.parametrize(
+    ("candidate", "halved", "crowded", "taken"),
+    [
+        (Candidate(inflight=1, may_hold=1, one_ahead=True), False, True, True),
+        (Candidate(inflight=1, may_hold=1, one_ahead=True), False, False, False),
+        (Candidate(inflight=1, may_hold=1, one_ahead=True), True, True, False),
+        (Candidate(inflight=1, may_hold=1), False, True, False),
+        (Candidate(inflight=2, may_hold=1, one_ahead=True), False, True, False),
+        (Candidate(inflight=0, may_hold=1), False, True, True),
+        (Candidate(inflight=1, may_hold=0), False, True, False),
+    ],
+)
+def test_one_call_ahead_while_calls_wait_for_all(
+    candidate: Candidate, halved: bool, crowded: bool, taken: bool
+) -> None:
+    """A replica that has a call gets one more where many wait; a copy for a shadow is never that one (BC6, SH6)."""
+    found = choose_replica([candidate], limit=10, turn=0, halved=halved, crowded=crowded)
+    assert (found is candidate) == taken
+    assert choose_replica([candidate], limit=1, turn=0, crowded=True) is (None if candidate.inflight else candidate)
+
+
+def test_whoever_is_idle_comes_first() -> None:
+    """With calls for all replicas waiting, none is given ahead before each replica has its own (BC6)."""
+    busy, idle = Candidate(inflight=1, may_hold=1, one_ahead=True), Candidate(may_hold=1, one_ahead=True)
+    for turn in range(2):
+        assert choose_replica([busy, idle], limit=10, turn=turn, crowded=True) is idle
+
+
 @given(run_us=st.integers(1, 10**9), limit=st.integers(1, 1000))
 def test_a_lead_is_what_begins_within_milliseconds(run_us: int, limit: int) -> None:
     """Beside the call that runs a replica has those that it is likely to begin soon, and at most its limit (BC6)."""
@@ -149,6 +190,30 @@ def test_a_lead_is_what_begins_within_milliseconds(run_us: int, limit: int) -> N
     assert 1 <= held <= limit
     assert (held - 1) * run_us <= LEAD_S * 1e6
     assert held == limit or held * run_us > LEAD_S * 1e6
+
+
+@pytest.mark.parametrize(("seconds", "one"), [(LEAD_S, False), (0.02, True), (ONE_AHEAD_S, True), (0.051, False)])
+def test_calls_of_medium_length_wait_a_little_longer(seconds: float, one: bool) -> None:
+    """One is given ahead of calls too long for a lead; it waits for as long as one takes, and half of that (BC6)."""
+    us = int(seconds * 1e6)
+    assert has_one_ahead(us) == one
+    assert patience_s(us) == pytest.approx(PATIENCE * seconds)
+    assert not has_one_ahead(0)
+    assert not has_one_ahead(GOES_ON)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "surprise"), [(0.001, False), (0.02, False), (0.055, False), (0.065, True), (9, True)]
+)
+def test_a_call_that_takes_far_longer_is_noticed(seconds: float, surprise: bool) -> None:
+    """Among calls of 20 ms one of 65 is known by the mean, and the first of all is none (BC6)."""
+    time = RunTime()
+    time.note(0.02)
+    assert not is_surprise(0, time.us)
+    before_us = time.us
+    time.note(seconds)
+    assert is_surprise(before_us, time.us) == surprise
+    assert not is_surprise(before_us, GOES_ON)
 
 
 def test_nobody_waits_for_what_nobody_knows() -> None:
@@ -180,6 +245,7 @@ class Holder:
     may_hold: int | None = 3
     open: bool = True
     asked_at: float = float("-inf")
+    patience_s: float = LEAD_S
 
 
 NOW = 100.0
@@ -219,3 +285,19 @@ def test_nobody_is_asked_all_the_time() -> None:
     late, busy = Holder(LATE, inflight=1), Holder(asked_at=NOW - LEAD_S / 2)
     assert whom_to_recall_from([late, busy], NOW, idle=False) == ([], NOW + LEAD_S)
     assert whom_to_recall_from([late, busy], NOW + LEAD_S / 2, idle=False) == ([busy], None)
+
+
+def test_what_waits_behind_a_call_of_medium_length_stays_while_nobody_is_idle() -> None:
+    """It is called back once the running call takes longer than such calls do, or as soon as another replica has
+    nothing to do, which is looked for every few milliseconds (BC6)."""
+    usual, busy = Holder(LATE, inflight=2, patience_s=0.03), Holder(inflight=1)
+    assert whom_to_recall_from([usual, busy], NOW, idle=False) == ([], NOW + LEAD_S)
+    assert whom_to_recall_from([usual, busy], LATE + 0.025, idle=False) == ([], LATE + 0.03)
+    assert whom_to_recall_from([usual, busy], LATE + 0.03, idle=False) == ([usual], None)
+    assert whom_to_recall_from([usual, Holder()], NOW, idle=False) == ([usual], None)
+
+
+def test_one_that_may_wait_behind_a_stranger_is_looked_at_as_early_as_ever() -> None:
+    """A call alone may stand behind one of another router's, whatever calls take here (BC6)."""
+    late, spare = Holder(LATE, inflight=1, patience_s=0.03), Holder()
+    assert whom_to_recall_from([late, spare], NOW, idle=False) == ([spare], None)

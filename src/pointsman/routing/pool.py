@@ -161,8 +161,7 @@ class Pool:
         """Calls that wait here though replicas would take them, and so do not count as queued."""
         if not self._route.one_at_a_time:
             return 0
-        limit = self._route.max_concurrent_queries
-        return sum(max(0, limit - remote.inflight) for remote in self._candidates if remote.open)
+        return sum(max(0, self._route.max_concurrent_queries - r.inflight) for r in self._candidates if r.open)
 
     async def aclose(self, reason: str) -> None:
         """Fail the waiting calls and close all connections."""
@@ -230,6 +229,7 @@ class Pool:
             limit=self._route.max_concurrent_queries,
             turn=self._next_turn,
             halved=call.shadow and self.serves_users,  # the other half stays free for users' calls (decision 0011)
+            crowded=not self._recalls or len(self._waiting) + len(self._overflow) >= len(self._candidates),
         )
         if remote is None:
             return False

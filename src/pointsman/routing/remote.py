@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pointsman.exceptions import CallRejectedError, TooLargeError
 from pointsman.model import ReplicaRef
-from pointsman.policy.balance import may_hold
+from pointsman.policy.balance import LEAD_S, STEADY_S, has_one_ahead, is_surprise, may_hold, patience_s
 from pointsman.routing.call import Call
 from pointsman.routing.reply import ByteStream, Reply, ReplyStream, StreamBroken
 from pointsman.routing.upward import Upward
@@ -60,6 +60,8 @@ class RemoteReplica:
         retired: no new calls are sent.
         sockets: WebSockets on it, which do not count among the calls.
         may_hold: calls without an answer that it may have; None where it runs them beside one another.
+        one_ahead: whether it may have a second call though ``may_hold`` is 1, while calls wait for every replica. Not
+            where other routers have calls, which it can go on with.
         tried: done once it was reached, or nobody waits for that any more.
     """
 
@@ -82,6 +84,8 @@ class RemoteReplica:
         self._closed_to_calls = False
         self._dialing: asyncio.Task[None] | None = None
         self.may_hold: int | None = None
+        self.one_ahead = False
+        self._one_ahead_from = 0.0
         self._limit: int | None = None
         self._run_us = 0
         self._recalling = False
@@ -117,6 +121,10 @@ class RemoteReplica:
         first = next(iter(self._calls.values()), None)
         return None if first is None else max(first.sent_at, self._moved_at)
 
+    @property
+    def patience_s(self) -> float:
+        return patience_s(self._run_us) if self.one_ahead else LEAD_S
+
     def one_at_a_time(self, limit: int | None) -> None:
         """Say that it runs its calls one at a time, and takes at most ``limit``; None where it does not."""
         self._limit = limit
@@ -134,12 +142,21 @@ class RemoteReplica:
             self.may_hold = None
         else:
             self.may_hold = 0 if self._recalling else may_hold(self._run_us, self._limit)
+        self.one_ahead = (
+            self.may_hold == 1
+            and has_one_ahead(self._run_us)
+            and not self.elsewhere
+            and self._moved_at >= self._one_ahead_from
+        )
 
     def _moved_on(self, run_us: int) -> None:
         """A call has ended there, so that the next can begin."""
-        self._run_us = run_us or self._run_us  # also where only a later table will say that it runs one at a time
+        # Also where only a later table will say that it runs one at a time.
+        before_us, self._run_us = self._run_us, run_us or self._run_us
         if self._limit is not None or self._recalling:
             self._moved_at = self._loop.time()
+            if is_surprise(before_us, self._run_us):
+                self._one_ahead_from = self._moved_at + STEADY_S
             self._recalling = False
             self._reckon()
 

@@ -25,7 +25,7 @@ def import_watchfiles() -> Any:
     try:
         import watchfiles
     except ImportError:
-        raise ServeException("--reload needs the package watchfiles: pip install 'pointsman[reload]'") from None
+        raise ServeException("--reload needs the package watchfiles: pip install watchfiles") from None
     return watchfiles
 
 

@@ -151,4 +151,4 @@ def test_reload_without_its_package(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     done = CliRunner().invoke(app, ["run", "model:Greeter", "--reload"])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == "pointsman: --reload needs the package watchfiles: pip install 'pointsman[reload]'\n"
+    assert done.stderr == "pointsman: --reload needs the package watchfiles: pip install watchfiles\n"

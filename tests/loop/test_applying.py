@@ -141,6 +141,51 @@ def test_what_cannot_come_up_takes_the_rest_back(tmp_path: Path) -> None:
     in_world(tmp_path, test)
 
 
+def test_two_that_fail_at_once_are_one_failure(tmp_path: Path) -> None:
+    """The first takes all back, and nothing is done for the second that is not wanted any more (CF7)."""
+
+    async def test(world: World) -> None:
+        await apply(world, *ONE)
+        world.plan = ReplicaPlan(constructor_error="no such model")
+        launched, serving = len(world.engine.launched), set(world.engine.live)
+        bad = {**ONE[0], "a": model("m:A"), "b": model("m:B")}
+        view = await apply(world, bad, ONE[1])
+        assert view.state == "taken back"
+        await asyncio.sleep(60)
+        assert {replica.note.version for replica in world.engine.live.values()} == {1}
+        assert {replica.note.backend for replica in world.engine.launched[launched:]} == {"a", "b"}
+        assert not [order for order in world.engine.orders if order.what == "exit" and order.number in serving]
+        world.plan = ReplicaPlan()
+        began = asyncio.get_running_loop().time()
+        assert (await apply(world, bad, ONE[1])).state == "done"
+        assert asyncio.get_running_loop().time() < began + 10  # no pause is left of the failures
+
+    in_world(tmp_path, test)
+
+
+def test_failures_are_told_until_the_next_apply(tmp_path: Path) -> None:
+    """A backend that could not be replaced shows why in the status, one that only was part of the same file does not;
+    what comes up after a failure shows none (CB10)."""
+
+    async def test(world: World) -> None:
+        await apply(world, {"v1": model(num_replicas=2), "w": model("m:W")}, ONE[1])
+        plans = {
+            "v1": [ReplicaPlan(constructor_error="no such model")] * 9,
+            "w": [ReplicaPlan(constructor_error="once")],
+        }
+        world.plan_of = lambda note: (plans[note.backend] or [ReplicaPlan()]).pop()  # type: ignore[method-assign]
+        new = {"v1": model("m:New", num_replicas=2, max_surge=1), "w": model("m:NewW")}
+        assert (await apply(world, new, ONE[1])).object == "backend/v1"
+        failures = world.controller.observed.failures
+        assert set(failures) == {"v1"}
+        assert failures["v1"].rolled_back
+        plans["v1"] = [ReplicaPlan(), ReplicaPlan(), ReplicaPlan(constructor_error="once")]
+        assert (await apply(world, new, ONE[1])).state == "done"
+        assert failures == {}
+
+    in_world(tmp_path, test)
+
+
 def test_the_next_controller_goes_on(tmp_path: Path) -> None:
     """An apply outlives the process that carries it out; a command that is sent again begins no second one
     (CF8, CL5)."""

@@ -118,11 +118,10 @@ class Desired(Struct, frozen=True):
     def codes(self) -> set[str]:
         """Digests of all code that the state refers to."""
         fallbacks = [*self.fallbacks.values()]
-        specs = [*self.backends.values()]
-        for operation in self.operations.values():
-            specs += [before.spec for before in operation.backends.values() if before.spec]
+        for operation in self.operations.values():  # what a backend was is its fallback; what that was is here
             fallbacks += [before.fallback for before in operation.backends.values() if before.fallback]
-        return {spec.code for spec in (*specs, *(f.spec for f in fallbacks if f.spec is not None))}
+        specs = [*self.backends.values(), *(fallback.spec for fallback in fallbacks if fallback.spec is not None)]
+        return {spec.code for spec in specs}
 
 
 class FreeCapacity(Struct, frozen=True):

@@ -33,6 +33,7 @@ from pointsman.controller.observed import LaunchMetadata
 from pointsman.controller.orders import Launcher
 from pointsman.controller.publisher import Publisher
 from pointsman.controller.reconcile import Action, Confirm, Revert, WakeAt, is_settled, plan
+from pointsman.controller.replicas import Phase
 from pointsman.controller.state import Desired
 from pointsman.controller.store import Loaded, StoreError
 from pointsman.engine.orders import LaunchOrder, ProcessEvent
@@ -384,7 +385,9 @@ class Simulation:
         if known is None or replica is None or replica.report.state != "ready" or known.unhealthy or known.adopted:
             return
         gone = known.backend not in self.controller.desired.backends  # by force, perhaps
-        assert number in self.going or gone, f"replica {number} is killed while it serves"
+        # One that got ready while there was no controller, and is not wanted any more, was never in a table.
+        drains = known.phase is Phase.DRAINING
+        assert number in self.going or gone or drains, f"replica {number} is killed while it serves"
 
     def check_rest(self) -> None:
         desired, observed = self.controller.desired, self.controller.observed

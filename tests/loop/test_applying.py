@@ -15,7 +15,7 @@ from pointsman.model import BackendConfigSpec, Resources, Source
 from pointsman.testing import ReplicaPlan, settle
 from pointsman.usercode.packing import code_digest
 from pointsman.wire.apply import OperationView, WantedBackend, WantedEndpoint
-from pointsman.wire.commands import Accepted, Apply, Progress, SetTraffic
+from pointsman.wire.commands import Accepted, Apply, Progress, SetTraffic, TakeBack
 from pointsman.wire.messages import unpack
 from tests.loop.world import ORIGIN, TRAITS, World, in_world
 from tests.unit.planning import everything, of_file, plan_for, served
@@ -182,6 +182,46 @@ def test_failures_are_told_until_the_next_apply(tmp_path: Path) -> None:
         plans["v1"] = [ReplicaPlan(), ReplicaPlan(), ReplicaPlan(constructor_error="once")]
         assert (await apply(world, new, ONE[1])).state == "done"
         assert failures == {}
+
+    in_world(tmp_path, test)
+
+
+def test_a_model_that_loads_for_ever_is_taken_back_by_hand(tmp_path: Path) -> None:
+    """Whoever waits hears who did it; the process ends, and its backends are free again (CF8)."""
+
+    async def test(world: World) -> None:
+        await apply(world, *ONE)
+        before = everything(world.controller.desired)
+        world.plan = ReplicaPlan(ready_s=None)
+        order = command(world, *TWO)
+        await world.change(order)
+        waiting = asyncio.ensure_future(outcome(world, order.id))
+        await asyncio.sleep(3600)
+        assert not waiting.done()
+        taken = await world.change(TakeBack(world.new_id(), order.id, by="bob"))
+        assert (await waiting).text == "bob took it back"
+        await settle()
+        assert not world.engine.of("v2")
+        assert everything(world.controller.desired) == before
+        again = await world.change(TakeBack(world.new_id(), order.id))
+        assert again == Accepted(taken.version, "the apply of 'shop' has ended already: taken back")
+        world.plan = ReplicaPlan()
+        assert (await apply(world, *TWO)).state == "done"
+
+    in_world(tmp_path, test)
+
+
+def test_the_answer_does_not_wait_for_a_router_that_hangs_for_ever(tmp_path: Path) -> None:
+    """The apply is done; the caller is told that not everybody uses it yet (CF6, CL4)."""
+
+    async def test(world: World) -> None:
+        await apply(world, *ONE)
+        world.peers.routers[1] = None
+        order = command(world, *TWO)
+        await world.change(order)
+        with pytest.raises(TimeoutError, match="was not in effect everywhere after 60 s"):
+            await outcome(world, order.id)
+        assert find_operation(world.controller.desired, order.id).state == "done"
 
     in_world(tmp_path, test)
 

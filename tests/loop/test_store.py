@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 from pathlib import Path
 
@@ -279,6 +280,17 @@ def test_all_about_traffic_survives(path: Path) -> None:
     store.close()
 
 
+def test_no_limit_is_no_limit_after_a_restart(path: Path) -> None:
+    """An endpoint that takes bodies of any size takes them under the next controller, too (G4)."""
+    endless = msgspec.structs.replace(state().endpoints["e"], max_body_bytes=math.inf)
+    store = reopened(path)
+    store.commit(Desired(4, state().backends, {"e": endless}), codes=[CODE])
+    store.close()
+    store = Store(path)
+    assert store.open().desired.endpoints["e"].max_body_bytes == math.inf
+    store.close()
+
+
 def test_pins_and_history_go_with_their_endpoint(path: Path) -> None:
     """What was taken away from an endpoint's traffic does not come back with the next controller (LC2)."""
     store = reopened(path)
@@ -327,12 +339,22 @@ def test_an_apply_and_all_marks_survive(path: Path) -> None:
     assert Store(path).open().desired == ended
 
 
-def test_a_state_without_marks_opens(filled: Path) -> None:
-    """The release before knew neither marks nor applies: nobody is known to have set anything (CF10, G4)."""
-    edit(filled, "UPDATE meta SET value = '2' WHERE key = 'schema'")
-    desired = Store(filled).open().desired
+def test_a_state_without_marks_opens(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release before wrote JSON, and knew neither marks nor applies: nobody is known to have set anything
+    (CF10, G4)."""
+    with monkeypatch.context() as before:
+        before.setattr(msgspec.msgpack, "encode", msgspec.json.encode)
+        before.setattr("pointsman.controller.store.snapshot.SCHEMA_VERSION", 2)
+        store = reopened(path)
+        store.commit(state(), codes=[CODE])
+        store.close()
+    store = Store(path)
+    desired = store.open().desired
     assert (desired.marks, desired.operations) == ({}, {})
     assert desired == state()
+    store.commit(with_apply(), codes=[b"new code", b"older code"])
+    store.close()
+    assert Store(path).open().desired == with_apply()
 
 
 @pytest.mark.parametrize("kind", ["pins", "histories"])
@@ -351,7 +373,7 @@ def test_a_state_of_an_older_release_opens(filled: Path) -> None:
     with sqlite3.connect(filled) as connection:
         (value,) = connection.execute("SELECT value FROM objects WHERE kind = 'endpoints'").fetchone()
     connection.close()
-    fields = json.loads(value)
+    fields = msgspec.msgpack.decode(value)
     del fields["shard_key"], fields["idempotent"], fields["policy"]["shadows"], fields["policy"]["custom"]
     data = json.dumps(fields).encode()
     checksum = hashlib.sha256(b"endpoints\0e\0" + data).digest()

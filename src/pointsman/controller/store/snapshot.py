@@ -21,7 +21,7 @@ from pointsman.usercode.packing import code_digest
 from pointsman.wire.apply import Marks
 from pointsman.wire.tables import changed
 
-#: The second had no changes, marks and operations, and the rest was as it is.
+#: The second had no changes, marks and operations, and its objects were JSON.
 SCHEMA_VERSION = 3
 #: It had no digest of the whole state, and no file of the last acknowledged change.
 OLDEST_SCHEMA = 1
@@ -140,7 +140,7 @@ def _read(connection: sqlite3.Connection, path: Path) -> Snapshot:
     for kind, name, value, checksum in connection.execute("SELECT kind, name, value, checksum FROM objects"):
         if checksum_of(kind, name, value) != checksum or kind not in KINDS:
             raise StoreError(f"{path} is damaged: checksum of {kind} {name!r} is wrong")
-        objects[kind][name] = msgspec.json.decode(value, type=KINDS[kind])
+        objects[kind][name] = _decoded(value, KINDS[kind])
         sums.put(("objects", kind, name), checksum)
     blobs = set()
     for digest, data in connection.execute("SELECT digest, data FROM blobs"):
@@ -159,6 +159,11 @@ def _read(connection: sqlite3.Connection, path: Path) -> Snapshot:
         raise StoreError(f"{path} is damaged: the digest of the whole state is wrong")
     desired = Desired(version, **objects)  # type: ignore[arg-type]  # the kinds are its fields
     return Snapshot(store, commit, digest, desired, replies, positions, frozenset(blobs), epoch, sums.settle())
+
+
+def _decoded(value: bytes, kind: type[Struct]) -> Struct:
+    """A stored object. Until schema 3 it was JSON, which knows no ``math.inf``, the size of a body without a limit."""
+    return msgspec.json.decode(value, type=kind) if value[:1] == b"{" else msgspec.msgpack.decode(value, type=kind)
 
 
 def digest_of(store: str, commit: int, version: int, epoch: int, total: int) -> str:
@@ -217,7 +222,7 @@ class Writer:
                     self._connection.execute("DELETE FROM objects WHERE kind = ? AND name = ?", (kind, name))
                     self._sums.drop(("objects", kind, name))
                     continue
-                data = msgspec.json.encode(value)
+                data = msgspec.msgpack.encode(value)
                 checksum = checksum_of(kind, name, data)
                 row = (kind, name, data, checksum)
                 self._connection.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", row)

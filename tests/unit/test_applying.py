@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.controller.applying import KEPT_OPERATIONS, begin, complete, find_operation, take_back, view_of
+from pointsman.controller.history import history_of
 from pointsman.controller.state import Desired, FreeCapacity, NoCapacityError
 from pointsman.controller.transitions import carry_out, confirmed, reverted
 from pointsman.exceptions import BusyError, StateChangedError
@@ -181,11 +182,34 @@ def test_one_failing_backend_takes_back_every_step() -> None:
     )
 
 
+def test_what_an_apply_does_and_takes_back_is_in_the_history() -> None:
+    """Each step when it is made: by whom, and for which file (AD7)."""
+    new = begun(SHOP, {"v1": wanted(args=b'["3"]'), "v2": V2}, split(0.5))
+    lines = lines_of(complete(new, LATER), since=SHOP)
+    assert lines == [
+        ("backend/v1", "replaced (args)", "anna", "shop", NOW),
+        ("backend/v2", "created", "anna", "shop", NOW),
+        ("backend/v1", "num_replicas 2 -> 1", "anna", "shop", LATER),
+        ("endpoint/rank", "traffic v1 50 %, v2 50 %", "anna", "shop", LATER),
+    ]
+    lines = lines_of(reverted(new, "v2", "no such file", "", LATER), since=new)
+    assert [(line[0], line[1], line[2]) for line in lines] == [
+        ("backend/v1", "taken back: replaced (args)", "the controller"),
+        ("backend/v2", "taken back: deleted", "the controller"),
+    ]
+
+
+def lines_of(state: Desired, *, since: Desired) -> list[tuple[str, ...]]:
+    """The lines of the history that one state has and an earlier one has not."""
+    lines = history_of(state)[len(history_of(since)) :]
+    return [(line.object, line.change, line.by, line.owner, line.time) for line in lines]
+
+
 def test_a_change_that_was_still_under_way_goes_on_when_an_apply_is_taken_back() -> None:
     """The apply takes back what it has done, and not what another has begun."""
     starting = send(SHOP, deploy("mine", traits=TargetTraits(is_class=True)))
     new = begun(starting, {"v1": V1, "mine": wanted("new:Code")}, {"rank": served("/rank", v1=1.0)} | mine())
-    end = take_back(new, "backend/mine", "no")
+    end = take_back(new, "backend/mine", "no", now=LATER)
     assert end.fallbacks == starting.fallbacks
     assert everything(end) == everything(starting)
     assert "blob of new:Code[]" not in end.codes()
@@ -321,7 +345,7 @@ def test_taken_back_all_is_as_before(one: Files, other: Files) -> None:
     new = begun(before, *other, name="other", owner="other")
     if new.running is None:
         return
-    after = take_back(new, "", "no")
+    after = take_back(new, "", "no", now=LATER)
     assert everything(after) == everything(before)
     assert (after.pins, after.histories, after.marks, after.fallbacks) == (
         before.pins,

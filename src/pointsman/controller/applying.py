@@ -15,6 +15,7 @@ from pointsman.arguments import check_object_name
 from pointsman.controller.allocation import CapacityLedger, describe_request
 from pointsman.controller.backends import check_config, check_description
 from pointsman.controller.finishing import finished
+from pointsman.controller.history import CONTROLLER, recorded
 from pointsman.controller.marks import ENDPOINT
 from pointsman.controller.state import (
     Before,
@@ -68,21 +69,22 @@ def complete(state: Desired, now: str) -> Desired:
     assert operation is not None
     name, text = _meddling(state, operation)
     if text:
-        return take_back(state, name, text)
+        return take_back(state, name, text, now=now)
     try:
         done = finished(state, operation, now)
     except ValueError as error:
-        return take_back(state, "", f"the state was changed meanwhile: {error}")
+        return take_back(state, "", f"the state was changed meanwhile: {error}", now=now)
     return _ended(done, operation, DONE)
 
 
-def take_back(state: Desired, name: str, text: str, traceback: str = "") -> Desired:
+def take_back(state: Desired, name: str, text: str, traceback: str = "", *, now: str) -> Desired:
     """The state without anything that the running apply has done.
 
     Args:
         name: the object at fault, such as ``backend/ranker``; empty if there is none.
         text: what was wrong.
         traceback: of user code.
+        now: ISO 8601 in UTC.
     """
     operation = state.running
     assert operation is not None
@@ -96,10 +98,11 @@ def take_back(state: Desired, name: str, text: str, traceback: str = "") -> Desi
         if before.fallback is not None:
             fallbacks[tag] = before.fallback
     new = msgspec.structs.replace(state, version=version, backends=backends, fallbacks=fallbacks)
+    new = recorded(state, new, by=CONTROLLER, now=now, owner=operation.owner, because="taken back")
     return _ended(new, operation, TAKEN_BACK, name, text, traceback)
 
 
-def stop(state: Desired, command: TakeBack) -> tuple[Desired, str]:
+def stop(state: Desired, command: TakeBack, now: str) -> tuple[Desired, str]:
     """The state after someone has asked to take an apply back, and a note if it had ended before.
 
     Raises:
@@ -108,7 +111,7 @@ def stop(state: Desired, command: TakeBack) -> tuple[Desired, str]:
     operation = find_operation(state, command.operation)
     if operation.state != RUNNING:
         return state, f"the apply of {operation.owner!r} has ended already: {operation.state}"
-    return take_back(state, "", f"{command.by or 'someone'} took it back"), ""
+    return take_back(state, "", f"{command.by or 'someone'} took it back", now=now), ""
 
 
 def check_not_busy(state: Desired, command: Change) -> None:
@@ -199,7 +202,7 @@ def _begun(state: Desired, command: Apply, free: FreeCapacity, now: str) -> tupl
         backends={**state.backends, **specs},
         fallbacks={**state.fallbacks, **fallbacks},
     )
-    return begun, operation
+    return recorded(state, begun, by=command.by, now=now, owner=command.owner), operation
 
 
 def _spec_of(old: BackendSpec | None, tag: str, wanted: WantedBackend, version: int, now: str) -> BackendSpec:

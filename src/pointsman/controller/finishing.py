@@ -44,8 +44,9 @@ def finished(state: Desired, operation: Operation, now: str) -> Desired:
             raise ValueError(f"backend {tag!r} cannot be deleted: it is in use by endpoint {', '.join(users)}")
         new = msgspec.structs.replace(new, backends=without(new.backends, tag))
     new = msgspec.structs.replace(new, version=version, fallbacks=_fallbacks(new, operation))
-    by, owner, old = operation.by, operation.owner, before(state, operation)
-    new = recorded(old, marked(old, new, by=by, now=now, owner=owner), by=by, now=now, owner=owner)
+    by, owner = operation.by, operation.owner
+    new = recorded(state, new, by=by, now=now, owner=owner)  # that backends have changed is recorded already
+    new = marked(before(state, operation), new, by=by, now=now, owner=owner)
     new = claimed(new, plan.claims, owner=owner, by=by, now=now)
     return state if msgspec.structs.replace(new, version=state.version) == state else new
 

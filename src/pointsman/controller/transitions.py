@@ -27,7 +27,7 @@ def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> 
     if isinstance(command, Apply):
         return applying.begin(state, command, free, now), ""
     if isinstance(command, TakeBack):
-        return applying.stop(state, command)
+        return applying.stop(state, command, now)
     applying.check_not_busy(state, command)
     new, note = desired.apply(state, command, free, now)
     if new.fallbacks is not state.fallbacks:
@@ -58,7 +58,7 @@ def reverted(state: Desired, tag: str, text: str, traceback: str, now: str) -> D
     """
     running = state.running
     if running is not None and tag in running.backends:
-        return applying.take_back(state, BACKEND + tag, text, traceback)
+        return applying.take_back(state, BACKEND + tag, text, traceback, now=now)
     new = desired.revert(state, tag, now)
     fallback = state.fallbacks[tag]
     new = marked(state, new, by=CONTROLLER, now=now)

@@ -155,10 +155,45 @@ def test_an_emergency_is_not_overwritten(emergency: Change, sentence: str) -> No
     assert end.pins == changed.pins
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            SetTraffic("id", "rank", {"v1": 0.9, "old": 0.1}, by="bob"),
+            "bob changed traffic of endpoint 'rank' meanwhile",
+        ),
+        (update("old", num_replicas=3), "someone changed config.num_replicas of backend 'old' meanwhile"),
+        (DeleteBackend("id", "old", False), "backend 'old' was deleted meanwhile"),
+        (DeleteEndpoint("id", "rank"), "endpoint 'rank' was deleted meanwhile"),
+    ],
+)
+def test_what_a_file_leaves_as_it_is_is_its_own_too(change: Change, sentence: str) -> None:
+    """Whoever changes one of its fields meanwhile is not made a follower of the file: it is taken back (CF8, CF10)."""
+    file = {"v1": V1, "old": V2}, {"rank": served("/rank", v1=1.0)}
+    new = begun(applied(EMPTY, *file), {**file[0], "v2": V2}, file[1])
+    changed = send(new, change)
+    end = complete(changed, LATER)
+    assert find_operation(end, "op").text == sentence
+    assert end.marks == changed.marks
+
+
+def test_what_a_file_does_not_set_is_free() -> None:
+    """Pins that are no field of the file may be set while it is applied, and stay (CF10)."""
+    file = {"v1": V1}, {"rank": served("/rank", v1=1.0)}
+    plan = plan_for(SHOP, {**file[0], "v2": V2}, file[1])
+    claims = {name: tuple(field for field in fields if field != "pins") for name, fields in plan.claims.items()}
+    new = begin(SHOP, apply_of(SHOP, msgspec.structs.replace(plan, claims=claims)), ROOM, NOW)
+    end = complete(send(new, Pin("id", "rank", ("me",), "v1")), LATER)
+    assert find_operation(end, "op").state == DONE
+    assert end.pins["rank"].keys == {"me": "v1"}
+
+
 def test_what_the_rest_needs_may_be_gone_by_then() -> None:
     """A backend outside of the plan was deleted meanwhile: the apply is taken back with that sentence (CF8)."""
     start = applied(EMPTY, {"v1": V1, "spare": V2})
-    new = begun(start, {"v1": wanted(num_replicas=3), "spare": V2}, {"rank": served("/rank", v1=0.5, spare=0.5)})
+    plan = plan_for(start, {"v1": wanted(num_replicas=3)}, {"rank": served("/rank", v1=0.5, spare=0.5)})
+    plan = msgspec.structs.replace(plan, delete_backends=())  # it is another's
+    new = begin(start, apply_of(start, plan), ROOM, NOW)
     end = complete(send(new, DeleteBackend("id", "spare", False)), LATER)
     assert "backend 'spare' does not exist" in find_operation(end, "op").text
     assert everything(end) == everything(applied(EMPTY, {"v1": V1}))
@@ -255,6 +290,7 @@ def test_all_is_checked_before_anything_is_done() -> None:
         (apps, "backend 'v1' is of another kind"),
     ):
         refused(SHOP, plan_for(SHOP, {"v1": backend}, {"rank": served("/rank", v1=1.0)}), sentence)
+    refused(SHOP, Plan(claims={"backend/v9": ("code",)}), "fields of backend/v9, which does not exist")
     refused(SHOP, Plan(delete_backends=("v1",)), "in use by endpoint 'rank'")
     refused(SHOP, Plan(delete_backends=("v9",)), "backend 'v9' does not exist")
     with pytest.raises(ValueError, match="the code of backend 'v2' is missing"):

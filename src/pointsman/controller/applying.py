@@ -16,7 +16,7 @@ from pointsman.controller.allocation import CapacityLedger, describe_request
 from pointsman.controller.backends import check_config, check_description
 from pointsman.controller.finishing import finished
 from pointsman.controller.history import CONTROLLER, recorded
-from pointsman.controller.marks import ENDPOINT
+from pointsman.controller.marks import ENDPOINT, fields_of
 from pointsman.controller.state import (
     Before,
     Desired,
@@ -29,7 +29,7 @@ from pointsman.controller.state import (
 )
 from pointsman.exceptions import BusyError, StateChangedError
 from pointsman.model import BackendSpec
-from pointsman.wire.apply import DONE, RUNNING, TAKEN_BACK, OperationView, WantedBackend, is_replaced
+from pointsman.wire.apply import DONE, RUNNING, TAKEN_BACK, Mark, Marks, OperationView, WantedBackend, is_replaced
 from pointsman.wire.commands import Apply, BackendChange, Change, DeleteBackend, TakeBack, backend_of
 
 #: So many operations are kept after their end, for callers that ask how they ended.
@@ -261,19 +261,34 @@ def _grows(old: BackendSpec | None, new: BackendSpec) -> bool:
 
 
 def _meddling(state: Desired, operation: Operation) -> tuple[str, str]:
-    """The first endpoint of the plan that was changed since the apply began, and who did it; empty if none was."""
+    """The first object of the file that was changed since its apply began, and who did it; empty if none was. Of those
+    that the plan does not change, only fields that the file sets count."""
     for name, before in operation.endpoints.items():
-        after = state.endpoints.get(name)
-        if after == before and state.pins.get(name) == operation.pins.get(name):
+        if state.endpoints.get(name) != before or state.pins.get(name) != operation.pins.get(name):
+            return ENDPOINT + name, _what_happened(state, operation, ENDPOINT + name, created=before is None)
+    for name, fields in operation.plan.claims.items():
+        kind, _, rest = name.partition("/")
+        if rest in (operation.tags if kind == "backend" else operation.endpoints):
             continue
-        if after is None:
-            return ENDPOINT + name, f"endpoint {name!r} was deleted meanwhile"
-        marks = state.marks[ENDPOINT + name].fields if ENDPOINT + name in state.marks else {}
-        new = {field: mark for field, mark in marks.items() if mark.version > operation.version}
-        by = max(new.values(), key=lambda mark: mark.version).by if new else ""
-        what = "created" if before is None else f"changed {', '.join(sorted(new)) or 'a field'} of"
-        return ENDPOINT + name, f"{by or 'someone'} {what} endpoint {name!r} meanwhile"
+        if fields_of(state, name) is None or not _since(state, operation, name).keys().isdisjoint(fields):
+            return name, _what_happened(state, operation, name, created=False)
     return "", ""
+
+
+def _since(state: Desired, operation: Operation, name: str) -> dict[str, Mark]:
+    """The marks of an object that are newer than the beginning of an apply."""
+    marks = state.marks.get(name, Marks()).fields
+    return {field: mark for field, mark in marks.items() if mark.version > operation.version}
+
+
+def _what_happened(state: Desired, operation: Operation, name: str, *, created: bool) -> str:
+    kind, _, rest = name.partition("/")
+    if fields_of(state, name) is None:
+        return f"{kind} {rest!r} was deleted meanwhile"
+    new = _since(state, operation, name)
+    by = max(new.values(), key=lambda mark: mark.version).by if new else ""
+    what = "created" if created else f"changed {', '.join(sorted(new)) or 'a field'} of"
+    return f"{by or 'someone'} {what} {kind} {rest!r} meanwhile"
 
 
 def _ended(

@@ -12,7 +12,7 @@ from pointsman.arguments import check_object_name
 from pointsman.controller import endpoints as traffic
 from pointsman.controller.desired import ENDPOINT_METHODS, check_route, max_body_of, methods_of, routed
 from pointsman.controller.history import recorded
-from pointsman.controller.marks import claimed, marked
+from pointsman.controller.marks import claimed, fields_of, marked
 from pointsman.controller.state import Desired, Fallback, Operation, check_usable, find_backend, find_endpoint, without
 from pointsman.model import ALL_METHODS, DEFAULT_SHARD_KEY, EndpointSpec, Pins, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS
@@ -47,6 +47,8 @@ def finished(state: Desired, operation: Operation, now: str) -> Desired:
     by, owner = operation.by, operation.owner
     new = recorded(state, new, by=by, now=now, owner=owner)  # that backends have changed is recorded already
     new = marked(before(state, operation), new, by=by, now=now, owner=owner)
+    if unknown := [name for name in plan.claims if fields_of(new, name) is None]:
+        raise ValueError(f"the plan has fields of {unknown[0]}, which does not exist")
     new = claimed(new, plan.claims, owner=owner, by=by, now=now)
     return state if msgspec.structs.replace(new, version=state.version) == state else new
 

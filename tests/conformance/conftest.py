@@ -20,6 +20,7 @@ ALWAYS_ON_RAY = (
     "test_apps",
     "test_backends",
     "test_batches",
+    "test_config_files",
     "test_endpoints",
     "test_environments",
     "test_handles",

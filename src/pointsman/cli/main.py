@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
-from pointsman.cli import env, logs, traffic
+from pointsman.cli import config, env, logs, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, scale
 from pointsman.cli.ending import shutdown, stop
@@ -46,7 +46,8 @@ app.add_typer(env.app, name="env")
 
 
 def main() -> None:
-    """Run the command that ``sys.argv`` names; exits with 0, 1 (it failed), 2 (bad usage) or 130 (interrupted)."""
+    """Run the command that ``sys.argv`` names; exits with 0, 1 (it failed), 2 (bad usage) or 130 (interrupted);
+    commands of configuration files also with 3 (there are differences), 4 (refused) or 5 (taken back)."""
     give_standard_streams()
     _let_signals_unwind()
     try:
@@ -220,6 +221,9 @@ app.command()(delete)
 app.command()(logs.logs)
 app.command()(stop)
 app.command()(shutdown)
+
+for command in (config.validate, config.diff, config.apply, config.export, config.schema):
+    app.command()(command)
 
 
 @app.command()

@@ -84,7 +84,7 @@ def prepare(
     if traits is None or environment.kind != CALLER:
         variables = {**environment.variables, **resources.env_vars}
         on_trial = msgspec.structs.replace(environment, variables=variables)
-        traits, content, folder = try_import(name, blob, origin, on_trial)
+        traits, content, folder, _ = try_import(name, blob, origin, on_trial)
     elif isinstance(code, TriedBackend):
         content, folder = code.content, code.folder
     else:

@@ -35,7 +35,6 @@ S = TypeVar("S", bound=Section)
 
 #: Options of a replica that hold texts which are never shown.
 SECRET = ("env_vars", "override_environment_variables")
-MAX_WORD = 200
 #: In the place of a ``code`` that is missing, which is the only field that a section requires.
 _ANY_CODE = "module:Name"
 _TYPES = {
@@ -225,8 +224,7 @@ def _of_backend(keys: Keys, section: BackendSection, folder: Path) -> Iterator[F
         # One field at a time, so that all that is wrong is found; no field of a config depends on another.
         yield from _of_option(BackendConfig, (*keys, "config", name), name, value, name not in _CONFIG)
     yield from _of_actor_options((*keys, "ray_actor_options"), section.ray_actor_options, folder)
-    if len(section.version) > MAX_WORD or not section.version.isprintable():
-        yield Fault((*keys, "version"), f"version must be at most {MAX_WORD} printable characters")
+    yield from _of((*keys, "version"), arguments.check_version, section.version)
 
 
 def import_path(code: str) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from pointsman.controller.state import Desired, check_surface, check_usable, find_endpoint, without
 from pointsman.model import EndpointSpec, Pins, TrafficChange, TrafficHistory, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS
-from pointsman.policy.traffic import normalised
+from pointsman.policy.traffic import normalised as normalised
 from pointsman.wire.commands import Pin, RollbackTraffic, SetTraffic, ShadowTraffic, TrafficCommand, Unpin
 
 KEPT_POLICIES = 50

@@ -42,6 +42,7 @@ class TrialResult(msgspec.Struct, frozen=True):
         problem: why it cannot.
         kind: ``load`` if it could not be loaded; otherwise the exception to raise, ``TypeError`` or ``ValueError``.
         content: digest of the modules of the user's that it has loaded.
+        files: of these modules, by their names.
         folder: where the file of the function or class is; empty if it has none.
     """
 
@@ -50,6 +51,7 @@ class TrialResult(msgspec.Struct, frozen=True):
     kind: str = ""
     content: str = ""
     folder: str = ""
+    files: dict[str, str] = {}
 
 
 class Rehearsed(NamedTuple):
@@ -58,6 +60,7 @@ class Rehearsed(NamedTuple):
     traits: TargetTraits
     content: str
     folder: str
+    files: dict[str, str]
 
 
 def try_import(what: str, code: bytes, origin: Origin, environment: Environment) -> Rehearsed:
@@ -81,7 +84,7 @@ def try_import(what: str, code: bytes, origin: Origin, environment: Environment)
     except msgspec.DecodeError:
         raise ValueError(f"loading {what} {where} ended the interpreter: {exit_reason(ended)}") from None
     if result.traits is not None:
-        return Rehearsed(result.traits, result.content, result.folder)
+        return Rehearsed(result.traits, result.content, result.folder, result.files)
     if result.kind == "load":
         raise ValueError(f"{what} cannot be loaded {where}: {result.problem}")
     raise (TypeError if result.kind == "TypeError" else ValueError)(result.problem)
@@ -99,8 +102,8 @@ def _load(order: TrialOrder) -> TrialResult:
         traits = inspect_code(function_or_class, init_args)
     except (TypeError, ValueError) as error:
         return TrialResult(None, cut(str(error)), type(error).__name__)
-    content = content_digest(loaded_files([order.origin.cwd, *order.origin.sys_path]))
-    return TrialResult(traits, content=content, folder=folder_of(function_or_class))
+    files = loaded_files([order.origin.cwd, *order.origin.sys_path])
+    return TrialResult(traits, content=content_digest(files), folder=folder_of(function_or_class), files=files)
 
 
 def main() -> None:

@@ -1,0 +1,100 @@
+"""Compares the ``instance:`` of a file with what runs: what differs needs another start (CF14). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pointsman.config import DeploymentMode, HTTPOptions
+from pointsman.configfile.checking import Config, shown
+from pointsman.configfile.problems import Problem
+from pointsman.lock.hosts import check_hosts, check_proxies
+from pointsman.lock.origins import cors_spec
+from pointsman.lock.tls import tls_spec
+from pointsman.wire.apply import Declared
+from pointsman.wire.commands import Status
+from pointsman.wire.handover import HTTPSettings
+
+DEFAULT_METRICS_PORT = 8080
+
+
+def differences(config: Config, declared: Declared, status: Status) -> list[Problem]:
+    """What the file says of the instance and is not so. Options that a running instance does not show are left out."""
+    options = config.instance_options()
+    http = options.pop("http_options", {})
+    found = []
+    for keys, wanted, there in (*_of_http(http, declared, status), *_of_start(options, declared, status)):
+        name = ".".join(map(str, keys[1:]))
+        text = f"{name} is {shown(there)} in the instance that runs, and needs a restart to become {shown(wanted)}"
+        found.append(config.document.problem(keys, text))
+    return found
+
+
+def _of_http(given: dict[str, Any], declared: Declared, status: Status) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    if not given:
+        return
+    options, http = HTTPOptions(**given), declared.http
+    if options.serves != (http is not None):
+        where = "location" if "location" in given or "host" not in given else "host"
+        yield ("instance", "http", where), _location(options), "NoServer" if http is None else "HeadOnly"
+        return
+    if http is None:
+        return
+    there = _running(http, declared, status)
+    wanted = {name: getattr(options, name) for name in given}
+    wanted.update(location=_location(options))
+    for name, seen in (
+        ("tls", tls_spec),
+        ("cors", cors_spec),
+        ("allowed_hosts", check_hosts),
+        ("trusted_proxies", check_proxies),
+    ):
+        if wanted.get(name) is not None:
+            wanted[name] = seen(wanted[name])
+    for name in given:
+        is_any = name == "port" and wanted[name] == 0
+        if name in there and there[name] != wanted[name] and not is_any:
+            secret = name == "tls"
+            shown_as = ("...", "...") if secret else (given[name], _plain(there[name]))
+            yield ("instance", "http", name), *shown_as
+
+
+def _running(http: HTTPSettings, declared: Declared, status: Status) -> dict[str, Any]:
+    """The options of the HTTP servers that run, by name."""
+    fields = {name: getattr(http, name) for name in http.__struct_fields__ if name in HTTPOptions.model_fields}
+    fields.pop("middlewares")
+    lock = http.lock
+    every = declared.start_options.every_node
+    return {
+        **fields,
+        "tls": lock.tls,
+        "cors": lock.cors,
+        "allowed_hosts": lock.allowed_hosts,
+        "trusted_proxies": lock.trusted_proxies,
+        "location": "EveryNode" if every else "HeadOnly",
+        **({"processes": len(status.ingresses)} if not every else {}),
+    }
+
+
+def _of_start(given: dict[str, Any], declared: Declared, status: Status) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    started = declared.start_options
+    metrics = DEFAULT_METRICS_PORT if started.metrics_port is None else started.metrics_port
+    there: dict[str, Any] = {
+        "name": status.name,
+        "engine": started.engine,
+        "state_dir": status.state_dir or None,
+        "metrics_export_port": None if metrics == -1 else metrics,
+        "api_keys": (declared.http.lock.key_file or None) if declared.http is not None else None,
+    }
+    for name, value in given.items():
+        is_any = name == "metrics_export_port" and value == 0 and there[name] is not None
+        if name in there and there[name] != value and not is_any:
+            yield ("instance", name), value, there[name]
+
+
+def _location(options: HTTPOptions) -> str:
+    return (options.location or DeploymentMode.NoServer).value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

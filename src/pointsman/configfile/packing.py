@@ -71,7 +71,8 @@ def pack(config: Config, backends: Mapping[str, Fields]) -> tuple[dict[str, Pack
             problems.append(config.document.problem(("backends", tag, "code"), _sentence(error)))
         else:
             origin = msgspec.msgpack.decode(trial, type=_Trial).origin
-            packed[tag] = _packed(backends[tag], named[tag], origin, result, commit(result.folder))
+            place = result.folder or str(config.folder)
+            packed[tag] = _packed(backends[tag], named[tag], origin, result, commit(place))
     if problems:
         raise CodeError(problems)
     return packed, lambda: _check_unchanged(results.values())

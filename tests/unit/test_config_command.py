@@ -32,7 +32,7 @@ from pointsman.wire.commands import (
     Status,
     UpdateBackendConfig,
 )
-from pointsman.wire.handover import HTTPSettings, InstanceSettings
+from pointsman.wire.handover import HTTPSettings, InstanceSettings, StartOptions
 from pointsman.wire.messages import pack
 from tests.unit.configuring import EXAMPLE
 
@@ -56,6 +56,7 @@ class Box:
         self.waiting: Callable[[], None] | None = None
         self.applied: list[Apply] = []
         self.http = HTTPSettings("127.0.0.1", 8000, False, 300.0, 64 * 2**20, True, b"", Origin("", ()))
+        self.start_options = StartOptions()
         self._credentials = SimpleNamespace(control_path="")
         self._session = self
 
@@ -65,12 +66,15 @@ class Box:
     def _status(self) -> Status:
         return Status(self.desired.version, 1, "default", "127.0.0.1", 8000, {}, {}, ())
 
+    def _settings(self) -> InstanceSettings:
+        return InstanceSettings("i", "default", b"", http=self.http, start_options=self.start_options)
+
     def change(self, command: Any) -> None:
         self.desired, _ = transitions.carry_out(self.desired, command, FreeCapacity(Capacity()), NOW)
 
     def command(self, command: Any, body: bytes = b"", **given: Any) -> bytes:
         if isinstance(command, QueryDeclared):
-            return pack(declared_of(InstanceSettings("i", "default", b"", http=self.http), self.desired))
+            return pack(declared_of(self._settings(), self.desired))
         if isinstance(command, Query):
             return pack(self._status())
         if isinstance(command, Apply):
@@ -320,8 +324,31 @@ def test_an_instance_unlike_the_file(box):
     assert json_of("apply", "shop.yaml", code=2)["problems"][0]["line"] == 3
     write(FILE.replace("port: 8000", "port: 0"))
     run("diff", "shop.yaml", code=3)
-    write(FILE.replace("{http: {port: 8000}", "{name: lab, state_dir: state, engine: ray, metrics_export_port: null"))
+    others = "{name: lab, state_dir: state, engine: ray, metrics_export_port: null"
+    write(FILE.replace("{http: {port: 8000}", others))
     assert len(run("diff", "shop.yaml", code=2).stderr.splitlines()) == 4
+
+
+def test_options_that_an_instance_keeps_in_words(box):
+    """Amounts, switches and formats are compared, too; a default is as good as no word (CF14)."""
+    said = "{num_cpus: 2, resources: {b: 2, a: 1.5}, log_format: json, client_in_replicas: false"
+    others = ("--num-cpus", "2", "--resource", "a=1.5", "--resource", "b=2", "--log-format", "json")
+    box.start_options = StartOptions(others=(*others, "--no-client-in-replicas"), locks=("--http-processes", "3"))
+    write(FILE.replace("{http: {port: 8000}", said + ", http: {processes: 3}"))
+    run("diff", "shop.yaml", code=3)
+    box.start_options = StartOptions(others=("--num-cpus", "4"))
+    assert [line.partition(": ")[2] for line in run("diff", "shop.yaml", code=2).stderr.splitlines()] == [
+        f"{option} in the instance that runs, and needs a restart to become {wanted}"
+        for option, wanted in (
+            ('num_cpus is "4"', "2.0"),
+            ("resources is null", '{"b": 2.0, "a": 1.5}'),
+            ('log_format is "text"', '"json"'),
+            ("client_in_replicas is true", "false"),
+            ("http.processes is 1", "3"),
+        )
+    ]
+    write(FILE.replace("{http: {port: 8000}", "{log_format: text, client_in_replicas: true, engine: local"))
+    run("diff", "shop.yaml", code=3)
 
 
 def test_an_export_can_be_applied(box):

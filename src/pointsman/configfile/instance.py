@@ -1,13 +1,15 @@
-"""Compares the ``instance:`` of a file with what runs: what differs needs another start (CF14). Pure."""
+"""Compares the ``instance:`` of a file with what runs: what differs needs another start (CF14)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from pointsman.config import DeploymentMode, HTTPOptions
 from pointsman.configfile.checking import Config, shown
 from pointsman.configfile.problems import Problem
+from pointsman.flags import HTTP_FLAGS, START_FLAGS, Flag, words_of
 from pointsman.lock.hosts import check_hosts, check_proxies
 from pointsman.lock.origins import cors_spec
 from pointsman.lock.tls import tls_spec
@@ -16,21 +18,24 @@ from pointsman.wire.commands import Status
 from pointsman.wire.handover import HTTPSettings
 
 DEFAULT_METRICS_PORT = 8080
+PROCESSES = next(flag for flag in HTTP_FLAGS if flag.field == "processes")
+#: The way to a field, its value in the file, and that of the instance.
+Difference = tuple[tuple[str, ...], Any, Any]
 
 
 def differences(config: Config, declared: Declared, status: Status) -> list[Problem]:
-    """What the file says of the instance and is not so. Options that a running instance does not show are left out."""
+    """What the file says of the instance and is not so."""
     options = config.instance_options()
     http = options.pop("http_options", {})
     found = []
-    for keys, wanted, there in (*_of_http(http, declared, status), *_of_start(options, declared, status)):
+    for keys, wanted, there in (*_of_http(http, declared), *_of_start(options, declared, status)):
         name = ".".join(map(str, keys[1:]))
         text = f"{name} is {shown(there)} in the instance that runs, and needs a restart to become {shown(wanted)}"
         found.append(config.document.problem(keys, text))
     return found
 
 
-def _of_http(given: dict[str, Any], declared: Declared, status: Status) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+def _of_http(given: dict[str, Any], declared: Declared) -> Iterator[Difference]:
     if not given:
         return
     options, http = HTTPOptions(**given), declared.http
@@ -40,7 +45,7 @@ def _of_http(given: dict[str, Any], declared: Declared, status: Status) -> Itera
         return
     if http is None:
         return
-    there = _running(http, declared, status)
+    there = _running(http, declared)
     wanted = {name: getattr(options, name) for name in given}
     wanted.update(location=_location(options))
     for name, seen in (
@@ -59,24 +64,25 @@ def _of_http(given: dict[str, Any], declared: Declared, status: Status) -> Itera
             yield ("instance", "http", name), *shown_as
 
 
-def _running(http: HTTPSettings, declared: Declared, status: Status) -> dict[str, Any]:
+def _running(http: HTTPSettings, declared: Declared) -> dict[str, Any]:
     """The options of the HTTP servers that run, by name."""
     fields = {name: getattr(http, name) for name in http.__struct_fields__ if name in HTTPOptions.model_fields}
     fields.pop("middlewares")
     lock = http.lock
-    every = declared.start_options.every_node
+    started = declared.start_options
     return {
         **fields,
         "tls": lock.tls,
         "cors": lock.cors,
         "allowed_hosts": lock.allowed_hosts,
         "trusted_proxies": lock.trusted_proxies,
-        "location": "EveryNode" if every else "HeadOnly",
-        **({"processes": len(status.ingresses)} if not every else {}),
+        "location": "EveryNode" if started.every_node else "HeadOnly",
+        "processes": int(next(iter(_said(PROCESSES, started.locks)), 1)),
+        "insecure": "--insecure" in started.locks,
     }
 
 
-def _of_start(given: dict[str, Any], declared: Declared, status: Status) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+def _of_start(given: dict[str, Any], declared: Declared, status: Status) -> Iterator[Difference]:
     started = declared.start_options
     metrics = DEFAULT_METRICS_PORT if started.metrics_port is None else started.metrics_port
     there: dict[str, Any] = {
@@ -90,6 +96,31 @@ def _of_start(given: dict[str, Any], declared: Declared, status: Status) -> Iter
         is_any = name == "metrics_export_port" and value == 0 and there[name] is not None
         if name in there and there[name] != value and not is_any:
             yield ("instance", name), value, there[name]
+    for flag in START_FLAGS:
+        if flag.field in given and flag.field not in there:
+            value = given[flag.field]
+            wanted = words_of([flag], {flag.field: None if _is_default(flag, value) else value})
+            if _said(flag, wanted) != _said(flag, started.others):
+                yield ("instance", flag.field), value, _told(flag, started.others)
+
+
+def _is_default(flag: Flag, value: Any) -> bool:
+    """Whether the instance would keep no words for a value."""
+    return bool(value == (flag.kind == "off")) if flag.kind in ("switch", "off") else str(value) == flag.default
+
+
+def _said(flag: Flag, words: tuple[str, ...]) -> list[str]:
+    """What words of the command line say of an option."""
+    if flag.kind in ("switch", "off"):
+        return [flag.flag] if flag.flag in words else []
+    return sorted(after for word, after in pairwise(words) if word == flag.flag)
+
+
+def _told(flag: Flag, words: tuple[str, ...]) -> Any:
+    """The same, for people."""
+    if flag.kind in ("switch", "off"):
+        return (flag.flag in words) == (flag.kind == "switch")
+    return ", ".join(_said(flag, words)) or flag.default or None
 
 
 def _location(options: HTTPOptions) -> str:

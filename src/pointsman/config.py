@@ -273,6 +273,8 @@ class HTTPOptions(_Options):
         trusted_proxies: addresses and networks of proxies whose ``X-Forwarded-For`` and ``-Proto`` are believed.
         insecure: do not warn where an address other than loopback is open to others without keys.
         docs: whether ``/-/openapi.json`` and ``/-/docs`` say what the endpoints take.
+        drain_delay_s: at the end of the instance, seconds for which requests are accepted on while ``/-/readyz`` says
+            503 already, so that balancers in front have taken notice before the drain begins. Default 0.
 
     Raises:
         ValueError: an unknown field or a bad value.
@@ -300,6 +302,7 @@ class HTTPOptions(_Options):
     trusted_proxies: list[str] = []
     insecure: StrictBool = False
     docs: StrictBool = True
+    drain_delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @field_validator("tls")
     @classmethod

@@ -66,13 +66,14 @@ HTTP_FLAGS = (
     Flag("--cors", "cors", "json", "Web pages that may use it: arguments of Starlette's CORSMiddleware.", "JSON"),
     Flag("--allowed-host", "allowed_hosts", "texts", "A name of this server; may be repeated.", "NAME"),
     Flag("--trusted-proxy", "trusted_proxies", "texts", "Whose X-Forwarded-* counts; may be repeated.", "ADDRESS"),
+    Flag("--drain-delay", "drain_delay_s", "number", "Accept on so long, not ready, at the end.", "SECONDS", "0"),
 )
 
 START_FLAGS = (
     Flag("--api-keys", "api_keys", "text", "Keys of clients, JSON, mode 0600.", "FILE"),
     Flag("--metrics-export-port", "metrics_export_port", "int", "0 takes any free port, -1 none.", "PORT", "8080"),
     Flag("--state-dir", "state_dir", "text", "Keep state here, over restarts.", "FOLDER"),
-    Flag("--log-format", "log_format", "text", "Of log lines.", "text|json", "text"),
+    Flag("--log-format", "log_format", "text", "json: each line of the output is an object.", "text|json", "text"),
     Flag("--engine", "engine", "text", "Where it runs.", "local|ray", "local"),
     Flag("--num-cpus", "num_cpus", "number", "CPUs that replicas may use in all.", "N"),
     Flag("--num-gpus", "num_gpus", "int", "GPUs that replicas may use.", "N"),

@@ -162,7 +162,8 @@ def test_head_needs_get(shared, http):
 
 
 def test_system_paths(served, client, http, name):
-    """The routes are listed, headless endpoints are not, health is told, the rest is 404 (HT6, CL2)."""
+    """The routes are listed, headless endpoints are not, health is told, and that it is ready, the rest is 404 (HT6,
+    PK3, CL2)."""
     client.create_backend(name, where)
     client.create_endpoint(name, backend=name)
     client.create_endpoint(f"{name}-routed", backend=name, route=f"/{name}", methods=["GET", "post"])
@@ -170,6 +171,7 @@ def test_system_paths(served, client, http, name):
     assert routes[f"/{name}"] == [f"{name}-routed", ["GET", "POST"]]
     assert name not in routes
     assert http.get("/-/healthz").status_code == 200
+    assert (http.get("/-/readyz").status_code, http.get("/-/readyz").json()) == (200, {"ready": True})
     assert http.get("/-/other").status_code == 404
     assert http.post("/-/routes").status_code == 405
     client.delete_endpoint(f"{name}-routed")

@@ -16,7 +16,7 @@ from pointsman.engine.orders import ProcessEvent, ShutdownOrder
 from pointsman.exceptions import BackendStartError
 from pointsman.model import Pins
 from pointsman.testing import ReplicaPlan, settle
-from pointsman.wire.commands import Accepted, Pin, Progress, RollbackTraffic, ShadowTraffic
+from pointsman.wire.commands import Accepted, Ending, Pin, Progress, RollbackTraffic, ShadowTraffic
 from pointsman.wire.messages import unpack
 from tests.loop.world import World, in_world
 
@@ -469,7 +469,7 @@ def test_a_signal_keeps_what_a_shutdown_forgets(tmp_path: Path) -> None:
         await world.create("c", drain_timeout_s=2.0)
         world.controller.process_event(ProcessEvent("asked_to_end"))
         assert world.engine.shut_down == ShutdownOrder(30.0, forget=False)
-        assert world.controller.shutdown(forget=True) == 30.0
+        assert world.controller.shutdown(forget=True) == Ending(30.0)
         assert world.engine.shut_down == ShutdownOrder(30.0, forget=True)
 
     in_world(tmp_path, test)

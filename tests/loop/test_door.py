@@ -159,7 +159,7 @@ def test_health_is_told_to_everybody(middlewares: bool) -> None:
             assert (await ask(there, *asks, method="POST"))[0] == 401
 
     run(main())
-    assert {path.decode() for path in OPEN_PATHS} == {"/-/healthz", "/v2/health/live", "/v2/health/ready"}
+    assert {path.decode() for path in OPEN_PATHS} == {"/-/healthz", "/-/readyz", "/v2/health/live", "/v2/health/ready"}
 
 
 @pytest.mark.parametrize("twice", [False, True])

@@ -10,6 +10,7 @@ from typing import Any
 from pointsman.controller.controller import Controller
 from pointsman.controller.observed import LaunchMetadata
 from pointsman.controller.orders import Launcher
+from pointsman.controller.state import of_this_start
 from pointsman.controller.store import Store
 from pointsman.model import BackendConfigSpec, Capacity, Origin, Resources, TargetTraits
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
@@ -65,7 +66,7 @@ class World:
             launcher=Launcher(self.handover, epoch=loaded.epoch, environ={}),
             peers=self.peers,
             capacity=self.handover.capacity,
-            desired=loaded.desired,
+            desired=of_this_start(loaded.desired, self.handover.settings.instance),
             replies=loaded.replies,
             epoch=loaded.epoch,
         )

@@ -1,11 +1,11 @@
-"""engine.local.supervisor: what the supervisor tells a controller that does not read yet."""
+"""engine.local.output: what the supervisor tells a controller that does not read yet."""
 
 from __future__ import annotations
 
 import os
 import socket
 
-from pointsman.engine.local.supervisor import Outbox
+from pointsman.engine.local.output import Outbox
 from pointsman.wire.encoding import FrameDecoder, encode_frame
 from pointsman.wire.frames import Frame, Kind
 

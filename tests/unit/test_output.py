@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -91,6 +93,80 @@ def test_the_terminal_shows_news_of_json_lines(tmp_path: Path, terminal: int) ->
     assert os.read(terminal, 65536).decode().splitlines() == packed[:1]
     first = json.loads(path.read_text().splitlines()[0])
     assert (first["backend"], first["replica"], first["process"]) == ("b", "b#abcdef", "supervisor")
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """What is read here was on standard output."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(output, "JSON_FD", writing)
+    yield reading
+    os.close(reading)
+    os.close(writing)
+
+
+def test_every_line_for_a_collector_is_an_object(tmp_path: Path, collector: int) -> None:
+    """A container's log has one JSON object per line: log lines as they are, small talk too, and each line that my code
+    prints with time, process, backend and replica; JSON that I print myself is a message like others (PK5)."""
+    logged = logs.JSONFormatter("replica", 7).format(logs.record(logging.INFO, "pointsman.replica", "small talk", {}))
+    mine = '{"level":"INFO","logger":"pointsman.x","message":"m"}'
+    said = [logged, "printed", mine, "", "\u2028é"]
+    text = "\n".join(said).encode() + b"\n\xff\x1b[0m\nhalf a li"
+    pump = OutputPump(tmp_path, echo=True, log_format=logs.JSON, json_lines=True)
+    reading, writing = os.pipe()
+    pump.add(reading, "b#abcdef", "one", 4711)
+    pump.add(*_printed_by_an_ingress(), "ingress", "two", 4712)
+    os.write(writing, text)
+    os.close(writing)
+    pump.write("a word of the supervisor")
+    pump.close()
+    lines = os.read(collector, 65536).decode().splitlines()
+    read = [json.loads(line) for line in lines]
+    assert all(isinstance(one, dict) for one in read)
+    of_replica = [one for one in read if one["process"] == "replica"]
+    assert lines[read.index(of_replica[0])] == logged
+    assert [one["message"] for one in of_replica] == ["small talk", *said[1:], "\ufffd\x1b[0m", "half a li"]
+    for one in of_replica[1:]:
+        assert (one["backend"], one["replica"], one["pid"], one["logger"]) == ("b", "b#abcdef", 4711, "print")
+        assert logs.head_of(json.dumps(one, separators=(",", ":"))) is not None, "it is read as a log line"
+    [of_ingress] = [one for one in read if one["process"] == "ingress"]
+    assert (of_ingress["message"], of_ingress["pid"], "replica" in of_ingress) == ("uvloop says", 4712, False)
+    assert [one["message"] for one in read if one["process"] == "supervisor"] == ["a word of the supervisor"]
+    assert (tmp_path / "one.log").read_bytes().endswith(text + b"\n"), "files have what was printed"
+
+
+def _printed_by_an_ingress() -> tuple[int]:
+    reading, writing = os.pipe()
+    os.write(writing, b"uvloop says\n")
+    os.close(writing)
+    return (reading,)
+
+
+def test_no_line_is_cut_for_a_collector_that_stalls(tmp_path: Path, collector: int) -> None:
+    """A collector stops reading and goes on later: lines are missing, and counted, and none is half of one (PK5)."""
+    os.set_blocking(collector, False)
+    pump = OutputPump(tmp_path, echo=True, log_format=logs.JSON, json_lines=True)
+    reading, writing = os.pipe()
+    pump.add(reading, "b#abcdef", "one")
+    for number in range(40):
+        os.write(writing, f"{number} ".encode() + b"x" * 20_000 + b"\n")
+    got = b""
+
+    def goes_on() -> bool:
+        nonlocal got
+        os.write(writing, b"more\n")
+        with contextlib.suppress(BlockingIOError):
+            got += os.read(collector, 1 << 20)
+        return b"were not shown here" in got and b'"more"' in got.rpartition(b"were not shown here")[2]
+
+    wait_until(goes_on, what="the collector is told what it has missed")
+    os.close(writing)
+    pump.close()
+    whole = got[: got.rindex(b"\n")].decode().splitlines()
+    messages = [json.loads(line)["message"] for line in whole]
+    shown = [int(text.split()[0]) for text in messages if text.endswith("xxx")]
+    assert shown == sorted(shown)
+    assert 0 < len(shown) < 40
 
 
 def test_files_are_set_aside_between_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

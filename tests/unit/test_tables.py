@@ -29,9 +29,13 @@ def of_names(value: Any) -> Any:
     return st.dictionaries(NAMES, st.integers(0, 3)).map(lambda d: {name: value(name, n) for name, n in d.items()})
 
 
-TABLES = st.lists(
-    st.tuples(of_names(endpoint), of_names(route), of_names(lambda name, n: bytes([n]))), min_size=2, max_size=8
-).map(lambda parts: [RoutingTable(version, *one) for version, one in enumerate(parts, 1)])
+TABLES = st.builds(
+    lambda parts, up: [RoutingTable(version, *one, came_up=version >= up) for version, one in enumerate(parts, 1)],
+    st.lists(
+        st.tuples(of_names(endpoint), of_names(route), of_names(lambda name, n: bytes([n]))), min_size=2, max_size=8
+    ),
+    st.integers(1, 9),
+)
 
 
 @examples(200)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pointsman.cli import completion
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ HTTP_HOST, HTTP_PORT = "127.0.0.1", 8000
 #: Width of tables in a file or pipe, in columns.
 PIPED_WIDTH = 120
 
-Name = Annotated[str, typer.Option("--name", help="Which instance.", metavar="NAME")]
+Name = Annotated[
+    str, typer.Option("--name", help="Which instance.", metavar="NAME", autocompletion=completion.instance_names)
+]
 ClusterAddress = Annotated[
     str | None, typer.Option("--address", help="Of the Ray cluster that it runs on.", metavar="HOST:PORT|auto")
 ]
@@ -78,3 +81,22 @@ def terminal() -> Console:
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
+
+
+def print_line(text: str, *, err: bool = False) -> None:
+    """Write a line, unless the terminal was closed, as it is after a SIGHUP."""
+    try:
+        typer.echo(text, err=err)
+    except OSError:
+        # Python flushes the stream again at exit, and a second failure would change the exit code.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), (sys.stderr if err else sys.stdout).fileno())
+
+
+def one_line(error: Exception) -> str:
+    """An error's text for users: without the errno, and without a remote traceback."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
+    lines = text.strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from pointsman.cli import completion
 from pointsman.cli.common import ClusterAddress, Name, connect_to
+from pointsman.cli.foreground import Lines
 from pointsman.cli.run import InitArgs, Settings, TargetName, exit_codes, read_wanted
 from pointsman.exceptions import ServeException
 
@@ -28,7 +30,7 @@ def deploy(
     from pointsman.running.targets import TargetError, is_config_file
     from pointsman.running.trial import Trial
 
-    with exit_codes():
+    with exit_codes(Lines()):
         if is_config_file(target):
             raise TargetError(f"{target!r} is a configuration file: pointsman apply {target}")
         wanted = read_wanted(target, route, arg, set_)
@@ -46,7 +48,15 @@ def deploy(
 
 
 def delete(
-    deployed: Annotated[str, typer.Argument(metavar="NAME", help="Of endpoint and backend.", show_default=False)],
+    deployed: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Of endpoint and backend.",
+            show_default=False,
+            autocompletion=completion.deployed_names,
+        ),
+    ],
     name: Name = "default",
     address: ClusterAddress = None,
 ) -> None:
@@ -73,7 +83,9 @@ def _uses(endpoint: dict[str, dict[str, float]], backend: str) -> bool:
 
 
 def scale(
-    backend: Annotated[str, typer.Argument(metavar="BACKEND", show_default=False)],
+    backend: Annotated[
+        str, typer.Argument(metavar="BACKEND", show_default=False, autocompletion=completion.backend_names)
+    ],
     replicas: Annotated[int, typer.Argument(metavar="N", help="How many replicas.", min=1, show_default=False)],
     name: Name = "default",
     address: ClusterAddress = None,

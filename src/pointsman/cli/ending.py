@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.common import HTTP_HOST, HTTP_PORT, ClusterAddress, Name, command_line, connect_to, is_of_script
+from pointsman.cli.common import (
+    HTTP_HOST,
+    HTTP_PORT,
+    ClusterAddress,
+    Name,
+    command_line,
+    connect_to,
+    is_of_script,
+    print_line,
+)
 
 if TYPE_CHECKING:
     from pointsman.wire.commands import Status
@@ -41,12 +50,20 @@ def shutdown(
     typer.echo(f"Instance {name!r} has ended{gone}.{again}")
 
 
-def report_kept_state(name: str, status: Status, address: str | None, *, detached: bool = True) -> None:
+def report_kept_state(
+    name: str,
+    status: Status,
+    address: str | None,
+    *,
+    detached: bool = True,
+    say: Callable[[str], None] = print_line,
+) -> None:
     """Report what is kept of a stopped instance, and how to start it again.
 
     Args:
         status: the instance's status before it was stopped.
         detached: whether the instance was started with ``--detached``.
+        say: prints a line.
     """
     if is_of_script(name):
         print_line(f"Instance {name!r} has stopped. Nothing of it is kept: a script has started it.")
@@ -55,17 +72,7 @@ def report_kept_state(name: str, status: Status, address: str | None, *, detache
         kept = f"Its state is kept in {status.state_dir}; start it again with"
     else:
         kept = "Nothing of it is kept, since it has no --state-dir; start a new one with"
-    print_line(f"Instance {name!r} has stopped. {kept}: {_start_again(name, status, address, detached=detached)}")
-
-
-def print_line(text: str, *, err: bool = False) -> None:
-    """Write a line, unless the terminal was closed, as it is after a SIGHUP."""
-    try:
-        typer.echo(text, err=err)
-    except OSError:
-        # Python flushes the stream again at exit, and a second failure would change the exit code.
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), (sys.stderr if err else sys.stdout).fileno())
+    say(f"Instance {name!r} has stopped. {kept}: {_start_again(name, status, address, detached=detached)}")
 
 
 def is_interactive() -> bool:

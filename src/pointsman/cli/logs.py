@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from pointsman.cli import completion
 from pointsman.cli.common import ClusterAddress, Name, connect_to
 from pointsman.exceptions import ServeException
 
@@ -34,12 +35,20 @@ _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def logs(
-    backend: Annotated[str | None, typer.Argument(help="Only what its replicas say.", metavar="[BACKEND]")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Argument(
+            help="Only what its replicas say.", metavar="[BACKEND]", autocompletion=completion.backend_names
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
     request: Annotated[
         str | None, typer.Option("--request", help="Only what is about the request of this id.", metavar="ID")
     ] = None,
-    replica: Annotated[str | None, typer.Option("--replica", help="Only what it says.", metavar="TAG")] = None,
+    replica: Annotated[
+        str | None,
+        typer.Option("--replica", help="Only what it says.", metavar="TAG", autocompletion=completion.replica_tags),
+    ] = None,
     lines: Annotated[
         int | None, typer.Option("--lines", "-n", help="Begin with the last N.", metavar="N", min=0)
     ] = None,

@@ -8,20 +8,21 @@ Slow imports are inside the commands that need them, so that ``--help`` answers 
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import pointsman
-from pointsman.cli import config, env, logs, traffic
-from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, print_json, terminal
+from pointsman.cli import completion, config, env, logs, traffic
+from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, scale
 from pointsman.cli.ending import shutdown, stop
+from pointsman.cli.foreground import Foreground, announcement, local_folder, start_instance
 from pointsman.cli.options import Given, takes_start_options
+from pointsman.cli.process import become_init, ignore_signals, let_signals_unwind
+from pointsman.cli.recipe import recipe
 from pointsman.cli.run import run
-from pointsman.cli.waiting import announce, local_folder, start_instance, stopped_by_signals, wait_until_ended
 from pointsman.exceptions import ServeException
 from pointsman.wire.descriptors import give_standard_streams
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pointsman.engine.base import Address
     from pointsman.engine.local.folder import About
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 app = typer.Typer(
     name="pointsman",
@@ -48,43 +48,20 @@ app.add_typer(env.app, name="env")
 def main() -> None:
     """Run the command that ``sys.argv`` names; exits with 0, 1 (it failed), 2 (bad usage) or 130 (interrupted);
     commands of configuration files also with 3 (there are differences), 4 (refused) or 5 (taken back)."""
+    become_init()
     give_standard_streams()
-    _let_signals_unwind()
+    let_signals_unwind()
+    if completion.is_asked():
+        completion.answer(app)
     try:
         app()
     except (ServeException, OSError, ValueError, TypeError) as error:
-        typer.echo(f"pointsman: {_one_line(error)}", err=True)
+        typer.echo(f"pointsman: {one_line(error)}", err=True)
         sys.exit(1)
     finally:
         # At exit the interpreter ends bound instances; a further Ctrl-C would only interrupt that and print a
         # traceback.
-        _ignore_signals()
-
-
-def _let_signals_unwind() -> None:
-    """Make the first two signals raise KeyboardInterrupt: the first ends what this process has started in good order,
-    the second cuts that short.
-
-    Further ones are ignored: they would interrupt the clean-up. SIGTERM, which service managers send, and SIGHUP, which
-    a closed terminal sends, count as Ctrl-C.
-    """
-    left = 2
-
-    def unwind(*_: object) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            _ignore_signals()
-        raise KeyboardInterrupt
-
-    for signum in SIGNALS:
-        if signal.getsignal(signum) != signal.SIG_IGN:  # nohup and a shell's & ignore signals on purpose
-            signal.signal(signum, unwind)
-
-
-def _ignore_signals() -> None:
-    for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+        ignore_signals()
 
 
 def _version(wanted: bool) -> None:
@@ -112,20 +89,23 @@ def start(
     given: Given,
 ) -> None:
     """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
-    client = start_instance(name, given, bound=not detached, address=address)
+    look = command_line("status", name, address)
     if detached:
-        announce(client, name)
+        for line in announcement(start_instance(name, given, bound=False, address=address), name):
+            typer.echo(line)
         keeps = "state_dir" in given.start
         typer.echo(f"Deploy to it:  {command_line('deploy', name, address)} TARGET --route ROUTE")
         typer.echo(f"               client = pointsman.connect({name!r})    (in Python)")
-        typer.echo(f"Look at it:    {command_line('status', name, address)}")
+        typer.echo(f"Look at it:    {look}")
         typer.echo(f"Stop it:       {command_line('stop', name, address)}{'    (keeps its state)' if keeps else ''}")
         typer.echo(f"End it:        {command_line('shutdown', name, address)}{'    (forgets it)' if keeps else ''}")
         return
-    with stopped_by_signals(client, name, address):
-        announce(client, name)  # a caller that reads this line may send the signal at once
-        typer.echo(f"Ctrl-C stops it. Elsewhere, look at it with: {command_line('status', name, address)}")
-        wait_until_ended(client, local_folder(name, given))
+    with Foreground(given.start.get("log_format", "text")) as front:
+        client = front.start(name, given, address=address)
+        with front.stopped_by_signals(client, name, address):
+            # In here: a caller that reads these lines may send the signal at once.
+            front.is_up(client, [*announcement(client, name), f"Ctrl-C stops it. Elsewhere, look at it with: {look}"])
+            front.wait_until_ended(client, local_folder(name, given))
 
 
 @app.command("list")
@@ -219,6 +199,8 @@ app.command()(deploy)
 app.command()(scale)
 app.command()(delete)
 app.command()(logs.logs)
+app.command()(completion.completion)
+app.command()(recipe)
 app.command()(stop)
 app.command()(shutdown)
 
@@ -235,12 +217,3 @@ def demo(
     from pointsman.demo.run import run_demo
 
     run_demo(terminal(), port=port, keep=keep)
-
-
-def _one_line(error: Exception) -> str:
-    """An error's text for users: without the errno, and without a remote traceback."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror + (f": {error.filename}" if error.filename else "")
-    lines = text.strip().splitlines()
-    return lines[0] if lines else type(error).__name__

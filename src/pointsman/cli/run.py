@@ -8,15 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from pointsman.cli.common import ClusterAddress, Name, command_line
-from pointsman.cli.ending import print_line
+from pointsman.cli.common import ClusterAddress, Name, command_line, one_line
+from pointsman.cli.foreground import Foreground, Lines, local_folder
 from pointsman.cli.options import Given, parse_json, parse_settings, takes_start_options
-from pointsman.cli.waiting import local_folder, start_instance, stopped_by_signals, wait_until_ended
 from pointsman.exceptions import BackendStartError, ServeException
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def run(
     if is_config_file(target):
         run_config_file(target, name=name, address=address, given=given, reload=reload)
         return
-    with exit_codes():
+    lines = Lines(given.start.get("log_format", "text"))
+    with exit_codes(lines):
         wanted = read_wanted(target, route, arg, set_)
         if local:
             from pointsman.running.local import serve_here
@@ -120,7 +121,7 @@ def read_wanted(target: str, route: str | None, args: list[str], settings: list[
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
+def exit_codes(lines: Lines) -> Iterator[None]:
     """In the body, a wrong target ends the command with 2, and code that fails with 1 and the user's traceback."""
     from pointsman.running.targets import TargetError
     from pointsman.running.trial import CodeError, remote_traceback
@@ -128,13 +129,13 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except TargetError as error:
-        print_line(f"pointsman: {error}", err=True)
+        lines.fail(str(error))
         raise typer.Exit(2) from None
     except CodeError as error:
-        print_line(str(error), err=True)
+        lines.fail(one_line(error), traceback=str(error))
         raise typer.Exit(1) from None
     except BackendStartError as error:
-        print_line(remote_traceback(error) or f"pointsman: {error}", err=True)
+        lines.fail(one_line(error), traceback=remote_traceback(error))
         raise typer.Exit(1) from None
 
 
@@ -152,40 +153,42 @@ def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, relo
         seen = snapshot(wanted.target.folder)
         # A new version that is bad shows at once, and the next save mends it.
         wanted = wanted._replace(config={"rollout_watch_s": 0, **wanted.config})
-    trial = Trial(wanted.target, wanted.args, stays=reload)  # it imports while the instance starts
-    try:
-        client = start_instance(name, given, bound=True, address=address, quiet_starts=True)
-        with stopped_by_signals(client, name, address):
-            found = trial.result()
-            client.deploy(found.name, found.code(), *wanted.args, route=wanted.route, config=wanted.config)
-            _say(client, found, wanted, given, command_line("status", name, address), reload=reload)
-            if reload:
-                _Reloading(client, trial, found.name, wanted).start(seen)
-            else:
-                trial.close()
-            wait_until_ended(client, local_folder(name, given))
-    finally:
-        trial.close()
+    with Foreground(given.start.get("log_format", "text")) as front:
+        # It imports while the instance starts. What it prints the replicas print, too: a collector gets that once.
+        trial = Trial(wanted.target, wanted.args, stays=reload, quiet=front.lines.is_json)
+        try:
+            client = front.start(name, given, address=address, quiet_starts=True, ready_when_told=True)
+            with front.stopped_by_signals(client, name, address):
+                found = trial.result()
+                client.deploy(found.name, found.code(), *wanted.args, route=wanted.route, config=wanted.config)
+                status = command_line("status", name, address)
+                front.is_up(client, _lines(client, found, wanted, given, status, reload=reload), told=True)
+                if reload:
+                    _Reloading(client, trial, found.name, wanted, front.lines).start(seen)
+                else:
+                    trial.close()
+                front.wait_until_ended(client, local_folder(name, given))
+        finally:
+            trial.close()
 
 
 def _check_watchfiles(import_: Any) -> None:
     try:
         import_()
     except ServeException as error:
-        print_line(f"pointsman: {error}", err=True)
+        Lines().fail(str(error))
         raise typer.Exit(2) from None
 
 
-def _say(client: Client, found: Found, wanted: Wanted, given: Given, status: str, *, reload: bool) -> None:
+def _lines(client: Client, found: Found, wanted: Wanted, given: Given, status: str, *, reload: bool) -> Iterator[str]:
     from pointsman.running.example import Served, served_lines
 
     served = [Served(found.name, wanted.route or "", found.traits.api)]
-    for line in served_lines(client.http_address, served, http=given.http, key="api_keys" in given.start):
-        typer.echo(line)
-    typer.echo(f"  Status:  {status}")
+    yield from served_lines(client.http_address, served, http=given.http, key="api_keys" in given.start)
+    yield f"  Status:  {status}"
     if reload:
-        typer.echo("A saved file is loaded at once.")
-    typer.echo("Ctrl-C finishes the requests under way and ends it.")
+        yield "A saved file is loaded at once."
+    yield "Ctrl-C finishes the requests under way and ends it."
 
 
 class _Reloading:
@@ -193,10 +196,12 @@ class _Reloading:
 
     Args:
         name: of the deployment, whatever the object is called later.
+        lines: print what comes of it.
     """
 
-    def __init__(self, client: Client, trial: Trial, name: str, wanted: Wanted) -> None:
+    def __init__(self, client: Client, trial: Trial, name: str, wanted: Wanted, lines: Lines) -> None:
         self._client, self._trial, self._name, self._wanted = client, trial, name, wanted
+        self._say = partial(lines.say, err=True)
 
     def start(self, seen: Snapshot) -> None:
         threading.Thread(target=self._main, args=(seen,), name="pointsman-reload", daemon=True).start()
@@ -227,6 +232,6 @@ class _Reloading:
                 return  # the command is ending
             told = remote_traceback(error) or str(error)
         else:
-            print_line(f"Loaded anew in {time.monotonic() - began:.1f} s.", err=True)
+            self._say(f"Loaded anew in {time.monotonic() - began:.1f} s.")
             return
-        print_line(f"{told}\n{self._wanted.target.shown} was not loaded: what was loaded before goes on.", err=True)
+        self._say(f"{told}\n{self._wanted.target.shown} was not loaded: what was loaded before goes on.")

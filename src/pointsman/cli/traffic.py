@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pointsman.cli import completion
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 
 if TYPE_CHECKING:
@@ -19,14 +20,19 @@ app = typer.Typer(
     help="Look at an endpoint's traffic and change it: split, shadow, pin, roll back.", no_args_is_help=True
 )
 
-Endpoint = Annotated[str, typer.Argument(metavar="ENDPOINT", show_default=False)]
-Backend = Annotated[str, typer.Argument(metavar="BACKEND", show_default=False)]
+Endpoint = Annotated[
+    str, typer.Argument(metavar="ENDPOINT", show_default=False, autocompletion=completion.endpoint_names)
+]
+Backend = Annotated[str, typer.Argument(metavar="BACKEND", show_default=False, autocompletion=completion.backend_names)]
 Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="Shard keys.", show_default=False)]
 
 
 @app.command()
 def show(
-    endpoint: Annotated[str | None, typer.Argument(metavar="[ENDPOINT]", show_default=False)] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Argument(metavar="[ENDPOINT]", show_default=False, autocompletion=completion.endpoint_names),
+    ] = None,
     name: Name = "default",
     address: ClusterAddress = None,
     as_json: AsJson = False,
@@ -46,7 +52,12 @@ def show(
 def set_(
     endpoint: Endpoint,
     weights: Annotated[
-        list[str], typer.Argument(metavar="BACKEND=WEIGHT...", help="Such as: old=0.99 new=0.01, or old=99% new=1%.")
+        list[str],
+        typer.Argument(
+            metavar="BACKEND=WEIGHT...",
+            help="Such as: old=0.99 new=0.01, or old=99% new=1%.",
+            autocompletion=completion.weight_names,
+        ),
     ],
     policy: Annotated[
         str | None, typer.Option("--policy", help="A policy of your own, or 'weighted'.", metavar="MODULE:NAME")

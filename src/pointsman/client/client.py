@@ -24,7 +24,7 @@ from pointsman.engine.instances import wait_for_end
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
 from pointsman.progress import ProgressLine
-from pointsman.wire.commands import AwaitIngress, Ending, History, Progress, QueryHistory, Shutdown
+from pointsman.wire.commands import AwaitIngress, ComeUp, Ending, History, Progress, QueryHistory, Shutdown
 from pointsman.wire.messages import unpack
 
 #: An instance that has not ended this long after its drain limits have passed is killed.
@@ -193,6 +193,13 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
                 line.show(Progress(view.spec.tag, view.ready, view.spec.config.num_replicas))
                 time.sleep(POLL_S)
 
+    def _come_up(self, *, told: bool) -> None:
+        """Return once the instance has come up; with ``told`` it is recorded that it has."""
+        if told:
+            self._session.command(ComeUp(new_id(), self._credentials.instance))
+        while not self._status().came_up:
+            time.sleep(POLL_S)
+
     def _wait_for_end(self) -> None:
         wait_for_end(self._credentials.control_path)
 
@@ -213,9 +220,9 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
             return
         self._shut_down = True
         try:
-            drain_s = _request_end(self._session, forget=forget)
+            ending = _request_end(self._session, forget=forget)
             if self._raised is not None:
-                self._raised.wait_for_end(_end_timeout_s(drain_s))
+                self._raised.wait_for_end(_end_timeout_s(ending))
             elif self._address is not None:
                 self._wait_for_end()
         except BaseException:
@@ -238,22 +245,22 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
             self._finalizer.detach()
 
 
-def _request_end(session: Session, *, forget: bool, timeout_s: float | None = None) -> float:
-    """Have the controller end the instance; returns the seconds that ingresses, and then replicas, may take to drain.
+def _request_end(session: Session, *, forget: bool, timeout_s: float | None = None) -> Ending:
+    """Have the controller end the instance; returns the limits for that.
 
     Raises:
         TimeoutError: the controller does not answer.
     """
     try:
-        return unpack(session.command(Shutdown(new_id(), forget), timeout_s=timeout_s), Ending).drain_s
+        return unpack(session.command(Shutdown(new_id(), forget), timeout_s=timeout_s), Ending)
     except ServeException as error:
         log.debug("the instance had ended already: %s", error)
-        return 0.0
+        return Ending(0.0)
 
 
-def _end_timeout_s(drain_s: float) -> float:
+def _end_timeout_s(ending: Ending) -> float:
     # HTTP servers drain first, then replicas.
-    return 2 * drain_s + SHUTDOWN_TIMEOUT_S
+    return ending.delay_s + 2 * ending.drain_s + SHUTDOWN_TIMEOUT_S
 
 
 def _end_with_driver(raised: Raised, session: Session) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -170,14 +171,22 @@ def start_named(
     client_in_replicas: bool = True,
     api_keys: Sequence[ApiKey] | str | os.PathLike[str] | None = None,
     quiet_starts: bool = False,
+    json_lines: bool = False,
+    listener: socket.socket | None = None,
+    ready_when_told: bool = False,
 ) -> Client:
     """:func:`start` of an instance that may have a name also if it ends with this process (``bound``).
 
     Args:
         name: empty for an anonymous instance.
         quiet_starts: replicas do not log the traceback of a failed constructor: the caller shows it.
+        json_lines: each line that a bound instance prints is one JSON object, on standard output.
+        listener: a listening socket for HTTP, closed here; the instance accepts nobody there before it has come up.
+        ready_when_told: it has come up when ``Client._come_up(told=True)`` says so.
     """
     arguments.check_engine(engine)
+    if listener is not None and engine != "local":
+        raise ValueError(f"a socket was handed over (LISTEN_FDS), which engine {engine!r} cannot use")
     if not isinstance(client_in_replicas, bool):
         raise TypeError(f"client_in_replicas must be True or False, not {client_in_replicas!r}")
     cluster = cluster_options(engine, address, wait_for_resources_s, allow_insecure_cluster)
@@ -205,6 +214,9 @@ def start_named(
         api_keys=api_keys,
         words=words_of(START_FLAGS, said),
         quiet_starts=quiet_starts,
+        json_lines=json_lines,
+        listener=listener,
+        ready_when_told=ready_when_told,
     )
 
 
@@ -223,6 +235,9 @@ def start_instance(
     api_keys: Any = None,
     words: tuple[str, ...] = (),
     quiet_starts: bool = False,
+    json_lines: bool = False,
+    listener: socket.socket | None = None,
+    ready_when_told: bool = False,
 ) -> Client:
     """Start an instance from checked arguments.
 
@@ -230,6 +245,7 @@ def start_instance(
         name: empty for an anonymous instance.
         bound: whether the instance ends with this process.
         words: of the command line that starts it again; those that follow from the other arguments are left out.
+        json_lines, listener, ready_when_told: as of :func:`start_named`.
 
     Raises:
         OSError, ServeException, TimeoutError, ValueError: as :func:`start`.
@@ -250,8 +266,11 @@ def start_instance(
         client_in_replicas=client_in_replicas,
         quiet_starts=quiet_starts,
         start_options=StartOptions(engine, every_node, _as_option(metrics_port), restart_options(http, lock), words),
+        ready_when_told=ready_when_told,
+        holds_connections=listener is not None,
     )
-    raised = raise_instance(Plan(settings, bound, capacity, every_node, cluster), engine)
+    plan = Plan(settings, bound, capacity, every_node, cluster, json_lines=json_lines, listener=listener)
+    raised = raise_instance(plan, engine)
     try:
         client = Client(operator(raised.address), address=raised.address, raised=raised)
         client._wait_until_ready()

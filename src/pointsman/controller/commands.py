@@ -30,7 +30,6 @@ from pointsman.wire.commands import (
     AwaitOperation,
     BackendChange,
     Change,
-    Ending,
     History,
     Progress,
     Query,
@@ -182,7 +181,7 @@ class Commands:
             await self._wait_for_ingresses(command.timeout_s)
             return b""
         if isinstance(command, Shutdown):
-            return pack(Ending(controller.shutdown(forget=command.forget)))
+            return pack(controller.shutdown(forget=command.forget))
         return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body))
 
     async def _status(self) -> Status:

@@ -94,6 +94,7 @@ class Controller:
         replies: dict[str, bytes],
         epoch: int,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+        drain_delay_s: float = 0.0,
     ) -> None:
         self._engine = engine
         self._durable = DurableState(store, self._on_commit)
@@ -126,6 +127,7 @@ class Controller:
             touch=self._touch,
         )
         self._request_timeout_s = request_timeout_s
+        self._drain_delay_s = drain_delay_s
         self.health = HealthWatch(
             self.observed,
             desired=lambda: self.desired,
@@ -206,19 +208,17 @@ class Controller:
         self.kick()
         return await self._waiters.wait_for(waiter, None)
 
-    def shutdown(self, drain_s: float | None = None, *, forget: bool) -> float:
-        """End the instance; with ``forget`` also delete its stored state.
+    def shutdown(self, drain_s: float | None = None, *, forget: bool) -> Ending:
+        """End the instance; with ``forget`` also delete its stored state. Returns the limits.
 
-        Running requests may finish within ``drain_s`` seconds, by default the longest drain limit of the backends.
-
-        Returns:
-            The limit for each kind of process, in seconds.
+        Running requests may finish within ``drain_s`` seconds. By default that is the longest drain limit of the
+        backends, and requests are accepted for a while before.
         """
-        if drain_s is None:
-            drain_s = max([MIN_DRAIN_S, *(spec.config.drain_timeout_s for spec in self.desired.backends.values())])
-        self._peers.send_to_ingresses(Kind.STOP, pack(Ending(drain_s)))  # arrives before a signal, which has no limit
-        self._engine.shutdown(ShutdownOrder(drain_s, forget))
-        return drain_s
+        limits = [MIN_DRAIN_S, *(spec.config.drain_timeout_s for spec in self.desired.backends.values())]
+        ending = Ending(max(limits), self._drain_delay_s) if drain_s is None else Ending(drain_s)
+        self._peers.send_to_ingresses(Kind.STOP, pack(ending))  # arrives before a signal, which has no limit
+        self._engine.shutdown(ShutdownOrder(ending.drain_s, forget, ending.delay_s))
+        return ending
 
     async def aclose(self) -> None:
         self._closing = True

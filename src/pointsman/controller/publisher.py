@@ -80,7 +80,7 @@ class Publisher:
             backends = with_changes(self.table.backends, change.backends)
             pins = with_changes(self.table.pins, change.pins)
             # The same dict as in ``desired``, so that what is not changed is seen at a glance.
-            self.table = RoutingTable(change.version, desired.endpoints, backends, pins)
+            self.table = RoutingTable(change.version, desired.endpoints, backends, pins, bool(desired.came_up))
             self._pins = desired.pins
             self._peers.publish(self.table, change if self.published else None)
             self.published = True
@@ -104,4 +104,5 @@ class Publisher:
             changed(self.table.endpoints, desired.endpoints),
             backends,
             {name: None if pins is None else pack(pins) for name, pins in changed(self._pins, desired.pins).items()},
+            bool(desired.came_up) and not self.table.came_up,
         )

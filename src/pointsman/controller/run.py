@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +14,21 @@ from pointsman.controller.commands import Commands
 from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.orders import Launcher
+from pointsman.controller.state import of_this_start
+from pointsman.controller.store import StoreError
 from pointsman.controller.store.base import DurableStore
+from pointsman.controller.waiters import StartWait
 from pointsman.engine.base import Engine, EventSink
 from pointsman.engine.instances import metrics_folder
 from pointsman.engine.listening import url_of
 from pointsman.telemetry import families
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.writer import LoopLag, MetricsWriter
-from pointsman.wire.handover import ControllerHandover
+from pointsman.wire.commands import ComeUp
+from pointsman.wire.handover import ControllerHandover, InstanceSettings
 from pointsman.wire.stream import Gate, accept
+
+log = logging.getLogger("pointsman.controller")
 
 
 async def serve(
@@ -60,10 +68,11 @@ async def serve(
         launcher=Launcher(handover, epoch=loaded.epoch, environ=environ),
         peers=connections,
         capacity=handover.capacity,
-        desired=loaded.desired,
+        desired=of_this_start(loaded.desired, handover.settings.instance),
         replies=loaded.replies,
         epoch=loaded.epoch,
         request_timeout_s=handover.settings.request_timeout_s,
+        drain_delay_s=handover.settings.drain_delay_s,
     )
     commands = Commands(
         handover.settings,
@@ -77,13 +86,27 @@ async def serve(
     connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
     # The engine first: its ``recovered`` event adopts the living replicas, so they are known when they report.
     await raised.start()
+    coming_up = asyncio.ensure_future(watch_start(controller, handover.settings))
     servers = [await _accept(listener, connections, handover.settings.instance) for listener in listeners]
     ready(controller)
     await stopped.wait()
+    coming_up.cancel()
+    await asyncio.gather(coming_up, return_exceptions=True)
     await controller.aclose()
     if exporter is not None:
         await exporter.aclose()
     await asyncio.gather(*(server.aclose() for server in servers), raised.aclose())
+
+
+async def watch_start(controller: Controller, settings: InstanceSettings) -> None:
+    """Record that the instance has come up, once it has; with ``ready_when_told`` whoever started it does that."""
+    if settings.ready_when_told or controller.desired.came_up:
+        return
+    await controller.wait_for(StartWait())
+    try:
+        await controller.change(ComeUp(secrets.token_hex(8), settings.instance), b"")
+    except StoreError as error:
+        log.error("that the instance has come up could not be recorded: %s", error)
 
 
 async def _accept(listener: socket.socket, connections: Connections, instance: str) -> Gate:

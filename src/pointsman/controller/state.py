@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import TypeVar
 
+import msgspec
+
 from pointsman.exceptions import InsufficientResourcesError
 from pointsman.model import (
     ASGI,
@@ -88,6 +90,10 @@ class Operation(Struct, frozen=True):
     traceback: str = ""
 
 
+class CameUp(Struct, frozen=True):
+    """Says that an instance has come up; it is kept under the instance's id, which is new at each start."""
+
+
 class Desired(Struct, frozen=True):
     """The desired state. ``version`` grows with every change.
 
@@ -98,6 +104,7 @@ class Desired(Struct, frozen=True):
         changes: by keys that grow; see :mod:`pointsman.controller.history`.
         marks: who has set each field, by object, such as ``backend/ranker`` or ``endpoint/rank``.
         operations: by id: the apply that runs, and those that ended last.
+        came_up: by the id of the instance; empty until it has come up.
     """
 
     version: int = 0
@@ -109,6 +116,7 @@ class Desired(Struct, frozen=True):
     changes: dict[str, ChangeRecord] = {}
     marks: dict[str, Marks] = {}
     operations: dict[str, Operation] = {}
+    came_up: dict[str, CameUp] = {}
 
     @property
     def running(self) -> Operation | None:
@@ -122,6 +130,11 @@ class Desired(Struct, frozen=True):
             fallbacks += [before.fallback for before in operation.backends.values() if before.fallback]
         specs = [*self.backends.values(), *(fallback.spec for fallback in fallbacks if fallback.spec is not None)]
         return {spec.code for spec in specs}
+
+
+def of_this_start(desired: Desired, instance: str) -> Desired:
+    """The stored state without what earlier starts have recorded."""
+    return desired if instance in desired.came_up else msgspec.structs.replace(desired, came_up={})
 
 
 class FreeCapacity(Struct, frozen=True):

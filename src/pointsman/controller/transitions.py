@@ -11,9 +11,9 @@ import msgspec
 from pointsman.controller import applying, desired
 from pointsman.controller.history import CONTROLLER
 from pointsman.controller.marks import BACKEND, marked, with_marks
-from pointsman.controller.state import Desired, FreeCapacity
+from pointsman.controller.state import CameUp, Desired, FreeCapacity
 from pointsman.wire.apply import Marks
-from pointsman.wire.commands import Apply, Change, TakeBack
+from pointsman.wire.commands import Apply, Change, ComeUp, TakeBack
 
 
 def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> tuple[Desired, str]:
@@ -28,6 +28,8 @@ def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> 
         return applying.begin(state, command, free, now), ""
     if isinstance(command, TakeBack):
         return applying.stop(state, command, now)
+    if isinstance(command, ComeUp):
+        return msgspec.structs.replace(state, came_up={command.instance: CameUp()}), ""
     applying.check_not_busy(state, command)
     new, note = desired.apply(state, command, free, now)
     if new.fallbacks is not state.fallbacks:

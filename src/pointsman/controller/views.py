@@ -63,6 +63,7 @@ def status_of(
         start_options=settings.start_options,
         wants_key=settings.http_lock.wants_key,
         secure=settings.http_lock.tls is not None,
+        came_up=bool(desired.came_up),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed
-from pointsman.controller.reconcile import is_settled
+from pointsman.controller.reconcile import START_TRIES, is_settled
 from pointsman.controller.replicas import Phase
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
@@ -95,6 +95,38 @@ class Waiting(Protocol):
     def check(self, situation: Situation) -> None: ...
 
     def end(self) -> None: ...
+
+
+def has_come_up(situation: Situation) -> bool:
+    """Whether nothing is on its way up any more.
+
+    A stored backend that cannot start does not keep all others from being used (G8, IN10): the status shows it, and it
+    is tried again.
+    """
+    desired, observed = situation.desired, situation.observed
+
+    def has_failed(tag: str) -> bool:
+        failures = observed.failures.get(tag)
+        return failures is not None and failures.count >= START_TRIES
+
+    return desired.running is None and all(
+        is_settled(desired, observed, tag) or has_failed(tag) for tag in desired.backends
+    )
+
+
+class StartWait:
+    """Waits until the instance has come up."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def check(self, situation: Situation) -> None:
+        """Resolve ``future`` if it has."""
+        if not self.future.done() and has_come_up(situation):
+            self.future.set_result(None)
+
+    def end(self) -> None:
+        """Nothing is to be ended."""
 
 
 class Waiter:

@@ -6,6 +6,7 @@ does not read the handovers that it passes on.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -121,6 +122,9 @@ class Plan(NamedTuple):
         capacity: the resources that it may give to replicas, on the local engine.
         every_node: whether each node has ingresses, or only the node of this process.
         cluster: the cluster to use, on the Ray engine.
+        json_lines: whether each line that a bound instance prints is one JSON object, on standard output. On the local
+            engine.
+        listener: the listening socket for HTTP; None to make one. On the local engine.
     """
 
     settings: InstanceSettings
@@ -128,6 +132,8 @@ class Plan(NamedTuple):
     capacity: Capacity
     every_node: bool = False
     cluster: Cluster = ANY_CLUSTER
+    json_lines: bool = False
+    listener: socket.socket | None = None
 
 
 class Address(NamedTuple):

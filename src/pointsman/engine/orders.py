@@ -62,7 +62,9 @@ class ProcessEvent(Message, frozen=True):
 
 
 class ShutdownOrder(Message, frozen=True):
-    """End the instance; with ``forget`` delete its stored state too."""
+    """End the instance; with ``forget`` delete its stored state too. HTTP servers accept requests for ``delay_s``
+    seconds more, then each kind of process has ``drain_s`` seconds to finish."""
 
     drain_s: float
     forget: bool
+    delay_s: float = 0.0

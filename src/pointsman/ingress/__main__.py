@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 
 from pointsman.engine.instances import last_table, locator, metrics_folder
 from pointsman.engine.listening import listen
@@ -17,6 +18,7 @@ from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.asgi import ASGIApp
 from pointsman.ingress.door import Door
+from pointsman.ingress.ending import DRAIN_S, ServerEnd
 from pointsman.ingress.exchange import HTTPMetrics
 from pointsman.ingress.firsttable import FirstTable
 from pointsman.ingress.renewal import Watched, watch, watched_files
@@ -36,9 +38,6 @@ from pointsman.wire.handover import HTTPSettings, IngressHandover
 from pointsman.wire.messages import unpack
 
 log = logging.getLogger("pointsman.ingress")
-
-DRAIN_S = 20.0
-"""How long requests may still run after a signal that came without a limit from the controller."""
 
 
 def with_middlewares(app: ASGIApp, settings: HTTPSettings) -> ASGIApp:
@@ -81,23 +80,15 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         entrance=entrance, context=context,
     )  # fmt: skip
 
-    limit_s: float | None = None
-
-    def stop(drain_s: float | None = None) -> None:
-        nonlocal limit_s
-        if drain_s is not None:  # the controller's STOP has a limit; the signal that follows it has none
-            limit_s = drain_s if limit_s is None else min(limit_s, drain_s)
-        app.serving = False
-        app.has_table.set()
-        server.stop(DRAIN_S if limit_s is None else limit_s)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop)
+    end = ServerEnd(app, server, handover.http.drain_delay_s)
+    loop.add_signal_handler(signal.SIGTERM, partial(end.on_signal, hurried=False))
+    loop.add_signal_handler(signal.SIGINT, partial(end.on_signal, hurried=True))
     first = FirstTable(app, last_table(handover.control_path))
 
     def on_frame(frame: Frame) -> None:
         if frame.kind == Kind.STOP:
-            stop(unpack(frame.head, Ending).drain_s if frame.head else None)
+            ending = unpack(frame.head, Ending) if frame.head else Ending(DRAIN_S)
+            end.on_order(ending.drain_s, ending.delay_s)
         elif frame.kind == Kind.CONFIRM:
             first.on_counted()
 
@@ -111,7 +102,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         patient=True,
         on_table=first.on_table,
         on_frame=on_frame,
-        on_gone=lambda: stop(ORPHANED_DRAIN_S),
+        on_gone=lambda: end.on_order(ORPHANED_DRAIN_S),
     )
     link.subscribe(ingress=True, pid=os.getpid())
     watching = loop.create_task(watch(files))
@@ -119,7 +110,9 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     try:
         # Without a table every route would get a 404, so connections wait in the backlog until there is one.
         await first.wait()
-        await server.serve()
+        # A server that is stopped before would accept those that can wait for the next instance.
+        if not handover.holds_connections or await first.comes_up(end.announced):
+            await server.serve()
         if linking.done():
             linking.result()
     finally:

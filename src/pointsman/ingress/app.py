@@ -67,6 +67,7 @@ class IngressApp:
 
     Attributes:
         serving: False before the first table and while draining; ``/-/healthz`` then answers 503.
+        system: answers what is asked of the server itself.
         has_table: set once there is a table, or once the app is to stop.
         check_table: called before each look-up in the table while the controller does not know this process; None
             otherwise.
@@ -80,9 +81,8 @@ class IngressApp:
         self._tracer = tracing.tracer()
         self._settings = settings
         self._wants_key = settings.lock.wants_key
-        self._system = SystemPaths(
-            docs=settings.docs, shows_backends=settings.expose_headers, wants_key=self._wants_key
-        )
+        shown = settings.expose_headers
+        self.system = SystemPaths(docs=settings.docs, shows_backends=shown, wants_key=self._wants_key)
         self._loop = asyncio.get_running_loop()
         self._matcher: RouteMatcher[EndpointSpec] = RouteMatcher()
         self._budget = WarningBudget()
@@ -388,11 +388,11 @@ class IngressApp:
             chunks.close()
 
     async def _answer_system(self, path: str, method: str, send: Send, exchange: Exchange) -> None:
-        if path in self._system:
+        if path in self.system:
             exchange.matched(path)
-        if self.check_table is not None and self._system.needs_table(path):
+        if self.check_table is not None and self.system.needs_table(path):
             self.check_table()
-        await self._system.answer(path, method, send, table=self._router.table, serving=self.serving)
+        await self.system.answer(path, method, send, table=self._router.table, serving=self.serving)
 
 
 def _id_of(exchange: Exchange) -> bytes:

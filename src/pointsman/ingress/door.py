@@ -24,7 +24,7 @@ from pointsman.lock.origins import Origins, Preflight
 from pointsman.model import Reason
 from pointsman.wire.handover import LockSettings
 
-OPEN_PATHS = frozenset((b"/-/healthz", b"/v2/health/live", b"/v2/health/ready"))
+OPEN_PATHS = frozenset((b"/-/healthz", b"/-/readyz", b"/v2/health/live", b"/v2/health/ready"))
 MAX_PAGES = 256
 """Origins that are remembered, of those that are allowed."""
 KEY_NAME_HEADER = b"x-serve-key-name"

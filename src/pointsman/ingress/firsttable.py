@@ -52,6 +52,7 @@ class FirstTable:
         self._app = app
         self._store = store
         self._used: StoredTable | None = None
+        self._came_up = asyncio.Event()
 
     def on_table(self, table: RoutingTable, change: TableChange | None = None) -> Awaitable[object] | None:
         """Use a table that the controller has sent. It counts this server from before it sent it.
@@ -64,6 +65,8 @@ class FirstTable:
         """
         self._stop_checking()
         self._app.apply(table, change)
+        if table.came_up:
+            self._came_up.set()
         return self._app.connecting()
 
     def on_counted(self) -> None:
@@ -80,6 +83,16 @@ class FirstTable:
             arrival.cancel()
             if not self._app.has_table.is_set() and self._use_stored():
                 self._app.check_table = self._check_table
+
+    async def comes_up(self, stopped: asyncio.Event) -> bool:
+        """True once the instance has come up; False if ``stopped`` is set before."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._came_up, stopped)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return self._came_up.is_set()
 
     def _check_table(self) -> None:
         """Switch to the stored table if it is newer. Called before each request while no controller counts this server.
@@ -99,6 +112,8 @@ class FirstTable:
         self._close_used()
         self._used = kept
         self._app.apply(kept.table)
+        if kept.table.came_up:
+            self._came_up.set()
         return True
 
     def _stop_checking(self) -> None:

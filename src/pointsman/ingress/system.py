@@ -1,5 +1,5 @@
-"""What an HTTP server says of itself, below ``/-/``: its routes, its health, the API document and the page that shows
-it."""
+"""What an HTTP server says of itself, below ``/-/``: its routes, its health, whether it is ready, the API document and
+the page that shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pointsman.ingress.codec import ErrorAnswer, Headers, RequestRejected
 from pointsman.ingress.openapi import API_KEYS, ApiDocument, page
 from pointsman.model import Reason, RoutingTable
 
-ROUTES, HEALTH, DOCUMENT, PAGE = "/-/routes", "/-/healthz", "/-/openapi.json", "/-/docs"
+ROUTES, HEALTH, READY = "/-/routes", "/-/healthz", "/-/readyz"
+DOCUMENT, PAGE = "/-/openapi.json", "/-/docs"
 JSON: Headers = [(b"content-type", b"application/json")]
 CURRENT: Headers = [(b"cache-control", b"no-cache"), (b"x-content-type-options", b"nosniff")]
 PAGE_HEADERS: Headers = [
@@ -35,18 +36,22 @@ class SystemPaths:
         docs: whether there is a document.
         shows_backends: whether it may name backends.
         wants_key: whether requests need an API key.
+
+    Attributes:
+        leaving: True once the end of the instance is announced; then it is not ready any more.
     """
 
     def __init__(self, *, docs: bool, shows_backends: bool, wants_key: bool) -> None:
         self._document = ApiDocument(API_KEYS if wants_key else None, shows_backends=shows_backends) if docs else None
-        self._paths = (ROUTES, HEALTH, DOCUMENT, PAGE) if docs else (ROUTES, HEALTH)
+        self.leaving = False
+        self._paths = (ROUTES, HEALTH, READY, *((DOCUMENT, PAGE) if docs else ()))
 
     def __contains__(self, path: str) -> bool:
         return path in self._paths
 
     def needs_table(self, path: str) -> bool:
         """Whether an answer is read from the routing table, which must be a true one."""
-        return path in self._paths and path != HEALTH
+        return path in self._paths and path not in (HEALTH, READY)
 
     async def answer(self, path: str, method: str, send: Send, *, table: RoutingTable, serving: bool) -> None:
         """Answer a request.
@@ -61,6 +66,9 @@ class SystemPaths:
             raise RequestRejected(ErrorAnswer(405, Reason.REJECTED, text, [(b"allow", b"GET, HEAD")]))
         if path == HEALTH:
             await send_whole(send, 200 if serving else 503, msgspec.json.encode({"serving": serving}), JSON)
+        elif path == READY:
+            ready = serving and not self.leaving and table.came_up
+            await send_whole(send, 200 if ready else 503, msgspec.json.encode({"ready": ready}), JSON)
         elif path == ROUTES:
             routes = {e.route: [e.name, list(e.methods)] for e in table.endpoints.values() if e.route is not None}
             await send_whole(send, 200, msgspec.json.encode(routes), JSON)

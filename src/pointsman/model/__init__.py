@@ -339,12 +339,14 @@ class RoutingTable(Struct, frozen=True):
 
     Attributes:
         pins: packed :class:`Pins` by endpoint; a router unpacks only those that changed (10,000 take a millisecond).
+        came_up: whether the instance has come up since its start; stays True until its end.
     """
 
     version: int
     endpoints: dict[str, EndpointSpec]
     backends: dict[str, BackendRoute]
     pins: dict[str, bytes] = {}
+    came_up: bool = False
 
 
 EMPTY_TABLE = RoutingTable(version=0, endpoints={}, backends={})

@@ -47,9 +47,10 @@ def run(models: Mapping[str, Any], *, name: str = "default", **options: Any) -> 
         raise ServeException('run() was called while a model is loaded; put it under: if __name__ == "__main__":')
     chosen = _named(models)
     http = parse_http_options(options.pop("http_options", None))
-    with start_named(name, bound=True, http_options=http, **options) as client:
+    with start_named(name, bound=True, http_options=http, ready_when_told=True, **options) as client:
         for route, model in chosen.items():
             client.deploy(model.name, model.code, *model.args, route=route)
+        client._come_up(told=True)
         served = [Served(one.name, route, inspect_code(one.code, one.args).api) for route, one in chosen.items()]
         key = options.get("api_keys") is not None
         for line in served_lines(client.http_address, served, http=_said(http), key=key):

@@ -81,9 +81,10 @@ class Trial:
         target: what to import. Its folder is put first on the import path, of this process too.
         args: init arguments.
         stays: whether :meth:`again` is called later.
+        quiet: whether nothing that the code prints is shown.
     """
 
-    def __init__(self, target: Target, args: tuple[Any, ...], *, stays: bool = False) -> None:
+    def __init__(self, target: Target, args: tuple[Any, ...], *, stays: bool = False, quiet: bool = False) -> None:
         self._shown = target.shown
         sys.path.insert(0, target.folder)
         sys.stdout.flush()
@@ -94,6 +95,10 @@ class Trial:
         if not self._pid:
             os.close(ask)
             os.close(answer)
+            if quiet:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, 1)
+                os.dup2(nowhere, 2)
             _be_child(_Ends(os.fdopen(asked, "rb", 0), os.fdopen(answered, "wb")), target, args, stays)
         os.close(asked)
         os.close(answered)

@@ -99,11 +99,17 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One object per line. ``level`` and ``logger`` come first: :func:`head_of` and :func:`is_routine` look there."""
+    """One object per line. ``level`` and ``logger`` come first: :func:`head_of` and :func:`is_routine` look there.
 
-    def __init__(self, process: str) -> None:
+    Args:
+        process: the role of the process whose lines they are.
+        pid: of that process; 0 for this one.
+    """
+
+    def __init__(self, process: str, pid: int = 0) -> None:
         super().__init__()
         self._process = process
+        self._pid = pid
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -112,7 +118,7 @@ class JSONFormatter(logging.Formatter):
             "time": utc(record.created),
             "message": record.getMessage(),
             "process": self._process,
-            "pid": os.getpid(),
+            "pid": self._pid or os.getpid(),
         }
         ids = _request_ids(record)
         if len(ids) == 1:
@@ -130,6 +136,27 @@ class JSONFormatter(logging.Formatter):
         if record.stack_info:
             line["stack"] = record.stack_info
         return json.dumps(line, default=repr, separators=(",", ":"))
+
+
+PRINTED = "print"
+"""In the place of a logger's name in a line that no logger wrote."""
+
+
+def as_json_line(line: bytes, label: str, pid: int) -> bytes:
+    """A line of a process as one JSON object: as it is if a logger of ours made it, else as the message of one.
+
+    Args:
+        line: without its end.
+        label: tag of the replica that wrote it, or the role of another process.
+        pid: of that process.
+    """
+    text = line.decode(errors="replace")
+    if line.startswith(b"{") and line.isascii() and head_of(text) is not None:
+        return line + b"\n"
+    backend = label.rpartition("#")[0]
+    fields = {"backend": backend, "replica": label} if backend else {}
+    made = record(logging.INFO, PRINTED, text, fields)
+    return f"{JSONFormatter('replica' if backend else label, pid).format(made)}\n".encode()
 
 
 _IDS = "_pointsman_request_ids"

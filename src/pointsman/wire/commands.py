@@ -174,12 +174,18 @@ class TakeBack(Signed, frozen=True, tag="take_back"):
     operation: str
 
 
+class ComeUp(Command, frozen=True, tag="come_up"):
+    """Record that the instance has come up, so that ``/-/readyz`` says so until its end. ``instance`` is its id."""
+
+    instance: str
+
+
 TrafficCommand = SetTraffic | ShadowTraffic | RollbackTraffic | Pin | Unpin
 BackendChange = CreateBackend | UpdateBackendConfig | ReplaceBackend | Deploy
 """A command that makes or changes a backend, which may need more replicas."""
 ObjectChange = BackendChange | DeleteBackend | CreateEndpoint | DeleteEndpoint | TrafficCommand
 """A command that changes one backend or endpoint, or both of one name."""
-Change = ObjectChange | Apply | TakeBack
+Change = ObjectChange | Apply | TakeBack | ComeUp
 """A command that changes the desired state."""
 
 
@@ -269,9 +275,11 @@ class Accepted(Message, frozen=True):
 
 
 class Ending(Message, frozen=True):
-    """Reply to a Shutdown, and head of a STOP frame: how long running requests may take, in seconds."""
+    """Reply to a Shutdown, and head of a STOP frame: how long running requests may take, in seconds, and how long HTTP
+    servers accept more before that."""
 
     drain_s: float
+    delay_s: float = 0.0
 
 
 class Progress(Message, frozen=True):
@@ -340,6 +348,7 @@ class Status(msgspec.Struct, frozen=True):
         state_dir: where its state is stored; empty if the state ends with the instance.
         wants_key: whether HTTP clients are asked for an API key.
         secure: whether the HTTP port has TLS.
+        came_up: whether it has come up since its start.
     """
 
     version: int
@@ -356,6 +365,7 @@ class Status(msgspec.Struct, frozen=True):
     start_options: StartOptions = StartOptions()
     wants_key: bool = False
     secure: bool = False
+    came_up: bool = False
 
 
 class BackendList(msgspec.Struct, frozen=True):

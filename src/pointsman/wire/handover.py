@@ -65,6 +65,7 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     ws_max_message_bytes: int = 16 * 1024 * 1024
     lock: LockSettings = OPEN
     docs: bool = True
+    drain_delay_s: float = 0.0
 
 
 class MetricsPort(msgspec.Struct, frozen=True):
@@ -110,6 +111,8 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         client_in_replicas: whether user code in replicas may use a client of this instance.
         quiet_starts: replicas log a failed constructor in one line, since whoever deploys shows the traceback.
         start_options: options to compare with, or to repeat, when the instance is started again.
+        ready_when_told: it has come up when a ComeUp command says so, and not by itself.
+        holds_connections: its HTTP servers accept none before it has come up.
     """
 
     instance: str
@@ -124,6 +127,8 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     client_in_replicas: bool = True
     quiet_starts: bool = False
     start_options: StartOptions = StartOptions()
+    ready_when_told: bool = False
+    holds_connections: bool = False
 
     @property
     def http_host(self) -> str | None:
@@ -136,6 +141,10 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     @property
     def http_lock(self) -> LockSettings:
         return self.http.lock if self.http is not None else OPEN
+
+    @property
+    def drain_delay_s(self) -> float:
+        return self.http.drain_delay_s if self.http is not None else 0.0
 
     def on_port(self, port: int) -> InstanceSettings:
         """These settings with the HTTP port that was bound."""
@@ -153,6 +162,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
             http=self.http,
             log_format=self.log_format,
             processes=self.ingresses,
+            holds_connections=self.holds_connections,
         )
 
 
@@ -163,6 +173,7 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
         folder: of the instance.
         python: interpreter of its processes.
         bound: whether the instance ends with the driver that started it, and prints its processes' output there.
+        json_lines: whether each line of that is one JSON object, on standard output.
     """
 
     settings: InstanceSettings
@@ -170,6 +181,7 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
     python: str
     bound: bool
     capacity: Capacity
+    json_lines: bool = False
 
 
 class ClusterHandover(msgspec.Struct, frozen=True):
@@ -238,6 +250,7 @@ class IngressHandover(Message, frozen=True):
     Attributes:
         identity: tells the ingresses of an instance apart; the first number in it, those of a node.
         processes: ingresses of its node.
+        holds_connections: accept none before the instance has come up.
     """
 
     instance: str
@@ -247,6 +260,7 @@ class IngressHandover(Message, frozen=True):
     http: HTTPSettings
     log_format: str = "text"
     processes: int = 1
+    holds_connections: bool = False
 
 
 class MetricsHandover(Message, frozen=True):

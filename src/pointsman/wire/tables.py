@@ -21,6 +21,7 @@ class TableChange(Struct, frozen=True):
     Attributes:
         base: version of the earlier table.
         version: of the table.
+        came_up: the instance has come up, and had not before.
     """
 
     base: int
@@ -28,11 +29,12 @@ class TableChange(Struct, frozen=True):
     endpoints: dict[str, EndpointSpec | None] = {}
     backends: dict[str, BackendRoute | None] = {}
     pins: dict[str, bytes | None] = {}
+    came_up: bool = False
 
     @property
     def is_empty(self) -> bool:
         """True if the tables differ in nothing but their version."""
-        return not (self.endpoints or self.backends or self.pins)
+        return not (self.endpoints or self.backends or self.pins or self.came_up)
 
 
 class WrongBaseError(ValueError):
@@ -47,6 +49,7 @@ def difference(old: RoutingTable, new: RoutingTable) -> TableChange:
         changed(old.endpoints, new.endpoints),
         changed(old.backends, new.backends),
         changed(old.pins, new.pins),
+        new.came_up and not old.came_up,
     )
 
 
@@ -63,6 +66,7 @@ def apply_change(table: RoutingTable, change: TableChange) -> RoutingTable:
         with_changes(table.endpoints, change.endpoints),
         with_changes(table.backends, change.backends),
         with_changes(table.pins, change.pins),
+        table.came_up or change.came_up,
     )
 
 

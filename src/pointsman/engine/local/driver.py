@@ -24,6 +24,7 @@ from pointsman.engine.folder import lock_state_folder, logs_of, missing_folders,
 from pointsman.engine.listening import listen, listen_for_metrics
 from pointsman.engine.local.folder import ANONYMOUS_PREFIX, REFUSAL, About, InstanceFolder, folder_of, sweep_anonymous
 from pointsman.engine.local.lookup import address_in
+from pointsman.engine.manager import without_manager
 from pointsman.engine.process import pack_handover
 from pointsman.exceptions import ServeException
 from pointsman.usercode.paths import PATH_VARIABLE, python_path
@@ -128,7 +129,9 @@ def raise_instance(plan: Plan) -> LocalInstance:
         locks.append(folder.create())
         finally_.callback(os.close, locks[-1])
         undo.callback(folder.remove)
-        listener = listen(settings.http.host, settings.http.port) if settings.http else None
+        listener = plan.listener
+        if listener is None and settings.http is not None:
+            listener = listen(settings.http.host, settings.http.port)
         if listener is not None:
             finally_.callback(listener.close)
         metrics = listen_for_metrics(settings.metrics) if settings.metrics else None
@@ -150,7 +153,9 @@ def _start_supervisor(
     settings = plan.settings
     if listener is not None:
         settings = settings.on_port(listener.getsockname()[1])
-    order = SupervisorOrder(settings, str(folder.path), sys.executable, plan.bound, plan.capacity)
+    order = SupervisorOrder(
+        settings, str(folder.path), sys.executable, plan.bound, plan.capacity, json_lines=plan.json_lines
+    )
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))
     read_end, write_end = os.pipe()
@@ -210,7 +215,8 @@ def _spawn_supervisor(fds: tuple[int, ...], locks: list[int], *, echo: bool) -> 
 
 
 def _environment() -> dict[str, str]:
-    """The driver's environment variables, so that children import this same package and do not buffer output."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    """The driver's environment variables, so that children import this same package and do not buffer output; without
+    those that a service manager has set for the driver alone."""
+    environment = without_manager({**os.environ, "PYTHONUNBUFFERED": "1"})
     path = python_path()
     return {**environment, PATH_VARIABLE: path} if path else environment

@@ -1,7 +1,9 @@
-"""Copies the output of processes to a log file each, and with a prefix to the driver's terminal.
+"""Copies the output of processes to a log file each, and to the driver's terminal: with a prefix, or, for whoever
+collects logs, each line as a JSON object.
 
 Runs on a thread of the supervisor, so that a terminal that has stopped reading blocks nothing: output that it does not
-take is not shown there, and counted; the file gets all of it.
+take is not shown there, and counted; the file gets all of it. What goes to the controller, by the supervisor's own
+thread, blocks nothing either: :class:`Outbox`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import os
 import select
 import selectors
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -23,15 +26,20 @@ from pointsman.telemetry.logs import is_routine, printable
 #: A log file over this size is renamed to ``<name>.log.1``, which replaces an earlier one.
 MAX_LOG_BYTES = 32 * 1024 * 1024
 TERMINAL_FD = 2
+JSON_FD = 1
 SUPERVISOR = "supervisor"
+#: A terminal or pipe that select() reports as writable takes so many bytes without blocking.
+PIPE_BYTES = 4096
 #: Begins the first line of each process in its file; the tag or role follows. Some processes print without logging, and
 #: their lines could not be attributed otherwise.
 OUTPUT_OF = "output of "
 
 
 class _Source:
-    def __init__(self, fd: int, label: str, path: Path, first_line: Callable[[], bytes]) -> None:
+    def __init__(self, fd: int, label: str, path: Path, first_line: Callable[[], bytes], pid: int) -> None:
         self.fd = fd
+        self.label = label
+        self.pid = pid
         self.prefix = f"[{printable(label)}] ".encode()
         self.path = path
         self.first_line = first_line
@@ -75,6 +83,35 @@ class _Source:
             self.file = None
 
 
+class Outbox:
+    """Writes to a socket without blocking, and buffers what the socket does not take.
+
+    Args:
+        to: the socket; made non-blocking.
+    """
+
+    def __init__(self, to: socket.socket) -> None:
+        to.setblocking(False)
+        self._to = to
+        self._rest = bytearray()
+
+    @property
+    def full(self) -> bool:
+        """True if data is buffered, to be flushed once the socket is writable."""
+        return bool(self._rest)
+
+    def send(self, data: bytes) -> None:
+        """Write, after what is buffered."""
+        self._rest += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Write as much of the buffer as the socket takes. Data for a peer that has exited is lost."""
+        with contextlib.suppress(OSError):
+            while self._rest:
+                del self._rest[: self._to.send(self._rest)]
+
+
 class OutputPump:
     """Reads the output pipes of all processes.
 
@@ -83,10 +120,14 @@ class OutputPump:
         echo: whether to write to the terminal too.
         log_format: of the processes. On the terminal, lines of text get a prefix that names their process; lines of
             JSON contain it.
+        json_lines: show all lines, on standard output, and make a JSON object of each that is none.
     """
 
-    def __init__(self, folder: Path, *, echo: bool, log_format: str = logs.TEXT) -> None:
+    def __init__(self, folder: Path, *, echo: bool, log_format: str = logs.TEXT, json_lines: bool = False) -> None:
         self._prefix = log_format == logs.TEXT
+        self._json_lines = json_lines
+        self._fd = JSON_FD if json_lines else TERMINAL_FD
+        self._unfinished = b""
         self._formatter = logs.formatter(log_format, SUPERVISOR)
         self._folder = folder
         self._echo = echo
@@ -100,9 +141,9 @@ class OutputPump:
         self._thread = threading.Thread(target=self._main, name="pointsman-output", daemon=True)
         self._thread.start()
 
-    def add(self, fd: int, label: str, name: str) -> None:
-        """Copy what is read from ``fd`` to ``<name>.log``, until its end of file."""
-        self._do(lambda: self._open(fd, label, name))
+    def add(self, fd: int, label: str, name: str, pid: int = 0) -> None:
+        """Copy what is read from ``fd``, where the process ``pid`` writes, to ``<name>.log``, until its end of file."""
+        self._do(lambda: self._open(fd, label, name, pid))
 
     def write(self, text: str) -> None:
         """Log a warning of the supervisor itself."""
@@ -118,8 +159,8 @@ class OutputPump:
         self._todo.append(action)
         os.write(self._wake_write, b"x")
 
-    def _open(self, fd: int, label: str, name: str) -> None:
-        source = _Source(fd, label, self._folder / f"{name}.log", lambda: self._first_line(label))
+    def _open(self, fd: int, label: str, name: str, pid: int) -> None:
+        source = _Source(fd, label, self._folder / f"{name}.log", lambda: self._first_line(label), pid)
         self._sources.add(source)
         self._selector.register(fd, selectors.EVENT_READ, source)
 
@@ -172,27 +213,46 @@ class OutputPump:
                 self._dropped += len(data)  # on a full disk processes must still be able to print
         lines, _, source.rest = (source.rest + data).rpartition(b"\n")
         if lines and self._echo:
-            shown = [line for line in lines.split(b"\n") if not is_routine(line)]
-            self._to_terminal(b"".join((source.prefix if self._prefix else b"") + line + b"\n" for line in shown))
+            self._show(source, lines.split(b"\n"))
         if len(source.rest) > 65536:
             source.rest = b""
 
+    def _show(self, source: _Source, lines: list[bytes]) -> None:
+        if self._json_lines:
+            for line in lines:
+                self._to_terminal(logs.as_json_line(line, source.label, source.pid))
+        else:
+            prefix = source.prefix if self._prefix else b""
+            self._to_terminal(b"".join(prefix + line + b"\n" for line in lines if not is_routine(line)))
+
     def _to_terminal(self, data: bytes) -> None:
+        """Show whole lines, or nothing of them but their first bytes: then the rest comes before whatever is next."""
         if not self._echo:
             return
-        for start in range(0, len(data), 4096):
-            # A terminal or pipe that select() reports as writable takes PIPE_BUF = 4096 bytes without blocking.
-            if not select.select([], [TERMINAL_FD], [], 0.05)[1]:
-                self._dropped += len(data) - start
-                return
-            if self._dropped:
-                text = f"{self._dropped} bytes of output were not shown here; see the log files"
-                self._dropped = 0
-                self._emit(self._own_prefix() + self._line(logging.WARNING, text))
-            self._emit(data[start : start + 4096])
+        if self._unfinished and self._takes_more():
+            rest, self._unfinished = self._unfinished, b""
+            self._write(rest)
+        if self._unfinished or not self._takes_more():
+            self._dropped += len(data)
+            return
+        if self._dropped:
+            text = f"{self._dropped} bytes of output were not shown here; see the log files"
+            self._dropped = 0
+            self._write(self._own_prefix() + self._line(logging.WARNING, text))
+        self._write(data)
 
-    def _emit(self, data: bytes) -> None:
-        try:
-            os.write(TERMINAL_FD, data)
-        except OSError:
-            self._echo = False  # the terminal was closed
+    def _write(self, data: bytes) -> None:
+        for start in range(0, len(data), PIPE_BYTES):
+            if start and not self._takes_more():
+                end = data.find(b"\n", start) + 1
+                self._unfinished = data[start:end]
+                self._dropped += len(data) - end
+                return
+            try:
+                os.write(self._fd, data[start : start + PIPE_BYTES])
+            except OSError:
+                self._echo = False  # the terminal was closed
+                return
+
+    def _takes_more(self) -> bool:
+        return bool(select.select([], [self._fd], [], 0.05)[1])

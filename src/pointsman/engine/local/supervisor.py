@@ -10,7 +10,6 @@ It also inherits the descriptors that hold the locks of the instance's folders, 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import signal
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from pointsman.engine.folder import forget_state, logs_of
 from pointsman.engine.local.folder import InstanceFolder
-from pointsman.engine.local.output import OutputPump
+from pointsman.engine.local.output import Outbox, OutputPump
 from pointsman.engine.lognames import name_of
 from pointsman.engine.orders import DRIVER_GONE_DRAIN_S, KillOrder, LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.engine.process import EXIT_REFUSED, Child, Lifeline, pack_handover, spawn
@@ -33,36 +32,6 @@ from pointsman.wire.encoding import FrameDecoder, encode_frame
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ControllerHandover, SupervisorOrder
 from pointsman.wire.messages import pack, unpack
-
-
-class Outbox:
-    """Writes to a socket without blocking, and buffers what the socket does not take.
-
-    Args:
-        to: the socket; made non-blocking.
-    """
-
-    def __init__(self, to: socket.socket) -> None:
-        to.setblocking(False)
-        self._to = to
-        self._rest = bytearray()
-
-    @property
-    def full(self) -> bool:
-        """True if data is buffered, to be flushed once the socket is writable."""
-        return bool(self._rest)
-
-    def send(self, data: bytes) -> None:
-        """Write, after what is buffered."""
-        self._rest += data
-        self.flush()
-
-    def flush(self) -> None:
-        """Write as much of the buffer as the socket takes. Data for a peer that has exited is lost."""
-        with contextlib.suppress(OSError):
-            while self._rest:
-                del self._rest[: self._to.send(self._rest)]
-
 
 #: How long the controller may take to exit at the end of the instance.
 EXIT_GRACE_S = 1.5
@@ -110,7 +79,9 @@ class Supervisor:
         self._folder = InstanceFolder(Path(order.folder))
         self._logs = logs_of(order.folder, order.settings.state_dir)
         self._logs.mkdir(mode=0o700, exist_ok=True)
-        self._pump = OutputPump(self._logs, echo=order.bound, log_format=order.settings.log_format)
+        self._pump = OutputPump(
+            self._logs, echo=order.bound, log_format=order.settings.log_format, json_lines=order.json_lines
+        )
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, Child] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
@@ -120,7 +91,7 @@ class Supervisor:
         self._decoder = FrameDecoder()
         self._phases: list[tuple[str, float]] | None = None
         self._phase_ends = 0.0
-        self._forget = self._shutdown_requested = False
+        self._forget = self._shutdown_requested = self._hurries = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -163,7 +134,7 @@ class Supervisor:
     ) -> Child:
         child, output = spawn(self._order.python, role, number, handover, env=env, fds=fds, environment=environment)
         self._children[child.process.pid] = child
-        self._pump.add(output, label, name_of(role, number, label))
+        self._pump.add(output, label, name_of(role, number, label), child.process.pid)
         return child
 
     def _spawn_controller(self) -> None:
@@ -261,7 +232,7 @@ class Supervisor:
         elif frame.kind == Kind.SHUTDOWN:
             order = unpack(frame.head, ShutdownOrder)
             self._forget = self._forget or order.forget
-            self._begin_shutdown(order.drain_s)
+            self._begin_shutdown(order.drain_s, delay_s=order.delay_s)
 
     def _launch(self, order: LaunchOrder) -> None:
         if self._phases is not None:
@@ -303,16 +274,21 @@ class Supervisor:
 
     # Shutdown: ingresses finish, then replicas, then the controller
 
-    def _begin_shutdown(self, drain_s: float) -> None:
-        """End the processes in order. A second call with less time shortens the drain that is running."""
+    def _begin_shutdown(self, drain_s: float, *, delay_s: float = 0.0) -> None:
+        """End the processes in order, once ingresses have accepted requests for ``delay_s`` seconds more. A second call
+        with less time shortens the drain that is running."""
         if self._phases is None:
-            self._phases = [("ingress", drain_s), ("replica", drain_s), ("controller", EXIT_GRACE_S)]
+            self._hurries = not delay_s
+            self._phases = [("ingress", delay_s + drain_s), ("replica", drain_s), ("controller", EXIT_GRACE_S)]
             self._next_phase()
         elif self._phases and self._phases[0][0] != "controller":
             *draining, controller = self._phases
             self._phases = [*((role, min(limit_s, drain_s)) for role, limit_s in draining), controller]
             self._phase_ends = min(self._phase_ends, time.monotonic() + drain_s)
             self._after(drain_s, lambda: None)  # wakes the loop when the new limit is over
+            self._hurries = True
+            if self._phases[0][0] == "ingress":
+                self._signal("ingress")
 
     def _request_shutdown(self) -> None:
         # The controller knows the drain limits of backends, and answers with a shutdown order.
@@ -322,16 +298,21 @@ class Supervisor:
 
     def _end_unanswered(self) -> None:
         if self._phases is None:
-            self._begin_shutdown(SIGNALLED_DRAIN_S)
+            self._begin_shutdown(SIGNALLED_DRAIN_S, delay_s=self._order.settings.drain_delay_s)
 
     def _next_phase(self) -> None:
         assert self._phases
         role, limit_s = self._phases[0]
         self._phase_ends = time.monotonic() + limit_s
         self._after(limit_s, lambda: None)
+        self._signal(role)
+
+    def _signal(self, role: str) -> None:
+        # After SIGTERM an ingress may accept requests for a while before it drains, after SIGINT it does not.
+        signum = signal.SIGINT if role == "ingress" and self._hurries else signal.SIGTERM
         for child in self._children.values():
             if child.role == role:
-                child.signal(signal.SIGTERM)
+                child.signal(signum)
 
     def _advance_shutdown(self) -> None:
         while self._phases:

@@ -30,8 +30,11 @@ class Connections(Protocol):
     def is_connected(self, number: int) -> bool: ...
 
 
-async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], *, drain_s: float) -> None:
-    """End every process of the instance but the controller; each kind has ``drain_s`` seconds to exit."""
+async def end_in_order(
+    actors: Actors, peers: Connections, replicas: list[int], *, drain_s: float, delay_s: float = 0.0
+) -> None:
+    """End every process of the instance but the controller; each kind has ``drain_s`` seconds to exit, after ingresses
+    have accepted requests for ``delay_s`` seconds more."""
 
     def stop_replicas() -> None:
         for number in replicas:
@@ -43,8 +46,8 @@ async def end_in_order(actors: Actors, peers: Connections, replicas: list[int], 
 
     ingresses = [name for name in actors.names if name.startswith(INGRESS_PREFIX)]
     exporters = [name for name in actors.names if name.startswith(METRICS_PREFIX)]
-    limit = pack(commands.Ending(drain_s))
-    await _end(actors, ingresses, lambda: peers.send_to_ingresses(Kind.STOP, limit), drain_s)
+    limit = pack(commands.Ending(drain_s, delay_s))
+    await _end(actors, ingresses, lambda: peers.send_to_ingresses(Kind.STOP, limit), delay_s + drain_s)
     await _end(actors, [name for name in actors.names if name not in exporters], stop_replicas, drain_s)
     await _end(actors, exporters, stop_exporters, KILLED_S)
 

@@ -173,7 +173,7 @@ class RayEngine:
             if order.drain_s >= drain_s:
                 return
             task.cancel()
-        self._ending = order.drain_s, self._spawn(self._shut_down(order.drain_s))
+        self._ending = order.drain_s, self._spawn(self._shut_down(order.drain_s, order.delay_s))
 
     async def aclose(self) -> None:
         pass  # the engine has no connection of its own
@@ -282,8 +282,8 @@ class RayEngine:
             except ServeException as error:
                 log.warning("%s", error)
 
-    async def _shut_down(self, drain_s: float) -> None:
-        await end_in_order(self._actors, self._peers, list(self._records), drain_s=drain_s)
+    async def _shut_down(self, drain_s: float, delay_s: float) -> None:
+        await end_in_order(self._actors, self._peers, list(self._records), drain_s=drain_s, delay_s=delay_s)
         try:  # the cluster keeps the state only while the instance runs; ``state_dir`` keeps it longer
             await self._actors.run(self._kv.clear)
         except KeyValueError as error:

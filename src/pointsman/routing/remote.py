@@ -142,12 +142,7 @@ class RemoteReplica:
             self.may_hold = None
         else:
             self.may_hold = 0 if self._recalling else may_hold(self._run_us, self._limit)
-        self.one_ahead = (
-            self.may_hold == 1
-            and has_one_ahead(self._run_us)
-            and not self.elsewhere
-            and self._moved_at >= self._one_ahead_from
-        )
+        self.one_ahead = False
 
     def _moved_on(self, run_us: int) -> None:
         """A call has ended there, so that the next can begin."""
@@ -155,10 +150,13 @@ class RemoteReplica:
         before_us, self._run_us = self._run_us, run_us or self._run_us
         if self._limit is not None or self._recalling:
             self._moved_at = self._loop.time()
-            if is_surprise(before_us, self._run_us):
-                self._one_ahead_from = self._moved_at + STEADY_S
             self._recalling = False
             self._reckon()
+            if self.may_hold == 1:  # not for calls that have a lead: this is passed by each
+                if is_surprise(before_us, self._run_us):
+                    self._one_ahead_from = self._moved_at + STEADY_S
+                is_steady = self._moved_at >= self._one_ahead_from
+                self.one_ahead = is_steady and not self.elsewhere and has_one_ahead(self._run_us)
 
     def _has_tried(self) -> None:
         self._patience.cancel()

@@ -12,7 +12,7 @@ import pytest
 from pointsman.model import ASGI
 from pointsman.replica.apps import GRACE_S
 from pointsman.replica.flow import STALL_S
-from pointsman.replica.lifespan import Lifespan, StartupFailed
+from pointsman.replica.lifespan import Lifespan, StartupFailed, app_of
 from pointsman.routing.reply import StreamBroken
 from pointsman.testing import MemoryReplica, run
 from pointsman.usercode.mounting import asgi
@@ -211,6 +211,37 @@ def test_a_lifespan_that_never_returns(failed: bool) -> None:
         assert SEEN == ["lifespan.startup"] if failed else ["lifespan.startup", "lifespan.shutdown"]
 
     run(main())
+
+
+def test_an_exception_at_startup_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """An app that raises at its startup, and does not say that it has failed, is served as by uvicorn; the log says
+    what it raised. One that knows no lifespan is nothing to tell (AP5)."""
+
+    async def raises(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise ValueError("no database")
+
+    async def main() -> None:
+        for app in (apps.odd, raises):
+            assert not caplog.records
+            await Lifespan(app).start()
+        assert "no database" in caplog.text
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["os:path", "fastapi:FastAPI"])
+def test_an_import_path_that_leads_to_no_app(path: str) -> None:
+    """A module or a class is no app, and no replica is ready with it (AP3)."""
+    with pytest.raises(TypeError, match="no ASGI app"):
+        app_of(asgi(path), None)
+
+
+@pytest.mark.parametrize("path", ["name", ":name", "module:"])
+def test_an_import_path_that_is_none(path: str) -> None:
+    """What is no import path is refused where it is given (AP3)."""
+    with pytest.raises(TypeError, match="'module:name'"):
+        asgi(path)
 
 
 @BOTH

@@ -39,6 +39,7 @@ def test_an_app_gets_all_methods() -> None:
     refused(state, app_endpoint("e", "app", "/e", methods=("GET",)), "methods", "['GET']", "ASGI app")
     refused(state, app_endpoint("e", "app", "/e/{x}"), "'/e/{x}'", "prefix")
     refused(state, app_endpoint("e", "app", "/plain"), "'/plain'", "taken")
+    refused(state, app_endpoint("e", "app", "/app/"), "'/app/'", "taken")
     refused(EMPTY, deployed("d", APP, route="/d", methods=("PUT",)), "methods", "ASGI app")
 
 

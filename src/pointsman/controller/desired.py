@@ -171,10 +171,12 @@ def check_route(endpoints: Iterable[EndpointSpec], name: str, route: str | None,
     if route is None:
         return
     parse_route(route)  # raises if it is malformed
-    if surface == ASGI:
-        prefix_of(route)
+    prefix = prefix_of(route) if surface == ASGI else None
     for other in endpoints:
-        if other.route is not None and matches_same_paths(route, other.route) and other.name != name:
+        if other.route is None or other.name == name:
+            continue
+        same_prefix = prefix is not None and other.surface == ASGI and prefix_of(other.route) == prefix
+        if same_prefix or matches_same_paths(route, other.route):
             raise ValueError(f"route {route!r} is taken by endpoint {other.name!r} (its route: {other.route!r})")
 
 

@@ -36,6 +36,8 @@ def app_of(function_or_class: Any, instance: Any) -> App:
     if is_class and inspect.ismethod(given):
         given = given.__func__  # of a function in the class's dict, which looking it up has bound
     app: Any = import_object(given) if isinstance(given, str) else given
+    if isinstance(app, type) or not callable(app):
+        raise TypeError(f"{shown(given)} is no ASGI app, and no function that makes one: it is {shown(app)}")
     count = parameters_of(app)
     if count == 1 and not is_class:
         raise TypeError(f"{shown(app)} takes the object of a class, and this backend is an app without one")
@@ -109,8 +111,10 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._app(scope, self._messages.get, self._send)
-        except BaseException as error:  # noqa: BLE001 - user code, which may also exit
+        except BaseException as error:  # user code, which may also exit
             self._error = error
+            if not self._started.done() and self._messages.empty():  # it is none that knows no lifespan
+                log.warning("the app raised an exception at its startup, and is served without", exc_info=error)
         for future in (self._started, self._stopped):
             if not future.done():
                 future.set_result(None)

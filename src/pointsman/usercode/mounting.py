@@ -55,7 +55,7 @@ def asgi(app: Any) -> Mounted:
         TypeError: it is none of these.
     """
     if isinstance(app, str):
-        if ":" not in app:
+        if not all(app.partition(":")):
             raise TypeError(f"an app is imported by 'module:name', not {app!r}")
     elif isinstance(app, type) or not callable(app):
         raise TypeError(f"serve.asgi takes an ASGI app, 'module:name', or a function that makes the app, not {app!r}")

@@ -27,11 +27,13 @@ __all__ = ["fresh_apps"]
 Test = Callable[[Edge, MemoryReplica], Coroutine[Any, Any, None]]
 
 
-def at_the_edge(test: Test, *, config: ReplicaConfig | None = None, surface: str = ASGI, **options: Any) -> None:
-    """Run a test with an edge in front of one replica of the app ``talk``."""
+def at_the_edge(
+    test: Test, *, app: Any = talk, config: ReplicaConfig | None = None, surface: str = ASGI, **options: Any
+) -> None:
+    """Run a test with an edge in front of one replica of an app."""
 
     async def main() -> None:
-        async with MemoryReplica(asgi(talk), config=config) as replica:
+        async with MemoryReplica(asgi(app), config=config) as replica:
             async with edge(replica=replica, surface=surface, methods=("*",), **options) as there:
                 await test(there, replica)
             await asyncio.sleep(40)
@@ -206,6 +208,34 @@ def test_a_client_that_closes_is_answered() -> None:
         assert SEEN == [(1000, ""), (4000, "bye")]
 
     at_the_edge(test)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ({"type": "websocket.close", "code": 99999}, 1000),
+        ({"type": "websocket.close", "code": None, "reason": None}, 1000),
+        ({"type": "websocket.close", "code": "x"}, 1011),
+        ({"type": "websocket.close", "reason": "\ud800"}, 1011),
+        ({"type": "websocket.send", "text": "\ud800"}, 1011),
+        ({"type": "websocket.send", "bytes": 10}, 1011),
+        ({"type": "websocket.send"}, 1011),
+    ],
+)
+def test_what_an_app_cannot_say(message: dict[str, Any], code: int) -> None:
+    """An app that sends what no client can get closes its WebSocket, and the client waits for nothing (WS1)."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket", "no lifespan"
+        await send({"type": "websocket.accept"})
+        await send(message)
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client, _ = await connect(there)
+        await asyncio.sleep(0.1)
+        assert (client.close_code, client.messages) == (code, [])
+
+    at_the_edge(test, app=app)
 
 
 def test_who_is_told_of_a_mistake_may_go_on_sending() -> None:

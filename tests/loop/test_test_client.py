@@ -176,6 +176,12 @@ def test_a_request_for_unit_tests() -> None:
     assert serve.Request.of().method == "GET"
 
 
+def test_apps_have_clients_of_their_own() -> None:
+    """I am told what to test an ASGI app with."""
+    with pytest.raises(TypeError, match="test the app itself"):
+        TestClient(serve.asgi(lambda: None))
+
+
 def test_odd_names_and_values_are_sent_as_by_httpx() -> None:
     """Quotes and line ends in names of files stay in their place; truth values, None and bytes are as in httpx."""
     odd = 'a"b\r\nX-Forged: 1.png'

@@ -499,6 +499,42 @@ def test_classes_inside_a_function() -> None:
     assert post(model, {"size": 3}) == 3
 
 
+class Secret(flowers.Leaf):
+    password: str = "secret"
+
+
+def with_secrets(flower: Flower) -> list[flowers.Leaf]:
+    return [Secret(length=1)]
+
+
+def anything(flower: Flower) -> dict[str, Any]:
+    return {"array": np.arange(2), "petals": flower.petals}
+
+
+def complex_numbers(flower: Flower) -> np.ndarray[Any, Any]:
+    return np.array([1j])
+
+
+def test_answers_have_the_fields_of_the_annotation() -> None:
+    """Fields that only a subclass has stay where they are, in each form of the answer (TY5)."""
+    for accept in ("application/json", "application/msgpack"):
+        with TestClient(with_secrets) as client:
+            answer = client.post(json=GOOD, headers={"accept": accept})
+        assert answer.status_code == 200
+        assert b"length" in answer.content
+        assert b"secret" not in answer.content
+
+
+def test_answers_in_msgpack_go_as_far_as_those_in_json() -> None:
+    """What has a form in JSON has one in msgpack; what has none is an error that says so (TY2)."""
+    headers = {"accept": "application/msgpack, application/json;q=0.5"}
+    with TestClient(anything) as client:
+        answer = client.post(json=GOOD, headers=headers)
+        assert msgspec.msgpack.decode(answer.content)["array"] == client.post(json=GOOD).json()["array"] == [0, 1]
+    with TestClient(complex_numbers, raise_server_exceptions=False) as client:
+        assert "no msgpack form" in client.post(json=GOOD, headers=headers).json()["error"]
+
+
 def test_errors_of_a_validator_that_is_broken_are_the_backends() -> None:
     """A validator that raises something else than ValueError is a bug of the model (TY3)."""
     from pydantic import BaseModel, field_validator

@@ -16,7 +16,7 @@ SETTINGS = InstanceSettings("i", "shop", b"key", http=HTTP)
 
 
 def test_it_has_all_but_secrets() -> None:
-    """Objects, marks and options of the HTTP servers; no digests of keys, and no code of middlewares (CF10, S18)."""
+    """Objects, marks and options of the HTTP servers; no digests of keys, and no code of middlewares (CF10)."""
     state = applied(EMPTY, {"v1": wanted()}, {"rank": served("/rank", v1=1.0, pins={"me": "v1"})})
     seen = declared_of(SETTINGS, state)
     assert (seen.version, seen.backends, seen.endpoints) == (state.version, state.backends, state.endpoints)

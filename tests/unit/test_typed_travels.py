@@ -6,11 +6,13 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from pointsman.usercode.packing import inspect_code, pack_code
 
@@ -64,6 +66,31 @@ def test_models_of_a_script_travel(models: Any) -> None:
     assert answered(models.leaf, leaf) == leaf
     assert answered(models.garden, {"soil": {"ph": 7.0}, "x": 1}) == {"soil": {"ph": 7.0}}
     assert answered(models.array, [1, 2]) == [2.0, 4.0]
+
+
+def local_model() -> Any:
+    """A function with models that stand beside what cannot be sent."""
+    lock = threading.Lock()
+
+    class Leaf(BaseModel):
+        length: int
+
+    class Branch(BaseModel):
+        leaves: list[Leaf]
+        branch: Branch | None = None
+
+    def model(branch: Branch) -> Leaf:
+        return branch.leaves[0]
+
+    model.__annotations__ = {"branch": Branch, "return": Leaf}
+    assert lock
+    return model
+
+
+@pytest.mark.slow
+def test_models_inside_a_function_travel_alone() -> None:
+    """I define a pydantic model in ``main()``, beside my client, and it is sent without that (TY1)."""
+    assert answered(local_model(), {"leaves": [{"length": 2}], "branch": {"leaves": []}}) == {"length": 2}
 
 
 def test_structs_by_value_keep_what_they_are() -> None:

@@ -108,7 +108,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Pickle a class or a type variable; by value under an id that is made of its content."""
         if not classids.has_id(cls) and not self.is_by_name(cls):
             classids.identify(cls, lambda: _measured(cls, self._folders))
-        return classids.with_sorted_sets(super().reducer_override(cls))
+        return classids.with_sorted_sets(_without_parents(super().reducer_override(cls)))
 
     def _reduce_context_variable(self, variable: contextvars.ContextVar[Any]) -> Reduced:
         """Pickle a variable of an importable module by name: that module's own code must set and read the same one."""
@@ -131,6 +131,19 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if not found and name != "__main__" and isinstance(module, types.ModuleType) and _mark(module):
                 self._marked.append(module)
         return found
+
+
+_PARENTS = "__pydantic_parent_namespace__"
+"""Attribute of a pydantic model: the local variables of the function that has defined it."""
+
+
+def _without_parents(reduced: Any) -> Any:
+    """How a model of pydantic is pickled, without what stood beside it, which may be a client. Names in its annotations
+    are resolved where its signature was read."""
+    state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else None
+    if isinstance(state, tuple) and isinstance(state[0], dict) and _PARENTS in state[0]:
+        state[0][_PARENTS] = None
+    return reduced
 
 
 def dumps(
@@ -226,7 +239,7 @@ class _Measurer(Pickler):
         if isinstance(cls, typing.TypeVar) and not self.is_by_name(cls):
             return str, (cls.__name__, cls.__bound__, cls.__constraints__)
         had_id = classids.has_id(cls)
-        reduced = cloudpickle.Pickler.reducer_override(self, cls)
+        reduced = _without_parents(cloudpickle.Pickler.reducer_override(self, cls))
         if not isinstance(reduced, tuple):
             return reduced
         number = self._numbers.setdefault(cls, len(self._numbers))

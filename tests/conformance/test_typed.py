@@ -82,6 +82,24 @@ def test_a_typed_model_over_http(iris: str, http: httpx.Client) -> None:
     assert other.json() == [2, "north"]
 
 
+def size_of_one(first: serve.File, second: serve.File | None = None) -> list[Any]:
+    return [first.size, second is None]
+
+
+def test_files_through_a_handle(client: serve.Client, name: str) -> None:
+    """What is passed by position is the first file alone (TY6)."""
+    client.create_backend(name, size_of_one)
+    client.create_endpoint(name, backend=name)
+    try:
+        handle = client.get_handle(name)
+        assert handle.remote(b"12345").result() == [5, True]
+        assert handle.remote(b"12345", second=b"").result() == [5, False]
+        assert handle.remote(second=b"1", first=serve.File(b"12")).result() == [2, False]
+    finally:
+        client.delete_endpoint(name)
+        client.delete_backend(name)
+
+
 def test_a_typed_model_through_a_handle(iris: str, client: serve.Client, name: str) -> None:
     """An instance passes as it is, a dict or JSON is validated, and a misfit is my ValueError (TY6)."""
     handle = client.get_handle(name)

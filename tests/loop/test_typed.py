@@ -435,6 +435,9 @@ def no_list(flower: Flower) -> list[int]: ...  # type: ignore[empty-body]
 def query_in_a_batch(flowers: list[Flower], top: int) -> list[int]: ...  # type: ignore[empty-body]
 
 
+def upload_of_fastapi(image: Annotated[fastapi.UploadFile | None, fastapi.File()] = None) -> None: ...
+
+
 def query_of_fastapi(a: Flower, top: int = fastapi.Query(3)) -> None: ...
 
 
@@ -457,6 +460,7 @@ class Unknown:
 @pytest.mark.parametrize(
     ("model", "text"),
     [
+        (upload_of_fastapi, "upload_of_fastapi takes an UploadFile, which is FastAPI's"),
         (query_of_fastapi, "parameter 'top' of query_of_fastapi is declared by Query"),
         (body_of_fastapi, "parameter 'a' of body_of_fastapi is declared by Body"),
         (header_of_fastapi, "parameter 'token' of header_of_fastapi is declared by Header"),

@@ -112,6 +112,7 @@ class Source:
     def __init__(self, incoming: Incoming) -> None:
         self._incoming = incoming
         self._files: dict[str, list[File]] | None = None
+        self._data_is_given = False
 
     @functools.cached_property
     def _query(self) -> list[tuple[str, str]]:
@@ -149,7 +150,9 @@ class Source:
     def _file(self, parameter: Parameter) -> Any:
         name, incoming = parameter.name, self._incoming
         if incoming.kwargs is not None:
-            value = incoming.kwargs.get(name, incoming.data)
+            value = incoming.kwargs.get(name)
+            if value is None and not self._data_is_given:  # what is passed by position is the first one's
+                value, self._data_is_given = incoming.data, True
             found = [_as_file(one, name) for one in (value if isinstance(value, list) else [value]) if one is not None]
         else:
             if self._files is None:

@@ -102,6 +102,9 @@ def read_signature(
     if batches and any(kinds.is_typed(hint) and _item(hint) is None for hint in named.values()):
         where = getattr(function, "__qualname__", repr(function))
         raise TypeError(f"{where} takes a batch; annotate what it takes as list[Model]")
+    if any(map(_is_upload, named.values())):
+        where = getattr(function, "__qualname__", repr(function))
+        raise TypeError(f"{where} takes an UploadFile, which is FastAPI's; annotate files with serve.File")
     if warns:
         _warn_of_unknown(function, [name for name in unknown if name in named], code)
     if not has_inputs and not (returned is not _EMPTY and kinds.is_typed(_answer(returned, batches))):
@@ -232,6 +235,14 @@ def _is_request(hint: Any) -> bool:
         return False
     module = sys.modules.get("starlette.requests")
     return issubclass(hint, Request) or (module is not None and issubclass(hint, module.HTTPConnection))
+
+
+def _is_upload(hint: Any) -> bool:
+    module = sys.modules.get("starlette.datastructures")
+    if module is None:
+        return False
+    plain = hint.__origin__ if typing.get_origin(hint) is typing.Annotated else hint
+    return any(kinds.is_class(member) and issubclass(member, module.UploadFile) for member in _members(plain))
 
 
 def _is_field(hint: Any) -> bool:

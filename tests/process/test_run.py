@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import shlex
 import signal
@@ -10,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -250,6 +254,30 @@ def test_breakpoints_work_in_one_process(greeter: Path, name: str, running: list
     running.append(bad)
     assert bad.wait() == 1
     assert bad.err[-1] == "OSError: no disk"
+
+
+def test_a_breakpoint_stops_at_a_prompt(greeter: Path) -> None:
+    """With --local I stop at a breakpoint, change a variable, go on, and Ctrl-C still ends it (RN1)."""
+    (greeter / "stops.py").write_text("def model(request):\n    x = 41\n    breakpoint()\n    return x + 1\n")
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(greeter)
+        os.execv(PROGRAM, [PROGRAM, "run", "stops.py", "--local", "--port", "0"])
+    shown = ""
+    while not (found := re.search(r"is at (http://\S+)[\s\S]*Ctrl-C", shown)):
+        shown += os.read(terminal, 4096).decode()
+    with ThreadPoolExecutor(1) as asking:
+        answer = asking.submit(httpx.get, found[1], timeout=WAIT_S)
+        while "(Pdb)" not in shown:
+            shown += os.read(terminal, 4096).decode()
+        os.write(terminal, b"x = 99\ncontinue\n")
+        assert answer.result().json() == 100
+    os.write(terminal, b"\x03")
+    with contextlib.suppress(OSError):  # the terminal is closed with the process
+        while os.read(terminal, 4096):
+            pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(terminal)
 
 
 def test_models_of_a_running_instance(greeter: Path, name: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pdb
 import queue
 import signal
 import sys
@@ -149,6 +150,7 @@ def serve_here(
 
     stopping = _Stopping(world)
     stopping.take_signals()
+    _leave_ctrl_c_to_us()
     try:
         _run(serve(), world, here, on_loop=on_loop)
     except Exception as error:  # noqa: BLE001 - from the constructor, which is user code
@@ -156,6 +158,18 @@ def serve_here(
         raise CodeError(user_traceback(inner)) from None
     finally:
         listener.close()
+
+
+def _leave_ctrl_c_to_us() -> None:
+    """Keep pdb from taking Ctrl-C for itself, as it does when it is left by ``continue``."""
+
+    def set_trace(*, header: str | None = None, **others: Any) -> None:
+        debugger = pdb.Pdb(nosigint=True)
+        if header is not None:
+            debugger.message(header)
+        debugger.set_trace(sys._getframe().f_back)
+
+    pdb.set_trace = set_trace
 
 
 def _load(target: Target) -> tuple[str, Any]:

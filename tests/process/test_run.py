@@ -229,6 +229,57 @@ def test_a_saved_file_is_served_at_once(greeter: Path, name: str, running: list[
     assert [sum(word in line for line in users) for word in told] == [1, 1, 1, 2, 3], started.err
 
 
+SHOP = """
+pointsman: 1
+name: shop
+instance: {http: {port: 0, debug: true}, metrics_export_port: 0, num_cpus: 7}
+backends:
+  greeter:
+    code: model:Greeter
+    args: ["?"]
+    config: {rollout_watch_s: 0}
+endpoints:
+  greet:
+    route: /greet
+    methods: [POST]
+    traffic: {greeter: 100%}
+"""
+
+
+def test_a_configuration_file_is_served(greeter: Path, name: str, running: list[Running]) -> None:
+    """A configuration file runs as a model does: its instance, its endpoints, a curl line that works; with --reload a
+    saved file is applied anew, and one that is wrong changes nothing (RN1, RN3)."""
+    file = greeter / "shop.yaml"
+    file.write_text(SHOP)
+    started = Running(greeter, "shop.yaml", "--name", name, "--reload")
+    running.append(started)
+    address = started.says("greet is at (http.*)")
+    line = started.says("Try it:  (curl .*)")
+    answer = subprocess.run([*shlex.split(line), "-s"], capture_output=True, text=True, check=True, timeout=WAIT_S)
+    assert json.loads(answer.stdout) == {"text": "Hello, text?"}
+    file.write_text(SHOP.replace("?", "!!"))
+    started.says("Applied (anew)")
+    assert httpx.post(address, json={"name": "Ada"}).json() == {"text": "Hello, Ada!!"}
+    file.write_text(SHOP.replace("route: /greet", "rout: /greet"))
+    assert "shop.yaml" in started.says("(.*rout.*)")
+    assert httpx.post(address, json={"name": "Ada"}).status_code == 200
+    assert started.end() == 0
+
+
+def test_a_wrong_configuration_file_is_bad_usage(greeter: Path, name: str) -> None:
+    """A file with a mistake ends with 2 and its place, code that fails with 1 and its traceback (RN2)."""
+    (greeter / "shop.yaml").write_text(SHOP.replace("traffic:", "trafic:"))
+    done = run_to_its_end(greeter, "shop.yaml", "--name", name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(r"shop\.yaml:\d+:\d+: .*trafic", done.stderr)
+    (greeter / "shop.yaml").write_text(SHOP)
+    (greeter / "model.py").write_text(GREETER.replace("self.mark = mark", "self.mark = mark + 1"))
+    done = run_to_its_end(greeter, "shop.yaml", "--name", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert done.stderr.splitlines()[-1] == 'TypeError: can only concatenate str (not "int") to str'
+
+
 def test_breakpoints_work_in_one_process(greeter: Path, name: str, running: list[Running]) -> None:
     """With --local my code runs on the main thread of the one process, and answers as in an instance (RN1)."""
     (greeter / "where.py").write_text(

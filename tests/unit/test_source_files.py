@@ -88,7 +88,7 @@ def test_a_burst_is_one_reload_and_a_save_meanwhile_one_more(folder: Path):
         yield "a save"
         assert loads == [12, 30, 14]
 
-    follow(str(folder), snapshot(str(folder)), wakes(), load)
+    follow(lambda: snapshot(str(folder)), snapshot(str(folder)), wakes(), load)
 
 
 def test_saves_are_told_by_the_system(folder: Path):
@@ -104,7 +104,9 @@ def test_saves_are_told_by_the_system(folder: Path):
         wait_until(lambda: loaded and loaded[-1] == set(names), what=f"{names} are loaded")
 
     (folder / "first.py").touch()
-    following = threading.Thread(target=follow, args=(root, seen, watch(root, stop), load), daemon=True)
+    following = threading.Thread(
+        target=follow, args=(lambda: snapshot(root), seen, watch([root], stop), load), daemon=True
+    )
     following.start()
     try:
         wait_for("first.py")

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from pointsman.cli.common import ClusterAddress, Name, command_line, one_line
+from pointsman.cli.common import ClusterAddress, command_line, one_line
 from pointsman.cli.foreground import Foreground, Lines, local_folder
 from pointsman.cli.options import Given, parse_json, parse_settings, takes_start_options
+from pointsman.cli.runfile import DEFAULT_NAME, run_config_file
 from pointsman.exceptions import BackendStartError, ServeException
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 TargetName = Annotated[
     str, typer.Argument(metavar="TARGET", help="module:Name, file.py[:Name] or a configuration file.")
 ]
-Route = Annotated[str, typer.Option("--route", help="HTTP path.", metavar="ROUTE")]
+Route = Annotated[str | None, typer.Option("--route", help="HTTP path. Default: /.", metavar="ROUTE")]
 InitArgs = Annotated[list[str], typer.Option("--arg", help="An init argument, JSON; may be repeated.", metavar="JSON")]
 Settings = Annotated[
     list[str], typer.Option("--set", help="A field of BackendConfig; may be repeated.", metavar="FIELD=VALUE")
@@ -56,25 +57,32 @@ class Wanted(NamedTuple):
 def run(
     *,
     target: TargetName,
-    route: Route = "/",
+    route: Route = None,
     arg: InitArgs = [],  # noqa: B006 - typer copies it
     set_: Settings = [],  # noqa: B006 - typer copies it
     reload: Annotated[bool, typer.Option("--reload", help="Load the code anew when its files are saved.")] = False,
     local: Annotated[
         bool, typer.Option("--local", help="In this process alone, for breakpoint(); without replicas.")
     ] = False,
-    name: Name = "default",
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the instance. Default: the file's, or default.", metavar="NAME")
+    ] = None,
     address: ClusterAddress = None,
     given: Given,
 ) -> None:
-    """Start an instance that serves a model, until Ctrl-C."""
+    """Start an instance that serves a model, or what a configuration file says, until Ctrl-C."""
     from pointsman.running.targets import is_config_file
 
     if reload and local:
         raise typer.BadParameter("--reload and --local exclude each other")
+    if reload:
+        prepare_reload()
     if is_config_file(target):
+        if local or arg or set_ or route is not None:
+            raise typer.BadParameter(f"--local, --route, --arg and --set say nothing of {target!r}")
         run_config_file(target, name=name, address=address, given=given, reload=reload)
         return
+    name, route = name or DEFAULT_NAME, "/" if route is None else route
     lines = Lines(given.start.get("log_format", "text"))
     with exit_codes(lines):
         wanted = read_wanted(target, route, arg, set_)
@@ -92,11 +100,6 @@ def run(
             )
         else:
             _serve(wanted, name, address, given, reload=reload)
-
-
-def run_config_file(path: str, *, name: str, address: str | None, given: Given, reload: bool) -> None:
-    """Serve what a configuration file says. The options of the command line go before those of the file."""
-    raise typer.BadParameter(f"{path!r}: configuration files cannot be run yet")
 
 
 def read_wanted(target: str, route: str | None, args: list[str], settings: list[str]) -> Wanted:
@@ -141,15 +144,10 @@ def exit_codes(lines: Lines) -> Iterator[None]:
 
 def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, reload: bool) -> None:
     from pointsman.running.files import snapshot
-    from pointsman.running.reload import import_watchfiles
     from pointsman.running.trial import Trial
 
     seen: Snapshot = {}
     if reload:
-        _check_watchfiles(import_watchfiles)
-        # Python takes compiled code for that of a file which was saved in the same second, with the same size.
-        os.environ[NO_BYTECODE] = "1"
-        sys.dont_write_bytecode = True
         seen = snapshot(wanted.target.folder)
         # A new version that is bad shows at once, and the next save mends it.
         wanted = wanted._replace(config={"rollout_watch_s": 0, **wanted.config})
@@ -172,12 +170,18 @@ def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, relo
             trial.close()
 
 
-def _check_watchfiles(import_: Any) -> None:
+def prepare_reload() -> None:
+    """Check that files can be watched, and keep Python from loading old code."""
+    from pointsman.running.reload import import_watchfiles
+
     try:
-        import_()
+        import_watchfiles()
     except ServeException as error:
         Lines().fail(str(error))
         raise typer.Exit(2) from None
+    # Python takes compiled code for that of a file which was saved in the same second, with the same size.
+    os.environ[NO_BYTECODE] = "1"
+    sys.dont_write_bytecode = True
 
 
 def _lines(client: Client, found: Found, wanted: Wanted, given: Given, status: str, *, reload: bool) -> Iterator[str]:
@@ -207,10 +211,11 @@ class _Reloading:
         threading.Thread(target=self._main, args=(seen,), name="pointsman-reload", daemon=True).start()
 
     def _main(self, seen: Snapshot) -> None:
+        from pointsman.running.files import snapshot
         from pointsman.running.reload import follow, watch
 
         folder = self._wanted.target.folder
-        follow(folder, seen, watch(folder, threading.Event()), self._load)
+        follow(lambda: snapshot(folder), seen, watch([folder], threading.Event()), self._load)
 
     def _load(self) -> None:
         """Try the new code, and put it in place; a bad one is told of, and changes nothing."""

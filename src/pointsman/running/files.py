@@ -51,12 +51,19 @@ def snapshot(folder: str) -> Snapshot:
     for inner in folders_below(folder):
         for entry in _entries(inner):
             if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
-                try:
-                    status = entry.stat()
-                except OSError:
-                    continue  # it was removed, or is a link to nothing
-                found[entry.path] = Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
+                now = stamp(entry.path)
+                if now is not None:
+                    found[entry.path] = now
     return found
+
+
+def stamp(path: str) -> Stamp | None:
+    """What a file is now; None if it was removed, or is a link to nothing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

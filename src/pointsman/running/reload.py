@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pointsman.exceptions import ServeException
-from pointsman.running.files import Snapshot, folders_below, snapshot
+from pointsman.running.files import Snapshot, folders_below
 
 #: Changes that come within this many milliseconds of each other are one; a burst ends after ``BURST_MS``.
 QUIET_MS = 50
@@ -29,26 +29,26 @@ def import_watchfiles() -> Any:
     return watchfiles
 
 
-def follow(folder: str, seen: Snapshot, wakes: Iterable[object], load: Callable[[], None]) -> None:
+def follow(look: Callable[[], Snapshot], seen: Snapshot, wakes: Iterable[object], load: Callable[[], None]) -> None:
     """Call ``load`` when files have changed, and once more if they have changed again while it ran.
 
     Args:
-        folder: whose files, and those below it, are meant.
+        look: returns the files as they are now.
         seen: the files that are loaded already.
         wakes: yields whenever files may have changed.
     """
     for _ in wakes:
-        while (now := snapshot(folder)) != seen:
+        while (now := look()) != seen:
             seen = now
             load()
 
 
-def watch(folder: str, stop: threading.Event) -> Iterator[object]:
-    """Yields when source files below a folder may have changed, until ``stop`` is set. Folders of packages and of
-    virtual environments are not watched: they may be huge."""
+def watch(roots: Sequence[str], stop: threading.Event) -> Iterator[object]:
+    """Yields when files in folders, or in those below them, may have changed, until ``stop`` is set. Folders of
+    packages and of virtual environments are not watched: they may be huge."""
     watchfiles = import_watchfiles()
     while not stop.is_set():
-        folders = list(folders_below(folder))
+        folders = _below(roots)
         changes = watchfiles.watch(
             *folders,
             watch_filter=None,
@@ -64,8 +64,12 @@ def watch(folder: str, stop: threading.Event) -> Iterator[object]:
         try:
             for change in changes:
                 yield change
-                if list(folders_below(folder)) != folders:
+                if _below(roots) != folders:
                     break
         except (FileNotFoundError, OSError):
             stop.wait(POLL_MS / 1000)  # a folder was removed just before it was to be watched
             yield None
+
+
+def _below(roots: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(folder for root in roots for folder in folders_below(root)))

@@ -383,6 +383,24 @@ def test_pages_of_other_origins_get_no_socket(middlewares: bool, origin: str, st
     run(main())
 
 
+@WAYS
+@pytest.mark.parametrize("lines", [["Origin: https://a.b"], ["Origin: https://evil", f"X-API-Key: {ANN}"]])
+def test_what_follows_a_handshake_that_is_not_let_in_is_no_request(middlewares: bool, lines: list[str]) -> None:
+    """A request behind a handshake without a key, or from another origin, never runs: a proxy may have taken it for
+    frames, and not looked at it (ED2, ED5)."""
+    key = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares, lock=PAGES) as there:
+            _, client = await ask(there, "Upgrade: websocket", "Connection: Upgrade", *key, *lines, method="GET")
+            client.send(f"POST /b HTTP/1.1\r\nHost: x\r\nX-API-Key: {ANN}\r\n\r\n".encode())
+            await asyncio.sleep(1)
+            assert len(client.statuses) == 1
+            assert client.closed_at is not None
+
+    run(main())
+
+
 # --- hosts and proxies ------------------------------------------------------------------------------------------------
 
 

@@ -198,8 +198,9 @@ class HTTPProtocol(asyncio.Protocol):
 
     def _turn_away(self, scope: dict[str, Any], refusal: ASGIApp) -> None:
         reader = self._reader
-        if reader.state == BODY and (reader.chunked or reader.expects_continue or reader.length > MAX_DIRECT_BODY):
-            self.keep_alive = False  # nothing large is received of those who are not let in
+        large = reader.chunked or reader.expects_continue or reader.length > MAX_DIRECT_BODY
+        if reader.is_handshake or (reader.state == BODY and large):
+            self.keep_alive = False  # nothing large is received of strangers; behind a handshake comes no request
         self._run(self._new_cycle(whole_scope(scope, self.transport)), refusal)
 
     def _go_direct(self, scope: dict[str, Any], body: bytes) -> None:

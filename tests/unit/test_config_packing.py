@@ -95,8 +95,8 @@ def test_the_content_is_what_the_import_loads(folder: Path) -> None:
 
 
 def test_all_that_cannot_be_loaded_is_said_at_once(folder: Path) -> None:
-    """Code that is not there, raises or takes no arguments, and an environment that is not there, with their places
-    (CF4)."""
+    """Code that is not there, raises or takes no arguments, and an environment that is not there, with their places;
+    what the user's code raised has its traceback (CF4)."""
     (folder / "broken.py").write_text("raise LookupError('no weights')\n")
     backends = (
         "  a: {code: nowhere:Model}\n"
@@ -123,6 +123,13 @@ def test_all_that_cannot_be_loaded_is_said_at_once(folder: Path) -> None:
     ):
         assert line.startswith(f"shop.yaml:{place}: ")
         assert why in line
+    tracebacks = [problem.traceback for problem in caught.value.problems]
+    assert [bool(traceback) for traceback in tracebacks] == [False, True, False, False, False]
+    assert tracebacks[1].splitlines()[1:] == [
+        f'  File "{folder}/broken.py", line 1, in <module>',
+        "    raise LookupError('no weights')",
+        "LookupError: no weights",
+    ]
     with pytest.raises(CodeError, match=r"shop\.yaml:10:37: traffic policy 'nowhere:policy' cannot be imported"):
         load_code(config_of(folder, f"{HEAD}backends:\n{backends}"))
 

@@ -100,12 +100,12 @@ def apply(
         config, rules = _read(file), _rules(overwrite, keep, adopt)
         client = _connect(config, name, address)
         planned = compare(client, config, rules)
-        asks = is_interactive() and not yes and not as_json
-        if planned.outcome.changes and not planned.outcome.conflicts and not as_json:
-            from pointsman.cli.difftables import show_changes
+        if planned.outcome.changes and not planned.outcome.conflicts:
+            if not as_json:
+                from pointsman.cli.difftables import show_changes
 
-            show_changes(planned.outcome, terminal())
-            if asks and not _confirmed(planned.outcome):
+                show_changes(planned.outcome, terminal())
+            if is_interactive() and not yes and not _confirmed(planned.outcome):
                 typer.echo("Nothing has changed.", err=True)
                 raise typer.Exit(FAILED)
         outcome = _carried_out(client, config, rules, if_version=if_version, planned=planned)
@@ -207,6 +207,8 @@ def _exit_codes(as_json: bool) -> Iterator[None]:
     try:
         yield
     except (BadFileError, CodeError) as error:
+        for traceback in dict.fromkeys(problem.traceback for problem in error.problems if problem.traceback):
+            typer.echo(traceback, err=True)
         typer.echo(str(error), err=True)
         if as_json:
             print_json({"problems": [problem.as_json() for problem in error.problems]})

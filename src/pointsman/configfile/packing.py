@@ -68,7 +68,8 @@ def pack(config: Config, backends: Mapping[str, Fields]) -> tuple[dict[str, Pack
         result = results[trial]
         error = result if isinstance(result, Exception) else _misfit(result, backends[tag])
         if error is not None:
-            problems.append(config.document.problem(("backends", tag, "code"), _sentence(error)))
+            problem = config.document.problem(("backends", tag, "code"), _sentence(error))
+            problems.append(problem._replace(traceback=getattr(error, "traceback", "")))
         else:
             origin = msgspec.msgpack.decode(trial, type=_Trial).origin
             place = result.folder or str(config.folder)

@@ -17,11 +17,17 @@ class Place(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a file. ``place`` is None where it is not known, as in TOML."""
+    """One thing that is wrong with a file.
+
+    Attributes:
+        place: None where it is not known, as in TOML.
+        traceback: of code that the file names; empty for none.
+    """
 
     file: str
     place: Place | None
     text: str
+    traceback: str = ""
 
     def __str__(self) -> str:
         where = f":{self.place.line}:{self.place.column}" if self.place is not None else ""
@@ -29,7 +35,8 @@ class Problem(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         line, column = self.place if self.place is not None else (None, None)
-        return {"file": self.file, "line": line, "column": column, "text": self.text}
+        told = {"traceback": self.traceback} if self.traceback else {}
+        return {"file": self.file, "line": line, "column": column, "text": self.text, **told}
 
 
 class BadFileError(ValueError):

@@ -9,9 +9,11 @@ is digested, which tells new code from old. The constructor does not run.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
+import traceback
 from typing import NamedTuple
 
 import msgspec
@@ -23,10 +25,12 @@ from pointsman.model import Environment, Origin, TargetTraits
 from pointsman.progress import Activity
 from pointsman.usercode.content import content_digest, loaded_files
 from pointsman.usercode.packing import folder_of, inspect_code, unpack_code
-from pointsman.usercode.paths import enter
+from pointsman.usercode.paths import PACKAGE, enter
 
 #: Importing a large library from a cold disk takes tens of seconds.
 TIMEOUT_S = 120.0
+#: What stands in a traceback above the user's code.
+_LOADERS = (PACKAGE + os.sep, "<frozen importlib", str(importlib.__file__))
 
 
 class TrialOrder(msgspec.Struct, frozen=True):
@@ -44,6 +48,7 @@ class TrialResult(msgspec.Struct, frozen=True):
         content: digest of the modules of the user's that it has loaded.
         files: of these modules, by their names.
         folder: where the file of the function or class is; empty if it has none.
+        traceback: of the user's code, if that raised while it was loaded.
     """
 
     traits: TargetTraits | None
@@ -52,6 +57,19 @@ class TrialResult(msgspec.Struct, frozen=True):
     content: str = ""
     folder: str = ""
     files: dict[str, str] = {}
+    traceback: str = ""
+
+
+class LoadError(ValueError):
+    """Code cannot be loaded where it is to run. Its author's fault.
+
+    Attributes:
+        traceback: of the user's code; empty if that did not raise.
+    """
+
+    def __init__(self, text: str, traceback: str) -> None:
+        super().__init__(text)
+        self.traceback = traceback
 
 
 class Rehearsed(NamedTuple):
@@ -72,7 +90,8 @@ def try_import(what: str, code: bytes, origin: Origin, environment: Environment)
         origin: its working folder and import path are those of the trial, and their modules are the user's.
 
     Raises:
-        ValueError: it cannot be loaded there.
+        LoadError: it cannot be loaded there.
+        ValueError: the environment's interpreter ended, or took too long.
         TypeError: it is neither a function nor a class that can be a backend.
     """
     order = msgspec.msgpack.encode(TrialOrder(origin, code))
@@ -86,7 +105,7 @@ def try_import(what: str, code: bytes, origin: Origin, environment: Environment)
     if result.traits is not None:
         return Rehearsed(result.traits, result.content, result.folder, result.files)
     if result.kind == "load":
-        raise ValueError(f"{what} cannot be loaded {where}: {result.problem}")
+        raise LoadError(f"{what} cannot be loaded {where}: {result.problem}", result.traceback)
     raise (TypeError if result.kind == "TypeError" else ValueError)(result.problem)
 
 
@@ -97,13 +116,22 @@ def _load(order: TrialOrder) -> TrialResult:
         function_or_class, init_args = unpack_code(order.code)
     except BaseException as error:  # noqa: BLE001 - user code, which may also exit: it is the result
         text = cut(" ".join(str(error).split()))
-        return TrialResult(None, f"{type(error).__name__}: {text}" if text else type(error).__name__, "load")
+        what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return TrialResult(None, what, "load", traceback=_traceback_of(error))
     try:
         traits = inspect_code(function_or_class, init_args)
     except (TypeError, ValueError) as error:
         return TrialResult(None, cut(str(error)), type(error).__name__)
     files = loaded_files([order.origin.cwd, *order.origin.sys_path])
     return TrialResult(traits, content=content_digest(files), folder=folder_of(function_or_class), files=files)
+
+
+def _traceback_of(error: BaseException) -> str:
+    """The traceback from the user's first line on; empty if none of the user's has run."""
+    inner = error.__traceback__
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_LOADERS):
+        inner = inner.tb_next
+    return cut("".join(traceback.format_exception(type(error), error, inner))) if inner is not None else ""
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ class Box:
         running = self.desired.running
         if running is not None and self.failing in running.backends:
             name = f"backend/{self.failing}"
-            self.desired = applying.take_back(self.desired, name, "it cannot come up", "Traceback: boom")
+            self.desired = applying.take_back(self.desired, name, "it cannot come up", "Traceback: boom", now=NOW)
         elif running is not None:
             fallbacks = {t: f for t, f in self.desired.fallbacks.items() if t not in running.backends}
             self.desired = applying.complete(msgspec.structs.replace(self.desired, fallbacks=fallbacks), NOW)

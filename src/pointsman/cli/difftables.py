@@ -62,8 +62,8 @@ def report(outcome: Outcome) -> str:
 
 
 class Bars:
-    """A context manager for bars that fill as the replicas of each backend become ready; nothing if standard error is
-    no terminal."""
+    """A context manager for bars that fill as the replicas of each backend become ready, and then go; nothing if
+    standard error is no terminal."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -86,7 +86,8 @@ class Bars:
     def show(self, progress: ReplicaProgress) -> None:
         if progress.backend not in self._bars:
             self._bars[progress.backend] = self._progress.add_task(plain(progress.backend).plain, total=progress.wanted)
-        self._progress.update(self._bars[progress.backend], completed=progress.ready, total=progress.wanted)
+        bar, is_done = self._bars[progress.backend], progress.ready >= progress.wanted
+        self._progress.update(bar, completed=progress.ready, total=progress.wanted, visible=not is_done)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

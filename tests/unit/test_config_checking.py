@@ -156,6 +156,10 @@ def test_no_secret_is_shown(tmp_path):
         "{runtime_env: {env_vars: {A: {b: s3cret}}}}",
         "{runtime_env: {env_vars: {A: s3cret}, pip: [x]}}",
         '{env_vars: {A: "s3cret\\0"}}',
+        "[{env_vars: {A: s3cret}}]",
+        "{runtime_env: [{env_vars: {A: s3cret}}]}",
+        "{runtime_env: {env_vars: s3cret}}",
+        "{num_cpus: {env_vars: s3cret}}",
     ):
         found = lines_of(tmp_path, HEAD + f"backends: {{a: {{code: m:A, ray_actor_options: {options}}}}}\n")
         assert "s3cret" not in "".join(found), found

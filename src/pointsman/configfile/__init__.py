@@ -4,7 +4,7 @@ A file goes straight through these modules, and changes the instance by one comm
 
 reading         a file's bytes become a tree of plain values with their places: yamltree, jsontree, TOML;
 tree            puts environment variables into its values
-checking        all that is wrong with it, at once; models has its fields, and the JSON Schema
+checking        all that is wrong with it, at once; models has its fields and the JSON Schema, complaints the words
 wanting         what it wants, as fields that can be compared; fields has the form
 packing         its code is imported on trial, and packed
 plan            what it changes, and where others have changed the same

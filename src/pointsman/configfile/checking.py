@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from pointsman import actor_options, arguments
 from pointsman.arguments import nearest
 from pointsman.backends import ImportedBackend
 from pointsman.config import BackendConfig, ConfigError, HTTPOptions
+from pointsman.configfile.complaints import SECRET, Fault, faults_of_form, secrets_of, shown, without
 from pointsman.configfile.environment import env_kind, under
 from pointsman.configfile.models import (
     FORMAT,
@@ -33,31 +33,8 @@ from pointsman.policy.traffic import normalised
 
 S = TypeVar("S", bound=Section)
 
-#: Options of a replica that hold texts which are never shown.
-SECRET = ("env_vars", "override_environment_variables")
 #: In the place of a ``code`` that is missing, which is the only field that a section requires.
 _ANY_CODE = "module:Name"
-_TYPES = {
-    "string_type": "a text; write it in quotes",
-    "list_type": "a list",
-    "dict_type": "a mapping of names to values",
-    "model_type": "a mapping of fields to values",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-}
-
-
-class Fault(NamedTuple):
-    """What is wrong with the value at the end of ``keys``, or with its name."""
-
-    keys: Keys
-    text: str
-    of_name: bool = False
 
 
 class Config(NamedTuple):
@@ -122,7 +99,10 @@ def check(document: Document, variables: Mapping[str, str]) -> Config:
     known = {fault.keys for fault in faults}
     faults += [fault for fault in _faults(value, document.folder) if fault.keys not in known]
     if faults:
-        raise BadFileError(document.problem(one.keys, one.text, of_name=one.of_name) for one in faults)
+        secrets = secrets_of(value)
+        raise BadFileError(
+            document.problem(one.keys, without(one.text, secrets), of_name=one.of_name) for one in faults
+        )
     section = ConfigSection.model_validate(value)
     path = [under(document.folder, folder) for folder in section.python_path]
     return Config(document, section, (str(document.folder), *path))
@@ -130,7 +110,7 @@ def check(document: Document, variables: Mapping[str, str]) -> Config:
 
 def _faults(value: dict[str, Any], folder: Path) -> Iterator[Fault]:
     """All that is wrong with a file's values. A part whose form is wrong is not looked at more closely."""
-    yield from _of_form(ConfigSection, value, ())
+    yield from faults_of_form(ConfigSection, value, ())
     if isinstance(value.get("pointsman"), int) and value["pointsman"] < FORMAT:
         yield Fault(("pointsman",), f"format {value['pointsman']} is none; the first is {FORMAT}")
     if isinstance(value.get("name"), str):
@@ -167,51 +147,6 @@ def _of(keys: Keys, checked: Any, *args: Any, of_name: bool = False) -> Iterator
         checked(*args)
     except (TypeError, ValueError) as error:
         yield Fault(keys, " ".join(str(error).split()), of_name)
-
-
-# --- form -----------------------------------------------------------------------------------------------------
-
-
-def _of_form(model: type[Section], value: Any, keys: Keys) -> Iterator[Fault]:
-    try:
-        model.model_validate(value)
-    except ValidationError as error:
-        for one in error.errors(include_url=False, include_context=False):
-            yield _fault_of((*keys, *one["loc"]), one["type"], one["msg"], one.get("input"))
-
-
-def _fault_of(keys: Keys, kind: str, message: str, given: Any) -> Fault:
-    """A complaint of pydantic in our words."""
-    *above, field = keys or ("the file",)
-    what, fields = _part(tuple(above))
-    if kind == "missing":
-        return Fault(tuple(above), f"{what} has no {field!r}, and needs it", of_name=True)
-    if kind == "extra_forbidden":
-        return Fault(keys, f"{what} has no field {field!r}{nearest(str(field), fields)}", of_name=True)
-    if kind == "literal_error":
-        return Fault(keys, f"{field!r} must be {message.removeprefix('Input should be ')}, not {shown(given)}")
-    wanted = _TYPES.get(kind)
-    if wanted is None:
-        return Fault(keys, f"{field!r} cannot be {shown(given)}: {message.removeprefix('Value error, ')}")
-    return Fault(keys, f"{field!r} must be {wanted}, not {shown(given)}")
-
-
-def _part(keys: Keys) -> tuple[str, list[str]]:
-    """A part of a file in words, and the names of its fields."""
-    model: type[Section] = ConfigSection
-    what = "the file"
-    if keys[:1] == ("instance",):
-        what, model = "instance", InstanceSection
-    elif len(keys) > 1 and keys[0] in ("backends", "endpoints"):
-        model = BackendSection if keys[0] == "backends" else EndpointSection
-        what = f"{str(keys[0])[:-1]} {keys[1]!r}"
-    return what, list(model.model_fields)
-
-
-def shown(value: Any) -> str:
-    """A value of a file for a message, shortened."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # --- backends -------------------------------------------------------------------------------------------------
@@ -261,7 +196,9 @@ def _of_actor_options(keys: Keys, options: dict[str, Any], folder: Path) -> Iter
             faults = [Fault((*keys, name), text, of_name=True)]
         elif name in SECRET:
             faults = list(_of_variables((*keys, name), value))
-        elif name == "runtime_env" and isinstance(value, dict):
+        elif name == "runtime_env" and not isinstance(value, dict):
+            faults = [Fault((*keys, name), f"runtime_env must be a mapping, not {shown(value)}")]
+        elif name == "runtime_env":
             variables = _of_variables((*keys, name, "env_vars"), value.get("env_vars", {}))
             rest = {inner: value[inner] for inner in value if inner != "env_vars"}
             checked = _of((*keys, name), actor_options.parse_actor_options, absolute_options({name: rest}, folder))

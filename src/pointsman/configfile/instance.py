@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from pointsman.config import DeploymentMode, HTTPOptions
-from pointsman.configfile.checking import Config, shown
+from pointsman.configfile.checking import Config
+from pointsman.configfile.complaints import shown
 from pointsman.configfile.problems import Problem
 from pointsman.flags import HTTP_FLAGS, START_FLAGS, Flag, words_of
 from pointsman.lock.hosts import check_hosts, check_proxies

@@ -66,7 +66,7 @@ def test_the_dockerfile() -> None:
     assert PROBE in steps["HEALTHCHECK"][0]
     assert json.loads(steps["ENTRYPOINT"][0]) == ["pointsman"], "the exec form: signals reach it"
     check_command(json.loads(steps["CMD"][0]))
-    run = " ".join(line.lstrip("# ").rstrip("\\") for line in text.splitlines()[:4])
+    run = " ".join(line.lstrip("# ").rstrip("\\") for line in text.splitlines()[:5])
     assert f"--stop-timeout {GRACE_S}" in run
     assert "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges" in run
 

@@ -1,7 +1,7 @@
 """An instance is started by a command. Of one that ends with its command also what stands around its start, and what
 happens until its end:
 
-    with Foreground(log_format) as front:      the service manager's socket is taken, its variables are removed
+    with Foreground(lines) as front:           the service manager's socket is taken, its variables are removed
         client = front.start(...)
         with front.stopped_by_signals(...):
             ...                                what is to be there before it is ready
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pointsman.engine.local.folder import InstanceFolder
 
 FAILURES = (ServeException, OSError, ValueError, TypeError)
-"""What a user can cause: one line, and exit code 1."""
+"""What a user can cause."""
 
 
 PROCESS = "command"
@@ -80,22 +80,32 @@ class Lines:
         print_line(self._formatter.format(logs.record(level, f"pointsman.{PROCESS}", text, fields)))
 
 
+@contextlib.contextmanager
+def reported(lines: Lines) -> Iterator[None]:
+    """In the body, what a user can cause ends the command with 1, and is printed as its other lines are."""
+    try:
+        yield
+    except FAILURES as error:
+        lines.fail(one_line(error))
+        sys.exit(1)
+
+
 class Foreground:
     """See the module.
 
     Args:
-        log_format: ``text``, or ``json`` for a JSON object in each line on standard output.
+        lines: print what the command says.
 
     Attributes:
-        lines: print what the command says.
+        lines: those.
         listener: the socket for HTTP that was handed over by a service manager; None without one.
 
     Raises:
         ValueError: what was handed over cannot be used.
     """
 
-    def __init__(self, log_format: str = logs.TEXT) -> None:
-        self.lines = Lines(log_format)
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
         self.listener = take_listener(os.environ, os.getpid())
         self._manager = ServiceManager.of(os.environ)
 
@@ -108,9 +118,6 @@ class Foreground:
             self._manager.stopping()
             if isinstance(error, Interrupted) and error.signum == signal.SIGTERM:
                 sys.exit(0)  # asked to end, and nothing is left of it
-        if self.lines.is_json and isinstance(error, FAILURES):
-            self.lines.fail(one_line(error))
-            sys.exit(1)
 
     def start(
         self, name: str, given: Given, *, address: str | None, quiet_starts: bool = False, ready_when_told: bool = False

@@ -18,7 +18,7 @@ from pointsman.cli import completion, config, env, logs, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, scale
 from pointsman.cli.ending import shutdown, stop
-from pointsman.cli.foreground import Foreground, announcement, local_folder, start_instance
+from pointsman.cli.foreground import Foreground, Lines, announcement, local_folder, reported, start_instance
 from pointsman.cli.options import Given, takes_start_options
 from pointsman.cli.process import become_init, ignore_signals, let_signals_unwind
 from pointsman.cli.recipe import recipe
@@ -100,7 +100,8 @@ def start(
         typer.echo(f"Stop it:       {command_line('stop', name, address)}{'    (keeps its state)' if keeps else ''}")
         typer.echo(f"End it:        {command_line('shutdown', name, address)}{'    (forgets it)' if keeps else ''}")
         return
-    with Foreground(given.start.get("log_format", "text")) as front:
+    lines = Lines(given.start.get("log_format", "text"))
+    with reported(lines), Foreground(lines) as front:
         client = front.start(name, given, address=address)
         with front.stopped_by_signals(client, name, address):
             # In here: a caller that reads these lines may send the signal at once.

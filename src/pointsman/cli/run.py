@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pointsman.cli.common import ClusterAddress, command_line, one_line
-from pointsman.cli.foreground import Foreground, Lines, local_folder
+from pointsman.cli.foreground import Foreground, Lines, local_folder, reported
 from pointsman.cli.options import Given, parse_json, parse_settings, takes_start_options
 from pointsman.cli.runfile import DEFAULT_NAME, run_config_file
 from pointsman.exceptions import BackendStartError, ServeException
@@ -75,16 +75,16 @@ def run(
 
     if reload and local:
         raise typer.BadParameter("--reload and --local exclude each other")
+    lines = Lines(given.start.get("log_format", "text"))
     if reload:
-        prepare_reload()
+        prepare_reload(lines)
     if is_config_file(target):
         if local or arg or set_ or route is not None:
             raise typer.BadParameter(f"--local, --route, --arg and --set say nothing of {target!r}")
         run_config_file(target, name=name, address=address, given=given, reload=reload)
         return
     name, route = name or DEFAULT_NAME, "/" if route is None else route
-    lines = Lines(given.start.get("log_format", "text"))
-    with exit_codes(lines):
+    with reported(lines), exit_codes(lines):
         wanted = read_wanted(target, route, arg, set_)
         if local:
             from pointsman.running.local import serve_here
@@ -99,7 +99,7 @@ def run(
                 say=typer.echo,
             )
         else:
-            _serve(wanted, name, address, given, reload=reload)
+            _serve(wanted, name, address, given, lines, reload=reload)
 
 
 def read_wanted(target: str, route: str | None, args: list[str], settings: list[str]) -> Wanted:
@@ -142,7 +142,7 @@ def exit_codes(lines: Lines) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, reload: bool) -> None:
+def _serve(wanted: Wanted, name: str, address: str | None, given: Given, lines: Lines, *, reload: bool) -> None:
     from pointsman.running.files import snapshot
     from pointsman.running.trial import Trial
 
@@ -151,9 +151,9 @@ def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, relo
         seen = snapshot(wanted.target.folder)
         # A new version that is bad shows at once, and the next save mends it.
         wanted = wanted._replace(config={"rollout_watch_s": 0, **wanted.config})
-    with Foreground(given.start.get("log_format", "text")) as front:
+    with Foreground(lines) as front:
         # It imports while the instance starts. What it prints the replicas print, too: a collector gets that once.
-        trial = Trial(wanted.target, wanted.args, stays=reload, quiet=front.lines.is_json)
+        trial = Trial(wanted.target, wanted.args, stays=reload, quiet=lines.is_json)
         try:
             client = front.start(name, given, address=address, quiet_starts=True, ready_when_told=True)
             with front.stopped_by_signals(client, name, address):
@@ -162,7 +162,7 @@ def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, relo
                 status = command_line("status", name, address)
                 front.is_up(client, _lines(client, found, wanted, given, status, reload=reload), told=True)
                 if reload:
-                    _Reloading(client, trial, found.name, wanted, front.lines).start(seen)
+                    _Reloading(client, trial, found.name, wanted, lines).start(seen)
                 else:
                     trial.close()
                 front.wait_until_ended(client, local_folder(name, given))
@@ -170,14 +170,14 @@ def _serve(wanted: Wanted, name: str, address: str | None, given: Given, *, relo
             trial.close()
 
 
-def prepare_reload() -> None:
+def prepare_reload(lines: Lines) -> None:
     """Check that files can be watched, and keep Python from loading old code."""
     from pointsman.running.reload import import_watchfiles
 
     try:
         import_watchfiles()
     except ServeException as error:
-        Lines().fail(str(error))
+        lines.fail(str(error))
         raise typer.Exit(2) from None
     # Python takes compiled code for that of a file which was saved in the same second, with the same size.
     os.environ[NO_BYTECODE] = "1"

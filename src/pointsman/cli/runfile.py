@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pointsman.cli.common import command_line
-from pointsman.cli.foreground import Foreground, Lines, local_folder
+from pointsman.cli.foreground import Foreground, Lines, local_folder, reported
 from pointsman.cli.options import Given
 from pointsman.exceptions import ServeException
 
@@ -36,21 +36,23 @@ def run_config_file(path: str, *, name: str | None, address: str | None, given: 
     """
     from pointsman.configfile.checking import load
 
-    with _exit_codes(Lines(given.start.get("log_format", "text"))):
+    lines = Lines(given.start.get("log_format", "text"))
+    with reported(lines), _exit_codes(lines):
         config = load(path)
         seen = _look(path, config)
         options = config.instance_options()
         named, there = options.pop("name", None), options.pop("address", None)
         name, address = name or named or DEFAULT_NAME, address or there
         given = Given({**options.pop("http_options", {}), **given.http}, {**options, **given.start})
-        with Foreground(given.start.get("log_format", "text")) as front, _exit_codes(front.lines):
+        lines = Lines(given.start.get("log_format", "text"))  # as the file says
+        with reported(lines), Foreground(lines) as front, _exit_codes(lines):
             client = front.start(name, given, address=address, quiet_starts=True, ready_when_told=True)
             with front.stopped_by_signals(client, name, address):
                 _apply(client, config)
                 status = command_line("status", name, address)
                 front.is_up(client, _lines(client, given, status, reload=reload), told=True)
                 if reload:
-                    _Following(client, path, config, front.lines).start(seen)
+                    _Following(client, path, config, lines).start(seen)
                 front.wait_until_ended(client, local_folder(name, given))
 
 

@@ -126,6 +126,7 @@ def export(
 ) -> None:
     """Print a configuration file of what runs. Values of environment variables become ${NAME}."""
     from pointsman.configfile.applying import export_instance
+    from pointsman.configfile.tree import mapped
     from pointsman.configfile.yamltree import write_yaml
 
     found = export_instance(connect_to(name or "default", address), owner)
@@ -135,7 +136,7 @@ def export(
         typer.echo("pointsman: nothing was written; --partial writes the rest", err=True)
         raise typer.Exit(FAILED)
     if as_json:
-        print_json(found.content)
+        print_json(mapped(found.content, lambda _, value: "inf" if value == float("inf") else value))
     else:
         typer.echo(write_yaml(found.content), nl=False)
 

@@ -273,6 +273,12 @@ def test_a_wrong_configuration_file_is_bad_usage(greeter: Path, name: str) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert re.search(r"shop\.yaml:\d+:\d+: .*trafic", done.stderr)
     (greeter / "shop.yaml").write_text(SHOP)
+    (greeter / "words.py").write_text("GREETING = 1 / 0\n")
+    done = run_to_its_end(greeter, "shop.yaml", "--name", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ZeroDivisionError: division by zero\n" in done.stderr
+    assert str(greeter / "words.py") in done.stderr
+    (greeter / "words.py").write_text("GREETING = 'Hello'\n")
     (greeter / "model.py").write_text(GREETER.replace("self.mark = mark", "self.mark = mark + 1"))
     done = run_to_its_end(greeter, "shop.yaml", "--name", name)
     assert (done.returncode, done.stdout) == (1, "")

@@ -71,7 +71,7 @@ def _exit_codes(lines: Lines) -> Iterator[None]:
     try:
         yield
     except (BadFileError, CodeError) as error:
-        lines.fail(str(error), traceback="" if lines.is_json else str(error))  # its lines begin with the file's name
+        lines.fail(str(error), traceback=_traceback(error) or ("" if lines.is_json else str(error)))
         raise typer.Exit(BAD_FILE if isinstance(error, BadFileError) else FAILED) from None
     except RefusedError as error:
         lines.fail(str(error))
@@ -82,11 +82,14 @@ def _exit_codes(lines: Lines) -> Iterator[None]:
 
 
 def _traceback(error: Exception) -> str:
-    """The traceback of user code, if that is the reason; else empty."""
-    from pointsman.configfile.problems import TakenBackError
+    """The traceback of user code, if that is the reason, with what it is about; else empty."""
+    from pointsman.configfile.problems import CodeError, TakenBackError
 
     if isinstance(error, TakenBackError) and error.operation.traceback:
         return f"{error.operation.object}:\n{error.operation.traceback.rstrip()}"
+    if isinstance(error, CodeError):
+        told = dict.fromkeys(problem.traceback.rstrip() for problem in error.problems if problem.traceback)
+        return "\n".join([*told, str(error)]) if told else ""
     return ""
 
 

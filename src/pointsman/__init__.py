@@ -17,7 +17,7 @@ if os.environ.get("POINTSMAN_PURE"):  # before any other module of ours is impor
     import_sources(os.path.dirname(__file__))
 
 if TYPE_CHECKING:
-    from pointsman import backends, config, exceptions, handle, metrics, utils
+    from pointsman import backends, config, exceptions, handle, metrics, stats, utils
     from pointsman.backends import ImportedBackend
     from pointsman.calling.future import ServeFuture, get, wait
     from pointsman.client import Client
@@ -56,7 +56,7 @@ _HOMES = {
     "VirtualEnv": "environments.kinds",
     "wait": "calling.future",
 }
-_MODULES = ("backends", "config", "exceptions", "handle", "ingress", "metrics", "utils")
+_MODULES = ("backends", "config", "exceptions", "handle", "ingress", "metrics", "stats", "utils")
 
 __all__ = [
     "accept_batch",
@@ -85,6 +85,7 @@ __all__ = [
     "exceptions",
     "handle",
     "metrics",
+    "stats",
     "utils",
 ]
 

@@ -7,8 +7,7 @@ bytes ──► reading ──► head ──► small? ──► the app itself
 :mod:`ingress.states` says what a connection may be doing. This module moves it from state to state, and has its clocks:
 
     head         from the first byte of a head, or from the beginning of the connection, to the end of that head
-    body         PATIENCE_S for the body of a small request; REMAINDER_S for what is left of a body behind its answer;
-                 that of a request on its way through an app has deadlines in the app
+    body         PATIENCE_S for a small one, REMAINDER_S for the rest behind an answer; on its way to an app that counts
     idle         from an answer to the next request
 """
 

@@ -58,6 +58,7 @@ class Manager:
         options = ["--name", name, "--state-dir", str(state), "--metrics-export-port", "-1", "--log-format", "json"]
         self._command = [PROGRAM, "start", *options]
         self._name = name
+        self._started: list[subprocess.Popen[str]] = []
 
     def start(self) -> subprocess.Popen[str]:
         env = {
@@ -66,10 +67,13 @@ class Manager:
             "LISTEN_FDS": "1",
             "LISTEN_FDNAMES": "http",
         }
-        return subprocess.Popen(
+        service = subprocess.Popen(
             [sys.executable, "-c", AS_FIRST_DESCRIPTOR, str(self.port.fileno()), *self._command],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, pass_fds=[self.port.fileno()],
         )  # fmt: skip
+
+        self._started.append(service)
+        return service
 
     def told(self) -> str:
         """The next message's first line."""
@@ -79,6 +83,10 @@ class Manager:
         return bool(select.select([self._heard], [], [], 0)[0])
 
     def close(self) -> None:
+        for service in self._started:
+            if service.poll() is None:
+                service.kill()
+                service.communicate()
         self.port.close()
         self._heard.close()
 
@@ -176,17 +184,26 @@ def leave_an_orphan(request):
 """It starts a process that outlives whoever started it, and that nobody waits for."""
 
 
-def test_the_first_process_of_a_container(name: str, tmp_path: Path) -> None:
+@pytest.fixture
+def contained(name: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`pointsman run` of that model as the first process of a container."""
+    model = tmp_path / "model.py"
+    model.write_text(MODEL)
+    options = ["--name", name, "--http-port", "0", "--metrics-export-port", "-1", "--log-format", "json"]
+    outside = first_process(PROGRAM, "run", str(model), *options, "--drain-delay", "1000")
+    yield outside
+    outside.kill()
+    outside.wait()
+
+
+def test_the_first_process_of_a_container(contained: subprocess.Popen[str]) -> None:
     """In a container: what user code leaves behind is reaped; on SIGTERM the service is not ready any more at once, and
     still answers whoever has not noticed; a second SIGTERM hurries. It ends with 0, and all that it has said is JSON
     (PK2, PK3, PK5)."""
-    model = tmp_path / "model.py"
-    model.write_text(MODEL)
+    outside = contained
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         fifo = os.path.join(folder, "fifo")
         os.mkfifo(fifo)
-        options = ["--name", name, "--http-port", "0", "--metrics-export-port", "-1", "--log-format", "json"]
-        outside = first_process(PROGRAM, "run", str(model), *options, "--drain-delay", "1000")
         assert outside.stdout is not None
         first = []
         while not (found := re.search(r"http://[0-9.:]+", first[-1] if first else "")):

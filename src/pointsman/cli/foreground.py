@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pointsman.cli.common import command_line, one_line, print_line
 from pointsman.cli.ending import report_kept_state
-from pointsman.cli.process import Interrupted
+from pointsman.cli.process import Interrupted, let_signals_unwind
 from pointsman.engine.manager import ServiceManager, take_listener
 from pointsman.exceptions import ServeException
 from pointsman.telemetry import logs
@@ -129,7 +129,7 @@ class Foreground:
             ServeException, OSError: as :func:`start_instance`.
             ValueError: a socket was handed over that is of no use to it.
         """
-        return start_instance(
+        client = start_instance(
             name,
             given._replace(http=self._http_options(given.http)),
             bound=True,
@@ -139,6 +139,8 @@ class Foreground:
             listener=self.listener,
             ready_when_told=ready_when_told,
         )
+        let_signals_unwind()  # again: Ray has put a handler of its own in the place of that of SIGTERM
+        return client
 
     def _http_options(self, given: dict[str, Any]) -> dict[str, Any]:
         """HTTP options; host and port are those of the socket that was handed over, if one was."""

@@ -75,7 +75,6 @@ def test_code_has_its_path_in_words() -> None:
         ((object(),), None),
         (("x" * 20_000,), None),
     ],
-    ids=str,
 )
 def test_arguments_are_kept_in_words_where_json_has_them(args: tuple[Any, ...], text: bytes | None) -> None:
     """Init args that JSON would turn into others, or that are large, are not kept in words (CF9)."""

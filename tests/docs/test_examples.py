@@ -24,6 +24,7 @@ PAGES = (
     "monitoring",
     "ray",
     "open-to-others",
+    "evidence-statistics",
 )
 WITH_EXAMPLES = tuple(f"docs/{page}.md" for page in PAGES)
 

@@ -342,6 +342,25 @@ def test_a_client_that_leaves_within_its_body(middlewares: bool, body: Headers, 
     assert not caplog.records
 
 
+@WAYS
+def test_a_client_that_leaves_behind_its_body(middlewares: bool) -> None:
+    """A client hangs up while a model works on its large body, which came at once: the call is cancelled (F26)."""
+
+    async def main() -> None:
+        async with edge(middlewares=middlewares) as there:
+            client = await there.client()
+            client.head(**LARGE)
+            client.send(b"x" * LIMIT)
+            await asyncio.sleep(SOON_S)
+            (call_id,) = there.replica.calls
+            client.leave()
+            await asyncio.sleep(SOON_S)
+            assert there.replica.cancelled == [call_id]
+            assert there.tasks == 0
+
+    run(main())
+
+
 @pytest.mark.parametrize("middlewares", [False, True])
 def test_a_reader_that_leaves_a_stream_leaves_nothing_behind(middlewares: bool) -> None:
     """A client hangs up while a model makes the next part of its answer: the model is told, and the server's end has

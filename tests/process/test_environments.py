@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 import pointsman as serve
-from pointsman.usercode.paths import PACKAGE
+from pointsman.usercode.paths import PACKAGE_PARTS
 from tests.conftest import WAIT_S
 from tests.elsewhere import versions
 from tests.environments import Environments, other_python
@@ -49,14 +49,16 @@ def test_a_whole_restart(environments: Environments, tmp_path: Path, name: str) 
     client.shutdown()
 
 
-def test_caller_of_another_python(environments: Environments, name: str) -> None:
+def test_caller_of_another_python(environments: Environments, tmp_path: Path, name: str) -> None:
     """A backend runs in the environment of whoever creates it, not in that of whoever started the instance (DM3)."""
     prefix = environments.get("pydantic>=2.6", python=other_python())
+    for part in PACKAGE_PARTS:  # alone: beside an installed one lie packages for this Python
+        (tmp_path / os.path.basename(part)).symlink_to(part)
     serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=0)
     try:
         done = subprocess.run(
             [str(prefix / "bin" / "python"), "-c", CALLER.format(name=name)],
-            env={**os.environ, "PYTHONPATH": os.path.dirname(PACKAGE)},
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
             capture_output=True,
             text=True,
             timeout=WAIT_S,

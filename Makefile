@@ -42,8 +42,9 @@ compiled: dist
 	$(PYTHON) -m venv --clear $(COMPILED)
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[demo]" --group test
+	ln -s $(abspath $(VENV))/prometheus $(abspath $(VENV))/proxies $(abspath $(VENV))/llhttp $(COMPILED)
 
-test-compiled: compiled
+test-compiled: compiled prometheus proxies llhttp
 	$(COMPILED)/bin/pytest --form compiled -n $(JOBS) --dist loadfile tests/unit tests/loop tests/conformance tests/process
 
 # For the tests of docs/monitoring, which say that they are skipped where there is none. Debian's package is unpacked

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class ProgressLine:
-    """A context manager for a line that is rewritten as replicas become ready, and ended on exit."""
+    """A context manager for a line that is rewritten as replicas become ready, and removed on exit.
+
+    Other processes print on the same terminal, so the cursor is left where the line begins: what they print replaces it.
+    """
 
     def __init__(self) -> None:
         self._shown = False
@@ -27,7 +30,7 @@ class ProgressLine:
         """Show progress such as "3/10 replicas ready"."""
         if sys.stderr is not None and sys.stderr.isatty():
             bar = "█" * round(20 * progress.ready / max(1, progress.wanted))
-            text = f"\r{progress.backend}: {bar:░<20} {progress.ready}/{progress.wanted} replicas ready "
+            text = f"\r{progress.backend}: {bar:░<20} {progress.ready}/{progress.wanted} replicas ready\x1b[K\r"
             sys.stderr.write(text)
             sys.stderr.flush()
             self._shown = True
@@ -36,7 +39,7 @@ class ProgressLine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._shown:
-            sys.stderr.write("\n")
+            sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
 

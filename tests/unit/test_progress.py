@@ -17,16 +17,20 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_how_far_replicas_have_come(monkeypatch, is_terminal):
-    """Someone who waits at a terminal sees how many replicas are ready; a log file sees nothing."""
+    """Someone who waits at a terminal sees how many replicas are ready, until it is done, and never on one line with
+    what others print; a log file sees nothing."""
     screen = Terminal() if is_terminal else io.StringIO()
     monkeypatch.setattr("sys.stderr", screen)
     with ProgressLine() as line:
         line.show(Progress("digits", 3, 10))
         line.show(Progress("digits", 10, 10))
+        before_others_print = screen.getvalue()
     shown = screen.getvalue()
     if is_terminal:
         assert "digits" in shown
         assert "3/10 replicas ready" in shown
-        assert shown.endswith("10/10 replicas ready \n")
+        assert "10/10 replicas ready" in shown
+        assert before_others_print.endswith("\r")
+        assert shown.endswith("\r\x1b[K")
     else:
         assert shown == ""

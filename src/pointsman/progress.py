@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class ProgressLine:
     """A context manager for a line that is rewritten as replicas become ready, and removed on exit.
 
-    Other processes print on the same terminal, so the cursor is left where the line begins: what they print replaces it.
+    Other processes print on the same terminal, so the cursor is left where the line begins: what they print
+    replaces it.
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
+import pointsman.running.trial as trial_module
 from pointsman.running.targets import Target, TargetError, parse_target
-from pointsman.running.trial import CodeError, Trial, user_traceback
+from pointsman.running.trial import CodeError, Trial, from_users_line, user_traceback
 
 MODEL = """
 from helper import WORD
@@ -179,3 +181,25 @@ def test_chained_errors_are_shown_whole():
     except ValueError as error:
         told = user_traceback(error)
     assert told.index("KeyError: 'first'") < told.index("direct cause") < told.index("ValueError: second")
+
+
+def test_frames_of_libraries_above_my_own_are_not_shown():
+    """What fails below a library or an import in a replica is shown from my own first line on, its causes as well; what
+    is all in packages is shown whole (RN2)."""
+    header = "Traceback (most recent call last):\n"
+    library = '  File "/venv/lib/site-packages/starlette/routing.py", line 661, in lifespan\n    pass\n    ^^^^\n'
+    python = f'  File "{contextlib.__file__}", line 210, in __aenter__\n    pass\n'
+    ours = f'  File "{trial_module.__file__}", line 1, in unpack\n'
+    frozen = '  File "<frozen importlib._bootstrap>", line 1204, in _gcd_import\n'
+    mine = '  File "/home/ada/app.py", line 5, in life\n    raise RuntimeError\n'
+    joint = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+    def told(*frames: str) -> str:
+        return from_users_line("".join([header, *frames, "RuntimeError: no database"]))
+
+    assert told(library, python, mine, library) == f"{header}{mine}{library}RuntimeError: no database"
+    assert told(ours, python, frozen, mine) == f"{header}{mine}RuntimeError: no database"
+    assert told(ours, library) == f"{header}{library}RuntimeError: no database"
+    assert told(ours) == "RuntimeError: no database"
+    both = from_users_line(f"{header}{library}{mine}KeyError: 1\n{joint}{header}{ours}{mine}OSError: 2")
+    assert both == f"{header}{mine}KeyError: 1\n{joint}{header}{mine}OSError: 2"

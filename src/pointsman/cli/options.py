@@ -50,7 +50,12 @@ def takes_start_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def wrapper(**values: Any) -> None:
         given = {name: value for name, value in values.items() if name not in names}
-        command(**{name: values[name] for name in names}, given=_read(given))
+        try:
+            read = _read(given)
+            _check(read, values.get("name"))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        command(**{name: values[name] for name in names}, given=read)
 
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -89,6 +94,20 @@ def _read(given: dict[str, Any]) -> Given:
     if "metrics_export_port" in start:
         start["metrics_export_port"] = _metrics_port(start["metrics_export_port"])
     return Given(http, start)
+
+
+def _check(given: Given, name: str | None) -> None:
+    """Refuse what no start could take, before anything is started.
+
+    Raises:
+        ValueError: a field of HTTPOptions has a wrong value, or the instance's name is none.
+    """
+    from pointsman.config import parse_http_options
+    from pointsman.engine.folder import check_name
+
+    parse_http_options(given.http)
+    if name is not None:
+        check_name(name)
 
 
 def parse_json(text: str, option: str) -> Any:

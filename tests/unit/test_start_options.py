@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -123,3 +124,30 @@ def test_a_setting_without_a_field_is_refused(texts: list[str]):
     """A setting that names no field, or one twice, is bad usage, and the text has it (RN1)."""
     with pytest.raises(typer.BadParameter, match=r"--set"):
         parse_settings(texts, "--set")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--http-port", "65536"], "65536"),
+        (["--http-location", "Nowhere"], "'HeadOnly'"),
+        (["--drain-delay", "-1"], "drain_delay_s"),
+        (["--metrics-export-port", "-2"], "nor -1 for none"),
+        (["--name", "../escape"], "'../escape'"),
+    ],
+)
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_value_that_no_instance_can_have_is_bad_usage(words: list[str], told: str, log_format: str):
+    """A port, location, time or name that cannot be is one line, as the other lines are, and exit code 2: a service
+    manager need not try again (RN1, PK5)."""
+    program = typer.Typer()
+
+    @program.command()
+    @takes_start_options
+    def command(*, name: Annotated[str, typer.Option("--name")] = "default", given: Given) -> None:
+        raise AssertionError("it has begun")
+
+    done = CliRunner().invoke(program, [*words, "--log-format", log_format])
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert told in (line.removeprefix("pointsman: ") if log_format == "text" else json.loads(line)["message"])

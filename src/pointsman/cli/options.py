@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
+from pointsman.cli.foreground import Lines
 from pointsman.flags import HTTP_FLAGS, START_FLAGS, Flag, fields_of
 
 _TYPES: dict[str, Any] = {
@@ -50,11 +51,12 @@ def takes_start_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def wrapper(**values: Any) -> None:
         given = {name: value for name, value in values.items() if name not in names}
+        read = _read(given)
         try:
-            read = _read(given)
             _check(read, values.get("name"))
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+            Lines(read.start.get("log_format", "text")).fail(str(error))
+            raise typer.Exit(2) from None
         command(**{name: values[name] for name in names}, given=read)
 
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
@@ -92,7 +94,7 @@ def _read(given: dict[str, Any]) -> Given:
     if "resources" in start:
         start["resources"] = dict(map(_amount, start["resources"]))
     if "metrics_export_port" in start:
-        start["metrics_export_port"] = _metrics_port(start["metrics_export_port"])
+        start["metrics_export_port"] = None if start["metrics_export_port"] == -1 else start["metrics_export_port"]
     return Given(http, start)
 
 
@@ -100,12 +102,15 @@ def _check(given: Given, name: str | None) -> None:
     """Refuse what no start could take, before anything is started.
 
     Raises:
-        ValueError: a field of HTTPOptions has a wrong value, or the instance's name is none.
+        ValueError: a field of HTTPOptions or the port for metrics has a wrong value, or the instance's name is none.
     """
     from pointsman.config import parse_http_options
     from pointsman.engine.folder import check_name
 
     parse_http_options(given.http)
+    metrics_port = given.start.get("metrics_export_port")
+    if metrics_port is not None and not 0 <= metrics_port <= 65535:
+        raise ValueError(f"--metrics-export-port {metrics_port} is not between 0 and 65535, nor -1 for none")
     if name is not None:
         check_name(name)
 
@@ -162,9 +167,3 @@ def _middleware(path: str) -> Any:
         return Middleware(import_object(path, [working_folder()]))
     except ImportError as error:
         raise typer.BadParameter(f"--http-middleware {path!r} cannot be imported: {error}") from None
-
-
-def _metrics_port(given: int) -> int | None:
-    if not -1 <= given <= 65535:
-        raise ValueError(f"--metrics-export-port {given} is not between 0 and 65535, nor -1 for none")
-    return None if given == -1 else given

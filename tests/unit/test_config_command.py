@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from pointsman.cli import config as commands
 from pointsman.cli.main import app
-from pointsman.client.operations import new_id
+from pointsman.cli.tables import show_status
+from pointsman.client.operations import new_id, status_view
 from pointsman.configfile import applying as client_side
 from pointsman.configfile import packing
 from pointsman.controller import applying, transitions
@@ -30,6 +33,7 @@ from pointsman.wire.commands import (
     QueryDeclared,
     SetTraffic,
     Status,
+    TakeBack,
     UpdateBackendConfig,
 )
 from pointsman.wire.handover import HTTPSettings, InstanceSettings, StartOptions
@@ -64,7 +68,9 @@ class Box:
         pass
 
     def _status(self) -> Status:
-        return Status(self.desired.version, 1, "default", "127.0.0.1", 8000, {}, {}, ())
+        running = self.desired.running
+        view = applying.view_of(running, self.desired.version) if running is not None else None
+        return Status(self.desired.version, 1, "default", "127.0.0.1", 8000, {}, {}, (), operation=view)
 
     def _settings(self) -> InstanceSettings:
         return InstanceSettings("i", "default", b"", http=self.http, start_options=self.start_options)
@@ -82,6 +88,9 @@ class Box:
             if before is not None:
                 before()
             self.applied.append(command)
+            self.change(command)
+            return pack(Accepted(self.desired.version))
+        if isinstance(command, TakeBack):
             self.change(command)
             return pack(Accepted(self.desired.version))
         assert isinstance(command, AwaitOperation)
@@ -270,6 +279,31 @@ def test_a_failed_apply_is_taken_back(box):
     box.failing = ""
     write(FILE)
     assert not json_of("diff", "shop.yaml")["changes"]
+
+
+def test_an_apply_that_would_run_for_ever(box):
+    """The status shows whose it is and since when; ``take-back`` ends it, and who waits exits with 5 (CF7, CF8)."""
+    assert "nothing to take back" in run("take-back", code=1).stderr
+    run("apply", "shop.yaml")
+    assert status_view(box._status(), None)["apply"] is None
+    write(FILE.replace("weights-2", "weights-3"))
+    seen: list[Any] = []
+
+    def meanwhile() -> None:
+        box.waiting = None
+        status = status_view(box._status(), None)
+        out = io.StringIO()
+        show_status(status, Console(file=out, width=120))
+        seen.extend([status["apply"], out.getvalue(), json_of("take-back")])
+
+    box.waiting = meanwhile
+    result = run("apply", "shop.yaml", code=5)
+    assert "took it back" in result.stderr
+    running, table, ended = seen
+    assert (running["owner"], running["since"]) == ("shop", NOW)
+    assert f"'shop' is being applied by {running['by']}" in table
+    assert (ended["owner"], ended["state"]) == ("shop", "taken back")
+    assert box.desired.backends["ranker-v2"].source.args == b'["weights-2.bin"]'
 
 
 def test_an_interrupted_apply_goes_on(box):

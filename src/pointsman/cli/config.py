@@ -1,4 +1,4 @@
-"""``pointsman validate | diff | apply | export | schema``: configuration files, to be kept in git."""
+"""``pointsman validate | diff | apply | take-back | export | schema``: configuration files, to be kept in git."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pointsman.cli.common import AsJson, ClusterAddress, connect_to, print_json, terminal
+from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 from pointsman.cli.ending import is_interactive
 
 if TYPE_CHECKING:
@@ -115,6 +115,25 @@ def apply(
         from pointsman.cli.difftables import report
 
         typer.echo(report(outcome))
+
+
+def take_back(name: Name = "default", as_json: AsJson = False, address: ClusterAddress = None) -> None:
+    """Take the apply back that runs, as when a backend of it never comes up. Exits with 0 if that is done, with 1 if
+    none runs, or if it was complete before."""
+    from pointsman.configfile.applying import take_back as taken_back
+    from pointsman.wire.apply import TAKEN_BACK as BACK
+
+    ended = taken_back(connect_to(name, address))
+    if as_json:
+        print_json({"owner": ended and ended.owner, "state": ended and ended.state, "version": ended and ended.version})
+    if ended is None:
+        typer.echo("pointsman: no apply runs, so that there is nothing to take back", err=True)
+    elif ended.state != BACK:
+        typer.echo(f"pointsman: the apply of {ended.owner!r} has ended already: {ended.state}", err=True)
+    elif not as_json:
+        typer.echo(f"The apply of {ended.owner!r} by {ended.by} was taken back.")
+    if ended is None or ended.state != BACK:
+        raise typer.Exit(FAILED)
 
 
 def export(

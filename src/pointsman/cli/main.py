@@ -207,6 +207,7 @@ app.command()(shutdown)
 
 for command in (config.validate, config.diff, config.apply, config.export, config.schema):
     app.command()(command)
+app.command("take-back")(config.take_back)
 
 
 @app.command()

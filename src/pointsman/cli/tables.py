@@ -41,7 +41,9 @@ def show_status(status: dict[str, Any], console: Console) -> None:
 
 
 def status_tables(status: dict[str, Any]) -> Iterator[RenderableType]:
-    """The whole status, table by table."""
+    """The whole status, table by table; first the apply that runs, if one does."""
+    if status.get("apply") is not None:
+        yield _apply(status["apply"])
     for table, nothing in (
         (_endpoints(status["endpoints"]), "No endpoints."),
         (_backends(status["backends"]), "No backends; deploy one with client.create_backend() or client.deploy()."),
@@ -151,6 +153,11 @@ def _header(status: dict[str, Any]) -> Text:
     return Text.assemble(
         (status["name"] or "(anonymous)", "bold"), f"  {address}  controller pid {status['controller_pid']}"
     )
+
+
+def _apply(running: dict[str, Any]) -> Text:
+    since, text = _age(running["since"]), f"{running['owner']!r} is being applied by {running['by'] or 'someone'}"
+    return Text.assemble((plain(text).plain, "yellow"), (f", for {since}; pointsman take-back ends that", "dim"))
 
 
 def _endpoints(endpoints: dict[str, Any]) -> Table:

@@ -163,6 +163,9 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         traceback; its ``code`` (import path, or ``by value: NAME``), a ``digest`` that differs wherever code, init args
         or a module of your own do, your ``version``, the git ``commit`` of the code's folder (with ``+`` if that had
         changes; empty in no repository), and ``since`` when this code is wanted (ISO 8601 in UTC).
+
+        ``apply`` is the apply of a configuration file that runs: its ``owner``, the ``name`` of the file, ``by`` whom
+        and ``since`` when; None if none does.
         """
         return status_view(self._status(), self.http_address)
 

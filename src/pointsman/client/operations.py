@@ -116,6 +116,7 @@ def author() -> str:
 
 def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
     """What ``Client.status`` returns."""
+    running = status.operation
     return {
         "name": status.name,
         "version": status.version,
@@ -132,6 +133,7 @@ def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
             for name, spec in status.endpoints.items()
         },
         "backends": {tag: _backend_view(view) for tag, view in status.backends.items()},
+        "apply": running and {"owner": running.owner, "by": running.by, "since": running.began},
     }
 
 

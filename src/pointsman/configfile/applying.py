@@ -19,7 +19,7 @@ from pointsman.configfile.wanting import wanted_of
 from pointsman.exceptions import BusyError, StateChangedError
 from pointsman.progress import Activity
 from pointsman.wire.apply import DONE, Declared, OperationView
-from pointsman.wire.commands import Accepted, Apply, AwaitOperation, Progress, QueryDeclared
+from pointsman.wire.commands import Accepted, Apply, AwaitOperation, Progress, QueryDeclared, TakeBack
 from pointsman.wire.messages import unpack
 
 REFUSE = Rules()
@@ -152,6 +152,20 @@ def _carry_out(
     if ended.state != DONE:
         raise TakenBackError(ended)
     return ended.version
+
+
+def take_back(client: Client) -> OperationView | None:
+    """Take the apply that runs back: all is as before it began, and whoever waits for it is told who did this.
+
+    Returns:
+        How it has ended, which is not ``taken back`` if it was faster; None if none runs.
+    """
+    running = declared_of(client).operation
+    if running is None:
+        return None
+    session = client._session
+    unpack(session.command(TakeBack(new_id(), running.id, by=author())), Accepted)
+    return unpack(session.command(AwaitOperation(new_id(), running.id)), OperationView)
 
 
 def apply_file(client: Client, path: str | os.PathLike[str], rules: Rules = REFUSE, **given: Any) -> Outcome:

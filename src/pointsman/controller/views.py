@@ -20,7 +20,7 @@ from pointsman.model import (
     RoutingTable,
     TrafficHistory,
 )
-from pointsman.wire.apply import Declared
+from pointsman.wire.apply import Declared, OperationView
 from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import InstanceSettings
 
@@ -64,6 +64,7 @@ def status_of(
         wants_key=settings.http_lock.wants_key,
         secure=settings.http_lock.tls is not None,
         came_up=bool(desired.came_up),
+        operation=_running(desired),
     )
 
 
@@ -84,7 +85,7 @@ def traffic_of(desired: Desired, name: str) -> TrafficView:
 
 def declared_of(settings: InstanceSettings, desired: Desired) -> Declared:
     """What a configuration file is compared with. What is secret of the HTTP servers' options is left out."""
-    http, running = settings.http, desired.running
+    http = settings.http
     if http is not None:
         http = msgspec.structs.replace(http, middlewares=b"", lock=msgspec.structs.replace(http.lock, keys=()))
     return Declared(
@@ -93,10 +94,15 @@ def declared_of(settings: InstanceSettings, desired: Desired) -> Declared:
         endpoints=desired.endpoints,
         pins=desired.pins,
         marks=desired.marks,
-        operation=view_of(running, desired.version) if running is not None else None,
+        operation=_running(desired),
         http=http,
         start_options=settings.start_options,
     )
+
+
+def _running(desired: Desired) -> OperationView | None:
+    running = desired.running
+    return view_of(running, desired.version) if running is not None else None
 
 
 def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> BackendView:

@@ -21,7 +21,7 @@ from pointsman.model import (
     TargetTraits,
     TrafficHistory,
 )
-from pointsman.wire.apply import Plan
+from pointsman.wire.apply import OperationView, Plan
 from pointsman.wire.handover import StartOptions
 from pointsman.wire.messages import Message
 
@@ -349,6 +349,7 @@ class Status(msgspec.Struct, frozen=True):
         wants_key: whether HTTP clients are asked for an API key.
         secure: whether the HTTP port has TLS.
         came_up: whether it has come up since its start.
+        operation: the apply that runs; None if none does.
     """
 
     version: int
@@ -366,6 +367,7 @@ class Status(msgspec.Struct, frozen=True):
     wants_key: bool = False
     secure: bool = False
     came_up: bool = False
+    operation: OperationView | None = None
 
 
 class BackendList(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import typer
 
 from pointsman.cli import completion
 from pointsman.cli.common import ClusterAddress, Name, connect_to
-from pointsman.cli.foreground import Lines
+from pointsman.cli.lines import Lines
 from pointsman.cli.run import InitArgs, Settings, TargetName, exit_codes, read_wanted
 from pointsman.exceptions import ServeException
 

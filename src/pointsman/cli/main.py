@@ -18,7 +18,8 @@ from pointsman.cli import completion, config, env, logs, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, scale
 from pointsman.cli.ending import shutdown, stop
-from pointsman.cli.foreground import Foreground, Lines, announcement, local_folder, reported, start_instance
+from pointsman.cli.foreground import Foreground, announcement, local_folder, start_instance
+from pointsman.cli.lines import Lines, reported
 from pointsman.cli.options import Given, takes_start_options
 from pointsman.cli.process import become_init, ignore_signals, let_signals_unwind
 from pointsman.cli.recipe import recipe

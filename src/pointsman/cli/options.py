@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-from pointsman.cli.foreground import Lines
+from pointsman.cli.lines import Lines
 from pointsman.flags import HTTP_FLAGS, START_FLAGS, Flag, fields_of
 
 _TYPES: dict[str, Any] = {

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pointsman.cli.common import ClusterAddress, command_line, one_line
-from pointsman.cli.foreground import Foreground, Lines, local_folder, reported
+from pointsman.cli.foreground import Foreground, local_folder
+from pointsman.cli.lines import Lines, reported
 from pointsman.cli.options import Given, parse_json, parse_settings, takes_start_options
 from pointsman.cli.runfile import DEFAULT_NAME, run_config_file
 from pointsman.exceptions import BackendStartError, ServeException

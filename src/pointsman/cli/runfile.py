@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from pointsman.cli.common import command_line
-from pointsman.cli.foreground import Foreground, Lines, local_folder, reported
+from pointsman.cli.foreground import Foreground, local_folder
+from pointsman.cli.lines import Lines, reported
 from pointsman.cli.options import Given
 from pointsman.exceptions import ServeException
 

@@ -258,7 +258,7 @@ class HTTPProtocol(asyncio.Protocol):
                 self._begin_to_idle()
         elif reader.pieces or whole:
             self._cycle.feed(reader.take_body(), more=not whole)
-            if not whole and len(self._cycle.body) > HIGH_WATER:  # behind its end, only reading tells that the client left
+            if not whole and len(self._cycle.body) > HIGH_WATER:  # behind its end, only reading tells that it left
                 self.pause_reading()
 
     # --- answers ------------------------------------------------------------------------------------------------------

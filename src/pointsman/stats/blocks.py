@@ -39,8 +39,8 @@ class BlockGate:
     Blocks must not hang together: they should be several times as long as a burst. Symmetric means that an arm is as
     often unlucky as the other, as far: this holds for equal versions of equal size. With arms of unequal size it is
     nearly so: the smaller arm's rare events come as few large differences and many small ones of the other sign, which
-    makes the gate slower to trip when the canary is the smaller arm, and faster when the baseline is (see
-    docs/evidence-statistics.md).
+    makes the gate slower to trip when the canary is the smaller arm, and quicker than ``alpha`` allows when the
+    baseline has next to none of the events in a block (see docs/evidence-statistics.md).
 
     With z = difference / scale, and x = z / sqrt((4 + sum of z_i^2) / (4 + m)) over the m earlier blocks, the e-value
     of each bet l of :data:`BETS` is multiplied by 1 + tanh(l x); the gate's e-value is their mean. The mean of a factor

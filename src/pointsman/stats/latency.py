@@ -55,7 +55,8 @@ class LatencyGate:
     than max_ratio u, less the share of the baseline's that took more than u, where u is the quantile of the baseline
     over all earlier blocks. So stalls within a block do no harm, and a mean does not hide what the slowest requests
     got. Blocks of 10 s are meant; what BlockGate takes for granted holds here: blocks that do not hang together, and
-    arms that are unlucky equally often.
+    arms that are unlucky equally often. The baseline needs 1 / (1 - quantile) requests a block at least, 100 for p99:
+    with fewer, equal versions trip more often than ``alpha`` says.
 
     The scale is sqrt(q (1 - q) (1 / n1 + 1 / n0)) with q = 1 - quantile, and latencies are counted in buckets of ratio
     1.02 (:func:`bucket_of`), from 1 microsecond to a day: memory is bounded. ``max_ratio`` is rounded up to a whole

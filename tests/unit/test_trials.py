@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 
 import pointsman.running.trial as trial_module
 from pointsman.running.targets import Target, TargetError, parse_target
-from pointsman.running.trial import CodeError, Trial, from_users_line, user_traceback
+from pointsman.running.tracebacks import from_users_line, user_traceback
+from pointsman.running.trial import CodeError, Superseded, Trial
 
 MODEL = """
 from helper import WORD
@@ -165,6 +167,28 @@ def test_a_trial_that_hangs_is_ended(target: Target, tmp_path: Path, trial: Tria
     one.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_an_import_that_hangs_is_given_up_for_newer_code(target: Target, tmp_path: Path, trial: Trials):
+    """I save code that waits for ever at import: the next good save is loaded all the same (RN3)."""
+    tried = trial(target, stays=True)
+    tried.result()
+    begun = tmp_path / "begun"
+    (tmp_path / "helper.py").write_text(f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(3600)\n")
+    for _ in range(2):
+        with pytest.raises(Superseded):
+            tried.again(begun.exists)
+        begun.unlink()
+    (tmp_path / "helper.py").write_text("WORD = 'three'\n")
+    assert tried.again(begun.exists).name == "Model"
+
+
+def test_ctrl_c_is_left_to_the_command(target: Target, tmp_path: Path, trial: Trials):
+    """Ctrl-C in a terminal reaches the import as well, and prints nothing of its own (RN3)."""
+    tried = trial(target, stays=True)
+    tried.result()
+    os.kill(tried._pid, signal.SIGINT)
+    assert tried.again().name == "Model"
 
 
 def test_chained_errors_are_shown_whole():

@@ -128,7 +128,8 @@ def read_wanted(target: str, route: str | None, args: list[str], settings: list[
 def exit_codes(lines: Lines) -> Iterator[None]:
     """In the body, a wrong target ends the command with 2, and code that fails with 1 and the user's traceback."""
     from pointsman.running.targets import TargetError
-    from pointsman.running.trial import CodeError, remote_traceback
+    from pointsman.running.tracebacks import remote_traceback
+    from pointsman.running.trial import CodeError
 
     try:
         yield
@@ -222,22 +223,27 @@ class _Reloading:
         """Try the new code, and put it in place; a bad one is told of, and changes nothing."""
         from pointsman.running.files import snapshot
         from pointsman.running.targets import TargetError
-        from pointsman.running.trial import CodeError, remote_traceback
+        from pointsman.running.tracebacks import remote_traceback
+        from pointsman.running.trial import CodeError, Superseded
         from pointsman.usercode.content import content_digest
 
-        began = time.monotonic()
+        began, folder = time.monotonic(), self._wanted.target.folder
+        seen = snapshot(folder)
         try:
-            code = self._trial.again().code()
+            # An import that waits for something is given up when the next save comes.
+            code = self._trial.again(lambda: snapshot(folder) != seen).code()
             # Any file counts, also one that is imported within a call, which no trial sees.
-            code.content = content_digest({path: path for path in snapshot(self._wanted.target.folder)})
+            code.content = content_digest({path: path for path in snapshot(folder)})
             self._client.deploy(self._name, code, *self._wanted.args)
+        except Superseded:
+            return
         except (TargetError, CodeError) as error:
             told = str(error)
         except (ServeException, ValueError, TypeError, TimeoutError) as error:
-            if self._client._shut_down:
-                return  # the command is ending
             told = remote_traceback(error) or str(error)
         else:
             self._say(f"Loaded anew in {time.monotonic() - began:.1f} s.")
             return
+        if self._client._shut_down:
+            return  # the command is ending
         self._say(f"{told}\n{self._wanted.target.shown} was not loaded: what was loaded before goes on.")

@@ -32,7 +32,8 @@ from pointsman.ingress.server import HTTPServer
 from pointsman.replica.outcomes import UserExit
 from pointsman.running.example import Served, served_lines
 from pointsman.running.targets import Target, TargetError, find_object, is_app
-from pointsman.running.trial import CodeError, import_target, user_traceback
+from pointsman.running.tracebacks import user_traceback
+from pointsman.running.trial import CodeError, import_target
 from pointsman.telemetry.logs import set_up
 from pointsman.testing.client import World
 from pointsman.testing.replicas import MemoryReplica, runs_on_loop

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
+import select
 import signal
 import sys
+import threading
 import time
-import traceback
 import types
+from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
 from pointsman.backends import TriedBackend
 from pointsman.context import begin_trial_import
-from pointsman.exceptions import RemoteTraceback
 from pointsman.model import TargetTraits
 from pointsman.running.files import is_watched
 from pointsman.running.targets import Target, TargetError, find_object, is_app
+from pointsman.running.tracebacks import user_traceback
 from pointsman.usercode.content import content_digest, loaded_files
 from pointsman.usercode.mounting import Mounted, asgi, has_app
 from pointsman.usercode.packing import check_callable, inspect_code
@@ -33,11 +34,19 @@ from pointsman.usercode.packing import check_callable, inspect_code
 MAX_TRIES = 3
 #: How long the process may take to end when it is asked to.
 END_S = 1.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: How often it is asked whether there is newer code than that which is imported.
+LOOK_S = 0.2
+#: Ends the trial under way, and not the process that tries.
+_NEXT = signal.SIGUSR1
+_DEFAULTS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class CodeError(Exception):
     """User code that cannot be imported. Its text is the traceback, as Python prints it."""
+
+
+class Superseded(Exception):
+    """The code has changed while it was imported, and that was given up."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -71,8 +80,11 @@ class _Wrong(msgspec.Struct, frozen=True):
 
 
 class _Outcome(msgspec.Struct, frozen=True):
+    """What came of a trial; its number counts the trials of a process."""
+
     found: Found | None = None
     wrong: _Wrong | None = None
+    number: int = 0
 
 
 class Trial:
@@ -87,6 +99,8 @@ class Trial:
 
     def __init__(self, target: Target, args: tuple[Any, ...], *, stays: bool = False, quiet: bool = False) -> None:
         self._shown = target.shown
+        self._asked = self._status = 0
+        self._lock = threading.Lock()
         sys.path.insert(0, target.folder)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -103,46 +117,69 @@ class Trial:
             _be_child(_Ends(os.fdopen(asked, "rb", 0), os.fdopen(answered, "wb")), target, args, stays)
         os.close(asked)
         os.close(answered)
-        self._ask, self._answer = os.fdopen(ask, "wb", 0), os.fdopen(answer, "rb")
+        self._ask, self._answer = os.fdopen(ask, "wb", 0), os.fdopen(answer, "rb", 0)
 
-    def result(self) -> Found:
+    def result(self, superseded: Callable[[], bool] | None = None) -> Found:
         """What was found. Blocks until the code is imported.
+
+        Args:
+            superseded: asked again and again meanwhile; True if this code is not wanted any more.
 
         Raises:
             TargetError: the target names nothing that can be served.
             CodeError: the code cannot be imported.
+            Superseded: see there.
         """
-        data = _receive(self._answer)
-        if data is None:
-            _, status = os.waitpid(self._pid, 0)
-            self._pid = 0
-            raise CodeError(_end_text(self._shown, status))
-        outcome = msgspec.msgpack.decode(data, type=_Outcome)
+        while True:
+            while superseded is not None and not select.select([self._answer], [], [], LOOK_S)[0]:
+                if superseded():
+                    self._signal(_NEXT)
+                    raise Superseded
+            data = _receive(self._answer)
+            if data is None:
+                raise CodeError(_end_text(self._shown, self._end_status()))
+            outcome = msgspec.msgpack.decode(data, type=_Outcome)
+            if outcome.number == self._asked:
+                break  # others are those of trials that were given up
         if outcome.found is not None:
             return outcome.found
         assert outcome.wrong is not None
         raise (CodeError if outcome.wrong.by_code else TargetError)(outcome.wrong.text)
 
-    def again(self) -> Found:
-        """Import the code as its files are now. Raises as :meth:`result`."""
+    def again(self, superseded: Callable[[], bool] | None = None) -> Found:
+        """Import the code as its files are now. Arguments and exceptions are those of :meth:`result`."""
+        self._asked += 1
         try:
             self._ask.write(b".")
         except BrokenPipeError:
             raise CodeError(f"{self._shown} cannot be imported any more: run the command again") from None
-        return self.result()
+        return self.result(superseded)
 
     def close(self) -> None:
         """End the process, whatever it does."""
         self._ask.close()
-        self._answer.close()
-        if self._pid:
+        with self._lock:
             pid, self._pid = self._pid, 0
+        if pid:
             os.kill(pid, signal.SIGTERM)  # it ends its own fork, too
             deadline = time.monotonic() + END_S
             while not os.waitpid(pid, os.WNOHANG)[0]:
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(END_S / 100)
+        self._answer.close()  # not before: another thread may read
+
+    def _signal(self, signum: int) -> None:
+        with self._lock:  # or it might be reaped in between
+            if self._pid:
+                os.kill(self._pid, signum)
+
+    def _end_status(self) -> int:
+        with self._lock:
+            if self._pid:
+                _, self._status = os.waitpid(self._pid, 0)
+                self._pid = 0
+            return self._status
 
 
 class _Ends(NamedTuple):
@@ -155,36 +192,54 @@ class _Ends(NamedTuple):
 def _be_child(ends: _Ends, target: Target, args: tuple[Any, ...], stays: bool) -> None:
     """Answer once, and then each question; never returns."""
     try:
-        for signum in _SIGNALS:
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the command too, which ends this process
+        for signum in _DEFAULTS:
             signal.signal(signum, signal.SIG_DFL)
         begin_trial_import()
         outcome = try_target(target, args)
+        fork = _Fork()
         _send(ends.answered, outcome)
+        number = 0
         while stays and outcome.found is not None and ends.asked.read(1):
-            _answer_in_fork(ends, target, args)
+            number += 1
+            fork.answer(ends, target, args, number)
     except OSError:
         pass  # the parent has gone
     finally:
         _leave()
 
 
-def _answer_in_fork(ends: _Ends, target: Target, args: tuple[Any, ...]) -> None:
-    pid = os.fork()
-    if not pid:
-        try:
-            _send(ends.answered, try_target(target, args))
-        finally:
-            _leave()
+class _Fork:
+    """A fork of this process for each trial. ``_NEXT`` ends it, and SIGTERM this process as well."""
 
-    def end(*_: object) -> None:
-        os.kill(pid, signal.SIGKILL)
+    def __init__(self) -> None:
+        self._pid = 0
+        signal.signal(_NEXT, self._kill)
+
+    def answer(self, ends: _Ends, target: Target, args: tuple[Any, ...], number: int) -> None:
+        pid = os.fork()
+        if not pid:
+            try:
+                signal.signal(_NEXT, signal.SIG_DFL)
+                _send(ends.answered, msgspec.structs.replace(try_target(target, args), number=number))
+            finally:
+                _leave()
+        self._pid = pid
+        signal.signal(signal.SIGTERM, self._end)
+        _, status = os.waitpid(pid, 0)
+        self._pid = 0
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if status:
+            wrong = _Wrong(_end_text(target.shown, status), by_code=True)
+            _send(ends.answered, _Outcome(wrong=wrong, number=number))
+
+    def _kill(self, *_: object) -> None:
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+
+    def _end(self, *_: object) -> None:
+        self._kill()
         os._exit(0)
-
-    signal.signal(signal.SIGTERM, end)
-    _, status = os.waitpid(pid, 0)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if status:
-        _send(ends.answered, _Outcome(wrong=_Wrong(_end_text(target.shown, status), by_code=True)))
 
 
 def _leave() -> None:
@@ -209,8 +264,16 @@ def _send(file: BinaryIO, outcome: _Outcome) -> None:
 
 
 def _receive(file: BinaryIO) -> bytes | None:
-    head = file.read(8)
-    return file.read(int.from_bytes(head, "big")) if len(head) == 8 else None
+    head = _read(file, 8)
+    return _read(file, int.from_bytes(head, "big")) if len(head) == 8 else None
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """So many bytes, and no more: what is not read yet can be waited for. Fewer at the end of the file."""
+    data = b""
+    while len(data) < size and (more := file.read(size - len(data))):
+        data += more
+    return data
 
 
 # --- in the child -----------------------------------------------------------------------------------------------------
@@ -282,69 +345,3 @@ def _was_saved(file: str, since_ns: int, until_ns: int) -> bool:
         return since_ns < os.stat(file).st_mtime_ns <= until_ns  # a time in the future says nothing
     except OSError:
         return False  # removed after it was imported
-
-
-# --- tracebacks -------------------------------------------------------------------------------------------------------
-
-_OURS = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep, "pointsman/")  # as compiled modules say
-_PACKAGES = "-packages" + os.sep
-_IMPORTING = "<frozen importlib"
-_PYTHONS = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
-
-
-def user_traceback(error: BaseException) -> str:
-    """A traceback as text, without the frames above the user's own and without those of the import system."""
-    told = traceback.TracebackException.from_exception(error)
-    seen: set[int] = set()
-    waiting: list[traceback.TracebackException | None] = [told]
-    while waiting:
-        part = waiting.pop()
-        if part is None or id(part) in seen:
-            continue
-        seen.add(id(part))
-        part.stack = traceback.StackSummary.from_list(_users(part.stack))
-        waiting += [part.__cause__, part.__context__]
-    return "".join(told.format()).rstrip()
-
-
-def _users(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
-    frames = [frame for frame in stack if not frame.filename.startswith(_IMPORTING)]
-    return frames[_first_of_user([frame.filename for frame in frames]) :]
-
-
-def _first_of_user(files: list[str]) -> int:
-    """The index of the first frame of the user's own code. Code of packages counts as that if there is no other: they
-    may be the user's, too."""
-    last = len(files)
-    own = next((i for i, file in enumerate(files) if not _is_above(file) and _PACKAGES not in file), last)
-    return own if own < last else next((i for i, file in enumerate(files) if not _is_above(file)), last)
-
-
-def _is_above(file: str) -> bool:
-    """Whether a frame, with only such frames above it, belongs to us or to Python and not to the user."""
-    return file.startswith(_OURS) or (file.startswith(_PYTHONS) and _PACKAGES not in file)
-
-
-def remote_traceback(error: BaseException | None) -> str:
-    """The traceback of user code, in another process, that is the reason for an error, from the user's first line on;
-    empty if that is none."""
-    while error is not None:
-        if isinstance(error, RemoteTraceback):
-            return from_users_line(str(error).strip("\n"))
-        error = error.__cause__
-    return ""
-
-
-_STACK = re.compile(r'^Traceback \(most recent call last\):\n((?:  File ".*\n(?:    .*\n)*)+)', re.MULTILINE)
-_FRAME = re.compile(r'  File "(.*?)".*\n(?:    .*\n)*')
-
-
-def from_users_line(text: str) -> str:
-    """The text of a traceback without the frames above the user's own and without those of the import system."""
-    return _STACK.sub(_shorter, text)
-
-
-def _shorter(stack: re.Match[str]) -> str:
-    frames = [frame for frame in _FRAME.finditer(stack[1]) if not frame[1].startswith(_IMPORTING)]
-    kept = frames[_first_of_user([frame[1] for frame in frames]) :]
-    return "".join(["Traceback (most recent call last):\n", *(frame[0] for frame in kept)]) if kept else ""

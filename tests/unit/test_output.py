@@ -169,6 +169,20 @@ def test_no_line_is_cut_for_a_collector_that_stalls(tmp_path: Path, collector: i
     assert 0 < len(shown) < 40
 
 
+def test_a_line_that_is_too_long_is_missing_as_a_whole(tmp_path: Path, collector: int) -> None:
+    """My code prints a megabyte in one line: the log file has it, and whoever reads the output is told how many bytes
+    are missing there, and gets no piece of it (PK5)."""
+    pump = OutputPump(tmp_path, echo=True, log_format=logs.JSON, json_lines=True)
+    reading, writing = os.pipe()
+    pump.add(reading, "b#abcdef", "one")
+    os.write(writing, b"before\n" + b"x" * 1_000_000 + b"\nafter\n")
+    os.close(writing)
+    pump.close()
+    messages = [json.loads(line)["message"] for line in os.read(collector, 1 << 20).decode().splitlines()]
+    assert messages == ["before", "1000001 bytes of output were not shown here; see the log files", "after"]
+    assert (tmp_path / "one.log").read_bytes().endswith(b"x\nafter\n")
+
+
 def test_files_are_set_aside_between_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is full goes on in a new file, and no line is cut in two; each file says whose it is."""
     monkeypatch.setattr(output, "MAX_LOG_BYTES", 1000)

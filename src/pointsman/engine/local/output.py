@@ -28,6 +28,8 @@ MAX_LOG_BYTES = 32 * 1024 * 1024
 TERMINAL_FD = 2
 JSON_FD = 1
 SUPERVISOR = "supervisor"
+#: A longer line is not shown, and counted.
+MAX_SHOWN_LINE = 65536
 #: A terminal or pipe that select() reports as writable takes so many bytes without blocking.
 PIPE_BYTES = 4096
 #: Begins the first line of each process in its file; the tag or role follows. Some processes print without logging, and
@@ -45,6 +47,7 @@ class _Source:
         self.first_line = first_line
         self.file: BinaryIO | None = None
         self.rest = b""
+        self.cut = False  # the beginning of the line that is being read was too long
         with contextlib.suppress(OSError):  # a full disk may have space later: ``write`` tries again
             self.open()
 
@@ -211,11 +214,15 @@ class OutputPump:
                 source.write(data)
             except OSError:
                 self._dropped += len(data)  # on a full disk processes must still be able to print
-        lines, _, source.rest = (source.rest + data).rpartition(b"\n")
+        *lines, source.rest = (source.rest + data).split(b"\n")
+        if lines and source.cut:
+            self._dropped += len(lines.pop(0)) + 1
+            source.cut = False
         if lines and self._echo:
-            self._show(source, lines.split(b"\n"))
-        if len(source.rest) > 65536:
-            source.rest = b""
+            self._show(source, lines)
+        if len(source.rest) > MAX_SHOWN_LINE:
+            self._dropped += len(source.rest)
+            source.rest, source.cut = b"", True
 
     def _show(self, source: _Source, lines: list[bytes]) -> None:
         if self._json_lines:

@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from pointsman.cli.runfile import DEFAULT_NAME, run_config_file
 from pointsman.exceptions import BackendStartError, ServeException
 
 if TYPE_CHECKING:
+    from pointsman.backends import TriedBackend
     from pointsman.client import Client
     from pointsman.running.files import Snapshot
     from pointsman.running.targets import Target
@@ -229,12 +231,16 @@ class _Reloading:
 
         began, folder = time.monotonic(), self._wanted.target.folder
         seen = snapshot(folder)
+
+        def changed() -> bool:
+            return snapshot(folder) != seen
+
         try:
-            # An import that waits for something is given up when the next save comes.
-            code = self._trial.again(lambda: snapshot(folder) != seen).code()
+            # Import and constructor may wait for something: both are given up when the next save comes.
+            code = self._trial.again(changed).code()
             # Any file counts, also one that is imported within a call, which no trial sees.
             code.content = content_digest({path: path for path in snapshot(folder)})
-            self._client.deploy(self._name, code, *self._wanted.args)
+            self._deploy(code, changed)
         except Superseded:
             return
         except (TargetError, CodeError) as error:
@@ -247,3 +253,28 @@ class _Reloading:
         if self._client._shut_down:
             return  # the command is ending
         self._say(f"{told}\n{self._wanted.target.shown} was not loaded: what was loaded before goes on.")
+
+    def _deploy(self, code: TriedBackend, changed: Callable[[], bool]) -> None:
+        """Deploy; a later deploy replaces one that is given up.
+
+        Raises:
+            Superseded: ``changed`` has said so.
+            Exception: as ``Client.deploy``.
+        """
+        from pointsman.running.trial import LOOK_S, Superseded
+
+        ended: Future[None] = Future()
+
+        def work() -> None:
+            try:
+                self._client.deploy(self._name, code, *self._wanted.args)
+            except BaseException as error:  # noqa: BLE001 - raised below, unless nobody waits any more
+                ended.set_exception(error)
+            else:
+                ended.set_result(None)
+
+        threading.Thread(target=work, name="pointsman-reload-deploy", daemon=True).start()
+        while not wait([ended], LOOK_S).done:
+            if changed():
+                raise Superseded
+        ended.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,46 @@ def test_broken_yaml_is_refused_in_a_sentence(text):
 def test_toml_that_is_refused():
     """TOML has no places, but for what is no TOML at all; dates are refused, since no field has one (CF2)."""
     assert faults("a = 1\na = 2\n", ".toml")[0].startswith("shop.toml:")
+    assert faults(f"a = {'9' * 5000}\n", ".toml")[0].startswith("shop.toml: it is no TOML: ")
+    assert faults(f"{'.'.join('a' * 3000)} = 1\n", ".toml") == [
+        f"shop.toml: it is nested deeper than {MAX_DEPTH} levels"
+    ]
     assert faults("a = 2026-11-28\n", ".toml") == ["shop.toml: a date is no value here; write '2026-11-28' in quotes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"a: {'[' * 100_000}", f"it is nested deeper than {MAX_DEPTH} levels"),
+        (f"a: [&a {'x' * 500_000}, {'*a, ' * 100}]", "more than 4194304 characters"),
+        ("%YAML 1.3\n---\na: 1\n", "shop.yaml: it is no YAML 1.2: "),
+        (f"a: {2**63}", f"shop.yaml:1:4: a whole number that no field can have: they end at {2**63 - 1}"),
+        ('backends: {a: {args: [{"\\ud800": 1}]}}', "has half a character"),
+        ("backends: {a: {args: [{max_body_bytes: .inf}]}}", "shop.yaml:1:40: inf is no number that a field can have"),
+    ],
+    ids=["deep", "aliases of a long text", "version", "long number", "half a character", "infinite"],
+)  # fmt: skip
+def test_yaml_that_no_program_can_use(text, said):
+    """It is refused in a sentence, and at once, however deep or long it would become (CF2)."""
+    [problem] = faults(text)
+    assert said in problem
+
+
+def test_numbers_of_users_have_any_length():
+    """What goes to a constructor or to ``reconfigure`` is any JSON (CF1)."""
+    assert read(f"backends: {{a: {{args: [{9**300}], config: {{user_config: {9**300}}}}}}}").value
+
+
+def test_names_with_half_a_character():
+    """JSON can write what no message can carry, also as a name (CF2)."""
+    assert "has half a character" in faults('{"a": {"\\ud800": 1}}', ".json")[0]
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    """A pipe that nobody writes to is refused and not waited for (CF2)."""
+    os.mkfifo(tmp_path / "shop.yaml")
+    with pytest.raises(BadFileError, match="it is no regular file"):
+        read_document(tmp_path / "shop.yaml")
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -193,8 +233,8 @@ def test_a_file_is_opened_once(tmp_path, monkeypatch):
     file = tmp_path / "shop.yaml"
     file.write_text(EXAMPLE)
     opened = []
-    real = open
-    monkeypatch.setattr("builtins.open", lambda path, *given: opened.append(Path(path)) or real(path, *given))
+    real = os.open
+    monkeypatch.setattr("os.open", lambda path, *given: opened.append(Path(path)) or real(path, *given))
     read_document(file)
     assert opened.count(file) == 1
 
@@ -222,6 +262,13 @@ def test_a_variable_adds_no_structure(tmp_path):
     value, faults = interpolate({"name": "${NAME}"}, {"NAME": evil + "${OTHER}"})
     assert value == {"name": evil + "${OTHER}"}
     assert not faults
+
+
+def test_variables_that_are_no_text(tmp_path):
+    """A variable with bytes that are no UTF-8 is named, since no message could carry it (CF3)."""
+    text = HEAD + 'backends: {a: {code: "m:A", args: ["${X}"]}}\n'
+    [line] = lines_of(tmp_path, text, {"X": "a\udcff"})
+    assert line == "shop.yaml:3:36: environment variable X is not UTF-8; set it to a text"
 
 
 def test_variables_that_are_not_set(tmp_path):

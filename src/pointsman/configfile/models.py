@@ -225,7 +225,7 @@ def parse_share(value: Any) -> float:
     if share is None:
         raise ValueError(f"a share is a number from 0 to 1, or a text such as '5%', not {json.dumps(value)}")
     if not 0 <= share <= 1:
-        raise ValueError(f"a share is between 0 and 1, and this is {value}")
+        raise ValueError(f"a share is between 0 and 1, and this is {str(value)[:20]}")
     return share
 
 
@@ -233,7 +233,7 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
-        return float(value)
+        return float(min(max(value, -2), 2)) if isinstance(value, int) else value  # a longer one would be no float
     if not isinstance(value, str):
         return None
     if match := _PERCENT.fullmatch(value.strip()):

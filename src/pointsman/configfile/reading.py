@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pointsman.configfile.jsontree import read_json
 from pointsman.configfile.problems import BadFileError, Place, Problem
-from pointsman.configfile.tree import Fault, Keys, TextError, Tree, mapped
+from pointsman.configfile.tree import MAX_DEPTH, Fault, Keys, TextError, Tree, is_text, mapped
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,6 +20,7 @@ else:
     import tomli as tomllib
 
 MAX_FILE = 1024 * 1024
+MAX_INT = 2**63 - 1
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 _AT = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
@@ -52,7 +54,10 @@ def read_document(path: str | os.PathLike[str]) -> Document:
     if suffix not in SUFFIXES:
         raise BadFileError([Problem(file, None, f"its name must end in one of {', '.join(SUFFIXES)}")])
     try:
-        with open(file, "rb") as opened:
+        # Without O_NONBLOCK to open a pipe that nobody writes to would wait for ever.
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise ValueError("it is no regular file")
             data = opened.read(MAX_FILE + 1)
         folder = Path(file).absolute().parent
     except (OSError, ValueError) as error:
@@ -92,13 +97,32 @@ def _parse_text(text: str, suffix: str) -> Tree:
 
 def _read_toml(text: str) -> Tree:
     try:
-        return Tree(tomllib.loads(text), {}, {})
+        value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         at = _AT.search(str(error))
         place = Place(int(at[1]), int(at[2])) if at else None
         raise TextError((place, f"it is no TOML: {_AT.sub('', str(error))}")) from None
     except RecursionError:
         raise TextError((None, "it is nested too deeply")) from None
+    except ValueError as error:  # a number that Python refuses to read
+        raise TextError((None, f"it is no TOML: {error}")) from None
+    if _is_deeper(value, MAX_DEPTH):
+        raise TextError((None, f"it is nested deeper than {MAX_DEPTH} levels"))
+    return Tree(value, {}, {})
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(_is_deeper(one, depth - 1) for one in inner)
+
+
+def _is_max_body(keys: Keys) -> bool:
+    return len(keys) == 3 and keys[0] == "endpoints" and keys[2] == "max_body_bytes"
+
+
+def _is_of_user(keys: Keys) -> bool:
+    """Whether a value goes to code of users, which may take longer numbers than messages have."""
+    return keys[:1] == ("backends",) and (keys[2:3] == ("args",) or keys[2:4] == ("config", "user_config"))
 
 
 def _odd_values(value: Any) -> list[Fault]:
@@ -107,21 +131,18 @@ def _odd_values(value: Any) -> list[Fault]:
 
     def check(keys: Keys, value: Any) -> Any:
         if isinstance(value, str):
-            if not _is_text(value):
+            if not is_text(value):
                 faults.append((keys, "the text has half a character (a lone surrogate)"))
         elif value is not None and not isinstance(value, (bool, int, float)):
             faults.append((keys, f"a {type(value).__name__} is no value here; write {str(value)!r} in quotes"))
-        elif isinstance(value, float) and not math.isfinite(value) and keys[-1:] != ("max_body_bytes",):
+        elif isinstance(value, float) and not math.isfinite(value) and not _is_max_body(keys):
             faults.append((keys, f"{value} is no number that a field can have"))
+        elif isinstance(value, int) and abs(value) > MAX_INT and not _is_of_user(keys):
+            faults.append((keys, f"a whole number that no field can have: they end at {MAX_INT}"))
+        for depth, key in enumerate(keys):
+            if isinstance(key, str) and not is_text(key):
+                faults.append((keys[: depth + 1], f"the name {key!r} has half a character (a lone surrogate)"))
         return value
 
     mapped(value, check)
     return faults
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -20,6 +20,8 @@ Fault = tuple[Keys, str]
 MAX_DEPTH = 64
 #: More values are refused: aliases of YAML can make billions of them out of a small file.
 MAX_VALUES = 100_000
+#: More characters are refused, for the same reason: a file without aliases cannot have so many.
+MAX_TEXT = 4 * 1024 * 1024
 
 
 class Tree(NamedTuple):
@@ -95,15 +97,26 @@ def interpolate(value: Any, variables: Mapping[str, str]) -> tuple[Any, list[Fau
                 (keys, "'${' must be followed by the name of a variable and '}'; for the two characters write '$${'")
             )
             return ""
-        if default is not None:
-            return variables.get(name) or default.removeprefix(":-")
-        if name not in variables:
+        value = variables.get(name) or (default or "").removeprefix(":-")
+        if not is_text(value):
+            faults.append((keys, f"environment variable {name} is not UTF-8; set it to a text"))
+            return ""
+        if default is None and name not in variables:
             faults.append(
                 (keys, f"environment variable {name} is not set; set it, or give a default: ${{{name}:-...}}")
             )
-        return variables.get(name, "")
+        return value
 
     return mapped(value, change), faults
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be sent: it has no half characters (lone surrogates)."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def escaped(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -25,7 +26,7 @@ from ruamel.yaml.events import (
 )
 
 from pointsman.configfile.problems import Place
-from pointsman.configfile.tree import MAX_DEPTH, MAX_VALUES, Keys, TextError, Tree
+from pointsman.configfile.tree import MAX_DEPTH, MAX_TEXT, MAX_VALUES, Keys, TextError, Tree
 
 #: Plain scalars of the core schema of YAML 1.2.
 _NULL = re.compile(r"null|Null|NULL|~|")
@@ -62,16 +63,19 @@ def read_yaml(text: str) -> Tree:
     """
     parser = YAML(typ="safe", pure=True)
     parser.version = (1, 2)
+    composer = _Composer()
     try:
-        events = list(parser.parse(text))
+        root = composer.compose(parser.parse(text))
+    except TextError:
+        raise
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = " ".join(part for part in (error.context, error.problem) if part)
         raise TextError((_place(mark) if mark is not None else None, f"it is no YAML: {said}")) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise TextError((None, f"it is no YAML: {' '.join(str(error).split())}")) from None
-    composer = _Composer()
-    root = composer.compose(events)
+    except AssertionError as error:  # so ruamel.yaml refuses a directive such as %YAML 1.3
+        raise TextError((None, f"it is no YAML 1.2: {error}")) from None
     tree = Tree(None, {}, {})
     builder = _Builder(tree, composer.faults)
     value = builder.build(root, ()) if root is not None else None
@@ -87,8 +91,9 @@ class _Composer:
         self.faults: list[tuple[Place | None, str]] = []
         self._anchors: dict[str, _Node] = {}
 
-    def compose(self, events: list[Any]) -> _Node | None:
-        """The root; None of an empty file."""
+    def compose(self, events: Iterable[Any]) -> _Node | None:
+        """The root; None of an empty file. No event is read after a fault that ends it: each level of nesting makes the
+        rest slower to read."""
         stack: list[_Node] = [_Node("list", Place(1, 1), [])]
         documents = 0
         for event in events:
@@ -132,7 +137,7 @@ class _Builder:
         self._tree = tree
         self._faults = faults
         self._within: set[int] = set()
-        self._values = 0
+        self._values = self._length = 0
 
     def build(self, node: _Node, keys: Keys) -> Any:
         self._tree.places[keys] = node.place
@@ -140,6 +145,9 @@ class _Builder:
         if self._values > MAX_VALUES:
             raise TextError((node.place, f"with its aliases the file has more than {MAX_VALUES} values"))
         if node.kind == "text":
+            self._length += len(node.content)
+            if self._length > MAX_TEXT:
+                raise TextError((node.place, f"with its aliases the file has more than {MAX_TEXT} characters"))
             return self._scalar(node)
         if id(node) in self._within or len(keys) > MAX_DEPTH:
             raise TextError((node.place, f"it contains itself, or is nested deeper than {MAX_DEPTH} levels"))

@@ -85,6 +85,22 @@ def test_the_diff_of_an_exported_file_is_empty(owner):
     assert diff_of(text, rich()).as_json() == {"version": 7, "changes": [], "conflicts": []}
 
 
+def test_variables_of_any_name_can_be_exported():
+    """A variable of a replica may have a name that no ``${X}`` can have; the file asks for one that has (CF13)."""
+    there = declared([backend("a", resources=Resources(env_vars={"B-C.d": "s3cret", "1": "s3cret"}))], [])
+    text = write_yaml(export(there, OWNER, "default").content)
+    document = Document("shop.yaml", Path("/"), parse("shop.yaml", text.encode(), ".yaml"))
+    wanted = wanted_of(check(document, {"B_C_d": "s3cret", "_1": "s3cret"}), None)
+    assert wanted.backends["a"]["ray_actor_options"] == there.backends["a"].resources
+
+
+def test_the_folder_of_a_custom_policy_is_exported(tmp_path):
+    """It is imported from where it was, also if no backend lies there (CF13)."""
+    policy = TrafficPolicy(3, {"a": 1.0}, {}, CustomPolicy("policies:mine", (str(tmp_path),)))
+    there = declared([backend("a")], [endpoint("e", policy=policy)])
+    assert str(tmp_path) in export(there, OWNER, "default").content["python_path"]
+
+
 def test_what_was_set_up_by_hand_can_be_exported():
     """Without a file so far, all there is comes into one that has the instance's name, and has no difference (CF13)."""
     there = declared([backend()], [endpoint()], {"backend/a": Marks(), "endpoint/e": Marks()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from pointsman.configfile.fields import (
 )
 from pointsman.configfile.models import FORMAT
 from pointsman.configfile.tree import escaped, mapped
-from pointsman.model import ANYWHERE, BackendSpec, EndpointSpec, Resources
+from pointsman.model import ANYWHERE, BackendSpec, CustomPolicy, EndpointSpec, Resources
 from pointsman.usercode.findable import is_installed
 from pointsman.usercode.paths import PACKAGE
 from pointsman.wire.apply import Declared, Marks
@@ -79,7 +80,8 @@ def export(declared: Declared, owner: str | None, name: str) -> Export:
             left_out[f"endpoint/{one}"] = f"it uses {', '.join(missing)}"
         else:
             made[one] = _endpoint(one, spec, declared)
-    path = _python_path(declared.backends[tag] for tag in backends)
+    customs = [custom for one in made if (custom := endpoints[one].policy.custom) is not None]
+    path = _python_path([declared.backends[tag] for tag in backends], customs)
     content: dict[str, Any] = {"pointsman": FORMAT, "name": whose}
     content.update({"python_path": path} if path else {})
     content.update({"backends": backends} if backends else {})
@@ -138,8 +140,14 @@ def _backend(spec: BackendSpec) -> dict[str, Any]:
 def _actor_options(resources: Resources) -> dict[str, Any]:
     options: dict[str, Any] = _plain(actor_options(resources, hidden=True))
     if resources.env_vars:
-        options["env_vars"] = {name: f"${{{name}}}" for name in resources.env_vars}
+        options["env_vars"] = {name: f"${{{_variable(name)}}}" for name in resources.env_vars}
     return options
+
+
+def _variable(name: str) -> str:
+    """The variable of the command that gives the value of one of ``env_vars``, which may have any name."""
+    made = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return f"_{made}" if made[0].isdigit() else made
 
 
 def _endpoint(name: str, spec: EndpointSpec, declared: Declared) -> dict[str, Any]:
@@ -155,13 +163,17 @@ def _plain(value: Any) -> Any:
     return mapped(value, lambda _, one: escaped(one) if isinstance(one, str) else one)
 
 
-def _python_path(specs: Iterable[BackendSpec]) -> list[str]:
+def _python_path(specs: Iterable[BackendSpec], customs: Iterable[CustomPolicy]) -> list[str]:
     """Folders that a file must name so that the same modules are found: all but those of installed packages."""
-    found: dict[str, None] = {}
+    searched = [folder for custom in customs for folder in custom.sys_path]
     for spec in specs:
-        own = (spec.resources.working_dir, *map(os.path.dirname, spec.resources.py_modules), OURS)
-        for folder in (*spec.origin.sys_path, spec.origin.cwd):
-            is_users = folder not in own and "site-packages" not in folder and not is_installed(f"{folder}/_")
-            if is_users and os.path.isdir(folder):
-                found[folder] = None
-    return list(found)
+        own = (spec.resources.working_dir, *map(os.path.dirname, spec.resources.py_modules))
+        searched += [folder for folder in (*spec.origin.sys_path, spec.origin.cwd) if folder not in own]
+    return [
+        folder
+        for folder in dict.fromkeys(searched)
+        if folder != OURS
+        and "site-packages" not in folder
+        and not is_installed(f"{folder}/_")
+        and os.path.isdir(folder)
+    ]

@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from pointsman.cli import config as commands
+from pointsman.cli import main as command_line
 from pointsman.cli.main import app
 from pointsman.cli.tables import show_status
 from pointsman.client.operations import new_id, status_view
@@ -24,6 +25,7 @@ from pointsman.controller import applying, transitions
 from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.controller.views import declared_of
 from pointsman.environments.rehearsal import Rehearsed
+from pointsman.exceptions import BusyError
 from pointsman.model import Capacity, Origin, TargetTraits
 from pointsman.wire.commands import (
     Accepted,
@@ -294,6 +296,7 @@ def test_an_apply_that_would_run_for_ever(box):
         status = status_view(box._status(), None)
         out = io.StringIO()
         show_status(status, Console(file=out, width=120))
+        assert "is not in force yet" in run("diff", "shop.yaml", code=3).stderr
         seen.extend([status["apply"], out.getvalue(), json_of("take-back")])
 
     box.waiting = meanwhile
@@ -411,3 +414,17 @@ def test_one_field_of_a_hundred_backends(box):
     assert len(box.applied[-1].codes) == 1
     changed = {tag for tag, spec in box.desired.backends.items() if spec.version != versions[tag]}
     assert changed == {"b57"}
+
+
+def test_a_command_that_a_running_apply_refuses(monkeypatch):
+    """``scale`` or ``delete`` of a backend that is being applied exits with 4, as a second apply does (CF8)."""
+
+    def refused() -> None:
+        raise BusyError("backend 'a' cannot be changed now")
+
+    monkeypatch.setattr(command_line, "app", refused)
+    for name in ("become_init", "give_standard_streams", "let_signals_unwind", "ignore_signals"):
+        monkeypatch.setattr(command_line, name, lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert ended.value.code == 4

@@ -64,7 +64,7 @@ def diff(
     with _exit_codes(as_json):
         config = _read(file)
         client = _connect(config, name, address)
-        outcome = compare(client, config, _rules(overwrite, keep, adopt)).outcome
+        outcome, running, _ = compare(client, config, _rules(overwrite, keep, adopt))
     if as_json:
         print_json(outcome.as_json())
     else:
@@ -72,7 +72,10 @@ def diff(
 
         show_changes(outcome, terminal())
         typer.echo(summary(outcome))
-    if outcome.changes or outcome.conflicts:
+    if running is not None:  # its backends are compared as they will be, and are not in force
+        text = f"an apply of {running.owner!r} by {running.by} runs since {running.began}, and is not in force yet"
+        typer.echo(f"pointsman: {text}", err=True)
+    if outcome.changes or outcome.conflicts or running is not None:
         raise typer.Exit(DIFFERENT)
 
 
@@ -214,7 +217,10 @@ def _carried_out(client: Client, config: Config, rules: Rules, **given: Any) -> 
         with Bars() as bars:
             return apply_config(client, config, rules, show=bars.show, accepted=accepted, **given)
     except KeyboardInterrupt:
-        went_on = "The apply goes on without this command: pointsman diff shows when all is as the file wants it."
+        went_on = (
+            "The apply goes on without this command: pointsman status shows it until its end, and pointsman take-back"
+            " ends it."
+        )
         typer.echo(went_on if has_begun else "Interrupted before the apply began; nothing has changed.", err=True)
         raise typer.Exit(INTERRUPTED) from None
 

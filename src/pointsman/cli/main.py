@@ -24,7 +24,7 @@ from pointsman.cli.options import Given, takes_start_options
 from pointsman.cli.process import become_init, ignore_signals, let_signals_unwind
 from pointsman.cli.recipe import recipe
 from pointsman.cli.run import run
-from pointsman.exceptions import ServeException
+from pointsman.exceptions import BusyError, ServeException
 from pointsman.wire.descriptors import give_standard_streams
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ app.add_typer(env.app, name="env")
 
 def main() -> None:
     """Run the command that ``sys.argv`` names; exits with 0, 1 (it failed), 2 (bad usage) or 130 (interrupted);
-    commands of configuration files also with 3 (there are differences), 4 (refused) or 5 (taken back)."""
+    4 if a running apply is in the way; commands of configuration files also with 3 (there are differences), 4 (refused)
+    or 5 (taken back)."""
     become_init()
     give_standard_streams()
     let_signals_unwind()
@@ -58,7 +59,7 @@ def main() -> None:
         app()
     except (ServeException, OSError, ValueError, TypeError) as error:
         typer.echo(f"pointsman: {one_line(error)}", err=True)
-        sys.exit(1)
+        sys.exit(4 if isinstance(error, BusyError) else 1)
     finally:
         # At exit the interpreter ends bound instances; a further Ctrl-C would only interrupt that and print a
         # traceback.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -107,6 +108,8 @@ def detect_memory() -> float:
 def _amount(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be an int or float, not {value!r}")
+    if isinstance(value, int) and value > sys.float_info.max:
+        raise ValueError(f"{name} is larger than any float; give at most {sys.float_info.max:g}")
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be finite and at least 0, not {value!r}")
     return float(value)

@@ -156,6 +156,6 @@ def check_max_body(size: Any) -> float | None:
         return size
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"max_body_bytes must be an int, math.inf or None, not {size!r}")
-    if size < 0:
-        raise ValueError(f"max_body_bytes is {size!r}, and must be at least 0")
+    if not 0 <= size < 2**63:
+        raise ValueError(f"max_body_bytes must be at least 0 and below 2**63, not {size!r:.20}")
     return size

@@ -39,7 +39,9 @@ DEFAULT_BODY_IDLE_TIMEOUT_S = 30.0
 DEFAULT_BODY_MIN_BYTES_PER_S = 1024
 DEFAULT_MAX_MESSAGE = 16 * 1024 * 1024
 
-PositiveInt = Annotated[int, Field(ge=1)]
+#: Messages have no longer numbers.
+PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 # Pydantic takes a bool for a number, since it is an int; only these fields may have one.
@@ -120,7 +122,7 @@ class BackendConfig(_Options):
     batch_wait_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_concurrent_batches: PositiveInt = 1
     max_concurrent_queries: PositiveInt | None = None
-    max_queued_queries: Annotated[int, Field(ge=0)] = 1000
+    max_queued_queries: Count = 1000
     target_latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     user_config: Any = None
     experimental_graceful_shutdown_wait_loop_s: Seconds = Field(
@@ -134,12 +136,12 @@ class BackendConfig(_Options):
     health_check_period_s: Seconds = 2.0
     health_check_timeout_s: Seconds = 3.0
     health_check_failures: PositiveInt = 3
-    max_surge: Annotated[int, Field(ge=0)] | None = None
-    max_unavailable: Annotated[int, Field(ge=0)] = 0
+    max_surge: Count | None = None
+    max_unavailable: Count = 0
     rollout_watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0
     http_methods: list[str] | str = []
     reconfigure_while_running: StrictBool = False
-    max_websockets: Annotated[int, Field(ge=0)] = 1000
+    max_websockets: Count = 1000
 
     @field_validator("http_methods", mode="before")
     @classmethod
@@ -294,7 +296,7 @@ class HTTPOptions(_Options):
     keep_alive_s: Seconds = DEFAULT_KEEP_ALIVE_S
     head_timeout_s: Seconds = DEFAULT_HEAD_TIMEOUT_S
     body_idle_timeout_s: Seconds = DEFAULT_BODY_IDLE_TIMEOUT_S
-    body_min_bytes_per_s: Annotated[int, Field(ge=0)] = DEFAULT_BODY_MIN_BYTES_PER_S
+    body_min_bytes_per_s: Count = DEFAULT_BODY_MIN_BYTES_PER_S
     ws_max_message_bytes: Annotated[int, Field(ge=0, le=MAX_BODY)] = DEFAULT_MAX_MESSAGE
     tls: dict[str, Any] | None = None
     cors: dict[str, Any] | None = None

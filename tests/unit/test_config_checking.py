@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from pointsman.actor_options import parse_actor_options
 from pointsman.client import Client
 from pointsman.client.start import start
 from pointsman.config import BackendConfig, HTTPOptions
@@ -88,6 +89,8 @@ def test_all_problems_at_once(tmp_path):
         ("- a", "shop.yaml:1:1: it is no mapping"),
         ("pointsman: 2\nwhatever: [new]\n", "shop.yaml:1:12: format 2 is newer than this version of Pointsman"),
         ("pointsman: 0\nname: a\n", "shop.yaml:1:12: format 0 is none; the first is 1"),
+        ("pointsman: '2'\nname: a\n", "shop.yaml:1:12: format 2 is newer than this version of Pointsman"),
+        ("pointsman: ${F:-3}\nname: a\n", "shop.yaml:1:12: format 3 is newer than this version of Pointsman"),
         ("pointsman: true\nname: a\n", "shop.yaml:1:12: 'pointsman' cannot be true"),
         (HEAD + "backends: [a]\n", "shop.yaml:3:11: 'backends' must be a mapping of names to values, not [\"a\"]"),
         (HEAD + "backends: {a: }\n", "shop.yaml:3:14: 'a' must be a mapping of fields to values, not null"),
@@ -160,9 +163,34 @@ def test_no_secret_is_shown(tmp_path):
         "{runtime_env: [{env_vars: {A: s3cret}}]}",
         "{runtime_env: {env_vars: s3cret}}",
         "{num_cpus: {env_vars: s3cret}}",
+        "'env_vars: s3cret'",
+        "{runtime_env: [s3cret]}",
     ):
         found = lines_of(tmp_path, HEAD + f"backends: {{a: {{code: m:A, ray_actor_options: {options}}}}}\n")
         assert "s3cret" not in "".join(found), found
+
+
+def test_no_password_is_shown(tmp_path):
+    """Nor is that of a key of TLS, wherever it stands by mistake (CF3)."""
+    for http in ("[{tls: {password: s3cret}}]", "{tls: [s3cret]}", "{tls: {cert: [], password: [s3cret]}}"):
+        found = lines_of(tmp_path, HEAD + f"instance: {{http: {http}}}\n")
+        assert "s3cret" not in "".join(found), found
+
+
+def test_numbers_that_nothing_can_hold(tmp_path):
+    """A number of 300 digits, or one that is written as a text, is refused in a line of readable length (CF2)."""
+    for long in (f"'{'9' * 3000}'", "1e30", f"{'9' * 300}"):
+        text = (
+            f"backends: {{a: {{code: m:A, config: {{num_replicas: {long}, max_surge: {long}}}}}}}\n"
+            f"endpoints: {{e: {{traffic: {{a: {long}}}}}}}\n"
+        )
+        found = lines_of(tmp_path, HEAD + text)
+        assert len(found) == 3
+        assert max(map(len, found)) < 1100
+    with pytest.raises(ValueError, match="num_cpus is larger than any float"):
+        parse_actor_options({"num_cpus": 9**400})
+    endpoint = "endpoints: {e: {backend: a, max_body_bytes: 1e30}}"
+    assert "max_body_bytes" in lines_of(tmp_path, HEAD + f"backends: {{a: {{code: m:A}}}}\n{endpoint}\n")[0]
 
 
 # --- no drift -------------------------------------------------------------------------------------------------

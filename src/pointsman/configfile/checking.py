@@ -90,8 +90,8 @@ def check(document: Document, variables: Mapping[str, str]) -> Config:
     if not isinstance(raw, dict):
         what = "it is empty" if raw is None else "it is no mapping of fields to values"
         raise BadFileError([document.problem((), f"{what}; the first line is 'pointsman: {FORMAT}'")])
-    form = raw.get("pointsman")
-    if isinstance(form, int) and form > FORMAT:
+    form = _format(raw.get("pointsman"))
+    if form > FORMAT:
         text = f"format {form} is newer than this version of Pointsman, which reads format {FORMAT}; update Pointsman"
         raise BadFileError([document.problem(("pointsman",), text)])
     value, unset = interpolate(raw, variables)
@@ -108,11 +108,20 @@ def check(document: Document, variables: Mapping[str, str]) -> Config:
     return Config(document, section, (str(document.folder), *path))
 
 
+def _format(value: Any) -> int:
+    """The format of a file, however it is written; the present one for what is none, which other checks refuse."""
+    try:
+        return int(value) if not isinstance(value, bool) else FORMAT
+    except (TypeError, ValueError):
+        return FORMAT
+
+
 def _faults(value: dict[str, Any], folder: Path) -> Iterator[Fault]:
     """All that is wrong with a file's values. A part whose form is wrong is not looked at more closely."""
     yield from faults_of_form(ConfigSection, value, ())
-    if isinstance(value.get("pointsman"), int) and value["pointsman"] < FORMAT:
-        yield Fault(("pointsman",), f"format {value['pointsman']} is none; the first is {FORMAT}")
+    if (form := _format(value.get("pointsman"))) != FORMAT:
+        what = "newer than this version of Pointsman" if form > FORMAT else "none"
+        yield Fault(("pointsman",), f"format {form} is {what}; the first is {FORMAT}")
     if isinstance(value.get("name"), str):
         yield from _of(("name",), arguments.check_object_name, value["name"], "name")
     for _, instance in _sections(InstanceSection, {"instance": value.get("instance")}, ()):

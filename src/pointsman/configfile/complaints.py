@@ -13,7 +13,9 @@ from pointsman.configfile.models import BackendSection, ConfigSection, EndpointS
 from pointsman.configfile.tree import Keys
 
 #: Options of a replica that hold texts which are never shown.
-SECRET = ("env_vars", "override_environment_variables")
+SECRET = ("env_vars", "override_environment_variables", "password")
+#: Mappings that have those in them, and so may a text or a list in their place.
+_AROUND_SECRET = ("ray_actor_options", "runtime_env", "tls")
 #: Shorter texts are not looked for in messages: they would be found in words.
 MIN_SECRET = 4
 _TYPES = {
@@ -83,14 +85,23 @@ def shown(value: Any) -> str:
 
 def _hidden(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: "***" if name in SECRET else _hidden(inner) for name, inner in value.items()}
+        return {name: "***" if _is_secret(name, inner) else _hidden(inner) for name, inner in value.items()}
     return [_hidden(inner) for inner in value] if isinstance(value, list) else value
 
 
+def _is_secret(name: str, value: Any) -> bool:
+    return name in SECRET or (name in _AROUND_SECRET and not isinstance(value, dict))
+
+
 def secrets_of(value: Any, *, is_secret: bool = False) -> set[str]:
-    """The texts that must be in no message: all within ``env_vars``, wherever that stands."""
+    """The texts that must be in no message: all within ``env_vars``, wherever that stands, and whatever stands
+    where it belongs."""
     if isinstance(value, dict):
-        return {s for name, inner in value.items() for s in secrets_of(inner, is_secret=is_secret or name in SECRET)}
+        return {
+            secret
+            for name, inner in value.items()
+            for secret in secrets_of(inner, is_secret=is_secret or _is_secret(name, inner))
+        }
     if isinstance(value, list):
         return {s for inner in value for s in secrets_of(inner, is_secret=is_secret)}
     return {value} if is_secret and isinstance(value, str) and len(value) >= MIN_SECRET else set()

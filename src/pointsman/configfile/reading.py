@@ -21,6 +21,8 @@ else:
 
 MAX_FILE = 1024 * 1024
 MAX_INT = 2**63 - 1
+#: Of a problem, in characters.
+LONGEST = 1000
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 _AT = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
@@ -40,6 +42,8 @@ class Document(NamedTuple):
 
     def problem(self, keys: Keys, text: str, *, of_name: bool = False) -> Problem:
         """A problem with one of its values, or with the name of one."""
+        if len(text) > LONGEST:  # a value of the file is in the middle
+            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
         return Problem(self.file, self.tree.place(keys, of_name=of_name), text)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman.model import Pins, RoutingTable
+from pointsman.model import Pins, Reason, RoutingTable
 from pointsman.routing.call import Call
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, settle, table_of
@@ -59,3 +59,27 @@ def table_for(version: int, replicas: dict[str, ScriptedReplica], weights: dict[
 
 def pinned(table: RoutingTable, **keys: str) -> RoutingTable:
     return msgspec.structs.replace(table, pins={"e": pack(Pins(keys))})
+
+
+def serial(*replicas: ScriptedReplica, **options: Any) -> contextlib.AbstractAsyncContextManager[Router]:
+    return routed(*replicas, one_at_a_time=True, **options)
+
+
+async def warmed_up(router: Router, *replicas: ScriptedReplica, run_us: int) -> None:
+    """Each replica has answered a call, and said what calls take."""
+    for _ in replicas:
+        router.submit(new_call(request_id="first"))
+    await settle()
+    for replica in replicas:
+        replica.reply(run_us=run_us)
+    await settle()
+    for replica in replicas:
+        replica.arrived.clear()
+
+
+def send_back(replica: ScriptedReplica, *, but: int = 1) -> list[int]:
+    """Answer a recall: all calls but the first so many have not begun."""
+    back = list(replica.calls)[but:]
+    for call_id in back:
+        replica.refuse(call_id, reason=Reason.RECALLED)
+    return back

@@ -134,14 +134,19 @@ def check_hash_seed(variables: Mapping[str, str]) -> None:
     """Check that processes with these environment variables hash strings with a secret seed.
 
     Raises:
-        ValueError: the seed is 0, so that clients could choose keys that collide in a dict, as in a JSON body.
+        ValueError: the seed is 0, so that clients could choose keys that collide in a dict, as in a JSON body; or none
+            with which Python starts.
     """
-    seed = variables.get("PYTHONHASHSEED", "random")
+    seed = variables.get("PYTHONHASHSEED") or "random"
+    if seed == "random":
+        return
     try:
-        is_known = int(seed) == 0
+        number = int(seed)
     except ValueError:
-        return  # "random", or a value with which Python refuses to start
-    if is_known:
+        number = -1
+    if not 0 <= number < 2**32:
+        raise ValueError("PYTHONHASHSEED must be 'random' or a number from 1 to 4294967295: Python refuses others")
+    if number == 0:
         raise ValueError(
             f"PYTHONHASHSEED is {seed!r}, by which clients could choose keys that make dicts slow; unset it, or give"
             " another number"

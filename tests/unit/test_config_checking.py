@@ -170,6 +170,16 @@ def test_no_secret_is_shown(tmp_path):
         assert "s3cret" not in "".join(found), found
 
 
+def test_two_endpoints_with_one_route(tmp_path):
+    """They are refused before anything comes up, also if only names of parameters differ (CF2)."""
+    routes = {"a": "/x", "b": "'/y/{n}'", "c": "/x", "d": "'/y/{m}'", "e": "/x/z"}
+    endpoints = "".join(f"  {name}: {{backend: m, route: {route}}}\n" for name, route in routes.items())
+    assert lines_of(tmp_path, HEAD + f"backends: {{m: {{code: m:A}}}}\nendpoints:\n{endpoints}") == [
+        "shop.yaml:7:26: route '/x' of endpoint 'c' is that of 'a', too; give it another",
+        "shop.yaml:8:26: route '/y/{m}' of endpoint 'd' is that of 'b', too; give it another",
+    ]
+
+
 def test_no_password_is_shown(tmp_path):
     """Nor is that of a key of TLS, wherever it stands by mistake (CF3)."""
     for http in ("[{tls: {password: s3cret}}]", "{tls: [s3cret]}", "{tls: {cert: [], password: [s3cret]}}"):

@@ -19,6 +19,14 @@ def test_other_seeds_are_fine(value: str | None) -> None:
     check_hash_seed({} if value is None else {"PYTHONHASHSEED": value})
 
 
+@pytest.mark.parametrize("value", ["s3cret", "-1", "4294967296", "9" * 5000])
+def test_what_python_refuses_is_refused_before(value: str) -> None:
+    """Python would end with words about its runtime state; the value may be a secret, and is not shown (H12, CF3)."""
+    with pytest.raises(ValueError, match=r"^PYTHONHASHSEED must be 'random' or a number") as caught:
+        check_hash_seed({"PYTHONHASHSEED": value})
+    assert "s3cret" not in str(caught.value)
+
+
 def test_start_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """With PYTHONHASHSEED=0 in the environment `start` is an error at once, and nothing is started (H12)."""
     monkeypatch.setenv("PYTHONHASHSEED", "0")

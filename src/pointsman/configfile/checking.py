@@ -28,6 +28,7 @@ from pointsman.configfile.problems import BadFileError
 from pointsman.configfile.reading import Document, read_document
 from pointsman.configfile.tree import Keys, interpolate
 from pointsman.engine.folder import check_name
+from pointsman.policy.routes import anonymous
 from pointsman.policy.shardkey import MAX_PINS, check_key, check_source
 from pointsman.policy.traffic import normalised
 
@@ -131,6 +132,7 @@ def _faults(value: dict[str, Any], folder: Path) -> Iterator[Fault]:
         yield from _of_backend(keys, backend, folder)
     for keys, endpoint in _sections(EndpointSection, value.get("endpoints"), ("endpoints",)):
         yield from _of_endpoint(keys, endpoint, tags)
+    yield from _of_routes(value.get("endpoints"))
     for kind in ("backends", "endpoints"):
         for name in value[kind] if isinstance(value.get(kind), dict) else ():
             yield from _of((kind, name), arguments.check_object_name, name, f"the name of one of {kind}", of_name=True)
@@ -302,6 +304,18 @@ def _of_tag(keys: Keys, tag: str, tags: Mapping[str, Any], *, of_name: bool = Fa
     if tag not in tags:
         others = nearest(tag, tags) if tags else "; it has no backends"
         yield Fault(keys, f"backend {tag!r} is not in this file{others}", of_name)
+
+
+def _of_routes(endpoints: Any) -> Iterator[Fault]:
+    """Faults of endpoints with one route. The prefixes of apps are compared once it is known what is an app."""
+    owners: dict[str, str] = {}
+    for keys, section in _sections(EndpointSection, endpoints, ("endpoints",)):
+        if section.route is not None:
+            name = str(keys[-1])
+            first = owners.setdefault(anonymous(section.route), name)
+            if first != name:
+                text = f"route {section.route!r} of endpoint {name!r} is that of {first!r}, too; give it another"
+                yield Fault((*keys, "route"), text)
 
 
 # --- the instance ---------------------------------------------------------------------------------------------

@@ -148,6 +148,9 @@ def run_bounded(
 
 
 def exit_reason(ended: subprocess.CompletedProcess[bytes]) -> str:
-    """Why a process failed: the last line of its standard error, or its exit code."""
+    """Why a process failed: the last line of its standard error, or its exit code or signal."""
     lines = ended.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else f"it ended with exit code {ended.returncode}"
+    if lines:
+        return lines[-1].strip()
+    code = ended.returncode
+    return f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}"

@@ -109,11 +109,12 @@ def matches_same_paths(route: str, other: str) -> bool:
     """True if two well-formed routes match the same paths: if they differ in nothing but the names of parameters."""
     if route == other:
         return True
-    return "{" in route and "{" in other and _anonymous(route) == _anonymous(other)
+    return "{" in route and "{" in other and anonymous(route) == anonymous(other)
 
 
 @lru_cache(maxsize=4096)
-def _anonymous(route: str) -> str:
+def anonymous(route: str) -> str:
+    """A well-formed route without the names of its parameters: alike for routes that match the same paths."""
     return _PARAMETER.sub(r"{\2}", route)
 
 

@@ -114,7 +114,8 @@ def test_code_that_ends_while_it_is_imported(text: str, told: str, target: Targe
 @pytest.mark.parametrize(
     ("text", "args", "told"),
     [
-        ("x = 1\n", (), "defines no public class or function"),
+        ("x = 1\n", (), "and no app$"),
+        ("class Model: ...\n", (), r"without a method '__call__\(self, request\)': Model$"),
         ("def model(request): ...\n", (1,), "init args"),
         ("class Model:\n    def __call__(self, a, b, c): ...\n", (), "cannot be served: "),
     ],

@@ -97,9 +97,15 @@ class Foreground:
         return {**given, "host": host, "port": port}
 
     @contextlib.contextmanager
-    def stopped_by_signals(self, client: Client, name: str, address: str | None) -> Iterator[None]:
+    def stopped_by_signals(
+        self, client: Client, name: str, address: str | None, *, runs: bool = False
+    ) -> Iterator[None]:
         """In the body, a signal stops the instance and keeps its state; a second one hurries that. Other errors that
-        leave the body stop it as well."""
+        leave the body stop it as well.
+
+        Args:
+            runs: it was started for what a ``run`` serves, so that the same command starts it again.
+        """
         status = client._status()
         try:
             yield
@@ -109,7 +115,10 @@ class Foreground:
             with contextlib.suppress(KeyboardInterrupt):  # a second signal: the instance is released at once
                 client.stop()
             client._after_end()
-            report_kept_state(name, status, address, detached=False, say=self.lines.say)
+            if runs and not status.state_dir:
+                self.lines.say(f"Instance {name!r} has stopped.")
+            else:
+                report_kept_state(name, status, address, detached=False, say=self.lines.say)
         except BaseException:
             client.stop()
             raise
@@ -162,11 +171,16 @@ def start_instance(name: str, given: Given, *, bound: bool, address: str | None,
     try:
         return start_named(name, bound=bound, http_options=given.http, address=address, **given.start, **others)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        metrics = given.start.get("metrics_export_port")
-        option = "--metrics-export-port" if metrics and f"port {metrics}:" in str(error) else "--http-port"
-        raise OSError(error.errno, f"{error.strerror}; take another port with {option}, 0 for any free one") from None
+        raise with_other_port(error, given) from None
+
+
+def with_other_port(error: OSError, given: Given) -> OSError:
+    """An error whose text says how another port is given, if it is that a port is in use."""
+    if error.errno != errno.EADDRINUSE:
+        return error
+    metrics = given.start.get("metrics_export_port")
+    option = "--metrics-export-port" if metrics and f"port {metrics}:" in str(error) else "--http-port"
+    return OSError(error.errno, f"{error.strerror}; take another port with {option}, 0 for any free one")
 
 
 def local_folder(name: str, given: Given) -> InstanceFolder | None:

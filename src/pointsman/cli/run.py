@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pointsman.cli.common import ClusterAddress, command_line, one_line
-from pointsman.cli.foreground import Foreground, local_folder
+from pointsman.cli.foreground import Foreground, local_folder, with_other_port
 from pointsman.cli.lines import Lines, reported
 from pointsman.cli.options import Given, parse_json, parse_settings, takes_start_options
 from pointsman.cli.runfile import DEFAULT_NAME, run_config_file
@@ -92,15 +92,18 @@ def run(
         if local:
             from pointsman.running.local import serve_here
 
-            serve_here(
-                wanted.target,
-                wanted.args,
-                wanted.config,
-                route=route,
-                http=given.http,
-                log_format=given.start.get("log_format", "text"),
-                say=typer.echo,
-            )
+            try:
+                serve_here(
+                    wanted.target,
+                    wanted.args,
+                    wanted.config,
+                    route=route,
+                    http=given.http,
+                    log_format=given.start.get("log_format", "text"),
+                    say=typer.echo,
+                )
+            except OSError as error:
+                raise with_other_port(error, given) from None
         else:
             _serve(wanted, name, address, given, lines, reload=reload)
 
@@ -139,7 +142,7 @@ def exit_codes(lines: Lines) -> Iterator[None]:
         lines.fail(str(error))
         raise typer.Exit(2) from None
     except CodeError as error:
-        lines.fail(one_line(error), traceback=str(error))
+        lines.fail(str(error).splitlines()[-1], traceback=str(error))  # a traceback ends with the error
         raise typer.Exit(1) from None
     except BackendStartError as error:
         lines.fail(one_line(error), traceback=remote_traceback(error))
@@ -160,7 +163,7 @@ def _serve(wanted: Wanted, name: str, address: str | None, given: Given, lines: 
         trial = Trial(wanted.target, wanted.args, stays=reload, quiet=lines.is_json)
         try:
             client = front.start(name, given, address=address, quiet_starts=True, ready_when_told=True)
-            with front.stopped_by_signals(client, name, address):
+            with front.stopped_by_signals(client, name, address, runs=True):
                 found = trial.result()
                 client.deploy(found.name, found.code(), *wanted.args, route=wanted.route, config=wanted.config)
                 status = command_line("status", name, address)

@@ -48,7 +48,7 @@ def run_config_file(path: str, *, name: str | None, address: str | None, given: 
         lines = Lines(given.start.get("log_format", "text"))  # as the file says
         with reported(lines), Foreground(lines) as front, _exit_codes(lines):
             client = front.start(name, given, address=address, quiet_starts=True, ready_when_told=True)
-            with front.stopped_by_signals(client, name, address):
+            with front.stopped_by_signals(client, name, address, runs=True):
                 _apply(client, config)
                 status = command_line("status", name, address)
                 front.is_up(client, _lines(client, given, status, reload=reload), told=True)

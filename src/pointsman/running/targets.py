@@ -115,7 +115,9 @@ def _only_one(module: types.ModuleType, target: Target) -> tuple[str, Any]:
     if len(found) == 1:
         return next(iter(found.items()))
     if not found:
-        raise TargetError(f"{target.shown!r} defines no public class or function that can be served, and no app")
+        classes = [n for n, v in public.items() if isinstance(v, type) and v.__module__ == module.__name__]
+        why = f"; without a method '__call__(self, request)': {', '.join(classes)}" if classes else ""
+        raise TargetError(f"{target.shown!r} defines no public class or function that can be served, and no app{why}")
     several = ", ".join(f"{target.shown}:{name}" for name in found)
     raise TargetError(f"{target.shown!r} defines several that can be served; say which: {several}")
 

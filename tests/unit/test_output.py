@@ -110,7 +110,7 @@ def test_every_line_for_a_collector_is_an_object(tmp_path: Path, collector: int)
     prints with time, process, backend and replica; JSON that I print myself is a message like others (PK5)."""
     logged = logs.JSONFormatter("replica", 7).format(logs.record(logging.INFO, "pointsman.replica", "small talk", {}))
     mine = '{"level":"INFO","logger":"pointsman.x","message":"m"}'
-    said = [logged, "printed", mine, "", "\u2028é"]
+    said = [logged, "printed", mine, "", "\u2028é", f"no end{logged}"]
     text = "\n".join(said).encode() + b"\n\xff\x1b[0m\nhalf a li"
     pump = OutputPump(tmp_path, echo=True, log_format=logs.JSON, json_lines=True)
     reading, writing = os.pipe()
@@ -125,8 +125,15 @@ def test_every_line_for_a_collector_is_an_object(tmp_path: Path, collector: int)
     assert all(isinstance(one, dict) for one in read)
     of_replica = [one for one in read if one["process"] == "replica"]
     assert lines[read.index(of_replica[0])] == logged
-    assert [one["message"] for one in of_replica] == ["small talk", *said[1:], "\ufffd\x1b[0m", "half a li"]
-    for one in of_replica[1:]:
+    assert [one["message"] for one in of_replica] == [
+        "small talk",
+        *said[1:-1],
+        "no end",
+        "small talk",
+        "\ufffd\x1b[0m",
+        "half a li",
+    ]
+    for one in [one for one in of_replica if one["message"] != "small talk"]:
         assert (one["backend"], one["replica"], one["pid"], one["logger"]) == ("b", "b#abcdef", 4711, "print")
         assert logs.head_of(json.dumps(one, separators=(",", ":"))) is not None, "it is read as a log line"
     [of_ingress] = [one for one in read if one["process"] == "ingress"]

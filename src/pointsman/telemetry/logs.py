@@ -142,8 +142,13 @@ PRINTED = "print"
 """In the place of a logger's name in a line that no logger wrote."""
 
 
+#: How each line of our JSON loggers begins.
+_BEGIN = b'{"level":"'
+
+
 def as_json_line(line: bytes, label: str, pid: int) -> bytes:
-    """A line of a process as one JSON object: as it is if a logger of ours made it, else as the message of one.
+    """A line of a process as one JSON object: as it is if a logger of ours made it, else as the message of one. What
+    was printed without an end before a logger's line is an object of its own.
 
     Args:
         line: without its end.
@@ -153,6 +158,9 @@ def as_json_line(line: bytes, label: str, pid: int) -> bytes:
     text = line.decode(errors="replace")
     if line.startswith(b"{") and line.isascii() and head_of(text) is not None:
         return line + b"\n"
+    begin = line.find(_BEGIN, 1)
+    if begin > 0 and line[begin:].isascii() and head_of(line[begin:].decode()) is not None:
+        return as_json_line(line[:begin], label, pid) + line[begin:] + b"\n"
     backend = label.rpartition("#")[0]
     fields = {"backend": backend, "replica": label} if backend else {}
     made = record(logging.INFO, PRINTED, text, fields)

@@ -40,7 +40,7 @@ from pointsman.engine.orders import LaunchOrder, ProcessEvent
 from pointsman.exceptions import ServeException
 from pointsman.model import Capacity
 from pointsman.testing import FakeEngine, FakePeers, ReplicaPlan, run
-from pointsman.wire.commands import Accepted, Apply, Change
+from pointsman.wire.commands import Accepted, Apply, Change, DeleteBackend
 from pointsman.wire.frames import Body, Kind
 from pointsman.wire.messages import Assignment, unpack
 from tests.loop.handovers import controller_handover
@@ -187,6 +187,8 @@ class Simulation:
     acknowledged: int = 0
     floors: dict[str, int] = field(default_factory=dict)
     going: dict[int, Going] = field(default_factory=dict)
+    named: set[int] = field(default_factory=set)
+    """Replicas that were in a table."""
     broken: str = ""
     """What was found while the controller did something."""
 
@@ -291,6 +293,8 @@ class Simulation:
         with contextlib.suppress(ValueError, ServeException):
             accepted = unpack(await self.controller.change(command, b""), Accepted)
             self.acknowledged = max(self.acknowledged, accepted.version)
+            if isinstance(command, DeleteBackend):
+                self.floors.pop(command.tag, None)  # one of that name may come before the next table
             self.check_acknowledged(accepted.version)
 
     def plan_of(self, note: LaunchMetadata) -> ReplicaPlan:
@@ -348,10 +352,11 @@ class Simulation:
 
     @checked
     def check_table(self, table: Any) -> None:
+        named = {ref.number for route in table.backends.values() for ref in route.replicas}
+        self.named |= named
         if self.peers.tables:
             before = self.peers.tables[-1]
             assert table.version > before.version, "the versions of tables do not grow"
-            named = {ref.number for route in table.backends.values() for ref in route.replicas}
             for route in before.backends.values():
                 for ref in route.replicas:
                     if ref.number not in named:
@@ -386,8 +391,8 @@ class Simulation:
             return
         gone = known.backend not in self.controller.desired.backends  # by force, perhaps
         # One that got ready while there was no controller, and is not wanted any more, was never in a table.
-        drains = known.phase is Phase.DRAINING
-        assert number in self.going or gone or drains, f"replica {number} is killed while it serves"
+        unused = known.phase is Phase.DRAINING and number not in self.named
+        assert number in self.going or gone or unused, f"replica {number} is killed while it serves"
 
     def check_rest(self) -> None:
         desired, observed = self.controller.desired, self.controller.observed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.backends import ImportedBackend
-from pointsman.environments.kinds import CondaEnv, Kind, VirtualEnv
+from pointsman.environments.kinds import Kind, env_form
 from pointsman.limits import cut
 from pointsman.usercode.byvalue import Pickler
 from pointsman.usercode.mounting import Mounted
@@ -63,15 +63,7 @@ def args_as_json(init_args: tuple[Any, ...]) -> bytes | None:
 
 def env_as_json(env: Kind | None) -> bytes:
     """An environment as a configuration file has it."""
-    if env is None:
-        value: dict[str, Any] | None = None
-    elif isinstance(env, CondaEnv):
-        value = {"conda": env.name}
-    elif isinstance(env, VirtualEnv):
-        value = {"virtualenv": env.path}
-    else:
-        value = {"requirements": list(env.packages), **({"python": env.python} if env.python else {})}
-    return json.dumps(value).encode()
+    return json.dumps(env_form(env)).encode()
 
 
 def commit_of(folder: str) -> str:

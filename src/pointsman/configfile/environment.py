@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pointsman.arguments import nearest
-from pointsman.environments.kinds import CondaEnv, Kind, Requirements, VirtualEnv, parse_env
+from pointsman.environments.kinds import CondaEnv, Kind, Requirements, VirtualEnv, env_form, parse_env
 
 _KINDS = ("conda", "virtualenv", "requirements")
 
@@ -47,17 +47,6 @@ def env_kind(value: Any, folder: Path) -> Kind | None:
         return VirtualEnv(under(folder, path) if isinstance(path, str) else path)
     python = value.get("python")
     return Requirements(value["requirements"], python=under(folder, python) if isinstance(python, str) else python)
-
-
-def env_form(kind: Kind | None) -> dict[str, Any] | None:
-    """An environment as a file has it."""
-    if kind is None:
-        return None
-    if isinstance(kind, CondaEnv):
-        return {"conda": kind.name}
-    if isinstance(kind, VirtualEnv):
-        return {"virtualenv": kind.path}
-    return {"requirements": list(kind.packages), **({"python": kind.python} if kind.python is not None else {})}
 
 
 def stored_env(data: bytes) -> dict[str, Any] | None:

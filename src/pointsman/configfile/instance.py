@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from pointsman.client.start import DEFAULT_METRICS_PORT
 from pointsman.config import DeploymentMode, HTTPOptions
 from pointsman.configfile.checking import Config
 from pointsman.configfile.complaints import shown
@@ -18,7 +19,6 @@ from pointsman.wire.apply import Declared
 from pointsman.wire.commands import Status
 from pointsman.wire.handover import HTTPSettings
 
-DEFAULT_METRICS_PORT = 8080
 PROCESSES = next(flag for flag in HTTP_FLAGS if flag.field == "processes")
 #: The way to a field, its value in the file, and that of the instance.
 Difference = tuple[tuple[str, ...], Any, Any]

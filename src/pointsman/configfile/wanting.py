@@ -7,12 +7,13 @@ from typing import Any
 from pointsman import arguments
 from pointsman.actor_options import PLACES
 from pointsman.configfile.checking import Config, absolute_options, import_path, whole
-from pointsman.configfile.environment import env_form, env_kind
+from pointsman.configfile.environment import env_kind
 from pointsman.configfile.fields import Fields, Json, given_config
 from pointsman.configfile.models import BackendSection, EndpointSection, parse_share
 from pointsman.configfile.plan import Wanted
 from pointsman.configfile.problems import BadFileError
 from pointsman.engine.instances import parse_actor_options
+from pointsman.environments.kinds import env_form
 from pointsman.policy.shardkey import check_source
 from pointsman.policy.traffic import normalised
 from pointsman.usercode.paths import import_folders

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pointsman.usercode.paths import absolute
 
@@ -118,3 +118,14 @@ def parse_env(env: object) -> Kind | None:
     raise TypeError(
         f"env must be a CondaEnv, a VirtualEnv, Requirements or the name of a conda environment, not {env!r}"
     )
+
+
+def env_form(kind: Kind | None) -> dict[str, Any] | None:
+    """An environment as a configuration file has it."""
+    if kind is None:
+        return None
+    if isinstance(kind, CondaEnv):
+        return {"conda": kind.name}
+    if isinstance(kind, VirtualEnv):
+        return {"virtualenv": kind.path}
+    return {"requirements": list(kind.packages), **({"python": kind.python} if kind.python is not None else {})}

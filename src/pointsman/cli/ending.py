@@ -66,7 +66,7 @@ def report_kept_state(
         say: prints a line.
     """
     if is_of_script(name):
-        print_line(f"Instance {name!r} has stopped. Nothing of it is kept: a script has started it.")
+        say(f"Instance {name!r} has stopped. Nothing of it is kept: a script has started it.")
         return
     if status.state_dir:
         kept = f"Its state is kept in {status.state_dir}; start it again with"

@@ -15,7 +15,6 @@ from pointsman.telemetry import logs
 FAILURES = (ServeException, OSError, ValueError, TypeError)
 """What a user can cause."""
 
-
 PROCESS = "command"
 """In JSON lines, the process of the command."""
 

@@ -19,12 +19,12 @@ from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, con
 from pointsman.cli.deploy import delete, deploy, scale
 from pointsman.cli.ending import shutdown, stop
 from pointsman.cli.foreground import Foreground, announcement, local_folder, start_instance
-from pointsman.cli.lines import Lines, reported
+from pointsman.cli.lines import FAILURES, Lines, reported
 from pointsman.cli.options import Given, takes_start_options
 from pointsman.cli.process import become_init, ignore_signals, let_signals_unwind
 from pointsman.cli.recipe import recipe
 from pointsman.cli.run import run
-from pointsman.exceptions import BusyError, ServeException
+from pointsman.exceptions import BusyError
 from pointsman.wire.descriptors import give_standard_streams
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def main() -> None:
         completion.answer(app)
     try:
         app()
-    except (ServeException, OSError, ValueError, TypeError) as error:
+    except FAILURES as error:
         typer.echo(f"pointsman: {one_line(error)}", err=True)
-        sys.exit(4 if isinstance(error, BusyError) else 1)
+        sys.exit(config.REFUSED if isinstance(error, BusyError) else config.FAILED)
     finally:
         # At exit the interpreter ends bound instances; a further Ctrl-C would only interrupt that and print a
         # traceback.

@@ -19,7 +19,7 @@ from pointsman.cli.common import ClusterAddress, command_line, one_line
 from pointsman.cli.foreground import Foreground, local_folder, with_other_port
 from pointsman.cli.lines import Lines, reported
 from pointsman.cli.options import Given, parse_json, parse_settings, takes_start_options
-from pointsman.cli.runfile import DEFAULT_NAME, run_config_file
+from pointsman.cli.runfile import DEFAULT_NAME, last_lines, run_config_file
 from pointsman.exceptions import BackendStartError, ServeException
 
 if TYPE_CHECKING:
@@ -196,10 +196,7 @@ def _lines(client: Client, found: Found, wanted: Wanted, given: Given, status: s
 
     served = [Served(found.name, wanted.route or "", found.traits.api)]
     yield from served_lines(client.http_address, served, http=given.http, key="api_keys" in given.start)
-    yield f"  Status:  {status}"
-    if reload:
-        yield "A saved file is loaded at once."
-    yield "Ctrl-C finishes the requests under way and ends it."
+    yield from last_lines(status, reload=reload)
 
 
 class _Reloading:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pointsman.cli.common import command_line
+from pointsman.cli.config import BAD_FILE, FAILED, REFUSED
 from pointsman.cli.foreground import Foreground, local_folder
 from pointsman.cli.lines import Lines, reported
 from pointsman.cli.options import Given
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pointsman.running.files import Snapshot
 
 DEFAULT_NAME = "default"
-FAILED, BAD_FILE, REFUSED = 1, 2, 4
 
 
 def run_config_file(path: str, *, name: str | None, address: str | None, given: Given, reload: bool) -> None:
@@ -98,10 +98,17 @@ def _lines(client: Client, given: Given, status: str, *, reload: bool) -> Iterat
     from pointsman.running.example import served_lines
 
     yield from served_lines(client.http_address, list(_served(client)), http=given.http, key="api_keys" in given.start)
+    yield from last_lines(status, reload=reload)
+
+
+def last_lines(status: str, *, reload: bool) -> Iterator[str]:
+    """What is said below the addresses; ``status`` is the command that shows the instance."""
+    from pointsman.running.example import UNTIL_CTRL_C
+
     yield f"  Status:  {status}"
     if reload:
         yield "A saved file is loaded at once."
-    yield "Ctrl-C finishes the requests under way and ends it."
+    yield UNTIL_CTRL_C
 
 
 def _served(client: Client) -> Iterator[Served]:

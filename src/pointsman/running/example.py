@@ -15,6 +15,7 @@ from pointsman.usercode.models import JSON
 
 Schema = Mapping[str, Any]
 MAX_DEPTH = 12
+UNTIL_CTRL_C = "Ctrl-C finishes the requests under way and ends it."
 FORM = "multipart/form-data"
 _FORMATS = {
     "date": "2026-01-31",

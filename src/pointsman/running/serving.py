@@ -10,7 +10,7 @@ from pointsman.client.start import start_named
 from pointsman.config import HTTPOptions, parse_http_options
 from pointsman.context import in_trial_import, replica_context
 from pointsman.exceptions import ServeException
-from pointsman.running.example import Served, served_lines
+from pointsman.running.example import UNTIL_CTRL_C, Served, served_lines
 from pointsman.running.targets import is_app
 from pointsman.usercode.mounting import Mounted, asgi
 from pointsman.usercode.packing import inspect_code
@@ -55,7 +55,7 @@ def run(models: Mapping[str, Any], *, name: str = "default", **options: Any) -> 
         key = options.get("api_keys") is not None
         for line in served_lines(client.http_address, served, http=_said(http), key=key):
             print(line)
-        print("Ctrl-C finishes the requests under way and ends it.", flush=True)
+        print(UNTIL_CTRL_C, flush=True)
         client.wait()
 
 

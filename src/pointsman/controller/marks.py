@@ -22,7 +22,7 @@ from pointsman.wire.apply import (
     declared_endpoint,
     endpoint_fields,
 )
-from pointsman.wire.tables import changed
+from pointsman.wire.tables import changed, with_changes
 
 BACKEND, ENDPOINT = "backend/", "endpoint/"
 _NO_BACKEND = backend_fields(
@@ -84,8 +84,7 @@ def with_marks(state: Desired, marks: Mapping[str, Marks | None]) -> Desired:
     """The state with other marks of some objects; None for those that are gone."""
     if all(state.marks.get(name) == one for name, one in marks.items()):
         return state
-    new = {name: one for name, one in {**state.marks, **marks}.items() if one is not None}
-    return msgspec.structs.replace(state, marks=new)
+    return msgspec.structs.replace(state, marks=with_changes(state.marks, marks))
 
 
 def changed_objects(old: Desired, new: Desired) -> list[str]:

@@ -87,7 +87,7 @@ class Lifeline:
         """Read the handover, and exit with the parent from now on."""
         handover = self.read_only(message)
         # Both, since neither suffices: the kernel's signal exists on Linux only, and the thread needs the interpreter.
-        _die_with_parent()
+        die_with_parent()
         self.watch(lambda: os._exit(1))
         return handover
 
@@ -115,7 +115,7 @@ class Lifeline:
         on_end()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: have the kernel kill this process with its parent, in case user code holds the GIL at that moment."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -23,6 +23,7 @@ import msgspec
 
 from pointsman.backends import TriedBackend
 from pointsman.context import begin_trial_import
+from pointsman.engine.process import die_with_parent
 from pointsman.model import TargetTraits
 from pointsman.running.files import is_watched
 from pointsman.running.targets import Target, TargetError, find_object, is_app
@@ -108,6 +109,7 @@ class Trial:
         answer, answered = os.pipe()
         self._pid = os.fork()
         if not self._pid:
+            die_with_parent()  # also while the import hangs, when nothing is read of it
             os.close(ask)
             os.close(answer)
             if quiet:
@@ -219,6 +221,7 @@ class _Fork:
     def answer(self, ends: _Ends, target: Target, args: tuple[Any, ...], number: int) -> None:
         pid = os.fork()
         if not pid:
+            die_with_parent()
             try:
                 signal.signal(_NEXT, signal.SIG_DFL)
                 _send(ends.answered, msgspec.structs.replace(try_target(target, args), number=number))

@@ -84,6 +84,7 @@ class Bars:
         return self
 
     def show(self, progress: ReplicaProgress) -> None:
+        """Show how many replicas of a backend are ready; its bar goes when all are."""
         if progress.backend not in self._bars:
             self._bars[progress.backend] = self._progress.add_task(plain(progress.backend).plain, total=progress.wanted)
         bar, is_done = self._bars[progress.backend], progress.ready >= progress.wanted

@@ -24,7 +24,7 @@ from pointsman.configfile.models import (
     Section,
     parse_share,
 )
-from pointsman.configfile.problems import BadFileError
+from pointsman.configfile.problems import BadFileError, sentence
 from pointsman.configfile.reading import Document, read_document
 from pointsman.configfile.tree import Keys, interpolate
 from pointsman.engine.folder import check_name
@@ -53,10 +53,12 @@ class Config(NamedTuple):
 
     @property
     def owner(self) -> str:
+        """The ``name`` in it."""
         return self.section.name
 
     @property
     def folder(self) -> Path:
+        """The file's own folder, absolute."""
         return self.document.folder
 
     def instance_options(self) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def _of(keys: Keys, checked: Any, *args: Any, of_name: bool = False) -> Iterator
     try:
         checked(*args)
     except (TypeError, ValueError) as error:
-        yield Fault(keys, " ".join(str(error).split()), of_name)
+        yield Fault(keys, sentence(error), of_name)
 
 
 # --- backends -------------------------------------------------------------------------------------------------

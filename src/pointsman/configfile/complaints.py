@@ -42,6 +42,7 @@ class Fault(NamedTuple):
 
 
 def faults_of_form(model: type[Section], value: Any, keys: Keys) -> Iterator[Fault]:
+    """What is wrong with the names and types of fields in a part of a file, which stands at the end of ``keys``."""
     try:
         model.model_validate(value)
     except ValidationError as error:

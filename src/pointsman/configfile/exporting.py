@@ -23,7 +23,7 @@ from pointsman.configfile.tree import escaped, mapped
 from pointsman.model import ANYWHERE, BackendSpec, CustomPolicy, EndpointSpec, Resources
 from pointsman.usercode.findable import is_installed
 from pointsman.usercode.paths import PACKAGE
-from pointsman.wire.apply import Declared, Marks
+from pointsman.wire.apply import Declared
 
 #: What everyone has who reads the file.
 OURS = os.path.dirname(PACKAGE)
@@ -58,7 +58,7 @@ def export(declared: Declared, owner: str | None, name: str) -> Export:
         raise ValueError(f"no object is of a file {owner!r}; {_there_are(owners)}")
     whose = owner or (owners[0] if owners else name)
     names = {
-        kind: [one for one in there if _owner_of(f"{kind}/{one}", declared) in ((owner,) if owner else (whose, ""))]
+        kind: [one for one in there if declared.owner_of(f"{kind}/{one}") in ((owner,) if owner else (whose, ""))]
         for kind, there in (("backend", declared.backends), ("endpoint", declared.endpoints))
     }
     endpoints = {one: declared.endpoints[one] for one in names["endpoint"]}
@@ -68,7 +68,7 @@ def export(declared: Declared, owner: str | None, name: str) -> Export:
     left_out: dict[str, str] = {}
     backends: dict[str, Any] = {}
     for tag in tags:
-        why = _impossible(declared.backends[tag], _owner_of(f"backend/{tag}", declared), whose)
+        why = _impossible(declared.backends[tag], declared.owner_of(f"backend/{tag}"), whose)
         if why:
             left_out[f"backend/{tag}"] = why
         else:
@@ -91,10 +91,6 @@ def export(declared: Declared, owner: str | None, name: str) -> Export:
 
 def _there_are(owners: list[str]) -> str:
     return f"there are objects of {', '.join(owners)}" if owners else "no file has been applied here"
-
-
-def _owner_of(name: str, declared: Declared) -> str:
-    return declared.marks.get(name, Marks()).owner
 
 
 def _used(name: str, spec: EndpointSpec, declared: Declared) -> list[str]:

@@ -20,7 +20,7 @@ from pointsman.configfile.checking import Config
 from pointsman.configfile.environment import env_kind
 from pointsman.configfile.fields import Fields
 from pointsman.configfile.plan import Packed, Wanted
-from pointsman.configfile.problems import CodeError, Problem
+from pointsman.configfile.problems import CodeError, Problem, sentence
 from pointsman.environments.rehearsal import Rehearsed, try_import
 from pointsman.environments.resolve import resolve
 from pointsman.exceptions import ServeException
@@ -58,7 +58,7 @@ def pack(config: Config, backends: Mapping[str, Fields]) -> tuple[dict[str, Pack
     for tag, fields in backends.items():
         environment = environments[named[tag]]
         if isinstance(environment, Exception):
-            problems.append(config.document.problem(("backends", tag, "env"), _sentence(environment)))
+            problems.append(config.document.problem(("backends", tag, "env"), sentence(environment)))
         else:
             trials[tag] = msgspec.msgpack.encode(_trial(fields, environment, config), order="sorted")
     results = _all(trials.values(), _rehearse)
@@ -68,7 +68,7 @@ def pack(config: Config, backends: Mapping[str, Fields]) -> tuple[dict[str, Pack
         result = results[trial]
         error = result if isinstance(result, Exception) else _misfit(result, backends[tag])
         if error is not None:
-            problem = config.document.problem(("backends", tag, "code"), _sentence(error))
+            problem = config.document.problem(("backends", tag, "code"), sentence(error))
             problems.append(problem._replace(traceback=getattr(error, "traceback", "")))
         else:
             origin = msgspec.msgpack.decode(trial, type=_Trial).origin
@@ -91,7 +91,7 @@ def load_policies(config: Config, wanted: Wanted) -> None:
             if fields.get("custom") is not None:
                 custom_policy(fields["custom"], wanted.policy_folders)
         except (TypeError, ValueError) as error:
-            problems.append(config.document.problem(("endpoints", name, "custom"), _sentence(error)))
+            problems.append(config.document.problem(("endpoints", name, "custom"), sentence(error)))
     if problems:
         raise CodeError(problems)
 
@@ -156,7 +156,3 @@ def _check_unchanged(rehearsed: Iterable[Rehearsed]) -> None:
             raise ServeException(
                 f"a file was changed while its code was loaded; nothing was sent. It is one of {files}"
             )
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())

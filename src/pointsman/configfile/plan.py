@@ -69,6 +69,7 @@ class Change(NamedTuple):
     fields: tuple[FieldChange, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
+        """The change as commands print it with ``--json``."""
         fields = [{"field": one.field, "from": one.old, "to": one.new} for one in self.fields]
         return {"action": self.action, "object": self.object, "fields": fields}
 
@@ -84,6 +85,7 @@ class Conflict(NamedTuple):
     time: str
 
     def as_json(self) -> dict[str, Any]:
+        """The conflict as commands print it with ``--json``."""
         return self._asdict()
 
     def __str__(self) -> str:
@@ -151,6 +153,7 @@ class Outcome(NamedTuple):
         return {**found, "unchanged": list(self.unchanged)}
 
     def as_json(self) -> dict[str, Any]:
+        """The outcome as commands print it with ``--json``."""
         return {
             "version": self.version,
             "changes": [change.as_json() for change in self.changes],
@@ -345,11 +348,7 @@ def _gone(wanted: Wanted, declared: Declared) -> list[str]:
     """The owner's objects that are not in the file any more; endpoints first, since they use backends."""
     there = {f"endpoint/{name}": name in wanted.endpoints for name in declared.endpoints}
     there.update({f"backend/{tag}": tag in wanted.backends for tag in declared.backends})
-    return [name for name, is_wanted in there.items() if not is_wanted and _owner_of(name, declared) == wanted.owner]
-
-
-def _owner_of(name: str, declared: Declared) -> str:
-    return declared.marks.get(name, Marks()).owner
+    return [name for name, is_wanted in there.items() if not is_wanted and declared.owner_of(name) == wanted.owner]
 
 
 def _names(objects: Iterable[str], kind: str) -> list[str]:

@@ -34,6 +34,7 @@ class Problem(NamedTuple):
         return f"{self.file}{where}: {self.text}"
 
     def as_json(self) -> dict[str, Any]:
+        """The problem as commands print it with ``--json``."""
         line, column = self.place if self.place is not None else (None, None)
         told = {"traceback": self.traceback} if self.traceback else {}
         return {"file": self.file, "line": line, "column": column, "text": self.text, **told}
@@ -61,6 +62,11 @@ class CodeError(ServeException):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = _in_order(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def sentence(error: Exception) -> str:
+    """The text of an error on one line."""
+    return " ".join(str(error).split())
 
 
 def _in_order(problems: Iterable[Problem]) -> Sequence[Problem]:

@@ -11,7 +11,7 @@ from pointsman.configfile.environment import env_kind
 from pointsman.configfile.fields import Fields, Json, given_config
 from pointsman.configfile.models import BackendSection, EndpointSection, parse_share
 from pointsman.configfile.plan import Wanted
-from pointsman.configfile.problems import BadFileError
+from pointsman.configfile.problems import BadFileError, sentence
 from pointsman.engine.instances import parse_actor_options
 from pointsman.environments.kinds import env_form
 from pointsman.policy.shardkey import check_source
@@ -35,7 +35,7 @@ def wanted_of(config: Config, control_path: str | None) -> Wanted:
             backends[tag] = _backend(section, config, control_path)
         except (TypeError, ValueError) as error:
             keys = ("backends", tag, "ray_actor_options")
-            problems.append(config.document.problem(keys, " ".join(str(error).split())))
+            problems.append(config.document.problem(keys, sentence(error)))
     if problems:
         raise BadFileError(problems)
     return Wanted(

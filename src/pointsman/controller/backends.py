@@ -20,6 +20,7 @@ from pointsman.wire.messages import pack
 
 
 def create(state: Desired, command: CreateBackend, free: FreeCapacity, now: str) -> Desired:
+    """The state with a new backend. Raises ValueError if there is one of its name, or something is wrong with it."""
     if command.tag in state.backends:
         raise ValueError(
             f"backend {command.tag!r} exists already; delete it first, or use deploy() to replace its code"
@@ -41,6 +42,7 @@ def create(state: Desired, command: CreateBackend, free: FreeCapacity, now: str)
 
 
 def update_config(state: Desired, command: UpdateBackendConfig, free: FreeCapacity) -> Desired:
+    """The state in which fields of a backend's config are changed; the same object if none of them differs."""
     old = find_backend(state, command.tag)
     config = _changed_config(old.config, command.changes, command.user_config)
     if config == old.config:
@@ -50,6 +52,7 @@ def update_config(state: Desired, command: UpdateBackendConfig, free: FreeCapaci
 
 
 def delete(state: Desired, command: DeleteBackend) -> tuple[Desired, str]:
+    """The state without a backend, and a note if there was none. Raises ValueError if an endpoint uses it."""
     tag = command.tag
     if tag not in state.backends:
         return state, f"backend {tag!r} does not exist, so there is nothing to delete"
@@ -71,6 +74,7 @@ def delete(state: Desired, command: DeleteBackend) -> tuple[Desired, str]:
 
 
 def replace(state: Desired, command: ReplaceBackend, free: FreeCapacity, now: str) -> Desired:
+    """The state with a backend as a command wants it; the same object if it is so already."""
     old = find_backend(state, command.tag)
     spec = revised(state, command.tag, command, now)
     return state if spec is old else with_backend(state, spec, free)
@@ -183,6 +187,7 @@ def _changed_config(
 
 
 def check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> None:
+    """Check that a config is in itself possible, and fits the code. Raises ValueError."""
     if (config.max_batch_size or 1) > 1 and not traits.batches and not traits.has_batching_method:
         raise ValueError(
             f"max_batch_size {config.max_batch_size} of backend {tag!r} needs code that takes a list of requests;"
@@ -203,6 +208,7 @@ def check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> N
 
 
 def check_description(spec: BackendSpec) -> None:
+    """Check that a backend's description, without its config for the user's code, is not too large to be sent."""
     bare = msgspec.structs.replace(spec, config=msgspec.structs.replace(spec.config, user_config=None))
     what = f"what describes backend {spec.tag!r}, such as its environment variables and import path, takes"
     check_size(what, len(pack(bare)), MAX_DESCRIPTION)

@@ -38,6 +38,7 @@ class Measure:
         self._left = MAX_MEASURED
 
     def write(self, data: Any) -> int:
+        """Take more content. Raises TooLargeToMeasureError."""
         size = memoryview(data).nbytes
         self._left -= size
         if self._left < 0:
@@ -46,6 +47,7 @@ class Measure:
         return size
 
     def result(self) -> str:
+        """The digest of all that was written, 32 characters."""
         return self._digest.hexdigest()[:32]
 
 

@@ -192,3 +192,7 @@ class Declared(msgspec.Struct, frozen=True):
     operation: OperationView | None
     http: HTTPSettings | None
     start_options: StartOptions
+
+    def owner_of(self, name: str) -> str:
+        """The file that has made an object such as ``backend/ranker``; empty if none has."""
+        return self.marks.get(name, Marks()).owner

@@ -44,6 +44,13 @@ from tests.unit.configuring import EXAMPLE
 
 NOW = "2026-11-28T12:00:00.000+00:00"
 FILE = EXAMPLE.replace('    env: {requirements: ["scikit-learn==1.5.2"]}\n', "")
+TRACEBACK = """Traceback (most recent call last):
+  File "pointsman/usercode/callables.py", line 7, in make
+    return cls(*args)
+  File "/shop/ranking.py", line 3, in __init__
+    raise ValueError("boom")
+ValueError: boom
+"""
 
 
 class Box:
@@ -101,7 +108,7 @@ class Box:
         running = self.desired.running
         if running is not None and self.failing in running.backends:
             name = f"backend/{self.failing}"
-            self.desired = applying.take_back(self.desired, name, "it cannot come up", "Traceback: boom", now=NOW)
+            self.desired = applying.take_back(self.desired, name, "it cannot come up", TRACEBACK, now=NOW)
         elif running is not None:
             fallbacks = {t: f for t, f in self.desired.fallbacks.items() if t not in running.backends}
             self.desired = applying.complete(msgspec.structs.replace(self.desired, fallbacks=fallbacks), NOW)
@@ -270,12 +277,14 @@ def test_another_apply_runs(box):
 
 
 def test_a_failed_apply_is_taken_back(box):
-    """What cannot come up takes everything back: 5, with the object and its traceback (CF7)."""
+    """What cannot come up takes everything back: 5, with the object and its traceback from my first line on (CF7)."""
     run("apply", "shop.yaml")
     box.failing = "ranker-v2"
     write(FILE.replace("weights-2", "weights-3").replace("95%", "50%").replace(" 5%", " 50%"))
     result = run("apply", "shop.yaml", code=5)
-    assert "Traceback: boom" in result.stderr
+    shown = result.stderr.splitlines()
+    assert shown[:2] == ["Traceback (most recent call last):", '  File "/shop/ranking.py", line 3, in __init__']
+    assert "ValueError: boom" in shown
     assert result.stderr.splitlines()[-1] == "pointsman: the apply was taken back: backend/ranker-v2: it cannot come up"
     assert box.desired.endpoints["rank"].policy.weights["ranker-v1"] == 0.95
     box.failing = ""

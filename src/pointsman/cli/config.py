@@ -246,7 +246,9 @@ def _exit_codes(as_json: bool) -> Iterator[None]:
         raise typer.Exit(REFUSED) from None
     except TakenBackError as error:
         if error.operation.traceback:
-            typer.echo(error.operation.traceback, err=True)
+            from pointsman.running.tracebacks import from_users_line
+
+            typer.echo(from_users_line(error.operation.traceback), err=True)
         typer.echo(f"pointsman: {error}", err=True)
         if as_json:
             failed = error.operation

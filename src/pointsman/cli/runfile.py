@@ -85,9 +85,10 @@ def _exit_codes(lines: Lines) -> Iterator[None]:
 def _traceback(error: Exception) -> str:
     """The traceback of user code, if that is the reason, with what it is about; else empty."""
     from pointsman.configfile.problems import CodeError, TakenBackError
+    from pointsman.running.tracebacks import from_users_line
 
     if isinstance(error, TakenBackError) and error.operation.traceback:
-        return f"{error.operation.object}:\n{error.operation.traceback.rstrip()}"
+        return f"{error.operation.object}:\n{from_users_line(error.operation.traceback).rstrip()}"
     if isinstance(error, CodeError):
         told = dict.fromkeys(problem.traceback.rstrip() for problem in error.problems if problem.traceback)
         return "\n".join([*told, str(error)]) if told else ""

@@ -8,7 +8,7 @@ always placed again; a call whose replica died is placed again only if it had no
 calls have a separate queue, which is served while no other call waits.
 
 Replicas that run calls one at a time get few ahead, and those are recalled from a replica that is silent for long:
-``policy.balance`` says how many and when (decision 0054). Calls that are placed again queue by the order of arrival.
+``policy.balance`` says how many and when (decisions 0054, 0073). Calls that are placed again queue by order of arrival.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import os
 import pdb
 import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -21,7 +22,6 @@ from typing import Any
 
 import msgspec
 
-from pointsman.arguments import check_methods
 from pointsman.client.locking import lock_settings
 from pointsman.client.start import check_log_format, http_settings
 from pointsman.config import config_spec, parse_http_options
@@ -38,6 +38,7 @@ from pointsman.telemetry.logs import set_up
 from pointsman.testing.client import World
 from pointsman.testing.replicas import MemoryReplica, runs_on_loop
 from pointsman.usercode.mounting import Mounted, asgi
+from pointsman.wire.handover import HTTPSettings
 
 METHODS = ("GET", "POST")
 DRAIN_S = 20.0
@@ -104,11 +105,7 @@ def serve_here(
         OSError: the port is in use.
         ValueError: an option is wrong, or means other processes.
     """
-    options = parse_http_options({"request_timeout_s": NO_DEADLINE_S, **http})
-    lock = lock_settings(options, None)
-    settings = http_settings(options, lock)
-    if settings is None or not lock.is_open:
-        raise ValueError("--local serves plain HTTP to this machine's own: leave out TLS, CORS, hosts and NoServer")
+    settings = _plain_http(http)
     listener = listen(settings.host, settings.port)
     settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
     set_up(check_log_format(log_format), "local")
@@ -120,25 +117,12 @@ def serve_here(
     spec = config_spec(config)
     world = World(logs=True)
     replica = MemoryReplica(
-        code,
-        *args,
-        config=spec.for_replica(),
-        backend=name,
-        failures=world.failures,
-        travels=False,
-        **threads,
+        code, *args, config=spec.for_replica(), backend=name, failures=world.failures, travels=False, **threads
     )
 
     async def serve() -> None:
-        await world.open(replica, spec, name, route, tuple(check_methods(list(METHODS), METHODS) or METHODS), settings)
-        assert world.app is not None
-        server = HTTPServer(
-            with_middlewares(world.app, settings),
-            listener,
-            drain_s=DRAIN_S,
-            settings=settings,
-            direct=None if settings.middlewares else world.app,
-        )
+        await world.open(replica, spec, name, route, METHODS, settings)
+        server = _server(world, listener, settings)
         stopping.set_server(server)
         address = url(settings.host, settings.port)
         for line in served_lines(address, [Served(name, route, replica.api)], http=http, key=False):
@@ -159,6 +143,27 @@ def serve_here(
         raise CodeError(user_traceback(inner)) from None
     finally:
         listener.close()
+
+
+def _plain_http(given: Mapping[str, Any]) -> HTTPSettings:
+    """The HTTP options of the one server. Raises ValueError if one of them is wrong, or means other processes."""
+    options = parse_http_options({"request_timeout_s": NO_DEADLINE_S, **given})
+    lock = lock_settings(options, None)
+    settings = http_settings(options, lock)
+    if settings is None or not lock.is_open:
+        raise ValueError("--local serves plain HTTP to this machine's own: leave out TLS, CORS, hosts and NoServer")
+    return settings
+
+
+def _server(world: World, listener: socket.socket, settings: HTTPSettings) -> HTTPServer:
+    assert world.app is not None
+    return HTTPServer(
+        with_middlewares(world.app, settings),
+        listener,
+        drain_s=DRAIN_S,
+        settings=settings,
+        direct=None if settings.middlewares else world.app,
+    )
 
 
 def _leave_ctrl_c_to_us() -> None:

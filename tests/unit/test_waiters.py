@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from pointsman.controller.observed import Failures, Observed
@@ -32,10 +33,11 @@ def waiter(
     *,
     backend: str | None = None,
     gone: bool = False,
+    brings_code: bool = False,
     own: int | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Waiter:
-    return Waiter(Await("id", 5, backend, gone, None), frozenset([own] if own else []), progress)
+    return Waiter(Await("id", 5, backend, gone, None, brings_code), frozenset([own] if own else []), progress)
 
 
 def at(table: int, *, desired: Desired | None = None, observed: Observed | None = None, **confirmed: int) -> Situation:
@@ -234,6 +236,27 @@ def test_a_change_that_was_taken_back_is_told_at_once() -> None:
         vanished = waiter(backend="b")
         vanished.check(at(7))
         assert isinstance(vanished.future.exception(), BackendStartError)
+
+    in_loop(test)
+
+
+@pytest.mark.parametrize("version", [5, 6])
+def test_a_deploy_that_another_one_replaces(version: int) -> None:
+    """Who deploys hears that other code has come before theirs was served, and not that theirs is served; who changes
+    the configuration, or deploys the same code as another, is not concerned (DP3)."""
+
+    def test() -> None:
+        desired, observed = with_backend(1)
+        desired = msgspec.structs.replace(
+            desired, version=6, backends={"b": msgspec.structs.replace(desired.backends["b"], version=version)}
+        )
+        deploy, config = waiter(backend="b", brings_code=True), waiter(backend="b")
+        is_replaced = version == 6
+        assert verdicts(deploy, at(7, desired=desired, observed=observed)) == [is_replaced]
+        assert verdicts(config, at(7, desired=desired, observed=observed)) == [False]
+        if is_replaced:
+            with pytest.raises(BackendStartError, match="another deploy has replaced this code of backend 'b'"):
+                deploy.future.result()
 
     in_loop(test)
 

@@ -191,7 +191,8 @@ class BackendOperations(Operations):
 
         Raises:
             TypeError, ValueError: an argument is wrong, or the endpoint of that name uses other backends.
-            InsufficientResourcesError, BackendStartError: the new version cannot come up; all is as it was.
+            InsufficientResourcesError, BackendStartError: the new version cannot come up; all is as it was. A
+                BackendStartError too if another deploy has replaced this one before it was in effect; that one goes on.
         """
         arguments.check_object_name(name, "name")
         changes, user_config = options.config_changes(config, "config")

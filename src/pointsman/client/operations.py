@@ -24,6 +24,7 @@ from pointsman.progress import ProgressLine
 from pointsman.telemetry.reports import Reading, summarise
 from pointsman.usercode.paths import import_folders, working_folder
 from pointsman.wire.commands import (
+    BRINGS_CODE,
     Accepted,
     Await,
     BackendList,
@@ -82,7 +83,8 @@ class Operations:
         if accepted.note:
             log.warning("%s", accepted.note)
         timeout_s = None if backend is not None else START_TIMEOUT_S
-        wait = Await(new_id(), accepted.version, backend, gone, timeout_s)
+        brings_code = isinstance(command, BRINGS_CODE)
+        wait = Await(new_id(), accepted.version, backend, gone, timeout_s, brings_code)
         with ProgressLine() as line:
             self._session.command(wait, progress=line.show)
 

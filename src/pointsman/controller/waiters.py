@@ -182,6 +182,12 @@ class Waiter:
             return StartFailure(backend, failures)
         if backend not in situation.desired.backends:
             return BackendStartError(f"backend {backend!r} was deleted, or could not be brought up")
+        # The same code again keeps the version: who deploys it shares the fate of the first one.
+        if self._command.brings_code and situation.desired.backends[backend].version > self._command.version:
+            return BackendStartError(
+                f"another deploy has replaced this code of backend {backend!r} before it was in effect;"
+                " client.history() shows whose"
+            )
         return None
 
     def _report(self, backend: str, situation: Situation) -> None:
@@ -214,7 +220,7 @@ class Waiters:
         """Return when a change is in effect. For the arguments see :class:`Waiter`.
 
         Raises:
-            BackendStartError: the change was rolled back, or the backend deleted.
+            BackendStartError: the change was rolled back, its code replaced by other code, or the backend deleted.
             TimeoutError: the change was not in effect in time.
         """
         await self.wait_for(Waiter(command, own_routers, progress), command.timeout_s)

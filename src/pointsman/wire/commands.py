@@ -183,6 +183,8 @@ class ComeUp(Command, frozen=True, tag="come_up"):
 TrafficCommand = SetTraffic | ShadowTraffic | RollbackTraffic | Pin | Unpin
 BackendChange = CreateBackend | UpdateBackendConfig | ReplaceBackend | Deploy
 """A command that makes or changes a backend, which may need more replicas."""
+BRINGS_CODE = (CreateBackend, ReplaceBackend, Deploy)
+"""Those that say which code it runs."""
 ObjectChange = BackendChange | DeleteBackend | CreateEndpoint | DeleteEndpoint | TrafficCommand
 """A command that changes one backend or endpoint, or both of one name."""
 Change = ObjectChange | Apply | TakeBack | ComeUp
@@ -196,12 +198,17 @@ def backend_of(command: BackendChange) -> str:
 
 class Await(Command, frozen=True, tag="await"):
     """Wait until a change is in effect: ingresses and the caller's router use the newest table, and ``backend``, if
-    given, is exactly as wanted (or ``gone``). Progress is sent in CHUNK frames."""
+    given, is exactly as wanted (or ``gone``). Progress is sent in CHUNK frames.
+
+    Attributes:
+        brings_code: the change was about the backend's code, so that it fails if other code has replaced that.
+    """
 
     version: int
     backend: str | None
     gone: bool
     timeout_s: float | None
+    brings_code: bool = False
 
 
 class AwaitIngress(Command, frozen=True, tag="await_ingress"):

@@ -41,6 +41,9 @@ DEFAULT_MAX_MESSAGE = 16 * 1024 * 1024
 
 #: Messages have no longer numbers.
 PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
+#: The controller places replicas one by one, also those that request nothing, so that their number needs a limit.
+MAX_REPLICAS = 10_000
+Replicas = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -85,7 +88,7 @@ class BackendConfig(_Options):
     """How a backend runs. Fields can be changed later, without restarting replicas, by ``update_backend_config``.
 
     Attributes:
-        num_replicas: processes that run the backend, at least 1.
+        num_replicas: processes that run the backend, 1 to 10,000.
         max_batch_size: most requests in one call of user code; more than 1 needs ``@accept_batch``. Default 1.
         batch_wait_timeout: seconds that the first request of a batch waits for others. Default 0: takes what is there.
         max_concurrent_batches: batches that an async batching backend may run at once.
@@ -117,7 +120,7 @@ class BackendConfig(_Options):
         ValueError: an unknown field or a bad value.
     """
 
-    num_replicas: PositiveInt = 1
+    num_replicas: Replicas = 1
     max_batch_size: PositiveInt | None = None
     batch_wait_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_concurrent_batches: PositiveInt = 1

@@ -70,6 +70,16 @@ def test_bad_values_are_refused(field: str, value: Any) -> None:
     assert str(caught.value) == text
 
 
+def test_more_replicas_than_any_machine_has() -> None:
+    """A number of replicas with a few zeros too many is refused with the limit in the text; before, the controller
+    placed them one by one (BC1)."""
+    assert BackendConfig(num_replicas=10_000).num_replicas == 10_000
+    for many in (10_001, 100_000_000):
+        with pytest.raises(ValueError) as caught:
+            BackendConfig(num_replicas=many)
+        sentence(caught.value, "num_replicas", str(many), "10000")
+
+
 @pytest.mark.parametrize(("field", "value"), [pair for pair in BAD_FIELDS if not pair[0].startswith("graceful")])
 def test_bad_values_are_refused_at_assignment(field: str, value: Any) -> None:
     """A bad value is refused when it is assigned too, and the old one stays (BC1)."""

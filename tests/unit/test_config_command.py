@@ -31,6 +31,7 @@ from pointsman.wire.commands import (
     Accepted,
     Apply,
     AwaitOperation,
+    CreateEndpoint,
     Query,
     QueryDeclared,
     SetTraffic,
@@ -373,6 +374,23 @@ def test_an_instance_unlike_the_file(box):
     others = "{name: lab, state_dir: state, engine: ray, metrics_export_port: null"
     write(FILE.replace("{http: {port: 8000}", others))
     assert len(run("diff", "shop.yaml", code=2).stderr.splitlines()) == 4
+
+
+def test_what_apply_would_be_refused_for(box):
+    """A taken route, and a backend that is gone from the file and in use, are found by ``diff`` as well: 2, with the
+    place where the file has one (CF5, CF11)."""
+    run("apply", "shop.yaml")
+    box.change(CreateEndpoint(new_id(), "hand", "ranker-v2", "/hand", ("GET",), False, by="bob"))
+    one = "backends: {ranker-v1: {code: ranking:Ranker}}\nendpoints: {rank: {route: /hand, backend: ranker-v1}}\n"
+    write(f"pointsman: 1\nname: shop\n{one}")
+    for command in ("diff", "apply"):
+        assert run(command, "shop.yaml", code=2).stderr.splitlines() == [
+            "shop.yaml: backend 'ranker-v2' has gone from this file and cannot be deleted: endpoint 'hand' uses it in"
+            " its traffic, shadows or pins",
+            "shop.yaml:4:27: route '/hand' of endpoint 'rank' is taken by endpoint 'hand', which is not in this file;"
+            " give it another",
+        ]
+    assert len(box.applied) == 1
 
 
 def test_options_that_an_instance_keeps_in_words(box):

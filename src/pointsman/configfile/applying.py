@@ -12,9 +12,10 @@ from pointsman.configfile.checking import Config, load
 from pointsman.configfile.exporting import Export, export
 from pointsman.configfile.fields import BACKEND_DEFAULTS, Fields
 from pointsman.configfile.instance import differences
+from pointsman.configfile.obstacles import Obstacle, obstacles
 from pointsman.configfile.packing import load_policies, pack
 from pointsman.configfile.plan import Outcome, Packed, Rules, plan, to_pack
-from pointsman.configfile.problems import BadFileError, RefusedError, TakenBackError
+from pointsman.configfile.problems import BadFileError, Problem, RefusedError, TakenBackError
 from pointsman.configfile.wanting import wanted_of
 from pointsman.exceptions import BusyError, StateChangedError
 from pointsman.progress import Activity
@@ -53,7 +54,7 @@ def compare(client: Client, config: Config, rules: Rules = REFUSE) -> Planned:
     """Compare a file with an instance. Changes nothing.
 
     Raises:
-        BadFileError: the file says something of the instance that is not so.
+        BadFileError: the file says something of the instance that is not so, or wants what others' objects rule out.
         CodeError: its code cannot be loaded.
     """
     declared = declared_of(client)
@@ -62,7 +63,23 @@ def compare(client: Client, config: Config, rules: Rules = REFUSE) -> Planned:
     wanted = wanted_of(config, client._credentials.control_path)
     load_policies(config, wanted)
     packed, check_unchanged = _load(config, to_pack(wanted, declared, rules))
-    return Planned(plan(wanted, declared, rules, packed), declared.operation, check_unchanged)
+    outcome = plan(wanted, declared, rules, packed)
+    if declared.operation is None and not outcome.conflicts:  # an apply that runs may still clear the way
+        _check_obstacles(config, obstacles(outcome, declared))
+    return Planned(outcome, declared.operation, check_unchanged)
+
+
+def _check_obstacles(config: Config, found: list[Obstacle]) -> None:
+    """Raise BadFileError if there are any, each with its place, if the file has one for it."""
+    names = config.section.endpoints
+    problems = [
+        config.document.problem(one.keys, one.text)
+        if one.keys[1] in names
+        else Problem(config.document.file, None, one.text)
+        for one in found
+    ]
+    if problems:
+        raise BadFileError(problems)
 
 
 def load_code(config: Config) -> None:

@@ -21,11 +21,12 @@ from pointsman.cli.tables import show_status
 from pointsman.client.operations import new_id, status_view
 from pointsman.configfile import applying as client_side
 from pointsman.configfile import packing
+from pointsman.configfile.applying import apply_file
 from pointsman.controller import applying, transitions
 from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.controller.views import declared_of
 from pointsman.environments.rehearsal import Rehearsed
-from pointsman.exceptions import BusyError
+from pointsman.exceptions import BusyError, ServeException
 from pointsman.model import Capacity, Origin, TargetTraits
 from pointsman.wire.commands import (
     Accepted,
@@ -39,6 +40,7 @@ from pointsman.wire.commands import (
     TakeBack,
     UpdateBackendConfig,
 )
+from pointsman.wire.control import InstanceGoneError
 from pointsman.wire.handover import HTTPSettings, InstanceSettings, StartOptions
 from pointsman.wire.messages import pack
 from tests.unit.configuring import EXAMPLE
@@ -61,11 +63,12 @@ class Box:
         failing: tag of a backend that cannot come up.
         before: called before each Apply, once.
         waiting: called when somebody waits for an apply.
+        state_dir: of its store.
     """
 
     def __init__(self) -> None:
         self.desired = Desired()
-        self.failing = ""
+        self.failing = self.state_dir = ""
         self.before: Callable[[], None] | None = None
         self.waiting: Callable[[], None] | None = None
         self.applied: list[Apply] = []
@@ -80,7 +83,8 @@ class Box:
     def _status(self) -> Status:
         running = self.desired.running
         view = applying.view_of(running, self.desired.version) if running is not None else None
-        return Status(self.desired.version, 1, "default", "127.0.0.1", 8000, {}, {}, (), operation=view)
+        ports = "127.0.0.1", 8000
+        return Status(self.desired.version, 1, "default", *ports, {}, {}, (), operation=view, state_dir=self.state_dir)
 
     def _settings(self) -> InstanceSettings:
         return InstanceSettings("i", "default", b"", http=self.http, start_options=self.start_options)
@@ -332,6 +336,20 @@ def test_an_interrupted_apply_goes_on(box):
     box.before = interrupt
     assert "Interrupted" in run("apply", "shop.yaml", code=130).stderr
     assert box.desired.running is None
+
+
+def test_the_instance_ends_during_an_apply(box):
+    """Whoever waits hears whether the apply goes on when the instance is started again (CF8)."""
+
+    def end() -> None:
+        raise InstanceGoneError("the instance has ended")
+
+    box.waiting = end
+    with pytest.raises(ServeException, match="nothing of either is kept, since it had no state_dir"):
+        apply_file(box, "shop.yaml")
+    box.desired, box.state_dir = Desired(), "/var/lib/shop"
+    with pytest.raises(ServeException, match="goes on when the instance is started again with its state in /var/lib"):
+        apply_file(box, "shop.yaml")
 
 
 def test_apply_asks_on_a_terminal(box, monkeypatch):

@@ -17,10 +17,11 @@ from pointsman.configfile.packing import load_policies, pack
 from pointsman.configfile.plan import Outcome, Packed, Rules, plan, to_pack
 from pointsman.configfile.problems import BadFileError, Problem, RefusedError, TakenBackError
 from pointsman.configfile.wanting import wanted_of
-from pointsman.exceptions import BusyError, StateChangedError
+from pointsman.exceptions import BusyError, ServeException, StateChangedError
 from pointsman.progress import Activity
 from pointsman.wire.apply import DONE, Declared, OperationView
 from pointsman.wire.commands import Accepted, Apply, AwaitOperation, Progress, QueryDeclared, TakeBack
+from pointsman.wire.control import InstanceGoneError
 from pointsman.wire.messages import unpack
 
 REFUSE = Rules()
@@ -121,6 +122,7 @@ def apply_config(
         BadFileError, CodeError: the file or its code is wrong. Nothing has changed.
         RefusedError: fields conflict, another apply runs, or the state has moved on. Nothing has changed.
         TakenBackError: a step has failed, and all of them were taken back.
+        ServeException: the instance has ended meanwhile; the text says whether the apply goes on with its next start.
     """
     for tries in range(TRIES):
         planned = planned or compare(client, config, rules)
@@ -161,14 +163,25 @@ def _carry_out(
 ) -> int:
     """Send the command and wait for its end; returns the version of the state."""
     command = Apply(new_id(), config.owner, outcome.version, outcome.plan, outcome.codes, by=author())
-    session = client._session
+    session, state_dir = client._session, client._status().state_dir
     unpack(session.command(command), Accepted)
     if accepted is not None:
         accepted()
-    ended = unpack(session.command(AwaitOperation(new_id(), command.id), progress=show), OperationView)
+    try:
+        ended = unpack(session.command(AwaitOperation(new_id(), command.id), progress=show), OperationView)
+    except InstanceGoneError:
+        raise ServeException(_what_is_left(state_dir)) from None
     if ended.state != DONE:
         raise TakenBackError(ended)
     return ended.version
+
+
+def _what_is_left(state_dir: str) -> str:
+    """What becomes of an apply whose instance has ended, in words."""
+    ended = "the instance has ended during the apply"
+    if not state_dir:
+        return f"{ended}; nothing of either is kept, since it had no state_dir"
+    return f"{ended}, which goes on when the instance is started again with its state in {state_dir}"
 
 
 def take_back(client: Client) -> OperationView | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import typer
 
+from pointsman.cli import foreground
 from pointsman.cli.foreground import Foreground, with_other_port
 from pointsman.cli.lines import Lines
 from pointsman.cli.options import Given
 from pointsman.cli.run import exit_codes
+from pointsman.exceptions import ServeException
 from pointsman.running.trial import CodeError
 from pointsman.wire.commands import Status
 
@@ -45,6 +48,13 @@ def test_ctrl_c_says_what_is_left(runs: bool, state_dir: str, said: str, capsys:
     with front.stopped_by_signals(cast(Any, Instance(state_dir)), "n", None, runs=runs):
         raise KeyboardInterrupt
     assert said in capsys.readouterr().out
+
+
+def test_a_name_in_use_says_how_another_is_given(monkeypatch: pytest.MonkeyPatch):
+    """A second ``pointsman run`` is told of ``--name``, and how the first one is ended (IN6)."""
+    monkeypatch.setattr(foreground, "local_folder", lambda *_: SimpleNamespace(is_alive=lambda: True))
+    with pytest.raises(ServeException, match=r"'default' is running; .* with --name, or end .*: pointsman stop$"):
+        foreground.start_instance("default", Given({}, {}), bound=True, address=None)
 
 
 def test_a_port_in_use_says_which_option_gives_another():

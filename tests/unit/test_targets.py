@@ -129,6 +129,8 @@ def test_a_name_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["nothing.py"], "nothing.py"),
         (["model:Person:x"], "is no target"),
         (["model"], "is no target; give module:Name"),
+        (["model"], "a class or function Name of module 'model' is 'model:Name'"),
+        (["models.ranking.Ranker"], "did you mean 'models.ranking:Ranker'?"),
         (["model:Greeter", "--arg", "x"], "is not JSON"),
         (["model:Greeter", "--set", "num_replica=2"], "did you mean 'num_replicas'"),
         (["model:Greeter", "--set", "num_replicas=-2"], "num_replicas"),

@@ -167,7 +167,10 @@ def start_instance(name: str, given: Given, *, bound: bool, address: str | None,
 
     folder = local_folder(name, given)
     if folder is not None and folder.is_alive():  # start() finds that too; its text is for Python
-        raise ServeException(f"an instance named {name!r} is running; end it with: {command_line('stop', name)}")
+        raise ServeException(
+            f"an instance named {name!r} is running; give this one another name with --name, or end that one with:"
+            f" {command_line('stop', name)}"
+        )
     try:
         return start_named(name, bound=bound, http_options=given.http, address=address, **given.start, **others)
     except OSError as error:

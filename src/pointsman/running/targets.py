@@ -69,8 +69,18 @@ def parse_target(text: str, folder: Path) -> Target:
     if place.endswith(".py"):
         return _of_file(folder / place, name)
     if not name or not all(part.isidentifier() for part in place.split(".")):
-        raise TargetError(f"{text!r} is no target; give {FORMS}")
+        raise TargetError(f"{text!r} is no target; give {FORMS}{_meant(text) if not place else ''}")
     return Target(place, name, str(folder))
+
+
+def _meant(text: str) -> str:
+    """What a target without a colon and without a suffix may have been meant to be, as the end of a sentence."""
+    if not all(part.isidentifier() for part in text.split(".")):
+        return ""
+    module, _, name = text.rpartition(".")
+    if module and name[0].isupper():
+        return f"; did you mean '{module}:{name}'?"
+    return f"; a class or function Name of module {text!r} is '{text}:Name'"
 
 
 def _of_file(path: Path, name: str) -> Target:

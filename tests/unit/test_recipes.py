@@ -179,6 +179,18 @@ def test_the_manifests() -> None:
     assert container["resources"]["limits"]["memory"]
 
 
+def test_where_traffic_of_pods_is_changed() -> None:
+    """The manifest says that traffic is changed in the configuration file; where code alone is run, that it needs one
+    (PK1)."""
+
+    def words(target: str) -> str:
+        return " ".join(printed("kubernetes", "--target", target).replace("\n# ", " ").split())
+
+    assert "so change traffic in shop.yaml, not in one pod." in words("shop.yaml")
+    for target in ("greet.py", "greet:Greeter"):
+        assert f"traffic in a configuration file that is run in place of {target}, not in one pod." in words(target)
+
+
 def test_kubernetes_takes_the_manifests() -> None:
     """Each manifest is what the schemas of Kubernetes allow, and has no field that they do not know (PK1)."""
     validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed").validate

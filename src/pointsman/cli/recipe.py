@@ -54,9 +54,13 @@ def recipe(
     _check("--name", name, NAME, "lower-case letters, digits and -")
     _check("--target", target, PLAIN, "letters, digits and _ . / : @ + -")
     _check("--image", image or name, PLAIN, "letters, digits and _ . / : @ + -")
+    from pointsman.running.targets import is_config_file
+
     values = {
         "name": name,
         "target": target,
+        # Code alone has no place for traffic.
+        "traffic": target if is_config_file(target) else f"a configuration file that is run in place of {target}",
         "image": image or f"{name}:latest",
         "port": port,
         "pods": pods,

@@ -84,7 +84,8 @@ class Lifeline:
         return cls(*(int(argument) for argument in sys.argv[1:3]))
 
     def read(self, message: type[T]) -> T:
-        """Read the handover, and exit with the parent from now on."""
+        """Read the handover, and exit with the parent from now on. A SIGINT that came before ends this process now."""
+        take_interrupts()
         handover = self.read_only(message)
         # Both, since neither suffices: the kernel's signal exists on Linux only, and the thread needs the interpreter.
         die_with_parent()
@@ -113,6 +114,15 @@ class Lifeline:
         while os.read(self._fd, 4096):
             continue
         on_end()
+
+
+def take_interrupts() -> None:
+    """Let SIGINT end this process, without a traceback, until it has a handler of its own.
+
+    :func:`spawn` has blocked it: in the middle of an import Python would raise KeyboardInterrupt.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def die_with_parent() -> None:
@@ -222,7 +232,7 @@ def spawn(
     fds: tuple[int, ...],
     environment: Environment | None = None,
 ) -> tuple[Child, int]:
-    """Start ``python -m pointsman.<role>`` with a lifeline that carries ``handover``.
+    """Start ``python -m pointsman.<role>`` with a lifeline that carries ``handover``; SIGINT waits until it reads that.
 
     Args:
         env: environment variables; they override inherited ones and those of ``environment``.
@@ -241,6 +251,7 @@ def spawn(
         os.close(read_end)
         os.close(write_end)
         raise
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited, until ``take_interrupts``
     try:
         process = subprocess.Popen(
             [environment.python if environment else python, "-m", f"pointsman.{role}", str(read_end), *map(str, fds)],
@@ -257,6 +268,7 @@ def spawn(
         os.close(output_read)
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(read_end)
         os.close(output_write)
     with contextlib.suppress(BrokenPipeError):  # it has exited already, which its parent will notice

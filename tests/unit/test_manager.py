@@ -24,7 +24,7 @@ def held() -> Iterator[ExitStack]:
 
 def handed_over(held: ExitStack, *sockets: socket.socket) -> int:
     """Copies with numbers in a row, as a service manager leaves them; returns the first number."""
-    first = 200
+    first = max(map(int, os.listdir("/dev/fd"))) + 10  # no number that this process uses
     for number, one in enumerate(sockets, first):
         os.dup2(one.fileno(), number)
         one.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import pytest
 
 import pointsman as serve
@@ -58,6 +59,16 @@ def test_code_has_its_path_in_words() -> None:
     assert import_path(commit_of) == "pointsman.client.sources:commit_of"
     assert import_path(serve.ImportedBackend) == "pointsman.backends:ImportedBackend"
     assert import_path(inner) == ""
+
+
+def test_asking_for_the_path_registers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How cloudpickle treats a module that is on no import path is up to the user again afterwards (CF9)."""
+    module = ModuleType("on_no_path")
+    monkeypatch.setitem(sys.modules, "on_no_path", module)
+    exec("def model(request): ...", vars(module))
+    before = set(cloudpickle.list_registry_pickle_by_value())
+    assert import_path(module.model) == ""
+    assert set(cloudpickle.list_registry_pickle_by_value()) == before
 
 
 @pytest.mark.parametrize(

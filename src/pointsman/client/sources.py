@@ -38,7 +38,9 @@ def import_path(code: Code, folders: Sequence[str] = ()) -> str:
         return code.path if ":" in code.path else ":".join(code.path.rpartition(".")[::2])
     if isinstance(code, Mounted):
         return code.app if isinstance(code.app, str) else ""
-    by_name = Pickler(io.BytesIO(), folders=folders).is_by_name(code)
+    pickler = Pickler(io.BytesIO(), folders=folders)
+    by_name = pickler.is_by_name(code)
+    pickler.unmark()
     return f"{code.__module__}:{name_of(code)}" if by_name else ""
 
 

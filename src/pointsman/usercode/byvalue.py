@@ -64,9 +64,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         try:
             super().dump(obj)
         finally:
-            for module in self._marked:
-                _unmark(module)
-            self._marked.clear()
+            self.unmark()
+
+    def unmark(self) -> None:
+        """Unregister what was registered with cloudpickle for this pickle; :meth:`dump` does it itself."""
+        while self._marked:
+            _unmark(self._marked.pop())
 
     def reducer_override(self, obj: Any) -> Any:
         """Called by pickle for all objects but those of the simplest built-in types."""
@@ -133,8 +136,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return found
 
 
-_PARENTS = "__pydantic_parent_namespace__"
-"""Attribute of a pydantic model: the local variables of the function that has defined it."""
+_PARENTS = "__pydantic_parent_namespace__"  # of a model: the local variables of the function that has defined it
 
 
 def _without_parents(reduced: Any) -> Any:
@@ -190,8 +192,7 @@ _marks_lock = threading.Lock()
 
 def _is_by_value_for_users(name: str) -> bool:
     """Whether the user has registered a module, or a package above it, with cloudpickle for pickling by value."""
-    registered = cloudpickle.list_registry_pickle_by_value()
-    return any(name == other or name.startswith(f"{other}.") for other in registered)
+    return any(f"{name}.".startswith(f"{other}.") for other in cloudpickle.list_registry_pickle_by_value())
 
 
 def _mark(module: types.ModuleType) -> bool:

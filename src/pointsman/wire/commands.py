@@ -174,7 +174,7 @@ class TakeBack(Signed, frozen=True, tag="take_back"):
     operation: str
 
 
-class ComeUp(Command, frozen=True, tag="come_up"):
+class ComeUp(Signed, frozen=True, tag="come_up"):
     """Record that the instance has come up, so that ``/-/readyz`` says so until its end. ``instance`` is its id."""
 
     instance: str

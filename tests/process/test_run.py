@@ -7,13 +7,15 @@ import json
 import os
 import pty
 import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -319,22 +321,44 @@ def test_a_breakpoint_stops_at_a_prompt(greeter: Path) -> None:
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(greeter)
+        os.environ["PYTHONFAULTHANDLER"] = "1"
         os.execv(PROGRAM, [PROGRAM, "run", "stops.py", "--local", "--port", "0"])
-    shown = ""
-    while not (found := re.search(r"is at (http://\S+)[\s\S]*Ctrl-C", shown)):
-        shown += os.read(terminal, 4096).decode()
-    with ThreadPoolExecutor(1) as asking:
-        answer = asking.submit(httpx.get, found[1], timeout=WAIT_S)
-        while "(Pdb)" not in shown:
+    try:
+        shown = read_terminal(pid, terminal, r"is at (http://\S+)[\s\S]*Ctrl-C")
+        address = re.search(r"is at (http://\S+)", shown)
+        assert address
+        with ThreadPoolExecutor(1) as asking:
+            answer = asking.submit(httpx.get, address[1], timeout=2 * WAIT_S)
+            read_terminal(pid, terminal, r"\(Pdb\)", unless=answer)
+            os.write(terminal, b"x = 99\ncontinue\n")
+            assert answer.result().json() == 100
+        os.write(terminal, b"\x03")
+        with contextlib.suppress(OSError):  # the terminal is closed with the process
+            read_terminal(pid, terminal, "never shown")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        pid = 0
+    finally:
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def read_terminal(pid: int, terminal: int, pattern: str, *, unless: Future[httpx.Response] | None = None) -> str:
+    """What a process shows on its terminal, up to a pattern. One that shows no more has to say where it stands."""
+    shown, deadline = "", time.monotonic() + WAIT_S
+    while not re.search(pattern, shown):
+        if unless is not None and unless.done():
+            pytest.fail(f"answered before {pattern} was shown: {unless.result().text!r}, shown: {shown!r}")
+        if select.select([terminal], [], [], 0.5)[0]:
             shown += os.read(terminal, 4096).decode()
-        os.write(terminal, b"x = 99\ncontinue\n")
-        assert answer.result().json() == 100
-    os.write(terminal, b"\x03")
-    with contextlib.suppress(OSError):  # the terminal is closed with the process
-        while os.read(terminal, 4096):
-            pass
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(terminal)
+        elif time.monotonic() > deadline:
+            os.kill(pid, signal.SIGABRT)
+            with contextlib.suppress(OSError):
+                while more := os.read(terminal, 4096):
+                    shown += more.decode()
+            pytest.fail(f"{pattern} was not shown, but {shown}")
+    return shown
 
 
 def test_models_of_a_running_instance(greeter: Path, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pointsman.client.sources import args_as_json, commit_of, env_as_json, impor
 from pointsman.environments.rehearsal import try_import
 from pointsman.environments.resolve import caller
 from pointsman.model import Origin, Resources, Source
-from pointsman.usercode.content import content_digest, content_of, loaded_files
+from pointsman.usercode.content import content_digest, content_of, drop_old_bytecode, loaded_files
 from pointsman.usercode.packing import pack_code
 
 HERE = str(Path(__file__).parent)
@@ -129,6 +130,20 @@ def test_a_changed_module_is_other_content(project: Callable[[], ModuleType], tm
     (tmp_path / "own_package" / "part.py").unlink()
     assert content_digest(files) not in (before, changed)
     assert content_digest({}) == ""
+
+
+def test_a_file_saved_twice_in_a_second_is_compiled_anew(tmp_path: Path) -> None:
+    """What I save in the second of the save before, with as many characters, is what replicas run (CF9)."""
+    file = tmp_path / "settings.py"
+    file.write_text("VALUE = 1")
+    compiled = Path(py_compile.compile(str(file)) or "")
+    os.utime(file, (1000.2, 1000.2))
+    os.utime(compiled, (1001.0, 1001.0))
+    drop_old_bytecode({"settings": str(file), "gone": str(tmp_path / "gone.py"), "fast": "fast.so"})
+    assert compiled.exists()
+    os.utime(compiled, (1000.9, 1000.9))
+    drop_old_bytecode({"settings": str(file)})
+    assert not compiled.exists()
 
 
 def test_the_content_of_code_that_this_process_has(project: Callable[[], ModuleType], tmp_path: Path) -> None:

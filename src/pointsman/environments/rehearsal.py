@@ -23,7 +23,7 @@ from pointsman.environments.interpreter import exit_reason, run_in
 from pointsman.limits import cut
 from pointsman.model import Environment, Origin, TargetTraits
 from pointsman.progress import Activity
-from pointsman.usercode.content import content_digest, loaded_files
+from pointsman.usercode.content import content_digest, drop_old_bytecode, loaded_files
 from pointsman.usercode.packing import folder_of, inspect_code, unpack_code
 from pointsman.usercode.paths import PACKAGE, enter
 
@@ -123,6 +123,7 @@ def _load(order: TrialOrder) -> TrialResult:
     except (TypeError, ValueError) as error:
         return TrialResult(None, cut(str(error)), type(error).__name__)
     files = loaded_files([order.origin.cwd, *order.origin.sys_path])
+    drop_old_bytecode(files)
     return TrialResult(traits, content=content_digest(files), folder=folder_of(function_or_class), files=files)
 
 

@@ -28,7 +28,7 @@ from pointsman.model import TargetTraits
 from pointsman.running.files import is_watched
 from pointsman.running.targets import Target, TargetError, find_object, is_app
 from pointsman.running.tracebacks import user_traceback
-from pointsman.usercode.content import content_digest, loaded_files
+from pointsman.usercode.content import content_digest, drop_old_bytecode, loaded_files
 from pointsman.usercode.mounting import Mounted, asgi, has_app
 from pointsman.usercode.packing import check_callable, inspect_code
 
@@ -298,7 +298,9 @@ def try_target(target: Target, args: tuple[Any, ...]) -> _Outcome:
             check_callable(found)
     except (TypeError, ValueError) as error:
         return _Outcome(wrong=_Wrong(f"{target.shown}:{name} cannot be served: {error}", by_code=False))
-    content = content_digest(loaded_files([target.folder]))
+    files = loaded_files([target.folder])
+    drop_old_bytecode(files)
+    content = content_digest(files)
     folder = os.path.dirname(os.path.abspath(file_of(module)))
     return _Outcome(Found(name, f"{target.module}:{name}", traits, content, folder, bare))
 

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import cache_from_source
 from pathlib import PurePath
 
 from pointsman.usercode.findable import SCRIPTS, is_installed
@@ -77,7 +78,25 @@ def content_of(blob: bytes, folders: Sequence[str], path: str = "") -> str:
     files = _with_imports(files, {"__main__": os.path.abspath(script)} if script else {}, places)
     if len(blob) <= MAX_SEARCHED and not any(name.encode() in blob for name in files):
         return ""
+    drop_old_bytecode(files)
     return content_digest(files)
+
+
+def drop_old_bytecode(files: Mapping[str, str]) -> None:
+    """Remove compiled code that may be older than its file.
+
+    Python takes compiled code for that of a file with the same size, saved in the same second. So what was compiled in
+    the second in which its file was saved says nothing of what was saved in the rest of that second.
+    """
+    for path in files.values():
+        if not path.endswith(".py"):
+            continue
+        compiled = cache_from_source(path)
+        try:
+            if int(os.stat(compiled).st_mtime) <= int(os.stat(path).st_mtime):
+                os.unlink(compiled)
+        except OSError:  # there is none, or the folder is not ours to write to: nor have we written it, then
+            continue
 
 
 def _with_imports(files: dict[str, str], scripts: dict[str, str], folders: Sequence[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ if os.environ.get("POINTSMAN_PURE"):  # before any other module of ours is impor
 
 if TYPE_CHECKING:
     from pointsman import backends, config, exceptions, handle, metrics, stats, utils
+    from pointsman import comparing as compare
     from pointsman.backends import ImportedBackend
     from pointsman.calling.future import ServeFuture, get, wait
     from pointsman.client import Client
@@ -56,7 +57,10 @@ _HOMES = {
     "VirtualEnv": "environments.kinds",
     "wait": "calling.future",
 }
-_MODULES = ("backends", "config", "exceptions", "handle", "ingress", "metrics", "stats", "utils")
+_MODULES = {
+    **{name: name for name in ("backends", "config", "exceptions", "handle", "ingress", "metrics", "stats", "utils")},
+    "compare": "comparing",
+}
 
 __all__ = [
     "accept_batch",
@@ -81,6 +85,7 @@ __all__ = [
     "start",
     "wait",
     "backends",
+    "compare",
     "config",
     "exceptions",
     "handle",
@@ -92,7 +97,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"pointsman.{name}")
+        return importlib.import_module(f"pointsman.{_MODULES[name]}")
     if name in _HOMES:
         value = getattr(importlib.import_module(f"pointsman.{_HOMES[name]}"), name)
         globals()[name] = value

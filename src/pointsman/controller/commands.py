@@ -43,6 +43,7 @@ from pointsman.wire.commands import (
 )
 from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
+from pointsman.wire.rollouts import AwaitRollout, QueryRollout
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +183,8 @@ class Commands:
             return b""
         if isinstance(command, Shutdown):
             return pack(controller.shutdown(forget=command.forget))
+        if isinstance(command, (QueryRollout, AwaitRollout)):
+            raise ValueError(f"endpoint {command.endpoint!r} has had no rollout")
         return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body))
 
     async def _status(self) -> Status:

@@ -14,6 +14,7 @@ from pointsman.controller.marks import BACKEND, marked, with_marks
 from pointsman.controller.state import CameUp, Desired, FreeCapacity
 from pointsman.wire.apply import Marks
 from pointsman.wire.commands import Apply, Change, ComeUp, TakeBack
+from pointsman.wire.rollouts import RolloutCommand
 
 
 def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> tuple[Desired, str]:
@@ -30,6 +31,8 @@ def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> 
         return applying.stop(state, command, now)
     if isinstance(command, ComeUp):
         return msgspec.structs.replace(state, came_up={command.instance: CameUp()}), ""
+    if isinstance(command, RolloutCommand):
+        raise ValueError("this controller cannot roll out yet")
     applying.check_not_busy(state, command)
     new, note = desired.apply(state, command, free, now)
     if new.fallbacks is not state.fallbacks:

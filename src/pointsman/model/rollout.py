@@ -71,6 +71,7 @@ class RolloutView(Struct, frozen=True):
         reason: why it is in this state, in one sentence; empty while it just runs.
         began, ended: ISO 8601 in UTC; ``ended`` is empty until then.
         by: who started it.
+        waits_for: what the step still lacks to be over, in words; empty once the rollout has ended.
     """
 
     id: int
@@ -86,3 +87,4 @@ class RolloutView(Struct, frozen=True):
     began: str = ""
     ended: str = ""
     by: str = ""
+    waits_for: str = ""

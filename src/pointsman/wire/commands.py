@@ -21,27 +21,13 @@ from pointsman.model import (
     TargetTraits,
     TrafficHistory,
 )
+from pointsman.model.rollout import RolloutView
 from pointsman.wire.apply import OperationView, Plan
 from pointsman.wire.handover import StartOptions
-from pointsman.wire.messages import Message
-
-
-class CommandHead(Message, frozen=True):
-    """Head of a COMMAND frame. The body is the packed command, ``size`` bytes, then the code blob if there is one."""
-
-    size: int
-
-
-class Command(msgspec.Struct, frozen=True, tag_field="command"):
-    """Base of the commands. A command that is delivered again with the same ``id`` is executed only once."""
-
-    id: str
-
-
-class Signed(Command, frozen=True, kw_only=True):
-    """Base of the commands that change the state, which the history records. ``by`` names the sender, for people."""
-
-    by: str = ""
+from pointsman.wire.messages import Command as Command
+from pointsman.wire.messages import CommandHead as CommandHead
+from pointsman.wire.messages import Message, Signed
+from pointsman.wire.rollouts import AwaitRollout, QueryRollout, RolloutCommand
 
 
 class CreateBackend(Signed, frozen=True, tag="create_backend"):
@@ -187,7 +173,7 @@ BRINGS_CODE = (CreateBackend, ReplaceBackend, Deploy)
 """Those that say which code it runs."""
 ObjectChange = BackendChange | DeleteBackend | CreateEndpoint | DeleteEndpoint | TrafficCommand
 """A command that changes one backend or endpoint, or both of one name."""
-Change = ObjectChange | Apply | TakeBack | ComeUp
+Change = ObjectChange | Apply | TakeBack | ComeUp | RolloutCommand
 """A command that changes the desired state."""
 
 
@@ -263,12 +249,14 @@ AnyCommand = (
     | Await
     | AwaitIngress
     | AwaitOperation
+    | AwaitRollout
     | Query
     | QueryBackends
     | QueryDeclared
     | QueryHistory
     | QueryTraffic
     | QueryMetrics
+    | QueryRollout
     | Shutdown
 )
 
@@ -357,6 +345,7 @@ class Status(msgspec.Struct, frozen=True):
         secure: whether the HTTP port has TLS.
         came_up: whether it has come up since its start.
         operation: the apply that runs; None if none does.
+        rollouts: the newest of each endpoint that has had one.
     """
 
     version: int
@@ -375,6 +364,7 @@ class Status(msgspec.Struct, frozen=True):
     secure: bool = False
     came_up: bool = False
     operation: OperationView | None = None
+    rollouts: dict[str, RolloutView] = {}
 
 
 class BackendList(msgspec.Struct, frozen=True):

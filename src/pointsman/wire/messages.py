@@ -27,6 +27,27 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of all heads."""
 
 
+# --- commands ---------------------------------------------------------------------------------------------------
+
+
+class CommandHead(Message, frozen=True):
+    """Head of a COMMAND frame. The body is the packed command, ``size`` bytes, then the code blob if there is one."""
+
+    size: int
+
+
+class Command(msgspec.Struct, frozen=True, tag_field="command"):
+    """Base of the commands. A command that is delivered again with the same ``id`` is executed only once."""
+
+    id: str
+
+
+class Signed(Command, frozen=True, kw_only=True):
+    """Base of the commands that change the state, which the history records. ``by`` names the sender, for people."""
+
+    by: str = ""
+
+
 # --- calls ------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ Parts of Pointsman in virtual time:
 """
 
 from pointsman.testing.client import TestClient, TestResponse
+from pointsman.testing.evidence import FakeEvidence
 from pointsman.testing.fake_engine import FakeEngine, FakePeers, FakeReplica, Order, ReplicaPlan
 from pointsman.testing.losses import Loss, Losses
 from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
@@ -59,4 +60,5 @@ __all__ = [
     "FakeReplica",
     "ReplicaPlan",
     "Order",
+    "FakeEvidence",
 ]

@@ -1,0 +1,81 @@
+"""Evidence of an instance that has no routers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pointsman.model.evidence import ROUTED, Evidence, PairKey, PairTally, Tally, TallyKey
+from pointsman.stats.latency import bucket_of
+
+
+class FakeEvidence:
+    """A source of evidence (:class:`pointsman.controller.evidence.EvidenceSource`) that a test fills.
+
+    What is counted is known from the next :meth:`tick` on, as with routers.
+    """
+
+    def __init__(self) -> None:
+        self._tallies: dict[TallyKey, Tally] = {}
+        self._pairs: dict[PairKey, PairTally] = {}
+        self._readings = [Evidence(at=0.0)]
+        self._heard: list[Callable[[Evidence], object]] = []
+
+    def count(
+        self,
+        endpoint: str,
+        backend: str,
+        *,
+        version: int = 1,
+        kind: str = ROUTED,
+        requests: int | None = None,
+        errors: int = 0,
+        latencies: Iterable[float] = (),
+    ) -> None:
+        """Count calls.
+
+        Args:
+            version: of the endpoint's traffic policy.
+            requests: how many have ended; by default one for each latency.
+            latencies: how long they took, in seconds.
+        """
+        buckets: dict[int, int] = {}
+        seconds, number = 0.0, 0
+        for latency in latencies:
+            bucket = bucket_of(latency)
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+            seconds, number = seconds + latency, number + 1
+        key = TallyKey(endpoint, version, backend, kind)
+        more = Tally(number if requests is None else requests, errors, buckets, seconds)
+        self._tallies[key] = self._tallies.get(key, Tally()).plus(more)
+
+    def count_pairs(self, key: PairKey, pairs: int, mismatched: int = 0) -> None:
+        """Count pairs of answers."""
+        before = self._pairs.get(key, PairTally())
+        self._pairs[key] = PairTally(before.pairs + pairs, before.mismatched + mismatched)
+
+    def forget(self, endpoint: str) -> None:
+        """Forget what was counted of an endpoint."""
+        self._tallies = {key: tally for key, tally in self._tallies.items() if key.endpoint != endpoint}
+
+    def tick(self, at: float | None = None) -> Evidence:
+        """Read what was counted, at this time; by default a second after the reading before. Whoever has subscribed
+        hears of it."""
+        at = self._readings[-1].at + 1.0 if at is None else at
+        reading = Evidence(at, dict(self._tallies), dict(self._pairs))
+        self._readings.append(reading)
+        for heard in list(self._heard):
+            heard(reading)
+        return reading
+
+    # EvidenceSource
+
+    def evidence(self) -> Evidence:
+        return self._readings[-1]
+
+    def earlier(self, age_s: float) -> Evidence:
+        then = self._readings[-1].at - age_s
+        return next((reading for reading in reversed(self._readings) if reading.at <= then), self._readings[0])
+
+    def subscribe(self, heard: Callable[[Evidence], object]) -> Callable[[], None]:
+        self._heard.append(heard)
+        return lambda: self._heard.remove(heard)

@@ -12,6 +12,9 @@ comparers  json, top_k, text, function: what users write, checked; the whole com
 paths      where something is in a JSON value: $, .name, [n], [*], ..name
 answers    one answer, and what is in it
 pairs      a pair of answers -> matched, or what differs and where
+trees      JSON values
+unordered  lists in these whose order is nothing
+scores     the best labels, words of texts, what a user's function returned
 """
 
 from pointsman.comparing.comparers import function, json, text, top_k

@@ -87,3 +87,15 @@ def decoded(answer: Answer) -> Any:
     except NotReadable:
         pass  # the function may still know what to make of the bytes
     return answer.body
+
+
+def kind_of(value: Any) -> type:
+    """The kind of a JSON value, as one type for each: a bool is no number, and int and float are one kind."""
+    if isinstance(value, bool):
+        return bool
+    if isinstance(value, (int, float)):
+        return float
+    for kind in (str, list, dict):
+        if isinstance(value, kind):
+            return kind
+    return type(None)

@@ -4,19 +4,23 @@ passed in, and runs wherever this runs."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from pointsman.comparing.answers import Answer
-from pointsman.model.comparison import Comparer, Exact
+from pointsman.comparing.answers import Answer, NotReadable, decoded, json_of, text_of
+from pointsman.comparing.paths import find, parse
+from pointsman.comparing.scores import Label, best_labels, overlap, score_of, similarity
+from pointsman.comparing.trees import TYPE, compare_trees
+from pointsman.comparing.unordered import TooLong
+from pointsman.model.comparison import Comparer, Exact, Json, Text, TopK
 
 # Kinds of mismatches
 ERROR = "error"
 """Only the shadow failed."""
 STATUS, CONTENT_TYPE, BODY = "status", "content_type", "body"
-TYPE, MISSING, EXTRA, LENGTH, VALUE = "type", "missing", "extra", "length", "value"
 LABELS, TEXT, FUNCTION = "labels", "text", "function"
+# and those of trees: type, missing, extra, length, value
 
 # Reasons why a pair is not compared
 TOO_LARGE, NO_ROOM = "too_large", "no_room"
@@ -26,6 +30,7 @@ RAISED, BAD_RESULT, HUNG, DIED = "function_raised", "function_result", "function
 """The user's function raised, returned no bool or number from 0 to 1, took over 1 s, or ended its process. Whoever
 runs it says the last two."""
 
+Read = TypeVar("Read")
 UserFunction = Callable[[Any, Any], Any]
 
 
@@ -67,11 +72,91 @@ def compare_answers(by: Comparer, primary: Answer, shadow: Answer, function: Use
         return Outcome(ERROR, score=0.0)
     if primary.status != shadow.status or primary.failed:
         return Outcome(STATUS, score=0.0)
-    assert isinstance(by, Exact)
-    return _exact(primary, shadow)
+    try:
+        return _by(by, primary, shadow, function)
+    except RecursionError:
+        return Outcome(uncompared=TOO_DEEP)
+    except TooLong:
+        return Outcome(uncompared=TOO_LONG)
+
+
+def _by(by: Comparer, primary: Answer, shadow: Answer, function: UserFunction | None) -> Outcome:
+    if isinstance(by, Exact):
+        return _exact(primary, shadow)
+    if isinstance(by, Json):
+        return _json(by, primary, shadow)
+    if isinstance(by, TopK):
+        return _top_k(by, primary, shadow)
+    if isinstance(by, Text):
+        return _text(by, primary, shadow)
+    assert function is not None, "a comparer of a user's function, and none was imported"
+    return _function(function, primary, shadow)
 
 
 def _exact(primary: Answer, shadow: Answer) -> Outcome:
     if primary.content_type != shadow.content_type:
         return Outcome(CONTENT_TYPE, score=0.0)
     return MATCH if primary.body == shadow.body else Outcome(BODY, score=0.0)
+
+
+def _json(by: Json, primary: Answer, shadow: Answer) -> Outcome:
+    if primary.body == shadow.body and primary.is_lines == shadow.is_lines:
+        return MATCH
+    read = _read(json_of, primary, shadow, NOT_JSON, "$")
+    if isinstance(read, Outcome):
+        return read
+    found = compare_trees(by, *read)
+    return Outcome(found.kind, found.where, found.score)
+
+
+def _top_k(by: TopK, primary: Answer, shadow: Answer) -> Outcome:
+    path = parse(by.path)
+
+    def labels(answer: Answer) -> list[Label]:
+        there, value = find(json_of(answer), path)
+        if not there:
+            raise NotReadable
+        return best_labels(value, by.k)
+
+    read = _read(labels, primary, shadow, NOT_LABELS, by.path)
+    if isinstance(read, Outcome):
+        return read
+    score = overlap(*read)
+    return MATCH if score >= by.min_overlap else Outcome(LABELS, by.path, score)
+
+
+def _text(by: Text, primary: Answer, shadow: Answer) -> Outcome:
+    read = _read(text_of, primary, shadow, NOT_TEXT, "")
+    if isinstance(read, Outcome):
+        return read
+    score = similarity(*read)
+    return MATCH if score >= by.min_similarity else Outcome(TEXT, score=score)
+
+
+def _function(function: UserFunction, primary: Answer, shadow: Answer) -> Outcome:
+    try:
+        result = function(decoded(primary), decoded(shadow))
+    except Exception:  # noqa: BLE001 - user code may raise anything, and nobody but the report is to know
+        return Outcome(uncompared=RAISED)
+    score = score_of(result)
+    if score is None:
+        return Outcome(uncompared=BAD_RESULT)
+    return MATCH if score == 1 else Outcome(FUNCTION, score=score)
+
+
+def _read(
+    read: Callable[[Answer], Read], primary: Answer, shadow: Answer, reason: str, where: str
+) -> tuple[Read, Read] | Outcome:
+    """What a comparer reads of the two. Where it can read one of them only, that is a mismatch."""
+    try:
+        first = read(primary)
+    except NotReadable:
+        try:
+            read(shadow)
+        except NotReadable:
+            return Outcome(uncompared=reason)
+        return Outcome(TYPE, where, 0.0)
+    try:
+        return first, read(shadow)
+    except NotReadable:
+        return Outcome(TYPE, where, 0.0)

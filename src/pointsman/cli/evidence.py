@@ -1,0 +1,244 @@
+"""Draws comparisons of two versions and rollouts for the terminal, from the client's plain dicts. Called by the
+commands ``traffic compare`` and ``rollout``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import log
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from pointsman.cli.tables import make_table, plain
+from pointsman.policy.comparison import change, percent, points
+
+#: Columns of a terminal from which on bars are long.
+WIDE = 100
+LONG_BAR, SHORT_BAR = 30, 16
+STATE_STYLES = {
+    "running": "green",
+    "paused": "yellow",
+    "inconclusive": "yellow",
+    "promoted": "bold green",
+    "rolled_back": "bold red",
+    "aborted": "yellow",
+    "superseded": "yellow",
+}
+#: Words and style of a verdict.
+VERDICTS = {
+    "worse": ("worse", "bold red"),
+    "slightly worse": ("a little worse", "yellow"),
+    "better": ("better", "green"),
+    "no difference seen": ("none seen", "dim"),
+}
+
+
+# Two versions side by side
+
+
+def comparison_table(comparison: dict[str, Any]) -> RenderableType:
+    """What ``compare_traffic`` returns, with the verdict below."""
+    arms = comparison["baseline"], comparison["canary"]
+    title = plain(f"{comparison['endpoint']}, the last {duration(comparison['over_s'])}").plain
+    names = [plain(arm["backend"]).plain for arm in arms]
+    table = make_table(title, "", *names, "difference", "between", "verdict")
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for column in table.columns[3:]:
+        column.no_wrap = True
+    table.add_row("requests", *(f"{arm['requests']:,}" for arm in arms))
+    differences = comparison["differences"]
+    table.add_row("errors", *(percent(arm["error_rate"]) for arm in arms), *_difference(differences["errors"], points))
+    for name in ("p50", "p95", "p99"):
+        shown = (milliseconds(arm["latency_ms"][name]) for arm in arms)
+        table.add_row(f"{name} ms", *shown, *_difference(differences[name], change))
+    table.add_row("mean ms", *(milliseconds(arm["latency_ms"]["mean"]) for arm in arms))
+    return Group(table, Text(plain(comparison["verdict"]).plain, style="bold red" if comparison["harm"] else "bold"))
+
+
+def _difference(difference: dict[str, Any], shown: Callable[[float | None], str]) -> Iterator[Text]:
+    """The cells of a difference, its interval and its verdict."""
+    if difference["value"] is None:
+        return
+    low, high = (
+        shown(end).removesuffix(" %").removesuffix(" points") for end in (difference["low"], difference["high"])
+    )
+    yield Text(shown(difference["value"]))
+    if difference["high"] is None:
+        yield Text(f"{low} or more" if difference["low"] is not None else "-")
+    else:
+        yield Text(f"{low} to {high}" if difference["low"] is not None else f"{high} or less")
+    yield Text(*VERDICTS[difference["verdict"]])
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency without its unit."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+# Rollouts
+
+
+class RolloutPicture:
+    """A rollout with its steps, and with bars for time, samples and gates, as wide as the terminal has room for.
+
+    Args:
+        rollout: what ``client.rollout`` returns.
+    """
+
+    def __init__(self, rollout: dict[str, Any]) -> None:
+        self._rollout, self._plan = rollout, rollout["plan"]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rollout, length = self._rollout, LONG_BAR if options.max_width >= WIDE else SHORT_BAR
+        yield self._title()
+        yield self._steps()
+        yield Text()
+        if not rollout["ended"]:
+            yield self._progress(length)
+        if rollout["gates"]:
+            yield self._gates(length)
+        if rollout["reason"]:
+            yield Text(plain(rollout["reason"]).plain, style=STATE_STYLES[rollout["state"]])
+        if rollout["ended"]:
+            yield plain(f"{self._plan['to']} answered {rollout['exposed']:,} requests in all steps.")
+
+    def _title(self) -> Text:
+        rollout = self._rollout
+        name = plain(f"Rollout {rollout['id']}: {self._plan['endpoint']} to {self._plan['to']}").plain
+        return Text.assemble((name, "bold"), "  ", (words(rollout["state"]), STATE_STYLES[rollout["state"]]))
+
+    def _steps(self) -> Text:
+        """The weights of all steps in one line: done, the present one, and those to come."""
+        at, state = self._rollout["step"], self._rollout["state"]
+        parts: list[Any] = []
+        for number, weight in enumerate(self._plan["steps"]):
+            passed, present = number < at or state == "promoted", number == at
+            mark, style = ("●", "green") if passed else ("◉", STATE_STYLES[state]) if present else ("○", "dim")
+            parts += [(f"{mark} {share(weight)}", style), ("  ─  ", "dim")]
+        return Text.assemble(*parts[:-1])
+
+    def _progress(self, length: int) -> Table:
+        rollout, plan = self._rollout, self._plan
+        table = Table.grid(padding=(0, 2))
+        canary, fewest = rollout["samples"]["canary"], plan["min_samples"]
+        of_all = f"step {rollout['step'] + 1} of {len(plan['steps'])}, {rollout['exposed']:,} requests in all steps"
+        table.add_row("weight", bar(rollout["weight"], length), f"{share(rollout['weight'])}  ({of_all})")
+        held = f"{clock(rollout['held_s'])} of {clock(plan['hold_s'])}"
+        table.add_row("held", bar(rollout["held_s"] / plan["hold_s"] if plan["hold_s"] else 1.0, length), held)
+        others = f"{canary:,} of {fewest:,} requests, others {rollout['samples']['baseline']:,}"
+        table.add_row("samples", bar(canary / fewest if fewest else 1.0, length), others)
+        return table
+
+    def _gates(self, length: int) -> Table:
+        table = make_table("", "gate", plain(self._plan["to"]).plain, "others", "evidence against it", "")
+        for column in table.columns[1:3]:
+            column.justify = "right"
+        for name, gate in self._rollout["gates"].items():
+            values = (_value(gate[which], gate["unit"]) for which in ("value", "baseline"))
+            seen = (_evidence(gate, length), _e(gate)) if gate["unit"] else _plainly(gate)
+            table.add_row(plain(name), *values, *seen)
+        return table
+
+
+def _evidence(gate: dict[str, Any], length: int) -> Text:
+    """A bar from no evidence (e = 1) to the limit, in the logarithm: a gate multiplies."""
+    e, needed = gate["e"], gate["needed"]
+    full = log(e) / log(needed) if e > 1 and needed > 1 else 0.0
+    filled = bar(1.0 if gate["tripped"] else full, length)
+    filled.stylize("bold red" if gate["tripped"] else "yellow" if full >= 0.5 else "green")
+    return filled
+
+
+def _plainly(gate: dict[str, Any]) -> tuple[Text, Text]:
+    """The same of a gate that collects nothing, such as ``health``."""
+    return Text("tripped", style="bold red") if gate["tripped"] else Text("none", style="dim"), Text()
+
+
+def _e(gate: dict[str, Any]) -> Text:
+    if gate["tripped"]:
+        return Text(f"tripped (e {number(gate['e'])} >= {number(gate['needed'])})", style="bold red")
+    return Text(f"e {number(gate['e'])} of {number(gate['needed'])}")
+
+
+def _value(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    if unit == "rate":
+        return percent(value)
+    return f"{milliseconds(1000 * value)} ms" if unit == "seconds" else number(value)
+
+
+def rollouts_table(rollouts: dict[str, dict[str, Any]]) -> Table:
+    """The newest rollout of each endpoint, by its name."""
+    table = make_table("Rollouts", "rollout", "state", "step", "weight", "held", "reason")
+    for endpoint, rollout in sorted(rollouts.items()):
+        state, plan = rollout["state"], rollout["plan"]
+        table.add_row(
+            plain(f"{rollout['id']}: {endpoint} to {plan['to']}"),
+            Text(words(state), style=STATE_STYLES[state]),
+            f"{rollout['step'] + 1}/{len(plan['steps'])}",
+            share(rollout["weight"]),
+            "-" if rollout["ended"] else f"{clock(rollout['held_s'])}/{clock(plan['hold_s'])}",
+            plain(rollout["reason"].removeprefix(f"rollout {rollout['id']}: ") or "-"),
+        )
+    for column in table.columns[1:5]:
+        column.no_wrap = True
+    return table
+
+
+def line(rollout: dict[str, Any]) -> str:
+    """A rollout in one line, for output that is no terminal."""
+    plan, samples = rollout["plan"], rollout["samples"]
+    if rollout["ended"]:
+        return plain(rollout["reason"] or f"rollout {rollout['id']}: {words(rollout['state'])}").plain
+    nearest = max(rollout["gates"].items(), key=lambda item: _nearness(item[1]), default=None)
+    gate = f", {nearest[0]} {_e(nearest[1]).plain}" if nearest and nearest[1]["e"] > 1 else ""
+    return plain(
+        f"rollout {rollout['id']}: {rollout['state']}, step {rollout['step'] + 1} of {len(plan['steps'])}, "
+        f"{share(rollout['weight'])} to {plan['to']}, held {clock(rollout['held_s'])} of {clock(plan['hold_s'])}, "
+        f"{samples['canary']:,} of {plan['min_samples']:,} requests{gate}"
+    ).plain
+
+
+def _nearness(gate: dict[str, Any]) -> float:
+    return gate["e"] / gate["needed"] if gate["needed"] else 0.0
+
+
+def bar(full: float, length: int) -> Text:
+    """A bar that is filled to a share; a little is shown as a little."""
+    full = min(1.0, max(0.0, full))
+    filled = int(full * length) or (1 if full > 0 else 0)
+    return Text("█" * filled + "░" * (length - filled))
+
+
+def words(state: str) -> str:
+    return state.replace("_", " ")
+
+
+def share(weight: float) -> str:
+    return f"{100 * weight:.4g} %"
+
+
+def number(value: float) -> str:
+    """About three digits; huge numbers as powers of ten."""
+    return f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:.2g}" if value < 100 else f"{value:.0e}".replace("+", "")
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, such as ``4:05`` or ``1:00:00``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that leaves no fraction, such as ``10 min`` or ``90 s``."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= unit and seconds % unit == 0:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.3g} s"

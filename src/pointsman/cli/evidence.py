@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman.cli.tables import make_table, plain
-from pointsman.policy.comparison import change, percent, points
+from pointsman.policy.verdict import change, percent, points
 
 #: Columns of a terminal from which on bars are long.
 WIDE = 100

@@ -1,5 +1,5 @@
 """How much two versions can differ, by what was counted of each: in the rate of errors, and in a quantile of latency.
-Pure. Called by ``policy/comparison``.
+Pure. Called by ``policy/verdict``.
 
 Both work alike: of all pairs of true values those are kept that explain the counts nearly as well as the best pair
 does, and the interval goes from the smallest difference in these pairs to the largest.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pointsman.model.evidence import Tally
-from pointsman.policy.comparison import BETTER, SLIGHTLY_WORSE, UNSEEN, WORSE, as_view, clumping, compare
 from pointsman.policy.differences import misfit, quantile_shift, rate_difference, tolerance
+from pointsman.policy.verdict import BETTER, SLIGHTLY_WORSE, UNSEEN, WORSE, as_view, clumping, compare
 from pointsman.stats.latency import bucket_of
 
 MANY = 20_000

@@ -11,21 +11,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from pointsman.cli.tables import make_table, plain
+from pointsman.cli.tables import ROLLOUT_STYLES, clock, make_table, plain, share, words
 from pointsman.policy.verdict import change, percent, points
 
 #: Columns of a terminal from which on bars are long.
 WIDE = 100
 LONG_BAR, SHORT_BAR = 30, 16
-STATE_STYLES = {
-    "running": "green",
-    "paused": "yellow",
-    "inconclusive": "yellow",
-    "promoted": "bold green",
-    "rolled_back": "bold red",
-    "aborted": "yellow",
-    "superseded": "yellow",
-}
 #: Words and style of a verdict.
 VERDICTS = {
     "worse": ("worse", "bold red"),
@@ -97,20 +88,20 @@ class RolloutPicture:
         rollout, length = self._rollout, LONG_BAR if options.max_width >= WIDE else SHORT_BAR
         yield self._title()
         yield self._steps()
-        yield Text()
         if not rollout["ended"]:
+            yield Text()
             yield self._progress(length)
         if rollout["gates"]:
             yield self._gates(length)
         if rollout["reason"]:
-            yield Text(plain(rollout["reason"]).plain, style=STATE_STYLES[rollout["state"]])
+            yield Text(plain(rollout["reason"]).plain, style=ROLLOUT_STYLES.get(rollout["state"], ""))
         if rollout["ended"]:
             yield plain(f"{self._plan['to']} answered {rollout['exposed']:,} requests in all steps.")
 
     def _title(self) -> Text:
         rollout = self._rollout
         name = plain(f"Rollout {rollout['id']}: {self._plan['endpoint']} to {self._plan['to']}").plain
-        return Text.assemble((name, "bold"), "  ", (words(rollout["state"]), STATE_STYLES[rollout["state"]]))
+        return Text.assemble((name, "bold"), "  ", (words(rollout["state"]), ROLLOUT_STYLES.get(rollout["state"], "")))
 
     def _steps(self) -> Text:
         """The weights of all steps in one line: done, the present one, and those to come."""
@@ -118,7 +109,7 @@ class RolloutPicture:
         parts: list[Any] = []
         for number, weight in enumerate(self._plan["steps"]):
             passed, present = number < at or state == "promoted", number == at
-            mark, style = ("●", "green") if passed else ("◉", STATE_STYLES[state]) if present else ("○", "dim")
+            mark, style = ("●", "green") if passed else ("◉", ROLLOUT_STYLES.get(state, "")) if present else ("○", "dim")
             parts += [(f"{mark} {share(weight)}", style), ("  ─  ", "dim")]
         return Text.assemble(*parts[:-1])
 
@@ -173,24 +164,6 @@ def _value(value: float | None, unit: str) -> str:
     return f"{milliseconds(1000 * value)} ms" if unit == "seconds" else number(value)
 
 
-def rollouts_table(rollouts: dict[str, dict[str, Any]]) -> Table:
-    """The newest rollout of each endpoint, by its name."""
-    table = make_table("Rollouts", "rollout", "state", "step", "weight", "held", "reason")
-    for endpoint, rollout in sorted(rollouts.items()):
-        state, plan = rollout["state"], rollout["plan"]
-        table.add_row(
-            plain(f"{rollout['id']}: {endpoint} to {plan['to']}"),
-            Text(words(state), style=STATE_STYLES[state]),
-            f"{rollout['step'] + 1}/{len(plan['steps'])}",
-            share(rollout["weight"]),
-            "-" if rollout["ended"] else f"{clock(rollout['held_s'])}/{clock(plan['hold_s'])}",
-            plain(rollout["reason"].removeprefix(f"rollout {rollout['id']}: ") or "-"),
-        )
-    for column in table.columns[1:5]:
-        column.no_wrap = True
-    return table
-
-
 def line(rollout: dict[str, Any]) -> str:
     """A rollout in one line, for output that is no terminal."""
     plan, samples = rollout["plan"], rollout["samples"]
@@ -216,24 +189,9 @@ def bar(full: float, length: int) -> Text:
     return Text("█" * filled + "░" * (length - filled))
 
 
-def words(state: str) -> str:
-    return state.replace("_", " ")
-
-
-def share(weight: float) -> str:
-    return f"{100 * weight:.4g} %"
-
-
 def number(value: float) -> str:
     """About three digits; huge numbers as powers of ten."""
     return f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:.2g}" if value < 100 else f"{value:.0e}".replace("+", "")
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, such as ``4:05`` or ``1:00:00``."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
-from pointsman.cli import completion, config, env, logs, traffic
+from pointsman.cli import completion, config, env, logs, rollout, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, scale
 from pointsman.cli.ending import shutdown, stop
@@ -43,13 +43,15 @@ app = typer.Typer(
 
 
 app.add_typer(traffic.app, name="traffic")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(env.app, name="env")
 
 
 def main() -> None:
     """Run the command that ``sys.argv`` names; exits with 0, 1 (it failed), 2 (bad usage) or 130 (interrupted);
     4 if a running apply is in the way; commands of configuration files also with 3 (there are differences), 4 (refused)
-    or 5 (taken back)."""
+    or 5 (taken back); those that compare versions or wait for a rollout with 3 (harm, or inconclusive), 4 (somebody has
+    set other traffic) or 5 (gone back)."""
     become_init()
     give_standard_streams()
     let_signals_unwind()

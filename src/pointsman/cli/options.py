@@ -147,6 +147,35 @@ def parse_settings(texts: list[str], option: str) -> dict[str, Any]:
     return found
 
 
+def parse_share(text: str) -> float:
+    """A share such as 0.99 or 99%.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number such as 0.99 or 99%") from None
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def parse_seconds(text: str, option: str) -> float:
+    """A duration such as 90, 90s, 10m, 2h or 1d, in seconds.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    amount = text.strip().rstrip("smindh")
+    unit = text.strip()[len(amount) :]
+    try:
+        return float(amount) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"{option} {text!r} is not a duration such as 90s, 10m or 2h") from None
+
+
 def _amount(text: str) -> tuple[str, float]:
     name, equals, amount = text.partition("=")
     try:

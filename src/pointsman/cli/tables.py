@@ -22,6 +22,16 @@ BACKEND_STYLES = {"RUNNING": "green", "UPDATING": "yellow", "UNHEALTHY": "bold r
 #: Other states belong to replicas that are stopping; they get the style of ``_replicas``.
 REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
 
+ROLLOUT_STYLES = {
+    "running": "green",
+    "paused": "yellow",
+    "inconclusive": "yellow",
+    "promoted": "bold green",
+    "rolled_back": "bold red",
+    "aborted": "yellow",
+    "superseded": "yellow",
+}
+
 
 def show_instances(instances: list[dict[str, Any]], console: Console) -> None:
     """Print running instances."""
@@ -46,6 +56,7 @@ def status_tables(status: dict[str, Any]) -> Iterator[RenderableType]:
         yield _apply(status["apply"])
     for table, nothing in (
         (_endpoints(status["endpoints"]), "No endpoints."),
+        (rollouts_table(status.get("rollouts", {})), ""),
         (_backends(status["backends"]), "No backends; deploy one with client.create_backend() or client.deploy()."),
         (_replicas(status["backends"]), ""),
         (_metrics(status["metrics"]), ""),
@@ -158,6 +169,24 @@ def _header(status: dict[str, Any]) -> Text:
 def _apply(running: dict[str, Any]) -> Text:
     since, text = _age(running["since"]), f"{running['owner']!r} is being applied by {running['by'] or 'someone'}"
     return Text.assemble((plain(text).plain, "yellow"), (f", for {since}; pointsman take-back ends that", "dim"))
+
+
+def rollouts_table(rollouts: dict[str, dict[str, Any]]) -> Table:
+    """The newest rollout of each endpoint, by its name."""
+    table = make_table("Rollouts", "rollout", "state", "step", "weight", "held", "reason")
+    for endpoint, rollout in sorted(rollouts.items()):
+        state, plan = rollout["state"], rollout["plan"]
+        table.add_row(
+            plain(f"{rollout['id']}: {endpoint} to {plan['to']}"),
+            Text(words(state), style=ROLLOUT_STYLES.get(state, "")),
+            f"{rollout['step'] + 1}/{len(plan['steps'])}",
+            share(rollout["weight"]),
+            "-" if rollout["ended"] else f"{clock(rollout['held_s'])}/{clock(plan['hold_s'])}",
+            plain(rollout["reason"].removeprefix(f"rollout {rollout['id']}: ") or "-"),
+        )
+    for column in table.columns[1:5]:
+        column.no_wrap = True
+    return table
 
 
 def _endpoints(endpoints: dict[str, Any]) -> Table:
@@ -287,3 +316,18 @@ def _lines(lines: Iterable[str]) -> Text:
 def plain(text: str) -> Text:
     """Text from outside, without control characters, which could move the cursor."""
     return Text("".join(character if character.isprintable() else "?" for character in text))
+
+
+def words(state: str) -> str:
+    return state.replace("_", " ")
+
+
+def share(weight: float) -> str:
+    return f"{100 * weight:.4g} %"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, such as ``4:05`` or ``1:00:00``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -12,6 +12,7 @@ import typer
 
 from pointsman.cli import completion
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
+from pointsman.cli.options import parse_share
 
 if TYPE_CHECKING:
     from pointsman.client import Client
@@ -122,7 +123,7 @@ def shadow(
 ) -> None:
     """Send copies of calls to a backend, whose answers are thrown away."""
     client = connect_to(name, address)
-    client.shadow_traffic(endpoint, backend, _number(proportion))
+    client.shadow_traffic(endpoint, backend, parse_share(proportion))
     _show(client, endpoint)
 
 
@@ -176,12 +177,5 @@ def _weights(texts: list[str]) -> dict[str, float]:
             raise typer.BadParameter(f"{text!r} is not BACKEND=WEIGHT, such as old=0.99")
         if backend in weights:
             raise typer.BadParameter(f"backend {backend!r} has two weights")
-        weights[backend] = _number(weight)
+        weights[backend] = parse_share(weight)
     return weights
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number such as 0.99 or 99%") from None

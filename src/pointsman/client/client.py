@@ -17,6 +17,7 @@ from pointsman.calling.session import Credentials, Session
 from pointsman.client.backends import BackendOperations
 from pointsman.client.endpoints import EndpointOperations, TrafficOperations
 from pointsman.client.operations import START_TIMEOUT_S, StatisticsOperations, log, new_id, status_view
+from pointsman.client.rollouts import RolloutOperations
 from pointsman.client.signals import EndingSignals, StopWaiting
 from pointsman.context import replica_context
 from pointsman.engine.base import Address, Raised, url
@@ -39,7 +40,7 @@ DRIVER_EXIT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
 
 
-class Client(EndpointOperations, TrafficOperations, BackendOperations, StatisticsOperations):
+class Client(EndpointOperations, TrafficOperations, RolloutOperations, BackendOperations, StatisticsOperations):
     """Operates one instance. It is thread-safe; as a context manager it stops the instance at the end.
 
     Made by :func:`pointsman.start` and :func:`pointsman.connect`, not directly.
@@ -165,7 +166,8 @@ class Client(EndpointOperations, TrafficOperations, BackendOperations, Statistic
         changes; empty in no repository), and ``since`` when this code is wanted (ISO 8601 in UTC).
 
         ``apply`` is the apply of a configuration file that runs: its ``owner``, the ``name`` of the file, ``by`` whom
-        and ``since`` when; None if none does.
+        and ``since`` when; None if none does. ``rollouts`` has the newest rollout of each endpoint that has had one, as
+        :meth:`rollout` returns it.
         """
         return status_view(self._status(), self.http_address)
 

@@ -136,6 +136,7 @@ def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
         },
         "backends": {tag: _backend_view(view) for tag, view in status.backends.items()},
         "apply": running and {"owner": running.owner, "by": running.by, "since": running.began},
+        "rollouts": {name: msgspec.to_builtins(view) for name, view in status.rollouts.items()},
     }
 
 

@@ -18,7 +18,7 @@ from pointsman.context import CallScope
 from pointsman.exceptions import ServeException
 from pointsman.incoming import RequestHead
 from pointsman.model import RoutingTable
-from pointsman.routing.call import Call
+from pointsman.routing.call import Call, CallFuture
 from pointsman.routing.reply import Reply, ReplyStream
 from pointsman.routing.router import Router
 from pointsman.wire.frames import Body
@@ -203,6 +203,17 @@ class HandleCall(Call):
             self.error = error
             self._finish()
 
+    def wrap(self, around: Callable[[CallFuture], CallFuture]) -> None:
+        heard = around(_NOBODY)
+
+        def tell() -> None:
+            if self.error is not None:
+                heard.set_exception(self.error)
+            else:
+                heard.set_result(Reply(200, [], self.answer, self.stream))
+
+        self.watch(tell)
+
     def give_up(self) -> None:
         self.fail(ServeException("the call was cancelled"))
 
@@ -265,6 +276,23 @@ class HandleCall(Call):
             watcher()
 
 
+class _Nobody:
+    """The future of a call that keeps its outcome itself."""
+
+    def done(self) -> bool:
+        return True
+
+    def cancel(self) -> None:
+        pass
+
+    def set_result(self, reply: Reply) -> None:
+        pass
+
+    def set_exception(self, error: BaseException) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
 _first_watchers = threading.Lock()
 
 

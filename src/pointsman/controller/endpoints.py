@@ -5,6 +5,8 @@ Part of ``desired``: a state and a command in, a new state or an error out.
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from pointsman.controller.state import Desired, check_surface, check_usable, find_endpoint, without
@@ -86,9 +88,14 @@ def _shadow_traffic(state: Desired, command: ShadowTraffic, now: str) -> Desired
     if not 0 <= command.proportion <= 1:
         raise ValueError(f"proportion {command.proportion!r} of shadow {command.backend!r} must be between 0 and 1")
     shadows = without(endpoint.policy.shadows, command.backend)
+    compared = without(endpoint.policy.compared, command.backend)
     if command.proportion:
         shadows = {**endpoint.policy.shadows, command.backend: command.proportion}
-    policy = msgspec.structs.replace(endpoint.policy, shadows=shadows)
+        if command.keep_comparison:
+            compared = endpoint.policy.compared
+        elif command.comparison is not None:
+            compared = {**endpoint.policy.compared, command.backend: command.comparison}
+    policy = msgspec.structs.replace(endpoint.policy, shadows=shadows, compared=compared)
     return _with_policy(state, endpoint, policy, now=now, change="shadow_traffic", by=command.by)
 
 
@@ -120,10 +127,30 @@ def _roll_back(state: Desired, command: RollbackTraffic, now: str) -> Desired:
     return _with_policy(state, endpoint, policy, now=now, change=change, by=command.by)
 
 
+def with_names(policy: TrafficPolicy, endpoint: EndpointSpec, *, version: int, now: str) -> TrafficPolicy:
+    """A policy that is to follow the endpoint's, in which each comparison has a name: the one that it has already, if
+    its options are the same, or a new one, under which nothing was counted yet.
+
+    Args:
+        version: of the state that has the policy.
+        now: ISO 8601 in UTC.
+    """
+    compared = {}
+    for tag, comparison in policy.compared.items():
+        there = endpoint.policy.compared.get(tag)
+        if there is not None and msgspec.structs.replace(comparison, name=there.name, since=there.since) == there:
+            compared[tag] = there
+        else:
+            digest = hashlib.sha256(f"{endpoint.name}\0{tag}".encode()).hexdigest()[:8]
+            compared[tag] = msgspec.structs.replace(comparison, name=f"{version}-{digest}", since=now)
+    return msgspec.structs.replace(policy, compared=compared) if compared else policy
+
+
 def _with_policy(
     state: Desired, endpoint: EndpointSpec, policy: TrafficPolicy, *, now: str, change: str, by: str
 ) -> Desired:
     """The state with another policy, under a new version; the same object if the policy does not differ."""
+    policy = with_names(policy, endpoint, version=state.version + 1, now=now)
     if policy.same_as(endpoint.policy):
         return state
     policy = msgspec.structs.replace(policy, version=state.version + 1)

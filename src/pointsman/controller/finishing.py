@@ -76,11 +76,13 @@ def _with_endpoint(
 ) -> Desired:
     old = state.endpoints.get(name)
     surface = _check_backends(state, name, wanted, operation)
+    compared = old.policy.compared if old is not None else {}  # a file does not say it, so it stays
     policy = TrafficPolicy(
         version=version,
         weights=normalised(wanted.weights),
         shadows={tag: share for tag, share in wanted.shadows.items() if share},
         custom=wanted.custom,
+        compared={tag: how for tag, how in compared.items() if wanted.shadows.get(tag)},
     )
     methods = () if wanted.methods == (ALL_METHODS,) else wanted.methods
     endpoint = EndpointSpec(

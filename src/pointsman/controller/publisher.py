@@ -24,7 +24,7 @@ class Keys(Protocol):
 def route_of(spec: BackendSpec, observed: Observed, keys: Keys) -> BackendRoute:
     """A backend's entry in the routing table, with its replicas that take calls."""
     refs = tuple(
-        ReplicaRef(r.number, r.tag, r.address, keys.data_key(r.number), r.node, r.tcp)
+        ReplicaRef(r.number, r.tag, r.address, keys.data_key(r.number), r.node, r.tcp, r.version)
         for r in observed.of(spec.tag)
         if r.phase is Phase.READY and not r.killed and r.unhealthy is None
     )

@@ -10,6 +10,7 @@ from enum import Enum
 
 import msgspec
 
+from pointsman.model.comparison import Comparison as Comparison
 from pointsman.model.origin import CALLER as CALLER
 from pointsman.model.origin import Environment as Environment
 from pointsman.model.origin import Origin as Origin
@@ -225,12 +226,14 @@ class TrafficPolicy(Struct, frozen=True):
         weights: by backend; they sum to 1.
         shadows: probability, by backend, that a call is also sent to it as a shadow call; never 0.
         custom: chooses instead of weights and shard keys; None for the built-in policy.
+        compared: by backend, how a shadow's answers are compared; those of others are thrown away.
     """
 
     version: int
     weights: dict[str, float]
     shadows: dict[str, float] = {}
     custom: CustomPolicy | None = None
+    compared: dict[str, Comparison] = {}
 
     def same_as(self, other: TrafficPolicy) -> bool:
         """Whether the two differ in nothing but their version."""
@@ -312,6 +315,7 @@ class ReplicaRef(Struct, frozen=True):
         key: the secret that this replica shares with routers.
         node: id of its node; empty if there is one node only.
         tcp: its address for other nodes; empty if there is one node only.
+        version: of the backend's code that it runs.
     """
 
     number: int
@@ -320,6 +324,7 @@ class ReplicaRef(Struct, frozen=True):
     key: bytes
     node: str = ""
     tcp: str = ""
+    version: int = 0
 
 
 class BackendRoute(Struct, frozen=True):

@@ -71,9 +71,13 @@ class Comparison(Struct, frozen=True):
             disagrees with itself.
         keep: how many examples of mismatches are kept.
         redact: paths of what is never stored.
+        name: what the controller calls it once it is in force; also that of its folder.
+        since: when that was, ISO 8601 in UTC.
     """
 
     by: Comparer
     noise: float = 0.1
     keep: int = 50
     redact: tuple[str, ...] = ()
+    name: str = ""
+    since: str = ""

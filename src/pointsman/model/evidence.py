@@ -74,7 +74,8 @@ class PairKey(NamedTuple):
 
     Attributes:
         backend: the shadow.
-        began: names the comparison; another one begins afresh.
+        began: names the comparison and the code on both sides, ``<comparison>/<backend>@<version>/<shadow's version>``;
+            another one begins afresh. An endpoint that several backends answer has one for each.
         noise: whether both answers are of the endpoint's own backend, which shows how often it disagrees with itself.
     """
 

@@ -30,6 +30,9 @@ class CallFuture(Protocol):
 class CallTarget(Protocol):
     """The replica that a call was sent to, as far as the call needs it: :class:`routing.remote.RemoteReplica`."""
 
+    @property
+    def version(self) -> int: ...
+
     def cancel(self, call: Call) -> None: ...
 
     def grant_credit(self, call_id: int, amount: int) -> None: ...
@@ -127,6 +130,11 @@ class Call:
     def copy_for(self, request: RequestHead, body: Body, future: CallFuture) -> Call:
         """A call that mirrors this one."""
         return Call(request, body, deadline=self.deadline, future=future, shard_key=self.shard_key, shadow=True)
+
+    def wrap(self, around: Callable[[CallFuture], CallFuture]) -> None:
+        """Put something around the future of a call that is under way."""
+        assert self.future is not None
+        self.future = around(self.future)
 
     def disarm(self) -> None:
         """Stop watching the deadline."""

@@ -96,6 +96,11 @@ class RemoteReplica:
         self._patience = self._loop.call_later(CONNECT_S, self._has_tried)
 
     @property
+    def version(self) -> int:
+        """Of the backend's code that it runs."""
+        return self.ref.version
+
+    @property
     def held(self) -> int:
         return len(self._calls)
 

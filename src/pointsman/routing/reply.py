@@ -20,6 +20,17 @@ class StreamSource(Protocol):
     def drop_stream(self, call_id: int) -> None: ...
 
 
+class StreamWatcher(Protocol):
+    """Sees what comes of a stream, beside its reader."""
+
+    def chunk(self, chunk: Body) -> None: ...
+
+    def ended(self, error: Exception | None) -> None: ...
+
+    def closed(self) -> None:
+        """Its reader has stopped before the end."""
+
+
 class Reply(msgspec.Struct, frozen=True):
     """An answer: HTTP status, headers and bytes; or a pickled object; or a stream of either."""
 
@@ -42,6 +53,9 @@ class ReplyStream:
     """Async iterator over the chunks of a streamed answer, for one reader. Credit bounds the chunks in memory.
 
     A reader that stops early calls :meth:`close`, which cancels the producer.
+
+    Attributes:
+        watcher: sees each chunk as it comes; None for nobody.
     """
 
     CREDIT_STEP = 8
@@ -55,6 +69,7 @@ class ReplyStream:
         self._end: Exception | None = None
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
+        self.watcher: StreamWatcher | None = None
 
     def __aiter__(self) -> ReplyStream:
         return self
@@ -80,6 +95,8 @@ class ReplyStream:
             self._chunks.clear()
             self._remote.drop_stream(self._call_id)
             self._wake()
+            if self.watcher is not None:
+                self.watcher.closed()
 
     def break_off(self, error: Exception) -> None:
         """End it with an error for its reader, and have the replica cancel the producer."""
@@ -90,12 +107,16 @@ class ReplyStream:
         if not self._ended:
             self._chunks.append(chunk)
             self._wake()
+            if self.watcher is not None:
+                self.watcher.chunk(chunk)
 
     def finish(self, error: Exception | None = None, head: bytes = b"") -> None:
         if not self._ended:
             self._ended = True
             self._end = error
             self._wake()
+            if self.watcher is not None:
+                self.watcher.ended(error)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

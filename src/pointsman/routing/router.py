@@ -10,16 +10,19 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from pointsman.exceptions import DeadlineExceededError, ServeException
-from pointsman.model import EMPTY_TABLE, BackendRoute, Pins, RoutingTable
+from pointsman.model import EMPTY_TABLE, BackendRoute, Comparison, Pins, RoutingTable
 from pointsman.routing.call import Call
 from pointsman.routing.chooser import NO_PINS, Chooser
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics, ShadowStatistics
+from pointsman.routing.pairing import Heard, Pairing, PairSink, Subject, newest_version
 from pointsman.routing.pool import Pool
 from pointsman.routing.shadow import Shadow
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import unpack
+from pointsman.wire.pairs import DROPPED, NO_ANSWER, SAME_BACKEND, Sides
 from pointsman.wire.tables import TableChange, difference
 
 
@@ -34,21 +37,30 @@ class Router:
         instance: id of the instance, for the handshakes with replicas.
         draw: returns numbers uniform in [0, 1); None for a generator of its own.
         metrics: where calls are counted; None to count nothing.
+        pairs: takes the answers of copied calls that are to be compared; None to compare nothing.
 
     Attributes:
         table: the table in use.
     """
 
     def __init__(
-        self, *, instance: str, draw: Callable[[], float] | None = None, metrics: RouterMetrics | None = None
+        self,
+        *,
+        instance: str,
+        draw: Callable[[], float] | None = None,
+        metrics: RouterMetrics | None = None,
+        pairs: PairSink | None = None,
     ) -> None:
         self._instance = instance
+        self._pairs = pairs
         self.metrics = metrics
         # Not the `random` module's shared generator, which user code may seed for each request.
         self._draw = draw or random.Random().random
         self._loop = asyncio.get_running_loop()
         self._choosers: dict[str, Chooser] = {}
         self._shadows: dict[tuple[str, str], Shadow] = {}
+        self._noise: dict[tuple[str, str], Shadow] = {}
+        """For second copies, which go to the backend that answers the user."""
         self._pools: dict[str, Pool] = {}
         self._retired: list[Pool] = []
         self._early: dict[str, list[Call]] = {}
@@ -149,7 +161,7 @@ class Router:
         self._early.clear()
         pools, self._pools = [*self._pools.values(), *self._retired], {}
         self.table = RoutingTable(self.table.version, {}, {})
-        await asyncio.gather(*(shadow.aclose() for shadow in self._shadows.values()))
+        await asyncio.gather(*(shadow.aclose() for shadow in (*self._shadows.values(), *self._noise.values())))
         await asyncio.gather(*(pool.aclose("the client was shut down while the call waited") for pool in pools))
 
     def statistics(self) -> list[PoolStatistics]:
@@ -198,12 +210,15 @@ class Router:
             self._users[tag] += step
             if tag in self._pools:
                 self._pools[tag].serves_users = self._users[tag] > 0
+        self._noise = {key: shadow for key, shadow in self._noise.items() if key[0] != name or shadow.inflight}
         for tag in old.shadows if old is not None else ():
             self._removed.add((name, tag))
         for tag in new.shadows if new is not None else ():
             self._removed.discard((name, tag))
             if (name, tag) not in self._shadows:
                 self._shadows[name, tag] = self._new_shadow(name, tag)
+            if endpoint is not None:
+                self._shadows[name, tag].comparison = endpoint.policy.compared.get(tag)
 
     def _new_pool(self, route: BackendRoute) -> Pool:
         return Pool(route, instance=self._instance, reroute=self._reroute, metrics=self.metrics)
@@ -225,18 +240,48 @@ class Router:
     def _mirror(self, call: Call, shadow: Shadow) -> None:
         if call.is_socket:
             shadow.drop()
-        elif call.up is None:
-            self._send_mirrored(call, shadow, call.body)
+        elif shadow.comparison is None or self._pairs is None:
+            self._copy(call, shadow)
         else:
-            call.up.when_whole(lambda body: self._send_mirrored(call, shadow, body))
+            self._copy_to_compare(call, shadow, shadow.comparison, self._pairs)
 
-    def _send_mirrored(self, call: Call, shadow: Shadow, body: Body | None) -> None:
+    def _copy_to_compare(self, call: Call, shadow: Shadow, comparison: Comparison, pairs: PairSink) -> None:
+        name, backend = call.request.endpoint, call.backend
+        number = pairs.number(Subject(name, shadow.backend, comparison))
+        here, there = self._newest(backend), self._newest(shadow.backend)
+        why = SAME_BACKEND if backend == shadow.backend else NO_ANSWER if call.is_over() else ""
+        if why:
+            pairs.missed(number, Sides(backend, here, there), why)
+            self._copy(call, shadow)
+            return
+        copies = [(shadow, Sides(backend, here, there))]
+        if self._draw() < comparison.noise:
+            if (name, backend) not in self._noise:
+                self._noise[name, backend] = Shadow(name, backend)
+            copies.append((self._noise[name, backend], Sides(backend, here, there, noise=True)))
+        for to, sides in copies:
+            pairing = Pairing(pairs, number, sides, call.request, self._choosers[name].endpoint.route)
+            call.wrap(partial(Heard, call, pairing))
+            self._copy(call, to, pairing)
+
+    def _newest(self, tag: str) -> int:
+        return newest_version([ref.version for ref in self.table.backends[tag].replicas])
+
+    def _copy(self, call: Call, shadow: Shadow, pairing: Pairing | None = None) -> None:
+        if call.up is None:
+            self._send_mirrored(call, shadow, call.body, pairing)
+        else:
+            call.up.when_whole(lambda body: self._send_mirrored(call, shadow, body, pairing))
+
+    def _send_mirrored(self, call: Call, shadow: Shadow, body: Body | None, pairing: Pairing | None) -> None:
         """Send the mirrored call; count it as dropped where its body was too large, or never came."""
-        mirrored = shadow.mirror(call, body) if body is not None and shadow.backend in self._pools else None
+        mirrored = shadow.mirror(call, body, pairing) if body is not None and shadow.backend in self._pools else None
         if mirrored is not None:
             self._pools[shadow.backend].submit(mirrored)
         elif body is None:
             shadow.drop()
+        if mirrored is None and pairing is not None:
+            pairing.give_up(DROPPED)
 
     def _reroute(self, call: Call) -> None:
         """Place a call again whose backend was removed while it waited."""

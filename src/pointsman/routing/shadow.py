@@ -1,7 +1,8 @@
 """Mirrors calls of one endpoint to one shadow backend: marked, bounded, and without effect on the caller.
 
 The router makes mirrored calls after the call itself was placed (decision 0011). Their answers are read to the end and
-dropped, so that the shadow does all of its work; their failures are counted and logged.
+dropped, so that the shadow does all of its work; their failures are counted and logged. Those that are to be compared
+are given to a :class:`~pointsman.routing.pairing.Pairing` before.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import logging
 
 from msgspec.structs import replace
 
+from pointsman.model import Comparison
 from pointsman.routing.call import Call
 from pointsman.routing.metrics import RouterMetrics, ShadowStatistics
+from pointsman.routing.pairing import Pairing
 from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
 from pointsman.telemetry.logs import WarningBudget
 from pointsman.wire.frames import Body
@@ -33,12 +36,16 @@ class Shadow:
         endpoint: whose calls are mirrored.
         backend: which backend gets the mirrored calls.
         metrics: where dropped calls are counted.
+
+    Attributes:
+        comparison: how its answers are compared; None where they are not.
     """
 
     def __init__(self, endpoint: str, backend: str, *, metrics: RouterMetrics | None = None) -> None:
         self._metrics = metrics
         self.endpoint = endpoint
         self.backend = backend
+        self.comparison: Comparison | None = None
         self._loop = asyncio.get_running_loop()
         self._inflight = 0
         self._bytes = 0
@@ -49,8 +56,9 @@ class Shadow:
         self._readers: set[asyncio.Task[None]] = set()
         self._budget = WarningBudget(per_second=1)
 
-    def mirror(self, call: Call, body: Body) -> Call | None:
-        """Make the mirrored call of ``call``, sharing its body; None if too many are in flight."""
+    def mirror(self, call: Call, body: Body, pairing: Pairing | None = None) -> Call | None:
+        """Make the mirrored call of ``call``, sharing its body; None if too many are in flight. Its answer is given to
+        ``pairing``."""
         size = len(body)
         too_large = self._inflight > 0 and self._bytes + size > MAX_BYTES_IN_FLIGHT
         if too_large or self._inflight >= MAX_IN_FLIGHT:
@@ -59,8 +67,11 @@ class Shadow:
         self._inflight += 1
         self._bytes += size
         request = replace(call.request, headers=[*call.request.headers, (SHADOW_HEADER, b"1")])
-        outcome = _Outcome(self, call.deadline, size)
-        return call.copy_for(request, body, outcome)
+        outcome = _Outcome(self, call.deadline, size, pairing)
+        mirrored = call.copy_for(request, body, outcome)
+        if pairing is not None:
+            outcome.call = mirrored
+        return mirrored
 
     @property
     def inflight(self) -> int:
@@ -107,8 +118,12 @@ class Shadow:
         error: BaseException | None = None
         try:
             await asyncio.wait_for(to_its_end(), deadline - self._loop.time())
-        except (StreamBroken, asyncio.TimeoutError) as broken:
+        except StreamBroken as broken:
             error = broken
+        except asyncio.TimeoutError as late:
+            error = late
+            if stream.watcher is not None:
+                stream.watcher.ended(late)
         except asyncio.CancelledError as cancelled:
             error = cancelled
             raise
@@ -146,13 +161,15 @@ class Shadow:
 class _Outcome:
     """The future of a mirrored call: reports the outcome to the shadow."""
 
-    __slots__ = ("_deadline", "_done", "_shadow", "_size")
+    __slots__ = ("_deadline", "_done", "_pairing", "_shadow", "_size", "call")
 
-    def __init__(self, shadow: Shadow, deadline: float, size: int) -> None:
+    def __init__(self, shadow: Shadow, deadline: float, size: int, pairing: Pairing | None) -> None:
         self._shadow = shadow
         self._deadline = deadline
         self._size = size
+        self._pairing = pairing
         self._done = False
+        self.call: Call | None = None
 
     def done(self) -> bool:
         return self._done
@@ -163,8 +180,14 @@ class _Outcome:
 
     def set_result(self, reply: Reply) -> None:
         self._done = True
+        call, self.call = self.call, None  # the two refer to each other
+        if self._pairing is not None and call is not None:
+            self._pairing.answered(call, reply, shadow=True)
         self._shadow.answered(reply, self._deadline, self._size)
 
     def set_exception(self, error: BaseException) -> None:
         self._done = True
+        call, self.call = self.call, None
+        if self._pairing is not None and call is not None:
+            self._pairing.failed(call, error, shadow=True)
         self._shadow.failed(error, self._size)

@@ -11,6 +11,7 @@ from pointsman.model import (
     BackendConfigSpec,
     BackendSpec,
     ChangeRecord,
+    Comparison,
     CustomPolicy,
     EndpointSpec,
     Origin,
@@ -80,11 +81,14 @@ class SetTraffic(Signed, frozen=True, tag="set_traffic"):
 
 
 class ShadowTraffic(Signed, frozen=True, tag="shadow_traffic"):
-    """Mirror a share of an endpoint's calls to a backend; ``proportion`` 0 removes the shadow."""
+    """Mirror a share of an endpoint's calls to a backend; ``proportion`` 0 removes the shadow. Its answers are compared
+    by ``comparison``, or not if that is None; with ``keep_comparison`` as they were."""
 
     name: str
     backend: str
     proportion: float
+    comparison: Comparison | None = None
+    keep_comparison: bool = True
 
 
 class RollbackTraffic(Signed, frozen=True, tag="rollback_traffic"):

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 from pointsman.calling.dispatch import LoopDispatcher, ThreadDispatcher
 from pointsman.context import in_trial_import, replica_context
 from pointsman.engine.base import Address
-from pointsman.engine.instances import address_of, locator, metrics_folder
+from pointsman.engine.comparer import Comparer
+from pointsman.engine.instances import address_of, locator, metrics_folder, pairs_folder
 from pointsman.engine.process import new_event_loop
 from pointsman.exceptions import ServeException
 from pointsman.model import RoutingTable
@@ -281,7 +282,8 @@ class Session:
                 if writer is None:
                     writer = self._writer = MetricsWriter.open(metrics_folder(self.credentials.control_path), "client")
                 metrics = RouterMetrics(writer) if writer is not None else None
-        return Router(instance=self.credentials.instance, metrics=metrics)
+        pairs = Comparer(pairs_folder(self.credentials.control_path))
+        return Router(instance=self.credentials.instance, metrics=metrics, pairs=pairs)
 
     async def _disconnect(self) -> None:
         if self._link is not None:

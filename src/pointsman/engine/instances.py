@@ -211,6 +211,11 @@ def metrics_folder(control_path: str) -> Path:
     return _folders(control_path).metrics_folder(control_path)
 
 
+def pairs_folder(control_path: str) -> Path:
+    """The folder of the instance's compared answers on this node (:mod:`pointsman.telemetry.pairs`)."""
+    return metrics_folder(control_path).with_name("c")
+
+
 def log_folders(control_path: str) -> dict[str, Path]:
     """The folders of the instance's log files, or of files that say where those are, by the beginning of a node's name;
     only of nodes on this machine. The local engine has one folder, under an empty name."""

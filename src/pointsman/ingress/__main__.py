@@ -12,7 +12,8 @@ import sys
 import time
 from functools import partial
 
-from pointsman.engine.instances import last_table, locator, metrics_folder
+from pointsman.engine.comparer import Comparer
+from pointsman.engine.instances import last_table, locator, metrics_folder, pairs_folder
 from pointsman.engine.listening import listen
 from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.ingress.app import IngressApp
@@ -71,7 +72,11 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     if writer is not None:
         writer.counter(families.PROCESS_STARTS, "ingress").inc()
         LoopLag(writer.gauge(families.LOOP_LAG, "ingress"))
-    router = Router(instance=handover.instance, metrics=RouterMetrics(writer) if writer is not None else None)
+    router = Router(
+        instance=handover.instance,
+        metrics=RouterMetrics(writer) if writer is not None else None,
+        pairs=Comparer(pairs_folder(handover.control_path), handover.log_format),
+    )
     app = IngressApp(router, handover.http, HTTPMetrics(writer) if writer is not None else None)
     direct = None if handover.http.middlewares else app
     entrance, context, files = lock_of(handover, app)

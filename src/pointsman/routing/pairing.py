@@ -6,9 +6,11 @@ Only a call that is copied to a comparing shadow comes here. Its caller has its 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import NamedTuple, Protocol
 
 from pointsman.comparing.answers import Answer
+from pointsman.comparing.pairs import NO_ROOM, TOO_LARGE
 from pointsman.exceptions import (
     BackpressureError,
     CallRejectedError,
@@ -21,11 +23,11 @@ from pointsman.exceptions import (
 from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.model import Comparison
 from pointsman.routing.call import Call, CallFuture
-from pointsman.routing.reply import Reply, ReplyStream
+from pointsman.routing.reply import Reply
 from pointsman.wire.frames import Body
 from pointsman.wire.pairs import MAX_ANSWER, NO_ANSWER, NOT_RUN, Pair, Sides
 
-TOO_LARGE, NO_ROOM = "too_large", "no_room"
+clock = time.monotonic
 
 
 class Subject(NamedTuple):
@@ -54,6 +56,9 @@ class PairSink(Protocol):
     def missed(self, number: int, sides: Sides, reason: str) -> None:
         """Count a copied call that is not compared."""
 
+    def close(self) -> None:
+        """The router has ended."""
+
 
 class Pairing:
     """The two answers of one call, of which none has come yet.
@@ -66,7 +71,7 @@ class Pairing:
         route: of the endpoint; None without one.
     """
 
-    __slots__ = ("_held", "_loop", "_number", "_over", "_request", "_route", "_sides", "_sink", "_there")
+    __slots__ = ("_began", "_held", "_number", "_over", "_request", "_route", "_sides", "_sink", "_there")
 
     def __init__(self, sink: PairSink, number: int, sides: Sides, request: RequestHead, route: str | None) -> None:
         self._sink = sink
@@ -74,7 +79,7 @@ class Pairing:
         self._sides = sides
         self._request = request
         self._route = route
-        self._loop = asyncio.get_running_loop()
+        self._began = clock()
         self._there: dict[bool, tuple[Answer, float, int]] = {}
         self._held = 0
         self._over = False
@@ -124,24 +129,21 @@ class Pairing:
         if self._over:
             return
         self._there[shadow] = answer, seconds, version
-        if len(self._there) == 2:
-            (primary, primary_s, primary_version), (other, shadow_s, shadow_version) = self._there[False], self._there[True]
-            sides = self._sides
-            sides = Sides(
-                sides.primary,
-                primary_version or sides.primary_version,
-                shadow_version or sides.shadow_version,
-                sides.noise,
+        if len(self._there) < 2:
+            return
+        (primary, primary_s, primary_version), (other, shadow_s, shadow_version) = (
+            self._there[side] for side in (False, True)
+        )
+        before, request = self._sides, self._request
+        versions = primary_version or before.primary_version, shadow_version or before.shadow_version
+        sides = Sides(before.primary, *versions, before.noise)
+        self._end()
+        route, pickled = _route(request, self._route), request.codec != CODEC_HTTP
+        self._sink.compare(
+            Pair(
+                self._number, sides, route, request.request_id, pickled, primary, other, primary_s, shadow_s
             )
-            self._end()
-            request = self._request
-            pickled = request.codec != CODEC_HTTP
-            self._sink.compare(
-                Pair(
-                    self._number, sides, _route(request, self._route), request.request_id, pickled, primary, other,
-                    primary_s, shadow_s,
-                )
-            )  # fmt: skip
+        )  # fmt: skip
 
     def _end(self) -> None:
         self._over = True
@@ -151,7 +153,8 @@ class Pairing:
 
     def _how(self, call: Call) -> tuple[float, int]:
         """How long a call has been with its replica, in seconds, and the version of the code there."""
-        seconds = max(0.0, self._loop.time() - call.sent_at) if call.sent_at else 0.0
+        # A call that was sent at once has the loop's time of then, which may be a millisecond old, or an iteration.
+        seconds = max(0.0, clock() - max(self._began, call.sent_at)) if call.sent_at else 0.0
         return seconds, call.remote.version if call.remote is not None else 0
 
 
@@ -225,7 +228,7 @@ def status_of(error: BaseException) -> int:
         return 502
     if isinstance(error, CallRejectedError):
         return 400
-    if isinstance(error, BackpressureError) or isinstance(error, asyncio.CancelledError):
+    if isinstance(error, (BackpressureError, asyncio.CancelledError)):
         return 0
     if isinstance(error, (UserCodeError, RemoteError)) or not isinstance(error, ServeException):
         return 500

@@ -163,6 +163,8 @@ class Router:
         self.table = RoutingTable(self.table.version, {}, {})
         await asyncio.gather(*(shadow.aclose() for shadow in (*self._shadows.values(), *self._noise.values())))
         await asyncio.gather(*(pool.aclose("the client was shut down while the call waited") for pool in pools))
+        if self._pairs is not None:
+            self._pairs.close()
 
     def statistics(self) -> list[PoolStatistics]:
         return [pool.statistics() for pool in self._pools.values()]

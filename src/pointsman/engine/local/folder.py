@@ -7,6 +7,7 @@
                             r/     a socket per replica
                             m/     the metrics files; missing if metrics are switched off
                             k/     what API keys have used up; missing if there are no limits to share
+                            c/     counts and examples of compared answers; missing while none were compared
                             table  the newest routing table
                             logs/  a file per process
                             refused   why the controller refuses to start; missing if it does not

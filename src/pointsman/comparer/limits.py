@@ -1,0 +1,197 @@
+"""How long a comparison may take: one of ours is broken off, and a user's function, which has a process of its own, is
+killed with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from struct import Struct
+
+import msgspec
+
+from pointsman.comparing.pairs import DIED, HUNG, NO_ROOM, Outcome
+from pointsman.model.comparison import Function
+from pointsman.usercode.paths import PATH_VARIABLE, python_path
+from pointsman.wire.pairs import Pair, packed
+
+log = logging.getLogger("pointsman.comparer")
+
+LIMIT_S = 1.0
+"""How long one comparison may take."""
+START_S = 20.0
+"""How long the import of a user's function may take."""
+AGAIN_S = 1.0
+"""Pause before a process is started again."""
+MAX_QUEUED = 16 * 1024 * 1024
+"""Bytes of answers that wait for one function."""
+LENGTH = Struct("<I")
+READY = b"ready"
+
+
+class TooSlowError(Exception):
+    """A comparison has taken too long."""
+
+
+@contextlib.contextmanager
+def limited(seconds: float = LIMIT_S) -> Iterator[None]:
+    """Break the block off after so many seconds. On the main thread, for code that is Python.
+
+    Raises:
+        TooSlowError: it took longer.
+    """
+
+    def break_off(signum: int, frame: object) -> None:
+        raise TooSlowError
+
+    before = signal.signal(signal.SIGALRM, break_off)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class FunctionRunner:
+    """Has a user's function compare pairs, one after the other, on a thread that waits for its process.
+
+    Args:
+        function: the user's.
+        done: called on that thread with each pair and what came of it.
+    """
+
+    def __init__(self, function: Function, done: Callable[[Pair, Outcome], object]) -> None:
+        self._function = function
+        self._done = done
+        self._waiting: deque[Pair] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._process: FunctionProcess | None = None
+        self._not_before = 0.0
+        threading.Thread(target=self._run, name="pointsman-function", daemon=True).start()
+
+    def put(self, pair: Pair) -> None:
+        """Have a pair compared; without room it is not."""
+        size = _size(pair)
+        with self._changed:
+            room = self._bytes + size <= MAX_QUEUED
+            if room:
+                self._bytes += size
+                self._waiting.append(pair)
+                self._changed.notify()
+        if not room:
+            self._done(pair, Outcome(uncompared=NO_ROOM))
+
+    def close(self) -> None:
+        """End the process and the thread. What waits is not compared."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    break
+                pair = self._waiting.popleft()
+                self._bytes -= _size(pair)
+            self._done(pair, self._compare(pair))
+        if self._process is not None:
+            self._process.kill()
+
+    def _compare(self, pair: Pair) -> Outcome:
+        if self._process is None:
+            if time.monotonic() < self._not_before:
+                return Outcome(uncompared=DIED)
+            self._not_before = time.monotonic() + AGAIN_S
+            self._process = FunctionProcess(self._function)
+            if self._process.read(START_S) != READY:
+                self._process.kill()
+                self._process = None
+                return Outcome(uncompared=DIED)
+        answer = self._process.ask(packed(pair))
+        if not answer:
+            hung = answer is None
+            log.warning("the comparing function %r %s", self._function.path, "took over 1 s" if hung else "has ended")
+            self._process.kill()
+            self._process = None
+            return Outcome(uncompared=HUNG if hung else DIED)
+        try:
+            return msgspec.msgpack.decode(answer, type=Outcome)
+        except msgspec.DecodeError:  # user code has written to our socket
+            self._process.kill()
+            self._process = None
+            return Outcome(uncompared=DIED)
+
+
+class FunctionProcess:
+    """A process that has imported a user's function, or is about to."""
+
+    def __init__(self, function: Function) -> None:
+        self._ours, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pointsman.comparer.function", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                env={**os.environ, PATH_VARIABLE: python_path()},
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # so that what user code forks is killed, too
+            )
+        finally:
+            theirs.close()
+        self._send(msgspec.msgpack.encode(function))
+
+    def ask(self, pair: bytes) -> bytes | None:
+        """The packed outcome of a packed pair; nothing if the process has died, None if it took too long."""
+        try:
+            self._ours.settimeout(LIMIT_S)
+            self._ours.sendall(pair)
+        except TimeoutError:
+            return None
+        except OSError:
+            return b""
+        return self.read(LIMIT_S)
+
+    def read(self, limit_s: float) -> bytes | None:
+        """What it says next; nothing if it has died, None if it took too long."""
+        deadline, data = time.monotonic() + limit_s, b""
+        while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
+            if not select.select([self._ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
+            try:
+                more = self._ours.recv(65536)
+            except OSError:
+                return b""
+            if not more:
+                return b""
+            data += more
+        return data[LENGTH.size :]
+
+    def kill(self) -> None:
+        self._ours.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _send(self, message: bytes) -> None:
+        with contextlib.suppress(OSError):  # it has ended already, which is seen at the next read
+            self._ours.sendall(LENGTH.pack(len(message)) + message)
+
+
+def _size(pair: Pair) -> int:
+    return len(pair.primary.body) + len(pair.shadow.body)

@@ -11,7 +11,7 @@ import pytest
 
 from pointsman.model.evidence import Tally
 from pointsman.policy.differences import misfit, quantile_shift, rate_difference, tolerance
-from pointsman.policy.verdict import BETTER, SLIGHTLY_WORSE, UNSEEN, WORSE, as_view, clumping, compare
+from pointsman.policy.verdict import BETTER, SLIGHTLY_WORSE, UNSEEN, WORSE, Piece, as_view, clumping, compare
 from pointsman.stats.latency import bucket_of
 
 MANY = 20_000
@@ -26,7 +26,7 @@ def tally(rng: np.random.Generator, requests: int, *, errors: float = 0.0, media
 
 
 def compared(main: Tally, new: Tally):
-    return compare("main", "new", [(main, new)])
+    return compare("main", "new", [Piece(main, new)])
 
 
 def test_a_version_of_twice_the_latency_is_called_slower():
@@ -85,6 +85,15 @@ def test_faster_in_the_middle_and_slower_at_the_end_is_said_in_one_clause():
     assert found.verdict.startswith("new is slower: p95 +300 %, p99 +300 %, sure, though p50 -50 %; ")
 
 
+def test_what_the_baseline_did_before_the_canary_began_does_not_count():
+    """A bad night of the baseline does not make a canary better that began in the morning."""
+    night, day = Tally(1000, 500, {0: 1000}, 0.0), Tally(1000, 10, {-100: 1000}, 0.0)
+    pieces = [Piece(night, Tally(), 30)] * 9 + [Piece(day, day, 30)] * 10 + [Piece(night, Tally(), 30)]
+    found = compare("main", "new", pieces)
+    assert (found.baseline.requests, found.baseline.errors, found.seconds) == (10_000, 100, 300)
+    assert {one.verdict for one in found.differences.values()} == {UNSEEN}
+
+
 def test_few_requests_prove_nothing_and_the_sentence_says_so():
     """After ten requests each, intervals are wide or open, and nobody is accused."""
     rng = np.random.default_rng(5)
@@ -109,8 +118,8 @@ def test_bursts_of_one_arm_are_no_proof():
     """40 failures within one second of the canary's ten minutes say less than 40 that are spread over them."""
     quiet, spread = Tally(1900, 19, {0: 1900}, 0.0), Tally(100, 3, {0: 100}, 0.0)
     calm, burst = Tally(100, 1, {0: 100}, 0.0), Tally(100, 42, {0: 100}, 0.0)
-    spread_out = compare("main", "new", [(quiet, spread)] * 20)
-    in_a_burst = compare("main", "new", [(quiet, calm)] * 19 + [(quiet, burst)])
+    spread_out = compare("main", "new", [Piece(quiet, spread)] * 20)
+    in_a_burst = compare("main", "new", [Piece(quiet, calm)] * 19 + [Piece(quiet, burst)])
     assert spread_out.canary.errors - 1 == 59
     assert in_a_burst.canary.errors == 61
     assert spread_out.differences["errors"].verdict == WORSE
@@ -202,8 +211,9 @@ def test_equal_versions_with_stalls_of_one_of_them_are_seldom_told_apart():
                 arm = int(rng.random() < 0.5)
                 late = tally(rng, 50, median_s=0.7)
                 arms[arm] = Tally(1450, 0, tally(rng, 1450).latencies, 0.0).plus(late)
-            pieces.append((arms[0], arms[1]))
+            pieces.append(Piece(*arms))
         harm += compare("main", "new", pieces).harm
-        unaware += compare("main", "new", [tuple(reduce(Tally.plus, arm) for arm in zip(*pieces, strict=True))]).harm
+        main, new, _ = zip(*pieces, strict=True)
+        unaware += compared(reduce(Tally.plus, main), reduce(Tally.plus, new)).harm
     assert harm <= 1
     assert unaware > 1, "in one piece the stalls show as harm"

@@ -32,7 +32,10 @@ VERDICTS = {
 def comparison_table(comparison: dict[str, Any]) -> RenderableType:
     """What ``compare_traffic`` returns, with the verdict below."""
     arms = comparison["baseline"], comparison["canary"]
-    title = plain(f"{comparison['endpoint']}, the last {duration(comparison['over_s'])}").plain
+    over = f"the last {duration(comparison['over_s'])}"
+    if comparison["seconds"] < 0.95 * comparison["over_s"]:
+        over = f"{duration(comparison['seconds'])} of {over}, in which both answered"
+    title = plain(f"{comparison['endpoint']}, {over}").plain
     names = [plain(arm["backend"]).plain for arm in arms]
     table = make_table(title, "", *names, "difference", "between", "verdict")
     for column in table.columns[1:5]:
@@ -109,7 +112,8 @@ class RolloutPicture:
         parts: list[Any] = []
         for number, weight in enumerate(self._plan["steps"]):
             passed, present = number < at or state == "promoted", number == at
-            mark, style = ("●", "green") if passed else ("◉", ROLLOUT_STYLES.get(state, "")) if present else ("○", "dim")
+            now = ("◉", ROLLOUT_STYLES.get(state, "")) if present else ("○", "dim")
+            mark, style = ("●", "green") if passed else now
             parts += [(f"{mark} {share(weight)}", style), ("  ─  ", "dim")]
         return Text.assemble(*parts[:-1])
 
@@ -195,8 +199,5 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit that leaves no fraction, such as ``10 min`` or ``90 s``."""
-    for unit, name in ((3600, "h"), (60, "min")):
-        if seconds >= unit and seconds % unit == 0:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.3g} s"
+    """In few digits, such as ``10 min``, ``2.5 min`` or ``90 s``."""
+    return f"{seconds:.3g} s" if seconds <= 90 else f"{seconds / 60:.2g} min"

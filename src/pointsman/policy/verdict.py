@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from pointsman.model.evidence import Tally
 from pointsman.model.origin import Struct
@@ -29,8 +29,16 @@ FEWEST_PIECES = 8
 
 WORSE, SLIGHTLY_WORSE, BETTER, UNSEEN = "worse", "slightly worse", "better", "no difference seen"
 
-Pieces = Sequence[tuple[Tally, Tally]]
-"""What was counted of baseline and canary, piece by piece of time."""
+
+class Piece(NamedTuple):
+    """What was counted of baseline and canary in a piece of time, which took so many seconds."""
+
+    baseline: Tally
+    canary: Tally
+    seconds: float = 0.0
+
+
+Pieces = Sequence[Piece]
 
 
 class Arm(Struct, frozen=True):
@@ -69,11 +77,13 @@ class Comparison(Struct, frozen=True):
     """Two versions of an endpoint.
 
     Attributes:
+        seconds: for how long the requests were counted.
         differences: of ``errors``, ``p50``, ``p95`` and ``p99``.
         harm: whether any of them is ``worse``.
         verdict: all of it in one sentence.
     """
 
+    seconds: float
     baseline: Arm
     canary: Arm
     differences: dict[str, Difference]
@@ -90,16 +100,26 @@ def compare(baseline: str, canary: str, pieces: Pieces) -> Comparison:
 
     Args:
         baseline, canary: their names, for the verdict.
-        pieces: what was counted of the two, by pieces of time such as half minutes; one piece will do.
+        pieces: what was counted of the two, by pieces of time such as half minutes; one piece will do. What came
+            before both answered, or after one had stopped, does not count: it says nothing of the other.
     """
-    first, second = (reduce(Tally.plus, (piece[arm] for piece in pieces), Tally()) for arm in (0, 1))
+    pieces = _in_common(pieces)
+    first = reduce(Tally.plus, (piece.baseline for piece in pieces), Tally())
+    second = reduce(Tally.plus, (piece.canary for piece in pieces), Tally())
     allowed = tolerance(ALPHA / (1 + len(QUANTILES)))
     differences = {"errors": _errors(first, second, pieces, allowed)}
     for name, quantile in QUANTILES.items():
         differences[name] = _latency(first, second, pieces, quantile, allowed)
     arms = (_arm(baseline, first), _arm(canary, second))
     harm = any(one.verdict == WORSE for one in differences.values())
-    return Comparison(*arms, differences, harm, _sentence(*arms, differences))
+    seconds = sum(piece.seconds for piece in pieces)
+    return Comparison(seconds, *arms, differences, harm, _sentence(*arms, differences))
+
+
+def _in_common(pieces: Pieces) -> Pieces:
+    """From the first piece in which both answered to the last; all, if there is none."""
+    both = [place for place, piece in enumerate(pieces) if piece.baseline.requests and piece.canary.requests]
+    return pieces[both[0] : both[-1] + 1] if both else pieces
 
 
 def _arm(backend: str, tally: Tally) -> Arm:
@@ -116,7 +136,7 @@ def _arm(backend: str, tally: Tally) -> Arm:
 def _errors(first: Tally, second: Tally, pieces: Pieces, allowed: float) -> Difference:
     if not first.requests or not second.requests:
         return Difference(None, None, None, UNSEEN)
-    clumps = clumping([(one.errors, one.requests, two.errors, two.requests) for one, two in pieces])
+    clumps = clumping([(one.errors, one.requests, two.errors, two.requests) for one, two, _ in pieces])
     low, high = rate_difference(
         first.errors / clumps, first.requests / clumps, second.errors / clumps, second.requests / clumps, allowed
     )
@@ -128,7 +148,7 @@ def _latency(first: Tally, second: Tally, pieces: Pieces, quantile: float, allow
     if not first.latencies or not second.latencies:
         return Difference(None, None, None, UNSEEN)
     bucket = quantile_bucket(first.latencies, quantile)
-    clumps = clumping([(*_above(one, bucket), *_above(two, bucket)) for one, two in pieces])
+    clumps = clumping([(*_above(one, bucket), *_above(two, bucket)) for one, two, _ in pieces])
     shift = quantile_shift(_thinned(first.latencies, clumps), _thinned(second.latencies, clumps), quantile, allowed)
     # A latency can be anywhere in its bucket.
     low, high = (RATIO ** (shift.low - 1) - 1, RATIO ** (shift.high + 1) - 1)

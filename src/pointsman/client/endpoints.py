@@ -9,14 +9,18 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from typing import Any
 
+from msgspec.structs import replace
+
 from pointsman import arguments
 from pointsman.arguments import check_timeout
 from pointsman.client.operations import Operations, endpoint_view, new_id
+from pointsman.comparing.comparers import comparison
 from pointsman.model import DEFAULT_SHARD_KEY, CustomPolicy, TrafficPolicy
+from pointsman.model.comparison import Function
 from pointsman.policy.shardkey import MAX_PINS, check_key, check_source
 from pointsman.routing.chooser import Chooser
 from pointsman.routing.ownpolicy import NotAPolicyError, load_policy
-from pointsman.usercode.packing import shown
+from pointsman.usercode.packing import import_object, shown
 from pointsman.usercode.paths import import_folders
 from pointsman.wire.commands import (
     CreateEndpoint,
@@ -89,6 +93,7 @@ class EndpointOperations(Operations):
 
 
 BUILT_IN = "weighted"
+NOISE, KEEP = 0.1, 50
 
 
 class TrafficOperations(Operations):
@@ -172,19 +177,46 @@ class TrafficOperations(Operations):
             raise ValueError(f"version {version} cannot be one of a traffic policy; traffic_history() lists them")
         self._change(RollbackTraffic(new_id(), name, version))
 
-    def shadow_traffic(self, endpoint_name: str, backend_tag: str, proportion: float) -> None:
-        """Send shadow copies of an endpoint's calls to a backend; their answers are discarded, unnoticed by callers.
+    def shadow_traffic(
+        self,
+        endpoint_name: str,
+        backend_tag: str,
+        proportion: float,
+        *,
+        compare: Any = None,
+        noise: float = NOISE,
+        keep: int = KEEP,
+        redact: Sequence[str] = (),
+    ) -> None:
+        """Send shadow copies of an endpoint's calls to a backend, unnoticed by callers. The answers are discarded, or
+        compared with those that users get: :meth:`shadow_report` and :meth:`shadow_examples` say what came of it.
 
         Args:
             proportion: probability in [0, 1] that a call is copied; 0 ends the shadow.
+            compare: ``"exact"``, ``"json"``, or what a function of ``serve.compare`` returned; ``"none"`` compares no
+                more. Left out, it stays as it is. Other options than before begin afresh.
+            noise: probability in [0, 1] that a compared copy has a second one, which goes to the backend that answers
+                the user: it shows how often that backend disagrees with itself.
+            keep: how many examples of answers that do not match are kept, 0 to 1000.
+            redact: paths of values that are never stored, such as ``["$.user.email"]``.
 
         Raises:
-            TypeError: ``proportion`` is no number.
-            ValueError: it is outside [0, 1], or endpoint or backend are unknown. Nothing has changed.
+            TypeError: ``proportion`` is no number, or another argument is of another type.
+            ValueError: a number is out of its range, a path is none, a function cannot be imported, options of a
+                comparison are given without ``compare``, or endpoint or backend are unknown. Nothing has changed.
         """
         name = arguments.check_object_name(endpoint_name, "endpoint_name")
         tag = arguments.check_object_name(backend_tag, "backend_tag")
-        self._change(ShadowTraffic(new_id(), name, tag, _number(proportion, "proportion")))
+        share = _number(proportion, "proportion")
+        if compare is None:
+            if (noise, keep, tuple(redact)) != (NOISE, KEEP, ()):
+                raise ValueError("noise, keep and redact are options of a comparison; give compare, too")
+            self._change(ShadowTraffic(new_id(), name, tag, share))
+            return
+        wanted = comparison(compare, noise=noise, keep=keep, redact=redact)
+        if wanted is not None and isinstance(wanted.by, Function):
+            wanted = replace(wanted, by=importable(wanted.by, import_folders()))
+        self._change(ShadowTraffic(new_id(), name, tag, share, wanted, keep_comparison=False))
 
     def pin(self, endpoint: str, shard_key: str | Sequence[str], backend: str) -> None:
         """Send all calls with a shard key to one backend, regardless of the weights; the backend needs no weight.
@@ -270,13 +302,7 @@ def custom_policy(path: Any, folders: tuple[str, ...]) -> CustomPolicy:
     """
     if not isinstance(path, str):
         raise TypeError(f"policy must be an import path such as 'package.module:name', not {shown(path)}")
-    module = path.replace(":", ".").partition(".")[0]
-    if module == "__main__":
-        raise ValueError(f"traffic policy {shown(path)} is part of this script, which no other process can import")
-    if module in sys.stdlib_module_names or _origin(module, folders) != _origin(module, _router_order(folders)):
-        raise ValueError(
-            f"traffic policy {shown(path)} is hidden from other processes by an installed module {shown(module)}"
-        )
+    _check_found_elsewhere("traffic policy", path, folders)
     custom = CustomPolicy(path, folders)
     try:
         load_policy(custom)
@@ -285,6 +311,36 @@ def custom_policy(path: Any, folders: tuple[str, ...]) -> CustomPolicy:
     except BaseException as error:
         raise ValueError(f"traffic policy {shown(path)} cannot be imported: {shown(error)}") from error
     return custom
+
+
+def importable(function: Function, folders: tuple[str, ...]) -> Function:
+    """A comparing function, imported here, and with the folders in which other processes find it.
+
+    Raises:
+        TypeError: what it names cannot be called.
+        ValueError: it cannot be imported, here or by other processes.
+    """
+    _check_found_elsewhere("comparing function", function.path, folders)
+    try:
+        found = import_object(function.path, folders)
+    except BaseException as error:
+        raise ValueError(f"comparing function {shown(function.path)} cannot be imported: {shown(error)}") from error
+    if not callable(found):
+        raise TypeError(f"comparing function {shown(function.path)} is {shown(found)}, which cannot be called")
+    return Function(function.path, folders)
+
+
+def _check_found_elsewhere(what: str, path: str, folders: tuple[str, ...]) -> None:
+    """Check that other processes find the module that this one does.
+
+    Raises:
+        ValueError: they do not.
+    """
+    module = path.replace(":", ".").partition(".")[0]
+    if module == "__main__":
+        raise ValueError(f"{what} {shown(path)} is part of this script, which no other process can import")
+    if module in sys.stdlib_module_names or _origin(module, folders) != _origin(module, _router_order(folders)):
+        raise ValueError(f"{what} {shown(path)} is hidden from other processes by an installed module {shown(module)}")
 
 
 def _router_order(folders: tuple[str, ...]) -> list[str]:

@@ -15,6 +15,7 @@ from pointsman.controller.controller import Controller
 from pointsman.controller.history import history_of
 from pointsman.controller.operations import OperationWaiter
 from pointsman.controller.orders import Subscription
+from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import NoCapacityError
 from pointsman.controller.views import backends_of, declared_of, status_of, traffic_of
 from pointsman.engine.base import Engine, Nodes
@@ -44,6 +45,7 @@ from pointsman.wire.commands import (
 from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout
+from pointsman.wire.shadows import QueryShadow, ShadowView
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +116,7 @@ class Commands:
         settings: options of ``start``.
         ingresses: returns the ingresses that are connected now.
         exporter: collects this node's metrics; None if nothing is recorded.
+        shadows: knows what has come of comparing shadows' answers; None where nothing is compared.
         metrics_url: URL of the exporter; empty if it does not serve.
         wait_for_resources_s: how long a change may wait for nodes to join.
     """
@@ -125,6 +128,7 @@ class Commands:
         engine: Engine,
         *,
         ingresses: Callable[[], Sequence[Subscription]],
+        shadows: Shadows | None = None,
         exporter: Exporter | None = None,
         metrics_url: str = "",
         wait_for_resources_s: float = 0.0,
@@ -133,6 +137,7 @@ class Commands:
         self._controller = controller
         self._engine = engine
         self._ingresses = ingresses
+        self._shadows = shadows
         self._exporter = exporter
         self._metrics_url = metrics_url
         self._capacity_wait = CapacityWait(engine.nodes, wait_for_resources_s)
@@ -172,6 +177,8 @@ class Commands:
             if self._exporter is None:
                 raise ServeException("this instance records no metrics (metrics_export_port=None)")
             return pack(await self._read(self._exporter))
+        if isinstance(command, QueryShadow):
+            return pack(await self._shadow(command))
         if isinstance(command, Await):
             await controller.wait(command, own_routers, progress)
             return b""
@@ -186,6 +193,12 @@ class Commands:
         if isinstance(command, (QueryRollout, AwaitRollout)):
             raise ValueError(f"endpoint {command.endpoint!r} has had no rollout")
         return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body))
+
+    async def _shadow(self, command: QueryShadow) -> ShadowView:
+        if self._shadows is None:
+            raise ServeException("this instance compares no answers")
+        await self._shadows.read()
+        return self._shadows.view(command.endpoint, command.backend)
 
     async def _status(self) -> Status:
         controller, queued = self._controller, await self._queued()

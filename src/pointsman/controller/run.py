@@ -14,12 +14,13 @@ from pointsman.controller.commands import Commands
 from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.orders import Launcher
+from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import of_this_start
 from pointsman.controller.store import StoreError
 from pointsman.controller.store.base import DurableStore
 from pointsman.controller.waiters import StartWait
 from pointsman.engine.base import Engine, EventSink
-from pointsman.engine.instances import metrics_folder
+from pointsman.engine.instances import metrics_folder, pairs_folder
 from pointsman.engine.listening import url_of
 from pointsman.telemetry import families
 from pointsman.telemetry.exporter import Exporter
@@ -74,11 +75,13 @@ async def serve(
         request_timeout_s=handover.settings.request_timeout_s,
         drain_delay_s=handover.settings.drain_delay_s,
     )
+    shadows = Shadows(pairs_folder(handover.control_path), raised.nodes, lambda: controller.desired)
     commands = Commands(
         handover.settings,
         controller,
         raised,
         ingresses=connections.ingresses,
+        shadows=shadows,
         exporter=exporter,
         metrics_url=url_of(metrics, node_address) if metrics is not None else "",
         wait_for_resources_s=wait_for_resources_s,
@@ -86,12 +89,14 @@ async def serve(
     connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
     # The engine first: its ``recovered`` event adopts the living replicas, so they are known when they report.
     await raised.start()
-    coming_up = asyncio.ensure_future(watch_start(controller, handover.settings))
+    beside = [asyncio.ensure_future(task) for task in (watch_start(controller, handover.settings), shadows.run())]
     servers = [await _accept(listener, connections, handover.settings.instance) for listener in listeners]
     ready(controller)
     await stopped.wait()
-    coming_up.cancel()
-    await asyncio.gather(coming_up, return_exceptions=True)
+    for task in beside:
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
+    await shadows.aclose()
     await controller.aclose()
     if exporter is not None:
         await exporter.aclose()

@@ -7,7 +7,7 @@ does not read the handovers that it passes on.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pointsman.engine.orders import LaunchOrder, ProcessEvent, ShutdownOrder
@@ -15,6 +15,7 @@ from pointsman.model import Capacity, Resources
 from pointsman.wire.handover import InstanceSettings
 
 if TYPE_CHECKING:
+    from pointsman.telemetry.pairs import PairCounts
     from pointsman.telemetry.reports import Reading
 
 EventSink = Callable[[ProcessEvent], None]
@@ -69,6 +70,9 @@ class Nodes(Protocol):
     async def read_metrics(self) -> list[Reading]:
         """The current metrics of those nodes; nodes that do not answer are left out."""
 
+    async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
+        """What was counted there of these comparisons; those of no other exist afterwards."""
+
 
 class OneNode:
     """The nodes of the local engine: this machine only. All methods do nothing, since the supervisor reports exits."""
@@ -87,6 +91,9 @@ class OneNode:
         return {}
 
     async def read_metrics(self) -> list[Reading]:
+        return []
+
+    async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         return []
 
 

@@ -55,6 +55,19 @@ class CountKey(NamedTuple):
     detail: str = ""
 
 
+PairCounts = dict[str, dict[CountKey, int]]
+"""Counts by the names of comparisons."""
+
+
+PackedCounts = dict[str, list[tuple[CountKey, int]]]
+"""The same as a message."""
+
+
+def as_counts(packed: PackedCounts) -> PairCounts:
+    """The counts of a message."""
+    return {name: dict(counts) for name, counts in packed.items()}
+
+
 class PairCounter:
     """Counts the pairs of one comparison in this process. Thread-safe.
 
@@ -96,7 +109,7 @@ class PairReader:
         self._folder = folder
         self._collectors: dict[str, Collector] = {}
 
-    def read(self, names: Collection[str]) -> dict[str, dict[CountKey, int]]:
+    def read(self, names: Collection[str]) -> PairCounts:
         """The counts of these comparisons; those of no other exist afterwards, nor their examples.
 
         Raises:

@@ -29,6 +29,7 @@ from pointsman.wire.messages import Command as Command
 from pointsman.wire.messages import CommandHead as CommandHead
 from pointsman.wire.messages import Message, Signed
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, RolloutCommand
+from pointsman.wire.shadows import QueryShadow
 
 
 class CreateBackend(Signed, frozen=True, tag="create_backend"):
@@ -261,6 +262,7 @@ AnyCommand = (
     | QueryTraffic
     | QueryMetrics
     | QueryRollout
+    | QueryShadow
     | Shutdown
 )
 

@@ -89,9 +89,9 @@ class Actors:
         self._handles[name] = None
         self._order(name, lambda: self._adopt(name, introduce))
 
-    async def ask(self, name: str, method: str) -> Any:
+    async def ask(self, name: str, method: str, *args: Any) -> Any:
         """Call an actor's method and return its result. Raises RayError, KeyError: the actor has exited."""
-        reference = await self.run(lambda: getattr(self._handles[name], method).remote())
+        reference = await self.run(lambda: getattr(self._handles[name], method).remote(*args))
         return await asyncio.wrap_future(reference.future())
 
     def send(self, name: str, method: str) -> None:

@@ -84,6 +84,7 @@ class NodeFolder:
         self.path = runtime_folder() / f"{PREFIX}{instance}.{node_here()[:SHORT_NODE]}"
         self.replica_sockets = self.path / "r"
         self.metrics = self.path / "m"
+        self.pairs = self.path / "c"
         self.logs = self.path / "logs"
         self._lock = -1
 

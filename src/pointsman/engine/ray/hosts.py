@@ -33,6 +33,7 @@ from pointsman.exceptions import ServeException
 from pointsman.model import Environment
 from pointsman.telemetry import logs
 from pointsman.telemetry.exporter import Exporter
+from pointsman.telemetry.pairs import PairReader
 from pointsman.telemetry.reports import reading_of
 from pointsman.wire.address import set_node
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
@@ -236,6 +237,7 @@ class MetricsHost:
         self._serving: concurrent.futures.Future[Serving] = concurrent.futures.Future()
         self._end_requested = asyncio.Event()
         self._over = asyncio.Event()
+        self._pairs: PairReader | None = None
 
     def __repr__(self) -> str:
         return self._args.label
@@ -275,6 +277,15 @@ class MetricsHost:
         """A packed :class:`Reading` of this node's metrics."""
         serving = await asyncio.wrap_future(self._serving)
         return pack(reading_of(await serving.exporter.collect(), time.monotonic()))
+
+    async def read_pairs(self, names: list[str]) -> bytes:
+        """Packed counts of these comparisons on this node (:mod:`pointsman.telemetry.pairs`)."""
+        await asyncio.wrap_future(self._serving)
+        if self._pairs is None:
+            handover = unpack_handover(self._args.handover, MetricsHandover)
+            self._pairs = PairReader(NodeFolder(handover.instance).pairs)
+        counts = self._pairs.read(names)
+        return pack({name: list(found.items()) for name, found in counts.items()})
 
     async def end(self) -> None:
         """Exit, since the instance ends."""

@@ -1,0 +1,202 @@
+"""What has come of comparing shadows' answers: read once a second on all nodes, while there are shadows that compare.
+
+Pairs are counted by the comparison's name and the versions of the code on both sides (decision 0080). Those of code
+that is not wanted any more are left out, so that a comparison begins afresh with new code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from math import exp
+from pathlib import Path
+from typing import NamedTuple
+
+from pointsman.controller.state import Desired, find_endpoint
+from pointsman.engine.base import Nodes
+from pointsman.model import Comparison
+from pointsman.model.evidence import PairKey, PairTally
+from pointsman.stats.rates import RateGate
+from pointsman.telemetry.pairs import MATCHED, MISMATCHED, CountKey, PairReader
+from pointsman.wire.shadows import NoiseView, PairCount, ShadowView
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+MAX_LOG_E = 700.0
+"""Of the evidence that is shown; more is no float."""
+
+
+class Watched(NamedTuple):
+    """A shadow that is compared, and the code that is wanted on both sides.
+
+    Attributes:
+        versions: of all backends.
+        weighted: the backends that answer users by their weight.
+    """
+
+    endpoint: str
+    backend: str
+    comparison: Comparison
+    versions: Mapping[str, int]
+    weighted: tuple[str, ...]
+
+    def has(self, key: CountKey) -> bool:
+        """Whether a count is of that code; 0 is a version that was not known."""
+        primary = self.versions.get(key.primary, 0)
+        second = primary if key.noise else self.versions.get(self.backend, 0)
+        return key.primary_version in (0, primary) and key.shadow_version in (0, second)
+
+    @property
+    def code(self) -> tuple[tuple[str, int], ...]:
+        """The backends on both sides, and their versions."""
+        return tuple((tag, self.versions.get(tag, 0)) for tag in (self.backend, *self.weighted))
+
+
+def watched(desired: Desired) -> Iterator[Watched]:
+    """All shadows that are compared."""
+    versions = {tag: spec.version for tag, spec in desired.backends.items()}
+    for name, endpoint in desired.endpoints.items():
+        for backend, comparison in endpoint.policy.compared.items():
+            weighted = tuple(sorted(tag for tag, weight in endpoint.policy.weights.items() if weight))
+            yield Watched(name, backend, comparison, versions, weighted)
+
+
+def since(desired: Desired, one: Watched) -> str:
+    """When this comparison of this code began, ISO 8601 in UTC."""
+    return max([one.comparison.since, *(desired.backends[tag].since for tag, version in one.code if version)])
+
+
+def pairs_of(one: Watched, counts: Mapping[CountKey, int]) -> dict[PairKey, PairTally]:
+    """The pairs of a shadow, for each backend that it was compared with."""
+    found: dict[PairKey, PairTally] = {}
+    for key, count in counts.items():
+        if one.has(key) and key.what in (MATCHED, MISMATCHED):
+            began = f"{one.comparison.name}/{key.primary}@{key.primary_version}/{key.shadow_version}"
+            pair = PairKey(one.endpoint, one.backend, began, key.noise)
+            before = found.get(pair, PairTally())
+            found[pair] = PairTally(before.pairs + count, before.mismatched + count * (key.what == MISMATCHED))
+    return found
+
+
+class Shadows:
+    """Knows what has come of comparing shadows' answers.
+
+    Args:
+        folder: of the counts on this node.
+        nodes: the others.
+        desired: returns the desired state.
+
+    Attributes:
+        pairs: at the last reading.
+    """
+
+    def __init__(self, folder: Path, nodes: Nodes, desired: Callable[[], Desired]) -> None:
+        self._reader = PairReader(folder)
+        self._nodes = nodes
+        self._desired = desired
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-pairs")
+        self._turn = asyncio.Lock()
+        self._counts: dict[str, Counter[CountKey]] = {}
+        self._gates: dict[str, _Gate] = {}
+        self._swept = False
+        self.pairs: dict[PairKey, PairTally] = {}
+
+    async def run(self) -> None:
+        """Read once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                await self.read()
+            except OSError as error:
+                log.warning("compared answers cannot be counted now: %s", error)
+
+    async def read(self) -> None:
+        """Read what was counted until now. Folders of comparisons that are over are removed.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        async with self._turn:
+            shadows = list(watched(self._desired()))
+            if not shadows and self._swept:
+                return
+            names = [one.comparison.name for one in shadows]
+            here = await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.read, names)
+            counts: dict[str, Counter[CountKey]] = {name: Counter() for name in names}
+            for node in (here, *await self._nodes.read_pairs(names)):
+                for name, found in node.items():
+                    if name in counts:
+                        counts[name].update(found)
+            self._counts, self._swept = counts, not shadows
+            self.pairs = {}
+            for one in shadows:
+                self.pairs.update(pairs_of(one, counts[one.comparison.name]))
+            self._judge(shadows)
+
+    def view(self, endpoint: str, backend: str) -> ShadowView:
+        """What has come of one shadow, at the last reading.
+
+        Raises:
+            ValueError: there is no such endpoint, or no such shadow whose answers are compared.
+        """
+        desired = self._desired()
+        find_endpoint(desired, endpoint)
+        one = next((one for one in watched(desired) if (one.endpoint, one.backend) == (endpoint, backend)), None)
+        if one is None:
+            raise ValueError(
+                f"endpoint {endpoint!r} has no shadow {backend!r} whose answers are compared; shadow_traffic() with"
+                " compare= makes one"
+            )
+        sums: Counter[tuple[bool, str, str, str]] = Counter()
+        for key, count in self._counts.get(one.comparison.name, Counter[CountKey]()).items():
+            if one.has(key):
+                sums[key.noise, key.route, key.what, key.detail] += count
+        gate = self._gates.get(one.comparison.name)
+        noise = gate.view() if gate is not None else _Gate(one).view()
+        counts = tuple(PairCount(*what, count) for what, count in sorted(sums.items()))
+        return ShadowView(since(desired, one), counts, noise if one.comparison.noise else None)
+
+    async def aclose(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.close)
+        self._thread.shutdown()
+
+    def _judge(self, shadows: list[Watched]) -> None:
+        """Give each gate what has come since the last reading; one begins afresh with other code."""
+        gates = {}
+        for one in shadows:
+            gate = self._gates.get(one.comparison.name)
+            if gate is None or gate.code != one.code:
+                gate = _Gate(one)
+            gate.tick(one, self.pairs)
+            gates[one.comparison.name] = gate
+        self._gates = gates
+
+
+class _Gate:
+    """Whether a shadow mismatches more often than the endpoint's backend does with itself, in this code."""
+
+    def __init__(self, one: Watched) -> None:
+        self._gate = RateGate()
+        self._seen: dict[PairKey, PairTally] = {}
+        self.code = one.code
+
+    def tick(self, one: Watched, pairs: Mapping[PairKey, PairTally]) -> None:
+        mine = {
+            key: tally for key, tally in pairs.items() if (key.endpoint, key.backend) == (one.endpoint, one.backend)
+        }
+        new = {False: [0, 0], True: [0, 0]}
+        for key, tally in mine.items():
+            before = self._seen.get(key, PairTally())
+            # Fewer than before: a node is gone, with what was counted there.
+            more = max(0, tally.pairs - before.pairs)
+            new[key.noise][0] += more
+            new[key.noise][1] += min(more, max(0, tally.mismatched - before.mismatched))
+        self._seen.update(mine)
+        self._gate.add(*new[True], *new[False])
+
+    def view(self) -> NoiseView:
+        return NoiseView(exp(min(self._gate.log_e, MAX_LOG_E)), 1 / self._gate.alpha, self._gate.tripped)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pointsman.comparer.subject import Subject
 from pointsman.telemetry import logs
-from pointsman.wire.pairs import Began, Message, Unpacker
+from pointsman.wire.pairs import Began, Ended, Message, Unpacker
 
 log = logging.getLogger("pointsman.comparer")
 
@@ -42,6 +42,9 @@ class Work:
                 self._subjects[message.number] = Subject(self._folder, message)
             except OSError as error:  # the instance ends, or the disk is full
                 log.warning("answers of shadow %r cannot be counted: %s", message.backend, error)
+        elif isinstance(message, Ended):
+            if message.number in self._subjects:
+                self._subjects.pop(message.number).close()
         elif message.number in self._subjects:
             self._subjects[message.number].take(message)
 

@@ -31,7 +31,9 @@ LIMIT_S = 1.0
 START_S = 20.0
 """How long the import of a user's function may take."""
 AGAIN_S = 1.0
-"""Pause before a process is started again."""
+"""A process is started once in so many seconds at most."""
+IDLE_S = 60.0
+"""A process without work ends after this time; the next pair starts another one."""
 MAX_QUEUED = 16 * 1024 * 1024
 """Bytes of answers that wait for one function."""
 LENGTH = Struct("<I")
@@ -78,7 +80,8 @@ class FunctionRunner:
         self._changed = threading.Condition()
         self._closed = False
         self._process: FunctionProcess | None = None
-        self._not_before = 0.0
+        self._started_at = float("-inf")
+        self._starts = True
         threading.Thread(target=self._run, name="pointsman-function", daemon=True).start()
 
     def put(self, pair: Pair) -> None:
@@ -104,38 +107,51 @@ class FunctionRunner:
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:
-                    self._changed.wait()
+                    if not self._changed.wait(IDLE_S):
+                        self._end()
                 if self._closed:
                     break
                 pair = self._waiting.popleft()
                 self._bytes -= _size(pair)
             self._done(pair, self._compare(pair))
-        if self._process is not None:
-            self._process.kill()
+        self._end()
 
     def _compare(self, pair: Pair) -> Outcome:
-        if self._process is None:
-            if time.monotonic() < self._not_before:
-                return Outcome(uncompared=DIED)
-            self._not_before = time.monotonic() + AGAIN_S
-            self._process = FunctionProcess(self._function)
-            if self._process.read(START_S) != READY:
-                self._process.kill()
-                self._process = None
-                return Outcome(uncompared=DIED)
-        answer = self._process.ask(packed(pair))
-        if not answer:
-            hung = answer is None
-            log.warning("the comparing function %r %s", self._function.path, "took over 1 s" if hung else "has ended")
-            self._process.kill()
-            self._process = None
-            return Outcome(uncompared=HUNG if hung else DIED)
-        try:
-            return msgspec.msgpack.decode(answer, type=Outcome)
-        except msgspec.DecodeError:  # user code has written to our socket
-            self._process.kill()
-            self._process = None
+        process = self._process or self._start()
+        if process is None:
             return Outcome(uncompared=DIED)
+        answer = process.ask(packed(pair))
+        if answer:
+            try:
+                return msgspec.msgpack.decode(answer, type=Outcome)
+            except msgspec.DecodeError:
+                answer = b""  # user code has written to our socket
+        self._end()
+        log.warning("the comparing function %r %s", self._function.path, "has ended" if answer == b"" else "hangs")
+        return Outcome(uncompared=DIED if answer == b"" else HUNG)
+
+    def _start(self) -> FunctionProcess | None:
+        """The process, once it is ready; None if it cannot be. Those that wait meanwhile are compared afterwards."""
+        pause = self._started_at + AGAIN_S - time.monotonic()
+        if pause > 0 and not self._starts:
+            return None  # what cannot be imported will not be a moment later
+        if pause > 0:
+            time.sleep(pause)
+        self._started_at = time.monotonic()
+        try:
+            self._process = FunctionProcess(self._function)
+        except OSError as error:
+            log.warning("the comparing function %r could not be started: %s", self._function.path, error)
+            return None
+        self._starts = self._process.read(START_S) == READY
+        if not self._starts:
+            self._end()
+        return self._process
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
 
 
 class FunctionProcess:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pointsman.model import Comparison
 from pointsman.usercode.paths import PATH_VARIABLE, python_path
-from pointsman.wire.pairs import MAX_WAITING, Began, Missed, Pair, Sides, packed
+from pointsman.wire.pairs import MAX_WAITING, Began, Ended, Missed, Pair, Sides, packed
 
 log = logging.getLogger("pointsman")
 
@@ -64,6 +64,7 @@ class Comparer:
         self._loop = asyncio.get_running_loop()
         self._subjects: dict[str, Began] = {}
         self._numbers: dict[int, Began] = {}
+        self._newest = 0
         self._announced: set[int] = set()
         self._missed: Counter[tuple[int, Sides, str]] = Counter()
         self._pairs: deque[tuple[int, bytes]] = deque()
@@ -91,7 +92,9 @@ class Comparer:
     def number(self, subject: Subject) -> int:
         found = self._subjects.get(subject.comparison.name)
         if found is None:
-            found = Began(len(self._subjects), subject.endpoint, subject.backend, subject.comparison)
+            self._end_others(subject)
+            self._newest += 1
+            found = Began(self._newest, subject.endpoint, subject.backend, subject.comparison)
             self._subjects[subject.comparison.name] = self._numbers[found.number] = found
         return found.number
 
@@ -114,6 +117,14 @@ class Comparer:
             self._flush()
         self._let_go()
 
+    def _end_others(self, subject: Subject) -> None:
+        """Forget what this shadow was compared by before. A pair that is still on its way is not compared."""
+        for name, other in list(self._subjects.items()):
+            if (other.endpoint, other.backend) == (subject.endpoint, subject.backend):
+                del self._subjects[name], self._numbers[other.number]
+                if other.number in self._announced:
+                    self._pairs.append((other.number, packed(Ended(other.number))))
+
     def _flush_later(self, delay_s: float = FLUSH_S) -> None:
         if self._timer is None and not self._blocked and not self._closed:
             self._timer = self._loop.call_later(delay_s, self._flush)
@@ -134,6 +145,8 @@ class Comparer:
 
     def _add(self, number: int, data: bytes) -> None:
         if number not in self._announced:
+            if number not in self._numbers:
+                return
             self._announced.add(number)
             self._out.append(memoryview(packed(self._numbers[number])))
         self._out.append(memoryview(data))

@@ -75,7 +75,13 @@ class Missed(msgspec.Struct, frozen=True, array_like=True, tag=3):
     count: int
 
 
-Message = Began | Pair | Missed
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Another comparison has taken the place of this one."""
+
+    number: int
+
+
+Message = Began | Pair | Missed | Ended
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 

@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pointsman.controller.applying import find_operation
 from pointsman.controller.controller import Controller
 from pointsman.controller.history import history_of
-from pointsman.controller.operations import OperationWaiter
+from pointsman.controller.operations import OperationWaiter, RolloutWaiter
 from pointsman.controller.orders import Subscription
+from pointsman.controller.rollouts.changes import find_rollout
+from pointsman.controller.rollouts.words import view_of
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import NoCapacityError
 from pointsman.controller.views import backends_of, declared_of, status_of, traffic_of
@@ -190,8 +192,11 @@ class Commands:
             return b""
         if isinstance(command, Shutdown):
             return pack(controller.shutdown(forget=command.forget))
-        if isinstance(command, (QueryRollout, AwaitRollout)):
-            raise ValueError(f"endpoint {command.endpoint!r} has had no rollout")
+        if isinstance(command, QueryRollout):
+            return pack(view_of(controller.desired, find_rollout(controller.desired, command.endpoint)))
+        if isinstance(command, AwaitRollout):
+            rollout = find_rollout(controller.desired, command.endpoint)
+            return pack(await controller.wait_for(RolloutWaiter(rollout, own_routers, command.timeout_s)))
         return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body))
 
     async def _shadow(self, command: QueryShadow) -> ShadowView:

@@ -20,6 +20,7 @@ from pointsman.controller.acting import ActionTaker
 from pointsman.controller.agenda import Agenda
 from pointsman.controller.concluding import AGAIN_S, Conclusions
 from pointsman.controller.health import Circumstances, HealthWatch
+from pointsman.controller.history import subject_of
 from pointsman.controller.observed import (
     NextStep,
     Observed,
@@ -189,9 +190,21 @@ class Controller:
             if isinstance(command, DeleteBackend) and command.force:
                 for replica in self.observed.of(command.tag):
                     self._actions.do(reconcile.Kill(replica.number, "its backend was deleted by force"))
-            log.info("version %d: %s %s", new.version, command.__struct_config__.tag, _subject(command))
+            log.info("version %d: %s %s", new.version, command.__struct_config__.tag, subject_of(command))
         self.kick()
         return reply
+
+    async def update(self, decide: Callable[[Desired, str], Desired]) -> None:
+        """Make durable what ``decide`` makes of the state, given the time of day. What nobody has to know of, such as
+        what was counted of a rollout, keeps the version.
+
+        Raises:
+            StoreError: it could not be made durable; nothing has changed.
+        """
+        async with self._turn:
+            new = decide(self.desired, _time_of_day())
+            if new is not self.desired:
+                await (self._durable.commit(new) if new.version > self.desired.version else self._durable.note(new))
 
     def _change_ended(self, task: asyncio.Task[bytes]) -> None:
         self._changes.discard(task)
@@ -385,7 +398,3 @@ class Controller:
 
 def _time_of_day() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _subject(command: Change) -> str:
-    return repr(next((getattr(command, what) for what in ("tag", "name", "owner") if hasattr(command, what)), ""))

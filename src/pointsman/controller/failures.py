@@ -53,6 +53,11 @@ class Failures:
     #: starts of the old version, is not the reason.
     cause: Failures | None = None
 
+    @property
+    def words(self) -> str:
+        """The last failure in one sentence."""
+        return f"{self.error}: {self.text}" if self.error else self.text
+
     def start_failed(self, now: float, *, recovered: bool = False) -> None:
         """Count a replica that did not get ready, or exited soon after without having answered. The next start is tried
         at once, then after 0.1, 0.2 and 0.4 s, then every 30 s.

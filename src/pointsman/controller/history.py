@@ -12,12 +12,14 @@ import msgspec
 
 from pointsman.controller.state import Desired
 from pointsman.model import BackendConfigSpec, BackendSpec, ChangeRecord, EndpointSpec, Pins, TrafficHistory
+from pointsman.wire.commands import Change
 from pointsman.wire.tables import changed
 
 KEPT_CHANGES = 200
 #: Who takes a change back.
 CONTROLLER = "the controller"
 MAX_TEXT = 300
+_ITS_OWN_WORDS = ("rollback", "rollout")
 
 
 def recorded(old: Desired, new: Desired, *, by: str, now: str, owner: str = "", because: str = "") -> Desired:
@@ -38,13 +40,25 @@ def recorded(old: Desired, new: Desired, *, by: str, now: str, owner: str = "", 
         f"{new.version:016d}.{number:04d}": ChangeRecord(new.version, now, by, owner, name, _cut(first + text))
         for number, (name, text) in enumerate(words.items())
     }
-    kept = dict(sorted({**new.changes, **records}.items())[-KEPT_CHANGES:])
-    return msgspec.structs.replace(new, changes=kept)
+    return msgspec.structs.replace(new, changes=_newest({**new.changes, **records}))
+
+
+def noted(new: Desired, name: str, text: str, *, by: str, now: str) -> Desired:
+    """The state with one more record of its version, for what cannot be seen by a difference of two states."""
+    version = f"{new.version:016d}."
+    number = sum(key.startswith(version) for key in new.changes)
+    record = ChangeRecord(new.version, now, by, "", name, _cut(text))
+    return msgspec.structs.replace(new, changes=_newest({**new.changes, f"{version}{number:04d}": record}))
 
 
 def history_of(desired: Desired) -> tuple[ChangeRecord, ...]:
     """The newest changes, oldest first."""
     return tuple(record for _, record in sorted(desired.changes.items()))
+
+
+def subject_of(command: Change) -> str:
+    """What a command changes, for the log."""
+    return repr(next((getattr(command, what) for what in ("tag", "name", "owner") if hasattr(command, what)), ""))
 
 
 def differences(old: BackendSpec, new: BackendSpec) -> list[str]:
@@ -108,7 +122,7 @@ def _endpoint(old: EndpointSpec, new: EndpointSpec, history: TrafficHistory) -> 
     parts = [_fields(before, after)] if before != after else []
     if old.policy.version != new.policy.version:
         word = history.changes[-1].change if history.changes else ""
-        first = f"{word}: " if word.startswith("rollback") else ""
+        first = f"{word}: " if word.startswith(_ITS_OWN_WORDS) else ""
         parts.append(f"{first}traffic {_shares(new.policy.weights)}")
         if old.policy.custom != new.policy.custom:
             parts.append(f"by {new.policy.custom.path}" if new.policy.custom else "by weight")
@@ -129,6 +143,10 @@ def _fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 def _shares(weights: Mapping[str, float]) -> str:
     return ", ".join(f"{tag} {100 * weight:.4g} %" for tag, weight in weights.items())
+
+
+def _newest(changes: dict[str, ChangeRecord]) -> dict[str, ChangeRecord]:
+    return dict(sorted(changes.items())[-KEPT_CHANGES:])
 
 
 def _cut(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Callers that wait for the end of an apply."""
+"""Callers that wait for the end of an apply, or of a rollout."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 from pointsman.controller.applying import view_of
 from pointsman.controller.replicas import Phase
-from pointsman.controller.state import Operation
+from pointsman.controller.rollouts.words import so_far
+from pointsman.controller.rollouts.words import view_of as view_of_rollout
+from pointsman.controller.state import Operation, Rollout
 from pointsman.controller.waiters import TABLES_S, Situation, TableWait, too_late
+from pointsman.model.rollout import INCONCLUSIVE, RolloutView
 from pointsman.wire.apply import DONE, RUNNING, TAKEN_BACK, OperationView
 from pointsman.wire.commands import Progress
 
@@ -66,6 +69,47 @@ class OperationWaiter:
             if self._reported.get(tag) != state:
                 self._reported[tag] = state
                 self._progress(Progress(tag, *state))
+
+
+class RolloutWaiter:
+    """One caller who waits until a rollout has ended and its traffic is in force, or it is inconclusive (RO1).
+
+    Args:
+        rollout: as it was when the caller asked.
+        own_routers: numbers of the caller's own routers, which must have the new table too.
+        timeout_s: the longest wait in seconds; None for no limit.
+    """
+
+    def __init__(self, rollout: Rollout, own_routers: frozenset[int], timeout_s: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[RolloutView] = loop.create_future()
+        self._rollout = rollout
+        self._tables = TableWait(own_routers)
+        self._timeout_s = timeout_s
+        self._timer = loop.call_later(timeout_s, self._is_late) if timeout_s is not None else None
+
+    def check(self, situation: Situation) -> None:
+        """Resolve ``future`` if it has ended, or is inconclusive."""
+        if self.future.done():
+            return
+        # One that has ended may be forgotten while routers are waited for.
+        rollout = self._rollout = situation.desired.rollouts.get(str(self._rollout.id), self._rollout)
+        waits = rollout.is_live and rollout.state != INCONCLUSIVE
+        if not waits and self._tables.is_over(situation, connects=False):
+            self.future.set_result(view_of_rollout(situation.desired, rollout))
+
+    def end(self) -> None:
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _is_late(self) -> None:
+        rollout = self._rollout
+        if not self.future.done():
+            what = f"rollout {rollout.id} of endpoint {rollout.plan.endpoint!r} is {rollout.state}"
+            self.future.set_exception(
+                TimeoutError(f"{what} {so_far(rollout)}, and has not ended within {self._timeout_s:g} s")
+            )
 
 
 def _some_take_calls(operation: Operation, situation: Situation) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,9 @@ from pointsman.model import (
     Struct,
     TrafficHistory,
 )
+from pointsman.model.evidence import MetricTally, PairTally, Tally
+from pointsman.model.rollout import ENDED, RolloutPlan
+from pointsman.model.rollout import RUNNING as ROLLING
 from pointsman.wire.apply import RUNNING, Marks, Plan
 
 #: How many existing names the error about an unknown one lists.
@@ -94,6 +97,101 @@ class CameUp(Struct, frozen=True):
     """Says that an instance has come up; it is kept under the instance's id, which is new at each start."""
 
 
+class Arms(Struct, frozen=True):
+    """What was counted of both arms of a rollout: of its backend, and of all others together."""
+
+    baseline: Tally = Tally()
+    canary: Tally = Tally()
+
+    def plus(self, other: Arms) -> Arms:
+        """The two together."""
+        return Arms(self.baseline.plus(other.baseline), self.canary.plus(other.canary))
+
+
+class Means(Struct, frozen=True):
+    """The same of one metric of user code."""
+
+    baseline: MetricTally = MetricTally()
+    canary: MetricTally = MetricTally()
+
+    def plus(self, other: Means) -> Means:
+        """The two together."""
+        return Means(self.baseline.plus(other.baseline), self.canary.plus(other.canary))
+
+
+class Pairs(Struct, frozen=True):
+    """Answers that were compared: of the shadow with the endpoint's own backend, and of that with itself."""
+
+    compared: PairTally = PairTally()
+    noise: PairTally = PairTally()
+
+    def plus(self, other: Pairs) -> Pairs:
+        """The two together."""
+        return Pairs(self.compared.plus(other.compared), self.noise.plus(other.noise))
+
+
+class Counted(Struct, frozen=True):
+    """What of the evidence a rollout was judged by already, so that nothing counts twice.
+
+    Attributes:
+        calls: by version of the policy, and backend.
+        pairs: by the comparison that they are of.
+        metrics: by name, and backend.
+    """
+
+    calls: dict[int, dict[str, Tally]] = {}
+    pairs: dict[str, Pairs] = {}
+    metrics: dict[str, dict[str, MetricTally]] = {}
+
+
+class Rollout(Struct, frozen=True):
+    """A rollout, and what of the evidence it was judged by.
+
+    Attributes:
+        plan: with all options of its gates.
+        former: the weights before it.
+        policies: versions of its traffic policies whose calls count, oldest first; the last one is in force.
+        codes: version of each backend's code, by tag.
+        state: see :class:`~pointsman.model.rollout.RolloutView`, as for all that is not here.
+        samples: requests of the baseline and of the canary in this step.
+        gates: state of each gate, by name; empty before the first evidence.
+        counted: None before the first evidence.
+        totals, pairs, metrics: all that counts so far.
+        forgets: whether the evidence is about other code, and is forgotten when the rollout goes on.
+    """
+
+    id: int
+    plan: RolloutPlan
+    former: dict[str, float]
+    policies: tuple[int, ...]
+    codes: dict[str, int]
+    by: str
+    began: str
+    state: str = ROLLING
+    step: int = 0
+    held_s: float = 0.0
+    samples: tuple[int, int] = (0, 0)
+    exposed: int = 0
+    gates: dict[str, dict[str, Any]] = {}
+    counted: Counted | None = None
+    totals: Arms = Arms()
+    pairs: Pairs = Pairs()
+    metrics: dict[str, Means] = {}
+    forgets: bool = False
+    reason: str = ""
+    ended: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not ended."""
+        return self.state not in ENDED
+
+    @property
+    def weight(self) -> float:
+        """The share of its step."""
+        return self.plan.steps[self.step]
+
+
 class Desired(Struct, frozen=True):
     """The desired state. ``version`` grows with every change.
 
@@ -105,6 +203,7 @@ class Desired(Struct, frozen=True):
         marks: who has set each field, by object, such as ``backend/ranker`` or ``endpoint/rank``.
         operations: by id: the apply that runs, and those that ended last.
         came_up: by the id of the instance; empty until it has come up.
+        rollouts: by id: those that run, and those that ended last.
     """
 
     version: int = 0
@@ -117,6 +216,7 @@ class Desired(Struct, frozen=True):
     marks: dict[str, Marks] = {}
     operations: dict[str, Operation] = {}
     came_up: dict[str, CameUp] = {}
+    rollouts: dict[str, Rollout] = {}
 
     @property
     def running(self) -> Operation | None:
@@ -175,6 +275,12 @@ def find_endpoint(state: Desired, name: str) -> EndpointSpec:
     if endpoint is None:
         raise ValueError(f"endpoint {name!r} does not exist{_nearest(name, state.endpoints)}")
     return endpoint
+
+
+def rollout_of(state: Desired, endpoint: str) -> Rollout | None:
+    """The newest rollout of an endpoint that is known."""
+    mine = [one for one in state.rollouts.values() if one.plan.endpoint == endpoint]
+    return max(mine, key=lambda one: one.id, default=None)
 
 
 def check_usable(state: Desired, tag: str) -> None:

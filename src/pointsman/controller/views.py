@@ -11,6 +11,7 @@ from pointsman.controller.applying import view_of
 from pointsman.controller.observed import Observed
 from pointsman.controller.orders import Subscription
 from pointsman.controller.replicas import Phase, Replica
+from pointsman.controller.rollouts.words import views_of
 from pointsman.controller.state import Desired, Fallback, find_endpoint
 from pointsman.limits import cut
 from pointsman.model import (
@@ -23,6 +24,8 @@ from pointsman.model import (
 from pointsman.wire.apply import Declared, OperationView
 from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
 from pointsman.wire.handover import InstanceSettings
+
+UNHEALTHY = "UNHEALTHY"
 
 
 def status_of(
@@ -65,6 +68,7 @@ def status_of(
         secure=settings.http_lock.tls is not None,
         came_up=bool(desired.came_up),
         operation=_running(desired),
+        rollouts=views_of(desired),
     )
 
 
@@ -105,23 +109,25 @@ def _running(desired: Desired) -> OperationView | None:
     return view_of(running, desired.version) if running is not None else None
 
 
-def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> BackendView:
+def state_of(observed: Observed, spec: BackendSpec) -> tuple[str, int]:
+    """The state of a backend (see :class:`~pointsman.wire.commands.BackendView`), and how many replicas serve."""
     replicas = observed.of(spec.tag)
     serving = [r for r in replicas if r.phase is Phase.READY and r.unhealthy is None and not r.killed]
     ready = sum(r.version == spec.version for r in serving)
     failures = observed.failures.get(spec.tag)
     if failures is not None and failures.rolled_back:
-        state = "DEPLOY_FAILED"
-    elif failures is not None and failures.count and ready < spec.config.num_replicas:
-        state = "UNHEALTHY"
-    elif ready == len(replicas) == spec.config.num_replicas:
-        state = "RUNNING"
-    else:
-        state = "UPDATING"
+        return "DEPLOY_FAILED", ready
+    if failures is not None and failures.count and ready < spec.config.num_replicas:
+        return UNHEALTHY, ready
+    return "RUNNING" if ready == len(replicas) == spec.config.num_replicas else "UPDATING", ready
+
+
+def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> BackendView:
+    replicas, failures = observed.of(spec.tag), observed.failures.get(spec.tag)
+    state, ready = state_of(observed, spec)
     failure = None
-    if failures is not None and state in ("DEPLOY_FAILED", "UNHEALTHY"):
-        text = f"{failures.error}: {failures.text}" if failures.error else failures.text
-        failure = FailureView(failures.reason, cut(text), cut(failures.traceback), failures.count)
+    if failures is not None and state in ("DEPLOY_FAILED", UNHEALTHY):
+        failure = FailureView(failures.reason, cut(failures.words), cut(failures.traceback), failures.count)
     return BackendView(
         spec=_small(spec),
         state=state,

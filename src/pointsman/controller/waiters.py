@@ -28,12 +28,11 @@ class StartFailure(BackendStartError):
         self.reason = failures.reason
         self.traceback = failures.traceback
         self.pickled = failures.pickled
-        what = f"{failures.error}: {failures.text}" if failures.error else failures.text
         if failures.reason in RECONFIGURE_REASONS:
             text = f"backend {backend!r} did not take its new config and keeps the old one"
         else:
             text = f"backend {backend!r} could not be brought up"
-        super().__init__(f"{text} ({failures.reason.value}): {what}")
+        super().__init__(f"{text} ({failures.reason.value}): {failures.words}")
 
     def head(self) -> FailureHead:
         """This error as a message."""

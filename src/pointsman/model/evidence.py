@@ -91,14 +91,46 @@ class PairTally(Struct, frozen=True):
     pairs: int = 0
     mismatched: int = 0
 
+    def plus(self, other: PairTally) -> PairTally:
+        """The two together."""
+        return PairTally(self.pairs + other.pairs, self.mismatched + other.mismatched)
+
+    def since(self, earlier: PairTally) -> PairTally:
+        """What has come after an earlier state of the same tally."""
+        return PairTally(max(0, self.pairs - earlier.pairs), max(0, self.mismatched - earlier.mismatched))
+
+
+class MetricKey(NamedTuple):
+    """Which values of a metric of user code a :class:`MetricTally` sums up. ``name`` is that of a histogram."""
+
+    backend: str
+    name: str
+
+
+class MetricTally(Struct, frozen=True):
+    """How many values were observed, and their sum."""
+
+    count: int = 0
+    sum: float = 0.0
+
+    def plus(self, other: MetricTally) -> MetricTally:
+        """The two together."""
+        return MetricTally(self.count + other.count, self.sum + other.sum)
+
+    def since(self, earlier: MetricTally) -> MetricTally:
+        """What has come after an earlier state of the same tally."""
+        return MetricTally(max(0, self.count - earlier.count), self.sum - earlier.sum)
+
 
 class Evidence(Struct, frozen=True):
     """All that was counted up to one moment. Counts never fall, whatever process ends.
 
     Attributes:
         at: seconds of a clock that is not set by anybody.
+        metrics: of user code; only those that a rollout watches.
     """
 
     at: float
     tallies: dict[TallyKey, Tally] = {}
     pairs: dict[PairKey, PairTally] = {}
+    metrics: dict[MetricKey, MetricTally] = {}

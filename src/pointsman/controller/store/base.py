@@ -27,7 +27,13 @@ class DurableStore(Protocol):
     def open(self) -> Loaded: ...
 
     def commit(
-        self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", codes: Sequence[bytes] = ()
+        self,
+        desired: Desired,
+        *,
+        reply_to: str = "",
+        reply: bytes = b"",
+        codes: Sequence[bytes] = (),
+        acknowledged: bool = True,
     ) -> None: ...
 
     def blob(self, digest: str) -> bytes: ...
@@ -90,6 +96,16 @@ class DurableState:
             await self._run(self._copy)
         await self._run(self._store.close)
         self._thread.shutdown()
+
+    async def note(self, new: Desired) -> None:
+        """Return when a state is durable which nobody is told of, such as what a rollout was judged by. It makes no
+        copy: were the database lost, the copy would lack that and nothing else.
+
+        Raises:
+            StoreError: it could not be written; nothing has changed.
+        """
+        await self._run(partial(self._store.commit, new, acknowledged=False))
+        self._on_commit(new)
 
     async def _run(self, function: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)

@@ -56,7 +56,15 @@ class KeyValueStore:
         self._write(msgspec.structs.replace(kept, epoch=kept.epoch + 1))
         return Loaded(kept.desired, dict(kept.replies), self._stored.epoch)
 
-    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", codes: Sequence[bytes] = ()) -> None:
+    def commit(
+        self,
+        desired: Desired,
+        *,
+        reply_to: str = "",
+        reply: bytes = b"",
+        codes: Sequence[bytes] = (),
+        acknowledged: bool = True,
+    ) -> None:
         """Make a state durable, whole or not at all; see :meth:`pointsman.controller.store.Store.commit`.
 
         Raises:

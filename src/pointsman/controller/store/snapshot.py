@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pointsman.controller.state import CameUp, Desired, Fallback, Operation
+from pointsman.controller.state import CameUp, Desired, Fallback, Operation, Rollout
 from pointsman.controller.store.files import StoreError
 from pointsman.model import BackendSpec, ChangeRecord, EndpointSpec, Pins, Struct, TrafficHistory
 from pointsman.usercode.packing import code_digest
@@ -43,6 +43,7 @@ KINDS: dict[str, type[Struct]] = {
     "marks": Marks,
     "operations": Operation,
     "came_up": CameUp,
+    "rollouts": Rollout,
 }
 _MODULUS = 2**256
 

@@ -81,13 +81,22 @@ class Store:
             raise StoreError(f"{self._path} cannot be written: {error}") from None
         return Loaded(self._now.desired, dict(self._now.replies), epoch)
 
-    def commit(self, desired: Desired, *, reply_to: str = "", reply: bytes = b"", codes: Sequence[bytes] = ()) -> None:
+    def commit(
+        self,
+        desired: Desired,
+        *,
+        reply_to: str = "",
+        reply: bytes = b"",
+        codes: Sequence[bytes] = (),
+        acknowledged: bool = True,
+    ) -> None:
         """Make a state durable, whole or not at all.
 
         Args:
             desired: the new state.
             reply_to: id of the command that caused it; ``reply`` is what a repetition of the command gets.
             codes: code blobs that the state refers to by digest.
+            acknowledged: whether anybody is told of the change. A copy that lacks one of which nobody was is as good.
 
         Raises:
             StoreError: nothing was written, or it was undone.
@@ -100,7 +109,7 @@ class Store:
         except (sqlite3.Error, OSError, StoreError) as error:
             raise StoreError(f"the change is not durable and was not made: {error}") from None
         try:
-            self._transact(self._now, desired, reply_to, reply, codes)
+            self._transact(self._now, desired, reply_to, reply, codes, acknowledged=acknowledged)
         except (sqlite3.Error, OSError) as error:
             self._doubtful = True
             try:
@@ -261,7 +270,16 @@ class Store:
         """True if the files were removed or moved: SQLite would go on writing to the deleted ones."""
         return not all(file.exists() for file in files_of(self._path)[:2])
 
-    def _transact(self, base: Snapshot, desired: Desired, reply_to: str, reply: bytes, codes: Sequence[bytes]) -> None:
+    def _transact(
+        self,
+        base: Snapshot,
+        desired: Desired,
+        reply_to: str,
+        reply: bytes,
+        codes: Sequence[bytes],
+        *,
+        acknowledged: bool = True,
+    ) -> None:
         """Write the difference to the state on disk. ``base`` has the replies, store id and epoch of the new state."""
         connection = self._connection
         assert connection is not None
@@ -269,11 +287,13 @@ class Store:
         try:
             new = Writer(connection, self._now).write(base, desired, reply_to, reply, codes)
             # Written before the commit: the rename that publishes it afterwards cannot fail for want of disk space.
-            self._ack.prepare(Acknowledged(new.store, new.commit, new.digest))
+            if acknowledged:
+                self._ack.prepare(Acknowledged(new.store, new.commit, new.digest))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         self._now = new._replace(sums=new.sums.settle())
-        self._ack.publish()
+        if acknowledged:
+            self._ack.publish()

@@ -1,0 +1,115 @@
+"""What is new in the evidence since a rollout was judged last. Pure.
+
+Evidence is cumulative, and a rollout remembers what it was judged by: whoever judges it next, and when, nothing counts
+twice and nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pointsman.controller.rollouts.gates import Tick
+from pointsman.controller.rollouts.options import METRICS
+from pointsman.controller.state import Arms, Counted, Means, Pairs, Rollout
+from pointsman.model.evidence import ROUTED, Evidence, MetricKey, MetricTally, PairKey, PairTally, Tally, TallyKey
+
+T = TypeVar("T", Tally, PairTally, MetricTally)
+
+
+def new_in(evidence: Evidence, rollout: Rollout, elapsed_s: float) -> tuple[Tick, Counted, tuple[int, int]]:
+    """What has come since a rollout was judged last.
+
+    Compared answers and metrics are those of backends, however calls got there: at the first evidence they only set
+    what is counted from. Requests are counted under the rollout's own policies, which are new with it.
+
+    Args:
+        elapsed_s: seconds since then.
+
+    Returns:
+        The tick; all that is counted with it; and how many of its requests belong to the step: of the baseline, and of
+        the canary. Late ones of earlier steps count for the gates alone.
+    """
+    before, first = rollout.counted or Counted(), rollout.counted is None
+    calls = {version: _calls(evidence, rollout, version) for version in rollout.policies}
+    arms, of_step = Arms(), Arms()
+    for version, tallies in calls.items():
+        of_step = _arms(rollout, tallies, before.calls.get(version, {}))
+        arms = arms.plus(of_step)
+    pairs = _pairs(evidence, rollout)
+    metrics = {name: _metric(evidence, rollout, name) for name in rollout.plan.gates.get(METRICS, {})}
+    tick = Tick(
+        seconds=elapsed_s,
+        arms=arms,
+        pairs=Pairs() if first else _new_pairs(pairs, before.pairs),
+        metrics={} if first else {n: _means(rollout, new, before.metrics.get(n, {})) for n, new in metrics.items()},
+        before=rollout.totals if rollout.weight >= 1 else None,
+    )
+    counted = Counted(
+        {version: {**before.calls.get(version, {}), **tallies} for version, tallies in calls.items()},
+        {**before.pairs, **pairs},
+        {name: {**before.metrics.get(name, {}), **tallies} for name, tallies in metrics.items()},
+    )
+    return tick, counted, (of_step.baseline.requests, of_step.canary.requests)
+
+
+def _calls(evidence: Evidence, rollout: Rollout, version: int) -> dict[str, Tally]:
+    keys = ((tag, TallyKey(rollout.plan.endpoint, version, tag, ROUTED)) for tag in _backends(rollout))
+    return {tag: evidence.tallies[key] for tag, key in keys if key in evidence.tallies}
+
+
+def _pairs(evidence: Evidence, rollout: Rollout) -> dict[str, Pairs]:
+    shadow = (rollout.plan.endpoint, rollout.plan.to)
+    comparisons = {key.began for key in evidence.pairs if (key.endpoint, key.backend) == shadow}
+    return {
+        began: Pairs(
+            evidence.pairs.get(PairKey(*shadow, began), PairTally()),
+            evidence.pairs.get(PairKey(*shadow, began, noise=True), PairTally()),
+        )
+        for began in comparisons
+    }
+
+
+def _metric(evidence: Evidence, rollout: Rollout, name: str) -> dict[str, MetricTally]:
+    keys = ((tag, MetricKey(tag, name)) for tag in _backends(rollout))
+    return {tag: evidence.metrics[key] for tag, key in keys if key in evidence.metrics}
+
+
+def _backends(rollout: Rollout) -> set[str]:
+    return {*rollout.former, rollout.plan.to}
+
+
+def _arms(rollout: Rollout, now: Mapping[str, Tally], before: Mapping[str, Tally]) -> Arms:
+    arms = Arms()
+    for tag, tally in now.items():
+        more = _since(tally, before.get(tag, Tally()))
+        arms = arms.plus(Arms(canary=more) if tag == rollout.plan.to else Arms(baseline=more))
+    return arms
+
+
+def _means(rollout: Rollout, now: Mapping[str, MetricTally], before: Mapping[str, MetricTally]) -> Means:
+    means = Means()
+    for tag, tally in now.items():
+        more = _since(tally, before.get(tag, MetricTally()))
+        means = means.plus(Means(canary=more) if tag == rollout.plan.to else Means(baseline=more))
+    return means
+
+
+def _new_pairs(now: Mapping[str, Pairs], before: Mapping[str, Pairs]) -> Pairs:
+    pairs = Pairs()
+    for began, there in now.items():
+        known = before.get(began, Pairs())
+        pairs = pairs.plus(Pairs(_since(there.compared, known.compared), _since(there.noise, known.noise)))
+    return pairs
+
+
+def _since(now: T, before: T) -> T:
+    """What is new in a tally. One that has fallen was begun anew: an instance that is started again from its store
+    counts from 0."""
+    return now if _size(now) < _size(before) else now.since(before)
+
+
+def _size(tally: Tally | PairTally | MetricTally) -> int:
+    if isinstance(tally, Tally):
+        return tally.requests
+    return tally.pairs if isinstance(tally, PairTally) else tally.count

@@ -19,6 +19,7 @@ from pointsman.ingress.server import PATIENCE_S, HTTPServer
 from pointsman.ingress.service import Entrance
 from pointsman.model import PLAIN, Origin
 from pointsman.routing.router import Router
+from pointsman.telemetry.tallies import Tallies
 from pointsman.testing import INSTANCE, Pipe, ScriptedReplica, settle, table_of
 from pointsman.wire.handover import HTTPSettings
 
@@ -90,10 +91,11 @@ class Edge:
         replica: Any = None,
         surface: str = PLAIN,
         limit: float | None = None,
+        tallies: Tallies | None = None,
         **options: Any,
     ) -> None:
         self.replica = replica or ScriptedReplica()
-        self.router = Router(instance=INSTANCE, draw=lambda: 0.5)
+        self.router = Router(instance=INSTANCE, draw=lambda: 0.5, tallies=tallies)
         settings = HTTPSettings("x", 0, False, 300.0, LIMIT, True, b"", Origin("", ()), **options)
         self.app = kind(self.router, settings)
         table = table_of(1, {"b": [self.replica]})

@@ -37,7 +37,7 @@ def test_top_in_a_pipe_is_one_picture(busy: str) -> None:
     """I pipe it into a file: one table of endpoints and one of backends, and it ends."""
     shown = pointsman("top", "--name", busy, "--every", "0.1")
     assert (shown.returncode, shown.stderr) == (0, "")
-    for text in ("Endpoints", "ask", "Backends", "[bold]model", "requests/s", "p99 ms", "the last 0.1 s"):
+    for text in ("Endpoints", "ask", "Backends", "[bold]model", "requests/s", "p99 ms", "the last 10s"):
         assert text in shown.stdout
 
 
@@ -56,15 +56,19 @@ def test_status_can_be_watched(busy: str) -> None:
     assert shown.returncode == 0
 
 
-LATENCIES = {"p50": 1.5, "p95": 2.25, "p99": 1234.5}
+LATENCIES = {"p50": 1.5, "p95": 2.25, "p99": 1234.5, "mean": 1.75, "count": 5}
+
+
+def window(per_second: float, errors: int) -> dict[str, object]:
+    return {"10s": {"per_second": per_second, "errors": errors, "latency_ms": LATENCIES}}
+
+
 STATS = {
-    "endpoints": {"ask": {"per_second": 123456.0, "queued": 3, "http_latency_ms": LATENCIES}},
+    "endpoints": {"ask": {"windows": window(123456.0, 0), "queued": 3, "backends": {}, "shadows": {}}},
     "backends": {
         "a-model-with-quite-a-long-name": {
             "requests": 5,
-            "per_second": 12.5,
-            "errors": 7,
-            "latency_ms": LATENCIES,
+            "windows": window(12.5, 7),
             "processing": 1,
             "queued": 2,
             "batch_size": 3.25,
@@ -85,7 +89,10 @@ def test_numbers_stay_whole_on_a_narrow_terminal(width: int) -> None:
     assert [head[:2] for head in heads] == [["endpoint", "requests/s"], ["backend", "requests/s"]]
     values = [line.split() for line in lines if "123,456" in line or "12.5" in line]
     assert values[0][0] == "ask"
-    assert [value[-1] for value in values] == ["1,234", "4" if width >= 80 else "2" if width == 60 else "1,234"]
+    assert [value[-1] for value in values] == [
+        "1,234" if width == 40 else "3",
+        "4" if width >= 80 else "2" if width == 60 else "1,234",
+    ]
     assert ("batch" in output.getvalue()) is (width == 120)
     for columns in ("p99 ms", "errors"):
         assert columns in output.getvalue()

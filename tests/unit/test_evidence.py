@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from pointsman.controller.evidence import EvidenceSource, Past
-from pointsman.model.evidence import Evidence, Tally, TallyKey
+import asyncio
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pointsman.controller.evidence import EvidenceReader, EvidenceSource, NodeCounts, Past
+from pointsman.controller.numbers import numbers_of
+from pointsman.controller.state import Desired
+from pointsman.engine.base import ONE_NODE
+from pointsman.model import EndpointSpec, TrafficChange, TrafficHistory, TrafficPolicy
+from pointsman.model.evidence import SHADOW, Evidence, Numbers, Tally, TallyKey, Window
 from pointsman.stats.latency import bucket_of
+from pointsman.telemetry.counted import Counted
+from pointsman.telemetry.tallies import Tallies, TallyFile
+from pointsman.telemetry.windows import add_numbers
 from pointsman.testing.evidence import FakeEvidence
+from pointsman.wire.messages import pack, unpack
 
 
 def test_what_is_counted_is_known_from_the_next_reading_on() -> None:
@@ -47,3 +62,96 @@ def test_a_young_instance_gives_what_it_has() -> None:
     assert past.earlier(600) == Evidence(at=0.0)
     past.keep(Evidence(5.0))
     assert past.earlier(600).at == past.earlier(0).at == 5.0
+
+
+# --- several nodes, and windows -------------------------------------------------------------------------------
+
+MAIN = TallyKey("greet", 3, "main")
+
+
+def test_a_node_that_is_lost_keeps_what_it_had_counted() -> None:
+    """A node goes and another takes its place, or counts from 0: sums never fall."""
+    counts = NodeCounts()
+    counts.heard("a", Counted("one", [(MAIN, Tally(requests=10))]))
+    counts.heard("b", Counted("two", [(MAIN, Tally(requests=5))]))
+    assert counts.total()[MAIN].requests == 15
+    counts.heard("a", Counted("one", [(MAIN, Tally(requests=11))]))
+    counts.heard("b", Counted("three", [(MAIN, Tally(requests=1))]))
+    assert counts.total()[MAIN].requests == 17
+    counts.heard("b", Counted("three"))
+    assert counts.total()[MAIN].requests == 16
+
+
+def test_windows_are_of_all_versions_and_the_policy_s_own_of_one() -> None:
+    """After a change the last minute has both policies, and "since the policy changed" the new one alone."""
+    fake = FakeEvidence()
+    fake.count("greet", "main", version=2, latencies=[0.1] * 100)
+    fake.tick(10.0)
+    fake.count("greet", "main", version=2, latencies=[0.1] * 10)
+    fake.count("greet", "main", version=3, latencies=[0.2] * 5, errors=1)
+    fake.count("other", "main", version=1, latencies=[0.2])
+    newest = fake.tick(70.0)
+    policy = TrafficPolicy(3, {"main": 1.0})
+    history = TrafficHistory((TrafficChange(policy, "2026-11-29T10:00:00+00:00", "set_traffic", "me"),))
+    desired = Desired(
+        endpoints={"greet": EndpointSpec("greet", "/greet", ("GET",), policy)}, histories={"greet": history}
+    )
+    time = datetime(2026, 11, 29, 10, 0, 30, tzinfo=timezone.utc)
+    numbers = numbers_of(desired, newest, fake.earlier, [60.0, None], endpoint="greet", time=time)
+    minute, whole = numbers.windows
+    key = TallyKey("greet", 0, "main")
+    assert (minute.seconds, minute.tallies[key].requests, minute.tallies[key].errors) == (60.0, 15, 1)
+    assert (whole.seconds, whole.tallies[key].requests) == (None, 115)
+    assert numbers.policies == {MAIN: newest.tallies[MAIN]}
+    assert numbers.policy_s == {"greet": 30.0}
+    assert unpack(pack(numbers), Numbers) == numbers
+    with pytest.raises(ValueError, match="'gone' does not exist"):
+        numbers_of(desired, newest, fake.earlier, [], endpoint="gone", time=time)
+
+
+def test_stats_have_windows_by_endpoint_backend_and_shadow() -> None:
+    """The numbers of a canary, of the backend beside it, and of a shadow stand apart; users' numbers have no copies."""
+    view: dict[str, Any] = {"endpoints": {"greet": {}}, "backends": {"canary": {"latency_ms": {}}}}
+    tallies = {
+        TallyKey("greet", 0, "main"): Tally(90, 0, {bucket_of(0.205): 90}, 90 * 0.205),
+        TallyKey("greet", 0, "canary"): Tally(10, 2, {bucket_of(0.4): 10}, 4.0),
+        TallyKey("greet", 0, "next", SHADOW): Tally(7, 7, {bucket_of(1.0): 7}, 7.0),
+    }
+    window = Window(10.0, tallies)
+    add_numbers(view, Numbers((window, window, window, Window(None, tallies)), tallies, {"greet": 50.0}))
+    greet = view["endpoints"]["greet"]
+    assert list(greet["windows"]) == ["10s", "1m", "10m", "policy"]
+    assert (greet["windows"]["10s"]["requests"], greet["windows"]["10s"]["per_second"]) == (100, 10.0)
+    assert greet["windows"]["policy"]["per_second"] == 2.0
+    assert list(greet["backends"]) == ["canary", "main"]
+    assert greet["backends"]["canary"]["1m"]["latency_ms"]["p50"] == pytest.approx(400, rel=0.02)
+    assert greet["backends"]["canary"]["1m"]["errors"] == 2
+    assert greet["latency_ms"]["count"] == 100
+    assert list(greet["shadows"]) == ["next"]
+    assert view["backends"]["canary"]["latency_ms"]["mean"] == 400.0
+
+
+def test_the_reader_sees_what_is_counted_and_what_is_forgotten(tmp_path: Path) -> None:
+    """The controller reads each second: windows keep versions that routers have forgotten, deleted endpoints go."""
+    here: set[str] = {"greet"}
+
+    async def main() -> None:
+        reader = EvidenceReader(tmp_path / "t", nodes=ONE_NODE, exists=lambda key: key.endpoint in here)
+        file = TallyFile(tmp_path / "t", "ingress")
+        tallies, heard = Tallies(file), list[Evidence]()
+        reader.subscribe(heard.append)
+        for version in range(1, 8):
+            tallies.of(MAIN._replace(policy_version=version)).count(0.1, False)
+            await reader._read()
+        assert reader.evidence() is heard[-1]
+        assert sorted(key.policy_version for key in heard[-1].tallies) == [1, 2, 3, 4, 5, 6, 7]
+        tallies.of(MAIN._replace(policy_version=7)).count(0.1, False)
+        assert (await reader.now()).tallies[MAIN._replace(policy_version=7)].requests == 2
+        assert reader.evidence() is heard[-1]
+        here.clear()
+        await reader._read()
+        assert heard[-1].tallies == {}
+        await reader.aclose()
+        file.close()
+
+    asyncio.run(main())

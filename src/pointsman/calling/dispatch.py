@@ -18,7 +18,7 @@ from pointsman.context import CallScope
 from pointsman.exceptions import ServeException
 from pointsman.incoming import RequestHead
 from pointsman.model import RoutingTable
-from pointsman.routing.call import Call, CallFuture
+from pointsman.routing.call import Call, CallFuture, ClientClosedError, is_error
 from pointsman.routing.reply import Reply, ReplyStream
 from pointsman.routing.router import Router
 from pointsman.wire.frames import Body
@@ -146,13 +146,14 @@ class HandleCall(Call):
         answer, stream: the packed value, or the stream in its place.
         error: why there is no answer.
         waiter: of the first task on the router's loop that awaits the call.
+        began: when it was made, in the time of ``time.monotonic``.
     """
 
     # hot: call and future in one. `concurrent.futures.Future` has a condition variable for each call, which cost more
     # than all else that the caller's thread does; and each further object per call in flight is one more for the
     # garbage collector to visit, which with thousands of calls was a third of the time.
 
-    __slots__ = ("_home", "_scope", "_watchers", "answer", "error", "over", "stream", "waiter")
+    __slots__ = ("_home", "_scope", "_watchers", "answer", "began", "error", "over", "stream", "waiter")
 
     def __init__(
         self,
@@ -174,6 +175,7 @@ class HandleCall(Call):
             idempotent=idempotent,
             waits_if_full=waits_if_full,
         )
+        self.began = time.monotonic()
         self.answer: Body = b""
         self.stream: ReplyStream | None = None
         self.error: BaseException | None = None
@@ -194,6 +196,12 @@ class HandleCall(Call):
         if not self.over:
             self.answer = reply.body
             self.stream = reply.stream
+            if self.tally is not None:
+                self.tally.waited(time.monotonic() - self.began)
+                if reply.stream is None:
+                    self.tally.ended(reply.status >= 500)
+                else:
+                    reply.stream.tally = self.tally
             self._finish()
         elif reply.stream is not None:
             reply.stream.close()
@@ -201,6 +209,10 @@ class HandleCall(Call):
     def fail(self, error: BaseException) -> None:
         if not self.over:
             self.error = error
+            if self.tally is not None:
+                self.tally.waited(time.monotonic() - self.began)
+                if not isinstance(error, ClientClosedError):
+                    self.tally.ended(is_error(error))
             self._finish()
 
     def wrap(self, around: Callable[[CallFuture], CallFuture]) -> None:
@@ -215,7 +227,7 @@ class HandleCall(Call):
         self.watch(tell)
 
     def give_up(self) -> None:
-        self.fail(ServeException("the call was cancelled"))
+        self.fail(ClientClosedError("the call was cancelled"))
 
     # Called from any thread
 

@@ -18,13 +18,14 @@ from pointsman.calling.dispatch import LoopDispatcher, ThreadDispatcher
 from pointsman.context import in_trial_import, replica_context
 from pointsman.engine.base import Address
 from pointsman.engine.comparer import Comparer
-from pointsman.engine.instances import address_of, locator, metrics_folder, pairs_folder
+from pointsman.engine.instances import address_of, locator, metrics_folder, pairs_folder, tallies_folder
 from pointsman.engine.process import new_event_loop
 from pointsman.exceptions import ServeException
-from pointsman.model import RoutingTable
+from pointsman.model import EMPTY_TABLE, RoutingTable
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.remote import CONNECT_S
 from pointsman.routing.router import Router
+from pointsman.telemetry.tallies import Tallies, TallyFile
 from pointsman.telemetry.writer import MetricsWriter, process_writer
 from pointsman.wire.auth import ROLE_GRANT, ROLE_OPERATOR
 from pointsman.wire.commands import AnyCommand, Progress
@@ -61,7 +62,8 @@ class Session:
         self._thread = threading.Thread(target=self._run_loop, name="pointsman-client", daemon=True)
         self._link: ControlLink | None = None
         self._writer: MetricsWriter | None = None
-        self._unused_metrics: list[RouterMetrics] = []
+        self._tally_file: TallyFile | None = None
+        self._unused_metrics: list[tuple[RouterMetrics | None, Tallies]] = []
         self._lock = threading.Lock()
         self._metrics_lock = threading.Lock()
         self._table: RoutingTable | None = None
@@ -192,9 +194,9 @@ class Session:
 
     def _forget_dispatcher(self, loop: asyncio.AbstractEventLoop) -> None:
         known = self._loop_dispatchers.pop(loop, None)
-        if known is not None and known[0].router.metrics is not None:
+        if known is not None and known[0].router.tallies is not None:
             with self._metrics_lock:
-                self._unused_metrics.append(known[0].router.metrics)
+                self._unused_metrics.append((known[0].router.metrics, known[0].router.tallies))
 
     def close(self) -> None:
         """Disconnect and end the thread. Calls in flight fail."""
@@ -272,18 +274,23 @@ class Session:
         await dispatcher.router.connected()  # the first calls are spread like all others
 
     def _new_router(self) -> Router:
-        """A router for the running loop. Each has its own metrics, since a metrics value has one writing thread; those
-        of closed dispatchers are used again."""
+        """A router for the running loop. Each has its own metrics and tallies, since a value has one writing thread;
+        those of closed dispatchers are used again."""
+        path = self.credentials.control_path
         with self._metrics_lock:
             if self._unused_metrics:
-                metrics: RouterMetrics | None = self._unused_metrics.pop()
+                metrics, tallies = self._unused_metrics.pop()
+                table = self._table or EMPTY_TABLE
+                tallies.forget(lambda key: key.endpoint not in table.endpoints or key.backend not in table.backends)
             else:
                 writer = process_writer() or self._writer  # a replica counts in its own file
                 if writer is None:
-                    writer = self._writer = MetricsWriter.open(metrics_folder(self.credentials.control_path), "client")
+                    writer = self._writer = MetricsWriter.open(metrics_folder(path), "client")
                 metrics = RouterMetrics(writer) if writer is not None else None
-        pairs = Comparer(pairs_folder(self.credentials.control_path))
-        return Router(instance=self.credentials.instance, metrics=metrics, pairs=pairs)
+                self._tally_file = self._tally_file or TallyFile.open(tallies_folder(path), "client")
+                tallies = Tallies(self._tally_file)
+        pairs = Comparer(pairs_folder(path))
+        return Router(instance=self.credentials.instance, metrics=metrics, pairs=pairs, tallies=tallies)
 
     async def _disconnect(self) -> None:
         if self._link is not None:
@@ -292,6 +299,8 @@ class Session:
             await self._thread_dispatcher.router.aclose()
         if self._writer is not None:
             self._writer.close()
+        if self._tally_file is not None:
+            self._tally_file.close()
         self._loop.stop()
 
 

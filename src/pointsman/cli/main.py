@@ -172,18 +172,27 @@ def status(
 def top(
     name: Name = "default",
     as_json: AsJson = False,
-    every: Annotated[float, typer.Option("--every", help="Seconds that each picture covers.", min=0.1)] = 1.0,
+    every: Annotated[float, typer.Option("--every", help="Seconds between two pictures.", min=0.1)] = 1.0,
+    over: Annotated[
+        str,
+        typer.Option("--over", help="What the numbers cover: 10s, 1m, 10m, or policy: since the last change of it."),
+    ] = "10s",
     address: ClusterAddress = None,
 ) -> None:
     """Show requests, errors, latencies and queues as they happen, until Ctrl-C."""
+    from pointsman.telemetry.windows import POLICY, WINDOWS
+
+    if over not in (*WINDOWS, POLICY):
+        raise typer.BadParameter(f"--over must be one of {', '.join((*WINDOWS, POLICY))}, not {over!r}")
     client = connect_to(name, address)
     if as_json:
         print_json(client.stats(over_s=every))
         return
     from pointsman.cli.top import stats_tables, watch
 
-    title = f"{name}  the last {every:g} s  (Ctrl-C leaves)"
-    watch(lambda: stats_tables(client.stats(over_s=every), title), terminal())
+    covered = "since the traffic policy changed" if over == POLICY else f"the last {over}"
+    title = f"{name}  {covered}  (Ctrl-C leaves)"
+    watch(lambda: stats_tables(client.stats(over_s=every), title, over), terminal())
 
 
 @app.command()

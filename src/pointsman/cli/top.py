@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pointsman.cli.tables import make_table, plain
+from pointsman.telemetry.windows import PERCENTILES, POLICY
 
 NAME_WIDTH = 16
 #: Width of the space between two columns of a table, in characters.
@@ -34,27 +35,44 @@ def watch(draw: Callable[[], RenderableType], console: Console, *, every_s: floa
         pass  # Ctrl-C is how it is left
 
 
-def stats_tables(stats: dict[str, Any], title: str) -> RenderableType:
-    """A client's ``stats`` as tables."""
-    return Group(Text(title, style="bold"), _endpoints(stats["endpoints"]), _backends(stats["backends"]))
+def stats_tables(stats: dict[str, Any], title: str, window: str = "10s") -> RenderableType:
+    """A client's ``stats`` as tables.
+
+    Args:
+        window: the one whose requests, errors and latencies are shown, by its name. Since the policy changed: those of
+            backends are of ten minutes, since they may have several endpoints.
+    """
+    of_backends = "10m" if window == POLICY else window
+    return Group(
+        Text(title, style="bold"),
+        _endpoints(stats["endpoints"], window),
+        _backends(stats["backends"], of_backends),
+    )
 
 
-def _endpoints(endpoints: dict[str, Any]) -> RenderableType:
-    shown = NumberTable("Endpoints", "endpoint", optional=("p95 ms", "p50 ms", "queued"))
+def _endpoints(endpoints: dict[str, Any], window: str) -> RenderableType:
+    """Each endpoint, and below it its backends where it has several, and its shadows."""
+    shown = NumberTable("Endpoints", "endpoint", optional=("mean ms", "p95 ms", "p50 ms", "queued", "errors"))
     for name, endpoint in endpoints.items():
-        shown.add(
-            name,
-            {
-                "requests/s": Text(_number(endpoint["per_second"])),
-                "queued": Text(str(endpoint["queued"])),
-                **_percentiles(endpoint["http_latency_ms"]),
-            },
-        )
+        shown.add(name, {**_window(endpoint["windows"][window]), "queued": Text(str(endpoint["queued"]))})
+        parts = endpoint["backends"].items() if len(endpoint["backends"]) > 1 else ()
+        for tag, windows in parts:
+            shown.add(f"  {tag}", {**_window(windows[window]), "queued": Text("")})
+        for tag, windows in endpoint["shadows"].items():
+            shown.add(f"  {tag} (shadow)", {**_window(windows[window]), "queued": Text("")})
     return shown
 
 
-def _backends(backends: dict[str, Any]) -> RenderableType:
-    optional = ("batch", "p95 ms", "running", "replicas", "p50 ms", "queued")
+def _window(window: dict[str, Any]) -> dict[str, Text]:
+    return {
+        "requests/s": Text(_number(window["per_second"])),
+        "errors": Text(str(window["errors"]), style="red" if window["errors"] else ""),
+        **_latencies(window["latency_ms"]),
+    }
+
+
+def _backends(backends: dict[str, Any], window: str) -> RenderableType:
+    optional = ("batch", "mean ms", "p95 ms", "running", "replicas", "p50 ms", "queued")
     shown = NumberTable("Backends", "backend", optional=optional)
     for tag, backend in backends.items():
         if not backend["replicas"] and not backend["requests"]:
@@ -62,9 +80,7 @@ def _backends(backends: dict[str, Any]) -> RenderableType:
         shown.add(
             tag,
             {
-                "requests/s": Text(_number(backend["per_second"])),
-                "errors": Text(str(backend["errors"]), style="red" if backend["errors"] else ""),
-                **_percentiles(backend["latency_ms"]),
+                **_window(backend["windows"][window]),
                 "running": Text(str(backend["processing"])),
                 "queued": Text(str(backend["queued"])),
                 "batch": Text(_number(backend["batch_size"])),
@@ -115,8 +131,8 @@ class NumberTable:
         return names + sum(GAP + width for width in numbers) + 2
 
 
-def _percentiles(milliseconds: dict[str, float | None]) -> dict[str, Text]:
-    return {f"{name} ms": Text(_number(value)) for name, value in milliseconds.items()}
+def _latencies(milliseconds: dict[str, float | None]) -> dict[str, Text]:
+    return {f"{name} ms": Text(_number(milliseconds[name])) for name in ("mean", *PERCENTILES)}
 
 
 def _number(value: float | None) -> str:

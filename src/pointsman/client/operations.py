@@ -20,8 +20,10 @@ from pointsman.calling.session import Credentials, Session, session_for
 from pointsman.context import replica_context
 from pointsman.exceptions import ServeException
 from pointsman.model import BackendSpec, EndpointSpec, Origin
+from pointsman.model.evidence import Numbers
 from pointsman.progress import ProgressLine
 from pointsman.telemetry.reports import Reading, summarise
+from pointsman.telemetry.windows import WINDOWS, add_numbers
 from pointsman.usercode.paths import import_folders, working_folder
 from pointsman.wire.commands import (
     BRINGS_CODE,
@@ -38,6 +40,7 @@ from pointsman.wire.commands import (
     TrafficView,
 )
 from pointsman.wire.messages import unpack
+from pointsman.wire.rollouts import QueryTallies
 
 log = logging.getLogger("pointsman")
 
@@ -197,26 +200,42 @@ class StatisticsOperations(Operations):
     def stats(self, over_s: float | None = None) -> dict[str, Any]:
         """Requests, errors, latencies and queues, by endpoint and backend: plain dicts, ready for JSON.
 
-        Per endpoint ``requests``, ``per_second``, ``queued`` in routers, ``http_latency_ms`` as p50, p95 and p99, and
-        ``http_outcomes``: how many requests by HTTP were ``delivered``, ``refused``, ``failed`` and ``aborted``;
-        per backend also ``errors``, the ``latency_ms`` of calls of user code, requests in ``processing``, ``queued`` in
-        routers and replicas, the mean ``batch_size``, and live ``replicas``.
+        Per endpoint ``requests``, ``per_second``, ``queued`` in routers, ``latency_ms``, ``http_latency_ms``, and
+        ``http_outcomes``: how many requests by HTTP were ``delivered``, ``refused``, ``failed`` and ``aborted``; per
+        backend also ``errors``, requests in ``processing``, ``queued`` in routers and replicas, the mean
+        ``batch_size``, live ``replicas``, and ``processing_ms``: how long calls of user code took.
+
+        ``latency_ms`` has p50, p95 and p99, at most 2 % off, ``mean`` and ``count``: milliseconds from the arrival of a
+        request, by HTTP or by handle, to the first byte of its answer. ``http_latency_ms``, to the end of the answer,
+        and ``processing_ms`` are estimated from the coarse buckets of the metrics.
+
+        ``windows`` has the same for the last ``10s``, ``1m`` and ``10m``, and since the traffic ``policy`` was changed,
+        as far as the controller has been there: ``seconds``, ``requests``, ``per_second``, ``errors``, ``latency_ms``.
+        Endpoints have it for each of their ``backends`` and ``shadows`` as well. Requests whose client left are counted
+        in ``latency_ms`` only; errors are answers of status 500 and above, exceptions, and streams that were cut.
 
         Args:
             over_s: seconds to measure for; what happened in them is returned. None: everything since the start, and no
-                rates.
+                rates. Of earlier traffic policies ``latency_ms`` has the last ones only.
 
         Raises:
             ServeException: the instance records no metrics.
             ValueError, TypeError: ``over_s`` is no number above 0.
         """
         check_timeout(over_s, "over_s")
-        before = self._read_metrics()
+        before, numbers_before = self._read_metrics(), self._read_numbers()
         if over_s is None:
-            return summarise(before)
+            stats = summarise(before)
+            add_numbers(stats, numbers_before)
+            return stats
         time.sleep(over_s)
-        return summarise(self._read_metrics(), before)
+        stats = summarise(self._read_metrics(), before)
+        add_numbers(stats, self._read_numbers(), numbers_before)
+        return stats
 
     def _read_metrics(self) -> Reading:
         self._check_alive()
         return unpack(self._session.command(QueryMetrics(new_id())), Reading)
+
+    def _read_numbers(self) -> Numbers:
+        return unpack(self._session.command(QueryTallies(new_id(), (*WINDOWS.values(), None))), Numbers)

@@ -9,10 +9,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timezone
 
 from pointsman.controller.applying import find_operation
 from pointsman.controller.controller import Controller
+from pointsman.controller.evidence import EvidenceReader
 from pointsman.controller.history import history_of
+from pointsman.controller.numbers import numbers_of
 from pointsman.controller.operations import OperationWaiter, RolloutWaiter
 from pointsman.controller.orders import Subscription
 from pointsman.controller.rollouts.changes import find_rollout
@@ -22,6 +25,7 @@ from pointsman.controller.state import NoCapacityError
 from pointsman.controller.views import backends_of, declared_of, status_of, traffic_of
 from pointsman.engine.base import Engine, Nodes
 from pointsman.exceptions import ServeException
+from pointsman.model.evidence import Numbers
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
@@ -46,7 +50,7 @@ from pointsman.wire.commands import (
 )
 from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
-from pointsman.wire.rollouts import AwaitRollout, QueryRollout
+from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies
 from pointsman.wire.shadows import QueryShadow, ShadowView
 
 log = logging.getLogger(__name__)
@@ -117,6 +121,7 @@ class Commands:
     Args:
         settings: options of ``start``.
         ingresses: returns the ingresses that are connected now.
+        evidence: what routers have counted.
         exporter: collects this node's metrics; None if nothing is recorded.
         shadows: knows what has come of comparing shadows' answers; None where nothing is compared.
         metrics_url: URL of the exporter; empty if it does not serve.
@@ -131,6 +136,7 @@ class Commands:
         *,
         ingresses: Callable[[], Sequence[Subscription]],
         shadows: Shadows | None = None,
+        evidence: EvidenceReader | None = None,
         exporter: Exporter | None = None,
         metrics_url: str = "",
         wait_for_resources_s: float = 0.0,
@@ -140,6 +146,7 @@ class Commands:
         self._engine = engine
         self._ingresses = ingresses
         self._shadows = shadows
+        self._evidence = evidence
         self._exporter = exporter
         self._metrics_url = metrics_url
         self._capacity_wait = CapacityWait(engine.nodes, wait_for_resources_s)
@@ -175,6 +182,8 @@ class Commands:
             return pack(History(history_of(controller.desired)))
         if isinstance(command, QueryDeclared):
             return pack(declared_of(self._settings, controller.desired))
+        if isinstance(command, QueryTallies):
+            return pack(await self._numbers(command))
         if isinstance(command, QueryMetrics):
             if self._exporter is None:
                 raise ServeException("this instance records no metrics (metrics_export_port=None)")
@@ -217,6 +226,22 @@ class Commands:
             metrics=self._metrics_addresses(),
             queued=queued,
         )
+
+    async def _numbers(self, command: QueryTallies) -> Numbers:
+        """What was counted up to now.
+
+        Raises:
+            ValueError: the endpoint does not exist.
+            ServeException: it cannot be read.
+        """
+        assert self._evidence is not None
+        try:
+            newest = await self._evidence.now()
+        except OSError as error:
+            raise ServeException(f"what routers have counted cannot be read: {error}") from None
+        time, earlier = datetime.now(timezone.utc), self._evidence.earlier
+        desired = self._controller.desired
+        return numbers_of(desired, newest, earlier, command.over_s, endpoint=command.endpoint, time=time)
 
     async def _read(self, exporter: Exporter) -> Reading:
         """The metrics of all nodes."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from pointsman.model.evidence import Evidence, Tally, TallyKey
+from pointsman.engine.base import Nodes
+from pointsman.model.evidence import Evidence, PairKey, PairTally, Tally, TallyKey
+from pointsman.telemetry.counted import Counted, TallyCollector, newest
+
+log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 """Seconds between two readings."""
@@ -38,6 +46,7 @@ KEPT_S = 660.0
 FINENESS = 0.1
 """Of two readings that are closer together than this share of their age, one is enough."""
 
+Packed = tuple[float, dict[TallyKey, bytes]]
 _decode_tally = msgspec.msgpack.Decoder(Tally)
 
 
@@ -46,7 +55,7 @@ class Past:
     within 10 %. They are kept packed, and a tally that has not changed is kept once: about 60 readings in all."""
 
     def __init__(self) -> None:
-        self._readings: list[tuple[float, dict[TallyKey, bytes]]] = []
+        self._readings: list[Packed] = []
         self._newest: dict[TallyKey, tuple[Tally, bytes]] = {}
 
     def keep(self, evidence: Evidence) -> None:
@@ -57,30 +66,177 @@ class Past:
             known = before is not None and (before[0] is tally or before[0] == tally)
             newest[key] = before if known and before is not None else (tally, msgspec.msgpack.encode(tally))
         self._newest = newest
-        self._readings.append((evidence.at, {key: packed for key, (_, packed) in newest.items()}))
-        self._thin_out(evidence.at)
+        reading = evidence.at, {key: packed for key, (_, packed) in newest.items()}
+        self._readings = _thinned_out([*self._readings, reading])  # replaced whole: another thread may be looking
 
     def earlier(self, age_s: float) -> Evidence:
         """The youngest reading that is at least ``age_s`` seconds older than the newest; else the oldest."""
-        if not self._readings:
-            return Evidence(at=0.0)
-        then = self._readings[-1][0] - age_s + _CLOSE_S
-        at, tallies = next((one for one in reversed(self._readings) if one[0] <= then), self._readings[0])
-        return Evidence(at, {key: _decode_tally.decode(packed) for key, packed in tallies.items()})
-
-    def _thin_out(self, now: float) -> None:
-        """Drop each reading whose neighbours are close enough to each other for their age, and all that are too old."""
         readings = self._readings
-        kept = readings[-1:]
-        for place in range(len(readings) - 2, -1, -1):
-            at = readings[place][0]
-            if now - kept[-1][0] > KEPT_S:
-                break
-            older = readings[place - 1][0] if place else float("-inf")
-            if kept[-1][0] - older > max(1.5 * EVERY_S, FINENESS * (now - at)):
-                kept.append(readings[place])
-        self._readings = kept[::-1]
+        if not readings:
+            return Evidence(at=0.0)
+        then = readings[-1][0] - age_s + _CLOSE_S
+        at, tallies = next((one for one in reversed(readings) if one[0] <= then), readings[0])
+        return Evidence(at, {key: _decode_tally.decode(packed) for key, packed in tallies.items()})
 
 
 _CLOSE_S = 0.5
 """A reading this much too young has the age that was asked for: readings do not come to the millisecond."""
+
+
+def _thinned_out(readings: list[Packed]) -> list[Packed]:
+    """Without those whose neighbours are close enough to each other for their age, and without all that are too old."""
+    now, kept = readings[-1][0], readings[-1:]
+    for place in range(len(readings) - 2, -1, -1):
+        if now - kept[-1][0] > KEPT_S:
+            break
+        at, older = readings[place][0], readings[place - 1][0] if place else float("-inf")
+        if kept[-1][0] - older > max(1.5 * EVERY_S, FINENESS * (now - at)):
+            kept.append(readings[place])
+    return kept[::-1]
+
+
+class NodeCounts:
+    """What several nodes have counted, added up. A node that does not answer, or is lost, keeps what it had; one that
+    counts afresh adds to that."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, Counted] = {}
+        self._before: dict[TallyKey, Tally] = {}
+
+    def heard(self, node: str, counted: Counted) -> None:
+        """Take what a node has counted up to now."""
+        last = self._newest.get(node)
+        if last is not None and last.began != counted.began:
+            _add(self._before, last.tallies)
+        self._newest[node] = counted
+
+    def total(self) -> dict[TallyKey, Tally]:
+        """All that was counted, but for versions of policies that are too old."""
+        total = dict(self._before)
+        for counted in self._newest.values():
+            _add(total, counted.tallies)
+        return {key: total[key] for key in newest(total)}
+
+
+def _add(to: dict[TallyKey, Tally], tallies: Iterable[tuple[TallyKey, Tally]]) -> None:
+    for key, tally in tallies:
+        to[key] = to[key].plus(tally) if key in to else tally
+
+
+KEPT_VERSIONS = 32
+"""Of each endpoint's policy tallies of so many versions are kept for windows, though routers have forgotten them."""
+
+PATIENCE_S = 0.5
+"""How long a reading waits for other nodes; what they had counted before serves in place of an answer that is late."""
+
+
+class EvidenceReader:
+    """The evidence of an instance (an :class:`EvidenceSource`), read on a thread of its own.
+
+    Args:
+        folder: of the tallies on this node.
+        nodes: the other ones.
+        exists: whether there are the endpoint and the backend of a key; what is of others is left out.
+        pairs: reads what was compared, on the same thread; None where nothing is.
+
+    Raises:
+        OSError: the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: Nodes,
+        exists: Callable[[TallyKey], bool],
+        pairs: Callable[[], dict[PairKey, PairTally]] | None = None,
+    ) -> None:
+        self._collector = TallyCollector(folder)
+        self._nodes = nodes
+        self._exists = exists
+        self._pairs = pairs
+        self._counts = NodeCounts()
+        self._past = Past()
+        self._missing: dict[TallyKey, float] = {}
+        self._newest = Evidence(at=0.0)
+        self._heard: list[Callable[[Evidence], object]] = []
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-evidence")
+        self._asking: asyncio.Task[dict[str, Counted]] | None = None
+
+    async def run(self) -> None:
+        """Read once a second, until cancelled."""
+        due = self._loop.time()
+        while True:
+            try:
+                await self._read()
+            except OSError as error:
+                log.warning("what routers have counted cannot be read now: %s", error)
+            due = max(due + EVERY_S, self._loop.time())
+            await asyncio.sleep(due - self._loop.time())
+
+    async def aclose(self) -> None:
+        """Stop reading, after :meth:`run` was cancelled."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+        await self._loop.run_in_executor(self._thread, self._collector.close)
+        self._thread.shutdown()
+
+    async def now(self) -> Evidence:
+        """What was counted up to this moment by routers of this node, and up to the newest reading by those of others.
+        It is no reading: nobody else hears of it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return await self._loop.run_in_executor(self._thread, self._look, {}, self._loop.time())
+
+    # EvidenceSource
+
+    def evidence(self) -> Evidence:
+        return self._newest
+
+    def earlier(self, age_s: float) -> Evidence:
+        return self._past.earlier(age_s)
+
+    def subscribe(self, heard: Callable[[Evidence], object]) -> Callable[[], None]:
+        self._heard.append(heard)
+        return lambda: self._heard.remove(heard)
+
+    async def _read(self) -> None:
+        others = await self._ask_others()
+        evidence = await self._loop.run_in_executor(self._thread, self._take, others, self._loop.time())
+        self._newest = evidence
+        for heard in list(self._heard):
+            heard(evidence)
+
+    async def _ask_others(self) -> dict[str, Counted]:
+        """What other nodes have answered; nothing where they are late, which then counts for the next reading."""
+        if self._asking is None:
+            self._asking = self._loop.create_task(self._nodes.read_tallies())
+        await asyncio.wait({self._asking}, timeout=PATIENCE_S)
+        if not self._asking.done():
+            return {}
+        asked, self._asking = self._asking, None
+        return asked.result()
+
+    # On the thread
+
+    def _take(self, others: dict[str, Counted], at: float) -> Evidence:
+        evidence = self._look(others, at)
+        self._past.keep(evidence)
+        return evidence
+
+    def _look(self, others: dict[str, Counted], at: float) -> Evidence:
+        self._counts.heard("", self._collector.collect())
+        for node, counted in others.items():
+            self._counts.heard(node, counted)
+        tallies = {key: tally for key, tally in self._counts.total().items() if self._exists(key)}
+        forgotten = {key: tally for key, tally in self._newest.tallies.items() if key not in tallies}
+        self._missing = {key: self._missing.get(key, at) for key in forgotten}
+        for key, tally in forgotten.items():
+            if at - self._missing[key] < KEPT_S and self._exists(key):
+                tallies[key] = tally
+        kept = {key: tallies[key] for key in newest(tallies, KEPT_VERSIONS)}
+        return Evidence(at, kept, self._pairs() if self._pairs is not None else {})

@@ -13,6 +13,7 @@ from pathlib import Path
 from pointsman.controller.commands import Commands
 from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
+from pointsman.controller.evidence import EvidenceReader
 from pointsman.controller.orders import Launcher
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import of_this_start
@@ -20,7 +21,7 @@ from pointsman.controller.store import StoreError
 from pointsman.controller.store.base import DurableStore
 from pointsman.controller.waiters import StartWait
 from pointsman.engine.base import Engine, EventSink
-from pointsman.engine.instances import metrics_folder, pairs_folder
+from pointsman.engine.instances import metrics_folder, pairs_folder, tallies_folder
 from pointsman.engine.listening import url_of
 from pointsman.telemetry import families
 from pointsman.telemetry.exporter import Exporter
@@ -76,12 +77,19 @@ async def serve(
         drain_delay_s=handover.settings.drain_delay_s,
     )
     shadows = Shadows(pairs_folder(handover.control_path), raised.nodes, lambda: controller.desired)
+    evidence = EvidenceReader(
+        tallies_folder(handover.control_path),
+        nodes=raised.nodes,
+        exists=lambda key: key.endpoint in controller.desired.endpoints and key.backend in controller.desired.backends,
+        pairs=lambda: shadows.pairs,
+    )
     commands = Commands(
         handover.settings,
         controller,
         raised,
         ingresses=connections.ingresses,
         shadows=shadows,
+        evidence=evidence,
         exporter=exporter,
         metrics_url=url_of(metrics, node_address) if metrics is not None else "",
         wait_for_resources_s=wait_for_resources_s,
@@ -89,7 +97,9 @@ async def serve(
     connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
     # The engine first: its ``recovered`` event adopts the living replicas, so they are known when they report.
     await raised.start()
-    beside = [asyncio.ensure_future(task) for task in (watch_start(controller, handover.settings), shadows.run())]
+    tasks = (evidence.run(), watch_start(controller, handover.settings), shadows.run())
+    beside = [asyncio.ensure_future(task) for task in tasks]
+    beside[0].add_done_callback(_start_again_if_failed)
     servers = [await _accept(listener, connections, handover.settings.instance) for listener in listeners]
     ready(controller)
     await stopped.wait()
@@ -98,6 +108,7 @@ async def serve(
     await asyncio.gather(*beside, return_exceptions=True)
     await shadows.aclose()
     await controller.aclose()
+    await evidence.aclose()
     if exporter is not None:
         await exporter.aclose()
     await asyncio.gather(*(server.aclose() for server in servers), raised.aclose())
@@ -116,6 +127,13 @@ async def watch_start(controller: Controller, settings: InstanceSettings) -> Non
 
 async def _accept(listener: socket.socket, connections: Connections, instance: str) -> Gate:
     return await accept(listener, connections, instance=instance, key_for=connections.key_for)
+
+
+def _start_again_if_failed(reading: asyncio.Future[None]) -> None:
+    if not reading.cancelled() and reading.exception() is not None:
+        # A bug: without evidence nothing is judged, and a new controller may read what this one could not.
+        log.critical("what routers have counted is not read any more", exc_info=reading.exception())
+        raise SystemExit(1)
 
 
 async def _start_exporter(folder: Path, listener: socket.socket | None) -> Exporter | None:

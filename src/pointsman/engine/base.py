@@ -15,6 +15,7 @@ from pointsman.model import Capacity, Resources
 from pointsman.wire.handover import InstanceSettings
 
 if TYPE_CHECKING:
+    from pointsman.telemetry.counted import Counted
     from pointsman.telemetry.pairs import PairCounts
     from pointsman.telemetry.reports import Reading
 
@@ -73,6 +74,9 @@ class Nodes(Protocol):
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         """What was counted there of these comparisons; those of no other exist afterwards."""
 
+    async def read_tallies(self) -> dict[str, Counted]:
+        """What was counted on those nodes up to now, by node; nodes that do not answer are left out."""
+
 
 class OneNode:
     """The nodes of the local engine: this machine only. All methods do nothing, since the supervisor reports exits."""
@@ -95,6 +99,9 @@ class OneNode:
 
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         return []
+
+    async def read_tallies(self) -> dict[str, Counted]:
+        return {}
 
 
 ONE_NODE = OneNode()

@@ -216,6 +216,11 @@ def pairs_folder(control_path: str) -> Path:
     return metrics_folder(control_path).with_name("c")
 
 
+def tallies_folder(control_path: str) -> Path:
+    """The folder of the instance's tallies on this node."""
+    return metrics_folder(control_path).with_name("t")
+
+
 def log_folders(control_path: str) -> dict[str, Path]:
     """The folders of the instance's log files, or of files that say where those are, by the beginning of a node's name;
     only of nodes on this machine. The local engine has one folder, under an empty name."""

@@ -13,7 +13,7 @@ import time
 from functools import partial
 
 from pointsman.engine.comparer import Comparer
-from pointsman.engine.instances import last_table, locator, metrics_folder, pairs_folder
+from pointsman.engine.instances import last_table, locator, metrics_folder, pairs_folder, tallies_folder
 from pointsman.engine.listening import listen
 from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.ingress.app import IngressApp
@@ -30,6 +30,7 @@ from pointsman.lock.tls import RenewedContext
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.router import Router
 from pointsman.telemetry import families
+from pointsman.telemetry.tallies import Tallies, TallyFile
 from pointsman.telemetry.writer import LoopLag, MetricsWriter
 from pointsman.wire.auth import ROLE_INGRESS
 from pointsman.wire.commands import Ending
@@ -76,6 +77,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         instance=handover.instance,
         metrics=RouterMetrics(writer) if writer is not None else None,
         pairs=Comparer(pairs_folder(handover.control_path), handover.log_format),
+        tallies=Tallies(TallyFile.open(tallies_folder(handover.control_path), "ingress")),
     )
     app = IngressApp(router, handover.http, HTTPMetrics(writer) if writer is not None else None)
     direct = None if handover.http.middlewares else app

@@ -369,7 +369,7 @@ class IngressApp:
             exchange.client_left()
             chunks.close()
 
-        exchange.streams = True
+        exchange.begins_to_stream()
         if "state" in scope:
             scope["state"][DISCONNECT_HOOK] = client_left
         try:

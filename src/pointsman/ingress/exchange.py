@@ -23,12 +23,14 @@ from msgspec.structs import replace
 
 from pointsman.ingress.codec import ErrorAnswer, Scope, request_id_of
 from pointsman.model import Reason
+from pointsman.model.evidence import Tally
 from pointsman.routing.call import Call
 from pointsman.telemetry import families
 from pointsman.telemetry.families import OUTCOMES
 from pointsman.telemetry.logs import FIELDS, WarningBudget, escaped
 from pointsman.telemetry.tracing import Span, Tracer
 from pointsman.telemetry.values import Counter, Histogram
+from pointsman.telemetry.windows import latency_ms
 from pointsman.telemetry.writer import ByLabels, MetricsWriter
 
 End = tuple[str, str, str, str, str]
@@ -103,7 +105,7 @@ class RequestLog:
         target: bytes = scope.get("raw_path") or b""
         if scope.get("query_string"):
             target += b"?" + scope["query_string"]
-        fields = {
+        fields: dict[str, Any] = {
             "request_id": request_id,
             "method": escaped(scope["method"].encode()),
             "target": escaped(target),
@@ -114,8 +116,12 @@ class RequestLog:
             "backend": call.backend if call is not None else "",
         }
         parts = breakdown_ms(call, began, seconds)
+        usual = usual_ms(call) if is_slow else {}
         template = "%s %s -> %d %s in %.1f ms%s"
         where = " (" + ", ".join(f"{name} {ms:.1f}" for name, ms in parts.items()) + ")" if parts else ""
+        if usual:
+            where += " usual: " + ", ".join(f"{name} {ms:.4g}" for name, ms in usual.items())
+            fields["usual_ms"] = usual
         arguments = (fields["method"], fields["target"], status, outcome, 1000 * seconds, where)
         logger, level = (slow, logging.WARNING) if is_slow else (access, logging.INFO)
         logger.log(level, template, *arguments, extra={FIELDS: {**fields, "breakdown_ms": parts}})
@@ -141,6 +147,15 @@ def breakdown_ms(call: Call | None, began: float, seconds: float) -> dict[str, f
     return {name: round(ms, 3) for name, ms in parts.items()}
 
 
+def usual_ms(call: Call | None) -> dict[str, float]:
+    """Percentiles and mean of the calls that went the same way before, of this process and since the traffic policy was
+    changed, in milliseconds, with their count; empty if there were few."""
+    tally = call.tally.tally() if call is not None and call.tally is not None else Tally()
+    usual = {name: value for name, value in latency_ms(tally).items() if value is not None}
+    return usual if usual["count"] >= FEW else {}
+
+
+FEW = 20
 DELIVERED, REFUSED, FAILED, ABORTED = OUTCOMES
 UNMATCHED = "unmatched"
 
@@ -163,13 +178,14 @@ class Exchange:
     Attributes:
         call: made of the request; None before, and once the exchange has ended.
         span: of the request; None unless it is traced.
-        streams: whether the answer has begun to stream.
+        streams: whether the answer has begun to stream; see :meth:`begins_to_stream`.
     """
 
     __slots__ = (
         "_arrived",
         "_ended",
         "_endpoint",
+        "_first_byte",
         "_log",
         "_metrics",
         "_outcome",
@@ -190,6 +206,7 @@ class Exchange:
         self._outcome = DELIVERED
         self._reason = ""
         self._ended = False
+        self._first_byte = 0.0
         self.call: Call | None = None
         self.span: Span | None = None
         self.streams = False
@@ -203,6 +220,11 @@ class Exchange:
     def fails_with(self, answer: ErrorAnswer) -> None:
         """Record that the answer is an error."""
         self._outcome, self._reason = outcome_of(answer), answer.reason
+
+    def begins_to_stream(self) -> None:
+        """Record that the head of the answer was sent, and its body comes chunk by chunk."""
+        self.streams = True
+        self._first_byte = time.monotonic()
 
     def broke(self, reason: Reason) -> None:
         """Record that the answer broke off after it had begun."""
@@ -239,14 +261,18 @@ class Exchange:
         if self.span is not None:
             self._end_span(self.span, status)
         call, self.call = self.call, None  # the call's future may refer to the exchange: no cycle may be left
-        metrics = self._metrics
+        metrics, now = self._metrics, time.monotonic()
+        if call is not None and call.tally is not None:
+            call.tally.waited((self._first_byte or now) - self._arrived)
+            if self._reason != Reason.CLIENT_GONE:
+                call.tally.ended(status >= 500 or self._outcome == ABORTED)
         if metrics is None:
             return
         if not self._route:
             self.matched(UNMATCHED)
         backend = call.backend if call is not None else ""
         end = (self._endpoint, self._route, self._outcome, self._reason, backend)
-        metrics.ended(end, time.monotonic() - self._arrived)
+        metrics.ended(end, now - self._arrived)
 
     def trace(self, tracer: Tracer, call: Call) -> None:
         """Begin the request's span, and put it into the call's headers, so that the replica's span is its child."""

@@ -134,3 +134,29 @@ class Evidence(Struct, frozen=True):
     tallies: dict[TallyKey, Tally] = {}
     pairs: dict[PairKey, PairTally] = {}
     metrics: dict[MetricKey, MetricTally] = {}
+
+
+class Window(Struct, frozen=True):
+    """What was counted in the last seconds.
+
+    Attributes:
+        seconds: how long that is in fact; None if it is all that is known.
+        tallies: of all versions of a policy together, under version 0.
+    """
+
+    seconds: float | None
+    tallies: dict[TallyKey, Tally]
+
+
+class Numbers(Struct, frozen=True):
+    """What was counted of an instance's calls, in several windows.
+
+    Attributes:
+        windows: in the order in which they were asked for.
+        policies: what was counted since each endpoint's policy is in force, under its version.
+        policy_s: for how many seconds that is, by endpoint.
+    """
+
+    windows: tuple[Window, ...]
+    policies: dict[TallyKey, Tally]
+    policy_s: dict[str, float]

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from pointsman.exceptions import CallRejectedError, ServeException, TooLargeError
 from pointsman.incoming import RequestHead
 from pointsman.routing.reply import Reply
 from pointsman.routing.upward import Upward
+from pointsman.telemetry.values import TallyValues
+from pointsman.wire.failures import bad_body_of
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import CallHead
 
@@ -63,6 +66,7 @@ class Call:
         timer, step: of its deadline, see :class:`Deadlines`.
         up: what is sent behind the call; None for all but calls of apps.
         is_socket: whether it opens a WebSocket, which takes another kind of place.
+        tally: where whoever made the call counts what becomes of it, once it is placed; None if that is not counted.
     """
 
     # hot: one flat object for request and delivery: each further object per call is one more for the garbage collector.
@@ -70,7 +74,7 @@ class Call:
     __slots__ = (
         "arrival", "attempts", "backend", "body", "call_id", "deadline", "future", "held_back", "idempotent",
         "is_socket", "on_admitted", "policy_version", "ran_us", "remote", "request", "sent_at", "shadow", "shard_key",
-        "step", "timed", "timer", "up", "waited_us", "waits_if_full",
+        "step", "tally", "timed", "timer", "up", "waited_us", "waits_if_full",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +114,7 @@ class Call:
         self.on_admitted: Callable[[], None] | None = None
         self.up: Upward | None = None
         self.is_socket = False
+        self.tally: TallyValues | None = None
 
     def head(self, now: float) -> CallHead:
         """The message head for sending the call now, with the time left until its deadline."""
@@ -169,6 +174,17 @@ class Call:
         self.disarm()
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class ClientClosedError(ServeException):
+    """The call's own process gave it up."""
+
+
+def is_error(failure: BaseException) -> bool:
+    """Whether a call that failed so is an error in a tally: not if its caller is to blame."""
+    if isinstance(failure, (CallRejectedError, TooLargeError, ClientClosedError, asyncio.CancelledError)):
+        return False
+    return bad_body_of(failure) is None
 
 
 FAR_S = 10.0

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pointsman.model import EndpointSpec, Pins
+from pointsman.model.evidence import PINNED, ROUTED, SHADOW, TallyKey
 from pointsman.policy.traffic import CallInfo, TrafficSplit
 from pointsman.routing.call import Call
 from pointsman.routing.ownpolicy import load_for
 from pointsman.telemetry.logs import WarningBudget
+from pointsman.telemetry.tallies import Tallies
+from pointsman.telemetry.values import TallyValues
+from pointsman.telemetry.writer import ByLabels
 from pointsman.usercode.packing import shown
 
 log = logging.getLogger(__name__)
@@ -28,13 +32,15 @@ class Chooser:
     Args:
         endpoint: its specification.
         pins: shard keys with a fixed backend.
+        tallies: where calls are counted; None to count nothing.
 
     Attributes:
         backends: tags of all backends that calls may go to.
         shadows: share of the calls that is mirrored, by tag of the backend.
+        tallies: of calls that no pin has placed, by tag of the backend; None where nothing is counted.
     """
 
-    def __init__(self, endpoint: EndpointSpec, pins: Pins = NO_PINS) -> None:
+    def __init__(self, endpoint: EndpointSpec, pins: Pins = NO_PINS, tallies: Tallies | None = None) -> None:
         self.endpoint = endpoint
         self.pins = pins
         self._pins = pins.keys
@@ -46,6 +52,21 @@ class Chooser:
         self._custom: Any = load_for(endpoint) if custom else None
         self._number = 0
         self._budget = WarningBudget()
+        self.tallies, self._of_pins, self._of_shadows = (self._tallies(tallies, k) for k in (ROUTED, PINNED, SHADOW))
+
+    def tally_for(self, shard_key: str, backend: str) -> TallyValues | None:
+        """Where a call with this key that goes to this backend is counted."""
+        tallies = self._of_pins if shard_key in self._pins else self.tallies
+        return tallies[backend] if tallies is not None else None
+
+    def tally_of_shadow(self, backend: str) -> TallyValues | None:
+        """Where copies for this backend are counted."""
+        return self._of_shadows[backend] if self._of_shadows is not None else None
+
+    def _tallies(self, tallies: Tallies | None, kind: str) -> ByLabels[str, TallyValues] | None:
+        if tallies is None:
+            return None
+        return ByLabels(lambda tag: tallies.of(TallyKey(self.endpoint.name, self.version, tag, kind)))
 
     def choose(self, call: Call, draw: float) -> str:
         """The backend for a call, given a ``draw`` that is uniform in [0, 1)."""

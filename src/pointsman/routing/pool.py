@@ -19,10 +19,10 @@ from collections.abc import Callable
 
 import msgspec.structs
 
-from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError, ServeException
+from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError
 from pointsman.model import BackendRoute, Reason
 from pointsman.policy.balance import LEAD_S, Throughput, choose_replica, whom_to_recall_from
-from pointsman.routing.call import Call, Deadlines
+from pointsman.routing.call import Call, ClientClosedError, Deadlines
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics
 from pointsman.routing.remote import RemoteReplica
 from pointsman.routing.reply import Reply
@@ -165,11 +165,11 @@ class Pool:
 
     async def aclose(self, reason: str) -> None:
         """Fail the waiting calls and close all connections."""
-        self._retired, self._reroute = True, lambda call: call.fail(ServeException(reason))
+        self._retired, self._reroute = True, lambda call: call.fail(ClientClosedError(reason))
         if self._looking is not None:
             self._looking.cancel()
         for call in self._empty_queues():
-            call.fail(ServeException(reason))
+            call.fail(ClientClosedError(reason))
         remotes = (*self._remotes.values(), *self._retiring)
         await asyncio.gather(*(remote.aclose() for remote in remotes))
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from pointsman.telemetry.values import TallyValues
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import WINDOW, FailureHead
 
@@ -56,6 +57,7 @@ class ReplyStream:
 
     Attributes:
         watcher: sees each chunk as it comes; None for nobody.
+        tally: where its end is counted; None if nowhere, or by the reader.
     """
 
     CREDIT_STEP = 8
@@ -70,6 +72,7 @@ class ReplyStream:
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
         self.watcher: StreamWatcher | None = None
+        self.tally: TallyValues | None = None
 
     def __aiter__(self) -> ReplyStream:
         return self
@@ -114,6 +117,8 @@ class ReplyStream:
         if not self._ended:
             self._ended = True
             self._end = error
+            if self.tally is not None:
+                self.tally.ended(error is not None)
             self._wake()
             if self.watcher is not None:
                 self.watcher.ended(error)

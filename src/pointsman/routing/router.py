@@ -14,12 +14,13 @@ from functools import partial
 
 from pointsman.exceptions import DeadlineExceededError, ServeException
 from pointsman.model import EMPTY_TABLE, BackendRoute, Comparison, Pins, RoutingTable
-from pointsman.routing.call import Call
+from pointsman.routing.call import Call, ClientClosedError
 from pointsman.routing.chooser import NO_PINS, Chooser
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics, ShadowStatistics
 from pointsman.routing.pairing import Heard, Pairing, PairSink, Subject, newest_version
 from pointsman.routing.pool import Pool
 from pointsman.routing.shadow import Shadow
+from pointsman.telemetry.tallies import Tallies
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import unpack
 from pointsman.wire.pairs import DROPPED, NO_ANSWER, SAME_BACKEND, Sides
@@ -36,7 +37,8 @@ class Router:
     Args:
         instance: id of the instance, for the handshakes with replicas.
         draw: returns numbers uniform in [0, 1); None for a generator of its own.
-        metrics: where calls are counted; None to count nothing.
+        metrics: where calls are counted for metrics; None to count nothing.
+        tallies: where what becomes of them is counted, by policy version and backend; None as before.
         pairs: takes the answers of copied calls that are to be compared; None to compare nothing.
 
     Attributes:
@@ -50,10 +52,12 @@ class Router:
         draw: Callable[[], float] | None = None,
         metrics: RouterMetrics | None = None,
         pairs: PairSink | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
         self._instance = instance
         self._pairs = pairs
         self.metrics = metrics
+        self.tallies = tallies
         # Not the `random` module's shared generator, which user code may seed for each request.
         self._draw = draw or random.Random().random
         self._loop = asyncio.get_running_loop()
@@ -92,6 +96,10 @@ class Router:
         gone = [self._pools.pop(tag) for tag, route in change.backends.items() if route is None]
         for name in dict.fromkeys((*change.endpoints, *change.pins)):
             self._update_chooser(name, change)
+        names = {name for name, endpoint in change.endpoints.items() if endpoint is None}
+        if self.tallies is not None and (gone or names):
+            tags = {pool.tag for pool in gone}
+            self.tallies.forget(lambda key: key.endpoint in names or key.backend in tags)
         # A shadow that is removed while its calls are in flight is kept: if it is added again, its limit counts them.
         for key in [key for key in self._removed if not self._shadows[key].inflight]:
             self._removed.discard(key)
@@ -157,7 +165,7 @@ class Router:
     async def aclose(self) -> None:
         for calls in self._early.values():
             for call in calls:
-                call.fail(ServeException("the client was shut down while the call waited"))
+                call.fail(ClientClosedError("the client was shut down while the call waited"))
         self._early.clear()
         pools, self._pools = [*self._pools.values(), *self._retired], {}
         self.table = RoutingTable(self.table.version, {}, {})
@@ -206,7 +214,7 @@ class Router:
                 pins = NO_PINS if packed is None else unpack(packed, Pins)
             if self.metrics is not None:
                 self.metrics.policy(name, endpoint.policy.version)
-            new = self._choosers[name] = Chooser(endpoint, pins)
+            new = self._choosers[name] = Chooser(endpoint, pins, self.tallies)
         before, after = (one.backends if one is not None else set[str]() for one in (old, new))
         for tag, step in (*((tag, 1) for tag in after - before), *((tag, -1) for tag in before - after)):
             self._users[tag] += step
@@ -233,9 +241,13 @@ class Router:
         if chooser is None:
             raise NoSuchEndpointError(f"there is no endpoint {call.request.endpoint!r}")
         call.policy_version = chooser.version
-        pool = self._pools.get(chooser.choose(call, self._draw()))
+        tag = chooser.choose(call, self._draw())
+        if chooser.tallies is not None:
+            key = call.shard_key
+            call.tally = chooser.tallies[tag] if key is None else chooser.tally_for(key, tag)
+        pool = self._pools.get(tag)
         if pool is None:
-            raise ServeException("the client was shut down")
+            raise ClientClosedError("the client was shut down")
         pool.submit(call)
         return chooser
 
@@ -277,7 +289,11 @@ class Router:
 
     def _send_mirrored(self, call: Call, shadow: Shadow, body: Body | None, pairing: Pairing | None) -> None:
         """Send the mirrored call; count it as dropped where its body was too large, or never came."""
-        mirrored = shadow.mirror(call, body, pairing) if body is not None and shadow.backend in self._pools else None
+        chooser, mirrored = self._choosers.get(call.request.endpoint), None
+        if body is not None and shadow.backend in self._pools:
+            same = chooser is not None and chooser.version == call.policy_version
+            tally = chooser.tally_of_shadow(shadow.backend) if chooser is not None and same else None
+            mirrored = shadow.mirror(call, body, pairing, tally)
         if mirrored is not None:
             self._pools[shadow.backend].submit(mirrored)
         elif body is None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from msgspec.structs import replace
 
 from pointsman.model import Comparison
-from pointsman.routing.call import Call
+from pointsman.routing.call import Call, ClientClosedError, is_error
 from pointsman.routing.metrics import RouterMetrics, ShadowStatistics
 from pointsman.routing.pairing import Pairing
 from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
 from pointsman.telemetry.logs import WarningBudget
+from pointsman.telemetry.values import TallyValues
 from pointsman.wire.frames import Body
 
 log = logging.getLogger(__name__)
@@ -56,9 +58,11 @@ class Shadow:
         self._readers: set[asyncio.Task[None]] = set()
         self._budget = WarningBudget(per_second=1)
 
-    def mirror(self, call: Call, body: Body, pairing: Pairing | None = None) -> Call | None:
+    def mirror(
+        self, call: Call, body: Body, pairing: Pairing | None = None, tally: TallyValues | None = None
+    ) -> Call | None:
         """Make the mirrored call of ``call``, sharing its body; None if too many are in flight. Its answer is given to
-        ``pairing``."""
+        ``pairing``, and what becomes of it is counted in ``tally``."""
         size = len(body)
         too_large = self._inflight > 0 and self._bytes + size > MAX_BYTES_IN_FLIGHT
         if too_large or self._inflight >= MAX_IN_FLIGHT:
@@ -67,7 +71,7 @@ class Shadow:
         self._inflight += 1
         self._bytes += size
         request = replace(call.request, headers=[*call.request.headers, (SHADOW_HEADER, b"1")])
-        outcome = _Outcome(self, call.deadline, size, pairing)
+        outcome = _Outcome(self, call.deadline, size, pairing, tally)
         mirrored = call.copy_for(request, body, outcome)
         if pairing is not None:
             outcome.call = mirrored
@@ -90,11 +94,11 @@ class Shadow:
             task.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
 
-    def answered(self, reply: Reply, deadline: float, size: int) -> None:
+    def answered(self, reply: Reply, deadline: float, size: int, tally: TallyValues | None) -> None:
         if reply.stream is None:
             self._finish(None, size)
         else:
-            task = self._loop.create_task(self._read(reply.stream, deadline, size))
+            task = self._loop.create_task(self._read(reply.stream, deadline, size, tally))
             self._readers.add(task)
             task.add_done_callback(self._readers.discard)
 
@@ -110,7 +114,7 @@ class Shadow:
                 first_line or type(error).__name__,
             )
 
-    async def _read(self, stream: ReplyStream, deadline: float, size: int) -> None:
+    async def _read(self, stream: ReplyStream, deadline: float, size: int, tally: TallyValues | None) -> None:
         async def to_its_end() -> None:
             async for _ in stream:
                 pass
@@ -129,6 +133,8 @@ class Shadow:
             raise
         finally:
             stream.close()
+            if tally is not None and not isinstance(error, asyncio.CancelledError):
+                tally.ended(error is not None)
             self._finish(error, size)
 
     def _finish(self, error: BaseException | None, size: int) -> None:
@@ -161,9 +167,13 @@ class Shadow:
 class _Outcome:
     """The future of a mirrored call: reports the outcome to the shadow."""
 
-    __slots__ = ("_deadline", "_done", "_pairing", "_shadow", "_size", "call")
+    __slots__ = ("_began", "_deadline", "_done", "_pairing", "_shadow", "_size", "_tally", "call")
 
-    def __init__(self, shadow: Shadow, deadline: float, size: int, pairing: Pairing | None) -> None:
+    def __init__(
+        self, shadow: Shadow, deadline: float, size: int, pairing: Pairing | None, tally: TallyValues | None
+    ) -> None:
+        self._began = time.monotonic()
+        self._tally = tally
         self._shadow = shadow
         self._deadline = deadline
         self._size = size
@@ -183,11 +193,21 @@ class _Outcome:
         call, self.call = self.call, None  # the two refer to each other
         if self._pairing is not None and call is not None:
             self._pairing.answered(call, reply, shadow=True)
-        self._shadow.answered(reply, self._deadline, self._size)
+        tally = self._tally
+        if tally is not None:
+            tally.waited(time.monotonic() - self._began)
+            if reply.stream is None or reply.status >= 500:
+                tally.ended(reply.status >= 500)
+                tally = None
+        self._shadow.answered(reply, self._deadline, self._size, tally)
 
     def set_exception(self, error: BaseException) -> None:
         self._done = True
         call, self.call = self.call, None
         if self._pairing is not None and call is not None:
             self._pairing.failed(call, error, shadow=True)
+        if self._tally is not None:
+            self._tally.waited(time.monotonic() - self._began)
+            if not isinstance(error, (asyncio.CancelledError, ClientClosedError)):
+                self._tally.ended(is_error(error))
         self._shadow.failed(error, self._size)

@@ -3,6 +3,8 @@
     every process: families -> writer (a file in shared memory, one per process)
     one process per node: collector (all metrics files, merged) -> reports (text, statistics) -> exporter (HTTP)
 
+    each router: tallies (a file of its own) -> counted (all of a node, added up) -> windows (percentiles)
+
     logs      the format of log lines, and how lines of log files are recognised
     tracing   OpenTelemetry spans
 

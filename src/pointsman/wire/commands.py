@@ -28,7 +28,7 @@ from pointsman.wire.handover import StartOptions
 from pointsman.wire.messages import Command as Command
 from pointsman.wire.messages import CommandHead as CommandHead
 from pointsman.wire.messages import Message, Signed
-from pointsman.wire.rollouts import AwaitRollout, QueryRollout, RolloutCommand
+from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, RolloutCommand
 from pointsman.wire.shadows import QueryShadow
 
 
@@ -261,6 +261,7 @@ AnyCommand = (
     | QueryHistory
     | QueryTraffic
     | QueryMetrics
+    | QueryTallies
     | QueryRollout
     | QueryShadow
     | Shutdown

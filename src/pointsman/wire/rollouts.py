@@ -1,4 +1,4 @@
-"""Commands about rollouts. Schemas; no I/O. Part of ``commands``."""
+"""Commands about rollouts, and about what they are judged by. Schemas; no I/O. Part of ``commands``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from pointsman.wire.messages import Command, Signed
 PAUSE, RESUME, PROMOTE, ABORT = "pause", "resume", "promote", "abort"
 """What :class:`ControlRollout` can say; the client has a call for each, and the command line a word."""
 VERBS = (PAUSE, RESUME, PROMOTE, ABORT)
+
+
+class QueryTallies(Command, frozen=True, tag="query_tallies"):
+    """Read what was counted of calls; the reply is a :class:`~pointsman.model.evidence.Numbers`.
+
+    Attributes:
+        over_s: the length of each window in seconds; None for all that is known.
+        endpoint: only this one; None for all.
+    """
+
+    over_s: tuple[float | None, ...]
+    endpoint: str | None = None
 
 
 class StartRollout(Signed, frozen=True, tag="start_rollout"):

@@ -6,6 +6,7 @@
                             ctl    the controller's socket
                             r/     a socket per replica
                             m/     the metrics files; missing if metrics are switched off
+                            t/     the tallies of calls, by which versions are judged
                             k/     what API keys have used up; missing if there are no limits to share
                             c/     counts and examples of compared answers; missing while none were compared
                             table  the newest routing table

@@ -31,6 +31,7 @@ from pointsman.engine.ray.options import group_strategy
 from pointsman.engine.ray.supervised import Exporters, Ingresses
 from pointsman.exceptions import ServeException
 from pointsman.model import CALLER, Allocation, Capacity, Environment, Resources
+from pointsman.telemetry.counted import Counted
 from pointsman.telemetry.pairs import PairCounts
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.address import node_here
@@ -188,6 +189,9 @@ class RayEngine:
 
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         return await self._exporters.read_pairs(names)
+
+    async def read_tallies(self) -> dict[str, Counted]:
+        return await self._exporters.read_tallies()
 
     def disconnected(self, number: int) -> None:
         """A replica's connection was lost: check it after ``SILENT_S``, unless Ray reports its exit first."""

@@ -85,6 +85,7 @@ class NodeFolder:
         self.replica_sockets = self.path / "r"
         self.metrics = self.path / "m"
         self.pairs = self.path / "c"
+        self.tallies = self.path / "t"
         self.logs = self.path / "logs"
         self._lock = -1
 

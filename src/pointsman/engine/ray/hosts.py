@@ -32,6 +32,7 @@ from pointsman.engine.ray.lookup import WhereAbouts
 from pointsman.exceptions import ServeException
 from pointsman.model import Environment
 from pointsman.telemetry import logs
+from pointsman.telemetry.counted import Counted, TallyCollector
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.pairs import PairReader
 from pointsman.telemetry.reports import reading_of
@@ -235,6 +236,8 @@ class MetricsHost:
     def __init__(self, args: HostArgs) -> None:
         self._args = args
         self._serving: concurrent.futures.Future[Serving] = concurrent.futures.Future()
+        self._counting = threading.Lock()
+        self._tallies: TallyCollector | None = None
         self._end_requested = asyncio.Event()
         self._over = asyncio.Event()
         self._pairs: PairReader | None = None
@@ -286,6 +289,18 @@ class MetricsHost:
             self._pairs = PairReader(NodeFolder(handover.instance).pairs)
         counts = self._pairs.read(names)
         return pack({name: list(found.items()) for name, found in counts.items()})
+
+    async def read_tallies(self) -> bytes:
+        """A packed :class:`Counted` of what was counted on this node."""
+        await asyncio.wrap_future(self._serving)
+        return pack(await asyncio.to_thread(self._count))
+
+    def _count(self) -> Counted:
+        with self._counting:
+            if self._tallies is None:
+                handover = unpack_handover(self._args.handover, MetricsHandover)
+                self._tallies = TallyCollector(NodeFolder(handover.instance).tallies)
+            return self._tallies.collect()
 
     async def end(self) -> None:
         """Exit, since the instance ends."""

@@ -27,6 +27,7 @@ from pointsman.engine.ray.hosts import HostArgs, Introduction, MetricsHost, Proc
 from pointsman.limits import MAX_MESSAGE
 from pointsman.policy.backoff import Backoff, Restarts
 from pointsman.telemetry.collector import RETIRE_AFTER_S
+from pointsman.telemetry.counted import Counted
 from pointsman.telemetry.pairs import PackedCounts, PairCounts, as_counts
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.handover import ClusterHandover, MetricsHandover
@@ -185,21 +186,31 @@ class Exporters(Supervised):
 
     async def read(self) -> list[Reading]:
         """The current metrics of each; exporters that do not answer are left out."""
-        return [unpack(answer, Reading) for answer in await self._ask("metrics", "read")]
+        return [unpack(answer, Reading) for answer in (await self._ask("metrics", "read")).values()]
 
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         """What was counted of these comparisons on each node; those that do not answer are left out."""
         answers = await self._ask("compared answers", "read_pairs", list(names))
-        return [as_counts(unpack(answer, PackedCounts)) for answer in answers]
+        return [as_counts(unpack(answer, PackedCounts)) for answer in answers.values()]
 
-    async def _ask(self, what: str, method: str, *args: object) -> list[bytes]:
+    async def read_tallies(self) -> dict[str, Counted]:
+        """What was counted of calls on the node of each, by node; exporters that do not answer are left out."""
+        # Once a second, so that a node that is lost would fill the log.
+        answers = await self._ask("tallies", "read_tallies", level=logging.DEBUG)
+        return {node: unpack(answer, Counted) for node, answer in answers.items()}
+
+    async def _ask(self, what: str, method: str, *args: object, level: int = logging.WARNING) -> dict[str, bytes]:
+        """The answers of exporters, by node."""
         names = [name for name in self._nodes if self._actors.is_known(name)]
-        answers = (asyncio.wait_for(self._actors.ask(name, method, *args), READ_TIMEOUT_S) for name in names)
-        found = await asyncio.gather(*answers, return_exceptions=True)
-        for name, answer in zip(names, found, strict=True):
+        asked = (asyncio.wait_for(self._actors.ask(name, method, *args), READ_TIMEOUT_S) for name in names)
+        found: dict[str, bytes] = {}
+        for name, answer in zip(names, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            node = self._nodes.get(name, "")
             if isinstance(answer, BaseException):
-                log.warning("the %s of node %s cannot be read now: %r", what, self._nodes.get(name), answer)
-        return [answer for answer in found if isinstance(answer, bytes)]
+                log.log(level, "the %s of node %s cannot be read now: %r", what, node, answer)
+            elif isinstance(answer, bytes):
+                found[node] = answer
+        return found
 
     def make(self, name: str, node: str) -> ActorSpec:
         settings = self._given.settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from pointsman.model.evidence import ROUTED, Evidence, PairKey, PairTally, Tally, TallyKey
+from pointsman.model.evidence import ROUTED, Evidence, MetricKey, MetricTally, PairKey, PairTally, Tally, TallyKey
 from pointsman.stats.latency import bucket_of
 
 
@@ -17,6 +17,7 @@ class FakeEvidence:
     def __init__(self) -> None:
         self._tallies: dict[TallyKey, Tally] = {}
         self._pairs: dict[PairKey, PairTally] = {}
+        self._metrics: dict[MetricKey, MetricTally] = {}
         self._readings = [Evidence(at=0.0)]
         self._heard: list[Callable[[Evidence], object]] = []
 
@@ -53,6 +54,10 @@ class FakeEvidence:
         before = self._pairs.get(key, PairTally())
         self._pairs[key] = PairTally(before.pairs + pairs, before.mismatched + mismatched)
 
+    def set_metrics(self, metrics: dict[MetricKey, MetricTally]) -> None:
+        """Replace what metrics of user code have summed up."""
+        self._metrics = dict(metrics)
+
     def forget(self, endpoint: str) -> None:
         """Forget what was counted of an endpoint."""
         self._tallies = {key: tally for key, tally in self._tallies.items() if key.endpoint != endpoint}
@@ -61,7 +66,7 @@ class FakeEvidence:
         """Read what was counted, at this time; by default a second after the reading before. Whoever has subscribed
         hears of it."""
         at = self._readings[-1].at + 1.0 if at is None else at
-        reading = Evidence(at, dict(self._tallies), dict(self._pairs))
+        reading = Evidence(at, dict(self._tallies), dict(self._pairs), dict(self._metrics))
         self._readings.append(reading)
         for heard in list(self._heard):
             heard(reading)

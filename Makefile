@@ -78,8 +78,8 @@ llhttp: $(VENV)/.test
 	  echo "the source of aiohttp cannot be had: the tests with llhttp's cases are skipped"
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks examples hatch_build.py
-	$(BIN)/ruff format --check src tests benchmarks examples hatch_build.py
+	$(BIN)/ruff check src tests benchmarks examples docs/plots hatch_build.py
+	$(BIN)/ruff format --check src tests benchmarks examples docs/plots hatch_build.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

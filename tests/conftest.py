@@ -173,6 +173,14 @@ def start_client(
     )
 
 
+def empty(client: serve.Client) -> None:
+    """Take everything down that a test has made, for the next test on the same instance."""
+    for endpoint in client.list_endpoints():
+        client.delete_endpoint(endpoint)
+    for tag in client.list_backends():
+        client.delete_backend(tag, force=True)
+
+
 def http_for(client: serve.Client) -> httpx.Client:
     """An HTTP client for an instance."""
     address = client.http_address

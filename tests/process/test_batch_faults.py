@@ -14,15 +14,21 @@ import pytest
 
 import pointsman as serve
 from pointsman.exceptions import ReplicaDiedError
-from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
+from tests.conftest import WAIT_S, empty, family, http_for, start_client, wait_until
 
 
-@pytest.fixture
-def client():
+@pytest.fixture(scope="module")
+def instance():
     client = start_client()
     yield client
     client.shutdown()
     assert not family(), "processes were left behind"
+
+
+@pytest.fixture
+def client(instance):
+    yield instance
+    empty(instance)
 
 
 def pids_of(client, backend):

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
+from tests.conftest import WAIT_S, empty, family, http_for, start_client, wait_until
 from tests.process.load import PAUSE_S
 
 
@@ -70,12 +70,18 @@ class Load:
         wait_until(lambda: len(self.statuses) >= wanted, what=f"{count} more answers")
 
 
-@pytest.fixture
-def client():
+@pytest.fixture(scope="module")
+def instance():
     client = start_client()
     yield client
     client.shutdown()
     assert not family(), "processes were left behind"
+
+
+@pytest.fixture
+def client(instance):
+    yield instance
+    empty(instance)
 
 
 def serve_pid(client, code=Pid, **config):
@@ -183,14 +189,17 @@ def test_no_descriptor_left_for_a_restart(client):
     supervisor = next(p for p in family().values() if "pointsman.engine.local.supervisor" in p.cmdline())
     limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
     controller = client.status()["controller_pid"]
-    supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
-    os.kill(controller, signal.SIGKILL)
-    with Load(client, "/pid", threads=1) as load:
-        wait_until(lambda: not psutil.pid_exists(controller), what="the controller is reaped")
-        load.go_on_for(300)
-        assert not [p for p in family().values() if "pointsman.controller" in p.cmdline()]
+    try:
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+        os.kill(controller, signal.SIGKILL)
+        with Load(client, "/pid", threads=1) as load:
+            wait_until(lambda: not psutil.pid_exists(controller), what="the controller is reaped")
+            load.go_on_for(300)
+            assert not [p for p in family().values() if "pointsman.controller" in p.cmdline()]
+            supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
+            assert client.status()["controller_pid"] != controller
+    finally:
         supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
-        assert client.status()["controller_pid"] != controller
     assert set(load.statuses) == {200}
 
 
@@ -310,6 +319,11 @@ def run_driver(code=DRIVER, *arguments):
     )
 
 
+def folders_of_scripts(runtime_folder):
+    """Of instances that end with the script that has started them."""
+    return set((runtime_folder / "pointsman").glob(".anonymous.*"))
+
+
 def all_gone(processes):
     return lambda: not [p for p in processes.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
@@ -317,6 +331,7 @@ def all_gone(processes):
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_driver_ends(signum, private_runtime_folder):
     """However the driver ends, nothing of its instance is left: no process, no folder (IN4)."""
+    before = folders_of_scripts(private_runtime_folder)
     driver = run_driver()
     assert driver.stdout.readline() == "ready\n"
     processes = family(driver.pid)
@@ -324,11 +339,12 @@ def test_driver_ends(signum, private_runtime_folder):
     driver.send_signal(signum)
     driver.communicate(timeout=WAIT_S)
     wait_until(all_gone(processes), what="every process has ended")
-    assert not list((private_runtime_folder / "pointsman").glob(".anonymous.*"))
+    assert folders_of_scripts(private_runtime_folder) == before
 
 
 def test_driver_ends_normally(private_runtime_folder):
     """A script that simply ends takes its instance with it, without a traceback (IN4)."""
+    before = folders_of_scripts(private_runtime_folder)
     driver = run_driver()
     assert driver.stdout.readline() == "ready\n"
     processes = family(driver.pid)
@@ -336,13 +352,14 @@ def test_driver_ends_normally(private_runtime_folder):
     assert driver.returncode == 0
     assert "Traceback" not in output
     wait_until(all_gone(processes), what="every process has ended")
-    assert not list((private_runtime_folder / "pointsman").glob(".anonymous.*"))
+    assert folders_of_scripts(private_runtime_folder) == before
 
 
 def test_collected_client():
     """An instance ends when its client is garbage (IN4)."""
+    before = family()
     client = start_client()
-    processes = family()
+    processes = {pid: process for pid, process in family().items() if pid not in before}
     assert processes
     del client
     wait_until(all_gone(processes), what="every process has ended")
@@ -448,6 +465,7 @@ def test_start_fails_cleanly_when_the_server_cannot_come_up():
         def __init__(self, app):
             raise RuntimeError("no")
 
+    before = family()
     with pytest.raises(serve.exceptions.ServeException, match="HTTP server"):
         serve.start(http_options={"port": 0, "middlewares": [Middleware(Bad)]}, metrics_export_port=0)
-    assert not family()
+    assert family().keys() == before.keys()

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import pointsman as serve
-from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
+from tests.conftest import WAIT_S, empty, family, http_for, start_client, wait_until
 from tests.process.test_faults import Load, pids_of
 from tests.process.wire import Connection, connections_to_each
 from tests.properties import tries
@@ -57,12 +57,18 @@ class Users(Load):
             self.statuses.append(repr(error))
 
 
-@pytest.fixture
-def client():
+@pytest.fixture(scope="module")
+def instance():
     client = start_client(processes=2)
     yield client
     client.shutdown()
     assert not family(), "processes were left behind"
+
+
+@pytest.fixture
+def client(instance):
+    yield instance
+    empty(instance)
 
 
 def serve_split(client, weights, code=tag_of_backend):
@@ -316,7 +322,8 @@ def test_traffic_survives_a_restart(name, tmp_path):
     client = serve.start(**options)
     change_everything(client)
     before = all_of_it(client)
-    supervisor, processes = client._raised._process, family()
+    supervisor = client._raised._process
+    processes = family(supervisor.pid)
     supervisor.kill()
     supervisor.wait(WAIT_S)
     wait_until(lambda: not any(process.is_running() for process in processes.values()))
@@ -398,9 +405,8 @@ def test_calls_that_wait_for_a_deleted_backend(client, tmp_path):
     assert "old" not in client.list_backends()
 
 
-def test_what_breaks_in_a_router_is_raised_at_the_caller(monkeypatch):
+def test_what_breaks_in_a_router_is_raised_at_the_caller(client, monkeypatch):
     """Should Pointsman itself go wrong while it sends my call, I hear of it and do not wait for ever (G9)."""
-    client = start_client(location=None)
     client.deploy("a", tag_of_backend)
     handle = client.get_handle("a")
     assert handle.remote().result() == "a"
@@ -415,4 +421,3 @@ def test_what_breaks_in_a_router_is_raised_at_the_caller(monkeypatch):
             future.result(timeout=WAIT_S)
     monkeypatch.undo()
     assert handle.remote().result() == "a"
-    client.shutdown()

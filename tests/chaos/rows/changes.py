@@ -147,7 +147,7 @@ def rolling_updates(arena: Arena) -> None:
     arena.expect(not load.history.count("refused"), "requests were refused")
 
 
-@row("RC", "100 new configurations and 10 redeploys, one after the other", short=True)
+@row("RC", "100 new configurations and 10 redeploys, one after the other")
 def reconfigured(arena: Arena) -> None:
     arena.deploy(replicas=2, code=Configured, arguments=(1,), user_config=0)
     acknowledged: list[tuple[float, int]] = []

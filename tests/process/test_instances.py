@@ -30,13 +30,15 @@ def run(code: str, *arguments: str) -> str:
 
 
 def test_two_instances_side_by_side():
-    """Instances that are not detached do not meet, whatever names they and their backends have (IN5, FT10)."""
+    """Instances that are not detached do not meet, whatever names they and their backends have; by default each has one
+    HTTP server (IN5, FT10, LO1)."""
     options = {"name": "same", "http_options": {"port": 0}, "metrics_export_port": 0}
     with serve.start(**options) as one, serve.start(**options) as two:
         with pytest.raises(ServeException, match="same"):
             serve.connect("same")
         for client, answer in ((one, "one"), (two, "two")):
             client.deploy("same", lambda request, answer=answer: answer, route="/same")
+            assert len(client.status()["http"]["ingresses"]) == 1
         with http_for(one) as http_one, http_for(two) as http_two:
             assert (http_one.get("/same").text, http_two.get("/same").text) == ("one", "two")
         one.delete_endpoint("same")
@@ -111,20 +113,19 @@ def test_a_start_that_takes_too_long(monkeypatch):
     assert not family()
 
 
-@pytest.mark.parametrize("location", ["HeadOnly", "EveryNode"])
-def test_one_server_on_one_machine(location):
-    """By default one HTTP server runs; on the local engine, every node is this one (LO1, LO2)."""
-    with start_client(**({} if location == "HeadOnly" else {"location": location})) as client:
+def test_one_server_on_one_machine():
+    """On the local engine, every node is this one: one HTTP server runs (LO2)."""
+    with start_client(location="EveryNode") as client:
         client.deploy("a", lambda request: "a", route="/a")
         assert len(client.status()["http"]["ingresses"]) == 1
         with http_for(client) as http:
             assert http.get("/a").text == "a"
 
 
-@pytest.mark.parametrize("options", [{"host": None}, {"location": None}, {"location": "NoServer"}], ids=str)
-def test_no_http_server(options):
-    """Without an HTTP server handles work, and no ingress runs (LO3, CE9)."""
-    with serve.start(http_options=options) as client:
+def test_no_http_server():
+    """Without an HTTP server, however that is spelt (tests/unit/test_http_options.py), handles work and no ingress runs
+    (LO3, CE9)."""
+    with serve.start(http_options={"location": None}) as client:
         client.create_backend("a", lambda request: "a")
         client.create_endpoint("a", backend="a", route="/a")
         assert client.get_handle("a").remote().result() == "a"
@@ -469,20 +470,14 @@ client.shutdown()
     assert "to stderr" in logs
 
 
-def test_unused_runtime_folder_may_be_long(tmp_path, monkeypatch):
-    """A long TMPDIR does not break the sockets, whose paths the system keeps short."""
+def test_start_from_odd_folders(tmp_path, monkeypatch):
+    """A long TMPDIR does not break the sockets, whose paths the system keeps short; and files in the working folder
+    named like modules of the standard library harm none of our processes."""
     long = tmp_path / ("d" * 120)
     long.mkdir()
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setenv("TMPDIR", str(long))
     monkeypatch.setattr("tempfile.tempdir", None)
-    with start_client() as client:
-        client.deploy("a", lambda request: "a")
-        assert client.get_handle("a").remote().result() == "a"
-
-
-def test_start_from_a_folder_that_shadows_modules(tmp_path, monkeypatch):
-    """Files in the working folder named like modules of the standard library harm none of our processes."""
     for module in ("queue.py", "types.py", "selectors.py", "logging.py"):
         (tmp_path / module).write_text("raise RuntimeError('shadowed')")
     monkeypatch.chdir(tmp_path)

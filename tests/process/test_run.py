@@ -118,7 +118,8 @@ def greeter(tmp_path: Path) -> Path:
 
 def test_a_file_is_served_until_ctrl_c(greeter: Path, name: str, running: list[Running], tmp_path: Path) -> None:
     """I run a file from another folder: it says where my model is and a curl line that works, other commands see it,
-    and Ctrl-C ends all of it (RN1, RN2)."""
+    and Ctrl-C ends all of it. Meanwhile its port is refused to others with an error that names the instance, and the
+    option that takes another one (RN1, RN2)."""
     started = Running(tmp_path, "project/model.py", "--name", name, "--arg", '"?"', "--set", "num_replicas=2")
     running.append(started)
     address = started.says("Greeter is at (http://.*)/$")
@@ -131,6 +132,9 @@ def test_a_file_is_served_until_ctrl_c(greeter: Path, name: str, running: list[R
     report = status_of(name)
     assert report["endpoints"]["Greeter"]["methods"] == ["GET", "POST"]
     assert report["backends"]["Greeter"]["replicas_running"] == 2
+    port = address.rpartition(":")[2]
+    done = run_to_its_end(greeter, "model.py", "--name", f"{name}b", "--port", port, "--metrics-export-port", "0")
+    assert_one_line(done, f"port {port}", f"instance '{name}'", "--http-port")
     processes = family(started.process.pid)
 
     assert started.end(signal.SIGINT) == 0
@@ -173,15 +177,6 @@ def test_code_that_fails_shows_its_traceback(file: str, text: str, first: str, g
     assert str(greeter / first) in shown[0]
     assert all(str(greeter) in line for line in shown), done.stderr
     assert name not in printed_by("list")
-
-
-def test_a_port_in_use_names_who_has_it(greeter: Path, name: str, running: list[Running]) -> None:
-    """A port that another instance has is an error that names it, and the option that takes another one."""
-    started = Running(greeter, "model.py", "--name", name)
-    running.append(started)
-    port = started.says(r"Greeter is at http://.*:(\d+)/$")
-    done = run_to_its_end(greeter, "model.py", "--name", f"{name}b", "--port", port, "--metrics-export-port", "0")
-    assert_one_line(done, f"port {port}", f"instance '{name}'", "--http-port")
 
 
 def test_a_saved_file_is_served_at_once(greeter: Path, name: str, running: list[Running]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ IMPORT_BY_NAME = {
     "usercode/packing": "modules of users",
     "running/trial": "modules of users",
 }
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """Each module is parsed once for all tests here."""
+    return ast.parse(path.read_text())
 
 
 def section(number: int) -> str:
@@ -60,7 +67,7 @@ def test_a_package_names_the_modules_that_it_has():
     """Where a package's docstring lists its modules, in lines of names and what they are, each of them is there."""
     wrong = []
     for package in sorted(PACKAGES):
-        text = ast.get_docstring(ast.parse((SOURCE / package / "__init__.py").read_text())) or ""
+        text = ast.get_docstring(tree_of(SOURCE / package / "__init__.py")) or ""
         for line in text.splitlines():
             listed = re.fullmatch(r"([a-z_]+(?:, [a-z_]+)*) {2,}\S.*", line)
             for name in listed[1].split(", ") if listed else ():
@@ -101,7 +108,7 @@ def imports_by_name(tree: ast.AST) -> Iterator[str]:
 def test_modules_of_ours_are_imported_by_a_string_in_one_place():
     """The linter sees every import but one: what an actor hosts is found by its name in ``engine/process``."""
     by_name = {
-        str(path.relative_to(SOURCE).with_suffix("")): list(imports_by_name(ast.parse(path.read_text())))
+        str(path.relative_to(SOURCE).with_suffix("")): list(imports_by_name(tree_of(path)))
         for path in SOURCE.rglob("*.py")
     }
     assert {name for name, found in by_name.items() if found} == set(IMPORT_BY_NAME)
@@ -115,7 +122,7 @@ def graph() -> dict[str, set[str]]:
     for name, dotted in names.items():
         path = MODULES.get(name, SOURCE / name / "__init__.py")
         found[dotted] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pointsman"):
                 module = (node.module or "").removeprefix("pointsman").lstrip(".")
                 for alias in node.names:
@@ -148,7 +155,7 @@ def test_functions_are_short():
     lengths = sorted(
         (node.end_lineno or 0) - node.lineno + 1
         for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     )
     assert lengths[int(len(lengths) * 0.9)] <= 20

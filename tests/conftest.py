@@ -76,10 +76,11 @@ def usual_ports_are_taken() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c_works() -> None:
-    """A shell starts background jobs with SIGINT ignored, and their children inherit that: the tests that press Ctrl-C
-    would wait for ever."""
+def signals_work() -> None:
+    """A shell starts background jobs with SIGINT ignored, and nohup with SIGHUP, and their children inherit that: the
+    tests that press Ctrl-C or close a terminal would wait for ever."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -247,20 +247,24 @@ def test_refusals_are_told_from_failures(client, http, served, name, tmp_path):
         assert http.get(route).status_code == 503
         gate.touch()
         assert [future.result().status_code for future in patient] == [200, 200]
-    gate.unlink()
-    # The first has begun by its deadline, and runs on behind it; so the second never begins.
-    assert http.get(route, headers={"x-serve-timeout-s": "1.5"}).status_code == 504
-    assert http.get(route, headers={"x-serve-timeout-s": "0.1"}).status_code == 503
-    gate.touch()
+        gate.unlink()
+        runs = pool.submit(http.get, route)
+        wait_until(lambda: scrape(client).sum("serve_replica_processing_queries", backend=name) == 1)
+        assert http.get(route, headers={"x-serve-timeout-s": "0.1"}).status_code == 503
+        gate.touch()
+        assert runs.result().status_code == 200
+        gate.unlink()
+        assert http.get(route, headers={"x-serve-timeout-s": "0.1"}).status_code == 504
+        gate.touch()
     total = "serve_http_outcomes_total"
-    wait_until(lambda: grown(total, route=route) == 6, what="the last request is counted")
+    wait_until(lambda: grown(total, route=route) == 7, what="the last request is counted")
     assert grown(total, route="unmatched", outcome="refused", reason="no_such_endpoint") == 1
     assert grown(total, route=route, outcome="refused", reason="rejected") == 1
     assert grown(total, route=route, outcome="refused", reason="queue_full") == 1
     assert grown(total, route=route, outcome="refused", reason="deadline") == 1
     assert grown(total, route=route, outcome="failed", reason="deadline") == 1
-    assert grown(total, route=route, outcome="delivered") == 2
-    assert grown(total, route=route) == grown("serve_num_http_requests", route=route) == 6
+    assert grown(total, route=route, outcome="delivered") == 3
+    assert grown(total, route=route) == grown("serve_num_http_requests", route=route) == 7
 
 
 def test_clients_that_leave_are_counted(client, served, name, tmp_path):

@@ -17,7 +17,7 @@ from pointsman.controller.rollouts.watch import RolloutWatch
 from pointsman.controller.rollouts.words import view_of
 from pointsman.model.rollout import RolloutPlan, RolloutView
 from pointsman.testing import FakeEvidence, run, settle
-from pointsman.wire.commands import SetTraffic
+from pointsman.wire.commands import ComeUp, SetTraffic
 from pointsman.wire.rollouts import ControlRollout, StartRollout
 from tests.loop.world import World
 
@@ -51,6 +51,7 @@ class Traffic(World):
         for tag in ("main", "new"):
             await self.create(tag)
         await self.create_endpoint("e", "main")
+        await self.change(ComeUp(self.new_id(), self.handover.settings.instance))
         await self.change(StartRollout(self.new_id(), RolloutPlan("e", "new", **plan), by="ann"))
 
     async def pass_seconds(self, count: int, *, unread: bool = False) -> None:

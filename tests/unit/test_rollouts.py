@@ -11,9 +11,10 @@ from pointsman.controller.history import history_of
 from pointsman.controller.rollouts.changes import settled
 from pointsman.controller.rollouts.judge import judge
 from pointsman.controller.rollouts.words import view_of, views_of
-from pointsman.controller.state import Desired, Rollout
+from pointsman.controller.state import Desired, Rollout, of_this_start
 from pointsman.controller.transitions import carry_out
 from pointsman.model import TrafficPolicy
+from pointsman.model.comparison import Comparison, Exact
 from pointsman.model.evidence import PINNED, MetricKey, MetricTally, PairKey
 from pointsman.model.rollout import RolloutPlan, RolloutView
 from pointsman.testing import FakeEvidence
@@ -365,13 +366,14 @@ def test_a_shadow_that_differs_takes_its_version_back() -> None:
     """Answers that do not match more often than the baseline's among each other are evidence, too (RO4)."""
     story = Story()
     story.control("abort")
-    story.say(ShadowTraffic("id", ENDPOINT, NEW, 0.5))
-    key = PairKey(ENDPOINT, NEW, "now")
+    story.say(ShadowTraffic("id", ENDPOINT, NEW, 0.5, Comparison(Exact()), keep_comparison=False))
+    key = PairKey(ENDPOINT, NEW, "now/main@1/2")
     story.counts.count_pairs(key, 100, 100)  # before the rollout: nothing of its
     story.say(StartRollout("id", RolloutPlan(ENDPOINT, NEW, gates={"mismatch": {}})))
     for _ in range(20):
         story.counts.count_pairs(key, 10, 1)
         story.counts.count_pairs(key._replace(noise=True), 10)
+        story.counts.count_pairs(key._replace(began="now/new@2/2"), 1000)  # with itself
         story.pass_seconds(1)
     assert story.view.state == "rolled_back"
     assert "mismatch 10 % against 0 % (e " in story.view.reason
@@ -395,15 +397,28 @@ def test_a_metric_of_user_code_takes_a_version_back() -> None:
     assert story.view.gates["metrics.score"].unit == "mean"
 
 
-def test_counting_that_begins_anew() -> None:
-    """An instance that is started again from its store counts from 0: the rollout takes that for new (RO11)."""
+def test_an_instance_that_starts_again() -> None:
+    """An instance that is started again from its store counts from 0, and nothing of that is lost (RO11)."""
     story = Story(hold_s=100)
     story.pass_seconds(5)
     story.counts = FakeEvidence()
-    story.judge()
-    assert story.view.exposed == 50
+    story.state = of_this_start(story.state, "another")
     story.pass_seconds(2)
     assert story.view.exposed == 70
+
+
+def test_a_node_that_does_not_answer() -> None:
+    """What a reading lacks, since a node does not answer in time, counts once when it is back (RO11)."""
+    story = Story(hold_s=100)
+    story.pass_seconds(5)
+    here, story.counts = story.counts, FakeEvidence()
+    story.counts.count(ENDPOINT, NEW, version=story.policy.version, requests=20)
+    story.judge()
+    story.judge()
+    assert story.view.exposed == 50
+    story.counts = here
+    story.pass_seconds(1)
+    assert story.view.exposed == 60
 
 
 def test_the_same_evidence_counts_once() -> None:

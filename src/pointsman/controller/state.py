@@ -129,6 +129,10 @@ class Pairs(Struct, frozen=True):
         """The two together."""
         return Pairs(self.compared.plus(other.compared), self.noise.plus(other.noise))
 
+    def since(self, earlier: Pairs) -> Pairs:
+        """What has come after an earlier state of the same."""
+        return Pairs(self.compared.since(earlier.compared), self.noise.since(earlier.noise))
+
 
 class Counted(Struct, frozen=True):
     """What of the evidence a rollout was judged by already, so that nothing counts twice.
@@ -233,8 +237,14 @@ class Desired(Struct, frozen=True):
 
 
 def of_this_start(desired: Desired, instance: str) -> Desired:
-    """The stored state without what earlier starts have recorded."""
-    return desired if instance in desired.came_up else msgspec.structs.replace(desired, came_up={})
+    """The stored state without what earlier starts have recorded. What routers count begins anew with each start."""
+    if instance in desired.came_up:
+        return desired
+    rollouts = {
+        name: msgspec.structs.replace(one, counted=Counted()) if one.counted is not None else one
+        for name, one in desired.rollouts.items()
+    }
+    return msgspec.structs.replace(desired, came_up={}, rollouts=rollouts)
 
 
 class FreeCapacity(Struct, frozen=True):

@@ -14,7 +14,7 @@ from pointsman.controller.endpoints import with_endpoint
 from pointsman.controller.history import CONTROLLER, noted, recorded
 from pointsman.controller.marks import ENDPOINT, marked
 from pointsman.controller.rollouts.judge import Verdict
-from pointsman.controller.rollouts.options import checked
+from pointsman.controller.rollouts.options import MISMATCH, checked
 from pointsman.controller.rollouts.words import percent, so_far
 from pointsman.controller.state import (
     Arms,
@@ -26,6 +26,7 @@ from pointsman.controller.state import (
     find_endpoint,
     rollout_of,
 )
+from pointsman.model import EndpointSpec
 from pointsman.model.rollout import (
     ABORTED,
     ENDED,
@@ -115,10 +116,8 @@ def _started(state: Desired, command: StartRollout, now: str) -> Desired:
     former = endpoint.policy.weights
     if not any(share for tag, share in former.items() if tag != plan.to):
         raise ValueError(f"backend {plan.to!r} has all traffic of endpoint {plan.endpoint!r} already")
-    if "mismatch" in plan.gates and plan.to not in endpoint.policy.shadows:
-        raise ValueError(
-            f"gate 'mismatch' needs {plan.to!r} to be a shadow of endpoint {plan.endpoint!r} whose answers are compared"
-        )
+    if MISMATCH in plan.gates:
+        _check_compared(endpoint, plan.to)
     rollout = Rollout(
         id=max(map(int, state.rollouts), default=0) + 1,
         plan=plan,
@@ -129,6 +128,20 @@ def _started(state: Desired, command: StartRollout, now: str) -> Desired:
         began=now,
     )
     return _routed(state, rollout, _step_words(rollout), command.by, now)
+
+
+def _check_compared(endpoint: EndpointSpec, to: str) -> None:
+    """Raise ValueError if there is nothing to judge mismatches by."""
+    comparison = endpoint.policy.compared.get(to)
+    if comparison is None:
+        raise ValueError(
+            f"gate {MISMATCH!r} needs {to!r} to be a shadow of endpoint {endpoint.name!r} whose answers are compared"
+        )
+    if not comparison.noise:
+        raise ValueError(
+            f"gate {MISMATCH!r} needs to know how often the answers of endpoint {endpoint.name!r} differ by themselves;"
+            f" compare those of shadow {to!r} with noise above 0"
+        )
 
 
 def _controlled(state: Desired, command: ControlRollout, now: str) -> tuple[Desired, str]:

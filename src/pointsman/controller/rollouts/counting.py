@@ -14,7 +14,7 @@ from pointsman.controller.rollouts.options import METRICS
 from pointsman.controller.state import Arms, Counted, Means, Pairs, Rollout
 from pointsman.model.evidence import ROUTED, Evidence, MetricKey, MetricTally, PairKey, PairTally, Tally, TallyKey
 
-T = TypeVar("T", Tally, PairTally, MetricTally)
+T = TypeVar("T", Tally, Pairs, MetricTally)
 
 
 def new_in(evidence: Evidence, rollout: Rollout, elapsed_s: float) -> tuple[Tick, Counted, tuple[int, int]]:
@@ -46,9 +46,9 @@ def new_in(evidence: Evidence, rollout: Rollout, elapsed_s: float) -> tuple[Tick
         before=rollout.totals if rollout.weight >= 1 else None,
     )
     counted = Counted(
-        {version: {**before.calls.get(version, {}), **tallies} for version, tallies in calls.items()},
-        {**before.pairs, **pairs},
-        {name: {**before.metrics.get(name, {}), **tallies} for name, tallies in metrics.items()},
+        {version: _most(tallies, before.calls.get(version, {})) for version, tallies in calls.items()},
+        _most(pairs, before.pairs),
+        {name: _most(tallies, before.metrics.get(name, {})) for name, tallies in metrics.items()},
     )
     return tick, counted, (of_step.baseline.requests, of_step.canary.requests)
 
@@ -60,7 +60,10 @@ def _calls(evidence: Evidence, rollout: Rollout, version: int) -> dict[str, Tall
 
 def _pairs(evidence: Evidence, rollout: Rollout) -> dict[str, Pairs]:
     shadow = (rollout.plan.endpoint, rollout.plan.to)
-    comparisons = {key.began for key in evidence.pairs if (key.endpoint, key.backend) == shadow}
+    # A call that the shadow's own backend answered says nothing about the others.
+    own = f"/{rollout.plan.to}@"
+    mine = (key.began for key in evidence.pairs if (key.endpoint, key.backend) == shadow)
+    comparisons = {began for began in mine if own not in began}
     return {
         began: Pairs(
             evidence.pairs.get(PairKey(*shadow, began), PairTally()),
@@ -82,7 +85,7 @@ def _backends(rollout: Rollout) -> set[str]:
 def _arms(rollout: Rollout, now: Mapping[str, Tally], before: Mapping[str, Tally]) -> Arms:
     arms = Arms()
     for tag, tally in now.items():
-        more = _since(tally, before.get(tag, Tally()))
+        more = tally.since(before.get(tag, Tally()))
         arms = arms.plus(Arms(canary=more) if tag == rollout.plan.to else Arms(baseline=more))
     return arms
 
@@ -90,7 +93,7 @@ def _arms(rollout: Rollout, now: Mapping[str, Tally], before: Mapping[str, Tally
 def _means(rollout: Rollout, now: Mapping[str, MetricTally], before: Mapping[str, MetricTally]) -> Means:
     means = Means()
     for tag, tally in now.items():
-        more = _since(tally, before.get(tag, MetricTally()))
+        more = tally.since(before.get(tag, MetricTally()))
         means = means.plus(Means(canary=more) if tag == rollout.plan.to else Means(baseline=more))
     return means
 
@@ -99,17 +102,18 @@ def _new_pairs(now: Mapping[str, Pairs], before: Mapping[str, Pairs]) -> Pairs:
     pairs = Pairs()
     for began, there in now.items():
         known = before.get(began, Pairs())
-        pairs = pairs.plus(Pairs(_since(there.compared, known.compared), _since(there.noise, known.noise)))
+        pairs = pairs.plus(there.since(known))
     return pairs
 
 
-def _since(now: T, before: T) -> T:
-    """What is new in a tally. One that has fallen was begun anew: an instance that is started again from its store
-    counts from 0."""
-    return now if _size(now) < _size(before) else now.since(before)
+def _most(now: Mapping[str, T], before: Mapping[str, T]) -> dict[str, T]:
+    """The larger state of each tally. A reading can lack what a node has counted that does not answer: when that is
+    back, it must not count again."""
+    larger = {name: tally for name, tally in now.items() if name not in before or _size(tally) >= _size(before[name])}
+    return {**before, **larger}
 
 
-def _size(tally: Tally | PairTally | MetricTally) -> int:
+def _size(tally: Tally | Pairs | MetricTally) -> int:
     if isinstance(tally, Tally):
         return tally.requests
-    return tally.pairs if isinstance(tally, PairTally) else tally.count
+    return tally.compared.pairs + tally.noise.pairs if isinstance(tally, Pairs) else tally.count

@@ -48,7 +48,9 @@ class RolloutWatch:
     def heard(self, evidence: Evidence) -> None:
         """Judge by a reading of the evidence. A reading that comes while the last one is judged is left out: the next
         one has it, too."""
-        if not any(rollout.is_live for rollout in self._desired().rollouts.values()):
+        desired = self._desired()
+        # Until an instance has come up, what was counted is told anew to each of its controllers.
+        if not desired.came_up or not any(rollout.is_live for rollout in desired.rollouts.values()):
             self._judged_at = None
             self._ahead.clear()
         elif self._task is None:

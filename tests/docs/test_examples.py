@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pointsman as serve
+from tests.conftest import empty
 from tests.docs.programs import assert_succeeded, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 FREE_PORT = 'serve.start(http_options={"port": 0}, metrics_export_port=0)'
+INSTANCE = "examples"
+OF_ITS_OWN = re.compile(r"with serve\.start|shutdown\(|stop\(|stats\(")
+"""Examples that end their instance, or count what was in it from the beginning."""
 # Written in two parts, so that this file does not mention them.
 FORBIDDEN = re.compile("|".join(map(re.escape, ("/wor" + "k/", ".lib" + "rary", "sub" + "agent"))), re.IGNORECASE)
 
@@ -77,9 +81,27 @@ def test_examples_are_found(name: str) -> None:
     assert any(example[0].startswith(name) for example in EXAMPLES)
 
 
+@pytest.fixture(scope="module")
+def instance() -> Iterator[serve.Client]:
+    """For examples of which each would start one, with nothing but the ports said."""
+    with serve.start(True, name=INSTANCE, http_options={"port": 0}, metrics_export_port=0) as client:
+        yield client
+
+
+@pytest.fixture
+def emptied(instance: serve.Client) -> Iterator[None]:
+    yield
+    empty(instance)
+
+
 @pytest.mark.parametrize(("code", "reason"), [pytest.param(*rest, id=name) for name, *rest in EXAMPLES])
+@pytest.mark.usefixtures("emptied")
 def test_example_runs(code: str, reason: str | None, tmp_path: Path) -> None:
-    """Whoever copies an example into a script and runs it sees no error; only its port is changed here."""
+    """Whoever copies an example into a script and runs it sees no error.
+
+    Only its port is changed here; and where an example says nothing but the port of its instance, and neither ends it
+    nor counts what was in it, one that is there takes its place.
+    """
     if reason is not None:
         assert reason, "a block that is not run must say why"
         pytest.skip(reason)
@@ -87,6 +109,8 @@ def test_example_runs(code: str, reason: str | None, tmp_path: Path) -> None:
     starts = re.findall(r"serve\.start\(.*", code)
     free = ('"port": 0', '"location": None')
     assert all(any(one in start for one in free) for start in starts), "an example starts on a port that may be taken"
+    if code.count("serve.start(") == code.count(FREE_PORT) == 1 and not OF_ITS_OWN.search(code):
+        code = code.replace(FREE_PORT, f"serve.connect({INSTANCE!r})")
     assert_succeeded(run_program(code, tmp_path))
 
 

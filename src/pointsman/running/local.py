@@ -204,23 +204,45 @@ def _run(work: Coroutine[Any, Any, None], world: World, here: MainThread, *, on_
 
 
 class _Stopping:
-    """The first signal stops the server in good order, the second ends the process."""
+    """The first signal stops the server in good order, the second ends the process.
+
+    Signals are counted twice: by Python's handler on the main thread, which user code on the loop cannot hold up, and
+    by the loop, to which Python writes a byte for each. A signal that comes in the moment in which the main thread lies
+    down to wait does not wake it, so that its handler would be called with the next request.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._server: HTTPServer | None = None
+        self._handled = self._told = 0
         self._asked = False
 
     def set_server(self, server: HTTPServer) -> None:
+        """Called on the loop."""
         self._server = server
+        self._world.loop.add_reader(self._read, self._note)
 
     def take_signals(self) -> None:
+        self._read, self._written = socket.socketpair()
+        for end in (self._read, self._written):
+            end.setblocking(False)
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(signum) != signal.SIG_IGN:
                 signal.signal(signum, self._on_signal)
+        signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
 
     def _on_signal(self, *_: object) -> None:
-        if self._asked or self._server is None:
+        self._handled += 1
+        self._stop(self._handled)
+
+    def _note(self) -> None:
+        numbers = self._read.recv(4096)  # of signals, those of others included
+        self._told += sum(number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) for number in numbers)
+        self._stop(self._told)
+
+    def _stop(self, count: int) -> None:
+        if count > 1 or self._server is None:
             os._exit(INTERRUPTED)
-        self._asked = True
-        self._world.loop.call_soon_threadsafe(self._server.stop)
+        if count and not self._asked:
+            self._asked = True
+            self._world.loop.call_soon_threadsafe(self._server.stop)

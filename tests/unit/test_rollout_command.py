@@ -29,7 +29,16 @@ GATES = {
     "health": GateView(None, None, "", 1, 60, False),
 }
 BEGAN = RolloutView(
-    7, RolloutPlan("greet", "new"), "running", 1, 0.05, 192.4, {"baseline": 7812, "canary": 412}, 612, GATES
+    7,
+    RolloutPlan("greet", "new"),
+    "running",
+    1,
+    0.05,
+    192.4,
+    {"baseline": 7812, "canary": 412},
+    612,
+    GATES,
+    waits_for="108 s",
 )
 BACK = "rollout 7: rolled back at 5 % after 412 requests: error_rate 2.2 % against 0.9 % (e 63 >= 60)"
 ROLLED_BACK = msgspec.structs.replace(
@@ -183,13 +192,14 @@ def picture(view: RolloutView, width: int = 80) -> list[str]:
 def test_the_picture_shows_steps_bars_and_gates():
     """At 80 columns all of it is legible: steps, time, samples, and how near each gate is to its limit (RO9)."""
     rows = picture(BEGAN)
-    assert rows[:6] == [
+    assert rows[:7] == [
         "Rollout 7: greet to new  running",
         "● 1 %  ─  ◉ 5 %  ─  ○ 25 %  ─  ○ 50 %  ─  ○ 100 %",
         "",
         "weight   █░░░░░░░░░░░░░░░  5 %  (step 2 of 5, 612 requests in all steps)",
         "held     ██████████░░░░░░  3:12 of 5:00",
         "samples  ████████████████  412 of 100 requests, others 7,812",
+        "The step waits for 108 s.",
     ]
     gates = [" ".join(row.split()) for row in rows]
     assert "gate new others evidence against it" in gates

@@ -64,7 +64,7 @@ def test_a_better_version_is_called_better_and_does_no_harm():
     assert not found.harm
     assert {one.verdict for one in found.differences.values()} == {BETTER}
     assert "new fails less often: 0.82 % against 5.1 %, sure" in found.verdict
-    assert "new is faster: p50 -5" in found.verdict
+    assert "; it is faster: p50 -5" in found.verdict
 
 
 def test_a_canary_that_is_slower_by_less_than_is_allowed_does_no_harm():

@@ -94,6 +94,8 @@ class RolloutPicture:
         if not rollout["ended"]:
             yield Text()
             yield self._progress(length)
+            if rollout.get("waits_for"):
+                yield Text(plain(f"The step waits for {rollout['waits_for']}.").plain, style="dim")
         if rollout["gates"]:
             yield self._gates(length)
         if rollout["reason"]:
@@ -199,5 +201,5 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In few digits, such as ``10 min``, ``2.5 min`` or ``90 s``."""
-    return f"{seconds:.3g} s" if seconds <= 90 else f"{seconds / 60:.2g} min"
+    """In few digits, such as ``10 min``, ``2.5 min`` or ``27 s``."""
+    return f"{seconds:.2g} s" if seconds < 60 else f"{seconds / 60:.2g} min"

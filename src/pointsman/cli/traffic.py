@@ -12,7 +12,7 @@ import typer
 
 from pointsman.cli import completion
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
-from pointsman.cli.options import parse_share
+from pointsman.cli.options import parse_seconds, parse_share
 
 if TYPE_CHECKING:
     from pointsman.client import Client
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Look at an endpoint's traffic and change it: split, shadow, pin, roll back.", no_args_is_help=True
 )
+
+#: Exit codes of ``compare``.
+NOTHING_TO_COMPARE, HARM = 1, 3
 
 Endpoint = Annotated[
     str, typer.Argument(metavar="ENDPOINT", show_default=False, autocompletion=completion.endpoint_names)
@@ -161,6 +164,37 @@ def explain(
     from pointsman.cli.tables import show_explanation
 
     show_explanation(explanation, terminal())
+
+
+@app.command()
+def compare(
+    endpoint: Endpoint,
+    baseline: Annotated[
+        str, typer.Argument(metavar="BASELINE", show_default=False, autocompletion=completion.backend_names)
+    ],
+    canary: Annotated[
+        str, typer.Argument(metavar="CANARY", show_default=False, autocompletion=completion.backend_names)
+    ],
+    over: Annotated[
+        str, typer.Option("--over", help="How much of the last time counts; at most 10m.", metavar="TIME")
+    ] = "10m",
+    name: Name = "default",
+    address: ClusterAddress = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two backends by their errors and latencies. Exits with 0 if no harm of the canary is seen, with 3 if it
+    is worse beyond doubt, and with 1 if one of them has answered nothing."""
+    comparison = connect_to(name, address).compare_traffic(endpoint, baseline, canary, parse_seconds(over, "--over"))
+    if as_json:
+        print_json(comparison)
+    else:
+        from pointsman.cli.evidence import comparison_table
+
+        terminal().print(comparison_table(comparison))
+    if not comparison["baseline"]["requests"] or not comparison["canary"]["requests"]:
+        raise typer.Exit(NOTHING_TO_COMPARE)
+    if comparison["harm"]:
+        raise typer.Exit(HARM)
 
 
 def _show(client: Client, endpoint: str) -> None:

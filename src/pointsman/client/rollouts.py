@@ -1,5 +1,6 @@
-"""Operations on rollouts: a new version gets more traffic step by step, and goes back by itself if it does harm. The
-controller carries them out; here they are started, read, waited for and controlled."""
+"""Operations on new versions: comparing one with another, and rollouts, in which it gets more traffic step by step, and
+goes back by itself if it does harm. The controller carries rollouts out; here they are started, read, waited for and
+controlled."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ import msgspec
 
 from pointsman.arguments import check_object_name, check_timeout
 from pointsman.client.operations import Operations, new_id
+from pointsman.model.evidence import Numbers, Tally, TallyKey, Window
 from pointsman.model.rollout import RolloutPlan, RolloutView
+from pointsman.policy.verdict import Piece, as_view, compare
 from pointsman.stats.checking import check_count, check_number
 from pointsman.wire.messages import unpack
 from pointsman.wire.rollouts import (
@@ -21,9 +24,14 @@ from pointsman.wire.rollouts import (
     AwaitRollout,
     ControlRollout,
     QueryRollout,
+    QueryTallies,
     StartRollout,
 )
 
+LONGEST_S = 600.0
+"""How long the controller keeps what was counted, for comparisons."""
+PIECES = 20
+"""Into how many pieces a comparison divides its time, to see bursts."""
 STEPS = (0.01, 0.05, 0.25, 0.5, 1.0)
 
 
@@ -96,13 +104,15 @@ class RolloutOperations(Operations):
 
         Returns:
             ``{"id", "plan", "state", "step", "weight", "held_s", "samples", "exposed", "gates", "reason", "began",
-            "ended", "by"}``: ``state`` is ``running``, ``paused``, ``inconclusive``, ``promoted``, ``rolled_back``,
-            ``aborted`` or ``superseded`` (somebody has set other traffic); ``step`` which of ``plan["steps"]``, from 0;
+            "ended", "by", "waits_for"}``: ``state`` is ``running``, ``paused``, ``inconclusive``, ``promoted``,
+            ``rolled_back``, ``aborted`` or ``superseded`` (somebody has set other traffic); ``step`` which of
+            ``plan["steps"]``, from 0;
             ``weight`` the share that the new version has now; ``held_s`` seconds that the step has lasted; ``samples``
             requests of this step, ``{"baseline", "canary"}``; ``exposed`` requests that the new version has answered in
             all steps; ``gates`` by name ``{"value", "baseline", "unit", "e", "needed", "tripped"}``: what is watched of
             the new version and of the others, the evidence ``e``, from 1, and what it takes to trip; ``reason`` why it
-            is in this state; ``began`` and ``ended`` ISO 8601 in UTC, ``ended`` empty until then.
+            is in this state; ``began`` and ``ended`` ISO 8601 in UTC, ``ended`` empty until then; ``waits_for`` what
+            the step lacks to be over, in words.
 
         Raises:
             TypeError, ValueError: ``endpoint`` is no name of one, or it has had no rollout.
@@ -161,6 +171,49 @@ class RolloutOperations(Operations):
         """
         self._control(endpoint, ABORT)
 
+    def compare_traffic(self, endpoint: str, baseline: str, canary: str, over_s: float = LONGEST_S) -> dict[str, Any]:
+        """Two backends of an endpoint side by side, by what routers have counted of both: requests by HTTP and by
+        handle that the traffic policy has split between them, without pinned ones and copies for shadows.
+
+        Args:
+            baseline, canary: tags of the two.
+            over_s: how many of the last seconds count, at most 600. What came before both answered, or after one had
+                stopped, is left out.
+
+        Returns:
+            ``{"endpoint", "over_s", "seconds", "baseline", "canary", "differences", "harm", "verdict"}``: ``seconds``
+            that count; of each backend ``backend``, ``requests``, ``errors``, ``error_rate`` and ``latency_ms``
+            (``p50``, ``p95``, ``p99``, ``mean``; to the first byte of the answer); ``differences`` of ``errors``
+            (canary less baseline, in errors per request), ``p50``, ``p95`` and ``p99`` (canary / baseline - 1), each
+            ``{"value", "low", "high", "verdict"}`` with an interval whose ends are None where nothing limits them, and
+            ``verdict`` ``"worse"``, ``"slightly worse"``, ``"better"`` or ``"no difference seen"``; ``harm`` whether
+            any is ``"worse"``: beyond doubt, and by more than 0.1 points of errors or 5 % of latency, as in a rollout;
+            ``verdict`` all of it in one sentence. All intervals together miss in 5 % of cases at most, also when one
+            asks again and again.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: ``over_s`` is not above 0 or more than 600, the endpoint or a backend does not exist, or both
+                are one.
+        """
+        name, first, second = (
+            check_object_name(given, what)
+            for given, what in ((endpoint, "endpoint"), (baseline, "baseline"), (canary, "canary"))
+        )
+        seconds = check_timeout(over_s, "over_s")
+        if seconds is None or seconds > LONGEST_S:
+            raise ValueError(f"over_s must be a number of seconds, at most {LONGEST_S:g}, not {over_s!r}")
+        if first == second:
+            raise ValueError(f"baseline and canary are both {first!r}; give two backends")
+        there = self._status().backends
+        for tag in (first, second):
+            if tag not in there:
+                raise ValueError(f"backend {tag!r} does not exist; there are {sorted(there)}")
+        ages = tuple(seconds * part / PIECES for part in range(PIECES, 0, -1))
+        numbers = unpack(self._session.command(QueryTallies(new_id(), ages, name)), Numbers)
+        pieces = pieces_of(numbers.windows, TallyKey(name, 0, first), TallyKey(name, 0, second))
+        return {"endpoint": name, "over_s": seconds, **as_view(compare(first, second, pieces))}
+
     def _control(self, endpoint: str, verb: str) -> None:
         self._change(ControlRollout(new_id(), check_object_name(endpoint, "endpoint"), verb))
 
@@ -169,6 +222,20 @@ def rollout_view(view: RolloutView) -> dict[str, Any]:
     """A rollout as plain dicts that are ready for JSON."""
     plain: dict[str, Any] = msgspec.to_builtins(view)
     return plain
+
+
+def pieces_of(windows: Sequence[Window], baseline: TallyKey, canary: TallyKey) -> list[Piece]:
+    """Windows that all end now, the longest first, as pieces of time, the oldest first."""
+    pieces = []
+    for window, later in zip(windows, (*windows[1:], Window(0.0, {})), strict=True):
+        seconds = (window.seconds or 0.0) - (later.seconds or 0.0)
+        if seconds > 0:  # else both begin at one reading
+            pieces.append(Piece(_before(window, later, baseline), _before(window, later, canary), seconds))
+    return pieces
+
+
+def _before(window: Window, later: Window, key: TallyKey) -> Tally:
+    return window.tallies.get(key, Tally()).since(later.tallies.get(key, Tally()))
 
 
 def _steps(steps: Any) -> tuple[float, ...]:

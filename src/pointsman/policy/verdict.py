@@ -207,7 +207,11 @@ def _sentence(baseline: Arm, canary: Arm, differences: Mapping[str, Difference])
     clauses = [(errors.verdict, _of_errors(baseline, canary, errors)), _of_latencies(canary.backend, latencies)]
     order = (WORSE, SLIGHTLY_WORSE, BETTER, UNSEEN)
     clauses.sort(key=lambda clause: order.index(clause[0]))
-    return "; ".join(text for _, text in clauses)
+    first, second = (text for _, text in clauses)
+    name = f"{canary.backend} "
+    if first.startswith(name) and second.startswith(name):
+        second = f"it {second.removeprefix(name)}"
+    return f"{first}; {second}"
 
 
 def _of_errors(baseline: Arm, canary: Arm, errors: Difference) -> str:

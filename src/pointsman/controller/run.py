@@ -8,13 +8,15 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from pointsman.controller.commands import Commands
+from pointsman.controller.commands import Commands, read_everywhere
 from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.evidence import EvidenceReader
 from pointsman.controller.orders import Launcher
+from pointsman.controller.rollouts.watch import RolloutWatch
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import of_this_start
 from pointsman.controller.store import StoreError
@@ -83,6 +85,13 @@ async def serve(
         exists=lambda key: key.endpoint in controller.desired.endpoints and key.backend in controller.desired.backends,
         pairs=lambda: shadows.pairs,
     )
+    rollouts = RolloutWatch(
+        desired=lambda: controller.desired,
+        observed=controller.observed,
+        update=controller.update,
+        metrics=partial(read_everywhere, exporter, raised.nodes) if exporter is not None else None,
+    )
+    evidence.subscribe(rollouts.heard)
     commands = Commands(
         handover.settings,
         controller,
@@ -106,6 +115,7 @@ async def serve(
     for task in beside:
         task.cancel()
     await asyncio.gather(*beside, return_exceptions=True)
+    await rollouts.aclose()
     await shadows.aclose()
     await controller.aclose()
     await evidence.aclose()

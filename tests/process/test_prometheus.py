@@ -46,11 +46,13 @@ def model(requests):
 
 
 def busy(client: serve.Client) -> None:
-    """A little of everything: answers, errors, a shadow, an unknown path."""
+    """A little of everything: answers, errors, a shadow that is compared, a rollout, an unknown path."""
     client.create_backend("model", model, config={"max_batch_size": 4})
     client.create_backend("shadow", lambda request: "seen")
     client.create_endpoint("model", backend="model", route="/model")
-    client.shadow_traffic("model", "shadow", 1.0)
+    client.create_endpoint("other", backend="model")
+    client.shadow_traffic("model", "shadow", 1.0, compare="json")
+    client.start_rollout("other", "shadow")
     with http_for(client) as http:
         statuses = [http.get(path).status_code for path in ("/model", "/model?odd", "/nowhere")]
     assert statuses == [200, 500, 404]
@@ -149,8 +151,7 @@ def test_prometheus_knows_every_metric_that_is_asked_for(prometheus):
         "serve_router_queued_queries",
         "serve_metrics_dropped_total",
     }
-    missing = [name for name in names - quiet if not ask(prometheus, name)]
-    assert missing == []
+    wait_until(lambda: all(ask(prometheus, name) for name in names - quiet), what="there is each metric")
     for expression in expressions():
         ask(prometheus, expression)
 
@@ -165,3 +166,40 @@ def test_prometheus_evaluates_the_alerts(prometheus):
         return rules and all(rule["health"] == "ok" for rule in rules)
 
     wait_until(evaluated, what="all alert rules are evaluated")
+
+
+def test_alerts_of_rollouts_fire_and_end(tmp_path):
+    """An operator is told of a rollout that was turned back, for half an hour, and of one that waits for somebody."""
+    shutil.copy(RULES, tmp_path)
+    labels = {"endpoint": "words", "backend": "new"}
+    fires = {
+        "RolloutTurnedBack": ("rolled_back", "The rollout of words to new was turned back less than 30 minutes ago"),
+        "RolloutWaits": ("paused", "The rollout of words to new is paused: somebody must decide"),
+    }
+    series = {"running": "1x4 0x100", "rolled_back": "_x5 1x100", "paused": "0x59 1x40"}
+    expected = {4: None, 6: "RolloutTurnedBack", 30: "RolloutTurnedBack", 40: None, 72: "RolloutWaits"}
+    tests = [
+        {
+            "eval_time": f"{minute}m",
+            "alertname": name,
+            "exp_alerts": [
+                {
+                    "exp_labels": {**labels, "state": state, "severity": "ticket"},
+                    "exp_annotations": {"summary": summary},
+                }
+            ]
+            if name == alert
+            else [],
+        }
+        for minute, alert in expected.items()
+        for name, (state, summary) in fires.items()
+    ]
+    values = [
+        {"series": f'serve_rollout_state{{endpoint="words",backend="new",state="{state}"}}', "values": numbers}
+        for state, numbers in series.items()
+    ]
+    groups = [{"interval": "1m", "input_series": values, "alert_rule_test": tests}]
+    file = tmp_path / "tests.json"  # which is YAML, too
+    file.write_text(json.dumps({"rule_files": [RULES.name], "tests": groups}))
+    done = subprocess.run([str(PROMTOOL), "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -16,6 +16,7 @@ from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.evidence import EvidenceReader
 from pointsman.controller.orders import Launcher
+from pointsman.controller.rollouts.metrics import RolloutMetrics
 from pointsman.controller.rollouts.watch import RolloutWatch
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import of_this_start
@@ -63,7 +64,8 @@ async def serve(
         StoreError: the store cannot be read.
     """
     loaded = store.open()
-    exporter = await _start_exporter(metrics_folder(handover.control_path), metrics)
+    writer = MetricsWriter.open(metrics_folder(handover.control_path), "controller")
+    exporter = await _start_exporter(writer, metrics_folder(handover.control_path), metrics)
     connections = Connections(handover)
     raised = engine(lambda event: controller.process_event(event), connections)
     controller = Controller(
@@ -92,6 +94,9 @@ async def serve(
         metrics=partial(read_everywhere, exporter, raised.nodes) if exporter is not None else None,
     )
     evidence.subscribe(rollouts.heard)
+    if writer is not None:
+        shown = RolloutMetrics(writer)
+        evidence.subscribe(lambda now: shown.show(controller.desired, now.pairs, shadows.above_noise()))
     commands = Commands(
         handover.settings,
         controller,
@@ -146,9 +151,10 @@ def _start_again_if_failed(reading: asyncio.Future[None]) -> None:
         raise SystemExit(1)
 
 
-async def _start_exporter(folder: Path, listener: socket.socket | None) -> Exporter | None:
+async def _start_exporter(
+    writer: MetricsWriter | None, folder: Path, listener: socket.socket | None
+) -> Exporter | None:
     """Serve the node's metrics in this process, which handles no requests."""
-    writer = MetricsWriter.open(folder, "controller")
     if writer is None:
         return None
     writer.counter(families.PROCESS_STARTS, "controller").inc()

@@ -160,6 +160,11 @@ class Shadows:
         counts = tuple(PairCount(*what, count) for what, count in sorted(sums.items()))
         return ShadowView(since(desired, one), counts, noise if one.comparison.noise else None)
 
+    def above_noise(self) -> dict[tuple[str, str], NoiseView]:
+        """Of each shadow, by endpoint and backend, whether it differs too often, at the last reading."""
+        shadows = {one.comparison.name: (one.endpoint, one.backend) for one in watched(self._desired())}
+        return {shadows[name]: gate.view() for name, gate in self._gates.items() if name in shadows}
+
     async def aclose(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.close)
         self._thread.shutdown()

@@ -126,6 +126,36 @@ POLICY_VERSION = Family(
     "serve_endpoint_policy_version", "largest", "Version of the endpoint's traffic policy.", ("endpoint",)
 )
 BATCH_SIZE = Family("serve_batch_size", "histogram", "Queries in a batch, where the backend batches.", REPLICA, SIZES)
+ROLLOUT_STATE = Family(
+    "serve_rollout_state",
+    "largest",
+    "1 for the state of the endpoint's newest rollout.",
+    ("endpoint", "backend", "state"),
+)
+ROLLOUT_WEIGHT = Family(
+    "serve_rollout_weight",
+    "largest",
+    "Share of traffic that the endpoint's newest rollout gives its backend.",
+    ("endpoint", "backend"),
+)
+ROLLOUT_EVIDENCE = Family(
+    "serve_rollout_evidence",
+    "largest",
+    "How far a gate of the endpoint's newest rollout is on its way from 0 to 1, where it turns the backend back.",
+    ("endpoint", "backend", "gate"),
+)
+SHADOW_PAIRS = Family(
+    "serve_shadow_pairs_total",
+    "counter",
+    "Answers of a shadow that were compared: matched or mismatched.",
+    ("endpoint", "backend", "outcome"),
+)
+SHADOW_EVIDENCE = Family(
+    "serve_shadow_evidence",
+    "largest",
+    "How far it is shown, from 0 to 1, that a shadow differs more often than the endpoint's backend does from itself.",
+    ("endpoint", "backend"),
+)
 PROCESS_STARTS = Family("serve_process_starts_total", "counter", "Starts of controllers and ingresses.", ("process",))
 LOOP_LAG = Family(
     "serve_loop_lag_seconds",
@@ -148,6 +178,11 @@ ALL_FAMILIES = (
     ROUTER_QUEUED,
     POLICY_VERSION,
     BATCH_SIZE,
+    ROLLOUT_STATE,
+    ROLLOUT_WEIGHT,
+    ROLLOUT_EVIDENCE,
+    SHADOW_PAIRS,
+    SHADOW_EVIDENCE,
     PROCESS_STARTS,
     LOOP_LAG,
     DROPPED_SERIES,

@@ -8,4 +8,5 @@ judge    what the evidence of a second makes of a rollout (pure)
 changes  rollouts in the desired state: started, moved, ended, superseded (pure)
 words    rollouts as users see them: views and sentences (pure)
 watch    the shell: each reading of the evidence is judged, and committed
+metrics  rollouts, and compared answers, as Prometheus sees them
 """

@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pointsman.controller.evidence import EvidenceReader, EvidenceSource, NodeCounts, Past
 from pointsman.controller.numbers import numbers_of
-from pointsman.controller.state import Desired
+from pointsman.controller.run import metrics_watched
+from pointsman.controller.state import Desired, Rollout
 from pointsman.engine.base import ONE_NODE
 from pointsman.model import EndpointSpec, TrafficChange, TrafficHistory, TrafficPolicy
-from pointsman.model.evidence import SHADOW, Evidence, Numbers, Tally, TallyKey, Window
+from pointsman.model.evidence import SHADOW, Evidence, MetricKey, MetricTally, Numbers, Tally, TallyKey, Window
+from pointsman.model.rollout import RolloutPlan
 from pointsman.stats.latency import bucket_of
-from pointsman.telemetry.counted import Counted
+from pointsman.telemetry.collector import Metric
+from pointsman.telemetry.counted import Counted, metrics_in
+from pointsman.telemetry.families import Kind
 from pointsman.telemetry.tallies import Tallies, TallyFile
 from pointsman.telemetry.windows import add_numbers
+from pointsman.telemetry.writer import Series
 from pointsman.testing.evidence import FakeEvidence
 from pointsman.wire.messages import pack, unpack
 
@@ -155,3 +161,24 @@ def test_the_reader_sees_what_is_counted_and_what_is_forgotten(tmp_path: Path) -
         file.close()
 
     asyncio.run(main())
+
+
+def test_metrics_that_a_rollout_watches_are_read_of_all_nodes() -> None:
+    """A gate on a histogram of user code gets its count and its sum by backend; other metrics are no evidence (RO4)."""
+
+    def series(*, count: float, total: float, user: bool = True, kind: Kind = "histogram") -> Metric:
+        about = Series("score", kind, "", (), (1.0, 2.0), user)
+        labels = (("backend", "main"), ("language", "en")), (("backend", "main"), ("language", "de"))
+        return Metric(about, dict.fromkeys(labels, (count, 0.0, 0.0, total)))
+
+    assert metrics_in({"score": series(count=1.0, total=1.0, user=False)}, ["score"]) == []
+    assert metrics_in({"score": series(count=1.0, total=1.0, kind="counter")}, ["score", "none"]) == []
+    key, counts = MetricKey("main", "score"), NodeCounts()
+    counts.heard("", Counted("one", metrics=metrics_in({"score": series(count=3.0, total=1.5)}, ["score"])))
+    counts.heard("b", Counted("two", metrics=[(key, MetricTally(2, 1.0))]))
+    counts.heard("b", Counted("three"))
+    assert counts.metrics() == {key: MetricTally(8, 4.0)}
+    plan = RolloutPlan("greet", "canary", gates={"metrics": {"score": {"better": "higher"}}})
+    rollout = Rollout(1, plan, {}, (), {}, "", "")
+    assert metrics_watched(Desired(rollouts={"1": rollout})) == {"score"}
+    assert metrics_watched(Desired(rollouts={"1": structs.replace(rollout, state="aborted")})) == set()

@@ -13,6 +13,7 @@ from pointsman.ingress import exchange
 from pointsman.ingress.exchange import RequestLog, breakdown_ms
 from pointsman.routing.call import Call
 from pointsman.telemetry.logs import JSONFormatter, TextFormatter, escaped, head_of, log_failure
+from pointsman.telemetry.values import TALLY_WIDTH, TallyValues
 
 
 @pytest.fixture
@@ -60,6 +61,23 @@ def test_slow_requests_say_where_their_time_went(now, caplog):
         "processing": 1200.0,
         "network": 250.0,
     }
+
+
+def test_slow_requests_say_what_is_usual(now, caplog):
+    """One took 2 s: the line says that the others of its backend take a tenth of a second; after a few only."""
+    log = RequestLog(0.0, 1.0)
+    made = call(sent_at=1008.25)
+    made.tally = TallyValues(memoryview(bytearray(8 * TALLY_WIDTH)).cast("d"), 0)
+    for requests in (19, 1):
+        for _ in range(requests):
+            made.tally.count(0.1, False)
+        over(log, 2.0, made)
+    few, many = caplog.records
+    assert "usual" not in few.getMessage()
+    assert "usual_ms" not in few.fields
+    assert "usual: p50 " in many.getMessage()
+    assert many.fields["usual_ms"]["p99"] == pytest.approx(100, rel=0.02)
+    assert (many.fields["usual_ms"]["mean"], many.fields["usual_ms"]["count"]) == (100.0, 20)
 
 
 def test_slow_requests_do_not_flood_the_log(now, caplog):

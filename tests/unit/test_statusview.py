@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import re
+
+from rich.console import Console
+
+from pointsman.cli.tables import status_tables
 from pointsman.client.operations import status_view
+from pointsman.model import EndpointSpec, TrafficPolicy
+from pointsman.model.evidence import Tally, TallyKey, Window
+from pointsman.stats.latency import bucket_of
 from pointsman.wire.commands import BackendView, ReplicaView, Status
 from tests.unit.reconciling import backend
 
@@ -14,3 +23,24 @@ def test_a_replica_without_a_process_has_no_pid() -> None:
     shown = BackendView(backend(tag="m"), "UPDATING", 1, None, replicas)
     view = status_view(Status(1, 5, "", None, 0, {}, {"m": shown}, ()), None)
     assert [replica["pid"] for replica in view["backends"]["m"]["replicas"]] == [None, 17]
+
+
+def test_the_status_says_how_each_backend_did_in_the_last_minute() -> None:
+    """A canary that is slow and errs is seen in the status: requests, errors, latencies, of each backend."""
+    policy = TrafficPolicy(3, {"main": 0.5, "canary": 0.5})
+    tallies = {
+        TallyKey("greet", 0, "main"): Tally(60, 0, {bucket_of(0.205): 60}, 60 * 0.205),
+        TallyKey("greet", 0, "canary"): Tally(30, 3, {bucket_of(0.4): 30}, 12.0),
+        TallyKey("other", 0, "main"): Tally(5, 5, {bucket_of(9.0): 5}, 45.0),
+    }
+    endpoints = {"greet": EndpointSpec("greet", "/greet", ("GET",), policy)}
+    view = status_view(Status(1, 5, "", None, 0, endpoints, {}, (), last_minute=Window(60.0, tallies)), None)
+    minute = view["endpoints"]["greet"]["last_minute"]
+    assert (minute["requests"], minute["per_second"], minute["errors"]) == (90, 1.5, 3)
+    assert minute["backends"]["canary"]["latency_ms"]["mean"] == 400.0
+    output = io.StringIO()
+    console = Console(file=output, width=140)
+    for table in status_tables(view):
+        console.print(table)
+    assert re.search("main  p50 20[3-7], p99 20[3-7] ms", output.getvalue())
+    assert re.search("canary  p50 (39[6-9]|40[0-4]), p99 (39[6-9]|40[0-4]) ms, 3 errors", output.getvalue())

@@ -196,21 +196,33 @@ def _endpoints(endpoints: dict[str, Any]) -> Table:
             plain(name),
             plain(endpoint["route"]) if endpoint["route"] else Text("handles only", style="dim"),
             " ".join(endpoint["methods"]),
-            _traffic(endpoint["traffic"]),
+            _traffic(endpoint["traffic"], endpoint["last_minute"]["backends"]),
             _shadows(endpoint["shadows"]),
         )
     return table
 
 
-def _traffic(weights: dict[str, float]) -> RenderableType:
+def _traffic(weights: dict[str, float], last_minute: dict[str, Any] | None = None) -> RenderableType:
     return Group(
         *(
             Text.assemble(
-                ("█" * round(weight * BAR_WIDTH)).ljust(BAR_WIDTH, "░"), f" {100 * weight:>5.4g} % ", plain(backend)
+                ("█" * round(weight * BAR_WIDTH)).ljust(BAR_WIDTH, "░"),
+                f" {100 * weight:>5.4g} % ",
+                plain(backend),
+                _last_minute((last_minute or {}).get(backend)),
             )
             for backend, weight in sorted(weights.items(), key=lambda item: -item[1])
         )
     )
+
+
+def _last_minute(window: dict[str, Any] | None) -> Text:
+    """How a backend has done in the last minute; nothing if it had no requests."""
+    if window is None or not window["requests"]:
+        return Text("")
+    p50, p99 = (f"{window['latency_ms'][name] or 0:.3g}" for name in ("p50", "p99"))
+    errors = (f", {window['errors']} errors", "red") if window["errors"] else ("", "")
+    return Text.assemble((f"  p50 {p50}, p99 {p99} ms", "dim"), errors)
 
 
 def _shares(weights: dict[str, float]) -> Text:

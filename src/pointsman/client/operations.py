@@ -23,7 +23,7 @@ from pointsman.model import BackendSpec, EndpointSpec, Origin
 from pointsman.model.evidence import Numbers
 from pointsman.progress import ProgressLine
 from pointsman.telemetry.reports import Reading, summarise
-from pointsman.telemetry.windows import WINDOWS, add_numbers
+from pointsman.telemetry.windows import WINDOWS, add_numbers, endpoint_window
 from pointsman.usercode.paths import import_folders, working_folder
 from pointsman.wire.commands import (
     BRINGS_CODE,
@@ -134,7 +134,11 @@ def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
         },
         "metrics": [{"node": node, "address": url} for node, url in status.metrics.items()],
         "endpoints": {
-            name: {**endpoint_view(spec), "queued": None if status.queued is None else status.queued.get(name, 0)}
+            name: {
+                **endpoint_view(spec),
+                "queued": None if status.queued is None else status.queued.get(name, 0),
+                "last_minute": endpoint_window(status.last_minute, name),
+            }
             for name, spec in status.endpoints.items()
         },
         "backends": {tag: _backend_view(view) for tag, view in status.backends.items()},

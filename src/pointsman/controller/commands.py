@@ -11,6 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timezone
 
+from msgspec import structs
+
 from pointsman.controller.applying import find_operation
 from pointsman.controller.controller import Controller
 from pointsman.controller.evidence import EvidenceReader
@@ -25,7 +27,7 @@ from pointsman.controller.state import NoCapacityError
 from pointsman.controller.views import backends_of, declared_of, status_of, traffic_of
 from pointsman.engine.base import Engine, Nodes
 from pointsman.exceptions import ServeException
-from pointsman.model.evidence import Numbers
+from pointsman.model.evidence import Numbers, Window
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
@@ -222,7 +224,7 @@ class Commands:
 
     async def _status(self) -> Status:
         controller, queued = self._controller, await self._queued()
-        return status_of(
+        status = status_of(
             self._settings,
             controller.desired,
             controller.observed,
@@ -232,6 +234,14 @@ class Commands:
             metrics=self._metrics_addresses(),
             queued=queued,
         )
+        return structs.replace(status, last_minute=self._last_minute())
+
+    def _last_minute(self) -> Window:
+        if self._evidence is None:
+            return Window(None, {})
+        newest, desired = self._evidence.evidence(), self._controller.desired
+        time = datetime.now(timezone.utc)
+        return numbers_of(desired, newest, self._evidence.earlier, [60.0], endpoint=None, time=time).windows[0]
 
     async def _numbers(self, command: QueryTallies) -> Numbers:
         """What was counted up to now.

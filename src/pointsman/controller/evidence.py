@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from pointsman.engine.base import Nodes
-from pointsman.model.evidence import Evidence, PairKey, PairTally, Tally, TallyKey
-from pointsman.telemetry.counted import Counted, TallyCollector, newest
+from pointsman.model.evidence import Evidence, MetricKey, MetricTally, PairKey, PairTally, Tally, TallyKey
+from pointsman.telemetry.counted import Counted, TallyCollector, metrics_in, newest
+from pointsman.telemetry.exporter import Exporter
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ KEPT_S = 660.0
 FINENESS = 0.1
 """Of two readings that are closer together than this share of their age, one is enough."""
 
+K = TypeVar("K")
+T = TypeVar("T", Tally, MetricTally)
 Packed = tuple[float, dict[TallyKey, bytes]]
 _decode_tally = msgspec.msgpack.Decoder(Tally)
 
@@ -102,12 +105,14 @@ class NodeCounts:
     def __init__(self) -> None:
         self._newest: dict[str, Counted] = {}
         self._before: dict[TallyKey, Tally] = {}
+        self._metrics_before: dict[MetricKey, MetricTally] = {}
 
     def heard(self, node: str, counted: Counted) -> None:
         """Take what a node has counted up to now."""
         last = self._newest.get(node)
         if last is not None and last.began != counted.began:
             _add(self._before, last.tallies)
+            _add(self._metrics_before, last.metrics)
         self._newest[node] = counted
 
     def total(self) -> dict[TallyKey, Tally]:
@@ -117,15 +122,23 @@ class NodeCounts:
             _add(total, counted.tallies)
         return {key: total[key] for key in newest(total)}
 
+    def metrics(self) -> dict[MetricKey, MetricTally]:
+        """The metrics that were asked for."""
+        total = dict(self._metrics_before)
+        for counted in self._newest.values():
+            _add(total, counted.metrics)
+        return total
 
-def _add(to: dict[TallyKey, Tally], tallies: Iterable[tuple[TallyKey, Tally]]) -> None:
-    for key, tally in tallies:
+
+def _add(to: dict[K, T], more: Iterable[tuple[K, T]]) -> None:
+    for key, tally in more:
         to[key] = to[key].plus(tally) if key in to else tally
 
 
 KEPT_VERSIONS = 32
 """Of each endpoint's policy tallies of so many versions are kept for windows, though routers have forgotten them."""
 
+Metrics = list[tuple[MetricKey, MetricTally]]
 PATIENCE_S = 0.5
 """How long a reading waits for other nodes; what they had counted before serves in place of an answer that is late."""
 
@@ -137,7 +150,9 @@ class EvidenceReader:
         folder: of the tallies on this node.
         nodes: the other ones.
         exists: whether there are the endpoint and the backend of a key; what is of others is left out.
-        pairs: reads what was compared, on the same thread; None where nothing is.
+        pairs: returns what was compared.
+        metrics: returns the names of the metrics of user code that are wanted.
+        exporter: collects this node's metrics; None if nothing is recorded.
 
     Raises:
         OSError: the folder cannot be used.
@@ -149,12 +164,16 @@ class EvidenceReader:
         *,
         nodes: Nodes,
         exists: Callable[[TallyKey], bool],
-        pairs: Callable[[], dict[PairKey, PairTally]] | None = None,
+        pairs: Callable[[], dict[PairKey, PairTally]] = dict,
+        metrics: Callable[[], frozenset[str]] = frozenset,
+        exporter: Exporter | None = None,
     ) -> None:
         self._collector = TallyCollector(folder)
         self._nodes = nodes
         self._exists = exists
         self._pairs = pairs
+        self._metrics = metrics
+        self._exporter = exporter
         self._counts = NodeCounts()
         self._past = Past()
         self._missing: dict[TallyKey, float] = {}
@@ -190,7 +209,7 @@ class EvidenceReader:
         Raises:
             OSError: it cannot be read.
         """
-        return await self._loop.run_in_executor(self._thread, self._look, {}, self._loop.time())
+        return await self._loop.run_in_executor(self._thread, self._look, {}, [], self._loop.time())
 
     # EvidenceSource
 
@@ -205,16 +224,18 @@ class EvidenceReader:
         return lambda: self._heard.remove(heard)
 
     async def _read(self) -> None:
-        others = await self._ask_others()
-        evidence = await self._loop.run_in_executor(self._thread, self._take, others, self._loop.time())
+        names = self._metrics()
+        others = await self._ask_others(names)
+        metrics = metrics_in(await self._exporter.collect(), names) if names and self._exporter is not None else []
+        evidence = await self._loop.run_in_executor(self._thread, self._take, others, metrics, self._loop.time())
         self._newest = evidence
         for heard in list(self._heard):
             heard(evidence)
 
-    async def _ask_others(self) -> dict[str, Counted]:
+    async def _ask_others(self, metrics: frozenset[str]) -> dict[str, Counted]:
         """What other nodes have answered; nothing where they are late, which then counts for the next reading."""
         if self._asking is None:
-            self._asking = self._loop.create_task(self._nodes.read_tallies())
+            self._asking = self._loop.create_task(self._nodes.read_tallies(metrics))
         await asyncio.wait({self._asking}, timeout=PATIENCE_S)
         if not self._asking.done():
             return {}
@@ -223,13 +244,14 @@ class EvidenceReader:
 
     # On the thread
 
-    def _take(self, others: dict[str, Counted], at: float) -> Evidence:
-        evidence = self._look(others, at)
+    def _take(self, others: dict[str, Counted], metrics: Metrics, at: float) -> Evidence:
+        evidence = self._look(others, metrics, at)
         self._past.keep(evidence)
         return evidence
 
-    def _look(self, others: dict[str, Counted], at: float) -> Evidence:
-        self._counts.heard("", self._collector.collect())
+    def _look(self, others: dict[str, Counted], metrics: Metrics, at: float) -> Evidence:
+        here = self._collector.collect()
+        self._counts.heard("", Counted(here.began, here.tallies, metrics))
         for node, counted in others.items():
             self._counts.heard(node, counted)
         tallies = {key: tally for key, tally in self._counts.total().items() if self._exists(key)}
@@ -239,4 +261,4 @@ class EvidenceReader:
             if at - self._missing[key] < KEPT_S and self._exists(key):
                 tallies[key] = tally
         kept = {key: tallies[key] for key in newest(tallies, KEPT_VERSIONS)}
-        return Evidence(at, kept, self._pairs() if self._pairs is not None else {})
+        return Evidence(at, kept, dict(self._pairs()), self._counts.metrics())

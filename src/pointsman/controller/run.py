@@ -19,7 +19,7 @@ from pointsman.controller.orders import Launcher
 from pointsman.controller.rollouts.metrics import RolloutMetrics
 from pointsman.controller.rollouts.watch import RolloutWatch
 from pointsman.controller.shadows import Shadows
-from pointsman.controller.state import of_this_start
+from pointsman.controller.state import Desired, of_this_start
 from pointsman.controller.store import StoreError
 from pointsman.controller.store.base import DurableStore
 from pointsman.controller.waiters import StartWait
@@ -86,6 +86,8 @@ async def serve(
         nodes=raised.nodes,
         exists=lambda key: key.endpoint in controller.desired.endpoints and key.backend in controller.desired.backends,
         pairs=lambda: shadows.pairs,
+        metrics=lambda: metrics_watched(controller.desired),
+        exporter=exporter,
     )
     rollouts = RolloutWatch(
         desired=lambda: controller.desired,
@@ -138,6 +140,12 @@ async def watch_start(controller: Controller, settings: InstanceSettings) -> Non
         await controller.change(ComeUp(secrets.token_hex(8), settings.instance), b"")
     except StoreError as error:
         log.error("that the instance has come up could not be recorded: %s", error)
+
+
+def metrics_watched(desired: Desired) -> frozenset[str]:
+    """The metrics of user code by which rollouts are judged."""
+    live = [rollout for rollout in desired.rollouts.values() if rollout.is_live]
+    return frozenset(name for rollout in live for name in rollout.plan.gates.get("metrics", ()))
 
 
 async def _accept(listener: socket.socket, connections: Connections, instance: str) -> Gate:

@@ -74,8 +74,9 @@ class Nodes(Protocol):
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         """What was counted there of these comparisons; those of no other exist afterwards."""
 
-    async def read_tallies(self) -> dict[str, Counted]:
-        """What was counted on those nodes up to now, by node; nodes that do not answer are left out."""
+    async def read_tallies(self, metrics: Collection[str]) -> dict[str, Counted]:
+        """What was counted on those nodes up to now, by node, with these metrics of user code; nodes that do not answer
+        are left out."""
 
 
 class OneNode:
@@ -100,7 +101,7 @@ class OneNode:
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         return []
 
-    async def read_tallies(self) -> dict[str, Counted]:
+    async def read_tallies(self, metrics: Collection[str]) -> dict[str, Counted]:
         return {}
 
 

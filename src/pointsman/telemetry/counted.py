@@ -16,14 +16,15 @@ import logging
 import mmap
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
 import msgspec
 
-from pointsman.model.evidence import Tally, TallyKey
+from pointsman.model.evidence import MetricKey, MetricTally, Tally, TallyKey
+from pointsman.telemetry.collector import Metric
 from pointsman.telemetry.tallies import (
     DOUBLE,
     HEAD,
@@ -55,10 +56,12 @@ class Counted(msgspec.Struct, frozen=True):
 
     Attributes:
         began: names the counting; under another name it has begun afresh.
+        metrics: those of user code that were asked for.
     """
 
     began: str
     tallies: list[tuple[TallyKey, Tally]] = []
+    metrics: list[tuple[MetricKey, MetricTally]] = []
 
 
 class Retired(msgspec.Struct, frozen=True):
@@ -295,6 +298,19 @@ class TallyCollector:
         except OSError as error:
             log.warning("the tallies of this node have no name: %s", error)
             return secrets.token_hex(8)
+
+
+def metrics_in(collected: Mapping[str, Metric], names: Collection[str]) -> list[tuple[MetricKey, MetricTally]]:
+    """How many values each backend has observed of these histograms of user code, and their sum."""
+    found: dict[MetricKey, MetricTally] = {}
+    for name in names:
+        metric = collected.get(name)
+        if metric is None or not metric.about.user or metric.about.kind != "histogram":
+            continue
+        for labels, numbers in metric.series.items():
+            key = MetricKey(dict(labels).get("backend", ""), name)
+            found[key] = found.get(key, MetricTally()).plus(MetricTally(int(sum(numbers[:-1])), numbers[-1]))
+    return list(found.items())
 
 
 def _is(one: object, other: object) -> bool:

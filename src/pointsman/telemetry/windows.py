@@ -65,6 +65,13 @@ def add_numbers(stats: dict[str, Any], numbers: Numbers, before: Numbers | None 
         backend["windows"] = _views(numbers, Part(backend=tag, shadow=None))
 
 
+def endpoint_window(window: Window, endpoint: str) -> dict[str, Any]:
+    """What was counted of an endpoint in a window, and of each of its backends."""
+    tags = sorted({key.backend for key in window.tallies if key.endpoint == endpoint and key.kind != SHADOW})
+    views = {tag: window_view(whole(window.tallies, Part(endpoint, tag)), window.seconds) for tag in tags}
+    return {**window_view(whole(window.tallies, Part(endpoint)), window.seconds), "backends": views}
+
+
 class Part(NamedTuple):
     """Which tallies are meant.
 

@@ -22,6 +22,7 @@ from pointsman.model import (
     TargetTraits,
     TrafficHistory,
 )
+from pointsman.model.evidence import Window
 from pointsman.model.rollout import RolloutView
 from pointsman.wire.apply import OperationView, Plan
 from pointsman.wire.handover import StartOptions
@@ -353,6 +354,7 @@ class Status(msgspec.Struct, frozen=True):
         came_up: whether it has come up since its start.
         operation: the apply that runs; None if none does.
         rollouts: the newest of each endpoint that has had one.
+        last_minute: what was counted of calls.
     """
 
     version: int
@@ -372,6 +374,7 @@ class Status(msgspec.Struct, frozen=True):
     came_up: bool = False
     operation: OperationView | None = None
     rollouts: dict[str, RolloutView] = {}
+    last_minute: Window = Window(None, {})
 
 
 class BackendList(msgspec.Struct, frozen=True):

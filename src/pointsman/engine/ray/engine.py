@@ -190,8 +190,8 @@ class RayEngine:
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         return await self._exporters.read_pairs(names)
 
-    async def read_tallies(self) -> dict[str, Counted]:
-        return await self._exporters.read_tallies()
+    async def read_tallies(self, metrics: Collection[str]) -> dict[str, Counted]:
+        return await self._exporters.read_tallies(metrics)
 
     def disconnected(self, number: int) -> None:
         """A replica's connection was lost: check it after ``SILENT_S``, unless Ray reports its exit first."""

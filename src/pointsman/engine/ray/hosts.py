@@ -32,7 +32,7 @@ from pointsman.engine.ray.lookup import WhereAbouts
 from pointsman.exceptions import ServeException
 from pointsman.model import Environment
 from pointsman.telemetry import logs
-from pointsman.telemetry.counted import Counted, TallyCollector
+from pointsman.telemetry.counted import Counted, TallyCollector, metrics_in
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.pairs import PairReader
 from pointsman.telemetry.reports import reading_of
@@ -290,10 +290,12 @@ class MetricsHost:
         counts = self._pairs.read(names)
         return pack({name: list(found.items()) for name, found in counts.items()})
 
-    async def read_tallies(self) -> bytes:
-        """A packed :class:`Counted` of what was counted on this node."""
-        await asyncio.wrap_future(self._serving)
-        return pack(await asyncio.to_thread(self._count))
+    async def read_tallies(self, metrics: list[str]) -> bytes:
+        """A packed :class:`Counted` of what was counted on this node, with these metrics of user code."""
+        serving = await asyncio.wrap_future(self._serving)
+        counted = await asyncio.to_thread(self._count)
+        found = metrics_in(await serving.exporter.collect(), metrics) if metrics else []
+        return pack(msgspec.structs.replace(counted, metrics=found))
 
     def _count(self) -> Counted:
         with self._counting:

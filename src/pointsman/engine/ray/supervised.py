@@ -193,10 +193,10 @@ class Exporters(Supervised):
         answers = await self._ask("compared answers", "read_pairs", list(names))
         return [as_counts(unpack(answer, PackedCounts)) for answer in answers.values()]
 
-    async def read_tallies(self) -> dict[str, Counted]:
-        """What was counted of calls on the node of each, by node; exporters that do not answer are left out."""
+    async def read_tallies(self, metrics: Collection[str]) -> dict[str, Counted]:
+        """What was counted on the node of each, by node; exporters that do not answer are left out."""
         # Once a second, so that a node that is lost would fill the log.
-        answers = await self._ask("tallies", "read_tallies", level=logging.DEBUG)
+        answers = await self._ask("tallies", "read_tallies", list(metrics), level=logging.DEBUG)
         return {node: unpack(answer, Counted) for node, answer in answers.items()}
 
     async def _ask(self, what: str, method: str, *args: object, level: int = logging.WARNING) -> dict[str, bytes]:

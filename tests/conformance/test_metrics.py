@@ -441,7 +441,12 @@ def test_stats_say_what_happens(client, http, served, name):
     backend = seen["backends"][name]
     assert (backend["requests"], backend["errors"], backend["replicas"]) == (20, 5, 1)
     assert 0 < backend["latency_ms"]["p50"] <= backend["latency_ms"]["p99"]
-    assert seen["endpoints"][name]["http_latency_ms"]["p50"] > 0
+    assert backend["latency_ms"]["count"] == 20
+    endpoint = seen["endpoints"][name]
+    assert endpoint["http_latency_ms"]["p50"] > 0
+    for window in ("10s", "1m", "10m", "policy"):
+        mine = endpoint["backends"][name][window]
+        assert (mine["requests"], mine["errors"], mine["latency_ms"]["count"]) == (20, 5, 20)
     begun, stop = threading.Event(), threading.Event()
 
     def ask():

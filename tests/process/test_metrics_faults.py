@@ -58,7 +58,7 @@ class MixedBatch(Mixed):
 
 def test_counts_match_the_ledgers(tmp_path):
     """10,000 requests with errors, batches, shadows, retries and a replica that is killed on the way: what the port
-    says is what clients and models have noted, to the last one (MO3, MO4, SH5)."""
+    says is what clients and models have noted, to the last one, and so do the tallies (MO3, MO4, SH5, RO5)."""
     noted = {tag: tmp_path / tag for tag in ("one", "many", "shadow")}
     fuse = tmp_path / "fuse"
     with start_client() as client:
@@ -99,6 +99,13 @@ def test_counts_match_the_ledgers(tmp_path):
             assert failed == expected.get(502, 0)
             assert page.sum("serve_num_router_requests", endpoint=route[1:]) == sum(expected.values())
 
+        numbers = client.stats()["endpoints"]
+        for tag in ("one", "many"):
+            expected = {status: count for (of, status), count in seen.items() if of == f"/{tag}"}
+            mine = numbers[tag]["windows"]["policy"]
+            assert mine["requests"] == mine["latency_ms"]["count"] == sum(expected.values())
+            assert mine["errors"] == expected.get(500, 0) + expected.get(502, 0)
+
         def counted(tag: str, what: str) -> float:
             return scrape(client).sum(f"serve_backend_{what}_counter", backend=tag)
 
@@ -124,7 +131,7 @@ def noop(request):
 def test_counts_outlive_those_who_count(tmp_path):
     """Ingress, controller and replica are killed one after the other: no number falls, and the port is back by itself.
 
-    Gauges of the dead are gone; their starts are counted, with the reason (MO4, MO5, FT8).
+    Gauges of the dead are gone; their starts are counted, with the reason (MO4, MO5, FT8, RO11).
     """
     with start_client() as client, http_for(client) as http:
         client.create_backend("b", noop)
@@ -147,6 +154,7 @@ def test_counts_outlive_those_who_count(tmp_path):
         for _ in range(20):
             assert httpx.get(f"{client.http_address}/e", timeout=WAIT_S).text == "ok"
         assert [scrape(client).sum(name) for name in counts] == [40.0] * 3
+        assert client.stats()["endpoints"]["e"]["windows"]["policy"]["requests"] == 40
 
 
 def test_a_replica_that_blocks_holds_up_no_scrape():
@@ -203,13 +211,15 @@ def test_metrics_are_where_http_is():
 
 
 def test_metrics_can_be_switched_off():
-    """With metrics_export_port=None nothing is recorded and no port is opened; everything else works."""
+    """With metrics_export_port=None no metrics are recorded and no port is opened; everything else works, also what
+    versions are judged by."""
     with start_client(metrics_export_port=None) as client, http_for(client) as http:
         client.create_backend("b", noop)
         client.create_endpoint("e", backend="b", route="/e")
         assert http.get("/e").text == "ok"
         assert client.get_handle("e").remote().result() == "ok"
         assert client.metrics_address is None
+        wait_until(lambda: client.status()["endpoints"]["e"]["last_minute"]["requests"] == 2, what="both requests")
         with pytest.raises(serve.exceptions.ServeException, match="records no metrics"):
             client.stats()
 

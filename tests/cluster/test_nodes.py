@@ -130,7 +130,7 @@ def replicas_shown(pages: dict[str, Page], backend: str) -> list[tuple[str, str]
 def test_metrics_on_each_node(client: serve.Client, nodes: Nodes, name: str) -> None:
     """Each node serves what happens there, and all of them together everything; who dies takes its gauges along, and
     who serves them comes back at the same port (MO6, MO5)."""
-    client.deploy(name, Where, ray_actor_options={"num_cpus": 0, "resources": {"disk": 0.25}})
+    client.deploy(name, Where, route=f"/{name}", ray_actor_options={"num_cpus": 0, "resources": {"disk": 0.25}})
     wait_until(lambda: len(client.status()["metrics"]) == 3, what="metrics of three nodes")
     called = [client.get_handle(name).remote().result() for _ in range(7)]
     pages = pages_of(client)
@@ -138,6 +138,9 @@ def test_metrics_on_each_node(client: serve.Client, nodes: Nodes, name: str) -> 
     assert replicas_shown(pages, name) == [(called[0]["node"], replica["tag"])]
     assert sum(page.sum("serve_backend_request_counter", backend=name) for page in pages.values()) == 7
     assert client.stats()["backends"][name]["requests"] == 7
+    for _ in range(20):  # each over a connection of its own, to any node's server
+        assert httpx.get(f"{client.http_address}/{name}", timeout=WAIT_S).status_code == 200
+    wait_until(lambda: client.stats()["endpoints"][name]["latency_ms"]["count"] == 27, what="counts of all nodes")
 
     os.kill(replica["pid"], signal.SIGKILL)
     wait_until(
@@ -150,7 +153,7 @@ def test_metrics_on_each_node(client: serve.Client, nodes: Nodes, name: str) -> 
     assert len(serving) == 1
     os.kill(serving.pop() or 0, signal.SIGKILL)
     wait_until(lambda: answers(address), what="metrics at the same port")
-    assert sum(page.sum("serve_backend_request_counter", backend=name) for page in pages_of(client).values()) == 7
+    assert sum(page.sum("serve_backend_request_counter", backend=name) for page in pages_of(client).values()) == 27
     client.delete_endpoint(name)
     client.delete_backend(name)
 

@@ -34,7 +34,8 @@ def comparison_table(comparison: dict[str, Any]) -> RenderableType:
     arms = comparison["baseline"], comparison["canary"]
     over = f"the last {duration(comparison['over_s'])}"
     if comparison["seconds"] < 0.95 * comparison["over_s"]:
-        over = f"{duration(comparison['seconds'])} of {over}, in which both answered"
+        both = all(arm["requests"] for arm in arms)
+        over = f"{duration(comparison['seconds'])} of {over}{', in which both answered' if both else ''}"
     title = plain(f"{comparison['endpoint']}, {over}").plain
     names = [plain(arm["backend"]).plain for arm in arms]
     table = make_table(title, "", *names, "difference", "between", "verdict")
@@ -158,7 +159,7 @@ def _plainly(gate: dict[str, Any]) -> tuple[Text, Text]:
 
 def _e(gate: dict[str, Any]) -> Text:
     if gate["tripped"]:
-        return Text(f"tripped (e {number(gate['e'])} >= {number(gate['needed'])})", style="bold red")
+        return Text(f"e {number(gate['e'])} >= {number(gate['needed'])}", style="bold red")
     return Text(f"e {number(gate['e'])} of {number(gate['needed'])}")
 
 
@@ -172,15 +173,16 @@ def _value(value: float | None, unit: str) -> str:
 
 def line(rollout: dict[str, Any]) -> str:
     """A rollout in one line, for output that is no terminal."""
-    plan, samples = rollout["plan"], rollout["samples"]
+    plan, state = rollout["plan"], words(rollout["state"])
     if rollout["ended"]:
-        return plain(rollout["reason"] or f"rollout {rollout['id']}: {words(rollout['state'])}").plain
+        name = f"rollout {rollout['id']}: "
+        return plain(name + (rollout["reason"] or state).removeprefix(name)).plain
     nearest = max(rollout["gates"].items(), key=lambda item: _nearness(item[1]), default=None)
     gate = f", {nearest[0]} {_e(nearest[1]).plain}" if nearest and nearest[1]["e"] > 1 else ""
     return plain(
-        f"rollout {rollout['id']}: {rollout['state']}, step {rollout['step'] + 1} of {len(plan['steps'])}, "
+        f"rollout {rollout['id']}: {state}, step {rollout['step'] + 1} of {len(plan['steps'])}, "
         f"{share(rollout['weight'])} to {plan['to']}, held {clock(rollout['held_s'])} of {clock(plan['hold_s'])}, "
-        f"{samples['canary']:,} of {plan['min_samples']:,} requests{gate}"
+        f"{rollout['samples']['canary']:,} of {plan['min_samples']:,} requests{gate}"
     ).plain
 
 

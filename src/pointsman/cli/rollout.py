@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Exit codes of ``wait`` and ``watch``, by the state in which a rollout is left.
 EXIT_CODES = {"promoted": 0, "rolled_back": 5, "aborted": 5, "superseded": 4, "inconclusive": 3}
+INTERRUPTED = 130
 EVERY_S = 1.0
 
 app = typer.Typer(help="Give a new version more traffic step by step; harm takes it back.", no_args_is_help=True)
@@ -118,7 +119,7 @@ def status(
 @app.command()
 def watch(endpoint: Endpoint, name: Name = "default", address: ClusterAddress = None) -> None:
     """Show a rollout's progress until it has ended. Exits with 0 if it was promoted, with 5 if it went back, with 4 if
-    somebody has set other traffic. Ctrl-C leaves it running."""
+    somebody has set other traffic. Ctrl-C leaves it running, and exits with 130."""
     _watch(connect_to(name, address), endpoint, name, address)
 
 
@@ -196,7 +197,7 @@ def _watch(client: Client, endpoint: str, name: str, address: str | None) -> Non
     except KeyboardInterrupt:
         again = command_line(f"rollout watch {endpoint}", name, address)
         print_line(f"The rollout goes on. Watch it again with: {again}", err=True)
-        raise typer.Exit(0) from None
+        raise typer.Exit(INTERRUPTED) from None  # not 0, by which scripts know that it was promoted
     _exit(rollout)
 
 

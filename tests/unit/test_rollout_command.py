@@ -199,15 +199,21 @@ def test_the_picture_shows_steps_bars_and_gates():
         "",
         "weight   █░░░░░░░░░░░░░░░  5 %  (step 2 of 5, 612 requests in all steps)",
         "held     ██████████░░░░░░  3:12 of 5:00",
-        "samples  ████████████████  412 of 100 requests, others 7,812",
+        "samples  ████████████████  412 of 100 requests, baseline 7,812",
         "The step waits for 108 s.",
     ]
     gates = [" ".join(row.split()) for row in rows]
-    assert "gate new others evidence against it" in gates
+    assert "gate canary baseline evidence" in gates
     assert "error_rate 2.2 % 0.9 % █████████░░░░░░░ e 12 of 60" in gates
     assert "latency p99 410 ms 205 ms ░░░░░░░░░░░░░░░░ e 0.4 of 60" in gates
     assert "health - - none" in gates
     assert max(map(len, rows)) <= 80
+
+
+def test_a_narrow_terminal_gets_short_bars():
+    """At 60 columns names and numbers stay whole; bars give way."""
+    gates = [" ".join(row.split()) for row in picture(BEGAN, width=60)]
+    assert "error_rate 2.2 % 0.9 % ████░░░░ e 12 of 60" in gates
 
 
 def test_the_picture_of_what_went_back_says_why():

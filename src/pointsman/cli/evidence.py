@@ -14,9 +14,8 @@ from rich.text import Text
 from pointsman.cli.tables import ROLLOUT_STYLES, clock, make_table, plain, share, words
 from pointsman.policy.verdict import change, percent, points
 
-#: Columns of a terminal from which on bars are long.
-WIDE = 100
-LONG_BAR, SHORT_BAR = 30, 16
+#: Length of bars, by the columns that a terminal has at least.
+BARS = {100: 30, 70: 16, 0: 8}
 #: Words and style of a verdict.
 VERDICTS = {
     "worse": ("worse", "bold red"),
@@ -89,7 +88,7 @@ class RolloutPicture:
         self._rollout, self._plan = rollout, rollout["plan"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rollout, length = self._rollout, LONG_BAR if options.max_width >= WIDE else SHORT_BAR
+        rollout, length = self._rollout, next(bar for width, bar in BARS.items() if options.max_width >= width)
         yield self._title()
         yield self._steps()
         if not rollout["ended"]:
@@ -128,14 +127,16 @@ class RolloutPicture:
         table.add_row("weight", bar(rollout["weight"], length), f"{share(rollout['weight'])}  ({of_all})")
         held = f"{clock(rollout['held_s'])} of {clock(plan['hold_s'])}"
         table.add_row("held", bar(rollout["held_s"] / plan["hold_s"] if plan["hold_s"] else 1.0, length), held)
-        others = f"{canary:,} of {fewest:,} requests, others {rollout['samples']['baseline']:,}"
+        others = f"{canary:,} of {fewest:,} requests, baseline {rollout['samples']['baseline']:,}"
         table.add_row("samples", bar(canary / fewest if fewest else 1.0, length), others)
         return table
 
     def _gates(self, length: int) -> Table:
-        table = make_table("", "gate", plain(self._plan["to"]).plain, "others", "evidence against it", "")
+        table = make_table("", "gate", "canary", "baseline", "evidence", "")
         for column in table.columns[1:3]:
             column.justify = "right"
+        for column in table.columns[1:]:
+            column.no_wrap = True
         for name, gate in self._rollout["gates"].items():
             values = (_value(gate[which], gate["unit"]) for which in ("value", "baseline"))
             seen = (_evidence(gate, length), _e(gate)) if gate["unit"] else _plainly(gate)

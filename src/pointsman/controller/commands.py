@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
 
 from msgspec import structs
@@ -115,12 +115,6 @@ class CapacityWait:
             raise ServeException(
                 f"the cluster did not say within {LOOK_TIMEOUT_S:g} s what is free on its nodes, so nothing was changed"
             ) from None
-
-
-async def read_everywhere(exporter: Exporter, nodes: Nodes, names: Collection[str] = ()) -> Reading:
-    """The metrics of all nodes, with these of user code."""
-    here = reading_of(await exporter.collect(), asyncio.get_running_loop().time(), names)
-    return joined(here, await nodes.read_metrics(names))
 
 
 class Commands:
@@ -260,7 +254,9 @@ class Commands:
         return numbers_of(desired, newest, earlier, command.over_s, endpoint=command.endpoint, time=time)
 
     async def _read(self, exporter: Exporter) -> Reading:
-        return await read_everywhere(exporter, self._engine.nodes)
+        """The metrics of all nodes."""
+        here = reading_of(await exporter.collect(), asyncio.get_running_loop().time())
+        return joined(here, await self._engine.nodes.read_metrics())
 
     async def _queued(self) -> dict[str, int] | None:
         if self._exporter is None:

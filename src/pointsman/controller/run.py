@@ -8,10 +8,9 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
-from pointsman.controller.commands import Commands, read_everywhere
+from pointsman.controller.commands import Commands
 from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.evidence import EvidenceReader
@@ -93,7 +92,6 @@ async def serve(
         desired=lambda: controller.desired,
         observed=controller.observed,
         update=controller.update,
-        metrics=partial(read_everywhere, exporter, raised.nodes) if exporter is not None else None,
     )
     evidence.subscribe(rollouts.heard)
     if writer is not None:

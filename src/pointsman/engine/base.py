@@ -68,8 +68,8 @@ class Nodes(Protocol):
     def metrics_addresses(self) -> dict[str, str]:
         """The base URLs of metrics on nodes other than the controller's, by node."""
 
-    async def read_metrics(self, names: Collection[str] = ()) -> list[Reading]:
-        """The current metrics of those nodes, and these of user code; nodes that do not answer are left out."""
+    async def read_metrics(self) -> list[Reading]:
+        """The current metrics of those nodes; nodes that do not answer are left out."""
 
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         """What was counted there of these comparisons; those of no other exist afterwards."""
@@ -95,7 +95,7 @@ class OneNode:
     def metrics_addresses(self) -> dict[str, str]:
         return {}
 
-    async def read_metrics(self, names: Collection[str] = ()) -> list[Reading]:
+    async def read_metrics(self) -> list[Reading]:
         return []
 
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:

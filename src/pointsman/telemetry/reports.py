@@ -43,10 +43,9 @@ class Reading(msgspec.Struct, frozen=True):
     metrics: dict[str, list[tuple[Labels, Numbers]]]
 
 
-def reading_of(metrics: Mapping[str, Metric], time: float, names: Iterable[str] = ()) -> Reading:
-    """A reading of collected metrics, with these of user code."""
-    wanted = (*(family.name for family in SHOWN), *names)
-    kept = {name: list(metrics[name].series.items()) for name in wanted if name in metrics}
+def reading_of(metrics: Mapping[str, Metric], time: float) -> Reading:
+    """A reading of collected metrics."""
+    kept = {f.name: list(metrics[f.name].series.items()) for f in SHOWN if f.name in metrics}
     return Reading(time, kept)
 
 
@@ -74,16 +73,6 @@ def quantile(bounds: Iterable[float], counts: Numbers, q: float) -> float | None
             return low + (bound - low) * (wanted - seen) / count
         seen, low = seen + count, bound
     return bounds[-1]
-
-
-def sums_by_backend(reading: Reading, name: str) -> dict[str, tuple[int, float]]:
-    """Of a histogram of user code how many values there are, and their sum, by backend."""
-    sums: dict[str, tuple[int, float]] = {}
-    for labels, (*counts, total) in reading.metrics.get(name, []):
-        if counts and (backend := dict(labels).get("backend")):
-            count, before = sums.get(backend, (0, 0.0))
-            sums[backend] = (count + int(sum(counts)), before + total)
-    return sums
 
 
 def queued_by_endpoint(reading: Reading) -> dict[str, int]:

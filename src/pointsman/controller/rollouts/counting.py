@@ -20,7 +20,7 @@ T = TypeVar("T", Tally, Pairs, MetricTally)
 def new_in(evidence: Evidence, rollout: Rollout, elapsed_s: float) -> tuple[Tick, Counted, tuple[int, int]]:
     """What has come since a rollout was judged last.
 
-    Compared answers and metrics are those of backends, however calls got there: at the first evidence they only set
+    Compared answers and metrics are those of backends, however calls got there: what is first read of them only sets
     what is counted from. Requests are counted under the rollout's own policies, which are new with it.
 
     Args:
@@ -42,7 +42,7 @@ def new_in(evidence: Evidence, rollout: Rollout, elapsed_s: float) -> tuple[Tick
         seconds=elapsed_s,
         arms=arms,
         pairs=Pairs() if first else _new_pairs(pairs, before.pairs),
-        metrics={} if first else {n: _means(rollout, new, before.metrics.get(n, {})) for n, new in metrics.items()},
+        metrics={name: _means(rollout, new, before.metrics.get(name, {})) for name, new in metrics.items()},
         before=rollout.totals if rollout.weight >= 1 else None,
     )
     counted = Counted(
@@ -93,7 +93,7 @@ def _arms(rollout: Rollout, now: Mapping[str, Tally], before: Mapping[str, Tally
 def _means(rollout: Rollout, now: Mapping[str, MetricTally], before: Mapping[str, MetricTally]) -> Means:
     means = Means()
     for tag, tally in now.items():
-        more = tally.since(before.get(tag, MetricTally()))
+        more = tally.since(before.get(tag, tally))
         means = means.plus(Means(canary=more) if tag == rollout.plan.to else Means(baseline=more))
     return means
 

@@ -10,24 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
-
-import msgspec
+from collections.abc import Awaitable, Callable
 
 from pointsman.controller.observed import Observed
 from pointsman.controller.rollouts.changes import settled
 from pointsman.controller.rollouts.judge import judge
-from pointsman.controller.rollouts.options import METRICS
 from pointsman.controller.state import Desired, Rollout
 from pointsman.controller.store import StoreError
 from pointsman.controller.views import UNHEALTHY, state_of
-from pointsman.model.evidence import Evidence, MetricKey, MetricTally
-from pointsman.telemetry.reports import Reading, sums_by_backend
+from pointsman.model.evidence import Evidence
 
 log = logging.getLogger(__name__)
-
-Metrics = Callable[[Collection[str]], Awaitable[Reading]]
-"""Reads these metrics of user code."""
 
 Update = Callable[[Callable[[Desired, str], Desired]], Awaitable[None]]
 """Commits what a function makes of the desired state; see ``Controller.update``."""
@@ -40,16 +33,12 @@ class RolloutWatch:
         desired: returns the current desired state.
         observed: whose failures tell whether a backend is UNHEALTHY.
         update: commits a change of the desired state.
-        metrics: reads metrics of user code on all nodes; None if nothing is recorded.
     """
 
-    def __init__(
-        self, *, desired: Callable[[], Desired], observed: Observed, update: Update, metrics: Metrics | None = None
-    ) -> None:
+    def __init__(self, *, desired: Callable[[], Desired], observed: Observed, update: Update) -> None:
         self._desired = desired
         self._observed = observed
         self._update = update
-        self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
         self._judged_at: float | None = None
         # What the store has not got yet: the stored rollout, and what was made of it since.
@@ -74,7 +63,6 @@ class RolloutWatch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _judge(self, evidence: Evidence) -> None:
-        evidence = msgspec.structs.replace(evidence, metrics=await self._read_metrics())
         # The clock of another controller may have begun elsewhere: time counts from the first reading on.
         now = asyncio.get_running_loop().time()
         elapsed_s = 0.0 if self._judged_at is None else now - self._judged_at
@@ -91,24 +79,6 @@ class RolloutWatch:
             self._failed = False
             for line in news:
                 log.info("%s", line)
-
-    async def _read_metrics(self) -> dict[MetricKey, MetricTally]:
-        """What the metrics of user code that are watched have summed up, by backend; nothing where they cannot be read
-        now."""
-        live = [one for one in self._desired().rollouts.values() if one.is_live]
-        names = sorted({name for one in live for name in one.plan.gates.get(METRICS, {})})
-        if not names or self._metrics is None:
-            return {}
-        try:
-            reading = await self._metrics(names)
-        except OSError as error:
-            log.warning("metrics that rollouts watch cannot be read now: %s", error)
-            return {}
-        return {
-            MetricKey(backend, name): MetricTally(*sums)
-            for name in names
-            for backend, sums in sums_by_backend(reading, name).items()
-        }
 
     def _decide(self, state: Desired, time: str, evidence: Evidence, elapsed_s: float, news: list[str]) -> Desired:
         ahead: dict[int, tuple[Rollout, Rollout]] = {}

@@ -184,8 +184,8 @@ class RayEngine:
     def metrics_addresses(self) -> dict[str, str]:
         return self._exporters.addresses
 
-    async def read_metrics(self, names: Collection[str] = ()) -> list[Reading]:
-        return await self._exporters.read(names)
+    async def read_metrics(self) -> list[Reading]:
+        return await self._exporters.read()
 
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         return await self._exporters.read_pairs(names)

@@ -276,10 +276,10 @@ class MetricsHost:
         self._over.set()  # ends ``attend``: Ray lets no async actor exit while one of its methods runs
         ray.actor.exit_actor()
 
-    async def read(self, names: list[str]) -> bytes:
-        """A packed :class:`Reading` of this node's metrics, with these of user code."""
+    async def read(self) -> bytes:
+        """A packed :class:`Reading` of this node's metrics."""
         serving = await asyncio.wrap_future(self._serving)
-        return pack(reading_of(await serving.exporter.collect(), time.monotonic(), names))
+        return pack(reading_of(await serving.exporter.collect(), time.monotonic()))
 
     async def read_pairs(self, names: list[str]) -> bytes:
         """Packed counts of these comparisons on this node (:mod:`pointsman.telemetry.pairs`)."""

@@ -184,9 +184,9 @@ class Exporters(Supervised):
         """An exporter has introduced itself."""
         self._addresses[introduction.node] = introduction.metrics
 
-    async def read(self, names: Collection[str] = ()) -> list[Reading]:
-        """The current metrics of each, and these of user code; exporters that do not answer are left out."""
-        return [unpack(answer, Reading) for answer in (await self._ask("metrics", "read", list(names))).values()]
+    async def read(self) -> list[Reading]:
+        """The current metrics of each; exporters that do not answer are left out."""
+        return [unpack(answer, Reading) for answer in (await self._ask("metrics", "read")).values()]
 
     async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
         """What was counted of these comparisons on each node; those that do not answer are left out."""

@@ -15,6 +15,9 @@ pairs      a pair of answers -> matched, or what differs and where
 trees      JSON values
 unordered  lists in these whose order is nothing
 scores     the best labels, words of texts, what a user's function returned
+redaction  what of a mismatch is stored
+examples   the worst mismatches of a shadow, on disk
+report     counts of pairs, and what they say
 """
 
 from pointsman.comparing.comparers import function, json, text, top_k

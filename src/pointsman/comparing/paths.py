@@ -43,11 +43,12 @@ class Step(NamedTuple):
 Path = tuple[Step, ...]
 
 
-def parse(path: Any, what: str = "path") -> Path:
+def parse(path: Any, what: str = "path", *, most: float = MAX_PATH) -> Path:
     """Read a path.
 
     Args:
         what: the argument's name in the error's text.
+        most: characters that it may have.
 
     Raises:
         TypeError: not a str.
@@ -57,7 +58,7 @@ def parse(path: Any, what: str = "path") -> Path:
         raise TypeError(f"{what} must be a path such as '$.items[*].score', not {path!r:.100}")
     steps: list[Step] = []
     at = 1
-    while path.startswith("$") and at < len(path) <= MAX_PATH and (found := _STEP.match(path, at)):
+    while path.startswith("$") and at < len(path) <= most and (found := _STEP.match(path, at)):
         steps.append(_step(found))
         at = found.end()
     if not path.startswith("$") or at < len(path):

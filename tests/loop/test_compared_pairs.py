@@ -55,7 +55,7 @@ class Taken:
     def missed(self, number: int, sides: Sides, reason: str) -> None:
         self.reasons.append((reason, sides))
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,11 @@ import pytest
 
 from pointsman.comparer.limits import FunctionRunner
 from pointsman.comparing.answers import Answer
-from pointsman.model.comparison import Function
+from pointsman.engine.comparer import Comparer
+from pointsman.model import Comparison
+from pointsman.model.comparison import Exact, Function
+from pointsman.routing.pairing import Subject
+from pointsman.telemetry.pairs import PairReader
 from pointsman.wire.pairs import Pair, Sides
 from tests.conftest import wait_until
 
@@ -51,3 +59,83 @@ def test_a_function_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> Non
     wait_until(lambda: len(done) == 2, timeout_s=60)
     runner.close()
     assert done == ["function_died"] * 2
+
+
+SUBJECT = Subject("e", "canary", Comparison(Exact(), name="7-a"))
+
+
+def compared(folder: Path) -> int:
+    """Pairs that are counted."""
+    reader = PairReader(folder)
+    counts = reader.read({"7-a": []}).get("7-a", {})
+    reader.close()
+    return sum(count for key, count in counts.items() if key.what in ("matched", "mismatched"))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def holds() -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(holds(), 30)
+
+
+def give(comparer: Comparer, count: int, body: bytes = b"1") -> None:
+    number = comparer.number(SUBJECT)
+    for _ in range(count):
+        same = Answer(200, "", body)
+        comparer.compare(Pair(number, Sides("main", 3, 4), "GET /e", "id", False, same, same, 0.1, 0.2))
+
+
+def pid_of(comparer: Comparer) -> int:
+    assert comparer._process is not None
+    return comparer._process.pid
+
+
+def test_a_comparer_that_is_killed_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system kills the process that compares: what was counted stays, and the next answers are compared by another
+    one (SC9)."""
+    monkeypatch.setattr("pointsman.engine.comparer.AGAIN_S", 0.1)
+
+    async def main() -> None:
+        comparer = Comparer(tmp_path / "c")
+        give(comparer, 100)
+        await until(lambda: compared(tmp_path / "c") == 100)
+        first = pid_of(comparer)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: comparer._socket is None)
+        give(comparer, 10)
+        await until(lambda: compared(tmp_path / "c") == 110)
+        last = pid_of(comparer)
+        assert last != first
+        give(comparer, 5)
+        await comparer.aclose()
+        assert compared(tmp_path / "c") == 115
+        with pytest.raises(ProcessLookupError):
+            os.kill(last, 0)
+
+    asyncio.run(main())
+
+
+def test_a_comparer_that_stands_still_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that compares is stopped: answers wait up to a limit, and are compared when it goes on (SC10)."""
+    monkeypatch.setattr("pointsman.engine.comparer.MAX_WAITING", 4_000_000)
+
+    async def main() -> None:
+        comparer = Comparer(tmp_path / "c")
+        give(comparer, 1)
+        await until(lambda: compared(tmp_path / "c") == 1)
+        os.kill(pid_of(comparer), signal.SIGSTOP)
+        given = 0
+        while comparer.hold(200_000):
+            comparer.release(200_000)
+            give(comparer, 1, bytes(100_000))
+            await asyncio.sleep(0.03)
+            given += 1
+        assert 19 <= given <= 23  # what is in the socket's buffer does not count
+        os.kill(pid_of(comparer), signal.SIGCONT)
+        await until(lambda: compared(tmp_path / "c") == 1 + given)
+        assert comparer.hold(3_900_000)
+        await comparer.aclose()
+
+    asyncio.run(main())

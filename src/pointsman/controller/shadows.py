@@ -47,7 +47,7 @@ class Watched(NamedTuple):
     def has(self, key: CountKey) -> bool:
         """Whether a count is of that code; 0 is a version that was not known."""
         primary = self.versions.get(key.primary, 0)
-        second = primary if key.noise else self.versions.get(self.backend, 0)
+        second = self.versions.get(self.backend, 0)
         return key.primary_version in (0, primary) and key.shadow_version in (0, second)
 
     @property

@@ -26,6 +26,9 @@ FLUSH_S = 0.02
 """Pairs wait so long for others: each write wakes the process."""
 AGAIN_S = 1.0
 """The process is started once in so many seconds at most."""
+END_S = 1.0
+"""How long the process may take to end."""
+POLL_S = 0.01
 AT_ONCE = 64
 """Messages in one write."""
 
@@ -108,14 +111,20 @@ class Comparer:
         self._missed[number, sides, reason] += 1
         self._flush_later()
 
-    def close(self) -> None:
-        """End the process once it has read what there is room for in its socket."""
-        self._closed = True
+    async def aclose(self) -> None:
+        """End the process, once it has compared what there was room for in its socket, or after a second."""
         if self._timer is not None:
             self._timer.cancel()
         if self._socket is not None and not self._blocked:
             self._flush()
+        self._closed = True
         self._let_go()
+        deadline = self._loop.time() + END_S
+        while self._process is not None and self._process.poll() is None:
+            if self._loop.time() >= deadline:
+                self._process.kill()
+                deadline += END_S
+            await asyncio.sleep(POLL_S)
 
     def _end_others(self, subject: Subject) -> None:
         """Forget what this shadow was compared by before. A pair that is still on its way is not compared."""

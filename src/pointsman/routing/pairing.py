@@ -56,7 +56,7 @@ class PairSink(Protocol):
     def missed(self, number: int, sides: Sides, reason: str) -> None:
         """Count a copied call that is not compared."""
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """The router has ended."""
 
 
@@ -135,6 +135,11 @@ class Pairing:
             self._there[side] for side in (False, True)
         )
         before, request = self._sides, self._request
+        if before.noise:
+            if primary_version != shadow_version:
+                self.give_up(NO_ANSWER)  # it is being replaced, and both sides should be of one code
+                return
+            shadow_version = before.shadow_version
         versions = primary_version or before.primary_version, shadow_version or before.shadow_version
         sides = Sides(before.primary, *versions, before.noise)
         self._end()

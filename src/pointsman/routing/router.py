@@ -172,7 +172,7 @@ class Router:
         await asyncio.gather(*(shadow.aclose() for shadow in (*self._shadows.values(), *self._noise.values())))
         await asyncio.gather(*(pool.aclose("the client was shut down while the call waited") for pool in pools))
         if self._pairs is not None:
-            self._pairs.close()
+            await self._pairs.aclose()
 
     def statistics(self) -> list[PoolStatistics]:
         return [pool.statistics() for pool in self._pools.values()]

@@ -27,7 +27,7 @@ class Sides(msgspec.Struct, frozen=True, array_like=True):
     """Whose answers are compared, with the versions of their code; 0 where that is not known.
 
     Attributes:
-        noise: whether both are of the backend ``primary``.
+        noise: whether both are of the backend ``primary``, in one version. The shadow's version is the newest then.
     """
 
     primary: str

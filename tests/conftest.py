@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -130,6 +131,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from tests.scheduling import place
 
         items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """A replica that lets user code go collects garbage, in this process in tests of loops. It need not look each time
+    at the thousands of tests that wait for their turn, which takes half a second; before it does, it unfreezes what it
+    had frozen, which here is nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.unfreeze = lambda: None
 
 
 COMPILED = not balance.__file__.endswith(".py")

@@ -20,6 +20,7 @@ from pointsman.usercode.paths import parts_of
 from pointsman.wire.frames import WireError
 from pointsman.wire.messages import CallHead, ReplyHead, pack, unpack
 from tests.conftest import COMPILED
+from tests.properties import PROFILE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -180,8 +181,8 @@ def test_what_is_compiled_is_found_in_any_folder(tmp_path: Path) -> None:
     assert parts_of(str(folder / "pointsman")) == (str(folder / "pointsman"), str(compiled))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)  # half a minute of processor time, on a machine that may be busy
+@pytest.mark.skipif(PROFILE == "gate", reason="make test-long has it, and compiles them")
 @pytest.mark.skipif(not SOURCE.is_dir(), reason="there is no source tree")
 def test_mypyc_takes_them(tmp_path: Path) -> None:
     """What is compiled passes mypyc's own checks; they take a quarter of the time that compiling does."""

@@ -21,6 +21,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import pointsman as serve
+from pointsman.cli.common import one_line
+from pointsman.cli.lines import FAILURES
 from pointsman.cli.main import app
 from pointsman.cli.tables import show_changes, show_status
 from tests.conftest import WAIT_S, family, wait_until
@@ -48,6 +50,14 @@ def printed_by(*arguments: str) -> str:
         done = CliRunner().invoke(app, [*arguments])
     assert (done.exception, done.exit_code, done.stderr) == (None, 0, "")
     return done.stdout
+
+
+def fails(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """How a command fails, with the code and the line that ``main`` gives; in this process, for the same reason."""
+    done = CliRunner().invoke(app, [*arguments])
+    if isinstance(done.exception, FAILURES):
+        return subprocess.CompletedProcess(arguments, 1, done.stdout, f"pointsman: {one_line(done.exception)}\n")
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def status_of(name: str) -> dict[str, Any]:
@@ -296,17 +306,17 @@ def test_a_port_in_use_is_said_in_one_line(name: str, private_runtime_folder: Pa
     assert not (private_runtime_folder / "pointsman" / name).exists()
 
 
-def test_a_name_in_use_is_said_in_one_line(detached: str) -> None:
+def test_a_name_in_use_is_said_in_one_line(canary: str) -> None:
     """Starting an instance twice tells me how to end the first, even though its port is taken as well (IN6)."""
-    port = status_of(detached)["http"]["address"].rpartition(":")[2]
-    again = pointsman("start", "--detached", "--name", detached, "--http-port", port)
-    assert_one_line(again, f"pointsman stop --name {detached}")
+    port = status_of(canary)["http"]["address"].rpartition(":")[2]
+    again = pointsman("start", "--detached", "--name", canary, "--http-port", port)
+    assert_one_line(again, f"pointsman stop --name {canary}")
 
 
-def test_no_such_instance_names_those_that_there_are(detached: str) -> None:
+def test_no_such_instance_names_those_that_there_are(canary: str) -> None:
     """When I mistype a name, I am told which instances run (IN8)."""
     for command in (["status"], ["status", "--json"], ["shutdown"]):
-        assert_one_line(pointsman(*command, "--name", "elsewhere"), "'elsewhere'", detached)
+        assert_one_line(pointsman(*command, "--name", "elsewhere"), "'elsewhere'", canary)
 
 
 @pytest.mark.parametrize(
@@ -473,7 +483,7 @@ def test_a_policy_of_my_own_from_the_shell(canary: str, digits: str, tmp_path: P
 def test_a_mistyped_traffic_command(canary: str, digits: str, arguments: list[str]) -> None:
     """What cannot be read as a command is a usage error that shows what I wrote, and nothing changes (TR1)."""
     before = serve.connect(canary).get_traffic(digits)
-    done = pointsman("traffic", *(word.format(endpoint=digits) for word in arguments), "--name", canary)
+    done = fails("traffic", *(word.format(endpoint=digits) for word in arguments), "--name", canary)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert "Usage" in done.stderr
@@ -497,7 +507,7 @@ def test_a_mistyped_traffic_command(canary: str, digits: str, arguments: list[st
 def test_a_refused_traffic_command(canary: str, digits: str, arguments: list[str], word: str) -> None:
     """What the instance refuses is one line that names the value, and no traceback (TR1, SH7)."""
     before = serve.connect(canary).get_traffic(digits)
-    done = pointsman("traffic", *(word.format(endpoint=digits) for word in arguments), "--name", canary)
+    done = fails("traffic", *(word.format(endpoint=digits) for word in arguments), "--name", canary)
     assert_one_line(done, word)
     assert done.stderr.removesuffix("\n").isprintable()
     assert serve.connect(canary).get_traffic(digits) == before

@@ -26,7 +26,8 @@ quick: lint
 test-long: $(VENV)/.test llhttp
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -n $(JOBS) --dist loadfile \
 	  --ignore tests/unit/test_stats_simulations.py --ignore tests/unit/test_rollout_simulations.py \
-	  tests/unit tests/loop tests/conformance/test_metrics.py tests/process/test_traffic.py
+	  tests/unit tests/loop tests/conformance/test_metrics.py tests/process/test_traffic.py \
+	  tests/process/test_metrics_faults.py
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q -s tests/unit/test_stats_simulations.py tests/unit/test_rollout_simulations.py
 	$(MAKE) --no-print-directory conformance-ray chaos test-compiled matrix
 

@@ -19,8 +19,11 @@ import pointsman as serve
 from pointsman.client.start import DEFAULT_METRICS_PORT
 from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
 from tests.metrics import scrape
+from tests.properties import tries
 
-MIXED = 10_000
+MIXED = tries(2_000, 10_000)
+DEADLY = 3 * MIXED // 10
+"""The number of the request that kills a replica."""
 
 
 class Mixed:
@@ -57,8 +60,8 @@ class MixedBatch(Mixed):
 
 
 def test_counts_match_the_ledgers(tmp_path):
-    """10,000 requests with errors, batches, shadows, retries and a replica that is killed on the way: what the port
-    says is what clients and models have noted, to the last one, and so do the tallies (MO3, MO4, SH5, RO5)."""
+    """Thousands of requests with errors, batches, shadows, retries and a replica that is killed: what the port says is
+    what clients and models have noted, to the last one, and so do the tallies (MO3, MO4, SH5, RO5)."""
     noted = {tag: tmp_path / tag for tag in ("one", "many", "shadow")}
     fuse = tmp_path / "fuse"
     with start_client() as client:
@@ -77,7 +80,7 @@ def test_counts_match_the_ledgers(tmp_path):
                 for number in range(first, MIXED, 8):
                     route = "/many" if number % 3 else "/one"
                     query = {"bad": "1"} if number % 7 == 0 else {}
-                    if number == 3_000:
+                    if number == DEADLY:
                         fuse.touch()
                         route, query = "/one", {"die": str(fuse)}
                     mine[route, http.request("POST" if number % 2 else "GET", route, params=query).status_code] += 1

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from functools import reduce
-from itertools import accumulate
-from math import inf, log
+from itertools import accumulate, pairwise
+from math import inf, isfinite, log
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pointsman.model.evidence import Tally
 from pointsman.policy.differences import misfit, quantile_shift, rate_difference, tolerance
 from pointsman.policy.verdict import BETTER, SLIGHTLY_WORSE, UNSEEN, WORSE, Piece, as_view, clumping, compare
 from pointsman.stats.latency import bucket_of
+from tests.properties import examples, tries
 
 MANY = 20_000
 
@@ -139,10 +142,10 @@ def test_the_interval_of_two_rates_holds_all_pairs_that_explain_the_counts():
     allowed = tolerance(0.05)
     for k0, n0, k1, n1 in [(19, 1900, 3, 100), (0, 1900, 2, 100), (50, 50, 0, 40), (3, 9, 5, 9)]:
         low, high = rate_difference(k0, n0, k1, n1, allowed)
-        rates = [number / 400 for number in range(401)]
+        rates = [number / 120 for number in range(121)]
         kept = [b - a for a in rates for b in rates if misfit(k0, n0, a) + misfit(k1, n1, b) <= allowed]
-        assert low <= min(kept) <= low + 0.006
-        assert high - 0.006 <= max(kept) <= high
+        assert low <= min(kept) <= low + 0.02
+        assert high - 0.02 <= max(kept) <= high
 
 
 def test_the_interval_of_a_quantile_holds_all_buckets_that_explain_the_counts():
@@ -158,7 +161,7 @@ def test_the_interval_of_a_quantile_holds_all_buckets_that_explain_the_counts():
         nearest = min(max(0.9 * total, below), upto)
         return misfit(nearest, total, 0.9)
 
-    everywhere = range(bucket_of(0.01), bucket_of(2.0))
+    everywhere = range(bucket_of(0.1), bucket_of(1.0))
     shifts = [
         b - a
         for a in everywhere
@@ -181,11 +184,39 @@ def misfit_of_a_common_rate(k0: int, n0: int, k1: int, n1: int) -> float:
     return misfit(k0, n0, rate) + misfit(k1, n1, rate)
 
 
+TALLIES = st.builds(
+    lambda latencies, errors, left: Tally(
+        sum(latencies.values()) - min(left, sum(latencies.values())),
+        min(errors, sum(latencies.values()) - min(left, sum(latencies.values()))),
+        latencies,
+        float(sum(latencies.values())),
+    ),
+    st.dictionaries(st.integers(-300, 300), st.integers(1, 10_000), max_size=5),
+    st.integers(0, 1000),
+    st.integers(0, 3),
+)
+
+
+@examples(200)
+@given(st.lists(st.builds(Piece, TALLIES, TALLIES, st.floats(0.1, 60)), max_size=12))
+def test_whatever_was_counted_the_difference_is_within_its_interval(pieces):
+    """No counts, however odd, make an error, a number that is none, or an interval beside its difference; one sentence
+    comes of each."""
+    found = compare("main", "new", pieces)
+    for one in found.differences.values():
+        ends = [end for end in (one.low, one.value, one.high) if end is not None]
+        assert all(after >= before - 1e-9 for before, after in pairwise(ends))
+        assert all(isfinite(end) for end in ends)
+    assert found.harm == any(one.verdict == WORSE for one in found.differences.values())
+    assert found.verdict
+    assert "None" not in found.verdict
+
+
 @pytest.mark.parametrize(("share", "rate"), [(0.05, 0.01), (0.5, 0.01), (0.05, 0.002)])
 def test_equal_versions_are_told_apart_as_rarely_as_is_promised(share, rate):
     """A user who looks again and again while the canary gets from 20 to 5,000 requests is told of a difference in the
     errors of equal versions in less than alpha of cases."""
-    runs, alpha = 400, 0.05
+    runs, alpha = tries(200, 2000), 0.05
     canary = list(accumulate([20, *(max(20, int(20 * 1.05**look * 0.05)) for look in range(110))]))
     sizes = np.diff([0, *(n for n in canary if n <= 5000)])
     beside = np.round(sizes * (1 - share) / share).astype(int)
@@ -202,7 +233,7 @@ def test_equal_versions_with_stalls_of_one_of_them_are_seldom_told_apart():
     """In ten minutes of 100 requests a second, one of two equal versions stalls for a second each minute, a coin says
     which. In pieces of half a minute, that is hardly ever taken for harm, which in one piece it is."""
     harm = unaware = 0
-    for run in range(24):
+    for run in range(tries(10, 100)):
         rng = np.random.default_rng([12, run])
         pieces = []
         for _ in range(20):
@@ -215,5 +246,5 @@ def test_equal_versions_with_stalls_of_one_of_them_are_seldom_told_apart():
         harm += compare("main", "new", pieces).harm
         main, new, _ = zip(*pieces, strict=True)
         unaware += compared(reduce(Tally.plus, main), reduce(Tally.plus, new)).harm
-    assert harm <= 1
-    assert unaware > 1, "in one piece the stalls show as harm"
+    assert harm <= tries(1, 4)
+    assert unaware > harm, "in one piece the stalls show as harm"

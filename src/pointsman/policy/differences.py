@@ -69,7 +69,7 @@ def _largest(k0: float, n0: float, k1: float, n1: float, allowed: float) -> floa
 
     high = k0 / n0
     low = _edge(lambda rate: misfit(k0, n0, rate) <= allowed, high, 0.0)
-    for _ in range(60):
+    for _ in range(40):
         width = GOLDEN * (high - low)
         left, right = high - width, low + width
         if difference(left) < difference(right):

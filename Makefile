@@ -20,15 +20,16 @@ test: $(VENV)/.test lint prometheus proxies
 quick: lint
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow" tests/unit tests/loop
 
-# What is too long for every change: property tests with many examples, the test cases of llhttp, the statistics by 2,000
-# runs with their figures printed, the conformance suite on Ray whole, faults under load, the compiled wheel, and every
-# Python.
+# What is too long for every change: property tests with many examples, the test cases of llhttp, the statistics and
+# simulated rollouts by many runs with their figures printed, twenty real rollouts on each engine, the conformance suite
+# on Ray whole, faults under load, the compiled wheel, and every Python.
 test-long: $(VENV)/.test llhttp
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -n $(JOBS) --dist loadfile \
 	  --ignore tests/unit/test_stats_simulations.py --ignore tests/unit/test_rollout_simulations.py \
 	  tests/unit tests/loop tests/conformance/test_metrics.py tests/process/test_traffic.py \
 	  tests/process/test_metrics_faults.py
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q -s tests/unit/test_stats_simulations.py tests/unit/test_rollout_simulations.py
+	for engine in local ray; do $(BIN)/python -m tests.rollout_runs $$engine 2>/dev/null || exit 1; done
 	$(MAKE) --no-print-directory conformance-ray chaos test-compiled matrix
 
 # A source distribution, and a wheel whose hot modules are compiled for this Python and platform; needs a C compiler.

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from tests.chaos.arena import Arena
 from tests.chaos.load import History
-from tests.chaos.rows import ROWS, Row, changes, clusters, controllers, ingresses, replicas, usercode
+from tests.chaos.rows import ROWS, Row, changes, clusters, controllers, ingresses, replicas, rollouts, usercode
 
 __all__ = ["ROWS", "Result", "run_row"]
 
-_FAMILIES = (replicas, controllers, ingresses, changes, usercode, clusters)
+_FAMILIES = (replicas, controllers, ingresses, changes, rollouts, usercode, clusters)
 """Imported for what they enter into the table."""
 
 

@@ -123,7 +123,7 @@ def _started(state: Desired, command: StartRollout, now: str) -> Desired:
         plan=plan,
         former=former,
         policies=(),
-        codes=_codes(state, {*former, plan.to}),
+        codes=_codes(state, {plan.to, *(tag for tag, share in former.items() if share)}),
         by=command.by,
         began=now,
     )

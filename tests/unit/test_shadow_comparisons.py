@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from pointsman.controller.desired import apply
+from pointsman.controller.history import history_of
 from pointsman.controller.shadows import pairs_of, since, watched
 from pointsman.controller.state import Desired
 from pointsman.model import Comparison
@@ -51,6 +52,13 @@ def test_a_comparison_gets_a_name_of_its_own() -> None:
     assert rolled_back is not None
     assert rolled_back.name != named.name
     assert msgspec.structs.replace(rolled_back, name=named.name, since=named.since) == named
+
+
+def test_the_history_says_what_is_compared() -> None:
+    """The history says how a shadow's answers are compared from when on (SC1)."""
+    state = compare(SERVED, JSON)
+    assert history_of(state)[-1].change.endswith("shadows two 50 %, compares two by json")
+    assert history_of(compare(state, None))[-1].change.endswith("compares none")
 
 
 def test_a_comparison_ends() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
-from pointsman.cli import completion, config, env, logs, rollout, traffic
+from pointsman.cli import completion, config, env, logs, rollout, shadow, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, scale
 from pointsman.cli.ending import shutdown, stop
@@ -44,6 +44,7 @@ app = typer.Typer(
 
 app.add_typer(traffic.app, name="traffic")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(shadow.app, name="shadow")
 app.add_typer(env.app, name="env")
 
 

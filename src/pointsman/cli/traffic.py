@@ -6,13 +6,14 @@ Every command that changes something prints what is in force afterwards.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pointsman.cli import completion
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 from pointsman.cli.options import parse_seconds, parse_share
+from pointsman.comparing import comparers
 
 if TYPE_CHECKING:
     from pointsman.client import Client
@@ -121,12 +122,27 @@ def shadow(
     proportion: Annotated[
         str, typer.Argument(metavar="PROPORTION", help="From 0, which ends it, to 1.", show_default=False)
     ],
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", help="Compare the answers: exact, json, or none to stop.", metavar="HOW"),
+    ] = None,
+    ignore: Annotated[
+        list[str],
+        typer.Option("--ignore", help="With json: what may differ, such as '$.took_ms'.", metavar="PATH"),
+    ] = [],  # noqa: B006 - typer copies it
+    redact: Annotated[
+        list[str],
+        typer.Option("--redact", help="What is never stored, such as '$.user.email'.", metavar="PATH"),
+    ] = [],  # noqa: B006 - typer copies it
     name: Name = "default",
     address: ClusterAddress = None,
 ) -> None:
-    """Send copies of calls to a backend, whose answers are thrown away."""
+    """Send copies of calls to a backend, whose answers are thrown away or compared."""
+    if ignore and compare != "json":
+        raise typer.BadParameter("--ignore is an option of --compare json")
+    how: Any = comparers.json(ignore=ignore) if ignore else compare
     client = connect_to(name, address)
-    client.shadow_traffic(endpoint, backend, parse_share(proportion))
+    client.shadow_traffic(endpoint, backend, parse_share(proportion), compare=how, redact=redact)
     _show(client, endpoint)
 
 

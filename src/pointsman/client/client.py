@@ -18,6 +18,7 @@ from pointsman.client.backends import BackendOperations
 from pointsman.client.endpoints import EndpointOperations, TrafficOperations
 from pointsman.client.operations import START_TIMEOUT_S, StatisticsOperations, log, new_id, status_view
 from pointsman.client.rollouts import RolloutOperations
+from pointsman.client.shadows import ShadowOperations
 from pointsman.client.signals import EndingSignals, StopWaiting
 from pointsman.context import replica_context
 from pointsman.engine.base import Address, Raised, url
@@ -40,7 +41,14 @@ DRIVER_EXIT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
 
 
-class Client(EndpointOperations, TrafficOperations, RolloutOperations, BackendOperations, StatisticsOperations):
+class Client(
+    EndpointOperations,
+    TrafficOperations,
+    ShadowOperations,
+    RolloutOperations,
+    BackendOperations,
+    StatisticsOperations,
+):
     """Operates one instance. It is thread-safe; as a context manager it stops the instance at the end.
 
     Made by :func:`pointsman.start` and :func:`pointsman.connect`, not directly.

@@ -5,19 +5,38 @@ Answers of handles are pickles. They are read without any class, so that unpickl
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
+import logging
+import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pointsman.comparer.limits import FunctionRunner, TooSlowError, limited
 from pointsman.comparing.answers import Answer
-from pointsman.comparing.pairs import MATCH, Outcome, compare_answers
+from pointsman.comparing.examples import ExampleStore
+from pointsman.comparing.pairs import ERROR, MATCH, STATUS, Outcome, compare_answers
+from pointsman.comparing.redaction import make_example
+from pointsman.comparing.report import ratio_bucket
 from pointsman.model.comparison import Function
-from pointsman.stats.latency import bucket_of
-from pointsman.telemetry.pairs import MATCHED, MISMATCHED, RATIO, UNCOMPARED, CountKey, PairCounter
+from pointsman.telemetry.pairs import (
+    EXAMPLES,
+    LOCK,
+    MATCHED,
+    MISMATCHED,
+    RATIO,
+    UNCOMPARED,
+    CountKey,
+    PairCounter,
+    code_of,
+)
 from pointsman.wire.pairs import Began, Missed, Pair, Sides
+
+log = logging.getLogger("pointsman.comparer")
 
 OBJECTS, TOO_SLOW = "objects", "too_slow"
 """Why a pair is not compared: a handle's answer is no plain data; comparing has taken over 1 s."""
@@ -28,7 +47,9 @@ class Subject:
 
     def __init__(self, folder: Path, began: Began) -> None:
         self._comparison = began.comparison
-        self._counter = PairCounter(folder / began.comparison.name)
+        self._folder = folder / began.comparison.name
+        self._counter = PairCounter(self._folder)
+        self._stores: dict[str, ExampleStore] = {}
         by = began.comparison.by
         self._runner = FunctionRunner(by, self._record) if isinstance(by, Function) else None
 
@@ -36,9 +57,6 @@ class Subject:
         if isinstance(message, Missed):
             self._count(message.sides, "", UNCOMPARED, message.reason, message.count)
             return
-        ratio = message.shadow_s / message.primary_s if message.primary_s and message.shadow_s else 0.0
-        if ratio and not message.sides.noise:
-            self._count(message.sides, "", RATIO, str(bucket_of(ratio)))
         try:
             pair = _as_http(message)
         except NotPlainError:
@@ -64,16 +82,55 @@ class Subject:
             return Outcome(uncompared=TOO_SLOW)
 
     def _record(self, pair: Pair, outcome: Outcome) -> None:
+        sides = pair.sides
+        if not sides.noise and outcome.kind not in (ERROR, STATUS):  # errors are quick
+            self._count(sides, "", RATIO, str(ratio_bucket(pair.primary_s, pair.shadow_s)))
         if outcome.uncompared:
-            self._count(pair.sides, "", UNCOMPARED, outcome.uncompared)
-        elif outcome.kind:
-            self._count(pair.sides, pair.route, MISMATCHED, outcome.kind)
+            self._count(sides, "", UNCOMPARED, outcome.uncompared)
+        elif not outcome.kind:
+            self._count(sides, pair.route, MATCHED)
         else:
-            self._count(pair.sides, pair.route, MATCHED)
+            self._count(sides, pair.route, MISMATCHED, outcome.kind)
+            if not sides.noise:
+                self._keep(pair, outcome)
+
+    def _keep(self, pair: Pair, outcome: Outcome) -> None:
+        """Keep an example, unless there are worse ones. Other processes may write to the same folder."""
+        sides, comparison = pair.sides, self._comparison
+        code = code_of(sides.primary, sides.primary_version, sides.shadow_version)
+        store = self._stores.get(code)
+        if store is not None and not store.wants(outcome.kind, outcome.score):
+            return
+        example = make_example(
+            outcome, pair.primary, pair.shadow, request_id=pair.request_id, route=pair.route, redact=comparison.redact
+        )
+        try:
+            with locked(self._folder / EXAMPLES / LOCK):
+                store = self._stores[code] = ExampleStore(str(self._folder / EXAMPLES / code), comparison.keep)
+                store.add(example)
+        except OSError as error:
+            self._stores.pop(code, None)
+            log.warning("an example of answers that differ cannot be stored: %s", error)
 
     def _count(self, sides: Sides, route: str, what: str, detail: str = "", by: int = 1) -> None:
         key = CountKey(sides.primary, sides.primary_version, sides.shadow_version, sides.noise, route, what, detail)
         self._counter.count(key, by)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that other processes and threads share; the folder is made.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _as_http(pair: Pair) -> Pair:

@@ -53,7 +53,7 @@ from pointsman.wire.commands import (
 from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies
-from pointsman.wire.shadows import QueryShadow, ShadowView
+from pointsman.wire.shadows import QueryExamples, QueryShadow
 
 log = logging.getLogger(__name__)
 
@@ -190,8 +190,8 @@ class Commands:
             if self._exporter is None:
                 raise ServeException("this instance records no metrics (metrics_export_port=None)")
             return pack(await self._read(self._exporter))
-        if isinstance(command, QueryShadow):
-            return pack(await self._shadow(command))
+        if isinstance(command, (QueryShadow, QueryExamples)):
+            return await self._shadow(command)
         if isinstance(command, Await):
             await controller.wait(command, own_routers, progress)
             return b""
@@ -210,11 +210,14 @@ class Commands:
             return pack(await controller.wait_for(RolloutWaiter(rollout, own_routers, command.timeout_s)))
         return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body))
 
-    async def _shadow(self, command: QueryShadow) -> ShadowView:
-        if self._shadows is None:
+    async def _shadow(self, command: QueryShadow | QueryExamples) -> bytes:
+        shadows = self._shadows
+        if shadows is None:
             raise ServeException("this instance compares no answers")
-        await self._shadows.read()
-        return self._shadows.view(command.endpoint, command.backend)
+        if isinstance(command, QueryExamples):
+            return await shadows.examples(command.endpoint, command.backend, command.limit)
+        await shadows.read()
+        return pack(shadows.view(command.endpoint, command.backend))
 
     async def _status(self) -> Status:
         controller, queued = self._controller, await self._queued()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from pointsman.controller.state import Desired
-from pointsman.model import BackendConfigSpec, BackendSpec, ChangeRecord, EndpointSpec, Pins, TrafficHistory
+from pointsman.model import BackendConfigSpec, BackendSpec, ChangeRecord, Comparison, EndpointSpec, Pins, TrafficHistory
 from pointsman.wire.commands import Change
 from pointsman.wire.tables import changed
 
@@ -128,7 +128,16 @@ def _endpoint(old: EndpointSpec, new: EndpointSpec, history: TrafficHistory) -> 
             parts.append(f"by {new.policy.custom.path}" if new.policy.custom else "by weight")
         if old.policy.shadows != new.policy.shadows:
             parts.append(f"shadows {_shares(new.policy.shadows) or 'none'}")
+        if old.policy.compared != new.policy.compared:
+            ways = [f"{tag} by {way_of(how)}" for tag, how in new.policy.compared.items()]
+            parts.append(f"compares {', '.join(ways) or 'none'}")
     return parts
+
+
+def way_of(comparison: Comparison) -> str:
+    """The name of a comparer, such as ``json``."""
+    name = comparison.by.__struct_config__.tag
+    return str(name)
 
 
 def _pins(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -7,27 +7,25 @@ that is not wanted any more are left out, so that a comparison begins afresh wit
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from math import exp
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pointsman.comparing.report import above_noise, noise_gate
 from pointsman.controller.state import Desired, find_endpoint
 from pointsman.engine.base import Nodes
-from pointsman.model import Comparison
+from pointsman.model import Comparison, Pins
 from pointsman.model.evidence import PairKey, PairTally
-from pointsman.stats.rates import RateGate
-from pointsman.telemetry.pairs import MATCHED, MISMATCHED, CountKey, PairReader
+from pointsman.telemetry.pairs import MATCHED, MISMATCHED, CountKey, PairReader, code_of
 from pointsman.wire.shadows import NoiseView, PairCount, ShadowView
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
-MAX_LOG_E = 700.0
-"""Of the evidence that is shown; more is no float."""
 
 
 class Watched(NamedTuple):
@@ -36,6 +34,7 @@ class Watched(NamedTuple):
     Attributes:
         versions: of all backends.
         weighted: the backends that answer users by their weight.
+        answering: those that may answer users.
     """
 
     endpoint: str
@@ -43,6 +42,7 @@ class Watched(NamedTuple):
     comparison: Comparison
     versions: Mapping[str, int]
     weighted: tuple[str, ...]
+    answering: frozenset[str]
 
     def has(self, key: CountKey) -> bool:
         """Whether a count is of that code; 0 is a version that was not known."""
@@ -55,6 +55,12 @@ class Watched(NamedTuple):
         """The backends on both sides, and their versions."""
         return tuple((tag, self.versions.get(tag, 0)) for tag in (self.backend, *self.weighted))
 
+    @property
+    def codes(self) -> list[str]:
+        """The names of the folders with examples of this code."""
+        version = self.versions.get(self.backend, 0)
+        return [code_of(tag, self.versions.get(tag, 0), version) for tag in sorted(self.answering)]
+
 
 def watched(desired: Desired) -> Iterator[Watched]:
     """All shadows that are compared."""
@@ -62,7 +68,9 @@ def watched(desired: Desired) -> Iterator[Watched]:
     for name, endpoint in desired.endpoints.items():
         for backend, comparison in endpoint.policy.compared.items():
             weighted = tuple(sorted(tag for tag, weight in endpoint.policy.weights.items() if weight))
-            yield Watched(name, backend, comparison, versions, weighted)
+            pinned = desired.pins.get(name, Pins()).keys.values()
+            answering = frozenset((*endpoint.policy.weights, *pinned))
+            yield Watched(name, backend, comparison, versions, weighted, answering)
 
 
 def since(desired: Desired, one: Watched) -> str:
@@ -124,10 +132,10 @@ class Shadows:
             shadows = list(watched(self._desired()))
             if not shadows and self._swept:
                 return
-            names = [one.comparison.name for one in shadows]
-            here = await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.read, names)
-            counts: dict[str, Counter[CountKey]] = {name: Counter() for name in names}
-            for node in (here, *await self._nodes.read_pairs(names)):
+            wanted = {one.comparison.name: one.codes for one in shadows}
+            here = await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.read, wanted)
+            counts: dict[str, Counter[CountKey]] = {name: Counter() for name in wanted}
+            for node in (here, *await self._nodes.read_pairs(wanted)):
                 for name, found in node.items():
                     if name in counts:
                         counts[name].update(found)
@@ -143,22 +151,38 @@ class Shadows:
         Raises:
             ValueError: there is no such endpoint, or no such shadow whose answers are compared.
         """
-        desired = self._desired()
-        find_endpoint(desired, endpoint)
-        one = next((one for one in watched(desired) if (one.endpoint, one.backend) == (endpoint, backend)), None)
-        if one is None:
-            raise ValueError(
-                f"endpoint {endpoint!r} has no shadow {backend!r} whose answers are compared; shadow_traffic() with"
-                " compare= makes one"
-            )
+        one = self._find(endpoint, backend)
         sums: Counter[tuple[bool, str, str, str]] = Counter()
         for key, count in self._counts.get(one.comparison.name, Counter[CountKey]()).items():
             if one.has(key):
                 sums[key.noise, key.route, key.what, key.detail] += count
-        gate = self._gates.get(one.comparison.name)
-        noise = gate.view() if gate is not None else _Gate(one).view()
+        gate = self._gates.get(one.comparison.name) or _Gate(one)
         counts = tuple(PairCount(*what, count) for what, count in sorted(sums.items()))
-        return ShadowView(since(desired, one), counts, noise if one.comparison.noise else None)
+        return ShadowView(since(self._desired(), one), counts, gate.state() if one.comparison.noise else None)
+
+    async def examples(self, endpoint: str, backend: str, limit: int) -> bytes:
+        """Examples of answers that do not match, the worst first: a list in JSON.
+
+        Raises:
+            ValueError: as of :meth:`view`.
+        """
+        one = self._find(endpoint, backend)
+        which = one.comparison.name, one.codes, limit
+        here = await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.examples, *which)
+        others = [json.loads(node) for node in await self._nodes.read_examples(*which)]
+        found = sorted((example for node in (here, *others) for example in node), key=lambda one: float(one["score"]))
+        return json.dumps(found[:limit]).encode()
+
+    def _find(self, endpoint: str, backend: str) -> Watched:
+        desired = self._desired()
+        find_endpoint(desired, endpoint)
+        for one in watched(desired):
+            if (one.endpoint, one.backend) == (endpoint, backend):
+                return one
+        raise ValueError(
+            f"endpoint {endpoint!r} has no shadow {backend!r} whose answers are compared; shadow_traffic() with"
+            " compare= makes one"
+        )
 
     def above_noise(self) -> dict[tuple[str, str], NoiseView]:
         """Of each shadow, by endpoint and backend, whether it differs too often, at the last reading."""
@@ -185,7 +209,7 @@ class _Gate:
     """Whether a shadow mismatches more often than the endpoint's backend does with itself, in this code."""
 
     def __init__(self, one: Watched) -> None:
-        self._gate = RateGate()
+        self._gate = noise_gate()
         self._seen: dict[PairKey, PairTally] = {}
         self.code = one.code
 
@@ -203,5 +227,8 @@ class _Gate:
         self._seen.update(mine)
         self._gate.add(*new[True], *new[False])
 
+    def state(self) -> dict[str, Any]:
+        return self._gate.state()
+
     def view(self) -> NoiseView:
-        return NoiseView(exp(min(self._gate.log_e, MAX_LOG_E)), 1 / self._gate.alpha, self._gate.tripped)
+        return NoiseView(**above_noise(self._gate))

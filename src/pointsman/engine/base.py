@@ -16,7 +16,7 @@ from pointsman.wire.handover import InstanceSettings
 
 if TYPE_CHECKING:
     from pointsman.telemetry.counted import Counted
-    from pointsman.telemetry.pairs import PairCounts
+    from pointsman.telemetry.pairs import PairCounts, Wanted
     from pointsman.telemetry.reports import Reading
 
 EventSink = Callable[[ProcessEvent], None]
@@ -71,8 +71,11 @@ class Nodes(Protocol):
     async def read_metrics(self) -> list[Reading]:
         """The current metrics of those nodes; nodes that do not answer are left out."""
 
-    async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
+    async def read_pairs(self, wanted: Wanted) -> list[PairCounts]:
         """What was counted there of these comparisons; those of no other exist afterwards."""
+
+    async def read_examples(self, name: str, codes: Collection[str], limit: int) -> list[bytes]:
+        """Examples of a comparison of this code there: lists in JSON, the worst first."""
 
     async def read_tallies(self, metrics: Collection[str]) -> dict[str, Counted]:
         """What was counted on those nodes up to now, by node, with these metrics of user code; nodes that do not answer
@@ -98,7 +101,10 @@ class OneNode:
     async def read_metrics(self) -> list[Reading]:
         return []
 
-    async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
+    async def read_pairs(self, wanted: Wanted) -> list[PairCounts]:
+        return []
+
+    async def read_examples(self, name: str, codes: Collection[str], limit: int) -> list[bytes]:
         return []
 
     async def read_tallies(self, metrics: Collection[str]) -> dict[str, Counted]:

@@ -1,20 +1,23 @@
 """Counts of compared answers: a folder for each comparison, with a file of counters of each process that compares, in
 the format of metrics (decision 0080). They are added up like metrics, and Prometheus does not see them.
 
-    folder/<comparison>/n/    the counts
-    folder/<comparison>/x/    examples
+    folder/<comparison>/n/           the counts
+    folder/<comparison>/x/<code>/    examples, for each backend that answers users and the code on both sides
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pointsman.comparing.examples import read_examples, remove_examples
+from pointsman.comparing.report import MAX_ROUTES, OTHER_ROUTES
 from pointsman.telemetry.collector import Collector
 from pointsman.telemetry.families import Family
 from pointsman.telemetry.values import Counter
@@ -23,11 +26,7 @@ from pointsman.telemetry.writer import ByLabels, MetricsWriter
 MATCHED, MISMATCHED, UNCOMPARED, RATIO = "matched", "mismatched", "uncompared", "ratio"
 """What a count is of. Its detail is nothing, the kind, the reason, or the bucket of the shadow's time over the
 primary's."""
-MAX_ROUTES = 100
-OTHER = "other"
-"""The route of all others."""
-
-COUNTS, EXAMPLES = "n", "x"
+COUNTS, EXAMPLES, LOCK = "n", "x", "lock"
 _FAMILY = Family(
     "pairs",
     "counter",
@@ -68,6 +67,15 @@ def as_counts(packed: PackedCounts) -> PairCounts:
     return {name: dict(counts) for name, counts in packed.items()}
 
 
+Wanted = Mapping[str, Collection[str]]
+"""The names of comparisons, and the code of which they have examples."""
+
+
+def code_of(primary: str, primary_version: int, shadow_version: int) -> str:
+    """The name of a folder of examples."""
+    return f"{primary_version}-{shadow_version}-{hashlib.sha256(primary.encode()).hexdigest()[:12]}"
+
+
 class PairCounter:
     """Counts the pairs of one comparison in this process. Thread-safe.
 
@@ -87,7 +95,7 @@ class PairCounter:
         with self._lock:
             if key.route not in self._routes:
                 if len(self._routes) >= MAX_ROUTES:
-                    key = key._replace(route=OTHER)
+                    key = key._replace(route=OTHER_ROUTES)
                 self._routes.add(key.route)
             self._counters[key].inc(by)
 
@@ -109,8 +117,8 @@ class PairReader:
         self._folder = folder
         self._collectors: dict[str, Collector] = {}
 
-    def read(self, names: Collection[str]) -> PairCounts:
-        """The counts of these comparisons; those of no other exist afterwards, nor their examples.
+    def read(self, wanted: Wanted) -> PairCounts:
+        """The counts of these comparisons; those of no other exist afterwards, nor examples of other code.
 
         Raises:
             OSError: a folder cannot be read.
@@ -119,9 +127,17 @@ class PairReader:
             there = set(os.listdir(self._folder))
         except FileNotFoundError:
             there = set()
-        for name in (there | set(self._collectors)) - set(names):
+        for name in (there | set(self._collectors)) - set(wanted):
             self._forget(name)
-        return {name: self._counts(name) for name in names if name in there}
+        for name in there & set(wanted):
+            self._forget_examples(name, wanted[name])
+        return {name: self._counts(name) for name in wanted if name in there}
+
+    def examples(self, name: str, codes: Collection[str], limit: int) -> list[dict[str, Any]]:
+        """Examples of a comparison, the worst first."""
+        folders = [self._folder / name / EXAMPLES / code for code in codes]
+        found = [example for folder in folders for example in read_examples(str(folder), limit)]
+        return sorted(found, key=lambda example: example["score"])[:limit]
 
     def close(self) -> None:
         for collector in self._collectors.values():
@@ -137,6 +153,15 @@ class PairReader:
         except FileNotFoundError:
             return {}  # just made, and still empty
         return {_key(dict(labels)): int(values[0]) for labels, values in metric.series.items()} if metric else {}
+
+    def _forget_examples(self, name: str, codes: Collection[str]) -> None:
+        folder = self._folder / name / EXAMPLES
+        try:
+            there = os.listdir(folder)
+        except FileNotFoundError:
+            return
+        for code in set(there) - set(codes) - {LOCK}:
+            remove_examples(str(folder / code))
 
     def _forget(self, name: str) -> None:
         collector = self._collectors.pop(name, None)

@@ -30,7 +30,7 @@ from pointsman.wire.messages import Command as Command
 from pointsman.wire.messages import CommandHead as CommandHead
 from pointsman.wire.messages import Message, Signed
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, RolloutCommand
-from pointsman.wire.shadows import QueryShadow
+from pointsman.wire.shadows import QueryExamples, QueryShadow
 
 
 class CreateBackend(Signed, frozen=True, tag="create_backend"):
@@ -265,6 +265,7 @@ AnyCommand = (
     | QueryTallies
     | QueryRollout
     | QueryShadow
+    | QueryExamples
     | Shutdown
 )
 

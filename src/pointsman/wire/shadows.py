@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from pointsman.wire.messages import Command
@@ -21,7 +23,7 @@ class QueryShadow(Command, frozen=True, tag="query_shadow"):
 
 
 class QueryExamples(Command, frozen=True, tag="query_examples"):
-    """Read examples of answers that do not match, the worst first; the reply is an :class:`Examples`. Errors as of
+    """Read examples of answers that do not match, the worst first; the reply is a list of them in JSON. Errors as of
     :class:`QueryShadow`.
 
     Attributes:
@@ -61,9 +63,10 @@ class ShadowView(msgspec.Struct, frozen=True):
 
     Attributes:
         since: when this comparison of this code began, ISO 8601 in UTC.
-        above_noise: None where no second copies go to the endpoint's own backend.
+        gate: the state of the RateGate that holds mismatches against noise; None where no second copies go to the
+            endpoint's own backend.
     """
 
     since: str
     counts: tuple[PairCount, ...]
-    above_noise: NoiseView | None
+    gate: dict[str, Any] | None

@@ -32,7 +32,7 @@ from pointsman.engine.ray.supervised import Exporters, Ingresses
 from pointsman.exceptions import ServeException
 from pointsman.model import CALLER, Allocation, Capacity, Environment, Resources
 from pointsman.telemetry.counted import Counted
-from pointsman.telemetry.pairs import PairCounts
+from pointsman.telemetry.pairs import PairCounts, Wanted
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.address import node_here
 from pointsman.wire.handover import ClusterHandover
@@ -187,8 +187,11 @@ class RayEngine:
     async def read_metrics(self) -> list[Reading]:
         return await self._exporters.read()
 
-    async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
-        return await self._exporters.read_pairs(names)
+    async def read_pairs(self, wanted: Wanted) -> list[PairCounts]:
+        return await self._exporters.read_pairs(wanted)
+
+    async def read_examples(self, name: str, codes: Collection[str], limit: int) -> list[bytes]:
+        return await self._exporters.read_examples(name, codes, limit)
 
     async def read_tallies(self, metrics: Collection[str]) -> dict[str, Counted]:
         return await self._exporters.read_tallies(metrics)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import json
 import logging
 import os
 import threading
@@ -281,14 +282,21 @@ class MetricsHost:
         serving = await asyncio.wrap_future(self._serving)
         return pack(reading_of(await serving.exporter.collect(), time.monotonic()))
 
-    async def read_pairs(self, names: list[str]) -> bytes:
+    async def read_pairs(self, wanted: dict[str, list[str]]) -> bytes:
         """Packed counts of these comparisons on this node (:mod:`pointsman.telemetry.pairs`)."""
+        counts = (await self._reader()).read(wanted)
+        return pack({name: list(found.items()) for name, found in counts.items()})
+
+    async def read_examples(self, name: str, codes: list[str], limit: int) -> bytes:
+        """Examples of a comparison on this node, in JSON."""
+        return json.dumps((await self._reader()).examples(name, codes, limit)).encode()
+
+    async def _reader(self) -> PairReader:
         await asyncio.wrap_future(self._serving)
         if self._pairs is None:
             handover = unpack_handover(self._args.handover, MetricsHandover)
             self._pairs = PairReader(NodeFolder(handover.instance).pairs)
-        counts = self._pairs.read(names)
-        return pack({name: list(found.items()) for name, found in counts.items()})
+        return self._pairs
 
     async def read_tallies(self, metrics: list[str]) -> bytes:
         """A packed :class:`Counted` of what was counted on this node, with these metrics of user code."""

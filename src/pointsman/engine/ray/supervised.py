@@ -28,7 +28,7 @@ from pointsman.limits import MAX_MESSAGE
 from pointsman.policy.backoff import Backoff, Restarts
 from pointsman.telemetry.collector import RETIRE_AFTER_S
 from pointsman.telemetry.counted import Counted
-from pointsman.telemetry.pairs import PackedCounts, PairCounts, as_counts
+from pointsman.telemetry.pairs import PackedCounts, PairCounts, Wanted, as_counts
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.handover import ClusterHandover, MetricsHandover
 from pointsman.wire.messages import unpack
@@ -188,10 +188,14 @@ class Exporters(Supervised):
         """The current metrics of each; exporters that do not answer are left out."""
         return [unpack(answer, Reading) for answer in (await self._ask("metrics", "read")).values()]
 
-    async def read_pairs(self, names: Collection[str]) -> list[PairCounts]:
+    async def read_pairs(self, wanted: Wanted) -> list[PairCounts]:
         """What was counted of these comparisons on each node; those that do not answer are left out."""
-        answers = await self._ask("compared answers", "read_pairs", list(names))
+        answers = await self._ask("compared answers", "read_pairs", {name: list(of) for name, of in wanted.items()})
         return [as_counts(unpack(answer, PackedCounts)) for answer in answers.values()]
+
+    async def read_examples(self, name: str, codes: Collection[str], limit: int) -> list[bytes]:
+        """Examples of a comparison on each node, in JSON; as above."""
+        return list((await self._ask("compared answers", "read_examples", name, list(codes), limit)).values())
 
     async def read_tallies(self, metrics: Collection[str]) -> dict[str, Counted]:
         """What was counted on the node of each, by node; exporters that do not answer are left out."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_PATHS = 100
@@ -132,22 +133,26 @@ def written(keys: Iterable[Key]) -> str:
 
 
 class Places:
-    """A place in a value on the way down from ``$``, and which of some paths can still be reached from there.
+    """A place in a value on the way down from ``$``, and which of some paths can still be reached from there. It never
+    changes. Places from which the same can be reached are one object, and the way to it is kept, so that a step costs
+    one look-up: a large value has few different places.
 
     Attributes:
         hit: whether one of the paths leads here.
     """
 
-    __slots__ = ("_left", "hit")
+    __slots__ = ("_all", "_below", "_left", "hit")
 
-    def __init__(self, left: Iterable[Path]) -> None:
-        self._left = frozenset(left)
-        self.hit = () in self._left
+    def __init__(self, left: frozenset[Path], all_of_root: dict[frozenset[Path], Places]) -> None:
+        self._left = left
+        self._all = all_of_root
+        self._below: dict[tuple[type, Key], Places] = {}
+        self.hit = () in left
 
     @classmethod
     def of(cls, paths: Iterable[str]) -> Places:
         """The place ``$``, for paths that were checked."""
-        return cls(parse(path) for path in paths)
+        return _root(tuple(paths))
 
     def __bool__(self) -> bool:
         return bool(self._left)
@@ -156,13 +161,27 @@ class Places:
         """The place one step further down."""
         if not self._left:
             return self
-        left = set()
+        known = self._below.get((key.__class__, key))
+        if known is None:
+            left = frozenset(self._lefts(key))
+            known = self._all.setdefault(left, Places(left, self._all))
+            if len(self._below) < _MOST_KEPT:
+                self._below[key.__class__, key] = known
+        return known
+
+    def _lefts(self, key: Key) -> Iterator[Path]:
         for path in self._left:
-            if not path:
-                continue
-            step = path[0]
-            if step.kind == DEEP:
-                left.add(path)
-            if step.kind == EACH or (step.key == key and type(step.key) is type(key)):
-                left.add(path[1:])
-        return Places(left)
+            if path:
+                step = path[0]
+                if step.kind == DEEP:
+                    yield path
+                if step.kind == EACH or (step.key == key and step.key.__class__ is key.__class__):
+                    yield path[1:]
+
+
+_MOST_KEPT = 1000
+
+
+@lru_cache(maxsize=32)
+def _root(paths: tuple[str, ...]) -> Places:
+    return Places(frozenset(parse(path) for path in paths), {})

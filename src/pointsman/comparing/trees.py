@@ -132,8 +132,11 @@ class _Walk:
         shapes_a, shapes_b = ([shape(item, exact, ignore, unordered) for item in items] for items in (a, b))
 
         def fits(i: int, j: int) -> bool:
+            first, second = a[i], b[j]
+            if first.__class__ in _SCALARS:  # then so is the other, which has the same shape
+                return self._close(first, second)
             inner = _Walk(self._by)
-            inner.values(a[i], b[j], ignore, unordered)
+            inner.values(first, second, ignore, unordered)
             return not inner.found.kind
 
         left_a, left_b = unmatched(a, b, shapes_a, shapes_b, None if exact else fits)

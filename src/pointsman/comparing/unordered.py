@@ -54,11 +54,12 @@ def unmatched(
 
 def _partners(a: list[Any], b: list[Any], of_a: list[int], of_b: list[int], fits: Fits) -> dict[int, int]:
     """Items of one shape that fit, as many pairs as there can be: place in a -> place in b."""
-    of_a = sorted(of_a, key=lambda place: _numbers(a[place]))
-    of_b = sorted(of_b, key=lambda place: _numbers(b[place]))
+    plain = kind_of(a[of_a[0]]) is float
+    of_a = sorted(of_a, key=a.__getitem__ if plain else lambda place: _numbers(a[place]))
+    of_b = sorted(of_b, key=b.__getitem__ if plain else lambda place: _numbers(b[place]))
     if len(of_a) == len(of_b) and all(map(fits, of_a, of_b)):
         return dict(zip(of_a, of_b, strict=True))
-    if kind_of(a[of_a[0]]) is float:
+    if plain:
         return _close_numbers(a, b, of_a, of_b, fits)
     if max(len(of_a), len(of_b)) > MAX_MATCHED:
         raise TooLong

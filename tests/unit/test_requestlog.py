@@ -77,7 +77,7 @@ def test_slow_requests_say_what_is_usual(now, caplog):
     assert "usual_ms" not in few.fields
     assert "usual: p50 " in many.getMessage()
     assert many.fields["usual_ms"]["p99"] == pytest.approx(100, rel=0.02)
-    assert (many.fields["usual_ms"]["mean"], many.fields["usual_ms"]["count"]) == (100.0, 20)
+    assert many.fields["usual_ms"]["count"] == 20
 
 
 def test_slow_requests_do_not_flood_the_log(now, caplog):

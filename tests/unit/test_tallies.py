@@ -18,7 +18,7 @@ from pointsman.model.evidence import Tally, TallyKey
 from pointsman.stats.latency import LONGEST_S, SHORTEST_S, bucket_of, upper_edge
 from pointsman.telemetry.counted import RETIRED, Retired, TallyCollector, TallyReader
 from pointsman.telemetry.tallies import HEAD, SEGMENT, SLOT, STAMP, VERSIONS, Tallies, TallyFile
-from pointsman.telemetry.values import TALLY_WIDTH, TallyValues
+from pointsman.telemetry.values import TALLY_WIDTH, TallyValues, middle_of
 from pointsman.telemetry.windows import PERCENTILES, latency_ms, quantile_s
 
 KEY = TallyKey("ask", 7, "model")
@@ -55,7 +55,7 @@ DISTRIBUTIONS: dict[str, Callable[[float], float]] = {
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_percentiles_are_those_of_the_distribution(name: str) -> None:
-    """A model of 205 ms shows 205 ms: p50, p95 and p99 are within 2 % of the true ones, and the mean is exact (RO5)."""
+    """A model of 205 ms shows 205 ms: p50, p95 and p99 are within 2 % of the true ones, and so is the mean (RO5)."""
     true, tally, total, count = DISTRIBUTIONS[name], values(), 0.0, 20_000
     places = list(range(count))
     random.Random(18).shuffle(places)
@@ -69,7 +69,7 @@ def test_percentiles_are_those_of_the_distribution(name: str) -> None:
         assert value is not None
         assert abs(value / (1000 * true(q)) - 1) < 0.02, (percentile, value, true(q))
     assert shown["count"] == count
-    assert shown["mean"] == pytest.approx(1000 * total / count, rel=1e-3)
+    assert shown["mean"] == pytest.approx(1000 * total / count, rel=0.01)
 
 
 def test_nothing_has_no_percentiles() -> None:
@@ -101,7 +101,7 @@ def test_counts_of_all_processes_are_added_up(tmp_path: Path) -> None:
             tally.count(0.1, error=number == 1)
         tally.waited(5.0)  # the client has left
     assert collected(tmp_path / "t") == {
-        KEY: Tally(21, 11, {bucket_of(0.1): 21, bucket_of(5.0): 2}, pytest.approx(12.1))
+        KEY: Tally(21, 11, {bucket_of(0.1): 21, bucket_of(5.0): 2}, pytest.approx(12.1, rel=0.01))
     }
     for file in files:
         file.close()
@@ -158,7 +158,7 @@ def test_policies_come_and_go_in_bounded_memory(tmp_path: Path) -> None:
         if version % 50 == 0:
             known = dict(collector.collect().tallies)
             assert {key.policy_version for key in known} == set(range(version - VERSIONS + 1, version + 1))
-            assert all(tally == Tally(1, 0, {bucket_of(0.1): 1}, 0.1) for tally in known.values())
+            assert all(tally == Tally(1, 0, {bucket_of(0.1): 1}, middle_of(bucket_of(0.1))) for tally in known.values())
     assert os.path.getsize(folder / file.name) <= 2 * SEGMENT
     tallies.forget(lambda key: key.backend == "canary")
     assert {key.backend for key, _ in collector.collect().tallies} == {"model"}
@@ -188,7 +188,7 @@ def test_a_slot_that_is_used_again_is_never_read_half(tmp_path: Path) -> None:
     old = file.take(KEY)
     old.count(0.1, False)
     reader = TallyReader(folder / file.name)
-    assert dict(reader.read()) == {KEY: Tally(1, 0, {bucket_of(0.1): 1}, 0.1)}
+    assert dict(reader.read()) == {KEY: Tally(1, 0, {bucket_of(0.1): 1}, middle_of(bucket_of(0.1)))}
     memory = file._segments[0][0]
     stamp = HEAD.unpack_from(memory, 0)[0]
     STAMP.pack_into(memory, 0, 0)
@@ -200,7 +200,7 @@ def test_a_slot_that_is_used_again_is_never_read_half(tmp_path: Path) -> None:
     old.count(0.1, True)
     assert dict(reader.read()) == {other: Tally()}
     new.count(0.2, True)
-    assert dict(reader.read()) == {other: Tally(1, 1, {bucket_of(0.2): 1}, 0.2)}
+    assert dict(reader.read()) == {other: Tally(1, 1, {bucket_of(0.2): 1}, middle_of(bucket_of(0.2)))}
     memory[16:24] = b"\xff" * 8  # user code may run in the process that writes
     STAMP.pack_into(memory, 0, 77)
     assert dict(reader.read()) == {}

@@ -197,10 +197,10 @@ class HandleCall(Call):
             self.answer = reply.body
             self.stream = reply.stream
             if self.tally is not None:
-                self.tally.waited(time.monotonic() - self.began)
                 if reply.stream is None:
-                    self.tally.ended(reply.status >= 500)
+                    self.tally.count(time.monotonic() - self.began, reply.status >= 500)
                 else:
+                    self.tally.waited(time.monotonic() - self.began)
                     reply.stream.tally = self.tally
             self._finish()
         elif reply.stream is not None:
@@ -210,9 +210,10 @@ class HandleCall(Call):
         if not self.over:
             self.error = error
             if self.tally is not None:
-                self.tally.waited(time.monotonic() - self.began)
-                if not isinstance(error, ClientClosedError):
-                    self.tally.ended(is_error(error))
+                if isinstance(error, ClientClosedError):
+                    self.tally.waited(time.monotonic() - self.began)
+                else:
+                    self.tally.count(time.monotonic() - self.began, is_error(error))
             self._finish()
 
     def wrap(self, around: Callable[[CallFuture], CallFuture]) -> None:

@@ -206,7 +206,7 @@ class Exchange:
         self._outcome = DELIVERED
         self._reason = ""
         self._ended = False
-        self._first_byte = 0.0
+        self._first_byte = False
         self.call: Call | None = None
         self.span: Span | None = None
         self.streams = False
@@ -224,7 +224,9 @@ class Exchange:
     def begins_to_stream(self) -> None:
         """Record that the head of the answer was sent, and its body comes chunk by chunk."""
         self.streams = True
-        self._first_byte = time.monotonic()
+        if self.call is not None and self.call.tally is not None and not self._first_byte:
+            self._first_byte = True
+            self.call.tally.waited(time.monotonic() - self._arrived)
 
     def broke(self, reason: Reason) -> None:
         """Record that the answer broke off after it had begun."""
@@ -263,9 +265,13 @@ class Exchange:
         call, self.call = self.call, None  # the call's future may refer to the exchange: no cycle may be left
         metrics, now = self._metrics, time.monotonic()
         if call is not None and call.tally is not None:
-            call.tally.waited((self._first_byte or now) - self._arrived)
-            if self._reason != Reason.CLIENT_GONE:
+            if self._reason == Reason.CLIENT_GONE:
+                if not self._first_byte:
+                    call.tally.waited(now - self._arrived)
+            elif self._first_byte:
                 call.tally.ended(status >= 500 or self._outcome == ABORTED)
+            else:
+                call.tally.count(now - self._arrived, status >= 500)
         if metrics is None:
             return
         if not self._route:

@@ -37,7 +37,7 @@ class Tally(Struct, frozen=True):
             streams that were cut. Not those that the client is to blame for, nor those whose client left.
         latencies: how many took how long, from arrival to the first byte of the answer, by bucket of
             :func:`pointsman.stats.latency.bucket_of`. A client that left counts with the time that it waited.
-        seconds: the sum of these times.
+        seconds: the sum of these times, by the middles of their buckets.
     """
 
     requests: int = 0

@@ -195,10 +195,11 @@ class _Outcome:
             self._pairing.answered(call, reply, shadow=True)
         tally = self._tally
         if tally is not None:
-            tally.waited(time.monotonic() - self._began)
             if reply.stream is None or reply.status >= 500:
-                tally.ended(reply.status >= 500)
+                tally.count(time.monotonic() - self._began, reply.status >= 500)
                 tally = None
+            else:
+                tally.waited(time.monotonic() - self._began)
         self._shadow.answered(reply, self._deadline, self._size, tally)
 
     def set_exception(self, error: BaseException) -> None:
@@ -207,7 +208,8 @@ class _Outcome:
         if self._pairing is not None and call is not None:
             self._pairing.failed(call, error, shadow=True)
         if self._tally is not None:
-            self._tally.waited(time.monotonic() - self._began)
-            if not isinstance(error, (asyncio.CancelledError, ClientClosedError)):
-                self._tally.ended(is_error(error))
+            if isinstance(error, (asyncio.CancelledError, ClientClosedError)):
+                self._tally.waited(time.monotonic() - self._began)
+            else:
+                self._tally.count(time.monotonic() - self._began, is_error(error))
         self._shadow.failed(error, self._size)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from math import log
+from math import log, sqrt
 from typing import Final
 
 from pointsman.model.evidence import Tally
-from pointsman.stats.latency import LONGEST_S, RATIO, SHORTEST_S, bucket_of
+from pointsman.stats.latency import LONGEST_S, RATIO, SHORTEST_S, bucket_of, upper_edge
 
 
 class SeriesValues:
@@ -72,42 +72,51 @@ class Histogram(SeriesValues):
 
 
 ERRORS: Final = 1
-SECONDS: Final = 2
+LATER: Final = 2
 BUCKETS: Final = 3
-"""Where the values of a tally are: first how many ended well, then how many as errors, the sum of the latencies, and
-from there on how many are in each bucket of latencies. Each is written by itself, so that a reader finds no error
-without its request."""
+"""Where the values of a tally are: first how many calls ended well, then how many as errors, how many latencies have
+come apart from an outcome, and from there on how many latencies are in each bucket. Each is written by itself, so that
+a reader finds no error without its request; one of the first three changes with each of them."""
 
 LOWEST: Final = bucket_of(SHORTEST_S)
 HIGHEST: Final = bucket_of(LONGEST_S)
 TALLY_WIDTH: Final = BUCKETS + HIGHEST - LOWEST + 1
-_LOG_RATIO: Final = log(RATIO)
+_LONGEST_AT: Final = BUCKETS + HIGHEST - LOWEST
+_PER_LOG: Final = 1 / log(RATIO)
 _TOP: Final = HIGHEST + 1e-9  # as in `bucket_of`, what lies this close to an edge is on it
+_MIDDLE: Final = 1 / sqrt(RATIO)  # of a bucket, as a share of its upper edge: at most 1 % from all that is in it
 
 
 class TallyValues(SeriesValues):
     """What became of the calls of one tally (:class:`pointsman.model.evidence.Tally`), written by one thread."""
 
+    # hot: counts every call; each value that is written costs a quarter of a microsecond. So there is no sum of the
+    # latencies, which the buckets give within 1 %, and no method that calls another.
+
     __slots__ = ()
 
     def count(self, seconds: float, error: bool) -> None:
-        """Count a call that has ended."""
-        self.ended(error)
-        self.waited(seconds)
-
-    def ended(self, error: bool) -> None:
-        """Count the end of a call alone."""
-        self.values[self.at + ERRORS if error else self.at] += 1.0
+        """Count a call that has ended, and took so long to the first byte of its answer."""
+        values, at = self.values, self.at
+        values[at + ERRORS if error else at] += 1.0
+        if SHORTEST_S < seconds < LONGEST_S:
+            values[at + _LONGEST_AT - int(_TOP - log(seconds) * _PER_LOG)] += 1.0  # `bucket_of`
+        else:
+            values[at + (BUCKETS if seconds <= SHORTEST_S else _LONGEST_AT)] += 1.0
 
     def waited(self, seconds: float) -> None:
-        """Count the latency of a call alone."""
+        """Count the latency of a call alone: it ends later, or its client has left."""
         values, at = self.values, self.at
-        values[at + SECONDS] += seconds
-        # hot: `bucket_of`, without its calls
-        bucket = LOWEST if seconds <= SHORTEST_S else HIGHEST
+        values[at + LATER] += 1.0
         if SHORTEST_S < seconds < LONGEST_S:
-            bucket = HIGHEST - int(_TOP - log(seconds) / _LOG_RATIO)
-        values[at + BUCKETS + bucket - LOWEST] += 1.0
+            values[at + _LONGEST_AT - int(_TOP - log(seconds) * _PER_LOG)] += 1.0
+        else:
+            values[at + (BUCKETS if seconds <= SHORTEST_S else _LONGEST_AT)] += 1.0
+
+    def ended(self, error: bool) -> None:
+        """Count the end of a call alone, whose latency is counted."""
+        values, at = self.values, self.at
+        values[at + ERRORS if error else at] += 1.0
 
     def tally(self) -> Tally:
         """What was counted so far."""
@@ -116,6 +125,11 @@ class TallyValues(SeriesValues):
 
 def tally_of(numbers: Sequence[float]) -> Tally:
     """The tally that has these values."""
-    ok, errors, seconds = numbers[:BUCKETS]
     latencies = {place - BUCKETS + LOWEST: int(n) for place, n in enumerate(numbers) if n and place >= BUCKETS}
-    return Tally(int(ok) + int(errors), int(errors), latencies, seconds)
+    seconds = sum(count * middle_of(bucket) for bucket, count in latencies.items())
+    return Tally(int(numbers[0]) + int(numbers[ERRORS]), int(numbers[ERRORS]), latencies, seconds)
+
+
+def middle_of(bucket: int) -> float:
+    """What a latency in this bucket was, in seconds, at most 1 % off."""
+    return upper_edge(bucket) * _MIDDLE

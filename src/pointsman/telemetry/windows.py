@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import sqrt
 from typing import Any, NamedTuple
 
 from pointsman.model.evidence import SHADOW, Numbers, Tally, TallyKey, Window
-from pointsman.stats.latency import RATIO, quantile_bucket, upper_edge
+from pointsman.stats.latency import quantile_bucket
+from pointsman.telemetry.values import middle_of
 
 PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 WINDOWS = {"10s": 10.0, "1m": 60.0, "10m": 600.0}
 """Windows that are shown, by name; ``policy`` comes after them: since the endpoint's traffic policy was changed."""
 POLICY = "policy"
 
-_MIDDLE = 1 / sqrt(RATIO)  # of a bucket, as a share of its upper edge: at most 1 % from all that is in it
-
 
 def quantile_s(tally: Tally, quantile: float) -> float | None:
     """A quantile of a tally's latencies in seconds, at most 1 % off; None without any."""
     if not tally.latencies:
         return None
-    return upper_edge(quantile_bucket(tally.latencies, quantile)) * _MIDDLE
+    return middle_of(quantile_bucket(tally.latencies, quantile))
 
 
 def latency_ms(tally: Tally) -> dict[str, float | None]:
-    """Percentiles and mean of a tally's latencies in milliseconds, and their count."""
+    """Percentiles and mean of a tally's latencies in milliseconds, at most 1 % off, and their count."""
     count = sum(tally.latencies.values())
     values: dict[str, float | None] = {name: quantile_s(tally, q) for name, q in PERCENTILES.items()}
     values["mean"] = tally.seconds / count if count else None

@@ -19,6 +19,7 @@ PAGES = (
     "typed-models",
     "testing",
     "traffic",
+    "rollouts",
     "batching",
     "composition",
     "environments",

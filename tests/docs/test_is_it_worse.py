@@ -58,3 +58,11 @@ def test_chance_alone_gives_three_errors_now_and_then() -> None:
     exactly = [comb(100, k) * 0.01**k * 0.99 ** (100 - k) for k in range(3)]
     assert f"hundred in {1 - sum(exactly):.1%}".replace("%", " %") in WORDS
     assert f"2 or more in {1 - sum(exactly[:2]):.1%}".replace("%", " %") in WORDS
+
+
+def test_figures_of_whole_rollouts_are_those_of_the_decision() -> None:
+    """The page has the figures that the decision on rollouts has, which a simulation with fixed seeds measures."""
+    decision = (DOCS / "decisions" / "0078-what-a-version-is-held-against.md").read_text()
+    table = decision.partition("## Figures")[2].partition("\n| ")[2].partition("\n\n")[0]
+    assert len(table.splitlines()) == 6
+    assert f"\n| {table}\n\n" in PAGE

@@ -20,6 +20,7 @@ import pointsman as serve
 from pointsman.exceptions import ServeException
 from tests.cluster.conftest import Nodes
 from tests.conftest import http_for, wait_until
+from tests.process.load import PAUSE_S
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -60,7 +61,7 @@ class Load:
         self.errors: list[BaseException] = []
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE_S):
             try:
                 self.answers.append(self._handle.remote().result(timeout=30))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is counted

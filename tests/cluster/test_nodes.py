@@ -27,6 +27,8 @@ from pointsman.exceptions import InsufficientResourcesError, ServeException
 from tests.cluster.conftest import Nodes
 from tests.conftest import WAIT_S, http_for, wait_until
 from tests.metrics import Page, scrape_at
+from tests.process.load import PAUSE_S
+from tests.process.test_cli import printed_by
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +245,7 @@ def test_a_node_dies_under_load(client: serve.Client, nodes: Nodes, name: str) -
     stop = threading.Event()
 
     def load() -> None:
-        while not stop.is_set():
+        while not stop.wait(PAUSE_S):
             answers.append(handle.remote().result(timeout=WAIT_S))
 
     threads = [threading.Thread(target=load) for _ in range(4)]
@@ -389,17 +391,18 @@ def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     assert "ready at http://127.0.0.1:" in started
     assert f"pointsman status --name shell --address {nodes.address}" in started
     assert json.loads(pointsman("status", "--json", *where))["name"] == "shell"
-    assert json.loads(pointsman("traffic", "show", "--json", *where)) == {}
-    listed = json.loads(pointsman("list", "--json", "--address", nodes.address))
+    assert json.loads(printed_by("traffic", "show", "--json", *where)) == {}
+    listed = json.loads(printed_by("list", "--json", "--address", nodes.address))
     assert [one["name"] for one in listed] == ["shell"]
-    assert pointsman("env", "list", "--address", nodes.address)
+    assert printed_by("env", "list", "--address", nodes.address)
     assert "say which cluster" in pointsman("env", "prune", fails=True)  # this instance may use what is pruned
     shell = serve.connect("shell", engine="ray")
     shell.deploy("m", no_model)
     with pytest.raises(ValueError, match="no model"):
         shell.get_handle("m").remote().result()
     shown: list[str] = []
-    wait_until(lambda: shown.append(pointsman("logs", *where)) or "ValueError: no model" in shown[-1], what="its log")
+    wait_until(lambda: shown.append(printed_by("logs", *where)) or "ValueError: no model" in shown[-1], what="its log")
+    assert "ValueError: no model" in pointsman("logs", *where)
     by = {line.partition("] ")[0] for line in shown[-1].splitlines()}
     assert "[controller" in by
     assert next(line for line in shown[-1].splitlines() if line.startswith("[m#")).endswith("] printed first")

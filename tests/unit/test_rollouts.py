@@ -6,13 +6,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pointsman.controller.history import history_of
 from pointsman.controller.rollouts.changes import settled
 from pointsman.controller.rollouts.judge import judge
 from pointsman.controller.rollouts.words import view_of, views_of
 from pointsman.controller.state import Desired, Rollout, of_this_start
-from pointsman.controller.transitions import carry_out
+from pointsman.controller.transitions import carry_out, confirmed
 from pointsman.model import TrafficPolicy
 from pointsman.model.comparison import Comparison, Exact
 from pointsman.model.evidence import PINNED, MetricKey, MetricTally, PairKey
@@ -20,8 +22,10 @@ from pointsman.model.rollout import RolloutPlan, RolloutView
 from pointsman.testing import FakeEvidence
 from pointsman.wire.commands import Change, DeleteEndpoint, Pin, RollbackTraffic, SetTraffic, ShadowTraffic
 from pointsman.wire.rollouts import ControlRollout, StartRollout
+from tests.properties import examples
 from tests.rollouts import ENDPOINT, MAIN, NEW, NOW, started
-from tests.unit.desiring import ROOM, endpoint, replace
+from tests.unit.desiring import EMPTY, ROOM, endpoint, replace
+from tests.unit.planning import applied, begun, served, wanted
 
 OTHER = "other"
 
@@ -246,7 +250,7 @@ def test_a_slow_version_goes_back() -> None:
             story.counts.count(ENDPOINT, NEW, version=story.policy.version, latencies=[0.1] * 45 + [0.7] * 5)
             story.judge()
     assert story.view.state == "rolled_back"
-    assert ": latency 0.7" in story.view.reason
+    assert ": latency 0.69" in story.view.reason
     assert story.rollout.exposed < 5000
 
 
@@ -268,6 +272,20 @@ def test_traffic_by_hand_stands() -> None:
             assert story.last_words == f"rollout 1: {story.view.reason}"
         with pytest.raises(ValueError, match=r"has ended: superseded"):
             story.control("resume")
+
+
+def test_a_file_that_is_applied_stands_too() -> None:
+    """Traffic that a configuration file sets ends a rollout, once it is in force; a file that is about other things
+    does not (RO10)."""
+    shop = applied(EMPTY, {"v1": wanted(), "v2": wanted()}, {"rank": served("/rank", v1=1.0)})
+    for weights, state in (({"v1": 0.5, "v2": 0.5}, "superseded"), ({"v1": 0.99, "v2": 0.01}, "running")):
+        story = Story()
+        story.state, _ = carry_out(shop, StartRollout("id", RolloutPlan("rank", "v2")), ROOM, NOW)
+        changed = {"v1": wanted(), "v2": wanted(num_replicas=2)}
+        story.state = begun(story.state, changed, {"rank": served("/rank", **weights)})
+        assert story.view.state == "running"
+        story.state = confirmed(story.state, "v2", NOW)
+        assert story.view.state == state
 
 
 def test_shadows_and_pins_do_not_end_it() -> None:
@@ -419,6 +437,26 @@ def test_a_node_that_does_not_answer() -> None:
     story.counts = here
     story.pass_seconds(1)
     assert story.view.exposed == 60
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5), st.booleans()), min_size=1, max_size=40))
+@examples(60)
+def test_whoever_judges_when(seconds: list[tuple[int, int, bool]]) -> None:
+    """However few of the readings are judged, each request counts once, in all that is counted (RO11)."""
+    story = Story(hold_s=10_000, gates={"latency": {}})
+    for main, new, judged in seconds:
+        for tag, number in ((MAIN, main), (NEW, new)):
+            story.counts.count(
+                ENDPOINT, tag, version=story.policy.version, latencies=[0.1] * number, errors=number // 2
+            )
+        if judged:
+            story.judge()
+    story.judge()
+    arms = story.rollout.totals
+    sent = [sum(numbers) for numbers in zip(*[(main, new) for main, new, _ in seconds], strict=True)]
+    assert [arms.baseline.requests, arms.canary.requests] == sent
+    assert sum(arms.canary.latencies.values()) == story.view.exposed == sent[1]
+    assert arms.canary.errors == sum(new // 2 for _, new, _ in seconds)
 
 
 def test_the_same_evidence_counts_once() -> None:

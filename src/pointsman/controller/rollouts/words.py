@@ -18,7 +18,7 @@ from pointsman.controller.rollouts.options import (
 from pointsman.controller.state import Desired, Rollout
 from pointsman.model.evidence import MetricTally
 from pointsman.model.rollout import GateView, RolloutView
-from pointsman.stats.latency import quantile_bucket, upper_edge
+from pointsman.telemetry.windows import quantile_s
 
 MOST_LOG_E = 690.0
 """A larger e-value would be no finite number."""
@@ -120,7 +120,7 @@ def _values(rollout: Rollout, name: str) -> tuple[float | None, float | None, st
     if kind == LATENCY:
         quantile = quantile_of(detail or next(iter(quantiles_of(rollout.plan.gates[LATENCY]))))
         arms = rollout.totals.canary, rollout.totals.baseline
-        slow = [_quantile(arm.latencies, quantile) for arm in arms]
+        slow = [quantile_s(arm, quantile) for arm in arms]
         return slow[0], slow[1], SECONDS
     if kind == METRICS:
         means = rollout.metrics.get(detail)
@@ -139,7 +139,3 @@ def _rate(events: int, n: int) -> float | None:
 
 def _mean(tally: MetricTally) -> float | None:
     return tally.sum / tally.count if tally.count else None
-
-
-def _quantile(counts: Mapping[int, int], quantile: float) -> float | None:
-    return upper_edge(quantile_bucket(counts, quantile)) if counts else None

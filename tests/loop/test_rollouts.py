@@ -17,7 +17,7 @@ from pointsman.controller.rollouts.watch import RolloutWatch
 from pointsman.controller.rollouts.words import view_of
 from pointsman.model.rollout import RolloutPlan, RolloutView
 from pointsman.testing import FakeEvidence, run, settle
-from pointsman.wire.commands import ComeUp, SetTraffic
+from pointsman.wire.commands import SetTraffic
 from pointsman.wire.rollouts import ControlRollout, StartRollout
 from tests.loop.world import World
 
@@ -38,7 +38,10 @@ class Traffic(World):
         await super().start()
         controller = self.controller
         self.watch = RolloutWatch(
-            desired=lambda: controller.desired, observed=controller.observed, update=controller.update
+            self.handover.settings.instance,
+            desired=lambda: controller.desired,
+            observed=controller.observed,
+            update=controller.update,
         )
         self._end = self.counts.subscribe(self.watch.heard)
 
@@ -51,7 +54,6 @@ class Traffic(World):
         for tag in ("main", "new"):
             await self.create(tag)
         await self.create_endpoint("e", "main")
-        await self.change(ComeUp(self.new_id(), self.handover.settings.instance))
         await self.change(StartRollout(self.new_id(), RolloutPlan("e", "new", **plan), by="ann"))
 
     async def pass_seconds(self, count: int, *, unread: bool = False) -> None:

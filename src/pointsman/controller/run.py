@@ -89,6 +89,7 @@ async def serve(
         exporter=exporter,
     )
     rollouts = RolloutWatch(
+        handover.settings.instance,
         desired=lambda: controller.desired,
         observed=controller.observed,
         update=controller.update,

@@ -160,6 +160,7 @@ class Rollout(Struct, frozen=True):
         samples: requests of the baseline and of the canary in this step.
         gates: state of each gate, by name; empty before the first evidence.
         counted: None before the first evidence.
+        instance: the id of the instance that this was counted in; another start of it counts from 0.
         totals, pairs, metrics: all that counts so far.
         forgets: whether the evidence is about other code, and is forgotten when the rollout goes on.
     """
@@ -178,6 +179,7 @@ class Rollout(Struct, frozen=True):
     exposed: int = 0
     gates: dict[str, dict[str, Any]] = {}
     counted: Counted | None = None
+    instance: str = ""
     totals: Arms = Arms()
     pairs: Pairs = Pairs()
     metrics: dict[str, Means] = {}
@@ -238,13 +240,12 @@ class Desired(Struct, frozen=True):
 
 def of_this_start(desired: Desired, instance: str) -> Desired:
     """The stored state without what earlier starts have recorded. What routers count begins anew with each start."""
-    if instance in desired.came_up:
-        return desired
     rollouts = {
-        name: msgspec.structs.replace(one, counted=Counted()) if one.counted is not None else one
+        name: msgspec.structs.replace(one, counted=Counted()) if one.counted and one.instance != instance else one
         for name, one in desired.rollouts.items()
     }
-    return msgspec.structs.replace(desired, came_up={}, rollouts=rollouts)
+    came_up = desired.came_up if instance in desired.came_up else {}
+    return msgspec.structs.replace(desired, came_up=came_up, rollouts=rollouts)
 
 
 class FreeCapacity(Struct, frozen=True):

@@ -12,6 +12,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from pointsman.controller.observed import Observed
 from pointsman.controller.rollouts.changes import settled
 from pointsman.controller.rollouts.judge import judge
@@ -30,12 +32,14 @@ class RolloutWatch:
     """Judges all rollouts of an instance.
 
     Args:
+        instance: id of the instance.
         desired: returns the current desired state.
         observed: whose failures tell whether a backend is UNHEALTHY.
         update: commits a change of the desired state.
     """
 
-    def __init__(self, *, desired: Callable[[], Desired], observed: Observed, update: Update) -> None:
+    def __init__(self, instance: str, *, desired: Callable[[], Desired], observed: Observed, update: Update) -> None:
+        self._instance = instance
         self._desired = desired
         self._observed = observed
         self._update = update
@@ -48,9 +52,7 @@ class RolloutWatch:
     def heard(self, evidence: Evidence) -> None:
         """Judge by a reading of the evidence. A reading that comes while the last one is judged is left out: the next
         one has it, too."""
-        desired = self._desired()
-        # Until an instance has come up, what was counted is told anew to each of its controllers.
-        if not desired.came_up or not any(rollout.is_live for rollout in desired.rollouts.values()):
+        if not any(rollout.is_live for rollout in self._desired().rollouts.values()):
             self._judged_at = None
             self._ahead.clear()
         elif self._task is None:
@@ -90,6 +92,8 @@ class RolloutWatch:
             judged, verdict = judge(
                 known if base is stored else stored, evidence, elapsed_s, self._unhealthy(state, stored.plan.to)
             )
+            if judged.counted is not None and judged.instance != self._instance:
+                judged = msgspec.structs.replace(judged, instance=self._instance)
             ahead[stored.id] = (stored, judged)
             if verdict.state != stored.state or verdict.advances:
                 what = verdict.reason or f"step {stored.step + 1} is over"

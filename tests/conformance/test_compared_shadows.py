@@ -6,19 +6,26 @@ import pytest
 
 import pointsman as serve
 from tests.conftest import wait_until
+from tests.properties import PROFILE
 
 
 def old(request):
-    """Answers with a label; twice as many digits of its score as it may have, and a time."""
+    """Answers with a label, a score and a time; or with two mebibytes, or a stream."""
     label = request.query_params.get("label", "cat")
+    if label == "large":
+        return b"x" * 2 * 1024 * 1024
+    if label == "stream":
+        return iter([b"one ", b"old"])
     return {"label": label, "score": 0.5, "took_ms": 1}
 
 
 def new(request):
-    """The same but for dogs, and another time."""
+    """The same but for dogs, streams, and another time; and it has troubles of its own."""
     label = request.query_params.get("label", "cat")
     if label == "error":
         raise ValueError("the new model's trouble")
+    if label == "stream":
+        return iter([b"one ", b"new"])
     return {"label": "wolf" if label == "dog" else label, "score": 0.5000001, "took_ms": 2}
 
 
@@ -127,6 +134,55 @@ def test_new_code_begins_afresh(client, http, shared, name):
     finally:
         client.shadow_traffic(name, tag, 0)
         client.delete_backend(tag, force=True)
+
+
+def test_streams_and_large_answers(client, http, compared, name):
+    """Streams are compared whole, while users read them; an answer of 2 MB is not compared, and reaches its user
+    (SC10)."""
+    compared([], compare="exact", noise=0)
+    assert len(http.get(f"/{name}", params={"label": "large"}).content) == 2 * 1024 * 1024
+    assert http.get(f"/{name}", params={"label": "stream"}).text == "one old"
+    wait_until(lambda: done(client.shadow_report(name, compared.tag)) == 2, what="both answers to be looked at")
+    report = client.shadow_report(name, compared.tag)
+    assert (report["uncompared"], report["by_kind"]) == ({"too_large": 1}, {"body": 1})
+    (example,) = client.shadow_examples(name, compared.tag)
+    assert (example["primary"]["body"], example["shadow"]["body"]) == ("one old", "one new")
+
+
+async def echoing_app(scope, receive, send):
+    """An ASGI app that answers with the size of the body; the one of the second backend is one off."""
+    if scope["type"] != "http":
+        return
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message["body"]), message.get("more_body", False)
+    off = serve.get_current_backend_tag().endswith("2")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": b"%d" % (size + off)})
+
+
+@pytest.mark.skipif(PROFILE == "gate", reason="make test-long has it: it starts two replicas")
+def test_apps_are_compared(client, http, name):
+    """Requests to an app with their bodies are compared like others (SC2, SC6)."""
+    tags = [f"{name}1", f"{name}2"]
+    for tag in tags:
+        client.create_backend(tag, serve.asgi(echoing_app))
+    client.create_endpoint(name, backend=tags[0], route=f"/{name}")
+    try:
+        client.shadow_traffic(name, tags[1], 1.0, compare=serve.compare.json(abs=0.5), noise=1)
+        for body in (b"", b"small", b"x" * 100_000, iter([b"in", b"parts"])):
+            http.post(f"/{name}/below", content=body)
+        wait_until(lambda: done(client.shadow_report(name, tags[1])) == 4, what="all answers to be compared")
+        report = client.shadow_report(name, tags[1])
+        assert report["by_kind"] == {"value": 4}
+        assert report["by_route"] == {f"POST /{name}": {"pairs": 4, "mismatched": 4}}
+        wait_until(lambda: client.shadow_report(name, tags[1])["noise"]["pairs"] == 4, what="noise to be compared")
+        assert client.shadow_report(name, tags[1])["noise"]["mismatched"] == 0
+    finally:
+        client.delete_endpoint(name)
+        for tag in tags:
+            client.delete_backend(tag, force=True)
 
 
 def test_calls_from_python_are_compared(client, compared, name):

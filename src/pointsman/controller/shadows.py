@@ -220,11 +220,12 @@ class _Gate:
         new = {False: [0, 0], True: [0, 0]}
         for key, tally in mine.items():
             before = self._seen.get(key, PairTally())
-            # Fewer than before: a node is gone, with what was counted there.
-            more = max(0, tally.pairs - before.pairs)
+            if tally.pairs < before.pairs:
+                continue  # a node does not answer; when it is back, its pairs must not count again
+            more = tally.pairs - before.pairs
             new[key.noise][0] += more
             new[key.noise][1] += min(more, max(0, tally.mismatched - before.mismatched))
-        self._seen.update(mine)
+            self._seen[key] = tally
         self._gate.add(*new[True], *new[False])
 
     def state(self) -> dict[str, Any]:

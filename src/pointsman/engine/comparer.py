@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -193,6 +194,7 @@ class Comparer:
             return False
         self._started_at = self._loop.time()
         ours, theirs = socket.socketpair()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Ctrl-C is for this process alone
         try:
             self._process = _Process(
                 [sys.executable, "-m", "pointsman.comparer", str(theirs.fileno()), str(self._folder), self._log_format],
@@ -206,6 +208,7 @@ class Comparer:
             ours.close()
             return False
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         ours.setblocking(False)
         self._socket = ours

@@ -19,7 +19,8 @@ from struct import Struct
 
 import msgspec
 
-from pointsman.comparing.pairs import DIED, HUNG, NO_ROOM, Outcome
+from pointsman.comparing.answers import NO_ROOM
+from pointsman.comparing.pairs import DIED, HUNG, Outcome
 from pointsman.model.comparison import Function
 from pointsman.usercode.paths import PATH_VARIABLE, python_path
 from pointsman.wire.pairs import Pair, packed

@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+TOO_LARGE, NO_ROOM = "too_large", "no_room"
+"""Why a pair is not compared: over 1 MiB, and over what may wait. Whoever collects answers says so."""
+
 
 class NotReadable(Exception):
     """An answer is not of the form that a comparer reads."""

@@ -23,8 +23,6 @@ LABELS, TEXT, FUNCTION = "labels", "text", "function"
 # and those of trees: type, missing, extra, length, value
 
 # Reasons why a pair is not compared
-TOO_LARGE, NO_ROOM = "too_large", "no_room"
-"""Over 1 MiB, and over what may wait: whoever collects answers says so."""
 NOT_JSON, NOT_LABELS, NOT_TEXT, TOO_DEEP, TOO_LONG = "not_json", "not_labels", "not_text", "too_deep", "too_long"
 RAISED, BAD_RESULT, HUNG, DIED = "function_raised", "function_result", "function_hung", "function_died"
 """The user's function raised, returned no bool or number from 0 to 1, took over 1 s, or ended its process. Whoever

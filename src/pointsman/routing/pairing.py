@@ -9,8 +9,7 @@ import asyncio
 import time
 from typing import NamedTuple, Protocol
 
-from pointsman.comparing.answers import Answer
-from pointsman.comparing.pairs import NO_ROOM, TOO_LARGE
+from pointsman.comparing.answers import NO_ROOM, TOO_LARGE, Answer
 from pointsman.exceptions import (
     BackpressureError,
     CallRejectedError,

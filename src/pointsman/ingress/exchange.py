@@ -265,13 +265,13 @@ class Exchange:
         call, self.call = self.call, None  # the call's future may refer to the exchange: no cycle may be left
         metrics, now = self._metrics, time.monotonic()
         if call is not None and call.tally is not None:
-            if self._reason == Reason.CLIENT_GONE:
-                if not self._first_byte:
-                    call.tally.waited(now - self._arrived)
-            elif self._first_byte:
-                call.tally.ended(status >= 500 or self._outcome == ABORTED)
-            else:
+            # hot: the usual end first
+            if not self._first_byte and (self._outcome is DELIVERED or self._reason != Reason.CLIENT_GONE):
                 call.tally.count(now - self._arrived, status >= 500)
+            elif not self._first_byte:
+                call.tally.waited(now - self._arrived)
+            elif self._reason != Reason.CLIENT_GONE:
+                call.tally.ended(status >= 500 or self._outcome == ABORTED)
         if metrics is None:
             return
         if not self._route:

@@ -26,7 +26,6 @@ import msgspec
 from pointsman.model.evidence import MetricKey, MetricTally, Tally, TallyKey
 from pointsman.telemetry.collector import Metric
 from pointsman.telemetry.tallies import (
-    DOUBLE,
     HEAD,
     MAX_KEY,
     NEW,
@@ -37,7 +36,7 @@ from pointsman.telemetry.tallies import (
     VALUES_AT,
     VERSIONS,
 )
-from pointsman.telemetry.values import BUCKETS, TALLY_WIDTH, tally_of
+from pointsman.telemetry.values import BUCKETS, tally_of
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +44,7 @@ RETIRED, BEGAN = "retired", "began"
 MAX_RETIRED = 2000
 """Of ended processes so many tallies are kept, those of the newest policies."""
 
-PAGE = 64
 _key = msgspec.msgpack.Decoder(TallyKey)
-_NOTHING = bytes(PAGE * DOUBLE)
 _FIRST = Struct(f"@{BUCKETS}d")
 
 
@@ -157,20 +154,8 @@ class TallyReader:
         values = memory[start + VALUES_AT : start + SLOT]
         if STAMP.unpack_from(memory, start)[0] != stamp:
             return None
-        slot = self._slots[start] = Slot(stamp, first, key, _tally_in(values))
+        slot = self._slots[start] = Slot(stamp, first, key, tally_of(values))
         return slot
-
-
-def _tally_in(values: bytes) -> Tally:
-    """The tally with these bytes. Most buckets are empty, so pages of zeros are passed over."""
-    numbers = [0.0] * TALLY_WIDTH
-    size = PAGE * DOUBLE
-    for page in range(0, len(values), size):
-        piece = values[page : page + size]
-        if piece != _NOTHING[: len(piece)]:
-            count = len(piece) // DOUBLE
-            numbers[page // DOUBLE : page // DOUBLE + count] = memoryview(piece).cast("d").tolist()
-    return tally_of(numbers)
 
 
 def read_key(packed: bytes) -> TallyKey | None:

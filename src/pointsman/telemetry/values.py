@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from math import log, sqrt
 from typing import Final
 
@@ -84,7 +83,6 @@ TALLY_WIDTH: Final = BUCKETS + HIGHEST - LOWEST + 1
 _LONGEST_AT: Final = BUCKETS + HIGHEST - LOWEST
 _PER_LOG: Final = 1 / log(RATIO)
 _TOP: Final = HIGHEST + 1e-9  # as in `bucket_of`, what lies this close to an edge is on it
-_MIDDLE: Final = 1 / sqrt(RATIO)  # of a bucket, as a share of its upper edge: at most 1 % from all that is in it
 
 
 class TallyValues(SeriesValues):
@@ -98,7 +96,7 @@ class TallyValues(SeriesValues):
     def count(self, seconds: float, error: bool) -> None:
         """Count a call that has ended, and took so long to the first byte of its answer."""
         values, at = self.values, self.at
-        values[at + ERRORS if error else at] += 1.0
+        values[at + error] += 1.0
         if SHORTEST_S < seconds < LONGEST_S:
             values[at + _LONGEST_AT - int(_TOP - log(seconds) * _PER_LOG)] += 1.0  # `bucket_of`
         else:
@@ -120,16 +118,32 @@ class TallyValues(SeriesValues):
 
     def tally(self) -> Tally:
         """What was counted so far."""
-        return tally_of(self.values[self.at : self.at + TALLY_WIDTH].tolist())
+        return tally_of(self.values[self.at : self.at + TALLY_WIDTH].cast("B"))
 
 
-def tally_of(numbers: Sequence[float]) -> Tally:
-    """The tally that has these values."""
-    latencies = {place - BUCKETS + LOWEST: int(n) for place, n in enumerate(numbers) if n and place >= BUCKETS}
-    seconds = sum(count * middle_of(bucket) for bucket, count in latencies.items())
-    return Tally(int(numbers[0]) + int(numbers[ERRORS]), int(numbers[ERRORS]), latencies, seconds)
+PAGE: Final = 64
+_PAGE_BYTES: Final = 8 * PAGE
+_EMPTY: Final = bytes(_PAGE_BYTES)
+
+
+def tally_of(values: bytes | memoryview[int]) -> Tally:
+    """The tally with these bytes. Most buckets are empty, so pages of zeros are passed over."""
+    ok, errors, _ = memoryview(values)[: 8 * BUCKETS].cast("d")
+    latencies: dict[int, int] = {}
+    for start in range(0, 8 * TALLY_WIDTH, _PAGE_BYTES):
+        page = bytes(values[start : start + _PAGE_BYTES])
+        if page != _EMPTY[: len(page)]:
+            first = start // 8 - BUCKETS + LOWEST
+            found = enumerate(memoryview(page).cast("d"), first)
+            latencies.update([(bucket, int(count)) for bucket, count in found if count and bucket >= LOWEST])
+    seconds = sum([count * _MIDDLES[bucket - LOWEST] for bucket, count in latencies.items()])
+    return Tally(int(ok) + int(errors), int(errors), latencies, seconds)
 
 
 def middle_of(bucket: int) -> float:
     """What a latency in this bucket was, in seconds, at most 1 % off."""
-    return upper_edge(bucket) * _MIDDLE
+    return _MIDDLES[min(max(bucket, LOWEST), HIGHEST) - LOWEST]
+
+
+_MIDDLES: Final = [upper_edge(bucket) / sqrt(RATIO) for bucket in range(LOWEST, HIGHEST + 1)]
+"""At most 1 % from all that is in each bucket."""

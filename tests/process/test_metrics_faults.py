@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import signal
@@ -158,6 +159,18 @@ def test_counts_outlive_those_who_count(tmp_path):
             assert httpx.get(f"{client.http_address}/e", timeout=WAIT_S).text == "ok"
         assert [scrape(client).sum(name) for name in counts] == [40.0] * 3
         assert client.stats()["endpoints"]["e"]["windows"]["policy"]["requests"] == 40
+
+        sent = answered = 0
+        (ingress,) = client.status()["http"]["ingresses"]
+        while sent < 60:  # some of them while there is no server
+            sent += 1
+            with contextlib.suppress(httpx.TransportError):
+                answered += httpx.get(f"{client.http_address}/e", timeout=WAIT_S).text == "ok"
+            if sent == 20:
+                killer = threading.Timer(0.05, os.kill, (ingress["pid"], signal.SIGKILL))
+                killer.start()
+        killer.join()
+        assert 40 + answered <= client.stats()["endpoints"]["e"]["windows"]["policy"]["requests"] <= 40 + sent
 
 
 def test_a_replica_that_blocks_holds_up_no_scrape():

@@ -163,6 +163,28 @@ def test_the_reader_sees_what_is_counted_and_what_is_forgotten(tmp_path: Path) -
     asyncio.run(main())
 
 
+def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The disk is full when a controller starts: it starts all the same, says so once, and reads later."""
+    (tmp_path / "t").write_text("no folder")
+
+    async def main() -> None:
+        reader = EvidenceReader(tmp_path / "t", nodes=ONE_NODE, exists=lambda key: True)
+        reading = asyncio.ensure_future(reader.run())
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+        (tmp_path / "t").unlink()
+        file = TallyFile(tmp_path / "t", "ingress")
+        Tallies(file).of(MAIN).count(0.1, False)
+        assert (await reader.now()).tallies[MAIN].requests == 1
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await reader.aclose()
+        file.close()
+
+    asyncio.run(main())
+    assert len(caplog.records) == 1
+
+
 def test_metrics_that_a_rollout_watches_are_read_of_all_nodes() -> None:
     """A gate on a histogram of user code gets its count and its sum by backend; other metrics are no evidence (RO4)."""
 

@@ -154,8 +154,6 @@ class EvidenceReader:
         metrics: returns the names of the metrics of user code that are wanted.
         exporter: collects this node's metrics; None if nothing is recorded.
 
-    Raises:
-        OSError: the folder cannot be used.
     """
 
     def __init__(
@@ -185,12 +183,15 @@ class EvidenceReader:
 
     async def run(self) -> None:
         """Read once a second, until cancelled."""
-        due = self._loop.time()
+        due, failed = self._loop.time(), False
         while True:
             try:
                 await self._read()
+                failed = False
             except OSError as error:
-                log.warning("what routers have counted cannot be read now: %s", error)
+                if not failed:
+                    log.warning("what routers have counted cannot be read now: %s", error)
+                failed = True
             due = max(due + EVERY_S, self._loop.time())
             await asyncio.sleep(due - self._loop.time())
 

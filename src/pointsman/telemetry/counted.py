@@ -179,10 +179,9 @@ class TallyCollector:
         self._readers: dict[str, TallyReader] = {}
         self._retired: dict[TallyKey, Tally] = {}
         self._sums: dict[TallyKey, tuple[list[Tally], Tally]] = {}
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self._began = self._named()
         self._merged: list[str] = []
-        self._read_retired()
+        self._unreadable: set[str] = set()
+        self._began = ""
 
     def collect(self) -> Counted:
         """What was counted up to now.
@@ -190,6 +189,10 @@ class TallyCollector:
         Raises:
             OSError: the folder cannot be read.
         """
+        if not self._began:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._read_retired()
+            self._began = self._named()
         self._look()
         counted = self._added_up()
         self._retire()
@@ -208,7 +211,9 @@ class TallyCollector:
             try:
                 self._readers[name] = TallyReader(self._folder / name)
             except OSError as error:
-                log.warning("the tallies in %s cannot be read now: %s", name, error)
+                if name not in self._unreadable:
+                    log.warning("the tallies in %s cannot be read now: %s", name, error)
+                self._unreadable.add(name)
 
     def _added_up(self) -> dict[TallyKey, Tally]:
         parts: dict[TallyKey, list[Tally]] = {key: [tally] for key, tally in self._retired.items()}
@@ -273,16 +278,12 @@ class TallyCollector:
     def _named(self) -> str:
         """The name of this counting: made by the first who reads the folder, and found by all later ones."""
         path = self._folder / BEGAN
-        try:
-            path.touch(mode=0o600)
-            name = path.read_text()
-            if not name:
-                name = secrets.token_hex(8)
-                path.write_text(name)
-            return name
-        except OSError as error:
-            log.warning("the tallies of this node have no name: %s", error)
-            return secrets.token_hex(8)
+        path.touch(mode=0o600)
+        name = path.read_text()
+        if not name:
+            name = secrets.token_hex(8)
+            path.write_text(name)
+        return name
 
 
 def metrics_in(collected: Mapping[str, Metric], names: Collection[str]) -> list[tuple[MetricKey, MetricTally]]:

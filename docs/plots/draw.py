@@ -316,6 +316,20 @@ def bucket_table() -> Iterator[str]:
         yield f"| {name} | " + " | ".join(f"{cell} ms" for cell in cells) + " |"
 
 
+def differ_table(runs: Runs) -> Iterator[str]:
+    """How long it takes to see that a shadow differs more often than the model does from itself."""
+    yield "| the shadow differs in | shown in | after, in half of the runs | in nine of ten |"
+    yield "| --- | --- | --- | --- |"
+    for rate in simulate.DIFFER:
+        pairs = [found or simulate.MOST_PAIRS for found in runs[f"differs {rate}"]]
+        shown = percent(sum(found > 0 for found in runs[f"differs {rate}"]) / len(pairs))
+        if rate == simulate.NOISE:
+            yield f"| {percent(rate, 0)} of the pairs, as the model itself | {shown} of the runs | | |"
+        else:
+            half, most = median(pairs), quantiles(pairs, n=10)[-1]
+            yield f"| {percent(rate, 0)} | {shown} | {half:,.0f} pairs | {most:,.0f} |"
+
+
 def interval_table() -> Iterator[str]:
     """What the error rate can be, after so many requests."""
     yield "| requests | errors | the error rate is between |"
@@ -327,7 +341,12 @@ def interval_table() -> Iterator[str]:
 
 def tables(runs: Runs) -> dict[str, str]:
     """The tables, as they are on the page."""
-    made = {"cost": cost_table(runs), "buckets": bucket_table(), "intervals": interval_table()}
+    made = {
+        "cost": cost_table(runs),
+        "buckets": bucket_table(),
+        "differs": differ_table(runs),
+        "intervals": interval_table(),
+    }
     return {name: "\n".join(rows) for name, rows in made.items()}
 
 

@@ -1,6 +1,6 @@
 """Runs of `pointsman.stats` for the page "Is the new model worse?", with fixed seeds.
 
-    python docs/plots/simulate.py    # writes runs.json beside this file; some minutes
+    python docs/plots/simulate.py    # writes runs.json beside this file; some minutes; or only those that are named
     python docs/plots/draw.py        # draws the SVG files from it, and prints the tables of the page
 
 Each run depends on its own seed only, and takes from it nothing but ``random()``, whose numbers are the same on each
@@ -10,6 +10,7 @@ machine. So a test makes a few of the runs again and finds the same integers, an
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
@@ -38,6 +39,17 @@ RATES = (0.015, 0.02, 0.03, 0.05, 0.1, 0.3, 1.0)
 
 MOST = 50_000
 """A run ends after so many requests of the canary."""
+
+NOISE = 0.03
+"""How often a model differs from itself."""
+
+DIFFER = (0.03, 0.06, 0.12, 0.3)
+"""How often a shadow differs from it."""
+
+PAIRS = 10
+"""Compared answers of the shadow for each pair of the model with itself."""
+
+MOST_PAIRS = 20_000
 
 PATH_RATES = (0.01, 0.03)
 PATH_LOOKS = 1000
@@ -106,6 +118,17 @@ def cost(run: int, rate: float) -> tuple[int, int]:
     return MOST, failed
 
 
+def differs(run: int, rate: float) -> int:
+    """After how many compared answers it is shown that a shadow differs more often than the model does from itself, or
+    0."""
+    draw, gate = Random(f"differs {rate} {run}").random, RateGate()
+    for pairs in range(PAIRS, MOST_PAIRS + 1, PAIRS):
+        gate.add(1, int(draw() < NOISE), PAIRS, sum(draw() < rate for _ in range(PAIRS)))
+        if gate.tripped:
+            return pairs
+    return 0
+
+
 def path(run: int, rate: float) -> list[tuple[int, float]]:
     """The logarithm of the e-value after each tenth request, and after the one that trips the gate."""
     tick, gate = ticks(f"path {rate}", run, rate), RateGate()
@@ -154,6 +177,7 @@ def stalls(run: int, times: float) -> tuple[int, int]:
 SIMULATIONS: dict[str, tuple[int, Callable[[int], Any]]] = {
     "equal": (1000, false_alarm),
     **{f"worse {rate}": (500, partial(cost, rate=rate)) for rate in RATES},
+    **{f"differs {rate}": (200, partial(differs, rate=rate)) for rate in DIFFER},
     **{f"path {rate}": (12, partial(path, rate=rate)) for rate in PATH_RATES},
     **{f"stalls {times}": (200, partial(stalls, times=times)) for times in (1.0, 1.5)},
 }
@@ -167,8 +191,13 @@ def load() -> dict[str, list[Any]]:
 
 
 def main() -> None:
+    names = sys.argv[1:] or list(SIMULATIONS)
+    known = load() if sys.argv[1:] else {}
     lines = []
     for name, (count, simulation) in SIMULATIONS.items():
+        if name not in names:
+            lines.append(f"{json.dumps(name)}: {json.dumps(known[name])}")
+            continue
         lines.append(f"{json.dumps(name)}: {json.dumps([simulation(run) for run in range(count)])}")
         print(f"{name}: {count} runs", flush=True)
     RUNS.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -41,7 +41,7 @@ def test_plots_are_drawn_from_the_runs() -> None:
         assert f"](plots/{name})" in PAGE
 
 
-@pytest.mark.parametrize("name", ["cost", "buckets", "intervals"])
+@pytest.mark.parametrize("name", ["cost", "buckets", "differs", "intervals"])
 def test_tables_are_those_of_the_runs(name: str) -> None:
     """The tables of the page are what the script prints."""
     assert f"<!-- {name} -->\n\n{draw.tables(RUNS)[name]}\n\n" in PAGE

@@ -93,6 +93,8 @@ def test_compared_answers_are_counted_once(page: Page, tmp_path: Path) -> None:
     state = Desired()
     page.show(state, {})
     page.show(state, {first: PairTally(10, 1), PairKey(ENDPOINT, NEW, "a", noise=True): PairTally(5, 5)})
+    page.show(state, {})  # a node does not answer
+    page.show(state, {first: PairTally(4, 1)})
     page.show(state, {first: PairTally(14, 2)})
     another = RolloutMetrics(MetricsWriter(tmp_path, "controller"))
     another.show(state, {first: PairTally(14, 2)}, {})

@@ -39,7 +39,7 @@ class RolloutMetrics:
         )
         self._shown: dict[str, Rollout] = {}
         self._written: dict[object, dict[Labelled, float]] = {}
-        self._counted: Mapping[PairKey, PairTally] | None = None
+        self._counted: dict[PairKey, PairTally] | None = None
 
     def show(
         self, state: Desired, pairs: Mapping[PairKey, PairTally], noise: Mapping[tuple[str, str], NoiseView]
@@ -72,13 +72,17 @@ class RolloutMetrics:
         self._written[about] = values
 
     def _count(self, pairs: Mapping[PairKey, PairTally]) -> None:
-        """Count what is new. All up to the first reading was counted by the controller before."""
-        before, self._counted = self._counted, dict(pairs)
+        """Count what is new. All up to the first reading was counted by the controller before. A count that has fallen,
+        since a node does not answer, counts again from where it was."""
+        if self._counted is None:
+            self._counted = dict(pairs)
         for key, tally in pairs.items():
-            if not key.noise:
-                new = tally.since(before.get(key, PairTally()) if before is not None else tally)
-                self._pairs[key.endpoint, key.backend, MATCHED].inc(max(0, new.pairs - new.mismatched))
-                self._pairs[key.endpoint, key.backend, MISMATCHED].inc(new.mismatched)
+            before = self._counted.get(key, PairTally())
+            if not key.noise and tally.pairs >= before.pairs:
+                self._counted[key] = tally
+                more = tally.since(before)
+                self._pairs[key.endpoint, key.backend, MATCHED].inc(max(0, more.pairs - more.mismatched))
+                self._pairs[key.endpoint, key.backend, MISMATCHED].inc(more.mismatched)
 
 
 def values_of(view: RolloutView) -> Iterator[tuple[Labelled, float]]:

@@ -97,4 +97,4 @@ def values_of(view: RolloutView) -> Iterator[tuple[Labelled, float]]:
 
 def _share(e: float, needed: float) -> float:
     """How far evidence is on its way from 1 to what it needs: 0 to 1, by logarithms."""
-    return min(1.0, log(max(e, 1.0)) / log(needed))
+    return min(1.0, log(max(e, 1.0)) / log(needed)) if needed > 1 else 1.0

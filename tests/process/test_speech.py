@@ -24,7 +24,7 @@ def test_example_serves_one_by_one_and_in_batches(tmp_path: Path) -> None:
     How fast it is depends on the machine and on what else runs there, so that is not asked."""
     for package in NEEDS:
         pytest.importorskip(package, reason=f"the example needs {package}, which is not installed here")
-    command = [sys.executable, str(EXAMPLE), "--requests", str(REQUESTS), "--connections", str(CONNECTIONS)]
+    command = [sys.executable, "-u", str(EXAMPLE), "--requests", str(REQUESTS), "--connections", str(CONNECTIONS)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     processes: dict[int, psutil.Process] = {}
     output = ""

@@ -108,6 +108,7 @@ def test_duplicate_tag(served, client, name):
         client.create_backend(name, echo)
 
 
+@pytest.mark.same_on_ray
 def test_the_dict_of_options_is_not_changed(served):
     """The caller's dicts stay as they were (CB6)."""
     options = {"num_cpus": 0.5, "env_vars": {"A": "1"}}

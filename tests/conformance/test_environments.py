@@ -138,6 +138,7 @@ def test_another_python(
     assert http.post(route).json()[1] == {"plain": 1}
 
 
+@pytest.mark.same_on_ray
 def test_source_crosses_versions(http: httpx.Client, served: Served, environments: Environments) -> None:
     """A function of a module that the other Python can import is sent by name, so any Python can run it (DM6)."""
     prefix = environments.get(NEW, python=other_python())
@@ -226,6 +227,7 @@ def test_imported_class(client: serve.Client, http: httpx.Client, served: Served
     assert where[:2] == [str(installed / "bin" / "python"), str(installed)]
 
 
+@pytest.mark.same_on_ray
 def test_imported_function(http: httpx.Client, served: Served, installed: Path) -> None:
     """An async function is named with a colon, and gets an async request (DM4)."""
     assert (
@@ -364,6 +366,7 @@ def test_env_of_another_kind(refused: Callable[..., str], env: object, error: ty
     assert "env" in refused(env, error=error)
 
 
+@pytest.mark.same_on_ray
 def test_taken_tag(client: serve.Client, served: Served, environments: Environments) -> None:
     """A tag that is taken is refused also with an environment, and the backend of that tag runs on (CB1)."""
     route = served(interpreter)
@@ -493,6 +496,7 @@ def locked(request):
 """
 
 
+@pytest.mark.same_on_ray
 def test_modules_that_replicas_do_not_find(client: serve.Client, served: Served, name: str, tmp_path: Path) -> None:
     """Code that was loaded from a path, and is on no import path, serves by value, and its exceptions are the script's;
     what keeps it from travelling is named before anything starts (CB12)."""

@@ -64,6 +64,7 @@ def test_many_calls_at_once(served, client, name):
     assert serve.get([handle.remote(n) for n in range(1000)]) == list(range(1000))
 
 
+@pytest.mark.same_on_ray
 def test_options(shared, client, name):
     """Options make a new handle, are inherited, and can be unset (HA2)."""
     shared(echo)
@@ -94,6 +95,7 @@ def test_missing_endpoints(client, name):
     client.delete_backend(name)
 
 
+@pytest.mark.same_on_ray
 def test_exceptions_that_cannot_travel(served, client, name):
     """An exception that cannot be pickled arrives as a RemoteError with its name and traceback (HA4)."""
     served(raise_unpicklable)
@@ -155,6 +157,7 @@ def test_timeout_leaves_the_call_running(served, client, name):
     assert future.result(30) == "late"
 
 
+@pytest.mark.same_on_ray
 def test_cancel(served, client, name):
     """Cancelling removes a queued call unseen and cancels a running async one (HA6)."""
     served(Held, config={"max_concurrent_queries": 2})
@@ -473,6 +476,7 @@ def test_cancelling_the_task_cancels_the_call(served, client, name):
     asyncio.run(use())
 
 
+@pytest.mark.same_on_ray
 def test_async_calls_follow_every_change(client, name):
     """The next call of an async handle goes where the last change says, and one that waits for its endpoint is told of
     it (CL4, HA3b)."""

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import family, http_for, start_client, wait_until
 from tests.process.load import Load
+from tests.properties import tries
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +61,27 @@ def test_a_hundred_reconfigures(client):
     client.delete_backend("value")
 
 
-def test_ten_redeploys(client):
-    """I deploy new code, arguments, config and options ten times while requests come: each is answered by one version,
-    and after a deploy has returned only by the newest (DP3, DP4, G1)."""
+REDEPLOYS = tries(6, 10)
+
+
+def test_one_redeploy_after_the_other(client):
+    """I deploy new code, arguments, config and options again and again while requests come: each is answered by one
+    version, and after a deploy has returned only by the newest (DP3, DP4, G1)."""
     config = {"num_replicas": 2, "rollout_watch_s": 0.1}
     client.deploy("code", Version, 0, route="/code", methods=["GET", "POST"], config=config)
     returned = []
     with Load(client, "/code", threads=2) as load:
-        for number in range(1, 11):
+        for number in range(1, REDEPLOYS + 1):
             changes = {"num_replicas": 1 + number % 2, "max_queued_queries": 500 + number}
             client.deploy("code", Version, number, config=changes, ray_actor_options={"num_cpus": number / 100})
             returned.append((load.sent, number))
         load.goes_on(20)
     assert load.statuses == {200}
-    assert {int(answer.text) for answer in load.answers} <= set(range(11))
+    assert {int(answer.text) for answer in load.answers} <= set(range(REDEPLOYS + 1))
     for sent, number in returned:
         assert load.late(sent, number) == []
     now = client.get_backend_config("code")
-    assert (now.num_replicas, now.max_queued_queries, now.rollout_watch_s) == (1, 510, 0.1)
+    assert (now.num_replicas, now.max_queued_queries, now.rollout_watch_s) == (1, 500 + REDEPLOYS, 0.1)
     client.delete_endpoint("code")
     client.delete_backend("code")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import os
@@ -24,6 +25,9 @@ from tests.environments import Environments
 from tests.properties import load_profile
 
 load_profile()
+
+# A new one reads all certificates of the system, 25 ms long, for each client and each call of httpx.get().
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 WAIT_S = 60.0
 """For conditions that come true at once as a rule, and late on a machine that is busy with other things."""

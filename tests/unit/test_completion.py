@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from pointsman.cli import completion
 from pointsman.cli.main import app
+from pointsman.engine.folder import runtime_folder
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.engine.local.lasttable import LastTable
 from pointsman.model import BackendRoute, EndpointSpec, ReplicaRef, RoutingTable, TrafficPolicy
@@ -29,7 +31,7 @@ def script(shell: str) -> str:
 
 
 @pytest.fixture
-def live(monkeypatch: pytest.MonkeyPatch) -> Path:
+def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An instance named `shop` that lives, as far as its folder says, and nothing else of this user."""
     base = Path(tempfile.mkdtemp(dir="/tmp", prefix="pc"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
@@ -43,7 +45,8 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Path:
         {tag: BackendRoute(tag, (ReplicaRef(1, f"{tag}#abcdef", "", b""),), 1, 1) for tag in backends},
     )
     LastTable(folder).keep(pack(table))
-    return base
+    yield base
+    shutil.rmtree(base)
 
 
 def offered(words: str) -> list[str]:
@@ -76,13 +79,16 @@ def test_names_of_what_lives_are_offered(words: str, expected: list[str], live: 
     assert offered(words) == expected
 
 
-def test_nothing_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no instance runs, or this user has no folder that is its own, Tab offers nothing and says nothing (LT4)."""
-    (tmp_path / "pointsman").mkdir(mode=0o777)
-    (tmp_path / "pointsman").chmod(0o777)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert offered("pointsman status --name ") == []
-    assert offered("pointsman traffic show ") == []
+    with tempfile.TemporaryDirectory(prefix="pm", dir="/tmp") as base:  # a short path: sockets would lie there
+        monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+        assert offered("pointsman status --name ") == []
+        folder = Path(base) / "pointsman"
+        assert runtime_folder() == folder
+        folder.chmod(0o777)
+        assert offered("pointsman status --name ") == []
+        assert offered("pointsman traffic show ") == []
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)

@@ -15,8 +15,9 @@ from pointsman.controller.operations import RolloutWaiter
 from pointsman.controller.rollouts.changes import find_rollout
 from pointsman.controller.rollouts.watch import RolloutWatch
 from pointsman.controller.rollouts.words import view_of
+from pointsman.exceptions import BackendStartError
 from pointsman.model.rollout import RolloutPlan, RolloutView
-from pointsman.testing import FakeEvidence, run, settle
+from pointsman.testing import FakeEvidence, ReplicaPlan, run, settle
 from pointsman.wire.commands import SetTraffic
 from pointsman.wire.rollouts import ControlRollout, StartRollout
 from tests.loop.world import World
@@ -249,6 +250,25 @@ def test_new_code_pauses_until_somebody_resumes(tmp_path: Path) -> None:
         assert (world.view.state, world.weights["new"]) == ("paused", 0.1)
         await world.change(ControlRollout(world.new_id(), "e", "resume", by="bob"))
         assert world.view.gates["error_rate"].value is None
+        await world.pass_seconds(18)
+        assert world.view.state == "promoted"
+
+    in_traffic(tmp_path, test)
+
+
+def test_new_code_that_fails(tmp_path: Path) -> None:
+    """Who brings code that cannot start is told so as ever, also when that has paused a rollout (RO10, DP6)."""
+
+    async def test(world: Traffic) -> None:
+        await world.begin(**PLAN)
+        await world.pass_seconds(2)
+        world.plan = ReplicaPlan(constructor_error="no such model")
+        with pytest.raises(BackendStartError, match="no such model"):
+            await world.replace("main", b"code 2")
+        assert world.view.state == "paused"
+        assert "backend 'main' got new code from the controller" in world.view.reason
+        world.plan = ReplicaPlan()
+        await world.change(ControlRollout(world.new_id(), "e", "resume", by="bob"))
         await world.pass_seconds(18)
         assert world.view.state == "promoted"
 

@@ -86,7 +86,8 @@ def followed(old: Desired, new: Desired, *, by: str, now: str, by_hand: str = ""
     """
     for rollout in old.rollouts.values():
         if rollout.is_live and new.rollouts.get(str(rollout.id)) is rollout:
-            new = _after_change(new, rollout, by=by, now=now, by_hand=by_hand == rollout.plan.endpoint)
+            version = max(new.version, old.version + 1)  # that of the change: who made it waits for that
+            new = _after_change(new, version, rollout, by=by, now=now, by_hand=by_hand == rollout.plan.endpoint)
     return new
 
 
@@ -209,22 +210,23 @@ def _resumed(state: Desired, rollout: Rollout, by: str, now: str) -> Desired:
     return _routed(state, anew, f"{words}, without the evidence from before", by, now)
 
 
-def _after_change(state: Desired, rollout: Rollout, *, by: str, now: str, by_hand: bool) -> Desired:
+def _after_change(state: Desired, version: int, rollout: Rollout, *, by: str, now: str, by_hand: bool) -> Desired:
     endpoint = state.endpoints.get(rollout.plan.endpoint)
     who = by or "someone"
     if endpoint is None:
         reason = f"superseded {so_far(rollout)}: {who} has deleted the endpoint"
-        return _now(state, rollout, SUPERSEDED, reason, by, now)
+        return _at(version, state, rollout, SUPERSEDED, reason, by, now)
     policy = endpoint.policy
     expected = weights_at(rollout.former, rollout.plan.to, rollout.weight)
     if by_hand or policy.weights != expected or policy.custom is not None:
-        return _now(state, rollout, SUPERSEDED, f"superseded {so_far(rollout)}: {who} has set traffic", by, now)
+        reason = f"superseded {so_far(rollout)}: {who} has set traffic"
+        return _at(version, state, rollout, SUPERSEDED, reason, by, now)
     changed = [tag for tag, version in rollout.codes.items() if _code(state, tag) != version]
     if changed:
         reason = f"paused {so_far(rollout)}: backend {changed[0]!r} got new code from {who}"
         # Also of one that is paused: what it had before is told by the evidence.
         forgetful = msgspec.structs.replace(rollout, forgets=True, codes=_codes(state, rollout.codes))
-        return _now(state, forgetful, PAUSED, reason, by, now)
+        return _at(version, state, forgetful, PAUSED, reason, by, now)
     if policy.version != rollout.policies[-1]:  # such as by another shadow
         versions = (*rollout.policies, policy.version)[-KEPT_POLICIES:]
         return _with(state, msgspec.structs.replace(rollout, policies=versions))
@@ -256,8 +258,15 @@ def _ended(
 
 def _now(state: Desired, rollout: Rollout, how: str, reason: str, by: str, now: str, words: str = "") -> Desired:
     """The state in which a rollout is in another state, and traffic is as it was; ``words`` are for the history."""
+    return _at(state.version + 1, state, rollout, how, reason, by, now, words)
+
+
+def _at(
+    version: int, state: Desired, rollout: Rollout, how: str, reason: str, by: str, now: str, words: str = ""
+) -> Desired:
+    """The same as a part of the change that made this version of the state."""
     ended = now if how in ENDED else ""
-    new = msgspec.structs.replace(state, version=state.version + 1)
+    new = msgspec.structs.replace(state, version=version)
     new = _with(new, msgspec.structs.replace(rollout, state=how, reason=reason, ended=ended))
     text = f"rollout {rollout.id}: {words or reason}"
     return noted(new, ENDPOINT + rollout.plan.endpoint, text, by=by, now=now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.conftest import wait_until
@@ -68,6 +70,25 @@ def test_a_version_that_works_is_promoted(client, http, standing, handle, name):
     assert {http.get(f"/{name}").text for _ in range(10)} == {"new"}
     with pytest.raises(ValueError, match="has ended: promoted to 100 %"):
         client.abort_rollout(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"min_samples": 2**70}, ValueError, "min_samples must be at most 1e+15, not 1.18059e+21"),
+        ({"steps": [0.5] * 101}, ValueError, "at most 100 weights"),
+        ({"gates": {"latency": {"p99": 10**400}}}, ValueError, "p99 of latency must be a finite number"),
+        ({"gates": {"latency": {99: 1.1}}}, TypeError, "options of latency are named by str, such as 'p99', not by 99"),
+        ({"gates": {"metrics": {"m": {"better": b"higher"}}}}, TypeError, "better of metrics.m must be a number"),
+        ({"gates": {"metrics": {"m" * 300: {"better": "higher"}}}}, ValueError, "no name of a metric"),
+        ({"alpha": 5e-324}, ValueError, "alpha must be a number of at least 1e-09"),
+    ],
+    ids=str,
+)
+def test_what_no_rollout_can_be_made_of(client, name, standing, options, error, words):
+    """Numbers and names that cannot be sent, stored or counted with are refused at once, in one sentence (RO2)."""
+    with pytest.raises(error, match=re.escape(words)):
+        client.start_rollout(name, standing(Failing), **options)
 
 
 def test_abort(client, standing, handle, name):

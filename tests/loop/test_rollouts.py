@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from pointsman.controller.operations import RolloutWaiter
+from pointsman.controller.rollouts import watch
 from pointsman.controller.rollouts.changes import find_rollout
+from pointsman.controller.rollouts.judge import Verdict
 from pointsman.controller.rollouts.watch import RolloutWatch
 from pointsman.controller.rollouts.words import view_of
+from pointsman.controller.state import Rollout
 from pointsman.exceptions import BackendStartError
 from pointsman.model.rollout import RolloutPlan, RolloutView
 from pointsman.testing import FakeEvidence, ReplicaPlan, run, settle
@@ -235,6 +238,30 @@ def test_a_version_whose_replica_dies(tmp_path: Path) -> None:
         assert world.view.state == "rolled_back"
         assert "health: backend 'new' is UNHEALTHY: " in world.view.reason
         assert world.view.gates["health"].tripped
+
+    in_traffic(tmp_path, test)
+
+
+def test_one_that_cannot_be_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollout that trips over a bug stays where it is, and says so once; all others are judged (RO7)."""
+    said: list[str] = []
+    monkeypatch.setattr(watch.log, "critical", lambda text, *args, **_: said.append(text % args))
+    judged = watch.judge
+
+    def judge(rollout: Rollout, *args: Any) -> tuple[Rollout, Verdict]:
+        return judged(rollout, *args) if rollout.plan.endpoint == "e" else 1 / 0  # type: ignore[return-value]
+
+    monkeypatch.setattr(watch, "judge", judge)
+
+    async def test(world: Traffic) -> None:
+        await world.begin(**PLAN)
+        await world.create_endpoint("f", "main", None)
+        await world.change(StartRollout(world.new_id(), RolloutPlan("f", "new"), by="ann"))
+        world.failing["new"] = 1.0
+        await world.pass_seconds(6)
+        assert world.view.state == "rolled_back"
+        assert find_rollout(world.controller.desired, "f").state == "running"
+        assert said == ["rollout 2 cannot be judged, and stays where it is"]
 
     in_traffic(tmp_path, test)
 

@@ -145,6 +145,7 @@ def test_the_reader_sees_what_is_counted_and_what_is_forgotten(tmp_path: Path) -
         reader = EvidenceReader(tmp_path / "t", nodes=ONE_NODE, exists=lambda key: key.endpoint in here)
         file = TallyFile(tmp_path / "t", "ingress")
         tallies, heard = Tallies(file), list[Evidence]()
+        reader.subscribe(lambda evidence: 1 / 0)  # whoever has a bug keeps it from nobody else
         reader.subscribe(heard.append)
         for version in range(1, 8):
             tallies.of(MAIN._replace(policy_version=version)).count(0.1, False)
@@ -200,6 +201,8 @@ def test_metrics_that_a_rollout_watches_are_read_of_all_nodes() -> None:
     counts.heard("b", Counted("two", metrics=[(key, MetricTally(2, 1.0))]))
     counts.heard("b", Counted("three"))
     assert counts.metrics() == {key: MetricTally(8, 4.0)}
+    counts.heard("c", Counted("four", metrics=[(key, MetricTally(2, float("inf")))]))  # 1e308, twice
+    assert counts.metrics() == {}
     plan = RolloutPlan("greet", "canary", gates={"metrics": {"score": {"better": "higher"}}})
     rollout = Rollout(1, plan, {}, (), {}, "", "")
     assert metrics_watched(Desired(rollouts={"1": rollout})) == {"score"}

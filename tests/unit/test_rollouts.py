@@ -469,3 +469,13 @@ def test_the_same_evidence_counts_once() -> None:
     after = story.rollout
     assert (after.exposed, after.samples, after.totals) == (before.exposed, before.samples, before.totals)
     assert after.gates["error_rate"] == before.gates["error_rate"]
+
+
+def test_a_metric_of_impossible_values() -> None:
+    """Values so large that nothing can be made of their difference leave the gate as it was (RO4)."""
+    story = Story(gates={"metrics": {"score": {"better": "higher"}}}, hold_s=1000)
+    for second in range(1, 40):
+        sums = {MetricKey(MAIN, "score"): 1e300 * second, MetricKey(NEW, "score"): -1e300 * second}
+        story.counts.set_metrics({key: MetricTally(200 * second, total) for key, total in sums.items()})
+        story.pass_seconds(1)
+    assert (story.view.state, story.view.gates["metrics.score"].e) == ("running", 1.0)

@@ -12,7 +12,7 @@ import msgspec
 from pointsman.arguments import check_object_name, check_timeout
 from pointsman.client.operations import Operations, new_id
 from pointsman.model.evidence import Numbers, Tally, TallyKey, Window
-from pointsman.model.rollout import RolloutPlan, RolloutView
+from pointsman.model.rollout import LARGEST, MOST_STEPS, RolloutPlan, RolloutView
 from pointsman.policy.verdict import Piece, as_view, compare
 from pointsman.stats.checking import check_count, check_number
 from pointsman.wire.messages import unpack
@@ -90,7 +90,7 @@ class RolloutOperations(Operations):
             check_object_name(to, "to"),
             _steps(steps),
             check_number(hold_s, "hold_s"),
-            check_count(min_samples, "min_samples"),
+            _samples(min_samples),
             _gates(gates),
             check_number(alpha, "alpha"),
             check_number(patience, "patience"),
@@ -241,7 +241,16 @@ def _before(window: Window, later: Window, key: TallyKey) -> Tally:
 def _steps(steps: Any) -> tuple[float, ...]:
     if not isinstance(steps, (list, tuple)):
         raise TypeError(f"steps must be a list of weights such as [0.05, 1.0], not {steps!r}")
+    if len(steps) > MOST_STEPS:  # the message would be too long to send
+        raise ValueError(f"steps must have at most {MOST_STEPS} weights, not {len(steps)}")
     return tuple(check_number(weight, "each of steps") for weight in steps)
+
+
+def _samples(count: Any) -> int:
+    samples = check_count(count, "min_samples")
+    if samples > LARGEST:
+        raise ValueError(f"min_samples must be at most {LARGEST:g}, not {float(samples):g}")
+    return samples
 
 
 def _gates(gates: Any) -> dict[str, dict[str, Any]]:
@@ -255,7 +264,21 @@ def _gates(gates: Any) -> dict[str, dict[str, Any]]:
     for name, options in gates.items():
         if not isinstance(name, str) or not isinstance(options, Mapping):
             raise TypeError(f"gates must be a dict of gate to options such as {{'latency': {{}}}}, not {gates!r}")
-    plain: dict[str, dict[str, Any]] = msgspec.to_builtins({name: dict(options) for name, options in gates.items()})
+    return {name: _options(name, options) for name, options in gates.items()}
+
+
+def _options(of: str, options: Mapping[Any, Any]) -> dict[str, Any]:
+    """Options of a gate, or of one of its metrics, as values that can be sent."""
+    plain: dict[str, Any] = {}
+    for name, value in options.items():
+        if not isinstance(name, str):
+            raise TypeError(f"options of {of} are named by str, such as 'p99', not by {name!r}")
+        if isinstance(value, Mapping):
+            plain[name] = _options(f"{of}.{name}", value)
+        elif value is None or isinstance(value, (bool, str)):
+            plain[name] = value
+        else:
+            plain[name] = check_number(value, f"{name} of {of}")
     return plain
 
 

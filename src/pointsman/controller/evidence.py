@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from math import isfinite
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -123,11 +124,12 @@ class NodeCounts:
         return {key: total[key] for key in newest(total)}
 
     def metrics(self) -> dict[MetricKey, MetricTally]:
-        """The metrics that were asked for."""
+        """The metrics that were asked for, without those whose sum is no finite number: user code may count anything,
+        and nothing can be made of that."""
         total = dict(self._metrics_before)
         for counted in self._newest.values():
             _add(total, counted.metrics)
-        return total
+        return {key: tally for key, tally in total.items() if isfinite(tally.sum)}
 
 
 def _add(to: dict[K, T], more: Iterable[tuple[K, T]]) -> None:
@@ -231,7 +233,12 @@ class EvidenceReader:
         evidence = await self._loop.run_in_executor(self._thread, self._take, others, metrics, self._loop.time())
         self._newest = evidence
         for heard in list(self._heard):
-            heard(evidence)
+            try:
+                heard(evidence)
+            except Exception:
+                # A bug of one who hears it, which would come again in each controller that reads the same state: the
+                # others, and reading, go on.
+                log.critical("what routers have counted could not be taken in", exc_info=True)
 
     async def _ask_others(self, metrics: frozenset[str]) -> dict[str, Counted]:
         """What other nodes have answered; nothing where they are late, which then counts for the next reading."""

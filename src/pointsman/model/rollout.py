@@ -11,6 +11,10 @@ PROMOTED, ROLLED_BACK, ABORTED, SUPERSEDED = "promoted", "rolled_back", "aborted
 ENDED = frozenset({PROMOTED, ROLLED_BACK, ABORTED, SUPERSEDED})
 """States that a rollout does not leave."""
 
+MOST_STEPS = 100
+LARGEST = 1e15
+"""No number of a plan may be larger: sums and powers of it stay finite."""
+
 
 class RolloutPlan(Struct, frozen=True):
     """What a rollout shall do.

@@ -22,7 +22,7 @@ from pointsman.controller.rollouts.options import (
 )
 from pointsman.controller.state import Arms, Means, Pairs
 from pointsman.model.evidence import Tally
-from pointsman.model.rollout import RolloutPlan
+from pointsman.model.rollout import LARGEST, RolloutPlan
 from pointsman.stats import BlockGate, LatencyGate, RateGate, rate_interval
 from pointsman.stats.latency import bucket_of, quantile_bucket
 
@@ -314,6 +314,8 @@ class Metric(_Betting):
             return
         baseline, canary = self._block.taken()
         loss, unit = self._sign * (baseline["sum"] / n0 - canary["sum"] / n1), 1 / n1 + 1 / n0
+        if abs(loss) > LARGEST:  # values that nobody can mean, whose squares are no numbers
+            return
         if self._squares:
             self._gate.add(loss - self._max_loss, sqrt(self._squares / self._blocks * unit))
         self._squares += loss * loss / unit

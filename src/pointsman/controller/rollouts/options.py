@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from pointsman.model.rollout import RolloutPlan
+from pointsman.model.rollout import LARGEST, MOST_STEPS, RolloutPlan
+from pointsman.telemetry.collector import METRIC_NAME
 
 ERROR_RATE, LATENCY, MISMATCH, METRICS, HEALTH = "error_rate", "latency", "mismatch", "metrics", "health"
 DEFAULT_GATES: dict[str, dict[str, Any]] = {ERROR_RATE: {}, LATENCY: {}, HEALTH: {}}
@@ -17,6 +18,10 @@ BURST_S = "burst_s"
 DEFAULT_QUANTILE = {"p99": 1.05}
 DEFAULT_BLOCK_S = 10.0
 HOLD, ROLL_BACK = "hold", "rollback"
+LEAST_ALPHA = 1e-9
+MOST_WATCHED = 20
+"""Quantiles or metrics of one gate: the controller looks at each once a second."""
+LONGEST_NAME = 200
 
 _QUANTILE = re.compile(r"p([0-9]{1,2}(?:\.[0-9]{1,4})?)")
 
@@ -37,7 +42,11 @@ def checked(plan: RolloutPlan) -> RolloutPlan:
     for name, value, (fits, what) in (
         ("hold_s", plan.hold_s, _ABOVE_0),
         ("min_samples", plan.min_samples, _NOT_NEGATIVE),
-        ("alpha", plan.alpha, (lambda alpha: 0 < alpha < 1, "a number above 0 and below 1")),
+        (
+            "alpha",
+            plan.alpha,
+            (lambda alpha: LEAST_ALPHA <= alpha < 1, f"a number of at least {LEAST_ALPHA:g} and below 1"),
+        ),
         ("patience", plan.patience, (lambda times: times >= 1, "a number of 1 or more")),
     ):
         _number(name, value, fits, what)
@@ -46,7 +55,7 @@ def checked(plan: RolloutPlan) -> RolloutPlan:
     gates = plan.gates or DEFAULT_GATES
     for name in gates:
         if name not in _READERS:
-            raise ValueError(f"there is no gate {name!r}; there are {', '.join(_READERS)}")
+            raise ValueError(f"there is no gate {name[:LONGEST_NAME]!r}; there are {', '.join(_READERS)}")
     return msgspec.structs.replace(plan, gates={name: _READERS[name](options) for name, options in gates.items()})
 
 
@@ -69,19 +78,23 @@ def _check_steps(steps: tuple[float, ...]) -> None:
     numbers = [_number("each of steps", step, lambda step: 0 < step <= 1, "above 0 and at most 1") for step in steps]
     if not numbers:
         raise ValueError("steps must have at least one weight")
+    if len(numbers) > MOST_STEPS:
+        raise ValueError(f"steps must have at most {MOST_STEPS} weights, not {len(numbers)}")
     if any(after <= before for before, after in pairwise(numbers)):
         raise ValueError(f"steps must rise, and {list(steps)} do not")
 
 
 def _number(name: str, value: Any, fits: Check, what: str) -> float:
-    """The number, which is finite.
+    """The number, which is at most :data:`LARGEST`.
 
     Raises:
         ValueError: it is none, or does not fit; ``what`` says what would.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not abs(value) < float("inf") or not fits(value):
+    if not is_number or not fits(value):
         raise ValueError(f"{name} must be {what}, not {value!r}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST:g}, not {value!r}")
     return float(value)
 
 
@@ -89,7 +102,8 @@ def _numbers(gate: str, options: Mapping[str, Any], known: Mapping[str, tuple[An
     """All options of a gate. One that is left out, or None, has its default."""
     for name in options:
         if name not in known:
-            raise ValueError(f"gate {gate!r} has no option {name!r}; it has {', '.join(known) or 'none'}")
+            shown = name[:LONGEST_NAME]
+            raise ValueError(f"gate {gate!r} has no option {shown!r}; it has {', '.join(known) or 'none'}")
     read = {}
     for name, (default, fits, what) in known.items():
         value = options.get(name)
@@ -109,10 +123,12 @@ def _error_rate(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _latency(options: Mapping[str, Any]) -> dict[str, Any]:
     quantiles = quantiles_of(options) or DEFAULT_QUANTILE
+    _check_few(LATENCY, "quantiles", quantiles)
     for name in quantiles:
         found = _QUANTILE.fullmatch(name)
         if found is None or not 0 < float(found[1]) < 100:
-            raise ValueError(f"gate {LATENCY!r} has no option {name!r}; it has {BURST_S}, and quantiles such as p99")
+            shown = name[:LONGEST_NAME]
+            raise ValueError(f"gate {LATENCY!r} has no option {shown!r}; it has {BURST_S}, and quantiles such as p99")
     limits: dict[str, tuple[Any, Check, str]] = dict.fromkeys(quantiles, (None, *_ABOVE_0))
     read = _numbers(LATENCY, {**options, **quantiles}, {**limits, BURST_S: (DEFAULT_BLOCK_S, *_NOT_NEGATIVE)})
     if None in read.values():
@@ -127,14 +143,22 @@ def _mismatch(options: Mapping[str, Any]) -> dict[str, Any]:
 def _metrics(options: Mapping[str, Any]) -> dict[str, Any]:
     if not options:
         raise ValueError(f"gate {METRICS!r} must name at least one metric")
+    _check_few(METRICS, "metrics", options)
     read: dict[str, Any] = {}
     for name, given in options.items():
+        if not METRIC_NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            raise ValueError(f"gate {METRICS!r} cannot watch {name[:LONGEST_NAME]!r}, which is no name of a metric")
         if not isinstance(given, Mapping) or given.get("better") not in ("higher", "lower"):
             raise ValueError(f"metric {name!r} of gate {METRICS!r} needs better: 'higher' or 'lower', not {given!r}")
         rest = {key: value for key, value in given.items() if key != "better"}
         numbers = _numbers(f"{METRICS}.{name}", rest, {"max_loss": (0.0, *_NOT_NEGATIVE)})
         read[name] = {"better": given["better"], **numbers}
     return read
+
+
+def _check_few(gate: str, what: str, watched: Mapping[str, Any]) -> None:
+    if len(watched) > MOST_WATCHED:
+        raise ValueError(f"gate {gate!r} takes at most {MOST_WATCHED} {what}, not {len(watched)}")
 
 
 def _health(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class RolloutWatch:
         # What the store has not got yet: the stored rollout, and what was made of it since.
         self._ahead: dict[int, tuple[Rollout, Rollout]] = {}
         self._failed = False
+        self._not_judged: frozenset[int] = frozenset()
 
     def heard(self, evidence: Evidence) -> None:
         """Judge by a reading of the evidence. A reading that comes while the last one is judged is left out: the next
@@ -84,14 +85,22 @@ class RolloutWatch:
 
     def _decide(self, state: Desired, time: str, evidence: Evidence, elapsed_s: float, news: list[str]) -> Desired:
         ahead: dict[int, tuple[Rollout, Rollout]] = {}
+        not_judged: set[int] = set()
         new = state
         for stored in state.rollouts.values():
             if not stored.is_live:
                 continue
             base, known = self._ahead.get(stored.id, (stored, stored))
-            judged, verdict = judge(
-                known if base is stored else stored, evidence, elapsed_s, self._unhealthy(state, stored.plan.to)
-            )
+            known = known if base is stored else stored
+            try:
+                judged, verdict = judge(known, evidence, elapsed_s, self._unhealthy(state, stored.plan.to))
+            except Exception:
+                # A bug, or a number that user code has made up. Its weight stays, and it is tried again with the next
+                # reading; the other rollouts are none of its business.
+                not_judged.add(stored.id)
+                if stored.id not in self._not_judged:
+                    log.critical("rollout %d cannot be judged, and stays where it is", stored.id, exc_info=True)
+                continue
             if judged.counted is not None and judged.instance != self._instance:
                 judged = msgspec.structs.replace(judged, instance=self._instance)
             ahead[stored.id] = (stored, judged)
@@ -101,7 +110,7 @@ class RolloutWatch:
             elif judged == stored and verdict.reason == stored.reason:
                 continue
             new = settled(new, judged, verdict, time)
-        self._ahead = ahead
+        self._ahead, self._not_judged = ahead, frozenset(not_judged)
         return new
 
     def _unhealthy(self, state: Desired, tag: str) -> str:

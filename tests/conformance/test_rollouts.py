@@ -75,7 +75,8 @@ def test_a_version_that_works_is_promoted(client, http, standing, handle, name):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"min_samples": 2**70}, ValueError, "min_samples must be at most 1e+15, not 1.18059e+21"),
+        ({"min_samples": 2**70}, ValueError, "min_samples must be at most 1e+15, not 1180591620717411303424"),
+        ({"min_samples": 10**400}, ValueError, "min_samples must be at most 1e+15, not 1000"),
         ({"steps": [0.5] * 101}, ValueError, "at most 100 weights"),
         ({"gates": {"latency": {"p99": 10**400}}}, ValueError, "p99 of latency must be a finite number"),
         ({"gates": {"latency": {99: 1.1}}}, TypeError, "options of latency are named by str, such as 'p99', not by 99"),

@@ -249,7 +249,7 @@ def _steps(steps: Any) -> tuple[float, ...]:
 def _samples(count: Any) -> int:
     samples = check_count(count, "min_samples")
     if samples > LARGEST:
-        raise ValueError(f"min_samples must be at most {LARGEST:g}, not {float(samples):g}")
+        raise ValueError(f"min_samples must be at most {LARGEST:g}, not {count!r:.40}")
     return samples
 
 

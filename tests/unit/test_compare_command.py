@@ -87,7 +87,7 @@ def test_the_time_is_asked_for_in_pieces():
     client.compare_traffic("greet", "main", "new", over_s=600)
     asked = next(command for command in client.sent if isinstance(command, QueryTallies))
     assert asked.over_s == tuple(float(30 * part) for part in range(20, 0, -1))
-    assert asked.endpoint == "greet"
+    assert (asked.endpoint, asked.both) == ("greet", ("main", "new"))
 
 
 def test_windows_become_pieces_of_time():

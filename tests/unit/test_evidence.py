@@ -115,6 +115,25 @@ def test_windows_are_of_all_versions_and_the_policy_s_own_of_one() -> None:
         numbers_of(desired, newest, fake.earlier, [], endpoint="gone", time=time)
 
 
+def test_two_backends_are_compared_over_the_policies_that_had_both() -> None:
+    """What the baseline answered before the canary had traffic does not count in a comparison, to the request."""
+    fake = FakeEvidence()
+    fake.count("greet", "main", version=2, latencies=[0.4] * 50)
+    fake.tick(10.0)
+    fake.count("greet", "main", version=3, latencies=[0.2] * 20)
+    fake.count("greet", "canary", version=3, latencies=[0.2] * 5)
+    newest = fake.tick(20.0)
+    desired = Desired(endpoints={"greet": EndpointSpec("greet", "/greet", ("GET",), TrafficPolicy(3, {"main": 1.0}))})
+
+    def counted(*both: str) -> dict[str, int]:
+        time = datetime.now(timezone.utc)
+        numbers = numbers_of(desired, newest, fake.earlier, [60.0], endpoint="greet", both=both, time=time)
+        return {key.backend: tally.requests for key, tally in numbers.windows[0].tallies.items()}
+
+    assert counted("main", "canary") == {"main": 20, "canary": 5}
+    assert counted() == counted("main", "gone") == {"main": 70, "canary": 5}
+
+
 def test_stats_have_windows_by_endpoint_backend_and_shadow() -> None:
     """The numbers of a canary, of the backend beside it, and of a shadow stand apart; users' numbers have no copies."""
     view: dict[str, Any] = {"endpoints": {"greet": {}}, "backends": {"canary": {"latency_ms": {}}}}

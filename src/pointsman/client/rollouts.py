@@ -210,7 +210,7 @@ class RolloutOperations(Operations):
             if tag not in there:
                 raise ValueError(f"backend {tag!r} does not exist; there are {sorted(there)}")
         ages = tuple(seconds * part / PIECES for part in range(PIECES, 0, -1))
-        numbers = unpack(self._session.command(QueryTallies(new_id(), ages, name)), Numbers)
+        numbers = unpack(self._session.command(QueryTallies(new_id(), ages, name, (first, second))), Numbers)
         pieces = pieces_of(numbers.windows, TallyKey(name, 0, first), TallyKey(name, 0, second))
         return {"endpoint": name, "over_s": seconds, **as_view(compare(first, second, pieces))}
 

@@ -254,7 +254,9 @@ class Commands:
             raise ServeException(f"what routers have counted cannot be read: {error}") from None
         time, earlier = datetime.now(timezone.utc), self._evidence.earlier
         desired = self._controller.desired
-        return numbers_of(desired, newest, earlier, command.over_s, endpoint=command.endpoint, time=time)
+        return numbers_of(
+            desired, newest, earlier, command.over_s, endpoint=command.endpoint, both=command.both, time=time
+        )
 
     async def _read(self, exporter: Exporter) -> Reading:
         """The metrics of all nodes."""

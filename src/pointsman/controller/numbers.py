@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from pointsman.controller.state import Desired
-from pointsman.model.evidence import Evidence, Numbers, Tally, TallyKey, Window
+from pointsman.model.evidence import ROUTED, Evidence, Numbers, Tally, TallyKey, Window
 
 
 def numbers_of(
@@ -16,6 +16,7 @@ def numbers_of(
     over_s: Sequence[float | None],
     *,
     endpoint: str | None,
+    both: Sequence[str] = (),
     time: datetime,
 ) -> Numbers:
     """What was counted in each window.
@@ -25,14 +26,15 @@ def numbers_of(
         earlier: the reading that was the newest so many seconds before, or the oldest there is.
         over_s: the length of each window in seconds; None for all that is known.
         endpoint: only what is of this one; None for all.
+        both: backends; only versions of the policy count under which each of them has answered, if there are any.
         time: of day, now.
 
     Raises:
         ValueError: the endpoint does not exist.
     """
     if endpoint is not None and endpoint not in desired.endpoints:
-        raise ValueError(f"endpoint {endpoint!r} does not exist")
-    now = _of(newest, endpoint)
+        raise ValueError(f"endpoint {endpoint!r} does not exist; there are {sorted(desired.endpoints)}")
+    now = _shared(_of(newest, endpoint), both)
     policies = {
         key: tally
         for key, tally in now.items()
@@ -46,6 +48,19 @@ def _of(evidence: Evidence, endpoint: str | None) -> Mapping[TallyKey, Tally]:
     if endpoint is None:
         return evidence.tallies
     return {key: tally for key, tally in evidence.tallies.items() if key.endpoint == endpoint}
+
+
+def _shared(tallies: Mapping[TallyKey, Tally], both: Sequence[str]) -> Mapping[TallyKey, Tally]:
+    answered = [
+        {
+            key.policy_version
+            for key, tally in tallies.items()
+            if (key.backend, key.kind) == (tag, ROUTED) and tally.requests
+        }
+        for tag in both
+    ]
+    versions = set.intersection(*answered) if answered else set()
+    return {key: tally for key, tally in tallies.items() if key.policy_version in versions} if versions else tallies
 
 
 def _window(now: Mapping[TallyKey, Tally], at: float, then: Evidence | None) -> Window:

@@ -16,10 +16,13 @@ class QueryTallies(Command, frozen=True, tag="query_tallies"):
     Attributes:
         over_s: the length of each window in seconds; None for all that is known.
         endpoint: only this one; None for all.
+        both: only what versions of its policy have routed under which each of these backends has answered; all, if
+            there is no such version.
     """
 
     over_s: tuple[float | None, ...]
     endpoint: str | None = None
+    both: tuple[str, ...] = ()
 
 
 class StartRollout(Signed, frozen=True, tag="start_rollout"):

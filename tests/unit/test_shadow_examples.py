@@ -75,6 +75,7 @@ def test_no_secret_is_left_where_a_name_is_redacted(value: Any) -> None:
     [
         Answer(200, "text/plain", f"card {SECRET}".encode()),
         Answer(200, "text/plain", f'"{SECRET}"'.encode()),
+        Answer(200, JSON, f'"no such card: {SECRET}"'.encode()),
         Answer(200, JSON, f'{{"card": "{SECRET}"'.encode()),
         Answer(200, "image/png", f"\xff{SECRET}".encode("latin-1")),
         Answer(500, error=f"ValueError: no such card {SECRET}"),
@@ -83,11 +84,11 @@ def test_no_secret_is_left_where_a_name_is_redacted(value: Any) -> None:
         Answer(200, "", f'{{"card": "{SECRET}"}}'.encode()),
         Answer(200, JSON, f'{{"card": "{SECRET}", "card": "{SECRET}"}}'.encode()),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_has_no_paths_is_redacted_whole(shadow: Answer) -> None:
-    """Where something is to be redacted, an answer that is no JSON is stored not at all, and neither are the texts of
-    errors (SC8)."""
+    """Where something is to be redacted, an answer that is no object or list is stored not at all, and neither are the
+    texts of errors (SC8)."""
     example = made(answer({"card": SECRET, "n": 1}), shadow, "$.card", "$[*].card", where="$.card.digits[0]")
     assert example.primary == {"status": 200, "body": {"card": REDACTED, "n": 1}}
     assert example.where == "$.card"

@@ -53,8 +53,8 @@ def make_example(
     """What is stored of a pair that does not match.
 
     Args:
-        redact: paths; what is there becomes ``"[redacted]"``. Where any are given, an answer that is no JSON has no
-            paths and is redacted as a whole, and so are texts of errors.
+        redact: paths; what is there becomes ``"[redacted]"``. Where any are given, an answer that is no JSON object
+            or list has no paths and is redacted as a whole, and so are texts of errors.
     """
     hidden = Places.of(redact)
     with_type = outcome.kind == CONTENT_TYPE
@@ -134,9 +134,10 @@ def _plain(answer: Answer) -> Any:
 
 
 def _redacted_json(answer: Answer, hidden: Places) -> Any:
-    """A JSON value without what is hidden. A text that happens to be a number in JSON has no paths, so it is none."""
+    """A JSON object or list without what is hidden. Other values have no paths: a message in place of an object may
+    tell what would have been hidden there."""
     value = json_of(answer)
-    if not isinstance(value, (dict, list)) and not answer.is_json:
+    if not isinstance(value, (dict, list)):
         raise NotReadable
     return redacted(value, hidden)
 

@@ -147,6 +147,15 @@ def test_a_function_decides(result: Any, outcome: Outcome) -> None:
     assert compared(BY, [1], [2], called(result)[0]) == outcome
 
 
+def test_a_function_without_memory_ends_its_process() -> None:
+    """Where a function finds no memory its process has to end: the error is not taken for one of this pair; and an
+    answer that is nested too deeply is no fault of the function (SC3, SC9)."""
+    with pytest.raises(MemoryError):
+        compared(BY, [1], [2], called(MemoryError())[0])
+    deep = Answer(200, "application/json", b"[" * 50_000 + b"]" * 50_000)
+    assert compared(BY, deep, [1], called(True)[0]) == Outcome(uncompared="too_deep")
+
+
 @pytest.mark.parametrize(
     ("answer", "value"),
     [

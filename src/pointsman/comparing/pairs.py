@@ -63,6 +63,9 @@ def compare_answers(by: Comparer, primary: Answer, shadow: Answer, function: Use
 
     Args:
         function: the user's, imported; for comparers of kind ``function``.
+
+    Raises:
+        MemoryError: in the user's function.
     """
     if primary.failed and shadow.failed and primary.status == shadow.status:
         return MATCH
@@ -132,8 +135,11 @@ def _text(by: Text, primary: Answer, shadow: Answer) -> Outcome:
 
 
 def _function(function: UserFunction, primary: Answer, shadow: Answer) -> Outcome:
+    values = decoded(primary), decoded(shadow)
     try:
-        result = function(decoded(primary), decoded(shadow))
+        result = function(*values)
+    except MemoryError:
+        raise  # what is left of this process is of no use, which its owner knows best
     except Exception:  # noqa: BLE001 - user code may raise anything, and nobody but the report is to know
         return Outcome(uncompared=RAISED)
     score = score_of(result)

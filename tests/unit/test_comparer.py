@@ -195,7 +195,7 @@ def test_a_slow_comparison_counts_as_uncompared(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(subjects, "compare_answers", slow)
     one = subject(tmp_path / "c", Exact())
-    one.take(pair(answer(1), answer(1)))
+    one.take(pair(answer("1" * 2000), answer("1" * 2000)))
     one.close()
     assert counted(tmp_path / "c")["", "uncompared", "too_slow"] == 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from pointsman.comparing.answers import NO_ROOM, TOO_LARGE, Answer
@@ -24,7 +25,7 @@ from pointsman.model import Comparison
 from pointsman.routing.call import Call, CallFuture
 from pointsman.routing.reply import Reply
 from pointsman.wire.frames import Body
-from pointsman.wire.pairs import MAX_ANSWER, NO_ANSWER, NOT_RUN, Pair, Sides
+from pointsman.wire.pairs import MAX_ANSWER, NO_ANSWER, NOT_RUN, SAME_BACKEND, Pair, Sides
 
 clock = time.monotonic
 
@@ -59,27 +60,97 @@ class PairSink(Protocol):
         """The router has ended."""
 
 
+class Compared:
+    """A shadow of one endpoint in this process whose answers are compared.
+
+    Args:
+        sink: takes the pairs.
+        subject: what is compared.
+        route: of the endpoint; None without one.
+        newest: gives the newest version of a backend's code, by its tag; 0 where it has no replica.
+
+    Attributes:
+        noise: probability of a second copy.
+    """
+
+    __slots__ = ("_backend", "_newest", "_number", "_route", "_sink", "noise")
+
+    def __init__(self, sink: PairSink, subject: Subject, route: str | None, newest: Callable[[str], int]) -> None:
+        self._sink = sink
+        self._number = sink.number(subject)
+        self._backend = subject.backend
+        self._route = route
+        self._newest = newest
+        self.noise = subject.comparison.noise
+
+    def why_not(self, call: Call) -> str:
+        """Why the answers to a call that was just placed are not compared; empty if they are."""
+        if call.backend == self._backend:
+            return SAME_BACKEND
+        return NO_ANSWER if call.is_over() else ""
+
+    def sides(self, primary: str, primary_version: int, shadow_version: int, noise: bool) -> Sides:
+        """Who has answered; in the newest version where that is not known."""
+        return Sides(
+            primary,
+            primary_version or self._newest(primary),
+            shadow_version or self._newest(self._backend),
+            noise,
+        )
+
+    def missed(self, sides: Sides, reason: str) -> None:
+        self._sink.missed(self._number, sides, reason)
+
+    def hold(self, size: int) -> bool:
+        return self._sink.hold(size)
+
+    def release(self, size: int) -> None:
+        self._sink.release(size)
+
+    def hand_over(self, sides: Sides, request: RequestHead, primary: _Came, shadow: _Came) -> None:
+        """Have the two answers compared."""
+        if request.codec == CODEC_HTTP and self._route is not None:
+            route = f"{request.http_method} {self._route}"
+        else:
+            route = f"handle.{request.method_name}" if request.method_name else "handle"
+        pickled = request.codec != CODEC_HTTP
+        self._sink.compare(
+            Pair(
+                self._number, sides, route, request.request_id, pickled, primary.answer, shadow.answer,
+                primary.seconds, shadow.seconds,
+            )
+        )  # fmt: skip
+
+
+class _Came(NamedTuple):
+    """One of the two answers, how long it took, and the version of the code."""
+
+    answer: Answer
+    seconds: float
+    version: int
+
+
 class Pairing:
     """The two answers of one call, of which none has come yet.
 
     Args:
-        sink: takes them.
-        number: of the comparison.
-        sides: who is to answer, with the versions that are the newest ones now.
-        request: of the call.
-        route: of the endpoint; None without one.
+        compared: the shadow.
+        call: was just placed.
+        noise: whether the copy goes to the same backend.
     """
 
-    __slots__ = ("_began", "_held", "_number", "_over", "_request", "_route", "_sides", "_sink", "_there")
+    # hot: passed by each copied call; what only some need is found when they do
 
-    def __init__(self, sink: PairSink, number: int, sides: Sides, request: RequestHead, route: str | None) -> None:
-        self._sink = sink
-        self._number = number
-        self._sides = sides
-        self._request = request
-        self._route = route
+    __slots__ = ("_began", "_compared", "_held", "_noise", "_over", "_primary", "_request", "_shadow", "_tag")
+
+    def __init__(self, compared: Compared, call: Call, *, noise: bool = False) -> None:
+        self._compared = compared
+        self._tag = call.backend
+        self._request = call.request
+        self._noise = noise
         self._began = clock()
-        self._there: dict[bool, tuple[Answer, float, int]] = {}
+        self._primary: _Came | None = None
+        self._shadow: _Came | None = None
         self._held = 0
         self._over = False
 
@@ -87,9 +158,9 @@ class Pairing:
         """The two are not compared. Counts the first time only."""
         if not self._over:
             self._end()
-            self._sink.missed(self._number, self._sides, reason)
+            self._compared.missed(self._compared.sides(self._tag, 0, 0, self._noise), reason)
 
-    def answered(self, call: Call, reply: Reply, *, shadow: bool) -> None:
+    def answered(self, call: Call | None, reply: Reply, *, shadow: bool) -> None:
         """One of the two calls has its answer, or the beginning of it."""
         if self._over:
             return
@@ -98,10 +169,11 @@ class Pairing:
             reply.stream.watcher = _Gathering(self, reply, seconds, version, shadow=shadow)
         elif len(reply.body) > MAX_ANSWER:
             self.give_up(TOO_LARGE)
-        elif self.take(len(reply.body)):
-            self.came(Answer(reply.status, _content_type(reply), bytes(reply.body)), seconds, version, shadow=shadow)
+        elif self._primary is not None or self._shadow is not None or self.take(len(reply.body)):
+            answer = Answer(reply.status, _content_type(reply), bytes(reply.body))
+            self.came(_Came(answer, seconds, version), shadow=shadow)
 
-    def failed(self, call: Call, error: BaseException, *, shadow: bool) -> None:
+    def failed(self, call: Call | None, error: BaseException, *, shadow: bool) -> None:
         """One of the two calls has none."""
         if self._over:
             return
@@ -111,52 +183,50 @@ class Pairing:
         elif not status:
             self.give_up(NO_ANSWER)
         else:
-            self.came(Answer(status, error=type(error).__name__), *self._how(call), shadow=shadow)
+            self.came(_Came(Answer(status, error=type(error).__name__), *self._how(call)), shadow=shadow)
 
     def take(self, size: int) -> bool:
         """Hold so many bytes; without room for them the two are not compared."""
         if self._over:
             return False
-        if not self._sink.hold(size):
+        if not self._compared.hold(size):
             self.give_up(NO_ROOM)
             return False
         self._held += size
         return True
 
-    def came(self, answer: Answer, seconds: float, version: int, *, shadow: bool) -> None:
+    def came(self, one: _Came, *, shadow: bool) -> None:
         """One answer is whole. The second one of the two ends this."""
         if self._over:
             return
-        self._there[shadow] = answer, seconds, version
-        if len(self._there) < 2:
+        if shadow:
+            self._shadow = one
+        else:
+            self._primary = one
+        primary, other = self._primary, self._shadow
+        if primary is None or other is None:
             return
-        (primary, primary_s, primary_version), (other, shadow_s, shadow_version) = (
-            self._there[side] for side in (False, True)
-        )
-        before, request = self._sides, self._request
-        if before.noise:
-            if primary_version != shadow_version:
+        version = other.version
+        if self._noise:
+            if primary.version != version:
                 self.give_up(NO_ANSWER)  # it is being replaced, and both sides should be of one code
                 return
-            shadow_version = before.shadow_version
-        versions = primary_version or before.primary_version, shadow_version or before.shadow_version
-        sides = Sides(before.primary, *versions, before.noise)
+            version = 0  # the shadow's, which has not answered
         self._end()
-        route, pickled = _route(request, self._route), request.codec != CODEC_HTTP
-        self._sink.compare(
-            Pair(
-                self._number, sides, route, request.request_id, pickled, primary, other, primary_s, shadow_s
-            )
-        )  # fmt: skip
+        sides = self._compared.sides(self._tag, primary.version, version, self._noise)
+        self._compared.hand_over(sides, self._request, primary, other)
 
     def _end(self) -> None:
         self._over = True
-        self._sink.release(self._held)
-        self._held = 0
-        self._there.clear()
+        if self._held:
+            self._compared.release(self._held)
+            self._held = 0
+        self._primary = self._shadow = None
 
-    def _how(self, call: Call) -> tuple[float, int]:
+    def _how(self, call: Call | None) -> tuple[float, int]:
         """How long a call has been with its replica, in seconds, and the version of the code there."""
+        if call is None:
+            return 0.0, 0
         # A call that was sent at once has the loop's time of then, which may be a millisecond old, or an iteration.
         seconds = max(0.0, clock() - max(self._began, call.sent_at)) if call.sent_at else 0.0
         return seconds, call.remote.version if call.remote is not None else 0
@@ -165,10 +235,12 @@ class Pairing:
 class Heard:
     """Stands in for the future of a call: passes its outcome on, and tells a pairing."""
 
+    # The call refers to this: no cycle may be left, which each request would leave to the garbage collector.
+
     __slots__ = ("_call", "_future", "_pairing")
 
     def __init__(self, call: Call, pairing: Pairing, future: CallFuture) -> None:
-        self._call = call
+        self._call: Call | None = call
         self._future = future
         self._pairing = pairing
 
@@ -176,20 +248,23 @@ class Heard:
         return self._future.done()
 
     def cancel(self) -> object:
+        self._call = None
         self._pairing.give_up(NO_ANSWER)
         return self._future.cancel()
 
     def set_result(self, reply: Reply) -> None:
+        call, self._call = self._call, None
         if reply.stream is not None:  # before anybody reads it
-            self._pairing.answered(self._call, reply, shadow=False)
+            self._pairing.answered(call, reply, shadow=False)
             self._future.set_result(reply)
         else:
             self._future.set_result(reply)
-            self._pairing.answered(self._call, reply, shadow=False)
+            self._pairing.answered(call, reply, shadow=False)
 
     def set_exception(self, error: BaseException) -> None:
+        call, self._call = self._call, None
         self._future.set_exception(error)
-        self._pairing.failed(self._call, error, shadow=False)
+        self._pairing.failed(call, error, shadow=False)
 
 
 class _Gathering:
@@ -217,7 +292,7 @@ class _Gathering:
     def ended(self, error: Exception | None) -> None:
         text = type(error).__name__ if error is not None else ""
         answer = Answer(self._reply.status, _content_type(self._reply), b"".join(self._chunks), text)
-        self._pairing.came(answer, self._seconds, self._version, shadow=self._shadow)
+        self._pairing.came(_Came(answer, self._seconds, self._version), shadow=self._shadow)
 
     def closed(self) -> None:
         self._pairing.give_up(NO_ANSWER)
@@ -239,16 +314,8 @@ def status_of(error: BaseException) -> int:
     return 0
 
 
-def newest_version(versions: list[int]) -> int:
-    """The version of the code that a backend's replicas run, or are about to run; 0 without replicas."""
-    return max(versions, default=0)
-
-
 def _content_type(reply: Reply) -> str:
-    return next((value.decode("latin-1") for name, value in reply.headers if name == b"content-type"), "")
-
-
-def _route(request: RequestHead, route: str | None) -> str:
-    if request.codec == CODEC_HTTP and route is not None:
-        return f"{request.http_method} {route}"
-    return f"handle.{request.method_name}" if request.method_name else "handle"
+    for name, value in reply.headers:
+        if name == b"content-type":
+            return value.decode("latin-1")
+    return ""

@@ -13,17 +13,17 @@ from collections.abc import Callable
 from functools import partial
 
 from pointsman.exceptions import DeadlineExceededError, ServeException
-from pointsman.model import EMPTY_TABLE, BackendRoute, Comparison, Pins, RoutingTable
+from pointsman.model import EMPTY_TABLE, BackendRoute, EndpointSpec, Pins, RoutingTable
 from pointsman.routing.call import Call, ClientClosedError
 from pointsman.routing.chooser import NO_PINS, Chooser
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics, ShadowStatistics
-from pointsman.routing.pairing import Heard, Pairing, PairSink, Subject, newest_version
+from pointsman.routing.pairing import Compared, Heard, Pairing, PairSink, Subject
 from pointsman.routing.pool import Pool
 from pointsman.routing.shadow import Shadow
 from pointsman.telemetry.tallies import Tallies
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import unpack
-from pointsman.wire.pairs import DROPPED, NO_ANSWER, SAME_BACKEND, Sides
+from pointsman.wire.pairs import DROPPED
 from pointsman.wire.tables import TableChange, difference
 
 
@@ -228,7 +228,13 @@ class Router:
             if (name, tag) not in self._shadows:
                 self._shadows[name, tag] = self._new_shadow(name, tag)
             if endpoint is not None:
-                self._shadows[name, tag].comparison = endpoint.policy.compared.get(tag)
+                self._shadows[name, tag].compared = self._compared(endpoint, tag)
+
+    def _compared(self, endpoint: EndpointSpec, tag: str) -> Compared | None:
+        comparison = endpoint.policy.compared.get(tag)
+        if comparison is None or self._pairs is None:
+            return None
+        return Compared(self._pairs, Subject(endpoint.name, tag, comparison), endpoint.route, self._newest)
 
     def _new_pool(self, route: BackendRoute) -> Pool:
         return Pool(route, instance=self._instance, reroute=self._reroute, metrics=self.metrics)
@@ -254,32 +260,31 @@ class Router:
     def _mirror(self, call: Call, shadow: Shadow) -> None:
         if call.is_socket:
             shadow.drop()
-        elif shadow.comparison is None or self._pairs is None:
+        elif shadow.compared is None:
             self._copy(call, shadow)
         else:
-            self._copy_to_compare(call, shadow, shadow.comparison, self._pairs)
+            self._copy_to_compare(call, shadow, shadow.compared)
 
-    def _copy_to_compare(self, call: Call, shadow: Shadow, comparison: Comparison, pairs: PairSink) -> None:
-        name, backend = call.request.endpoint, call.backend
-        number = pairs.number(Subject(name, shadow.backend, comparison))
-        here, there = self._newest(backend), self._newest(shadow.backend)
-        why = SAME_BACKEND if backend == shadow.backend else NO_ANSWER if call.is_over() else ""
-        if why:
-            pairs.missed(number, Sides(backend, here, there), why)
+    def _copy_to_compare(self, call: Call, shadow: Shadow, compared: Compared) -> None:
+        if why := compared.why_not(call):
+            compared.missed(compared.sides(call.backend, 0, 0, noise=False), why)
             self._copy(call, shadow)
             return
-        copies = [(shadow, Sides(backend, here, there))]
-        if self._draw() < comparison.noise:
-            if (name, backend) not in self._noise:
-                self._noise[name, backend] = Shadow(name, backend)
-            copies.append((self._noise[name, backend], Sides(backend, here, there, noise=True)))
-        for to, sides in copies:
-            pairing = Pairing(pairs, number, sides, call.request, self._choosers[name].endpoint.route)
+        if self._draw() < compared.noise:
+            key = call.request.endpoint, call.backend
+            if key not in self._noise:
+                self._noise[key] = Shadow(*key)
+            pairing = Pairing(compared, call, noise=True)
             call.wrap(partial(Heard, call, pairing))
-            self._copy(call, to, pairing)
+            self._copy(call, self._noise[key], pairing)
+        pairing = Pairing(compared, call)
+        call.wrap(partial(Heard, call, pairing))
+        self._copy(call, shadow, pairing)
 
     def _newest(self, tag: str) -> int:
-        return newest_version([ref.version for ref in self.table.backends[tag].replicas])
+        """The newest version of a backend's code that a replica runs; 0 without replicas."""
+        route = self.table.backends.get(tag)
+        return max([ref.version for ref in route.replicas], default=0) if route is not None else 0
 
     def _copy(self, call: Call, shadow: Shadow, pairing: Pairing | None = None) -> None:
         if call.up is None:

@@ -13,10 +13,9 @@ import time
 
 from msgspec.structs import replace
 
-from pointsman.model import Comparison
 from pointsman.routing.call import Call, ClientClosedError, is_error
 from pointsman.routing.metrics import RouterMetrics, ShadowStatistics
-from pointsman.routing.pairing import Pairing
+from pointsman.routing.pairing import Compared, Pairing
 from pointsman.routing.reply import Reply, ReplyStream, StreamBroken
 from pointsman.telemetry.logs import WarningBudget
 from pointsman.telemetry.values import TallyValues
@@ -40,14 +39,14 @@ class Shadow:
         metrics: where dropped calls are counted.
 
     Attributes:
-        comparison: how its answers are compared; None where they are not.
+        compared: has its answers compared; None where they are not.
     """
 
     def __init__(self, endpoint: str, backend: str, *, metrics: RouterMetrics | None = None) -> None:
         self._metrics = metrics
         self.endpoint = endpoint
         self.backend = backend
-        self.comparison: Comparison | None = None
+        self.compared: Compared | None = None
         self._loop = asyncio.get_running_loop()
         self._inflight = 0
         self._bytes = 0

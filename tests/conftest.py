@@ -117,6 +117,15 @@ def family(pid: int | None = None) -> dict[int, psutil.Process]:
     return {child.pid: child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
 
 
+@contextlib.contextmanager
+def leaves_no_process() -> Iterator[None]:
+    """What is started inside has ended at the end. What a test before has left behind is not held against this one."""
+    before = family()
+    yield
+    left = {pid: process for pid, process in family().items() if pid not in before}
+    assert not left, f"processes were left behind: {left}"
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With ``--dist loadfile`` files run in an order of ours."""

@@ -14,7 +14,7 @@ import pytest
 
 import pointsman as serve
 from tests.conformance.traffic import Backends
-from tests.conftest import family, http_for, start_client
+from tests.conftest import http_for, leaves_no_process, start_client
 
 ALWAYS_ON_RAY = (
     "test_apps",
@@ -53,10 +53,10 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="package")
 def client(engine: str) -> Iterator[serve.Client]:
-    client = start_client(engine)
-    yield client
-    client.shutdown()
-    assert not family(), "processes were left behind"
+    with leaves_no_process():
+        client = start_client(engine)
+        yield client
+        client.shutdown()
 
 
 @pytest.fixture(scope="package")

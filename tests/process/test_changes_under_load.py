@@ -11,17 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import family, http_for, start_client, wait_until
+from tests.conftest import http_for, leaves_no_process, start_client, wait_until
 from tests.process.load import Load
 from tests.properties import tries
 
 
 @pytest.fixture(scope="module")
 def client():
-    client = start_client()
-    yield client
-    client.shutdown()
-    assert not family(), "processes were left behind"
+    with leaves_no_process():
+        client = start_client()
+        yield client
+        client.shutdown()
 
 
 class Version:

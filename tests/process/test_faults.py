@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from tests.conftest import WAIT_S, empty, family, http_for, start_client, wait_until
+from tests.conftest import WAIT_S, empty, family, http_for, leaves_no_process, start_client, wait_until
 from tests.process.load import PAUSE_S
 
 
@@ -72,10 +72,10 @@ class Load:
 
 @pytest.fixture(scope="module")
 def instance():
-    client = start_client()
-    yield client
-    client.shutdown()
-    assert not family(), "processes were left behind"
+    with leaves_no_process():
+        client = start_client()
+        yield client
+        client.shutdown()
 
 
 @pytest.fixture

@@ -23,15 +23,15 @@ from pointsman.calling.dispatch import HandleCall
 from pointsman.calling.future import ServeFuture
 from pointsman.exceptions import ReplicaDiedError
 from pointsman.handle import ServeHandle
-from tests.conftest import UNWATCHED, WAIT_S, family, start_client, wait_until
+from tests.conftest import UNWATCHED, WAIT_S, leaves_no_process, start_client, wait_until
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[serve.Client]:
-    client = start_client(host=None)
-    yield client
-    client.shutdown()
-    assert not family(), "processes were left behind"
+    with leaves_no_process():
+        client = start_client(host=None)
+        yield client
+        client.shutdown()
 
 
 class Model:

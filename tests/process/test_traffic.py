@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import pointsman as serve
-from tests.conftest import WAIT_S, empty, family, http_for, start_client, wait_until
+from tests.conftest import WAIT_S, empty, family, http_for, leaves_no_process, start_client, wait_until
 from tests.process.test_faults import Load, pids_of
 from tests.process.wire import Connection, connections_to_each
 from tests.properties import tries
@@ -59,10 +59,10 @@ class Users(Load):
 
 @pytest.fixture(scope="module")
 def instance():
-    client = start_client(processes=2)
-    yield client
-    client.shutdown()
-    assert not family(), "processes were left behind"
+    with leaves_no_process():
+        client = start_client(processes=2)
+        yield client
+        client.shutdown()
 
 
 @pytest.fixture

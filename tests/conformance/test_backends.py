@@ -16,6 +16,7 @@ import pointsman as serve
 from pointsman.exceptions import BackendStartError
 from tests.conftest import WAIT_S, wait_until
 from tests.metrics import scrape
+from tests.process.load import PAUSE_S
 
 
 def echo(request):
@@ -300,7 +301,7 @@ def test_scaling_under_load_loses_nothing(served, client, http, name):
     statuses: list[int] = []
 
     def ask():
-        while not stop.is_set():
+        while not stop.wait(PAUSE_S):
             statuses.append(http.get(route).status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(4)]

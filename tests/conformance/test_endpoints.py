@@ -11,6 +11,7 @@ import pointsman as serve
 from pointsman.exceptions import BackendStartError, ServeException
 from tests.conformance.traffic import assert_shares
 from tests.conftest import UNWATCHED, start_client
+from tests.process.load import PAUSE_S
 
 
 def one(request):
@@ -219,7 +220,7 @@ def test_deploy_again_is_a_rolling_update(client, http, name):
     answers: list[tuple[int, str]] = []
 
     def ask():
-        while not stop.is_set():
+        while not stop.wait(PAUSE_S):
             answer = http.get(f"/{name}")
             answers.append((answer.status_code, answer.text))
 

@@ -10,6 +10,7 @@ import pytest
 import pointsman as serve
 from pointsman.exceptions import BackendStartError
 from tests.conftest import UNWATCHED
+from tests.process.load import PAUSE_S
 
 
 class Model:
@@ -75,7 +76,7 @@ def test_a_backend_is_replaced_wherever_it_serves(client, http, name):
     stop, statuses = threading.Event(), []
 
     def ask(route: str) -> None:
-        while not stop.is_set():
+        while not stop.wait(PAUSE_S):
             statuses.append(http.get(f"/{route}").status_code)
 
     threads = [threading.Thread(target=ask, args=(route,)) for route in routes]

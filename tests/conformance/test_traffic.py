@@ -14,6 +14,7 @@ import pytest
 from pointsman.exceptions import ServeException
 from tests.conformance.traffic import ask_often, assert_shares, range_of
 from tests.conftest import http_for, start_client
+from tests.process.load import PAUSE_S
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_rollout_moves_each_user_once(client, http, endpoint, a, b):
 
     def load():
         with http_for(client) as mine:
-            while not stop.is_set():
+            while not stop.wait(PAUSE_S):
                 statuses.append(mine.get(f"/{endpoint}").status_code)
 
     thread = threading.Thread(target=load)

@@ -24,6 +24,7 @@ import pytest
 
 import pointsman as serve
 from tests.conftest import WAIT_S, family, wait_until
+from tests.process.load import PAUSE_S
 from tests.process.test_cli import PROGRAM, assert_one_line, pointsman, printed_by, status_of
 
 PORTS = ("--port", "0", "--metrics-export-port", "0")
@@ -193,7 +194,7 @@ def test_a_saved_file_is_served_at_once(greeter: Path, name: str, running: list[
 
     def ask() -> None:
         with httpx.Client(timeout=WAIT_S) as client:
-            while not ended.is_set():
+            while not ended.wait(PAUSE_S):
                 answer = client.get(address)
                 answers.append(answer.text)
                 if answer.status_code != 200:

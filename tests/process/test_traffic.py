@@ -39,7 +39,7 @@ class Users(Load):
         backends: who gave the answers.
     """
 
-    def __init__(self, client, *, threads=4, pause_s=0.0):
+    def __init__(self, client, *, threads=4, pause_s=0.005):
         super().__init__(client, "/e", threads=threads)
         self._pause_s = pause_s
         self.backends = []

@@ -19,6 +19,7 @@ from pointsman.model import TrafficPolicy
 from pointsman.model.comparison import Comparison, Exact
 from pointsman.model.evidence import PINNED, MetricKey, MetricTally, PairKey
 from pointsman.model.rollout import RolloutPlan, RolloutView
+from pointsman.stats.latency import bucket_of
 from pointsman.testing import FakeEvidence
 from pointsman.wire.commands import Change, DeleteEndpoint, Pin, RollbackTraffic, SetTraffic, ShadowTraffic
 from pointsman.wire.rollouts import ControlRollout, StartRollout
@@ -427,13 +428,17 @@ def test_an_instance_that_starts_again() -> None:
 
 def test_a_node_that_does_not_answer() -> None:
     """What a reading lacks, since a node does not answer in time, counts once when it is back (RO11)."""
-    story = Story(hold_s=100)
+    story = Story(hold_s=100, gates={"latency": {}, "metrics": {"score": {"better": "higher"}}})
+    score = {MetricKey(tag, "score"): MetricTally(100, 100.0) for tag in (MAIN, NEW)}
+    story.counts.set_metrics(score)
     story.pass_seconds(5)
     here, story.counts = story.counts, FakeEvidence()
-    story.counts.count(ENDPOINT, NEW, version=story.policy.version, requests=20)
+    story.counts.count(ENDPOINT, NEW, version=story.policy.version, latencies=[0.2] * 20)  # a bucket of its own
+    story.counts.set_metrics(dict.fromkeys(score, MetricTally(40, 40.0)))
     story.judge()
     story.judge()
-    assert story.view.exposed == 50
+    assert (story.view.exposed, story.rollout.totals.canary.latencies) == (50, {bucket_of(0.1): 50})
+    assert story.rollout.metrics["score"].canary == MetricTally()
     story.counts = here
     story.pass_seconds(1)
     assert story.view.exposed == 60

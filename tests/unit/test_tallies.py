@@ -10,6 +10,7 @@ from collections.abc import Callable
 from math import exp, log
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -204,6 +205,31 @@ def test_a_slot_that_is_used_again_is_never_read_half(tmp_path: Path) -> None:
     memory[16:24] = b"\xff" * 8  # user code may run in the process that writes
     STAMP.pack_into(memory, 0, 77)
     assert dict(reader.read()) == {}
+    reader.close()
+    file.close()
+
+
+def test_a_reading_at_any_moment_loses_no_latency(tmp_path: Path) -> None:
+    """However a reading and a call that is counted meet, the next reading has all of the call."""
+    folder = tmp_path / "t"
+    file = TallyFile(folder, "ingress")
+    tally = file.take(KEY)
+    reader, memory = TallyReader(folder / file.name), tally.values
+
+    class Watched:
+        """Memory that is read after each write."""
+
+        def __getitem__(self, place: int) -> float:
+            return memory[place]
+
+        def __setitem__(self, place: int, value: float) -> None:
+            memory[place] = value
+            list(reader.read())
+
+    tally.values = cast(Any, Watched())
+    for number, count in enumerate((lambda: tally.count(0.1, False), lambda: tally.waited(0.1)), 1):
+        count()
+        assert dict(reader.read())[KEY].latencies == {bucket_of(0.1): number}
     reader.close()
     file.close()
 

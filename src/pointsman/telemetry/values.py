@@ -75,7 +75,8 @@ LATER: Final = 2
 BUCKETS: Final = 3
 """Where the values of a tally are: first how many calls ended well, then how many as errors, how many latencies have
 come apart from an outcome, and from there on how many latencies are in each bucket. Each is written by itself, so that
-a reader finds no error without its request; one of the first three changes with each of them."""
+a reader finds no error without its request; one of the first three changes after each bucket: whoever finds these three
+as they were has all of the buckets."""
 
 LOWEST: Final = bucket_of(SHORTEST_S)
 HIGHEST: Final = bucket_of(LONGEST_S)
@@ -96,20 +97,20 @@ class TallyValues(SeriesValues):
     def count(self, seconds: float, error: bool) -> None:
         """Count a call that has ended, and took so long to the first byte of its answer."""
         values, at = self.values, self.at
-        values[at + error] += 1.0
         if SHORTEST_S < seconds < LONGEST_S:
             values[at + _LONGEST_AT - int(_TOP - log(seconds) * _PER_LOG)] += 1.0  # `bucket_of`
         else:
             values[at + (BUCKETS if seconds <= SHORTEST_S else _LONGEST_AT)] += 1.0
+        values[at + error] += 1.0
 
     def waited(self, seconds: float) -> None:
         """Count the latency of a call alone: it ends later, or its client has left."""
         values, at = self.values, self.at
-        values[at + LATER] += 1.0
         if SHORTEST_S < seconds < LONGEST_S:
             values[at + _LONGEST_AT - int(_TOP - log(seconds) * _PER_LOG)] += 1.0
         else:
             values[at + (BUCKETS if seconds <= SHORTEST_S else _LONGEST_AT)] += 1.0
+        values[at + LATER] += 1.0
 
     def ended(self, error: bool) -> None:
         """Count the end of a call alone, whose latency is counted."""

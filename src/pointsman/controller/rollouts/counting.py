@@ -32,23 +32,23 @@ def new_in(evidence: Evidence, rollout: Rollout, elapsed_s: float) -> tuple[Tick
     """
     before, first = rollout.counted or Counted(), rollout.counted is None
     calls = {version: _calls(evidence, rollout, version) for version in rollout.policies}
+    metrics = {name: _metric(evidence, rollout, name) for name in rollout.plan.gates.get(METRICS, {})}
+    counted = Counted(
+        {version: _most(tallies, before.calls.get(version, {})) for version, tallies in calls.items()},
+        _most(_pairs(evidence, rollout), before.pairs),
+        {name: _most(tallies, before.metrics.get(name, {})) for name, tallies in metrics.items()},
+    )
     arms, of_step = Arms(), Arms()
-    for version, tallies in calls.items():
+    for version, tallies in counted.calls.items():
         of_step = _arms(rollout, tallies, before.calls.get(version, {}))
         arms = arms.plus(of_step)
-    pairs = _pairs(evidence, rollout)
-    metrics = {name: _metric(evidence, rollout, name) for name in rollout.plan.gates.get(METRICS, {})}
+    means = {name: _means(rollout, now, before.metrics.get(name, {})) for name, now in counted.metrics.items()}
     tick = Tick(
         seconds=elapsed_s,
         arms=arms,
-        pairs=Pairs() if first else _new_pairs(pairs, before.pairs),
-        metrics={name: _means(rollout, new, before.metrics.get(name, {})) for name, new in metrics.items()},
+        pairs=Pairs() if first else _new_pairs(counted.pairs, before.pairs),
+        metrics=means,
         before=rollout.totals if rollout.weight >= 1 else None,
-    )
-    counted = Counted(
-        {version: _most(tallies, before.calls.get(version, {})) for version, tallies in calls.items()},
-        _most(pairs, before.pairs),
-        {name: _most(tallies, before.metrics.get(name, {})) for name, tallies in metrics.items()},
     )
     return tick, counted, (of_step.baseline.requests, of_step.canary.requests)
 

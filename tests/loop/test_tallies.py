@@ -204,6 +204,27 @@ def test_a_handle_s_stream_ends_when_it_ends(counting: Counting) -> None:
     run(main())
 
 
+def test_a_client_that_shuts_down_blames_nobody(counting: Counting) -> None:
+    """A driver ends with calls and streams under way: they are no errors of their backend (RO5)."""
+
+    async def main() -> None:
+        replica = ScriptedReplica("v")
+        router = Router(instance=INSTANCE, tallies=counting.tallies)
+        router.apply(table_for(5, {"v": replica}, {"v": 1.0}))
+        await settle()
+        calls = [handle_call(router) for _ in range(2)]
+        for call in calls:
+            router.submit(call)
+        await settle()
+        replica.reply(stream=True, body=b"")
+        await settle()
+        await router.aclose()
+        assert calls[1].error is not None
+        assert counting.counts(TallyKey("e", 5, "v"))[:2] == (0, 0)
+
+    run(main())
+
+
 def test_each_version_counts_its_own_calls_and_pins_are_apart(counting: Counting) -> None:
     """What one policy has routed is not counted for the next, and pinned keys are counted apart (RO3, RO5)."""
 

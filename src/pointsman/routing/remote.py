@@ -193,6 +193,10 @@ class RemoteReplica:
     async def aclose(self) -> None:
         """Close now; calls still on the connection are orphaned."""
         self.retire()
+        for call in self._calls.values():
+            call.tally = None  # that it is cut off says nothing about the backend
+        for reply_stream in self._streams.values():
+            reply_stream.tally = None
         if self._dialing is not None:
             self._dialing.cancel()
             await asyncio.gather(self._dialing, return_exceptions=True)

@@ -416,6 +416,21 @@ def test_a_metric_of_user_code_takes_a_version_back() -> None:
     assert story.view.gates["metrics.score"].unit == "mean"
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e308])
+def test_a_metric_without_bounds(value: float) -> None:
+    """A metric that observes what is no number any more says nothing; the other gates are judged as before (RO4)."""
+    gates = {"metrics": {"score": {"better": "lower"}}, "error_rate": {}}
+    story = Story(gates=gates, hold_s=1000)
+    for second in range(1, 60):
+        sums = {MAIN: 5.0 * second, NEW: 5.0 * second if second < 15 else value}
+        story.counts.set_metrics({MetricKey(tag, "score"): MetricTally(5 * second, sums[tag]) for tag in sums})
+        story.pass_seconds(1)
+    assert story.view.state == "running"
+    assert story.view.exposed == 590
+    story.pass_seconds(9, failed=10)
+    assert ": error_rate " in story.view.reason
+
+
 def test_an_instance_that_starts_again() -> None:
     """An instance that is started again from its store counts from 0, and nothing of that is lost (RO11)."""
     story = Story(hold_s=100)

@@ -7,6 +7,7 @@ twice and nothing is lost.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import TypeVar
 
 from pointsman.controller.rollouts.gates import Tick
@@ -74,8 +75,9 @@ def _pairs(evidence: Evidence, rollout: Rollout) -> dict[str, Pairs]:
 
 
 def _metric(evidence: Evidence, rollout: Rollout, name: str) -> dict[str, MetricTally]:
-    keys = ((tag, MetricKey(tag, name)) for tag in _backends(rollout))
-    return {tag: evidence.metrics[key] for tag, key in keys if key in evidence.metrics}
+    """What a metric has summed up, by backend. A sum with infinity or NaN in it says nothing more."""
+    found = ((tag, evidence.metrics.get(MetricKey(tag, name))) for tag in _backends(rollout))
+    return {tag: tally for tag, tally in found if tally is not None and isfinite(tally.sum)}
 
 
 def _backends(rollout: Rollout) -> set[str]:

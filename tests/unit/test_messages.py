@@ -40,6 +40,9 @@ def values_of(kind: typing.Any) -> st.SearchStrategy[typing.Any]:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         hints = typing.get_type_hints(kind)
         return st.builds(kind, **{name: values_of(hints[name]) for name in kind.__struct_fields__})
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        hints = typing.get_type_hints(kind)
+        return st.builds(kind, *(values_of(hints[name]) for name in kind._fields))
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*map(values_of, parts))

@@ -23,8 +23,10 @@ from pointsman.wire.pairs import MAX_WAITING, Began, Ended, Missed, Pair, Sides,
 
 log = logging.getLogger("pointsman")
 
-FLUSH_S = 0.02
-"""Pairs wait so long for others: each write wakes the process."""
+FLUSH_S = 0.1
+"""Pairs wait so long for others: each write wakes the process, which takes time from others."""
+FLUSH_BYTES = 256 * 1024
+"""As many are written at once."""
 AGAIN_S = 1.0
 """The process is started once in so many seconds at most."""
 END_S = 1.0
@@ -106,7 +108,10 @@ class Comparer:
         data = packed(pair)
         self._waiting += len(data)
         self._pairs.append((pair.number, data))
-        self._flush_later()
+        if self._waiting > FLUSH_BYTES and self._socket is not None and not self._blocked:
+            self._flush()
+        else:
+            self._flush_later()
 
     def missed(self, number: int, sides: Sides, reason: str) -> None:
         self._missed[number, sides, reason] += 1
@@ -141,7 +146,9 @@ class Comparer:
 
     def _flush(self) -> None:
         """Write what there is. Nothing comes here while the socket is full."""
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._socket is None and not self._start():
             self._flush_later(AGAIN_S)
             return

@@ -1,6 +1,6 @@
 """What has come of comparing shadows' answers: read once a second on all nodes, while there are shadows that compare.
 
-Pairs are counted by the comparison's name and the versions of the code on both sides (decision 0080). Those of code
+Pairs are counted by the comparison's name and the versions of the code on both sides (decision 0081). Those of code
 that is not wanted any more are left out, so that a comparison begins afresh with new code.
 """
 

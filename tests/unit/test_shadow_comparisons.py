@@ -14,7 +14,8 @@ from pointsman.model.comparison import Exact, Json
 from pointsman.model.evidence import PairKey, PairTally
 from pointsman.telemetry.pairs import CountKey
 from pointsman.wire.commands import RollbackTraffic, SetTraffic, ShadowTraffic
-from tests.unit.desiring import ROOM, SERVED, done
+from tests.unit.desiring import EMPTY, ROOM, SERVED, done
+from tests.unit.planning import applied, served, wanted
 
 JSON = Comparison(Json(ignore=("$.a",)), noise=0.5)
 
@@ -70,6 +71,21 @@ def test_a_comparison_ends() -> None:
     gone = done(state, ShadowTraffic("id", "e", "two", 0.0))
     assert gone.endpoints["e"].policy.compared == {}
     assert comparison_of(done(gone, ShadowTraffic("id", "e", "two", 0.5))) is None
+
+
+def test_a_configuration_file_leaves_a_comparison_as_it_is() -> None:
+    """A file has the shadow and does not say how it is compared: that goes on, until the shadow is gone (SC1)."""
+    backends = {"one": wanted(args=b'["1"]'), "two": wanted(args=b'["2"]')}
+    alone = served(one=1.0)
+    shadowed = msgspec.structs.replace(alone, shadows={"two": 0.5})
+    state = compare(applied(EMPTY, backends, {"e": shadowed}), JSON)
+    named = comparison_of(state)
+    assert named is not None
+    assert comparison_of(applied(state, backends, {"e": shadowed})) == named
+    assert comparison_of(applied(state, backends, {"e": msgspec.structs.replace(shadowed, route="/e")})) == named
+    less = msgspec.structs.replace(shadowed, shadows={"two": 0.1})
+    assert comparison_of(applied(state, backends, {"e": less})) == named
+    assert comparison_of(applied(state, backends, {"e": alone})) is None
 
 
 def test_a_bad_proportion_changes_no_comparison() -> None:

@@ -26,7 +26,7 @@ log = logging.getLogger("pointsman")
 FLUSH_S = 0.1
 """Pairs wait so long for others: each write wakes the process, which takes time from others."""
 FLUSH_BYTES = 256 * 1024
-"""As many are written at once."""
+"""So many are written at once, and without a turn of the loop between."""
 AGAIN_S = 1.0
 """The process is started once in so many seconds at most."""
 END_S = 1.0
@@ -172,9 +172,13 @@ class Comparer:
         connection, out = self._socket, self._out
         if connection is None:
             return
+        written = 0
         try:
             while out:
+                if written > FLUSH_BYTES:
+                    raise BlockingIOError  # others of the loop are next
                 sent = connection.sendmsg([out[place] for place in range(min(len(out), AT_ONCE))])
+                written += sent
                 self._waiting = max(0, self._waiting - sent)
                 while sent:
                     if sent < len(out[0]):

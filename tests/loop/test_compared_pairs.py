@@ -49,7 +49,10 @@ class Taken:
             self.subjects.append(subject)
         return self.subjects.index(subject)
 
-    def compare(self, pair: Pair) -> None:
+    def compare(self, number: int, size: int, make: Callable[[], Pair]) -> None:
+        assert size <= self.held
+        pair = make()
+        assert number == pair.number
         self.pairs.append(pair)
 
     def missed(self, number: int, sides: Sides, reason: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,14 @@ def give(comparer: Comparer, count: int, body: bytes = b"1") -> None:
     number = comparer.number(SUBJECT)
     for _ in range(count):
         same = Answer(200, "", body)
-        comparer.compare(Pair(number, Sides("main", 3, 4), "GET /e", "id", False, same, same, 0.1, 0.2))
+        one = Pair(number, Sides("main", 3, 4), "GET /e", "id", False, same, same, 0.1, 0.2)
+        comparer.hold(2 * len(body))
+        comparer.compare(number, 2 * len(body), partial(made, comparer, one))
+
+
+def made(comparer: Comparer, one: Pair) -> Pair:
+    comparer.release(2 * len(one.primary.body))
+    return one
 
 
 def pid_of(comparer: Comparer) -> int:

@@ -14,6 +14,8 @@ import socket
 import subprocess
 import sys
 from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -73,8 +75,9 @@ class Comparer:
         self._newest = 0
         self._announced: set[int] = set()
         self._missed: Counter[tuple[int, Sides, str]] = Counter()
-        self._pairs: deque[tuple[int, bytes]] = deque()
-        """By the number of the comparison, not yet written."""
+        self._pairs: deque[tuple[int, Callable[[], Pair | Ended]]] = deque()
+        """By the number of the comparison, not yet made."""
+        self._ready = 0
         self._out: deque[memoryview] = deque()
         """Is being written."""
         self._held = self._waiting = 0
@@ -104,11 +107,10 @@ class Comparer:
             self._subjects[subject.comparison.name] = self._numbers[found.number] = found
         return found.number
 
-    def compare(self, pair: Pair) -> None:
-        data = packed(pair)
-        self._waiting += len(data)
-        self._pairs.append((pair.number, data))
-        if self._waiting > FLUSH_BYTES and self._socket is not None and not self._blocked:
+    def compare(self, number: int, size: int, make: Callable[[], Pair]) -> None:
+        self._pairs.append((number, make))
+        self._ready += size
+        if self._ready > FLUSH_BYTES and self._socket is not None and not self._blocked:
             self._flush()
         else:
             self._flush_later()
@@ -138,7 +140,7 @@ class Comparer:
             if (other.endpoint, other.backend) == (subject.endpoint, subject.backend):
                 del self._subjects[name], self._numbers[other.number]
                 if other.number in self._announced:
-                    self._pairs.append((other.number, packed(Ended(other.number))))
+                    self._pairs.append((other.number, partial(Ended, other.number)))
 
     def _flush_later(self, delay_s: float = FLUSH_S) -> None:
         if self._timer is None and not self._blocked and not self._closed:
@@ -155,10 +157,15 @@ class Comparer:
         missed, self._missed = self._missed, Counter()
         for (number, sides, reason), count in missed.items():
             self._add(number, packed(Missed(number, sides, reason, count)))
-        while self._pairs:
-            number, data = self._pairs.popleft()
+        self._ready = 0
+        while self._pairs and self._waiting <= FLUSH_BYTES:
+            number, make = self._pairs.popleft()
+            data = packed(make())
+            self._waiting += len(data)
             self._add(number, data)
         self._write()
+        if self._pairs:
+            self._flush_later(0.0)
 
     def _add(self, number: int, data: bytes) -> None:
         if number not in self._announced:
@@ -193,12 +200,12 @@ class Comparer:
         except OSError:
             self._lost()
             return
-        self._waiting = sum(len(data) for _, data in self._pairs)
+        self._waiting = 0
         if self._blocked:
             self._blocked = False
             self._loop.remove_writer(connection)
             if self._pairs or self._missed:
-                self._flush_later()
+                self._flush_later(0.0)
 
     def _start(self) -> bool:
         if self._closed or self._loop.time() < self._started_at + AGAIN_S:
@@ -255,4 +262,4 @@ class Comparer:
         self._blocked = False
         self._out.clear()
         self._announced.clear()
-        self._waiting = sum(len(data) for _, data in self._pairs)
+        self._waiting = 0

@@ -50,8 +50,14 @@ class PairSink(Protocol):
     def number(self, subject: Subject) -> int:
         """The number of a comparison in messages."""
 
-    def compare(self, pair: Pair) -> None:
-        """Have the answers compared. Their bytes are released already."""
+    def compare(self, number: int, size: int, make: Callable[[], Pair]) -> None:
+        """Have the answers of a comparison compared.
+
+        Args:
+            size: bytes of both.
+            make: called once, makes the pair and releases its bytes. It may be called later, with others: then it takes
+                a third of the time.
+        """
 
     def missed(self, number: int, sides: Sides, reason: str) -> None:
         """Count a copied call that is not compared."""
@@ -107,27 +113,32 @@ class Compared:
     def release(self, size: int) -> None:
         self._sink.release(size)
 
-    def hand_over(self, sides: Sides, request: RequestHead, primary: _Came, shadow: _Came) -> None:
-        """Have the two answers compared."""
+    def hand_over(self, size: int, make: Callable[[], Pair]) -> None:
+        self._sink.compare(self._number, size, make)
+
+    def pair(self, sides: Sides, request: RequestHead, primary: _Came, shadow: _Came) -> Pair:
+        """The two answers with all that is said of them."""
         if request.codec == CODEC_HTTP and self._route is not None:
             route = f"{request.http_method} {self._route}"
         else:
             route = f"handle.{request.method_name}" if request.method_name else "handle"
         pickled = request.codec != CODEC_HTTP
-        self._sink.compare(
-            Pair(
-                self._number, sides, route, request.request_id, pickled, primary.answer, shadow.answer,
-                primary.seconds, shadow.seconds,
-            )
+        return Pair(
+            self._number, sides, route, request.request_id, pickled, primary.answer(), shadow.answer(),
+            primary.seconds, shadow.seconds,
         )  # fmt: skip
 
 
 class _Came(NamedTuple):
-    """One of the two answers, how long it took, and the version of the code."""
+    """One of the two answers, how long it took, and the version of the code; ``error`` is empty if it is whole."""
 
-    answer: Answer
+    reply: Reply
+    error: str
     seconds: float
     version: int
+
+    def answer(self) -> Answer:
+        return Answer(self.reply.status, _content_type(self.reply), bytes(self.reply.body), self.error)
 
 
 class Pairing:
@@ -169,9 +180,8 @@ class Pairing:
             reply.stream.watcher = _Gathering(self, reply, seconds, version, shadow=shadow)
         elif len(reply.body) > MAX_ANSWER:
             self.give_up(TOO_LARGE)
-        elif self._primary is not None or self._shadow is not None or self.take(len(reply.body)):
-            answer = Answer(reply.status, _content_type(reply), bytes(reply.body))
-            self.came(_Came(answer, seconds, version), shadow=shadow)
+        elif self.take(len(reply.body)):
+            self.came(_Came(reply, "", seconds, version), shadow=shadow)
 
     def failed(self, call: Call | None, error: BaseException, *, shadow: bool) -> None:
         """One of the two calls has none."""
@@ -183,7 +193,7 @@ class Pairing:
         elif not status:
             self.give_up(NO_ANSWER)
         else:
-            self.came(_Came(Answer(status, error=type(error).__name__), *self._how(call)), shadow=shadow)
+            self.came(_Came(Reply(status, [], b""), type(error).__name__, *self._how(call)), shadow=shadow)
 
     def take(self, size: int) -> bool:
         """Hold so many bytes; without room for them the two are not compared."""
@@ -206,15 +216,20 @@ class Pairing:
         primary, other = self._primary, self._shadow
         if primary is None or other is None:
             return
-        version = other.version
-        if self._noise:
-            if primary.version != version:
-                self.give_up(NO_ANSWER)  # it is being replaced, and both sides should be of one code
-                return
-            version = 0  # the shadow's, which has not answered
+        if self._noise and primary.version != other.version:
+            self.give_up(NO_ANSWER)  # it is being replaced, and both sides should be of one code
+            return
+        self._over = True
+        self._compared.hand_over(self._held, self._make)
+
+    def _make(self) -> Pair:
+        primary, shadow = self._primary, self._shadow
+        assert primary is not None
+        assert shadow is not None
         self._end()
+        version = 0 if self._noise else shadow.version  # the shadow itself has not answered where it is noise
         sides = self._compared.sides(self._tag, primary.version, version, self._noise)
-        self._compared.hand_over(sides, self._request, primary, other)
+        return self._compared.pair(sides, self._request, primary, shadow)
 
     def _end(self) -> None:
         self._over = True
@@ -291,8 +306,8 @@ class _Gathering:
 
     def ended(self, error: Exception | None) -> None:
         text = type(error).__name__ if error is not None else ""
-        answer = Answer(self._reply.status, _content_type(self._reply), b"".join(self._chunks), text)
-        self._pairing.came(_Came(answer, self._seconds, self._version), shadow=self._shadow)
+        reply = Reply(self._reply.status, self._reply.headers, b"".join(self._chunks))
+        self._pairing.came(_Came(reply, text, self._seconds, self._version), shadow=self._shadow)
 
     def closed(self) -> None:
         self._pairing.give_up(NO_ANSWER)

@@ -238,6 +238,8 @@ def test_metrics_can_be_switched_off():
         wait_until(lambda: client.status()["endpoints"]["e"]["last_minute"]["requests"] == 2, what="both requests")
         with pytest.raises(serve.exceptions.ServeException, match="records no metrics"):
             client.stats()
+        with pytest.raises(ValueError, match="gate 'metrics' would see nothing: this instance records no metrics"):
+            client.start_rollout("e", "b", gates={"metrics": {"score": {"better": "higher"}}})
 
 
 def test_without_http_metrics_are_on_loopback():

@@ -21,6 +21,7 @@ from pointsman.controller.numbers import numbers_of
 from pointsman.controller.operations import OperationWaiter, RolloutWaiter
 from pointsman.controller.orders import Subscription
 from pointsman.controller.rollouts.changes import find_rollout
+from pointsman.controller.rollouts.options import METRICS
 from pointsman.controller.rollouts.words import view_of
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import NoCapacityError
@@ -52,10 +53,12 @@ from pointsman.wire.commands import (
 )
 from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
-from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies
+from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, StartRollout
 from pointsman.wire.shadows import QueryExamples, QueryShadow
 
 log = logging.getLogger(__name__)
+
+_NO_METRICS = "this instance records no metrics (metrics_export_port=None)"
 
 #: The wait for ingresses fails after this many exits: a server that cannot start is not worth the whole timeout.
 INGRESS_TRIES = 3
@@ -188,7 +191,7 @@ class Commands:
             return pack(await self._numbers(command))
         if isinstance(command, QueryMetrics):
             if self._exporter is None:
-                raise ServeException("this instance records no metrics (metrics_export_port=None)")
+                raise ServeException(_NO_METRICS)
             return pack(await self._read(self._exporter))
         if isinstance(command, (QueryShadow, QueryExamples)):
             return await self._shadow(command)
@@ -208,6 +211,8 @@ class Commands:
         if isinstance(command, AwaitRollout):
             rollout = find_rollout(controller.desired, command.endpoint)
             return pack(await controller.wait_for(RolloutWaiter(rollout, own_routers, command.timeout_s)))
+        if isinstance(command, StartRollout) and METRICS in command.plan.gates and self._exporter is None:
+            raise ValueError(f"gate {METRICS!r} would see nothing: {_NO_METRICS}")
         return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body))
 
     async def _shadow(self, command: QueryShadow | QueryExamples) -> bytes:

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from pointsman.cli import rollout as commands
-from pointsman.cli.evidence import RolloutPicture, bar, line, number
+from pointsman.cli.evidence import RolloutPicture, bar, gate_name, line, number
 from pointsman.cli.main import app
 from pointsman.cli.tables import clock, show_status
 from pointsman.client.operations import Operations, status_view
@@ -25,7 +25,7 @@ from pointsman.wire.rollouts import AwaitRollout, ControlRollout, QueryRollout, 
 
 GATES = {
     "error_rate": GateView(0.022, 0.009, "rate", 12.3, 60, False),
-    "latency p99": GateView(0.41, 0.205, "seconds", 0.4, 60, False),
+    "latency.p99": GateView(0.41, 0.205, "seconds", 0.4, 60, False),
     "health": GateView(None, None, "", 1, 60, False),
 }
 BEGAN = RolloutView(
@@ -214,6 +214,13 @@ def test_a_narrow_terminal_gets_short_bars():
     """At 60 columns names and numbers stay whole; bars give way."""
     gates = [" ".join(row.split()) for row in picture(BEGAN, width=60)]
     assert "error_rate 2.2 % 0.9 % ████░░░░ e 12 of 60" in gates
+
+
+def test_each_percentile_is_named():
+    """A gate on latency says which percentile it shows, whether there is one or several."""
+    plan = {"gates": {"latency": {"burst_s": 10.0, "p95": 1.1}}}
+    named = [gate_name(name, plan) for name in ("latency", "latency.p99.9", "metrics.a.b", "error_rate")]
+    assert named == ["latency p95", "latency p99.9", "metrics.a.b", "error_rate"]
 
 
 def test_the_picture_of_what_went_back_says_why():

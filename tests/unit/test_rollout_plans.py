@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pointsman.controller.rollouts.gates import too_slow
 from pointsman.controller.rollouts.options import alpha_of, checked
 from pointsman.controller.transitions import carry_out
 from pointsman.model import CustomPolicy
@@ -30,6 +31,18 @@ def test_gates_by_default() -> None:
         "health": {},
     }
     assert alpha_of(whole) == 0.025
+
+
+def test_whoever_starts_a_short_rollout_is_warned_of_gates_that_come_too_late() -> None:
+    """A gate that looks at blocks of time is no use in a rollout of few; the warning says how long it takes."""
+    assert too_slow(checked(plan())) == too_slow(checked(plan(hold_s=35, steps=(0.1, 0.5, 1.0)))) == ""
+    assert too_slow(checked(plan(hold_s=1, gates={"error_rate": {}, "latency": {"burst_s": 0}, "health": {}}))) == ""
+    assert too_slow(checked(plan(hold_s=10, steps=(0.1, 0.5, 1.0)))) == (
+        "gate latency may come too late: it needs 70 s or more to be sure, and the steps below 100 % may be over after"
+        " 20 s; a longer hold_s, or a shorter burst_s, gives time"
+    )
+    short = plan(hold_s=1, gates={"latency": {"p50": 1.1, "p99": 1.1}, "metrics": {"loss": {"better": "lower"}}})
+    assert "gates latency.p50, latency.p99, metrics.loss may come too late: they need 80 s" in too_slow(checked(short))
 
 
 def test_what_is_given_stays() -> None:

@@ -140,8 +140,16 @@ class RolloutPicture:
         for name, gate in self._rollout["gates"].items():
             values = (_value(gate[which], gate["unit"]) for which in ("value", "baseline"))
             seen = (_evidence(gate, length), _e(gate)) if gate["unit"] else _plainly(gate)
-            table.add_row(plain(name), *values, *seen)
+            table.add_row(plain(gate_name(name, self._plan)), *values, *seen)
         return table
+
+
+def gate_name(name: str, plan: dict[str, Any]) -> str:
+    """With the percentile that is watched, such as ``latency p99``."""
+    kind, _, detail = name.partition(".")
+    if kind != "latency":
+        return name
+    return f"{kind} {detail or ' '.join(key for key in plan['gates'].get(kind, {}) if key != 'burst_s')}".rstrip()
 
 
 def _evidence(gate: dict[str, Any], length: int) -> Text:
@@ -179,7 +187,7 @@ def line(rollout: dict[str, Any]) -> str:
         name = f"rollout {rollout['id']}: "
         return plain(name + (rollout["reason"] or state).removeprefix(name)).plain
     nearest = max(rollout["gates"].items(), key=lambda item: _nearness(item[1]), default=None)
-    gate = f", {nearest[0]} {_e(nearest[1]).plain}" if nearest and nearest[1]["e"] > 1 else ""
+    gate = f", {gate_name(nearest[0], plan)} {_e(nearest[1]).plain}" if nearest and nearest[1]["e"] > 1 else ""
     return plain(
         f"rollout {rollout['id']}: {state}, step {rollout['step'] + 1} of {len(plan['steps'])}, "
         f"{share(rollout['weight'])} to {plan['to']}, held {clock(rollout['held_s'])} of {clock(plan['hold_s'])}, "

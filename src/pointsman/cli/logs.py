@@ -111,7 +111,7 @@ def _find(name: str) -> LogSource:
         return [instance.logs()], instance.is_alive
     except FileNotFoundError:
         raise ServeException(
-            f"no logs of {name!r} are on this machine; of one on a Ray cluster: give --address"
+            f"no logs of {name!r} are on this machine; for those on a Ray cluster, give --address"
         ) from None
     except ServeException as error:
         raise ServeException(f"{error}; logs of one with stored state: pointsman logs --state-dir FOLDER") from None

@@ -54,9 +54,10 @@ def status_tables(status: dict[str, Any]) -> Iterator[RenderableType]:
     """The whole status, table by table; first the apply that runs, if one does."""
     if status.get("apply") is not None:
         yield _apply(status["apply"])
+    yield _endpoints(status["endpoints"]) if status["endpoints"] else Text("No endpoints.", style="dim")
+    if status.get("rollouts"):
+        yield rollouts_table(status["rollouts"])
     for table, nothing in (
-        (_endpoints(status["endpoints"]), "No endpoints."),
-        (rollouts_table(status.get("rollouts", {})), ""),
         (_backends(status["backends"]), "No backends; deploy one with client.create_backend() or client.deploy()."),
         (_replicas(status["backends"]), ""),
         (_metrics(status["metrics"]), ""),
@@ -171,9 +172,10 @@ def _apply(running: dict[str, Any]) -> Text:
     return Text.assemble((plain(text).plain, "yellow"), (f", for {since}; pointsman take-back ends that", "dim"))
 
 
-def rollouts_table(rollouts: dict[str, dict[str, Any]]) -> Table:
-    """The newest rollout of each endpoint, by its name."""
-    table = make_table("Rollouts", "rollout", "state", "step", "weight", "held", "reason")
+def rollouts_table(rollouts: dict[str, dict[str, Any]]) -> RenderableType:
+    """The newest rollout of each endpoint, by its name; below, why they are where they are."""
+    table = make_table("Rollouts", "rollout", "state", "step", "weight", "held")
+    reasons = []
     for endpoint, rollout in sorted(rollouts.items()):
         state, plan = rollout["state"], rollout["plan"]
         table.add_row(
@@ -182,11 +184,13 @@ def rollouts_table(rollouts: dict[str, dict[str, Any]]) -> Table:
             f"{rollout['step'] + 1}/{len(plan['steps'])}",
             share(rollout["weight"]),
             "-" if rollout["ended"] else f"{clock(rollout['held_s'])}/{clock(plan['hold_s'])}",
-            plain(rollout["reason"].removeprefix(f"rollout {rollout['id']}: ") or "-"),
         )
-    for column in table.columns[1:5]:
+        if rollout["reason"]:
+            name = f"rollout {rollout['id']}: "
+            reasons.append(Text(plain(f"{name}{rollout['reason'].removeprefix(name)}").plain, style="dim"))
+    for column in table.columns[1:]:
         column.no_wrap = True
-    return table
+    return Group(table, *reasons)
 
 
 def _endpoints(endpoints: dict[str, Any]) -> Table:

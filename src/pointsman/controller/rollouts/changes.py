@@ -13,6 +13,7 @@ import msgspec
 from pointsman.controller.endpoints import with_endpoint
 from pointsman.controller.history import CONTROLLER, noted, recorded
 from pointsman.controller.marks import ENDPOINT, marked
+from pointsman.controller.rollouts.gates import too_slow
 from pointsman.controller.rollouts.judge import Verdict
 from pointsman.controller.rollouts.options import MISMATCH, checked
 from pointsman.controller.rollouts.words import percent, so_far
@@ -52,7 +53,7 @@ def apply(state: Desired, command: RolloutCommand, now: str) -> tuple[Desired, s
         ValueError: it cannot be carried out; nothing has changed.
     """
     if isinstance(command, StartRollout):
-        return _started(state, command, now), ""
+        return _started(state, command, now), too_slow(checked(command.plan))
     return _controlled(state, command, now)
 
 

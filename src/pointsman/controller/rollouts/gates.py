@@ -7,7 +7,7 @@ which is plain values, and gives its state back: the store keeps that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, sqrt
+from math import ceil, log2, sqrt
 from typing import Any, NamedTuple, Protocol
 
 from pointsman.controller.rollouts.options import (
@@ -101,6 +101,28 @@ def gates_of(plan: RolloutPlan, states: Mapping[str, dict[str, Any]]) -> dict[st
     return gates
 
 
+def too_slow(plan: RolloutPlan) -> str:
+    """A warning about gates that cannot trip while there is a baseline to compare with; empty if all can.
+
+    A block multiplies evidence by 2 at most, and the first one only says what is usual.
+    """
+    there_s = plan.hold_s * sum(step < 1 for step in plan.steps)
+    takes = {
+        name: gate.block_s * (1 + ceil(-log2(gate.alpha)))
+        for name, gate in gates_of(plan, {}).items()
+        if isinstance(gate, _Blocks)
+    }
+    late = [name for name, seconds in takes.items() if seconds > there_s]
+    if not late:
+        return ""
+    gates, needed = ("gate", "it needs") if len(late) == 1 else ("gates", "they need")
+    shorter = "" if late[0].startswith(METRICS) else f", or a shorter {BURST_S},"
+    return (
+        f"{gates} {', '.join(late)} may come too late: {needed} {max(takes.values()):.3g} s or more to be sure, and the"
+        f" steps below 100 % may be over after {there_s:.3g} s; a longer hold_s{shorter} gives time"
+    )
+
+
 class _Betting:
     """A gate of :mod:`pointsman.stats` inside."""
 
@@ -117,6 +139,12 @@ class _Betting:
     @property
     def alpha(self) -> float:
         return self._gate.alpha
+
+
+class _Blocks(_Betting):
+    """One that looks at blocks of time."""
+
+    block_s: float
 
 
 class RuleOut:
@@ -200,13 +228,14 @@ _A_LITTLE_S = 0.25
 """Readings do not come to the millisecond: a block of 10 s is one of ten readings."""
 
 
-class ErrorBlocks(_Betting):
+class ErrorBlocks(_Blocks):
     """Errors in blocks of time: for failures that come in bursts. The scale of a block is that of the baseline's rate
     in earlier blocks; the first block only sets that."""
 
     def __init__(self, options: Mapping[str, Any], alpha: float, state: Mapping[str, Any] | None) -> None:
         self._ratio, self._slack = options["max_ratio"], options["slack"]
-        self._block = Block(options[BURST_S], state and state["block"])
+        self.block_s = options[BURST_S]
+        self._block = Block(self.block_s, state and state["block"])
         self._gate: BlockGate = BlockGate.from_state(state["gate"]) if state is not None else BlockGate(alpha=alpha)
         self._known: tuple[float, float] = tuple(state["known"]) if state is not None else (0, 0)
         self.rule_out = RuleOut(options["rule_out"], alpha, state and state["rule"])
@@ -232,13 +261,14 @@ class ErrorBlocks(_Betting):
         return {"gate": self._gate.state(), "block": self._block.state(), **rest}
 
 
-class LatencyBlocks(_Betting):
+class LatencyBlocks(_Blocks):
     """A quantile of latency, in blocks of time. A block with fewer requests of the baseline than it takes to have one
     above the quantile goes on until it has so many: it would not be symmetric."""
 
     def __init__(
         self, quantile: float, ratio: float, burst_s: float, alpha: float, state: Mapping[str, Any] | None
     ) -> None:
+        self.block_s = burst_s
         self._block = Block(burst_s, state and state["block"])
         self._gate: LatencyGate = LatencyGate(quantile, ratio, alpha=alpha)
         if state is not None:
@@ -294,13 +324,14 @@ class Mismatches(_Betting):
         return {"gate": self._gate.state()}
 
 
-class Metric(_Betting):
+class Metric(_Blocks):
     """The mean of a metric of user code, in blocks of time. Nothing is known of how single values spread, so the scale
     of a block is that of the differences in earlier ones; the first block only sets that."""
 
     def __init__(self, name: str, options: Mapping[str, Any], alpha: float, state: Mapping[str, Any] | None) -> None:
         self._name, self._max_loss = name, options["max_loss"]
         self._sign = 1.0 if options["better"] == "higher" else -1.0
+        self.block_s = METRIC_BLOCK_S
         self._block = Block(METRIC_BLOCK_S, state and state["block"])
         self._gate: BlockGate = BlockGate.from_state(state["gate"]) if state is not None else BlockGate(alpha=alpha)
         self._squares: float = state["squares"] if state is not None else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import exp
+from math import ceil, exp
 
 from pointsman.controller.rollouts.gates import ErrorBlocks, ErrorRate, Gate, gates_of
 from pointsman.controller.rollouts.options import (
@@ -61,7 +61,7 @@ def missing(rollout: Rollout, gates: Mapping[str, Gate]) -> str:
     """What a step lacks to be over (RO6), in words; empty if it lacks nothing."""
     plan, lacks = rollout.plan, []
     if rollout.held_s < plan.hold_s:
-        lacks.append(f"{plan.hold_s - rollout.held_s:.3g} s")
+        lacks.append(f"{ceil(plan.hold_s - rollout.held_s)} s")
     if (needed := plan.min_samples - rollout.samples[1]) > 0:
         lacks.append(f"{needed:g} request{'s' * (needed != 1)} of {plan.to}")
     errors = gates.get(ERROR_RATE)
@@ -98,6 +98,9 @@ def of_gate(rollout: Rollout, name: str, gate: Gate) -> str:
     """Why a gate has tripped, in words and numbers."""
     view = view_of_gate(rollout, name, gate)
     value, baseline = (_shown(number, view.unit) for number in (view.value, view.baseline))
+    kind, _, detail = name.partition(".")
+    if kind == LATENCY:
+        name = f"{kind} {detail or _quantile_in(rollout)}"
     return f"{name} {value} against {baseline} (e {view.e:.3g} >= {view.needed:.3g})"
 
 
@@ -111,14 +114,19 @@ def _shown(number: float | None, unit: str) -> str:
         return "nothing"
     if unit == RATE:
         return percent(number)
-    return f"{number:.3g} s" if unit == SECONDS else f"{number:.4g}"
+    return f"{1000 * number:.3g} ms" if unit == SECONDS else f"{number:.4g}"
+
+
+def _quantile_in(rollout: Rollout) -> str:
+    """The only quantile that is watched, such as ``p99``."""
+    return next(iter(quantiles_of(rollout.plan.gates[LATENCY])))
 
 
 def _values(rollout: Rollout, name: str) -> tuple[float | None, float | None, str]:
     """What a gate watches, of the canary and of the baseline, and in which unit."""
     kind, _, detail = name.partition(".")
     if kind == LATENCY:
-        quantile = quantile_of(detail or next(iter(quantiles_of(rollout.plan.gates[LATENCY]))))
+        quantile = quantile_of(detail or _quantile_in(rollout))
         arms = rollout.totals.canary, rollout.totals.baseline
         slow = [quantile_s(arm, quantile) for arm in arms]
         return slow[0], slow[1], SECONDS

@@ -216,6 +216,13 @@ def test_a_narrow_terminal_gets_short_bars():
     assert "error_rate 2.2 % 0.9 % ████░░░░ e 12 of 60" in gates
 
 
+def test_a_paused_rollout_waits_for_somebody():
+    """While it is paused no step waits for time or requests, and the picture says what goes on with it."""
+    rows = picture(msgspec.structs.replace(BEGAN, state="paused", reason="paused at 5 % after 612 requests"))
+    assert "To go on: pointsman rollout resume greet" in rows
+    assert not any(row.startswith("The step waits") for row in rows)
+
+
 def test_each_percentile_is_named():
     """A gate on latency says which percentile it shows, whether there is one or several."""
     plan = {"gates": {"latency": {"burst_s": 10.0, "p95": 1.1}}}

@@ -94,7 +94,9 @@ class RolloutPicture:
         if not rollout["ended"]:
             yield Text()
             yield self._progress(length)
-            if rollout.get("waits_for"):
+            if rollout["state"] == "paused":
+                yield Text(plain(f"To go on: pointsman rollout resume {self._plan['endpoint']}").plain, style="dim")
+            elif rollout.get("waits_for"):
                 yield Text(plain(f"The step waits for {rollout['waits_for']}.").plain, style="dim")
         if rollout["gates"]:
             yield self._gates(length)

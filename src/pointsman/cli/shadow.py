@@ -6,11 +6,13 @@ import json
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pointsman.cli import completion
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
+from pointsman.cli.evidence import number
 from pointsman.cli.tables import make_table, plain
 
 app = typer.Typer(help="Look at a shadow whose answers are compared.", no_args_is_help=True)
@@ -63,10 +65,11 @@ def examples(
         console.print(example_table(example))
 
 
-def report_table(endpoint: str, backend: str, found: dict[str, Any]) -> Table:
+def report_table(endpoint: str, backend: str, found: dict[str, Any]) -> RenderableType:
     """A report, line by line."""
     since = found["since"][:19].replace("T", " ")
-    table = make_table(plain(f"{endpoint}: answers of {backend} since {since} UTC").plain, "", "", "")
+    title = Text(plain(f"{endpoint}: answers of {backend} since {since} UTC").plain, style="bold")
+    table = make_table("", "", "", "")
     rate = found["mismatch_rate"]
     table.add_row("pairs", f"{found['pairs']:,}", "")
     table.add_row("mismatched", f"{found['mismatched']:,}", _rate(rate))
@@ -79,9 +82,8 @@ def report_table(endpoint: str, backend: str, found: dict[str, Any]) -> Table:
         noise, gate = found["noise"], found["above_noise"]
         share = "" if noise["rate"] is None else f"{100 * noise['rate']:.2f} %"
         table.add_row("noise", f"{noise['mismatched']:,} of {noise['pairs']:,}", share)
-        table.add_row(
-            "above noise", "yes" if gate["tripped"] else "not sure", f"e {gate['e']:.3g} of {gate['needed']:g}"
-        )
+        above = "yes" if gate["tripped"] else "not sure" if found["mismatched"] else "no"
+        table.add_row("above noise", above, f"e {number(gate['e'])} of {number(gate['needed'])}")
     for reason, count in found["uncompared"].items():
         table.add_row(f"not compared: {reason}", f"{count:,}", "")
     if found["dropped"]:
@@ -89,7 +91,7 @@ def report_table(endpoint: str, backend: str, found: dict[str, Any]) -> Table:
     ratio = found["latency"]["median_ratio"]
     if ratio["value"] is not None:
         table.add_row("median time", f"x {ratio['value']:.2f}", _between(ratio, "x {:.2f}"))
-    return table
+    return Group(title, table)
 
 
 def verdict(found: dict[str, Any]) -> str:

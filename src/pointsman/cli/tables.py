@@ -221,12 +221,12 @@ def _traffic(weights: dict[str, float], last_minute: dict[str, Any] | None = Non
 
 
 def _last_minute(window: dict[str, Any] | None) -> Text:
-    """How a backend has done in the last minute; nothing if it had no requests."""
+    """How a backend has done in the last minute, below its name; nothing if it had no requests."""
     if window is None or not window["requests"]:
         return Text("")
     p50, p99 = (f"{window['latency_ms'][name] or 0:.3g}" for name in ("p50", "p99"))
     errors = (f", {window['errors']} errors", "red") if window["errors"] else ("", "")
-    return Text.assemble((f"  p50 {p50}, p99 {p99} ms", "dim"), errors)
+    return Text.assemble((f"\n{'':{BAR_WIDTH + 9}}p50 {p50}, p99 {p99} ms", "dim"), errors)
 
 
 def _shares(weights: dict[str, float]) -> Text:

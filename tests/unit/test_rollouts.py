@@ -354,7 +354,7 @@ def test_abort_and_promote() -> None:
     story.control("promote")
     assert (story.view.id, story.view.state, story.view.step) == (2, "promoted", 1)
     assert story.weights == pytest.approx({MAIN: 0.15, OTHER: 0.05, NEW: 0.8})
-    assert story.view.reason == "promoted to 80 % at 10 % after 0 requests by bob"
+    assert story.view.reason == "promoted from 10 % to 80 % after 0 requests by bob"
     assert views_of(story.state) == {ENDPOINT: story.view}
     with pytest.raises(ValueError, match="rollout 2 of endpoint 'greet' has ended"):
         story.control("pause")

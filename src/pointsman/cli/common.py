@@ -53,7 +53,7 @@ def connect_to(name: str, address: str | None = None) -> Client:
     others = (
         f"; running: {', '.join(names)}" if names else ", nor any other; start one with: pointsman start --detached"
     )
-    raise ServeException(f"no instance named {name!r} is running{others} (for one on a Ray cluster, give --address)")
+    raise ServeException(f"no instance named {name!r} is running{others}; for one on a Ray cluster, give --address")
 
 
 def is_of_script(name: str) -> bool:

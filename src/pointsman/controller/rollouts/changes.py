@@ -16,7 +16,7 @@ from pointsman.controller.marks import ENDPOINT, marked
 from pointsman.controller.rollouts.gates import too_slow
 from pointsman.controller.rollouts.judge import Verdict
 from pointsman.controller.rollouts.options import MISMATCH, checked
-from pointsman.controller.rollouts.words import percent, so_far
+from pointsman.controller.rollouts.words import after, percent, so_far
 from pointsman.controller.state import (
     Arms,
     Desired,
@@ -165,7 +165,7 @@ def _controlled(state: Desired, command: ControlRollout, now: str) -> tuple[Desi
         return _went_back(state, rollout, ABORTED, f"aborted {so_far(rollout)}{who}", by, now), ""
     assert command.verb == PROMOTE
     last = rollout.plan.steps[-1]
-    reason = f"promoted to {percent(last)} {so_far(rollout)}{who}"
+    reason = f"promoted from {percent(rollout.weight)} to {percent(last)} {after(rollout)}{who}"
     promoted = msgspec.structs.replace(rollout, step=len(rollout.plan.steps) - 1)
     return _ended(state, promoted, PROMOTED, reason, weights_at(rollout.former, rollout.plan.to, last), by, now), ""
 

@@ -10,7 +10,7 @@ import msgspec
 from pointsman.controller.rollouts.counting import new_in
 from pointsman.controller.rollouts.gates import Gate, Tick, gates_of
 from pointsman.controller.rollouts.options import HEALTH, ROLL_BACK
-from pointsman.controller.rollouts.words import back_again, missing, of_gate, percent
+from pointsman.controller.rollouts.words import after, back_again, missing, of_gate, percent
 from pointsman.controller.state import Means, Rollout
 from pointsman.model.evidence import Evidence
 from pointsman.model.rollout import INCONCLUSIVE, PAUSED, PROMOTED, ROLLED_BACK, RUNNING
@@ -91,7 +91,7 @@ def _by_time(rollout: Rollout, gates: Mapping[str, Gate]) -> Verdict:
     if not lacks:
         if rollout.step + 1 < len(plan.steps):
             return Verdict(RUNNING, advances=True)
-        return Verdict(PROMOTED, f"promoted to {percent(rollout.weight)} after {rollout.exposed} requests")
+        return Verdict(PROMOTED, f"promoted to {percent(rollout.weight)} {after(rollout)}")
     if rollout.held_s < plan.patience * plan.hold_s:
         return _stays(rollout)
     late = f"{rollout.held_s:.0f} s at {percent(rollout.weight)} and the step still lacks {lacks}"

@@ -90,8 +90,12 @@ def back_again(rollout: Rollout, why: str) -> str:
 
 def so_far(rollout: Rollout) -> str:
     """How far a rollout has come."""
-    requests = f"{rollout.exposed} request{'s' * (rollout.exposed != 1)}"
-    return f"at {percent(rollout.weight)} after {requests}"
+    return f"at {percent(rollout.weight)} {after(rollout)}"
+
+
+def after(rollout: Rollout) -> str:
+    """How many requests the new version has answered."""
+    return f"after {rollout.exposed} request{'s' * (rollout.exposed != 1)}"
 
 
 def of_gate(rollout: Rollout, name: str, gate: Gate) -> str:

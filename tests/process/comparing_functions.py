@@ -21,6 +21,8 @@ def does_harm(primary: Any, shadow: Any) -> bool:
         os._exit(3)
     elif what == "eat":
         return len(bytearray(GIGABYTES)) > 0
+    elif what == "fork":
+        os.fork()
     elif what == "raise":
         raise ValueError("no")
     return True

@@ -121,6 +121,11 @@ def called(*results: Any) -> Any:
 BY = compare.function("pkg.mod:name")
 
 
+class NoNumber:
+    def __float__(self) -> float:
+        raise RuntimeError
+
+
 @pytest.mark.parametrize(
     ("result", "outcome"),
     [
@@ -139,6 +144,7 @@ BY = compare.function("pkg.mod:name")
         ([1], Outcome(uncompared="function_result")),
         (ValueError("no"), Outcome(uncompared="function_raised")),
         (RecursionError(), Outcome(uncompared="function_raised")),
+        (NoNumber(), Outcome(uncompared="function_raised")),
     ],
 )
 def test_a_function_decides(result: Any, outcome: Outcome) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pointsman.comparer import subject as subjects
-from pointsman.comparer.limits import FunctionRunner, TooSlowError, limited
-from pointsman.comparer.subject import NotPlainError, Subject, plain_answer
+from pointsman.comparer.limits import PAIR_SIZE, FunctionRunner, TooSlowError, limited
+from pointsman.comparer.subject import NotPlainError, Subject, TooLargeError, plain_answer
 from pointsman.comparing.answers import Answer
 from pointsman.comparing.pairs import Outcome
 from pointsman.comparing.report import OTHER_ROUTES
@@ -173,6 +173,15 @@ def test_nothing_is_imported_to_read_an_answer(capsys: pytest.CaptureFixture[str
     assert plain_answer(Answer(200, body=pickle.dumps(1) + pickle.dumps([2]))).body == b"[1, [2]]"
 
 
+def test_an_answer_that_has_one_list_many_times_is_too_large() -> None:
+    """A small pickle that is endless as JSON stops nobody (SC9, SC10)."""
+    value: Any = [1] * 10
+    for _ in range(9):
+        value = [value] * 10
+    with pytest.raises(TooLargeError):
+        plain_answer(Answer(200, body=pickle.dumps(value)))
+
+
 def test_a_comparison_of_ours_ends_after_a_second() -> None:
     """However long two answers are, comparing them stops after its limit (SC9)."""
 
@@ -202,7 +211,7 @@ def test_a_slow_comparison_counts_as_uncompared(tmp_path: Path, monkeypatch: pyt
 
 def test_what_waits_for_a_function_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs that a slow function has no time for are counted as not compared (SC10)."""
-    monkeypatch.setattr("pointsman.comparer.limits.MAX_QUEUED", 10)
+    monkeypatch.setattr("pointsman.comparer.limits.MAX_QUEUED", 5 * (PAIR_SIZE + 2))
     began, go_on = threading.Event(), threading.Event()
 
     def waits(self: object, one: Pair) -> Outcome:

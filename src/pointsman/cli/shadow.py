@@ -62,7 +62,7 @@ def examples(
     if not found:
         console.print(Text(f"There is no example of answers of {plain(backend).plain} that differ.", style="dim"))
     for example in found:
-        console.print(example_table(example))
+        console.print(example_table(example, console.width))
 
 
 def report_table(endpoint: str, backend: str, found: dict[str, Any]) -> RenderableType:
@@ -107,12 +107,14 @@ def verdict(found: dict[str, Any]) -> str:
     return f"{share}: {above}."
 
 
-def example_table(example: dict[str, Any]) -> Table:
-    """Two answers beside each other."""
+def example_table(example: dict[str, Any], width: int = 80) -> Table:
+    """Two answers beside each other; as wide as the title, where there is room."""
     where = f" at {example['where']}" if example["where"] else ""
     score = f"score {example['score']:.2f}"
-    title = plain(f"{example['request_id']}, {example['route']}: {example['kind']}{where}, {score}").plain
+    call = ", ".join(filter(None, (example["request_id"], example["route"])))  # a call by handle may have no id
+    title = plain(f"{call}: {example['kind']}{where}, {score}").plain
     table = make_table(title, "primary", "shadow")
+    table.min_width = min(len(title), width)
     table.add_row(*(_shown(example[side]) for side in ("primary", "shadow")))
     return table
 

@@ -209,7 +209,7 @@ class TrafficOperations(Operations):
         tag = arguments.check_object_name(backend_tag, "backend_tag")
         share = _number(proportion, "proportion")
         if compare is None:
-            if (noise, keep, tuple(redact)) != (NOISE, KEEP, ()):
+            if noise != NOISE or keep != KEEP or redact not in ((), []):
                 raise ValueError("noise, keep and redact are options of a comparison; give compare, too")
             self._change(ShadowTraffic(new_id(), name, tag, share))
             return

@@ -7,8 +7,9 @@ from typing import Any
 
 from pointsman import arguments
 from pointsman.client.operations import Operations, new_id
+from pointsman.comparing.comparers import MAX_KEEP
 from pointsman.comparing.report import RouteCounts, ShadowCounts, make_report
-from pointsman.stats.checking import check_count
+from pointsman.stats.checking import check_count, check_number
 from pointsman.stats.rates import RateGate
 from pointsman.telemetry.pairs import MATCHED, MISMATCHED, RATIO, UNCOMPARED
 from pointsman.wire.messages import unpack
@@ -59,9 +60,9 @@ class ShadowOperations(Operations):
             TypeError, ValueError: ``limit`` is none; and as of :meth:`shadow_report`.
         """
         which = self._shadow_named(endpoint, backend)
-        most = check_count(limit, "limit")
-        if most < 1:
+        if check_number(limit, "limit") < 1:
             raise ValueError(f"limit must be 1 or more, not {limit!r}")
+        most = min(check_count(limit, "limit"), MAX_KEEP)
         self._check_alive()
         found = bytes(self._session.command(QueryExamples(new_id(), *which, most)))
         examples: list[dict[str, Any]] = json.loads(found)

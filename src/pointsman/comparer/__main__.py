@@ -12,6 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
+from pointsman.comparer.limits import limit_memory
 from pointsman.comparer.subject import Subject
 from pointsman.telemetry import logs
 from pointsman.wire.pairs import Began, Ended, Message, Unpacker
@@ -57,6 +58,7 @@ def main() -> None:
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the router's process, which ends this one
     os.nice(NICE)
+    limit_memory()
     logs.set_up(sys.argv[3], "comparer")
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.settimeout(LOOK_S)

@@ -5,32 +5,26 @@ argv: the socket
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import signal
 import socket
 import sys
 
 import msgspec
 
-from pointsman.comparer.limits import LENGTH, READY
+from pointsman.comparer.limits import LENGTH, READY, limit_memory
 from pointsman.comparing.pairs import Outcome, UserFunction, compare_answers
 from pointsman.engine.process import die_with_parent
 from pointsman.model.comparison import Function
 from pointsman.usercode.packing import import_object, shown
 from pointsman.wire.pairs import Pair, Unpacker
 
-MAX_MEMORY = 2 * 1024**3
-"""Bytes of address space."""
-
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     connection = socket.socket(fileno=int(sys.argv[1]))
-    with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    limit_memory()
     how = msgspec.msgpack.decode(_read(connection), type=Function)
     try:
         function = import_object(how.path, how.sys_path)
@@ -45,10 +39,14 @@ def main() -> None:
 
 
 def _compare(how: Function, pair: Pair, function: UserFunction) -> Outcome:
+    process = os.getpid()
     try:
         return compare_answers(how, pair.primary, pair.shadow, function)
     except MemoryError:
         os._exit(1)  # not an error of one pair: what is left of this process is of no use
+    finally:
+        if os.getpid() != process:
+            os._exit(0)  # user code has forked, and one pair is answered once
 
 
 def _read(connection: socket.socket) -> bytes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -37,8 +38,18 @@ IDLE_S = 60.0
 """A process without work ends after this time; the next pair starts another one."""
 MAX_QUEUED = 16 * 1024 * 1024
 """Bytes of answers that wait for one function."""
+PAIR_SIZE = 2048
+"""What a pair takes beside the bodies, at least."""
+MAX_MEMORY = 2 * 1024**3
+"""Bytes of address space of a process."""
 LENGTH = Struct("<I")
 READY = b"ready"
+
+
+def limit_memory() -> None:
+    """Limit the memory of this process to :data:`MAX_MEMORY`."""
+    with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
 
 
 class TooSlowError(Exception):
@@ -211,4 +222,4 @@ class FunctionProcess:
 
 
 def _size(pair: Pair) -> int:
-    return len(pair.primary.body) + len(pair.shadow.body)
+    return len(pair.primary.body) + len(pair.shadow.body) + PAIR_SIZE

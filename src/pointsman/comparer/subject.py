@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pointsman.comparer.limits import FunctionRunner, TooSlowError, limited
-from pointsman.comparing.answers import Answer
+from pointsman.comparing.answers import TOO_LARGE, Answer
 from pointsman.comparing.examples import ExampleStore
 from pointsman.comparing.pairs import ERROR, MATCH, STATUS, Outcome, compare_answers
 from pointsman.comparing.redaction import make_example
@@ -34,7 +34,7 @@ from pointsman.telemetry.pairs import (
     PairCounter,
     code_of,
 )
-from pointsman.wire.pairs import Began, Missed, Pair, Sides
+from pointsman.wire.pairs import MAX_ANSWER, Began, Missed, Pair, Sides
 
 log = logging.getLogger("pointsman.comparer")
 
@@ -42,6 +42,9 @@ SHORT = 2048
 """Bytes of two answers that cannot take long, whatever they are."""
 OBJECTS, TOO_SLOW = "objects", "too_slow"
 """Why a pair is not compared: a handle's answer is no plain data; comparing has taken over 1 s."""
+
+MAX_PLAIN = 2 * MAX_ANSWER
+"""Items and characters of what is in a pickle."""
 
 
 class Subject:
@@ -61,8 +64,8 @@ class Subject:
             return
         try:
             pair = _as_http(message)
-        except NotPlainError:
-            self._record(message, Outcome(uncompared=OBJECTS))
+        except NotPlainError as error:
+            self._record(message, Outcome(uncompared=error.reason))
             return
         if pair.pickled:
             self._record(pair, MATCH)
@@ -159,6 +162,14 @@ def _as_http(pair: Pair) -> Pair:
 class NotPlainError(Exception):
     """An answer has objects, or large buffers, and not only plain data."""
 
+    reason = OBJECTS
+
+
+class TooLargeError(NotPlainError):
+    """The pickle has values once that are many times in the answer."""
+
+    reason = TOO_LARGE
+
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> NoReturn:
@@ -173,11 +184,13 @@ def plain_answer(answer: Answer) -> Answer:
 
     Raises:
         NotPlainError: the pickle has classes, or what is no JSON.
+        TooLargeError: it has far more than its size says.
     """
     if answer.error:
         return answer
     values = _values(answer.body)
     value = values[0] if len(values) == 1 else values
+    _check_size(value)
     if isinstance(value, str):
         return Answer(answer.status, "text/plain", value.encode("utf-8", "surrogatepass"))
     if isinstance(value, (bytes, bytearray)):
@@ -186,6 +199,25 @@ def plain_answer(answer: Answer) -> Answer:
         return Answer(answer.status, "application/json", json.dumps(value).encode())
     except (TypeError, ValueError, RecursionError):
         raise NotPlainError from None
+
+
+def _check_size(value: Any) -> None:
+    """Check that JSON of a value is not endless, before it is written: nothing breaks that off.
+
+    Raises:
+        TooLargeError: it has too many items and characters.
+    """
+    left, there = MAX_PLAIN, [value]
+    while there:
+        one = there.pop()
+        if isinstance(one, (list, tuple, dict, str)):
+            left -= len(one)
+            if left < 0:
+                raise TooLargeError
+        if isinstance(one, dict):
+            there += one.values()
+        elif isinstance(one, (list, tuple)):
+            there += one
 
 
 def _values(data: bytes) -> list[Any]:

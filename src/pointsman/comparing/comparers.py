@@ -10,6 +10,8 @@ from pointsman.comparing.paths import check_paths, names_one_place, parse
 from pointsman.model.comparison import Comparer, Comparison, Exact, Function, Json, Text, TopK
 from pointsman.stats.checking import check_count, check_number
 
+MAX_LABELS = 1_000_000
+
 MAX_KEEP = 1000
 """Examples of one shadow that can be asked for; 16 MiB of them are kept at the most."""
 
@@ -56,7 +58,7 @@ def top_k(k: int, path: str = "$", min_overlap: float = 1.0) -> TopK:
     """Compare the best labels of two answers, whatever their order.
 
     Args:
-        k: how many, 1 or more. An answer with fewer labels counts with those that it has.
+        k: how many, from 1 to 1,000,000. An answer with fewer labels counts with those that it has.
         path: where they are: a list of labels, best first; a list of ``{"label": ..., "score": ...}``; or an object of
             label to score. Higher scores are better. It names one place, so without ``[*]`` and ``..name``.
         min_overlap: the share of labels that must be in both, 0 to 1.
@@ -69,8 +71,8 @@ def top_k(k: int, path: str = "$", min_overlap: float = 1.0) -> TopK:
         ValueError: ``path`` is none, or leads to several places, or a number is out of its range.
     """
     count = check_count(k, "k")
-    if count < 1:
-        raise ValueError(f"k must be 1 or more, not {k!r}")
+    if not 1 <= count <= MAX_LABELS:
+        raise ValueError(f"k must be from 1 to {MAX_LABELS}, not {k!r}")
     if not names_one_place(parse(path)):
         raise ValueError(f"path {path!r} of the labels must name one place, without '[*]' and '..name'")
     return TopK(count, path, _share(min_overlap, "min_overlap"))

@@ -137,12 +137,11 @@ def _text(by: Text, primary: Answer, shadow: Answer) -> Outcome:
 def _function(function: UserFunction, primary: Answer, shadow: Answer) -> Outcome:
     values = decoded(primary), decoded(shadow)
     try:
-        result = function(*values)
+        score = score_of(function(*values))
     except MemoryError:
         raise  # what is left of this process is of no use, which its owner knows best
     except Exception:  # noqa: BLE001 - user code may raise anything, and nobody but the report is to know
         return Outcome(uncompared=RAISED)
-    score = score_of(result)
     if score is None:
         return Outcome(uncompared=BAD_RESULT)
     return MATCH if score == 1 else Outcome(FUNCTION, score=score)

@@ -26,10 +26,10 @@ Key = str | int | None
 
 NAME, PLACE, EACH, DEEP = "name", "place", "each", "deep"
 
-_NAME = r"[^.\[\]\s\"'*$@?()]+"
+_NAME = r"[^.\[\]\s\"'*$@?()\ud800-\udfff]+"
 _STEP = re.compile(
     rf"\.\.(?P<deep>{_NAME})|\.(?P<name>{_NAME})"
-    r"|\[(?P<place>\d{1,9})\]|\[(?P<each>\*)\]|\[(?P<text>\"(?:[^\"\\]|\\.)*\")\]"
+    r"|\[(?P<place>\d{1,9})\]|\[(?P<each>\*)\]|\[(?P<text>\"(?:[^\"\\\ud800-\udfff]|\\.)*\")\]"
 )
 _PLAIN_NAME = re.compile(_NAME)
 

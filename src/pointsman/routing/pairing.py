@@ -192,7 +192,7 @@ class Pairing:
             self.give_up(NOT_RUN)  # copies wait behind users' calls, so this says nothing about the backend
         elif not status:
             self.give_up(NO_ANSWER)
-        else:
+        elif self.take(0):
             self.came(_Came(Reply(status, [], b""), type(error).__name__, *self._how(call)), shadow=shadow)
 
     def take(self, size: int) -> bool:

@@ -234,6 +234,46 @@ def test_a_reading_at_any_moment_loses_no_latency(tmp_path: Path) -> None:
     file.close()
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_process_that_spoils_its_own_counts_spoils_no_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: float
+) -> None:
+    """User code that has written into its process's memory costs its own counts, and those of others still count
+    (RO11)."""
+    good, bad = TallyFile(tmp_path, "ingress"), TallyFile(tmp_path, "replica")
+    good.take(KEY).count(0.01, False)
+    spoilt = bad.take(KEY._replace(backend="other"))
+    spoilt.values[spoilt.at] = number
+    collector = TallyCollector(tmp_path)
+    for _ in range(3):
+        assert [key for key, _ in collector.collect().tallies] == [KEY]
+    assert len(caplog.records) == 1  # said once
+    collector.close()
+    good.close()
+    bad.close()
+
+
+def test_a_file_that_cannot_be_removed_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While files cannot be removed, requests of an HTTP server that has ended are still counted once (RO11)."""
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise OSError("read-only")
+
+    collector = TallyCollector(tmp_path)
+    for _ in range(2):
+        file = TallyFile(tmp_path, "ingress")
+        file.take(KEY).count(0.01, False)
+        collector.collect()
+        file.close()
+        with monkeypatch.context() as context:
+            context.setattr(Path, "unlink", refuse)
+            with pytest.raises(OSError, match="read-only"):
+                collector.collect()
+    assert [tally.requests for _, tally in collector.collect().tallies] == [2]
+    collector.close()
+    assert collected(tmp_path)[KEY].requests == 2
+
+
 def test_a_slot_has_room_for_the_longest_names() -> None:
     """Names of 200 characters of four bytes each are counted."""
     from pointsman.telemetry.tallies import MAX_KEY

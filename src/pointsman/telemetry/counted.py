@@ -83,7 +83,7 @@ class Slot(NamedTuple):
 
 class TallyReader:
     """Reads the tallies of another process, any number of times. The process is not trusted, since user code may run in
-    it: a key that cannot be read is left out.
+    it: a tally that cannot be read is left out.
 
     Args:
         path: of the file.
@@ -154,7 +154,13 @@ class TallyReader:
         values = memory[start + VALUES_AT : start + SLOT]
         if STAMP.unpack_from(memory, start)[0] != stamp:
             return None
-        slot = self._slots[start] = Slot(stamp, first, key, tally_of(values))
+        try:
+            tally = tally_of(values)
+        except (ValueError, OverflowError) as error:  # no number, or one without end
+            if key is not None:
+                log.warning("a tally of endpoint %r is left out: %s", key.endpoint, error)
+            key, tally = None, Tally()
+        slot = self._slots[start] = Slot(stamp, first, key, tally)
         return slot
 
 
@@ -243,12 +249,15 @@ class TallyCollector:
             for key, tally in self._readers[name].read():
                 kept[key] = kept[key].plus(tally) if key in kept else tally
         kept = {key: kept[key] for key in newest(kept)[-MAX_RETIRED:]}
-        if not self._write_retired(ended, kept):
+        merged = [name for name in self._merged if (self._folder / name).exists()] + ended
+        if not self._write_retired(merged, kept):
             return
-        self._retired, self._merged = kept, ended
+        # One that could not be removed before is merged already, too.
+        self._retired, self._merged = kept, merged
         for name in ended:
-            (self._folder / name).unlink(missing_ok=True)
             self._readers.pop(name).close()
+        for name in merged:
+            (self._folder / name).unlink(missing_ok=True)
 
     def _write_retired(self, merged: list[str], kept: Mapping[TallyKey, Tally]) -> bool:
         """Store these counts. They take effect by a rename, and name the files that they contain: who is killed before

@@ -6,17 +6,23 @@ import asyncio
 import json
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from pointsman.comparing.redaction import Example
+from pointsman.controller.judging import Judging
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import Desired
-from pointsman.engine.base import OneNode
+from pointsman.engine.base import ONE_NODE, OneNode
+from pointsman.engine.instances import pairs_folder
 from pointsman.model import Comparison
 from pointsman.model.comparison import Json
+from pointsman.telemetry.collector import Collector
 from pointsman.telemetry.pairs import CountKey, PairCounter, PairCounts, Wanted
+from pointsman.telemetry.writer import MetricsWriter
 from pointsman.wire.commands import ShadowTraffic
 from tests.unit.desiring import SERVED, done
 
@@ -97,6 +103,81 @@ def test_what_a_controller_did_not_see_cannot_decide(tmp_path: Path) -> None:
         await shadows.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [OSError("the disk"), RuntimeError("a bug")])
+def test_what_cannot_be_read_is_read_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Compared answers cannot be read for a while: that is said once, and the report goes on afterwards (SC6)."""
+    monkeypatch.setattr("pointsman.controller.shadows.EVERY_S", 0.001)
+
+    class Failing(OtherNode):
+        async def read_pairs(self, wanted: Wanted) -> list[PairCounts]:
+            answer = await super().read_pairs(wanted)
+            if len(self.wanted) < 4:
+                raise error
+            return answer
+
+    async def main() -> None:
+        node = Failing()
+        node.counts = {key("matched"): 2}
+        shadows = Shadows(tmp_path / "c", node, lambda: STATE)
+        reading = asyncio.ensure_future(shadows.run())
+        while not shadows.was_read:
+            await asyncio.sleep(0.001)
+        assert sum(one.count for one in shadows.view("e", "two").counts) == 2
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await shadows.aclose()
+
+    asyncio.run(main())
+    assert len(caplog.records) == 1
+
+
+def test_another_controller_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller was killed: Prometheus sees each compared answer once, also those from before (SC6)."""
+    for module in ("evidence", "shadows"):
+        monkeypatch.setattr(f"pointsman.controller.{module}.EVERY_S", 0.01)
+    page = Collector(tmp_path / "m", clock=lambda: 0.0)
+
+    def shown() -> float:
+        metric = page.collect().get("serve_shadow_pairs_total")
+        return sum(numbers[0] for numbers in metric.series.values()) if metric is not None else 0.0
+
+    async def control(counter: PairCounter) -> None:
+        writer = MetricsWriter(tmp_path / "m", "controller")
+        controller = cast(Any, SimpleNamespace(desired=STATE, observed=None, update=None))
+        judging = Judging(
+            controller,
+            instance="i",
+            control_path=str(tmp_path / "s" / "socket"),
+            nodes=ONE_NODE,
+            writer=writer,
+            exporter=None,
+        )
+        judging.start()
+        while not judging.shadows.was_read:
+            await asyncio.sleep(0.001)
+        before = judging.evidence.evidence()
+        while judging.evidence.evidence().at <= before.at + 0.02:  # it has been shown
+            await asyncio.sleep(0.001)
+        known = shown()
+        counter.count(key("matched"))
+        while shown() == known:
+            await asyncio.sleep(0.001)
+        await judging.aclose()
+        writer.close()
+
+    for folder in ("m", "s"):
+        (tmp_path / folder).mkdir()
+    counter = PairCounter(pairs_folder(str(tmp_path / "s" / "socket")) / NAME)
+    counter.count(key("matched"), 3)
+    for controllers in (1, 2):
+        asyncio.run(control(counter))
+        assert shown() == controllers
+    counter.close()
+    page.close()
 
 
 def test_new_code_and_the_end_of_a_comparison(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from msgspec import structs
 
 from pointsman.controller.evidence import EvidenceReader, EvidenceSource, NodeCounts, Past
+from pointsman.controller.judging import metrics_watched
 from pointsman.controller.numbers import numbers_of
-from pointsman.controller.run import metrics_watched
 from pointsman.controller.state import Desired, Rollout
 from pointsman.engine.base import ONE_NODE
 from pointsman.model import EndpointSpec, TrafficChange, TrafficHistory, TrafficPolicy

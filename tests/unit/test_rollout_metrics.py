@@ -97,6 +97,7 @@ def test_compared_answers_are_counted_once(page: Page, tmp_path: Path) -> None:
     page.show(state, {first: PairTally(4, 1)})
     page.show(state, {first: PairTally(14, 2)})
     another = RolloutMetrics(MetricsWriter(tmp_path, "controller"))
+    another.show(state, None, {})  # it has not read them yet
     another.show(state, {first: PairTally(14, 2)}, {})
     another.show(state, {first: PairTally(15, 2), fresh: PairTally(3, 3)}, {})
     assert page.values("shadow_pairs_total") == {(ENDPOINT, NEW, "matched"): 13.0, (ENDPOINT, NEW, "mismatched"): 5.0}

@@ -13,17 +13,14 @@ from pathlib import Path
 from pointsman.controller.commands import Commands
 from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
-from pointsman.controller.evidence import EvidenceReader
+from pointsman.controller.judging import Judging
 from pointsman.controller.orders import Launcher
-from pointsman.controller.rollouts.metrics import RolloutMetrics
-from pointsman.controller.rollouts.watch import RolloutWatch
-from pointsman.controller.shadows import Shadows
-from pointsman.controller.state import Desired, of_this_start
+from pointsman.controller.state import of_this_start
 from pointsman.controller.store import StoreError
 from pointsman.controller.store.base import DurableStore
 from pointsman.controller.waiters import StartWait
 from pointsman.engine.base import Engine, EventSink
-from pointsman.engine.instances import metrics_folder, pairs_folder, tallies_folder
+from pointsman.engine.instances import metrics_folder
 from pointsman.engine.listening import url_of
 from pointsman.telemetry import families
 from pointsman.telemetry.exporter import Exporter
@@ -79,32 +76,21 @@ async def serve(
         request_timeout_s=handover.settings.request_timeout_s,
         drain_delay_s=handover.settings.drain_delay_s,
     )
-    shadows = Shadows(pairs_folder(handover.control_path), raised.nodes, lambda: controller.desired)
-    evidence = EvidenceReader(
-        tallies_folder(handover.control_path),
+    judging = Judging(
+        controller,
+        instance=handover.settings.instance,
+        control_path=handover.control_path,
         nodes=raised.nodes,
-        exists=lambda key: key.endpoint in controller.desired.endpoints and key.backend in controller.desired.backends,
-        pairs=lambda: shadows.pairs,
-        metrics=lambda: metrics_watched(controller.desired),
+        writer=writer,
         exporter=exporter,
     )
-    rollouts = RolloutWatch(
-        handover.settings.instance,
-        desired=lambda: controller.desired,
-        observed=controller.observed,
-        update=controller.update,
-    )
-    evidence.subscribe(rollouts.heard)
-    if writer is not None:
-        shown = RolloutMetrics(writer)
-        evidence.subscribe(lambda now: shown.show(controller.desired, now.pairs, shadows.above_noise()))
     commands = Commands(
         handover.settings,
         controller,
         raised,
         ingresses=connections.ingresses,
-        shadows=shadows,
-        evidence=evidence,
+        shadows=judging.shadows,
+        evidence=judging.evidence,
         exporter=exporter,
         metrics_url=url_of(metrics, node_address) if metrics is not None else "",
         wait_for_resources_s=wait_for_resources_s,
@@ -112,19 +98,15 @@ async def serve(
     connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
     # The engine first: its ``recovered`` event adopts the living replicas, so they are known when they report.
     await raised.start()
-    tasks = (evidence.run(), watch_start(controller, handover.settings), shadows.run())
-    beside = [asyncio.ensure_future(task) for task in tasks]
-    beside[0].add_done_callback(_start_again_if_failed)
+    judging.start()
+    coming_up = asyncio.ensure_future(watch_start(controller, handover.settings))
     servers = [await _accept(listener, connections, handover.settings.instance) for listener in listeners]
     ready(controller)
     await stopped.wait()
-    for task in beside:
-        task.cancel()
-    await asyncio.gather(*beside, return_exceptions=True)
-    await rollouts.aclose()
-    await shadows.aclose()
+    coming_up.cancel()
+    await asyncio.gather(coming_up, return_exceptions=True)
+    await judging.aclose()
     await controller.aclose()
-    await evidence.aclose()
     if exporter is not None:
         await exporter.aclose()
     await asyncio.gather(*(server.aclose() for server in servers), raised.aclose())
@@ -141,21 +123,8 @@ async def watch_start(controller: Controller, settings: InstanceSettings) -> Non
         log.error("that the instance has come up could not be recorded: %s", error)
 
 
-def metrics_watched(desired: Desired) -> frozenset[str]:
-    """The metrics of user code by which rollouts are judged."""
-    live = [rollout for rollout in desired.rollouts.values() if rollout.is_live]
-    return frozenset(name for rollout in live for name in rollout.plan.gates.get("metrics", ()))
-
-
 async def _accept(listener: socket.socket, connections: Connections, instance: str) -> Gate:
     return await accept(listener, connections, instance=instance, key_for=connections.key_for)
-
-
-def _start_again_if_failed(reading: asyncio.Future[None]) -> None:
-    if not reading.cancelled() and reading.exception() is not None:
-        # A bug: without evidence nothing is judged, and a new controller may read what this one could not.
-        log.critical("what routers have counted is not read any more", exc_info=reading.exception())
-        raise SystemExit(1)
 
 
 async def _start_exporter(

@@ -100,6 +100,7 @@ class Shadows:
 
     Attributes:
         pairs: at the last reading.
+        was_read: whether there was one.
     """
 
     def __init__(self, folder: Path, nodes: Nodes, desired: Callable[[], Desired]) -> None:
@@ -111,16 +112,24 @@ class Shadows:
         self._counts: dict[str, Counter[CountKey]] = {}
         self._gates: dict[str, _Gate] = {}
         self._swept = False
+        self.was_read = False
         self.pairs: dict[PairKey, PairTally] = {}
 
     async def run(self) -> None:
         """Read once a second, until cancelled."""
+        failed = False
         while True:
-            await asyncio.sleep(EVERY_S)
             try:
                 await self.read()
-            except OSError as error:
-                log.warning("compared answers cannot be counted now: %s", error)
+                failed = False
+            except Exception as error:
+                # Mostly of the disk; else a bug, or what user code has made of its counts. Reports and gates stay as
+                # they are, it is tried again, and the rest of the controller works.
+                if not failed:
+                    known = isinstance(error, OSError)
+                    log.warning("compared answers cannot be counted now: %s", error, exc_info=not known)
+                failed = True
+            await asyncio.sleep(EVERY_S)
 
     async def read(self) -> None:
         """Read what was counted until now. Folders of comparisons that are over are removed.
@@ -143,6 +152,7 @@ class Shadows:
             self.pairs = {}
             for one in shadows:
                 self.pairs.update(pairs_of(one, counts[one.comparison.name]))
+            self.was_read = True
             self._judge(shadows)
 
     def view(self, endpoint: str, backend: str) -> ShadowView:

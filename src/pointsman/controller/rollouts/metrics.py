@@ -42,12 +42,12 @@ class RolloutMetrics:
         self._counted: dict[PairKey, PairTally] | None = None
 
     def show(
-        self, state: Desired, pairs: Mapping[PairKey, PairTally], noise: Mapping[tuple[str, str], NoiseView]
+        self, state: Desired, pairs: Mapping[PairKey, PairTally] | None, noise: Mapping[tuple[str, str], NoiseView]
     ) -> None:
         """Write what is different from the last time.
 
         Args:
-            pairs: all that was compared so far.
+            pairs: all that was compared so far; None before that was read.
             noise: of each shadow that compares, by endpoint and backend.
         """
         newest = {one.plan.endpoint: one for one in sorted(state.rollouts.values(), key=lambda one: one.id)}
@@ -61,7 +61,8 @@ class RolloutMetrics:
             (families.SHADOW_EVIDENCE, whose): _share(view.e, view.needed) for whose, view in noise.items()
         }
         self._write(families.SHADOW_EVIDENCE, shares)
-        self._count(pairs)
+        if pairs is not None:
+            self._count(pairs)
 
     def _write(self, about: object, values: dict[Labelled, float]) -> None:
         """Write these values, and 0 for those that were written about the same before and are no more."""

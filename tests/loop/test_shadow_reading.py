@@ -16,7 +16,7 @@ from pointsman.comparing.redaction import Example
 from pointsman.controller.judging import Judging
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import Desired
-from pointsman.engine.base import ONE_NODE, OneNode
+from pointsman.engine.base import OneNode
 from pointsman.engine.instances import pairs_folder
 from pointsman.model import Comparison
 from pointsman.model.comparison import Json
@@ -145,17 +145,22 @@ def test_another_controller_counts_on(tmp_path: Path, monkeypatch: pytest.Monkey
         metric = page.collect().get("serve_shadow_pairs_total")
         return sum(numbers[0] for numbers in metric.series.values()) if metric is not None else 0.0
 
+    class Slow(OneNode):
+        """Answers after the first reading of what routers have counted."""
+
+        def __init__(self) -> None:
+            self.heard = asyncio.Event()
+
+        async def read_pairs(self, wanted: Wanted) -> list[PairCounts]:
+            await self.heard.wait()
+            return []
+
     async def control(counter: PairCounter) -> None:
-        writer = MetricsWriter(tmp_path / "m", "controller")
+        writer, nodes = MetricsWriter(tmp_path / "m", "controller"), Slow()
         controller = cast(Any, SimpleNamespace(desired=STATE, observed=None, update=None))
-        judging = Judging(
-            controller,
-            instance="i",
-            control_path=str(tmp_path / "s" / "socket"),
-            nodes=ONE_NODE,
-            writer=writer,
-            exporter=None,
-        )
+        path = str(tmp_path / "s" / "socket")
+        judging = Judging(controller, instance="i", control_path=path, nodes=nodes, writer=writer, exporter=None)
+        judging.evidence.subscribe(lambda evidence: nodes.heard.set())
         judging.start()
         while not judging.shadows.was_read:
             await asyncio.sleep(0.001)

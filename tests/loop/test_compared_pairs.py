@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pickle
+import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
 from pointsman.comparing.answers import Answer
+from pointsman.engine.comparer import Comparer
 from pointsman.incoming import CODEC_OBJECT
 from pointsman.model import Comparison, RoutingTable
 from pointsman.model.comparison import Exact
@@ -20,7 +23,7 @@ from pointsman.routing.pairing import Subject
 from pointsman.routing.reply import Reply
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, run, settle, table_of
-from pointsman.wire.pairs import MAX_ANSWER, MAX_WAITING, Pair, Sides
+from pointsman.wire.pairs import MAX_ANSWER, MAX_WAITING, Began, Ended, Message, Missed, Pair, Sides, Unpacker
 from tests.loop.shadowed import order
 
 JSON = [(b"content-type", b"application/json")]
@@ -35,6 +38,7 @@ class Taken:
         self.pairs: list[Pair] = []
         self.reasons: list[tuple[str, Sides]] = []
         self.subjects: list[Subject] = []
+        self.forgotten: list[tuple[str, str]] = []
 
     def hold(self, size: int) -> bool:
         fits = self.held + size <= self.room
@@ -48,6 +52,9 @@ class Taken:
         if subject not in self.subjects:
             self.subjects.append(subject)
         return self.subjects.index(subject)
+
+    def forget(self, endpoint: str, backend: str) -> None:
+        self.forgotten.append((endpoint, backend))
 
     def compare(self, number: int, size: int, make: Callable[[], Pair]) -> None:
         assert size <= self.held
@@ -348,3 +355,56 @@ def test_too_many_copies_are_counted_as_dropped() -> None:
             assert len(taken.pairs) == 100
 
     run(main())
+
+
+def test_a_shadow_that_ends_is_compared_no_more() -> None:
+    """Whoever takes a shadow away, or deletes its endpoint, leaves nothing behind in any process (SC12)."""
+
+    async def main() -> None:
+        taken = Taken()
+        async with compared(taken) as (router, primary, shadow):
+            replicas: dict[str, Any] = {"b": primary, "s": shadow}
+            router.apply(comparing(3, replicas, noise=0.5))
+            assert taken.forgotten == []
+            made = table_of(4, {tag: [replica] for tag, replica in replicas.items()}, endpoints={"b": {"b": 1.0}})
+            router.apply(made)
+            assert taken.forgotten == [("b", "s")]
+            router.apply(comparing(5, replicas))
+            router.apply(msgspec.structs.replace(made, version=6, endpoints={}))
+            assert taken.forgotten == [("b", "s")] * 2
+
+    run(main())
+
+
+def test_a_router_tells_the_comparer_that_a_comparison_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shadows that are compared, one after the other, leave nothing behind in the process that compares (SC12)."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        comparer, unpacker = Comparer(tmp_path), Unpacker()
+        monkeypatch.setattr(comparer, "_start", lambda: setattr(comparer, "_socket", ours) or True)
+
+        async def told(count: int) -> list[Message]:
+            messages: list[Message] = []
+            while len(messages) < count:
+                messages += unpacker.feed(await asyncio.get_running_loop().sock_recv(theirs, 65536))
+            return messages
+
+        for number in range(1, 4):
+            sides = Sides("b", 1, 1)
+            assert comparer.number(Subject("b", f"s{number}", Comparison(Exact(), name=str(number)))) == number
+            comparer.missed(number, sides, "dropped")
+            assert [type(message) for message in await told(2)] == [Began, Missed]
+            comparer.forget("b", f"s{number}")
+            assert await told(1) == [Ended(number)]
+            comparer.missed(number, sides, "dropped")  # it was on its way
+        comparer._flush()
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+        assert (comparer._subjects, comparer._numbers, comparer._announced) == ({}, {}, set())
+        ours.close()
+        theirs.close()
+
+    asyncio.run(main())

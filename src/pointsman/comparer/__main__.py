@@ -37,7 +37,7 @@ class Work:
         self._subjects: dict[int, Subject] = {}
 
     def take(self, message: Message) -> None:
-        """Take a message. Comparisons that the router does not know any more stay until the process ends."""
+        """Take a message."""
         if isinstance(message, Began):
             try:
                 self._subjects[message.number] = Subject(self._folder, message)

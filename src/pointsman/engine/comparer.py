@@ -101,11 +101,19 @@ class Comparer:
     def number(self, subject: Subject) -> int:
         found = self._subjects.get(subject.comparison.name)
         if found is None:
-            self._end_others(subject)
+            self.forget(subject.endpoint, subject.backend)
             self._newest += 1
             found = Began(self._newest, subject.endpoint, subject.backend, subject.comparison)
             self._subjects[subject.comparison.name] = self._numbers[found.number] = found
         return found.number
+
+    def forget(self, endpoint: str, backend: str) -> None:
+        for name, other in list(self._subjects.items()):
+            if (other.endpoint, other.backend) == (endpoint, backend):
+                del self._subjects[name], self._numbers[other.number]
+                if other.number in self._announced:
+                    self._pairs.append((other.number, partial(Ended, other.number)))
+                    self._flush_later()
 
     def compare(self, number: int, size: int, make: Callable[[], Pair]) -> None:
         self._pairs.append((number, make))
@@ -134,14 +142,6 @@ class Comparer:
                 deadline += END_S
             await asyncio.sleep(POLL_S)
 
-    def _end_others(self, subject: Subject) -> None:
-        """Forget what this shadow was compared by before. A pair that is still on its way is not compared."""
-        for name, other in list(self._subjects.items()):
-            if (other.endpoint, other.backend) == (subject.endpoint, subject.backend):
-                del self._subjects[name], self._numbers[other.number]
-                if other.number in self._announced:
-                    self._pairs.append((other.number, partial(Ended, other.number)))
-
     def _flush_later(self, delay_s: float = FLUSH_S) -> None:
         if self._timer is None and not self._blocked and not self._closed:
             self._timer = self._loop.call_later(delay_s, self._flush)
@@ -163,6 +163,7 @@ class Comparer:
             data = packed(make())
             self._waiting += len(data)
             self._add(number, data)
+        self._announced &= self._numbers.keys()  # of others nothing is written any more
         self._write()
         if self._pairs:
             self._flush_later(0.0)

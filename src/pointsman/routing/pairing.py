@@ -50,6 +50,9 @@ class PairSink(Protocol):
     def number(self, subject: Subject) -> int:
         """The number of a comparison in messages."""
 
+    def forget(self, endpoint: str, backend: str) -> None:
+        """This shadow is not compared any more. Pairs that are still on their way are not."""
+
     def compare(self, number: int, size: int, make: Callable[[], Pair]) -> None:
         """Have the answers of a comparison compared.
 

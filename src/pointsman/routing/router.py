@@ -223,6 +223,8 @@ class Router:
         self._noise = {key: shadow for key, shadow in self._noise.items() if key[0] != name or shadow.inflight}
         for tag in old.shadows if old is not None else ():
             self._removed.add((name, tag))
+            if self._pairs is not None and (endpoint is None or tag not in endpoint.policy.compared):
+                self._pairs.forget(name, tag)
         for tag in new.shadows if new is not None else ():
             self._removed.discard((name, tag))
             if (name, tag) not in self._shadows:

@@ -76,7 +76,7 @@ class Missed(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Another comparison has taken the place of this one."""
+    """This comparison is over."""
 
     number: int
 

@@ -21,8 +21,8 @@ from pointsman.usercode.packing import code_digest
 from pointsman.wire.apply import Marks
 from pointsman.wire.tables import changed
 
-#: The second had no changes, marks and operations, and its objects were JSON.
-SCHEMA_VERSION = 3
+#: The second had no changes, marks and operations, and its objects were JSON; the third had no rollouts.
+SCHEMA_VERSION = 4
 #: It had no digest of the whole state, and no file of the last acknowledged change.
 OLDEST_SCHEMA = 1
 BUSY_TIMEOUT_S = 4.0

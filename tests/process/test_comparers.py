@@ -101,6 +101,12 @@ def made(comparer: Comparer, one: Pair) -> Pair:
     return one
 
 
+def give_pickles(comparer: Comparer, primary: bytes, shadow: bytes) -> None:
+    sides = Sides("main", 3, 4)
+    answers = Answer(200, "", primary), Answer(200, "", shadow)
+    comparer.compare(Pair(comparer.number(SUBJECT), sides, "handle", "id", True, *answers, 0.1, 0.2))
+
+
 def pid_of(comparer: Comparer) -> int:
     assert comparer._process is not None
     return comparer._process.pid
@@ -108,7 +114,7 @@ def pid_of(comparer: Comparer) -> int:
 
 def test_a_comparer_that_is_killed_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system kills the process that compares: what was counted stays, and the next answers are compared by another
-    one (SC9)."""
+    one. An answer that asks for much memory does not end it (SC9)."""
     monkeypatch.setattr("pointsman.engine.comparer.AGAIN_S", 0.1)
 
     async def main() -> None:
@@ -122,9 +128,10 @@ def test_a_comparer_that_is_killed_is_started_again(tmp_path: Path, monkeypatch:
         await until(lambda: compared(tmp_path / "c") == 110)
         last = pid_of(comparer)
         assert last != first
+        give_pickles(comparer, b"\x80\x04K\x01r\xff\xff\xff\x7f.", b"")  # a few bytes that ask for 32 GiB
         give(comparer, 5)
         await comparer.aclose()
-        assert compared(tmp_path / "c") == 115
+        assert compared(tmp_path / "c") == 115, "it was not the end of the others"
         with pytest.raises(ProcessLookupError):
             os.kill(last, 0)
 

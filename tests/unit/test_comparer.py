@@ -209,6 +209,27 @@ def test_a_slow_comparison_counts_as_uncompared(tmp_path: Path, monkeypatch: pyt
     assert counted(tmp_path / "c")["", "uncompared", "too_slow"] == 1
 
 
+def test_a_small_answer_that_becomes_huge_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of a Python call that has the same list in it again and again is much longer as JSON: without memory
+    for that, or after a second, the pair is counted as not compared (SC9)."""
+
+    def fails(error: BaseException) -> Any:
+        def dumps(value: object) -> str:
+            raise error
+
+        return dumps
+
+    one = subject(tmp_path / "c", Json())
+    sides = [Answer(200, body=pickle.dumps(value)) for value in ([1], [2])]
+    for error in (MemoryError(), TooSlowError()):
+        with monkeypatch.context() as context:
+            context.setattr(subjects.json, "dumps", fails(error))
+            one.take(pair(*sides, route="handle", pickled=True))
+    one.close()
+    counts = counted(tmp_path / "c")
+    assert (counts["", "uncompared", "too_large"], counts["", "uncompared", "too_slow"]) == (1, 1)
+
+
 def test_what_waits_for_a_function_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs that a slow function has no time for are counted as not compared (SC10)."""
     monkeypatch.setattr("pointsman.comparer.limits.MAX_QUEUED", 5 * (PAIR_SIZE + 2))

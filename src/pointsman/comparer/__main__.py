@@ -58,7 +58,7 @@ def main() -> None:
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the router's process, which ends this one
     os.nice(NICE)
-    limit_memory()
+    limit_memory()  # a few bytes of JSON or of a pickle can ask for much
     logs.set_up(sys.argv[3], "comparer")
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.settimeout(LOOK_S)

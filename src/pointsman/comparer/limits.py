@@ -1,5 +1,5 @@
-"""How long a comparison may take: one of ours is broken off, and a user's function, which has a process of its own, is
-killed with it."""
+"""How long a comparison may take, and how much memory: one of ours is broken off, and a user's function, which has a
+process of its own, is killed with it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ log = logging.getLogger("pointsman.comparer")
 
 LIMIT_S = 1.0
 """How long one comparison may take."""
+MAX_MEMORY = 2 * 1024**3
+"""Bytes of address space of the process that compares, and of that of a user's function."""
 START_S = 20.0
 """How long the import of a user's function may take."""
 AGAIN_S = 1.0

@@ -63,9 +63,15 @@ class Subject:
             self._count(message.sides, "", UNCOMPARED, message.reason, message.count)
             return
         try:
-            pair = _as_http(message)
+            pair = self._as_http(message)
         except NotPlainError as error:
             self._record(message, Outcome(uncompared=error.reason))
+            return
+        except TooSlowError:
+            self._record(message, Outcome(uncompared=TOO_SLOW))
+            return
+        except MemoryError:  # a small pickle can be much JSON
+            self._record(message, Outcome(uncompared=TOO_LARGE))
             return
         if pair.pickled:
             self._record(pair, MATCH)
@@ -79,6 +85,12 @@ class Subject:
             self._runner.close()
         self._counter.close()
 
+    def _as_http(self, pair: Pair) -> Pair:
+        if not pair.pickled:
+            return pair
+        with limited():
+            return _as_http(pair)
+
     def _compare(self, pair: Pair) -> Outcome:
         if len(pair.primary.body) + len(pair.shadow.body) < SHORT:
             return compare_answers(self._comparison.by, pair.primary, pair.shadow)
@@ -87,6 +99,8 @@ class Subject:
                 return compare_answers(self._comparison.by, pair.primary, pair.shadow)
         except TooSlowError:
             return Outcome(uncompared=TOO_SLOW)
+        except MemoryError:
+            return Outcome(uncompared=TOO_LARGE)
 
     def _record(self, pair: Pair, outcome: Outcome) -> None:
         sides = pair.sides
@@ -141,13 +155,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _as_http(pair: Pair) -> Pair:
-    """The same with what is in the pickles. Equal pickles that have more than plain data stay as they are.
+    """A pair of pickles with what is in them. Equal pickles that have more than plain data stay as they are.
 
     Raises:
         NotPlainError: they are not equal, and one has more than plain data.
     """
-    if not pair.pickled:
-        return pair
     try:
         primary, shadow = plain_answer(pair.primary), plain_answer(pair.shadow)
     except NotPlainError:
@@ -225,7 +237,7 @@ def _values(data: bytes) -> list[Any]:
     try:
         while source.tell() < len(data):
             values.append(_Unpickler(source).load())
-    except NotPlainError:
+    except (NotPlainError, TooSlowError):
         raise
     except Exception:  # noqa: BLE001 - a pickle that is none fails in any way
         raise NotPlainError from None

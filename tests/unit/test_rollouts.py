@@ -17,7 +17,7 @@ from pointsman.controller.state import Desired, Rollout, of_this_start
 from pointsman.controller.transitions import carry_out, confirmed
 from pointsman.model import TrafficPolicy
 from pointsman.model.comparison import Comparison, Exact
-from pointsman.model.evidence import PINNED, MetricKey, MetricTally, PairKey
+from pointsman.model.evidence import PINNED, MetricKey, MetricTally, PairKey, PairTally
 from pointsman.model.rollout import RolloutPlan, RolloutView
 from pointsman.stats.latency import bucket_of
 from pointsman.testing import FakeEvidence
@@ -457,6 +457,23 @@ def test_a_node_that_does_not_answer() -> None:
     story.counts = here
     story.pass_seconds(1)
     assert story.view.exposed == 60
+
+
+def test_nodes_that_take_turns_not_to_answer() -> None:
+    """While one node or the other does not answer, no pair has two mismatches: judging goes on (RO11)."""
+    story = Story()
+    story.control("abort")
+    story.say(ShadowTraffic("id", ENDPOINT, NEW, 0.5, Comparison(Exact()), keep_comparison=False))
+    story.say(StartRollout("id", RolloutPlan(ENDPOINT, NEW, gates={"mismatch": {}})))
+    key = PairKey(ENDPOINT, NEW, "now/main@1/2")
+    story.judge()
+    for pairs, mismatched in ((100, 0), (101, 100), (201, 100)):
+        story.counts = FakeEvidence()
+        story.counts.count_pairs(key, pairs, mismatched)
+        story.counts.count_pairs(key._replace(noise=True), pairs, mismatched)
+        story.judge()
+    assert story.rollout.pairs.compared == PairTally(201, 1)
+    assert story.view.state == "running"
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5), st.booleans()), min_size=1, max_size=40))

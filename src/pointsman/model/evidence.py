@@ -96,8 +96,10 @@ class PairTally(Struct, frozen=True):
         return PairTally(self.pairs + other.pairs, self.mismatched + other.mismatched)
 
     def since(self, earlier: PairTally) -> PairTally:
-        """What has come after an earlier state of the same tally."""
-        return PairTally(max(0, self.pairs - earlier.pairs), max(0, self.mismatched - earlier.mismatched))
+        """What has come after an earlier state of the same tally. When a node is left out of one of the two, the
+        mismatches of others may stand against its pairs: there are never more of them than pairs."""
+        pairs = max(0, self.pairs - earlier.pairs)
+        return PairTally(pairs, min(pairs, max(0, self.mismatched - earlier.mismatched)))
 
 
 class MetricKey(NamedTuple):

@@ -104,7 +104,9 @@ def made(comparer: Comparer, one: Pair) -> Pair:
 def give_pickles(comparer: Comparer, primary: bytes, shadow: bytes) -> None:
     sides = Sides("main", 3, 4)
     answers = Answer(200, "", primary), Answer(200, "", shadow)
-    comparer.compare(Pair(comparer.number(SUBJECT), sides, "handle", "id", True, *answers, 0.1, 0.2))
+    number = comparer.number(SUBJECT)
+    pair = Pair(number, sides, "handle", "id", True, *answers, 0.1, 0.2)
+    comparer.compare(number, len(primary) + len(shadow), lambda: pair)
 
 
 def pid_of(comparer: Comparer) -> int:

@@ -111,9 +111,9 @@ class Subject:
         elif not outcome.kind:
             self._count(sides, pair.route, MATCHED)
         else:
-            self._count(sides, pair.route, MISMATCHED, outcome.kind)
             if not sides.noise:
-                self._keep(pair, outcome)
+                self._keep(pair, outcome)  # first: whoever sees the count finds the example
+            self._count(sides, pair.route, MISMATCHED, outcome.kind)
 
     def _keep(self, pair: Pair, outcome: Outcome) -> None:
         """Keep an example, unless there are worse ones. Other processes may write to the same folder."""

@@ -179,9 +179,10 @@ def test_without_a_baseline_nothing_is_judged() -> None:
     assert story.view.state == "promoted"
 
 
-def test_what_lasts_too_long_is_inconclusive() -> None:
+@pytest.mark.parametrize("paused", [False, True], ids=["as it is", "after a pause"])
+def test_what_lasts_too_long_is_inconclusive(paused: bool) -> None:
     """A step that does not get its requests is inconclusive after a while; it is judged on, and somebody may let it go
-    on (RO8)."""
+    on, with all of its time (RO8)."""
     story = Story(patience=2)
     story.pass_seconds(6, new=1)
     assert (story.view.state, story.view.weight) == ("inconclusive", 0.1)
@@ -191,8 +192,12 @@ def test_what_lasts_too_long_is_inconclusive() -> None:
     story.pass_seconds(5)
     assert (story.view.state, story.view.weight, story.state.version) == ("inconclusive", 0.1, version)
     assert story.view.samples["canary"] == 56
+    if paused:
+        story.control("pause")
     story.control("resume")
-    story.pass_seconds(3)
+    story.pass_seconds(2)
+    assert (story.view.state, story.view.step) == ("running", 0)
+    story.pass_seconds(1)
     assert (story.view.state, story.view.step) == ("running", 1)
 
 

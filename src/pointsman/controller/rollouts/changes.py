@@ -185,7 +185,8 @@ def find_rollout(state: Desired, endpoint: str) -> Rollout:
 
 def _resumed(state: Desired, rollout: Rollout, by: str, now: str) -> Desired:
     """It goes on. With other code its evidence is forgotten: the policy is new, so only new requests count."""
-    held = rollout.held_s if rollout.state == PAUSED else 0.0  # one that is inconclusive has its time once more
+    late = rollout.held_s >= rollout.plan.patience * rollout.plan.hold_s
+    held = 0.0 if late else rollout.held_s  # one that was inconclusive has its time once more
     resumed = msgspec.structs.replace(rollout, held_s=held)
     words = f"resumed at {percent(rollout.weight)}"
     if not rollout.forgets:

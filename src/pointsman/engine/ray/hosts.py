@@ -47,6 +47,7 @@ PAUSE_S = 0.1
 log = logging.getLogger("pointsman")
 
 H = TypeVar("H", ReplicaHandover, IngressHandover)
+T = TypeVar("T")
 
 
 class Running(NamedTuple):
@@ -241,6 +242,7 @@ class MetricsHost:
         self._tallies: TallyCollector | None = None
         self._end_requested = asyncio.Event()
         self._over = asyncio.Event()
+        self._comparing = threading.Lock()
         self._pairs: PairReader | None = None
 
     def __repr__(self) -> str:
@@ -284,19 +286,25 @@ class MetricsHost:
 
     async def read_pairs(self, wanted: dict[str, list[str]]) -> bytes:
         """Packed counts of these comparisons on this node (:mod:`pointsman.telemetry.pairs`)."""
-        counts = (await self._reader()).read(wanted)
+        counts = await self._read_pairs(lambda reader: reader.read(wanted))
         return pack({name: list(found.items()) for name, found in counts.items()})
 
     async def read_examples(self, name: str, codes: list[str], limit: int) -> bytes:
         """Examples of a comparison on this node, in JSON."""
-        return json.dumps((await self._reader()).examples(name, codes, limit)).encode()
+        return json.dumps(await self._read_pairs(lambda reader: reader.examples(name, codes, limit))).encode()
 
-    async def _reader(self) -> PairReader:
+    async def _read_pairs(self, read: Callable[[PairReader], T]) -> T:
+        """Read from disk on another thread, one at a time: this loop answers others, too."""
+
+        def locked() -> T:
+            with self._comparing:
+                if self._pairs is None:
+                    handover = unpack_handover(self._args.handover, MetricsHandover)
+                    self._pairs = PairReader(NodeFolder(handover.instance).pairs)
+                return read(self._pairs)
+
         await asyncio.wrap_future(self._serving)
-        if self._pairs is None:
-            handover = unpack_handover(self._args.handover, MetricsHandover)
-            self._pairs = PairReader(NodeFolder(handover.instance).pairs)
-        return self._pairs
+        return await asyncio.to_thread(locked)
 
     async def read_tallies(self, metrics: list[str]) -> bytes:
         """A packed :class:`Counted` of what was counted on this node, with these metrics of user code."""

@@ -40,4 +40,5 @@ def test_a_node_reads_its_compared_answers_beside_all_else(tmp_path: Path, monke
 
     asyncio.run(main())
     counter.close()
-    assert threads and threading.get_ident() not in threads
+    assert threads
+    assert threading.get_ident() not in threads

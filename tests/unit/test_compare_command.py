@@ -138,6 +138,14 @@ def test_the_json_is_what_the_client_returns(monkeypatch):
     assert result.exit_code == 3
 
 
+@pytest.mark.parametrize("over", ["1h", "0", "-5s"])
+def test_a_time_that_is_not_kept_is_a_wrong_option(monkeypatch, over):
+    """Counts of ten minutes are kept; the message says so in the words of the command."""
+    result = run(monkeypatch, ALIKE, f"--over={over}")
+    assert result.exit_code == 2
+    assert "at most 10m" in " ".join(result.output.split())
+
+
 def test_the_table_fits_a_terminal_of_80_columns():
     """No number is cut in two at 80 columns, though names are long."""
     found = SLOW.compare_traffic("greet", "main", "new")

@@ -24,6 +24,7 @@ app = typer.Typer(
 
 #: Exit codes of ``compare``.
 NOTHING_TO_COMPARE, HARM = 1, 3
+LONGEST_COMPARED_S = 600.0
 
 Endpoint = Annotated[
     str, typer.Argument(metavar="ENDPOINT", show_default=False, autocompletion=completion.endpoint_names)
@@ -200,7 +201,10 @@ def compare(
 ) -> None:
     """Compare two backends by their errors and latencies. Exits with 0 if no harm of the canary is seen, with 3 if it
     is worse beyond doubt, and with 1 if one of them has answered nothing."""
-    comparison = connect_to(name, address).compare_traffic(endpoint, baseline, canary, parse_seconds(over, "--over"))
+    over_s = parse_seconds(over, "--over")
+    if not 0 < over_s <= LONGEST_COMPARED_S:
+        raise typer.BadParameter(f"--over must be more than 0 s and at most 10m, not {over!r}")
+    comparison = connect_to(name, address).compare_traffic(endpoint, baseline, canary, over_s)
     if as_json:
         print_json(comparison)
     else:

@@ -117,6 +117,7 @@ def test_examples_in_the_terminal(client: Client) -> None:
     [
         ((), False, "Nothing was compared yet."),
         (counted((False, "GET /e", "matched", "", 1000)), False, "All 1,000 answers match; at most"),
+        (COUNTS[1:3], False, "100 % of the answers do not match"),
         (COUNTS, False, "10 % of the answers do not match: not surely more than noise."),
         (COUNTS, True, "10 % of the answers do not match: more than noise, sure."),
     ],

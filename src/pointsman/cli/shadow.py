@@ -14,6 +14,7 @@ from pointsman.cli import completion
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 from pointsman.cli.evidence import number
 from pointsman.cli.tables import make_table, plain
+from pointsman.policy.verdict import percent
 
 app = typer.Typer(help="Look at a shadow whose answers are compared.", no_args_is_help=True)
 
@@ -70,6 +71,7 @@ def report_table(endpoint: str, backend: str, found: dict[str, Any]) -> Renderab
     since = found["since"][:19].replace("T", " ")
     title = Text(plain(f"{endpoint}: answers of {backend} since {since} UTC").plain, style="bold")
     table = make_table("", "", "", "")
+    table.show_header = False
     rate = found["mismatch_rate"]
     table.add_row("pairs", f"{found['pairs']:,}", "")
     table.add_row("mismatched", f"{found['mismatched']:,}", _rate(rate))
@@ -99,8 +101,8 @@ def verdict(found: dict[str, Any]) -> str:
     if not found["pairs"]:
         return "Nothing was compared yet."
     if not found["mismatched"]:
-        return f"All {found['pairs']:,} answers match; at most {100 * found['mismatch_rate']['high']:.2g} % do not."
-    share = f"{100 * found['mismatch_rate']['value']:.2g} % of the answers do not match"
+        return f"All {found['pairs']:,} answers match; at most {percent(found['mismatch_rate']['high'])} do not."
+    share = f"{percent(found['mismatch_rate']['value'])} of the answers do not match"
     if found["above_noise"] is None:
         return f"{share}."
     above = "more than noise, sure" if found["above_noise"]["tripped"] else "not surely more than noise"

@@ -19,7 +19,7 @@ from pointsman.incoming import CODEC_OBJECT
 from pointsman.model import Comparison, RoutingTable
 from pointsman.model.comparison import Exact
 from pointsman.routing.call import Call
-from pointsman.routing.pairing import Subject
+from pointsman.routing.pairing import BESIDE, Compared, Pairing, Subject
 from pointsman.routing.reply import Reply
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, run, settle, table_of
@@ -160,7 +160,7 @@ def test_streams_are_compared_whole() -> None:
             (call,) = await submitted(router)
             ends = [streams(primary, b"a", b"bc"), streams(shadow, b"ab", b"d")]
             await settle()
-            assert taken.held == 6
+            assert taken.held == 6 + 2 * BESIDE
             stream = (await call.future).stream
             assert stream is not None
             for end in ends:
@@ -263,17 +263,37 @@ def test_answers_over_a_mebibyte_are_not_compared(streamed: bool) -> None:
     run(main())
 
 
-def test_without_room_answers_are_not_compared() -> None:
+def test_small_answers_need_room_too(tmp_path: Path) -> None:
+    """While the process that compares stands still, also answers without a body wait in bounded memory (SC10)."""
+
+    async def main() -> None:
+        comparer, missed = Comparer(tmp_path), Taken()
+        comparer._start = lambda: False  # type: ignore[method-assign]
+        comparer.missed = missed.missed  # type: ignore[method-assign]
+        answered = Reply(200, [], b"")
+        subject = Compared(comparer, Subject("b", "s", Comparison(Exact(), name="1-a")), "/b", lambda tag: 1)
+        for _ in range(MAX_WAITING // BESIDE // 2 + 3):
+            pairing = Pairing(subject, new_call())
+            for shadow in (False, True):
+                pairing.answered(None, answered, shadow=shadow)
+        assert [reason for reason, _ in missed.reasons] == ["no_room"] * 3
+        await comparer.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("body", [b"123456", b"1" * 2000])
+def test_without_room_answers_are_not_compared(body: bytes) -> None:
     """Where too many bytes wait, pairs are counted as not compared, and users are answered (SC10)."""
 
     async def main() -> None:
-        taken = Taken(room=10)
+        taken = Taken(room=2 * BESIDE + len(body) + 4)
         async with compared(taken) as (router, primary, shadow):
             calls = await submitted(router, 2)
-            primary.reply(body=b"123456")
-            primary.reply(body=b"123456")
+            primary.reply(body=body)
+            primary.reply(body=body)
             await settle()
-            assert [(await call.future).body for call in calls] == [b"123456"] * 2
+            assert [(await call.future).body for call in calls] == [body] * 2
             assert [reason for reason, _ in taken.reasons] == ["no_room"]
             shadow.reply(body=b"1234")
             shadow.reply(body=b"1234")
@@ -401,6 +421,16 @@ def test_a_router_tells_the_comparer_that_a_comparison_is_over(tmp_path: Path, m
             assert await told(1) == [Ended(number)]
             comparer.missed(number, sides, "dropped")  # it was on its way
         comparer._flush()
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+        monkeypatch.setattr("pointsman.engine.comparer.FLUSH_BYTES", 10)
+        comparer.number(Subject("b", "s4", Comparison(Exact(), name="4")))
+        same = Answer(200)
+        for _ in range(3):
+            comparer.compare(4, 0, lambda: Pair(4, sides, "GET /b", "id", False, same, same, 0.1, 0.1))
+        comparer._flush()
+        comparer.forget("b", "s4")  # behind pairs that are written one by one
+        assert [type(message) for message in await told(5)] == [Began, Pair, Pair, Pair, Ended]
         with pytest.raises(BlockingIOError):
             theirs.recv(1)
         assert (comparer._subjects, comparer._numbers, comparer._announced) == ({}, {}, set())

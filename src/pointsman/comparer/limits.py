@@ -42,8 +42,6 @@ MAX_QUEUED = 16 * 1024 * 1024
 """Bytes of answers that wait for one function."""
 PAIR_SIZE = 2048
 """What a pair takes beside the bodies, at least."""
-MAX_MEMORY = 2 * 1024**3
-"""Bytes of address space of a process."""
 LENGTH = Struct("<I")
 READY = b"ready"
 

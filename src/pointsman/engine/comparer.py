@@ -163,7 +163,8 @@ class Comparer:
             data = packed(make())
             self._waiting += len(data)
             self._add(number, data)
-        self._announced &= self._numbers.keys()  # of others nothing is written any more
+        if not self._pairs:
+            self._announced &= self._numbers.keys()  # of others nothing is written any more
         self._write()
         if self._pairs:
             self._flush_later(0.0)

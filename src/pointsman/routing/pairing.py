@@ -27,6 +27,9 @@ from pointsman.routing.reply import Reply
 from pointsman.wire.frames import Body
 from pointsman.wire.pairs import MAX_ANSWER, NO_ANSWER, NOT_RUN, SAME_BACKEND, Pair, Sides
 
+BESIDE = 1024
+"""What an answer that waits takes beside its body, about: its head, and that of the request."""
+
 clock = time.monotonic
 
 
@@ -180,10 +183,11 @@ class Pairing:
             return
         seconds, version = self._how(call)
         if reply.stream is not None:
-            reply.stream.watcher = _Gathering(self, reply, seconds, version, shadow=shadow)
+            if self.take(BESIDE):
+                reply.stream.watcher = _Gathering(self, reply, seconds, version, shadow=shadow)
         elif len(reply.body) > MAX_ANSWER:
             self.give_up(TOO_LARGE)
-        elif self.take(len(reply.body)):
+        elif self.take(BESIDE + len(reply.body)):
             self.came(_Came(reply, "", seconds, version), shadow=shadow)
 
     def failed(self, call: Call | None, error: BaseException, *, shadow: bool) -> None:
@@ -195,7 +199,7 @@ class Pairing:
             self.give_up(NOT_RUN)  # copies wait behind users' calls, so this says nothing about the backend
         elif not status:
             self.give_up(NO_ANSWER)
-        elif self.take(0):
+        elif self.take(BESIDE):
             self.came(_Came(Reply(status, [], b""), type(error).__name__, *self._how(call)), shadow=shadow)
 
     def take(self, size: int) -> bool:

@@ -13,17 +13,20 @@ import msgspec
 import pytest
 
 from pointsman.comparing.redaction import Example
+from pointsman.controller.commands import Commands
 from pointsman.controller.judging import Judging
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import Desired
 from pointsman.engine.base import OneNode
 from pointsman.engine.instances import pairs_folder
+from pointsman.exceptions import ServeException
 from pointsman.model import Comparison
 from pointsman.model.comparison import Json
 from pointsman.telemetry.collector import Collector
 from pointsman.telemetry.pairs import CountKey, PairCounter, PairCounts, Wanted
 from pointsman.telemetry.writer import MetricsWriter
 from pointsman.wire.commands import ShadowTraffic
+from pointsman.wire.shadows import QueryExamples, QueryShadow
 from tests.unit.desiring import SERVED, done
 
 STATE = done(SERVED, ShadowTraffic("id", "e", "two", 0.5, Comparison(Json(), noise=0.5), False))
@@ -133,6 +136,28 @@ def test_what_cannot_be_read_is_read_later(
 
     asyncio.run(main())
     assert len(caplog.records) == 1
+
+
+def test_a_report_of_what_cannot_be_read_says_so(tmp_path: Path) -> None:
+    """A report that cannot be read now is an error in words, and no bug of the controller (SC6)."""
+
+    class Failing(OtherNode):
+        async def read_pairs(self, wanted: Wanted) -> list[PairCounts]:
+            raise OSError("the disk is gone")
+
+        async def read_examples(self, name: str, codes: Collection[str], limit: int) -> list[bytes]:
+            raise OSError("the disk is gone")
+
+    async def main() -> None:
+        shadows = Shadows(tmp_path / "c", Failing(), lambda: STATE)
+        nothing, engine = cast(Any, None), cast(Any, SimpleNamespace(nodes=OneNode()))
+        commands = Commands(nothing, nothing, engine, ingresses=list, shadows=shadows)
+        for query in (QueryShadow("id", "e", "two"), QueryExamples("id", "e", "two", 10)):
+            with pytest.raises(ServeException, match="what was compared cannot be read: the disk is gone"):
+                await commands._shadow(query)
+        await shadows.aclose()
+
+    asyncio.run(main())
 
 
 def test_another_controller_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

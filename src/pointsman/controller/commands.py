@@ -219,9 +219,12 @@ class Commands:
         shadows = self._shadows
         if shadows is None:
             raise ServeException("this instance compares no answers")
-        if isinstance(command, QueryExamples):
-            return await shadows.examples(command.endpoint, command.backend, command.limit)
-        await shadows.read()
+        try:
+            if isinstance(command, QueryExamples):
+                return await shadows.examples(command.endpoint, command.backend, command.limit)
+            await shadows.read()
+        except OSError as error:
+            raise ServeException(f"what was compared cannot be read: {error}") from None
         return pack(shadows.view(command.endpoint, command.backend))
 
     async def _status(self) -> Status:

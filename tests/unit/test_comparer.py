@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pointsman.comparer import subject as subjects
+from pointsman.comparer.__main__ import Work
 from pointsman.comparer.limits import PAIR_SIZE, FunctionRunner, TooSlowError, limited
 from pointsman.comparer.subject import NotPlainError, Subject, TooLargeError, plain_answer
 from pointsman.comparing.answers import Answer
@@ -251,6 +252,26 @@ def test_what_waits_for_a_function_is_limited(monkeypatch: pytest.MonkeyPatch) -
     go_on.set()
     wait_until(lambda: done.total() == 7, timeout_s=10)
     runner.close()
+
+
+def test_a_full_disk_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A comparison begins while the disk is full: later answers are compared once there is room (SC9)."""
+    work, folder = Work(tmp_path / "c"), tmp_path / "c"
+    folder.write_text("no room")
+    work.take(Began(1, "e", "canary", Comparison(Json(), name="7-a")))
+    work.take(pair(answer(1), answer(1)))  # too soon
+    folder.unlink()
+    folder.write_text("no room yet")
+    monkeypatch.setattr("pointsman.comparer.__main__.AGAIN_S", 0.0)
+    work.take(pair(answer(1), answer(1)))
+    folder.unlink()
+    for _ in range(2):
+        work.take(pair(answer(1), answer(1)))
+    work.close()
+    assert counted(folder)["GET /e", "matched", ""] == 2
+    assert len(caplog.records) == 1
 
 
 def test_messages_arrive_whole() -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 from pointsman.comparer.limits import limit_memory
@@ -22,6 +23,8 @@ log = logging.getLogger("pointsman.comparer")
 LOOK_S = 1.0
 """How often it looks whether the router's process is still there: a process that user code has forked there may hold
 its end of the socket."""
+AGAIN_S = 1.0
+"""A comparison that cannot be counted is tried once in so many seconds at most."""
 NICE = 10
 
 
@@ -35,19 +38,37 @@ class Work:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._subjects: dict[int, Subject] = {}
+        self._failed: dict[int, tuple[Began, float]] = {}
+        """Comparisons that could not begin, and when that was last tried."""
 
     def take(self, message: Message) -> None:
         """Take a message."""
         if isinstance(message, Began):
-            try:
-                self._subjects[message.number] = Subject(self._folder, message)
-            except OSError as error:  # the instance ends, or the disk is full
-                log.warning("answers of shadow %r cannot be counted: %s", message.backend, error)
+            self._begin(message)
         elif isinstance(message, Ended):
+            self._failed.pop(message.number, None)
             if message.number in self._subjects:
                 self._subjects.pop(message.number).close()
-        elif message.number in self._subjects:
-            self._subjects[message.number].take(message)
+        else:
+            if message.number in self._failed:
+                self._begin_again(message.number)
+            if message.number in self._subjects:
+                self._subjects[message.number].take(message)
+
+    def _begin(self, message: Began) -> None:
+        try:
+            self._subjects[message.number] = Subject(self._folder, message)
+        except OSError as error:  # the instance ends, or the disk is full
+            if message.number not in self._failed:
+                log.warning("answers of shadow %r cannot be counted now: %s", message.backend, error)
+            self._failed[message.number] = message, time.monotonic()
+        else:
+            self._failed.pop(message.number, None)
+
+    def _begin_again(self, number: int) -> None:
+        message, tried = self._failed[number]
+        if time.monotonic() >= tried + AGAIN_S:
+            self._begin(message)
 
     def close(self) -> None:
         for subject in self._subjects.values():

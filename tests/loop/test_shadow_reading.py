@@ -15,7 +15,7 @@ import pytest
 from pointsman.comparing.redaction import Example
 from pointsman.controller.commands import Commands
 from pointsman.controller.judging import Judging
-from pointsman.controller.shadows import Shadows
+from pointsman.controller.shadows import SWEEPS, Shadows
 from pointsman.controller.state import Desired
 from pointsman.engine.base import OneNode
 from pointsman.engine.instances import pairs_folder
@@ -233,6 +233,11 @@ def test_new_code_and_the_end_of_a_comparison(tmp_path: Path) -> None:
         await shadows.read()
         assert (shadows.pairs, list((tmp_path / "c").iterdir())) == ({}, [])
         assert node.wanted[-1] == {}
+        PairCounter(tmp_path / "c" / NAME).close()  # by a router that has the table from before
+        await shadows.read()
+        assert list((tmp_path / "c").iterdir()) == []
+        for _ in range(SWEEPS):
+            await shadows.read()
         asked = len(node.wanted)
         await shadows.read()
         assert len(node.wanted) == asked  # nothing is read where nothing is compared

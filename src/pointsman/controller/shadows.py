@@ -26,6 +26,8 @@ from pointsman.wire.shadows import NoiseView, PairCount, ShadowView
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
+SWEEPS = 30
+"""After the last shadow has ended, so many readings remove what a router that is behind has still had compared."""
 
 
 class Watched(NamedTuple):
@@ -111,7 +113,7 @@ class Shadows:
         self._turn = asyncio.Lock()
         self._counts: dict[str, Counter[CountKey]] = {}
         self._gates: dict[str, _Gate] = {}
-        self._swept = False
+        self._sweeps = 0
         self.was_read = False
         self.pairs: dict[PairKey, PairTally] = {}
 
@@ -139,7 +141,7 @@ class Shadows:
         """
         async with self._turn:
             shadows = list(watched(self._desired()))
-            if not shadows and self._swept:
+            if not shadows and self._sweeps >= SWEEPS:
                 return
             wanted = {one.comparison.name: one.codes for one in shadows}
             here = await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.read, wanted)
@@ -148,7 +150,7 @@ class Shadows:
                 for name, found in node.items():
                     if name in counts:
                         counts[name].update(found)
-            self._counts, self._swept = counts, not shadows
+            self._counts, self._sweeps = counts, 0 if shadows else self._sweeps + 1
             self.pairs = {}
             for one in shadows:
                 self.pairs.update(pairs_of(one, counts[one.comparison.name]))

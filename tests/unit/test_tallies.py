@@ -17,6 +17,7 @@ import pytest
 
 from pointsman.model.evidence import Tally, TallyKey
 from pointsman.stats.latency import LONGEST_S, SHORTEST_S, bucket_of, upper_edge
+from pointsman.telemetry.counted import _FIRST as FIRST
 from pointsman.telemetry.counted import RETIRED, Retired, TallyCollector, TallyReader
 from pointsman.telemetry.tallies import HEAD, SEGMENT, SLOT, STAMP, VERSIONS, Tallies, TallyFile
 from pointsman.telemetry.values import TALLY_WIDTH, TallyValues, middle_of
@@ -205,6 +206,30 @@ def test_a_slot_that_is_used_again_is_never_read_half(tmp_path: Path) -> None:
     memory[16:24] = b"\xff" * 8  # user code may run in the process that writes
     STAMP.pack_into(memory, 0, 77)
     assert dict(reader.read()) == {}
+    reader.close()
+    file.close()
+
+
+def test_a_key_that_is_being_replaced_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is warned of half a key that a reader meets while its slot is used again."""
+    folder = tmp_path / "t"
+    file = TallyFile(folder, "ingress")
+    old = file.take(KEY)
+    reader = TallyReader(folder / file.name)
+
+    class Meanwhile:
+        """Reads, and has the writer go on before anything else is read."""
+
+        def unpack_from(self, memory: bytes, at: int) -> tuple[float, ...]:
+            file.free(old)
+            file._segments[0][0][HEAD.size : HEAD.size + 4] = b"half"
+            return FIRST.unpack_from(memory, at)
+
+    monkeypatch.setattr("pointsman.telemetry.counted._FIRST", Meanwhile())
+    assert dict(reader.read()) == {}
+    assert caplog.records == []
     reader.close()
     file.close()
 

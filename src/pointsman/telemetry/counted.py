@@ -145,15 +145,14 @@ class TallyReader:
             self._slots.pop(start, None)
             return None
         first = _FIRST.unpack_from(memory, start + VALUES_AT)
-        if before is not None and before.stamp == stamp:
-            if before.first == first:
-                return before
-            key = before.key
-        else:
-            key = read_key(memory[start + HEAD.size : start + HEAD.size + min(key_size, MAX_KEY)])
+        known = before if before is not None and before.stamp == stamp else None
+        if known is not None and known.first == first:
+            return known
+        packed = memory[start + HEAD.size : start + HEAD.size + min(key_size, MAX_KEY)]
         values = memory[start + VALUES_AT : start + SLOT]
         if STAMP.unpack_from(memory, start)[0] != stamp:
             return None
+        key = known.key if known is not None else read_key(packed)
         try:
             tally = tally_of(values)
         except (ValueError, OverflowError) as error:  # no number, or one without end

@@ -513,6 +513,21 @@ def test_the_same_evidence_counts_once() -> None:
     assert after.gates["error_rate"] == before.gates["error_rate"]
 
 
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_a_metric_that_never_varies(better: str) -> None:
+    """Two versions whose values are all the same are the same, however floats add up (RO4)."""
+    story = Story(gates={"metrics": {"score": {"better": better}}}, hold_s=1e4)
+    sums, counts = {MAIN: 0.0, NEW: 0.0}, {MAIN: 0, NEW: 0}
+    for second in range(200):
+        for tag, values in ((MAIN, 90 + second % 4), (NEW, 10)):
+            for _ in range(values):
+                sums[tag] += 0.1
+            counts[tag] += values
+        story.counts.set_metrics({MetricKey(tag, "score"): MetricTally(counts[tag], sums[tag]) for tag in sums})
+        story.judge()
+    assert (story.view.state, story.view.gates["metrics.score"].e) == ("running", 1.0)
+
+
 def test_a_metric_of_impossible_values() -> None:
     """Values so large that nothing can be made of their difference leave the gate as it was (RO4)."""
     story = Story(gates={"metrics": {"score": {"better": "higher"}}}, hold_s=1000)

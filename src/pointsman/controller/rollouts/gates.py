@@ -32,6 +32,10 @@ MANY = 10**9
 KNOWN_ALPHA = 1e-3
 """What share of a gate's alpha may go wrong by the interval of a baseline that gets no more requests."""
 
+ROUNDING = 1e-7
+"""Means that differ by no more than this share are the same: sums of floats are not exact, and miss by the same sign each
+time where all values are equal. A process that has summed up 10^9 values misses by so much."""
+
 ENOUGH = 100
 """So many values of the baseline's make a block of a metric, however many the canary has."""
 
@@ -344,7 +348,10 @@ class Metric(_Blocks):
         if not self._block.is_long_enough or not n0 or not n1 or n0 < min(n1, ENOUGH):
             return
         baseline, canary = self._block.taken()
-        loss, unit = self._sign * (baseline["sum"] / n0 - canary["sum"] / n1), 1 / n1 + 1 / n0
+        before, after, unit = baseline["sum"] / n0, canary["sum"] / n1, 1 / n1 + 1 / n0
+        loss = self._sign * (before - after)
+        if abs(loss) <= ROUNDING * max(abs(before), abs(after)):
+            loss = 0.0
         if abs(loss) > LARGEST:  # values that nobody can mean, whose squares are no numbers
             return
         if self._squares:

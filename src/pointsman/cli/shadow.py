@@ -135,5 +135,7 @@ def _rate(rate: dict[str, Any]) -> str:
 
 
 def _between(of: dict[str, Any], form: str, times: float = 1.0) -> str:
+    if of["low"] is None and of["high"] is None:
+        return ""
     ends = [form.format(times * of[end]) if of[end] is not None else "?" for end in ("low", "high")]
     return f"{ends[0]} to {ends[1]}"

@@ -33,8 +33,8 @@ KNOWN_ALPHA = 1e-3
 """What share of a gate's alpha may go wrong by the interval of a baseline that gets no more requests."""
 
 ROUNDING = 1e-7
-"""Means that differ by no more than this share are the same: sums of floats are not exact, and miss by the same sign each
-time where all values are equal. A process that has summed up 10^9 values misses by so much."""
+"""Means that differ by no more than this share are the same: sums of floats are not exact, and miss by the same sign
+each time where all values are equal. A process that has summed up 10^9 values misses by so much."""
 
 ENOUGH = 100
 """So many values of the baseline's make a block of a metric, however many the canary has."""

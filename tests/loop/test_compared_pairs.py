@@ -7,6 +7,7 @@ import contextlib
 import pickle
 import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,6 +170,30 @@ def test_streams_are_compared_whole() -> None:
             assert b"".join([bytes(chunk) async for chunk in stream]) == b"abc"
             (pair,) = taken.pairs
             assert (pair.primary.body, pair.shadow.body) == (b"abc", b"abd")
+
+    run(main())
+
+
+def test_a_stream_is_compared_with_each_of_its_copies() -> None:
+    """A streamed answer is compared with the shadow's and with that of the second copy, and holds no memory afterwards
+    (SC5, SC10)."""
+
+    async def main() -> None:
+        taken = Taken()
+        async with compared(taken, noise=1.0) as (router, primary, shadow):
+            (call,) = await submitted(router)
+            ends = [streams(shadow, b"abd")]
+            for call_id in list(primary.calls):
+                primary.reply(call_id, b"", stream=True)
+                primary.chunk(call_id, b"abc")
+                ends.append(partial(primary.end, call_id))
+            await settle()
+            assert (await call.future).stream is not None
+            for end in ends:
+                end()
+            await settle()
+            found = {pair.sides.noise: (pair.primary.body, pair.shadow.body) for pair in taken.pairs}
+            assert found == {False: (b"abc", b"abd"), True: (b"abc", b"abc")}
 
     run(main())
 

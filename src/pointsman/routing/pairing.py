@@ -23,7 +23,7 @@ from pointsman.exceptions import (
 from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.model import Comparison
 from pointsman.routing.call import Call, CallFuture
-from pointsman.routing.reply import Reply
+from pointsman.routing.reply import Reply, StreamWatcher
 from pointsman.wire.frames import Body
 from pointsman.wire.pairs import MAX_ANSWER, NO_ANSWER, NOT_RUN, SAME_BACKEND, Pair, Sides
 
@@ -184,7 +184,9 @@ class Pairing:
         seconds, version = self._how(call)
         if reply.stream is not None:
             if self.take(BESIDE):
-                reply.stream.watcher = _Gathering(self, reply, seconds, version, shadow=shadow)
+                gathering = _Gathering(self, reply, seconds, version, shadow=shadow)
+                before = reply.stream.watcher  # of another shadow, or of the second copy for noise
+                reply.stream.watcher = gathering if before is None else _Both(before, gathering)
         elif len(reply.body) > MAX_ANSWER:
             self.give_up(TOO_LARGE)
         elif self.take(BESIDE + len(reply.body)):
@@ -318,6 +320,25 @@ class _Gathering:
 
     def closed(self) -> None:
         self._pairing.give_up(NO_ANSWER)
+
+
+class _Both(NamedTuple):
+    """Two that see one stream."""
+
+    first: StreamWatcher
+    second: StreamWatcher
+
+    def chunk(self, chunk: Body) -> None:
+        self.first.chunk(chunk)
+        self.second.chunk(chunk)
+
+    def ended(self, error: Exception | None) -> None:
+        self.first.ended(error)
+        self.second.ended(error)
+
+    def closed(self) -> None:
+        self.first.closed()
+        self.second.closed()
 
 
 def status_of(error: BaseException) -> int:

@@ -171,7 +171,7 @@ def test_nothing_is_imported_to_read_an_answer(capsys: pytest.CaptureFixture[str
     with pytest.raises(NotPlainError):
         plain_answer(Answer(200, body=b"no pickle"))
     assert capsys.readouterr().out == ""
-    assert plain_answer(Answer(200, body=pickle.dumps(1) + pickle.dumps([2]))).body == b"[1, [2]]"
+    assert plain_answer(Answer(200, body=pickle.dumps(1) + pickle.dumps([2]))).body == b"[1,[2]]"
 
 
 def test_an_answer_that_has_one_list_many_times_is_too_large() -> None:

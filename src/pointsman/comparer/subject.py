@@ -208,7 +208,7 @@ def plain_answer(answer: Answer) -> Answer:
     if isinstance(value, (bytes, bytearray)):
         return Answer(answer.status, "application/octet-stream", bytes(value))
     try:
-        return Answer(answer.status, "application/json", json.dumps(value).encode())
+        return Answer(answer.status, "application/json", json.dumps(value, separators=(",", ":")).encode())
     except (TypeError, ValueError, RecursionError):
         raise NotPlainError from None
 

@@ -215,7 +215,7 @@ def test_a_small_answer_that_becomes_huge_is_not_compared(tmp_path: Path, monkey
     for that, or after a second, the pair is counted as not compared (SC9)."""
 
     def fails(error: BaseException) -> Any:
-        def dumps(value: object) -> str:
+        def dumps(value: object, **form: object) -> str:
             raise error
 
         return dumps

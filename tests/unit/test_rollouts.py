@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.controller.history import history_of
 from pointsman.controller.rollouts.changes import settled
+from pointsman.controller.rollouts.gates import Metric, Tick
 from pointsman.controller.rollouts.judge import judge
 from pointsman.controller.rollouts.words import view_of, views_of
-from pointsman.controller.state import Desired, Rollout, of_this_start
+from pointsman.controller.state import Arms, Desired, Means, Rollout, of_this_start
 from pointsman.controller.transitions import carry_out, confirmed
 from pointsman.model import TrafficPolicy
 from pointsman.model.comparison import Comparison, Exact
@@ -511,6 +513,21 @@ def test_the_same_evidence_counts_once() -> None:
     after = story.rollout
     assert (after.exposed, after.samples, after.totals) == (before.exposed, before.samples, before.totals)
     assert after.gates["error_rate"] == before.gates["error_rate"]
+
+
+@pytest.mark.parametrize(("better", "share"), [("higher", 0.05), ("lower", 0.95)])
+def test_a_metric_of_which_most_values_are_0(better: str, share: float) -> None:
+    """Clicks of one in a hundred: the arm with few calls has none in most seconds, which is no difference (RO4)."""
+    back = 0
+    for run in range(40):
+        rng = np.random.default_rng([24, run])
+        gate = Metric("clicks", {"better": better, "max_loss": 0.0}, 0.025, None)
+        for _ in range(300):
+            new = int(rng.binomial(20, share))
+            main, canary = (MetricTally(n, float(rng.binomial(n, 0.01))) for n in (20 - new, new))
+            gate.add(Tick(1.0, Arms(), metrics={"clicks": Means(main, canary)}))
+        back += gate.tripped
+    assert back <= 4  # 15 where ten values of the smaller arm make a block
 
 
 @pytest.mark.parametrize("better", ["higher", "lower"])

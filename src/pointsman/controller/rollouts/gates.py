@@ -36,8 +36,9 @@ ROUNDING = 1e-7
 """Means that differ by no more than this share are the same: sums of floats are not exact, and miss by the same sign
 each time where all values are equal. A process that has summed up 10^9 values misses by so much."""
 
-ENOUGH = 100
-"""So many values of the baseline's make a block of a metric, however many the canary has."""
+ENOUGH = 400
+"""So many values of the smaller arm make a block of a metric, if the other has more than twice as many: where most
+values are 0, such as clicks, the mean of a few is below the true one nearly always: differences are not symmetric."""
 
 
 class Tick(NamedTuple):
@@ -345,7 +346,7 @@ class Metric(_Blocks):
         means = tick.metrics.get(self._name, Means())
         self._block.add(tick.seconds, *({"n": arm.count, "sum": arm.sum} for arm in (means.baseline, means.canary)))
         n0, n1 = (arm.get("n", 0) for arm in self._block.arms)
-        if not self._block.is_long_enough or not n0 or not n1 or n0 < min(n1, ENOUGH):
+        if not self._block.is_long_enough or min(n0, n1) < min(max(n0, n1) / 2, ENOUGH):
             return
         baseline, canary = self._block.taken()
         before, after, unit = baseline["sum"] / n0, canary["sum"] / n1, 1 / n1 + 1 / n0

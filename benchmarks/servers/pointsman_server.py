@@ -1,7 +1,7 @@
 """Pointsman with what one side of a scenario needs, until SIGTERM. Usage: pointsman_server.py PORT SETTING [ARGUMENT]
 
-The settings are the keys of ``SINGLE``, which lead to one backend behind /model, and split, shadow. /model is made
-last: once it answers, the ingress has all the others. The argument of "model" and "batches" is one of
+The settings are the keys of ``SINGLE``, which lead to one backend behind /model, and split, shadow, evidence. /model is
+made last: once it answers, the ingress has all the others. The argument of "model" and "batches" is one of
 ``models.MODELS``.
 """
 
@@ -34,6 +34,10 @@ def noop(request: Any) -> str:
 
 async def async_noop(request: Any) -> str:
     return "ok"
+
+
+async def guess(request: Any) -> dict[str, Any]:
+    return {"label": "cat", "scores": [0.1, 0.2, 0.7]}
 
 
 async def hang(request: Any) -> str:
@@ -171,6 +175,18 @@ def shadow(client: serve.Client) -> None:
     client.shadow_traffic("shadowed", "hang", 0.1)
 
 
+def evidence(client: serve.Client) -> None:
+    """The same two backends behind all: /mirrored and /compared have a shadow of 0.1, /split and /rolled are split."""
+    client.create_backend("one", guess)
+    client.create_backend("two", guess)
+    for name in ("mirrored", "compared", "split", "rolled"):
+        add_endpoint(client, name, "one")
+    client.shadow_traffic("mirrored", "two", 0.1)
+    client.shadow_traffic("compared", "two", 0.1, compare="json")
+    client.set_traffic("split", {"one": 0.5, "two": 0.5})
+    client.start_rollout("rolled", "two", steps=[0.5, 1], hold_s=86400)
+
+
 def certificate() -> dict[str, str]:
     """A certificate for loopback, made by openssl."""
     folder = tempfile.mkdtemp(prefix="pointsman-bench-")
@@ -204,7 +220,7 @@ def main(port: int, setting: str, argument: str = "") -> None:
             code, config = SINGLE[setting]
             client.create_backend("one", code, *[argument] * (setting in MODELS), config=config)
         else:
-            {"split": split, "shadow": shadow}[setting](client)
+            {"split": split, "shadow": shadow, "evidence": evidence}[setting](client)
         add_endpoint(client, "model", next(iter(client.list_backends())))
         while True:
             signal.pause()

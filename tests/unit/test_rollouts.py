@@ -85,6 +85,21 @@ class Story:
         return self.say(ControlRollout("id", ENDPOINT, verb, by="bob"))
 
 
+def test_a_switch_at_once_is_held_against_what_was_before() -> None:
+    """With one step, to all traffic, a version that fails more often than the others did before goes back, and one that
+    fails as often is promoted (RO4, RO7)."""
+    for failed, ends in ((30, "rolled_back"), (1, "promoted")):
+        story = Story(steps=(1.0,))
+        story.counts.count(ENDPOINT, MAIN, version=story.rollout.former_policy, latencies=[0.1] * 5000, errors=50)
+        story.pass_seconds(4, main=0, new=100, failed=failed)
+        assert story.view.state == ends
+        assert story.view.gates["error_rate"].baseline == 0.01
+    story = Story(steps=(1.0,))
+    story.say(replace(NEW))
+    story.control("resume")
+    assert story.rollout.former_policy == 0, "that was about other code"
+
+
 def test_the_others_share_the_rest() -> None:
     """At each step the new version has its weight, and the others share the rest as before; shadows stay (RO3)."""
     story = Story({MAIN: 0.75, OTHER: 0.25})

@@ -154,6 +154,7 @@ class Rollout(Struct, frozen=True):
     Attributes:
         plan: with all options of its gates.
         former: the weights before it.
+        former_policy: version of the traffic policy that it began with; 0 once that was about other code.
         policies: versions of its traffic policies whose calls count, oldest first; the last one is in force.
         codes: version of each backend's code, by tag.
         state: see :class:`~pointsman.model.rollout.RolloutView`, as for all that is not here.
@@ -162,6 +163,7 @@ class Rollout(Struct, frozen=True):
         counted: None before the first evidence.
         instance: the id of the instance that this was counted in; another start of it counts from 0.
         totals, pairs, metrics: all that counts so far.
+        known: requests and errors of the baseline under the former policy.
         forgets: whether the evidence is about other code, and is forgotten when the rollout goes on.
     """
 
@@ -183,6 +185,8 @@ class Rollout(Struct, frozen=True):
     totals: Arms = Arms()
     pairs: Pairs = Pairs()
     metrics: dict[str, Means] = {}
+    known: Tally = Tally()
+    former_policy: int = 0
     forgets: bool = False
     reason: str = ""
     ended: str = ""
@@ -196,6 +200,11 @@ class Rollout(Struct, frozen=True):
     def weight(self) -> float:
         """The share of its step."""
         return self.plan.steps[self.step]
+
+    @property
+    def baseline(self) -> Tally:
+        """What was counted of the baseline in all steps; if it never had a request in them, before the first one."""
+        return self.totals.baseline if self.totals.baseline.requests else self.known
 
 
 class Desired(Struct, frozen=True):

@@ -28,6 +28,7 @@ from pointsman.controller.state import (
     rollout_of,
 )
 from pointsman.model import EndpointSpec
+from pointsman.model.evidence import Tally
 from pointsman.model.rollout import (
     ABORTED,
     ENDED,
@@ -124,6 +125,7 @@ def _started(state: Desired, command: StartRollout, now: str) -> Desired:
         id=max(map(int, state.rollouts), default=0) + 1,
         plan=plan,
         former=former,
+        former_policy=endpoint.policy.version,
         policies=(),
         codes=_codes(state, {plan.to, *(tag for tag, share in former.items() if share)}),
         by=command.by,
@@ -206,6 +208,8 @@ def _resumed(state: Desired, rollout: Rollout, by: str, now: str) -> Desired:
         totals=Arms(),
         pairs=Pairs(),
         metrics={},
+        known=Tally(),
+        former_policy=0,
         forgets=False,
         reason="",
     )

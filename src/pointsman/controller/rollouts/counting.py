@@ -49,9 +49,16 @@ def new_in(evidence: Evidence, rollout: Rollout, elapsed_s: float) -> tuple[Tick
         arms=arms,
         pairs=Pairs() if first else _new_pairs(counted.pairs, before.pairs),
         metrics=means,
-        before=rollout.totals if rollout.weight >= 1 else None,
+        before=rollout.baseline if rollout.weight >= 1 else None,
     )
     return tick, counted, (of_step.baseline.requests, of_step.canary.requests)
+
+
+def known_before(evidence: Evidence, rollout: Rollout) -> Tally:
+    """Requests and errors of the baseline under the policy that the rollout began with."""
+    calls = _calls(evidence, rollout, rollout.former_policy)
+    known = _arms(rollout, calls, {}).baseline
+    return Tally(known.requests, known.errors)
 
 
 def _calls(evidence: Evidence, rollout: Rollout, version: int) -> dict[str, Tally]:

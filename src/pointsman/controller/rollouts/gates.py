@@ -49,14 +49,14 @@ class Tick(NamedTuple):
         arms: requests.
         pairs: compared answers of the shadow, and of the baseline with itself.
         metrics: of user code, by name.
-        before: if the canary gets all requests: what was counted before of both.
+        before: what was counted of the baseline before, if the canary gets all requests.
     """
 
     seconds: float
     arms: Arms
     pairs: Pairs = Pairs()
     metrics: Mapping[str, Means] = {}
-    before: Arms | None = None
+    before: Tally | None = None
 
 
 class Gate(Protocol):
@@ -193,7 +193,7 @@ class ErrorRate(_Betting):
         canary = _counts(tick.arms.canary)
         if tick.before is None:
             self._gate.add(*_counts(tick.arms.baseline), *canary)
-        elif canary[0] and (known := tick.before.baseline).requests:
+        elif canary[0] and (known := tick.before).requests:
             _, highest = rate_interval(known.errors, known.requests, self._alpha * KNOWN_ALPHA)
             self._gate.add(MANY, ceil(highest * MANY), *canary)
 

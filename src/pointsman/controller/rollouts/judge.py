@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pointsman.controller.rollouts.counting import new_in
+from pointsman.controller.rollouts.counting import known_before, new_in
 from pointsman.controller.rollouts.gates import Gate, Tick, gates_of
 from pointsman.controller.rollouts.options import HEALTH, ROLL_BACK
 from pointsman.controller.rollouts.words import after, back_again, missing, of_gate, percent
@@ -44,6 +44,8 @@ def judge(rollout: Rollout, evidence: Evidence, elapsed_s: float, unhealthy: str
     """
     if rollout.forgets:  # it is paused, and what is counted is about other code
         return rollout, _by_health(rollout, unhealthy) or _stays(rollout)
+    if rollout.counted is None:
+        rollout = msgspec.structs.replace(rollout, known=known_before(evidence, rollout))
     tick, counted, samples = new_in(evidence, rollout, elapsed_s)
     gates = gates_of(rollout.plan, rollout.gates)
     for gate in gates.values():

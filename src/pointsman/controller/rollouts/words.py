@@ -141,7 +141,7 @@ def _values(rollout: Rollout, name: str) -> tuple[float | None, float | None, st
         compared, noise = rollout.pairs.compared, rollout.pairs.noise
         return _rate(compared.mismatched, compared.pairs), _rate(noise.mismatched, noise.pairs), RATE
     assert kind == ERROR_RATE
-    canary, baseline = rollout.totals.canary, rollout.totals.baseline
+    canary, baseline = rollout.totals.canary, rollout.baseline
     return _rate(canary.errors, canary.requests), _rate(baseline.errors, baseline.requests), RATE
 
 

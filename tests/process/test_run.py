@@ -318,6 +318,7 @@ def test_a_breakpoint_stops_at_a_prompt(greeter: Path) -> None:
     if not pid:
         os.chdir(greeter)
         os.environ["PYTHONFAULTHANDLER"] = "1"
+        os.environ.pop("PYTHONBREAKPOINT", None)  # Ray sets it in a process that has started it, as this one may have
         os.execv(PROGRAM, [PROGRAM, "run", "stops.py", "--local", "--port", "0"])
     try:
         shown = read_terminal(pid, terminal, r"is at (http://\S+)[\s\S]*Ctrl-C")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,19 @@ from pointsman.wire.handover import MetricsHandover
 from pointsman.wire.messages import unpack
 
 
-def test_a_node_reads_its_compared_answers_beside_all_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of its own for instances, with a path that is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="pm", dir="/tmp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
+
+
+def test_a_node_reads_its_compared_answers_beside_all_else(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading what was compared on a node holds up nobody who asks it for metrics or tallies meanwhile (SC6, SC7)."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     key = CountKey("main", 3, 4, False, "GET /e", "matched")
     folder = NodeFolder("i").pairs
+    assert runtime in folder.parents
     folder.parent.mkdir(mode=0o700, parents=True)
     counter = PairCounter(folder / "7-a")
     counter.count(key, 5)

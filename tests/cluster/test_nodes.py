@@ -82,15 +82,18 @@ def test_http_survives_the_death_of_an_ingress(client: serve.Client, name: str) 
     wait_until(lambda: len(ingress_pids(client)) == 3, what="three ingresses")
     victim = ingress_pids(client)[0]
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: not psutil.pid_exists(victim) or is_zombie(victim), what="the ingress's end")
+    wait_until(lambda: has_ended(victim), what="the ingress's end")
     for _ in range(20):
         assert httpx.get(f"{client.http_address}/{name}", timeout=WAIT_S).text == "here"
     wait_until(lambda: len(ingress_pids(client)) == 3 and victim not in ingress_pids(client), what="a new ingress")
 
 
-def is_zombie(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended with all its threads: as long as one is there, so are its sockets, though the first
+    thread is a zombie."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() == 1
     except psutil.NoSuchProcess:
         return True
 
@@ -327,7 +330,7 @@ def test_the_driver_is_killed(nodes: Nodes, client: serve.Client) -> None:
     driver.kill()
     driver.wait()
     driver.stdout.close()
-    wait_until(lambda: all(is_zombie(pid) for pid in pids), what="the end of the replicas")
+    wait_until(lambda: all(has_ended(pid) for pid in pids), what="the end of the replicas")
     wait_until(lambda: its_own not in namespaces(), what="the end of all its actors")
     wait_until(lambda: processes_of_ours() <= processes_before, what="the end of all its processes")
 

@@ -144,10 +144,10 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_the_house_stays_small_enough_to_know():
-    """At most 16 modules lie on top, and fewer than 12 of all are shorter than 60 lines."""
+    """At most 16 modules lie on top, and fewer than one in 25 is shorter than 60 lines."""
     assert len([name for name in MODULES if "/" not in name]) <= 16
     short = sorted(name for name, path in MODULES.items() if len(path.read_text().splitlines()) < 60)
-    assert len(short) < 12, short
+    assert len(short) * 25 < len(MODULES), short
 
 
 def test_functions_are_short():
@@ -163,4 +163,4 @@ def test_functions_are_short():
 
 def test_the_page_is_short():
     """The page is read in one sitting."""
-    assert len(PAGE.read_text().splitlines()) <= 200
+    assert len(PAGE.read_text().splitlines()) <= 220

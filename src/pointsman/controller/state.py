@@ -19,6 +19,7 @@ from pointsman.model import (
     EndpointSpec,
     Pins,
     Resources,
+    Scale,
     Struct,
     TrafficHistory,
 )
@@ -219,6 +220,7 @@ class Desired(Struct, frozen=True):
         operations: by id: the apply that runs, and those that ended last.
         came_up: by the id of the instance; empty until it has come up.
         rollouts: by id: those that run, and those that ended last.
+        scales: by backend: of those whose number of replicas is not just what their configuration says.
     """
 
     version: int = 0
@@ -232,6 +234,16 @@ class Desired(Struct, frozen=True):
     operations: dict[str, Operation] = {}
     came_up: dict[str, CameUp] = {}
     rollouts: dict[str, Rollout] = {}
+    scales: dict[str, Scale] = {}
+
+    def wanted(self, tag: str) -> int:
+        """How many replicas a backend shall have now."""
+        config, scale = self.backends[tag].config, self.scales.get(tag)
+        if scale is not None and scale.unloaded:
+            return 0
+        if config.autoscaling is None:
+            return config.num_replicas
+        return scale.wanted if scale is not None else config.autoscaling.first_replicas
 
     @property
     def running(self) -> Operation | None:

@@ -12,10 +12,12 @@ from pointsman.controller import applying, desired
 from pointsman.controller.history import CONTROLLER
 from pointsman.controller.marks import BACKEND, marked, with_marks
 from pointsman.controller.rollouts import changes as rollouts
+from pointsman.controller.scaling import changes as scaling
 from pointsman.controller.state import CameUp, Desired, FreeCapacity
 from pointsman.wire.apply import Marks
 from pointsman.wire.commands import Apply, Change, ComeUp, ObjectChange, RollbackTraffic, SetTraffic, TakeBack
 from pointsman.wire.rollouts import RolloutCommand
+from pointsman.wire.scaling import ScalingCommand
 
 
 def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> tuple[Desired, str]:
@@ -30,6 +32,8 @@ def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> 
         return msgspec.structs.replace(state, came_up={command.instance: CameUp()}), ""
     if isinstance(command, RolloutCommand):
         return rollouts.apply(state, command, now)
+    if isinstance(command, ScalingCommand):
+        return scaling.apply(state, command, now)
     new, note = _carry_out(state, command, free, now)
     by_hand = command.name if isinstance(command, (SetTraffic, RollbackTraffic)) else ""
     return rollouts.followed(state, new, by=command.by, now=now, by_hand=by_hand), note

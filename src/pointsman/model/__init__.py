@@ -16,6 +16,14 @@ from pointsman.model.origin import Environment as Environment
 from pointsman.model.origin import Origin as Origin
 from pointsman.model.origin import Source as Source
 from pointsman.model.origin import Struct as Struct
+from pointsman.model.resources import ANYWHERE as ANYWHERE
+from pointsman.model.resources import Allocation as Allocation
+from pointsman.model.resources import Capacity as Capacity
+from pointsman.model.resources import NodeCapacity as NodeCapacity
+from pointsman.model.resources import Placement as Placement
+from pointsman.model.resources import Resources as Resources
+from pointsman.model.scaling import Autoscaling as Autoscaling
+from pointsman.model.scaling import Scale as Scale
 
 DEFAULT_SHARD_KEY = "header:x-serve-shard-key"
 #: In ``http_methods``: HTTP clients may choose every public method.
@@ -51,56 +59,6 @@ class Reason(str, Enum):
     RECALLED = "recalled"
 
 
-class Placement(Struct, frozen=True):
-    """On which nodes of a cluster replicas may run.
-
-    Attributes:
-        node: id of the only node.
-        prefer: whether another node is taken if ``node`` is dead or has no free capacity.
-        labels: labels that a node must have. Of several alternatives the first that some node meets counts.
-        group: id of a placement group, from which all amounts are taken.
-        bundle: index of a bundle of that group; -1 for any.
-        capture: whether tasks and actors that user code starts run in the group too.
-    """
-
-    node: str = ""
-    prefer: bool = False
-    labels: tuple[dict[str, str], ...] = ()
-    group: str = ""
-    bundle: int = -1
-    capture: bool = False
-
-    def __str__(self) -> str:
-        if self.group:
-            return f"placement group {self.group}" + (f", bundle {self.bundle}" if self.bundle >= 0 else "")
-        if self.labels:
-            return "nodes with labels " + " or ".join(str(selector) for selector in self.labels)
-        return f"node {self.node}"
-
-
-ANYWHERE = Placement()
-
-
-class Resources(Struct, frozen=True):
-    """What one replica needs. Amounts may be fractions; ``memory`` is in bytes.
-
-    Attributes:
-        env_vars: environment variables of its process; they override all others.
-        working_dir: its working folder, which also comes first in its import path; empty for the code sender's.
-        py_modules: absolute paths of packages and modules that it can import.
-        placement: on which nodes of a cluster it may run.
-    """
-
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    memory: float = 0.0
-    custom: dict[str, float] = {}
-    env_vars: dict[str, str] = {}
-    working_dir: str = ""
-    py_modules: tuple[str, ...] = ()
-    placement: Placement = ANYWHERE
-
-
 class ReplicaConfig(Struct, frozen=True):
     """The part of a backend's configuration that its replicas use.
 
@@ -124,7 +82,8 @@ class ReplicaConfig(Struct, frozen=True):
 
 class BackendConfigSpec(Struct, frozen=True):
     """A backend's whole configuration, as the controller stores it. ``config.BackendConfig`` describes the fields.
-    ``None`` for ``max_batch_size`` and ``max_concurrent_queries`` means "not set by the user"."""
+    ``None`` for ``max_batch_size`` and ``max_concurrent_queries`` means "not set by the user". How many replicas are
+    wanted now is not here: see :meth:`pointsman.controller.state.Desired.wanted`."""
 
     num_replicas: int = 1
     max_batch_size: int | None = None
@@ -145,6 +104,8 @@ class BackendConfigSpec(Struct, frozen=True):
     http_methods: tuple[str, ...] = ()
     reconfigure_while_running: bool = False
     max_websockets: int = 1000
+    autoscaling: Autoscaling | None = None
+    idle_timeout_s: float | None = None
 
     @property
     def query_limit(self) -> int:
@@ -177,6 +138,7 @@ class TargetTraits(Struct, frozen=True):
         one_at_a_time: every way in is sync and takes no list, so that a replica runs one request after the other.
         surface: PLAIN or ASGI.
         api: what a typed callable takes and gives, packed by :mod:`pointsman.usercode.describing`; empty for others.
+        multiplexed: whether the class loads models by id, marked with ``serve.multiplexed``.
     """
 
     is_class: bool
@@ -187,6 +149,7 @@ class TargetTraits(Struct, frozen=True):
     one_at_a_time: bool = False
     surface: str = PLAIN
     api: bytes = b""
+    multiplexed: bool = False
 
 
 class BackendSpec(Struct, frozen=True):
@@ -328,7 +291,16 @@ class ReplicaRef(Struct, frozen=True):
 
 
 class BackendRoute(Struct, frozen=True):
-    """One backend as a router sees it; ``one_at_a_time`` and ``api`` are those of its :class:`TargetTraits`."""
+    """One backend as a router sees it; ``one_at_a_time`` and ``api`` are those of its :class:`TargetTraits`.
+
+    Attributes:
+        scales: whether its number of replicas follows what calls there are, so that routers report these.
+        ready_at: where it has no replica and one starts: when that should be ready, in seconds since 1970; 0 if that is
+            not known.
+        refused_until: where its replicas fail to start: calls that find none are refused until then, in seconds since
+            1970; 0 if they may wait.
+        multiplexed: whether its calls may name a model.
+    """
 
     tag: str
     replicas: tuple[ReplicaRef, ...]
@@ -337,6 +309,10 @@ class BackendRoute(Struct, frozen=True):
     one_at_a_time: bool = False
     max_websockets: int = 1000
     api: bytes = b""
+    scales: bool = False
+    ready_at: float = 0.0
+    refused_until: float = 0.0
+    multiplexed: bool = False
 
 
 class RoutingTable(Struct, frozen=True):
@@ -355,29 +331,3 @@ class RoutingTable(Struct, frozen=True):
 
 
 EMPTY_TABLE = RoutingTable(version=0, endpoints={}, backends={})
-
-
-class Allocation(Struct, frozen=True):
-    """Resources that one replica holds, with the indices of its GPUs. ``node`` is empty if there is one node only."""
-
-    resources: Resources
-    gpus: tuple[int, ...] = ()
-    node: str = ""
-
-
-class NodeCapacity(Struct, frozen=True):
-    """Resources that the instance may allocate on one node. ``num_cpus`` is None if CPUs are not limited (local engine
-    without ``start(num_cpus=...)``). ``gpu_ids`` are names for ``CUDA_VISIBLE_DEVICES``; empty means 0, 1, 2, ..."""
-
-    num_cpus: float | None = None
-    num_gpus: int = 0
-    memory: float = 0.0
-    custom: dict[str, float] = {}
-    labels: dict[str, str] = {}
-    gpu_ids: tuple[str, ...] = ()
-
-
-class Capacity(NodeCapacity, frozen=True):
-    """Resources that the instance may allocate: on its only node or, if ``nodes`` is not None, on each of these."""
-
-    nodes: dict[str, NodeCapacity] | None = None

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from pointsman.model import (
     DEFAULT_SHARD_KEY,
     BackendConfigSpec,
-    BackendSpec,
-    ChangeRecord,
     Comparison,
     CustomPolicy,
-    EndpointSpec,
     Origin,
-    Pins,
-    Reason,
     Resources,
     Source,
     TargetTraits,
-    TrafficHistory,
 )
-from pointsman.model.evidence import Window
-from pointsman.model.rollout import RolloutView
-from pointsman.wire.apply import OperationView, Plan
-from pointsman.wire.handover import StartOptions
+from pointsman.wire.apply import Plan
 from pointsman.wire.messages import Command as Command
 from pointsman.wire.messages import CommandHead as CommandHead
 from pointsman.wire.messages import Message, Signed
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, RolloutCommand
+from pointsman.wire.scaling import ScalingCommand
 from pointsman.wire.shadows import QueryExamples, QueryShadow
+from pointsman.wire.views import BackendList as BackendList
+from pointsman.wire.views import BackendView as BackendView
+from pointsman.wire.views import FailureView as FailureView
+from pointsman.wire.views import History as History
+from pointsman.wire.views import IngressView as IngressView
+from pointsman.wire.views import ReplicaView as ReplicaView
+from pointsman.wire.views import Status as Status
+from pointsman.wire.views import TrafficView as TrafficView
 
 
 class CreateBackend(Signed, frozen=True, tag="create_backend"):
@@ -179,7 +177,7 @@ BRINGS_CODE = (CreateBackend, ReplaceBackend, Deploy)
 """Those that say which code it runs."""
 ObjectChange = BackendChange | DeleteBackend | CreateEndpoint | DeleteEndpoint | TrafficCommand
 """A command that changes one backend or endpoint, or both of one name."""
-Change = ObjectChange | Apply | TakeBack | ComeUp | RolloutCommand
+Change = ObjectChange | Apply | TakeBack | ComeUp | RolloutCommand | ScalingCommand
 """A command that changes the desired state."""
 
 
@@ -292,107 +290,3 @@ class Progress(Message, frozen=True):
     backend: str
     ready: int
     wanted: int
-
-
-class ReplicaView(msgspec.Struct, frozen=True):
-    """One replica. ``remark`` is a warning about its health; empty if there is none."""
-
-    tag: str
-    pid: int
-    state: str
-    gpus: tuple[int, ...]
-    remark: str = ""
-
-
-class FailureView(msgspec.Struct, frozen=True):
-    """The last failure of a backend, kept until it is as wanted again."""
-
-    reason: Reason
-    text: str
-    traceback: str
-    failures: int
-
-
-class BackendView(msgspec.Struct, frozen=True):
-    """One backend.
-
-    Attributes:
-        spec: without fields that may be large: ``user_config``, variables and import path.
-        state: ``RUNNING``, ``UPDATING``, ``UNHEALTHY`` (not as wanted, for a reason) or ``DEPLOY_FAILED`` (the last
-            change was rolled back).
-        pythons: interpreters that it uses, or will use if its last change is rolled back.
-    """
-
-    spec: BackendSpec
-    state: str
-    ready: int
-    failure: FailureView | None
-    replicas: tuple[ReplicaView, ...]
-    pythons: tuple[str, ...] = ()
-
-    @property
-    def is_starting(self) -> bool:
-        """True while replicas are missing and none has failed."""
-        return self.state == "UPDATING" and self.ready < self.spec.config.num_replicas
-
-
-class IngressView(msgspec.Struct, frozen=True):
-    """One HTTP server. ``up_to_date``: it uses the newest routing table."""
-
-    pid: int
-    up_to_date: bool
-
-
-class Status(msgspec.Struct, frozen=True):
-    """Status of an instance; the reply to a Query.
-
-    Attributes:
-        metrics: base URLs of the metrics, by node.
-        queued: calls that wait in routers, by endpoint; None if metrics are off.
-        state_dir: where its state is stored; empty if the state ends with the instance.
-        wants_key: whether HTTP clients are asked for an API key.
-        secure: whether the HTTP port has TLS.
-        came_up: whether it has come up since its start.
-        operation: the apply that runs; None if none does.
-        rollouts: the newest of each endpoint that has had one.
-        last_minute: what was counted of calls.
-    """
-
-    version: int
-    pid: int
-    name: str
-    http_host: str | None
-    http_port: int
-    endpoints: dict[str, EndpointSpec]
-    backends: dict[str, BackendView]
-    ingresses: tuple[IngressView, ...]
-    metrics: dict[str, str] = {}
-    queued: dict[str, int] | None = None
-    state_dir: str = ""
-    start_options: StartOptions = StartOptions()
-    wants_key: bool = False
-    secure: bool = False
-    came_up: bool = False
-    operation: OperationView | None = None
-    rollouts: dict[str, RolloutView] = {}
-    last_minute: Window = Window(None, {})
-
-
-class BackendList(msgspec.Struct, frozen=True):
-    """The reply to a QueryBackends."""
-
-    specs: dict[str, BackendSpec]
-
-
-class History(msgspec.Struct, frozen=True):
-    """The reply to a QueryHistory: the newest changes, oldest first."""
-
-    changes: tuple[ChangeRecord, ...]
-
-
-class TrafficView(msgspec.Struct, frozen=True):
-    """The reply to a QueryTraffic."""
-
-    endpoint: EndpointSpec
-    pins: Pins
-    history: TrafficHistory

@@ -53,6 +53,8 @@ class Kind(IntEnum):
     RECALL = 25  # router -> replica: send back what has not begun, and say when you are free
     FREE = 26  # replica -> router: another call can begin now
     TABLE_CHANGE = 27  # controller -> router's process: what differs from the table before
+    DEMAND = 28  # router's process -> controller: the calls of backends whose number of replicas follows them
+    MODELS = 29  # replica -> router: the models that it holds; controller -> replica and back: the same with details
 
 
 Body: TypeAlias = "bytes | bytearray | memoryview"

@@ -16,13 +16,14 @@ import msgspec
 
 from pointsman.controller.state import CameUp, Desired, Fallback, Operation, Rollout
 from pointsman.controller.store.files import StoreError
-from pointsman.model import BackendSpec, ChangeRecord, EndpointSpec, Pins, Struct, TrafficHistory
+from pointsman.model import BackendSpec, ChangeRecord, EndpointSpec, Pins, Scale, Struct, TrafficHistory
 from pointsman.usercode.packing import code_digest
 from pointsman.wire.apply import Marks
 from pointsman.wire.tables import changed
 
-#: The second had no changes, marks and operations, and its objects were JSON; the third had no rollouts.
-SCHEMA_VERSION = 4
+#: The second had no changes, marks and operations, and its objects were JSON; the third had no rollouts, and
+#: the fourth no scales.
+SCHEMA_VERSION = 5
 #: It had no digest of the whole state, and no file of the last acknowledged change.
 OLDEST_SCHEMA = 1
 BUSY_TIMEOUT_S = 4.0
@@ -44,6 +45,7 @@ KINDS: dict[str, type[Struct]] = {
     "operations": Operation,
     "came_up": CameUp,
     "rollouts": Rollout,
+    "scales": Scale,
 }
 _MODULUS = 2**256
 

@@ -1,0 +1,1 @@
+"""How many replicas a backend needs. Pure: what was seen in, a number and the reason out."""

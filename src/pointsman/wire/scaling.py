@@ -1,0 +1,66 @@
+"""Messages and commands about the number of replicas. Schemas; no I/O. The commands are part of ``commands``."""
+
+from __future__ import annotations
+
+from pointsman.model.scaling import Demand
+from pointsman.wire.messages import Command, Message, Signed
+
+
+class DemandHead(Message, frozen=True):
+    """Head of a DEMAND frame, which a router's process sends each half second, and at once when a call finds no
+    replica. What has not changed since the last frame, and has no call, may be left out.
+
+    Attributes:
+        backends: by tag; of those whose route says ``scales``.
+    """
+
+    backends: dict[str, Demand]
+
+
+class ScaleBackend(Signed, frozen=True, tag="scale_backend"):
+    """Fix the number of an autoscaled backend's replicas for ``hold_s`` seconds. It is a ValueError where the backend
+    is not autoscaled, or the number is not within 0 and its largest. The reply is an
+    :class:`~pointsman.wire.commands.Accepted`."""
+
+    tag: str
+    replicas: int
+    hold_s: float
+
+
+class WakeBackend(Signed, frozen=True, tag="wake_backend"):
+    """Have an unloaded backend loaded again; nothing happens where it has replicas."""
+
+    tag: str
+
+
+class UnloadBackend(Signed, frozen=True, tag="unload_backend"):
+    """Drain a backend to no replicas, until a call or somebody wakes it. It is a ValueError if it may not be at 0:
+    neither autoscaled with ``min_replicas`` 0 nor with ``idle_timeout_s``."""
+
+    tag: str
+
+
+ScalingCommand = ScaleBackend | WakeBackend | UnloadBackend
+"""A command that changes the desired state."""
+
+
+class QueryModels(Command, frozen=True, tag="query_models"):
+    """Ask which models a backend's replicas hold; the reply is a :class:`ModelList`."""
+
+    tag: str
+
+
+class HeldModel(Message, frozen=True):
+    """A model that a replica holds. ``bytes`` is 0 where nothing says how large it is; ``in_use`` counts calls and
+    streams that use it now; ``idle_s`` is 0 while one does."""
+
+    id: str
+    bytes: int
+    in_use: int
+    idle_s: float
+
+
+class ModelList(Message, frozen=True):
+    """The models of a backend, by tag of the replica."""
+
+    replicas: dict[str, tuple[HeldModel, ...]]

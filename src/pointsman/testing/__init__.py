@@ -31,12 +31,15 @@ from pointsman.testing.losses import Loss, Losses
 from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
 from pointsman.testing.policies import check_traffic_policy
 from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica, new_call, table_of
+from pointsman.testing.scaling.simulate import Simulated, simulate_autoscaling
 from pointsman.testing.virtual_time import DeadlockError, VirtualTimeLoop, real_time, run, settle, virtual_loop
 
 __all__ = [
     "TestClient",
     "TestResponse",
     "check_traffic_policy",
+    "simulate_autoscaling",
+    "Simulated",
     "run",
     "settle",
     "real_time",

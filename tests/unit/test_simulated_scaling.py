@@ -1,0 +1,69 @@
+"""What a simulation of autoscaling says of its calls and replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pointsman.testing import Simulated, simulate_autoscaling
+
+BUSY = [(0, 30), (120, 60), (240, 5), (360, 0)]
+
+
+def simulated(trace: Any = BUSY, config: Any = None, **options: Any) -> Simulated:
+    return simulate_autoscaling(trace, config, **{"service_s": (0.1, 0.5), "slo_ms": 500, **options})
+
+
+def test_the_same_simulation_gives_the_same_result() -> None:
+    """A user who simulates a trace twice reads the same numbers, and others with another seed (AS18)."""
+    first = simulated()
+    assert first == simulated()
+    assert first != simulated(seed=1)
+    assert 120 * 95 * 0.9 < first.requests < 120 * 95 * 1.1
+
+
+def test_one_replica_without_pause_answers_one_call_after_another() -> None:
+    """Three calls that come together to one replica take one, two and three times the service time (AS18)."""
+    result = simulated([1.0, 1.0, 1.0], {"max_replicas": 1}, service_s=0.2, slo_ms=500)
+    assert (result.requests, result.lost, result.late) == (3, 0, pytest.approx(1 / 3))
+    assert result.latency_ms == {"p50": 400.0, "p95": 600.0, "p99": 600.0, "max": 600.0}
+    assert (result.peak, result.flaps, result.wanted, result.replica_seconds) == (1, 0, [(0.0, 1)], 1.0)
+
+
+def test_slots_run_calls_at_once() -> None:
+    """A replica with three slots answers three calls that come together after one service time (AS18)."""
+    result = simulated([1.0, 1.0, 1.0], {"max_replicas": 1}, service_s=0.2, slots=3)
+    assert result.latency_ms["max"] == 200.0
+
+
+def test_a_call_to_no_replica_waits_for_the_start() -> None:
+    """The first call of a sleeping backend is answered one start time and one service time later (AS18)."""
+    config = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}
+    result = simulated([3.25], config, service_s=0.5, start_s=4)
+    assert 4500 <= result.latency_ms["max"] <= 5000
+    assert [count for _, count in result.wanted] == [count for _, count in result.ready] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "trace", [[], [(0, 5)], [1.0, 0.5], [-1.0], [(0, -1), (9, 0)], [(5, 1), (0, 0)], [(0, 0), (9, 0)], [float("nan")]]
+)
+def test_a_wrong_trace_is_refused(trace: Any) -> None:
+    """A trace that is empty, unsorted or negative is a ValueError in one sentence (AS18)."""
+    with pytest.raises(ValueError, match=r"trace|step"):
+        simulated(trace)
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    """A policy that does not exist is a ValueError that names those that do (AS18)."""
+    with pytest.raises(ValueError, match=r"pointsman, ray, kpa, oracle.*got 'rey'"):
+        simulated(policy="rey")
+
+
+def test_the_oracle_is_hardly_ever_late() -> None:
+    """Who knows the rates ahead starts replicas before they are needed, and lets them go at once (AS18)."""
+    result = simulated(policy="oracle", start_s=10)
+    assert result.late < 0.01
+    assert result.wanted[0] == (0.0, 4)
+    assert [count for _, count in result.wanted] == [4, 7, 2]
+    assert 109 <= result.wanted[1][0] <= 110

@@ -67,3 +67,30 @@ def test_the_oracle_is_hardly_ever_late() -> None:
     assert result.wanted[0] == (0.0, 4)
     assert [count for _, count in result.wanted] == [4, 7, 2]
     assert 109 <= result.wanted[1][0] <= 110
+
+
+def test_ray_serves_rule_takes_a_backlog_for_demand() -> None:
+    """A user who compares sees Ray Serve's rule wait for half a minute and then go far over what is needed (AS18)."""
+    step = [(0, 5), (120, 30), (400, 0)]
+    ray, oracle = (simulated(step, {"max_replicas": 40}, policy=policy, start_s=10) for policy in ("ray", "oracle"))
+    assert ray.wanted[1][0] > 120 + 30
+    assert ray.peak > 2 * oracle.peak
+    assert ray.late > 0.05
+
+
+def test_knatives_rule_panics_and_falls_again() -> None:
+    """A user who compares sees Knative's rule rise within seconds, hold for its stable window, and fall (AS18)."""
+    result = simulated([(0, 5), (120, 60), (150, 5), (400, 0)], {"max_replicas": 40}, policy="kpa")
+    risen = next(second for second, count in result.wanted if count > 5)
+    fallen = next(second for second, count in result.wanted if second > risen and count < result.peak)
+    assert 120 < risen < 126
+    assert 180 < fallen < 220
+
+
+def test_peers_keep_to_what_a_user_sets() -> None:
+    """A user who gives delays and targets sees them in the rules of Ray Serve and Knative, too (AS18)."""
+    config = {"max_replicas": 40, "target_ongoing_requests": 0.7, "upscale_delay_s": 0}
+    usual, quick = (simulated(policy="ray", config=one) for one in ({"max_replicas": 40}, config))
+    assert quick.wanted[1][0] < usual.wanted[1][0]
+    hasty, calm = (simulated(policy="kpa", config={"downscale_delay_s": delay}) for delay in (0, 300))
+    assert (hasty.flaps > 0, calm.flaps) == (True, 0)

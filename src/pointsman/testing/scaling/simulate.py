@@ -14,6 +14,7 @@ from pointsman.model.scaling import Autoscaling
 from pointsman.policy.scaling.seen import Seen
 from pointsman.testing.scaling.fleet import INFINITE, Fleet
 from pointsman.testing.scaling.oracle import least_replicas
+from pointsman.testing.scaling.peers import Knative, RayServe
 from pointsman.testing.scaling.rules import Oracle, Pointsman, Rule
 from pointsman.testing.scaling.traces import Calls, Trace, calls_of, mean_and_cv
 
@@ -88,23 +89,36 @@ def simulate_autoscaling(
     """
     mean_s, cv = mean_and_cv(service_s)
     autoscaling = config if isinstance(config, Autoscaling) else msgspec.convert(dict(config or {}), Autoscaling)
+    given = _given(config)
     calls = calls_of(trace, service_s, seed)
     slo_s = (slo_ms or autoscaling.target_latency_ms or 5000 * mean_s) / 1000
     bounds = autoscaling.bounds(DEFAULT_MAX)
-    needs = [(second, _within(least_replicas(rate, mean_s, cv, slots, slo_s), bounds)) for second, rate in calls.steps[:-1]]
-    rule = _rule(policy, autoscaling, needs, start_s)
+    needs = [
+        (second, _within(least_replicas(rate, mean_s, cv, slots, slo_s), bounds)) for second, rate in calls.steps[:-1]
+    ]
     first = autoscaling.initial_replicas if autoscaling.initial_replicas is not None else needs[0][1]
+    rule: Rule
+    if policy == "ray":
+        rule = RayServe(given)
+    elif policy == "kpa":
+        rule = Knative(given, slots, first)
+    elif policy == "oracle":
+        rule = Oracle(needs, start_s)
+    elif policy == "pointsman":
+        rule = Pointsman(autoscaling)
+    else:
+        raise ValueError(f"a policy must be one of {', '.join(POLICIES)}, an import path or a callable, got {policy!r}")
     return _Run(calls, rule, Fleet(calls, slots, start_s, first), bounds, slots, start_s, first).result(slo_s)
 
 
-def _rule(
-    policy: str | Callable[..., Any], config: Autoscaling, needs: list[tuple[float, int]], start_s: float
-) -> Rule:
-    if policy == "pointsman":
-        return Pointsman(config)
-    if policy == "oracle":
-        return Oracle(needs, start_s)
-    raise ValueError(f"a policy must be one of {', '.join(POLICIES)}, an import path or a callable, got {policy!r}")
+def _given(config: Mapping[str, Any] | Autoscaling | None) -> dict[str, Any]:
+    """The fields that somebody has set, by name; of a whole configuration, those that are not as usual."""
+    if not isinstance(config, Autoscaling):
+        return {name: value for name, value in (config or {}).items() if value is not None}
+    usual = Autoscaling()
+    return {
+        name: value for name in config.__struct_fields__ if (value := getattr(config, name)) != getattr(usual, name)
+    }
 
 
 def _within(replicas: int, bounds: tuple[int, int]) -> int:

@@ -203,7 +203,7 @@ class Client(
         with ProgressLine() as line:
             while starting := [view for view in self._status().backends.values() if view.is_starting]:
                 view = starting[0]
-                line.show(Progress(view.spec.tag, view.ready, view.spec.config.num_replicas))
+                line.show(Progress(view.spec.tag, view.ready, view.wanted))
                 time.sleep(POLL_S)
 
     def _come_up(self, *, told: bool) -> None:

@@ -163,7 +163,7 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
     source = view.spec.source
     return {
         "state": view.state,
-        "replicas_wanted": view.spec.config.num_replicas,
+        "replicas_wanted": view.wanted,
         "replicas_running": view.ready,
         "replicas": [
             # None and not 0 for one that is being launched: kill(0) would signal the caller's whole process group.

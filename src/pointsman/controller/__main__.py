@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -36,6 +37,7 @@ async def serve_here(
             listeners=[listener],
             stopped=stopped,
             metrics=metrics,
+            default_max=max(2, int(handover.capacity.num_cpus or os.cpu_count() or 1)),
         )
     except StoreError as error:
         log.critical("%s", error)

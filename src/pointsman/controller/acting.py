@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Protocol
 
 from pointsman.controller import reconcile
@@ -90,3 +91,8 @@ class ActionTaker:
         observed.replicas[replica.number] = replica
         self._touch(replica.backend)
         self._engine.launch(order)
+
+
+def time_of_day() -> str:
+    """Now, ISO 8601 in UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

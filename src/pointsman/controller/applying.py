@@ -17,6 +17,7 @@ from pointsman.controller.backends import check_config, check_description
 from pointsman.controller.finishing import finished
 from pointsman.controller.history import CONTROLLER, recorded
 from pointsman.controller.marks import ENDPOINT, fields_of
+from pointsman.controller.scaling.following import needs, reserved, with_specs
 from pointsman.controller.state import (
     Before,
     Desired,
@@ -88,16 +89,15 @@ def take_back(state: Desired, name: str, text: str, traceback: str = "", *, now:
     """
     operation = state.running
     assert operation is not None
-    backends, fallbacks, version = dict(state.backends), dict(state.fallbacks), state.version + 1
+    specs: dict[str, BackendSpec | None] = {}
+    fallbacks, version = dict(state.fallbacks), state.version + 1
     for tag, before in operation.backends.items():
-        backends.pop(tag, None)
         fallbacks.pop(tag, None)
-        if before.spec is not None:
-            # A new config version, so that replicas that have the new configuration are sent the old one.
-            backends[tag] = msgspec.structs.replace(before.spec, config_version=version)
+        # A new config version, so that replicas that have the new configuration are sent the old one.
+        specs[tag] = msgspec.structs.replace(before.spec, config_version=version) if before.spec is not None else None
         if before.fallback is not None:
             fallbacks[tag] = before.fallback
-    new = msgspec.structs.replace(state, version=version, backends=backends, fallbacks=fallbacks)
+    new = with_specs(msgspec.structs.replace(state, version=version, fallbacks=fallbacks), specs, now=now)
     new = recorded(state, new, by=CONTROLLER, now=now, owner=operation.owner, because="taken back")
     return _ended(new, operation, TAKEN_BACK, name, text, traceback)
 
@@ -172,14 +172,16 @@ def _begun(state: Desired, command: Apply, free: FreeCapacity, now: str) -> tupl
             raise ValueError(f"backend {tag!r} is both changed and deleted by the plan")
         if wanted.code not in codes:
             raise ValueError(f"the code of backend {tag!r} is missing: no blob has the digest {wanted.code[:12]}")
-        spec = _spec_of(old, tag, wanted, version, now)
+        spec = _spec_of(state, tag, wanted, version, now)
         check_config(tag, wanted.config, spec.traits)
         check_description(spec)
         if spec != old:
             specs[tag] = spec
     for tag in plan.delete_backends:
         find_backend(state, tag)
-    _check_capacity(state, specs, free)
+    begun = with_specs(msgspec.structs.replace(state, version=version), specs, free.default_max, now)
+    numbers = {tag: needs(state, begun, tag, len(free.held.get(tag, ()))) for tag in specs}
+    _check_capacity(state, specs, numbers, free)
     operation = Operation(
         id=command.id,
         owner=command.owner,
@@ -187,7 +189,7 @@ def _begun(state: Desired, command: Apply, free: FreeCapacity, now: str) -> tupl
         began=now,
         version=version,
         plan=msgspec.structs.replace(plan, backends={}),
-        replicas={tag: wanted.config.num_replicas for tag, wanted in plan.backends.items()},
+        replicas={tag: one.config.num_replicas for tag, one in plan.backends.items() if one.config.autoscaling is None},
         backends={tag: Before(state.backends.get(tag), state.fallbacks.get(tag)) for tag in specs},
         endpoints={name: state.endpoints.get(name) for name in (*plan.endpoints, *plan.delete_endpoints)},
         pins={n: state.pins[n] for n in (*plan.endpoints, *plan.delete_endpoints) if n in state.pins},
@@ -195,26 +197,24 @@ def _begun(state: Desired, command: Apply, free: FreeCapacity, now: str) -> tupl
     )
     if not specs:
         return state, operation
-    fallbacks = {tag: Fallback(state.backends.get(tag)) for tag in specs}
-    begun = msgspec.structs.replace(
-        state,
-        version=version,
-        backends={**state.backends, **specs},
-        fallbacks={**state.fallbacks, **fallbacks},
-    )
+    fallbacks = {
+        tag: Fallback(state.backends.get(tag), replicas=numbers[tag] if begun.is_scaled(tag) else None) for tag in specs
+    }
+    begun = msgspec.structs.replace(begun, fallbacks={**state.fallbacks, **fallbacks})
     return recorded(state, begun, by=command.by, now=now, owner=command.owner), operation
 
 
-def _spec_of(old: BackendSpec | None, tag: str, wanted: WantedBackend, version: int, now: str) -> BackendSpec:
+def _spec_of(state: Desired, tag: str, wanted: WantedBackend, version: int, now: str) -> BackendSpec:
     """A backend until the commit: as it is wanted, but with no fewer replicas than it has, since traffic that is to go
     elsewhere still comes. Not if they need other resources: there may be no room for so many of the new ones."""
+    old = state.backends.get(tag)
     config, new = wanted.config, old is None or is_replaced(old, wanted)
     if old is not None and old.traits.surface != wanted.traits.surface:
         raise ValueError(
             f"backend {tag!r} is of another kind: both versions are ASGI apps, or none is; give it another name"
         )
-    if old is not None and old.resources == wanted.resources:
-        number = max(config.num_replicas, old.config.num_replicas)
+    if old is not None and old.resources == wanted.resources and config.autoscaling is None:
+        number = max(config.num_replicas, state.wanted(tag))
         config = msgspec.structs.replace(config, num_replicas=number)
     if old is not None and not new:
         return old if config == old.config else msgspec.structs.replace(old, config=config, config_version=version)
@@ -232,32 +232,33 @@ def _spec_of(old: BackendSpec | None, tag: str, wanted: WantedBackend, version: 
     )
 
 
-def _check_capacity(state: Desired, specs: dict[str, BackendSpec], free: FreeCapacity) -> None:
-    """Raise if the new replicas of all these backends can never be placed side by side. What the old version of a
+def _check_capacity(state: Desired, specs: dict[str, BackendSpec], numbers: dict[str, int], free: FreeCapacity) -> None:
+    """Raise if so many new replicas of all these backends can never be placed side by side. What the old version of a
     backend holds does not count, since its replicas are removed one by one."""
-    growing = {tag: spec for tag, spec in specs.items() if _grows(state.backends.get(tag), spec)}
+    growing = {tag: spec for tag, spec in specs.items() if _grows(state, spec, numbers[tag])}
     versions = {tag: spec.version for tag, spec in state.backends.items()}
     replaced = {tag for tag, spec in growing.items() if versions.get(tag, spec.version) != spec.version}
     held = [a for tag, allocations in free.held.items() if tag not in replaced for a in allocations]
     ledger = CapacityLedger(free.capacity, held)
-    for tag, other in {**state.backends, **specs}.items():  # those that are not launched yet need their share too
+    for tag, other in state.backends.items():  # those that are not launched yet need their share too
         if tag not in growing:
-            for _ in range(other.config.num_replicas - len(free.held.get(tag, ()))):
+            for _ in range(numbers.get(tag, reserved(state, tag)) - len(free.held.get(tag, ()))):
                 ledger.place(other.resources)
     for tag, spec in growing.items():
-        missing = spec.config.num_replicas - (0 if tag in replaced else len(free.held.get(tag, ())))
+        missing = numbers[tag] - (0 if tag in replaced else len(free.held.get(tag, ())))
         left = ledger.describe()
         if any(ledger.place(spec.resources) is None for _ in range(missing)):
             raise NoCapacityError(
-                f"Cannot scale backend {tag!r} to {spec.config.num_replicas} replicas: asked for"
+                f"Cannot scale backend {tag!r} to {numbers[tag]} replicas: asked for"
                 f" {describe_request(spec.resources, missing)} more, free beside the rest of the plan: {left}",
                 spec.resources,
                 missing,
             )
 
 
-def _grows(old: BackendSpec | None, new: BackendSpec) -> bool:
-    return old is None or old.resources != new.resources or new.config.num_replicas > old.config.num_replicas
+def _grows(state: Desired, new: BackendSpec, number: int) -> bool:
+    old = state.backends.get(new.tag)
+    return old is None or old.resources != new.resources or number > state.wanted(new.tag)
 
 
 def _meddling(state: Desired, operation: Operation) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import msgspec
 
 from pointsman.controller import endpoints as traffic
 from pointsman.controller.allocation import CapacityLedger, describe_request
+from pointsman.controller.scaling.following import needs, reserved, with_specs
 from pointsman.controller.state import Desired, Fallback, FreeCapacity, NoCapacityError, find_backend, without
 from pointsman.limits import MAX_DESCRIPTION, check_size
 from pointsman.model import BackendConfigSpec, BackendSpec, EndpointSpec, Resources, TargetTraits
@@ -38,17 +39,17 @@ def create(state: Desired, command: CreateBackend, free: FreeCapacity, now: str)
         source=command.source,
         since=now,
     )
-    return with_backend(state, spec, free)
+    return with_backend(state, spec, free, now=now)
 
 
-def update_config(state: Desired, command: UpdateBackendConfig, free: FreeCapacity) -> Desired:
+def update_config(state: Desired, command: UpdateBackendConfig, free: FreeCapacity, now: str = "") -> Desired:
     """The state in which fields of a backend's config are changed; the same object if none of them differs."""
     old = find_backend(state, command.tag)
     config = _changed_config(old.config, command.changes, command.user_config)
     if config == old.config:
         return state
     spec = msgspec.structs.replace(old, config=config, config_version=state.version + 1)
-    return with_backend(state, spec, free)
+    return with_backend(state, spec, free, now=now)
 
 
 def delete(state: Desired, command: DeleteBackend) -> tuple[Desired, str]:
@@ -62,22 +63,15 @@ def delete(state: Desired, command: DeleteBackend) -> tuple[Desired, str]:
             f"backend {tag!r} is in use by endpoint {', '.join(users)}; take it out of their traffic, shadows and pins"
             " first"
         )
-    return (
-        msgspec.structs.replace(
-            state,
-            version=state.version + 1,
-            backends=without(state.backends, tag),
-            fallbacks=without(state.fallbacks, tag),
-        ),
-        "",
-    )
+    fallbacks = without(state.fallbacks, tag)
+    return with_specs(msgspec.structs.replace(state, version=state.version + 1, fallbacks=fallbacks), {tag: None}), ""
 
 
 def replace(state: Desired, command: ReplaceBackend, free: FreeCapacity, now: str) -> Desired:
     """The state with a backend as a command wants it; the same object if it is so already."""
     old = find_backend(state, command.tag)
     spec = revised(state, command.tag, command, now)
-    return state if spec is old else with_backend(state, spec, free)
+    return state if spec is old else with_backend(state, spec, free, now=now)
 
 
 def revised(state: Desired, tag: str, command: Deploy | ReplaceBackend, now: str) -> BackendSpec:
@@ -139,32 +133,33 @@ def with_backend(
     spec: BackendSpec,
     free: FreeCapacity,
     *,
+    now: str = "",
     endpoint: str | None = None,
     before: EndpointSpec | None = None,
 ) -> Desired:
     """Check a new or changed backend and add it to the state."""
     check_config(spec.tag, spec.config, spec.traits)
     check_description(spec)
-    old = state.backends.get(spec.tag)
-    _check_capacity(state, spec, old, free)
+    tag, old = spec.tag, state.backends.get(spec.tag)
+    new = with_specs(state, {tag: spec}, free.default_max, now)
+    number = needs(state, new, tag, len(free.held.get(tag, ())))
+    _check_capacity(state, spec, number, free)
     fallbacks = state.fallbacks
     needs_replicas = (
         old is None
         or spec.version != old.version
-        or spec.config.num_replicas > old.config.num_replicas
+        or new.wanted(tag) > state.wanted(tag)
         or spec.config.user_config != old.config.user_config
     )
+    fixed = number if new.is_scaled(tag) else None
     # A second change before the first is complete keeps the first fallback: nothing newer is known to work.
-    if needs_replicas and spec.tag not in fallbacks:
-        fallbacks = {**fallbacks, spec.tag: Fallback(old, endpoint, before)}
+    if needs_replicas and tag not in fallbacks:
+        fallbacks = {**fallbacks, tag: Fallback(old, endpoint, before, replicas=fixed)}
     elif endpoint is not None:
-        fallbacks = with_endpoint_of(fallbacks, spec.tag, endpoint, before)
-    return msgspec.structs.replace(
-        state,
-        version=state.version + 1,
-        backends={**state.backends, spec.tag: spec},
-        fallbacks=fallbacks,
-    )
+        fallbacks = with_endpoint_of(fallbacks, tag, endpoint, before)
+    if tag in fallbacks and fallbacks[tag].replicas != fixed:
+        fallbacks = {**fallbacks, tag: msgspec.structs.replace(fallbacks[tag], replicas=fixed)}
+    return msgspec.structs.replace(new, version=state.version + 1, fallbacks=fallbacks)
 
 
 def with_endpoint_of(
@@ -214,25 +209,26 @@ def check_description(spec: BackendSpec) -> None:
     check_size(what, len(pack(bare)), MAX_DESCRIPTION)
 
 
-def _check_capacity(state: Desired, spec: BackendSpec, old: BackendSpec | None, free: FreeCapacity) -> None:
-    """Raise if the backend's replicas can never be placed beside those of other backends.
+def _check_capacity(state: Desired, spec: BackendSpec, number: int, free: FreeCapacity) -> None:
+    """Raise if so many replicas of the backend can never be placed beside those of other backends.
 
     What its own old version holds does not count: those replicas are removed one by one as new ones start.
     """
-    if old is not None and old.resources == spec.resources and spec.config.num_replicas <= old.config.num_replicas:
+    old = state.backends.get(spec.tag)
+    if old is not None and old.resources == spec.resources and number <= state.wanted(spec.tag):
         return
     others = [a for tag, allocations in free.held.items() if tag != spec.tag for a in allocations]
     own = list(free.held.get(spec.tag, ())) if old is not None and old.version == spec.version else []
     ledger = CapacityLedger(free.capacity, [*others, *own])
-    missing = spec.config.num_replicas - len(own)
+    missing = number - len(own)
     for other in state.backends.values():  # replicas that are wanted and not launched yet need their share too
         if other.tag != spec.tag:
-            for _ in range(other.config.num_replicas - len(free.held.get(other.tag, ()))):
+            for _ in range(reserved(state, other.tag) - len(free.held.get(other.tag, ()))):
                 ledger.place(other.resources)
     left = ledger.describe()
     if any(ledger.place(spec.resources) is None for _ in range(missing)):
         raise NoCapacityError(
-            f"Cannot scale backend {spec.tag!r} to {spec.config.num_replicas} replicas: asked for"
+            f"Cannot scale backend {spec.tag!r} to {number} replicas: asked for"
             f" {describe_request(spec.resources, missing)} more, free: {left}",
             spec.resources,
             missing,

@@ -10,13 +10,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from datetime import datetime, timezone
 from typing import Any
 
 from pointsman.arguments import DEFAULT_REQUEST_TIMEOUT_S
 from pointsman.controller import desired as wanted
 from pointsman.controller import reconcile, transitions
-from pointsman.controller.acting import ActionTaker
+from pointsman.controller.acting import ActionTaker, time_of_day
 from pointsman.controller.agenda import Agenda
 from pointsman.controller.concluding import AGAIN_S, Conclusions
 from pointsman.controller.health import Circumstances, HealthWatch
@@ -37,7 +36,7 @@ from pointsman.controller.orders import Launcher, Peers, ReplicaOrders
 from pointsman.controller.publisher import Publisher
 from pointsman.controller.reconcile import plan_for
 from pointsman.controller.replicas import Replica
-from pointsman.controller.state import Desired, FreeCapacity
+from pointsman.controller.state import DEFAULT_MAX, Desired
 from pointsman.controller.store import KEPT_REPLIES, StoreError
 from pointsman.controller.store.base import DurableState, DurableStore
 from pointsman.controller.waiters import Situation, Waiters, Waiting
@@ -81,6 +80,7 @@ class Controller:
         replies: replies already given, by command id.
         epoch: number of this controller in the instance's life, from 1.
         request_timeout_s: default limit of a call.
+        default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Controller:
         epoch: int,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
         drain_delay_s: float = 0.0,
+        default_max: int = DEFAULT_MAX,
     ) -> None:
         self._engine = engine
         self._durable = DurableState(store, self._on_commit)
@@ -111,7 +112,7 @@ class Controller:
         self._warned_about_cpus = False
         self._wake: asyncio.TimerHandle | None = None
         self.desired = desired
-        self.observed = Observed(capacity=capacity)
+        self.observed = Observed(capacity=capacity, default_max=default_max)
         self._actions = ActionTaker(
             engine=engine,
             launcher=launcher,
@@ -173,10 +174,9 @@ class Controller:
         async with self._turn:
             if (known := self._replies.get(command.id)) is not None:
                 return known
-            # What each replica holds is gathered for those changes only that may need more of it.
             grows = isinstance(command, (BackendChange, Apply))
-            free = free_capacity_of(self.observed) if grows else FreeCapacity(self.observed.capacity)
-            new, warning = transitions.carry_out(self.desired, command, free, _time_of_day())
+            free = free_capacity_of(self.observed, held=grows)
+            new, warning = transitions.carry_out(self.desired, command, free, time_of_day())
             if grows and not warning and not self._warned_about_cpus:
                 warning = wanted.cpu_warning(new, self.observed.capacity, os.cpu_count() or 1)
                 self._warned_about_cpus = bool(warning)
@@ -202,7 +202,7 @@ class Controller:
             StoreError: it could not be made durable; nothing has changed.
         """
         async with self._turn:
-            new = decide(self.desired, _time_of_day())
+            new = decide(self.desired, time_of_day())
             if new is not self.desired:
                 await (self._durable.commit(new) if new.version > self.desired.version else self._durable.note(new))
 
@@ -341,7 +341,7 @@ class Controller:
                 for action in actions:
                     if not isinstance(action, (reconcile.Confirm, reconcile.Revert)):
                         self._actions.do(action)
-                    elif await self._conclusions.conclude(action, _time_of_day()):
+                    elif await self._conclusions.conclude(action, time_of_day()):
                         self._touch(*due)
                         break
             self._publish()
@@ -374,7 +374,7 @@ class Controller:
     def _on_commit(self, new: Desired) -> None:
         old, self.desired = self.desired, new
         backends = changed(old.backends, new.backends)
-        self._touch(*backends, *changed(old.fallbacks, new.fallbacks))
+        self._touch(*backends, *changed(old.fallbacks, new.fallbacks), *changed(old.scales, new.scales))
         keep_drain_limits(self.observed, new, backends)
         self.kick()
 
@@ -394,7 +394,3 @@ class Controller:
             # A bug: a new controller, which adopts all replicas, is safer than one whose state may be inconsistent.
             log.critical("the controller failed and will be started again", exc_info=task.exception())
             raise SystemExit(1)
-
-
-def _time_of_day() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

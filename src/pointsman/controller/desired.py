@@ -14,6 +14,7 @@ import msgspec
 from pointsman.controller import backends
 from pointsman.controller import endpoints as traffic
 from pointsman.controller.history import CONTROLLER, recorded
+from pointsman.controller.scaling.following import with_specs
 from pointsman.controller.state import Desired, FreeCapacity, check_usable, without
 from pointsman.limits import MAX_BODY
 from pointsman.model import (
@@ -65,7 +66,7 @@ def _carry_out(state: Desired, command: ObjectChange, free: FreeCapacity, now: s
     if isinstance(command, CreateBackend):
         return backends.create(state, command, free, now), ""
     if isinstance(command, UpdateBackendConfig):
-        return backends.update_config(state, command, free), ""
+        return backends.update_config(state, command, free, now), ""
     if isinstance(command, ReplaceBackend):
         return backends.replace(state, command, free, now), ""
     if isinstance(command, DeleteBackend):
@@ -96,13 +97,10 @@ def revert(state: Desired, tag: str, now: str = "") -> Desired:
             policy = state.endpoints[fallback.endpoint].policy
             before = msgspec.structs.replace(fallback.before, policy=policy)
             state = msgspec.structs.replace(state, endpoints={**state.endpoints, fallback.endpoint: before})
-    if fallback.spec is None:
-        specs = without(state.backends, tag)
-    else:
-        # A new config version, so that replicas that have applied the failed configuration are sent the old one.
-        specs = {**state.backends, tag: msgspec.structs.replace(fallback.spec, config_version=version)}
-    fallbacks = without(state.fallbacks, tag)
-    new = msgspec.structs.replace(state, version=version, backends=specs, fallbacks=fallbacks)
+    # A new config version, so that replicas that have applied the failed configuration are sent the old one.
+    spec = msgspec.structs.replace(fallback.spec, config_version=version) if fallback.spec is not None else None
+    new = msgspec.structs.replace(state, version=version, fallbacks=without(state.fallbacks, tag))
+    new = with_specs(new, {tag: spec}, now=now)
     return recorded(failed, new, by=CONTROLLER, now=now, because="taken back")
 
 
@@ -225,7 +223,7 @@ def _deploy(state: Desired, command: Deploy, free: FreeCapacity, now: str) -> De
         fallbacks = backends.with_endpoint_of(state.fallbacks, name, name, endpoint)
         state = msgspec.structs.replace(state, fallbacks=fallbacks)
     else:
-        state = backends.with_backend(state, spec, free, endpoint=name, before=endpoint)
+        state = backends.with_backend(state, spec, free, now=now, endpoint=name, before=endpoint)
     state = traffic.with_endpoint(state, new_endpoint, now=now, change="deployed", by=command.by)
     return msgspec.structs.replace(state, version=version)
 
@@ -243,7 +241,7 @@ def version_of(old: Desired, new: Desired, command: Change) -> int:
 
 def cpu_warning(desired: Desired, capacity: Capacity, machine_cpus: int) -> str:
     """A warning if replicas need more CPUs than the machine has and CPUs are not reserved; empty otherwise."""
-    asked = sum(spec.config.num_replicas * spec.resources.num_cpus for spec in desired.backends.values())
+    asked = sum(desired.wanted(tag) * spec.resources.num_cpus for tag, spec in desired.backends.items())
     if capacity.num_cpus is not None or asked <= machine_cpus:
         return ""
     return (

@@ -13,6 +13,7 @@ from pointsman.controller import endpoints as traffic
 from pointsman.controller.desired import ENDPOINT_METHODS, check_route, max_body_of, methods_of, routed
 from pointsman.controller.history import recorded
 from pointsman.controller.marks import claimed, fields_of, marked
+from pointsman.controller.scaling.following import with_specs
 from pointsman.controller.state import Desired, Fallback, Operation, check_usable, find_backend, find_endpoint, without
 from pointsman.model import ALL_METHODS, DEFAULT_SHARD_KEY, EndpointSpec, Pins, TrafficPolicy
 from pointsman.policy.shardkey import MAX_PINS
@@ -42,7 +43,7 @@ def finished(state: Desired, operation: Operation, now: str) -> Desired:
         find_backend(new, tag)
         if users := traffic.users_of(new, tag):
             raise ValueError(f"backend {tag!r} cannot be deleted: it is in use by endpoint {', '.join(users)}")
-        new = msgspec.structs.replace(new, backends=without(new.backends, tag))
+        new = with_specs(new, {tag: None})
     new = msgspec.structs.replace(new, version=version, fallbacks=_fallbacks(new, operation))
     by, owner = operation.by, operation.owner
     new = recorded(state, new, by=by, now=now, owner=owner)  # that backends have changed is recorded already
@@ -62,13 +63,13 @@ def before(state: Desired, operation: Operation) -> Desired:
 
 def _with_numbers(state: Desired, operation: Operation) -> Desired:
     """The state in which backends that are to have fewer replicas have them."""
-    backends = dict(state.backends)
+    specs = {}
     for tag, number in operation.replicas.items():
         spec = find_backend(state, tag)
         if spec.config.num_replicas != number:
             config = msgspec.structs.replace(spec.config, num_replicas=number)
-            backends[tag] = msgspec.structs.replace(spec, config=config)  # replicas are sent nothing
-    return msgspec.structs.replace(state, backends=backends)
+            specs[tag] = msgspec.structs.replace(spec, config=config)  # replicas are sent nothing
+    return with_specs(state, specs)
 
 
 def _with_endpoint(

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from pointsman.controller.allocation import CapacityLedger
 from pointsman.controller.failures import RECONFIGURE_REASONS, STEADY_S, Failures
 from pointsman.controller.replicas import Phase, Replica, Replicas
-from pointsman.controller.state import Desired, FreeCapacity
+from pointsman.controller.state import DEFAULT_MAX, Desired, FreeCapacity
 from pointsman.engine.orders import ProcessEvent
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
 from pointsman.wire.commands import Apply, BackendChange, Change, TakeBack, backend_of
@@ -31,6 +31,7 @@ class Observed:
         failures: by backend.
         confirmed: router -> version of the table that it uses.
         connected: router -> version of the newest table whose replicas it has reached, or has tried to for long enough.
+        default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
     """
 
     capacity: Capacity = field(default_factory=Capacity)
@@ -38,6 +39,7 @@ class Observed:
     failures: dict[str, Failures] = field(default_factory=dict)
     confirmed: dict[int, int] = field(default_factory=dict)
     connected: dict[int, int] = field(default_factory=dict)
+    default_max: int = DEFAULT_MAX
 
     def of(self, backend: str) -> list[Replica]:
         return self.replicas.of(backend)
@@ -274,10 +276,16 @@ def keep_drain_limits(observed: Observed, desired: Desired, backends: Iterable[s
             replica.drain_timeout_s = spec.config.drain_timeout_s
 
 
-def free_capacity_of(observed: Observed) -> FreeCapacity:
-    """The capacity of the nodes, and what each backend's replicas hold of it."""
-    held = {tag: tuple(replica.allocation for replica in observed.of(tag)) for tag in observed.replicas.backends()}
-    return FreeCapacity(observed.capacity, held)
+def free_capacity_of(observed: Observed, *, held: bool = True) -> FreeCapacity:
+    """The capacity of the nodes, and what each backend's replicas hold of it.
+
+    Args:
+        held: what replicas hold is left out without it: thousands of them are many.
+    """
+    if not held:
+        return FreeCapacity(observed.capacity, default_max=observed.default_max)
+    holding = {tag: tuple(replica.allocation for replica in observed.of(tag)) for tag in observed.replicas.backends()}
+    return FreeCapacity(observed.capacity, holding, observed.default_max)
 
 
 class LaunchMetadata(Message, frozen=True):

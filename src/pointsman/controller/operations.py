@@ -65,7 +65,7 @@ class OperationWaiter:
                 continue
             mine = situation.observed.of(tag)
             ready = sum(replica.phase is Phase.READY and replica.version == spec.version for replica in mine)
-            state = (ready, spec.config.num_replicas)
+            state = (ready, situation.desired.needed(tag))
             if self._reported.get(tag) != state:
                 self._reported[tag] = state
                 self._progress(Progress(tag, *state))

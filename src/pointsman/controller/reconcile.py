@@ -128,17 +128,32 @@ def plan_for(backends: Collection[str], desired: Desired, observed: Observed, no
     return actions
 
 
-def is_settled(desired: Desired, observed: Observed, backend: str) -> bool:
-    """True if a backend has exactly its wanted replicas, all up to date; for a deleted backend, if none is left."""
+def is_settled(desired: Desired, observed: Observed, backend: str, need: int | None = None) -> bool:
+    """True if a backend has exactly its wanted replicas, all up to date; for a deleted backend, if none is left.
+
+    Args:
+        need: so many are enough where the number follows the calls. It may rise while others are waited for, and those
+            that leave may have calls for long.
+    """
     mine = observed.of(backend)
     spec = desired.backends.get(backend)
     if spec is None:
         return not mine
-    return (
-        len(mine) == spec.config.num_replicas
-        and backend not in desired.fallbacks
-        and all(_is_up(replica, spec) for replica in mine)
-    )
+    if backend in desired.fallbacks:
+        return False
+    wanted = desired.wanted(backend)
+    if need is None or not desired.is_scaled(backend):
+        return len(mine) == wanted and all(_is_up(replica, spec) for replica in mine)
+    serving = [replica for replica in mine if replica.phase is Phase.READY and not replica.killed]
+    is_current = all(replica.version == spec.version for replica in mine)
+    return is_current and len(serving) >= min(need, wanted) and all(_is_up(replica, spec) for replica in serving)
+
+
+def needed_at_start(desired: Desired, backend: str) -> int:
+    """How many replicas a backend needs until its instance has come up. More of those that follow the calls may find
+    no room for long."""
+    autoscaling, wanted = desired.backends[backend].config.autoscaling, desired.wanted(backend)
+    return wanted if autoscaling is None else min(wanted, max(1, autoscaling.min_replicas))
 
 
 def _is_up(replica: Replica, spec: BackendSpec) -> bool:
@@ -217,7 +232,7 @@ def _backend(
     old = [replica for replica in old if replica.phase is Phase.READY or replica.adopted]
     up = [replica for replica in current if _is_up(replica, spec)]
     proven = _proven(spec, desired, up, now)
-    wanted = spec.config.num_replicas
+    wanted = desired.wanted(spec.tag)
 
     if spec.tag in desired.fallbacks:
         failures = observed.failures.get(spec.tag)
@@ -225,7 +240,7 @@ def _backend(
         if failures is not None and not failures.rolled_back and _is_hopeless(failures):
             yield Revert(spec.tag)
             return  # what follows would act on a specification that the revert replaces
-        if len(proven) >= wanted and _others_are_proven(spec.tag, desired, observed, now):
+        if len(proven) >= desired.needed(spec.tag) and _others_are_proven(spec.tag, desired, observed, now):
             yield Confirm(spec.tag)
         elif len(proven) < len(up):
             yield WakeAt(min(r.since for r in up if r not in proven) + spec.config.rollout_watch_s, spec.tag)
@@ -258,11 +273,12 @@ def _backend(
         else:
             yield from _launches(spec, min(missing, addable), movable, ledger)
     if not unknown:
-        yield from _removals(spec, current, old, len(proven))
+        yield from _removals(spec, wanted, current, old, len(proven))
 
 
-def _removals(spec: BackendSpec, current: list[Replica], old: list[Replica], proven: int) -> Iterator[Action]:
-    wanted = spec.config.num_replicas
+def _removals(
+    spec: BackendSpec, wanted: int, current: list[Replica], old: list[Replica], proven: int
+) -> Iterator[Action]:
     for replica in _victims(current, len(current) - wanted):
         yield _remove(replica)
     # Old replicas stay for as long as new ones that have proven themselves do not make up the number. One that is ready
@@ -305,7 +321,7 @@ def _others_are_proven(backend: str, desired: Desired, observed: Observed, now: 
     for tag in running.backends:
         spec = desired.backends[tag]
         up = [r for r in observed.of(tag) if r.is_current and not r.killed and _is_up(r, spec)]
-        if tag != backend and len(_proven(spec, desired, up, now)) < spec.config.num_replicas:
+        if tag != backend and len(_proven(spec, desired, up, now)) < desired.needed(tag):
             return False
     return True
 

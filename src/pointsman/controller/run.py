@@ -15,7 +15,7 @@ from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.judging import Judging
 from pointsman.controller.orders import Launcher
-from pointsman.controller.state import of_this_start
+from pointsman.controller.state import DEFAULT_MAX, of_this_start
 from pointsman.controller.store import StoreError
 from pointsman.controller.store.base import DurableStore
 from pointsman.controller.waiters import StartWait
@@ -43,6 +43,7 @@ async def serve(
     node_address: str = "127.0.0.1",
     environ: Mapping[str, str] = os.environ,
     wait_for_resources_s: float = 0.0,
+    default_max: int = DEFAULT_MAX,
     ready: Callable[[Controller], object] = lambda controller: None,
 ) -> None:
     """Run the controller until ``stopped`` is set.
@@ -54,6 +55,7 @@ async def serve(
         node_address: address at which other nodes reach this one.
         environ: the environment variables of the instance, as of ``start``.
         wait_for_resources_s: how long a change may wait for nodes to join.
+        default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
         ready: called once connections are accepted.
 
     Raises:
@@ -75,6 +77,7 @@ async def serve(
         epoch=loaded.epoch,
         request_timeout_s=handover.settings.request_timeout_s,
         drain_delay_s=handover.settings.drain_delay_s,
+        default_max=default_max,
     )
     judging = Judging(
         controller,

@@ -30,6 +30,8 @@ from pointsman.wire.apply import RUNNING, Marks, Plan
 
 #: How many existing names the error about an unknown one lists.
 SHOWN_NAMES = 5
+#: The largest number of an autoscaled backend's replicas on a cluster, where its configuration gives none.
+DEFAULT_MAX = 100
 
 V = TypeVar("V")
 
@@ -42,12 +44,14 @@ class Fallback(Struct, frozen=True):
         endpoint: the endpoint that a deploy created or changed together with the backend.
         before: that endpoint before the deploy; None if the deploy created it.
         marks: those of the backend before the change.
+        replicas: so many have to come up; None for as many as are wanted, which autoscaling may change meanwhile.
     """
 
     spec: BackendSpec | None
     endpoint: str | None = None
     before: EndpointSpec | None = None
     marks: Marks = Marks()
+    replicas: int | None = None
 
 
 class Before(Struct, frozen=True):
@@ -245,6 +249,16 @@ class Desired(Struct, frozen=True):
             return config.num_replicas
         return scale.wanted if scale is not None else config.autoscaling.first_replicas
 
+    def is_scaled(self, tag: str) -> bool:
+        """Whether something else than a backend's ``num_replicas`` says how many replicas it shall have."""
+        scale = self.scales.get(tag)
+        return self.backends[tag].config.autoscaling is not None or (scale is not None and scale.unloaded)
+
+    def needed(self, tag: str) -> int:
+        """How many replicas have to come up until a backend's last change is complete."""
+        fallback, wanted = self.fallbacks.get(tag), self.wanted(tag)
+        return wanted if fallback is None or fallback.replicas is None else min(fallback.replicas, wanted)
+
     @property
     def running(self) -> Operation | None:
         """The apply that runs; None if none does."""
@@ -270,10 +284,15 @@ def of_this_start(desired: Desired, instance: str) -> Desired:
 
 
 class FreeCapacity(Struct, frozen=True):
-    """The capacity of the nodes, and what replicas hold of it now, by backend: a change may use the difference."""
+    """The capacity of the nodes, and what replicas hold of it now, by backend: a change may use the difference.
+
+    Attributes:
+        default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
+    """
 
     capacity: Capacity
     held: dict[str, tuple[Allocation, ...]] = {}
+    default_max: int = DEFAULT_MAX
 
 
 class NoCapacityError(InsufficientResourcesError):

@@ -33,7 +33,7 @@ def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> 
     if isinstance(command, RolloutCommand):
         return rollouts.apply(state, command, now)
     if isinstance(command, ScalingCommand):
-        return scaling.apply(state, command, now)
+        return scaling.apply(state, command, now, free.default_max)
     new, note = _carry_out(state, command, free, now)
     by_hand = command.name if isinstance(command, (SetTraffic, RollbackTraffic)) else ""
     return rollouts.followed(state, new, by=command.by, now=now, by_hand=by_hand), note

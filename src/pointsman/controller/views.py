@@ -109,22 +109,26 @@ def _running(desired: Desired) -> OperationView | None:
     return view_of(running, desired.version) if running is not None else None
 
 
-def state_of(observed: Observed, spec: BackendSpec) -> tuple[str, int]:
+def state_of(desired: Desired, observed: Observed, spec: BackendSpec) -> tuple[str, int]:
     """The state of a backend (see :class:`~pointsman.wire.commands.BackendView`), and how many replicas serve."""
-    replicas = observed.of(spec.tag)
+    replicas, wanted = observed.of(spec.tag), desired.wanted(spec.tag)
     serving = [r for r in replicas if r.phase is Phase.READY and r.unhealthy is None and not r.killed]
     ready = sum(r.version == spec.version for r in serving)
     failures = observed.failures.get(spec.tag)
     if failures is not None and failures.rolled_back:
         return "DEPLOY_FAILED", ready
-    if failures is not None and failures.count and ready < spec.config.num_replicas:
+    if failures is not None and failures.count and ready < wanted:
         return UNHEALTHY, ready
-    return "RUNNING" if ready == len(replicas) == spec.config.num_replicas else "UPDATING", ready
+    scales = spec.config.autoscaling is not None or spec.config.idle_timeout_s is not None
+    if ready == len(replicas) == wanted:
+        return "IDLE" if scales and not wanted else "RUNNING", ready
+    only_number = spec.tag not in desired.fallbacks and all(r.version == spec.version for r in replicas)
+    return "SCALING" if scales and only_number else "UPDATING", ready
 
 
 def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> BackendView:
     replicas, failures = observed.of(spec.tag), observed.failures.get(spec.tag)
-    state, ready = state_of(observed, spec)
+    state, ready = state_of(desired, observed, spec)
     failure = None
     if failures is not None and state in ("DEPLOY_FAILED", UNHEALTHY):
         failure = FailureView(failures.reason, cut(failures.words), cut(failures.traceback), failures.count)
@@ -135,6 +139,7 @@ def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> Ba
         failure=failure,
         pythons=_pythons(spec, desired.fallbacks.get(spec.tag)),
         replicas=tuple(_replica_view(replica) for replica in replicas),
+        wanted=desired.wanted(spec.tag),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed
-from pointsman.controller.reconcile import START_TRIES, is_settled
+from pointsman.controller.reconcile import START_TRIES, is_settled, needed_at_start
 from pointsman.controller.replicas import Phase
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
@@ -109,7 +109,7 @@ def has_come_up(situation: Situation) -> bool:
         return failures is not None and failures.count >= START_TRIES
 
     return desired.running is None and all(
-        is_settled(desired, observed, tag) or has_failed(tag) for tag in desired.backends
+        is_settled(desired, observed, tag, needed_at_start(desired, tag)) or has_failed(tag) for tag in desired.backends
     )
 
 
@@ -144,6 +144,7 @@ class Waiter:
         self._progress = progress
         self._timer: asyncio.TimerHandle | None = None
         self._reported: tuple[int, int] | None = None
+        self._need: int | None = None  # replicas, where their number may change during the wait
 
     def check(self, situation: Situation) -> None:
         """Resolve ``future`` if the change is in effect, or cannot come into effect."""
@@ -156,7 +157,9 @@ class Waiter:
                 self.future.set_exception(error)
                 return
             self._report(backend, situation)
-            if not is_settled(situation.desired, situation.observed, backend):
+            if self._need is None:
+                self._need = _need(situation, backend)
+            if not is_settled(situation.desired, situation.observed, backend, self._need):
                 return
             if self._timer is None:  # models may load for minutes, so the limit is for the tables only
                 self._timer = asyncio.get_running_loop().call_later(TABLES_S, self._tables_are_late)
@@ -195,10 +198,21 @@ class Waiter:
             return
         mine = situation.observed.of(backend)
         ready = sum(replica.phase is Phase.READY and replica.version == spec.version for replica in mine)
-        state = (ready, spec.config.num_replicas)
+        state = (ready, situation.desired.needed(backend))
         if state != self._reported:
             self._reported = state
             self._progress(Progress(backend, *state))
+
+
+def _need(situation: Situation, backend: str) -> int:
+    """So many replicas of an autoscaled backend are waited for: as many as its change needs, or as there are."""
+    desired, failures = situation.desired, situation.observed.failures.get(backend)
+    if backend not in desired.backends or backend in desired.fallbacks:
+        return desired.needed(backend) if backend in desired.backends else 0
+    there = [replica for replica in situation.observed.of(backend) if replica.is_current and not replica.killed]
+    if failures is not None and failures.count:  # one that starts may fail again, for ever
+        there = [replica for replica in there if replica.phase is Phase.READY]
+    return len(there)
 
 
 def too_late(limit_s: float) -> TimeoutError:

@@ -55,7 +55,8 @@ class BackendView(msgspec.Struct, frozen=True):
     @property
     def is_starting(self) -> bool:
         """True while replicas are missing and none has failed."""
-        return self.state in ("UPDATING", "SCALING") and self.ready < self.wanted
+        need = self.wanted if self.scaling is None else min(self.wanted, max(1, self.scaling.min))
+        return self.state in ("UPDATING", "SCALING") and self.ready < need
 
 
 class IngressView(msgspec.Struct, frozen=True):

@@ -115,7 +115,7 @@ class RolloutWatch:
 
     def _unhealthy(self, state: Desired, tag: str) -> str:
         spec = state.backends.get(tag)
-        if spec is None or state_of(self._observed, spec)[0] != UNHEALTHY:
+        if spec is None or state_of(state, self._observed, spec)[0] != UNHEALTHY:
             return ""
         return f"backend {tag!r} is {UNHEALTHY}: {self._observed.failures[tag].words:.200}"
 

@@ -335,7 +335,7 @@ class Simulation:
         assert not forgotten, f"nobody has planned {forgotten}"
         if controller.published and not any(replica.adopted for replica in controller.observed.replicas.values()):
             nobody: Any = SimpleNamespace(publish=lambda table, change: None)
-            whole = Publisher(nobody, publisher._keys, version=controller.table.version - 1)
+            whole = Publisher(nobody, publisher._keys, version=controller.table.version - 1, epoch=publisher.epoch)
             leaving = {n: r.left_at for n, r in controller.observed.replicas.items()}
             whole.publish(controller.desired, controller.observed, self.loop.time())
             assert whole.table == controller.table, "the table is not what it would be if it were made anew"

@@ -3,12 +3,14 @@ what has changed (decision 0058)."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
 from pointsman.controller.observed import Observed
 from pointsman.controller.orders import Peers
 from pointsman.controller.replicas import Phase
+from pointsman.controller.scaling.prospects import Prospect, prospect_of, scales
 from pointsman.controller.state import Desired
 from pointsman.model import BackendRoute, BackendSpec, Pins, ReplicaRef, RoutingTable
 from pointsman.wire.messages import pack
@@ -21,14 +23,19 @@ class Keys(Protocol):
     def data_key(self, number: int) -> bytes: ...
 
 
-def route_of(spec: BackendSpec, observed: Observed, keys: Keys) -> BackendRoute:
-    """A backend's entry in the routing table, with its replicas that take calls."""
+def route_of(spec: BackendSpec, desired: Desired, observed: Observed, keys: Keys, *, epoch: float) -> BackendRoute:
+    """A backend's entry in the routing table, with its replicas that take calls.
+
+    Args:
+        epoch: time of day, in seconds since 1970, at 0 of the controller's clock.
+    """
     refs = tuple(
         ReplicaRef(r.number, r.tag, r.address, keys.data_key(r.number), r.node, r.tcp, r.version)
         for r in observed.of(spec.tag)
         if r.phase is Phase.READY and not r.killed and r.unhealthy is None
     )
     config = spec.config
+    prospect = Prospect() if refs or not scales(config) else prospect_of(spec.tag, desired, observed)
     return BackendRoute(
         spec.tag,
         refs,
@@ -37,7 +44,16 @@ def route_of(spec: BackendSpec, observed: Observed, keys: Keys) -> BackendRoute:
         spec.traits.one_at_a_time,
         config.max_websockets,
         spec.traits.api,
+        scales(config),
+        _time_of_day(prospect.ready_at, epoch),
+        _time_of_day(prospect.refused_until, epoch),
+        spec.traits.multiplexed,
     )
+
+
+def _time_of_day(at: float, epoch: float) -> float:
+    """The same in tenths of a second since 1970, 0 for 0: nobody waits for more exact ones."""
+    return round(at + epoch, 1) if at else 0.0
 
 
 class Publisher:
@@ -47,13 +63,15 @@ class Publisher:
         peers: receive each table.
         keys: derives the keys of replicas, which the table contains.
         version: versions of tables are larger than this.
+        epoch: time of day, in seconds since 1970, at 0 of the controller's clock; None for that of the first table.
 
     Attributes:
         table: the newest table.
         published: False until the first table is published.
     """
 
-    def __init__(self, peers: Peers, keys: Keys, *, version: int) -> None:
+    def __init__(self, peers: Peers, keys: Keys, *, version: int, epoch: float | None = None) -> None:
+        self.epoch = epoch
         self._peers = peers
         self._keys = keys
         self._touched: set[str] = set()
@@ -72,6 +90,8 @@ class Publisher:
         """
         if observed.replicas.some_adopted():
             return []
+        if self.epoch is None:
+            self.epoch = time.time() - now
         touched, self._touched = self._touched, set()
         if not self.published:
             touched.update(desired.backends, observed.replicas.backends())
@@ -95,7 +115,7 @@ class Publisher:
         backends: dict[str, BackendRoute | None] = {}
         for tag in touched:
             spec, there = desired.backends.get(tag), self.table.backends.get(tag)
-            route = route_of(spec, observed, self._keys) if spec is not None else None
+            route = route_of(spec, desired, observed, self._keys, epoch=self.epoch or 0.0) if spec is not None else None
             if route != there:
                 backends[tag] = route
         return TableChange(

@@ -67,6 +67,7 @@ class Replica:
         start_reason: ``initial``, ``scale``, ``failure`` or ``update``.
         drain_confirm_s, drain_timeout_s: the drain limits of its backend, kept for when that is deleted.
         has_close: whether its user code has a ``close`` method, which may take the drain limit once more.
+        launched_at: when it was launched, or adopted.
     """
 
     number: int
@@ -92,6 +93,10 @@ class Replica:
     drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
     has_close: bool = False
+    launched_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.launched_at = self.since
 
     @property
     def is_current(self) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pointsman.controller.commands import Commands
 from pointsman.controller.controller import Controller
 from pointsman.controller.orders import Subscription
+from pointsman.controller.scaling.demand import Collector
 from pointsman.controller.waiters import StartFailure
 from pointsman.engine.instances import last_table
 from pointsman.exceptions import ServeException, TooLargeError
@@ -40,6 +41,7 @@ from pointsman.wire.failures import describe_error
 from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import Confirm, HealthAnswer, Report, Subscribe, pack, unpack
+from pointsman.wire.scaling import DemandHead
 from pointsman.wire.stream import Stream
 from pointsman.wire.tables import TableChange
 
@@ -54,6 +56,9 @@ class Connections:
 
     Args:
         handover: start arguments of this controller; the keys of all roles are derived from its master key.
+
+    Attributes:
+        demand: adds up what routers count of the calls for backends.
     """
 
     def __init__(self, handover: ControllerHandover) -> None:
@@ -69,6 +74,7 @@ class Connections:
         self._numbers = itertools.count(1)
         self._running: dict[tuple[Stream, int], asyncio.Task[None]] = {}
         self._warnings = WarningBudget(per_second=1)
+        self.demand = Collector(asyncio.get_running_loop().time)
 
     def serve(self, controller: Controller, commands: Commands, *, disconnected: Callable[[int], None]) -> None:
         """Set who handles what is received. Called before any stream is accepted.
@@ -153,6 +159,7 @@ class Connections:
         subscription = self._subscriptions.pop(stream, None)
         if subscription is not None:
             self.controller.router_lost(subscription.number)
+            self.demand.lost(subscription.number)
         for number in [number for number, known in self._health.items() if known is stream]:
             del self._health[number]
         for number in [number for number, known in self._replicas.items() if known is stream]:
@@ -173,6 +180,8 @@ class Connections:
             self._subscribe(stream, unpack(frame.head, Subscribe))
         elif kind == Kind.CONFIRM and stream in self._subscriptions:
             self._on_confirm(self._subscriptions[stream], unpack(frame.head, Confirm))
+        elif kind == Kind.DEMAND and stream in self._subscriptions:
+            self.demand.reported(self._subscriptions[stream].number, unpack(frame.head, DemandHead))
         elif kind == Kind.REPORT and role == ROLE_REPLICA:
             report = unpack(frame.head, Report)
             if str(report.number) != stream.identity:

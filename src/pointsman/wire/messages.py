@@ -268,6 +268,7 @@ class HealthAnswer(Message, frozen=True):
         check_failures: how many times in a row the user's ``check_health`` has failed.
         check_running_s: for how long the current ``check_health`` has been running.
         check_error, check_text, check_traceback: the last exception of ``check_health``.
+        blocked_share: for which part of the last seconds the event loop was blocked; 0 where nothing called it.
     """
 
     load: int
@@ -279,6 +280,7 @@ class HealthAnswer(Message, frozen=True):
     check_error: str = ""
     check_text: str = ""
     check_traceback: str = ""
+    blocked_share: float = 0.0
 
 
 # --- router's process and controller ----------------------------------------------------------------------------

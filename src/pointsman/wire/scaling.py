@@ -10,6 +10,9 @@ class DemandHead(Message, frozen=True):
     """Head of a DEMAND frame, which a router's process sends each half second, and at once when a call finds no
     replica. What has not changed since the last frame, and has no call, may be left out.
 
+    The first frame on a connection says what was counted before it, and so what is not to be added: nothing of a
+    process that has just begun.
+
     Attributes:
         backends: by tag; of those whose route says ``scales``.
     """

@@ -1,0 +1,104 @@
+"""What the routers of an instance count of the calls for backends, added up as it comes in. Pure.
+
+    DEMAND frames of routers' processes -> :meth:`Collector.reported` -> the sum, for each look at a backend
+
+The sum never falls. A router's first frame on a connection is where its counts begin: a controller that has just
+started does not take what was counted before for demand of this moment. A router that is gone takes its calls along;
+one that is silent keeps its last ones for a while, and is said to be silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+
+from msgspec.structs import replace
+
+from pointsman.model.scaling import Demand
+from pointsman.policy.scaling.totals import NOTHING, Totals
+from pointsman.wire.scaling import DemandHead
+
+SILENT_S = 1.5
+"""A router that has calls sends a frame each half second. After this long without one it is silent."""
+FORGOTTEN_S = 30.0
+"""For how long the calls of a silent router count."""
+LINGER_S = 60.0
+"""For how long a backend that is gone is remembered: late frames must not count for another one of its name."""
+
+
+class Collector:
+    """Adds up the demand of all routers.
+
+    Args:
+        now: seconds on a clock that does not jump.
+
+    Attributes:
+        on_waiting: called for each frame that says that calls wait in a router, with their backends. Frames come each
+            half second, and at once when a call finds no replica, then at most every :data:`~pointsman.routing.reports.
+            URGENT_S`.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._totals = Totals()
+        self._heard: dict[Hashable, float] = {}
+        self._shown: dict[str, Demand] = {}
+        self._gone: dict[str, float] = {}
+        self.on_waiting: Callable[[list[str]], None] = lambda tags: None
+
+    def reported(self, router: int, head: DemandHead) -> None:
+        """Take a frame of a router's process; ``router`` is the number of its subscription."""
+        now, heard = self._now(), self._heard.get(router)
+        self._heard[router] = now
+        for tag, word in head.backends.items():
+            before = self._totals.words(tag).get(router, NOTHING)
+            was_silent = heard is not None and now - heard > SILENT_S and before.waiting + before.running > 0
+            # What it has counted while it was silent, or before this connection, would look like demand of this moment.
+            self._totals.take(router, tag, word, added=heard is not None and not was_silent and tag not in self._gone)
+        waiting = [tag for tag, word in head.backends.items() if word.waiting]
+        if waiting:
+            self.on_waiting(waiting)
+
+    def lost(self, router: int) -> None:
+        """The connection of a router's process is lost, and so are the calls that it had."""
+        if self._heard.pop(router, None) is not None:
+            self._totals.end(router)
+
+    def demand_of(self, tag: str) -> Demand:
+        """What all routers have counted for a backend up to now; it never falls. The time since a router's last frame
+        is filled up with the calls that it had then."""
+        now, total = self._now(), self._totals.of(tag)
+        call_s, waiting_s, waiting, running = total.call_s, total.waiting_s, total.waiting, total.running
+        for router, word in self._totals.words(tag).items():
+            if word.waiting or word.running:
+                silent_s = now - self._heard[router]
+                call_s += (word.waiting + word.running) * min(silent_s, SILENT_S)
+                waiting_s += word.waiting * min(silent_s, SILENT_S)
+                if silent_s > FORGOTTEN_S:
+                    waiting, running = waiting - word.waiting, running - word.running
+        shown = self._shown.get(tag, NOTHING)
+        call_s, waiting_s = max(call_s, shown.call_s), max(waiting_s, shown.waiting_s)
+        shown = replace(total, call_s=call_s, waiting_s=waiting_s, waiting=waiting, running=running)
+        self._shown[tag] = shown
+        return shown
+
+    def is_silent(self, tag: str) -> bool:
+        """Whether a router whose last word was that calls wait or run has said nothing since, for less than
+        :data:`FORGOTTEN_S`: then nobody knows that there are fewer calls now."""
+        now = self._now()
+        return any(
+            SILENT_S < now - self._heard[router] <= FORGOTTEN_S
+            for router, word in self._totals.words(tag).items()
+            if word.waiting or word.running
+        )
+
+    def keep(self, tags: Collection[str]) -> None:
+        """Forget all backends but these, at each look: others are gone, or their number of replicas does not follow
+        calls any more."""
+        now = self._now()
+        for tag in [tag for tag in self._gone if tag in tags]:
+            del self._gone[tag]
+        for tag in self._totals.tags():
+            if tag not in tags and now - self._gone.setdefault(tag, now) > LINGER_S:
+                self._totals.forget(tag)
+                self._shown.pop(tag, None)
+                del self._gone[tag]

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from pointsman.client import Client
     from pointsman.client.start import connect, start
     from pointsman.config import BackendConfig, HTTPOptions
-    from pointsman.context import get_current_backend_tag, get_current_replica_tag
+    from pointsman.context import get_current_backend_tag, get_current_replica_tag, get_multiplexed_model_id
     from pointsman.environments.kinds import CondaEnv, Requirements, VirtualEnv
     from pointsman.forms import File
     from pointsman.lock.keys import ApiKey
+    from pointsman.multiplexing.loader import multiplexed
     from pointsman.request import Request, accept_batch
     from pointsman.running.serving import run
     from pointsman.usercode.mounting import asgi
@@ -46,9 +47,11 @@ _HOMES = {
     "get": "calling.future",
     "get_current_backend_tag": "context",
     "get_current_replica_tag": "context",
+    "get_multiplexed_model_id": "context",
     "File": "forms",
     "HTTPOptions": "config",
     "ImportedBackend": "backends",
+    "multiplexed": "multiplexing.loader",
     "Request": "request",
     "ServeFuture": "calling.future",
     "Requirements": "environments.kinds",
@@ -75,10 +78,12 @@ __all__ = [
     "get",
     "get_current_backend_tag",
     "get_current_replica_tag",
+    "get_multiplexed_model_id",
     "File",
     "HTTPOptions",
     "ImportedBackend",
     "ingress",
+    "multiplexed",
     "Request",
     "ServeFuture",
     "run",

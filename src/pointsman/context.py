@@ -6,7 +6,7 @@ to the instance that owns the replica.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
@@ -38,6 +38,42 @@ class Cancellable(Protocol):
     def cancel(self) -> object: ...
 
 
+class UsedModels:
+    """The models of one call, or of the members of one batch.
+
+    Args:
+        id: of the model that the caller has named; empty if it named none.
+        holders: how many calls there are. Models are kept until each of them has ended.
+    """
+
+    __slots__ = ("_holders", "_kept", "id")
+
+    def __init__(self, id: str = "", holders: int = 1) -> None:  # noqa: A002 - what it is
+        self.id = id
+        self._holders = holders
+        self._kept: dict[tuple[object, str], Callable[[], None]] = {}
+
+    def keep(self, cache: object, model_id: str, release: Callable[[], None]) -> bool:
+        """Keep a model of a cache until the calls have ended; then ``release`` is called. False if it is kept already,
+        or they have ended: then nothing has changed. Only one thread may have these calls run user code."""
+        if not self._holders or (cache, model_id) in self._kept:
+            return False
+        self._kept[cache, model_id] = release
+        return True
+
+    def keeps(self, cache: object, model_id: str) -> bool:
+        """Whether a model is kept."""
+        return (cache, model_id) in self._kept
+
+    def end(self) -> None:
+        """One of the calls has ended, and no code of it runs any more."""
+        self._holders -= 1
+        if not self._holders:
+            kept, self._kept = self._kept, {}
+            for release in kept.values():
+                release()
+
+
 class CallScope:
     """The context of one call of user code: what the calls that it makes inherit, and which of those are under way.
 
@@ -47,9 +83,10 @@ class CallScope:
         headers: headers of the request; inner calls get the tracing headers.
         callers: number of callers that wait for the answer; more than one for a batch.
         request_ids: request ids of all members of a batch; empty for a single call.
+        models: what models the call uses; None if it names none, and its backend loads none.
     """
 
-    __slots__ = ("_callers", "_inner", "deadline", "headers", "request_id", "request_ids")
+    __slots__ = ("_callers", "_inner", "deadline", "headers", "models", "request_id", "request_ids")
 
     def __init__(
         self,
@@ -59,17 +96,19 @@ class CallScope:
         *,
         callers: int = 1,
         request_ids: Sequence[str] = (),
+        models: UsedModels | None = None,
     ) -> None:
         self.deadline = deadline
         self.request_id = request_id
         self.headers = headers
         self.request_ids = request_ids
+        self.models = models
         self._callers = callers
         self._inner: set[Cancellable] | None = None  # made with the first inner call; most calls make none
 
     def without_deadline(self) -> CallScope:
         """A scope for an answer that has begun to stream, which has no deadline. Shares the calls under way."""
-        scope = CallScope(float("inf"), self.request_id, self.headers)
+        scope = CallScope(float("inf"), self.request_id, self.headers, models=self.models)
         if self._inner is None:
             self._inner = set()
         scope._inner = self._inner
@@ -140,6 +179,21 @@ def get_current_replica_tag() -> str:
         ServeException: called outside a replica.
     """
     return _tags("get_current_replica_tag")[1]
+
+
+def get_multiplexed_model_id() -> str:
+    """Id of the model that the caller of this request has named, by the HTTP header ``serve_multiplexed_model_id`` or
+    by ``handle.options(multiplexed_model_id=...)``; empty if it named none, and outside of a request. All requests of a
+    batch have the same.
+
+    Raises:
+        ServeException: called outside a replica.
+    """
+    scope = call_scope.get()
+    if scope is None:
+        _tags("get_multiplexed_model_id")
+        return ""
+    return scope.models.id if scope.models is not None else ""
 
 
 def _tags(asker: str) -> tuple[str, str]:

@@ -39,6 +39,7 @@ class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
         request_id: id of the request in logs and error bodies.
         client: address of the HTTP client, for user code.
         scheme: by which it has come, ``http`` or ``https``.
+        model_id: of the model that the caller wants, for backends that load models by id; empty if it names none.
     """
 
     endpoint: str
@@ -52,6 +53,7 @@ class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
     request_id: str = ""
     client: tuple[str, int] | None = None
     scheme: str = "http"
+    model_id: str = ""
 
 
 class KeywordParams(dict[str, Any]):

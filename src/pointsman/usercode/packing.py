@@ -19,6 +19,7 @@ import cloudpickle
 
 from pointsman.limits import MAX_CODE, MAX_MESSAGE, check_size
 from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
+from pointsman.multiplexing.loader import loader_of, loaders_of
 from pointsman.usercode.byvalue import Pickler, dumps
 from pointsman.usercode.callables import is_async, is_batching, is_decorated, takes_argument, wraps_async
 from pointsman.usercode.classids import sorted_constants
@@ -36,7 +37,7 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
 
     Raises:
         TypeError: it is neither a plain function nor a class, or it takes more than one request.
-        ValueError: there are init args for a function.
+        ValueError: there are init args for a function, or a class loads models in two ways.
     """
     if isinstance(function_or_class, Mounted):
         if init_args:
@@ -63,6 +64,7 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
         _settle_methods(function_or_class, batches)
         methods = [value for name, value in inspect.getmembers(function_or_class) if name != DEFAULT_METHOD]
         has_batching_method = any(is_batching(method) for method in methods if callable(method))
+        loader = loader_of(function_or_class)
         ways_in = [call, *(getattr(function_or_class, name) for name in methods_of(function_or_class))]
         return TargetTraits(
             is_class=True,
@@ -73,6 +75,7 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
             one_at_a_time=not (batches or has_batching_method or mounted) and all(map(_is_sync, ways_in)),
             surface=ASGI if mounted else PLAIN,
             api=api,
+            multiplexed=loader is not None,
         )
     kind = type(function_or_class).__name__
     call = getattr(type(function_or_class), DEFAULT_METHOD, None)
@@ -165,7 +168,9 @@ def methods_of(cls: type) -> list[str]:
     """Names of the methods that callers may choose beside ``__call__``: all public ones but the hooks."""
     members = inspect.getmembers(cls, lambda value: callable(value) and not isinstance(value, type))
     hooks = CLOSED_METHODS if is_hook(getattr(cls, "close", None)) else CLOSED_METHODS - {"close"}
-    return [name for name, _ in members if not name.startswith("_") and name not in hooks]
+    open_names = [name for name, _ in members if not name.startswith("_") and name not in hooks]
+    loaders = loaders_of(cls)
+    return [name for name in open_names if name not in loaders]
 
 
 def check_callable(cls: type) -> None:

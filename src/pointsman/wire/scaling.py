@@ -1,4 +1,5 @@
-"""Messages and commands about the number of replicas. Schemas; no I/O. The commands are part of ``commands``."""
+"""Messages and commands about the number of replicas, and the models in them. Schemas; no I/O. The commands are part
+of ``commands``."""
 
 from __future__ import annotations
 
@@ -67,3 +68,43 @@ class ModelList(Message, frozen=True):
     """The models of a backend, by tag of the replica."""
 
     replicas: dict[str, tuple[HeldModel, ...]]
+
+
+# --- models in a replica ----------------------------------------------------------------------------------------
+# A call names its model in its RequestHead. A replica of a backend that loads models by id sends MODELS frames to the
+# routers that are connected to it: what it holds when they connect, then each change. The controller asks for details
+# by a MODELS frame without a head, and the answer has the call id of the question.
+
+ANY_NUMBER = -1
+"""In ``room``: there is no limit to the number of models."""
+
+
+class ModelsHead(Message, frozen=True):
+    """Head of a MODELS frame to a router. A replica sends it before it starts calls that have waited for a model, and
+    so before their answers. Calls that wait for a model are in no ``load`` that a replica reports, and take none of its
+    ``max_concurrent_queries``.
+
+    Attributes:
+        held: ids of models that are loaded; all of them if ``whole``, otherwise those that have become so.
+        loading: by id of models that are being loaded, or wait for room: how many calls wait for them, of all routers;
+            all if ``whole``, otherwise those whose number has changed, which may be told a tenth of a second late.
+        gone: ids of models that are neither any more.
+        room: how many more models it could load without giving one up; ``ANY_NUMBER`` where there is no limit. It says
+            nothing of sizes.
+        load_s: what a load took lately, in seconds, from the wish for it until the model was there; 0 while that is
+            not known.
+        whole: whether what was told before is to be forgotten.
+    """
+
+    held: tuple[str, ...] = ()
+    loading: dict[str, int] = {}
+    gone: tuple[str, ...] = ()
+    room: int = ANY_NUMBER
+    load_s: float = 0.0
+    whole: bool = False
+
+
+class ModelDetails(Message, frozen=True):
+    """Head of a MODELS frame to the controller: the models that are loaded."""
+
+    models: tuple[HeldModel, ...] = ()

@@ -1,0 +1,189 @@
+"""Functions of user code that load a model by its id: the decorator, and what it makes of a function.
+
+class Digits:
+    @serve.multiplexed(max_models=10)
+    def model(self, model_id): return load(f"/models/{model_id}")
+
+    def __call__(self, request):
+        return self.model(serve.get_multiplexed_model_id()).predict(request.json())
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+L = TypeVar("L", bound=Callable[..., Any])
+
+DEFAULT_MODELS = 3
+UNLIMITED = -1
+
+
+class Loader:
+    """A function or method that loads a model by its id, made by :func:`multiplexed`.
+
+    Attributes:
+        function: the user's.
+        max_models: how many models may be loaded at a time; UNLIMITED for any number.
+        max_bytes: what all of them may take; None for any size.
+        size_of, unload: functions of the user's, None if there is none.
+        is_method: whether the function has the parameter ``self``.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        max_models: int,
+        max_bytes: int | None,
+        size_of: Callable[[str], Any] | None,
+        unload: Callable[[Any], Any] | None,
+    ) -> None:
+        self.function = function
+        self.max_models = max_models
+        self.max_bytes = max_bytes
+        self.size_of = size_of
+        self.unload = unload
+        self.is_method = _is_method(function)
+        functools.update_wrapper(self, function)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __repr__(self) -> str:
+        return f"<loader {self.function.__qualname__}>"
+
+
+@overload
+def multiplexed(function: L, /) -> L: ...
+
+
+@overload
+def multiplexed(
+    *,
+    max_models: int = DEFAULT_MODELS,
+    max_bytes: int | None = None,
+    size_of: Callable[[str], Any] | None = None,
+    unload: Callable[[Any], Any] | None = None,
+    max_num_models_per_replica: int = DEFAULT_MODELS,
+) -> Callable[[L], L]: ...
+
+
+def multiplexed(
+    function: Any = None,
+    /,
+    *,
+    max_models: Any = None,
+    max_bytes: Any = None,
+    size_of: Any = None,
+    unload: Any = None,
+    max_num_models_per_replica: Any = None,
+) -> Any:
+    """Mark a function or method, ``def`` or ``async def``, as one that loads a model by its id. What it has returned is
+    kept for later calls with that id.
+
+    Called where an event loop runs it gives an awaitable of the model, elsewhere the model. In a class the model that a
+    request names is there before the request's method is called; meanwhile other requests run. The function itself runs
+    on a thread of its own, an ``async def`` in an event loop of its own.
+
+    Args:
+        max_models: how many models one replica may have at a time, those being loaded included; -1 for any number. The
+            one that was not used for the longest time makes room for another; one in use by a request never does.
+        max_bytes: what they may take together, by ``size_of``; None for any size.
+        size_of: function of an id that gives the size of its model in bytes. It is asked before the model is loaded.
+        unload: function of a model, called once when the model has made room, or its replica ends.
+        max_num_models_per_replica: Ray Serve's name for ``max_models``.
+
+    Raises:
+        TypeError: an argument is of the wrong type, or the function does not take exactly one id.
+        ValueError: a limit is out of range.
+    """
+    if max_models is not None and max_num_models_per_replica is not None:
+        raise TypeError("max_models and max_num_models_per_replica are two names for one number; give one of them")
+    limit = _limit(max_models, max_num_models_per_replica)
+    if max_bytes is not None:
+        max_bytes = _whole(max_bytes, "max_bytes")
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        if size_of is None:
+            raise TypeError("max_bytes needs size_of, a function of an id that gives the size of its model in bytes")
+    for name, value in (("size_of", size_of), ("unload", unload)):
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be a function, not {value!r}")
+
+    def mark(marked: Callable[..., Any]) -> Loader:
+        _check_function(marked)
+        return Loader(marked, max_models=limit, max_bytes=max_bytes, size_of=size_of, unload=unload)
+
+    return mark if function is None else mark(function)
+
+
+def _limit(max_models: Any, other: Any) -> int:
+    name, given = ("max_models", max_models) if other is None else ("max_num_models_per_replica", other)
+    if given is None:
+        return DEFAULT_MODELS
+    limit = _whole(given, name)
+    if limit != UNLIMITED and limit < 1:
+        raise ValueError(f"{name} must be at least 1, or {UNLIMITED} for any number, not {limit}")
+    return limit
+
+
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {value!r}") from None
+
+
+def _check_function(function: Any) -> None:
+    if not isinstance(function, types.FunctionType) or inspect.isgeneratorfunction(function):
+        raise TypeError(f"serve.multiplexed marks a def or async def that loads a model, not {function!r}")
+    if inspect.isasyncgenfunction(function):
+        raise TypeError(f"serve.multiplexed marks a def or async def that loads a model, not {function!r}")
+    parameters = list(inspect.signature(function).parameters.values())
+    wanted = ["self", "model_id"] if _is_method(function) else ["model_id"]
+    fits = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    if not fits or len(parameters) != len(wanted):
+        raise TypeError(
+            f"a loader takes one id, such as {function.__name__}({', '.join(wanted)}),"
+            f" not {function.__name__}{inspect.signature(function)}"
+        )
+
+
+def _is_method(function: Callable[..., Any]) -> bool:
+    """Whether a function stands in the body of a class."""
+    scope = function.__qualname__.rpartition(".")[0]
+    return bool(scope) and not scope.endswith("<locals>")
+
+
+def loaders_of(cls: type) -> dict[str, Loader]:
+    """The loaders of a class, its bases' included, by name."""
+    found: dict[str, Loader] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if isinstance(value, Loader):
+                found[name] = value
+            else:
+                found.pop(name, None)
+    return found
+
+
+def loader_of(cls: type) -> Loader | None:
+    """The loader of a class; None if it has none.
+
+    Raises:
+        ValueError: it has two.
+    """
+    loaders = loaders_of(cls)
+    if len(loaders) > 1:
+        raise ValueError(f"class {cls.__name__} has {len(loaders)} loaders, {', '.join(loaders)}; it can have one")
+    return next(iter(loaders.values()), None)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pointsman.calling.future import ServeFuture, get, wait
     from pointsman.client import Client
     from pointsman.client.start import connect, start
-    from pointsman.config import BackendConfig, HTTPOptions
+    from pointsman.config import AutoscalingConfig, BackendConfig, HTTPOptions
     from pointsman.context import get_current_backend_tag, get_current_replica_tag, get_multiplexed_model_id
     from pointsman.environments.kinds import CondaEnv, Requirements, VirtualEnv
     from pointsman.forms import File
@@ -40,6 +40,7 @@ _HOMES = {
     "accept_batch": "request",
     "asgi": "usercode.mounting",
     "ApiKey": "lock.keys",
+    "AutoscalingConfig": "config",
     "BackendConfig": "config",
     "Client": "client",
     "CondaEnv": "environments.kinds",
@@ -69,6 +70,7 @@ __all__ = [
     "accept_batch",
     "ApiKey",
     "asgi",
+    "AutoscalingConfig",
     "BackendConfig",
     "Client",
     "CondaEnv",

@@ -177,6 +177,8 @@ def test_defaults() -> None:
         "http_methods": [],
         "reconfigure_while_running": False,
         "max_websockets": 1000,
+        "autoscaling": None,
+        "idle_timeout_s": None,
     }
     assert config_spec(None) == config_spec({}) == config_spec(BackendConfig()) == BackendConfigSpec()
 

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman import config
 from pointsman.actor_options import parse_actor_options
 from pointsman.arguments import check_route
-from pointsman.config import HTTPOptions, config_changes, pack_middlewares
+from pointsman.config import HTTPOptions, backend, config_changes, pack_middlewares
 from pointsman.exceptions import TooLargeError
 from pointsman.limits import MAX_BODY, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT, check_size, cut
 from pointsman.usercode import packing as usercode
@@ -110,7 +109,7 @@ def test_the_error_names_size_and_limit() -> None:
 
 def test_a_user_config_over_the_limit_is_refused_by_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is sent, whichever operation it was for (BC1)."""
-    monkeypatch.setattr(config, "MAX_MESSAGE", 1000)
+    monkeypatch.setattr(backend, "MAX_MESSAGE", 1000)
     config_changes({"user_config": "u" * 900}, "config")
     with pytest.raises(ValueError, match=r"the pickled user_config takes 20\d\d bytes, over the limit of 1000 bytes"):
         config_changes({"user_config": "u" * 2000}, "config")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pointsman.config import _SPEC_NAMES
+from pointsman.config.backend import _SPEC_NAMES
 from pointsman.controller.state import Desired
 from pointsman.controller.transitions import carry_out, confirmed, reverted
 from pointsman.wire.apply import FILE_NAMES, Mark

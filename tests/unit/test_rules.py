@@ -17,7 +17,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 MAY_RUN_CODE = {
     "usercode/byvalue.py",  # makes pickles, and loads none
     "usercode/classids.py",  # ids of classes in pickles
-    "config.py",  # user_config and middlewares, pickled by the operator's client
+    "config/backend.py",  # user_config, pickled by the operator's client
     "ingress/__main__.py",  # middlewares, shipped by the operator
     "wire/pickling.py",  # arguments, values and exceptions of handle calls, between authenticated processes
     "replica/target.py",  # user_config

@@ -10,12 +10,15 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from pointsman import arguments
 from pointsman import config as options
 from pointsman.arguments import check_timeout
 from pointsman.client.keywords import explains_keywords
 from pointsman.client.operations import Operations, new_id
 from pointsman.client.packing import check_bytecode, prepare
+from pointsman.client.scaling import find_policy, with_policy
 from pointsman.client.sources import Code
 from pointsman.config import BackendConfig
 from pointsman.engine.instances import parse_actor_options
@@ -63,6 +66,8 @@ class BackendOperations(Operations):
         """
         tag = arguments.check_object_name(backend_tag, "backend_tag")
         spec = options.config_spec(config)
+        if spec.autoscaling is not None:
+            spec = msgspec.structs.replace(spec, autoscaling=with_policy(spec.autoscaling, None))
         resources = parse_actor_options(ray_actor_options, self._credentials.control_path)
         kind, version = parse_env(env), arguments.check_version(version)
         if kind is not None and tag in self._status().backends:  # before minutes are spent on making an environment
@@ -101,6 +106,7 @@ class BackendOperations(Operations):
         resources = self._resources(ray_actor_options)
         kind, version = parse_env(env), arguments.check_version(version)
         present = self._existing(tag)
+        find_policy(changes, present)
         package = prepare(
             func_or_class,
             actor_init_args,
@@ -131,6 +137,8 @@ class BackendOperations(Operations):
         if user_config is not None and carries_code(user_config):
             present = self._present(tag)
             check_bytecode(user_config, "user_config", present.origin.environment if present is not None else None)
+        if changes.get("autoscaling") is not None:
+            find_policy(changes, self._present(tag))
         self._change(UpdateBackendConfig(new_id(), tag, changes, user_config), backend=tag)
 
     def get_backend_config(self, backend_tag: str) -> BackendConfig:
@@ -199,6 +207,7 @@ class BackendOperations(Operations):
         resources = self._resources(ray_actor_options)
         kind, version = parse_env(env), arguments.check_version(version)
         present = self._present(name)
+        find_policy(changes, present)
         if resources is None and present is not None:
             resources = present.resources
         package = prepare(

@@ -18,6 +18,7 @@ from pointsman.client.backends import BackendOperations
 from pointsman.client.endpoints import EndpointOperations, TrafficOperations
 from pointsman.client.operations import START_TIMEOUT_S, StatisticsOperations, log, new_id, status_view
 from pointsman.client.rollouts import RolloutOperations
+from pointsman.client.scaling import ScalingOperations
 from pointsman.client.shadows import ShadowOperations
 from pointsman.client.signals import EndingSignals, StopWaiting
 from pointsman.context import replica_context
@@ -47,6 +48,7 @@ class Client(
     ShadowOperations,
     RolloutOperations,
     BackendOperations,
+    ScalingOperations,
     StatisticsOperations,
 ):
     """Operates one instance. It is thread-safe; as a context manager it stops the instance at the end.

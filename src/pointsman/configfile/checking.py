@@ -169,8 +169,9 @@ def _of_backend(keys: Keys, section: BackendSection, folder: Path) -> Iterator[F
     yield from _of((*keys, "code"), import_path, section.code)
     yield from _of((*keys, "env"), env_kind, section.env, folder)
     for name, value in section.config.items():
-        # One field at a time, so that all that is wrong is found; no field of a config depends on another.
+        # One field at a time, so that all that is wrong is found; only num_replicas and autoscaling depend on another.
         yield from _of_option(BackendConfig, (*keys, "config", name), name, value, name not in _CONFIG)
+    yield from _of_replicas((*keys, "config"), section.config)
     yield from _of_actor_options((*keys, "ray_actor_options"), section.ray_actor_options, folder)
     yield from _of((*keys, "version"), arguments.check_version, section.version)
 
@@ -187,14 +188,35 @@ def import_path(code: str) -> str:
 
 _CONFIG = frozenset(
     other for name in BackendConfig.model_fields for other in (name, name.removeprefix("experimental_"))
-)
+) | {"autoscaling_config"}
+
+
+def _of_replicas(keys: Keys, config: Mapping[str, Any]) -> Iterator[Fault]:
+    """The fault of a number of replicas that does not go with the autoscaling."""
+    pair = {name: config[name] for name in ("num_replicas", *_AUTOSCALING) if name in config}
+    if len(pair) > 1 and all(_is_valid({name: value}) for name, value in pair.items()):
+        try:
+            BackendConfig(**pair)
+        except ConfigError as error:
+            yield Fault((*keys, next(iter(pair))), str(error))
+
+
+_AUTOSCALING = ("autoscaling", "autoscaling_config")
+
+
+def _is_valid(config: dict[str, Any]) -> bool:
+    try:
+        BackendConfig(**config)
+    except (ConfigError, TypeError):
+        return False
+    return True
 
 
 def _of_option(model: Any, keys: Keys, name: str, value: Any, of_name: bool) -> Iterator[Fault]:
     try:
         model(**{name: value})
-    except ConfigError as error:
-        yield Fault(keys, str(error), of_name)
+    except (ConfigError, TypeError) as error:
+        yield Fault(keys, sentence(error), of_name)
 
 
 def _of_actor_options(keys: Keys, options: dict[str, Any], folder: Path) -> Iterator[Fault]:

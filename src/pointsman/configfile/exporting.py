@@ -21,12 +21,15 @@ from pointsman.configfile.fields import (
 from pointsman.configfile.models import FORMAT
 from pointsman.configfile.tree import escaped, mapped
 from pointsman.model import ANYWHERE, BackendSpec, CustomPolicy, EndpointSpec, Resources
+from pointsman.model.scaling import ScalingPolicy
 from pointsman.usercode.findable import is_installed
 from pointsman.usercode.paths import PACKAGE
 from pointsman.wire.apply import Declared
 
 #: What everyone has who reads the file.
 OURS = os.path.dirname(PACKAGE)
+ALL_DEFAULT = Json.of({})
+"""``autoscaling`` of which nothing was set; ``num_replicas`` says that there is some."""
 
 
 class Export(NamedTuple):
@@ -80,8 +83,10 @@ def export(declared: Declared, owner: str | None, name: str) -> Export:
             left_out[f"endpoint/{one}"] = f"it uses {', '.join(missing)}"
         else:
             made[one] = _endpoint(one, spec, declared)
-    customs = [custom for one in made if (custom := endpoints[one].policy.custom) is not None]
-    path = _python_path([declared.backends[tag] for tag in backends], customs)
+    policies: list[CustomPolicy | ScalingPolicy | None] = [endpoints[one].policy.custom for one in made]
+    scalings = [declared.backends[tag].config.autoscaling for tag in backends]
+    policies += [scaling.policy for scaling in scalings if scaling is not None]
+    path = _python_path([declared.backends[tag] for tag in backends], filter(None, policies))
     content: dict[str, Any] = {"pointsman": FORMAT, "name": whose}
     content.update({"python_path": path} if path else {})
     content.update({"backends": backends} if backends else {})
@@ -127,7 +132,8 @@ def _backend(spec: BackendSpec) -> dict[str, Any]:
         if isinstance(value, Resources):
             made[name] = _actor_options(value)
         elif name.startswith("config."):
-            config[name.removeprefix("config.")] = _plain(value)
+            if value != ALL_DEFAULT:
+                config[name.removeprefix("config.")] = _plain(value)
         else:
             made[name] = _plain(value)
     return {**made, **({"config": config} if config else {})}
@@ -159,9 +165,9 @@ def _plain(value: Any) -> Any:
     return mapped(value, lambda _, one: escaped(one) if isinstance(one, str) else one)
 
 
-def _python_path(specs: Iterable[BackendSpec], customs: Iterable[CustomPolicy]) -> list[str]:
+def _python_path(specs: Iterable[BackendSpec], policies: Iterable[CustomPolicy | ScalingPolicy]) -> list[str]:
     """Folders that a file must name so that the same modules are found: all but those of installed packages."""
-    searched = [folder for custom in customs for folder in custom.sys_path]
+    searched = [folder for policy in policies for folder in policy.sys_path]
     for spec in specs:
         own = (spec.resources.working_dir, *map(os.path.dirname, spec.resources.py_modules))
         searched += [folder for folder in (*spec.origin.sys_path, spec.origin.cwd) if folder not in own]

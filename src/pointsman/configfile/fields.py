@@ -26,7 +26,8 @@ from pointsman.model import (
     Pins,
     Resources,
 )
-from pointsman.wire.apply import FILE_NAMES
+from pointsman.model.scaling import Autoscaling, ScalingPolicy
+from pointsman.wire.apply import AUTO, FILE_NAMES, config_values
 
 Fields = dict[str, Any]
 
@@ -36,6 +37,10 @@ BY_VALUE = ""
 NO_JSON = "not JSON"
 HIDDEN = "***"
 _SPEC_NAMES = {name: spec for spec, name in FILE_NAMES.items()}
+_SHORT = {
+    **{name.removeprefix("experimental_"): name for name in FILE_NAMES.values()},
+    "autoscaling_config": "autoscaling",
+}
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,25 @@ def backend_fields(spec: BackendSpec) -> Fields:
 
 def config_fields(config: BackendConfigSpec) -> Fields:
     """The fields of a configuration."""
-    values = {**msgspec.structs.asdict(config), "user_config": _user_config(config)}
+    values = {
+        **config_values(config),
+        "user_config": _user_config(config),
+        "autoscaling": _autoscaling(config.autoscaling),
+    }
     return {f"config.{FILE_NAMES.get(name, name)}": value for name, value in values.items()}
 
 
-def changed_config(config: BackendConfigSpec, fields: Mapping[str, Any]) -> BackendConfigSpec:
-    """A configuration with other values of some fields."""
+def changed_config(
+    config: BackendConfigSpec, fields: Mapping[str, Any], folders: tuple[str, ...] = ()
+) -> BackendConfigSpec:
+    """A configuration with other values of some fields.
+
+    Args:
+        folders: where a policy of the user's is found.
+    """
     changes = {_spec_name(field): value for field, value in fields.items()}
+    if "num_replicas" in changes or "autoscaling" in changes:
+        changes.update(_numbers(config, changes, folders))
     user_config = changes.get("user_config")
     if user_config is not None:
         _, changes["user_config"] = options.config_changes({"user_config": user_config.value}, "config")
@@ -87,11 +104,13 @@ def changed_config(config: BackendConfigSpec, fields: Mapping[str, Any]) -> Back
 def given_config(config: Mapping[str, Any]) -> Fields:
     """The fields that a file's ``config`` sets."""
     changes, _ = options.config_changes(config, "config")
+    if changes.get("autoscaling") is not None:
+        changes.update(num_replicas=AUTO, autoscaling=_autoscaling(changes["autoscaling"]))
     if "user_config" in changes:
         changes["user_config"] = Json.of(config["user_config"]) if config["user_config"] is not None else None
     found = {FILE_NAMES.get(name, name): value for name, value in changes.items()}
-    order = list(config)  # that of the file; the fields that were set are in none
-    names = sorted(found, key=lambda name: order.index(name if name in config else name.removeprefix("experimental_")))
+    order = [_SHORT.get(name, name) for name in config]  # that of the file; the fields that were set are in none
+    names = sorted(found, key=lambda name: order.index(name) if name in order else 0)
     return {f"config.{name}": found[name] for name in names}
 
 
@@ -191,6 +210,33 @@ def _user_config(config: BackendConfigSpec) -> Json | str | None:
     except Exception:  # noqa: BLE001 - unpickling runs code of users, which may not even be installed here
         return NO_JSON
     return Json.of(value) or NO_JSON
+
+
+def _autoscaling(config: Autoscaling | None) -> Json | None:
+    """The fields in which it is not as by default."""
+    if config is None:
+        return None
+    default = Autoscaling()
+    values = {name: value for name, value in msgspec.structs.asdict(config).items() if value != getattr(default, name)}
+    return Json.of({**values, "policy": config.policy.path} if config.policy is not None else values)
+
+
+def _numbers(config: BackendConfigSpec, changes: Mapping[str, Any], folders: tuple[str, ...]) -> dict[str, Any]:
+    """What is stored of ``num_replicas`` and ``autoscaling``, each of which says what the other is."""
+    is_auto = changes["num_replicas"] == AUTO if "num_replicas" in changes else changes["autoscaling"] is not None
+    if not is_auto:
+        return {"num_replicas": changes.get("num_replicas", 1), "autoscaling": None}
+    given = changes.get("autoscaling")
+    if given is None:
+        return {"num_replicas": 1, "autoscaling": config.autoscaling or Autoscaling()}
+    changed, _ = options.config_changes({"autoscaling": given.value}, "config")
+    made: Autoscaling = changed["autoscaling"]
+    if made.policy is not None:
+        old = config.autoscaling.policy if config.autoscaling is not None else None
+        same = old is not None and old.path == made.policy.path
+        policy = old if same else ScalingPolicy(made.policy.path, folders)
+        made = msgspec.structs.replace(made, policy=policy)
+    return {"num_replicas": 1, "autoscaling": made}
 
 
 def _spec_name(field: str) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from pointsman.actor_options import check_hash_seed
 from pointsman.backends import ImportedBackend
-from pointsman.client.endpoints import custom_policy
+from pointsman.client.importing import custom_policy, scaling_policy
 from pointsman.client.packing import origin_for
 from pointsman.client.sources import commit_of
 from pointsman.configfile.checking import Config
@@ -86,6 +86,14 @@ def load_policies(config: Config, wanted: Wanted) -> None:
         CodeError: one cannot be imported, or is none.
     """
     problems = []
+    for tag, fields in wanted.backends.items():
+        autoscaling = fields.get("config.autoscaling")
+        try:
+            if autoscaling is not None and "policy" in autoscaling.value:
+                scaling_policy(autoscaling.value["policy"], wanted.policy_folders)
+        except (TypeError, ImportError) as error:
+            keys = ("backends", tag, "config", "autoscaling")
+            problems.append(config.document.problem(keys, sentence(error)))
     for name, fields in wanted.endpoints.items():
         try:
             if fields.get("custom") is not None:

@@ -241,7 +241,8 @@ def plan(wanted: Wanted, declared: Declared, rules: Rules, packed: Mapping[str, 
         if change := _backend_change(one):
             changes.append(change)
             is_new_code = change.action in ("create", "replace")
-            backends[tag] = _wanted_backend(one, declared.backends.get(tag), packed.get(tag) if is_new_code else None)
+            code = packed.get(tag) if is_new_code else None
+            backends[tag] = _wanted_backend(one, declared.backends.get(tag), code, wanted.policy_folders)
     endpoints: dict[str, WantedEndpoint] = {}
     for name, given in wanted.endpoints.items():
         one = _merged_endpoint(name, given, wanted, declared, rules, packed)
@@ -320,9 +321,11 @@ def _field_changes(merged: Merged) -> tuple[FieldChange, ...]:
     )
 
 
-def _wanted_backend(merged: Merged, live: BackendSpec | None, packed: Packed | None) -> WantedBackend:
+def _wanted_backend(
+    merged: Merged, live: BackendSpec | None, packed: Packed | None, folders: tuple[str, ...]
+) -> WantedBackend:
     config = live.config if live is not None else BackendConfigSpec()
-    config = changed_config(config, {f: merged.values[f] for f in merged.changed if f.startswith("config.")})
+    config = changed_config(config, {f: merged.values[f] for f in merged.changed if f.startswith("config.")}, folders)
     if packed is not None:
         new = packed.wanted
         return WantedBackend(new.code, new.origin, new.traits, config, new.resources, new.source)

@@ -45,7 +45,7 @@ def create(state: Desired, command: CreateBackend, free: FreeCapacity, now: str)
 def update_config(state: Desired, command: UpdateBackendConfig, free: FreeCapacity, now: str = "") -> Desired:
     """The state in which fields of a backend's config are changed; the same object if none of them differs."""
     old = find_backend(state, command.tag)
-    config = _changed_config(old.config, command.changes, command.user_config)
+    config = _changed_config(state, old, command.changes, command.user_config)
     if config == old.config:
         return state
     spec = msgspec.structs.replace(old, config=config, config_version=state.version + 1)
@@ -85,7 +85,7 @@ def revised(state: Desired, tag: str, command: Deploy | ReplaceBackend, now: str
     """
     old, version = state.backends.get(tag), state.version + 1
     check_kind(old, command.traits.surface)
-    config = _changed_config(old.config if old else BackendConfigSpec(), command.config_changes, command.user_config)
+    config = _changed_config(state, old, command.config_changes, command.user_config)
     new = BackendSpec(
         tag=tag,
         version=version,
@@ -173,9 +173,18 @@ def with_endpoint_of(
 
 
 def _changed_config(
-    config: BackendConfigSpec, changes: Mapping[str, Any], user_config: bytes | None
+    state: Desired, old: BackendSpec | None, changes: Mapping[str, Any], user_config: bytes | None
 ) -> BackendConfigSpec:
+    config = old.config if old is not None else BackendConfigSpec()
     values = {**msgspec.structs.asdict(config), **changes}
+    if old is not None and config.autoscaling is not None:
+        if "autoscaling" not in changes and "num_replicas" in changes:
+            raise ValueError(
+                f"backend {old.tag!r} is autoscaled, so that num_replicas {changes['num_replicas']} means nothing; give"
+                " autoscaling None with it, or other min_replicas and max_replicas"
+            )
+        if values["autoscaling"] is None and "num_replicas" not in changes:
+            values["num_replicas"] = max(1, state.wanted(old.tag))  # as many as there are now
     if "user_config" in changes:
         values["user_config"] = user_config
     return msgspec.convert(values, BackendConfigSpec)
@@ -192,6 +201,12 @@ def check_config(tag: str, config: BackendConfigSpec, traits: TargetTraits) -> N
         raise ValueError(
             f"backend {tag!r} has both batch_wait_timeout {config.batch_wait_timeout_s:g} and target_latency_ms"
             f" {config.target_latency_ms:g}; set one of them to 0 or None"
+        )
+    slots = config.query_limit
+    if config.autoscaling is not None and (config.autoscaling.target_ongoing_requests or 0) > slots:
+        raise ValueError(
+            f"target_ongoing_requests {config.autoscaling.target_ongoing_requests:g} of backend {tag!r} is over"
+            f" max_concurrent_queries, {slots}, so that no replica could ever have so many; make it at most {slots}"
         )
     if config.max_surge == 0 and config.max_unavailable == 0:
         raise ValueError(

@@ -53,7 +53,9 @@ class Autoscaling(Struct, frozen=True):
         Args:
             default_max: the largest number where the user gave none, which depends on the engine.
         """
-        most = self.max_replicas if self.max_replicas is not None else max(default_max, self.min_replicas)
+        most = self.max_replicas
+        if most is None:
+            most = max(default_max, self.min_replicas, self.initial_replicas or 0)
         return self.min_replicas, max(1, most)
 
 

@@ -74,6 +74,8 @@ class WantedEndpoint(Struct, frozen=True):
 
 #: Fields of a backend whose change replaces its replicas.
 REPLACING = ("code", "args", "env", "ray_actor_options", "version", "content")
+#: ``num_replicas`` of a backend that is autoscaled.
+AUTO = "auto"
 #: The names of fields of a configuration that differ from those of :class:`~pointsman.model.BackendConfigSpec`.
 FILE_NAMES = {
     "batch_wait_timeout_s": "batch_wait_timeout",
@@ -85,7 +87,7 @@ FILE_NAMES = {
 def backend_fields(backend: WantedBackend | BackendSpec) -> dict[str, Any]:
     """The fields of a backend under the names that they have in a file. ``args`` and ``env`` are JSON text; code sent
     by value, and arguments that are no JSON, are told apart by the digest of the blob that holds both."""
-    source, config = backend.source, msgspec.structs.asdict(backend.config)
+    source, config = backend.source, config_values(backend.config)
     by_digest = f"by value, {backend.code}"
     return {
         "code": source.path or by_digest,
@@ -96,6 +98,12 @@ def backend_fields(backend: WantedBackend | BackendSpec) -> dict[str, Any]:
         "content": source.content,
         **{f"config.{FILE_NAMES.get(name, name)}": value for name, value in config.items()},
     }
+
+
+def config_values(config: BackendConfigSpec) -> dict[str, Any]:
+    """The fields of a configuration; of one that is autoscaled ``num_replicas`` is :data:`AUTO`."""
+    values = msgspec.structs.asdict(config)
+    return values if config.autoscaling is None else {**values, "num_replicas": AUTO}
 
 
 def is_replaced(old: WantedBackend | BackendSpec, new: WantedBackend | BackendSpec) -> bool:

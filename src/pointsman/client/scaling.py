@@ -1,0 +1,73 @@
+"""Operations on the number of replicas of a backend that is autoscaled, and its policy of the user's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pointsman import arguments
+from pointsman.client.importing import scaling_policy
+from pointsman.client.operations import Operations, new_id
+from pointsman.model import Autoscaling, BackendSpec
+from pointsman.usercode.paths import import_folders
+from pointsman.wire.scaling import ScaleBackend
+
+HOLD_S = 600.0
+
+
+class ScalingOperations(Operations):
+    """Fixes numbers of replicas."""
+
+    def scale(self, backend_tag: str, replicas: int, hold_s: float = HOLD_S) -> None:
+        """Fix the number of an autoscaled backend's replicas for a while; returns when that is decided, and not when
+        they have started: there may be no room for all of them yet.
+
+        Args:
+            replicas: 0 to the largest number that the backend may have.
+            hold_s: seconds, after which the number follows the calls again. Default 600. Another ``scale`` replaces
+                this one.
+
+        Raises:
+            TypeError: an argument is of another type.
+            ValueError: the backend is unknown or not autoscaled, or a number is outside its range. Nothing has changed.
+        """
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
+        number = _check_replicas(replicas)
+        seconds = arguments.check_timeout(hold_s, "hold_s")
+        if seconds is None:
+            raise TypeError("hold_s must be a number of seconds, not None")
+        self._change(ScaleBackend(new_id(), tag, number, seconds))
+
+
+def find_policy(changes: dict[str, Any], present: BackendSpec | None) -> None:
+    """Have the changes of a config say where its autoscaling policy is found, if there is one.
+
+    Raises:
+        TypeError, ImportError: it is none, or cannot be imported.
+    """
+    if changes.get("autoscaling") is not None:
+        old = present.config.autoscaling if present is not None else None
+        changes["autoscaling"] = with_policy(changes["autoscaling"], old)
+
+
+def with_policy(autoscaling: Autoscaling, old: Autoscaling | None) -> Autoscaling:
+    """The autoscaling, with where its policy is found. ``old`` is the present one. Raises as :func:`find_policy`."""
+    if autoscaling.policy is None:
+        return autoscaling
+    try:
+        policy = scaling_policy(autoscaling.policy.path, import_folders())
+    except ImportError:
+        # Whoever reads a config, changes another field and sends it back need not have its policy.
+        if old is None or old.policy is None or old.policy.path != autoscaling.policy.path:
+            raise
+        policy = old.policy
+    return msgspec.structs.replace(autoscaling, policy=policy)
+
+
+def _check_replicas(replicas: Any) -> int:
+    if isinstance(replicas, bool) or not isinstance(replicas, int):
+        raise TypeError(f"replicas must be an int, not {replicas!r}")
+    if not 0 <= replicas < 2**63:
+        raise ValueError(f"replicas must be at least 0 and no more than the backend may have, not {replicas!r:.20}")
+    return replicas

@@ -3,8 +3,8 @@ what has changed (decision 0058)."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from typing import Protocol
 
 from pointsman.controller.observed import Observed
@@ -91,7 +91,7 @@ class Publisher:
         if observed.replicas.some_adopted():
             return []
         if self.epoch is None:
-            self.epoch = time.time() - now
+            self.epoch = datetime.now(timezone.utc).timestamp() - now
         touched, self._touched = self._touched, set()
         if not self.published:
             touched.update(desired.backends, observed.replicas.backends())

@@ -1,0 +1,166 @@
+"""What the counts of a look mean: lasting demand, a rise, and whether calls come faster than they are served. Pure.
+
+Calls of many independent callers come as a Poisson process, whose counts vary by their square root. So a count of 1, 3
+or 10 s says that more come than replicas are there for only if its lower bound is above. It must be above in both
+halves of the window, too: calls that come all at once are a backlog, not a rate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from pointsman.model.origin import Struct
+from pointsman.model.scaling import Autoscaling
+from pointsman.policy.scaling.backlog import UNKNOWN_SERVICE_S, UNKNOWN_START_S, is_behind
+from pointsman.policy.scaling.looks import Looks, Service, Window, service_of, since
+from pointsman.policy.scaling.seen import Seen
+
+WINDOWS_S = (1.0, 3.0, 10.0)
+SIGMAS = 3.5
+"""Standard deviations between chance and a rise: one look in 4,000 at the very edge, none where there is room."""
+TARGET = 0.7
+"""Calls that a replica shall have at a time, as a part of those that it runs at once, where the user set nothing."""
+LEAST_S = WINDOWS_S[-1]
+"""Seconds that an average must be made of before it counts, unless the look-back is shorter."""
+
+
+class State(Struct, frozen=True):
+    """What is remembered of the way calls come. All in seconds.
+
+    Attributes:
+        behind_since: since when calls wait for longer than they would for each other; None: they do not.
+        caught_up_at: until when they last did.
+        missing_at: when there were last fewer replicas ready than wanted.
+        rising_since: since when surely more calls come than replicas were there for; None: they do not.
+    """
+
+    behind_since: float | None = None
+    caught_up_at: float = -math.inf
+    missing_at: float = -math.inf
+    rising_since: float | None = None
+
+
+class Facts(msgspec.Struct, frozen=True, gc=False):
+    """What a look tells.
+
+    Attributes:
+        target: calls that a replica shall have at a time.
+        service: how long calls run; a guess while ``guessed``.
+        window: of the look-back.
+        demand: calls that will last: those that waited or ran on average, but for a backlog.
+        sure: the average is made of enough seconds to act on it.
+        rate: calls by second that come now: of the rise, if there is one, else over 10 s.
+        rising: for how many seconds surely more calls come than replicas were there for; 0.0 if they do not.
+        full: calls at a time above which a replica has too many.
+    """
+
+    target: float
+    full: float
+    service: Service
+    guessed: bool
+    window: Window
+    demand: float
+    sure: bool
+    rate: float
+    rising: float
+    state: State
+
+    @property
+    def coming(self) -> float:
+        """Demand that the calls lead to that come now."""
+        return self.rate * self.service.mean_s
+
+
+def gather(seen: Seen, config: Autoscaling, now: float, looks: Looks, state: State, known: Service | None) -> Facts:
+    """Read the counts.
+
+    Args:
+        state: of the last look.
+        known: how long calls ran, as of the last look.
+    """
+    target = config.target_ongoing_requests or TARGET * seen.slots
+    full = target * (1 + config.tolerance)
+    window = since(looks, now - config.look_back_period_s)
+    learned = service_of(window, seen.demand, known)
+    service = learned or Service(max(UNKNOWN_SERVICE_S, window.demand - window.waiting if seen.demand.running else 0.0))
+    behind = is_behind(seen, service, target, before=state.behind_since is not None)
+    state = _state(state, seen, now, behind)
+    demand, sure = _lasting(seen, config, now, looks, state, window, service)
+    rising_since = _rising(now, looks, state, seen.wanted * full / service.mean_s)
+    recent = since(looks, now - LEAST_S if rising_since is None else rising_since)
+    rate = window.rate if seen.share != 1.0 else recent.rate
+    state = msgspec.structs.replace(state, rising_since=rising_since)
+    rising = now - rising_since if rising_since is not None else 0.0
+    return Facts(target, full, service, learned is None, window, demand, sure, rate, rising, state)
+
+
+def _state(state: State, seen: Seen, now: float, behind: bool) -> State:
+    since_when, caught_up_at = state.behind_since, state.caught_up_at
+    if behind:
+        since_when = since_when if since_when is not None else now
+    elif since_when is not None:
+        since_when, caught_up_at = None, now
+    missing_at = now if seen.ready < seen.wanted else state.missing_at
+    return State(since_when, caught_up_at, missing_at, state.rising_since)
+
+
+def _lasting(
+    seen: Seen, config: Autoscaling, now: float, looks: Looks, state: State, window: Window, service: Service
+) -> tuple[float, bool]:
+    """Demand without a backlog, and whether to act on it. Calls that wait count where they do not pile up: after a
+    backlog from its end on, and in one that stays although all replicas have been there for a look-back, which is how
+    callers look that send their next call when they have an answer."""
+    look_back_s = config.look_back_period_s
+    least_s = min(LEAST_S, look_back_s)
+    arrived = min(window.demand, window.rate * service.mean_s)
+    if state.behind_since is None:
+        clear = window if state.caught_up_at <= now - look_back_s else since(looks, state.caught_up_at)
+        if clear.seconds >= least_s - 0.1:
+            return clear.demand, True
+        return arrived, window.seconds >= least_s - 0.1
+    stays = now - max(state.behind_since, state.missing_at) >= look_back_s
+    if stays and seen.demand.waiting >= 0.8 * window.waiting:
+        return window.demand, True
+    return arrived, window.seconds >= least_s - 0.1
+
+
+def _rising(now: float, looks: Looks, state: State, handled: float) -> float | None:
+    """Since when surely more calls come than ``handled`` by second. A rise that was seen is measured on, from its
+    beginning, until it is as long as the longest window."""
+    began = beyond_noise(looks, now, handled)
+    if began is not None:
+        return began
+    if state.rising_since is not None and now - state.rising_since < LEAST_S:
+        return state.rising_since
+    return None
+
+
+def start_of(seen: Seen) -> float:
+    """Seconds from launch to ready, as far as known."""
+    return seen.start_s if seen.start_s is not None else UNKNOWN_START_S
+
+
+def beyond_noise(looks: Looks, now: float, handled: float) -> float | None:
+    """Since when surely more calls come than ``handled`` by second; None if that may be chance."""
+    for seconds in WINDOWS_S:
+        window = since(looks, now - seconds)
+        if window.seconds < 0.9 * seconds or window.rate <= handled:
+            continue
+        if surely(window) > handled and _lasts(looks, now, window, handled):
+            return now - window.seconds
+    return None
+
+
+def surely(window: Window) -> float:
+    """The smallest number of calls by second that may well have led to those of a window."""
+    root = math.sqrt(window.arrivals) - SIGMAS / 2
+    return root * root / window.seconds if root > 0 else 0.0
+
+
+def _lasts(looks: Looks, now: float, window: Window, handled: float) -> bool:
+    """Whether more came in the newer half of a window, and in the older one."""
+    newer = since(looks, now - window.seconds / 2)
+    older_s = window.seconds - newer.seconds
+    return newer.rate > handled and (older_s <= 0 or (window.arrivals - newer.arrivals) / older_s > handled)

@@ -1,0 +1,151 @@
+"""How many replicas each subject asks for: demand, latency, blocked loops, backlog, season, a policy. Pure.
+
+Each gives the replicas that are needed now (a rise), those that are enough (a fall), and the reason in words.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from pointsman.model.scaling import BACKLOG, DEMAND, LATENCY, POLICY, SEASON, WAKE, Autoscaling
+from pointsman.policy.scaling import backlog, queueing
+from pointsman.policy.scaling.facts import Facts, start_of
+from pointsman.policy.scaling.seen import Seen
+
+FULL = 0.7
+"""The share of time for which a replica's event loop may be blocked before the replica is full."""
+QUEUES_BELOW = 50
+"""From so many servers on calls hardly wait for each other at the targets that make sense."""
+
+
+class Need(msgspec.Struct, frozen=True, gc=False):
+    """What one subject asks for.
+
+    Attributes:
+        now: replicas to have at once; 0 where it asks for no rise.
+        enough: replicas below which the number must not fall.
+        lasts: it will still be needed when the backlog is gone.
+    """
+
+    now: int
+    enough: int
+    reason: str
+    text: str
+    lasts: bool = True
+
+
+def least(load: float, target: float) -> int:
+    """The fewest replicas with a load of at most ``target`` each."""
+    return math.ceil(load / target - 1e-9)
+
+
+def of_demand(seen: Seen, facts: Facts) -> Need:
+    """Demand over the look-back. It asks for more when it is above the tolerance, and says what is enough without."""
+    more = least(facts.demand, facts.full) if facts.sure and facts.demand > seen.wanted * facts.full else 0
+    enough = max(more, least(facts.demand, facts.target))
+    if not enough and (facts.demand > 0 or seen.demand.waiting or seen.demand.running):
+        enough = 1
+    if enough < seen.wanted:
+        enough = _with_queue(enough, seen, facts)
+    return Need(more, enough, DEMAND, f"demand {facts.demand:.3g} at target {facts.target:g}")
+
+
+def of_rise(seen: Seen, facts: Facts) -> Need | None:
+    """A rise beyond noise, or a step of traffic: the demand that it leads to, but for calls that run so long that it is
+    not there before one could ask again."""
+    if not facts.rising and seen.share == 1.0:
+        return None
+    there = seen.demand.waiting + seen.demand.running + facts.rate * (start_of(seen) + 1)
+    load = min(facts.coming, there)
+    more = least(load, facts.full)
+    text = f"demand {load:.3g} at target {facts.target:g}, by {facts.rate:.3g} calls/s"
+    return Need(more, more, DEMAND, f"{text} in {facts.rising:.2g} s" if facts.rising else text)
+
+
+def of_latency(seen: Seen, config: Autoscaling, facts: Facts, factor: float) -> tuple[Need | None, str]:
+    """What a target of latency asks for, and a remark if it cannot be met.
+
+    Args:
+        factor: by how much longer calls take than reckoned.
+    """
+    if config.target_latency_ms is None or facts.guessed or not facts.sure:
+        return None, ""
+    limit_s = config.target_latency_ms / 1000
+    mean_s, cv2 = _rounded(facts.service.mean_s), round(min(4.0, facts.service.cv2), 1)
+    itself_s = queueing.work_itself(mean_s, cv2)
+    if itself_s >= limit_s:
+        return (
+            None,
+            f"target_latency_ms {config.target_latency_ms:g} is below the work itself, {1000 * itself_s:.3g} ms",
+        )
+    limit_s = max(limit_s / factor, min(limit_s, 1.05 * itself_s))
+    load = _rounded(max(facts.window.rate, facts.rate if facts.rising else 0.0) * facts.service.mean_s)
+    enough = queueing.least_replicas(load, mean_s, cv2, seen.slots, _rounded(limit_s), seen.max_replicas + 1)
+    text = f"99 of 100 of {facts.rate:.3g} calls/s within {config.target_latency_ms:g} ms"
+    return Need(enough if enough > seen.wanted else 0, enough, LATENCY, text), ""
+
+
+def of_blocking(seen: Seen, config: Autoscaling, facts: Facts) -> Need | None:
+    """Event loops that are blocked, where no target says how many calls a replica takes."""
+    if config.target_ongoing_requests is not None or not seen.is_async or not seen.ready or seen.blocked <= 0:
+        return None
+    busy = seen.blocked * seen.ready
+    full = FULL * (1 + config.tolerance)
+    more = least(busy, full) if seen.blocked > full and seen.ready >= seen.wanted else 0
+    enough = max(more, least(busy, FULL))
+    return Need(more, enough, DEMAND, f"an event loop is blocked {100 * seen.blocked:.0f} % of the time")
+
+
+def of_backlog(seen: Seen, facts: Facts, launches: tuple[tuple[float, int], ...], now: float) -> Need | None:
+    """Calls that wait longer than for each other, or will because more come than the ready replicas can serve."""
+    overrun = facts.rising > 0 and facts.coming > seen.ready * seen.slots
+    if facts.state.behind_since is None and not overrun:
+        return None
+    work = backlog.expected(seen, facts.service, facts.rate, facts.target, launches, now)
+    if work.calls < 1:
+        return None
+    reason = WAKE if seen.wanted == 0 else BACKLOG
+    text = f"backlog of {work.calls:.0f} calls in {work.ready_in_s:.3g} s, to be gone in {work.within_s:.3g} s more"
+    return Need(math.ceil(work.replicas - 1e-9), 0, reason, text, lasts=False)
+
+
+def of_waking(seen: Seen) -> Need | None:
+    """The first calls of a backend without replicas."""
+    waiting = seen.demand.waiting
+    if seen.wanted or not waiting:
+        return None
+    return Need(1, 1, WAKE, f"{waiting} {'call waits' if waiting == 1 else 'calls wait'} and no replica is there")
+
+
+def of_season(config: Autoscaling, ahead: int) -> Need | None:
+    """What was needed a season ago."""
+    if config.season_s is None or not ahead:
+        return None
+    return Need(ahead, ahead, SEASON, f"{ahead} were needed {config.season_s:g} s before")
+
+
+def of_policy(seen: Seen) -> Need | None:
+    """What the user's own policy has answered."""
+    if seen.policy_wants is None or not math.isfinite(seen.policy_wants):
+        return None
+    wants = max(0, math.ceil(seen.policy_wants - 1e-9))
+    return Need(wants, wants, POLICY, f"the policy says {seen.policy_wants:g}")
+
+
+def _with_queue(enough: int, seen: Seen, facts: Facts) -> int:
+    """With fewer replicas calls wait for each other more often: the number with which they would not be too many at
+    once again."""
+    load = facts.demand - facts.window.waiting
+    while 0 < enough < seen.wanted and enough * seen.slots < QUEUES_BELOW and facts.target < seen.slots:
+        servers = enough * seen.slots
+        if load + queueing.mean_waiting(servers, _rounded(load), facts.service.cv2) <= enough * facts.full:
+            break
+        enough += 1
+    return enough
+
+
+def _rounded(value: float) -> float:
+    """The value to about 2 %, so that what is reckoned from it can be remembered."""
+    return math.exp(round(math.log(value) * 50) / 50) if value > 0 else 0.0

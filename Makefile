@@ -31,7 +31,8 @@ test-long: $(VENV)/.test llhttp
 	  tests/conformance/test_compared_shadows.py
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q -s tests/unit/test_stats_simulations.py tests/unit/test_rollout_simulations.py
 	for engine in local ray; do $(BIN)/python -m tests.rollout_runs $$engine 2>/dev/null || exit 1; done
-	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q tests/docs/test_is_it_worse.py tests/process/test_guarded_rollout.py
+	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q tests/docs/test_is_it_worse.py tests/docs/test_autoscaling.py \
+	  tests/process/test_guarded_rollout.py
 	$(MAKE) --no-print-directory conformance-ray chaos test-compiled matrix
 
 # A source distribution, and a wheel whose hot modules are compiled for this Python and platform; needs a C compiler.

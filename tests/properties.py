@@ -24,6 +24,11 @@ def load_profile() -> None:
     settings.load_profile(PROFILE)
 
 
+def is_long() -> bool:
+    """Whether there is time for what repeats a test of the gate in full."""
+    return PROFILE != "gate"
+
+
 def tries(gate: int, long: int) -> int:
     """How often something is done that takes long: ``gate`` times in the gate, ``long`` times where there is time."""
     return gate if PROFILE == "gate" else long

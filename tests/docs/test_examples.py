@@ -20,6 +20,7 @@ PAGES = (
     "testing",
     "traffic",
     "rollouts",
+    "autoscaling",
     "batching",
     "composition",
     "environments",

@@ -13,9 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from pointsman.cli import rollout as commands
+from pointsman.cli.cells import clock
 from pointsman.cli.evidence import RolloutPicture, bar, gate_name, line, number
 from pointsman.cli.main import app
-from pointsman.cli.tables import clock, show_status
+from pointsman.cli.tables import show_status
 from pointsman.client.operations import Operations, status_view
 from pointsman.client.rollouts import RolloutOperations, rollout_view
 from pointsman.model.rollout import GateView, RolloutPlan, RolloutView

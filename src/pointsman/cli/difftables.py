@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from pointsman.cli.tables import make_table, plain
+from pointsman.cli.cells import make_table, plain
 
 if TYPE_CHECKING:
     from pointsman.configfile.plan import Change, Conflict, FieldChange, Outcome

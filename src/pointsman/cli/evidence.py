@@ -11,7 +11,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from pointsman.cli.tables import ROLLOUT_STYLES, clock, make_table, plain, share, words
+from pointsman.cli.cells import clock, make_table, plain, share, words
+from pointsman.cli.tables import ROLLOUT_STYLES
 from pointsman.policy.verdict import change, percent, points
 
 #: Length of bars, by the columns that a terminal has at least.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
-from pointsman.cli import completion, config, env, logs, rollout, shadow, traffic
+from pointsman.cli import autoscale, completion, config, env, logs, rollout, shadow, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, scale
 from pointsman.cli.ending import shutdown, stop
@@ -45,6 +45,7 @@ app = typer.Typer(
 app.add_typer(traffic.app, name="traffic")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(shadow.app, name="shadow")
+app.add_typer(autoscale.app, name="autoscale")
 app.add_typer(env.app, name="env")
 
 
@@ -193,7 +194,10 @@ def top(
 
     covered = "since the traffic policy changed" if over == POLICY else f"the last {over}"
     title = f"{name}  {covered}  (Ctrl-C leaves)"
-    watch(lambda: stats_tables(client.stats(over_s=every), title, over), terminal())
+    watch(
+        lambda: stats_tables(client.stats(over_s=every), title, over, client.status()["backends"]),
+        terminal(),
+    )
 
 
 @app.command()

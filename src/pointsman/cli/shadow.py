@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman.cli import completion
+from pointsman.cli.cells import make_table, plain
 from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 from pointsman.cli.evidence import number
-from pointsman.cli.tables import make_table, plain
 from pointsman.policy.verdict import percent
 
 app = typer.Typer(help="Look at a shadow whose answers are compared.", no_args_is_help=True)

@@ -6,19 +6,27 @@ Names and failures are text from outside: they become ``Text``, never markup, an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from pointsman.cli.cells import age, clock, duration, make_table, plain, share, words
+from pointsman.cli.scalingtables import scaling_table
 
 BAR_WIDTH = 10
 SHOWN_PINS = 10
 SHORT_NODE = 8
 SHORT_COMMIT = 8
-BACKEND_STYLES = {"RUNNING": "green", "UPDATING": "yellow", "UNHEALTHY": "bold red", "DEPLOY_FAILED": "bold red"}
+BACKEND_STYLES = {
+    "RUNNING": "green",
+    "UPDATING": "yellow",
+    "SCALING": "yellow",
+    "IDLE": "dim",
+    "UNHEALTHY": "bold red",
+    "DEPLOY_FAILED": "bold red",
+}
 #: Other states belong to replicas that are stopping; they get the style of ``_replicas``.
 REPLICA_STYLES = {"READY": "green", "LAUNCHED": "yellow", "STARTING": "yellow"}
 
@@ -59,6 +67,7 @@ def status_tables(status: dict[str, Any]) -> Iterator[RenderableType]:
         yield rollouts_table(status["rollouts"])
     for table, nothing in (
         (_backends(status["backends"]), "No backends; deploy one with client.create_backend() or client.deploy()."),
+        (scaling_table(status["backends"]), ""),
         (_replicas(status["backends"]), ""),
         (_metrics(status["metrics"]), ""),
     ):
@@ -140,20 +149,13 @@ def show_environments(environments: list[dict[str, Any]], console: Console) -> N
             plain(", ".join(one["packages"]) or "-"),
             one["version"],
             f"{one['bytes'] / 1e6:.1f} MB",
-            f"{_duration(one['unused_s'])} ago",
+            f"{duration(one['unused_s'])} ago",
             Text(one["state"], style={"in use": "green", "removed": "yellow"}.get(one["state"], "")),
         )
     console.print(table if table.row_count else Text("No environments.", style="dim"))
     freed = sum(one["bytes"] for one in environments if one["state"] == "removed")
     if freed:
         console.print(f"{freed / 1e6:.1f} MB were freed.")
-
-
-def _duration(seconds: float) -> str:
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} s"
 
 
 def _header(status: dict[str, Any]) -> Text:
@@ -168,7 +170,7 @@ def _header(status: dict[str, Any]) -> Text:
 
 
 def _apply(running: dict[str, Any]) -> Text:
-    since, text = _age(running["since"]), f"{running['owner']!r} is being applied by {running['by'] or 'someone'}"
+    since, text = age(running["since"]), f"{running['owner']!r} is being applied by {running['by'] or 'someone'}"
     return Text.assemble((plain(text).plain, "yellow"), (f", for {since}; pointsman take-back ends that", "dim"))
 
 
@@ -259,7 +261,7 @@ def _backends(backends: dict[str, Any]) -> Table:
             Text(backend["state"], style=BACKEND_STYLES.get(backend["state"], "")),
             f"{backend['replicas_running']}/{backend['replicas_wanted']}",
             _code(backend),
-            _age(backend.get("since", "")),
+            age(backend.get("since", "")),
             _environment(backend.get("environment")),
             _failure(backend["failure"]),
         )
@@ -272,13 +274,6 @@ def _code(backend: dict[str, Any]) -> Text:
     short = commit[:SHORT_COMMIT] + "+" * commit.endswith("+")
     which = " ".join(filter(None, (backend.get("version"), short))) or backend.get("digest", "")
     return Text("\n").join(filter(None, (plain(backend.get("code", "-")), plain(which))))
-
-
-def _age(since: str) -> str:
-    """How long ago a time in ISO 8601 was."""
-    if not since:
-        return "-"
-    return _duration(max(0.0, (datetime.now(timezone.utc) - datetime.fromisoformat(since)).total_seconds()))
 
 
 def _environment(environment: dict[str, Any] | None) -> Text:
@@ -317,33 +312,5 @@ def _metrics(served: list[dict[str, str]]) -> Table:
     return table
 
 
-def make_table(title: str, *columns: str) -> Table:
-    """An empty table in the style of all tables here."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def _lines(lines: Iterable[str]) -> Text:
     return Text("\n").join(map(plain, lines))
-
-
-def plain(text: str) -> Text:
-    """Text from outside, without control characters, which could move the cursor."""
-    return Text("".join(character if character.isprintable() else "?" for character in text))
-
-
-def words(state: str) -> str:
-    return state.replace("_", " ")
-
-
-def share(weight: float) -> str:
-    return f"{100 * weight:.4g} %"
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, such as ``4:05`` or ``1:00:00``."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

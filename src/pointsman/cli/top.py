@@ -13,7 +13,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.text import Text
 
-from pointsman.cli.tables import make_table, plain
+from pointsman.cli.cells import make_table, plain
+from pointsman.cli.scalingtables import scaling_table
 from pointsman.telemetry.windows import PERCENTILES, POLICY
 
 NAME_WIDTH = 16
@@ -35,18 +36,23 @@ def watch(draw: Callable[[], RenderableType], console: Console, *, every_s: floa
         pass  # Ctrl-C is how it is left
 
 
-def stats_tables(stats: dict[str, Any], title: str, window: str = "10s") -> RenderableType:
-    """A client's ``stats`` as tables.
+def stats_tables(
+    stats: dict[str, Any], title: str, window: str = "10s", backends: dict[str, Any] | None = None
+) -> RenderableType:
+    """A client's ``stats`` as tables, and below them why backends have as many replicas as they have.
 
     Args:
         window: the one whose requests, errors and latencies are shown, by its name. Since the policy changed: those of
             backends are of ten minutes, since they may have several endpoints.
+        backends: those of the client's ``status``.
     """
-    of_backends = "10m" if window == POLICY else window
+    of_backends, known = "10m" if window == POLICY else window, backends or {}
+    scaled = scaling_table(known)
     return Group(
         Text(title, style="bold"),
         _endpoints(stats["endpoints"], window),
-        _backends(stats["backends"], of_backends),
+        _backends(stats["backends"], of_backends, known),
+        *([scaled] if scaled.row_count else []),
     )
 
 
@@ -71,11 +77,11 @@ def _window(window: dict[str, Any]) -> dict[str, Text]:
     }
 
 
-def _backends(backends: dict[str, Any], window: str) -> RenderableType:
+def _backends(backends: dict[str, Any], window: str, known: dict[str, Any]) -> RenderableType:
     optional = ("batch", "mean ms", "p95 ms", "running", "replicas", "p50 ms", "queued")
     shown = NumberTable("Backends", "backend", optional=optional)
     for tag, backend in backends.items():
-        if not backend["replicas"] and not backend["requests"]:
+        if not backend["replicas"] and not backend["requests"] and tag not in known:
             continue  # a deleted backend, whose counters are still kept
         shown.add(
             tag,
@@ -84,10 +90,18 @@ def _backends(backends: dict[str, Any], window: str) -> RenderableType:
                 "running": Text(str(backend["processing"])),
                 "queued": Text(str(backend["queued"])),
                 "batch": Text(_number(backend["batch_size"])),
-                "replicas": Text(str(backend["replicas"]), style="" if backend["replicas"] else "bold red"),
+                "replicas": _replicas(backend["replicas"], known.get(tag)),
             },
         )
     return shown
+
+
+def _replicas(live: int, known: dict[str, Any] | None) -> Text:
+    """How many replicas live, and of how many that are wanted, where that differs."""
+    wanted = known["replicas_wanted"] if known is not None else live
+    missing = live < wanted or (known is None and not live)
+    style = "" if not missing else "yellow" if live else "bold red"
+    return Text(f"{live}" if live == wanted else f"{live}/{wanted}", style=style)
 
 
 class NumberTable:

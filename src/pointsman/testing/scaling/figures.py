@@ -1,8 +1,8 @@
-"""The table of docs/autoscaling.md: rules compared over kinds of traffic.
+"""Rules compared over kinds of traffic: the simulations of docs/autoscaling.md, and their table.
 
     python -m pointsman.testing.scaling.figures [SEEDS]
 
-The numbers of one seed are those of :func:`~pointsman.testing.simulate_autoscaling`; the table has their means.
+prints the table. ``docs/plots/autoscaling.py`` writes it into the page.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from statistics import fmean
 from pointsman.testing.scaling.simulate import Simulated, simulate_autoscaling
 
 Steps = list[tuple[float, float]]
+Figures = dict[str, int]
+Runs = dict[str, dict[str, dict[str, list[Figures]]]]
+"""By table, kind of traffic and rule, the figures of each seed."""
+
 RULES = ("pointsman", "ray", "kpa", "oracle")
 LENGTH_S = 1800
 SEEDS = 5
@@ -47,37 +51,65 @@ def simulated(steps: Steps, rule: str, seed: int = 0, **fields: float) -> Simula
     return simulate_autoscaling(steps, config, service_s=(0.1, 0.5), slo_ms=500, start_s=10, policy=rule, seed=seed)
 
 
-def rows(seeds: Iterable[int], names: Iterable[str] = RULES) -> dict[str, dict[str, list[Simulated]]]:
-    """For each kind of traffic and rule the results of all seeds."""
-    found: dict[str, dict[str, list[Simulated]]] = {}
+def run(seeds: Iterable[int], rules: Sequence[str] = RULES) -> Runs:
+    """All simulations of the tables, of these seeds."""
+    busy: dict[str, dict[str, list[Figures]]] = {}
+    steady: dict[str, dict[str, list[Figures]]] = {}
     for seed in seeds:
         for kind, steps in traces(seed).items():
-            for name in names:
-                found.setdefault(kind, {}).setdefault(name, []).append(simulated(steps, name, seed))
-    return found
+            for rule in rules:
+                busy.setdefault(kind, {}).setdefault(rule, []).append(figures(simulated(steps, rule, seed)))
+        for rate in CALM_RATES:
+            for rule in rules:
+                result = simulated([(0, rate), (CALM_S, 0)], rule, seed)
+                steady.setdefault(f"{rate}/s", {}).setdefault(rule, []).append(figures(result))
+    return {"busy": busy, "steady": steady}
 
 
-def table(found: dict[str, dict[str, list[Simulated]]]) -> str:
-    """The results as a Markdown table: late calls, replica-seconds, and changes of direction."""
-    names = list(next(iter(found.values())))
-    lines = [f"| calls | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
-    lines += [f"| {kind} | {' | '.join(_cell(results[name]) for name in names)} |" for kind, results in found.items()]
-    mean = [_cell([result for results in found.values() for result in results[name]]) for name in names]
-    return "\n".join([*lines, f"| on average | {' | '.join(mean)} |"])
+def figures(result: Simulated) -> Figures:
+    """What the tables need of a simulation, in integers, which are the same on each machine."""
+    return {
+        "requests": result.requests,
+        "late": round(result.late * result.requests),
+        "replica_seconds": round(result.replica_seconds),
+        "peak": result.peak,
+        "flaps": result.flaps,
+        "changes": len(result.decisions),
+    }
 
 
-def calm(seeds: Iterable[int], names: Sequence[str] = RULES[:3]) -> str:
-    """A table of the changes and flaps in an hour of steady traffic."""
-    seeds = tuple(seeds)
-    lines = [f"| an hour of | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
-    for rate in CALM_RATES:
-        cells = []
-        for name in names:
-            results = [simulated([(0, rate), (CALM_S, 0)], name, seed) for seed in seeds]
-            changes = fmean(len(result.decisions) for result in results)
-            cells.append(f"{changes:.1f}, {fmean(result.flaps for result in results):.1f}")
-        lines.append(f"| {rate}/s | {' | '.join(cells)} |")
+def table(runs: Runs) -> str:
+    """The busy traffic as a Markdown table: late calls and replica-seconds by rule, and below them the averages."""
+    busy = runs["busy"]
+    rules = list(next(iter(busy.values())))
+    lines = [f"| calls | {' | '.join(rules)} |", f"| --- |{' --- |' * len(rules)}"]
+    lines += [f"| {kind} | {' | '.join(_cell(results[rule]) for rule in rules)} |" for kind, results in busy.items()]
+    mean = [_cell([one for results in busy.values() for one in results[rule]]) for rule in rules]
+    return "\n".join([*lines, f"| **on average** | {' | '.join(mean)} |"])
+
+
+def steady_table(runs: Runs) -> str:
+    """An hour of steady traffic as a Markdown table: late calls, changes of the number, and flaps among them."""
+    steady = runs["steady"]
+    rules = list(next(iter(steady.values())))
+    lines = [f"| an hour of | {' | '.join(rules)} |", f"| --- |{' --- |' * len(rules)}"]
+    for kind, results in steady.items():
+        cells = (f"{_mean(results[rule], 'changes'):.1f}, {_mean(results[rule], 'flaps'):.1f}" for rule in rules)
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def late_share(results: Sequence[Figures]) -> float:
+    """The share of late calls, on average over simulations."""
+    return fmean(one["late"] / one["requests"] for one in results)
+
+
+def _cell(results: Sequence[Figures]) -> str:
+    return f"{late_share(results):.2%}, {_mean(results, 'replica_seconds'):,.0f}"
+
+
+def _mean(results: Sequence[Figures], name: str) -> float:
+    return fmean(one[name] for one in results)
 
 
 def _switching(chance: random.Random) -> Steps:
@@ -91,14 +123,8 @@ def _switching(chance: random.Random) -> Steps:
     return [*steps, (LENGTH_S, 0)]
 
 
-def _cell(results: list[Simulated]) -> str:
-    late = fmean(result.late for result in results)
-    used = fmean(result.replica_seconds for result in results)
-    return f"{late:.2%}, {used:,.0f}, {fmean(result.flaps for result in results):.1f}"
-
-
 if __name__ == "__main__":
-    chosen = range(int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS)
-    print(table(rows(chosen)))
+    made = run(range(int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS))
+    print(table(made))
     print()
-    print(calm(chosen))
+    print(steady_table(made))

@@ -7,10 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
+from pointsman.config.scaling import AutoscalingConfig, parse_autoscaling
 from pointsman.model.origin import Struct
-from pointsman.model.scaling import Autoscaling
 from pointsman.policy.scaling.seen import Seen
 from pointsman.testing.scaling.fleet import INFINITE, Fleet
 from pointsman.testing.scaling.oracle import least_replicas
@@ -22,6 +20,7 @@ DEFAULT_MAX = 100
 """The largest number of replicas where the configuration has none: that of the Ray engine, on any machine."""
 FLAP_S = 120.0
 P99_S = 30.0
+COURSE_S = 10.0
 POLICIES = ("pointsman", "ray", "kpa", "oracle")
 
 
@@ -38,6 +37,7 @@ class Simulated(Struct, frozen=True):
         flaps: changes of the number in the other direction than the change before it, less than 120 s ago.
         wanted: ``(second, replicas)``, at the beginning and at each change.
         ready: the same of replicas that take calls.
+        course: ``(second, calls per second, share of them that were late)``, by the time of arrival, each 10 s.
         decisions: each change as ``{"time", "from", "to", "reason", "text"}``, the time in seconds of the trace.
         remark: what hindered the rule in the end, such as a policy that raises; empty if nothing.
     """
@@ -51,13 +51,14 @@ class Simulated(Struct, frozen=True):
     flaps: int
     wanted: list[tuple[float, int]]
     ready: list[tuple[float, int]]
+    course: list[tuple[float, float, float]]
     decisions: list[dict[str, Any]]
     remark: str = ""
 
 
 def simulate_autoscaling(
     trace: Trace,
-    config: Mapping[str, Any] | Autoscaling | None = None,
+    config: Mapping[str, Any] | AutoscalingConfig | None = None,
     *,
     service_s: float | tuple[float, float] = 0.1,
     slots: int = 1,
@@ -85,11 +86,13 @@ def simulate_autoscaling(
         seed: of all random numbers.
 
     Raises:
-        ValueError: the trace is empty, unsorted or negative, the policy unknown, or another value out of range.
+        ValueError: the trace is empty, unsorted or negative, the policy unknown, a field of the configuration unknown
+            or another value out of range.
     """
     mean_s, cv = mean_and_cv(service_s)
-    autoscaling = config if isinstance(config, Autoscaling) else msgspec.convert(dict(config or {}), Autoscaling)
-    given = _given(config)
+    options = parse_autoscaling(config) or AutoscalingConfig()
+    autoscaling = options.spec()
+    given = {name: getattr(options, name) for name in options.model_fields_set}
     calls = calls_of(trace, service_s, seed)
     slo_s = (slo_ms or autoscaling.target_latency_ms or 5000 * mean_s) / 1000
     bounds = autoscaling.bounds(DEFAULT_MAX)
@@ -109,16 +112,6 @@ def simulate_autoscaling(
     else:
         raise ValueError(f"a policy must be one of {', '.join(POLICIES)}, an import path or a callable, got {policy!r}")
     return _Run(calls, rule, Fleet(calls, slots, start_s, first), bounds, slots, start_s, first).result(slo_s)
-
-
-def _given(config: Mapping[str, Any] | Autoscaling | None) -> dict[str, Any]:
-    """The fields that somebody has set, by name; of a whole configuration, those that are not as usual."""
-    if not isinstance(config, Autoscaling):
-        return {name: value for name, value in (config or {}).items() if value is not None}
-    usual = Autoscaling()
-    return {
-        name: value for name in config.__struct_fields__ if (value := getattr(config, name)) != getattr(usual, name)
-    }
 
 
 def _within(replicas: int, bounds: tuple[int, int]) -> int:
@@ -168,6 +161,7 @@ class _Run:
             flaps=_flaps(self._wanted),
             wanted=self._wanted,
             ready=self._ready,
+            course=_course(self._calls.times, fleet.latencies, slo_s),
             decisions=self._decisions,
             remark=self._remark,
         )
@@ -259,6 +253,16 @@ class Window:
 def _share(values: list[float], share: float) -> float:
     """The value that this share of ascending values does not exceed; 0 without any."""
     return values[max(0, math.ceil(share * len(values) - 1e-9) - 1)] if values else 0.0
+
+
+def _course(times: list[float], latencies: list[float], slo_s: float) -> list[tuple[float, float, float]]:
+    come: list[int] = [0] * (int(times[-1] // COURSE_S) + 1)
+    late = come.copy()
+    for time, latency in zip(times, latencies, strict=True):
+        come[int(time // COURSE_S)] += 1
+        late[int(time // COURSE_S)] += latency > slo_s or latency < 0
+    shares = enumerate(zip(come, late, strict=True))
+    return [(index * COURSE_S, all_ / COURSE_S, missed / all_ if all_ else 0.0) for index, (all_, missed) in shares]
 
 
 def _flaps(wanted: list[tuple[float, int]]) -> int:

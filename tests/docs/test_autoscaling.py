@@ -1,0 +1,31 @@
+"""The page "Autoscaling": its tables are those of the simulations, and the simulations can be made again."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from pointsman.testing.scaling.figures import SEEDS, figures, run, simulated, traces
+from tests.docs.test_examples import ROOT
+from tests.properties import is_long
+
+sys.path.insert(0, str(ROOT / "docs/plots"))
+import autoscaling as script
+
+RUNS = json.loads(script.RUNS.read_text())
+AGAIN = "after a change of the rule, run docs/plots/autoscaling.py"
+
+
+def test_the_tables_of_the_page_are_made_of_the_simulations() -> None:
+    """A reader finds in the page what the simulations gave, to the last digit (SF1)."""
+    assert script.in_page(script.PAGE.read_text()) == {name: f"{text}\n" for name, text in script.tables(RUNS).items()}
+    assert "](autoscaling.svg)" in script.PAGE.read_text()
+
+
+def test_the_simulations_can_be_made_again() -> None:
+    """Whoever runs the command again gets the numbers of the page; the gate makes one kind of traffic again, and
+    ``make test-long`` all (AS18, SF1)."""
+    if is_long():
+        assert run(range(SEEDS)) == RUNS, AGAIN
+    for rule, made in RUNS["busy"][script.DRAWN].items():
+        assert figures(simulated(traces()[script.DRAWN], rule)) == made[0], AGAIN

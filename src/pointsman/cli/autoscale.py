@@ -102,7 +102,7 @@ def simulate(
     seed: Annotated[int, typer.Option("--seed", help="Of all random numbers.")] = 0,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="Draw it, too; needs the extra pointsman[plots].", metavar="FILE.svg|png"),
+        typer.Option("--plot", help="Draw it, too; needs matplotlib (extra plots).", metavar="FILE.svg|png"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

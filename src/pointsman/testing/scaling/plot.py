@@ -28,7 +28,7 @@ def save_plot(results: Mapping[str, Simulated], path: Path | str) -> None:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("a plot needs matplotlib; install it with: pip install 'pointsman[plots]'") from None
+        raise ImportError("a plot needs matplotlib; install it with: pip install matplotlib") from None
     if not results:
         raise ValueError("a plot needs at least one result")
     with matplotlib.rc_context({"svg.hashsalt": "pointsman", "svg.fonttype": "none", "font.size": 9}):

@@ -69,9 +69,13 @@ class ActionTaker:
         if isinstance(action, reconcile.Configure):
             self._orders.configure(replica, self._desired().backends[replica.backend], others=action.others)
         elif isinstance(action, reconcile.Leave):
+            replica.patient = action.patient
             replica.enter(Phase.LEAVING, now)
         elif isinstance(action, reconcile.Drain):
             replica.enter(Phase.DRAINING, now)
+            self._orders.drain(replica)
+        elif isinstance(action, reconcile.Hurry):
+            replica.patient, replica.since = False, now
             self._orders.drain(replica)
         else:
             log.info("%s is killed: %s", replica.tag, action.reason)

@@ -39,7 +39,7 @@ class Circumstances(NamedTuple):
 
 
 def examine(replica: Replica, config: BackendConfigSpec, now: float, about: Callable[[], Circumstances]) -> str:
-    """Judge a serving replica; sets its ``unhealthy`` if it must be replaced.
+    """Judge a replica that has calls; sets its ``unhealthy`` if it must be replaced.
 
     Args:
         about: returns the circumstances; called only if the replica is silent, since it reads files.
@@ -145,7 +145,9 @@ class HealthWatch:
         backends = self._desired().backends
         for replica in list(self._observed.replicas.values()):
             spec = backends.get(replica.backend)
-            if spec is None or replica.phase is not Phase.READY or replica.unhealthy or replica.killed:
+            # One that leaves and has no drain limit must be seen to hang.
+            watched = replica.phase is Phase.READY or (replica.patient and replica.phase <= Phase.DRAINING)
+            if spec is None or not watched or replica.unhealthy or replica.killed:
                 continue
             periods.append(spec.config.health_check_period_s)
             if now - before > max(LONGEST_TICK_S, spec.config.health_check_period_s):

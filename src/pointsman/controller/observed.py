@@ -155,6 +155,9 @@ def record_report(
         return NextStep.DRAIN if introduces and replica.phase is Phase.DRAINING else NextStep.WATCH
     phase, step = STEPS.get(report.state, (replica.phase, NextStep.NOTHING))
     replica.enter(phase, now)
+    if report.patient and introduces:  # an earlier controller has let it go
+        replica.patient, replica.health.answered_at = True, now
+        return NextStep.WATCH
     return step
 
 
@@ -220,9 +223,12 @@ def record_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: 
 
 
 def record_unhealthy(observed: Observed, desired: Desired, replica: Replica, now: float) -> None:
-    """Record that a serving replica is unhealthy; ``plan`` replaces it."""
+    """Record that a replica is unhealthy; ``plan`` replaces one that serves."""
     found = replica.unhealthy
     assert found is not None
+    if replica.phase > Phase.READY:
+        log.warning("%s (pid %d), which leaves, %s: %s", replica.tag, replica.pid, found.reason.value, found.text)
+        return
     log.warning("%s (pid %d) is replaced, %s: %s", replica.tag, replica.pid, found.reason.value, found.text)
     spec = desired.backends.get(replica.backend)
     if spec is None or spec.version != replica.version:

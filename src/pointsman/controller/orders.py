@@ -106,7 +106,8 @@ class ReplicaOrders:
 
     def drain(self, replica: Replica) -> None:
         """Order the replica to refuse new calls and finish running ones."""
-        self._peers.send_to_replica(replica.number, Kind.DRAIN, pack(DrainHead(replica.drain_timeout_s)))
+        limit_s = None if replica.patient else replica.drain_timeout_s
+        self._peers.send_to_replica(replica.number, Kind.DRAIN, pack(DrainHead(limit_s)))
 
 
 def _apart(spec: BackendSpec) -> tuple[ReplicaConfig, bytes]:

@@ -48,13 +48,23 @@ class Configure:
 
 @dataclass(frozen=True)
 class Leave:
-    """Leave the replica out of the next routing table."""
+    """Leave the replica out of the next routing table. A ``patient`` one has no drain limit (AS7)."""
+
+    number: int
+    patient: bool = False
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Have the replica finish its calls, and refuse others."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Drain:
+class Hurry:
+    """A replica that drains without a limit has its backend's limit from now on."""
+
     number: int
 
 
@@ -95,7 +105,7 @@ class Short:
     backend: str
 
 
-Action = Launch | Configure | Leave | Drain | Kill | Confirm | Revert | WakeAt | Short
+Action = Launch | Configure | Leave | Drain | Hurry | Kill | Confirm | Revert | WakeAt | Short
 
 
 def plan(desired: Desired, observed: Observed, now: float) -> list[Action]:
@@ -135,10 +145,10 @@ def is_settled(desired: Desired, observed: Observed, backend: str, need: int | N
         need: so many are enough where the number follows the calls. It may rise while others are waited for, and those
             that leave may have calls for long.
     """
-    mine = observed.of(backend)
+    mine = [replica for replica in observed.of(backend) if not (replica.patient and replica.phase > Phase.READY)]
     spec = desired.backends.get(backend)
     if spec is None:
-        return not mine
+        return not observed.of(backend)
     if backend in desired.fallbacks:
         return False
     wanted = desired.wanted(backend)
@@ -195,6 +205,11 @@ def _leavers(backend: str, desired: Desired, observed: Observed, now: float) -> 
                 yield Drain(number)
             else:
                 yield WakeAt(replica.since + confirm_s, backend, routers=True)
+        elif phase is Phase.DRAINING and replica.unhealthy is not None and replica.unhealthy.kill:
+            yield Kill(number, replica.unhealthy.text)
+        elif phase is Phase.DRAINING and replica.patient:
+            if spec is None:
+                yield Hurry(number)
         elif phase is Phase.DRAINING:
             timeout_s = replica.drain_timeout_s
             if now >= replica.since + timeout_s:
@@ -273,14 +288,15 @@ def _backend(
         else:
             yield from _launches(spec, min(missing, addable), movable, ledger)
     if not unknown:
-        yield from _removals(spec, wanted, current, old, len(proven))
+        yield from _removals(spec, desired, current, old, len(proven))
 
 
 def _removals(
-    spec: BackendSpec, wanted: int, current: list[Replica], old: list[Replica], proven: int
+    spec: BackendSpec, desired: Desired, current: list[Replica], old: list[Replica], proven: int
 ) -> Iterator[Action]:
+    wanted = desired.wanted(spec.tag)
     for replica in _victims(current, len(current) - wanted):
-        yield _remove(replica)
+        yield _remove(replica, patient=desired.is_scaled(spec.tag))
     # Old replicas stay for as long as new ones that have proven themselves do not make up the number. One that is ready
     # and not proven does not count: it may fail within ``rollout_watch_s``, and the rollback needs the old ones then.
     for replica in _victims(old, len(old) - max(0, wanted - spec.config.max_unavailable - proven)):
@@ -363,7 +379,7 @@ def _victims(replicas: list[Replica], count: int) -> list[Replica]:
     return sorted(replicas, key=lambda r: (r.phase is Phase.READY, r.load, -r.number))[:count]
 
 
-def _remove(replica: Replica) -> Action:
+def _remove(replica: Replica, *, patient: bool = False) -> Action:
     if replica.phase is Phase.READY:
-        return Leave(replica.number)  # it has calls, and routers that send it more
+        return Leave(replica.number, patient)  # it has calls, and routers that send it more
     return Kill(replica.number, "not wanted any more")

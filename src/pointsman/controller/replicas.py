@@ -68,6 +68,7 @@ class Replica:
         drain_confirm_s, drain_timeout_s: the drain limits of its backend, kept for when that is deleted.
         has_close: whether its user code has a ``close`` method, which may take the drain limit once more.
         launched_at: when it was launched, or adopted.
+        patient: it leaves since fewer are needed, so that its calls and streams have as long as they take.
     """
 
     number: int
@@ -93,6 +94,7 @@ class Replica:
     drain_confirm_s: float = 2.0
     drain_timeout_s: float = 20.0
     has_close: bool = False
+    patient: bool = False
     launched_at: float = field(init=False)
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ from pointsman.wire.control import ControlLink
 from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
-from pointsman.wire.messages import SERVED_S, Assignment, ConfigureHead, FailureHead, Report, unpack
+from pointsman.wire.messages import SERVED_S, Assignment, ConfigureHead, DrainHead, FailureHead, Report, unpack
 from pointsman.wire.shared import SharedStream
 from pointsman.wire.started import StartedCalls, path_of
 from pointsman.wire.stream import Gate, accept, listen_private, listen_tcp
@@ -76,6 +76,7 @@ class ReplicaProcess:
         self._tcp = ""
         self._gates: list[Gate] = []
         self._drain_s: float | None = None
+        self._hurrying: asyncio.Future[None] | None = None
         self._orders: asyncio.Queue[Frame] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._link = ControlLink(
@@ -137,6 +138,10 @@ class ReplicaProcess:
     def _receive(self, frame: Frame) -> None:
         if frame.kind == Kind.STOP:
             self._stopping.set()
+        elif frame.kind == Kind.DRAIN and self._state.state == "draining" and self._runtime is not None:
+            # It drains without a limit, and has one from now on.
+            self._report(msgspec.structs.replace(self._state, patient=False))
+            self._hurrying = asyncio.ensure_future(self._runtime.drain())
         else:
             self._orders.put_nowait(frame)
 
@@ -152,8 +157,9 @@ class ReplicaProcess:
                 await self._reconfigure(unpack(frame.head, ConfigureHead), bytes(frame.body) or None)
             elif frame.kind == Kind.DRAIN and self._runtime is not None:
                 # Reported before the drain ends: a new controller must not count on a replica that refuses calls.
-                self._report(Report(self._handover.number, "draining", self._state.config_version))
-                await self._runtime.drain()
+                patient = unpack(frame.head, DrainHead).timeout_s is None
+                self._report(Report(self._handover.number, "draining", self._state.config_version, patient=patient))
+                await self._runtime.drain(patient=patient)
                 self._report(Report(self._handover.number, "drained", self._state.config_version))
 
     async def _start_assignment(self, assignment: Assignment, code: bytes, user_config: bytes | None) -> None:

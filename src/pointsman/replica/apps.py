@@ -136,13 +136,16 @@ class Apps:
         for item, socket in [found for (known, _), found in self._sockets.items() if known is stream]:
             self._lose(item, socket, over=True)
 
-    async def drained(self, limit_s: float) -> None:
+    async def drained(self, limit_s: float | None) -> None:
         """Return when all has ended that was begun; WebSockets are closed shortly before ``limit_s`` seconds."""
-        goodbye = self._loop.call_later(limit_s - min(GOODBYE_S, limit_s / 4), self._close_sockets)
+        goodbye = None
+        if limit_s is not None:
+            goodbye = self._loop.call_later(limit_s - min(GOODBYE_S, limit_s / 4), self._close_sockets)
         while self._tasks:
             self._idle.clear()
             await self._idle.wait()
-        goodbye.cancel()
+        if goodbye is not None:
+            goodbye.cancel()
 
     def _close_sockets(self) -> None:
         for item, socket in list(self._sockets.values()):

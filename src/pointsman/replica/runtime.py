@@ -256,14 +256,14 @@ class Runtime:
         if self._on_thread.running is running or running is None:
             self._send_back(Reason.RECALLED, stream)
 
-    async def drain(self) -> None:
+    async def drain(self, *, patient: bool = False) -> None:
         """Refuse new calls, and return when none is left and all answers have been written. WebSockets stay until
-        shortly before the limit of a drain."""
+        shortly before the limit of a drain, or to their end with ``patient``."""
         if self._held:
             self._send_back(Reason.DRAINING)
         if self._apps is not None:
             self._ledger.draining = True
-            await asyncio.gather(self._apps.drained(self._config.drain_timeout_s), self._ledger.no_calls())
+            await asyncio.gather(self._apps.drained(None if patient else self.drain_timeout_s), self._ledger.no_calls())
         await self._ledger.drained()
 
     def _apply_limits(self, config: ReplicaConfig) -> None:

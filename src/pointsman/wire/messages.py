@@ -226,7 +226,10 @@ class ConfigureHead(Message, frozen=True):
 
 
 class DrainHead(Message, frozen=True):
-    timeout_s: float
+    """Order to finish running calls and refuse others. ``timeout_s`` is the limit of WebSockets, None for none; a
+    second order sets another one."""
+
+    timeout_s: float | None
 
 
 SERVED_S = 2.0
@@ -242,6 +245,7 @@ class Report(Message, frozen=True):
         state: ``fresh`` (waits for its assignment), ``starting``, ``ready``, ``failed``, ``draining`` or ``drained``.
         node, address, tcp: where it listens, as in a ``ReplicaRef``.
         served: whether it has answered a call, or was ready for ``SERVED_S``.
+        patient: it drains without a limit.
     """
 
     number: int
@@ -255,6 +259,7 @@ class Report(Message, frozen=True):
     address: str = ""
     tcp: str = ""
     served: bool = False
+    patient: bool = False
 
 
 class HealthAnswer(Message, frozen=True):

@@ -25,6 +25,8 @@ class Seen(Struct, frozen=True):
         blocked: the largest share of the last seconds for which a replica's event loop was blocked.
         silent: a router whose last word was that calls wait or run has said nothing since: the number must not fall.
         share: a new traffic policy multiplies the arrivals by this from now on; 1.0 at all other looks.
+        gains: demand, in calls at a time, that a new traffic policy brings from now on to a backend that has had none,
+            which cannot be multiplied; 0.0 at all other looks.
         min_replicas, max_replicas: bounds in force.
     """
 
@@ -41,6 +43,7 @@ class Seen(Struct, frozen=True):
     blocked: float = 0.0
     silent: bool = False
     share: float = 1.0
+    gains: float = 0.0
     policy_wants: float | None = None
     """What the user's own policy has answered; None without one, or while it fails."""
 

@@ -23,6 +23,16 @@ from pointsman.wire.messages import Message, Report, unpack
 
 
 @dataclass
+class Use:
+    """When a backend was used last: ``since`` then it has had no call. ``arrivals`` and ``call_s`` are what had been
+    counted of its calls then."""
+
+    since: float
+    arrivals: int = 0
+    call_s: float = 0.0
+
+
+@dataclass
 class Observed:
     """The observed state.
 
@@ -32,6 +42,7 @@ class Observed:
         confirmed: router -> version of the table that it uses.
         connected: router -> version of the newest table whose replicas it has reached, or has tried to for long enough.
         default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
+        uses: by backend, of those that may be at 0 replicas.
     """
 
     capacity: Capacity = field(default_factory=Capacity)
@@ -40,6 +51,7 @@ class Observed:
     confirmed: dict[int, int] = field(default_factory=dict)
     connected: dict[int, int] = field(default_factory=dict)
     default_max: int = DEFAULT_MAX
+    uses: dict[str, Use] = field(default_factory=dict)
 
     def of(self, backend: str) -> list[Replica]:
         return self.replicas.of(backend)

@@ -1,0 +1,278 @@
+"""Who gets room where there is too little for all. Pure.
+
+    share       gives free room out, one replica at a time, to whoever has the best claim
+    make_room   which replicas of lower priority leave for one of higher priority
+    to_unload   which idle backends are unloaded for one that has to start
+
+What a backend has been promised comes first: ``num_replicas``, or ``min_replicas`` of an autoscaled one, which nobody
+has to give up. Beyond that higher priority comes first, and among equals whoever has the least part of what it wants.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pointsman.controller.allocation import CapacityLedger
+from pointsman.controller.observed import Observed
+from pointsman.controller.replicas import Replica
+from pointsman.controller.scaling.idle import idle_s, may_be_unloaded
+from pointsman.controller.state import Desired
+from pointsman.model import Allocation, BackendSpec, Resources
+
+#: A backend that has had no call for so long may be unloaded for another.
+SPARE_S = 1.0
+
+Pick = Callable[[list[Replica], int], list[Replica]]
+"""Which of a backend's replicas go first, and how many."""
+
+
+@dataclass
+class Need:
+    """A backend that lacks replicas.
+
+    Attributes:
+        missing: how many may be launched now.
+        granted: how many it has.
+        old: replicas of an older version, one of which makes way where there is no room beside it.
+    """
+
+    spec: BackendSpec
+    missing: int
+    granted: int
+    old: list[Replica] = field(default_factory=list)
+
+
+class Shared(NamedTuple):
+    """What became of the needs.
+
+    Attributes:
+        launches: allocations for new replicas, by backend.
+        short: backends that got less than they need.
+        leaving: replicas that make room.
+        taken: what was taken of the ledger, to be given back.
+    """
+
+    launches: dict[str, list[Allocation]]
+    short: set[str]
+    leaving: list[Replica]
+    taken: list[Allocation]
+
+
+def promised(tag: str, desired: Desired) -> int:
+    """How many replicas of those that are wanted a backend may count on."""
+    wanted, autoscaling = desired.wanted(tag), desired.backends[tag].config.autoscaling
+    least = wanted if autoscaling is None else autoscaling.min_replicas
+    return min(wanted, wanted if tag in desired.fallbacks else least)
+
+
+def priority_of(spec: BackendSpec) -> int:
+    """The priority of a backend; 0 for one that is not autoscaled."""
+    return spec.config.autoscaling.priority if spec.config.autoscaling is not None else 0
+
+
+def share(needs: list[Need], desired: Desired, observed: Observed, ledger: CapacityLedger, pick: Pick) -> Shared:
+    """Give out what is free.
+
+    Args:
+        ledger: what is free; all that is in the result's ``taken`` has been taken of it.
+        pick: says which replicas of a backend go first.
+    """
+    shared = Shared({}, set(), [], [])
+    queue = [(_rank(need, 0, desired), index, 0) for index, need in enumerate(needs) if need.missing > 0]
+    heapq.heapify(queue)
+    while queue:
+        _, index, launched = heapq.heappop(queue)
+        need = needs[index]
+        allocation = ledger.place(need.spec.resources)
+        if allocation is None:
+            shared.short.add(need.spec.tag)
+            leaving, claims = make_room(need, need.missing - launched, desired, observed, shared, pick)
+            shared.leaving.extend(leaving)
+            _take(ledger, claims)  # so that nobody who comes after takes what is being freed for it
+            shared.taken.extend(claims)
+            continue
+        shared.launches.setdefault(need.spec.tag, []).append(allocation)
+        shared.taken.append(allocation)
+        if launched + 1 < need.missing:
+            heapq.heappush(queue, (_rank(need, launched + 1, desired), index, launched + 1))
+    return shared
+
+
+def _rank(need: Need, launched: int, desired: Desired) -> tuple[bool, int, float]:
+    tag, has = need.spec.tag, need.granted + launched
+    return has >= promised(tag, desired), -priority_of(need.spec), has / max(1, desired.wanted(tag))
+
+
+def make_room(
+    need: Need, count: int, desired: Desired, observed: Observed, shared: Shared, pick: Pick
+) -> tuple[list[Replica], list[Allocation]]:
+    """Which replicas of lower priority leave, so that ``count`` replicas find room once they are gone; and what these
+    will have. None leaves for what replicas that leave already will free.
+
+    Args:
+        shared: what was given out before.
+    """
+    going = {replica.number for replica in shared.leaving}
+    candidates = [r for r in _lower(need.spec, desired, observed, pick) if r.number not in going]
+    if not candidates and not going:
+        return [], []
+    stays = [r.allocation for r in observed.replicas.values() if _stays(r) and r.number not in going]
+    ledger = CapacityLedger(observed.capacity, [*stays, *shared.taken])
+    leaving: list[Replica] = []
+    claims: list[Allocation] = []
+    for _ in range(count):
+        victims = _fewest(need.spec.resources, ledger, candidates)
+        if victims is None:
+            break
+        for victim in victims:
+            ledger.give_back(victim.allocation)
+            candidates.remove(victim)
+        leaving += victims
+        claim = ledger.place(need.spec.resources)
+        assert claim is not None
+        claims.append(claim)
+    return leaving, claims
+
+
+def _stays(replica: Replica) -> bool:
+    return replica.is_current and not replica.killed
+
+
+def _lower(spec: BackendSpec, desired: Desired, observed: Observed, pick: Pick) -> list[Replica]:
+    """The replicas of lower priority beyond what their backends have been promised, the first to go first."""
+    found: list[tuple[int, float, list[Replica]]] = []
+    for tag, other in desired.backends.items():
+        if priority_of(other) >= priority_of(spec):
+            continue
+        mine = [replica for replica in observed.of(tag) if _stays(replica)]
+        if any(replica.adopted for replica in mine):
+            continue  # whether one serves is not known yet
+        spare = pick(mine, len(mine) - promised(tag, desired))
+        found.append((priority_of(other), -len(mine) / max(1, desired.wanted(tag)), spare))
+    return [replica for _, _, spare in sorted(found, key=lambda one: one[:2]) for replica in spare]
+
+
+def _fewest(resources: Resources, ledger: CapacityLedger, candidates: list[Replica]) -> list[Replica] | None:
+    """The fewest of the candidates whose room, on one node, suffices for a replica; the ledger is as before."""
+    if _fits(resources, ledger):
+        return []
+    best: list[Replica] | None = None
+    for node in dict.fromkeys(replica.allocation.node for replica in candidates):
+        there = [replica for replica in candidates if replica.allocation.node == node]
+        chosen = _enough([[one.allocation] for one in there], lambda: _fits(resources, ledger), ledger)
+        if chosen is not None and (best is None or len(chosen) < len(best)):
+            best = [there[index] for index in chosen]
+    return best
+
+
+def _enough(groups: list[list[Allocation]], suffices: Callable[[], bool], ledger: CapacityLedger) -> list[int] | None:
+    """Which of these to free, the first ones rather than others and none without need, until that suffices; None if
+    all do not. The ledger is as before."""
+    chosen: list[int] = []
+    for index, group in enumerate(groups):
+        _free(ledger, group)
+        chosen.append(index)
+        if suffices():
+            break
+    enough = suffices()
+    for index in reversed(chosen[:-1]) if enough else ():
+        _take(ledger, groups[index])
+        if suffices():
+            chosen.remove(index)  # what was freed after it is enough alone
+        else:
+            _free(ledger, groups[index])
+    for index in chosen:
+        _take(ledger, groups[index])
+    return chosen if enough else None
+
+
+def _free(ledger: CapacityLedger, group: list[Allocation]) -> None:
+    for allocation in group:
+        ledger.give_back(allocation)
+
+
+def _take(ledger: CapacityLedger, group: list[Allocation]) -> None:
+    for allocation in group:
+        ledger.take(allocation)
+
+
+def _fits(resources: Resources, ledger: CapacityLedger, count: int = 1) -> bool:
+    return _places(resources, ledger, count) == count
+
+
+def _places(resources: Resources, ledger: CapacityLedger, count: int) -> int:
+    """For how many replicas, up to ``count``, there is room. The ledger is as before."""
+    placed: list[Allocation] = []
+    while len(placed) < count and (allocation := ledger.place(resources)) is not None:
+        placed.append(allocation)
+    _free(ledger, placed)
+    return len(placed)
+
+
+def to_unload(desired: Desired, observed: Observed, now: float, time: str) -> dict[str, str]:
+    """The idle backends to unload so that others can start, each with the backend that it makes room for.
+
+    Only one that has no room for its first replicas, those that it has been promised or the one that its calls wait
+    for, may have others unloaded, of no higher priority. The least recently used go first, and none without need.
+
+    Args:
+        time: of the day.
+    """
+    starting = list(_starting(desired, observed))
+    if not starting:
+        return {}
+    stays = [replica.allocation for replica in observed.replicas.values() if _stays(replica)]
+    ledger = CapacityLedger(observed.capacity, stays)
+    found: dict[str, str] = {}
+    for tag, missing in sorted(starting, key=lambda one: -priority_of(desired.backends[one[0]])):
+        spec, busy = desired.backends[tag], {one for one, _ in starting} | found.keys()
+        for unloaded in _unloaded_for(spec, missing, ledger, busy, desired, observed, now, time):
+            found[unloaded] = tag
+            _free(ledger, [replica.allocation for replica in observed.of(unloaded) if _stays(replica)])
+        for _ in range(missing):
+            ledger.place(spec.resources)
+    return found
+
+
+def _starting(desired: Desired, observed: Observed) -> Iterator[tuple[str, int]]:
+    """The backends that lack some of their first replicas, and how many."""
+    for tag, spec in desired.backends.items():
+        mine = [replica for replica in observed.of(tag) if _stays(replica)]
+        first = min(desired.wanted(tag), max(1, promised(tag, desired)))
+        if len(mine) < first and all(replica.version == spec.version for replica in mine):
+            yield tag, first - len(mine)
+
+
+def _unloaded_for(
+    spec: BackendSpec,
+    missing: int,
+    ledger: CapacityLedger,
+    busy: Collection[str],
+    desired: Desired,
+    observed: Observed,
+    now: float,
+    time: str,
+) -> list[str]:
+    """The backends to unload for so many replicas, or for as many of them as that makes room for."""
+    idle = [tag for tag in idle_backends(desired, observed, now, time) if tag not in busy]
+    idle = [tag for tag in idle if priority_of(desired.backends[tag]) <= priority_of(spec)]
+    groups = [[r.allocation for r in observed.of(tag) if _stays(r)] for tag in idle]
+    for group in groups:
+        _free(ledger, group)
+    most = _places(spec.resources, ledger, missing)
+    for group in groups:
+        _take(ledger, group)
+    if _fits(spec.resources, ledger, most):
+        return []  # also where nothing helps
+    return [idle[index] for index in _enough(groups, lambda: _fits(spec.resources, ledger, most), ledger) or ()]
+
+
+def idle_backends(desired: Desired, observed: Observed, now: float, time: str) -> list[str]:
+    """The backends that may be unloaded for others, the least recently used first."""
+    idle = [
+        tag for tag in desired.backends if idle_s(tag, observed, now) >= SPARE_S and may_be_unloaded(tag, desired, time)
+    ]
+    return sorted(idle, key=lambda tag: -idle_s(tag, observed, now))

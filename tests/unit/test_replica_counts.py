@@ -67,7 +67,7 @@ def test_launches_take_what_is_free() -> None:
     desired = want(backend(2, tag="a", resources=GPU), backend(2, tag="b", resources=GPU))
     observed = see(replica(1, tag="a", resources=GPU, gpus=(1,)), capacity=Capacity(num_gpus=3))
     launches = only(plan(desired, observed, 1.0), Launch)
-    assert [(launch.spec.tag, launch.allocation.gpus) for launch in launches] == [("a", (0,)), ("b", (2,))]
+    assert [(launch.spec.tag, launch.allocation.gpus) for launch in launches] == [("a", (2,)), ("b", (0,))]
 
 
 def test_what_still_runs_holds_its_share() -> None:

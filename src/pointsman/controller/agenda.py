@@ -46,6 +46,8 @@ class Agenda:
     def take(self, desired: Desired, now: float) -> list[str]:
         """The backends that are due now, in the order in which they get resources. They count as planned."""
         due = self._touched | {backend for backend, time in self._wakes.items() if time <= now}
+        if due:
+            due |= self._short  # whoever else needs room may have the weaker claim to it
         self._touched = set()
         self._for_routers -= due
         self._short -= due

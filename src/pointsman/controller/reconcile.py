@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from pointsman.controller.allocation import CapacityLedger
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase, Replica
+from pointsman.controller.scaling.room import Need, Shared, share
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec
 
@@ -124,18 +124,21 @@ def plan_for(backends: Collection[str], desired: Desired, observed: Observed, no
     the time, the tables that routers have confirmed, and free resources, for which :class:`WakeAt` and :class:`Short`
     stand.
     """
-    actions: list[Action] = [action for tag in backends for action in _leavers(tag, desired, observed, now)]
-    # One ledger for all backends, so that no GPU is given to two launches of the same plan. A replica holds its share
-    # until its process has exited, whatever its phase.
-    ledger = observed.replicas.ledger(observed.capacity)
+    planned: list[Action | Need] = [action for tag in backends for action in _leavers(tag, desired, observed, now)]
     for tag in backends:
         spec = desired.backends.get(tag)
         if spec is not None:
-            actions += _backend(spec, desired, observed, ledger, now)
-    for action in actions:
-        if isinstance(action, Launch):
-            ledger.give_back(action.allocation)  # a plan changes nothing: the launch takes it
-    return actions
+            planned += _backend(spec, desired, observed, now)
+    # One ledger for all backends, so that no GPU is given to two launches of the same plan. A replica holds its share
+    # until its process has exited, whatever its phase.
+    ledger = observed.replicas.ledger(observed.capacity)
+    shared = share([one for one in planned if isinstance(one, Need)], desired, observed, ledger, _victims)
+    for allocation in shared.taken:
+        ledger.give_back(allocation)  # a plan changes nothing: the launch takes it
+    actions: list[Action] = []
+    for one in planned:
+        actions += _launches(one, shared) if isinstance(one, Need) else [one]
+    return [*actions, *(action for action in map(_remove, shared.leaving) if action not in actions)]
 
 
 def is_settled(desired: Desired, observed: Observed, backend: str, need: int | None = None) -> bool:
@@ -228,9 +231,7 @@ def _leavers(backend: str, desired: Desired, observed: Observed, now: float) -> 
             yield _remove(replica)
 
 
-def _backend(
-    spec: BackendSpec, desired: Desired, observed: Observed, ledger: CapacityLedger, now: float
-) -> Iterator[Action]:
+def _backend(spec: BackendSpec, desired: Desired, observed: Observed, now: float) -> Iterator[Action | Need]:
     """Settle the backend's last change, send configurations, add replicas, then remove others."""
     # Silent replicas do not count: this same plan kills them, and their successors need not wait for the exit.
     mine = [
@@ -286,7 +287,7 @@ def _backend(
         if now < due:
             yield WakeAt(due, spec.tag)
         else:
-            yield from _launches(spec, min(missing, addable), movable, ledger)
+            yield Need(spec, min(missing, addable), len(current), len(old), movable)
     if not unknown:
         yield from _removals(spec, desired, current, old, len(proven))
 
@@ -352,17 +353,16 @@ def _next_try(backend: str, observed: Observed) -> float:
     return failures.next_try if serving else failures.next_try_alone
 
 
-def _launches(spec: BackendSpec, missing: int, old: list[Replica], ledger: CapacityLedger) -> Iterator[Action]:
-    for launched in range(missing):
-        allocation = ledger.place(spec.resources)
-        if allocation is None:
-            yield Short(spec.tag)
-            # No free capacity beside the old version: remove one old replica, and launch its successor in a later plan.
-            # Not after a launch of this plan: its replica may free enough once it has taken over.
-            if old and not launched:
-                yield _remove(_victims(old, 1)[0])
-            return
-        yield Launch(spec, allocation)
+def _launches(need: Need, shared: Shared) -> Iterator[Action]:
+    tag = need.spec.tag
+    launches = shared.launches.get(tag, [])
+    yield from (Launch(need.spec, allocation) for allocation in launches)
+    if tag in shared.short:
+        yield Short(tag)
+        # No free capacity beside the old version: remove one old replica, and launch its successor in a later plan. Not
+        # after a launch of this plan: its replica may free enough once it has taken over.
+        if need.movable and not launches:
+            yield _remove(_victims(need.movable, 1)[0])
 
 
 def _is_hopeless(failures: Failures) -> bool:

@@ -13,15 +13,9 @@ from datetime import datetime
 
 from pointsman.controller.observed import Observed, Use
 from pointsman.controller.replicas import Phase
+from pointsman.controller.scaling.following import may_be_unloaded
 from pointsman.controller.state import Desired
-from pointsman.model import BackendConfigSpec
 from pointsman.model.scaling import Demand
-
-
-def may_be_zero(config: BackendConfigSpec) -> bool:
-    """Whether a backend may have no replicas."""
-    autoscaling = config.autoscaling
-    return config.idle_timeout_s is not None or (autoscaling is not None and autoscaling.min_replicas == 0)
 
 
 def look(tag: str, demand: Demand, desired: Desired, observed: Observed, now: float) -> None:
@@ -54,7 +48,7 @@ def idle_s(tag: str, observed: Observed, now: float) -> float:
     return now - use.since if use is not None else 0.0
 
 
-def may_be_unloaded(tag: str, desired: Desired, time: str) -> bool:
+def is_spare(tag: str, desired: Desired, time: str) -> bool:
     """Whether a backend has replicas, and nothing but its calls speaks for them: nobody has fixed their number, and no
     change of it is on its way.
 
@@ -63,7 +57,7 @@ def may_be_unloaded(tag: str, desired: Desired, time: str) -> bool:
     """
     spec, running = desired.backends[tag], desired.running
     changes = tag in desired.fallbacks or (running is not None and tag in running.backends)
-    return may_be_zero(spec.config) and desired.wanted(tag) > 0 and not changes and not is_held(tag, desired, time)
+    return may_be_unloaded(spec) and desired.wanted(tag) > 0 and not changes and not is_held(tag, desired, time)
 
 
 def falls_asleep(tag: str, desired: Desired, observed: Observed, now: float, time: str, *, silent: bool) -> bool:
@@ -75,7 +69,7 @@ def falls_asleep(tag: str, desired: Desired, observed: Observed, now: float, tim
     limit_s = desired.backends[tag].config.idle_timeout_s
     if limit_s is None or silent or idle_s(tag, observed, now) < limit_s:
         return False
-    return may_be_unloaded(tag, desired, time)
+    return is_spare(tag, desired, time)
 
 
 def is_called(tag: str, demand: Demand, desired: Desired, time: str) -> bool:

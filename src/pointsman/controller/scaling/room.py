@@ -18,7 +18,7 @@ from typing import NamedTuple
 from pointsman.controller.allocation import CapacityLedger
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Replica
-from pointsman.controller.scaling.idle import idle_s, may_be_unloaded
+from pointsman.controller.scaling.idle import idle_s, is_spare
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec, Resources
 
@@ -36,13 +36,15 @@ class Need:
     Attributes:
         missing: how many may be launched now.
         granted: how many it has.
-        old: replicas of an older version, one of which makes way where there is no room beside it.
+        old: how many of an older version it has, which go once the new ones are there.
+        movable: those of them of which one makes way where there is no room beside it.
     """
 
     spec: BackendSpec
     missing: int
     granted: int
-    old: list[Replica] = field(default_factory=list)
+    old: int = 0
+    movable: list[Replica] = field(default_factory=list)
 
 
 class Shared(NamedTuple):
@@ -65,7 +67,7 @@ def promised(tag: str, desired: Desired) -> int:
     """How many replicas of those that are wanted a backend may count on."""
     wanted, autoscaling = desired.wanted(tag), desired.backends[tag].config.autoscaling
     least = wanted if autoscaling is None else autoscaling.min_replicas
-    return min(wanted, wanted if tag in desired.fallbacks else least)
+    return min(wanted, max(least, desired.needed(tag)) if tag in desired.fallbacks else least)
 
 
 def priority_of(spec: BackendSpec) -> int:
@@ -89,7 +91,7 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
         allocation = ledger.place(need.spec.resources)
         if allocation is None:
             shared.short.add(need.spec.tag)
-            leaving, claims = make_room(need, need.missing - launched, desired, observed, shared, pick)
+            leaving, claims = make_room(need, need.missing - launched - need.old, desired, observed, shared, pick)
             shared.leaving.extend(leaving)
             _take(ledger, claims)  # so that nobody who comes after takes what is being freed for it
             shared.taken.extend(claims)
@@ -102,7 +104,7 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
 
 
 def _rank(need: Need, launched: int, desired: Desired) -> tuple[bool, int, float]:
-    tag, has = need.spec.tag, need.granted + launched
+    tag, has = need.spec.tag, need.granted + need.old + launched
     return has >= promised(tag, desired), -priority_of(need.spec), has / max(1, desired.wanted(tag))
 
 
@@ -272,7 +274,5 @@ def _unloaded_for(
 
 def idle_backends(desired: Desired, observed: Observed, now: float, time: str) -> list[str]:
     """The backends that may be unloaded for others, the least recently used first."""
-    idle = [
-        tag for tag in desired.backends if idle_s(tag, observed, now) >= SPARE_S and may_be_unloaded(tag, desired, time)
-    ]
+    idle = [tag for tag in desired.backends if idle_s(tag, observed, now) >= SPARE_S and is_spare(tag, desired, time)]
     return sorted(idle, key=lambda tag: -idle_s(tag, observed, now))

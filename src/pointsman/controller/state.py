@@ -241,13 +241,20 @@ class Desired(Struct, frozen=True):
     scales: dict[str, Scale] = {}
 
     def wanted(self, tag: str) -> int:
-        """How many replicas a backend shall have now."""
+        """How many replicas a backend shall have now. A new version of one that has none is tried by one."""
         config, scale = self.backends[tag].config, self.scales.get(tag)
+        number = config.num_replicas
         if scale is not None and scale.unloaded:
-            return 0
-        if config.autoscaling is None:
-            return config.num_replicas
-        return scale.wanted if scale is not None else config.autoscaling.first_replicas
+            number = 0
+        elif config.autoscaling is not None:
+            number = scale.wanted if scale is not None else config.autoscaling.first_replicas
+        return number or int(self.tries(tag))
+
+    def tries(self, tag: str) -> bool:
+        """Whether a new version of a backend's code has to come up, beside or in place of an earlier one."""
+        fallback = self.fallbacks.get(tag)
+        earlier = fallback.spec if fallback is not None else None
+        return earlier is not None and earlier.version != self.backends[tag].version
 
     def is_scaled(self, tag: str) -> bool:
         """Whether something else than a backend's ``num_replicas`` says how many replicas it shall have."""

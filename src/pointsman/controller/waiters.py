@@ -10,6 +10,7 @@ from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed
 from pointsman.controller.reconcile import START_TRIES, is_settled, needed_at_start
 from pointsman.controller.replicas import Phase
+from pointsman.controller.scaling.prospects import fails_to_start
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.model import Reason
@@ -157,8 +158,9 @@ class Waiter:
                 self.future.set_exception(error)
                 return
             self._report(backend, situation)
-            if self._need is None:
-                self._need = _need(situation, backend)
+            if self._need is None and not self._command.gone:
+                woken = self._command.woken
+                self._need = needed_at_start(situation.desired, backend) if woken else _need(situation, backend)
             if not is_settled(situation.desired, situation.observed, backend, self._need):
                 return
             if self._timer is None:  # models may load for minutes, so the limit is for the tables only
@@ -181,6 +183,8 @@ class Waiter:
             return None
         failures = situation.observed.failures.get(backend)
         if failures is not None and failures.rolled_back >= self._command.version:
+            return StartFailure(backend, failures)
+        if failures is not None and self._command.woken and fails_to_start(failures):
             return StartFailure(backend, failures)
         if backend not in situation.desired.backends:
             return BackendStartError(f"backend {backend!r} was deleted, or could not be brought up")

@@ -188,10 +188,11 @@ def backend_of(command: BackendChange) -> str:
 
 class Await(Command, frozen=True, tag="await"):
     """Wait until a change is in effect: ingresses and the caller's router use the newest table, and ``backend``, if
-    given, is exactly as wanted (or ``gone``). Progress is sent in CHUNK frames.
+    given, is exactly as wanted (or ``gone``, deleted or unloaded). Progress is sent in CHUNK frames.
 
     Attributes:
         brings_code: the change was about the backend's code, so that it fails if other code has replaced that.
+        woken: the change was to wake it, so that it fails if its replicas do not start.
     """
 
     version: int
@@ -199,6 +200,7 @@ class Await(Command, frozen=True, tag="await"):
     gone: bool
     timeout_s: float | None
     brings_code: bool = False
+    woken: bool = False
 
 
 class AwaitIngress(Command, frozen=True, tag="await_ingress"):

@@ -54,6 +54,8 @@ def needs(before: Desired, after: Desired, tag: str, held: int) -> int:
         held: replicas that it has, of any version. One that is autoscaled may want more than there is room for.
     """
     number = after.wanted(tag)
+    if tag in before.backends and before.backends[tag].version != after.backends[tag].version:
+        number = max(1, number)  # a new version of one that has no replicas is tried by one
     if tag not in before.backends or not after.is_scaled(tag) or number > before.wanted(tag):
         return number
     return min(number, max(1, held))

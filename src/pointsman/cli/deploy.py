@@ -1,4 +1,4 @@
-"""``pointsman deploy``, ``delete`` and ``scale``: models of a running instance."""
+"""``pointsman deploy``, ``delete``, ``scale``, ``wake`` and ``unload``: models of a running instance."""
 
 from __future__ import annotations
 
@@ -93,3 +93,29 @@ def scale(
     """Set the number of a backend's replicas; returns when they are there, or gone."""
     connect_to(name, address).update_backend_config(backend, {"num_replicas": replicas})
     typer.echo(f"{backend} has {replicas} replica{'s' if replicas != 1 else ''}.")
+
+
+def wake(
+    backend: Annotated[
+        str, typer.Argument(metavar="BACKEND", show_default=False, autocompletion=completion.backend_names)
+    ],
+    name: Name = "default",
+    address: ClusterAddress = None,
+) -> None:
+    """Load a backend that has no replicas; returns when it is ready."""
+    client = connect_to(name, address)
+    client.wake(backend)
+    there = client.status()["backends"][backend]["replicas_running"]
+    typer.echo(f"{backend} has {there} replica{'s' if there != 1 else ''}.")
+
+
+def unload(
+    backend: Annotated[
+        str, typer.Argument(metavar="BACKEND", show_default=False, autocompletion=completion.backend_names)
+    ],
+    name: Name = "default",
+    address: ClusterAddress = None,
+) -> None:
+    """Take all replicas of a backend away until it is called; returns when they are gone."""
+    connect_to(name, address).unload(backend)
+    typer.echo(f"{backend} has no replicas; the next call loads it again.")

@@ -72,13 +72,22 @@ class Operations:
         self._check_alive()
         return unpack(self._session.command(QueryTraffic(new_id(), endpoint)), TrafficView)
 
-    def _change(self, command: Change, blob: bytes = b"", *, backend: str | None = None, gone: bool = False) -> None:
+    def _change(
+        self,
+        command: Change,
+        blob: bytes = b"",
+        *,
+        backend: str | None = None,
+        gone: bool = False,
+        woken: bool = False,
+    ) -> None:
         """Send a change and wait until it is in effect.
 
         Args:
             blob: packed code that belongs to the change.
             backend: wait for this backend too, without a time limit.
             gone: wait until ``backend`` has no replica left, instead of all that it should have.
+            woken: wait for its first replicas only, and no longer than these may start.
         """
         self._check_alive()
         signed = msgspec.structs.replace(command, by=author())
@@ -87,7 +96,7 @@ class Operations:
             log.warning("%s", accepted.note)
         timeout_s = None if backend is not None else START_TIMEOUT_S
         brings_code = isinstance(command, BRINGS_CODE)
-        wait = Await(new_id(), accepted.version, backend, gone, timeout_s, brings_code)
+        wait = Await(new_id(), accepted.version, backend, gone, timeout_s, brings_code, woken)
         with ProgressLine() as line:
             self._session.command(wait, progress=line.show)
 

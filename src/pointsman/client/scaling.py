@@ -1,4 +1,4 @@
-"""Operations on the number of replicas of a backend that is autoscaled, and its policy of the user's."""
+"""Operations on numbers of replicas that follow the calls, down to 0 and back, and policies of the user's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pointsman.client.importing import scaling_policy
 from pointsman.client.operations import Operations, new_id
 from pointsman.model import Autoscaling, BackendSpec
 from pointsman.usercode.paths import import_folders
-from pointsman.wire.scaling import ScaleBackend
+from pointsman.wire.scaling import ScaleBackend, UnloadBackend, WakeBackend
 
 HOLD_S = 600.0
 
 
 class ScalingOperations(Operations):
-    """Fixes numbers of replicas."""
+    """Fixes numbers of replicas, unloads and wakes backends."""
 
     def scale(self, backend_tag: str, replicas: int, hold_s: float = HOLD_S) -> None:
         """Fix the number of an autoscaled backend's replicas for a while; returns when that is decided, and not when
@@ -38,6 +38,33 @@ class ScalingOperations(Operations):
         if seconds is None:
             raise TypeError("hold_s must be a number of seconds, not None")
         self._change(ScaleBackend(new_id(), tag, number, seconds))
+
+    def wake(self, backend_tag: str) -> None:
+        """Have the replicas of a backend that has none started; returns when they are ready, at once where it has
+        some.
+
+        An autoscaled one gets its ``min_replicas``, at least 1, any other its ``num_replicas``. Where there is no room
+        for them, idle backends that may be without replicas are unloaded; where that is not enough, this waits for
+        room. A number that :meth:`scale` has fixed at 0 is not fixed any more.
+
+        Raises:
+            TypeError, ValueError: the tag is wrong, or the backend unknown.
+            BackendStartError: the constructor has failed three times; its cause is the user's exception. Replicas are
+                tried again, as those that calls have woken.
+        """
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
+        self._change(WakeBackend(new_id(), tag), backend=tag, woken=True)
+
+    def unload(self, backend_tag: str) -> None:
+        """Drain a backend to 0 replicas; returns when the last one has finished its calls and is gone. The next call
+        for it, or :meth:`wake`, loads it again.
+
+        Raises:
+            TypeError, ValueError: the tag is wrong, the backend unknown, or may not be without replicas: that needs an
+                ``idle_timeout_s``, or autoscaling with ``min_replicas`` 0. Nothing has changed.
+        """
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
+        self._change(UnloadBackend(new_id(), tag), backend=tag, gone=True)
 
 
 def find_policy(changes: dict[str, Any], present: BackendSpec | None) -> None:

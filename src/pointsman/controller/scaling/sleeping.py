@@ -1,0 +1,57 @@
+"""One look at all backends that may be without replicas: who is called, who has been idle for long enough, and who makes
+room for another. Pure; the time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pointsman.controller.observed import Observed
+from pointsman.controller.scaling.changes import unloaded, woken
+from pointsman.controller.scaling.following import may_be_unloaded
+from pointsman.controller.scaling.idle import falls_asleep, idle_s, is_called, look
+from pointsman.controller.scaling.room import to_unload
+from pointsman.controller.state import Desired
+from pointsman.model.scaling import IDLE, ROOM, Demand
+
+
+def woken_and_unloaded(
+    state: Desired,
+    observed: Observed,
+    now: float,
+    time: str,
+    *,
+    demand_of: Callable[[str], Demand],
+    is_silent: Callable[[str], bool],
+    needs: Mapping[str, int],
+) -> Desired:
+    """The state after a look; the same object if nothing follows from it.
+
+    Args:
+        now: on the controller's clock.
+        time: of the day.
+        demand_of: what all routers have counted for a backend up to now.
+        is_silent: whether a router that had calls for a backend has said nothing since.
+        needs: replicas that the calls of a backend need, by the rule; 1 where that says nothing.
+    """
+    for tag, spec in state.backends.items():
+        if not may_be_unloaded(spec):
+            observed.uses.pop(tag, None)
+            continue
+        demand = demand_of(tag)
+        look(tag, demand, state, observed, now)
+        if is_called(tag, demand, state, time):
+            text = f"{demand.waiting} call{'s wait' if demand.waiting > 1 else ' waits'} for it"
+            state = woken(state, tag, text, time, needs.get(tag, 1), observed.default_max)
+        elif falls_asleep(tag, state, observed, now, time, silent=is_silent(tag)):
+            state = unloaded(state, tag, IDLE, f"it has had no call for {idle_s(tag, observed, now):.3g} s", time)
+    for tag in observed.uses.keys() - state.backends.keys():
+        del observed.uses[tag]
+    return made_room(state, observed, now, time)
+
+
+def made_room(state: Desired, observed: Observed, now: float, time: str) -> Desired:
+    """The state in which idle backends make room for those that have to start; the same object if none does."""
+    for tag, starting in to_unload(state, observed, now, time).items():
+        state = unloaded(state, tag, ROOM, f"it is idle, and makes room for backend {starting!r}", time)
+    return state

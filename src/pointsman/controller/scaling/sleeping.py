@@ -1,5 +1,5 @@
-"""One look at all backends that may be without replicas: who is called, who has been idle for long enough, and who makes
-room for another. Pure; the time is an argument.
+"""One look at all backends that may be without replicas: which are called, which have been idle for long enough, and
+which of the idle ones make room for another. Pure; the time is an argument.
 """
 
 from __future__ import annotations

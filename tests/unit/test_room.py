@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from pointsman.controller.observed import Observed, Use
+from pointsman.controller.backends import with_backend
+from pointsman.controller.observed import Observed, Use, free_capacity_of
 from pointsman.controller.replicas import Phase, Replica
-from pointsman.controller.scaling.room import Need, Shared, share, to_unload
-from pointsman.controller.state import Desired
+from pointsman.controller.scaling.room import Need, Shared, share, to_unload, with_idle
+from pointsman.controller.state import Desired, NoCapacityError
 from pointsman.model import Allocation, Autoscaling, BackendSpec, Capacity, NodeCapacity, Resources, Scale
 from pointsman.model.scaling import Hold
 from tests.unit.reconciling import backend, replica, see, want
@@ -209,3 +210,34 @@ def test_nothing_is_unloaded_while_room_is_on_its_way() -> None:
     desired = wanting(scaled("a", 0), scaled("b", 0), scaled("w", 0), a=0, b=1, w=1)
     observed = idle(gpus(2, on(1, "a", 0, Phase.LEAVING), on(2, "b", 1)), a=0, b=0)
     assert to_unload(desired, observed, 100.0, TIME) == {}
+
+
+# --- checks of changes ----------------------------------------------------------------------------------------
+
+
+def room_for(new: BackendSpec, desired: Desired, observed: Observed) -> bool:
+    """Whether a new backend with one replica is accepted."""
+    free = with_idle(free_capacity_of(observed), desired, observed, 100.0, TIME)
+    try:
+        with_backend(desired, new, free, now=TIME)
+    except NoCapacityError:
+        return False
+    return True
+
+
+def test_idle_backends_count_as_free() -> None:
+    """A new backend is accepted where an idle one holds the last GPU and may be without replicas (ID2, RM3)."""
+    desired, observed = wanting(scaled("a", 0), a=1), gpus(1, on(1, "a", 0))
+    new = backend(tag="n", resources=GPU)
+    assert not room_for(new, desired, observed)
+    assert room_for(new, desired, idle(observed, a=50))
+    assert not room_for(new, wanting(scaled("a", 0, priority=1), a=1), observed)
+
+
+def test_what_lower_priority_has_above_its_least_counts_as_free() -> None:
+    """A new backend of higher priority is accepted where others have more than their min_replicas (AS15, RM3)."""
+    desired = wanting(scaled("a"), a=2)
+    observed = gpus(2, on(1, "a", 0), on(2, "a", 1))
+    assert room_for(scaled("n", priority=1), desired, observed)
+    assert not room_for(scaled("n"), desired, observed)
+    assert not room_for(scaled("n", 2, priority=1), desired, observed)

@@ -18,6 +18,7 @@ from pointsman.controller.finishing import finished
 from pointsman.controller.history import CONTROLLER, recorded
 from pointsman.controller.marks import ENDPOINT, fields_of
 from pointsman.controller.scaling.following import needs, reserved, with_specs
+from pointsman.controller.scaling.room import held_against
 from pointsman.controller.state import (
     Before,
     Desired,
@@ -238,7 +239,8 @@ def _check_capacity(state: Desired, specs: dict[str, BackendSpec], numbers: dict
     growing = {tag: spec for tag, spec in specs.items() if _grows(state, spec, numbers[tag])}
     versions = {tag: spec.version for tag, spec in state.backends.items()}
     replaced = {tag for tag, spec in growing.items() if versions.get(tag, spec.version) != spec.version}
-    held = [a for tag, allocations in free.held.items() if tag not in replaced for a in allocations]
+    against = held_against(growing.values(), state, free)
+    held = [a for tag, allocations in against.items() if tag not in replaced for a in allocations]
     ledger = CapacityLedger(free.capacity, held)
     for tag, other in state.backends.items():  # those that are not launched yet need their share too
         if tag not in growing:

@@ -13,6 +13,7 @@ import msgspec
 from pointsman.controller import endpoints as traffic
 from pointsman.controller.allocation import CapacityLedger, describe_request
 from pointsman.controller.scaling.following import needs, reserved, with_specs
+from pointsman.controller.scaling.room import held_against
 from pointsman.controller.state import Desired, Fallback, FreeCapacity, NoCapacityError, find_backend, without
 from pointsman.limits import MAX_DESCRIPTION, check_size
 from pointsman.model import BackendConfigSpec, BackendSpec, EndpointSpec, Resources, TargetTraits
@@ -232,7 +233,8 @@ def _check_capacity(state: Desired, spec: BackendSpec, number: int, free: FreeCa
     old = state.backends.get(spec.tag)
     if old is not None and old.resources == spec.resources and number <= state.wanted(spec.tag):
         return
-    others = [a for tag, allocations in free.held.items() if tag != spec.tag for a in allocations]
+    held = held_against([spec], state, free)
+    others = [a for tag, allocations in held.items() if tag != spec.tag for a in allocations]
     own = list(free.held.get(spec.tag, ())) if old is not None and old.version == spec.version else []
     ledger = CapacityLedger(free.capacity, [*others, *own])
     missing = number - len(own)

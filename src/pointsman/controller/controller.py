@@ -36,6 +36,7 @@ from pointsman.controller.orders import Launcher, Peers, ReplicaOrders
 from pointsman.controller.publisher import Publisher
 from pointsman.controller.reconcile import plan_for
 from pointsman.controller.replicas import Replica
+from pointsman.controller.scaling.room import with_idle
 from pointsman.controller.state import DEFAULT_MAX, Desired
 from pointsman.controller.store import KEPT_REPLIES, StoreError
 from pointsman.controller.store.base import DurableState, DurableStore
@@ -176,6 +177,8 @@ class Controller:
                 return known
             grows = isinstance(command, (BackendChange, Apply))
             free = free_capacity_of(self.observed, held=grows)
+            if grows:
+                free = with_idle(free, self.desired, self.observed, self._loop.time(), time_of_day())
             new, warning = transitions.carry_out(self.desired, command, free, time_of_day())
             if grows and not warning and not self._warned_about_cpus:
                 warning = wanted.cpu_warning(new, self.observed.capacity, os.cpu_count() or 1)

@@ -295,11 +295,13 @@ class FreeCapacity(Struct, frozen=True):
 
     Attributes:
         default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
+        idle: backends that may be unloaded for others.
     """
 
     capacity: Capacity
     held: dict[str, tuple[Allocation, ...]] = {}
     default_max: int = DEFAULT_MAX
+    idle: frozenset[str] = frozenset()
 
 
 class NoCapacityError(InsufficientResourcesError):

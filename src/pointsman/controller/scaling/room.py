@@ -3,6 +3,7 @@
     share       gives free room out, one replica at a time, to whoever has the best claim
     make_room   which replicas of lower priority leave for one of higher priority
     to_unload   which idle backends are unloaded for one that has to start
+    held_against   what other backends hold that one which is created or changed cannot have
 
 What a backend has been promised comes first: ``num_replicas``, or ``min_replicas`` of an autoscaled one, which nobody
 has to give up. Beyond that higher priority comes first, and among equals whoever has the least part of what it wants.
@@ -15,11 +16,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from pointsman.controller.allocation import CapacityLedger
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Replica
 from pointsman.controller.scaling.idle import idle_s, is_spare
-from pointsman.controller.state import Desired
+from pointsman.controller.state import Desired, FreeCapacity
 from pointsman.model import Allocation, BackendSpec, Resources
 
 #: A backend that has had no call for so long may be unloaded for another.
@@ -276,3 +279,26 @@ def idle_backends(desired: Desired, observed: Observed, now: float, time: str) -
     """The backends that may be unloaded for others, the least recently used first."""
     idle = [tag for tag in desired.backends if idle_s(tag, observed, now) >= SPARE_S and is_spare(tag, desired, time)]
     return sorted(idle, key=lambda tag: -idle_s(tag, observed, now))
+
+
+def with_idle(free: FreeCapacity, desired: Desired, observed: Observed, now: float, time: str) -> FreeCapacity:
+    """What is free, with the backends that may be unloaded for a change."""
+    return msgspec.structs.replace(free, idle=frozenset(idle_backends(desired, observed, now, time)))
+
+
+def held_against(
+    specs: Collection[BackendSpec], state: Desired, free: FreeCapacity
+) -> dict[str, tuple[Allocation, ...]]:
+    """What replicas hold, by backend, that new or changed backends cannot have: all but that of idle ones and, where
+    these have lower priority, what they have above what they have been promised."""
+    priority, own = min(map(priority_of, specs), default=0), {spec.tag for spec in specs}
+    held: dict[str, tuple[Allocation, ...]] = {}
+    for tag, allocations in free.held.items():
+        other = state.backends.get(tag)
+        if other is not None and tag not in own:
+            if tag in free.idle and priority_of(other) <= priority:
+                continue
+            if priority_of(other) < priority:
+                allocations = allocations[: promised(tag, state)]
+        held[tag] = allocations
+    return held

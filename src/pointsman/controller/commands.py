@@ -104,12 +104,12 @@ class CapacityWait:
                     if loop.time() >= deadline:
                         raise
                     if not in_group:  # more nodes do not make a group larger
-                        self._nodes.request_nodes(error.resources, error.count)
+                        self._nodes.request_nodes(command.id, [(error.resources, error.count)])
                         requested = True
                 await asyncio.sleep(min(LOOK_AGAIN_S, max(0.0, deadline - loop.time())))
         finally:
             if requested:
-                self._nodes.request_nodes(None, 0)
+                self._nodes.request_nodes(command.id, [])
 
     async def _look(self) -> None:
         try:

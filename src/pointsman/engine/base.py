@@ -7,7 +7,7 @@ does not read the handovers that it passes on.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pointsman.engine.orders import LaunchOrder, ProcessEvent, ShutdownOrder
@@ -61,8 +61,9 @@ class Nodes(Protocol):
     async def refresh(self) -> None:
         """Read what is free on nodes that others use too; a ``capacity`` event follows if it changed."""
 
-    def request_nodes(self, resources: Resources | None, count: int) -> None:
-        """Request nodes for that many replicas from the autoscaler, if there is one; None and 0 cancel the request."""
+    def request_nodes(self, who: str, needs: Sequence[tuple[Resources, int]]) -> None:
+        """Request nodes for so many more replicas from the cluster's autoscaler, if there is one. This replaces what
+        ``who`` has requested before; nothing takes it back."""
 
     @property
     def metrics_addresses(self) -> dict[str, str]:
@@ -91,7 +92,7 @@ class OneNode:
     async def refresh(self) -> None:
         pass
 
-    def request_nodes(self, resources: Resources | None, count: int) -> None:
+    def request_nodes(self, who: str, needs: Sequence[tuple[Resources, int]]) -> None:
         pass
 
     @property

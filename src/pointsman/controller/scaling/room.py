@@ -281,6 +281,25 @@ def idle_backends(desired: Desired, observed: Observed, now: float, time: str) -
     return sorted(idle, key=lambda tag: -idle_s(tag, observed, now))
 
 
+def lacking(desired: Desired, observed: Observed) -> list[tuple[Resources, int]]:
+    """What no node has room for, with what replicas that leave will free: resources of a replica, and how many."""
+    found: list[tuple[Resources, int]] = []
+    ledger: CapacityLedger | None = None
+    for tag, spec in desired.backends.items():
+        mine = [r for r in observed.of(tag) if _stays(r) and r.version == spec.version]
+        missing = desired.wanted(tag) - len(mine)
+        if missing <= 0 or spec.resources.placement.group:  # more nodes do not make a group larger
+            continue
+        if ledger is None:
+            stays = [replica.allocation for replica in observed.replicas.values() if _stays(replica)]
+            ledger = CapacityLedger(observed.capacity, stays)
+        for placed in range(missing):
+            if ledger.place(spec.resources) is None:
+                found.append((spec.resources, missing - placed))
+                break
+    return found
+
+
 def with_idle(free: FreeCapacity, desired: Desired, observed: Observed, now: float, time: str) -> FreeCapacity:
     """What is free, with the backends that may be unloaded for a change."""
     return msgspec.structs.replace(free, idle=frozenset(idle_backends(desired, observed, now, time)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import ray
 
@@ -26,7 +26,7 @@ from pointsman.engine.ray.cluster import KeyValueError, KeyValues
 from pointsman.engine.ray.ending import Connections, end_in_order
 from pointsman.engine.ray.folder import INGRESS_PREFIX, replica_name
 from pointsman.engine.ray.hosts import HostArgs, Introduction, ProcessHost
-from pointsman.engine.ray.nodes import Amounts, alive_nodes, as_ray, capacity_of, labels_of, used_by_others
+from pointsman.engine.ray.nodes import Amounts, alive_nodes, capacity_of, labels_of, requested, used_by_others
 from pointsman.engine.ray.options import group_strategy
 from pointsman.engine.ray.supervised import Exporters, Ingresses
 from pointsman.exceptions import ServeException
@@ -91,6 +91,9 @@ class RayEngine:
         self._labels: dict[str, dict[str, str]] = {}
         self._capacity = Capacity(nodes={})
         self._suspects: dict[str, float] = {}
+        # Replicas that find no room, by who has requested nodes for them; and what was requested last.
+        self._needs: dict[str, tuple[tuple[Resources, int], ...]] = {}
+        self._requested: list[dict[str, int]] = []
         # Allocations of exited replicas, each with the time until which Ray may still show them as taken.
         self._returned: list[tuple[float, Allocation]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,6 +120,8 @@ class RayEngine:
                 self._actors.adopt(replica_name(number))
             else:
                 self._forget(number)
+        if records:  # the controller before this one may have requested nodes, which Ray goes on doing
+            self._requested = [{}]
         live = {number: (record.pid, record.metadata) for number, record in self._records.items()}
         ingresses = tuple(name for name in names if name.startswith(INGRESS_PREFIX))
         self._events(ProcessEvent("recovered", live=live, ingresses=ingresses))
@@ -200,10 +205,19 @@ class RayEngine:
         """A replica's connection was lost: check it after ``SILENT_S``, unless Ray reports its exit first."""
         self._loop.call_later(SILENT_S, self._check_on, number)
 
-    def request_nodes(self, resources: Resources | None, count: int) -> None:
-        bundle = as_ray(Allocation(resources)) if resources is not None else {}
-        bundles = [{name: int(amount + 0.999) for name, amount in bundle.items()}] * count
-        self._actors.run(lambda: request_resources(bundles=bundles)).add_done_callback(_log_error)
+    def request_nodes(self, who: str, needs: Sequence[tuple[Resources, int]]) -> None:
+        if needs:
+            self._needs[who] = tuple(needs)
+        else:
+            self._needs.pop(who, None)
+        self._request()
+
+    def _request(self) -> None:
+        """Have the autoscaler know what is needed, if that has changed."""
+        bundles = requested(self._seen[0], (need for needs in self._needs.values() for need in needs))
+        if bundles != self._requested:
+            self._requested = bundles
+            self._actors.run(lambda: request_resources(bundles=bundles)).add_done_callback(_log_error)
 
     async def refresh(self) -> None:
         """Read what is free now. If anything changed, the ``capacity`` event comes before this returns."""
@@ -213,6 +227,7 @@ class RayEngine:
         returned = [share for _, share in self._returned]
         self._seen = totals, used_by_others(totals, available, held, returned, self._seen[1])
         self._report_capacity()
+        self._request()  # what nodes there are is a part of it
 
     def _report_capacity(self) -> None:
         totals, others = self._seen
@@ -295,6 +310,8 @@ class RayEngine:
 
     async def _shut_down(self, drain_s: float, delay_s: float) -> None:
         await end_in_order(self._actors, self._peers, list(self._records), drain_s=drain_s, delay_s=delay_s)
+        self._needs.clear()
+        self._request()
         try:  # the cluster keeps the state only while the instance runs; ``state_dir`` keeps it longer
             await self._actors.run(self._kv.clear)
         except KeyValueError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pointsman.model import Allocation, Capacity, NodeCapacity
-from pointsman.policy.placement import counted
+from pointsman.model import Allocation, Capacity, NodeCapacity, Resources
+from pointsman.policy.placement import counted, is_of_group
 
 #: Node -> resource -> amount.
 Amounts = dict[str, dict[str, float]]
@@ -89,6 +90,42 @@ def capacity_of(
             labels=dict((labels or {}).get(node_id, {})),
         )
     return Capacity(num_cpus=0.0, nodes=nodes)
+
+
+def requested(
+    totals: Mapping[str, Mapping[str, float]], needs: Iterable[tuple[Resources, int]]
+) -> list[dict[str, int]]:
+    """What a cluster must be large enough for at once, so that it grows by what these replicas need.
+
+    Ray holds a request against all that its nodes have, and not against what is free of it. So each node is requested
+    whole, as it is: then no node that is there fits a replica for which none has room.
+
+    Args:
+        totals: the resources of each node.
+        needs: the resources of a replica, and how many are to find room.
+    """
+    bundles: list[dict[str, int]] = []
+    for resources, count in needs:
+        amounts = as_ray(Allocation(resources))
+        # Requests are of whole numbers. Replicas with a part of something are requested by the whole.
+        parts = [amount for amount in amounts.values() if amount % 1]
+        together = max(1, int(1 / max(parts) + NOISE)) if parts and max(parts) < 1 else 1
+        bundle = {name: math.ceil(amount * together - NOISE) for name, amount in amounts.items()}
+        bundles += [bundle] * math.ceil(count / together)
+    if not bundles:
+        return []
+    there = [
+        {
+            name: int(amount)
+            for name, amount in total.items()
+            if int(amount)
+            and name != "object_store_memory"
+            and not is_of_group(name)
+            and not name.startswith(_NODE_PREFIX)
+        }
+        for total in totals.values()
+    ]
+    return [*there, *bundles]
 
 
 def as_ray(allocation: Allocation) -> dict[str, float]:

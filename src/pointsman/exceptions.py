@@ -69,11 +69,13 @@ class DeadlineExceededError(ServeException, TimeoutError):
 
     Attributes:
         started: whether the call had been handed to a replica (HTTP 504) or was still waiting (HTTP 503).
+        retry_after: of one that was waiting: seconds after which a replica is expected, at least 1.
     """
 
-    def __init__(self, message: str, *, started: bool = True) -> None:
+    def __init__(self, message: str, *, started: bool = True, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.started = started
+        self.retry_after = retry_after
 
 
 class CallRejectedError(ServeException):

@@ -8,7 +8,7 @@ import pytest
 
 from pointsman.exceptions import BackpressureError
 from pointsman.ingress.codec import answer_for
-from pointsman.routing.pool import MAX_RETRY_AFTER_S
+from pointsman.routing.refusals import MAX_RETRY_AFTER_S
 from pointsman.routing.router import Router
 from pointsman.testing import ScriptedReplica, new_call, run, settle
 from tests.loop.routers import routed, submitted

@@ -25,7 +25,11 @@ MAY_RUN_CODE = {
     "usercode/packing.py",  # user code
 }
 CODE_RUNNERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
-MAY_ASK_THE_WALL_CLOCK = {"engine/local/folder.py", "environments/requirements.py"}  # ages of files
+MAY_ASK_THE_WALL_CLOCK = {
+    "engine/local/folder.py",  # ages of files
+    "environments/requirements.py",
+    "routing/refusals.py",  # when another machine expects a replica
+}
 
 
 def names_used(path: Path) -> set[str]:

@@ -24,6 +24,7 @@ from pointsman.exceptions import ServeException
 from pointsman.model import EMPTY_TABLE, RoutingTable
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.remote import CONNECT_S
+from pointsman.routing.reports import Reports
 from pointsman.routing.router import Router
 from pointsman.telemetry.tallies import Tallies, TallyFile
 from pointsman.telemetry.writer import MetricsWriter, process_writer
@@ -61,6 +62,7 @@ class Session:
         self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="pointsman-client", daemon=True)
         self._link: ControlLink | None = None
+        self._reports: Reports
         self._writer: MetricsWriter | None = None
         self._tally_file: TallyFile | None = None
         self._unused_metrics: list[tuple[RouterMetrics | None, Tallies]] = []
@@ -226,6 +228,7 @@ class Session:
             identity=credentials.identity,
             key=credentials.key,
         )
+        self._reports = Reports(self._link)
         await self._link.start()
 
     async def _subscribe(self) -> None:
@@ -289,8 +292,10 @@ class Session:
                 metrics = RouterMetrics(writer) if writer is not None else None
                 self._tally_file = self._tally_file or TallyFile.open(tallies_folder(path), "client")
                 tallies = Tallies(self._tally_file)
-        pairs = Comparer(pairs_folder(path))
-        return Router(instance=self.credentials.instance, metrics=metrics, pairs=pairs, tallies=tallies)
+        return Router(
+            instance=self.credentials.instance, metrics=metrics, pairs=Comparer(pairs_folder(path)), tallies=tallies,
+            reporter=self._reports.reporter(),
+        )  # fmt: skip
 
     async def _disconnect(self) -> None:
         if self._link is not None:

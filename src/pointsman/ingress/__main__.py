@@ -28,6 +28,7 @@ from pointsman.ingress.service import Entrance
 from pointsman.ingress.shares import shares_of
 from pointsman.lock.tls import RenewedContext
 from pointsman.routing.metrics import RouterMetrics
+from pointsman.routing.reports import Reports
 from pointsman.routing.router import Router
 from pointsman.telemetry import families
 from pointsman.telemetry.tallies import Tallies, TallyFile
@@ -73,11 +74,13 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     if writer is not None:
         writer.counter(families.PROCESS_STARTS, "ingress").inc()
         LoopLag(writer.gauge(families.LOOP_LAG, "ingress"))
+    reports = Reports()
     router = Router(
         instance=handover.instance,
         metrics=RouterMetrics(writer) if writer is not None else None,
         pairs=Comparer(pairs_folder(handover.control_path), handover.log_format),
         tallies=Tallies(TallyFile.open(tallies_folder(handover.control_path), "ingress")),
+        reporter=reports.reporter(),
     )
     app = IngressApp(router, handover.http, HTTPMetrics(writer) if writer is not None else None)
     direct = None if handover.http.middlewares else app
@@ -111,6 +114,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
         on_frame=on_frame,
         on_gone=lambda: end.on_order(ORPHANED_DRAIN_S),
     )
+    reports.link = link
     link.subscribe(ingress=True, pid=os.getpid())
     watching = loop.create_task(watch(files))
     linking = loop.create_task(link.start())  # not awaited: the controller may be down, and a stored table will do

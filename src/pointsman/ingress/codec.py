@@ -25,6 +25,7 @@ from pointsman.model import DEFAULT_SHARD_KEY, PLAIN, EndpointSpec, Reason
 from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
 from pointsman.routing.appcalls import AppCall
 from pointsman.routing.call import SAFE_METHODS, Call, CallFuture
+from pointsman.routing.refusals import NotStartingError
 from pointsman.routing.reply import Reply
 from pointsman.routing.router import NoSuchEndpointError
 from pointsman.routing.shadow import SHADOW_HEADER
@@ -254,6 +255,9 @@ class ErrorAnswer(NamedTuple):
 
 def answer_for(error: BaseException) -> ErrorAnswer:
     """Status, reason and text with which a failed call is answered over HTTP."""
+    if isinstance(error, NotStartingError):
+        text = "the backend's replicas fail to start; try again later"
+        return ErrorAnswer(503, Reason.UNREACHABLE, text, [(b"retry-after", b"%d" % error.retry_after)])
     if isinstance(error, BackpressureError):
         retry = b"%d" % max(1, round(error.retry_after))
         return ErrorAnswer(503, Reason.QUEUE_FULL, "too many requests wait; try again later", [(b"retry-after", retry)])
@@ -261,7 +265,7 @@ def answer_for(error: BaseException) -> ErrorAnswer:
         if error.started:
             return ErrorAnswer(504, Reason.DEADLINE, "the deadline passed; the request may have run")
         text = "no replica was free before the deadline; the request did not run"
-        return ErrorAnswer(503, Reason.DEADLINE, text, [(b"retry-after", b"1")])
+        return ErrorAnswer(503, Reason.DEADLINE, text, [(b"retry-after", b"%d" % max(1, round(error.retry_after)))])
     if isinstance(error, ReplicaDiedError):
         return ErrorAnswer(502, Reason.REPLICA_DIED, "the replica died; the request may have run")
     if isinstance(error, NoSuchEndpointError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -174,6 +175,22 @@ class Call:
         self.disarm()
         if not self.future.done():
             self.future.set_exception(error)
+
+
+def check_queues(waiting: deque[Call], overflow: deque[Call], shadows: deque[Call], queued: Counter[str]) -> None:
+    """Raise AssertionError if a pool's queues contradict one another.
+
+    Args:
+        waiting, overflow: calls that wait for a replica, and those that wait for room among them.
+        shadows: mirrored calls that wait.
+        queued: how many wait, by endpoint.
+    """
+    assert +queued == Counter(call.request.endpoint for call in waiting), "queue counts differ from the queue"
+    assert not any(call.remote for call in (*waiting, *shadows)), "a waiting call is on a replica too"
+    assert all(call.shadow for call in shadows), "a call waits among the shadows and is none"
+    assert not any(call.shadow for call in (*waiting, *overflow)), "a shadow waits among the others"
+    arrivals = [call.arrival for call in waiting if not overflow]
+    assert arrivals == sorted(arrivals), "calls wait in another order than they came"
 
 
 class ClientClosedError(ServeException):

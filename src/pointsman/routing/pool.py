@@ -19,13 +19,16 @@ from collections.abc import Callable
 
 import msgspec.structs
 
-from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError
+from pointsman.exceptions import BackpressureError
 from pointsman.model import BackendRoute, Reason
 from pointsman.policy.balance import LEAD_S, Throughput, choose_replica, whom_to_recall_from
-from pointsman.routing.call import Call, ClientClosedError, Deadlines
+from pointsman.routing.call import Call, ClientClosedError, Deadlines, check_queues
+from pointsman.routing.demand import PoolDemand
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics
+from pointsman.routing.refusals import is_refused, not_starting, queue_full, replica_died, too_late
 from pointsman.routing.remote import RemoteReplica
 from pointsman.routing.reply import Reply
+from pointsman.routing.reports import Reporter
 from pointsman.routing.sockets import SocketPlaces
 from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import Body
@@ -33,10 +36,6 @@ from pointsman.wire.messages import FailureHead, RefuseHead
 
 MAX_ATTEMPTS = 2
 """How often a call may start. A request that kills replicas must not go through all of them."""
-MAX_RETRY_AFTER_S = 60.0
-PAUSES_S = {Reason.QUEUE_FULL: 0.005, Reason.RECONFIGURING: 0.02}
-"""How long a replica that has refused a call is sent no other, by the reason; it does not say when it accepts calls
-again. For other reasons, such as a drain: for good."""
 
 
 class Pool:
@@ -47,9 +46,11 @@ class Pool:
         instance: id of the instance, for the handshakes.
         reroute: called with each call that has not started when the backend is gone.
         metrics: where waiting and retried calls are counted.
+        reporter: where it says that it counts, if the route wants that, and that a call finds no replica.
 
     Attributes:
         serves_users: whether the backend gets calls that are not mirrored.
+        arrivals, queues: calls that have come, each once however often it was placed; and where they wait.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Pool:
         instance: str,
         reroute: Callable[[Call], None],
         metrics: RouterMetrics | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self._metrics = metrics
         self._route = route
@@ -75,10 +77,12 @@ class Pool:
         self._sockets = SocketPlaces()
         self._throughput = Throughput(self._loop.time())
         self._deadlines = Deadlines(self._expire)
-        self._next_turn = self._arrivals = 0
+        self._next_turn = self.arrivals = 0
         self._recalls = False  # replicas may keep calls waiting while others are free
         self._looking: asyncio.TimerHandle | None = None
         self._retired = self.serves_users = False
+        self.queues: tuple[deque[Call], ...] = (self._waiting, self._overflow, self._shadows, self._sockets.waiting)
+        self.demand = PoolDemand(self, reporter)
         self.update(route)
 
     @property
@@ -90,6 +94,7 @@ class Pool:
         self._route = route
         limit = route.max_concurrent_queries if route.one_at_a_time else None
         wanted = {ref.number: ref for ref in route.replicas}
+        self.demand.follow(route.scales and not self._retired)
         for number in [number for number in self._remotes if number not in wanted]:
             remote = self._remotes.pop(number)
             remote.retire()
@@ -99,11 +104,15 @@ class Pool:
         for number, ref in wanted.items():
             if number not in self._remotes:
                 remote = self._remotes[number] = RemoteReplica(ref, self, instance=self._instance)
+                remote.counts = self.demand.counts
                 remote.start()
             self._remotes[number].one_at_a_time(limit)
         self._candidates = list(self._remotes.values())
         self._recalls = route.one_at_a_time and len(self._candidates) > 1
         self.place_waiting()
+        if is_refused(route):
+            for call in self._empty_queues():
+                call.fail(not_starting(route))
         if self._recalls and self._looking is None:
             self._look_later()
 
@@ -114,15 +123,20 @@ class Pool:
             BackpressureError: the queue is full, and the call does not wait.
         """
         call.backend = self.tag
-        self._arrivals += 1
-        call.arrival = self._arrivals
+        self.arrivals += 1
+        call.arrival = self.arrivals
         self._deadlines.watch(call)
         if call.is_socket:
-            self._place_socket(call)
+            self._sockets.place(call, self._candidates, self._route)
+            self._queue_changed()
         elif not self._waiting and not (call.shadow and self._shadows) and self._send(call):
             pass
+        elif is_refused(self._route):
+            call.disarm()
+            raise not_starting(self._route)
         elif call.shadow:
             self._shadows.append(call)
+            self._queue_changed()
         elif not self.is_full(call.request.endpoint):
             self._enqueue(call)
         elif call.waits_if_full:
@@ -146,6 +160,10 @@ class Pool:
     def connecting(self) -> list[asyncio.Future[None]]:
         """Of replicas that are new and not reached yet: done when they are, or when nobody waits any more."""
         return [remote.tried for remote in self._candidates if not remote.tried.done()]
+
+    def holders(self) -> tuple[RemoteReplica, ...]:
+        """All replicas that may have calls, also those that get no others."""
+        return (*self._remotes.values(), *self._retiring)
 
     @property
     def inflight(self) -> int:
@@ -186,13 +204,13 @@ class Pool:
             self._reroute(call)
 
     def _empty_queues(self) -> list[Call]:
-        for call in (*self._waiting, *self._overflow):
-            self._count_waiting(call, -1)
-        queues = (self._waiting, self._overflow, self._shadows, self._sockets.waiting)
-        calls = [call for queue in queues for call in queue]
-        for queue in queues:
+        calls, counted = [call for queue in self.queues for call in queue], (*self._waiting, *self._overflow)
+        for queue in self.queues:
             queue.clear()
         self._queued.clear()
+        for call in counted:
+            self._count_waiting(call, -1)
+        self._queue_changed()
         return calls
 
     def statistics(self) -> PoolStatistics:
@@ -207,14 +225,8 @@ class Pool:
 
     def validate(self) -> None:
         """Raise AssertionError if the pool's state is inconsistent. Called by tests at their end."""
-        assert +self._queued == Counter(call.request.endpoint for call in self._waiting), (
-            "queue counts differ from the queue"
-        )
-        assert not any(call.remote for call in (*self._waiting, *self._shadows)), "a waiting call is on a replica too"
-        assert all(call.shadow for call in self._shadows), "a call waits among the shadows and is none"
-        assert not any(call.shadow for call in (*self._waiting, *self._overflow)), "a shadow waits among the others"
-        arrivals = [call.arrival for call in self._waiting if not self._overflow]
-        assert arrivals == sorted(arrivals), "calls wait in another order than they came"
+        check_queues(self._waiting, self._overflow, self._shadows, self._queued)
+        self.demand.validate()
         assert not self._overflow or self.is_full(self._overflow[0].request.endpoint), (
             "a call waits for room that is there"
         )
@@ -222,7 +234,7 @@ class Pool:
     def _send(self, call: Call) -> bool:
         self._next_turn += 1
         if call.deadline <= self._loop.time():  # the timer is late, and an expired call must not start
-            call.fail(self._deadline_error(call))
+            call.fail(too_late(call, self._route))
             return True
         remote = choose_replica(
             self._candidates,
@@ -254,20 +266,13 @@ class Pool:
         if again is not None:
             self._looking = self._loop.call_at(again, self._look)
 
-    def _place_socket(self, call: Call) -> None:
-        try:
-            self._sockets.place(call, self._candidates, self._route)
-        except BackpressureError:
-            call.disarm()
-            raise
-
     def _enqueue(self, call: Call, *, again: bool = False) -> None:
         self._queued[call.request.endpoint] += 1
-        self._count_waiting(call, 1)
         if again:
             _put_back(call, self._waiting)
         else:
             self._waiting.append(call)
+        self._count_waiting(call, 1)
         if call.on_admitted is not None:
             call.on_admitted()
 
@@ -283,6 +288,7 @@ class Pool:
             for queue in (self._shadows, self._sockets.waiting):
                 if call in queue:
                     queue.remove(call)
+                    self._queue_changed()
 
     def _admit_overflow(self) -> None:
         while self._overflow and not self.is_full(self._overflow[0].request.endpoint):
@@ -293,29 +299,21 @@ class Pool:
     def _count_waiting(self, call: Call, change: int) -> None:
         if self._metrics is not None:
             self._metrics.waits(call.request.endpoint, self.tag, change)
+        self._queue_changed()
+
+    def _queue_changed(self) -> None:
+        if self.demand.counts is not None:
+            self.demand.queued(bool(self._candidates))
 
     def _queue_full_error(self, call: Call) -> BackpressureError:
-        rate = self._throughput.per_second(self._loop.time())
-        waiting = len(self._waiting) + len(self._overflow)
-        return BackpressureError(
-            f"{self._route.max_queued_queries} calls of endpoint {call.request.endpoint!r} already wait for backend"
-            f" {self.tag!r}, its max_queued_queries",
-            retry_after=min(max(1.0, waiting / rate), MAX_RETRY_AFTER_S) if rate else 1.0,
-        )
+        rate, waiting = self._throughput.per_second(self._loop.time()), len(self._waiting) + len(self._overflow)
+        return queue_full(self._route, call.request.endpoint, waiting=waiting, per_second=rate)
 
     def _expire(self, call: Call) -> None:
         if call.is_over():
             return
-        call.fail(self._queue_full_error(call) if call in self._overflow else self._deadline_error(call))
+        call.fail(self._queue_full_error(call) if call in self._overflow else too_late(call, self._route))
         self.cancel(call)
-
-    @staticmethod
-    def _deadline_error(call: Call) -> DeadlineExceededError:
-        started = call.remote is not None
-        waited = "its deadline passed while it ran" if started else "no replica was free before its deadline"
-        return DeadlineExceededError(
-            f"call to endpoint {call.request.endpoint!r} was given up: {waited}", started=started
-        )
 
     def _retry(self, call: Call, reason: Reason) -> None:
         call.remote = None
@@ -330,6 +328,7 @@ class Pool:
             self.place_waiting()
         elif call.shadow:
             _put_back(call, self._shadows)
+            self._queue_changed()
         else:
             self._enqueue(call, again=True)
 
@@ -339,6 +338,7 @@ class Pool:
         """Place waiting calls while there is free capacity."""
         if self._sockets.waiting:
             self._sockets.place_waiting(self._candidates, self._route)
+            self._queue_changed()
         while True:
             self._admit_overflow()
             queue = self._waiting or self._overflow or self._shadows
@@ -350,7 +350,9 @@ class Pool:
             if not call.is_over() and not self._send(call):
                 return
             queue.popleft()
-            if queue is not self._shadows:
+            if queue is self._shadows:
+                self._queue_changed()
+            else:
                 self._count_waiting(call, -1)
             if queue is self._waiting:
                 self._queued[call.request.endpoint] -= 1
@@ -373,7 +375,7 @@ class Pool:
         if call.is_socket and refusal.reason is Reason.QUEUE_FULL:  # it may have room for calls
             call.has_no_place_at(remote)
         elif refusal.reason is not Reason.RECALLED:
-            remote.refuse_calls(PAUSES_S.get(refusal.reason))
+            remote.refuses_calls(refusal.reason)
         call.attempts -= 1  # a refused call was not started, so it was no attempt
         if self._retired and refusal.reason is Reason.RECALLED and not call.is_over() and remote.send_again(call):
             return  # it was asked for before the backend was deleted; now no other replica can run it
@@ -388,9 +390,7 @@ class Pool:
             elif call.may_be_repeated() and call.attempts < MAX_ATTEMPTS:
                 self._retry(call, Reason.REPLICA_DIED)
             else:
-                call.fail(
-                    ReplicaDiedError(f"the replica of backend {self.tag!r} died after hand-off; the call may have run")
-                )
+                call.fail(replica_died(self.tag))
         self.place_waiting()
 
 

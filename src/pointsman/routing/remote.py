@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Iterator
 from typing import Protocol
 
 from pointsman.exceptions import CallRejectedError, TooLargeError
-from pointsman.model import ReplicaRef
-from pointsman.policy.balance import LEAD_S, STEADY_S, has_one_ahead, is_surprise, may_hold, patience_s
+from pointsman.model import Reason, ReplicaRef
 from pointsman.routing.call import Call
+from pointsman.routing.demand import Counts, Sent
+from pointsman.routing.holding import PAUSES_S, Holding
 from pointsman.routing.reply import ByteStream, Reply, ReplyStream, StreamBroken
 from pointsman.routing.upward import Upward
 from pointsman.wire import stream as wire_stream
@@ -51,28 +53,24 @@ class RemoteOwner(Protocol):
     def replica_free(self, *, idle: bool) -> None: ...
 
 
-class RemoteReplica:
+class RemoteReplica(Holding):
     """The connection to a replica. Reconnects when it is lost, until :meth:`retire`.
 
     Attributes:
-        elsewhere: calls of other routers in the replica, as of its last reply.
         near: whether the replica is on this process's node.
         retired: no new calls are sent.
         sockets: WebSockets on it, which do not count among the calls.
-        may_hold: calls without an answer that it may have; None where it runs them beside one another.
-        one_ahead: whether it may have a second call though ``may_hold`` is 1, while calls wait for every replica. Not
-            where other routers have calls, which it can go on with.
         tried: done once it was reached, or nobody waits for that any more.
+        counts: where the end of each call is counted; None where nobody asks.
     """
 
     def __init__(self, ref: ReplicaRef, owner: RemoteOwner, *, instance: str) -> None:
+        super().__init__()
         self.ref = ref
-        self.elsewhere = 0
         self.near = ref.node == node_here()
         self.retired = False
         self._owner = owner
         self._instance = instance
-        self._loop = asyncio.get_running_loop()
         self._stream: Stream | None = None
         self._calls: dict[int, Call] = {}
         self._streams: dict[int, ReplyStream] = {}
@@ -83,15 +81,7 @@ class RemoteReplica:
         self._started: StartedReader | None = None
         self._closed_to_calls = False
         self._dialing: asyncio.Task[None] | None = None
-        self.may_hold: int | None = None
-        self.one_ahead = False
-        self._one_ahead_from = 0.0
-        self._limit: int | None = None
-        self._run_us = 0
-        self._recalling = False
-        self.asked_at = float("-inf")
-        self._moved_at = 0.0
-        """When it last ended a call, or began to stream."""
+        self.counts: Counts | None = None
         self.tried: asyncio.Future[None] = self._loop.create_future()
         self._patience = self._loop.call_later(CONNECT_S, self._has_tried)
 
@@ -99,6 +89,11 @@ class RemoteReplica:
     def version(self) -> int:
         """Of the backend's code that it runs."""
         return self.ref.version
+
+    def present(self) -> Iterator[Sent]:
+        """Calls and streams on it, WebSockets too."""
+        yield from self._calls.values()
+        yield from self._streams.values()
 
     @property
     def held(self) -> int:
@@ -126,42 +121,12 @@ class RemoteReplica:
         first = next(iter(self._calls.values()), None)
         return None if first is None else max(first.sent_at, self._moved_at)
 
-    @property
-    def patience_s(self) -> float:
-        return patience_s(self._run_us) if self.one_ahead else LEAD_S
-
-    def one_at_a_time(self, limit: int | None) -> None:
-        """Say that it runs its calls one at a time, and takes at most ``limit``; None where it does not."""
-        self._limit = limit
-        self._reckon()
-
     def recall(self) -> None:
         """Have it send back what it has not begun. It gets nothing more before it is free again."""
         if self._stream is not None and self._stream.ready and not self._stream.closed:
             self._recalling, self.asked_at = True, self._loop.time()
             self._reckon()
             self._stream.send(Kind.RECALL, 0)
-
-    def _reckon(self) -> None:
-        if self._limit is None:
-            self.may_hold = None
-        else:
-            self.may_hold = 0 if self._recalling else may_hold(self._run_us, self._limit)
-        self.one_ahead = False
-
-    def _moved_on(self, run_us: int) -> None:
-        """A call has ended there, so that the next can begin."""
-        # Also where only a later table will say that it runs one at a time.
-        before_us, self._run_us = self._run_us, run_us or self._run_us
-        if self._limit is not None or self._recalling:
-            self._moved_at = self._loop.time()
-            self._recalling = False
-            self._reckon()
-            if self.may_hold == 1:  # not for calls that have a lead: this is passed by each
-                if is_surprise(before_us, self._run_us):
-                    self._one_ahead_from = self._moved_at + STEADY_S
-                is_steady = self._moved_at >= self._one_ahead_from
-                self.one_ahead = is_steady and not self.elsewhere and has_one_ahead(self._run_us)
 
     def _has_tried(self) -> None:
         self._patience.cancel()
@@ -179,8 +144,9 @@ class RemoteReplica:
         self._has_tried()
         self._close_if_idle()
 
-    def refuse_calls(self, pause_s: float | None = None) -> None:
-        """Send no new calls for ``pause_s`` seconds; None: for good."""
+    def refuses_calls(self, reason: Reason) -> None:
+        """It has refused one: send no others for a while, or for good, by the reason."""
+        pause_s = PAUSES_S.get(reason)
         self._closed_to_calls = True
         if pause_s is not None and not self.retired:
             self._loop.call_later(pause_s, self._accept_calls)
@@ -251,6 +217,8 @@ class RemoteReplica:
     def cancel(self, call: Call) -> None:
         """Have the replica cancel a call, and forget it here."""
         if self._calls.pop(call.call_id, None) is not None and self._stream is not None:
+            if self.counts is not None:
+                self.counts.leave(call.sent_at)
             self._end_up(call.call_id)
             self._stream.send(Kind.CANCEL, call.call_id)
             self._close_if_idle()
@@ -260,7 +228,9 @@ class RemoteReplica:
             self._stream.send(Kind.CREDIT, call_id, pack(CreditHead(amount)))
 
     def drop_stream(self, call_id: int) -> None:
-        if self._streams.pop(call_id, None) is not None and self._stream is not None:
+        reply_stream = self._streams.pop(call_id, None)
+        if reply_stream is not None and self._stream is not None:
+            self._count_end(reply_stream)
             self._end_up(call_id)
             self._stream.send(Kind.CANCEL, call_id)
             self._owner.place_waiting()
@@ -308,6 +278,9 @@ class RemoteReplica:
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         orphans = list(self._calls.values())
         streams = list(self._streams.values())
+        if self.counts is not None:
+            for sent in self.present():
+                self.counts.leave(sent.sent_at)
         self._calls.clear()
         self._streams.clear()
         waiting = {call.call_id for call in orphans}
@@ -339,7 +312,9 @@ class RemoteReplica:
         elif kind == Kind.END:
             self._moved_at = self._loop.time()
             if frame.call_id in self._streams:
-                self._streams.pop(frame.call_id).finish(head=frame.head)
+                reply_stream = self._streams.pop(frame.call_id)
+                self._count_end(reply_stream)
+                reply_stream.finish(head=frame.head)
                 self._end_up(frame.call_id)
         elif kind == Kind.FAILURE:
             self._failed(unpack(frame.head, FailureHead), frame)
@@ -349,6 +324,8 @@ class RemoteReplica:
             self._end_up(frame.call_id, again=True)
             self._set_load(refusal.load)
             if call is not None:
+                if self.counts is not None:
+                    self.counts.leave(call.sent_at)
                 self._owner.call_refused(call, refusal, self)
         elif kind == Kind.CREDIT:
             if frame.call_id in self._ups:
@@ -365,12 +342,15 @@ class RemoteReplica:
         if not head.stream:
             if self._ups:
                 self._end_up(call.call_id)
+            if self.counts is not None:
+                self.counts.end(call.sent_at, self._busy_until)
             self._moved_on(head.run_us)
             self._owner.call_replied(call, Reply(head.status, head.headers, frame.body))
             return
-        self._moved_at = self._loop.time()
         make = ByteStream if head.by_bytes else ReplyStream
         reply_stream = self._streams[call.call_id] = make(self, call.call_id)
+        reply_stream.sent_at, reply_stream.began = call.sent_at, self._busy_until
+        self._moved_at = self._loop.time()
         self._owner.call_replied(call, Reply(head.status, head.headers, b"", reply_stream))
 
     def _failed(self, failure: FailureHead, frame: Frame) -> None:
@@ -378,14 +358,21 @@ class RemoteReplica:
         self._set_load(failure.load)
         reply_stream = self._streams.pop(frame.call_id, None)
         if reply_stream is not None:
+            self._count_end(reply_stream)
             self._moved_at = self._loop.time()
             reply_stream.finish(StreamBroken(failure.text, failure, frame.body))
             return
         call = self._calls.pop(frame.call_id, None)
         if call is not None:
+            if self.counts is not None:
+                self.counts.end(call.sent_at, self._busy_until)
             if failure.run_us:  # otherwise it was rejected, and has never been where others wait
                 self._moved_on(failure.run_us)
             self._owner.call_failed(call, failure, frame.body)
+
+    def _count_end(self, ended: ReplyStream) -> None:
+        if self.counts is not None:
+            self.counts.end(ended.sent_at, ended.began)
 
     def _set_load(self, load: int) -> None:
         self.elsewhere = max(0, load - self.inflight)

@@ -58,6 +58,7 @@ class ReplyStream:
     Attributes:
         watcher: sees each chunk as it comes; None for nobody.
         tally: where its end is counted; None if nowhere, or by the reader.
+        sent_at, began: of its call: when it was sent, and when the replica may have begun it.
     """
 
     CREDIT_STEP = 8
@@ -73,6 +74,7 @@ class ReplyStream:
         self._waiter: asyncio.Future[None] | None = None
         self.watcher: StreamWatcher | None = None
         self.tally: TallyValues | None = None
+        self.sent_at = self.began = 0.0
 
     def __aiter__(self) -> ReplyStream:
         return self

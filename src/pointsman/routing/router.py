@@ -19,6 +19,7 @@ from pointsman.routing.chooser import NO_PINS, Chooser
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics, ShadowStatistics
 from pointsman.routing.pairing import Compared, Heard, Pairing, PairSink, Subject
 from pointsman.routing.pool import Pool
+from pointsman.routing.reports import Reporter
 from pointsman.routing.shadow import Shadow
 from pointsman.telemetry.tallies import Tallies
 from pointsman.wire.frames import Body
@@ -39,6 +40,7 @@ class Router:
         draw: returns numbers uniform in [0, 1); None for a generator of its own.
         metrics: where calls are counted for metrics; None to count nothing.
         tallies: where what becomes of them is counted, by policy version and backend; None as before.
+        reporter: tells the controller of the calls of backends whose number of replicas follows them; None as before.
         pairs: takes the answers of copied calls that are to be compared; None to compare nothing.
 
     Attributes:
@@ -53,11 +55,13 @@ class Router:
         metrics: RouterMetrics | None = None,
         pairs: PairSink | None = None,
         tallies: Tallies | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self._instance = instance
         self._pairs = pairs
         self.metrics = metrics
         self.tallies = tallies
+        self._reporter = reporter
         # Not the `random` module's shared generator, which user code may seed for each request.
         self._draw = draw or random.Random().random
         self._loop = asyncio.get_running_loop()
@@ -171,6 +175,8 @@ class Router:
         self.table = RoutingTable(self.table.version, {}, {})
         await asyncio.gather(*(shadow.aclose() for shadow in (*self._shadows.values(), *self._noise.values())))
         await asyncio.gather(*(pool.aclose("the client was shut down while the call waited") for pool in pools))
+        if self._reporter is not None:
+            self._reporter.close()
         if self._pairs is not None:
             await self._pairs.aclose()
 
@@ -239,7 +245,9 @@ class Router:
         return Compared(self._pairs, Subject(endpoint.name, tag, comparison), endpoint.route, self._newest)
 
     def _new_pool(self, route: BackendRoute) -> Pool:
-        return Pool(route, instance=self._instance, reroute=self._reroute, metrics=self.metrics)
+        return Pool(
+            route, instance=self._instance, reroute=self._reroute, metrics=self.metrics, reporter=self._reporter
+        )
 
     def _new_shadow(self, endpoint: str, backend: str) -> Shadow:
         return Shadow(endpoint, backend, metrics=self.metrics)

@@ -13,6 +13,7 @@ from typing import Protocol
 from pointsman.exceptions import BackpressureError
 from pointsman.model import BackendRoute
 from pointsman.routing.call import Call
+from pointsman.routing.refusals import is_refused, not_starting
 
 
 class Candidate(Protocol):
@@ -39,12 +40,18 @@ class SocketPlaces:
         """Send a socket to a replica, or keep it until there is one.
 
         Raises:
-            BackpressureError: all replicas have as many as they take, or too many wait.
+            BackpressureError: all replicas have as many as they take, too many wait, or no replica starts.
         """
-        if not self._send(call, candidates, route):
-            if len(self.waiting) >= route.max_queued_queries:
-                raise _full(f"{len(self.waiting)} WebSockets already wait", route)
-            self.waiting.append(call)
+        try:
+            if is_refused(route):
+                raise not_starting(route)
+            if not self._send(call, candidates, route):
+                if len(self.waiting) >= route.max_queued_queries:
+                    raise _full(f"{len(self.waiting)} WebSockets already wait", route)
+                self.waiting.append(call)
+        except BackpressureError:
+            call.disarm()
+            raise
 
     def place_waiting(self, candidates: Sequence[Candidate], route: BackendRoute) -> None:
         """Place those that wait, now that a replica may be there. They fail where all are full."""

@@ -95,6 +95,9 @@ class ControlLink:
         on_ready: called after each (re)connect, before any other frame is sent, to report who this process is.
         on_frame: called with frames that are neither replies nor tables, such as orders to a replica.
         on_gone: called once when the instance has ended.
+
+    Attributes:
+        links: how many connections there have been.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class ControlLink:
         self._task: asyncio.Task[None] | None = None
         self._connecting: set[asyncio.Task[None]] = set()
         self._gone: Exception | None = None
+        self.links = 0
 
     async def start(self) -> None:
         """Connect, and stay connected until :meth:`aclose`.
@@ -175,6 +179,14 @@ class ControlLink:
         if self._stream is not None:
             texts = {name: cut(getattr(report, name)) for name in ("error", "text", "traceback")}
             self._stream.send(Kind.REPORT, 0, pack(msgspec.structs.replace(report, **texts)), body)
+
+    def tell(self, kind: Kind, head: bytes) -> bool:
+        """Send a subscriber's word. False if there is no controller now: then it was not sent."""
+        stream = self._stream
+        if stream is None or not stream.ready or stream.closed or self._subscription is None:
+            return False
+        stream.send(kind, 0, head)
+        return True
 
     async def command(
         self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
@@ -305,6 +317,7 @@ class ControlLink:
 
     def stream_ready(self, stream: Stream) -> None:
         self._stream, self._lacks_whole = stream, False
+        self.links += 1
         if self._on_ready is not None:
             self._on_ready(self)
         if self._subscription is not None:

@@ -10,17 +10,56 @@ class Digits:
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import operator
+import threading
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
+
+from pointsman.multiplexing.host import Host
 
 L = TypeVar("L", bound=Callable[..., Any])
 
 DEFAULT_MODELS = 3
 UNLIMITED = -1
+
+
+_making = threading.Lock()
+
+
+class _Watch:
+    """Who wants to know of the models of functions that belong to no object: the replica that this process is."""
+
+    hosts: list[Host] = []
+    by: Callable[[Host], None] | None = None
+
+    @classmethod
+    def found(cls, host: Host) -> None:
+        cls.hosts.append(host)
+        if cls.by is not None:
+            cls.by(host)
+
+
+def watch_functions(by: Callable[[Host], None]) -> None:
+    """Call ``by``, on any thread, with what has been loaded by each loader that is no method, now and later."""
+    _Watch.by = by
+    for host in list(_Watch.hosts):
+        by(host)
+
+
+HOSTS = "__serve_models__"
+"""Attribute of objects whose class has a loader."""
+
+
+class Hosts(dict["Loader", Host]):
+    """What has been loaded for an object, by loader. A copy of the object begins with nothing."""
+
+    def __reduce__(self) -> Any:
+        return Hosts, ()
 
 
 class Loader:
@@ -49,13 +88,58 @@ class Loader:
         self.size_of = size_of
         self.unload = unload
         self.is_method = _is_method(function)
+        self._host: Host | None = None
         functools.update_wrapper(self, function)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model, or where an event loop runs, an awaitable of it."""
+        if kwargs or len(args) != 1 + self.is_method:
+            args = inspect.signature(self.function).bind(*args, **kwargs).args
+        model_id = args[-1]
+        if not isinstance(model_id, str):
+            raise TypeError(f"the id of a model is a str, not {model_id!r}")
+        if not model_id:
+            raise ValueError("the id of a model is not empty; this request may have named no model")
+        host = self.host_of(args[0]) if self.is_method else self._own_host()
+        # Not `get_running_loop`, whose exception would cost each sync call more than all the rest.
+        return host.get(model_id) if asyncio._get_running_loop() is None else host.soon(model_id)
+
+    def host_of(self, instance: Any) -> Host:
+        """What has been loaded for an object of the class that has this loader."""
+        try:
+            hosts = vars(instance).setdefault(HOSTS, Hosts())
+        except TypeError:
+            raise TypeError(
+                f"an object of class {type(instance).__name__} has no __dict__, which a class with a loader needs"
+            ) from None
+        host: Host | None = hosts.get(self)
+        if host is None:
+            host = hosts.setdefault(self, self._make_host(weakref.ref(instance)))
+        assert host is not None
+        return host
+
+    def _own_host(self) -> Host:
+        if self._host is None:
+            with _making:
+                if self._host is None:
+                    self._host = self._make_host(None)
+                    _Watch.found(self._host)
+        return self._host
+
+    def _make_host(self, instance: weakref.ref[Any] | None) -> Host:
+        function = self.function
+
+        def load(model_id: str) -> Any:
+            return function(model_id) if instance is None else function(instance(), model_id)
+
+        limit = None if self.max_models == UNLIMITED else self.max_models
+        return Host(load, max_models=limit, max_bytes=self.max_bytes, size_of=self.size_of, unload=self.unload)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_host": None}
 
     def __repr__(self) -> str:
         return f"<loader {self.function.__qualname__}>"

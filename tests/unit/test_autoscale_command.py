@@ -183,6 +183,7 @@ def test_a_missing_trace_is_named(tmp_path: Path) -> None:
     assert "none.json" in result.stderr.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_a_simulation_can_be_drawn(trace: str, tmp_path: Path) -> None:
     """A user gets a picture of calls, replicas and late calls, each rule with its name; the same each time (AS18)."""
     first, again = tmp_path / "first.svg", tmp_path / "again.svg"

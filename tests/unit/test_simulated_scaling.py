@@ -94,3 +94,56 @@ def test_peers_keep_to_what_a_user_sets() -> None:
     assert quick.wanted[1][0] < usual.wanted[1][0]
     hasty, calm = (simulated(policy="kpa", config={"downscale_delay_s": delay}) for delay in (0, 300))
     assert (hasty.flaps > 0, calm.flaps) == (True, 0)
+
+
+def three(context: Any) -> int:
+    return 3
+
+
+def test_a_policy_of_ones_own_can_be_tried_by_its_path_or_as_it_is() -> None:
+    """A user tries a policy before a backend has it: as a callable, by its path, in a config (AS13, AS18)."""
+    by_path = "tests.unit.test_simulated_scaling:three"
+    config = {"downscale_delay_s": 0}
+    result = simulated(config=config, policy=three)
+    assert {count for _, count in result.wanted if count != result.wanted[0][1]} == {3}
+    assert {decision["reason"] for decision in result.decisions} == {"policy"}
+    assert simulated(config=config, policy=by_path) == simulated(config={**config, "policy": by_path}) == result
+
+
+def test_a_policy_sees_what_a_controller_would_tell_it_and_keeps_a_state() -> None:
+    """A user's policy gets Ray Serve's attributes and its own state back (AS13, AS18)."""
+    seen = []
+
+    def policy(context: Any) -> tuple[float, dict[str, int]]:
+        seen.append(context)
+        return context.current_num_replicas, {"looks": context.policy_state.get("looks", 0) + 1}
+
+    simulated(policy=policy)
+    assert [context.policy_state.get("looks", 0) for context in seen] == list(range(len(seen)))
+    busy = seen[200]
+    assert busy.total_num_requests == pytest.approx(3, abs=1.5)
+    assert busy.arrivals_per_second == pytest.approx(30, abs=5)
+    assert busy.service_s == pytest.approx(0.1, abs=0.02)
+    assert busy.start_s == 5.0
+
+
+@pytest.mark.parametrize("answer", [float("nan"), None, "many", True, ValueError("odd")])
+def test_a_policy_that_gives_no_number_leaves_it_to_the_built_in_rule(answer: Any) -> None:
+    """A policy that raises or answers nonsense changes nothing, and the result says so (AS13, AS18)."""
+
+    def policy(context: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    result = simulated(policy=policy)
+    assert result.wanted == simulated().wanted
+    assert "odd" in result.remark if isinstance(answer, Exception) else "no number" in result.remark
+
+
+def test_a_policy_that_is_none_is_refused() -> None:
+    """A path that cannot be imported is an ImportError, what cannot be called a TypeError (AS13, AS18)."""
+    with pytest.raises(ImportError, match="no_such_module"):
+        simulated(policy="no_such_module:policy")
+    with pytest.raises(TypeError, match="cannot be called"):
+        simulated(policy="tests.unit.test_simulated_scaling:BUSY")

@@ -119,7 +119,7 @@ def simulate(
             found[one] = simulate_autoscaling(
                 calls, fields, service_s=taken, slots=slots, start_s=start_s, slo_ms=slo_ms, policy=one, seed=seed
             )
-        except (TypeError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise typer.BadParameter(str(error)) from None
     if plot is not None:
         from pointsman.testing.scaling.plot import save_plot

@@ -12,6 +12,7 @@ from pointsman.model.origin import Struct
 from pointsman.policy.scaling.seen import Seen
 from pointsman.testing.scaling.fleet import INFINITE, Fleet
 from pointsman.testing.scaling.oracle import least_replicas
+from pointsman.testing.scaling.own import Own, imported
 from pointsman.testing.scaling.peers import Knative, RayServe
 from pointsman.testing.scaling.rules import Oracle, Pointsman, Rule
 from pointsman.testing.scaling.traces import Calls, Trace, calls_of, mean_and_cv
@@ -88,11 +89,11 @@ def simulate_autoscaling(
     Raises:
         ValueError: the trace is empty, unsorted or negative, the policy unknown, a field of the configuration unknown
             or another value out of range.
+        ImportError, TypeError: a policy of one's own cannot be imported, or called.
     """
     mean_s, cv = mean_and_cv(service_s)
     options = parse_autoscaling(config) or AutoscalingConfig()
     autoscaling = options.spec()
-    given = {name: getattr(options, name) for name in options.model_fields_set}
     calls = calls_of(trace, service_s, seed)
     slo_s = (slo_ms or autoscaling.target_latency_ms or 5000 * mean_s) / 1000
     bounds = autoscaling.bounds(DEFAULT_MAX)
@@ -100,18 +101,31 @@ def simulate_autoscaling(
         (second, _within(least_replicas(rate, mean_s, cv, slots, slo_s), bounds)) for second, rate in calls.steps[:-1]
     ]
     first = autoscaling.initial_replicas if autoscaling.initial_replicas is not None else needs[0][1]
-    rule: Rule
-    if policy == "ray":
-        rule = RayServe(given)
-    elif policy == "kpa":
-        rule = Knative(given, slots, first)
-    elif policy == "oracle":
-        rule = Oracle(needs, start_s)
-    elif policy == "pointsman":
-        rule = Pointsman(autoscaling)
-    else:
-        raise ValueError(f"a policy must be one of {', '.join(POLICIES)}, an import path or a callable, got {policy!r}")
+    rule = _rule(policy, options, Oracle(needs, start_s), slots, first)
     return _Run(calls, rule, Fleet(calls, slots, start_s, first), bounds, slots, start_s, first).result(slo_s)
+
+
+def _rule(policy: str | Callable[..., Any], options: AutoscalingConfig, oracle: Oracle, slots: int, first: int) -> Rule:
+    """The rule that is simulated. The configuration may name a policy of the user's, as that of a backend may.
+
+    Raises:
+        ValueError, ImportError, TypeError: there is none.
+    """
+    given = {name: getattr(options, name) for name in options.model_fields_set}
+    if policy == "ray":
+        return RayServe(given)
+    if policy == "kpa":
+        return Knative(given, slots, first)
+    if policy == "oracle":
+        return oracle
+    own: Any = options.policy if policy == "pointsman" else policy
+    if own is None:
+        return Pointsman(options.spec())
+    if isinstance(own, str) and (":" in own or "." in own):
+        own = imported(own)
+    if not callable(own):
+        raise ValueError(f"a policy must be one of {', '.join(POLICIES)}, an import path or a callable, got {own!r}")
+    return Own(own, options.spec())
 
 
 def _within(replicas: int, bounds: tuple[int, int]) -> int:

@@ -74,7 +74,7 @@ def printed(shown: RenderableType, width: int = 120) -> str:
 def test_the_status_says_what_is_wanted_why_and_since_when(client: Client) -> None:
     """An operator reads in one row how many replicas a backend has and wants, and because of what (AS19)."""
     shown = command("status").stdout
-    for text in ("m ", "2", "5", "1-40", "9.8", "41.2", "demand: demand 9.8 at target 2", " d"):
+    for text in ("m ", "2", "5", "1-40", "9.8", "41.2", " demand 9.8 at target 2", " d"):
         assert text in shown
     assert "fixed" not in shown
     assert json.loads(command("status", "--json").stdout) == {"m": SCALING}
@@ -217,6 +217,6 @@ def test_top_shows_how_many_of_the_wanted_replicas_there_are_and_why() -> None:
     known = {"m": backend(SCALING), "asleep": backend(asleep, running=0, wanted=0)}
     shown = printed(stats_tables(STATS, "title", "10s", known), width=160)
     assert "2/5" in shown
-    assert "demand: demand 9.8 at target 2" in shown
+    assert " demand 9.8 at target 2" in shown
     assert "as created" in shown
     assert "deleted" not in shown

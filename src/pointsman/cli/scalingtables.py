@@ -22,7 +22,7 @@ _FIGURES = {
 
 def scaling_table(backends: dict[str, Any]) -> Table:
     """The backends of a client's ``status`` whose number of replicas follows their calls; without rows if none does."""
-    table = make_table("Autoscaling", "backend", "ready", "wanted", "of", "demand", "calls/s", "why", "since")
+    table = make_table("Autoscaling", "backend", "ready", "wanted", "bounds", "demand", "calls/s", "why", "since")
     for tag, backend in sorted(backends.items()):
         scaling = backend.get("autoscaling")
         if scaling is None:
@@ -36,7 +36,7 @@ def scaling_table(backends: dict[str, Any]) -> Table:
             f"{scaling['demand']:.3g}",
             f"{scaling['arrivals_per_second']:.3g}",
             _why(scaling),
-            age(scaling["decisions"][-1]["time"]) if scaling["decisions"] else "-",
+            age(scaling["decisions"][-1]["time"] if scaling["decisions"] else backend.get("since", "")),
         )
     for column in table.columns[1:6]:
         column.justify, column.no_wrap = "right", True
@@ -47,7 +47,7 @@ def scaling_table(backends: dict[str, Any]) -> Table:
 def _why(scaling: dict[str, Any]) -> Text:
     """The newest decision, and below it what else a reader must know."""
     decisions = scaling["decisions"]
-    lines = [plain(f"{decisions[-1]['reason']}: {decisions[-1]['text']}") if decisions else Text("as created", "dim")]
+    lines = [_because(decisions[-1]) if decisions else Text("as created", style="dim")]
     if scaling["hold_s"] is not None:
         lines.append(Text(f"held for {duration(scaling['hold_s'])} more", style="cyan"))
     if scaling["blocked"] is not None:
@@ -56,6 +56,11 @@ def _why(scaling: dict[str, Any]) -> Text:
     if scaling["remark"]:
         lines.append(Text(plain(scaling["remark"]).plain, style="yellow"))
     return Text("\n").join(lines)
+
+
+def _because(decision: dict[str, Any]) -> Text:
+    reason, text = decision["reason"], decision["text"]
+    return plain(text if text.startswith(reason) else f"{reason}: {text}")
 
 
 def show_decisions(decisions: list[dict[str, Any]], console: Console) -> None:

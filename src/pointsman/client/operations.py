@@ -21,6 +21,7 @@ from pointsman.context import replica_context
 from pointsman.exceptions import ServeException
 from pointsman.model import BackendSpec, EndpointSpec, Origin
 from pointsman.model.evidence import Numbers
+from pointsman.model.scaling import ScalingView
 from pointsman.progress import ProgressLine
 from pointsman.telemetry.reports import Reading, summarise
 from pointsman.telemetry.windows import WINDOWS, add_numbers, endpoint_window
@@ -199,7 +200,16 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
             "traceback": failure.traceback,
             "failures": failure.failures,
         },
+        "autoscaling": view.scaling and scaling_view(view.scaling),
     }
+
+
+def scaling_view(view: ScalingView) -> dict[str, Any]:
+    """The autoscaling of a backend, ready for JSON."""
+    shown: dict[str, Any] = msgspec.to_builtins(view)
+    for decision in shown["decisions"]:
+        decision["from"], decision["to"] = decision.pop("before"), decision.pop("after")
+    return shown
 
 
 def digest_of(spec: BackendSpec) -> str:

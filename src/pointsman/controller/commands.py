@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 from msgspec import structs
 
+from pointsman.controller.acting import time_of_day
 from pointsman.controller.applying import find_operation
 from pointsman.controller.controller import Controller
 from pointsman.controller.evidence import EvidenceReader
@@ -238,6 +239,8 @@ class Commands:
             unsubscribed=controller.unsubscribed,
             metrics=self._metrics_addresses(),
             queued=queued,
+            now=asyncio.get_running_loop().time(),
+            time=time_of_day(),
         )
         return structs.replace(status, last_minute=self._last_minute())
 

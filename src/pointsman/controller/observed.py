@@ -8,6 +8,7 @@ only reads it.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -18,6 +19,8 @@ from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.state import DEFAULT_MAX, Desired, FreeCapacity
 from pointsman.engine.orders import ProcessEvent
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
+from pointsman.model.scaling import Demand
+from pointsman.policy.scaling.seen import Verdict
 from pointsman.wire.commands import Apply, BackendChange, Change, TakeBack, backend_of
 from pointsman.wire.messages import Message, Report, unpack
 from pointsman.wire.scaling import WakeBackend
@@ -32,6 +35,41 @@ class Use:
     arrivals: int = 0
     call_s: float = 0.0
 
+RATE_S = 30.0
+"""Over so many seconds calls are counted for what a change of traffic brings."""
+
+
+NO_CALLS = Demand()
+
+
+@dataclass
+class Looked:
+    """What looks at a backend have found.
+
+    Attributes:
+        demand: what all routers had counted at the last look.
+        verdict: of the rule at the last look, with what it keeps in mind; None before the first.
+        shown: replicas that would be wanted, where decisions are only shown.
+        counts: what had been counted at looks of the last half minute: when, call seconds, arrivals.
+    """
+
+    demand: Demand = NO_CALLS
+    verdict: Verdict | None = None
+    shown: int | None = None
+    counts: deque[tuple[float, float, int]] = field(default_factory=deque)
+
+    def count(self, now: float, demand: Demand) -> None:
+        """Take in what was counted up to now."""
+        self.demand = demand
+        self.counts.append((now, demand.call_s, demand.arrivals))
+        while self.counts[0][0] < now - RATE_S:
+            self.counts.popleft()
+
+    def rate(self) -> tuple[float, int]:
+        """Calls at a time over the last half minute, and how many came."""
+        (began, call_s, arrivals), (ended, later_s, more) = self.counts[0], self.counts[-1]
+        return (later_s - call_s) / (ended - began) if ended > began else 0.0, more - arrivals
+
 
 @dataclass
 class Observed:
@@ -44,6 +82,8 @@ class Observed:
         connected: router -> version of the newest table whose replicas it has reached, or has tried to for long enough.
         default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
         uses: by backend, of those that may be at 0 replicas.
+        looked: by backend, of those whose number of replicas follows their calls.
+        started: backends, and the seconds that replicas of theirs took to start, since they were looked at.
     """
 
     capacity: Capacity = field(default_factory=Capacity)
@@ -53,6 +93,8 @@ class Observed:
     connected: dict[int, int] = field(default_factory=dict)
     default_max: int = DEFAULT_MAX
     uses: dict[str, Use] = field(default_factory=dict)
+    looked: dict[str, Looked] = field(default_factory=dict)
+    started: list[tuple[str, float]] = field(default_factory=list)
 
     def of(self, backend: str) -> list[Replica]:
         return self.replicas.of(backend)
@@ -94,6 +136,7 @@ def adopt(observed: Observed, live: Mapping[int, tuple[int, bytes]], now: float)
             since=now,
             pid=pid,
             adopted=True,
+            inherited=True,
             start_reason=metadata.start_reason,
             has_close=metadata.has_close,
         )
@@ -168,7 +211,7 @@ def record_report(
         return NextStep.DRAIN if introduces and replica.phase is Phase.DRAINING else NextStep.WATCH
     phase, step = STEPS.get(report.state, (replica.phase, NextStep.NOTHING))
     replica.enter(phase, now)
-    if report.patient and introduces:  # an earlier controller has let it go
+    if report.patient and not replica.patient:  # an earlier controller has let it go
         replica.patient, replica.health.answered_at = True, now
         return NextStep.WATCH
     return step
@@ -181,6 +224,8 @@ def _record_ready(observed: Observed, replica: Replica, report: Report, now: flo
     if replica.phase < Phase.READY:
         log.info("%s is ready (pid %d)", replica.tag, replica.pid)
         replica.enter(Phase.READY, now)
+        if not replica.inherited:
+            observed.started.append((replica.backend, now - replica.launched_at))
         replica.health.answered_at = now
         failures = observed.failures.get(replica.backend)
         if failures is not None and failures.reason is Reason.CONSTRUCTOR_FAILED and not failures.rolled_back:

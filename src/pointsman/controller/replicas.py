@@ -68,6 +68,7 @@ class Replica:
         drain_confirm_s, drain_timeout_s: the drain limits of its backend, kept for when that is deleted.
         has_close: whether its user code has a ``close`` method, which may take the drain limit once more.
         launched_at: when it was launched, or adopted.
+        inherited: launched by an earlier controller, so that nobody knows how long its start took.
         patient: it leaves since fewer are needed, so that its calls and streams have as long as they take.
     """
 
@@ -95,6 +96,7 @@ class Replica:
     drain_timeout_s: float = 20.0
     has_close: bool = False
     patient: bool = False
+    inherited: bool = False
     launched_at: float = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.judging import Judging
 from pointsman.controller.orders import Launcher
+from pointsman.controller.scaling.watch import ScalingWatch
 from pointsman.controller.state import DEFAULT_MAX, of_this_start
 from pointsman.controller.store import StoreError
 from pointsman.controller.store.base import DurableStore
@@ -87,6 +88,14 @@ async def serve(
         writer=writer,
         exporter=exporter,
     )
+    scaling = ScalingWatch(
+        desired=lambda: controller.desired,
+        observed=controller.observed,
+        counts=connections.demand,
+        update=controller.update,
+        earlier=judging.evidence.earlier,
+    )
+    judging.evidence.subscribe(scaling.heard)
     commands = Commands(
         handover.settings,
         controller,
@@ -102,12 +111,14 @@ async def serve(
     # The engine first: its ``recovered`` event adopts the living replicas, so they are known when they report.
     await raised.start()
     judging.start()
+    scaling.start()
     coming_up = asyncio.ensure_future(watch_start(controller, handover.settings))
     servers = [await _accept(listener, connections, handover.settings.instance) for listener in listeners]
     ready(controller)
     await stopped.wait()
     coming_up.cancel()
     await asyncio.gather(coming_up, return_exceptions=True)
+    await scaling.aclose()
     await judging.aclose()
     await controller.aclose()
     if exporter is not None:

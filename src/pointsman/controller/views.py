@@ -12,6 +12,8 @@ from pointsman.controller.observed import Observed
 from pointsman.controller.orders import Subscription
 from pointsman.controller.replicas import Phase, Replica
 from pointsman.controller.rollouts.words import views_of
+from pointsman.controller.scaling.prospects import scales
+from pointsman.controller.scaling.words import view_of as scaling_of
 from pointsman.controller.state import Desired, Fallback, find_endpoint
 from pointsman.limits import cut
 from pointsman.model import (
@@ -38,6 +40,8 @@ def status_of(
     unsubscribed: Collection[str],
     metrics: Mapping[str, str],
     queued: dict[str, int] | None,
+    now: float,
+    time: str,
 ) -> Status:
     """The status of the instance.
 
@@ -46,6 +50,8 @@ def status_of(
         unsubscribed: identities of ingresses that live and have not subscribed yet.
         metrics: URL of the metrics, by node.
         queued: number of calls that wait in routers, by endpoint; None if it is not known.
+        now: of the controller's clock.
+        time: of the day.
     """
     confirmed = observed.confirmed
     return Status(
@@ -55,7 +61,7 @@ def status_of(
         http_host=settings.http_host,
         http_port=settings.http_port,
         endpoints=desired.endpoints,
-        backends={tag: _backend_view(desired, observed, spec) for tag, spec in desired.backends.items()},
+        backends={tag: _backend_view(desired, observed, spec, now, time) for tag, spec in desired.backends.items()},
         ingresses=(
             *(IngressView(i.pid, confirmed.get(i.number, 0) >= table.version) for i in ingresses),
             *(IngressView(0, False) for _ in unsubscribed),
@@ -119,14 +125,13 @@ def state_of(desired: Desired, observed: Observed, spec: BackendSpec) -> tuple[s
         return "DEPLOY_FAILED", ready
     if failures is not None and failures.count and ready < wanted:
         return UNHEALTHY, ready
-    scales = spec.config.autoscaling is not None or spec.config.idle_timeout_s is not None
     if ready == len(replicas) == wanted:
-        return "IDLE" if scales and not wanted else "RUNNING", ready
+        return "IDLE" if scales(spec.config) and not wanted else "RUNNING", ready
     only_number = spec.tag not in desired.fallbacks and all(r.version == spec.version for r in replicas)
-    return "SCALING" if scales and only_number else "UPDATING", ready
+    return "SCALING" if scales(spec.config) and only_number else "UPDATING", ready
 
 
-def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> BackendView:
+def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec, now: float, time: str) -> BackendView:
     replicas, failures = observed.of(spec.tag), observed.failures.get(spec.tag)
     state, ready = state_of(desired, observed, spec)
     failure = None
@@ -140,6 +145,7 @@ def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec) -> Ba
         pythons=_pythons(spec, desired.fallbacks.get(spec.tag)),
         replicas=tuple(_replica_view(replica) for replica in replicas),
         wanted=desired.wanted(spec.tag),
+        scaling=scaling_of(spec.tag, desired, observed, now, time),
     )
 
 

@@ -19,7 +19,7 @@ from pointsman.engine.base import ONE_NODE, OneNode
 from pointsman.engine.orders import LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.model import Reason, RoutingTable
 from pointsman.wire.frames import Body, Kind
-from pointsman.wire.messages import Assignment, ConfigureHead, HealthAnswer, Report, unpack
+from pointsman.wire.messages import Assignment, ConfigureHead, DrainHead, HealthAnswer, Report, unpack
 from pointsman.wire.tables import TableChange, apply_change
 
 
@@ -208,7 +208,8 @@ class FakeEngine:
         if kind is Kind.STOP:
             self._later(replica, plan.stop_s, lambda: self.exit(number, "exited with code 0"))
         elif kind is Kind.DRAIN:
-            self._becomes(replica, "draining", replica.report.config_version)
+            patient = unpack(head, DrainHead).timeout_s is None
+            self._report(replica, Report(number, "draining", replica.report.config_version, patient=patient))
             self._later(replica, plan.drain_s, lambda: self._becomes(replica, "drained", replica.report.config_version))
         elif kind is Kind.ASSIGN and not replica.assigned:
             replica.assigned = True

@@ -40,10 +40,15 @@ def with_specs(
 
 def decided(scale: Scale, wanted: int, reason: str, text: str, now: str) -> Scale:
     """What is remembered after a decision; the same object if the number stays."""
-    if wanted == scale.wanted:
+    return msgspec.structs.replace(noted(scale, scale.wanted, wanted, reason, text, now), wanted=wanted)
+
+
+def noted(scale: Scale, before: int, after: int, reason: str, text: str, now: str) -> Scale:
+    """What is remembered after a decision that changes nothing; the same object if the number would stay."""
+    if before == after:
         return scale
-    decision = Decision(now, scale.wanted, wanted, reason, text)
-    return msgspec.structs.replace(scale, wanted=wanted, decisions=(*scale.decisions, decision)[-KEPT_DECISIONS:])
+    decision = Decision(now, before, after, reason, text)
+    return msgspec.structs.replace(scale, decisions=(*scale.decisions, decision)[-KEPT_DECISIONS:])
 
 
 def needs(before: Desired, after: Desired, tag: str, held: int) -> int:

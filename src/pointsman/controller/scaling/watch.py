@@ -1,0 +1,237 @@
+"""The shell of autoscaling: looks each half second at each backend whose number of replicas follows its calls, and has
+what is decided stored.
+
+    counts of routers -> look -> ``policy.scaling.decide`` -> Scale -> one commit for all -> the usual plan
+
+Nothing of it is a change that users wait for, so the state keeps its version. Where the store cannot write, the numbers
+stay, and each look tries again. A controller that comes next has the numbers, holds and learned times of starts; what
+was seen of calls it begins to see anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from pointsman.controller.acting import time_of_day
+from pointsman.controller.observed import Looked, Observed
+from pointsman.controller.scaling import looking
+from pointsman.controller.scaling.following import decided, noted
+from pointsman.controller.scaling.looking import NO_STEP, Rate, Step
+from pointsman.controller.scaling.words import is_held, news
+from pointsman.controller.state import Desired
+from pointsman.controller.store import StoreError
+from pointsman.model import BackendSpec, Scale
+from pointsman.model.evidence import Evidence
+from pointsman.model.scaling import Decision, Demand
+from pointsman.policy.scaling.decide import LOOK_S, decide
+from pointsman.policy.scaling.seen import Verdict
+
+log = logging.getLogger(__name__)
+
+Update = Callable[[Callable[[Desired, str], Desired]], Awaitable[None]]
+"""Commits what a function makes of the desired state; see ``Controller.update``."""
+
+
+class Counts(Protocol):
+    """What routers have counted of calls; see :class:`~pointsman.controller.scaling.demand.Collector`."""
+
+    on_waiting: Callable[[list[str]], None]
+
+    def demand_of(self, tag: str) -> Demand: ...
+
+    def is_silent(self, tag: str) -> bool: ...
+
+    def keep(self, tags: Collection[str]) -> None: ...
+
+
+class Change(NamedTuple):
+    """What a look makes of a backend: what was remembered of its number, and what shall be. It holds for this ``spec``
+    only; ``verdict`` and ``shown`` are those of the look before."""
+
+    spec: BackendSpec
+    before: Scale | None
+    after: Scale
+    verdict: Verdict | None
+    shown: int | None
+
+
+class ScalingWatch:
+    """Looks at all backends of an instance. Needs a running loop.
+
+    Args:
+        desired: returns the current desired state.
+        observed: has replicas, and is told what each look has found.
+        counts: of calls.
+        update: commits a change of the desired state.
+        earlier: returns a reading of the evidence, so many seconds old.
+        on_decision: called with a backend and each decision about it, once it is stored.
+        on_start: called with a backend and the seconds that a replica took to start.
+        clock: returns the time of day.
+    """
+
+    def __init__(
+        self,
+        *,
+        desired: Callable[[], Desired],
+        observed: Observed,
+        counts: Counts,
+        update: Update,
+        earlier: Callable[[float], Evidence] = lambda age_s: Evidence(at=0.0),
+        on_decision: Callable[[str, Decision], object] = lambda tag, decision: None,
+        on_start: Callable[[str, float], object] = lambda tag, seconds: None,
+        clock: Callable[[], str] = time_of_day,
+    ) -> None:
+        self._desired = desired
+        self._observed = observed
+        self._counts = counts
+        self._update = update
+        self._earlier = earlier
+        self._on_decision = on_decision
+        self._on_start = on_start
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._p99_s: dict[str, float] = {}
+        self._last = desired()
+        self._told = self._last.scales
+        self._failed = self._closed = False
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._counts.on_waiting = self.heard_waiting
+        self._tick()
+
+    async def aclose(self) -> None:
+        """Return when what was begun is done. Before the controller ends, which stores what is decided."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def heard(self, evidence: Evidence) -> None:
+        """Take in a reading of what was counted of latencies."""
+        autoscaled = {tag: spec.config.autoscaling for tag, spec in self._desired().backends.items()}
+        tags = [tag for tag, one in autoscaled.items() if one is not None and one.target_latency_ms is not None]
+        self._p99_s = looking.latencies_of(evidence, self._earlier(looking.OVER_S), tags) if tags else {}
+
+    def heard_waiting(self, tags: list[str]) -> None:
+        """Calls wait in a router: look at once at backends that have no replica to come."""
+        desired = self._desired()
+        if any(tag in desired.backends and not desired.wanted(tag) for tag in tags):
+            self.look()
+
+    def look(self) -> None:
+        """Look at all backends now, unless the last look is still being stored: then the next one sees it all."""
+        if self._task is None and not self._closed:
+            self._task = self._loop.create_task(self._look())
+            self._task.add_done_callback(self._ended)
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(LOOK_S, self._tick)
+        self.look()
+
+    async def _look(self) -> None:
+        desired, now, time = self._desired(), self._loop.time(), self._clock()
+        started, self._observed.started = self._observed.started, []
+        for tag, seconds in started:
+            self._on_start(tag, seconds)
+        counted = looking.counted(desired)
+        self._counts.keep(counted)
+        for tag in self._observed.looked.keys() - counted:
+            del self._observed.looked[tag]
+        for tag in counted:
+            self._observed.looked.setdefault(tag, Looked()).count(now, self._counts.demand_of(tag))
+        rates = {tag: Rate(*looked.rate()) for tag, looked in self._observed.looked.items()}
+        steps, self._last = looking.steps(self._last, desired, rates), desired
+        changes: dict[str, Change] = {}
+        for tag in sorted(counted):
+            took_s = [seconds for one, seconds in started if one == tag]
+            change = self._change(desired, tag, took_s, steps.get(tag, NO_STEP), now, time)
+            if change is not None:
+                changes[tag] = change
+        if changes:
+            await self._store(changes)
+        self._tell()
+
+    def _change(
+        self, desired: Desired, tag: str, started_s: Iterable[float], step: Step, now: float, time: str
+    ) -> Change | None:
+        spec, before, looked = desired.backends[tag], desired.scales.get(tag), self._observed.looked[tag]
+        verdict, shown = looked.verdict, looked.shown
+        scale = before or Scale(desired.wanted(tag))
+        scale = msgspec.structs.replace(scale, start_s=looking.learned(scale, started_s))
+        if scale.hold is not None and not is_held(scale, time):
+            scale = msgspec.structs.replace(scale, hold=None)
+        if spec.config.autoscaling is not None and not scale.unloaded:
+            scale = self._decide(spec, scale, looked, step, now, time)
+        if scale == (before or Scale(desired.wanted(tag))):
+            return None
+        return Change(spec, before, scale, verdict, shown)
+
+    def _decide(self, spec: BackendSpec, scale: Scale, looked: Looked, step: Step, now: float, time: str) -> Scale:
+        autoscaling = spec.config.autoscaling
+        assert autoscaling is not None
+        if not autoscaling.dry_run:
+            looked.shown = None
+        wanted = scale.wanted if looked.shown is None else looked.shown
+        seen = looking.seen_of(
+            spec,
+            scale,
+            self._observed,
+            demand=looked.demand,
+            wanted=wanted,
+            silent=self._counts.is_silent(spec.tag),
+            p99_s=self._p99_s.get(spec.tag),
+            step=step,
+        )
+        memory = looked.verdict.memory if looked.verdict is not None else None
+        verdict = looked.verdict = decide(seen, autoscaling, now, memory)
+        if scale.hold is not None:
+            return scale
+        if autoscaling.dry_run:
+            looked.shown = verdict.wanted
+            return noted(scale, wanted, verdict.wanted, verdict.reason, f"{verdict.text} (a dry run)", time)
+        return decided(scale, verdict.wanted, verdict.reason, verdict.text, time)
+
+    async def _store(self, changes: dict[str, Change]) -> None:
+        try:
+            await self._update(lambda state, time: _changed(state, changes))
+        except StoreError as error:
+            if not self._failed:
+                log.error("numbers of replicas stay as they are until the store can be written: %s", error)
+            self._failed = True
+            for tag, change in changes.items():  # it was not decided, and nothing must be remembered of that
+                if (looked := self._observed.looked.get(tag)) is not None:
+                    looked.verdict, looked.shown = change.verdict, change.shown
+        else:
+            self._failed = False
+
+    def _tell(self) -> None:
+        """Tell of all decisions since the last time, whoever took them."""
+        scales = self._desired().scales
+        for tag, decision in news(self._told, scales):
+            log.info("backend %r: %d -> %d replicas because %s", tag, decision.before, decision.after, decision.text)
+            self._on_decision(tag, decision)
+        self._told = scales
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            # A bug. Numbers stay as they are, and the next look is tried again: the rest of the controller works.
+            log.critical("the calls for backends could not be looked at", exc_info=task.exception())
+
+
+def _changed(state: Desired, changes: dict[str, Change]) -> Desired:
+    """The state with what a look has made of it. What was changed by somebody else since the look stays."""
+    scales = dict(state.scales)
+    for tag, change in changes.items():
+        if state.backends.get(tag) is change.spec and state.scales.get(tag) is change.before:
+            scales[tag] = change.after
+    return msgspec.structs.replace(state, scales=scales) if scales != state.scales else state

@@ -1,0 +1,279 @@
+"""controller.scaling.watch: numbers of replicas follow calls; whole stories in virtual time, without processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from pointsman.controller.store import StoreError
+from pointsman.model import Autoscaling, Scale
+from pointsman.model.scaling import BOUNDS, HOLD, TRAFFIC
+from pointsman.testing import ReplicaPlan
+from tests.loop.scaled import ScaledWorld, in_scaled_world
+
+
+def test_replicas_follow_calls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A burst gets its replicas within a second of deciding; the log, the status and the next look say why (AS16)."""
+    caplog.set_level(logging.INFO)
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9)
+        assert (world.wanted(), world.serving()) == (1, 1)
+        world.router.have("b", rate=90)
+        await asyncio.sleep(6.0)
+        assert 4 <= world.wanted() <= 9
+        for _, one in world.decisions:
+            assert f"backend 'b': {one.before} -> {one.after} replicas because {one.text}" in caplog.messages
+        await asyncio.sleep(2.0)
+        assert world.serving() == world.wanted()
+        view = world.view()
+        assert (view.min, view.max, view.hold_s, view.blocked) == (1, 9, None, None)
+        assert view.demand > 1
+        assert view.arrivals_per_second > 10
+        assert view.decisions[0].before == 1
+        assert world.decisions[0] == ("b", view.decisions[0])
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_starts_are_learned(tmp_path: Path) -> None:
+    """How long replicas take to start is measured from launch to ready, and outlives the controller (AS17, AS20)."""
+
+    async def test(world: ScaledWorld) -> None:
+        world.plan = ReplicaPlan(ready_s=4.0)
+        await world.create_auto()
+        await asyncio.sleep(1.0)
+        ((_, took_s),) = world.starts
+        assert took_s == pytest.approx(4.1, abs=0.05)
+        assert world.view().start_s == pytest.approx(4.1, abs=0.05)
+        await world.restart()
+        assert world.view().start_s == pytest.approx(4.1, abs=0.05)
+        await asyncio.sleep(5.0)
+        assert len(world.starts) == 1, "an adopted replica was started by somebody else"
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_number_that_somebody_has_fixed(tmp_path: Path) -> None:
+    """A fixed number stays whatever calls there are; afterwards the rule decides again (AS12)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9, downscale_delay_s=0.0)
+        await world.scale(3, hold_s=60.0)
+        world.router.have("b", rate=180)
+        await asyncio.sleep(30.0)
+        assert (world.wanted(), world.serving()) == (3, 3)
+        assert world.view().hold_s == pytest.approx(30, abs=2)
+        assert world.view().decisions[-1].reason == HOLD
+        await world.restart()
+        assert world.view().hold_s is not None
+        await asyncio.sleep(40.0)
+        assert world.view().hold_s is None
+        assert world.wanted() == 9
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_new_bounds_end_a_number_at_once(tmp_path: Path) -> None:
+    """An update with a larger least number returns when so many run (AS2)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto()
+        await world.update(autoscaling={"min_replicas": 3, "target_ongoing_requests": 2.0})
+        assert world.serving() == 3
+        await asyncio.sleep(1.0)
+        assert [one.reason for _, one in world.decisions] == [BOUNDS]
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_dry_runs_only_show(tmp_path: Path) -> None:
+    """Where decisions are only shown, no replica starts, and the status says what would be."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9, dry_run=True)
+        world.router.have("b", rate=100)
+        await asyncio.sleep(40.0)
+        assert (world.wanted(), world.serving()) == (1, 1)
+        assert world.view().wanted >= 5
+        assert "dry run" in world.view().decisions[-1].text
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_traffic_step_is_known_ahead(tmp_path: Path) -> None:
+    """A switch to a version without calls gives it the replicas for them at once, before the first has come (AS10)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto("one", max_replicas=20)
+        await world.create_auto("two", max_replicas=20)
+        await world.create_endpoint(backend="one")
+        world.router.have("one", rate=120)
+        await asyncio.sleep(60.0)
+        assert world.wanted("one") >= 6
+        assert world.wanted("two") == 1
+        await world.split(one=0.5, two=0.5)
+        await asyncio.sleep(0.6)
+        assert world.wanted("two") >= 3
+        assert world.view("two").decisions[-1].reason == TRAFFIC
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_start_that_fails_takes_nothing_back(tmp_path: Path) -> None:
+    """A constructor that fails only when more replicas start: those that serve go on, the status says what is wrong,
+    tries become rare, and other backends are not affected (AS20, F6)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=4)
+        await world.create_auto("other", max_replicas=4)
+        before = world.controller.desired.backends
+        world.plan = ReplicaPlan(constructor_error="no licence for a second one")
+        world.router.have("b", rate=80)
+        await asyncio.sleep(60.0)
+        assert (world.wanted(), world.serving()) == (4, 1)
+        assert world.controller.desired.backends == before
+        assert world.controller.desired.fallbacks == {}
+        blocked = world.view().blocked
+        assert blocked is not None
+        assert "no licence for a second one" in blocked.text
+        starts = [order for order in world.engine.orders if order.what == "launch"]
+        assert len(starts) < 25
+        world.plan = ReplicaPlan()
+        world.router.have("other", rate=80)
+        await asyncio.sleep(5.0)
+        assert world.serving("other") == 4
+        await asyncio.sleep(120.0)
+        assert world.serving() == 4
+        assert world.view().blocked is None
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_store_that_cannot_write_changes_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a decision cannot be stored it is not carried out; it is taken again once it can be (AS20)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9)
+        update, fails = world.controller.update, True
+
+        async def failing(decide: object) -> None:
+            if fails:
+                raise StoreError("the disk is full")
+            await update(decide)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(world.watch, "_update", failing)
+        world.router.have("b", rate=100)
+        await asyncio.sleep(20.0)
+        assert (world.wanted(), len(world.engine.launched)) == (1, 1)
+        fails = False
+        await asyncio.sleep(1.0)
+        assert world.wanted() >= 5
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_what_is_decided_keeps_the_version(tmp_path: Path) -> None:
+    """A plan of a configuration file is still good after decisions about numbers: they are no change of what users
+    have declared."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9)
+        version = world.controller.desired.version
+        world.router.have("b", rate=100)
+        await asyncio.sleep(5.0)
+        assert world.wanted() > 1
+        assert world.controller.desired.version == version
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_replicas_that_leave_finish_their_streams(tmp_path: Path) -> None:
+    """A replica that leaves since fewer are needed has streams of ten minutes: it is not killed, and neither is it by
+    the next controller (AS7)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=2, downscale_delay_s=1.0, look_back_period_s=2.0)
+        world.plan = ReplicaPlan(drain_s=600.0)
+        await world.scale(2, hold_s=5.0)
+        await asyncio.sleep(30.0)
+        assert (world.wanted(), world.serving()) == (1, 1)
+        assert len(world.engine.live) == 2
+        await world.restart()
+        await asyncio.sleep(300.0)
+        assert len(world.engine.live) == 2
+        await asyncio.sleep(300.0)
+        assert len(world.engine.live) == 1
+        assert world.engine.history("kill") == []
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_deleted_backend_is_forgotten(tmp_path: Path) -> None:
+    """Nothing of a deleted backend's number is left, and one of its name begins anew."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9)
+        world.router.have("b", rate=100)
+        await asyncio.sleep(9.0)
+        await world.delete()
+        world.router.have("b")
+        await asyncio.sleep(1.0)
+        assert world.controller.desired.scales == {}
+        assert world.controller.observed.looked == {}
+        await world.create_auto()
+        assert world.controller.desired.scales == {"b": Scale(1)}
+        assert world.controller.desired.backends["b"].config.autoscaling == Autoscaling(target_ongoing_requests=2.0)
+
+    in_scaled_world(tmp_path, test)
+
+
+MOMENTS = {"decided": 0.0, "launched": 0.05, "starting": 0.5, "ready": 1.2, "settled": 3.0}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_controller_that_is_killed_goes_on_with_a_scale_up(tmp_path: Path, moment: str) -> None:
+    """The controller dies at any moment of a scale-up: the number lasts, replicas that start are adopted, no more are
+    launched than are wanted, and none leaves (AS20)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=5)
+        world.router.have("b", rate=100)
+        while world.wanted() < 5:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(MOMENTS[moment])
+        decisions = len(world.view().decisions)
+        await world.restart()
+        assert world.wanted() == 5
+        assert len(world.view().decisions) == decisions
+        await asyncio.sleep(5.0)
+        assert (world.wanted(), world.serving()) == (5, 5)
+        assert len(world.engine.launched) == 5
+        # It has not seen a whole look-back yet, and there are no calls: nothing falls.
+        world.router.have("b")
+        await asyncio.sleep(20.0)
+        assert world.serving() == 5
+        assert world.engine.history("kill", "drain") == []
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_silent_router_blocks_falls(tmp_path: Path) -> None:
+    """A router that hangs had calls: for 30 s nothing falls, since nobody knows that there are fewer (AS20)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=5, downscale_delay_s=0.0, look_back_period_s=2.0)
+        world.router.have("b", rate=100)
+        await asyncio.sleep(5.0)
+        assert world.wanted() == 5
+        world.router.hang()
+        await asyncio.sleep(28.0)
+        assert world.wanted() == 5
+        await asyncio.sleep(400.0)
+        assert world.wanted() == 1
+
+    in_scaled_world(tmp_path, test)

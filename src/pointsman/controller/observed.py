@@ -35,6 +35,7 @@ class Use:
     arrivals: int = 0
     call_s: float = 0.0
 
+
 RATE_S = 30.0
 """Over so many seconds calls are counted for what a change of traffic brings."""
 

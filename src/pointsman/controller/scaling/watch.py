@@ -22,6 +22,8 @@ from pointsman.controller.observed import Looked, Observed
 from pointsman.controller.scaling import looking
 from pointsman.controller.scaling.following import decided, noted
 from pointsman.controller.scaling.looking import NO_STEP, Rate, Step
+from pointsman.controller.scaling.prospects import scales as follows
+from pointsman.controller.scaling.sleeping import woken_and_unloaded
 from pointsman.controller.scaling.words import is_held, news
 from pointsman.controller.state import Desired
 from pointsman.controller.store import StoreError
@@ -150,37 +152,63 @@ class ScalingWatch:
             self._observed.looked.setdefault(tag, Looked()).count(now, self._counts.demand_of(tag))
         rates = {tag: Rate(*looked.rate()) for tag, looked in self._observed.looked.items()}
         steps, self._last = looking.steps(self._last, desired, rates), desired
-        changes: dict[str, Change] = {}
-        for tag in sorted(counted):
+        known = {tag: (looked.verdict, looked.shown) for tag, looked in self._observed.looked.items()}
+        scales = dict(desired.scales)
+        for tag in desired.scales.keys() | {tag for tag in counted if follows(desired.backends[tag].config)}:
             took_s = [seconds for one, seconds in started if one == tag]
-            change = self._change(desired, tag, took_s, steps.get(tag, NO_STEP), now, time)
-            if change is not None:
-                changes[tag] = change
+            scale = self._after_look(desired, tag, took_s, steps.get(tag, NO_STEP), now, time)
+            if scale != scales.get(tag, Scale(desired.wanted(tag))):
+                scales[tag] = scale
+        new = msgspec.structs.replace(desired, scales=scales)
+        new = woken_and_unloaded(
+            new,
+            self._observed,
+            now,
+            time,
+            demand_of=lambda tag: self._observed.looked[tag].demand,
+            is_silent=self._counts.is_silent,
+            needs={tag: looked.verdict.wanted for tag, looked in self._observed.looked.items() if looked.verdict},
+        )
+        changes = {
+            tag: Change(desired.backends[tag], desired.scales.get(tag), scale, *known.get(tag, (None, None)))
+            for tag, scale in new.scales.items()
+            if scale is not desired.scales.get(tag)
+        }
         if changes:
             await self._store(changes)
         self._tell()
 
-    def _change(
+    def _after_look(
         self, desired: Desired, tag: str, started_s: Iterable[float], step: Step, now: float, time: str
-    ) -> Change | None:
-        spec, before, looked = desired.backends[tag], desired.scales.get(tag), self._observed.looked[tag]
-        verdict, shown = looked.verdict, looked.shown
-        scale = before or Scale(desired.wanted(tag))
+    ) -> Scale:
+        """What is remembered of a backend's number after a look, if its calls are looked at."""
+        spec, looked = desired.backends[tag], self._observed.looked.get(tag)
+        scale = desired.scales.get(tag) or Scale(desired.wanted(tag))
         scale = msgspec.structs.replace(scale, start_s=looking.learned(scale, started_s))
         if scale.hold is not None and not is_held(scale, time):
             scale = msgspec.structs.replace(scale, hold=None)
-        if spec.config.autoscaling is not None and not scale.unloaded:
-            scale = self._decide(spec, scale, looked, step, now, time)
-        if scale == (before or Scale(desired.wanted(tag))):
-            return None
-        return Change(spec, before, scale, verdict, shown)
-
-    def _decide(self, spec: BackendSpec, scale: Scale, looked: Looked, step: Step, now: float, time: str) -> Scale:
+        if spec.config.autoscaling is None or looked is None:
+            return scale
+        if scale.unloaded:
+            if looked.demand.waiting:  # what these calls need, as if there had never been others
+                looked.verdict = None
+                self._decide(spec, scale, looked, 0, step, now)
+            return scale
         autoscaling = spec.config.autoscaling
-        assert autoscaling is not None
         if not autoscaling.dry_run:
             looked.shown = None
         wanted = scale.wanted if looked.shown is None else looked.shown
+        verdict = self._decide(spec, scale, looked, wanted, step, now)
+        if scale.hold is not None:
+            return scale
+        if autoscaling.dry_run:
+            looked.shown = verdict.wanted
+            return noted(scale, wanted, verdict.wanted, verdict.reason, f"{verdict.text} (a dry run)", time)
+        return decided(scale, verdict.wanted, verdict.reason, verdict.text, time)
+
+    def _decide(self, spec: BackendSpec, scale: Scale, looked: Looked, wanted: int, step: Step, now: float) -> Verdict:
+        autoscaling = spec.config.autoscaling
+        assert autoscaling is not None
         seen = looking.seen_of(
             spec,
             scale,
@@ -191,14 +219,11 @@ class ScalingWatch:
             p99_s=self._p99_s.get(spec.tag),
             step=step,
         )
+        if scale.hold is not None:  # nothing else is possible, and nothing is remembered as needed or not
+            seen = msgspec.structs.replace(seen, min_replicas=wanted, max_replicas=wanted)
         memory = looked.verdict.memory if looked.verdict is not None else None
-        verdict = looked.verdict = decide(seen, autoscaling, now, memory)
-        if scale.hold is not None:
-            return scale
-        if autoscaling.dry_run:
-            looked.shown = verdict.wanted
-            return noted(scale, wanted, verdict.wanted, verdict.reason, f"{verdict.text} (a dry run)", time)
-        return decided(scale, verdict.wanted, verdict.reason, verdict.text, time)
+        looked.verdict = decide(seen, autoscaling, now, memory)
+        return looked.verdict
 
     async def _store(self, changes: dict[str, Change]) -> None:
         try:

@@ -41,12 +41,6 @@ def test_an_autoscaled_backend_begins_with_its_first_replicas(fields: dict[str, 
     assert state.fallbacks["b"].replicas == first
 
 
-def test_a_first_number_over_the_default_maximum_is_refused() -> None:
-    """Where the machine decides how many replicas there may be, more to begin with are refused in one sentence."""
-    room = FreeCapacity(Capacity(), default_max=2)
-    refused(EMPTY, create("b", **auto(initial_replicas=3)), "initial_replicas 3", "'b'", "which is 2", room=room)
-
-
 def test_only_the_first_replicas_must_fit() -> None:
     """A backend that may have more replicas than there is room for is created if its first ones fit (AS2, RM3)."""
     done(EMPTY, create("b", resources=GPU, **auto(initial_replicas=2, max_replicas=9)))

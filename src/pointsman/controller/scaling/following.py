@@ -20,9 +20,6 @@ def with_specs(
         specs: by tag; None for one that is deleted.
         default_max: the largest number where a configuration gives none.
         now: ISO 8601 in UTC.
-
-    Raises:
-        ValueError: a new backend would have more replicas than it may.
     """
     backends, scales = dict(state.backends), dict(state.scales)
     for tag, spec in specs.items():
@@ -40,6 +37,8 @@ def with_specs(
 
 def decided(scale: Scale, wanted: int, reason: str, text: str, now: str) -> Scale:
     """What is remembered after a decision; the same object if the number stays."""
+    if wanted == scale.wanted:
+        return scale
     return msgspec.structs.replace(noted(scale, scale.wanted, wanted, reason, text, now), wanted=wanted)
 
 
@@ -83,7 +82,7 @@ def _scale_after(state: Desired, tag: str, spec: BackendSpec, default_max: int, 
     autoscaling, scale = spec.config.autoscaling, state.scales.get(tag)
     old = state.backends.get(tag)
     if old is None:
-        return _first(spec, autoscaling, default_max) if autoscaling is not None else None
+        return Scale(autoscaling.first_replicas) if autoscaling is not None else None
     if scale is not None and scale.unloaded and not may_be_unloaded(spec):
         scale = msgspec.structs.replace(scale, unloaded=False)
     if autoscaling is None:
@@ -92,13 +91,6 @@ def _scale_after(state: Desired, tag: str, spec: BackendSpec, default_max: int, 
     if scale is None or old.config.autoscaling is None:
         scale = msgspec.structs.replace(scale or Scale(0), wanted=old.config.num_replicas)
     return _within(scale, autoscaling, default_max, now)
-
-
-def _first(spec: BackendSpec, autoscaling: Autoscaling, default_max: int) -> Scale:
-    first, (_, most) = autoscaling.first_replicas, autoscaling.bounds(default_max)
-    if first > most:
-        raise ValueError(f"initial_replicas {first} of backend {spec.tag!r} is over its max_replicas, which is {most}")
-    return Scale(first)
 
 
 def _within(scale: Scale, autoscaling: Autoscaling, default_max: int, now: str) -> Scale:

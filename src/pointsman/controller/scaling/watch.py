@@ -157,7 +157,7 @@ class ScalingWatch:
         for tag in desired.scales.keys() | {tag for tag in counted if follows(desired.backends[tag].config)}:
             took_s = [seconds for one, seconds in started if one == tag]
             scale = self._after_look(desired, tag, took_s, steps.get(tag, NO_STEP), now, time)
-            if scale != scales.get(tag, Scale(desired.wanted(tag))):
+            if scale is not None:
                 scales[tag] = scale
         new = msgspec.structs.replace(desired, scales=scales)
         new = woken_and_unloaded(
@@ -180,21 +180,27 @@ class ScalingWatch:
 
     def _after_look(
         self, desired: Desired, tag: str, started_s: Iterable[float], step: Step, now: float, time: str
-    ) -> Scale:
-        """What is remembered of a backend's number after a look, if its calls are looked at."""
-        spec, looked = desired.backends[tag], self._observed.looked.get(tag)
-        scale = desired.scales.get(tag) or Scale(desired.wanted(tag))
-        scale = msgspec.structs.replace(scale, start_s=looking.learned(scale, started_s))
+    ) -> Scale | None:
+        """What is remembered of a backend's number after a look; None if nothing is different."""
+        before = desired.scales.get(tag) or Scale(desired.wanted(tag))
+        scale, start_s = before, looking.learned(before, started_s)
+        if start_s != scale.start_s:
+            scale = msgspec.structs.replace(scale, start_s=start_s)
         if scale.hold is not None and not is_held(scale, time):
             scale = msgspec.structs.replace(scale, hold=None)
-        if spec.config.autoscaling is None or looked is None:
+        scale = self._ruled(desired.backends[tag], scale, step, now, time)
+        return scale if scale is not before else None
+
+    def _ruled(self, spec: BackendSpec, scale: Scale, step: Step, now: float, time: str) -> Scale:
+        """What is remembered of a backend's number once the rule has been asked, if there is one."""
+        autoscaling, looked = spec.config.autoscaling, self._observed.looked.get(spec.tag)
+        if autoscaling is None or looked is None:
             return scale
         if scale.unloaded:
             if looked.demand.waiting:  # what these calls need, as if there had never been others
                 looked.verdict = None
                 self._decide(spec, scale, looked, 0, step, now)
             return scale
-        autoscaling = spec.config.autoscaling
         if not autoscaling.dry_run:
             looked.shown = None
         wanted = scale.wanted if looked.shown is None else looked.shown

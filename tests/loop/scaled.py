@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pointsman.controller.observed import Observed
 from pointsman.controller.scaling.demand import Collector
 from pointsman.controller.scaling.watch import ScalingWatch
 from pointsman.controller.scaling.words import view_of
+from pointsman.controller.state import Desired
 from pointsman.model import Autoscaling
 from pointsman.model.scaling import Decision, Demand, ScalingView
 from pointsman.testing import run
@@ -116,12 +118,20 @@ class ScaledWorld(World):
             observed=self.controller.observed,
             counts=self.collector,
             update=self.controller.update,
-            on_decision=lambda tag, decision: self.decisions.append((tag, decision)),
-            on_start=lambda tag, seconds: self.starts.append((tag, seconds)),
+            metrics=self,
             clock=self.clock,
         )
         self.watch.start()
         self.router.collector = self.collector
+
+    def show(self, desired: Desired, observed: Observed) -> None:
+        """The world gets what metrics get."""
+
+    def decided(self, backend: str, decision: Decision) -> None:
+        self.decisions.append((backend, decision))
+
+    def started(self, backend: str, seconds: float) -> None:
+        self.starts.append((backend, seconds))
 
     async def stop(self) -> None:
         self.router.collector = None

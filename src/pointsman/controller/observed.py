@@ -163,7 +163,9 @@ def start_reason(spec: BackendSpec, desired: Desired, observed: Observed) -> str
         return "scale" if before.version == spec.version else "update"
     if any(replica.version != spec.version for replica in mine):
         return "update"
-    return "failure" if any(replica.phase >= Phase.READY for replica in mine) else "initial"
+    if not any(replica.phase >= Phase.READY for replica in mine):
+        return "initial"
+    return "scale" if desired.is_scaled(spec.tag) else "failure"
 
 
 class NextStep(Enum):

@@ -15,6 +15,7 @@ from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.judging import Judging
 from pointsman.controller.orders import Launcher
+from pointsman.controller.scaling.metrics import ScalingMetrics
 from pointsman.controller.scaling.watch import ScalingWatch
 from pointsman.controller.state import DEFAULT_MAX, of_this_start
 from pointsman.controller.store import StoreError
@@ -94,6 +95,7 @@ async def serve(
         counts=connections.demand,
         update=controller.update,
         earlier=judging.evidence.earlier,
+        metrics=ScalingMetrics(writer) if writer is not None else None,
     )
     judging.evidence.subscribe(scaling.heard)
     commands = Commands(

@@ -16,6 +16,7 @@ LATENCY_S = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1,
     0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
+START_S = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 #: The outcome of an HTTP request whose head has arrived: exactly one of these.
 OUTCOMES = ("delivered", "refused", "failed", "aborted")
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
@@ -163,6 +164,37 @@ LOOP_LAG = Family(
     "By how much the event loop was late at the worst, in the last seconds.",
     ("process",),
 )
+AUTOSCALING_DESIRED = Family(
+    "serve_autoscaling_desired_replicas",
+    "largest",
+    "Replicas that the calls for the backend need, before its bounds.",
+    ("backend",),
+)
+AUTOSCALING_WANTED = Family(
+    "serve_autoscaling_wanted_replicas", "largest", "Replicas that are decided for the backend.", ("backend",)
+)
+AUTOSCALING_REQUESTS = Family(
+    "serve_autoscaling_total_requests", "largest", "Calls that wait for the backend or run on it.", ("backend",)
+)
+AUTOSCALING_BLOCKED = Family(
+    "serve_autoscaling_blocked",
+    "largest",
+    "1 while the backend has fewer replicas than are wanted, for want of room or since they fail to start.",
+    ("backend",),
+)
+AUTOSCALING_DECISIONS = Family(
+    "serve_autoscaling_decisions_total",
+    "counter",
+    "Decisions about the backend's number of replicas: up or down, and why.",
+    ("backend", "direction", "reason"),
+)
+REPLICA_START = Family(
+    "serve_replica_start_seconds",
+    "histogram",
+    "Seconds from a replica's launch until it was ready.",
+    ("backend",),
+    START_S,
+)
 DROPPED_SERIES = Family(
     "serve_metrics_dropped_total",
     "counter",
@@ -185,6 +217,12 @@ ALL_FAMILIES = (
     SHADOW_EVIDENCE,
     PROCESS_STARTS,
     LOOP_LAG,
+    AUTOSCALING_DESIRED,
+    AUTOSCALING_WANTED,
+    AUTOSCALING_REQUESTS,
+    AUTOSCALING_BLOCKED,
+    AUTOSCALING_DECISIONS,
+    REPLICA_START,
     DROPPED_SERIES,
 )
 

@@ -156,6 +156,8 @@ def steps(before: Desired, after: Desired, rates: Rates) -> dict[str, Step]:
         for name, endpoint in after.endpoints.items()
         if name in before.endpoints and endpoint.policy is not before.endpoints[name].policy
     ]
+    # Where user code chooses nobody knows how.
+    changed = [name for name in changed if _loads(before, name) and _loads(after, name)]
     changed = [name for name in changed if _loads(before, name) != _loads(after, name)]
     old, new = dict.fromkeys(rates, 0.0), dict.fromkeys(rates, 0.0)
     if not changed:

@@ -51,6 +51,16 @@ class Counts(Protocol):
     def keep(self, tags: Collection[str]) -> None: ...
 
 
+class Metrics(Protocol):
+    """See :class:`~pointsman.controller.scaling.metrics.ScalingMetrics`."""
+
+    def show(self, desired: Desired, observed: Observed) -> None: ...
+
+    def decided(self, backend: str, decision: Decision) -> None: ...
+
+    def started(self, backend: str, seconds: float) -> None: ...
+
+
 class Change(NamedTuple):
     """What a look makes of a backend: what was remembered of its number, and what shall be. It holds for this ``spec``
     only; ``verdict`` and ``shown`` are those of the look before."""
@@ -71,8 +81,7 @@ class ScalingWatch:
         counts: of calls.
         update: commits a change of the desired state.
         earlier: returns a reading of the evidence, so many seconds old.
-        on_decision: called with a backend and each decision about it, once it is stored.
-        on_start: called with a backend and the seconds that a replica took to start.
+        metrics: is told of all; None where nothing is recorded.
         clock: returns the time of day.
     """
 
@@ -84,8 +93,7 @@ class ScalingWatch:
         counts: Counts,
         update: Update,
         earlier: Callable[[float], Evidence] = lambda age_s: Evidence(at=0.0),
-        on_decision: Callable[[str, Decision], object] = lambda tag, decision: None,
-        on_start: Callable[[str, float], object] = lambda tag, seconds: None,
+        metrics: Metrics | None = None,
         clock: Callable[[], str] = time_of_day,
     ) -> None:
         self._desired = desired
@@ -93,8 +101,7 @@ class ScalingWatch:
         self._counts = counts
         self._update = update
         self._earlier = earlier
-        self._on_decision = on_decision
-        self._on_start = on_start
+        self._metrics = metrics
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -143,7 +150,8 @@ class ScalingWatch:
         desired, now, time = self._desired(), self._loop.time(), self._clock()
         started, self._observed.started = self._observed.started, []
         for tag, seconds in started:
-            self._on_start(tag, seconds)
+            if self._metrics is not None:
+                self._metrics.started(tag, seconds)
         counted = looking.counted(desired)
         self._counts.keep(counted)
         for tag in self._observed.looked.keys() - counted:
@@ -197,8 +205,8 @@ class ScalingWatch:
         if autoscaling is None or looked is None:
             return scale
         if scale.unloaded:
+            looked.verdict = None
             if looked.demand.waiting:  # what these calls need, as if there had never been others
-                looked.verdict = None
                 self._decide(spec, scale, looked, 0, step, now)
             return scale
         if not autoscaling.dry_run:
@@ -249,8 +257,11 @@ class ScalingWatch:
         scales = self._desired().scales
         for tag, decision in news(self._told, scales):
             log.info("backend %r: %d -> %d replicas because %s", tag, decision.before, decision.after, decision.text)
-            self._on_decision(tag, decision)
+            if self._metrics is not None:
+                self._metrics.decided(tag, decision)
         self._told = scales
+        if self._metrics is not None:
+            self._metrics.show(self._desired(), self._observed)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None

@@ -65,8 +65,8 @@ def decide(seen: Seen, config: Autoscaling, now: float, memory: Memory | None = 
         counted = memory.looks
     else:
         counted = looks.add(memory.looks, now, seen.demand, config.look_back_period_s)
-    if seen.share != 1.0:
-        counted = looks.scaled(counted, seen.share)
+    if seen.is_step:
+        counted = looks.scaled(counted, seen.share, seen.gains)
     launches = _under_way(memory.launches, seen, now)
     read = facts.gather(seen, config, now, counted, memory.state, memory.service)
     asked, remark = _asked(seen, config, now, read, memory, launches)
@@ -123,9 +123,10 @@ def _verdict(
     before = seen.wanted
     most = max(asked, key=lambda need: need.now)
     desired, reason, text = before, asked[0].reason, asked[0].text
-    if seen.share != 1.0:
+    if seen.is_step:
         desired, reason = max(need.enough if need.lasts else need.now for need in asked), TRAFFIC
-        text = f"a traffic policy multiplies the calls by {seen.share:.3g}: {most.text}"
+        what = f"brings {seen.gains:.3g} calls at a time" if seen.gains else f"multiplies the calls by {seen.share:.3g}"
+        text = f"a traffic policy {what}: {most.text}"
     elif most.now > before:
         desired, reason, text = most.now, most.reason, most.text
     elif not seen.silent:

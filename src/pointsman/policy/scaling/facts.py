@@ -90,7 +90,7 @@ def gather(seen: Seen, config: Autoscaling, now: float, looks: Looks, state: Sta
     demand, sure = _lasting(seen, config, now, looks, state, window, service)
     rising_since = _rising(now, looks, state, seen.wanted * full / service.mean_s)
     recent = since(looks, now - LEAST_S if rising_since is None else rising_since)
-    rate = window.rate if seen.share != 1.0 else recent.rate
+    rate = window.rate if seen.is_step else recent.rate
     state = msgspec.structs.replace(state, rising_since=rising_since)
     rising = now - rising_since if rising_since is not None else 0.0
     return Facts(target, full, service, learned is None, window, demand, sure, rate, rising, state)

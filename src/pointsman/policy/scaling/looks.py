@@ -91,17 +91,18 @@ def since(looks: Looks, start: float) -> Window:
     )
 
 
-def scaled(looks: Looks, share: float) -> Looks:
-    """The looks as if ``share`` times the calls had come: the past of a backend whose traffic has just changed."""
-    last = looks.counts[-1]
+def scaled(looks: Looks, share: float, gains: float = 0.0) -> Looks:
+    """The looks as if ``share`` times the calls had come, and ``gains`` more had been there at any time: the past of a
+    backend whose traffic has just changed."""
+    last, now = looks.counts[-1], looks.times[-1]
     counts = tuple(
         msgspec.structs.replace(
             old,
-            call_s=last.call_s - (last.call_s - old.call_s) * share,
+            call_s=last.call_s - (last.call_s - old.call_s) * share - gains * (now - time),
             waiting_s=last.waiting_s - (last.waiting_s - old.waiting_s) * share,
             arrivals=last.arrivals - (last.arrivals - old.arrivals) * share,
         )
-        for old in looks.counts
+        for time, old in zip(looks.times, looks.counts, strict=True)
     )
     return Looks(looks.times, counts)
 

@@ -55,7 +55,7 @@ def of_demand(seen: Seen, facts: Facts) -> Need:
 def of_rise(seen: Seen, facts: Facts) -> Need | None:
     """A rise beyond noise, or a step of traffic: the demand that it leads to, but for calls that run so long that it is
     not there before one could ask again."""
-    if not facts.rising and seen.share == 1.0:
+    if not facts.rising and not seen.is_step:
         return None
     there = seen.demand.waiting + seen.demand.running + facts.rate * (start_of(seen) + 1)
     load = min(facts.coming, there)

@@ -47,6 +47,11 @@ class Seen(Struct, frozen=True):
     policy_wants: float | None = None
     """What the user's own policy has answered; None without one, or while it fails."""
 
+    @property
+    def is_step(self) -> bool:
+        """Whether a new traffic policy changes what calls come from now on."""
+        return self.share != 1.0 or self.gains > 0
+
 
 class Verdict(Struct, frozen=True):
     """What the rule says.

@@ -29,11 +29,12 @@ from pointsman.wire.scaling import WakeBackend
 @dataclass
 class Use:
     """When a backend was used last: ``since`` then it has had no call. ``arrivals`` and ``call_s`` are what had been
-    counted of its calls then."""
+    counted of its calls then, ``ready`` says whether a replica took calls at the last look."""
 
     since: float
     arrivals: int = 0
     call_s: float = 0.0
+    ready: bool = True
 
 
 RATE_S = 30.0

@@ -2,7 +2,7 @@
 
     look        each half second, and when a call finds no replica: notes whether a backend is used
     idle_s      for how long it has not been
-    falls_asleep, is_called      what follows; ``changes`` makes the new state
+    falls_asleep, keeps_one, is_called      what follows; ``changes`` makes the new state
 
 A backend that starts, or was just woken, counts as used: its time begins when it is ready.
 """
@@ -24,22 +24,14 @@ def look(tag: str, demand: Demand, desired: Desired, observed: Observed, now: fl
     Args:
         demand: what all routers have counted up to now.
     """
-    use = observed.uses.get(tag)
-    if use is None:
-        observed.uses[tag] = Use(now, demand.arrivals, demand.call_s)
-        return
     ready = any(replica.phase is Phase.READY for replica in observed.of(tag))
-    starts = desired.wanted(tag) > 0 and not ready
+    use = observed.uses.setdefault(tag, Use(now, demand.arrivals, demand.call_s, ready))
+    starts = desired.wanted(tag) > 0 and not (ready and use.ready)
     has_calls = demand.waiting + demand.running > 0
+    use.ready = ready
     # A call may come and end between two looks; the counts tell.
     if has_calls or starts or (demand.arrivals, demand.call_s) != (use.arrivals, use.call_s):
-        observed.uses[tag] = Use(now, demand.arrivals, demand.call_s)
-
-
-def used(tag: str, observed: Observed, now: float) -> None:
-    """Somebody has asked for a backend."""
-    if (use := observed.uses.get(tag)) is not None:
-        use.since = now
+        use.since, use.arrivals, use.call_s = now, demand.arrivals, demand.call_s
 
 
 def idle_s(tag: str, observed: Observed, now: float) -> float:
@@ -70,6 +62,16 @@ def falls_asleep(tag: str, desired: Desired, observed: Observed, now: float, tim
     if limit_s is None or silent or idle_s(tag, observed, now) < limit_s:
         return False
     return is_spare(tag, desired, time)
+
+
+def keeps_one(tag: str, desired: Desired, observed: Observed, now: float) -> bool:
+    """Whether an autoscaled backend that may be at 0 replicas keeps one, since it was used or woken a while ago, and
+    had not been before: then nothing of what the rule remembers speaks for it."""
+    autoscaling = desired.backends[tag].config.autoscaling
+    if autoscaling is None or autoscaling.min_replicas > 0 or not desired.wanted(tag):
+        return False
+    delay_s = autoscaling.downscale_to_zero_delay_s
+    return idle_s(tag, observed, now) < (autoscaling.downscale_delay_s if delay_s is None else delay_s)
 
 
 def is_called(tag: str, demand: Demand, desired: Desired, time: str) -> bool:

@@ -155,6 +155,8 @@ def is_settled(desired: Desired, observed: Observed, backend: str, need: int | N
     if backend in desired.fallbacks:
         return False
     wanted = desired.wanted(backend)
+    if need is None and not wanted:
+        return not observed.of(backend)
     if need is None or not desired.is_scaled(backend):
         return len(mine) == wanted and all(_is_up(replica, spec) for replica in mine)
     serving = [replica for replica in mine if replica.phase is Phase.READY and not replica.killed]

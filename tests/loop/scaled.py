@@ -15,7 +15,7 @@ from pointsman.controller.scaling.demand import Collector
 from pointsman.controller.scaling.watch import ScalingWatch
 from pointsman.controller.scaling.words import view_of
 from pointsman.controller.state import Desired
-from pointsman.model import Autoscaling
+from pointsman.model import Autoscaling, Resources
 from pointsman.model.scaling import Decision, Demand, ScalingView
 from pointsman.testing import run
 from pointsman.wire.commands import SetTraffic
@@ -104,6 +104,10 @@ class ScaledWorld(World):
         self.router.tick()
         self.decisions: list[tuple[str, Decision]] = []
         self.starts: list[tuple[str, float]] = []
+        self.needs: list[tuple[Resources, int]] = []
+
+    def ask_for_nodes(self, needs: list[tuple[Resources, int]]) -> None:
+        self.needs = needs
 
     def clock(self) -> str:
         """The time of day, which goes on as the loop's."""
@@ -119,6 +123,7 @@ class ScaledWorld(World):
             counts=self.collector,
             update=self.controller.update,
             metrics=self,
+            request=self.ask_for_nodes,
             clock=self.clock,
         )
         self.watch.start()

@@ -96,6 +96,7 @@ async def serve(
         update=controller.update,
         earlier=judging.evidence.earlier,
         metrics=ScalingMetrics(writer) if writer is not None else None,
+        request=lambda needs: raised.nodes.request_nodes("scaling", needs),
     )
     judging.evidence.subscribe(scaling.heard)
     commands = Commands(

@@ -5,6 +5,9 @@ which of the idle ones make room for another. Pure; the time is an argument.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import msgspec
 
 from pointsman.controller.observed import Observed
 from pointsman.controller.scaling.changes import unloaded, woken
@@ -23,9 +26,9 @@ def woken_and_unloaded(
     *,
     demand_of: Callable[[str], Demand],
     is_silent: Callable[[str], bool],
-    needs: Mapping[str, int],
+    needs: Mapping[str, int] = MappingProxyType({}),
 ) -> Desired:
-    """The state after a look; the same object if nothing follows from it.
+    """The state after a look, of the same version; the same object if nothing follows from it.
 
     Args:
         now: on the controller's clock.
@@ -34,7 +37,8 @@ def woken_and_unloaded(
         is_silent: whether a router that had calls for a backend has said nothing since.
         needs: replicas that the calls of a backend need, by the rule; 1 where that says nothing.
     """
-    for tag, spec in state.backends.items():
+    before = state
+    for tag, spec in before.backends.items():
         if not may_be_unloaded(spec):
             observed.uses.pop(tag, None)
             continue
@@ -47,11 +51,6 @@ def woken_and_unloaded(
             state = unloaded(state, tag, IDLE, f"it has had no call for {idle_s(tag, observed, now):.3g} s", time)
     for tag in observed.uses.keys() - state.backends.keys():
         del observed.uses[tag]
-    return made_room(state, observed, now, time)
-
-
-def made_room(state: Desired, observed: Observed, now: float, time: str) -> Desired:
-    """The state in which idle backends make room for those that have to start; the same object if none does."""
     for tag, starting in to_unload(state, observed, now, time).items():
         state = unloaded(state, tag, ROOM, f"it is idle, and makes room for backend {starting!r}", time)
-    return state
+    return msgspec.structs.replace(state, version=before.version) if state is not before else before

@@ -21,13 +21,15 @@ from pointsman.controller.acting import time_of_day
 from pointsman.controller.observed import Looked, Observed
 from pointsman.controller.scaling import looking
 from pointsman.controller.scaling.following import decided, noted
+from pointsman.controller.scaling.idle import keeps_one
 from pointsman.controller.scaling.looking import NO_STEP, Rate, Step
 from pointsman.controller.scaling.prospects import scales as follows
+from pointsman.controller.scaling.room import lacking
 from pointsman.controller.scaling.sleeping import woken_and_unloaded
 from pointsman.controller.scaling.words import is_held, news
 from pointsman.controller.state import Desired
 from pointsman.controller.store import StoreError
-from pointsman.model import BackendSpec, Scale
+from pointsman.model import BackendSpec, Resources, Scale
 from pointsman.model.evidence import Evidence
 from pointsman.model.scaling import Decision, Demand
 from pointsman.policy.scaling.decide import LOOK_S, decide
@@ -35,6 +37,8 @@ from pointsman.policy.scaling.seen import Verdict
 
 log = logging.getLogger(__name__)
 
+Needs = list[tuple[Resources, int]]
+"""Resources of a replica, and how many of them lack room."""
 Update = Callable[[Callable[[Desired, str], Desired]], Awaitable[None]]
 """Commits what a function makes of the desired state; see ``Controller.update``."""
 
@@ -82,6 +86,7 @@ class ScalingWatch:
         update: commits a change of the desired state.
         earlier: returns a reading of the evidence, so many seconds old.
         metrics: is told of all; None where nothing is recorded.
+        request: called with what no node has room for, whenever that is something else.
         clock: returns the time of day.
     """
 
@@ -94,6 +99,7 @@ class ScalingWatch:
         update: Update,
         earlier: Callable[[float], Evidence] = lambda age_s: Evidence(at=0.0),
         metrics: Metrics | None = None,
+        request: Callable[[Needs], object] = lambda needs: None,
         clock: Callable[[], str] = time_of_day,
     ) -> None:
         self._desired = desired
@@ -102,6 +108,7 @@ class ScalingWatch:
         self._update = update
         self._earlier = earlier
         self._metrics = metrics
+        self._request = request
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -109,7 +116,8 @@ class ScalingWatch:
         self._p99_s: dict[str, float] = {}
         self._last = desired()
         self._told = self._last.scales
-        self._failed = self._closed = False
+        self._needs: Needs = []
+        self._failed = self._again = self._closed = False
 
     def start(self) -> None:
         """Begin to look."""
@@ -134,6 +142,7 @@ class ScalingWatch:
         """Calls wait in a router: look at once at backends that have no replica to come."""
         desired = self._desired()
         if any(tag in desired.backends and not desired.wanted(tag) for tag in tags):
+            self._again = self._task is not None
             self.look()
 
     def look(self) -> None:
@@ -185,6 +194,9 @@ class ScalingWatch:
         if changes:
             await self._store(changes)
         self._tell()
+        if (needs := lacking(self._desired(), self._observed)) != self._needs:
+            self._needs = needs
+            self._request(needs)
 
     def _after_look(
         self, desired: Desired, tag: str, started_s: Iterable[float], step: Step, now: float, time: str
@@ -218,6 +230,8 @@ class ScalingWatch:
         if autoscaling.dry_run:
             looked.shown = verdict.wanted
             return noted(scale, wanted, verdict.wanted, verdict.reason, f"{verdict.text} (a dry run)", time)
+        if not verdict.wanted and keeps_one(spec.tag, self._desired(), self._observed, now):
+            return scale
         return decided(scale, verdict.wanted, verdict.reason, verdict.text, time)
 
     def _decide(self, spec: BackendSpec, scale: Scale, looked: Looked, wanted: int, step: Step, now: float) -> Verdict:
@@ -265,6 +279,9 @@ class ScalingWatch:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        again, self._again = self._again, False
+        if again:
+            self.look()
         if not task.cancelled() and task.exception() is not None:
             # A bug. Numbers stay as they are, and the next look is tried again: the rest of the controller works.
             log.critical("the calls for backends could not be looked at", exc_info=task.exception())

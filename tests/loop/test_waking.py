@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pointsman.model import Autoscaling, Capacity, Resources
+from pointsman.model import Autoscaling, Resources
 from pointsman.model.scaling import IDLE, ROOM, WAKE
 from pointsman.testing import ReplicaPlan
 from pointsman.wire.commands import Await
@@ -199,8 +199,8 @@ def scaled(least: int = 1, *, priority: int = 0) -> Autoscaling:
 
 
 def test_what_fits_starts_and_the_rest_follows(tmp_path: Path) -> None:
-    """Four replicas are wanted and one GPU is free: one runs, the status says why, and when another GPU is free the next
-    one follows by itself (AS15)."""
+    """Four replicas are wanted and one GPU is free: one runs, the status says why, and once another GPU is free a
+    second one follows by itself (AS15)."""
 
     async def test(world: ScaledWorld) -> None:
         await on_gpus(world, "other")

@@ -359,7 +359,8 @@ def read_terminal(pid: int, terminal: int, pattern: str, *, unless: Future[httpx
 
 
 def test_models_of_a_running_instance(greeter: Path, name: str) -> None:
-    """I deploy a file onto an instance that runs, scale it, replace it, and delete it, all from a shell (RN1)."""
+    """I deploy a file onto an instance that runs, scale it, unload and wake it, replace it, and delete it, all from
+    a shell (RN1, ID3)."""
     with serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=0) as client:
 
         def deploy(*words: str) -> subprocess.CompletedProcess[str]:
@@ -371,6 +372,10 @@ def test_models_of_a_running_instance(greeter: Path, name: str) -> None:
         assert said == {"text": "Hello, Ada!"}
         assert printed_by("scale", "greet", "2", "--name", name) == "greet has 2 replicas.\n"
         assert client.status()["backends"]["greet"]["replicas_running"] == 2
+        client.update_backend_config("greet", {"idle_timeout_s": 600.0})
+        gone = "greet has no replicas; the next call loads it again.\n"
+        assert printed_by("unload", "greet", "--name", name) == gone
+        assert printed_by("wake", "greet", "--name", name) == "greet has 2 replicas.\n"
         (greeter / "words.py").write_text("GREETING = 'Good day'\n")
         assert deploy("model.py", "--as", "greet", "--arg", '"?"').returncode == 0
         assert httpx.post(f"{client.http_address}/hi", json={"name": "Ada"}).json() == {"text": "Good day, Ada?"}

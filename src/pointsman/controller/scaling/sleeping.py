@@ -18,6 +18,15 @@ from pointsman.controller.state import Desired
 from pointsman.model.scaling import IDLE, ROOM, Demand
 
 
+def note_uses(state: Desired, observed: Observed, now: float, demand_of: Callable[[str], Demand]) -> None:
+    """Note which backends are used, of those that may be without replicas. At the beginning of a look."""
+    may_sleep = {tag for tag, spec in state.backends.items() if may_be_unloaded(spec)}
+    for tag in observed.uses.keys() - may_sleep:
+        del observed.uses[tag]
+    for tag in may_sleep:
+        look(tag, demand_of(tag), state, observed, now)
+
+
 def woken_and_unloaded(
     state: Desired,
     observed: Observed,
@@ -40,17 +49,13 @@ def woken_and_unloaded(
     before = state
     for tag, spec in before.backends.items():
         if not may_be_unloaded(spec):
-            observed.uses.pop(tag, None)
             continue
         demand = demand_of(tag)
-        look(tag, demand, state, observed, now)
         if is_called(tag, demand, state, time):
             text = f"{demand.waiting} call{'s wait' if demand.waiting > 1 else ' waits'} for it"
             state = woken(state, tag, text, time, needs.get(tag, 1), observed.default_max)
         elif falls_asleep(tag, state, observed, now, time, silent=is_silent(tag)):
             state = unloaded(state, tag, IDLE, f"it has had no call for {idle_s(tag, observed, now):.3g} s", time)
-    for tag in observed.uses.keys() - state.backends.keys():
-        del observed.uses[tag]
     for tag, starting in to_unload(state, observed, now, time).items():
         state = unloaded(state, tag, ROOM, f"it is idle, and makes room for backend {starting!r}", time)
     return msgspec.structs.replace(state, version=before.version) if state is not before else before

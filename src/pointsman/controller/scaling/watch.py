@@ -25,7 +25,7 @@ from pointsman.controller.scaling.idle import keeps_one
 from pointsman.controller.scaling.looking import NO_STEP, Rate, Step
 from pointsman.controller.scaling.prospects import scales as follows
 from pointsman.controller.scaling.room import lacking
-from pointsman.controller.scaling.sleeping import woken_and_unloaded
+from pointsman.controller.scaling.sleeping import note_uses, woken_and_unloaded
 from pointsman.controller.scaling.words import is_held, news
 from pointsman.controller.state import Desired
 from pointsman.controller.store import StoreError
@@ -167,6 +167,7 @@ class ScalingWatch:
             del self._observed.looked[tag]
         for tag in counted:
             self._observed.looked.setdefault(tag, Looked()).count(now, self._counts.demand_of(tag))
+        note_uses(desired, self._observed, now, lambda tag: self._observed.looked[tag].demand)
         rates = {tag: Rate(*looked.rate()) for tag, looked in self._observed.looked.items()}
         steps, self._last = looking.steps(self._last, desired, rates), desired
         known = {tag: (looked.verdict, looked.shown) for tag, looked in self._observed.looked.items()}

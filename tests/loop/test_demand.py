@@ -225,6 +225,20 @@ def test_a_call_that_finds_no_replica_is_told_at_once() -> None:
     run(main())
 
 
+def test_a_call_that_may_not_wait_wakes_its_backend_for_the_next() -> None:
+    """Where no call may wait, the first is refused, and a replica is started all the same (AS14)."""
+
+    async def main() -> None:
+        link = Told()
+        async with counting(scaling(table_of(1, {"b": []}, max_queued_queries=0)), link) as router:
+            with pytest.raises(BackpressureError):
+                router.submit(new_call())
+            await asyncio.sleep(2)
+            assert [demand.waiting for _, demand in link.of("b")] == [1, 0]
+
+    run(main())
+
+
 def test_mirrored_calls_and_sockets_wake_too() -> None:
     """A shadow that sleeps is woken by copies, an app by a WebSocket (AS11)."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -183,3 +185,24 @@ def test_the_sum_never_falls_and_misses_nothing(steps):
         assert after.call_s == after.arrivals == counted[tag]
         assert after.waiting == sum(word.waiting for (_, t), word in words.items() if t == tag)
         assert after.running == sum(word.running for (_, t), word in words.items() if t == tag)
+
+
+def test_looks_that_coincide_with_frames_see_an_even_demand():
+    """Ten calls all the time look like ten in each second, whether a frame comes just before a look or just after."""
+    clock = Clock()
+    collector = Collector(clock)
+    collector.reported(1, head())
+    draw = random.Random(5)
+    shown = []
+    for half in range(1, 200):
+        at = half * 0.5 + draw.uniform(-0.01, 0.01)
+        looks = [half * 0.5] if half > 4 else []
+        for when, is_look in sorted([(at, False), *((look, True) for look in looks)]):
+            clock.now = 1000.0 + when
+            if is_look:
+                shown.append(collector.demand_of("m").call_s)
+            else:
+                collector.reported(1, head(m=Demand(10 * when, 0.0, 0, 0, 0.0, 0.0, 0, 10)))
+    seconds = [after - before for before, after in zip(shown, shown[2:], strict=False)]
+    assert min(seconds) > 9.5
+    assert max(seconds) < 10.5

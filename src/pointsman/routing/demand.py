@@ -52,6 +52,7 @@ class Counts:
         "_now",
         "_queues",
         "_stayed_s",
+        "_turned_away",
         "_waiting",
         "_waiting_s",
         "ended",
@@ -67,6 +68,7 @@ class Counts:
         self._at = now()
         self._waiting = self._count()
         self._waiting_s = 0.0
+        self._turned_away = False
         self.ended = 0
         self.ran_s = self.ran_s2 = 0.0
         running = [sent for holder in holders for sent in holder.present()]
@@ -84,6 +86,10 @@ class Counts:
         now = self._now()
         self._waiting_s += self._waiting * (now - self._at)
         self._at, self._waiting = now, self._count()
+
+    def turned_away(self) -> None:
+        """A call has come that could not wait, and that a replica was to be started for: the next reading has it."""
+        self._turned_away = True
 
     def end(self, sent_at: float, began: float) -> None:
         """A call has ended on its replica, with its stream if it has one.
@@ -108,6 +114,7 @@ class Counts:
     def read(self, arrived: int, holders: Iterable[Holder]) -> Demand:
         """All that was counted until now."""
         self.queued()
+        knocks, self._turned_away = int(self._turned_away and not self._waiting), False
         running_s, running = 0.0, 0
         for holder in holders:
             for sent in holder.present():
@@ -120,7 +127,7 @@ class Counts:
             self.ended,
             self.ran_s,
             self.ran_s2,
-            self._waiting,
+            self._waiting + knocks,
             running,
         )
 
@@ -184,6 +191,13 @@ class PoolDemand:
         if self.counts is not None:
             self.counts.queued()
             if not has_replicas and self._reporter is not None:
+                self._reporter.hurry()
+
+    def turned_away(self, has_replicas: bool) -> None:
+        """A call has come for which the queue has no room."""
+        if self.counts is not None and not has_replicas:
+            self.counts.turned_away()
+            if self._reporter is not None:
                 self._reporter.hurry()
 
     def read(self) -> Demand:

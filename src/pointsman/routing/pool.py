@@ -50,7 +50,7 @@ class Pool:
 
     Attributes:
         serves_users: whether the backend gets calls that are not mirrored.
-        arrivals, queues: calls that have come, each once however often it was placed; and where they wait.
+        arrivals, queues: how many calls have come, each once however often it was placed; and where they wait.
     """
 
     def __init__(
@@ -104,15 +104,14 @@ class Pool:
         for number, ref in wanted.items():
             if number not in self._remotes:
                 remote = self._remotes[number] = RemoteReplica(ref, self, instance=self._instance)
-                remote.counts = self.demand.counts
                 remote.start()
             self._remotes[number].one_at_a_time(limit)
+            self._remotes[number].counts = self.demand.counts
         self._candidates = list(self._remotes.values())
         self._recalls = route.one_at_a_time and len(self._candidates) > 1
         self.place_waiting()
-        if is_refused(route):
-            for call in self._empty_queues():
-                call.fail(not_starting(route))
+        for call in self._empty_queues() if is_refused(route) else ():
+            call.fail(not_starting(route))
         if self._recalls and self._looking is None:
             self._look_later()
 
@@ -306,6 +305,7 @@ class Pool:
             self.demand.queued(bool(self._candidates))
 
     def _queue_full_error(self, call: Call) -> BackpressureError:
+        self.demand.turned_away(bool(self._candidates))
         rate, waiting = self._throughput.per_second(self._loop.time()), len(self._waiting) + len(self._overflow)
         return queue_full(self._route, call.request.endpoint, waiting=waiting, per_second=rate)
 

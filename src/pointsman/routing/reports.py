@@ -108,7 +108,7 @@ class Reports:
     def __init__(self, link: Link | None = None) -> None:
         self.link = link
         self._loop = asyncio.get_running_loop()
-        self._totals = Totals()
+        self._totals: Totals[Reporter] = Totals()
         self._heard: dict[Reporter, float] = {}
         self._known: dict[Reporter, set[str]] = {}
         self._connection = 0

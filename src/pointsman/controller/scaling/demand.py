@@ -9,7 +9,8 @@ one that is silent keeps its last ones for a while, and is said to be silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -19,10 +20,19 @@ from pointsman.wire.scaling import DemandHead
 
 SILENT_S = 1.5
 """A router that has calls sends a frame each half second. After this long without one it is silent."""
+LOOK_S = 0.5
+"""Seconds between a router's frames."""
 FORGOTTEN_S = 30.0
 """For how long the calls of a silent router count."""
 LINGER_S = 60.0
 """For how long a backend that is gone is remembered: late frames must not count for another one of its name."""
+
+
+class Pace(NamedTuple):
+    """How many calls a router had on average, and how many of them waited."""
+
+    calls: float
+    waiting: float
 
 
 class Collector:
@@ -39,8 +49,9 @@ class Collector:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._totals = Totals()
-        self._heard: dict[Hashable, float] = {}
+        self._totals: Totals[int] = Totals()
+        self._heard: dict[int, float] = {}
+        self._pace: dict[tuple[int, str], Pace] = {}
         self._shown: dict[str, Demand] = {}
         self._gone: dict[str, float] = {}
         self.on_waiting: Callable[[list[str]], None] = lambda tags: None
@@ -51,6 +62,7 @@ class Collector:
         self._heard[router] = now
         for tag, word in head.backends.items():
             before = self._totals.words(tag).get(router, NOTHING)
+            self._pace[router, tag] = _pace(before, word, now - heard if heard is not None else SILENT_S)
             was_silent = heard is not None and now - heard > SILENT_S and before.waiting + before.running > 0
             # What it has counted while it was silent, or before this connection, would look like demand of this moment.
             self._totals.take(router, tag, word, added=heard is not None and not was_silent and tag not in self._gone)
@@ -62,19 +74,24 @@ class Collector:
         """The connection of a router's process is lost, and so are the calls that it had."""
         if self._heard.pop(router, None) is not None:
             self._totals.end(router)
+            self._pace = {key: pace for key, pace in self._pace.items() if key[0] != router}
 
     def demand_of(self, tag: str) -> Demand:
-        """What all routers have counted for a backend up to now; it never falls. The time since a router's last frame
-        is filled up with the calls that it had then."""
+        """What all routers have counted for a backend up to now; it never falls.
+
+        The time since a router's last frame is filled up with what it had on average between its last two: otherwise a
+        second of this process would hold now one, now three half seconds of a router.
+        """
         now, total = self._now(), self._totals.of(tag)
         call_s, waiting_s, waiting, running = total.call_s, total.waiting_s, total.waiting, total.running
         for router, word in self._totals.words(tag).items():
-            if word.waiting or word.running:
-                silent_s = now - self._heard[router]
-                call_s += (word.waiting + word.running) * min(silent_s, SILENT_S)
-                waiting_s += word.waiting * min(silent_s, SILENT_S)
-                if silent_s > FORGOTTEN_S:
-                    waiting, running = waiting - word.waiting, running - word.running
+            since_s = now - self._heard[router]
+            filled_s = min(since_s, SILENT_S if word.waiting or word.running else LOOK_S)
+            pace = self._pace[router, tag]
+            call_s += pace.calls * filled_s
+            waiting_s += pace.waiting * filled_s
+            if since_s > FORGOTTEN_S:
+                waiting, running = waiting - word.waiting, running - word.running
         shown = self._shown.get(tag, NOTHING)
         call_s, waiting_s = max(call_s, shown.call_s), max(waiting_s, shown.waiting_s)
         shown = replace(total, call_s=call_s, waiting_s=waiting_s, waiting=waiting, running=running)
@@ -101,4 +118,13 @@ class Collector:
             if tag not in tags and now - self._gone.setdefault(tag, now) > LINGER_S:
                 self._totals.forget(tag)
                 self._shown.pop(tag, None)
+                self._pace = {key: pace for key, pace in self._pace.items() if key[1] != tag}
                 del self._gone[tag]
+
+
+def _pace(before: Demand, after: Demand, seconds: float) -> Pace:
+    """What a router had between two words, or has now, where they do not tell of about half a second."""
+    counted_s, waited_s = after.call_s - before.call_s, after.waiting_s - before.waiting_s
+    if not LOOK_S / 2 <= seconds < SILENT_S or counted_s < 0 or waited_s < 0:
+        return Pace(after.waiting + after.running, after.waiting)
+    return Pace(counted_s / seconds, waited_s / seconds)

@@ -7,24 +7,29 @@ may begin anew, and may go for good: what it has counted stays in the sum, and t
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
 from pointsman.model.scaling import Demand
 
+C = TypeVar("C", bound=Hashable)
+
 NOTHING = Demand()
+ROUNDING_S = 1e-3
+"""By less than this two sums of the same seconds may differ."""
 
 
-class Totals:
+class Totals(Generic[C]):
     """Sums of :class:`~pointsman.model.scaling.Demand` by backend."""
 
     def __init__(self) -> None:
-        self._words: dict[str, dict[Hashable, Demand]] = {}
+        self._words: dict[str, dict[C, Demand]] = {}
         """The last of each counter, by backend."""
         self._counted: dict[str, Demand] = {}
         """Without the calls that are there now."""
 
-    def take(self, counter: Hashable, tag: str, word: Demand, *, added: bool = True) -> None:
+    def take(self, counter: C, tag: str, word: Demand, *, added: bool = True) -> None:
         """Add what a counter has counted since its last word. Counts that have fallen have begun anew.
 
         Args:
@@ -34,22 +39,23 @@ class Totals:
         words = self._words.setdefault(tag, {})
         before, words[counter] = words.get(counter, NOTHING), word
         if added:
-            begun_anew = word.arrivals < before.arrivals or word.ended < before.ended or word.call_s < before.call_s
+            fell_s = before.call_s - word.call_s
+            begun_anew = word.arrivals < before.arrivals or word.ended < before.ended or fell_s > ROUNDING_S
             step = word if begun_anew else _step(before, word)
             self._counted[tag] = _counts(self._counted.get(tag, NOTHING).plus(step))
 
-    def drop(self, counter: Hashable, tag: str) -> None:
+    def drop(self, counter: C, tag: str) -> None:
         """A counter counts no more for a backend; the calls that it had are gone."""
         words = self._words.get(tag)
         if words is not None:
             words.pop(counter, None)
 
-    def end(self, counter: Hashable) -> None:
+    def end(self, counter: C) -> None:
         """A counter is gone, and so are the calls that it had."""
         for words in self._words.values():
             words.pop(counter, None)
 
-    def words(self, tag: str) -> Mapping[Hashable, Demand]:
+    def words(self, tag: str) -> Mapping[C, Demand]:
         """The last word of each counter that counts for a backend."""
         return self._words.get(tag, {})
 
@@ -72,7 +78,7 @@ class Totals:
 def _step(before: Demand, after: Demand) -> Demand:
     """What was counted between two words of a counter."""
     return Demand(
-        after.call_s - before.call_s,
+        max(0.0, after.call_s - before.call_s),
         max(0.0, after.waiting_s - before.waiting_s),
         after.arrivals - before.arrivals,
         after.ended - before.ended,

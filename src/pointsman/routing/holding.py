@@ -1,4 +1,5 @@
-"""How many calls of one router a replica may have that runs them one at a time: what runs, and its lead.
+"""How many calls of one router a replica may have that runs them one at a time: what runs, and its lead; and how what
+it has not begun is called back.
 
 ``policy.balance`` says how many that are, by what calls take; what the replica says of each call is kept here.
 """
@@ -6,9 +7,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from pointsman.model import Reason
-from pointsman.policy.balance import LEAD_S, STEADY_S, has_one_ahead, is_surprise, may_hold, patience_s
+from pointsman.policy.balance import (
+    LEAD_S,
+    STEADY_S,
+    has_one_ahead,
+    is_surprise,
+    may_hold,
+    patience_s,
+    whom_to_recall_from,
+)
+from pointsman.policy.balance import Holding as Silent
 
 PAUSES_S = {Reason.QUEUE_FULL: 0.005, Reason.RECONFIGURING: 0.02}
 """How long a replica that has refused a call is sent no other, by the reason; it does not say when it accepts calls
@@ -74,3 +86,42 @@ class Holding:
                     self._one_ahead_from = self._moved_at + STEADY_S
                 is_steady = self._moved_at >= self._one_ahead_from
                 self.one_ahead = is_steady and not self.elsewhere and has_one_ahead(self._run_us)
+
+
+class Recallable(Silent, Protocol):
+    """A replica that can be asked for what it has not begun."""
+
+    def recall(self) -> None: ...
+
+
+class Looks:
+    """Calls back what waits in replicas of a backend that are silent, while others are free.
+
+    Args:
+        candidates: returns the replicas.
+    """
+
+    def __init__(self, candidates: Callable[[], Sequence[Recallable]]) -> None:
+        self._candidates = candidates
+        self._loop = asyncio.get_running_loop()
+        self._next: asyncio.TimerHandle | None = None
+
+    def later(self) -> None:
+        """Look soon, unless that is to be done already."""
+        if self._next is None:
+            self._next = self._loop.call_later(LEAD_S, self.look)
+
+    def look(self, *, idle: bool = False) -> None:
+        """Look now; with ``idle`` a replica has just said that it has no call at all."""
+        self.end()
+        asked, again = whom_to_recall_from(self._candidates(), self._loop.time(), idle=idle)
+        for replica in asked:
+            replica.recall()
+        if again is not None:
+            self._next = self._loop.call_at(again, self.look)
+
+    def end(self) -> None:
+        """Look no more."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None

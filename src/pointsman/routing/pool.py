@@ -21,9 +21,10 @@ import msgspec.structs
 
 from pointsman.exceptions import BackpressureError
 from pointsman.model import BackendRoute, Reason
-from pointsman.policy.balance import LEAD_S, Throughput, choose_replica, whom_to_recall_from
+from pointsman.policy.balance import Throughput, choose_replica
 from pointsman.routing.call import Call, ClientClosedError, Deadlines, check_queues
 from pointsman.routing.demand import PoolDemand
+from pointsman.routing.holding import Looks
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics
 from pointsman.routing.refusals import is_refused, not_starting, queue_full, replica_died, too_late
 from pointsman.routing.remote import RemoteReplica
@@ -79,7 +80,7 @@ class Pool:
         self._deadlines = Deadlines(self._expire)
         self._next_turn = self.arrivals = 0
         self._recalls = False  # replicas may keep calls waiting while others are free
-        self._looking: asyncio.TimerHandle | None = None
+        self._looks = Looks(lambda: self._candidates)
         self._retired = self.serves_users = False
         self.queues: tuple[deque[Call], ...] = (self._waiting, self._overflow, self._shadows, self._sockets.waiting)
         self.demand = PoolDemand(self, reporter)
@@ -112,8 +113,8 @@ class Pool:
         self.place_waiting()
         for call in self._empty_queues() if is_refused(route) else ():
             call.fail(not_starting(route))
-        if self._recalls and self._looking is None:
-            self._look_later()
+        if self._recalls:
+            self._looks.later()
 
     def submit(self, call: Call) -> None:
         """Send or queue a call; its future will be resolved.
@@ -183,8 +184,7 @@ class Pool:
     async def aclose(self, reason: str) -> None:
         """Fail the waiting calls and close all connections."""
         self._retired, self._reroute = True, lambda call: call.fail(ClientClosedError(reason))
-        if self._looking is not None:
-            self._looking.cancel()
+        self._looks.end()
         for call in self._empty_queues():
             call.fail(ClientClosedError(reason))
         remotes = (*self._remotes.values(), *self._retiring)
@@ -245,25 +245,11 @@ class Pool:
         if remote is None:
             return False
         remote.send(call)
-        if self._recalls and self._looking is None:
-            self._look_later()
+        if self._recalls:
+            self._looks.later()
         if call.on_admitted is not None:
             call.on_admitted()
         return True
-
-    def _look_later(self) -> None:
-        self._looking = self._loop.call_later(LEAD_S, self._look)
-
-    def _look(self, *, idle: bool = False) -> None:
-        """Call back what waits in replicas that are silent."""
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
-        asked, again = whom_to_recall_from(self._candidates, self._loop.time(), idle=idle)
-        for remote in asked:
-            remote.recall()
-        if again is not None:
-            self._looking = self._loop.call_at(again, self._look)
 
     def _enqueue(self, call: Call, *, again: bool = False) -> None:
         self._queued[call.request.endpoint] += 1
@@ -343,8 +329,8 @@ class Pool:
             self._admit_overflow()
             queue = self._waiting or self._overflow or self._shadows
             if not queue:
-                if self._recalls and self._looking is None:
-                    self._look_later()
+                if self._recalls:
+                    self._looks.later()
                 return
             call = queue[0]
             if not call.is_over() and not self._send(call):
@@ -360,7 +346,7 @@ class Pool:
     def replica_free(self, *, idle: bool) -> None:
         """One has said that another call can begin there; with ``idle`` it had none at all."""
         if self._recalls and not self._waiting:
-            self._look(idle=idle)
+            self._looks.look(idle=idle)
 
     def call_replied(self, call: Call, reply: Reply) -> None:
         self._throughput.note(self._loop.time())

@@ -499,7 +499,7 @@ def runs(request: Any) -> str:
 def test_a_recall_comes_at_any_moment(new_loop: NewLoop, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call has run and is answered, by the thread or by the loop, or has not run and is sent back; none is both,
     and each recall is answered once (BC6)."""
-    monkeypatch.setattr("pointsman.replica.runtime.LEAD_S", 0.0)  # all that waits is sent back at once
+    monkeypatch.setattr("pointsman.replica.recalls.LEAD_S", 0.0)  # all that waits is sent back at once
 
     async def test(replica: Replica, router: RouterEnd) -> None:
         chance = random.Random(seed)

@@ -46,7 +46,7 @@ def test_a_replica_sends_back_what_it_has_not_begun() -> None:
 
 def test_what_waits_for_short_calls_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recall finds a call that has not run for long: what waits behind it, of whichever router, is next (BC6)."""
-    monkeypatch.setattr("pointsman.replica.runtime.LEAD_S", 60.0)
+    monkeypatch.setattr("pointsman.replica.recalls.LEAD_S", 60.0)
 
     async def test(replica: MemoryReplica, caller: Caller) -> None:
         other = await Caller().connect(replica)
@@ -75,7 +75,7 @@ def test_a_replica_that_runs_nothing_says_so_at_once() -> None:
 def test_a_replica_that_runs_nothing_keeps_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica was asked while it was idle, and has said so: a call that comes then and waits behind a short one keeps
     its place (BC6)."""
-    monkeypatch.setattr("pointsman.replica.runtime.LEAD_S", 0.05)
+    monkeypatch.setattr("pointsman.replica.recalls.LEAD_S", 0.05)
 
     async def test(replica: MemoryReplica, caller: Caller) -> None:
         other = await Caller().connect(replica)

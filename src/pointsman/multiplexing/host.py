@@ -116,6 +116,11 @@ class Host:
             self._do(self._cache.close())
             self._tell_if_empty()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is loaded any more."""
+        return self._closed
+
     def state_of(self, model_id: str) -> int | None:
         """How many wait for a model; -1 if it is held, None if it is neither."""
         with self._lock:

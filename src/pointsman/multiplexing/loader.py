@@ -34,21 +34,29 @@ _making = threading.Lock()
 class _Watch:
     """Who wants to know of the models of functions that belong to no object: the replica that this process is."""
 
+    any_loader = False
     hosts: list[Host] = []
     by: Callable[[Host], None] | None = None
 
     @classmethod
     def found(cls, host: Host) -> None:
-        cls.hosts.append(host)
+        cls.hosts = [*(known for known in cls.hosts if not known.is_closed), host]
         if cls.by is not None:
             cls.by(host)
 
 
-def watch_functions(by: Callable[[Host], None]) -> None:
-    """Call ``by``, on any thread, with what has been loaded by each loader that is no method, now and later."""
+def any_loader() -> bool:
+    """Whether this process has a loader."""
+    return _Watch.any_loader
+
+
+def watch_functions(by: Callable[[Host], None] | None) -> None:
+    """Call ``by``, on any thread, with what has been loaded by each loader that is no method, now and later; None: call
+    nobody any more."""
     _Watch.by = by
-    for host in list(_Watch.hosts):
-        by(host)
+    if by is not None:
+        for host in list(_Watch.hosts):
+            by(host)
 
 
 HOSTS = "__serve_models__"
@@ -89,6 +97,7 @@ class Loader:
         self.unload = unload
         self.is_method = _is_method(function)
         self._host: Host | None = None
+        _Watch.any_loader = True
         functools.update_wrapper(self, function)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
@@ -122,12 +131,14 @@ class Loader:
         return host
 
     def _own_host(self) -> Host:
-        if self._host is None:
+        host = self._host
+        if host is None or host.is_closed:  # that of a replica in this process that has ended
             with _making:
-                if self._host is None:
-                    self._host = self._make_host(None)
-                    _Watch.found(self._host)
-        return self._host
+                host = self._host
+                if host is None or host.is_closed:
+                    self._host = host = self._make_host(None)
+                    _Watch.found(host)
+        return host
 
     def _make_host(self, instance: weakref.ref[Any] | None) -> Host:
         function = self.function
@@ -140,6 +151,10 @@ class Loader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_host": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _Watch.any_loader = True
 
     def __repr__(self) -> str:
         return f"<loader {self.function.__qualname__}>"

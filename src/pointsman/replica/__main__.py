@@ -35,7 +35,8 @@ from pointsman.wire.control import ControlLink
 from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ReplicaHandover
-from pointsman.wire.messages import SERVED_S, Assignment, ConfigureHead, DrainHead, FailureHead, Report, unpack
+from pointsman.wire.messages import SERVED_S, Assignment, ConfigureHead, DrainHead, FailureHead, Report, pack, unpack
+from pointsman.wire.scaling import ModelDetails
 from pointsman.wire.shared import SharedStream
 from pointsman.wire.started import StartedCalls, path_of
 from pointsman.wire.stream import Gate, accept, listen_private, listen_tcp
@@ -142,6 +143,8 @@ class ReplicaProcess:
             # It drains without a limit, and has one from now on.
             self._report(msgspec.structs.replace(self._state, patient=False))
             self._hurrying = asyncio.ensure_future(self._runtime.drain())
+        elif frame.kind == Kind.MODELS:
+            self._link.answer(frame, pack(self._runtime.models() if self._runtime is not None else ModelDetails()))
         else:
             self._orders.put_nowait(frame)
 

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
-from pointsman.context import call_scope
+from pointsman.context import UsedModels, call_scope
 from pointsman.model import Reason
+from pointsman.multiplexing.loader import any_loader
 from pointsman.replica.conversation import Conversation
 from pointsman.replica.flow import AppItem
 from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger
 from pointsman.replica.lifespan import App, Lifespan
 from pointsman.replica.methods import Method
+from pointsman.replica.models import Models
 from pointsman.replica.sockets import BROKEN, RESTARTS, Socket
 from pointsman.replica.tasks import CoroutineExecutor
 from pointsman.replica.usercontext import UserContext
@@ -48,13 +51,22 @@ class Apps:
         ledger: is given requests and their outcomes.
         executor: runs requests; holds them while ``reconfigure`` runs.
         context: each call runs in a copy of it.
+        models: has calls wait for the models that they name; None where the class has no loader.
     """
 
-    def __init__(self, app: App, ledger: Ledger, executor: CoroutineExecutor, context: UserContext) -> None:
+    def __init__(
+        self,
+        app: App,
+        ledger: Ledger,
+        executor: CoroutineExecutor,
+        context: UserContext,
+        models: Models | None = None,
+    ) -> None:
         self._app = app
         self._ledger = ledger
         self._executor = executor
         self._context = context
+        self._models = models
         self._loop = asyncio.get_running_loop()
         self._lifespan = Lifespan(app)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,18 +95,28 @@ class Apps:
     def admit(self, stream: Stream, frame: Frame, head: AppCallHead, *, max_sockets: int) -> None:
         """Take a call; a WebSocket is refused over ``max_sockets``."""
         assert head.app is not None
-        item = AppItem(stream, frame.call_id, head, frame.body, head.app, NO_METHOD)
-        if head.app.follows != SOCKET:
-            self._ledger.admit(item)
-            item.task = self._executor.start_one(item)
-        elif self.sockets >= max_sockets:
+        if head.app.follows == SOCKET and self.sockets >= max_sockets:
             refusal = RefuseHead(Reason.QUEUE_FULL, self._ledger.load)
             stream.send(Kind.REFUSE, frame.call_id, pack(refusal))
+            return
+        item = AppItem(stream, frame.call_id, head, frame.body, head.app, NO_METHOD)
+        begin = self._begin_socket if head.app.follows == SOCKET else self._begin
+        if head.request.model_id or any_loader():
+            item.models = UsedModels(head.request.model_id)
+        if self._models is None:
+            begin(item)
         else:
-            socket = Socket(item, self._ledger)
-            self._sockets[stream, frame.call_id] = item, socket
-            item.task = self._context.spawn(self._loop.create_task, self._run_socket(item, socket))
-            self._keep(item.task)
+            self._models.admit(item, partial(begin, item), slot=head.app.follows != SOCKET)
+
+    def _begin(self, item: AppItem) -> None:
+        self._ledger.admit(item)
+        item.task = self._executor.start_one(item)
+
+    def _begin_socket(self, item: AppItem) -> None:
+        socket = Socket(item, self._ledger)
+        self._sockets[item.stream, item.call_id] = item, socket
+        item.task = self._context.spawn(self._loop.create_task, self._run_socket(item, socket))
+        self._keep(item.task)
 
     def receive(self, stream: Stream, frame: Frame) -> None:
         """A CHUNK or an END has come behind a call."""
@@ -168,6 +190,8 @@ class Apps:
 
     def _find(self, stream: Stream, call_id: int) -> AppItem | None:
         item = self._ledger.find(stream, call_id)
+        if item is None and self._models is not None:
+            item = self._models.find(stream, call_id)
         if isinstance(item, AppItem):
             return item
         found = self._sockets.get((stream, call_id))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from pointsman.context import CallScope, call_scope
+from pointsman.context import CallScope, UsedModels, call_scope
 from pointsman.exceptions import DeadlineExceededError
 from pointsman.incoming import CODEC_HTTP, Incoming
 from pointsman.model import Reason
@@ -55,6 +55,7 @@ class Item:
         batch_scope: scope shared with the other members of its batch.
         task: that runs it, or sends its answer.
         credit: chunks that its stream may still send; None unless it streams.
+        models: what models it uses; None where it can use none.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Item:
         "key",
         "mark",
         "method",
+        "models",
         "opened",
         "over",
         "request",
@@ -101,6 +103,7 @@ class Item:
         self._incoming: Incoming | None = None
         self._scope: CallScope | None = None
         self.batch_scope: CallScope | None = None
+        self.models: UsedModels | None = None
         self.task: asyncio.Task[None] | None = None
         self.credit: threading.Semaphore | asyncio.Semaphore | None = None
 
@@ -108,8 +111,15 @@ class Item:
         """What calls made by user code inherit: deadline, request id, trace headers."""
         if self._scope is None:
             headers = self.request.headers if self.span is None else self.span.carried(self.request.headers)
-            self._scope = CallScope(self.deadline, self.request.request_id, headers)
+            self._scope = CallScope(self.deadline, self.request.request_id, headers, models=self.models)
         return self._scope
+
+    def end_models(self) -> None:
+        """No code of this call runs any more. Any thread, one at a time."""
+        for used in (self.models, self.batch_scope.models if self.batch_scope is not None else None):
+            if used is not None:
+                used.end()
+        self.models = None
 
     def enter_stream(self, *, opened: bool = True) -> None:
         """The answer begins to stream, which meets the deadline: calls that user code makes from now on have none.
@@ -208,7 +218,8 @@ def scope_of(items: list[Item]) -> CallScope:
         return items[0].scope()
     first, deadline = items[0].scope(), max(item.deadline for item in items)
     ids = [item.request.request_id for item in items]
-    scope = CallScope(deadline, first.request_id, first.headers, callers=len(items), request_ids=ids)
+    models = UsedModels(first.models.id, holders=len(items)) if first.models is not None else None
+    scope = CallScope(deadline, first.request_id, first.headers, callers=len(items), request_ids=ids, models=models)
     for item in items:
         item.batch_scope = scope
     return scope

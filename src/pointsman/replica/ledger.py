@@ -52,6 +52,7 @@ class Ledger:
         answered: whether any call has been answered.
         run_us: what a call on the thread takes, as replies report it.
         on_answer: called once, after the first answer.
+        on_slot: called when a slot has become free, while somebody waits for one.
         failures: log of exceptions of user code, written before the callers get them.
     """
 
@@ -61,6 +62,7 @@ class Ledger:
         self.answered = False
         self.run_us = 0
         self.on_answer: Callable[[], object] = lambda: None
+        self.on_slot: Callable[[], None] | None = None
         self.metrics = metrics
         self.failures = FailureLog()
         self._started = started
@@ -131,7 +133,14 @@ class Ledger:
             stream.send(Kind.FREE, 0, pack(FreeHead(self.load, self.run_us, idle)))
 
     def close(self, item: Item) -> None:
-        """End a call that sends nothing more: free its slot, and clear its mark once its answer has left."""
+        """End a call that sends nothing more, and of which no user code runs any more: free its slot and its models,
+        and clear its mark once its answer has left."""
+        self.leave(item)
+        if item.models is not None:
+            item.end_models()
+
+    def leave(self, item: Item) -> None:
+        """The same while user code still runs, which keeps the models."""
         self._free_slot(item)
         if item.mark is not None and self._started is not None:
             self._started.end_when_sent(item.mark, item.stream)
@@ -165,6 +174,8 @@ class Ledger:
         """
         stream = item.stream
         if len(self._items) != 1 or item.over or item.span is not None or not self.answered:
+            return False
+        if self.on_slot is not None:
             return False
         if not isinstance(stream, SharedStream) or len(answer.body) >= LARGE_BODY:
             return False
@@ -232,6 +243,8 @@ class Ledger:
         if self._items.pop((item.stream, item.call_id), None) is None:
             return
         self.metrics.loop.closed(item)
+        if self.on_slot is not None:
+            self.on_slot()
         self._check_drained()
 
     def _give_back_from_thread(self, item: Item) -> None:
@@ -240,6 +253,8 @@ class Ledger:
         # Atomic: keys are compared without Python code. None where a router has used an id twice.
         if self._items.pop((item.stream, item.call_id), None) is not None:
             self.metrics.thread.closed(item)
+        if item.models is not None:
+            item.end_models()
 
     def _check_drained(self) -> None:
         if self.draining and not self._items and not self._drained.done():

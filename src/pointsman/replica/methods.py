@@ -21,6 +21,7 @@ class Method(NamedTuple):
         bucket_by: of a batching method: requests share a batch only if this returns the same value for them.
         signature: of a typed method.
         encode: makes the answer of what it has returned.
+        uses_models: whether there are loaders whose models it may use.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Method(NamedTuple):
     bucket_by: Callable[[Any], Hashable] | None = None
     signature: Signature | None = None
     encode: Callable[[Any, RequestHead], Answer] = encode_answer
+    uses_models: bool = False
 
     def request(self, incoming: Incoming) -> Any:
         """The request object that this method takes."""

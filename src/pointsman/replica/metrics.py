@@ -147,6 +147,36 @@ class NullRecorder:
     def failed_late(self, item: Item) -> None: ...
 
 
+class ModelRecorder:
+    """Counts the loads of models, on the loop.
+
+    Args:
+        writer: metrics writer of this process; None to record nothing.
+        names: tags of backend and replica.
+    """
+
+    def __init__(self, writer: MetricsWriter | None, *names: str) -> None:
+        self._writer = writer
+        if writer is not None:
+            self._models = writer.gauge(families.MODELS, *names)
+            self._loads = writer.counter(families.MODEL_LOADS, *names)
+            self._unloads = writer.counter(families.MODEL_UNLOADS, *names)
+            self._latency = writer.histogram(families.MODEL_LOAD_LATENCY, *names)
+
+    def loaded(self, seconds: float, number: int) -> None:
+        """A model was loaded in so many seconds, and there are ``number`` now."""
+        if self._writer is not None:
+            self._loads.inc()
+            self._latency.observe(seconds * 1000.0)
+            self._models.set(number)
+
+    def unloaded(self, number: int) -> None:
+        """A model was unloaded, and there are ``number`` now."""
+        if self._writer is not None:
+            self._unloads.inc()
+            self._models.set(number)
+
+
 class ReplicaMetrics:
     """Metrics of a replica: a recorder for each of its two threads, and the copy of user code's metrics.
 
@@ -163,6 +193,12 @@ class ReplicaMetrics:
         self.thread: Recorder | NullRecorder = (
             Recorder(writer, backend, replica) if writer is not None else NullRecorder()
         )
+
+        self._of_models = writer, backend, replica
+
+    def of_models(self) -> ModelRecorder:
+        """A recorder of the replica's models."""
+        return ModelRecorder(*self._of_models)
 
     def start(self) -> None:
         """Begin to copy metrics of user code."""

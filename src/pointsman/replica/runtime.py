@@ -9,16 +9,16 @@ starts the drain.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import time
 from collections.abc import Awaitable, Callable, Hashable
-from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pointsman.context import UsedModels
 from pointsman.exceptions import AnswerError, CallRejectedError
 from pointsman.incoming import CODEC_HTTP
 from pointsman.model import ASGI, Reason, ReplicaConfig, TargetTraits
-from pointsman.policy.balance import CLOCK_S, GOES_ON, LEAD_S
+from pointsman.multiplexing.loader import any_loader
+from pointsman.policy.balance import GOES_ON
 from pointsman.replica.batching import BatchRule
 from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.health import Vitals, vitals_of
@@ -26,18 +26,22 @@ from pointsman.replica.item import Item
 from pointsman.replica.ledger import Ledger, StartedLedger
 from pointsman.replica.methods import NO_METHOD
 from pointsman.replica.metrics import NO_METRICS, ReplicaMetrics
-from pointsman.replica.outcomes import StillRunningError, as_settable, outcome_of
+from pointsman.replica.outcomes import StillRunningError
+from pointsman.replica.recalls import Recalls
 from pointsman.replica.target import Target
 from pointsman.replica.tasks import OnLoop
 from pointsman.replica.thread import OnThread
-from pointsman.replica.usercontext import MakeThread, UserContext, own_thread
+from pointsman.replica.usercontext import MakeThread, UserContext, call_user_method, own_thread
 from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import SOCKET, AppCallHead, CreditHead, RefuseHead, failure, pack, unpack
+from pointsman.wire.scaling import ModelDetails
 from pointsman.wire.stream import Stream
 
 if TYPE_CHECKING:
     from pointsman.replica.apps import Apps
+    from pointsman.replica.loads import Loads
+    from pointsman.replica.models import Models
 
 
 class Runtime:
@@ -72,13 +76,16 @@ class Runtime:
         self._rule = BatchRule()
         self._target: Target | None = None
         self._apps: Apps | None = None
+        self._loads: Loads | None = None
+        self._models: Models | None = None
         self._ledger = Ledger(started, metrics)
         self._ledger.on_answer = on_answer
         self._ledger.failures = failures or self._ledger.failures
         self._on_loop = OnLoop(self._ledger, self._rule, self.context)
         self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context, make_thread)
         self._worker, self._coroutines = self._on_thread.executor, self._on_loop.executor
-        self._held = False  # no call is started: `reconfigure` runs, or has failed
+        self._recalls = Recalls(self._ledger, self._on_thread, self._on_loop)  # held: `reconfigure` runs, or has failed
+        self._draining = False
         self._refusing = False  # meanwhile new calls are refused, since other replicas can take them
         self._apply_limits(config)
 
@@ -109,6 +116,10 @@ class Runtime:
             vitals = vitals._replace(patience_s=max(vitals.patience_s or 0.0, timeout_s))
         return vitals
 
+    def models(self) -> ModelDetails:
+        """The models that are held."""
+        return self._loads.details() if self._loads is not None else ModelDetails()
+
     @property
     def health_check(self) -> Callable[[], Any] | None:
         """The user's ``check_health``; None if there is none."""
@@ -129,12 +140,18 @@ class Runtime:
         self._target = await self._worker.run(lambda: self.context.run(lambda: Target(code, traits)))
         construct = self._target.construct
         await self._worker.run(lambda: self.context.run(construct))
+        if any_loader():
+            from pointsman.replica.loads import Loads  # other replicas need none of it
+
+            self._loads = Loads(self._ledger, self.context.copy)
+            self._models = self._loads.of_class(self._target.models)
+            self._apply_limits(self._config)
         if traits.surface == ASGI:
             from pointsman.replica.apps import Apps  # other replicas need none of it
 
             make = self._target.app
             app = await self._worker.run(lambda: self.context.run(make))
-            self._apps = Apps(app, self._ledger, self._coroutines, self.context)
+            self._apps = Apps(app, self._ledger, self._coroutines, self.context, self._models)
             await self._apps.start()
 
     def configure(self, config: ReplicaConfig) -> None:
@@ -160,13 +177,15 @@ class Runtime:
         """
         if at_once:
             await self._call_reconfigure(user_config, self._worker.run_elsewhere)
-            if self._held:
+            if self._recalls.held:
                 self._resume()
             return
-        half_changed, self._held = self._held, True
+        half_changed, self._recalls.held = self._recalls.held, True
         if others:
             self._refusing = True
-            self._send_back(Reason.RECONFIGURING)
+            self._recalls.send_back(Reason.RECONFIGURING)
+            if self._models is not None:
+                self._models.send_back(Reason.RECONFIGURING)
         try:
             await asyncio.wait_for(self._hold_all(), timeout_s)
         except asyncio.TimeoutError:
@@ -181,28 +200,10 @@ class Runtime:
         """Call ``reconfigure``. Contextvars that it sets are kept for later calls, as those of the constructor."""
         target = self._target
         assert target is not None
-        self.context.keep(await self._call_user_method(lambda: target.reconfigure(user_config), run))
-
-    async def _call_user_method(
-        self, function: Callable[[], Any], run: Callable[[Callable[[], Any]], Awaitable[Any]]
-    ) -> Context:
-        """Call a method of user code outside of a request, and await its result. Returns the context it ran in."""
-        context = self.context.copy()
-        result = await run(lambda: context.run(function))
-        if not inspect.isawaitable(result):
-            return context
-
-        async def finish() -> tuple[Context, BaseException | None]:
-            _, error = await outcome_of(result)
-            return copy_context(), error
-
-        context, error = await context.run(asyncio.get_running_loop().create_task, finish())
-        if error is not None:
-            raise as_settable(error)
-        return context
+        self.context.keep(await call_user_method(self.context, lambda: target.reconfigure(user_config), run))
 
     async def close(self) -> None:
-        """Run an app's shutdown, and call the user's ``close``, if there is one, after the last request.
+        """Run an app's shutdown, call the user's ``close``, if there is one, and unload models, after the last request.
 
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
@@ -211,11 +212,13 @@ class Runtime:
             await self._apps.close()
         close = self._target.close if self._target is not None else None
         if close is not None:
-            await self._call_user_method(close, self._worker.run)
+            await call_user_method(self.context, close, self._worker.run)
+        if self._loads is not None:
+            await self._loads.close()
 
     async def release_code(self) -> None:
         """Release user code on its thread, and end the thread. The runtime cannot be used afterwards."""
-        target, self._target, self._apps = self._target, None, None
+        target, self._target, self._apps, self._models, self._loads = self._target, None, None, None, None
         if target is not None:
             await self._worker.run(lambda: self.context.copy().run(target.release))
             self.context.clear()
@@ -226,41 +229,19 @@ class Runtime:
         await self._coroutines.hold()
 
     def _resume(self) -> None:
-        self._held = self._refusing = False
+        self._recalls.held = self._refusing = False
         self._worker.release()
         self._coroutines.release()
-
-    def _send_back(self, reason: Reason, stream: Stream | None = None) -> None:
-        """Refuse the waiting calls, by default those of all connections: routers place each again."""
-        for item in self._ledger.items():
-            if stream in (None, item.stream) and not item.over and self._dequeue(item):
-                self._ledger.close(item)
-                item.stream.send(Kind.REFUSE, item.call_id, pack(RefuseHead(reason, self.load)))
-
-    def _recall(self, stream: Stream) -> None:
-        """Another replica may be free for what waits here. It is sent back when it waits for long, so that it does not
-        lose its place to those behind it for nothing. The router hears when this replica is free, since it may have no
-        call left here whose answer would say so."""
-        if self._worker.is_free(lambda: self._ledger.send_free(stream)):
-            self._ledger.send_free(stream, idle=not self.load)
-            return  # what waits here is begun at once, and what comes later was not asked for
-        running = self._on_thread.running
-        ran_s = time.monotonic() - running[0] if running is not None else 0.0
-        if self._held or ran_s >= LEAD_S - CLOCK_S:
-            self._send_back(Reason.RECALLED, stream)
-        else:
-            asyncio.get_running_loop().call_later(LEAD_S - ran_s, self._send_back_behind, running, stream)
-
-    def _send_back_behind(self, running: object, stream: Stream) -> None:
-        """Send back what waits for a call that takes long; for another one it may have to wait no longer."""
-        if self._on_thread.running is running or running is None:
-            self._send_back(Reason.RECALLED, stream)
 
     async def drain(self, *, patient: bool = False) -> None:
         """Refuse new calls, and return when none is left and all answers have been written. WebSockets stay until
         shortly before the limit of a drain, or to their end with ``patient``."""
-        if self._held:
-            self._send_back(Reason.DRAINING)
+        self._draining = True
+        if self._recalls.held:
+            self._recalls.send_back(Reason.DRAINING)
+        if self._models is not None:
+            self._models.send_back(Reason.DRAINING, all_of_them=False)
+            await self._models.nobody_waits()
         if self._apps is not None:
             self._ledger.draining = True
             await asyncio.gather(self._apps.drained(None if patient else self.drain_timeout_s), self._ledger.no_calls())
@@ -272,6 +253,9 @@ class Runtime:
             wait_s=config.batch_wait_timeout_s,
             target_s=config.target_latency_s,
         )
+        if self._models is not None:
+            self._models.limit = config.max_concurrent_queries
+            self._models.begin_ready()
         self._worker.rule_changed()
         self._coroutines.rule_changed(max_batches=config.max_concurrent_batches)
 
@@ -281,16 +265,20 @@ class Runtime:
         self._ledger.connections[stream] = int(stream.identity or 0)
         if self._ledger.run_us:
             self._ledger.send_free(stream)
+        if self._models is not None:
+            self._models.tell_all(stream)
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind == Kind.CALL:
                 self._admit(stream, frame)
             elif frame.kind == Kind.CANCEL:
+                if self._models is not None and self._models.forget(stream, frame.call_id):
+                    continue
                 if self._apps is None or not self._apps.cancel_socket(stream, frame.call_id):
                     self._cancel(self._ledger.find(stream, frame.call_id))
             elif frame.kind == Kind.RECALL:
-                self._recall(stream)
+                self._recalls.recall(stream)
             elif frame.kind == Kind.CREDIT:
                 self._grant(stream, frame.call_id, unpack(frame.head, CreditHead).chunks)
             elif frame.kind in (Kind.CHUNK, Kind.END) and self._apps is not None:
@@ -305,6 +293,8 @@ class Runtime:
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         self._ledger.connections.pop(stream, None)
+        if self._models is not None:
+            self._models.lose(stream)
         if self._apps is not None:
             self._apps.stream_lost(stream)
         for item in [item for item in self._ledger.items() if item.stream is stream]:
@@ -312,9 +302,12 @@ class Runtime:
 
     def _admit(self, stream: Stream, frame: Frame) -> None:
         head: AppCallHead | None = None
-        if self._ledger.draining or self._refusing or self.load >= self._config.max_concurrent_queries:
+        full = (
+            self.load + (self._models.ready if self._models is not None else 0) >= self._config.max_concurrent_queries
+        )
+        if full or self._ledger.draining or self._refusing:
             head = unpack(frame.head, AppCallHead)
-            if self._ledger.draining or self._refusing or not _is_socket(head):
+            if self._ledger.draining or self._refusing or not self._takes_no_slot(head):
                 stream.send(Kind.REFUSE, frame.call_id, pack(RefuseHead(self._refusal(), self.load)))
                 return
         assert self._target is not None
@@ -338,13 +331,24 @@ class Runtime:
             stream.send(Kind.FAILURE, frame.call_id, pack(told))
             return
         item = Item(stream, frame.call_id, head, frame.body, method)
+        if request.model_id or method.uses_models:
+            item.models = UsedModels(request.model_id)
+            if self._models is not None:
+                self._models.admit(item, partial(self._begin, item))
+                return
+        self._begin(item)
+
+    def _begin(self, item: Item) -> None:
+        """Give a call to what runs it."""
+        method, head = item.method, item.head
         self._ledger.admit(item)
         if method.batches:
             self._let_others_in()
             try:
                 if method.signature is not None:  # what does not fit must not be in a batch
                     self.context.copy().run(item.user_request)
-                item.key = (method.name, self.context.copy().run(_bucket, item) if method.bucket_by else None)
+                bucket = self.context.copy().run(_bucket, item) if method.bucket_by else None
+                item.key = (method.name, bucket, item.request.model_id)
             except BaseException as error:  # noqa: BLE001 - user code
                 self._ledger.fail_with(item, error)
                 return
@@ -356,6 +360,11 @@ class Runtime:
             self._let_others_in()
             item.task = self._coroutines.start_one(item)
 
+    def _takes_no_slot(self, head: AppCallHead) -> bool:
+        """Whether a call may come while there is no free slot: it opens a WebSocket, or waits for its model first."""
+        waits = self._models is not None and self._models.must_wait(head.request.model_id)
+        return waits or (head.app is not None and head.app.follows == SOCKET)
+
     def _let_others_in(self) -> None:
         """Calls of this method do not wait for one another. The class, by which routers go, may not have shown that:
         its constructor has made the method, or the object gives those of another one."""
@@ -364,20 +373,15 @@ class Runtime:
             self._ledger.send_free()
 
     def _refusal(self) -> Reason:
-        if self._ledger.draining:
+        if self._draining:
             return Reason.DRAINING
         return Reason.RECONFIGURING if self._refusing else Reason.QUEUE_FULL
-
-    def _dequeue(self, item: Item) -> bool:
-        """Remove a waiting item; False if it has been started."""
-        executor = self._coroutines if item.method.is_async else self._worker
-        return executor.remove(item, key=item.key, mirrored=item.head.shadow)
 
     def _cancel(self, item: Item | None) -> None:
         """Cancel a call: remove it from the queue, cancel its task, or drop its answer later."""
         if item is None or item.over:
             return
-        if self._dequeue(item):
+        if self._recalls.dequeue(item):
             self._ledger.close(item)
             return
         if self._apps is not None and self._apps.cancel(item):
@@ -389,12 +393,8 @@ class Runtime:
         if item.task is not None:
             self._coroutines.cancel(item.task, lambda: self._ledger.close(item))
         elif item.method.is_async:
-            self._ledger.close(item)  # a member of a batch: the batch goes on, and this answer is dropped
+            self._ledger.leave(item)  # a member of a batch: the batch goes on, and this answer is dropped
 
 
 def _bucket(item: Item) -> Hashable:
     return item.method.bucket(Request(item.incoming()))
-
-
-def _is_socket(head: AppCallHead) -> bool:
-    return head.app is not None and head.app.follows == SOCKET

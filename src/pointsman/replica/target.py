@@ -16,6 +16,8 @@ from typing import Any
 
 from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
+from pointsman.multiplexing.host import Host
+from pointsman.multiplexing.loader import any_loader, loader_of
 from pointsman.replica.answers import is_response, takes_time
 from pointsman.replica.lifespan import App, app_of
 from pointsman.replica.methods import Method
@@ -75,6 +77,12 @@ class Target:
         """The class's ``close``, which may be ``async def``; None if there is none."""
         # Looked up on the class: an object whose `__getattr__` delegates to a model would give the model's `close`.
         return self._own("close") if is_hook(getattr(type(self._object), "close", None)) else None
+
+    @property
+    def models(self) -> Host | None:
+        """What the loader of the class has loaded for the object; None if it has no loader."""
+        loader = loader_of(type(self._object)) if self._traits.multiplexed else None
+        return None if loader is None else loader.host_of(self._object)
 
     def release(self) -> None:
         """Drop all references to user code, so that its finalizers run. The target cannot be used afterwards."""
@@ -146,6 +154,7 @@ class Target:
             wraps_async=wraps_async(function),
             bucket_by=bucket_by(function),
             signature=signature,
+            uses_models=any_loader(),
         )
         if signature is None:
             return method

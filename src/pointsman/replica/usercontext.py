@@ -4,12 +4,16 @@ that no call sees what another one has set. And the thread of sync user code.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import inspect
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, Protocol
+
+from pointsman.replica.outcomes import as_settable, outcome_of
 
 
 class UserContext:
@@ -53,6 +57,30 @@ class UserContext:
     def clear(self) -> None:
         """Release the objects in the context."""
         self.keep(Context())
+
+
+async def call_user_method(
+    context: UserContext, function: Callable[[], Any], run: Callable[[Callable[[], Any]], Awaitable[Any]]
+) -> Context:
+    """Call a method of user code outside of a request, and await its result. Returns the context it ran in.
+
+    Args:
+        context: the method runs in a copy of it.
+        run: calls a function where user code runs.
+    """
+    copy = context.copy()
+    result = await run(lambda: copy.run(function))
+    if not inspect.isawaitable(result):
+        return copy
+
+    async def finish() -> tuple[Context, BaseException | None]:
+        _, error = await outcome_of(result)
+        return contextvars.copy_context(), error
+
+    copy, error = await copy.run(asyncio.get_running_loop().create_task, finish())
+    if error is not None:
+        raise as_settable(error)
+    return copy
 
 
 def _own_decimal_context() -> None:

@@ -127,6 +127,12 @@ POLICY_VERSION = Family(
     "serve_endpoint_policy_version", "largest", "Version of the endpoint's traffic policy.", ("endpoint",)
 )
 BATCH_SIZE = Family("serve_batch_size", "histogram", "Queries in a batch, where the backend batches.", REPLICA, SIZES)
+MODELS = Family("serve_num_multiplexed_models", "gauge", "Models that the replica has loaded, by their ids.", REPLICA)
+MODEL_LOADS = Family("serve_multiplexed_models_load_counter", "counter", "Models that were loaded.", REPLICA)
+MODEL_UNLOADS = Family("serve_multiplexed_models_unload_counter", "counter", "Models that were unloaded.", REPLICA)
+MODEL_LOAD_LATENCY = Family(
+    "serve_multiplexed_model_load_latency_ms", "histogram", "What it took to load a model.", REPLICA, LATENCY_MS
+)
 ROLLOUT_STATE = Family(
     "serve_rollout_state",
     "largest",
@@ -210,6 +216,10 @@ ALL_FAMILIES = (
     ROUTER_QUEUED,
     POLICY_VERSION,
     BATCH_SIZE,
+    MODELS,
+    MODEL_LOADS,
+    MODEL_UNLOADS,
+    MODEL_LOAD_LATENCY,
     ROLLOUT_STATE,
     ROLLOUT_WEIGHT,
     ROLLOUT_EVIDENCE,

@@ -107,7 +107,7 @@ class MemoryReplica(_Listening):
         self._traits = inspect_code(function_or_class, init_args)
         self.api, self.surface = self._traits.api, self._traits.surface
         self._code = pack_code(function_or_class, init_args) if travels else (function_or_class, init_args)
-        self._is_async = runs_on_loop(function_or_class)
+        self._is_async = runs_on_loop(function_or_class) and not self._traits.multiplexed  # loads have threads
         self._config = config or ReplicaConfig()
         self._open = contextlib.ExitStack()
         self._runtime: Runtime | None = None

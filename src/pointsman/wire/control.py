@@ -188,6 +188,11 @@ class ControlLink:
         stream.send(kind, 0, head)
         return True
 
+    def answer(self, question: Frame, head: bytes) -> None:
+        """Send the controller the answer to a frame that it has sent. Lost while there is no controller."""
+        if self._stream is not None:
+            self._stream.send(Kind(question.kind), question.call_id, head)
+
     async def command(
         self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
     ) -> Body:

@@ -15,6 +15,7 @@ from pointsman.calling.future import Sending, ServeFuture
 from pointsman.calling.session import Credentials, Session, credentials_here, existing_session, session_for
 from pointsman.context import CallScope, call_scope
 from pointsman.incoming import CODEC_OBJECT, RequestHead
+from pointsman.policy.multiplexing import check_model_id
 from pointsman.policy.shardkey import check_key
 from pointsman.request import passed_on
 from pointsman.routing.call import SAFE_METHODS
@@ -44,6 +45,7 @@ class CallOptions(NamedTuple):
     stream: bool = False
     idempotent: bool = False
     queue_full: str = "wait"
+    multiplexed_model_id: str | None = None
 
     def checked(self) -> CallOptions:
         """These options after validation, with a copy of the caller's headers.
@@ -60,6 +62,8 @@ class CallOptions(NamedTuple):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if self.shard_key is not None:
             check_key(self.shard_key)
+        if self.multiplexed_model_id is not None:
+            check_model_id(self.multiplexed_model_id)
         check_timeout(self.timeout_s, "timeout_s")
         if self.queue_full not in ("wait", "raise"):
             raise ValueError(f"queue_full must be 'wait' or 'raise', not {self.queue_full!r}")
@@ -126,6 +130,7 @@ class _Handle:
         stream: bool = _UNSET,
         idempotent: bool = _UNSET,
         queue_full: str = _UNSET,
+        multiplexed_model_id: str | None = _UNSET,
     ) -> H:
         """A handle like this one with some options changed; those not given are inherited.
 
@@ -140,6 +145,9 @@ class _Handle:
             stream: calls are iterated: ``for chunk in handle.remote()``, or ``async for`` with an async handle.
             idempotent: whether a call that had started may be repeated when its replica dies.
             queue_full: ``"wait"`` while the queue is full, or ``"raise"`` BackpressureError at once.
+            multiplexed_model_id: id of the model that calls want, where the backend loads models by id, as
+                ``serve.get_multiplexed_model_id()`` gives it there: 1 to 256 bytes of UTF-8. None for none. Calls that
+                user code makes for another one do not inherit its id.
 
         Raises:
             TypeError, ValueError: an option has a value that it cannot have.
@@ -153,6 +161,7 @@ class _Handle:
             "stream": stream,
             "idempotent": idempotent,
             "queue_full": queue_full,
+            "multiplexed_model_id": multiplexed_model_id,
         }
         given = {name: value for name, value in given.items() if value is not _UNSET}
         options = self._options._replace(**given).checked()
@@ -179,6 +188,7 @@ class _Handle:
             self._http_method,
             headers=_with_trace(self._headers, scope),
             request_id=scope.request_id if scope is not None else "",
+            model_id=options.multiplexed_model_id or "",
         )
         call = HandleCall(
             request,

@@ -91,6 +91,26 @@ def test_method_names_are_utf8():
     assert read_headers([(b"x-serve-call-method", "ß".encode())]).problem == ""
 
 
+@pytest.mark.parametrize("name", [b"serve_multiplexed_model_id", b"serve-multiplexed-model-id"])
+def test_a_header_names_the_model(name):
+    """A request names its model by a header, with underscores or dashes; an empty, long or garbled one is 400 (MX3)."""
+    assert read_headers([(name, b"digits:7")]).model_id == "digits:7"
+    assert read_headers([(name, "größe".encode())]).model_id == "größe"
+    assert read_headers([(name, b"m" * 256)]).problem == ""
+    for bad in (b"", b"m" * 257, b"\xff"):
+        problem = "header serve_multiplexed_model_id must have 1 to 256 bytes of UTF-8"
+        assert read_headers([(name, bad), (b"x-other", b"1")]).problem == problem
+        assert read_headers([(name, bad), (name, b"good")]).problem == problem
+    assert read_headers([(b"x-other", b"1")]).model_id == ""
+
+
+def test_of_several_model_headers_the_first_counts():
+    """A request that names two models gets the first (MX3)."""
+    headers = [(b"serve-multiplexed-model-id", b"a"), (b"serve_multiplexed_model_id", b"b")]
+    assert read_headers(headers).model_id == "a"
+    assert read_headers(headers).problem == ""
+
+
 def test_header_lines_are_remembered_within_bounds():
     """Headers that come again are not looked at again; what HTTP does not allow is refused each time, and neither many
     nor long ones fill the memory (H13, G12)."""

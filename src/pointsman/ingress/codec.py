@@ -22,6 +22,7 @@ from pointsman.exceptions import (
 )
 from pointsman.incoming import CODEC_HTTP, RequestHead
 from pointsman.model import DEFAULT_SHARD_KEY, PLAIN, EndpointSpec, Reason
+from pointsman.policy.multiplexing import MAX_MODEL_ID, decode_model_id
 from pointsman.policy.shardkey import BadShardKey, decode_key, read_key
 from pointsman.routing.appcalls import AppCall
 from pointsman.routing.call import SAFE_METHODS, Call, CallFuture
@@ -47,6 +48,9 @@ _known_lines: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 _ids = itertools.count(1)
 _id_prefix = secrets.token_hex(5).encode()
 
+MODEL_HEADERS = (b"serve_multiplexed_model_id", b"serve-multiplexed-model-id")
+"""Proxies may drop names with underscores, so there is one with dashes, too."""
+_BAD_MODEL_ID = f"header serve_multiplexed_model_id must have 1 to {MAX_MODEL_ID} bytes of UTF-8"
 _KNOWN = frozenset(
     (
         b"content-length",
@@ -57,6 +61,7 @@ _KNOWN = frozenset(
         SHADOW_HEADER,
         b"x-request-id",
         b"idempotency-key",
+        *MODEL_HEADERS,
     )
 )
 
@@ -67,6 +72,7 @@ class KnownHeaders(NamedTuple):
     Attributes:
         idempotency_key: whether there is an ``Idempotency-Key``.
         shard_key: of the default header; an endpoint may have another source.
+        model_id: of the model that the request names; empty if it names none.
         problem: why one of these headers is invalid; empty if none is.
     """
 
@@ -77,6 +83,7 @@ class KnownHeaders(NamedTuple):
     shard_key: bytes | None
     timeout_s: float | None
     problem: str
+    model_id: str = ""
 
 
 class RequestRejected(Exception):
@@ -94,7 +101,7 @@ def read_headers(headers: Headers) -> KnownHeaders:
     """
     method_name, request_id, problem = "", -1, ""
     has_body, idempotency_key, content_length = False, False, 0
-    shard_key, forged, timeout_s = None, False, None
+    shard_key, forged, timeout_s, model_id = None, False, None, ""
     for index, (name, value) in enumerate(headers):
         if name in _KNOWN:
             if name == b"content-length":
@@ -113,6 +120,9 @@ def read_headers(headers: Headers) -> KnownHeaders:
                 problem = problem if timeout_s else "header x-serve-timeout-s must be a number of seconds above 0"
             elif name == SHADOW_HEADER:
                 forged = True
+            elif name != b"x-serve-call-method":
+                model_id = model_id or decode_model_id(value) or ""
+                problem = problem if model_id else _BAD_MODEL_ID
             else:
                 method_name = value.decode(errors="replace")
                 problem = problem if method_name.encode() == value else f"header {name.decode()} is not UTF-8"
@@ -122,7 +132,7 @@ def read_headers(headers: Headers) -> KnownHeaders:
         headers[request_id] = (b"x-request-id", b"%s%x" % (_id_prefix, next(_ids)))
     if forged:
         headers[:] = [header for header in headers if header[0] != SHADOW_HEADER]
-    return KnownHeaders(method_name, has_body, content_length, idempotency_key, shard_key, timeout_s, problem)
+    return KnownHeaders(method_name, has_body, content_length, idempotency_key, shard_key, timeout_s, problem, model_id)
 
 
 def _timeout(value: bytes) -> float:
@@ -173,6 +183,7 @@ def make_call(
         request_id_of(headers),
         scope.get("client"),
         scope.get("scheme", "http"),
+        known.model_id,
     )
     idempotent = method in SAFE_METHODS or known.idempotency_key or endpoint.idempotent
     if endpoint.surface != PLAIN:

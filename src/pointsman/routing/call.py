@@ -193,6 +193,12 @@ def check_queues(waiting: deque[Call], overflow: deque[Call], shadows: deque[Cal
     assert arrivals == sorted(arrivals), "calls wait in another order than they came"
 
 
+def put_back(call: Call, queue: deque[Call]) -> None:
+    """Put a call into a queue, by the order of arrival."""
+    place = next((place for place, other in enumerate(queue) if other.arrival > call.arrival), len(queue))
+    queue.insert(place, call)
+
+
 class ClientClosedError(ServeException):
     """The call's own process gave it up."""
 

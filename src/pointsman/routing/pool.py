@@ -22,7 +22,7 @@ import msgspec.structs
 from pointsman.exceptions import BackpressureError
 from pointsman.model import BackendRoute, Reason
 from pointsman.policy.balance import Throughput, choose_replica
-from pointsman.routing.call import Call, ClientClosedError, Deadlines, check_queues
+from pointsman.routing.call import Call, ClientClosedError, Deadlines, check_queues, put_back
 from pointsman.routing.demand import PoolDemand
 from pointsman.routing.holding import Looks
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics
@@ -81,7 +81,7 @@ class Pool:
         self._next_turn = self.arrivals = 0
         self._recalls = False  # replicas may keep calls waiting while others are free
         self._looks = Looks(lambda: self._candidates)
-        self._retired = self.serves_users = False
+        self._retired = self.serves_users = self._may_pass = False
         self.queues: tuple[deque[Call], ...] = (self._waiting, self._overflow, self._shadows, self._sockets.waiting)
         self.demand = PoolDemand(self, reporter)
         self.update(route)
@@ -101,7 +101,7 @@ class Pool:
             remote.retire()
             if wanted and remote.silent_since is not None:
                 remote.recall()  # what waits there, for others to run at once
-            self._retiring = [r for r in self._retiring if r.inflight + r.sockets] + [remote]
+            self._retiring = [r for r in self._retiring if r.under_way] + [remote]
         for number, ref in wanted.items():
             if number not in self._remotes:
                 remote = self._remotes[number] = RemoteReplica(ref, self, instance=self._instance)
@@ -129,7 +129,7 @@ class Pool:
         if call.is_socket:
             self._sockets.place(call, self._candidates, self._route)
             self._queue_changed()
-        elif not self._waiting and not (call.shadow and self._shadows) and self._send(call):
+        elif (not self._waiting or self._may_pass) and not (call.shadow and self._shadows) and self._send(call):
             pass
         elif is_refused(self._route):
             call.disarm()
@@ -168,7 +168,7 @@ class Pool:
     @property
     def inflight(self) -> int:
         """Calls and WebSockets on replicas, including replicas that are being retired."""
-        return sum(remote.inflight + remote.sockets for remote in (*self._candidates, *self._retiring))
+        return sum(remote.under_way for remote in (*self._candidates, *self._retiring))
 
     def is_full(self, endpoint: str) -> bool:
         """True if a new call of this endpoint could not enter the queue."""
@@ -235,13 +235,7 @@ class Pool:
         if call.deadline <= self._loop.time():  # the timer is late, and an expired call must not start
             call.fail(too_late(call, self._route))
             return True
-        remote = choose_replica(
-            self._candidates,
-            limit=self._route.max_concurrent_queries,
-            turn=self._next_turn,
-            halved=call.shadow and self.serves_users,  # the other half stays free for users' calls (decision 0011)
-            crowded=not self._recalls or len(self._waiting) + len(self._overflow) >= len(self._candidates),
-        )
+        remote = self._choose(call)
         if remote is None:
             return False
         remote.send(call)
@@ -251,10 +245,19 @@ class Pool:
             call.on_admitted()
         return True
 
+    def _choose(self, call: Call) -> RemoteReplica | None:
+        return choose_replica(
+            self._candidates,
+            limit=self._route.max_concurrent_queries,
+            turn=self._next_turn,
+            halved=call.shadow and self.serves_users,  # the other half stays free for users' calls (decision 0011)
+            crowded=not self._recalls or len(self._waiting) + len(self._overflow) >= len(self._candidates),
+        )
+
     def _enqueue(self, call: Call, *, again: bool = False) -> None:
         self._queued[call.request.endpoint] += 1
         if again:
-            _put_back(call, self._waiting)
+            put_back(call, self._waiting)
         else:
             self._waiting.append(call)
         self._count_waiting(call, 1)
@@ -313,7 +316,7 @@ class Pool:
             self._sockets.waiting.append(call)
             self.place_waiting()
         elif call.shadow:
-            _put_back(call, self._shadows)
+            put_back(call, self._shadows)
             self._queue_changed()
         else:
             self._enqueue(call, again=True)
@@ -378,9 +381,3 @@ class Pool:
             else:
                 call.fail(replica_died(self.tag))
         self.place_waiting()
-
-
-def _put_back(call: Call, queue: deque[Call]) -> None:
-    """By the order of arrival."""
-    place = next((place for place, other in enumerate(queue) if other.arrival > call.arrival), len(queue))
-    queue.insert(place, call)

@@ -104,6 +104,11 @@ class RemoteReplica(Holding):
         return len(self._calls) + len(self._streams) - len(self._sockets)
 
     @property
+    def under_way(self) -> int:
+        """Calls, streams and WebSockets on it, whatever they wait for."""
+        return len(self._calls) + len(self._streams)
+
+    @property
     def sockets(self) -> int:
         return len(self._sockets)
 

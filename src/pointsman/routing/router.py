@@ -17,6 +17,7 @@ from pointsman.model import EMPTY_TABLE, BackendRoute, EndpointSpec, Pins, Routi
 from pointsman.routing.call import Call, ClientClosedError
 from pointsman.routing.chooser import NO_PINS, Chooser
 from pointsman.routing.metrics import PoolStatistics, RouterMetrics, ShadowStatistics
+from pointsman.routing.multiplexing import ModelPool
 from pointsman.routing.pairing import Compared, Heard, Pairing, PairSink, Subject
 from pointsman.routing.pool import Pool
 from pointsman.routing.reports import Reporter
@@ -94,9 +95,7 @@ class Router:
         if change is None or change.base != self.table.version:
             change = difference(self.table, table)
         self.table = table
-        for tag, route in change.backends.items():
-            if route is not None:
-                self._update_pool(tag, route)
+        old = [self._update_pool(tag, route) for tag, route in change.backends.items() if route is not None]
         gone = [self._pools.pop(tag) for tag, route in change.backends.items() if route is None]
         for name in dict.fromkeys((*change.endpoints, *change.pins)):
             self._update_chooser(name, change)
@@ -108,6 +107,7 @@ class Router:
         for key in [key for key in self._removed if not self._shadows[key].inflight]:
             self._removed.discard(key)
             del self._shadows[key]
+        gone += [pool for pool in old if pool is not None]
         for pool in gone:  # last, since their waiting calls are placed by the new policies
             pool.retire()
         self._retired = [pool for pool in (*self._retired, *gone) if pool.inflight]
@@ -198,14 +198,17 @@ class Router:
         for pool in self._pools.values():
             pool.validate()
 
-    def _update_pool(self, tag: str, route: BackendRoute) -> None:
-        pool = self._pools.get(tag)
-        if pool is None:
+    def _update_pool(self, tag: str, route: BackendRoute) -> Pool | None:
+        """Make or update a pool. Returns the one before, if another takes its place: its backend has begun to load
+        models by id, or does so no more."""
+        pool = before = self._pools.get(tag)
+        if pool is None or isinstance(pool, ModelPool) != route.multiplexed:
             pool = self._pools[tag] = self._new_pool(route)
             pool.serves_users = self._users[tag] > 0
         else:
             pool.update(route)
         self._trying.add(pool)
+        return before if before is not pool else None
 
     def _update_chooser(self, name: str, change: TableChange) -> None:
         """Make the chooser of an endpoint that is new, or whose specification or pins have changed."""
@@ -245,7 +248,8 @@ class Router:
         return Compared(self._pairs, Subject(endpoint.name, tag, comparison), endpoint.route, self._newest)
 
     def _new_pool(self, route: BackendRoute) -> Pool:
-        return Pool(
+        kind = ModelPool if route.multiplexed else Pool
+        return kind(
             route, instance=self._instance, reroute=self._reroute, metrics=self.metrics, reporter=self._reporter
         )
 

@@ -36,6 +36,7 @@ from pointsman.usercode.mounting import Mounted
 from pointsman.usercode.packing import DEFAULT_METHOD, inspect_code, pack_code
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import AppCallHead, CreditHead, FailureHead, FreeHead, RefuseHead, ReplyHead, pack, unpack
+from pointsman.wire.scaling import ModelsHead
 from pointsman.wire.stream import Stream, StreamUser, acceptor
 
 INSTANCE = "memory"
@@ -164,6 +165,7 @@ class ScriptedReplica(_Listening):
         self.recalls = 0
         self._last: Stream | None = None
         self._streams: dict[int, Stream] = {}
+        self._connected: list[Stream] = []
         self.listen(self)
 
     def reply(
@@ -200,6 +202,11 @@ class ScriptedReplica(_Listening):
         assert self._last is not None
         self._last.send(Kind.FREE, 0, pack(FreeHead(load, run_us, idle)))
 
+    def tell(self, **models: Any) -> None:
+        """Tell all routers of the models that it holds; the fields of a :class:`~pointsman.wire.scaling.ModelsHead`."""
+        for stream in self._connected:
+            stream.send(Kind.MODELS, 0, pack(ModelsHead(**models)))
+
     def credit(self, call_id: int, size: int) -> None:
         """Say that so many bytes behind a call were read."""
         self._send(Kind.CREDIT, call_id, pack(CreditHead(size)))
@@ -221,7 +228,7 @@ class ScriptedReplica(_Listening):
     # StreamUser
 
     def stream_ready(self, stream: Stream) -> None:
-        pass
+        self._connected.append(stream)
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
@@ -243,6 +250,7 @@ class ScriptedReplica(_Listening):
                 self.credits += unpack(frame.head, CreditHead).chunks
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        self._connected.remove(stream)
         for call_id in [call_id for call_id, known in self._streams.items() if known is stream]:
             self.calls.pop(call_id, None)
             del self._streams[call_id]
@@ -257,6 +265,7 @@ def table_of(
     max_concurrent_queries: int = 100,
     max_queued_queries: int = 1000,
     one_at_a_time: bool = False,
+    multiplexed: bool = False,
 ) -> RoutingTable:
     """A routing table.
 
@@ -268,6 +277,7 @@ def table_of(
         max_concurrent_queries: how many calls a router sends to one replica at a time.
         max_queued_queries: how many calls of one endpoint may wait in a router.
         one_at_a_time: whether all backends run their calls so.
+        multiplexed: whether all of them load models by id.
     """
     weights = endpoints if endpoints is not None else {tag: {tag: 1.0} for tag in backends}
     return RoutingTable(
@@ -284,6 +294,7 @@ def table_of(
                 max_queued_queries,
                 one_at_a_time,
                 api=next((r.api for r in replicas), b""),
+                multiplexed=multiplexed,
             )
             for tag, replicas in backends.items()
         },

@@ -1,0 +1,253 @@
+"""The pool of a backend that loads models by id, and what its replicas say of the models that they hold.
+
+A call that names no model goes as in any other pool. One that does goes where its model is, or where it is to be
+loaded; there it waits for the load without taking one of the replica's places for calls. A call that waits here for a
+busy holder of its model is passed by calls that need not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from math import inf
+from typing import cast
+
+from pointsman.model import BackendRoute, ReplicaRef
+from pointsman.policy.balance import choose_replica
+from pointsman.policy.multiplexing import choose_for_model, patience_s
+from pointsman.routing.call import Call
+from pointsman.routing.metrics import RouterMetrics
+from pointsman.routing.pool import Pool
+from pointsman.routing.remote import RemoteOwner, RemoteReplica
+from pointsman.routing.reports import Reporter
+from pointsman.wire.frames import Frame, Kind
+from pointsman.wire.messages import unpack
+from pointsman.wire.scaling import ANY_NUMBER, ModelsHead
+from pointsman.wire.stream import Stream
+
+
+class ModelReplica(RemoteReplica):
+    """A replica that loads models by id. Calls that wait there for a model are not ``inflight`` and not ``held``.
+
+    Args:
+        on_models: called when it has told of models.
+
+    Attributes:
+        room, load_s: as it has told in a :class:`~pointsman.wire.scaling.ModelsHead`.
+    """
+
+    def __init__(self, ref: ReplicaRef, owner: RemoteOwner, *, instance: str, on_models: Callable[[], None]) -> None:
+        super().__init__(ref, owner, instance=instance)
+        self.number = ref.number
+        self.room = ANY_NUMBER
+        self.load_s = 0.0
+        self._on_models = on_models
+        self._models: set[str] = set()
+        self._loading: set[str] = set()
+        self._places = 0  # for models; 0 while that is not known
+        self._await: dict[int, str] = {}  # the model, by id of each call that waits for it
+        self._awaited: Counter[str] = Counter()
+
+    @property
+    def waits_for_room(self) -> bool:
+        return self.room == 0 < self._places < len(self._models) + len(self._loading)
+
+    def holds(self, model_id: str) -> bool:
+        return model_id in self._models
+
+    def awaiting(self, model_id: str) -> int | None:
+        count = self._awaited[model_id]
+        return count if count or model_id in self._loading else None
+
+    @property
+    def inflight(self) -> int:
+        return self.under_way - len(self._sockets) - len(self._await)
+
+    @property
+    def held(self) -> int:
+        return len(self._calls) - len(self._await)
+
+    @property
+    def silent_since(self) -> float | None:
+        return super().silent_since if self.held else None  # it does not send back those that wait for models
+
+    def send(self, call: Call) -> None:
+        super().send(call)
+        model_id = call.request.model_id
+        if model_id and model_id not in self._models and call.call_id in self._calls:
+            self._await[call.call_id] = model_id
+            self._awaited[model_id] += 1
+
+    def cancel(self, call: Call) -> None:
+        self._waits_no_more(call.call_id)
+        super().cancel(call)
+
+    def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        self._models.clear()
+        self._loading.clear()
+        self._await.clear()
+        self._awaited.clear()
+        super().stream_lost(stream, error)
+
+    def _receive(self, frame: Frame) -> None:
+        if frame.kind == Kind.MODELS:
+            self._told(unpack(frame.head, ModelsHead))
+            return
+        if self._await:
+            self._waits_no_more(frame.call_id)
+        super()._receive(frame)
+
+    def _waits_no_more(self, call_id: int) -> None:
+        model_id = self._await.pop(call_id, None)
+        if model_id is not None:
+            self._awaited[model_id] -= 1
+            if not self._awaited[model_id]:
+                del self._awaited[model_id]
+
+    def _told(self, head: ModelsHead) -> None:
+        if head.whole:
+            self._models.clear()
+            self._loading.clear()
+        for model_id in (*head.gone, *head.loading):
+            self._models.discard(model_id)
+        self._models.update(head.held)
+        self._loading.update(head.loading)
+        self._loading.difference_update(head.gone, head.held)
+        self.room, self.load_s = head.room, head.load_s
+        if head.room > 0:
+            self._places = max(self._places, head.room + len(self._models) + len(self._loading))
+        # From the calls themselves: one that was sent for a model that was here waits if that has made room meanwhile.
+        named = ((call_id, call.request.model_id) for call_id, call in self._calls.items())
+        self._await = {call_id: model_id for call_id, model_id in named if model_id and model_id not in self._models}
+        self._awaited = Counter(self._await.values())
+        self._on_models()
+
+
+class ModelPool(Pool):
+    """Places calls on the replicas of a backend that loads models by id. Arguments as of :class:`Pool`."""
+
+    def __init__(
+        self,
+        route: BackendRoute,
+        *,
+        instance: str,
+        reroute: Callable[[Call], None],
+        metrics: RouterMetrics | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self._came: dict[int, float] = {}  # when a call came into the queue, by its arrival
+        self._late: asyncio.TimerHandle | None = None
+        self._has_news = False
+        self._opened = 0
+        super().__init__(route, instance=instance, reroute=reroute, metrics=metrics, reporter=reporter)
+        self._may_pass = True
+
+    def update(self, route: BackendRoute) -> None:
+        for ref in route.replicas:
+            if ref.number not in self._remotes:
+                remote = ModelReplica(ref, self, instance=self._instance, on_models=self._models_changed)
+                remote.counts = self.demand.counts
+                self._remotes[ref.number] = remote
+                remote.start()
+        super().update(route)
+
+    async def aclose(self, reason: str) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        await super().aclose(reason)
+
+    def validate(self) -> None:
+        super().validate()
+        assert self._came.keys() == {call.arrival for call in self._waiting}, "times are kept of calls that do not wait"
+
+    def place_waiting(self) -> None:
+        self._admit_overflow()
+        while self._waiting and self._place_by_model() and self._overflow:
+            self._admit_overflow()
+        if not self._waiting:
+            super().place_waiting()
+        elif self._sockets.waiting:
+            self._sockets.place_waiting(self._candidates, self._route)
+            self._queue_changed()
+
+    def _place_by_model(self) -> bool:
+        """Place the waiting calls for which there is a place, in order of arrival. Returns whether one was."""
+        opened = sum(one.open for one in self._candidates)
+        # Without news a call that found no replica to load its model will find none now.
+        news, self._has_news, self._opened = self._has_news or opened != self._opened, False, opened
+        placed, due = False, inf
+        stuck: set[str] = set()
+        for call in list(self._waiting):
+            model_id = call.request.model_id
+            if model_id in stuck:
+                continue
+            if not news and not self._has_free_place():
+                break
+            if call.is_over() or self._send(call):
+                placed = True
+                self._waiting.remove(call)
+                self._queued[call.request.endpoint] -= 1
+                self._count_waiting(call, -1)
+                self._came.pop(call.arrival, None)
+            else:
+                stuck.add(model_id)
+                due = min(due, self._due(call))
+        self._look_again_at(due)
+        return placed
+
+    def _has_free_place(self) -> bool:
+        limit = self._route.max_concurrent_queries
+        return choose_replica(self._candidates, limit=limit, turn=0, crowded=True) is not None
+
+    def _due(self, call: Call) -> float:
+        """When a call that waits for a busy holder will have waited too long; infinite where it has, or waits for what
+        time does not change."""
+        wait_s = patience_s(call.request.model_id, self._models())
+        due = self._came[call.arrival] + wait_s if wait_s else inf
+        return due if due > self._loop.time() else inf
+
+    def _look_again_at(self, due: float) -> None:
+        if self._late is not None and self._late.when() > due:
+            self._late.cancel()
+            self._late = None
+        if self._late is None and due < inf:
+            self._late = self._loop.call_at(due, self._look_for_late)
+
+    def _look_for_late(self) -> None:
+        self._late = None
+        self.place_waiting()
+
+    def _choose(self, call: Call) -> RemoteReplica | None:
+        model_id = call.request.model_id
+        if not model_id:
+            return super()._choose(call)
+        return choose_for_model(
+            model_id,
+            self._models(),
+            limit=self._route.max_concurrent_queries,
+            turn=self._next_turn,
+            # Of the calls for one model only the first that waits is tried, unless it was placed.
+            waited_s=self._loop.time() - self._came[call.arrival] if call.arrival in self._came else 0.0,
+            halved=call.shadow and self.serves_users,
+            crowded=not self._recalls or len(self._waiting) >= len(self._candidates),
+        )
+
+    def _models(self) -> list[ModelReplica]:
+        return cast("list[ModelReplica]", self._candidates)
+
+    def _models_changed(self) -> None:
+        self._has_news = True
+
+    def _enqueue(self, call: Call, *, again: bool = False) -> None:
+        self._came.setdefault(call.arrival, self._loop.time())
+        super()._enqueue(call, again=again)
+        self._look_again_at(self._due(call))
+
+    def _forget(self, call: Call) -> None:
+        self._came.pop(call.arrival, None)
+        super()._forget(call)
+
+    def _empty_queues(self) -> list[Call]:
+        self._came.clear()
+        return super()._empty_queues()

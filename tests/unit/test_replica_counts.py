@@ -6,9 +6,10 @@ import pytest
 
 from pointsman.controller.observed import Observed
 from pointsman.controller.reconcile import Kill, Launch, Leave, WakeAt, is_settled, plan
-from pointsman.controller.replicas import Phase, Replica, Replicas
+from pointsman.controller.replicas import LastHealth, Phase, Replica, Replicas
 from pointsman.controller.state import Desired
 from pointsman.model import Capacity, Resources
+from pointsman.wire.messages import HealthAnswer
 from tests.unit.reconciling import GPU, backend, only, replica, see, want
 
 
@@ -60,6 +61,29 @@ def test_who_goes_first(there: dict[int, Phase], keep: int, gone: list[int]) -> 
     assert [action.number for action in going] == gone
     for action in going:
         assert isinstance(action, Leave) == (there[action.number] is Phase.READY)
+
+
+@pytest.mark.parametrize(
+    ("held", "keep", "gone"),
+    [
+        ({1: (7, 8), 2: (7, 8), 3: (9,)}, 2, [2]),
+        ({1: (7, 8), 2: (7, 9), 3: (8, 9)}, 2, [3]),
+        ({1: (7, 8), 2: (7, 9), 3: (8, 9)}, 1, [3, 2]),
+        ({1: (), 2: (7,), 3: (8,)}, 2, [1]),
+        ({1: (5, 6), 2: (7,), 3: (8, 9)}, 2, [2]),
+    ],
+)
+def test_models_that_others_hold_go_first(held: dict[int, tuple[int, ...]], keep: int, gone: list[int]) -> None:
+    """A scale-down takes the replica all of whose models others hold, or with the fewest that no other has; of several,
+    one after the other, so that no model goes with two that held it for each other (MX10)."""
+    replicas = [
+        replica(number, health=LastHealth(answer=HealthAnswer(load=0, models=models)))
+        for number, models in held.items()
+    ]
+    if not held[1]:
+        replicas[0].health.answer = HealthAnswer(load=50)
+    actions = plan(want(backend(keep)), see(*replicas), 1.0)
+    assert [action.number for action in only(actions, Leave)] == gone
 
 
 def test_launches_take_what_is_free() -> None:

@@ -1,4 +1,4 @@
-"""``pointsman deploy``, ``delete``, ``scale``, ``wake`` and ``unload``: models of a running instance."""
+"""``pointsman deploy``, ``delete``, ``scale``, ``wake``, ``unload`` and ``models``: backends of a running instance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pointsman.cli import completion
-from pointsman.cli.common import ClusterAddress, Name, connect_to
+from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
 from pointsman.cli.lines import Lines
 from pointsman.cli.run import InitArgs, Settings, TargetName, exit_codes, read_wanted
 from pointsman.exceptions import ServeException
@@ -119,3 +119,21 @@ def unload(
     """Take all replicas of a backend away until it is called; returns when they are gone."""
     connect_to(name, address).unload(backend)
     typer.echo(f"{backend} has no replicas; the next call loads it again.")
+
+
+def models(
+    backend: Annotated[
+        str, typer.Argument(metavar="BACKEND", show_default=False, autocompletion=completion.backend_names)
+    ],
+    name: Name = "default",
+    address: ClusterAddress = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which models the replicas of a backend hold, where its code loads models by id."""
+    from pointsman.cli.tables import models_table
+
+    held = connect_to(name, address).models(backend)
+    if as_json:
+        print_json(held)
+    else:
+        terminal().print(models_table(backend, held))

@@ -16,7 +16,7 @@ import typer
 import pointsman
 from pointsman.cli import autoscale, completion, config, env, logs, rollout, shadow, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
-from pointsman.cli.deploy import delete, deploy, scale, unload, wake
+from pointsman.cli.deploy import delete, deploy, models, scale, unload, wake
 from pointsman.cli.ending import shutdown, stop
 from pointsman.cli.foreground import Foreground, announcement, local_folder, start_instance
 from pointsman.cli.lines import FAILURES, Lines, reported
@@ -219,6 +219,7 @@ app.command()(scale)
 app.command()(wake)
 app.command()(unload)
 app.command()(delete)
+app.command()(models)
 app.command()(logs.logs)
 app.command()(completion.completion)
 app.command()(recipe)

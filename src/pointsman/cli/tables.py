@@ -312,5 +312,20 @@ def _metrics(served: list[dict[str, str]]) -> Table:
     return table
 
 
+def models_table(backend: str, held: dict[str, list[dict[str, Any]]]) -> RenderableType:
+    """One line for each model, those in use first, then those used last."""
+    if not any(held.values()):
+        return Text(f"The replicas of {backend} hold no models.", style="dim")
+    table = make_table("", "replica", "model", "bytes", "in use", "idle")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for replica in sorted(held):
+        for model in sorted(held[replica], key=lambda model: (not model["in_use"], model["idle_s"], model["id"])):
+            size = f"{model['bytes']:,}" if model["bytes"] else "-"
+            idle = "-" if model["in_use"] else f"{model['idle_s']:,.0f} s"
+            table.add_row(plain(replica), plain(model["id"]), size, str(model["in_use"]), idle)
+    return table
+
+
 def _lines(lines: Iterable[str]) -> Text:
     return Text("\n").join(map(plain, lines))

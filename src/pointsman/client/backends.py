@@ -27,6 +27,8 @@ from pointsman.model import BackendSpec, Resources
 from pointsman.policy.shardkey import check_source
 from pointsman.usercode.packing import carries_code
 from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, ReplaceBackend, UpdateBackendConfig
+from pointsman.wire.messages import unpack
+from pointsman.wire.scaling import ModelList, QueryModels
 
 
 class BackendOperations(Operations):
@@ -157,6 +159,22 @@ class BackendOperations(Operations):
             TooLargeError: they take more than 64 MiB, as ``user_config`` can; ``get_backend_config`` reads one.
         """
         return {tag: options.config_from_spec(spec.config) for tag, spec in self._backends().items()}
+
+    def models(self, backend_tag: str) -> dict[str, list[dict[str, Any]]]:
+        """The models that the replicas of a backend hold, where its code has a ``@serve.multiplexed``.
+
+        Returns:
+            By replica a dict for each model: ``id``, ``bytes`` (0 where nothing says how large it is), ``in_use`` (how
+            many calls and streams use it now) and ``idle_s`` (seconds since its last use; 0 while it is used).
+
+        Raises:
+            ValueError: the backend does not exist.
+            ServeException: a replica does not answer.
+        """
+        arguments.check_object_name(backend_tag, "backend_tag")
+        self._check_alive()
+        held = unpack(self._session.command(QueryModels(new_id(), backend_tag)), ModelList).replicas
+        return {replica: [msgspec.structs.asdict(model) for model in models] for replica, models in held.items()}
 
     def delete_backend(self, backend_tag: str, force: bool = False) -> None:
         """Remove a backend that no endpoint uses; returns when its replicas are gone. An unknown one is logged and

@@ -18,6 +18,7 @@ from pointsman.controller.applying import find_operation
 from pointsman.controller.controller import Controller
 from pointsman.controller.evidence import EvidenceReader
 from pointsman.controller.history import history_of
+from pointsman.controller.models import Models
 from pointsman.controller.numbers import numbers_of
 from pointsman.controller.operations import OperationWaiter, RolloutWaiter
 from pointsman.controller.orders import Subscription
@@ -55,6 +56,7 @@ from pointsman.wire.commands import (
 from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.messages import pack
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, StartRollout
+from pointsman.wire.scaling import QueryModels
 from pointsman.wire.shadows import QueryExamples, QueryShadow
 
 log = logging.getLogger(__name__)
@@ -129,6 +131,7 @@ class Commands:
         ingresses: returns the ingresses that are connected now.
         evidence: what routers have counted.
         exporter: collects this node's metrics; None if nothing is recorded.
+        models: asks replicas which models they hold.
         shadows: knows what has come of comparing shadows' answers; None where nothing is compared.
         metrics_url: URL of the exporter; empty if it does not serve.
         wait_for_resources_s: how long a change may wait for nodes to join.
@@ -141,6 +144,7 @@ class Commands:
         engine: Engine,
         *,
         ingresses: Callable[[], Sequence[Subscription]],
+        models: Models | None = None,
         shadows: Shadows | None = None,
         evidence: EvidenceReader | None = None,
         exporter: Exporter | None = None,
@@ -151,6 +155,7 @@ class Commands:
         self._controller = controller
         self._engine = engine
         self._ingresses = ingresses
+        self._models = models
         self._shadows = shadows
         self._evidence = evidence
         self._exporter = exporter
@@ -196,6 +201,9 @@ class Commands:
             return pack(await self._read(self._exporter))
         if isinstance(command, (QueryShadow, QueryExamples)):
             return await self._shadow(command)
+        if isinstance(command, QueryModels):
+            assert self._models is not None
+            return pack(await self._models.of(controller.desired, controller.observed, command.tag))
         if isinstance(command, Await):
             await controller.wait(command, own_routers, progress)
             return b""

@@ -3,7 +3,7 @@
     operator   commands, subscriptions; the driver and the command line
     grant      the same; the client of user code in a replica
     ingress    subscriptions
-    replica    reports; on a second connection, answers of its health thread
+    replica    reports, and which models it holds; on a second connection, answers of its health thread
 
 A replica's key is accepted for the role of that replica only, so a stolen one cannot give commands.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from pointsman.controller.commands import Commands
 from pointsman.controller.controller import Controller
+from pointsman.controller.models import Models
 from pointsman.controller.orders import Subscription
 from pointsman.controller.scaling.demand import Collector
 from pointsman.controller.waiters import StartFailure
@@ -41,7 +42,7 @@ from pointsman.wire.failures import describe_error
 from pointsman.wire.frames import Frame, Kind, WireError
 from pointsman.wire.handover import ControllerHandover
 from pointsman.wire.messages import Confirm, HealthAnswer, Report, Subscribe, pack, unpack
-from pointsman.wire.scaling import DemandHead
+from pointsman.wire.scaling import DemandHead, ModelDetails
 from pointsman.wire.stream import Stream
 from pointsman.wire.tables import TableChange
 
@@ -59,6 +60,7 @@ class Connections:
 
     Attributes:
         demand: adds up what routers count of the calls for backends.
+        models: asks replicas which models they hold.
     """
 
     def __init__(self, handover: ControllerHandover) -> None:
@@ -75,6 +77,7 @@ class Connections:
         self._running: dict[tuple[Stream, int], asyncio.Task[None]] = {}
         self._warnings = WarningBudget(per_second=1)
         self.demand = Collector(asyncio.get_running_loop().time)
+        self.models = Models(self._ask_for_models)
 
     def serve(self, controller: Controller, commands: Commands, *, disconnected: Callable[[int], None]) -> None:
         """Set who handles what is received. Called before any stream is accepted.
@@ -112,6 +115,12 @@ class Connections:
         stream = self._health.get(number)
         if stream is not None:
             stream.send(Kind.HEALTH, number)
+
+    def _ask_for_models(self, number: int, question: int) -> bool:
+        stream = self._replicas.get(number)
+        if stream is not None:
+            stream.send(Kind.MODELS, question)
+        return stream is not None
 
     def send_to_ingresses(self, kind: Kind, head: bytes = b"") -> None:
         for subscription in self.ingresses():
@@ -164,6 +173,7 @@ class Connections:
             del self._health[number]
         for number in [number for number, known in self._replicas.items() if known is stream]:
             del self._replicas[number]
+            self.models.lost(number)
             self._disconnected(number)
         for key in [key for key in self._running if key[0] is stream]:
             self._running[key].cancel()
@@ -194,6 +204,8 @@ class Connections:
             self._health[number] = stream
             if frame.head:  # the first frame has none: it only identifies the connection
                 self.controller.health.on_answer(number, unpack(frame.head, HealthAnswer))
+        elif kind == Kind.MODELS and role == ROLE_REPLICA:
+            self.models.told(int(stream.identity), frame.call_id, unpack(frame.head, ModelDetails))
         else:
             raise WireError(f"{Kind(kind).name} is forbidden for role {role!r}")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
 from pointsman.controller.observed import Observed
-from pointsman.controller.replicas import Phase, Replica
+from pointsman.controller.replicas import Phase, Replica, victims
 from pointsman.controller.scaling.room import Need, Shared, share
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec
@@ -132,7 +132,7 @@ def plan_for(backends: Collection[str], desired: Desired, observed: Observed, no
     # One ledger for all backends, so that no GPU is given to two launches of the same plan. A replica holds its share
     # until its process has exited, whatever its phase.
     ledger = observed.replicas.ledger(observed.capacity)
-    shared = share([one for one in planned if isinstance(one, Need)], desired, observed, ledger, _victims)
+    shared = share([one for one in planned if isinstance(one, Need)], desired, observed, ledger, victims)
     for allocation in shared.taken:
         ledger.give_back(allocation)  # a plan changes nothing: the launch takes it
     actions: list[Action] = []
@@ -298,11 +298,11 @@ def _removals(
     spec: BackendSpec, desired: Desired, current: list[Replica], old: list[Replica], proven: int
 ) -> Iterator[Action]:
     wanted = desired.wanted(spec.tag)
-    for replica in _victims(current, len(current) - wanted):
+    for replica in victims(current, len(current) - wanted):
         yield _remove(replica, patient=desired.is_scaled(spec.tag))
     # Old replicas stay for as long as new ones that have proven themselves do not make up the number. One that is ready
     # and not proven does not count: it may fail within ``rollout_watch_s``, and the rollback needs the old ones then.
-    for replica in _victims(old, len(old) - max(0, wanted - spec.config.max_unavailable - proven)):
+    for replica in victims(old, len(old) - max(0, wanted - spec.config.max_unavailable - proven)):
         yield _remove(replica)
 
 
@@ -364,7 +364,7 @@ def _launches(need: Need, shared: Shared) -> Iterator[Action]:
         # No free capacity beside the old version: remove one old replica, and launch its successor in a later plan. Not
         # after a launch of this plan: its replica may free enough once it has taken over.
         if need.movable and not launches:
-            yield _remove(_victims(need.movable, 1)[0])
+            yield _remove(victims(need.movable, 1)[0])
 
 
 def _is_hopeless(failures: Failures) -> bool:
@@ -372,13 +372,6 @@ def _is_hopeless(failures: Failures) -> bool:
     if failures.reason in RECONFIGURE_REASONS:
         return failures.count > 0
     return failures.count >= START_TRIES
-
-
-def _victims(replicas: list[Replica], count: int) -> list[Replica]:
-    """The replicas to remove: those still starting first, then the least busy, then the newest."""
-    if count <= 0:
-        return []
-    return sorted(replicas, key=lambda r: (r.phase is Phase.READY, r.load, -r.number))[:count]
 
 
 def _remove(replica: Replica, *, patient: bool = False) -> Action:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -112,6 +113,11 @@ class Replica:
         """The number of calls in it, as of its last health answer."""
         return self.health.answer.load if self.health.answer is not None else 0
 
+    @property
+    def models(self) -> tuple[int, ...]:
+        """What stands for the models that it holds, as of its last health answer."""
+        return self.health.answer.models if self.health.answer is not None else ()
+
     def has_served(self, now: float) -> bool:
         """True if its end counts as a loss, False if it counts as a failed start. An adopted replica that has not
         reported may have served, so its end counts as a loss."""
@@ -172,3 +178,24 @@ class Replicas(dict[int, Replica]):
         """Whether there is one that was launched by an earlier controller and has not reported to this one."""
         self._adopted = {number for number in self._adopted if number in self and self[number].adopted}
         return bool(self._adopted)
+
+
+def victims(replicas: list[Replica], count: int) -> list[Replica]:
+    """The replicas to remove: those still starting first, then those all of whose models others hold, or that hold the
+    fewest which no other has; then the least busy, then the newest."""
+    if count <= 0:
+        return []
+    left = list(replicas)
+    chosen: list[Replica] = []
+    held = Counter(model for replica in left for model in replica.models)
+    while left and len(chosen) < count:
+        worst = min(left, key=lambda r: (r.phase is Phase.READY, _alone(r, held), r.load, -r.number))
+        left.remove(worst)
+        held.subtract(worst.models)
+        chosen.append(worst)
+    return chosen
+
+
+def _alone(replica: Replica, held: Counter[int]) -> int:
+    """How many models only this replica holds."""
+    return sum(held[model] == 1 for model in replica.models)

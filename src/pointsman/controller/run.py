@@ -104,6 +104,7 @@ async def serve(
         controller,
         raised,
         ingresses=connections.ingresses,
+        models=connections.models,
         shadows=judging.shadows,
         evidence=judging.evidence,
         exporter=exporter,

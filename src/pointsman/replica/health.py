@@ -47,6 +47,7 @@ class Vitals(NamedTuple):
     load: int = 0
     patience_s: float | None = None
     overdue_s: float = 0.0
+    models: tuple[int, ...] = ()
 
 
 def vitals_of(items: list[Item], on_thread: tuple[float, list[Item]] | None, timeout_s: float) -> Vitals:
@@ -145,6 +146,7 @@ class Health:
             check_error=checked.failure.error if checked.failure else "",
             check_text=checked.failure.text if checked.failure else "",
             check_traceback=checked.failure.traceback if checked.failure else "",
+            models=vitals.models,
         )
 
     def _pong(self) -> None:

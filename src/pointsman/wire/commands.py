@@ -19,7 +19,7 @@ from pointsman.wire.messages import Command as Command
 from pointsman.wire.messages import CommandHead as CommandHead
 from pointsman.wire.messages import Message, Signed
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, RolloutCommand
-from pointsman.wire.scaling import ScalingCommand
+from pointsman.wire.scaling import QueryModels, ScalingCommand
 from pointsman.wire.shadows import QueryExamples, QueryShadow
 from pointsman.wire.views import BackendList as BackendList
 from pointsman.wire.views import BackendView as BackendView
@@ -260,6 +260,7 @@ AnyCommand = (
     | QueryBackends
     | QueryDeclared
     | QueryHistory
+    | QueryModels
     | QueryTraffic
     | QueryMetrics
     | QueryTallies

@@ -274,6 +274,7 @@ class HealthAnswer(Message, frozen=True):
         check_running_s: for how long the current ``check_health`` has been running.
         check_error, check_text, check_traceback: the last exception of ``check_health``.
         blocked_share: for which part of the last seconds the event loop was blocked; 0 where nothing called it.
+        models: hashes of the ids of the models that it holds, the same in all replicas.
     """
 
     load: int
@@ -286,6 +287,7 @@ class HealthAnswer(Message, frozen=True):
     check_text: str = ""
     check_traceback: str = ""
     blocked_share: float = 0.0
+    models: tuple[int, ...] = ()
 
 
 # --- router's process and controller ----------------------------------------------------------------------------

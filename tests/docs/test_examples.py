@@ -22,6 +22,7 @@ PAGES = (
     "rollouts",
     "autoscaling",
     "batching",
+    "many-models",
     "composition",
     "environments",
     "monitoring",

@@ -47,6 +47,11 @@ def decode_model_id(value: bytes) -> str | None:
         return None
 
 
+def hash_of(model_id: str) -> int:
+    """A number of 64 bits that stands for an id, the same in all processes."""
+    return int.from_bytes(blake2b(model_id.encode(), digest_size=8).digest(), "big")
+
+
 class ModelCandidate(Candidate, Protocol):
     """A candidate for a call that names a model. The calls that wait in it for models are not ``inflight``.
 

@@ -21,6 +21,7 @@ from pointsman.engine.instances import locator, metrics_folder
 from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.engine.relay import set_relay
 from pointsman.model import Reason
+from pointsman.policy.multiplexing import hash_of
 from pointsman.replica.health import STDERR, Health, Vitals
 from pointsman.replica.ledger import StartedLedger
 from pointsman.replica.metrics import NO_METRICS, open_metrics
@@ -252,7 +253,11 @@ class ReplicaProcess:
         self._report(Report(self._handover.number, "ready", order.config_version))
 
     def _vitals(self) -> Vitals:
-        return self._runtime.vitals(self._handover.request_timeout_s) if self._runtime is not None else Vitals()
+        runtime = self._runtime
+        if runtime is None:
+            return Vitals()
+        models = tuple(hash_of(model.id) for model in runtime.models().models)
+        return runtime.vitals(self._handover.request_timeout_s)._replace(models=models)
 
     def _key_for(self, role: str, identity: str) -> bytes | None:
         return self._handover.data_key if role == ROLE_ROUTER else None

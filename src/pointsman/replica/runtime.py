@@ -117,8 +117,8 @@ class Runtime:
         return vitals
 
     def models(self) -> ModelDetails:
-        """The models that are held."""
-        return self._loads.details() if self._loads is not None else ModelDetails()
+        """The models that are held. Called on any thread."""
+        return loads.details() if (loads := self._loads) is not None else ModelDetails()
 
     @property
     def health_check(self) -> Callable[[], Any] | None:

@@ -138,6 +138,7 @@ class ModelPool(Pool):
     ) -> None:
         self._came: dict[int, float] = {}  # when a call came into the queue, by its arrival
         self._late: asyncio.TimerHandle | None = None
+        self._late_at = inf  # uvloop's handles do not all say that
         self._has_news = False
         self._opened = 0
         super().__init__(route, instance=instance, reroute=reroute, metrics=metrics, reporter=reporter)
@@ -208,14 +209,13 @@ class ModelPool(Pool):
         return due if due > self._loop.time() else inf
 
     def _look_again_at(self, due: float) -> None:
-        if self._late is not None and self._late.when() > due:
-            self._late.cancel()
-            self._late = None
-        if self._late is None and due < inf:
-            self._late = self._loop.call_at(due, self._look_for_late)
+        if due < self._late_at:
+            if self._late is not None:
+                self._late.cancel()
+            self._late_at, self._late = due, self._loop.call_at(due, self._look_for_late)
 
     def _look_for_late(self) -> None:
-        self._late = None
+        self._late_at, self._late = inf, None
         self.place_waiting()
 
     def _choose(self, call: Call) -> RemoteReplica | None:

@@ -1,16 +1,21 @@
-"""What a user's own policy is told: one look, under the names that Ray Serve has for it. Pure.
+"""What a user's own policy is told: one look, under the names that Ray Serve has for it; and what it may answer. Pure.
 
 The policy runs in a process of its own, so this is a value that travels. ``Seen.policy_wants`` is its answer.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import numbers
+from typing import Any, NamedTuple
 
 from pointsman.model.origin import Struct
 from pointsman.model.scaling import Autoscaling
 from pointsman.policy.scaling.decide import Memory
 from pointsman.policy.scaling.seen import Seen, Verdict
+
+SHOWN = 100
+"""So many characters of an answer that is none are shown."""
 
 
 class PolicyContext(Struct, frozen=True):
@@ -59,6 +64,27 @@ class PolicyContext(Struct, frozen=True):
         """The backend, with the instance that it belongs to."""
         return f"{self.app_name}#{self.deployment_name}" if self.app_name else self.deployment_name
 
+    @property
+    def total_running_requests(self) -> float:
+        """Calls on replicas, about: one of the two numbers is an average."""
+        return max(0.0, self.total_num_requests - self.total_queued_requests)
+
+
+class Said(NamedTuple):
+    """What a policy has said last.
+
+    Attributes:
+        wants: replicas, neither rounded nor within the bounds; None while it has not answered, or fails.
+        remark: why it fails, one sentence; empty if it does not.
+    """
+
+    wants: float | None = None
+    remark: str = ""
+
+
+class NoAnswerError(ValueError):
+    """What a policy has returned has no number of replicas."""
+
 
 def context(
     seen: Seen,
@@ -101,3 +127,20 @@ def context(
         service_s=memory.service.mean_s if memory.service is not None else None,
         start_s=seen.start_s,
     )
+
+
+def answer_of(value: Any, state: Any) -> tuple[float, Any]:
+    """The number of replicas and the new state in what a policy has returned: a number, or ``(number, state)``.
+
+    Args:
+        state: the present one, which stays where there is a number alone.
+
+    Raises:
+        NoAnswerError: there is no number of replicas.
+    """
+    number, state = value if isinstance(value, tuple) and len(value) == 2 else (value, state)
+    if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
+        text = repr(value)
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+        raise NoAnswerError(f"it answered {shown}, which is no number of replicas")
+    return float(number), state

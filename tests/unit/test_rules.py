@@ -22,6 +22,7 @@ MAY_RUN_CODE = {
     "wire/pickling.py",  # arguments, values and exceptions of handle calls, between authenticated processes
     "replica/target.py",  # user_config
     "comparer/subject.py",  # answers of handles, read without any class
+    "controller/scaling/policyprocess.py",  # the state of a user's policy, in the process that has made it
     "usercode/packing.py",  # user code
 }
 CODE_RUNNERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}

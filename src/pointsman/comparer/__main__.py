@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from pointsman.comparer.limits import limit_memory
 from pointsman.comparer.subject import Subject
+from pointsman.engine.limited import limit_memory
 from pointsman.telemetry import logs
 from pointsman.wire.pairs import Began, Ended, Message, Unpacker
 

@@ -5,35 +5,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import resource
-import select
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from struct import Struct
 
 import msgspec
 
 from pointsman.comparing.answers import NO_ROOM
 from pointsman.comparing.pairs import DIED, HUNG, Outcome
+from pointsman.engine.limited import READY, START_S, LimitedProcess
 from pointsman.model.comparison import Function
-from pointsman.usercode.paths import PATH_VARIABLE, python_path
 from pointsman.wire.pairs import Pair, packed
 
 log = logging.getLogger("pointsman.comparer")
 
+PROCESS = "pointsman.comparer.function"
 LIMIT_S = 1.0
 """How long one comparison may take."""
-MAX_MEMORY = 2 * 1024**3
-"""Bytes of address space of the process that compares, and of that of a user's function."""
-START_S = 20.0
-"""How long the import of a user's function may take."""
 AGAIN_S = 1.0
 """A process is started once in so many seconds at most."""
 IDLE_S = 60.0
@@ -42,14 +32,6 @@ MAX_QUEUED = 16 * 1024 * 1024
 """Bytes of answers that wait for one function."""
 PAIR_SIZE = 2048
 """What a pair takes beside the bodies, at least."""
-LENGTH = Struct("<I")
-READY = b"ready"
-
-
-def limit_memory() -> None:
-    """Limit the memory of this process to :data:`MAX_MEMORY`."""
-    with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
 
 
 class TooSlowError(Exception):
@@ -91,7 +73,7 @@ class FunctionRunner:
         self._bytes = 0
         self._changed = threading.Condition()
         self._closed = False
-        self._process: FunctionProcess | None = None
+        self._process: LimitedProcess | None = None
         self._started_at = float("-inf")
         self._starts = True
         threading.Thread(target=self._run, name="pointsman-function", daemon=True).start()
@@ -132,7 +114,7 @@ class FunctionRunner:
         process = self._process or self._start()
         if process is None:
             return Outcome(uncompared=DIED)
-        answer = process.ask(packed(pair))
+        answer = process.ask(packed(pair), LIMIT_S)
         if answer:
             try:
                 return msgspec.msgpack.decode(answer, type=Outcome)
@@ -142,7 +124,7 @@ class FunctionRunner:
         log.warning("the comparing function %r %s", self._function.path, "has ended" if answer == b"" else "hangs")
         return Outcome(uncompared=DIED if answer == b"" else HUNG)
 
-    def _start(self) -> FunctionProcess | None:
+    def _start(self) -> LimitedProcess | None:
         """The process, once it is ready; None if it cannot be. Those that wait meanwhile are compared afterwards."""
         pause = self._started_at + AGAIN_S - time.monotonic()
         if pause > 0 and not self._starts:
@@ -151,7 +133,7 @@ class FunctionRunner:
             time.sleep(pause)
         self._started_at = time.monotonic()
         try:
-            self._process = FunctionProcess(self._function)
+            self._process = LimitedProcess(PROCESS, msgspec.msgpack.encode(self._function))
         except OSError as error:
             log.warning("the comparing function %r could not be started: %s", self._function.path, error)
             return None
@@ -164,61 +146,6 @@ class FunctionRunner:
         if self._process is not None:
             self._process.kill()
             self._process = None
-
-
-class FunctionProcess:
-    """A process that has imported a user's function, or is about to."""
-
-    def __init__(self, function: Function) -> None:
-        self._ours, theirs = socket.socketpair()
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pointsman.comparer.function", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                env={**os.environ, PATH_VARIABLE: python_path()},
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # so that what user code forks is killed, too
-            )
-        finally:
-            theirs.close()
-        self._send(msgspec.msgpack.encode(function))
-
-    def ask(self, pair: bytes) -> bytes | None:
-        """The packed outcome of a packed pair; nothing if the process has died, None if it took too long."""
-        try:
-            self._ours.settimeout(LIMIT_S)
-            self._ours.sendall(pair)
-        except TimeoutError:
-            return None
-        except OSError:
-            return b""
-        return self.read(LIMIT_S)
-
-    def read(self, limit_s: float) -> bytes | None:
-        """What it says next; nothing if it has died, None if it took too long."""
-        deadline, data = time.monotonic() + limit_s, b""
-        while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
-            if not select.select([self._ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                return None
-            try:
-                more = self._ours.recv(65536)
-            except OSError:
-                return b""
-            if not more:
-                return b""
-            data += more
-        return data[LENGTH.size :]
-
-    def kill(self) -> None:
-        self._ours.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _send(self, message: bytes) -> None:
-        with contextlib.suppress(OSError):  # it has ended already, which is seen at the next read
-            self._ours.sendall(LENGTH.pack(len(message)) + message)
 
 
 def _size(pair: Pair) -> int:

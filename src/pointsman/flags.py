@@ -81,6 +81,7 @@ START_FLAGS = (
     Flag("--resource", "resources", "amounts", "A resource of your own; may be repeated.", "NAME=AMOUNT"),
     Flag("--wait-for-resources-s", "wait_for_resources_s", "number", "Wait for nodes to join (Ray).", "SECONDS"),
     Flag("--allow-insecure-cluster", "allow_insecure_cluster", "switch", "Join a Ray cluster without tokens."),
+    Flag("--spare-replicas", "spare_replicas", "int", "Processes that wait for a backend.", "N", "0"),
     Flag("--no-client-in-replicas", "client_in_replicas", "off", "User code may not use the instance."),
 )
 

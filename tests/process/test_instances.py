@@ -79,10 +79,13 @@ def test_shutdown_is_final():
         ({"memory": -1}, ValueError, "-1"),
         ({"resources": {"a": "b"}}, TypeError, "'b'"),
         ({"client_in_replicas": "no"}, TypeError, "'no'"),
+        ({"spare_replicas": -1}, ValueError, "-1"),
+        ({"spare_replicas": 1.0}, TypeError, "1.0"),
+        ({"spare_replicas": 1, "engine": "ray"}, ValueError, "spare_replicas 1 needs engine 'local'"),
     ],
 )
 def test_bad_starts(arguments, error, text):
-    """A start that cannot be is refused with the reason, and nothing runs (IN2, IN3, IN7, IN11, IN14, EN2)."""
+    """A start that cannot be is refused with the reason, and nothing runs (IN2, IN3, IN7, IN11, IN14, EN2, ID5)."""
     with pytest.raises(error, match=text):
         serve.start(**arguments)
     assert not family()

@@ -10,6 +10,8 @@ from pointsman import actor_options as amounts
 from pointsman.engine.base import Cluster
 from pointsman.model import Capacity
 
+MAX_SPARES = 1000
+
 
 def local_capacity(
     num_cpus: float | None = None,
@@ -50,6 +52,25 @@ def cluster_amounts(
         "resources": amounts.parse_custom_resources(resources, "resources") or None,
     }
     return {name: amount for name, amount in found.items() if amount is not None}
+
+
+def check_spares(number: Any, engine: str) -> int:
+    """Check how many processes shall wait for a backend.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: below 0 or over 1,000, or the engine cannot have any.
+    """
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"spare_replicas must be an int, not {number!r}")
+    if not 0 <= number <= MAX_SPARES:
+        raise ValueError(f"spare_replicas must be between 0 and {MAX_SPARES}, not {number!r:.20}")
+    if number and engine != "local":
+        raise ValueError(
+            f"spare_replicas {number} needs engine 'local': on a Ray cluster it is Ray that keeps processes ready, and"
+            " none can change its resources once it has started"
+        )
+    return number
 
 
 def _whole_gpus(num_gpus: float | None) -> int | None:

@@ -14,7 +14,7 @@ from pointsman import actor_options as amounts
 from pointsman import arguments
 from pointsman import config as options
 from pointsman.calling.session import credentials_here, operator
-from pointsman.client.capacity import cluster_amounts, cluster_options, local_capacity
+from pointsman.client.capacity import check_spares, cluster_amounts, cluster_options, local_capacity
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
 from pointsman.client.locking import lock_settings, restart_options, warn_of_open_port
 from pointsman.client.operations import origin_here
@@ -90,6 +90,7 @@ def start(
     log_format: str = "text",
     client_in_replicas: bool = True,
     api_keys: Sequence[ApiKey] | str | os.PathLike[str] | None = None,
+    spare_replicas: int = 0,
 ) -> Client:
     """Start an instance and return a client for it once controller and HTTP server are ready.
 
@@ -117,6 +118,8 @@ def start(
             False restricts user code to answering requests.
         api_keys: keys of those who may use the HTTP port: a list of ``ApiKey``, or the path of a JSON file with mode
             0600, ``{"name": {"key": "...", "rate": 10}}``, which is read again within 2 s of a change. None: no keys.
+        spare_replicas: how many processes wait for a backend, with all imported but user code, so that a replica starts
+            some 0.3 s earlier; each takes about 20 MB of memory. On the local engine. Default 0.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have, or ``PYTHONHASHSEED`` is 0.
@@ -149,6 +152,7 @@ def start(
         log_format=log_format,
         client_in_replicas=client_in_replicas,
         api_keys=api_keys,
+        spare_replicas=spare_replicas,
     )
 
 
@@ -170,6 +174,7 @@ def start_named(
     log_format: str = "text",
     client_in_replicas: bool = True,
     api_keys: Sequence[ApiKey] | str | os.PathLike[str] | None = None,
+    spare_replicas: int = 0,
     quiet_starts: bool = False,
     json_lines: bool = False,
     listener: socket.socket | None = None,
@@ -196,9 +201,11 @@ def start_named(
         capacity = local_capacity(**given)  # type: ignore[arg-type]
     else:
         cluster = cluster._replace(amounts=cluster_amounts(**given))  # type: ignore[arg-type]
+    spares = check_spares(spare_replicas, engine)
     said: dict[str, Any] = {**given, "wait_for_resources_s": wait_for_resources_s}
     said["log_format"] = None if log_format == "text" else log_format
     said["client_in_replicas"] = None if client_in_replicas else False
+    said["spare_replicas"] = spares or None
     said["allow_insecure_cluster"] = allow_insecure_cluster or None
     return start_instance(
         name=check_name(name) if name else "",
@@ -212,6 +219,7 @@ def start_named(
         log_format=check_log_format(log_format),
         client_in_replicas=client_in_replicas,
         api_keys=api_keys,
+        spare_replicas=spares,
         words=words_of(START_FLAGS, said),
         quiet_starts=quiet_starts,
         json_lines=json_lines,
@@ -233,6 +241,7 @@ def start_instance(
     log_format: str = "text",
     client_in_replicas: bool = True,
     api_keys: Any = None,
+    spare_replicas: int = 0,
     words: tuple[str, ...] = (),
     quiet_starts: bool = False,
     json_lines: bool = False,
@@ -268,6 +277,7 @@ def start_instance(
         start_options=StartOptions(engine, every_node, _as_option(metrics_port), restart_options(http, lock), words),
         ready_when_told=ready_when_told,
         holds_connections=listener is not None,
+        spare_replicas=spare_replicas,
     )
     plan = Plan(settings, bound, capacity, every_node, cluster, json_lines=json_lines, listener=listener)
     raised = raise_instance(plan, engine)

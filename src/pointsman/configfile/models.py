@@ -142,6 +142,8 @@ class InstanceSection(Section):
     """Of the log."""
     client_in_replicas: bool | None = None
     """Whether user code may use the instance that it runs in."""
+    spare_replicas: int | None = None
+    """Processes that wait for a backend, so that its replicas start earlier; on the local engine."""
     api_keys: str | None = None
     """Path of a JSON file with the keys of HTTP clients."""
 

@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import gc
 import logging
+import os
 import signal
 import sys
 
@@ -18,7 +19,7 @@ import msgspec
 
 from pointsman.context import ReplicaContext, set_replica_context
 from pointsman.engine.instances import locator, metrics_folder
-from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
+from pointsman.engine.process import ORPHANED_DRAIN_S, SPARE_VARIABLE, Lifeline, run_process, unpack_handover
 from pointsman.engine.relay import set_relay
 from pointsman.model import Reason
 from pointsman.policy.multiplexing import hash_of
@@ -35,7 +36,7 @@ from pointsman.wire.auth import ROLE_REPLICA, ROLE_ROUTER
 from pointsman.wire.control import ControlLink
 from pointsman.wire.failures import describe_failure
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.handover import ReplicaHandover
+from pointsman.wire.handover import ReplicaHandover, SpareHandover
 from pointsman.wire.messages import SERVED_S, Assignment, ConfigureHead, DrainHead, FailureHead, Report, pack, unpack
 from pointsman.wire.scaling import ModelDetails
 from pointsman.wire.shared import SharedStream
@@ -308,8 +309,23 @@ def run(handover: ReplicaHandover) -> None:
     run_process(ReplicaProcess(handover).run(), process="replica", log_format=handover.log_format)
 
 
+def wait(lifeline: Lifeline) -> ReplicaHandover:
+    """Wait, as a spare process, until there is a backend; what other replicas import later is imported here before."""
+    import concurrent.futures.thread  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: F401
+    spare = lifeline.read(SpareHandover)
+    for name in spare.unset:
+        os.environ.pop(name, None)
+    os.environ.update(spare.variables)
+    return unpack_handover(spare.handover, ReplicaHandover)
+
+
 def main() -> None:
-    run(Lifeline.from_argv().read(ReplicaHandover))
+    lifeline = Lifeline.from_argv()
+    is_spare = os.environ.pop(SPARE_VARIABLE, None) is not None
+    run(wait(lifeline) if is_spare else lifeline.read(ReplicaHandover))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         start_options: options to compare with, or to repeat, when the instance is started again.
         ready_when_told: it has come up when a ComeUp command says so, and not by itself.
         holds_connections: its HTTP servers accept none before it has come up.
+        spare_replicas: how many processes wait for a backend; on the local engine.
     """
 
     instance: str
@@ -129,6 +130,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     start_options: StartOptions = StartOptions()
     ready_when_told: bool = False
     holds_connections: bool = False
+    spare_replicas: int = 0
 
     @property
     def http_host(self) -> str | None:
@@ -242,6 +244,20 @@ class ReplicaHandover(Message, frozen=True):
     relay: str = ""
     log_format: str = "text"
     quiet_starts: bool = False
+
+
+class SpareHandover(Message, frozen=True):
+    """What makes a process that waits for a backend a replica.
+
+    Attributes:
+        variables: environment variables that it did not start with, or with other values.
+        unset: names of those that it shall not have.
+        handover: of the replica, packed.
+    """
+
+    variables: dict[str, str]
+    unset: tuple[str, ...]
+    handover: bytes
 
 
 class IngressHandover(Message, frozen=True):

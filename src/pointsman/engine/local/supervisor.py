@@ -22,9 +22,10 @@ from pathlib import Path
 from pointsman.engine.folder import forget_state, logs_of
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.engine.local.output import Outbox, OutputPump
+from pointsman.engine.local.spares import Spare, Spares
 from pointsman.engine.lognames import name_of
 from pointsman.engine.orders import DRIVER_GONE_DRAIN_S, KillOrder, LaunchOrder, ProcessEvent, ShutdownOrder
-from pointsman.engine.process import EXIT_REFUSED, Child, Lifeline, pack_handover, spawn
+from pointsman.engine.process import EXIT_REFUSED, SPARE, SPARE_VARIABLE, Child, Lifeline, pack_handover, spawn
 from pointsman.model import Environment
 from pointsman.policy.backoff import Backoff, Restarts
 from pointsman.wire.descriptors import keep_standard_descriptors
@@ -92,6 +93,9 @@ class Supervisor:
         self._phases: list[tuple[str, float]] | None = None
         self._phase_ends = 0.0
         self._forget = self._shutdown_requested = self._hurries = False
+        self._spares = Spares(
+            order.settings.spare_replicas, order.python, self._start_spare, after=self._after, log=self._log
+        )
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -108,6 +112,7 @@ class Supervisor:
         self._spawn_controller()
         for index in range(self._order.settings.ingresses):
             self._spawn_ingress(index)
+        self._spares.fill()
         while self._phases is None or self._children or self._phases:
             timeout = max(0.0, min(t for t, _ in self._timers) - time.monotonic()) if self._timers else None
             for key, _ in self._selector.select(timeout):
@@ -170,7 +175,10 @@ class Supervisor:
             del self._children[pid]
             if self._phases is not None:
                 continue  # during a shutdown exits are expected, and no event is sent
-            if child.role == "replica":
+            if child.role == SPARE:
+                self._log(f"a spare process {how}; starting another one")
+                self._spares.lost(child, self._restarts.after((SPARE, 0), time.monotonic() - child.started))
+            elif child.role == "replica":
                 self._folder.forget_replica(child.number)
                 self._send_event(ProcessEvent("exited", child.number, pid, how))
             elif child.process.returncode == EXIT_REFUSED and (child.role, child.number) not in self._restarts:
@@ -206,6 +214,12 @@ class Supervisor:
             self._log(f"the {role} could not be started, and is tried again: {error}")
             self._after(RESTART_PAUSE_S, lambda: self._start_again(start, role))
 
+    def _start_spare(self) -> Spare:
+        child, output = spawn(self._order.python, "replica", 0, b"", env={SPARE_VARIABLE: "1"}, fds=())
+        child.role = SPARE
+        self._children[child.process.pid] = child
+        return Spare(child, output)
+
     # Controller
 
     def _on_controller(self) -> None:
@@ -238,15 +252,24 @@ class Supervisor:
         if self._phases is not None:
             return
         try:
-            env = {**order.env, **order.own_env}
-            child = self._spawn(
-                "replica", order.number, order.label, order.handover, env=env, environment=order.environment
-            )
+            child = self._spawn_replica(order)
         except OSError as error:
             self._send_event(ProcessEvent("exited", order.number, 0, f"could not be started: {error}"))
         else:
             child.metadata = order.metadata
             self._send_event(ProcessEvent("started", order.number, child.process.pid))
+        self._spares.fill()
+
+    def _spawn_replica(self, order: LaunchOrder) -> Child:
+        spare = self._spares.take(order)
+        if spare is None:
+            env = {**order.env, **order.own_env}
+            return self._spawn(
+                "replica", order.number, order.label, order.handover, env=env, environment=order.environment
+            )
+        name = name_of("replica", order.number, order.label)
+        self._pump.add(spare.output, order.label, name, spare.child.process.pid)
+        return spare.child
 
     def _signal_replica(self, number: int, signum: int) -> None:
         for child in self._children.values():
@@ -279,6 +302,7 @@ class Supervisor:
         with less time shortens the drain that is running."""
         if self._phases is None:
             self._hurries = not delay_s
+            self._spares.close()
             self._phases = [("ingress", delay_s + drain_s), ("replica", drain_s), ("controller", EXIT_GRACE_S)]
             self._next_phase()
         elif self._phases and self._phases[0][0] != "controller":

@@ -15,9 +15,9 @@ UNKNOWN_START_S = 5.0
 """Seconds from launch to ready, as long as no replica has shown it."""
 UNKNOWN_SERVICE_S = 0.2
 """Seconds that a call runs, as long as none has ended."""
-PATIENCE = 3.0
-"""A backlog shall be gone a third of a start time after the replicas for it are ready: to be quicker would cost more
-replicas than it saves time, since nobody is served before they are ready."""
+PATIENCE = 0.22
+"""A backlog shall be gone so long after the replicas for it are ready, as a part of their start time: to be quicker
+would take more replicas than it saves time, since nobody is served before they are ready."""
 SHORTEST_S = 1.0
 LONGEST_S = 60.0
 
@@ -51,7 +51,7 @@ def expected(
         pending -= lot
         replica_s += lot * max(0.0, start_s - max(0.0, ready_at - now))
     left = _too_many(seen, target) + rate * start_s - replica_s * by_replica
-    within_s = min(LONGEST_S, max(SHORTEST_S, start_s / PATIENCE))
+    within_s = min(LONGEST_S, max(SHORTEST_S, PATIENCE * start_s))
     if left <= 0:
         return Backlog(0.0, start_s, within_s, 0.0)
     weight = min(1.0, service.mean_s / within_s)

@@ -149,6 +149,8 @@ def _lower(
     """To how many replicas the number may fall, and why; the number that is wanted if it may not."""
     before, kept = seen.wanted, memory.falls
     low = max(falls.floor(kept, config, now, before, read.demand), *(need.now for need in asked))
+    if 0 < low < before:
+        low = needs.with_queue(low, before, seen, read)
     highest = max(asked, key=lambda need: need.enough)
     if low >= before:
         return before, highest.reason, highest.text

@@ -52,7 +52,9 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
         demand: calls that will last: those that waited or ran on average, but for a backlog.
         sure: the average is made of enough seconds to act on it.
         rate: calls by second that come now: of the rise, if there is one, else over 10 s.
+        likely: the same, less a standard deviation of a rise.
         rising: for how many seconds surely more calls come than replicas were there for; 0.0 if they do not.
+        unsettled: replicas were missing within the look-back, so that it says too much.
         full: calls at a time above which a replica has too many.
     """
 
@@ -64,7 +66,9 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     demand: float
     sure: bool
     rate: float
+    likely: float
     rising: float
+    unsettled: bool
     state: State
 
     @property
@@ -88,12 +92,17 @@ def gather(seen: Seen, config: Autoscaling, now: float, looks: Looks, state: Sta
     behind = is_behind(seen, service, target, before=state.behind_since is not None)
     state = _state(state, seen, now, behind)
     demand, sure = _lasting(seen, config, now, looks, state, window, service)
-    rising_since = _rising(now, looks, state, seen.wanted * full / service.mean_s)
+    usual = max(1, math.ceil(demand / full))
+    rising_since = _rising(now, looks, state, usual * full / service.mean_s)
     recent = since(looks, now - LEAST_S if rising_since is None else rising_since)
     rate = window.rate if seen.is_step else recent.rate
+    likely = surely(recent, sigmas=2.0) if not seen.is_step else rate
+    if rising_since is not None and not seen.is_step:
+        rate = surely(recent, sigmas=1.0)
     state = msgspec.structs.replace(state, rising_since=rising_since)
     rising = now - rising_since if rising_since is not None else 0.0
-    return Facts(target, full, service, learned is None, window, demand, sure, rate, rising, state)
+    unsettled = now - state.missing_at <= config.look_back_period_s
+    return Facts(target, full, service, learned is None, window, demand, sure, rate, likely, rising, unsettled, state)
 
 
 def _state(state: State, seen: Seen, now: float, behind: bool) -> State:
@@ -153,9 +162,9 @@ def beyond_noise(looks: Looks, now: float, handled: float) -> float | None:
     return None
 
 
-def surely(window: Window) -> float:
+def surely(window: Window, *, sigmas: float = SIGMAS) -> float:
     """The smallest number of calls by second that may well have led to those of a window."""
-    root = math.sqrt(window.arrivals) - SIGMAS / 2
+    root = math.sqrt(window.arrivals) - sigmas / 2
     return root * root / window.seconds if root > 0 else 0.0
 
 

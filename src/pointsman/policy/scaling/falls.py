@@ -10,7 +10,7 @@ from pointsman.model.origin import Struct
 from pointsman.model.scaling import Autoscaling
 
 CALM_S = 120.0
-"""Seconds after a rise in which it is not taken back, where the delay is as long: that would be a flap."""
+"""Seconds over which demand is compared: what goes while it rises is needed again soon."""
 REGRET_S = 600.0
 """Needing again within these seconds what went doubles the delay, which is no longer than these seconds either."""
 FORGET_S = 1800.0
@@ -121,12 +121,12 @@ def floor(falls: Falls, config: Autoscaling, now: float, wanted: int, demand: fl
     if now - falls.since < config.look_back_period_s:
         return wanted
     delay_s = delay_of(falls, config)
-    calm_s = min(CALM_S, delay_s)
-    if falls.surged and falls.raised_at is not None and now - falls.raised_at <= calm_s:
+    hold_s = min(config.look_back_period_s, delay_s)
+    if falls.surged and falls.raised_at is not None and now - falls.raised_at <= hold_s:
         return wanted
     if now - falls.fallen_at < min(config.look_back_period_s, delay_s / 10):
         return wanted
-    if delay_s >= CALM_S and _is_rising(falls, now, demand):
+    if delay_s >= CALM_S and not falls.surged and _is_rising(falls, now, demand):
         return wanted
     lowest = highest(falls, now, delay_s)
     to_zero_s = config.downscale_to_zero_delay_s if config.downscale_to_zero_delay_s is not None else delay_s

@@ -16,6 +16,12 @@ from pointsman.policy.scaling.seen import Seen
 
 FULL = 0.7
 """The share of time for which a replica's event loop may be blocked before the replica is full."""
+SIGMAS = 3.0
+"""Standard deviations of the average number of calls between what is enough and what would be too few again."""
+LOOK_BACK_S = 30.0
+BUSY = 0.97
+"""Replicas that are busy for so large a part of the time always are: nothing tells how many calls came if they were
+more, so that all that wait are taken for demand."""
 QUEUES_BELOW = 50
 """From so many servers on calls hardly wait for each other at the targets that make sense."""
 
@@ -43,13 +49,30 @@ def least(load: float, target: float) -> int:
 
 def of_demand(seen: Seen, facts: Facts) -> Need:
     """Demand over the look-back. It asks for more when it is above the tolerance, and says what is enough without."""
-    more = least(facts.demand, facts.full) if facts.sure and facts.demand > seen.wanted * facts.full else 0
+    more = 0
+    if facts.sure and facts.demand > seen.wanted * facts.full:
+        few = seen.wanted if facts.unsettled else seen.wanted + 1
+        more = with_queue(few, least(facts.demand, facts.full), seen, facts, sigmas=0.0)
     enough = max(more, least(facts.demand, facts.target))
     if not enough and (facts.demand > 0 or seen.demand.waiting or seen.demand.running):
         enough = 1
-    if enough < seen.wanted:
-        enough = _with_queue(enough, seen, facts)
     return Need(more, enough, DEMAND, f"demand {facts.demand:.3g} at target {facts.target:g}")
+
+
+def with_queue(few: int, many: int, seen: Seen, facts: Facts, sigmas: float = SIGMAS) -> int:
+    """With fewer replicas calls wait for each other more often, and more at one time than at another: the number from
+    ``few`` to ``many`` with which they will not be too many, but for chance of so many standard deviations."""
+    running = facts.window.demand - facts.window.waiting
+    if facts.target >= seen.slots or few * seen.slots >= QUEUES_BELOW or running > BUSY * seen.ready * seen.slots:
+        return few if sigmas else many
+    load = _rounded(running)
+    while few < many:
+        servers = few * seen.slots
+        mean, deviation = queueing.calls_there(servers, load, facts.service.mean_s, facts.service.cv2, LOOK_BACK_S)
+        if mean + sigmas * deviation <= few * facts.full:
+            break
+        few += 1
+    return few
 
 
 def of_rise(seen: Seen, facts: Facts) -> Need | None:
@@ -58,7 +81,7 @@ def of_rise(seen: Seen, facts: Facts) -> Need | None:
     if not facts.rising and not seen.is_step:
         return None
     there = seen.demand.waiting + seen.demand.running + facts.rate * (start_of(seen) + 1)
-    load = min(facts.coming, there)
+    load = min(facts.likely * facts.service.mean_s, there)
     more = least(load, facts.full)
     text = f"demand {load:.3g} at target {facts.target:g}, by {facts.rate:.3g} calls/s"
     return Need(more, more, DEMAND, f"{text} in {facts.rising:.2g} s" if facts.rising else text)
@@ -132,18 +155,6 @@ def of_policy(seen: Seen) -> Need | None:
         return None
     wants = max(0, math.ceil(seen.policy_wants - 1e-9))
     return Need(wants, wants, POLICY, f"the policy says {seen.policy_wants:g}")
-
-
-def _with_queue(enough: int, seen: Seen, facts: Facts) -> int:
-    """With fewer replicas calls wait for each other more often: the number with which they would not be too many at
-    once again."""
-    load = facts.demand - facts.window.waiting
-    while 0 < enough < seen.wanted and enough * seen.slots < QUEUES_BELOW and facts.target < seen.slots:
-        servers = enough * seen.slots
-        if load + queueing.mean_waiting(servers, _rounded(load), facts.service.cv2) <= enough * facts.full:
-            break
-        enough += 1
-    return enough
 
 
 def _rounded(value: float) -> float:

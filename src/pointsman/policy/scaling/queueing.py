@@ -35,6 +35,21 @@ def mean_waiting(servers: int, load: float, cv2: float) -> float:
     return must_wait(servers, load) * load / (servers - load) * (1 + cv2) / 2
 
 
+def calls_there(servers: int, load: float, mean_s: float, cv2: float, seconds: float) -> tuple[float, float]:
+    """Calls that wait or run, on average over so many seconds: the mean of that, and its standard deviation.
+
+    The deviation is that of infinitely many servers, and of the queue as if it were that of one quick server for as long
+    as there is one (asymptotic variance of M/M/1; W. Whitt, Planning queueing simulations, 1989).
+    """
+    if load >= servers:
+        return math.inf, 0.0
+    idle = 1 - load / servers
+    spread = (1 + cv2) / 2
+    queue = 2 * (1 - idle) * (2 - idle) * must_wait(servers, load) * spread / (servers * idle**4)
+    variance = (load * (1 + cv2) + queue) * mean_s / seconds
+    return load + mean_waiting(servers, load, cv2), math.sqrt(variance)
+
+
 def late_share(servers: int, load: float, mean_s: float, cv2: float, limit_s: float) -> float:
     """The share of calls that take longer than ``limit_s``, waiting included.
 

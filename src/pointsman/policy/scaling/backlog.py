@@ -13,7 +13,7 @@ from pointsman.policy.scaling.seen import Seen
 
 UNKNOWN_START_S = 5.0
 """Seconds from launch to ready, as long as no replica has shown it."""
-UNKNOWN_SERVICE_S = 0.2
+UNKNOWN_SERVICE_S = 0.1
 """Seconds that a call runs, as long as none has ended."""
 PATIENCE = 0.22
 """A backlog shall be gone so long after the replicas for it are ready, as a part of their start time: to be quicker

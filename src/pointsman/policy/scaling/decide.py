@@ -14,7 +14,7 @@ import msgspec
 
 from pointsman.model.origin import Struct
 from pointsman.model.scaling import BOUNDS, IDLE, SEASON, TRAFFIC, Autoscaling
-from pointsman.policy.scaling import facts, falls, looks, needs, seasons
+from pointsman.policy.scaling import facts, falls, latency, looks, needs, seasons
 from pointsman.policy.scaling.facts import Facts, State
 from pointsman.policy.scaling.falls import Falls
 from pointsman.policy.scaling.looks import Looks, Service
@@ -83,6 +83,7 @@ def decide(seen: Seen, config: Autoscaling, now: float, memory: Memory | None = 
         state=read.state,
         launches=launches,
         service=None if read.guessed else read.service,
+        latency=latency.corrected(seen, config, read, memory.latency),
         season=season,
     )
     return _verdict(seen, config, now, read, asked, memory, remark)
@@ -100,14 +101,14 @@ def _asked(
     waking, policy = needs.of_waking(seen), needs.of_policy(seen)
     if policy is not None:
         return [need for need in (policy, waking) if need is not None], ""
-    latency, remark = needs.of_latency(seen, config, read, memory.latency)
+    wanted, remark = latency.of_latency(seen, config, read, memory.latency)
     ahead = 0
     if config.season_s is not None:
         ahead = seasons.ahead(memory.season, config.season_s, now, facts.start_of(seen))
     found = (
         needs.of_demand(seen, read),
         needs.of_rise(seen, read),
-        latency,
+        wanted,
         needs.of_blocking(seen, config, read),
         needs.of_backlog(seen, read, launches, now),
         needs.of_season(config, ahead),
@@ -148,7 +149,7 @@ def _lower(
 ) -> tuple[int, str, str]:
     """To how many replicas the number may fall, and why; the number that is wanted if it may not."""
     before, kept = seen.wanted, memory.falls
-    low = max(falls.floor(kept, config, now, before, read.demand), *(need.now for need in asked))
+    low = max(falls.floor(kept, config, now, before, read.demand, clear=read.clear), *(need.now for need in asked))
     if 0 < low < before:
         low = needs.with_queue(low, before, seen, read)
     highest = max(asked, key=lambda need: need.enough)

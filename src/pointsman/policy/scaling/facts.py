@@ -22,6 +22,12 @@ SIGMAS = 3.5
 """Standard deviations between chance and a rise: one look in 4,000 at the very edge, none where there is room."""
 TARGET = 0.7
 """Calls that a replica shall have at a time, as a part of those that it runs at once, where the user set nothing."""
+RUN_OUT = 2.0
+"""Times that a call runs, until those of a backlog that ran last have ended."""
+STAYS = 0.8
+"""A backlog stays if still so large a part of its average waits."""
+LOOSE_S = 0.1
+"""Looks come so much early or late."""
 LEAST_S = WINDOWS_S[-1]
 """Seconds that an average must be made of before it counts, unless the look-back is shorter."""
 
@@ -51,10 +57,11 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
         window: of the look-back.
         demand: calls that will last: those that waited or ran on average, but for a backlog.
         sure: the average is made of enough seconds to act on it.
-        rate: calls by second that come now: of the rise, if there is one, else over 10 s.
-        likely: the same, less a standard deviation of a rise.
+        clear: no backlog is, or has lately been, that some of the calls belong to.
+        rate: calls by second that come now, at least: of the rise, if there is one, else over 10 s.
+        likely: the same, even if chance had sent many.
         rising: for how many seconds surely more calls come than replicas were there for; 0.0 if they do not.
-        unsettled: replicas were missing within the look-back, so that it says too much.
+        unsettled: replicas were missing, or a backlog was there, within the look-back, so that it says too much.
         full: calls at a time above which a replica has too many.
     """
 
@@ -65,6 +72,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     window: Window
     demand: float
     sure: bool
+    clear: bool
     rate: float
     likely: float
     rising: float
@@ -91,18 +99,16 @@ def gather(seen: Seen, config: Autoscaling, now: float, looks: Looks, state: Sta
     service = learned or Service(max(UNKNOWN_SERVICE_S, window.demand - window.waiting if seen.demand.running else 0.0))
     behind = is_behind(seen, service, target, before=state.behind_since is not None)
     state = _state(state, seen, now, behind)
-    demand, sure = _lasting(seen, config, now, looks, state, window, service)
+    demand, sure, clear = _lasting(seen, config, now, looks, state, window, service)
     usual = max(1, math.ceil(demand / full))
     rising_since = _rising(now, looks, state, usual * full / service.mean_s)
-    recent = since(looks, now - LEAST_S if rising_since is None else rising_since)
-    rate = window.rate if seen.is_step else recent.rate
-    likely = surely(recent, sigmas=2.0) if not seen.is_step else rate
-    if rising_since is not None and not seen.is_step:
-        rate = surely(recent, sigmas=1.0)
     state = msgspec.structs.replace(state, rising_since=rising_since)
+    rate, likely = _rates(looks, now, rising_since) if not seen.is_step else (window.rate, window.rate)
     rising = now - rising_since if rising_since is not None else 0.0
-    unsettled = now - state.missing_at <= config.look_back_period_s
-    return Facts(target, full, service, learned is None, window, demand, sure, rate, likely, rising, unsettled, state)
+    unsettled = now - max(state.missing_at, state.caught_up_at) <= config.look_back_period_s
+    return Facts(
+        target, full, service, learned is None, window, demand, sure, clear, rate, likely, rising, unsettled, state
+    )
 
 
 def _state(state: State, seen: Seen, now: float, behind: bool) -> State:
@@ -117,22 +123,30 @@ def _state(state: State, seen: Seen, now: float, behind: bool) -> State:
 
 def _lasting(
     seen: Seen, config: Autoscaling, now: float, looks: Looks, state: State, window: Window, service: Service
-) -> tuple[float, bool]:
-    """Demand without a backlog, and whether to act on it. Calls that wait count where they do not pile up: after a
-    backlog from its end on, and in one that stays although all replicas have been there for a look-back, which is how
-    callers look that send their next call when they have an answer."""
+) -> tuple[float, bool, bool]:
+    """Demand without a backlog, whether to act on it, and whether all that wait or run are in it. They are where they
+    do not pile up: after a backlog from its end on, and in one that stays although all replicas have been there for a
+    look-back, which is how callers look that send their next call when they have an answer."""
     look_back_s = config.look_back_period_s
-    least_s = min(LEAST_S, look_back_s)
-    arrived = min(window.demand, window.rate * service.mean_s)
+    least_s = min(LEAST_S, look_back_s) - LOOSE_S
     if state.behind_since is None:
-        clear = window if state.caught_up_at <= now - look_back_s else since(looks, state.caught_up_at)
-        if clear.seconds >= least_s - 0.1:
-            return clear.demand, True
-        return arrived, window.seconds >= least_s - 0.1
-    stays = now - max(state.behind_since, state.missing_at) >= look_back_s
-    if stays and seen.demand.waiting >= 0.8 * window.waiting:
-        return window.demand, True
-    return arrived, window.seconds >= least_s - 0.1
+        clear_at = state.caught_up_at + RUN_OUT * service.mean_s
+        clear = window if clear_at <= now - look_back_s else since(looks, clear_at)
+        if clear.seconds >= least_s:
+            return clear.demand, True, True
+    elif now - max(state.behind_since, state.missing_at) >= look_back_s:
+        if seen.demand.waiting >= STAYS * window.waiting:
+            return window.demand, True, True
+    return min(window.demand, window.rate * service.mean_s), window.seconds >= least_s, False
+
+
+def _rates(looks: Looks, now: float, rising_since: float | None) -> tuple[float, float]:
+    """Calls by second that come now, at least; and the same even if chance had sent many."""
+    if rising_since is None:
+        recent = since(looks, now - LEAST_S)
+        return steady(looks, now, recent), surely(recent, sigmas=2.0)
+    recent = since(looks, rising_since)
+    return surely(recent, sigmas=1.0), surely(recent, sigmas=2.0)
 
 
 def _rising(now: float, looks: Looks, state: State, handled: float) -> float | None:
@@ -157,7 +171,7 @@ def beyond_noise(looks: Looks, now: float, handled: float) -> float | None:
         window = since(looks, now - seconds)
         if window.seconds < 0.9 * seconds or window.rate <= handled:
             continue
-        if surely(window) > handled and _lasts(looks, now, window, handled):
+        if surely(window) > handled and steady(looks, now, window) > handled:
             return now - window.seconds
     return None
 
@@ -168,8 +182,8 @@ def surely(window: Window, *, sigmas: float = SIGMAS) -> float:
     return root * root / window.seconds if root > 0 else 0.0
 
 
-def _lasts(looks: Looks, now: float, window: Window, handled: float) -> bool:
-    """Whether more came in the newer half of a window, and in the older one."""
+def steady(looks: Looks, now: float, window: Window) -> float:
+    """Calls by second in the half of a window in which fewer came: many at once are not taken for a rate."""
     newer = since(looks, now - window.seconds / 2)
     older_s = window.seconds - newer.seconds
-    return newer.rate > handled and (older_s <= 0 or (window.arrivals - newer.arrivals) / older_s > handled)
+    return min(newer.rate, (window.arrivals - newer.arrivals) / older_s) if older_s > 0 else newer.rate

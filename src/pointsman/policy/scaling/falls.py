@@ -112,17 +112,18 @@ def fallen(falls: Falls, now: float, before: int, after: int) -> Falls:
     return msgspec.structs.replace(falls, gone=gone, surged=False, fallen_at=now)
 
 
-def floor(falls: Falls, config: Autoscaling, now: float, wanted: int, demand: float) -> int:
+def floor(falls: Falls, config: Autoscaling, now: float, wanted: int, demand: float, *, clear: bool) -> int:
     """To how many replicas the number may fall now; ``wanted`` if it may not.
 
     Args:
         demand: calls that last, on average over the look-back.
+        clear: there is no backlog, and the demand is measured without it.
     """
     if now - falls.since < config.look_back_period_s:
         return wanted
     delay_s = delay_of(falls, config)
     hold_s = min(config.look_back_period_s, delay_s)
-    if falls.surged and falls.raised_at is not None and now - falls.raised_at <= hold_s:
+    if falls.surged and (not clear or (falls.raised_at is not None and now - falls.raised_at <= hold_s)):
         return wanted
     if now - falls.fallen_at < min(config.look_back_period_s, delay_s / 10):
         return wanted

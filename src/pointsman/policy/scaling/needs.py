@@ -9,7 +9,7 @@ import math
 
 import msgspec
 
-from pointsman.model.scaling import BACKLOG, DEMAND, LATENCY, POLICY, SEASON, WAKE, Autoscaling
+from pointsman.model.scaling import BACKLOG, DEMAND, POLICY, SEASON, WAKE, Autoscaling
 from pointsman.policy.scaling import backlog, queueing
 from pointsman.policy.scaling.facts import Facts, start_of
 from pointsman.policy.scaling.seen import Seen
@@ -50,7 +50,7 @@ def least(load: float, target: float) -> int:
 def of_demand(seen: Seen, facts: Facts) -> Need:
     """Demand over the look-back. It asks for more when it is above the tolerance, and says what is enough without."""
     more = 0
-    if facts.sure and facts.demand > seen.wanted * facts.full:
+    if seen.wanted and facts.sure and facts.demand > seen.wanted * facts.full:
         few = seen.wanted if facts.unsettled else seen.wanted + 1
         more = with_queue(few, least(facts.demand, facts.full), seen, facts, sigmas=0.0)
     enough = max(more, least(facts.demand, facts.target))
@@ -65,7 +65,7 @@ def with_queue(few: int, many: int, seen: Seen, facts: Facts, sigmas: float = SI
     running = facts.window.demand - facts.window.waiting
     if facts.target >= seen.slots or few * seen.slots >= QUEUES_BELOW or running > BUSY * seen.ready * seen.slots:
         return few if sigmas else many
-    load = _rounded(running)
+    load = queueing.rounded(running)
     while few < many:
         servers = few * seen.slots
         mean, deviation = queueing.calls_there(servers, load, facts.service.mean_s, facts.service.cv2, LOOK_BACK_S)
@@ -84,30 +84,8 @@ def of_rise(seen: Seen, facts: Facts) -> Need | None:
     load = min(facts.likely * facts.service.mean_s, there)
     more = least(load, facts.full)
     text = f"demand {load:.3g} at target {facts.target:g}, by {facts.rate:.3g} calls/s"
-    return Need(more, more, DEMAND, f"{text} in {facts.rising:.2g} s" if facts.rising else text)
-
-
-def of_latency(seen: Seen, config: Autoscaling, facts: Facts, factor: float) -> tuple[Need | None, str]:
-    """What a target of latency asks for, and a remark if it cannot be met.
-
-    Args:
-        factor: by how much longer calls take than reckoned.
-    """
-    if config.target_latency_ms is None or facts.guessed or not facts.sure:
-        return None, ""
-    limit_s = config.target_latency_ms / 1000
-    mean_s, cv2 = _rounded(facts.service.mean_s), round(min(4.0, facts.service.cv2), 1)
-    itself_s = queueing.work_itself(mean_s, cv2)
-    if itself_s >= limit_s:
-        return (
-            None,
-            f"target_latency_ms {config.target_latency_ms:g} is below the work itself, {1000 * itself_s:.3g} ms",
-        )
-    limit_s = max(limit_s / factor, min(limit_s, 1.05 * itself_s))
-    load = _rounded(max(facts.window.rate, facts.rate if facts.rising else 0.0) * facts.service.mean_s)
-    enough = queueing.least_replicas(load, mean_s, cv2, seen.slots, _rounded(limit_s), seen.max_replicas + 1)
-    text = f"99 of 100 of {facts.rate:.3g} calls/s within {config.target_latency_ms:g} ms"
-    return Need(enough if enough > seen.wanted else 0, enough, LATENCY, text), ""
+    enough = 0 if facts.guessed else more
+    return Need(more, enough, DEMAND, f"{text} in {facts.rising:.2g} s" if facts.rising else text)
 
 
 def of_blocking(seen: Seen, config: Autoscaling, facts: Facts) -> Need | None:
@@ -155,8 +133,3 @@ def of_policy(seen: Seen) -> Need | None:
         return None
     wants = max(0, math.ceil(seen.policy_wants - 1e-9))
     return Need(wants, wants, POLICY, f"the policy says {seen.policy_wants:g}")
-
-
-def _rounded(value: float) -> float:
-    """The value to about 2 %, so that what is reckoned from it can be remembered."""
-    return math.exp(round(math.log(value) * 50) / 50) if value > 0 else 0.0

@@ -38,8 +38,8 @@ def mean_waiting(servers: int, load: float, cv2: float) -> float:
 def calls_there(servers: int, load: float, mean_s: float, cv2: float, seconds: float) -> tuple[float, float]:
     """Calls that wait or run, on average over so many seconds: the mean of that, and its standard deviation.
 
-    The deviation is that of infinitely many servers, and of the queue as if it were that of one quick server for as long
-    as there is one (asymptotic variance of M/M/1; W. Whitt, Planning queueing simulations, 1989).
+    The deviation is that of infinitely many servers, and of the queue as if it were that of one quick server for as
+    long as there is one (asymptotic variance of M/M/1; W. Whitt, Planning queueing simulations, 1989).
     """
     if load >= servers:
         return math.inf, 0.0
@@ -104,3 +104,8 @@ def _points(cv2: float) -> tuple[float, ...]:
     variance = math.log(1 + cv2)
     normal = NormalDist(-variance / 2, math.sqrt(variance)) if variance > 0 else None
     return tuple(math.exp(normal.inv_cdf((i + 0.5) / POINTS)) if normal else 1.0 for i in range(POINTS))
+
+
+def rounded(value: float) -> float:
+    """The value to about 2 %, so that what is reckoned from it can be remembered."""
+    return math.exp(round(math.log(value) * 50) / 50) if value > 0 else 0.0

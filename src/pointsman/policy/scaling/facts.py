@@ -134,9 +134,10 @@ def _lasting(
         clear = window if clear_at <= now - look_back_s else since(looks, clear_at)
         if clear.seconds >= least_s:
             return clear.demand, True, True
-    elif now - max(state.behind_since, state.missing_at) >= look_back_s:
-        if seen.demand.waiting >= STAYS * window.waiting:
-            return window.demand, True, True
+    elif (
+        now - max(state.behind_since, state.missing_at) >= look_back_s and seen.demand.waiting >= STAYS * window.waiting
+    ):
+        return window.demand, True, True
     return min(window.demand, window.rate * service.mean_s), window.seconds >= least_s, False
 
 

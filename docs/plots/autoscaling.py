@@ -13,7 +13,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pointsman.testing.scaling.figures import RULES, SEEDS, Runs, run, simulated, steady_table, table, traces
+from pointsman.testing.scaling.figures import (
+    RULES,
+    SEEDS,
+    Runs,
+    run,
+    simulated,
+    steady_table,
+    table,
+    traces,
+    tuned_table,
+)
 from pointsman.testing.scaling.plot import save_plot
 
 HERE = Path(__file__).parent
@@ -25,7 +35,7 @@ DRAWN = "60/s for 30 of 300 s, else 8"
 
 def tables(runs: Runs) -> dict[str, str]:
     """The tables of the page by their names, which stand in comments above them."""
-    return {"busy traffic": table(runs), "steady traffic": steady_table(runs)}
+    return {"busy traffic": table(runs), "steady traffic": steady_table(runs), "tuned peers": tuned_table(runs)}
 
 
 def in_page(page: str) -> dict[str, str]:
@@ -38,7 +48,7 @@ def written(page: str, tables: Mapping[str, str]) -> str:
     for name, text in tables.items():
         marker = f"<!-- table: {name} -->\n\n"
         before, after = page.split(marker)
-        page = before + marker + text + "\n" + re.sub(r"\A(?:\|.*\n)*", "", after)
+        page = before + marker + text + "\n\n" + re.sub(r"\A(?:\|.*\n)*", "", after).lstrip("\n")
     return page
 
 

@@ -25,6 +25,11 @@ LENGTH_S = 1800
 SEEDS = 5
 CALM_S = 3600
 CALM_RATES = (3, 10, 30)
+TUNED: dict[str, dict[str, float]] = {
+    "ray": {"target_ongoing_requests": 0.7, "upscale_delay_s": 0, "downscale_delay_s": 300},
+    "kpa": {"downscale_delay_s": 300},
+}
+"""The peers with Pointsman's target and delays, as far as they have such."""
 
 
 def traces(seed: int = 0) -> dict[str, Steps]:
@@ -55,15 +60,19 @@ def run(seeds: Iterable[int], rules: Sequence[str] = RULES) -> Runs:
     """All simulations of the tables, of these seeds."""
     busy: dict[str, dict[str, list[Figures]]] = {}
     steady: dict[str, dict[str, list[Figures]]] = {}
+    tuned: dict[str, dict[str, list[Figures]]] = {}
     for seed in seeds:
         for kind, steps in traces(seed).items():
             for rule in rules:
                 busy.setdefault(kind, {}).setdefault(rule, []).append(figures(simulated(steps, rule, seed)))
+            for rule, fields in TUNED.items():
+                result = simulated(steps, rule, seed, **fields)
+                tuned.setdefault(kind, {}).setdefault(rule, []).append(figures(result))
         for rate in CALM_RATES:
             for rule in rules:
                 result = simulated([(0, rate), (CALM_S, 0)], rule, seed)
                 steady.setdefault(f"{rate}/s", {}).setdefault(rule, []).append(figures(result))
-    return {"busy": busy, "steady": steady}
+    return {"busy": busy, "steady": steady, "tuned": tuned}
 
 
 def figures(result: Simulated) -> Figures:
@@ -99,6 +108,16 @@ def steady_table(runs: Runs) -> str:
     return "\n".join(lines)
 
 
+def tuned_table(runs: Runs) -> str:
+    """The peers with other fields, over all busy traffic, as a Markdown table."""
+    lines = ["| rule | fields | late calls, replica-seconds |", "| --- | --- | --- |"]
+    for rule, fields in TUNED.items():
+        results = [one for kind in runs["tuned"].values() for one in kind[rule]]
+        shown = ", ".join(f"`{name}` {value:g}" for name, value in fields.items())
+        lines.append(f"| {rule} | {shown} | {_cell(results)} |")
+    return "\n".join(lines)
+
+
 def late_share(results: Sequence[Figures]) -> float:
     """The share of late calls, on average over simulations."""
     return fmean(one["late"] / one["requests"] for one in results)
@@ -128,3 +147,5 @@ if __name__ == "__main__":
     print(table(made))
     print()
     print(steady_table(made))
+    print()
+    print(tuned_table(made))

@@ -47,7 +47,7 @@ def model(requests):
 
 def busy(client: serve.Client) -> None:
     """A little of everything: answers, errors, a shadow that is compared, a rollout, an unknown path."""
-    client.create_backend("model", model, config={"max_batch_size": 4})
+    client.create_backend("model", model, config={"max_batch_size": 4, "num_replicas": "auto"})
     client.create_backend("shadow", lambda request: "seen")
     client.create_endpoint("model", backend="model", route="/model")
     client.create_endpoint("other", backend="model")
@@ -150,6 +150,7 @@ def test_prometheus_knows_every_metric_that_is_asked_for(prometheus):
         "serve_router_retries_total",
         "serve_router_queued_queries",
         "serve_metrics_dropped_total",
+        "serve_autoscaling_decisions_total",
     }
     wait_until(lambda: all(ask(prometheus, name) for name in names - quiet), what="there is each metric")
     for expression in expressions():
@@ -170,36 +171,58 @@ def test_prometheus_evaluates_the_alerts(prometheus):
 
 def test_alerts_of_rollouts_fire_and_end(tmp_path):
     """An operator is told of a rollout that was turned back, for half an hour, and of one that waits for somebody."""
-    shutil.copy(RULES, tmp_path)
-    labels = {"endpoint": "words", "backend": "new"}
     fires = {
         "RolloutTurnedBack": ("rolled_back", "The rollout of words to new was turned back less than 30 minutes ago"),
         "RolloutWaits": ("paused", "The rollout of words to new is paused: somebody must decide"),
     }
-    series = {"running": "1x4 0x100", "rolled_back": "_x5 1x100", "paused": "0x59 1x40"}
+    labels = {"endpoint": "words", "backend": "new"}
+    series = {
+        f'serve_rollout_state{{endpoint="words",backend="new",state="{state}"}}': numbers
+        for state, numbers in {"running": "1x4 0x100", "rolled_back": "_x5 1x100", "paused": "0x59 1x40"}.items()
+    }
+    alerts = {name: ({**labels, "state": state}, summary) for name, (state, summary) in fires.items()}
     expected = {4: None, 6: "RolloutTurnedBack", 30: "RolloutTurnedBack", 40: None, 72: "RolloutWaits"}
+    check_alerts(tmp_path, series, alerts, expected)
+
+
+def test_alerts_of_autoscaling_fire_and_end(tmp_path):
+    """An operator is told of a backend that needs more replicas than it may have, and of one without room (AS17)."""
+    series = {
+        'serve_autoscaling_desired_replicas{backend="m"}': "2x9 9x19 2x100",
+        'serve_autoscaling_wanted_replicas{backend="m"}': "2x9 5x19 2x100",
+        'serve_autoscaling_blocked{backend="m"}': "0x39 1x20 0x100",
+    }
+    alerts = {
+        "WantsMoreThanItMay": (
+            {"backend": "m"},
+            "The calls for m need 9 replicas, more than its max_replicas or a hold allows",
+        ),
+        "NoRoomForReplicas": (
+            {"backend": "m"},
+            "m has fewer replicas than are wanted: there is no room, or they fail to start",
+        ),
+    }
+    expected = {9: None, 12: None, 16: "WantsMoreThanItMay", 33: None, 41: None, 44: "NoRoomForReplicas", 65: None}
+    check_alerts(tmp_path, series, alerts, expected)
+
+
+def check_alerts(folder, series, alerts, expected):
+    """Have promtool evaluate the rules: which of the alerts, with which labels and summary, fires in which minute."""
+    shutil.copy(RULES, folder)
     tests = [
         {
             "eval_time": f"{minute}m",
             "alertname": name,
-            "exp_alerts": [
-                {
-                    "exp_labels": {**labels, "state": state, "severity": "ticket"},
-                    "exp_annotations": {"summary": summary},
-                }
-            ]
+            "exp_alerts": [{"exp_labels": {**labels, "severity": "ticket"}, "exp_annotations": {"summary": summary}}]
             if name == alert
             else [],
         }
         for minute, alert in expected.items()
-        for name, (state, summary) in fires.items()
+        for name, (labels, summary) in alerts.items()
     ]
-    values = [
-        {"series": f'serve_rollout_state{{endpoint="words",backend="new",state="{state}"}}', "values": numbers}
-        for state, numbers in series.items()
-    ]
+    values = [{"series": name, "values": numbers} for name, numbers in series.items()]
     groups = [{"interval": "1m", "input_series": values, "alert_rule_test": tests}]
-    file = tmp_path / "tests.json"  # which is YAML, too
+    file = folder / "tests.json"  # which is YAML, too
     file.write_text(json.dumps({"rule_files": [RULES.name], "tests": groups}))
     done = subprocess.run([str(PROMTOOL), "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

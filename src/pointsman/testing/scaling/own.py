@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from pointsman.model.scaling import Autoscaling
-from pointsman.policy.scaling.context import context
+from pointsman.policy.scaling.context import NoAnswerError, answer_of, context
 from pointsman.policy.scaling.decide import LOOK_S, decide
 from pointsman.policy.scaling.seen import Seen, Verdict
 from pointsman.usercode.packing import import_object, shown
@@ -34,27 +32,22 @@ class Own:
         self._config = config
         self._memory: Any = None
         self._wants: float | None = None
-        self._state: dict[str, Any] = {}
+        self._state: Any = {}
 
     def look(self, seen: Seen, now: float) -> Verdict:
         """Decide with the policy's last answer, and ask it again."""
         seen = msgspec.structs.replace(seen, policy_wants=self._wants)
         verdict = decide(seen, self._config, now, self._memory)
         self._memory = verdict.memory
+        told = context(seen, self._config, now, verdict, tag=TAG, state=self._state)
         self._wants, problem = None, ""
         try:
-            self._answer(self._policy(context(seen, self._config, now, verdict, tag=TAG, state=self._state)))
+            self._wants, self._state = answer_of(self._policy(told), self._state)
+        except NoAnswerError as error:
+            problem = f"the policy fails: {error}"
         except Exception as error:  # noqa: BLE001 - user code: the built-in rule decides, as in a controller
-            problem = f"the policy raises {shown(error)}"
+            problem = f"the policy fails: it raised {shown(error)}"
         return msgspec.structs.replace(verdict, remark=problem or verdict.remark)
-
-    def _answer(self, answer: Any) -> None:
-        number = answer
-        if isinstance(answer, tuple) and len(answer) == 2:
-            number, self._state = answer
-        if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
-            raise TypeError(f"it answered {shown(answer)}, which is no number of replicas")
-        self._wants = float(number)
 
 
 def imported(path: str) -> Callable[..., Any]:

@@ -151,6 +151,10 @@ def test_prometheus_knows_every_metric_that_is_asked_for(prometheus):
         "serve_router_queued_queries",
         "serve_metrics_dropped_total",
         "serve_autoscaling_decisions_total",
+        "serve_num_multiplexed_models",
+        "serve_multiplexed_models_load_counter",
+        "serve_multiplexed_models_unload_counter",
+        "serve_multiplexed_model_load_latency_ms_bucket",
     }
     wait_until(lambda: all(ask(prometheus, name) for name in names - quiet), what="there is each metric")
     for expression in expressions():

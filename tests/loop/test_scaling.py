@@ -277,3 +277,80 @@ def test_a_silent_router_blocks_falls(tmp_path: Path) -> None:
         assert world.wanted() == 1
 
     in_scaled_world(tmp_path, test)
+
+
+def test_routers_count_for_those_beside_an_autoscaled_backend(tmp_path: Path) -> None:
+    """A backend with a fixed number is counted once it shares an endpoint with an autoscaled one, so that a switch from
+    one to the other is a step known ahead (AS10)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create("fixed")
+        await world.create_auto("auto", max_replicas=20)
+        await world.create_endpoint(backend="fixed")
+        scales = {tag: route.scales for tag, route in world.peers.tables[-1].backends.items()}
+        assert scales == {"fixed": False, "auto": True}
+        await world.split(fixed=0.9, auto=0.1)
+        await asyncio.sleep(0.1)
+        assert all(route.scales for route in world.peers.tables[-1].backends.values())
+        world.router.have("fixed", rate=108)
+        world.router.have("auto", rate=12)
+        await asyncio.sleep(60.0)
+        assert world.wanted("auto") == 1
+        await world.split(fixed=0.0, auto=1.0)
+        await asyncio.sleep(0.6)
+        assert world.wanted("auto") >= 5
+        await world.split(auto=1.0)
+        await asyncio.sleep(0.1)
+        assert not world.peers.tables[-1].backends["fixed"].scales
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_rolling_update_keeps_the_number_which_may_rise(tmp_path: Path) -> None:
+    """New code gets as many replicas as the old had; calls that come meanwhile raise that, and the update does not wait
+    for what it has not begun with (AS9)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9)
+        world.router.have("b", rate=60)
+        await asyncio.sleep(20.0)
+        began = world.wanted()
+        assert began >= 3
+        world.plan = ReplicaPlan(ready_s=2.0)
+        replacing = asyncio.ensure_future(world.replace("b", b"code 2"))
+        await asyncio.sleep(1.0)
+        world.router.have("b", rate=150)
+        await replacing
+        assert world.wanted() > began
+        newest = world.controller.desired.backends["b"].version
+        there = world.controller.observed.of("b")
+        assert all(replica.version == newest for replica in there)
+        await asyncio.sleep(10.0)
+        assert world.serving() == world.wanted()
+
+    in_scaled_world(tmp_path, test)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.05, 0.5, 1.05, 1.2])
+def test_a_controller_that_is_killed_goes_on_with_a_wake(tmp_path: Path, moment: float) -> None:
+    """The controller dies at any moment of a wake: the call that waits gets its replica, and only one is launched
+    (AS20, AS14)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(min_replicas=0, initial_replicas=0)
+        await asyncio.sleep(1.0)
+        assert len(world.engine.launched) == 0
+        world.router.have("b", waiting=1)
+        while not world.wanted():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(moment)
+        await world.restart()
+        assert world.wanted() == 1
+        await asyncio.sleep(2.0)
+        assert world.serving() == 1
+        assert len(world.engine.launched) == 1
+        world.router.have("b")
+        await asyncio.sleep(20.0)
+        assert world.serving() == 1, "it has not looked for a whole look-back yet"
+
+    in_scaled_world(tmp_path, test)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pointsman.controller.replicas import Phase
 from pointsman.controller.scaling.looking import (
     Rate,
     Step,
@@ -18,7 +19,6 @@ from pointsman.controller.scaling.looking import (
     slots_of,
     steps,
 )
-from pointsman.controller.replicas import Phase
 from pointsman.controller.state import Desired
 from pointsman.model import ASGI, Autoscaling, EndpointSpec, Scale, TargetTraits, TrafficPolicy
 from pointsman.model.evidence import Evidence, Tally, TallyKey

@@ -207,6 +207,7 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
 def scaling_view(view: ScalingView) -> dict[str, Any]:
     """The autoscaling of a backend, ready for JSON."""
     shown: dict[str, Any] = msgspec.to_builtins(view)
+    shown["decisions"] = list(shown["decisions"])
     for decision in shown["decisions"]:
         decision["from"], decision["to"] = decision.pop("before"), decision.pop("after")
     return shown

@@ -10,6 +10,7 @@ from typing import Protocol
 from pointsman.controller.observed import Observed
 from pointsman.controller.orders import Peers
 from pointsman.controller.replicas import Phase
+from pointsman.controller.scaling.looking import counted
 from pointsman.controller.scaling.prospects import Prospect, prospect_of, scales
 from pointsman.controller.state import Desired
 from pointsman.model import BackendRoute, BackendSpec, Pins, ReplicaRef, RoutingTable
@@ -23,10 +24,13 @@ class Keys(Protocol):
     def data_key(self, number: int) -> bytes: ...
 
 
-def route_of(spec: BackendSpec, desired: Desired, observed: Observed, keys: Keys, *, epoch: float) -> BackendRoute:
+def route_of(
+    spec: BackendSpec, desired: Desired, observed: Observed, keys: Keys, *, counts: bool, epoch: float
+) -> BackendRoute:
     """A backend's entry in the routing table, with its replicas that take calls.
 
     Args:
+        counts: whether routers count its calls for the controller.
         epoch: time of day, in seconds since 1970, at 0 of the controller's clock.
     """
     refs = tuple(
@@ -44,7 +48,7 @@ def route_of(spec: BackendSpec, desired: Desired, observed: Observed, keys: Keys
         spec.traits.one_at_a_time,
         config.max_websockets,
         spec.traits.api,
-        scales(config),
+        counts,
         _time_of_day(prospect.ready_at, epoch),
         _time_of_day(prospect.refused_until, epoch),
         spec.traits.multiplexed,
@@ -76,6 +80,8 @@ class Publisher:
         self._keys = keys
         self._touched: set[str] = set()
         self._pins: dict[str, Pins] = {}
+        self._counted: frozenset[str] = frozenset()
+        self._counted_of: tuple[object, object] = (None, None)
         self.table = RoutingTable(version, {}, {})
         self.published = False
 
@@ -95,6 +101,7 @@ class Publisher:
         touched, self._touched = self._touched, set()
         if not self.published:
             touched.update(desired.backends, observed.replicas.backends())
+        touched |= self._newly_counted(desired)
         change = self._change(desired, observed, touched)
         if not self.published or not change.is_empty:
             backends = with_changes(self.table.backends, change.backends)
@@ -110,12 +117,23 @@ class Publisher:
             replica.left_at, replica.since = self.table.version, now
         return [replica.backend for replica in gone]
 
+    def _newly_counted(self, desired: Desired) -> set[str]:
+        """The backends whose calls routers have to count from now on, or need not any more."""
+        now_of = desired.backends, desired.endpoints
+        if all(new is old for new, old in zip(now_of, self._counted_of, strict=True)):
+            return set()
+        before, self._counted, self._counted_of = self._counted, counted(desired), now_of
+        return set(before ^ self._counted)
+
     def _change(self, desired: Desired, observed: Observed, touched: Iterable[str]) -> TableChange:
         """What differs from the newest table: in the touched backends, in endpoints and in pins."""
         backends: dict[str, BackendRoute | None] = {}
         for tag in touched:
             spec, there = desired.backends.get(tag), self.table.backends.get(tag)
-            route = route_of(spec, desired, observed, self._keys, epoch=self.epoch or 0.0) if spec is not None else None
+            route = None
+            if spec is not None:
+                counts, epoch = tag in self._counted, self.epoch or 0.0
+                route = route_of(spec, desired, observed, self._keys, counts=counts, epoch=epoch)
             if route != there:
                 backends[tag] = route
         return TableChange(

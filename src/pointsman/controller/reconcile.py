@@ -138,7 +138,8 @@ def plan_for(backends: Collection[str], desired: Desired, observed: Observed, no
     actions: list[Action] = []
     for one in planned:
         actions += _launches(one, shared) if isinstance(one, Need) else [one]
-    return [*actions, *(action for action in map(_remove, shared.leaving) if action not in actions)]
+    leaving = [_remove(replica, patient=desired.is_scaled(replica.backend)) for replica in shared.leaving]
+    return [*actions, *(action for action in leaving if action not in actions)]
 
 
 def is_settled(desired: Desired, observed: Observed, backend: str, need: int | None = None) -> bool:

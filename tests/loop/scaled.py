@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ from pointsman.controller.scaling.watch import ScalingWatch
 from pointsman.controller.scaling.words import view_of
 from pointsman.controller.state import Desired
 from pointsman.model import Autoscaling, Resources
-from pointsman.model.scaling import Decision, Demand, ScalingView
+from pointsman.model.scaling import Decision, Demand, ScalingPolicy, ScalingView
+from pointsman.policy.scaling.context import PolicyContext, Said
 from pointsman.testing import run
 from pointsman.wire.commands import SetTraffic
 from pointsman.wire.scaling import DemandHead, ScaleBackend
@@ -94,6 +95,28 @@ def _whole(counts: Demand, flow: Flow) -> Demand:
     return msgspec.structs.replace(counts, arrivals=arrivals, ended=ended, waiting=flow.waiting, running=flow.running)
 
 
+class SaidPolicies:
+    """Stands for users' own rules: it says what the test says, and keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.wants: float | None = None
+        self.remark = ""
+        self.asked: list[tuple[str, PolicyContext]] = []
+        self.kept: Collection[str] = ()
+
+    def said(self, tag: str) -> Said:
+        return Said(self.wants, self.remark)
+
+    def ask(self, tag: str, policy: ScalingPolicy, version: int, context: PolicyContext) -> None:
+        self.asked.append((tag, context))
+
+    def keep(self, tags: Collection[str]) -> None:
+        self.kept = tags
+
+    def close(self) -> None:
+        """There is no process."""
+
+
 class ScaledWorld(World):
     """A world with calls: ``router`` has them."""
 
@@ -102,6 +125,7 @@ class ScaledWorld(World):
         self._began = datetime.now(timezone.utc)
         self.router = CountingRouter(7)
         self.router.tick()
+        self.policies: SaidPolicies | None = None
         self.decisions: list[tuple[str, Decision]] = []
         self.starts: list[tuple[str, float]] = []
         self.needs: list[tuple[Resources, int]] = []
@@ -123,6 +147,7 @@ class ScaledWorld(World):
             counts=self.collector,
             update=self.controller.update,
             metrics=self,
+            policies=self.policies,
             request=self.ask_for_nodes,
             clock=self.clock,
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from pointsman.controller.store import StoreError
 from pointsman.model import Autoscaling, Scale
-from pointsman.model.scaling import BOUNDS, HOLD, TRAFFIC
+from pointsman.model.scaling import BOUNDS, HOLD, TRAFFIC, ScalingPolicy
 from pointsman.testing import ReplicaPlan
-from tests.loop.scaled import ScaledWorld, in_scaled_world
+from tests.loop.scaled import SaidPolicies, ScaledWorld, in_scaled_world
 
 
 def test_replicas_follow_calls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -352,5 +353,30 @@ def test_a_controller_that_is_killed_goes_on_with_a_wake(tmp_path: Path, moment:
         world.router.have("b")
         await asyncio.sleep(20.0)
         assert world.serving() == 1, "it has not looked for a whole look-back yet"
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_policy_of_ones_own_decides(tmp_path: Path) -> None:
+    """A user's own rule says how many replicas there are, within the bounds; while it fails, the built-in rule decides
+    and the status says so (AS13)."""
+
+    async def test(world: ScaledWorld) -> None:
+        world.policies = SaidPolicies()
+        await world.restart()
+        await world.create_auto(max_replicas=6, policy=ScalingPolicy("mine:rule"))
+        world.policies.wants = 9.0
+        await asyncio.sleep(1.5)
+        assert world.wanted() == 6
+        tag, told = world.policies.asked[-1]
+        assert (tag, told.current_num_replicas) == ("b", 1)
+        assert told.current_time == pytest.approx(datetime.fromisoformat(world.clock()).timestamp(), abs=2)
+        assert told.last_scale_up_time is not None
+        world.policies.wants, world.policies.remark = None, "it raised ValueError('no idea')"
+        await asyncio.sleep(1.0)
+        assert world.view().remark == "it raised ValueError('no idea')"
+        await world.delete()
+        await asyncio.sleep(1.0)
+        assert world.policies.kept == frozenset()
 
     in_scaled_world(tmp_path, test)

@@ -16,6 +16,7 @@ from pointsman.controller.controller import Controller
 from pointsman.controller.judging import Judging
 from pointsman.controller.orders import Launcher
 from pointsman.controller.scaling.metrics import ScalingMetrics
+from pointsman.controller.scaling.policies import Policies
 from pointsman.controller.scaling.watch import ScalingWatch
 from pointsman.controller.state import DEFAULT_MAX, of_this_start
 from pointsman.controller.store import StoreError
@@ -96,6 +97,7 @@ async def serve(
         update=controller.update,
         earlier=judging.evidence.earlier,
         metrics=ScalingMetrics(writer) if writer is not None else None,
+        policies=Policies(),
         request=lambda needs: raised.nodes.request_nodes("scaling", needs),
     )
     judging.evidence.subscribe(scaling.heard)

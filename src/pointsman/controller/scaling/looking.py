@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import NamedTuple
+
+import msgspec
 
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase, Replica
@@ -11,7 +14,8 @@ from pointsman.controller.state import Desired
 from pointsman.model import ASGI, BackendSpec, Scale
 from pointsman.model.evidence import Evidence, Tally
 from pointsman.model.scaling import Demand
-from pointsman.policy.scaling.seen import Seen
+from pointsman.policy.scaling.context import PolicyContext, context
+from pointsman.policy.scaling.seen import Seen, Verdict
 from pointsman.stats.latency import quantile_bucket, upper_edge
 
 QUANTILE = 0.99
@@ -85,6 +89,32 @@ def seen_of(
         share=step.share,
         gains=step.gains,
         policy_wants=policy_wants,
+    )
+
+
+def tags_of(spec: BackendSpec, observed: Observed) -> tuple[str, ...]:
+    """The tags of a backend's replicas that take calls."""
+    mine = (r for r in observed.of(spec.tag) if r.phase is Phase.READY and r.is_current and not r.killed)
+    return tuple(replica.tag for replica in mine)
+
+
+def own_policies(desired: Desired) -> frozenset[str]:
+    """The backends that users' own rules decide about."""
+    autoscaled = ((tag, spec.config.autoscaling) for tag, spec in desired.backends.items())
+    return frozenset(tag for tag, one in autoscaled if one is not None and one.policy is not None)
+
+
+def told(spec: BackendSpec, seen: Seen, verdict: Verdict, observed: Observed, now: float, time: str) -> PolicyContext:
+    """What a user's own rule is told after a look. Its times are of the day, in seconds since 1970."""
+    autoscaling, epoch = spec.config.autoscaling, datetime.fromisoformat(time).timestamp() - now
+    assert autoscaling is not None
+    about = context(seen, autoscaling, now, verdict, tag=spec.tag, replicas=tags_of(spec, observed))
+    up, down = about.last_scale_up_time, about.last_scale_down_time
+    return msgspec.structs.replace(
+        about,
+        current_time=now + epoch,
+        last_scale_up_time=up + epoch if up is not None else None,
+        last_scale_down_time=down + epoch if down is not None else None,
     )
 
 

@@ -31,7 +31,8 @@ from pointsman.controller.state import Desired
 from pointsman.controller.store import StoreError
 from pointsman.model import BackendSpec, Resources, Scale
 from pointsman.model.evidence import Evidence
-from pointsman.model.scaling import Decision, Demand
+from pointsman.model.scaling import Decision, Demand, ScalingPolicy
+from pointsman.policy.scaling.context import PolicyContext, Said
 from pointsman.policy.scaling.decide import LOOK_S, decide
 from pointsman.policy.scaling.seen import Verdict
 
@@ -65,6 +66,18 @@ class Metrics(Protocol):
     def started(self, backend: str, seconds: float) -> None: ...
 
 
+class OwnRules(Protocol):
+    """Users' own rules; see :class:`~pointsman.controller.scaling.policies.Policies`."""
+
+    def said(self, tag: str) -> Said: ...
+
+    def ask(self, tag: str, policy: ScalingPolicy, version: int, context: PolicyContext) -> None: ...
+
+    def keep(self, tags: Collection[str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Change(NamedTuple):
     """What a look makes of a backend: what was remembered of its number, and what shall be. It holds for this ``spec``
     only; ``verdict`` and ``shown`` are those of the look before."""
@@ -86,6 +99,7 @@ class ScalingWatch:
         update: commits a change of the desired state.
         earlier: returns a reading of the evidence, so many seconds old.
         metrics: is told of all; None where nothing is recorded.
+        policies: asks users' own rules; None for none.
         request: called with what no node has room for, whenever that is something else.
         clock: returns the time of day.
     """
@@ -99,6 +113,7 @@ class ScalingWatch:
         update: Update,
         earlier: Callable[[float], Evidence] = lambda age_s: Evidence(at=0.0),
         metrics: Metrics | None = None,
+        policies: OwnRules | None = None,
         request: Callable[[Needs], object] = lambda needs: None,
         clock: Callable[[], str] = time_of_day,
     ) -> None:
@@ -108,6 +123,7 @@ class ScalingWatch:
         self._update = update
         self._earlier = earlier
         self._metrics = metrics
+        self._policies = policies
         self._request = request
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -131,6 +147,8 @@ class ScalingWatch:
             self._timer.cancel()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._policies is not None:
+            self._policies.close()
 
     def heard(self, evidence: Evidence) -> None:
         """Take in a reading of what was counted of latencies."""
@@ -163,6 +181,8 @@ class ScalingWatch:
                 self._metrics.started(tag, seconds)
         counted = looking.counted(desired)
         self._counts.keep(counted)
+        if self._policies is not None:
+            self._policies.keep(looking.own_policies(desired))
         for tag in self._observed.looked.keys() - counted:
             del self._observed.looked[tag]
         for tag in counted:
@@ -220,12 +240,12 @@ class ScalingWatch:
         if scale.unloaded:
             looked.verdict = None
             if looked.demand.waiting:  # what these calls need, as if there had never been others
-                self._decide(spec, scale, looked, 0, step, now)
+                self._decide(spec, scale, looked, 0, step, now, time)
             return scale
         if not autoscaling.dry_run:
             looked.shown = None
         wanted = scale.wanted if looked.shown is None else looked.shown
-        verdict = self._decide(spec, scale, looked, wanted, step, now)
+        verdict = self._decide(spec, scale, looked, wanted, step, now, time)
         if scale.hold is not None:
             return scale
         if autoscaling.dry_run:
@@ -235,9 +255,12 @@ class ScalingWatch:
             return scale
         return decided(scale, verdict.wanted, verdict.reason, verdict.text, time)
 
-    def _decide(self, spec: BackendSpec, scale: Scale, looked: Looked, wanted: int, step: Step, now: float) -> Verdict:
+    def _decide(
+        self, spec: BackendSpec, scale: Scale, looked: Looked, wanted: int, step: Step, now: float, time: str
+    ) -> Verdict:
         autoscaling = spec.config.autoscaling
         assert autoscaling is not None
+        said = self._policies.said(spec.tag) if self._policies is not None else Said()
         seen = looking.seen_of(
             spec,
             scale,
@@ -247,12 +270,19 @@ class ScalingWatch:
             silent=self._counts.is_silent(spec.tag),
             p99_s=self._p99_s.get(spec.tag),
             step=step,
+            policy_wants=said.wants,
         )
         if scale.hold is not None:  # nothing else is possible, and nothing is remembered as needed or not
             seen = msgspec.structs.replace(seen, min_replicas=wanted, max_replicas=wanted)
         memory = looked.verdict.memory if looked.verdict is not None else None
-        looked.verdict = decide(seen, autoscaling, now, memory)
-        return looked.verdict
+        verdict = decide(seen, autoscaling, now, memory)
+        if autoscaling.policy is not None and self._policies is not None:
+            about = looking.told(spec, seen, verdict, self._observed, now, time)
+            self._policies.ask(spec.tag, autoscaling.policy, spec.config_version, about)
+        if said.remark:
+            verdict = msgspec.structs.replace(verdict, remark=said.remark)
+        looked.verdict = verdict
+        return verdict
 
     async def _store(self, changes: dict[str, Change]) -> None:
         try:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from pointsman.controller.backends import with_backend
-from pointsman.controller.observed import Observed, Use, free_capacity_of
+from pointsman.controller.failures import Failures
+from pointsman.controller.observed import Observed, Use, free_capacity_of, record_exit
 from pointsman.controller.replicas import Phase, Replica
+from pointsman.controller.scaling.prospects import blocked_by, prospect_of
 from pointsman.controller.scaling.room import Need, Shared, share, to_unload, with_idle
 from pointsman.controller.state import Desired, NoCapacityError
-from pointsman.model import Allocation, Autoscaling, BackendSpec, Capacity, NodeCapacity, Resources, Scale
-from pointsman.model.scaling import Hold
+from pointsman.engine.orders import ProcessEvent
+from pointsman.model import (
+    Allocation,
+    Autoscaling,
+    BackendSpec,
+    Capacity,
+    EndpointSpec,
+    NodeCapacity,
+    Resources,
+    Scale,
+    TrafficPolicy,
+)
+from pointsman.model.scaling import Blocked, Hold
 from tests.unit.reconciling import backend, replica, see, want
 
 TIME = "2026-11-29T12:00:00.000+00:00"
@@ -133,6 +147,17 @@ def test_equals_do_not_drive_each_other_out() -> None:
         assert (found.leaving, found.short) == ([], {"b"})
 
 
+def test_copies_come_after_all_users() -> None:
+    """A backend that gets copies of calls alone gets what all others leave, whatever its priority (AS11)."""
+    policy = TrafficPolicy(1, {"a": 1.0}, shadows={"b": 1.0})
+    endpoint = EndpointSpec("e", None, ("GET",), policy)
+    desired = wanting(scaled("a", 0), scaled("b", 0, priority=9), a=3, b=3)
+    desired = msgspec.structs.replace(desired, endpoints={"e": endpoint})
+    assert counts(shared(desired, gpus(4))) == {"a": 3, "b": 1}
+    observed = gpus(2, on(1, "b", 0), on(2, "b", 1))
+    assert [r.number for r in shared(desired, observed).leaving] == [2, 1]
+
+
 def test_the_node_with_the_fewest_to_go_is_freed() -> None:
     """On a cluster room must be on one node: one replica that holds it all goes, rather than two (AS15)."""
     nodes = Capacity(num_cpus=0, nodes={name: NodeCapacity(num_cpus=2) for name in ("x", "y")})
@@ -210,6 +235,33 @@ def test_nothing_is_unloaded_while_room_is_on_its_way() -> None:
     desired = wanting(scaled("a", 0), scaled("b", 0), scaled("w", 0), a=0, b=1, w=1)
     observed = idle(gpus(2, on(1, "a", 0, Phase.LEAVING), on(2, "b", 1)), a=0, b=0)
     assert to_unload(desired, observed, 100.0, TIME) == {}
+
+
+def test_what_blocks_a_backend() -> None:
+    """The status says whether room is missing, or replicas fail to start (AS16)."""
+    desired, full = wanting(scaled("a"), a=3), gpus(1, on(1, "a", 0))
+    blocked = blocked_by("a", desired, full)
+    assert blocked is not None
+    assert (blocked.reason, blocked.text) == (
+        "room",
+        "no room for 2 of 3 replicas: asked for 2 x (num_cpus=0, num_gpus=1), free: num_gpus=0, memory=0",
+    )
+    assert blocked_by("a", desired, gpus(3, on(1, "a", 0))) is None
+    full.failures["a"] = Failures(count=3, starts=3, error="OSError", text="disk is full")
+    blocked = blocked_by("a", desired, full)
+    assert blocked is not None
+    assert blocked == Blocked("start", "its replicas fail to start: OSError: disk is full")
+    assert blocked_by("a", wanting(scaled("a"), a=1), full) is None
+
+
+def test_a_replica_that_has_served_clears_its_backends_failures() -> None:
+    """A backend whose first starts failed, which then served and was unloaded, is woken as any other (AS14)."""
+    desired, observed = wanting(scaled("a", 0), a=0), gpus(1, on(1, "a", 0, Phase.STOPPING))
+    observed.replicas[1].served = True
+    observed.failures["a"] = Failures(count=3, starts=3, next_try_alone=50.0)
+    assert prospect_of("a", desired, observed).refused_until == 50.0
+    record_exit(observed, desired, ProcessEvent("exited", 1, exit="exited with code 0"), 60.0)
+    assert prospect_of("a", desired, observed).refused_until == 0.0
 
 
 # --- checks of changes ----------------------------------------------------------------------------------------

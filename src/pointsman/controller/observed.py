@@ -270,6 +270,7 @@ def record_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: 
         return
     if replica.killed or replica.phase is Phase.STOPPING:
         log.info("%s ended", replica.tag)
+        _ended_in_order(observed, desired, replica)
         return
     log.warning("%s died: %s", replica.tag, event.exit)
     if event.blameless or replica.phase > Phase.READY:
@@ -282,6 +283,15 @@ def record_exit(observed: Observed, desired: Desired, event: ProcessEvent, now: 
     failures.text = f"replica {replica.tag} died ({event.exit})"
     failures.traceback, failures.pickled = "", b""
     _count(failures, observed, desired, replica, now, served=replica.has_served(now))
+
+
+def _ended_in_order(observed: Observed, desired: Desired, replica: Replica) -> None:
+    """What has served can start: earlier failures are not held against the next start, which may be a wake."""
+    spec, failures = desired.backends.get(replica.backend), observed.failures.get(replica.backend)
+    if failures is None or failures.rolled_back or spec is None or spec.version != replica.version:
+        return
+    if replica.served and replica.unhealthy is None and not replica.killed:
+        failures.starts = failures.count = 0
 
 
 def record_unhealthy(observed: Observed, desired: Desired, replica: Replica, now: float) -> None:

@@ -59,10 +59,11 @@ def fails_to_start(failures: Failures) -> bool:
 def blocked_by(tag: str, desired: Desired, observed: Observed) -> Blocked | None:
     """Why a backend has fewer replicas than are wanted; None if it has them, or they are on their way."""
     spec, wanted = desired.backends[tag], desired.wanted(tag)
-    missing = wanted - sum(r.is_current and not r.killed and r.version == spec.version for r in observed.of(tag))
+    mine = [r for r in observed.of(tag) if r.is_current and not r.killed and r.version == spec.version]
     failures = observed.failures.get(tag)
-    if failures is not None and fails_to_start(failures):
+    if failures is not None and fails_to_start(failures) and sum(r.phase is Phase.READY for r in mine) < wanted:
         return Blocked(START, f"its replicas fail to start: {failures.words}")
+    missing = wanted - len(mine)
     if missing <= 0:
         return None
     ledger = observed.replicas.ledger(observed.capacity)

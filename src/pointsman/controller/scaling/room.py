@@ -6,7 +6,8 @@
     held_against   what other backends hold that one which is created or changed cannot have
 
 What a backend has been promised comes first: ``num_replicas``, or ``min_replicas`` of an autoscaled one, which nobody
-has to give up. Beyond that higher priority comes first, and among equals whoever has the least part of what it wants.
+has to give up. Beyond that copies of calls come last, then higher priority first, and among equals whoever has the
+least part of what it wants.
 """
 
 from __future__ import annotations
@@ -73,9 +74,20 @@ def promised(tag: str, desired: Desired) -> int:
     return min(wanted, max(least, desired.needed(tag)) if tag in desired.fallbacks else least)
 
 
-def priority_of(spec: BackendSpec) -> int:
-    """The priority of a backend; 0 for one that is not autoscaled."""
-    return spec.config.autoscaling.priority if spec.config.autoscaling is not None else 0
+class Standing:
+    """How backends rank in a shortage: after all others those that get copies of calls alone, then by priority, which
+    is 0 where they are not autoscaled."""
+
+    def __init__(self, desired: Desired) -> None:
+        policies = [endpoint.policy for endpoint in desired.endpoints.values()]
+        users = {tag for policy in policies for tag, weight in policy.weights.items() if weight}
+        users.update(tag for pins in desired.pins.values() for tag in pins.keys.values())
+        self._copies = {tag for policy in policies for tag in policy.shadows} - users
+
+    def of(self, spec: BackendSpec) -> tuple[bool, int]:
+        """What a backend ranks by; the largest comes first."""
+        autoscaling = spec.config.autoscaling
+        return spec.tag not in self._copies, autoscaling.priority if autoscaling is not None else 0
 
 
 def share(needs: list[Need], desired: Desired, observed: Observed, ledger: CapacityLedger, pick: Pick) -> Shared:
@@ -86,7 +98,14 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
         pick: says which replicas of a backend go first.
     """
     shared = Shared({}, set(), [], [])
-    queue = [(_rank(need, 0, desired), index, 0) for index, need in enumerate(needs) if need.missing > 0]
+    standing = Standing(desired)
+
+    def rank(need: Need, launched: int) -> tuple[bool, bool, int, float]:
+        tag, has = need.spec.tag, need.granted + need.old + launched
+        serves_users, priority = standing.of(need.spec)
+        return has >= promised(tag, desired), not serves_users, -priority, has / max(1, desired.wanted(tag))
+
+    queue = [(rank(need, 0), index, 0) for index, need in enumerate(needs) if need.missing > 0]
     heapq.heapify(queue)
     while queue:
         _, index, launched = heapq.heappop(queue)
@@ -94,7 +113,8 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
         allocation = ledger.place(need.spec.resources)
         if allocation is None:
             shared.short.add(need.spec.tag)
-            leaving, claims = make_room(need, need.missing - launched - need.old, desired, observed, shared, pick)
+            count = need.missing - launched - need.old
+            leaving, claims = make_room(need, count, desired, observed, shared, standing, pick)
             shared.leaving.extend(leaving)
             _take(ledger, claims)  # so that nobody who comes after takes what is being freed for it
             shared.taken.extend(claims)
@@ -102,17 +122,18 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
         shared.launches.setdefault(need.spec.tag, []).append(allocation)
         shared.taken.append(allocation)
         if launched + 1 < need.missing:
-            heapq.heappush(queue, (_rank(need, launched + 1, desired), index, launched + 1))
+            heapq.heappush(queue, (rank(need, launched + 1), index, launched + 1))
     return shared
 
 
-def _rank(need: Need, launched: int, desired: Desired) -> tuple[bool, int, float]:
-    tag, has = need.spec.tag, need.granted + need.old + launched
-    return has >= promised(tag, desired), -priority_of(need.spec), has / max(1, desired.wanted(tag))
-
-
 def make_room(
-    need: Need, count: int, desired: Desired, observed: Observed, shared: Shared, pick: Pick
+    need: Need,
+    count: int,
+    desired: Desired,
+    observed: Observed,
+    shared: Shared,
+    standing: Standing,
+    pick: Pick,
 ) -> tuple[list[Replica], list[Allocation]]:
     """Which replicas of lower priority leave, so that ``count`` replicas find room once they are gone; and what these
     will have. None leaves for what replicas that leave already will free.
@@ -121,7 +142,7 @@ def make_room(
         shared: what was given out before.
     """
     going = {replica.number for replica in shared.leaving}
-    candidates = [r for r in _lower(need.spec, desired, observed, pick) if r.number not in going]
+    candidates = [r for r in _lower(need.spec, desired, observed, standing, pick) if r.number not in going]
     if not candidates and not going:
         return [], []
     stays = [r.allocation for r in observed.replicas.values() if _stays(r) and r.number not in going]
@@ -146,17 +167,18 @@ def _stays(replica: Replica) -> bool:
     return replica.is_current and not replica.killed
 
 
-def _lower(spec: BackendSpec, desired: Desired, observed: Observed, pick: Pick) -> list[Replica]:
+def _lower(spec: BackendSpec, desired: Desired, observed: Observed, standing: Standing, pick: Pick) -> list[Replica]:
     """The replicas of lower priority beyond what their backends have been promised, the first to go first."""
-    found: list[tuple[int, float, list[Replica]]] = []
+    found: list[tuple[tuple[bool, int], float, list[Replica]]] = []
+    mine_is = standing.of(spec)
     for tag, other in desired.backends.items():
-        if priority_of(other) >= priority_of(spec):
+        if standing.of(other) >= mine_is:
             continue
         mine = [replica for replica in observed.of(tag) if _stays(replica)]
         if any(replica.adopted for replica in mine):
             continue  # whether one serves is not known yet
         spare = pick(mine, len(mine) - promised(tag, desired))
-        found.append((priority_of(other), -len(mine) / max(1, desired.wanted(tag)), spare))
+        found.append((standing.of(other), -len(mine) / max(1, desired.wanted(tag)), spare))
     return [replica for _, _, spare in sorted(found, key=lambda one: one[:2]) for replica in spare]
 
 
@@ -232,9 +254,10 @@ def to_unload(desired: Desired, observed: Observed, now: float, time: str) -> di
     stays = [replica.allocation for replica in observed.replicas.values() if _stays(replica)]
     ledger = CapacityLedger(observed.capacity, stays)
     found: dict[str, str] = {}
-    for tag, missing in sorted(starting, key=lambda one: -priority_of(desired.backends[one[0]])):
+    standing = Standing(desired)
+    for tag, missing in sorted(starting, key=lambda one: standing.of(desired.backends[one[0]]), reverse=True):
         spec, busy = desired.backends[tag], {one for one, _ in starting} | found.keys()
-        for unloaded in _unloaded_for(spec, missing, ledger, busy, desired, observed, now, time):
+        for unloaded in _unloaded_for(spec, missing, ledger, busy, desired, observed, standing, now, time):
             found[unloaded] = tag
             _free(ledger, [replica.allocation for replica in observed.of(unloaded) if _stays(replica)])
         for _ in range(missing):
@@ -258,12 +281,13 @@ def _unloaded_for(
     busy: Collection[str],
     desired: Desired,
     observed: Observed,
+    standing: Standing,
     now: float,
     time: str,
 ) -> list[str]:
     """The backends to unload for so many replicas, or for as many of them as that makes room for."""
     idle = [tag for tag in idle_backends(desired, observed, now, time) if tag not in busy]
-    idle = [tag for tag in idle if priority_of(desired.backends[tag]) <= priority_of(spec)]
+    idle = [tag for tag in idle if standing.of(desired.backends[tag]) <= standing.of(spec)]
     groups = [[r.allocation for r in observed.of(tag) if _stays(r)] for tag in idle]
     for group in groups:
         _free(ledger, group)
@@ -310,14 +334,15 @@ def held_against(
 ) -> dict[str, tuple[Allocation, ...]]:
     """What replicas hold, by backend, that new or changed backends cannot have: all but that of idle ones and, where
     these have lower priority, what they have above what they have been promised."""
-    priority, own = min(map(priority_of, specs), default=0), {spec.tag for spec in specs}
+    standing, own = Standing(state), {spec.tag for spec in specs}
+    least = min(map(standing.of, specs), default=(True, 0))
     held: dict[str, tuple[Allocation, ...]] = {}
     for tag, allocations in free.held.items():
         other = state.backends.get(tag)
         if other is not None and tag not in own:
-            if tag in free.idle and priority_of(other) <= priority:
+            if tag in free.idle and standing.of(other) <= least:
                 continue
-            if priority_of(other) < priority:
+            if standing.of(other) < least:
                 allocations = allocations[: promised(tag, state)]
         held[tag] = allocations
     return held

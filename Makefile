@@ -28,6 +28,7 @@ test-long: $(VENV)/.test llhttp
 	  --ignore tests/unit/test_stats_simulations.py --ignore tests/unit/test_rollout_simulations.py \
 	  tests/unit tests/loop tests/conformance/test_metrics.py tests/process/test_traffic.py \
 	  tests/process/test_metrics_faults.py tests/process/test_demo.py tests/process/test_changes_under_load.py \
+	  tests/process/test_waking.py \
 	  tests/conformance/test_compared_shadows.py
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q -s tests/unit/test_stats_simulations.py tests/unit/test_rollout_simulations.py
 	for engine in local ray; do $(BIN)/python -m tests.rollout_runs $$engine 2>/dev/null || exit 1; done

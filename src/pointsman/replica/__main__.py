@@ -192,7 +192,7 @@ class ReplicaProcess:
         gc.freeze()
         self._runtime, self._applied = runtime, user_config
         self._ready_at = asyncio.get_running_loop().time()
-        self._health = Health(self._handover, self._vitals)
+        self._health = Health(self._handover, self._vitals, on_loop=not assignment.traits.one_at_a_time)
         self._health.start(runtime.health_check, runtime.context)
         self._report(Report(self._handover.number, "ready", assignment.config_version))
 

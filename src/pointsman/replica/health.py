@@ -11,6 +11,7 @@ as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import inspect
 import logging
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from pointsman.engine.instances import present_address
 from pointsman.replica.item import Item
+from pointsman.replica.loopload import LoopLoad
 from pointsman.replica.outcomes import outcome_of
 from pointsman.replica.usercontext import UserContext
 from pointsman.telemetry.logs import log_failure
@@ -75,9 +77,10 @@ class Health:
     Args:
         handover: identity and keys of this replica.
         vitals: called on the health thread.
+        on_loop: whether user code runs on the loop, so that a call may block others.
     """
 
-    def __init__(self, handover: ReplicaHandover, vitals: Callable[[], Vitals]) -> None:
+    def __init__(self, handover: ReplicaHandover, vitals: Callable[[], Vitals], *, on_loop: bool = False) -> None:
         self._handover = handover
         self._vitals = vitals
         self._loop = asyncio.get_running_loop()
@@ -85,6 +88,7 @@ class Health:
         self._pinged_at: float | None = None  # None once the loop has run the callback
         self._turned = time.monotonic()
         self._dumped = False
+        self._loop_load = LoopLoad(self._loop) if on_loop else None
         self._thread = threading.Thread(target=self._main, name="pointsman-health", daemon=True)
 
     def start(self, check: Callable[[], Any] | None, context: UserContext) -> None:
@@ -134,6 +138,10 @@ class Health:
             log.warning("the event loop has been blocked for %.0f s; this is where:", blocked_s)
             faulthandler.dump_traceback(STDERR)
         vitals = self._vitals()
+        blocked_share = 0.0
+        if self._loop_load is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+                blocked_share = self._loop_load.share(busy=vitals.load > 0)
         check = self._check
         checked = check.poll(now, self._turned) if check is not None else NO_CHECK
         return HealthAnswer(
@@ -147,6 +155,7 @@ class Health:
             check_text=checked.failure.text if checked.failure else "",
             check_traceback=checked.failure.traceback if checked.failure else "",
             models=vitals.models,
+            blocked_share=blocked_share,
         )
 
     def _pong(self) -> None:

@@ -138,9 +138,9 @@ class Play:
 
     def change(self, router: Router, count: int) -> None:
         self.version += 1
-        living = list(self.alive.values())
-        self.shown = living[-count:] if count else []
-        if count > len(living):
+        living = [replica for replica in self.shown if replica.ref.number in self.alive]
+        self.shown = living[:count]  # one that has left does not come back
+        while len(self.shown) < count:
             self.shown = [*self.shown, self.new()]
         router.apply(self.table())
 

@@ -36,6 +36,11 @@ class Cause(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> Cause:
+        """The cause that user code has raised. One that would end an event loop, such as ``SystemExit``, is wrapped."""
+        if not isinstance(error, Exception) or isinstance(error, StopIteration):
+            wrapped = RuntimeError(f"the loader has raised {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            return cls(wrapped, error.__traceback__)
         return cls(error, error.__traceback__)
 
     def again(self) -> BaseException:

@@ -35,12 +35,12 @@ class _Watch:
     """Who wants to know of the models of functions that belong to no object: the replica that this process is."""
 
     any_loader = False
-    hosts: list[Host] = []
+    hosts: weakref.WeakSet[Host] = weakref.WeakSet()
     by: Callable[[Host], None] | None = None
 
     @classmethod
     def found(cls, host: Host) -> None:
-        cls.hosts = [*(known for known in cls.hosts if not known.is_closed), host]
+        cls.hosts.add(host)
         if cls.by is not None:
             cls.by(host)
 
@@ -56,7 +56,8 @@ def watch_functions(by: Callable[[Host], None] | None) -> None:
     _Watch.by = by
     if by is not None:
         for host in list(_Watch.hosts):
-            by(host)
+            if not host.is_closed:
+                by(host)
 
 
 HOSTS = "__serve_models__"

@@ -302,12 +302,10 @@ class Runtime:
 
     def _admit(self, stream: Stream, frame: Frame) -> None:
         head: AppCallHead | None = None
-        full = (
-            self.load + (self._models.ready if self._models is not None else 0) >= self._config.max_concurrent_queries
-        )
-        if full or self._ledger.draining or self._refusing:
+        load = self.load if self._models is None else self.load + self._models.ready
+        if self._draining or self._refusing or load >= self._config.max_concurrent_queries:
             head = unpack(frame.head, AppCallHead)
-            if self._ledger.draining or self._refusing or not self._takes_no_slot(head):
+            if self._draining or self._refusing or not self._takes_no_slot(head):
                 stream.send(Kind.REFUSE, frame.call_id, pack(RefuseHead(self._refusal(), self.load)))
                 return
         assert self._target is not None

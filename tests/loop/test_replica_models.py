@@ -294,7 +294,8 @@ def test_sizes_are_asked_first_and_a_failing_size_costs_nothing() -> None:
 
     async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
         SIZES.update(a=4, b=4, c=6, odd=ValueError("no such file"), none="4", whale=11)
-        assert await caller.texts(caller.ask("a"), caller.ask("b")) == ["a alive", "b alive"]
+        for name in "ab":
+            assert await caller.text(caller.ask(name)) == f"{name} alive"
         assert await caller.text(caller.ask("odd")) == "ValueError: no such file"
         assert (await caller.text(caller.ask("none"))).startswith("TypeError")
         assert (await caller.text(caller.ask("whale"))).startswith("ModelTooLargeError: model 'whale' takes 11 bytes")

@@ -24,6 +24,7 @@ ALWAYS_ON_RAY = (
     "test_endpoints",
     "test_environments",
     "test_handles",
+    "test_multiplexed",
     "test_replica_resources",
     "test_typed",
 )

@@ -24,7 +24,7 @@ from pointsman.testing.scaling.figures import (
     traces,
     tuned_table,
 )
-from pointsman.testing.scaling.plot import save_plot
+from pointsman.testing.scaling.plot import plot_autoscaling
 
 HERE = Path(__file__).parent
 RUNS = HERE / "autoscaling.json"
@@ -56,5 +56,5 @@ if __name__ == "__main__":
     runs = run(range(SEEDS))
     RUNS.write_text(json.dumps(runs, indent=1) + "\n")
     PAGE.write_text(written(PAGE.read_text(), tables(runs)))
-    save_plot({rule: simulated(traces()[DRAWN], rule) for rule in RULES}, PLOT)
+    plot_autoscaling({rule: simulated(traces()[DRAWN], rule) for rule in RULES}, PLOT)
     print("\n\n".join(tables(runs).values()))

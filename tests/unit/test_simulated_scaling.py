@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pointsman.testing import Simulated, simulate_autoscaling
@@ -52,6 +53,30 @@ def test_a_wrong_trace_is_refused(trace: Any) -> None:
     """A trace that is empty, unsorted or negative is a ValueError in one sentence (AS18)."""
     with pytest.raises(ValueError, match=r"trace|step"):
         simulated(trace)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slots": 0},
+        {"start_s": -1},
+        {"start_s": float("nan")},
+        {"slo_ms": 0},
+        {"service_s": -1},
+        {"service_s": (1, -1)},
+    ],
+)
+def test_a_value_out_of_range_is_named(options: dict[str, Any]) -> None:
+    """A number that cannot be is a ValueError with its name (AS18)."""
+    with pytest.raises(ValueError, match=next(iter(options))):
+        simulated(**options)
+
+
+def test_numpys_numbers_are_a_trace_too() -> None:
+    """A user's trace comes from a log that was read with numpy (AS18)."""
+    times, steps = np.arange(0, 5, dtype=np.int64), np.array(BUSY, dtype=float)
+    assert simulated(times) == simulated(list(range(5)))
+    assert simulated(steps) == simulated()
 
 
 def test_an_unknown_policy_is_refused() -> None:

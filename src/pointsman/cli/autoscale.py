@@ -122,9 +122,9 @@ def simulate(
         except (ImportError, TypeError, ValueError) as error:
             raise typer.BadParameter(str(error)) from None
     if plot is not None:
-        from pointsman.testing.scaling.plot import save_plot
+        from pointsman.testing.scaling.plot import plot_autoscaling
 
-        save_plot(found, plot)
+        plot_autoscaling(found, plot)
     shown = {one: to_builtins(result) for one, result in found.items()}
     if as_json:
         print_json(shown)

@@ -1,5 +1,5 @@
 """Tools for testing code that uses Pointsman: a client of a model without processes, and what Pointsman's own tests
-use: an event loop in virtual time, connections in memory with faults, replicas and an engine without processes, and a
+use: an event loop in virtual time, connections in memory with faults, replicas and an engine without processes, a simulation of autoscaling, and a
 check of traffic policies.
 
     from pointsman.testing import TestClient
@@ -31,6 +31,7 @@ from pointsman.testing.losses import Loss, Losses
 from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
 from pointsman.testing.policies import check_traffic_policy
 from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica, new_call, table_of
+from pointsman.testing.scaling.plot import plot_autoscaling
 from pointsman.testing.scaling.simulate import Simulated, simulate_autoscaling
 from pointsman.testing.virtual_time import DeadlockError, VirtualTimeLoop, real_time, run, settle, virtual_loop
 
@@ -40,6 +41,7 @@ __all__ = [
     "check_traffic_policy",
     "simulate_autoscaling",
     "Simulated",
+    "plot_autoscaling",
     "run",
     "settle",
     "real_time",

@@ -31,7 +31,7 @@ def least_replicas(rate: float, mean_s: float, cv: float, slots: int, slo_s: flo
     times = _service_times(mean_s, cv)
     unavoidable = sum(time > slo_s for time in times) / POINTS
     bar = max(LATE, 1.1 * unavoidable)
-    replicas = max(1, math.ceil(load / slots))
+    replicas = math.floor(load / slots) + 1
     while late_share(rate, mean_s, cv, replicas * slots, slo_s) > bar:
         replicas += 1
     return replicas

@@ -12,7 +12,7 @@ COLOURS = {"pointsman": "#1f6fb2", "ray": "#c0392b", "kpa": "#d68910", "oracle":
 OTHERS = ("#1e8449", "#7d3c98", "#148f77", "#a04000")
 
 
-def save_plot(results: Mapping[str, Simulated], path: Path | str) -> None:
+def plot_autoscaling(results: Mapping[str, Simulated], path: Path | str) -> None:
     """Draw what rules did with one trace, one above the other: calls per second, replicas wanted, replicas ready, and
     the share of late calls.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -92,6 +93,7 @@ def simulate_autoscaling(
         ImportError, TypeError: a policy of one's own cannot be imported, or called.
     """
     mean_s, cv = mean_and_cv(service_s)
+    _check(slots, start_s, slo_ms)
     options = parse_autoscaling(config) or AutoscalingConfig()
     autoscaling = options.spec()
     calls = calls_of(trace, service_s, seed)
@@ -103,6 +105,15 @@ def simulate_autoscaling(
     first = autoscaling.initial_replicas if autoscaling.initial_replicas is not None else needs[0][1]
     rule = _rule(policy, options, Oracle(needs, start_s), slots, first)
     return _Run(calls, rule, Fleet(calls, slots, start_s, first), bounds, slots, start_s, first).result(slo_s)
+
+
+def _check(slots: int, start_s: float, slo_ms: float | None) -> None:
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+        raise ValueError(f"slots must be an int >= 1, got {slots!r}")
+    if not (isinstance(start_s, numbers.Real) and math.isfinite(start_s) and start_s >= 0):
+        raise ValueError(f"start_s must be a number of seconds >= 0, got {start_s!r}")
+    if slo_ms is not None and not (isinstance(slo_ms, numbers.Real) and math.isfinite(slo_ms) and slo_ms > 0):
+        raise ValueError(f"slo_ms must be a number of milliseconds > 0, got {slo_ms!r}")
 
 
 def _rule(policy: str | Callable[..., Any], options: AutoscalingConfig, oracle: Oracle, slots: int, first: int) -> Rule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -47,7 +48,7 @@ def calls_of(trace: Trace, service_s: float | tuple[float, float], seed: int) ->
     Raises:
         ValueError: the trace is empty, unsorted or negative, or a service time is.
     """
-    entries = list(trace)
+    entries = trace.tolist() if hasattr(trace, "tolist") else list(trace)  # numpy's arrays hold no tuples
     if not entries:
         raise ValueError("a trace must have arrival times or steps, got an empty one")
     if isinstance(entries[0], (tuple, list)):
@@ -134,7 +135,7 @@ def _services(service_s: float | tuple[float, float], count: int, chance: random
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(entries: Sequence[object]) -> str:

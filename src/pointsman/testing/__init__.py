@@ -1,6 +1,6 @@
-"""Tools for testing code that uses Pointsman: a client of a model without processes, and what Pointsman's own tests
-use: an event loop in virtual time, connections in memory with faults, replicas and an engine without processes, a simulation of autoscaling, and a
-check of traffic policies.
+"""Tools for testing code that uses Pointsman: a client of a model without processes, simulations of autoscaling, and
+what Pointsman's own tests use: an event loop in virtual time, connections in memory with faults, replicas and an engine
+without processes, and a check of traffic policies.
 
     from pointsman.testing import TestClient
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from pointsman.cli import autoscale as commands
 from pointsman.cli.main import app
-from pointsman.cli.scalingtables import scaling_table
+from pointsman.cli.scalingtables import ScalingTable
 from pointsman.cli.top import stats_tables
 from tests.unit.test_simulated_scaling import BUSY
 
@@ -83,7 +83,7 @@ def test_the_status_says_what_is_wanted_why_and_since_when(client: Client) -> No
 def test_the_status_says_what_is_in_the_way() -> None:
     """An operator sees below the reason that a number is held, that there is no room, and a remark (AS19)."""
     hindered = {**SCALING, "hold_s": 600.0, "blocked": BLOCKED, "remark": "[bold]policy 'x:y' raises"}
-    shown = printed(scaling_table({"m": backend(hindered)}))
+    shown = printed(ScalingTable({"m": backend(hindered)}))
     for text in ("held for 10 min more", "room: 2 more CPUs are needed, 0 are free", "[bold]policy 'x:y' raises"):
         assert text in shown
 
@@ -220,3 +220,10 @@ def test_top_shows_how_many_of_the_wanted_replicas_there_are_and_why() -> None:
     assert " demand 9.8 at target 2" in shown
     assert "as created" in shown
     assert "deleted" not in shown
+
+
+def test_a_narrow_terminal_has_room_for_the_reason() -> None:
+    """On 80 columns the reason stands in one line, and the numbers that explain it are whole (AS19)."""
+    shown = printed(ScalingTable({"m": backend(SCALING)}), width=80)
+    assert "demand 9.8 at target 2" in shown
+    assert "1-40" not in shown

@@ -36,9 +36,9 @@ def status(
     if as_json:
         print_json({tag: one["autoscaling"] for tag, one in backends.items() if one.get("autoscaling") is not None})
         return
-    from pointsman.cli.scalingtables import scaling_table
+    from pointsman.cli.scalingtables import ScalingTable
 
-    table = scaling_table(backends)
+    table = ScalingTable(backends)
     terminal().print(table if table.row_count else "No backend is autoscaled; give one num_replicas 'auto'.")
 
 
@@ -79,7 +79,7 @@ def simulate(
         Path,
         typer.Argument(
             metavar="TRACE.json",
-            help="A list of arrival times in seconds, or of [second, calls per second], ended by the last.",
+            help="A list of arrival times in seconds, or of pairs of a second and the calls per second from then on.",
             show_default=False,
         ),
     ],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from pointsman.cli.cells import age, duration, make_table, plain
 
+#: Columns of a terminal on which a table leaves something out.
+NARROW = 100
 #: What the commands show of a simulation: title and form.
 _FIGURES = {
     "late": "{:.2%}",
@@ -20,28 +21,42 @@ _FIGURES = {
 }
 
 
-def scaling_table(backends: dict[str, Any]) -> Table:
-    """The backends of a client's ``status`` whose number of replicas follows their calls; without rows if none does."""
-    table = make_table("Autoscaling", "backend", "ready", "wanted", "bounds", "demand", "calls/s", "why", "since")
-    for tag, backend in sorted(backends.items()):
-        scaling = backend.get("autoscaling")
-        if scaling is None:
-            continue
-        missing = backend["replicas_running"] < scaling["wanted"]
-        table.add_row(
-            plain(tag),
-            Text(str(backend["replicas_running"]), style="yellow" if missing else ""),
-            Text(str(scaling["wanted"]), style="bold"),
-            f"{scaling['min']}-{scaling['max']}",
-            f"{scaling['demand']:.3g}",
-            f"{scaling['arrivals_per_second']:.3g}",
-            _why(scaling),
-            age(scaling["decisions"][-1]["time"] if scaling["decisions"] else backend.get("since", "")),
-        )
-    for column in table.columns[1:6]:
-        column.justify, column.no_wrap = "right", True
-    table.columns[7].no_wrap = True
-    return table
+class ScalingTable:
+    """The backends of a client's ``status`` whose number of replicas follows their calls. A narrow terminal does without
+    what is least needed, to have room for the reasons."""
+
+    def __init__(self, backends: dict[str, Any]) -> None:
+        self._backends = {tag: one for tag, one in sorted(backends.items()) if one.get("autoscaling") is not None}
+
+    @property
+    def row_count(self) -> int:
+        """How many backends there are to show."""
+        return len(self._backends)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left_out = ("bounds", "calls/s") if options.max_width < NARROW else ()
+        columns = [name for name in ("ready", "wanted", "bounds", "demand", "calls/s") if name not in left_out]
+        table = make_table("Autoscaling", "backend", *columns, "why", "since")
+        for column in table.columns[1 : 1 + len(columns)]:
+            column.justify, column.no_wrap = "right", True
+        table.columns[-1].no_wrap = True
+        for tag, backend in self._backends.items():
+            scaling = backend["autoscaling"]
+            since = scaling["decisions"][-1]["time"] if scaling["decisions"] else backend.get("since", "")
+            cells = _numbers(backend)
+            table.add_row(plain(tag), *(cells[name] for name in columns), _why(scaling), age(since))
+        yield table
+
+
+def _numbers(backend: dict[str, Any]) -> dict[str, Text]:
+    scaling, ready = backend["autoscaling"], backend["replicas_running"]
+    return {
+        "ready": Text(str(ready), style="yellow" if ready < scaling["wanted"] else ""),
+        "wanted": Text(str(scaling["wanted"]), style="bold"),
+        "bounds": Text(f"{scaling['min']}-{scaling['max']}"),
+        "demand": Text(f"{scaling['demand']:.3g}"),
+        "calls/s": Text(f"{scaling['arrivals_per_second']:.3g}"),
+    }
 
 
 def _why(scaling: dict[str, Any]) -> Text:

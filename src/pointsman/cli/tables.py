@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman.cli.cells import age, clock, duration, make_table, plain, share, words
-from pointsman.cli.scalingtables import scaling_table
+from pointsman.cli.scalingtables import ScalingTable
 
 BAR_WIDTH = 10
 SHOWN_PINS = 10
@@ -67,7 +67,7 @@ def status_tables(status: dict[str, Any]) -> Iterator[RenderableType]:
         yield rollouts_table(status["rollouts"])
     for table, nothing in (
         (_backends(status["backends"]), "No backends; deploy one with client.create_backend() or client.deploy()."),
-        (scaling_table(status["backends"]), ""),
+        (ScalingTable(status["backends"]), ""),
         (_replicas(status["backends"]), ""),
         (_metrics(status["metrics"]), ""),
     ):

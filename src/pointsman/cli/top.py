@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pointsman.cli.cells import make_table, plain
-from pointsman.cli.scalingtables import scaling_table
+from pointsman.cli.scalingtables import ScalingTable
 from pointsman.telemetry.windows import PERCENTILES, POLICY
 
 NAME_WIDTH = 16
@@ -47,7 +47,7 @@ def stats_tables(
         backends: those of the client's ``status``.
     """
     of_backends, known = "10m" if window == POLICY else window, backends or {}
-    scaled = scaling_table(known)
+    scaled = ScalingTable(known)
     return Group(
         Text(title, style="bold"),
         _endpoints(stats["endpoints"], window),

@@ -18,6 +18,7 @@ from tests.conftest import http_for, leaves_no_process, start_client
 
 ALWAYS_ON_RAY = (
     "test_apps",
+    "test_autoscaling",
     "test_backends",
     "test_batches",
     "test_config_files",

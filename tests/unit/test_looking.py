@@ -30,6 +30,7 @@ from tests.unit.reconciling import backend, replica, see
 AUTO = Autoscaling(max_replicas=9)
 SYNC = TargetTraits(is_class=True, one_at_a_time=True)
 ASYNC = TargetTraits(is_class=True)
+MIXED = TargetTraits(is_class=True, mixed=True)
 BATCHES = TargetTraits(is_class=True, batches=True)
 APP = TargetTraits(is_class=True, surface=ASGI)
 
@@ -38,6 +39,7 @@ APP = TargetTraits(is_class=True, surface=ASGI)
     ("traits", "config", "slots", "on_a_loop"),
     [
         (SYNC, {}, 1, False),
+        (MIXED, {}, 1, False),
         (ASYNC, {}, 100, True),
         (ASYNC, {"max_concurrent_queries": 8}, 8, True),
         (BATCHES, {"max_batch_size": 16}, 16, False),

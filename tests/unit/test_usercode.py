@@ -137,7 +137,7 @@ def wrapped_async(request: Any) -> Any:
         (cached, TargetTraits(is_class=False, one_at_a_time=True)),
         (Decorated, TargetTraits(is_class=True, batches=True)),
         (NotReconfigurable, TargetTraits(is_class=True, one_at_a_time=True)),
-        (AlsoAsync, TargetTraits(is_class=True)),
+        (AlsoAsync, TargetTraits(is_class=True, mixed=True)),
         (AsyncHooks, TargetTraits(is_class=True, has_reconfigure=True, one_at_a_time=True)),
         (wrapped_async, TargetTraits(is_class=False)),
     ],

@@ -139,6 +139,7 @@ class TargetTraits(Struct, frozen=True):
         surface: PLAIN or ASGI.
         api: what a typed callable takes and gives, packed by :mod:`pointsman.usercode.describing`; empty for others.
         multiplexed: whether the class loads models by id, marked with ``serve.multiplexed``.
+        mixed: ``__call__`` is sync, so that its calls run one after the other, and another way in is async.
     """
 
     is_class: bool
@@ -150,6 +151,7 @@ class TargetTraits(Struct, frozen=True):
     surface: str = PLAIN
     api: bytes = b""
     multiplexed: bool = False
+    mixed: bool = False
 
 
 class BackendSpec(Struct, frozen=True):

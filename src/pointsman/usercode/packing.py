@@ -66,16 +66,18 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
         has_batching_method = any(is_batching(method) for method in methods if callable(method))
         loader = loader_of(function_or_class)
         ways_in = [call, *(getattr(function_or_class, name) for name in methods_of(function_or_class))]
+        plain, are_sync = not (batches or has_batching_method or mounted), [*map(_is_sync, ways_in)]
         return TargetTraits(
             is_class=True,
             batches=batches,
             has_reconfigure=callable(getattr(function_or_class, "reconfigure", None)),
             has_batching_method=has_batching_method,
             has_close=is_hook(getattr(function_or_class, "close", None)),
-            one_at_a_time=not (batches or has_batching_method or mounted) and all(map(_is_sync, ways_in)),
+            one_at_a_time=plain and all(are_sync),
             surface=ASGI if mounted else PLAIN,
             api=api,
             multiplexed=loader is not None,
+            mixed=plain and are_sync[0] and not all(are_sync),
         )
     kind = type(function_or_class).__name__
     call = getattr(type(function_or_class), DEFAULT_METHOD, None)

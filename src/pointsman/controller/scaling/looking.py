@@ -43,7 +43,7 @@ def slots_of(spec: BackendSpec) -> int:
     size = config.max_batch_size or 1
     if traits.batches or size > 1:
         return size * config.max_concurrent_batches
-    return 1 if traits.one_at_a_time else config.query_limit
+    return 1 if traits.one_at_a_time or traits.mixed else config.query_limit
 
 
 def runs_on_a_loop(spec: BackendSpec) -> bool:

@@ -431,6 +431,24 @@ def test_a_drain_keeps_sockets_to_its_limit() -> None:
     at_the_edge(test, config=ReplicaConfig(drain_timeout_s=10.0))
 
 
+def test_a_patient_drain_keeps_sockets_to_their_end() -> None:
+    """A replica that leaves since fewer are needed keeps its sockets, until it is given a limit after all (AS7)."""
+
+    async def test(there: Edge, replica: MemoryReplica) -> None:
+        client, _ = await connect(there)
+        draining = asyncio.ensure_future(replica.runtime.drain(patient=True))
+        await asyncio.sleep(60.0)
+        client.say("still there")
+        await asyncio.sleep(0.1)
+        assert client.messages == ["still there"]
+        limited = asyncio.ensure_future(replica.runtime.drain())
+        await asyncio.wait_for(asyncio.gather(draining, limited), 10.0)
+        await asyncio.sleep(0.1)
+        assert client.close_code == 1012
+
+    at_the_edge(test, config=ReplicaConfig(drain_timeout_s=10.0))
+
+
 @pytest.mark.parametrize(("said", "code"), [("raise", 1011), ("return", 1000)])
 def test_an_app_that_ends_without_a_close(said: str, code: int) -> None:
     """An app that raises closes its socket with 1011, one that returns with 1000 (WS1)."""

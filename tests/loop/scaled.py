@@ -184,6 +184,15 @@ class ScaledWorld(World):
         """Replicas in the routing table."""
         return len(list(self.peers.replicas_in_table(tag)))
 
+    async def rises_to(self, number: int, tag: str = "b") -> None:
+        """Wait until so many replicas are wanted; it takes some looks, how many is the rule's own affair."""
+
+        async def rise() -> None:
+            while self.wanted(tag) < number:
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(rise(), 60)
+
     def view(self, tag: str = "b") -> ScalingView:
         now = asyncio.get_running_loop().time()
         view = view_of(tag, self.controller.desired, self.controller.observed, now, self.clock())

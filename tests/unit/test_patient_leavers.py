@@ -7,10 +7,10 @@ import pytest
 from pointsman.controller.observed import NextStep, record_report, record_unhealthy
 from pointsman.controller.reconcile import Drain, Hurry, Kill, Leave, Phase, is_settled, plan
 from pointsman.controller.replicas import Unhealthy
-from pointsman.controller.state import Desired
-from pointsman.model import Autoscaling, Reason, Scale
+from pointsman.controller.state import Desired, Fallback
+from pointsman.model import Autoscaling, Capacity, Reason, Scale
 from pointsman.wire.messages import Report
-from tests.unit.reconciling import backend, only, replica, see, want
+from tests.unit.reconciling import GPU, backend, only, replica, see, want
 
 AUTO = Autoscaling(min_replicas=0)
 LEAVING_FOR_A_DAY = 86_400.0
@@ -73,3 +73,12 @@ def test_others_drain_as_before() -> None:
     """Before its drain a replica that leaves waits for routers like any other (DR5)."""
     observed = see(replica(1), replica(2, Phase.LEAVING, left_at=7, patient=True), confirmed={1: 7})
     assert plan(want(backend(1, autoscaling=AUTO)), observed, 0.0) == [Drain(2)]
+
+
+def test_a_patient_leaver_holds_up_no_update() -> None:
+    """Where two versions do not fit side by side, a replica with a stream of hours keeps no update waiting (AS9)."""
+    new = backend(1, version=2, resources=GPU, autoscaling=AUTO)
+    desired = Desired(9, {"b": new}, fallbacks={"b": Fallback(backend(1, resources=GPU, autoscaling=AUTO))})
+    there = [replica(1, resources=GPU, gpus=(0,)), replica(2, Phase.DRAINING, resources=GPU, gpus=(1,), patient=True)]
+    observed = see(*there, capacity=Capacity(num_gpus=2))
+    assert only(plan(desired, observed, 0.0), Leave) == [Leave(1)]

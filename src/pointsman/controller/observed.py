@@ -37,7 +37,7 @@ class Use:
     ready: bool = True
 
 
-RATE_S = 30.0
+RATE_S = 10.0
 """Over so many seconds calls are counted for what a change of traffic brings."""
 
 
@@ -52,7 +52,7 @@ class Looked:
         demand: what all routers had counted at the last look.
         verdict: of the rule at the last look, with what it keeps in mind; None before the first.
         shown: replicas that would be wanted, where decisions are only shown.
-        counts: what had been counted at looks of the last half minute: when, call seconds, arrivals.
+        counts: what had been counted at looks of the last seconds: when, call seconds, arrivals.
     """
 
     demand: Demand = NO_CALLS
@@ -68,7 +68,7 @@ class Looked:
             self.counts.popleft()
 
     def rate(self) -> tuple[float, int]:
-        """Calls at a time over the last half minute, and how many came."""
+        """Calls at a time over the last :data:`RATE_S` seconds, and how many came."""
         (began, call_s, arrivals), (ended, later_s, more) = self.counts[0], self.counts[-1]
         return (later_s - call_s) / (ended - began) if ended > began else 0.0, more - arrivals
 

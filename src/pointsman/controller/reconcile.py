@@ -281,7 +281,8 @@ def _backend(spec: BackendSpec, desired: Desired, observed: Observed, now: float
         # The next swap waits until the last one is over: nothing of the backend is leaving, since its resources are
         # free only when its process has exited, and every new replica has proven itself. A plan that looked at free
         # capacity alone would, made again while the first still drains, remove all old replicas.
-        swapping = any(not replica.is_current or replica.killed for replica in observed.of(spec.tag))
+        # One that is patient may have calls for hours, and made no way for this version.
+        swapping = any((not r.is_current or r.killed) and not r.patient for r in observed.of(spec.tag))
         movable = [] if unknown or swapping or len(proven) < len(current) else old
         # ``max_surge`` bounds old and new together. Without old ones there is nothing to be in excess of.
         surge = wanted if spec.config.max_surge is None else spec.config.max_surge

@@ -94,10 +94,10 @@ def _scale_after(state: Desired, tag: str, spec: BackendSpec, default_max: int, 
 
 
 def _within(scale: Scale, autoscaling: Autoscaling, default_max: int, now: str) -> Scale:
-    """Have new bounds act at once. A number that somebody has fixed may be below the smallest; where decisions are only
-    shown, it stays."""
+    """Have new bounds act at once. A number that somebody has fixed may be below the smallest; that of a backend which
+    is unloaded is 0; where decisions are only shown, it stays."""
     least, most = autoscaling.bounds(default_max)
-    if autoscaling.dry_run:
+    if autoscaling.dry_run or scale.unloaded:
         return scale
     if scale.hold is not None:
         number = min(scale.hold.replicas, most)

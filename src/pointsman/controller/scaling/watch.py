@@ -31,7 +31,7 @@ from pointsman.controller.state import Desired
 from pointsman.controller.store import StoreError
 from pointsman.model import BackendSpec, Resources, Scale
 from pointsman.model.evidence import Evidence
-from pointsman.model.scaling import Decision, Demand, ScalingPolicy
+from pointsman.model.scaling import TRAFFIC, Decision, Demand, ScalingPolicy
 from pointsman.policy.scaling.context import PolicyContext, Said
 from pointsman.policy.scaling.decide import LOOK_S, decide
 from pointsman.policy.scaling.seen import Verdict
@@ -235,13 +235,20 @@ class ScalingWatch:
     def _ruled(self, spec: BackendSpec, scale: Scale, step: Step, now: float, time: str) -> Scale:
         """What is remembered of a backend's number once the rule has been asked, if there is one."""
         autoscaling, looked = spec.config.autoscaling, self._observed.looked.get(spec.tag)
-        if autoscaling is None or looked is None:
+        if looked is None or (autoscaling is None and not scale.unloaded):
             return scale
         if scale.unloaded:
-            looked.verdict = None
-            if looked.demand.waiting:  # what these calls need, as if there had never been others
-                self._decide(spec, scale, looked, 0, step, now, time)
-            return scale
+            looked.verdict, number = None, spec.config.num_replicas
+            if autoscaling is not None and (looked.demand.waiting or step.gains):
+                # What these calls need, as if there had never been others.
+                number = max(1, self._decide(spec, scale, looked, 0, step, now, time).wanted)
+            if not step.gains:
+                return scale  # calls that wait wake it
+            if (use := self._observed.uses.get(spec.tag)) is not None:
+                use.since = now  # its calls are still to come
+            asleep = msgspec.structs.replace(scale, unloaded=False, wanted=0)
+            return decided(asleep, number, TRAFFIC, f"a traffic policy brings {step.gains:.3g} calls at a time", time)
+        assert autoscaling is not None
         if not autoscaling.dry_run:
             looked.shown = None
         wanted = scale.wanted if looked.shown is None else looked.shown

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pointsman.controller.observed import Observed
+from pointsman.controller.observed import Observed, record_commit
 from pointsman.controller.replicas import Phase
 from pointsman.controller.scaling.idle import falls_asleep, idle_s, is_called, keeps_one, look
 from pointsman.controller.scaling.sleeping import woken_and_unloaded
@@ -87,13 +87,27 @@ def test_what_keeps_a_backend_awake(why: str) -> None:
 
 def test_calls_wake_what_has_no_replicas() -> None:
     """Calls that wait for an unloaded backend wake it, but not one that somebody holds at 0 (AS14, AS12)."""
+    waits, observed, rule = Demand(waiting=1, arrivals=1), see(), Autoscaling(min_replicas=0)
+
+    def called(desired: Desired, demand: Demand = waits, heard: float = 5.0) -> bool:
+        return is_called("b", demand, heard, desired, observed, TIME)
+
+    assert called(sleeping(Scale(0, unloaded=True)))
+    assert called(sleeping(Scale(0), autoscaling=rule))
+    assert not called(sleeping())
+    assert not called(sleeping(Scale(0, unloaded=True)), NOTHING)
+    assert not called(sleeping(Scale(0, hold=HELD), autoscaling=rule))
+
+
+def test_what_was_said_before_it_was_unloaded_wakes_nothing() -> None:
+    """A call that waited a moment ago, and was answered since, does not load again what was unloaded then (ID3)."""
+    awake, asleep, observed = sleeping(), sleeping(Scale(0, unloaded=True)), see()
+    record_commit(observed, awake, asleep, [], 10.0)
     waits = Demand(waiting=1, arrivals=1)
-    assert is_called("b", waits, sleeping(Scale(0, unloaded=True)), TIME)
-    assert is_called("b", waits, sleeping(Scale(0), autoscaling=Autoscaling(min_replicas=0)), TIME)
-    assert not is_called("b", waits, sleeping(), TIME)
-    assert not is_called("b", NOTHING, sleeping(Scale(0, unloaded=True)), TIME)
-    held = sleeping(Scale(0, hold=HELD), autoscaling=Autoscaling(min_replicas=0))
-    assert not is_called("b", waits, held, TIME)
+    assert not is_called("b", waits, 9.9, asleep, observed, TIME)
+    assert is_called("b", waits, 10.1, asleep, observed, TIME)
+    record_commit(observed, asleep, awake, [], 20.0)
+    assert observed.asleep == {}
 
 
 def test_one_is_kept_for_a_while_after_a_wake() -> None:
@@ -125,6 +139,7 @@ def test_how_many_a_call_wakes(config: dict[str, Any], need: int, replicas: int)
         0.0,
         TIME,
         demand_of=lambda tag: Demand(waiting=2, arrivals=2),
+        waiting_heard=lambda tag: 0.0,
         is_silent=lambda tag: False,
         needs={"b": need},
     )

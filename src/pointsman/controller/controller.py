@@ -27,6 +27,7 @@ from pointsman.controller.observed import (
     forget_failures,
     free_capacity_of,
     keep_drain_limits,
+    record_commit,
     record_confirmed,
     record_exit,
     record_report,
@@ -378,7 +379,7 @@ class Controller:
         old, self.desired = self.desired, new
         backends = changed(old.backends, new.backends)
         self._touch(*backends, *changed(old.fallbacks, new.fallbacks), *changed(old.scales, new.scales))
-        keep_drain_limits(self.observed, new, backends)
+        record_commit(self.observed, old, new, backends, self._loop.time())
         self.kick()
 
     def _touch(self, *backends: str) -> None:

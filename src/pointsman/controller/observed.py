@@ -84,6 +84,8 @@ class Observed:
         connected: router -> version of the newest table whose replicas it has reached, or has tried to for long enough.
         default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
         uses: by backend, of those that may be at 0 replicas.
+        asleep: backends that want no replicas, with the time since then; not those that did not when this controller
+            began.
         looked: by backend, of those whose number of replicas follows their calls.
         started: backends, and the seconds that replicas of theirs took to start, since they were looked at.
     """
@@ -95,6 +97,7 @@ class Observed:
     connected: dict[int, int] = field(default_factory=dict)
     default_max: int = DEFAULT_MAX
     uses: dict[str, Use] = field(default_factory=dict)
+    asleep: dict[str, float] = field(default_factory=dict)
     looked: dict[str, Looked] = field(default_factory=dict)
     started: list[tuple[str, float]] = field(default_factory=list)
 
@@ -354,6 +357,18 @@ def keep_drain_limits(observed: Observed, desired: Desired, backends: Iterable[s
         for replica in observed.of(backend):
             replica.drain_confirm_s = spec.config.drain_confirm_s
             replica.drain_timeout_s = spec.config.drain_timeout_s
+
+
+def record_commit(observed: Observed, old: Desired, new: Desired, backends: Iterable[str], now: float) -> None:
+    """Record what follows from a new state for what is observed: drain limits of changed ``backends``, and which have
+    no replicas from now on."""
+    keep_drain_limits(observed, new, backends)
+    if new.scales is not old.scales:
+        for tag in new.scales.keys() & new.backends.keys():
+            if new.scales[tag] is not old.scales.get(tag) and not new.wanted(tag):
+                observed.asleep.setdefault(tag, now)
+        for tag in [tag for tag in observed.asleep if tag not in new.backends or new.wanted(tag)]:
+            del observed.asleep[tag]
 
 
 def free_capacity_of(observed: Observed, *, held: bool = True) -> FreeCapacity:

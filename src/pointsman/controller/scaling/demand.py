@@ -98,6 +98,11 @@ class Collector:
         self._shown[tag] = shown
         return shown
 
+    def waiting_heard(self, tag: str) -> float:
+        """When a router has said last that calls wait which it has still; minus infinity if none has."""
+        words = self._totals.words(tag).items()
+        return max((self._heard[router] for router, word in words if word.waiting), default=float("-inf"))
+
     def is_silent(self, tag: str) -> bool:
         """Whether a router whose last word was that calls wait or run has said nothing since, for less than
         :data:`FORGOTTEN_S`: then nobody knows that there are fewer calls now."""

@@ -74,9 +74,15 @@ def keeps_one(tag: str, desired: Desired, observed: Observed, now: float) -> boo
     return idle_s(tag, observed, now) < (autoscaling.downscale_delay_s if delay_s is None else delay_s)
 
 
-def is_called(tag: str, demand: Demand, desired: Desired, time: str) -> bool:
-    """Whether a backend has calls and no replicas, so that it is to be loaded."""
-    return demand.waiting > 0 and desired.wanted(tag) == 0 and not is_held(tag, desired, time)
+def is_called(tag: str, demand: Demand, heard: float, desired: Desired, observed: Observed, time: str) -> bool:
+    """Whether a backend has calls and no replicas, so that it is to be loaded.
+
+    Args:
+        heard: when a router has said last that calls wait. What was said before the backend was unloaded does not
+            count: those calls may have been answered just then. Calls that wait on are reported again.
+    """
+    is_news = heard > observed.asleep.get(tag, float("-inf"))
+    return demand.waiting > 0 and is_news and desired.wanted(tag) == 0 and not is_held(tag, desired, time)
 
 
 def is_held(tag: str, desired: Desired, time: str) -> bool:

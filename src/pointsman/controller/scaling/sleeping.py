@@ -34,6 +34,7 @@ def woken_and_unloaded(
     time: str,
     *,
     demand_of: Callable[[str], Demand],
+    waiting_heard: Callable[[str], float],
     is_silent: Callable[[str], bool],
     needs: Mapping[str, int] = MappingProxyType({}),
 ) -> Desired:
@@ -43,6 +44,7 @@ def woken_and_unloaded(
         now: on the controller's clock.
         time: of the day.
         demand_of: what all routers have counted for a backend up to now.
+        waiting_heard: when a router has said last that calls wait.
         is_silent: whether a router that had calls for a backend has said nothing since.
         needs: replicas that the calls of a backend need, by the rule; 1 where that says nothing.
     """
@@ -51,7 +53,7 @@ def woken_and_unloaded(
         if not may_be_unloaded(spec):
             continue
         demand = demand_of(tag)
-        if is_called(tag, demand, state, time):
+        if is_called(tag, demand, waiting_heard(tag), state, observed, time):
             text = f"{demand.waiting} call{'s wait' if demand.waiting > 1 else ' waits'} for it"
             state = woken(state, tag, text, time, needs.get(tag, 1), observed.default_max)
         elif falls_asleep(tag, state, observed, now, time, silent=is_silent(tag)):

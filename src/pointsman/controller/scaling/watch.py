@@ -51,6 +51,8 @@ class Counts(Protocol):
 
     def demand_of(self, tag: str) -> Demand: ...
 
+    def waiting_heard(self, tag: str) -> float: ...
+
     def is_silent(self, tag: str) -> bool: ...
 
     def keep(self, tags: Collection[str]) -> None: ...
@@ -204,6 +206,7 @@ class ScalingWatch:
             now,
             time,
             demand_of=lambda tag: self._observed.looked[tag].demand,
+            waiting_heard=self._counts.waiting_heard,
             is_silent=self._counts.is_silent,
             needs={tag: looked.verdict.wanted for tag, looked in self._observed.looked.items() if looked.verdict},
         )

@@ -179,6 +179,8 @@ def test_the_node_with_the_fewest_to_go_is_freed() -> None:
 
 
 def idle(observed: Observed, **since: float) -> Observed:
+    """These backends were used last then, and ``w`` has found too little room."""
+    observed.short.add("w")
     observed.uses.update({tag: Use(at) for tag, at in since.items()})
     return observed
 

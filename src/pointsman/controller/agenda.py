@@ -14,13 +14,17 @@ from pointsman.controller.state import Desired
 
 
 class Agenda:
-    """The backends to plan again, and the time of the next plan."""
+    """The backends to plan again, and the time of the next plan.
 
-    def __init__(self) -> None:
+    Args:
+        short: is kept up to date: the backends that lack a replica for want of resources.
+    """
+
+    def __init__(self, short: set[str] | None = None) -> None:
         self._touched: set[str] = set()
         self._wakes: dict[str, float] = {}
         self._for_routers: set[str] = set()
-        self._short: set[str] = set()
+        self._short: set[str] = set() if short is None else short
 
     def touch(self, *backends: str) -> None:
         """Plan these again."""

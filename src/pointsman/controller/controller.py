@@ -139,7 +139,7 @@ class Controller:
             circumstances=self._circumstances,
             on_unhealthy=self._replica_is_unhealthy,
         )
-        self._agenda = Agenda()
+        self._agenda = Agenda(self.observed.short)
         self._agenda.touch(*desired.backends)
         self._publisher = Publisher(peers, launcher, version=epoch << EPOCH_SHIFT)
         self.ingress_exits: list[str] = []

@@ -84,6 +84,7 @@ class Observed:
         connected: router -> version of the newest table whose replicas it has reached, or has tried to for long enough.
         default_max: the largest number of an autoscaled backend's replicas where its configuration gives none.
         uses: by backend, of those that may be at 0 replicas.
+        short: backends for which the last plan found too little room.
         asleep: backends that want no replicas, with the time since then; not those that did not when this controller
             began.
         looked: by backend, of those whose number of replicas follows their calls.
@@ -97,6 +98,7 @@ class Observed:
     connected: dict[int, int] = field(default_factory=dict)
     default_max: int = DEFAULT_MAX
     uses: dict[str, Use] = field(default_factory=dict)
+    short: set[str] = field(default_factory=set)
     asleep: dict[str, float] = field(default_factory=dict)
     looked: dict[str, Looked] = field(default_factory=dict)
     started: list[tuple[str, float]] = field(default_factory=list)

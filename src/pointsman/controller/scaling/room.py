@@ -13,7 +13,7 @@ least part of what it wants.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -239,7 +239,9 @@ def _places(resources: Resources, ledger: CapacityLedger, count: int) -> int:
     return len(placed)
 
 
-def to_unload(desired: Desired, observed: Observed, now: float, time: str) -> dict[str, str]:
+def to_unload(
+    desired: Desired, observed: Observed, now: float, time: str, woken: Collection[str] = ()
+) -> dict[str, str]:
     """The idle backends to unload so that others can start, each with the backend that it makes room for.
 
     Only one that has no room for its first replicas, those that it has been promised or the one that its calls wait
@@ -247,8 +249,9 @@ def to_unload(desired: Desired, observed: Observed, now: float, time: str) -> di
 
     Args:
         time: of the day.
+        woken: backends that are woken just now, which no plan has looked at yet.
     """
-    starting = list(_starting(desired, observed))
+    starting = list(_starting(desired, observed, observed.short.union(woken)))
     if not starting:
         return {}
     stays = [replica.allocation for replica in observed.replicas.values() if _stays(replica)]
@@ -265,9 +268,10 @@ def to_unload(desired: Desired, observed: Observed, now: float, time: str) -> di
     return found
 
 
-def _starting(desired: Desired, observed: Observed) -> Iterator[tuple[str, int]]:
-    """The backends that lack some of their first replicas, and how many."""
-    for tag, spec in desired.backends.items():
+def _starting(desired: Desired, observed: Observed, tags: Set[str]) -> Iterator[tuple[str, int]]:
+    """Those of the backends that lack some of their first replicas, and how many."""
+    for tag in sorted(tags & desired.backends.keys()):
+        spec = desired.backends[tag]
         mine = [replica for replica in observed.of(tag) if _stays(replica)]
         first = min(desired.wanted(tag), max(1, promised(tag, desired)))
         if len(mine) < first and all(replica.version == spec.version for replica in mine):
@@ -309,7 +313,8 @@ def lacking(desired: Desired, observed: Observed) -> list[tuple[Resources, int]]
     """What no node has room for, with what replicas that leave will free: resources of a replica, and how many."""
     found: list[tuple[Resources, int]] = []
     ledger: CapacityLedger | None = None
-    for tag, spec in desired.backends.items():
+    for tag in sorted(observed.short & desired.backends.keys()):
+        spec = desired.backends[tag]
         mine = [r for r in observed.of(tag) if _stays(r) and r.version == spec.version]
         missing = desired.wanted(tag) - len(mine)
         if missing <= 0 or spec.resources.placement.group:  # more nodes do not make a group larger

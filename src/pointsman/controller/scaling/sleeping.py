@@ -48,7 +48,7 @@ def woken_and_unloaded(
         is_silent: whether a router that had calls for a backend has said nothing since.
         needs: replicas that the calls of a backend need, by the rule; 1 where that says nothing.
     """
-    before = state
+    before, called = state, set()
     for tag, spec in before.backends.items():
         if not may_be_unloaded(spec):
             continue
@@ -56,8 +56,9 @@ def woken_and_unloaded(
         if is_called(tag, demand, waiting_heard(tag), state, observed, time):
             text = f"{demand.waiting} call{'s wait' if demand.waiting > 1 else ' waits'} for it"
             state = woken(state, tag, text, time, needs.get(tag, 1), observed.default_max)
+            called.add(tag)
         elif falls_asleep(tag, state, observed, now, time, silent=is_silent(tag)):
             state = unloaded(state, tag, IDLE, f"it has had no call for {idle_s(tag, observed, now):.3g} s", time)
-    for tag, starting in to_unload(state, observed, now, time).items():
+    for tag, starting in to_unload(state, observed, now, time, called).items():
         state = unloaded(state, tag, ROOM, f"it is idle, and makes room for backend {starting!r}", time)
     return msgspec.structs.replace(state, version=before.version) if state is not before else before

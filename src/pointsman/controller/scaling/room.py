@@ -59,12 +59,14 @@ class Shared(NamedTuple):
         short: backends that got less than they need.
         leaving: replicas that make room.
         taken: what was taken of the ledger, to be given back.
+        claims: what is being freed for somebody, by the standing of who waits for it.
     """
 
     launches: dict[str, list[Allocation]]
     short: set[str]
     leaving: list[Replica]
     taken: list[Allocation]
+    claims: list[tuple[tuple[bool, int], Allocation]]
 
 
 def promised(tag: str, desired: Desired) -> int:
@@ -97,7 +99,7 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
         ledger: what is free; all that is in the result's ``taken`` has been taken of it.
         pick: says which replicas of a backend go first.
     """
-    shared = Shared({}, set(), [], [])
+    shared = Shared({}, set(), [], [], [])
     standing = Standing(desired)
 
     def rank(need: Need, launched: int) -> tuple[bool, bool, int, float]:
@@ -110,20 +112,30 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
     while queue:
         _, index, launched = heapq.heappop(queue)
         need = needs[index]
+        _withhold(shared, standing.of(need.spec), ledger)
         allocation = ledger.place(need.spec.resources)
         if allocation is None:
             shared.short.add(need.spec.tag)
             count = need.missing - launched - need.old
             leaving, claims = make_room(need, count, desired, observed, shared, standing, pick)
             shared.leaving.extend(leaving)
-            _take(ledger, claims)  # so that nobody who comes after takes what is being freed for it
-            shared.taken.extend(claims)
+            shared.claims.extend((standing.of(need.spec), claim) for claim in claims)
             continue
         shared.launches.setdefault(need.spec.tag, []).append(allocation)
         shared.taken.append(allocation)
         if launched + 1 < need.missing:
             heapq.heappush(queue, (rank(need, launched + 1), index, launched + 1))
     return shared
+
+
+def _withhold(shared: Shared, standing: tuple[bool, int], ledger: CapacityLedger) -> None:
+    """Take what is being freed for others of higher standing off what is free for one of this standing. Among equals
+    what fits starts."""
+    withheld = [claim for whose, claim in shared.claims if whose > standing]
+    if withheld:
+        shared.claims[:] = [(whose, claim) for whose, claim in shared.claims if whose <= standing]
+        _take(ledger, withheld)
+        shared.taken.extend(withheld)
 
 
 def make_room(
@@ -146,7 +158,8 @@ def make_room(
     if not candidates and not going:
         return [], []
     stays = [r.allocation for r in observed.replicas.values() if _stays(r) and r.number not in going]
-    ledger = CapacityLedger(observed.capacity, [*stays, *shared.taken])
+    claimed = [claim for _, claim in shared.claims]
+    ledger = CapacityLedger(observed.capacity, [*stays, *shared.taken, *claimed])
     leaving: list[Replica] = []
     claims: list[Allocation] = []
     for _ in range(count):

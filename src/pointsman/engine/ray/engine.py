@@ -51,6 +51,8 @@ SILENT_S = 1.0
 KILL_S = 2.0
 #: How long nothing is placed on a node that seems to be lost while Ray lists it as alive.
 SUSPECT_S = 30.0
+#: How long after a node has joined or left nodes are requested again, if replicas find no room still.
+AGAIN_S = 5.0
 #: Prefix of the keys of replica records.
 RECORDS = "replica/"
 
@@ -225,9 +227,12 @@ class RayEngine:
         self._returned = [(until, share) for until, share in self._returned if until > self._loop.time()]
         held = [record.allocation for record in self._records.values()]
         returned = [share for _, share in self._returned]
+        if totals.keys() != self._seen[0].keys():
+            # What nodes there are is a part of a request. Not at once: replicas are launched on a new node first, and a
+            # request for them would get another one.
+            self._loop.call_later(AGAIN_S, self._request)
         self._seen = totals, used_by_others(totals, available, held, returned, self._seen[1])
         self._report_capacity()
-        self._request()  # what nodes there are is a part of it
 
     def _report_capacity(self) -> None:
         totals, others = self._seen

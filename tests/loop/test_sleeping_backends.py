@@ -13,7 +13,9 @@ from pointsman.model import Autoscaling
 from pointsman.testing import ReplicaPlan, settle
 from pointsman.wire.commands import Await
 from pointsman.wire.scaling import UnloadBackend, WakeBackend
+from tests.loop.test_applying import apply, model
 from tests.loop.world import World, in_world
+from tests.unit.planning import served
 
 ZERO = Autoscaling(min_replicas=0)
 
@@ -148,6 +150,29 @@ def test_who_may_not_sleep_any_more_is_loaded(tmp_path: Path) -> None:
         await world.create(idle_timeout_s=60.0)
         await unload(world)
         await world.update(idle_timeout_s=None)
+        assert serving(world) == 1
+
+    in_world(tmp_path, test)
+
+
+def test_a_file_changes_an_unloaded_backend(tmp_path: Path) -> None:
+    """An apply gives an unloaded backend new settings at once, and new code once that has started (ID4, CF6, DP6)."""
+
+    async def test(world: World) -> None:
+        endpoints = {"rank": served("/rank", b=1.0)}
+        assert (await apply(world, {"b": model(idle_timeout_s=60.0)}, endpoints)).state == "done"
+        await unload(world)
+        launched = len(world.engine.launched)
+        changed = model(idle_timeout_s=60.0, num_replicas=2, max_queued_queries=7)
+        assert (await apply(world, {"b": changed}, endpoints)).state == "done"
+        assert len(world.engine.launched) == launched
+        world.plan = ReplicaPlan(constructor_error="bad weights")
+        view = await apply(world, {"b": model("m:V2", idle_timeout_s=60.0)}, endpoints)
+        assert (view.state, "bad weights" in view.text) == ("taken back", True)
+        world.plan = ReplicaPlan()
+        assert (await apply(world, {"b": model("m:V3", idle_timeout_s=60.0)}, endpoints)).state == "done"
+        assert world.controller.desired.wanted("b") == 0
+        await wake(world)
         assert serving(world) == 1
 
     in_world(tmp_path, test)

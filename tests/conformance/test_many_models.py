@@ -99,7 +99,7 @@ def test_a_model_is_loaded_by_one_of_two_replicas(served, client, http, name):
 
 
 def test_a_model_that_cannot_be_loaded(served, client, name):
-    """A load that fails is the answer of the call, and other models are loaded as before; nothing is held of it (MX5)."""
+    """A load that fails is the answer of the call, and others are loaded as before; nothing is held of it (MX5)."""
     served(Shop)
     handle = client.get_handle(name)
     with pytest.raises((UserCodeError, LookupError), match="no model 'bad'"):

@@ -41,15 +41,13 @@ class Replica:
     def held(self) -> int:
         return self.inflight
 
-    def holds(self, model_id: str) -> bool:
-        return model_id in self.models
-
     def awaiting(self, model_id: str) -> int | None:
         return self.loading.get(model_id)
 
 
 def choose(replicas: list[Replica], waited_s: float = 0.0, limit: int = 2, **options: Any) -> int | None:
-    chosen = choose_for_model("m", replicas, limit=limit, turn=0, waited_s=waited_s, **options)
+    holders = [one for one in replicas if "m" in one.models]
+    chosen = choose_for_model("m", replicas, holders, limit=limit, turn=0, waited_s=waited_s, **options)
     return None if chosen is None else chosen.number
 
 
@@ -105,7 +103,7 @@ def test_all_routers_load_a_model_at_the_same_replica(count: int, ids: list[str]
         home = owner(model_id, replicas).number
         for one in replicas:
             one.inflight = one.number % 3
-        chosen = choose_for_model(model_id, replicas[::-1], limit=1, turn=count, waited_s=0.0)
+        chosen = choose_for_model(model_id, replicas[::-1], [], limit=1, turn=count, waited_s=0.0)
         assert chosen is not None
         assert chosen.number == home
         left = [one for one in replicas if one.number != dead]
@@ -150,7 +148,7 @@ def test_a_load_under_way_is_joined() -> None:
     assert choose(replicas) is None
     assert choose(replicas, waited_s=1.9) is None, "a load that takes a little longer is worth waiting for"
     assert choose(replicas, waited_s=2.1) not in (None, away.number)
-    assert patience_s("m", replicas) == SLOW_LOAD
+    assert patience_s("m", replicas, []) == SLOW_LOAD
 
 
 def test_waiting_for_longer_than_a_load_loads_elsewhere() -> None:
@@ -161,7 +159,7 @@ def test_waiting_for_longer_than_a_load_loads_elsewhere() -> None:
     assert choose(replicas, waited_s=0.0) is None
     assert choose(replicas, waited_s=4.9) is None
     assert choose(replicas, waited_s=5.0) in (2, 3)
-    assert patience_s("m", replicas) == 5.0
+    assert patience_s("m", replicas, replicas[:1]) == 5.0
     for one in replicas[1:]:
         one.inflight = 2
     assert choose(replicas, waited_s=60.0) is None, "it would wait there, too"
@@ -176,8 +174,8 @@ def test_what_a_load_takes_is_not_known() -> None:
     replicas = replicas_with(load_s=0.0)
     replicas[0].loading = {"m": 2}
     assert choose(replicas, waited_s=60.0) is None
-    assert patience_s("m", replicas) is None
-    assert patience_s("other", replicas) is None
+    assert patience_s("m", replicas, []) is None
+    assert patience_s("other", replicas, []) is None
 
 
 def test_nobody_is_there() -> None:

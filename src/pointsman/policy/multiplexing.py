@@ -74,9 +74,6 @@ class ModelCandidate(Candidate, Protocol):
     @property
     def load_s(self) -> float: ...
 
-    def holds(self, model_id: str) -> bool:
-        """Whether the model is loaded there."""
-
     def awaiting(self, model_id: str) -> int | None:
         """How many calls of this router wait there for the model; None if it is not being loaded there."""
 
@@ -103,6 +100,7 @@ def where_to_load(model_id: str, candidates: Sequence[L]) -> L | None:
 def choose_for_model(
     model_id: str,
     candidates: Sequence[L],
+    holders: Sequence[L],
     *,
     limit: int,
     turn: int,
@@ -113,19 +111,18 @@ def choose_for_model(
     """The candidate that gets a call that names a model; None if the call is to wait.
 
     Args:
+        candidates: all replicas of the backend.
+        holders: those of them that hold the model.
         waited_s: how long the first of those calls for the model that wait in this router has waited.
-        candidates, limit, turn, halved, crowded: as for :func:`~pointsman.policy.balance.choose_replica`.
+        limit, turn, halved, crowded: as for :func:`~pointsman.policy.balance.choose_replica`.
 
     A call waits for a holder that is busy for as long as a load takes. Whoever waits longer would have been served
     sooner by a load, so that is what happens then, where a replica has a place for the call, too. So no call waits more
     than twice as long as with the better of both, whatever the calls before it take (as one that rents until the rent
     has reached the price: A. Karlin et al., "Competitive snoopy caching", Algorithmica 3, 1988).
     """
-    holders = [one for one in candidates if one.holds(model_id)]
     if holders:
-        best = choose_replica(
-            holders, limit=limit, turn=turn, halved=halved, crowded=crowded or len(holders) == 1 < len(candidates)
-        )
+        best = choose_replica(holders, limit=limit, turn=turn, halved=halved, crowded=crowded or len(holders) == 1)
         if best is not None:
             return best
     loading = [one for one in candidates if one.awaiting(model_id) is not None]
@@ -142,10 +139,9 @@ def choose_for_model(
     return where_to_load(model_id, others)
 
 
-def patience_s(model_id: str, candidates: Sequence[ModelCandidate]) -> float | None:
+def patience_s(model_id: str, candidates: Sequence[ModelCandidate], holders: Sequence[ModelCandidate]) -> float | None:
     """How long calls wait for the replicas that have a model, or load it, before another loads it, too. None where
     there are none, or nobody knows what a load takes."""
-    holders = [one for one in candidates if one.holds(model_id)]
     return _patience_s(holders, [one for one in candidates if one.awaiting(model_id) is not None])
 
 

@@ -31,7 +31,7 @@ class ModelReplica(RemoteReplica):
     """A replica that loads models by id. Calls that wait there for a model are not ``inflight`` and not ``held``.
 
     Args:
-        on_models: called when it has told of models.
+        on_models: called when it holds or loads other models than before.
 
     Attributes:
         room, load_s: as it has told in a :class:`~pointsman.wire.scaling.ModelsHead`.
@@ -62,7 +62,7 @@ class ModelReplica(RemoteReplica):
 
     @property
     def inflight(self) -> int:
-        return self.under_way - len(self._sockets) - len(self._await)
+        return len(self._calls) + len(self._streams) - len(self._sockets) - len(self._await)
 
     @property
     def held(self) -> int:
@@ -88,6 +88,7 @@ class ModelReplica(RemoteReplica):
         self._loading.clear()
         self._await.clear()
         self._awaited.clear()
+        self._on_models()
         super().stream_lost(stream, error)
 
     def _receive(self, frame: Frame) -> None:
@@ -139,6 +140,7 @@ class ModelPool(Pool):
         self._came: dict[int, float] = {}  # when a call came into the queue, by its arrival
         self._late: asyncio.TimerHandle | None = None
         self._late_at = inf  # uvloop's handles do not all say that
+        self._holders: dict[str, list[ModelReplica]] = {}  # by model, as far as somebody has asked
         self._has_news = False
         self._opened = 0
         super().__init__(route, instance=instance, reroute=reroute, metrics=metrics, reporter=reporter)
@@ -151,6 +153,7 @@ class ModelPool(Pool):
                 remote.counts = self.demand.counts
                 self._remotes[ref.number] = remote
                 remote.start()
+        self._holders.clear()
         super().update(route)
 
     async def aclose(self, reason: str) -> None:
@@ -204,7 +207,8 @@ class ModelPool(Pool):
     def _due(self, call: Call) -> float:
         """When a call that waits for a busy holder will have waited too long; infinite where it has, or waits for what
         time does not change."""
-        wait_s = patience_s(call.request.model_id, self._models())
+        model_id = call.request.model_id
+        wait_s = patience_s(model_id, self._models(), self._holders_of(model_id))
         due = self._came[call.arrival] + wait_s if wait_s else inf
         return due if due > self._loop.time() else inf
 
@@ -222,22 +226,35 @@ class ModelPool(Pool):
         model_id = call.request.model_id
         if not model_id:
             return super()._choose(call)
+        came = self._came.get(call.arrival) if self._came else None
         return choose_for_model(
             model_id,
             self._models(),
+            self._holders_of(model_id),
             limit=self._route.max_concurrent_queries,
             turn=self._next_turn,
             # Of the calls for one model only the first that waits is tried, unless it was placed.
-            waited_s=self._loop.time() - self._came[call.arrival] if call.arrival in self._came else 0.0,
+            waited_s=0.0 if came is None else self._loop.time() - came,
             halved=call.shadow and self.serves_users,
             crowded=not self._recalls or len(self._waiting) >= len(self._candidates),
         )
+
+    def _holders_of(self, model_id: str) -> list[ModelReplica]:
+        # hot: kept until a replica tells of models, which is rare beside calls; not for ids that nobody has, which
+        # callers could invent without end.
+        holders = self._holders.get(model_id)
+        if holders is None:
+            holders = [one for one in self._models() if one.holds(model_id)]
+            if holders:
+                self._holders[model_id] = holders
+        return holders
 
     def _models(self) -> list[ModelReplica]:
         return cast("list[ModelReplica]", self._candidates)
 
     def _models_changed(self) -> None:
         self._has_news = True
+        self._holders.clear()
 
     def _enqueue(self, call: Call, *, again: bool = False) -> None:
         self._came.setdefault(call.arrival, self._loop.time())

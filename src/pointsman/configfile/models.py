@@ -185,6 +185,7 @@ def json_schema() -> dict[str, Any]:
     config = definitions["BackendConfig"]["properties"]
     for name in [name for name in config if name.startswith("experimental_")]:
         config[name.removeprefix("experimental_")] = config[name]
+    config["autoscaling_config"] = config["autoscaling"]
     definitions["HTTPOptions"]["properties"].pop("middlewares")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -109,9 +109,11 @@ def test_a_policy_that_does_harm_harms_nobody(monkeypatch: pytest.MonkeyPatch) -
     run(test)
 
 
-def test_a_policy_that_hangs_or_cannot_be_imported() -> None:
+def test_a_policy_that_hangs_or_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy that takes too long is killed, and neither it nor one that is not there is started over and over
     (AS13)."""
+    monkeypatch.setattr(processes, "AGAIN_S", 1000.0)
+    monkeypatch.setattr(processes, "MOST_AGAIN_S", 1000.0)
 
     async def test(asked: Policies) -> None:
         assert (await said(asked, policy("hangs"))).wants == 3.0

@@ -182,7 +182,7 @@ def _changed_config(
         if "autoscaling" not in changes and "num_replicas" in changes:
             raise ValueError(
                 f"backend {old.tag!r} is autoscaled, so that num_replicas {changes['num_replicas']} means nothing; give"
-                " autoscaling None with it, or other min_replicas and max_replicas"
+                " autoscaling None with it, or fix the number for a while (client.scale, pointsman autoscale hold)"
             )
         if values["autoscaling"] is None and "num_replicas" not in changes:
             values["num_replicas"] = max(1, state.wanted(old.tag))  # as many as there are now

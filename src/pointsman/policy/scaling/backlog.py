@@ -55,7 +55,7 @@ def expected(
     if left <= 0:
         return Backlog(0.0, start_s, within_s, 0.0)
     weight = min(1.0, service.mean_s / within_s)
-    return Backlog(left, start_s, within_s, (rate * service.mean_s + left * weight) / seen.slots)
+    return Backlog(left, start_s, within_s, (rate * service.mean_s + left * weight) / max(seen.slots, target))
 
 
 def is_behind(seen: Seen, service: Service, target: float, *, before: bool) -> bool:

@@ -71,6 +71,9 @@ def decide(seen: Seen, config: Autoscaling, now: float, memory: Memory | None = 
     read = facts.gather(seen, config, now, counted, memory.state, memory.service)
     asked, remark = _asked(seen, config, now, read, memory, launches)
     lasting = max((need.enough for need in asked if need.lasts), default=0)
+    if 0 < lasting < seen.wanted and seen.policy_wants is None:
+        load = falls.usual(memory.falls, min(read.running, read.demand))
+        lasting = needs.with_queue(lasting, seen.wanted, seen, read, load)
     kept = falls.noted(memory.falls, config, now, lasting, read.demand)
     season = memory.season
     if config.season_s is not None:
@@ -109,10 +112,10 @@ def _asked(
         needs.of_demand(seen, read),
         needs.of_rise(seen, read),
         wanted,
-        needs.of_blocking(seen, config, read),
+        needs.of_blocking(seen, config, read, now),
+        waking,
         needs.of_backlog(seen, read, launches, now),
         needs.of_season(config, ahead),
-        waking,
     )
     return [need for need in found if need is not None], remark
 
@@ -125,9 +128,7 @@ def _verdict(
     most = max(asked, key=lambda need: need.now)
     desired, reason, text = before, asked[0].reason, asked[0].text
     if seen.is_step:
-        desired, reason = max(need.enough if need.lasts else need.now for need in asked), TRAFFIC
-        what = f"brings {seen.gains:.3g} calls at a time" if seen.gains else f"multiplies the calls by {seen.share:.3g}"
-        text = f"a traffic policy {what}: {most.text}"
+        desired, reason, text = _step(seen, read, asked), TRAFFIC, f"{_step_text(seen)}: {most.text}"
     elif most.now > before:
         desired, reason, text = most.now, most.reason, most.text
     elif not seen.silent:
@@ -144,14 +145,26 @@ def _verdict(
     return Verdict(wanted, desired, reason, text, memory, read.window.demand, read.window.rate, remark)
 
 
+def _step(seen: Seen, read: Facts, asked: Sequence[Need]) -> int:
+    """The number for a new share of the traffic, which is not waited for: what goes is known not to be needed."""
+    number = max(need.enough if need.lasts else need.now for need in asked)
+    if 0 < number < seen.wanted:
+        number = needs.with_queue(number, seen.wanted, seen, read, read.running)
+    return max(number, seen.wanted) if seen.silent else number
+
+
+def _step_text(seen: Seen) -> str:
+    if seen.gains:
+        return f"a traffic policy brings {seen.gains:.3g} calls at a time"
+    return f"a traffic policy multiplies the calls by {seen.share:.3g}"
+
+
 def _lower(
     seen: Seen, config: Autoscaling, now: float, read: Facts, asked: Sequence[Need], memory: Memory
 ) -> tuple[int, str, str]:
     """To how many replicas the number may fall, and why; the number that is wanted if it may not."""
     before, kept = seen.wanted, memory.falls
     low = max(falls.floor(kept, config, now, before, read.demand, clear=read.clear), *(need.now for need in asked))
-    if 0 < low < before:
-        low = needs.with_queue(low, before, seen, read)
     highest = max(asked, key=lambda need: need.enough)
     if low >= before:
         return before, highest.reason, highest.text

@@ -80,6 +80,11 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     state: State
 
     @property
+    def running(self) -> float:
+        """Calls that ran on average."""
+        return self.window.demand - self.window.waiting
+
+    @property
     def coming(self) -> float:
         """Demand that the calls lead to that come now."""
         return self.rate * self.service.mean_s
@@ -100,6 +105,7 @@ def gather(seen: Seen, config: Autoscaling, now: float, looks: Looks, state: Sta
     behind = is_behind(seen, service, target, before=state.behind_since is not None)
     state = _state(state, seen, now, behind)
     demand, sure, clear = _lasting(seen, config, now, looks, state, window, service)
+    sure = sure or (seen.is_step and window.seconds > 0)
     usual = max(1, math.ceil(demand / full))
     rising_since = _rising(now, looks, state, usual * full / service.mean_s)
     state = msgspec.structs.replace(state, rising_since=rising_since)

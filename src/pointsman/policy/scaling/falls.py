@@ -140,3 +140,9 @@ def _is_rising(falls: Falls, now: float, demand: float) -> bool:
     """Whether there is clearly more demand than two minutes ago: what goes now would soon be needed again."""
     when, before = falls.course[0]
     return now - when >= CALM_S / 2 and demand > RISEN * before
+
+
+def usual(falls: Falls, demand: float) -> float:
+    """Demand without chance: its average over two minutes, unless it has fallen since."""
+    mean = sum(point for _, point in falls.course) / max(1, len(falls.course))
+    return mean if demand < mean <= RISEN * demand else demand

@@ -11,7 +11,7 @@ import msgspec
 
 from pointsman.model.scaling import BACKLOG, DEMAND, POLICY, SEASON, WAKE, Autoscaling
 from pointsman.policy.scaling import backlog, queueing
-from pointsman.policy.scaling.facts import Facts, start_of
+from pointsman.policy.scaling.facts import LEAST_S, Facts, start_of
 from pointsman.policy.scaling.seen import Seen
 
 FULL = 0.7
@@ -52,20 +52,24 @@ def of_demand(seen: Seen, facts: Facts) -> Need:
     more = 0
     if seen.wanted and facts.sure and facts.demand > seen.wanted * facts.full:
         few = seen.wanted if facts.unsettled else seen.wanted + 1
-        more = with_queue(few, least(facts.demand, facts.full), seen, facts, sigmas=0.0)
+        more = with_queue(few, least(facts.demand, facts.full), seen, facts, facts.running, sigmas=0.0)
     enough = max(more, least(facts.demand, facts.target))
     if not enough and (facts.demand > 0 or seen.demand.waiting or seen.demand.running):
         enough = 1
     return Need(more, enough, DEMAND, f"demand {facts.demand:.3g} at target {facts.target:g}")
 
 
-def with_queue(few: int, many: int, seen: Seen, facts: Facts, sigmas: float = SIGMAS) -> int:
+def with_queue(few: int, many: int, seen: Seen, facts: Facts, load: float, sigmas: float = SIGMAS) -> int:
     """With fewer replicas calls wait for each other more often, and more at one time than at another: the number from
-    ``few`` to ``many`` with which they will not be too many, but for chance of so many standard deviations."""
-    running = facts.window.demand - facts.window.waiting
-    if facts.target >= seen.slots or few * seen.slots >= QUEUES_BELOW or running > BUSY * seen.ready * seen.slots:
+    ``few`` to ``many`` with which they will not be too many, but for chance of so many standard deviations.
+
+    Args:
+        load: calls that run on average.
+    """
+    busy = facts.running > BUSY * seen.ready * seen.slots
+    if facts.target >= seen.slots or few * seen.slots >= QUEUES_BELOW or busy:
         return few if sigmas else many
-    load = queueing.rounded(running)
+    load = queueing.rounded(load)
     while few < many:
         servers = few * seen.slots
         mean, deviation = queueing.calls_there(servers, load, facts.service.mean_s, facts.service.cv2, LOOK_BACK_S)
@@ -88,13 +92,14 @@ def of_rise(seen: Seen, facts: Facts) -> Need | None:
     return Need(more, enough, DEMAND, f"{text} in {facts.rising:.2g} s" if facts.rising else text)
 
 
-def of_blocking(seen: Seen, config: Autoscaling, facts: Facts) -> Need | None:
-    """Event loops that are blocked, where no target says how many calls a replica takes."""
+def of_blocking(seen: Seen, config: Autoscaling, facts: Facts, now: float) -> Need | None:
+    """Event loops that are blocked, where no target says how many calls a replica takes. More are asked for only when
+    the last ones have been there for long enough to have taken their part."""
     if config.target_ongoing_requests is not None or not seen.is_async or not seen.ready or seen.blocked <= 0:
         return None
     busy = seen.blocked * seen.ready
     full = FULL * (1 + config.tolerance)
-    more = least(busy, full) if seen.blocked > full and seen.ready >= seen.wanted else 0
+    more = least(busy, full) if seen.blocked > full and now - facts.state.missing_at > LEAST_S else 0
     enough = max(more, least(busy, FULL))
     return Need(more, enough, DEMAND, f"an event loop is blocked {100 * seen.blocked:.0f} % of the time")
 

@@ -92,7 +92,7 @@ def work_itself(mean_s: float, cv2: float) -> float:
 def least_replicas(load: float, mean_s: float, cv2: float, slots: int, limit_s: float, most: int) -> int:
     """The fewest replicas of ``slots`` servers with which 99 of 100 calls are answered within ``limit_s``; ``most`` if
     not even that many are enough."""
-    replicas = max(1, math.floor(load / slots))
+    replicas = min(most, max(1, math.floor(load / slots)))
     while replicas < most and late_share(replicas * slots, load, mean_s, cv2, limit_s) > LATE:
         replicas += 1
     return replicas

@@ -22,8 +22,8 @@ _FIGURES = {
 
 
 class ScalingTable:
-    """The backends of a client's ``status`` whose number of replicas follows their calls. A narrow terminal does without
-    what is least needed, to have room for the reasons."""
+    """The backends of a client's ``status`` whose number of replicas follows their calls. On a narrow terminal, what is
+    least needed makes room for the reasons."""
 
     def __init__(self, backends: dict[str, Any]) -> None:
         self._backends = {tag: one for tag, one in sorted(backends.items()) if one.get("autoscaling") is not None}

@@ -24,6 +24,7 @@ from pointsman.wire.scaling import DemandHead, ScaleBackend
 from tests.loop.world import World
 
 REPORT_S = 0.5
+NOTHING = Resources()
 
 
 class Flow(NamedTuple):
@@ -174,8 +175,11 @@ class ScaledWorld(World):
         await asyncio.sleep(after_s)
         await self.start()
 
-    async def create_auto(self, tag: str = "b", **autoscaling: Any) -> None:
-        await self.create(tag, autoscaling=Autoscaling(**{"target_ongoing_requests": 2.0, **autoscaling}))
+    async def create_auto(self, tag: str = "b", resources: Resources = NOTHING, **autoscaling: Any) -> None:
+        """Create a backend that is autoscaled, with a target of two calls at a time."""
+        order = self.create_order(tag, autoscaling=Autoscaling(**{"target_ongoing_requests": 2.0, **autoscaling}))
+        accepted = await self.change(msgspec.structs.replace(order, resources=resources), b"code 1")
+        await self.wait(accepted.version, tag)
 
     def wanted(self, tag: str = "b") -> int:
         return self.controller.desired.wanted(tag)

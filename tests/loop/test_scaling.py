@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pointsman.controller.replicas import Phase
 from pointsman.controller.store import StoreError
-from pointsman.model import Autoscaling, Scale
+from pointsman.controller.waiters import Situation, has_come_up
+from pointsman.exceptions import BackendStartError
+from pointsman.model import Autoscaling, Resources, Scale
 from pointsman.model.scaling import BOUNDS, HOLD, TRAFFIC, ScalingPolicy
 from pointsman.testing import ReplicaPlan
 from tests.loop.scaled import SaidPolicies, ScaledWorld, in_scaled_world
@@ -390,5 +393,72 @@ def test_a_traffic_step_wakes_a_sleeping_version(tmp_path: Path) -> None:
         await asyncio.sleep(0.6)
         assert world.wanted("two") == 2
         assert world.view("two").decisions[-1].reason == TRAFFIC
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_changes_do_not_wait_for_room(tmp_path: Path) -> None:
+    """A backend that wants more than there is room for starts what fits and says so; updates and new code of it return
+    when as many run as did before (AS2, AS15)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=4, resources=Resources(num_gpus=1))
+        world.router.have("b", rate=80)
+        await world.rises_to(4)
+        await asyncio.sleep(5.0)
+        assert (world.wanted(), world.serving()) == (4, 2)
+        blocked = world.view().blocked
+        assert blocked is not None
+        assert blocked.reason == "room"
+        await asyncio.wait_for(world.update(max_queued_queries=7), 5.0)
+        await asyncio.wait_for(world.update(user_config=b"new"), 5.0)
+        await asyncio.wait_for(world.replace("b", b"code 2"), 60.0)
+        newest = world.controller.desired.backends["b"].version
+        assert [replica.version for replica in world.controller.observed.of("b")] == [newest] * 2
+        assert world.wanted() == 4
+        await world.restart()
+        await asyncio.sleep(1.0)
+        assert has_come_up(Situation(world.controller.desired, world.controller.observed, 1, frozenset())), (
+            "a restart does not wait for it either"
+        )
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_an_update_waits_for_what_was_wanted(tmp_path: Path) -> None:
+    """A deploy under load returns when as many replicas of the new code run as were wanted when it was sent (AS2)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=4)
+        world.router.have("b", rate=80)
+        await world.rises_to(4)
+        await asyncio.sleep(5.0)
+        await world.replace("b", b"code 2")
+        newest = world.controller.desired.backends["b"].version
+        ready = [replica for replica in world.controller.observed.of("b") if replica.phase is Phase.READY]
+        assert [replica.version for replica in ready] == [newest] * 4
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_deploy_that_fails_keeps_number_and_code(tmp_path: Path) -> None:
+    """New code that cannot start is taken back under load; the old code serves on with as many replicas, and these may
+    still become more (AS9, DP6)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9)
+        world.router.have("b", rate=60)
+        await world.rises_to(3)
+        await asyncio.sleep(20.0)
+        number = world.wanted()
+        world.plan = ReplicaPlan(constructor_error="no such model")
+        with pytest.raises(BackendStartError, match="no such model"):
+            await world.replace("b", b"code 2")
+        assert (world.wanted(), world.serving()) == (number, number)
+        world.plan = ReplicaPlan()
+        world.router.have("b", rate=120)
+        await world.rises_to(number + 2)
+        await asyncio.sleep(5.0)
+        assert world.serving() == world.wanted()
 
     in_scaled_world(tmp_path, test)

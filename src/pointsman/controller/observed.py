@@ -67,6 +67,11 @@ class Looked:
         while self.counts[0][0] < now - RATE_S:
             self.counts.popleft()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing was counted between the last two looks, and the rule has been asked before."""
+        return self.verdict is not None and len(self.counts) > 1 and self.counts[-1][1:] == self.counts[-2][1:]
+
     def rate(self) -> tuple[float, int]:
         """Calls at a time over the last :data:`RATE_S` seconds, and how many came."""
         (began, call_s, arrivals), (ended, later_s, more) = self.counts[0], self.counts[-1]

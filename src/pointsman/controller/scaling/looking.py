@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from pointsman.controller.observed import Observed
+from pointsman.controller.observed import Looked, Observed
 from pointsman.controller.replicas import Phase, Replica
 from pointsman.controller.state import Desired
 from pointsman.model import ASGI, BackendSpec, Scale
 from pointsman.model.evidence import Evidence, Tally
-from pointsman.model.scaling import Demand
+from pointsman.model.scaling import Autoscaling, Demand
 from pointsman.policy.scaling.context import PolicyContext, context
 from pointsman.policy.scaling.seen import Seen, Verdict
 from pointsman.stats.latency import quantile_bucket, upper_edge
@@ -90,6 +90,13 @@ def seen_of(
         gains=step.gains,
         policy_wants=policy_wants,
     )
+
+
+def sleeps(autoscaling: Autoscaling, wanted: int, looked: Looked) -> bool:
+    """Whether a backend has no replicas and no calls, so that the rule need not be asked: of many models most sleep."""
+    calls = looked.demand.waiting + looked.demand.running
+    by_itself = autoscaling.season_s is None and autoscaling.policy is None and not autoscaling.min_replicas
+    return not wanted and not calls and by_itself and looked.is_quiet
 
 
 def tags_of(spec: BackendSpec, observed: Observed) -> tuple[str, ...]:

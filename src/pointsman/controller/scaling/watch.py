@@ -255,6 +255,10 @@ class ScalingWatch:
         if not autoscaling.dry_run:
             looked.shown = None
         wanted = scale.wanted if looked.shown is None else looked.shown
+        if step is NO_STEP and looking.sleeps(autoscaling, wanted, looked):
+            if looked.verdict is not None and looked.verdict.demand:
+                looked.verdict = msgspec.structs.replace(looked.verdict, demand=0.0, arrivals_per_second=0.0)
+            return scale
         verdict = self._decide(spec, scale, looked, wanted, step, now, time)
         if scale.hold is not None:
             return scale

@@ -188,14 +188,14 @@ class ScaledWorld(World):
         """Replicas in the routing table."""
         return len(list(self.peers.replicas_in_table(tag)))
 
-    async def rises_to(self, number: int, tag: str = "b") -> None:
+    async def rises_to(self, number: int, tag: str = "b", within_s: float = 60.0) -> None:
         """Wait until so many replicas are wanted; it takes some looks, how many is the rule's own affair."""
 
         async def rise() -> None:
             while self.wanted(tag) < number:
                 await asyncio.sleep(0.01)
 
-        await asyncio.wait_for(rise(), 60)
+        await asyncio.wait_for(rise(), within_s)
 
     def view(self, tag: str = "b") -> ScalingView:
         now = asyncio.get_running_loop().time()

@@ -462,3 +462,15 @@ def test_a_deploy_that_fails_keeps_number_and_code(tmp_path: Path) -> None:
         assert world.serving() == world.wanted()
 
     in_scaled_world(tmp_path, test)
+
+
+def test_a_burst_at_a_new_backend(tmp_path: Path) -> None:
+    """Who creates a backend and sends it a burst at once gets replicas within two seconds: that nothing was seen before
+    does not make the burst the usual (AS4)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=9)
+        world.router.have("b", rate=90)
+        await world.rises_to(4, within_s=2.0)
+
+    in_scaled_world(tmp_path, test)

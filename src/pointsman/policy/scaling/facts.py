@@ -106,7 +106,9 @@ def gather(seen: Seen, config: Autoscaling, now: float, looks: Looks, state: Sta
     state = _state(state, seen, now, behind)
     demand, sure, clear = _lasting(seen, config, now, looks, state, window, service)
     sure = sure or (seen.is_step and window.seconds > 0)
-    usual = max(1, math.ceil(demand / full))
+    # Before a whole look-back was seen, its average is what has just come.
+    known_for_long = window.seconds >= config.look_back_period_s - LOOSE_S
+    usual = max(1, math.ceil(demand / full) if known_for_long else seen.wanted)
     rising_since = _rising(now, looks, state, usual * full / service.mean_s)
     state = msgspec.structs.replace(state, rising_since=rising_since)
     rate, likely = _rates(looks, now, rising_since) if not seen.is_step else (window.rate, window.rate)

@@ -22,6 +22,7 @@ from pointsman.wire.commands import (
     TakeBack,
     UpdateBackendConfig,
 )
+from pointsman.wire.scaling import UnloadBackend, WakeBackend
 
 ORIGIN = Origin("/", ())
 TRAITS = TargetTraits(is_class=True, has_reconfigure=True)
@@ -64,18 +65,25 @@ def steps_of(seed: int, count: int = 14) -> list[Step]:
     steps = []
     for index in range(count):
         what = chance.choice(kinds)
-        command = _command(chance, f"c{index}", resources) if what == "command" else None
+        command = _command(chance, f"c{index}", resources, sleeps=not is_scarce(seed)) if what == "command" else None
         steps.append(Step(chance.choice((0.0, 0.01, 0.3, 1.0, 3.0)), what, command, chance.random()))
     return steps
 
 
-def _command(chance: random.Random, command_id: str, resources: Resources) -> Change:
+def _command(chance: random.Random, command_id: str, resources: Resources, *, sleeps: bool) -> Change:
+    """``sleeps``: backends may be without replicas, which where room is scarce they might not come back from."""
     tag = chance.choice("ab")
     replicas = chance.randint(1, 3)
     code = BAD if chance.random() < 0.2 else f"good {replicas % 2}"
     config = BackendConfigSpec(
-        num_replicas=replicas, drain_confirm_s=CONFIRM_S, drain_timeout_s=DRAIN_S, rollout_watch_s=1.0
+        num_replicas=replicas,
+        drain_confirm_s=CONFIRM_S,
+        drain_timeout_s=DRAIN_S,
+        rollout_watch_s=1.0,
+        idle_timeout_s=1e6 if sleeps else None,
     )
+    if sleeps and chance.random() < 0.15:
+        return chance.choice((UnloadBackend, WakeBackend))(command_id, tag)
     kind = chance.choice(("create", "deploy", "deploy", "scale", "scale", "user_config", "field", "delete", "endpoint",
                           "traffic", "no endpoint", "apply", "apply", "apply", "take back"))  # fmt: skip
     if kind == "apply":
@@ -87,6 +95,7 @@ def _command(chance: random.Random, command_id: str, resources: Resources) -> Ch
     if kind == "deploy":
         changes = {"num_replicas": replicas, "drain_confirm_s": CONFIRM_S, "drain_timeout_s": DRAIN_S}
         changes["rollout_watch_s"] = 1.0
+        changes["idle_timeout_s"] = config.idle_timeout_s
         return Deploy(command_id, tag, code, ORIGIN, TRAITS, changes, None, resources, None, None, None)
     if kind == "scale":
         return UpdateBackendConfig(command_id, tag, {"num_replicas": replicas})

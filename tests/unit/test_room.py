@@ -99,7 +99,10 @@ def test_higher_priority_comes_first() -> None:
     assert counts(shared(desired, gpus(4))) == {"b": 3, "a": 1}
 
 
-@pytest.mark.parametrize("promised", [backend(2, tag="p", resources=GPU), scaled("p", 2)])
+DRY = backend(tag="p", resources=GPU, autoscaling=Autoscaling(dry_run=True))
+
+
+@pytest.mark.parametrize("promised", [backend(2, tag="p", resources=GPU), scaled("p", 2), DRY])
 def test_what_was_promised_comes_before_all(promised: BackendSpec) -> None:
     """A replica that has died is replaced before a more important backend grows (AS15)."""
     desired = wanting(promised, scaled("b", priority=9), p=2, b=8)
@@ -209,8 +212,9 @@ def test_a_wake_unloads_no_more_than_it_needs() -> None:
         (scaled("a", 0, priority=1), 0.0, Scale(1)),
         (scaled("a", 0), 0.0, Scale(1, hold=Hold(1, 4e9))),
         (backend(tag="a", resources=GPU), 0.0, None),
+        (backend(tag="a", resources=GPU, autoscaling=Autoscaling(0, dry_run=True)), 0.0, Scale(1)),
     ],
-    ids=["has a least number", "was used a moment ago", "is more important", "is held", "is not scaled"],
+    ids=["has a least number", "was used a moment ago", "is more important", "is held", "is not scaled", "is dry"],
 )
 def test_what_a_wake_leaves_alone(spec: BackendSpec, since: float, scale: Scale | None) -> None:
     """One that may not be at 0, is used, is more important or is held keeps its replicas (ID2)."""

@@ -48,6 +48,9 @@ def is_spare(tag: str, desired: Desired, time: str) -> bool:
         time: of the day.
     """
     spec, running = desired.backends[tag], desired.running
+    autoscaling = spec.config.autoscaling
+    if autoscaling is not None and autoscaling.dry_run and spec.config.idle_timeout_s is None:
+        return False  # decisions about it are only shown
     changes = tag in desired.fallbacks or (running is not None and tag in running.backends)
     return may_be_unloaded(spec) and desired.wanted(tag) > 0 and not changes and not is_held(tag, desired, time)
 

@@ -72,7 +72,7 @@ class Shared(NamedTuple):
 def promised(tag: str, desired: Desired) -> int:
     """How many replicas of those that are wanted a backend may count on."""
     wanted, autoscaling = desired.wanted(tag), desired.backends[tag].config.autoscaling
-    least = wanted if autoscaling is None else autoscaling.min_replicas
+    least = wanted if autoscaling is None or autoscaling.dry_run else autoscaling.min_replicas
     return min(wanted, max(least, desired.needed(tag)) if tag in desired.fallbacks else least)
 
 

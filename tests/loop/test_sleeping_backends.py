@@ -127,6 +127,25 @@ def test_a_deploy_of_an_unloaded_backend_proves_its_version(tmp_path: Path, conf
     in_world(tmp_path, test)
 
 
+def test_an_unload_does_not_spare_a_new_backend_its_proof(tmp_path: Path) -> None:
+    """A backend that is unloaded while it starts for the first time has to start once all the same (ID4, CB10)."""
+
+    async def test(world: World) -> None:
+        world.plan = ReplicaPlan(constructor_error="bad weights")
+        accepted = await world.change(world.create_order(idle_timeout_s=60.0, num_replicas=2), b"code 1")
+        await world.change(UnloadBackend(world.new_id(), "b"))
+        with pytest.raises(StartFailure, match="bad weights"):
+            await world.wait(accepted.version, "b")
+        world.plan = ReplicaPlan()
+        accepted = await world.change(world.create_order(idle_timeout_s=60.0, num_replicas=2), b"code 1")
+        await world.change(UnloadBackend(world.new_id(), "b"))
+        await world.wait(accepted.version, "b")
+        await asyncio.sleep(5.0)
+        assert world.engine.of("b") == []
+
+    in_world(tmp_path, test)
+
+
 def test_a_restart_wakes_nothing(tmp_path: Path) -> None:
     """After a restart of the instance what was unloaded is unloaded still, and the instance has come up (ID4)."""
 

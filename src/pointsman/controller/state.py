@@ -251,10 +251,14 @@ class Desired(Struct, frozen=True):
         return number or int(self.tries(tag))
 
     def tries(self, tag: str) -> bool:
-        """Whether a new version of a backend's code has to come up, beside or in place of an earlier one."""
+        """Whether code of a backend that wants no replicas has to come up once: a new version beside an earlier one, or
+        what was unloaded before it had ever run."""
         fallback = self.fallbacks.get(tag)
-        earlier = fallback.spec if fallback is not None else None
-        return earlier is not None and earlier.version != self.backends[tag].version
+        if fallback is None:
+            return False
+        if fallback.spec is None:
+            return tag in self.scales and self.scales[tag].unloaded
+        return fallback.spec.version != self.backends[tag].version
 
     def is_scaled(self, tag: str) -> bool:
         """Whether something else than a backend's ``num_replicas`` says how many replicas it shall have."""

@@ -166,6 +166,7 @@ class PoolDemand:
     def __init__(self, pool: Placing, reporter: Reporter | None) -> None:
         self._pool = pool
         self._reporter = reporter
+        self._last: tuple[int, Demand] | None = None
         self.counts: Counts | None = None
 
     @property
@@ -176,7 +177,7 @@ class PoolDemand:
         """Begin to count, or stop."""
         if self._reporter is None or scales == (self.counts is not None):
             return
-        pool = self._pool
+        pool, self._last = self._pool, None
         now = asyncio.get_running_loop().time
         self.counts = Counts(now, pool.queues, pool.arrivals, pool.holders()) if scales else None
         for holder in pool.holders():
@@ -201,8 +202,13 @@ class PoolDemand:
                 self._reporter.hurry()
 
     def read(self) -> Demand:
-        """All that was counted until now."""
-        return self.counts.read(self._pool.arrivals, self._pool.holders()) if self.counts is not None else Demand()
+        """All that was counted until now; the very same object where nothing has happened since the last reading."""
+        arrivals = self._pool.arrivals
+        if self.counts is None:
+            return Demand()
+        if self._last is None or self._last[0] != arrivals or self._last[1].waiting or self._last[1].running:
+            self._last = arrivals, self.counts.read(arrivals, self._pool.holders())
+        return self._last[1]
 
     def validate(self) -> None:
         """Raise AssertionError if the counts contradict what is there. Called by tests at their end."""

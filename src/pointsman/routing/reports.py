@@ -110,10 +110,11 @@ class Reports:
         self._loop = asyncio.get_running_loop()
         self._totals: Totals[Reporter] = Totals()
         self._heard: dict[Reporter, float] = {}
-        self._known: dict[Reporter, set[str]] = {}
+        self._told: dict[Reporter, dict[str, Demand]] = {}
         self._connection = 0
         self._last: dict[str, Demand] = {}
         """What was to be sent last. A connection begins with it, so that the controller adds only what comes then."""
+        self._changed: set[str] = set()
 
     def reporter(self) -> Reporter:
         """A reporter for the router of the running loop."""
@@ -137,30 +138,39 @@ class Reports:
     def _take(self, reporter: Reporter, counts: dict[str, Demand]) -> None:
         now = self._loop.time()
         self._heard[reporter] = now
-        for tag in self._known.get(reporter, set()).difference(counts):
+        before = self._told.get(reporter, {})
+        self._told[reporter] = counts
+        for tag in before.keys() - counts.keys():
             self._totals.drop(reporter, tag)
-        self._known[reporter] = set(counts)
+            self._changed.add(tag)
         for tag, demand in counts.items():
-            self._totals.take(reporter, tag, demand)
+            if before.get(tag) is not demand:  # most backends have no calls most of the time
+                self._totals.take(reporter, tag, demand)
+                self._changed.add(tag)
         for other in [other for other, heard in self._heard.items() if now - heard > STOPPED_S]:
             self._end(other)
         self._send()
 
     def _end(self, reporter: Reporter) -> None:
         if self._heard.pop(reporter, None) is not None:
-            del self._known[reporter]
+            self._changed.update(self._told.pop(reporter))
             self._totals.end(reporter)
             self._send()
 
     def _send(self) -> None:
-        counts = {tag: self._totals.of(tag) for tag in self._totals.tags()}
-        before, self._last = self._last, counts
-        if self.link is None:
-            return
-        if self.link.links != self._connection and self.link.tell(Kind.DEMAND, pack(DemandHead(before))):
-            self._connection = self.link.links
-        news = {tag: one for tag, one in counts.items() if one.waiting or one.running or one != before.get(tag)}
-        if news:
-            self.link.tell(Kind.DEMAND, pack(DemandHead(news)))
-        for tag in [tag for tag in counts if not self._totals.words(tag)]:
+        link, last = self.link, self._last
+        if link is not None and link.links != self._connection and link.tell(Kind.DEMAND, pack(DemandHead(last))):
+            self._connection = link.links
+        self._changed.update(tag for tag, one in last.items() if _has_calls(one))
+        news = {tag: one for tag in self._changed if (one := self._totals.of(tag)) != last.get(tag) or _has_calls(one)}
+        last.update(news)
+        if news and link is not None:
+            link.tell(Kind.DEMAND, pack(DemandHead(news)))
+        for tag in [tag for tag in self._changed if not self._totals.words(tag)]:
             self._totals.forget(tag)
+            last.pop(tag, None)
+        self._changed.clear()
+
+
+def _has_calls(demand: Demand) -> bool:
+    return bool(demand.waiting or demand.running)

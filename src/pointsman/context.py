@@ -6,7 +6,7 @@ to the instance that owns the replica.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
@@ -38,40 +38,61 @@ class Cancellable(Protocol):
     def cancel(self) -> object: ...
 
 
+class Releases(Protocol):
+    """What keeps models: :class:`pointsman.multiplexing.host.Host`."""
+
+    def release(self, model_id: str) -> None: ...
+
+
 class UsedModels:
     """The models of one call, or of the members of one batch.
 
     Args:
         id: of the model that the caller has named; empty if it named none.
         holders: how many calls there are. Models are kept until each of them has ended.
+
+    Attributes:
+        cache: what keeps the model of that id for the call; None before it does, and where nothing does.
     """
 
-    __slots__ = ("_holders", "_kept", "id")
+    # hot: the model that a call names is kept without a dict
+
+    __slots__ = ("_holders", "_others", "cache", "id")
 
     def __init__(self, id: str = "", holders: int = 1) -> None:  # noqa: A002 - what it is
         self.id = id
+        self.cache: Releases | None = None
         self._holders = holders
-        self._kept: dict[tuple[object, str], Callable[[], None]] = {}
+        self._others: dict[tuple[Releases, str], None] | None = None
 
-    def keep(self, cache: object, model_id: str, release: Callable[[], None]) -> bool:
-        """Keep a model of a cache until the calls have ended; then ``release`` is called. False if it is kept already,
-        or they have ended: then nothing has changed. Only one thread may have these calls run user code."""
-        if not self._holders or (cache, model_id) in self._kept:
+    def keep(self, cache: Releases, model_id: str) -> bool:
+        """Keep a model, which is released when the calls have ended. False if it is kept already, or they have ended:
+        then nothing has changed. Any thread."""
+        if self.keeps(cache, model_id):
             return False
-        self._kept[cache, model_id] = release
-        return True
+        if self._others is None:
+            self._others = {}
+        self._others[cache, model_id] = None
+        # The calls may have ended meanwhile, while user code runs on a thread of its own. Who takes it out releases it.
+        return bool(self._holders) or self._others.pop((cache, model_id), self) is self
 
-    def keeps(self, cache: object, model_id: str) -> bool:
+    def keeps(self, cache: Releases, model_id: str) -> bool:
         """Whether a model is kept."""
-        return (cache, model_id) in self._kept
+        if cache is self.cache and model_id == self.id:
+            return True
+        return self._others is not None and (cache, model_id) in self._others
 
     def end(self) -> None:
         """One of the calls has ended, and no code of it runs any more."""
         self._holders -= 1
-        if not self._holders:
-            kept, self._kept = self._kept, {}
-            for release in kept.values():
-                release()
+        if self._holders:
+            return
+        cache, self.cache = self.cache, None
+        if cache is not None:
+            cache.release(self.id)
+        while self._others:
+            (cache, model_id), _ = self._others.popitem()
+            cache.release(model_id)
 
 
 class CallScope:
@@ -83,6 +104,8 @@ class CallScope:
         headers: headers of the request; inner calls get the tracing headers.
         callers: number of callers that wait for the answer; more than one for a batch.
         request_ids: request ids of all members of a batch; empty for a single call.
+
+    Attributes:
         models: what models the call uses; None if it names none, and its backend loads none.
     """
 
@@ -96,19 +119,19 @@ class CallScope:
         *,
         callers: int = 1,
         request_ids: Sequence[str] = (),
-        models: UsedModels | None = None,
     ) -> None:
         self.deadline = deadline
         self.request_id = request_id
         self.headers = headers
         self.request_ids = request_ids
-        self.models = models
+        self.models: UsedModels | None = None
         self._callers = callers
         self._inner: set[Cancellable] | None = None  # made with the first inner call; most calls make none
 
     def without_deadline(self) -> CallScope:
         """A scope for an answer that has begun to stream, which has no deadline. Shares the calls under way."""
-        scope = CallScope(float("inf"), self.request_id, self.headers, models=self.models)
+        scope = CallScope(float("inf"), self.request_id, self.headers)
+        scope.models = self.models
         if self._inner is None:
             self._inner = set()
         scope._inner = self._inner

@@ -37,6 +37,12 @@ def loader_of(function: Any) -> Loader:
     return function
 
 
+def scope_with(models: UsedModels, deadline: float = float("inf")) -> CallScope:
+    scope = CallScope(deadline, "r")
+    scope.models = models
+    return scope
+
+
 # --- what it takes -----------------------------------------------------------------------------------------------
 
 
@@ -315,9 +321,9 @@ def test_a_call_that_is_over_waits_no_longer() -> None:
             return f"{type(error).__name__}: {error}"
 
     try:
-        late = CallScope(0.0, "r", models=UsedModels("a"))
+        late = scope_with(UsedModels("a"), 0.0)
         assert wait_in(late).startswith(DeadlineExceededError.__name__)
-        gone = CallScope(float("inf"), "r", models=UsedModels("a"))
+        gone = scope_with(UsedModels("a"))
         texts: list[str] = []
         thread = threading.Thread(target=lambda: texts.append(wait_in(gone)))
         thread.start()
@@ -348,7 +354,7 @@ def test_models_of_a_call_are_kept_until_its_end() -> None:
         return model_id
 
     models = UsedModels()
-    call_scope.set(CallScope(float("inf"), "r", models=models))
+    call_scope.set(scope_with(models))
     try:
         assert load("a") == load("a") == "a"
         host = loader_of(load)._own_host()

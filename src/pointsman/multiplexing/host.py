@@ -154,6 +154,15 @@ class Host:
 
     # For user code
 
+    def call(self, model_id: str) -> Any:
+        """The model, or where an event loop runs, an awaitable of it."""
+        scope = call_scope.get()
+        # Not `get_running_loop`, whose exception would cost each sync call more than all the rest.
+        loop = asyncio._get_running_loop()
+        if scope is not None and scope.models is not None and scope.models.keeps(self, model_id):
+            return self._models[model_id] if loop is None else _at_once(self._models[model_id])
+        return self.get(model_id) if loop is None else self.soon(model_id)
+
     def get(self, model_id: str) -> Any:
         """The model, once it is there. Blocks the thread until then, at most until the deadline of the call.
 
@@ -163,8 +172,6 @@ class Host:
             BaseException: what the loader has raised.
         """
         scope = call_scope.get()
-        if scope is not None and scope.models is not None and scope.models.keeps(self, model_id):
-            return self._models[model_id]
         waiter = ThreadWaiter()
         self.want(model_id, waiter)
         if not waiter.event.is_set():
@@ -190,8 +197,6 @@ class Host:
     async def soon(self, model_id: str) -> Any:
         """The same, without blocking the event loop."""
         scope = call_scope.get()
-        if scope is not None and scope.models is not None and scope.models.keeps(self, model_id):
-            return self._models[model_id]
         waiter = LoopWaiter(asyncio.get_running_loop())
         self.want(model_id, waiter)
         if not waiter.is_told:
@@ -213,7 +218,7 @@ class Host:
             raise cause.again()
         model = self._models[model_id]
         used = scope.models if scope is not None else None
-        if used is None or not used.keep(self, model_id, partial(self.release, model_id)):
+        if used is None or not used.keep(self, model_id):
             self.release(model_id)
         return model
 
@@ -320,8 +325,14 @@ class Host:
         return self.context().run(_call, UsedModels(model_id), function, args)
 
 
+async def _at_once(model: Any) -> Any:
+    return model
+
+
 def _call(models: UsedModels, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    call_scope.set(CallScope(float("inf"), "", models=models))
+    scope = CallScope(float("inf"), "")
+    scope.models = models
+    call_scope.set(scope)
     try:
         result = function(*args)
         return asyncio.run(result) if inspect.iscoroutine(result) else result

@@ -10,7 +10,6 @@ class Digits:
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import operator
@@ -64,11 +63,34 @@ HOSTS = "__serve_models__"
 """Attribute of objects whose class has a loader."""
 
 
-class Hosts(dict["Loader", Host]):
+class BoundLoader:
+    """The loader of an object.
+
+    Args:
+        function: the user's.
+        host: what it has loaded for the object.
+    """
+
+    __slots__ = ("__name__", "__wrapped__", "host")
+
+    def __init__(self, function: Callable[..., Any], host: Host) -> None:
+        self.__wrapped__ = function
+        self.__name__ = function.__name__
+        self.host = host
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model, or where an event loop runs, an awaitable of it."""
+        # hot: each call that uses its model passes here
+        if kwargs or len(args) != 1 or type(args[0]) is not str or not args[0]:
+            return self.host.call(_checked(self.__wrapped__, args, kwargs, bound=True))
+        return self.host.call(args[0])
+
+
+class Bound(dict["Loader", BoundLoader]):
     """What has been loaded for an object, by loader. A copy of the object begins with nothing."""
 
     def __reduce__(self) -> Any:
-        return Hosts, ()
+        return Bound, ()
 
 
 class Loader:
@@ -101,35 +123,39 @@ class Loader:
         _Watch.any_loader = True
         functools.update_wrapper(self, function)
 
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else types.MethodType(self, instance)
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else self._bound(instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model, or where an event loop runs, an awaitable of it."""
-        if kwargs or len(args) != 1 + self.is_method:
-            args = inspect.signature(self.function).bind(*args, **kwargs).args
-        model_id = args[-1]
-        if not isinstance(model_id, str):
-            raise TypeError(f"the id of a model is a str, not {model_id!r}")
-        if not model_id:
-            raise ValueError("the id of a model is not empty; this request may have named no model")
-        host = self.host_of(args[0]) if self.is_method else self._own_host()
-        # Not `get_running_loop`, whose exception would cost each sync call more than all the rest.
-        return host.get(model_id) if asyncio._get_running_loop() is None else host.soon(model_id)
+        if self.is_method:
+            instance, model_id = self._two(*args, **kwargs)
+            return self._bound(instance)(model_id)
+        return self._own_host().call(_checked(self.function, args, kwargs))
 
-    def host_of(self, instance: Any) -> Host:
-        """What has been loaded for an object of the class that has this loader."""
+    def _two(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        return inspect.signature(self.function).bind(*args, **kwargs).args
+
+    def _bound(self, instance: Any) -> BoundLoader:
+        # hot: calls read the loader of their object
         try:
-            hosts = vars(instance).setdefault(HOSTS, Hosts())
+            return instance.__dict__[HOSTS][self]  # type: ignore[no-any-return]
+        except (AttributeError, KeyError):
+            return self._bind(instance)
+
+    def _bind(self, instance: Any) -> BoundLoader:
+        try:
+            bound = vars(instance).setdefault(HOSTS, Bound())
         except TypeError:
             raise TypeError(
                 f"an object of class {type(instance).__name__} has no __dict__, which a class with a loader needs"
             ) from None
-        host: Host | None = hosts.get(self)
-        if host is None:
-            host = hosts.setdefault(self, self._make_host(weakref.ref(instance)))
-        assert host is not None
-        return host
+        host = self._make_host(weakref.ref(instance))
+        return bound.setdefault(self, BoundLoader(self.function, host))  # type: ignore[no-any-return]
+
+    def host_of(self, instance: Any) -> Host:
+        """What has been loaded for an object of the class that has this loader."""
+        return self._bound(instance).host
 
     def _own_host(self) -> Host:
         host = self._host
@@ -257,6 +283,18 @@ def _check_function(function: Any) -> None:
             f"a loader takes one id, such as {function.__name__}({', '.join(wanted)}),"
             f" not {function.__name__}{inspect.signature(function)}"
         )
+
+
+def _checked(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool = False) -> str:
+    """The id among the arguments of a loader."""
+    if kwargs or len(args) != 1:
+        args = inspect.signature(function).bind(*((None,) if bound else ()), *args, **kwargs).args[-1:]
+    model_id = args[0]
+    if not isinstance(model_id, str):
+        raise TypeError(f"the id of a model is a str, not {model_id!r}")
+    if not model_id:
+        raise ValueError("the id of a model is not empty; this request may have named no model")
+    return model_id
 
 
 def _is_method(function: Callable[..., Any]) -> bool:

@@ -103,10 +103,10 @@ class Apps:
         begin = self._begin_socket if head.app.follows == SOCKET else self._begin
         if head.request.model_id or any_loader():
             item.models = UsedModels(head.request.model_id)
-        if self._models is None:
+        if self._models is None or self._models.take(item):
             begin(item)
         else:
-            self._models.admit(item, partial(begin, item), slot=head.app.follows != SOCKET)
+            self._models.wait(item, partial(begin, item), slot=head.app.follows != SOCKET)
 
     def _begin(self, item: AppItem) -> None:
         self._ledger.admit(item)

@@ -111,15 +111,18 @@ class Item:
         """What calls made by user code inherit: deadline, request id, trace headers."""
         if self._scope is None:
             headers = self.request.headers if self.span is None else self.span.carried(self.request.headers)
-            self._scope = CallScope(self.deadline, self.request.request_id, headers, models=self.models)
+            self._scope = CallScope(self.deadline, self.request.request_id, headers)
+            if self.models is not None:
+                self._scope.models = self.models
         return self._scope
 
     def end_models(self) -> None:
         """No code of this call runs any more. Any thread, one at a time."""
-        for used in (self.models, self.batch_scope.models if self.batch_scope is not None else None):
-            if used is not None:
-                used.end()
-        self.models = None
+        models, self.models = self.models, None
+        if models is not None:
+            models.end()
+            if self.batch_scope is not None and self.batch_scope.models is not None:
+                self.batch_scope.models.end()
 
     def enter_stream(self, *, opened: bool = True) -> None:
         """The answer begins to stream, which meets the deadline: calls that user code makes from now on have none.
@@ -218,8 +221,9 @@ def scope_of(items: list[Item]) -> CallScope:
         return items[0].scope()
     first, deadline = items[0].scope(), max(item.deadline for item in items)
     ids = [item.request.request_id for item in items]
-    models = UsedModels(first.models.id, holders=len(items)) if first.models is not None else None
-    scope = CallScope(deadline, first.request_id, first.headers, callers=len(items), request_ids=ids, models=models)
+    scope = CallScope(deadline, first.request_id, first.headers, callers=len(items), request_ids=ids)
+    if first.models is not None:
+        scope.models = UsedModels(first.models.id, holders=len(items))
     for item in items:
         item.batch_scope = scope
     return scope

@@ -135,16 +135,18 @@ class Ledger:
     def close(self, item: Item) -> None:
         """End a call that sends nothing more, and of which no user code runs any more: free its slot and its models,
         and clear its mark once its answer has left."""
-        self.leave(item)
-        if item.models is not None:
-            item.end_models()
-
-    def leave(self, item: Item) -> None:
-        """The same while user code still runs, which keeps the models."""
         self._free_slot(item)
         if item.mark is not None and self._started is not None:
             self._started.end_when_sent(item.mark, item.stream)
             item.mark = None
+        if item.models is not None:
+            item.end_models()
+
+    def leave(self, item: Item) -> None:
+        """The same while user code still runs, which keeps the models until the call is closed."""
+        models, item.models = item.models, None
+        self.close(item)
+        item.models = models
 
     def reply(self, item: Item, answer: Answer) -> None:
         if not item.over:

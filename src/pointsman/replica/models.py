@@ -14,9 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
-from pointsman.context import UsedModels
 from pointsman.model import Reason
 from pointsman.multiplexing.cache import Cause
 from pointsman.multiplexing.host import Host
@@ -92,21 +90,26 @@ class Models:
         """Whether a call that comes now would wait for this model, in no slot."""
         return bool(model_id) and self._host.state_of(model_id) != HELD
 
-    def admit(self, item: Item, begin: Callable[[], None], *, slot: bool = True) -> None:
-        """Begin a call at once if its model is there, or else later. One that names no model needs none.
+    def take(self, item: Item) -> bool:
+        """Keep the model of a call if it is there; False if the call is to :meth:`wait`. One that names no model needs
+        none."""
+        # hot: each call with a model passes here
+        models = item.models
+        if models is None or not models.id:
+            return True
+        if not self._host.take(models.id):
+            return False
+        models.cache = self._host
+        return True
+
+    def wait(self, item: Item, begin: Callable[[], None], *, slot: bool = True) -> None:
+        """Begin a call when its model is there.
 
         Args:
             slot: whether it takes a slot.
         """
-        models, model_id = item.models, item.request.model_id
-        if models is None or not model_id:
-            begin()
-        elif self._host.take(model_id):
-            self._keep(models, model_id)
-            begin()
-        else:
-            waiting = self._waiting[item.stream, item.call_id] = WaitingCall(item, begin, slot, self._come_soon)
-            self._host.want(model_id, waiting)
+        waiting = self._waiting[item.stream, item.call_id] = WaitingCall(item, begin, slot, self._come_soon)
+        self._host.want(item.request.model_id, waiting)
 
     def find(self, stream: Stream, call_id: int) -> Item | None:
         """A call that waits."""
@@ -160,10 +163,6 @@ class Models:
     def _begin_ready_soon(self) -> None:
         self._loop.call_soon(self.begin_ready)
 
-    def _keep(self, models: UsedModels, model_id: str) -> None:
-        kept = models.keep(self._host, model_id, partial(self._host.release, model_id))
-        assert kept, "a call that has not begun keeps no model"
-
     def _come_soon(self, waiting: WaitingCall) -> None:
         self._call_loop(self._come, waiting)
 
@@ -176,7 +175,7 @@ class Models:
                 self._host.release(model_id)
         elif waiting.cause is None:
             assert item.models is not None
-            self._keep(item.models, model_id)
+            item.models.cache = self._host
             self._ready.append(waiting)
             self.begin_ready()
         else:

@@ -331,8 +331,8 @@ class Runtime:
         item = Item(stream, frame.call_id, head, frame.body, method)
         if request.model_id or method.uses_models:
             item.models = UsedModels(request.model_id)
-            if self._models is not None:
-                self._models.admit(item, partial(self._begin, item))
+            if self._models is not None and not self._models.take(item):
+                self._models.wait(item, partial(self._begin, item))
                 return
         self._begin(item)
 

@@ -134,6 +134,13 @@ class One(Async):
         return load(model_id)
 
 
+class Reconfigured(Async):
+    def reconfigure(self, user_config: Any) -> None: ...
+
+    def close(self) -> None:
+        raise RuntimeError("close failed")
+
+
 class Sized(Async):
     """As many as fit into 10 bytes."""
 

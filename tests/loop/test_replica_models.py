@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pointsman.incoming import CODEC_HTTP, RequestHead
+from pointsman.incoming import CODEC_HTTP, CODEC_OBJECT, RequestHead
 from pointsman.model import Reason, ReplicaConfig
 from pointsman.testing import MemoryReplica, run
 from pointsman.wire.frames import Frame, Kind
@@ -172,6 +173,9 @@ def test_a_loader_is_no_method_that_callers_can_name() -> None:
 
     async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
         assert (await caller.text(caller.ask(method="model"))).startswith("CallRejectedError")
+        head = CallHead(RequestHead("b", CODEC_OBJECT, "model"), 60_000)
+        caller.stream.send(Kind.CALL, 99, pack(head), pickle.dumps(("a", {})))
+        assert await caller.text(99) == "CallRejectedError: method 'model' loads models, and is not open to callers"
 
     with_models(test, loaders.Sync)
 
@@ -489,6 +493,34 @@ def test_a_drain_finishes_what_loads_and_sends_back_what_waits_for_room() -> Non
         await asyncio.gather(drain, again)
 
     with_models(test, loaders.One)
+
+
+def test_a_reconfigure_sends_back_the_calls_that_wait() -> None:
+    """Where other replicas take calls, those that wait for a model are placed there; the load goes on (MX4)."""
+
+    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
+        opened = gate("a")
+        waits = caller.ask("a")
+        await until(lambda: "begin a" in DID)
+        await replica.runtime.reconfigure(pickle.dumps({}), timeout_s=10, others=True)
+        assert unpack((await caller.answer(waits)).head, RefuseHead).reason is Reason.RECONFIGURING
+        opened.set()
+        assert await caller.text(caller.ask("a")) == "a alive"
+        assert DID == ["begin a", "load a"]
+
+    with_models(test, loaders.Reconfigured)
+
+
+def test_models_are_unloaded_also_where_close_raises() -> None:
+    """An error in the user's ``close`` keeps no model from being unloaded (MX8)."""
+
+    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
+        assert await caller.text(caller.ask("a")) == "a alive"
+        with pytest.raises(RuntimeError, match="close failed"):
+            await replica.runtime.close()
+        assert "unload a on pointsman-unload" in DID
+
+    with_models(test, loaders.Reconfigured)
 
 
 # --- loaders in other places -------------------------------------------------------------------------------------

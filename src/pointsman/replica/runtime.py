@@ -208,13 +208,15 @@ class Runtime:
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
-        if self._apps is not None:
-            await self._apps.close()
-        close = self._target.close if self._target is not None else None
-        if close is not None:
-            await call_user_method(self.context, close, self._worker.run)
-        if self._loads is not None:
-            await self._loads.close()
+        try:
+            if self._apps is not None:
+                await self._apps.close()
+            close = self._target.close if self._target is not None else None
+            if close is not None:
+                await call_user_method(self.context, close, self._worker.run)
+        finally:
+            if self._loads is not None:
+                await self._loads.close()
 
     async def release_code(self) -> None:
         """Release user code on its thread, and end the thread. The runtime cannot be used afterwards."""

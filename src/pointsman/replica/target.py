@@ -17,7 +17,7 @@ from typing import Any
 from pointsman.exceptions import AnswerError, CallRejectedError, UserCodeError
 from pointsman.model import ALL_METHODS, ASGI, PLAIN, TargetTraits
 from pointsman.multiplexing.host import Host
-from pointsman.multiplexing.loader import any_loader, loader_of
+from pointsman.multiplexing.loader import BoundLoader, any_loader, loader_of
 from pointsman.replica.answers import is_response, takes_time
 from pointsman.replica.lifespan import App, app_of
 from pointsman.replica.methods import Method
@@ -140,6 +140,8 @@ class Target:
             )
         if not callable(bound):
             raise CallRejectedError(f"class {type(self._object).__name__} has no method {wanted!r}")
+        if isinstance(bound, BoundLoader):
+            raise CallRejectedError(f"method {wanted!r} loads models, and is not open to callers")
         return self._describe(wanted, bound)
 
     def _describe(self, name: str, function: Callable[..., Any]) -> Method:

@@ -197,3 +197,32 @@ def free_loader(model_id: str) -> Any:
 def function(request: Any) -> str:
     """A backend that is a function, with a loader that is one."""
     return used(free_loader(serve.get_multiplexed_model_id() or "default"))
+
+
+def app_of(shop: Any) -> Any:
+    """An ASGI app whose calls use the models of its class."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        model = await shop.model(serve.get_multiplexed_model_id())
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": used(model)})
+            await send({"type": "websocket.close"})
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": f"{used(model)} {len(body)}".encode()})
+
+    return app
+
+
+@serve.asgi(app_of)
+class AppShop:
+    @serve.multiplexed(max_models=1, unload=unload)
+    def model(self, model_id: str) -> Any:
+        return load(model_id)

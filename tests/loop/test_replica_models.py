@@ -1,87 +1,26 @@
-"""Many models in one replica: calls that wait for theirs, loads, evictions and ends, as a router sees them."""
+"""Many models in one replica: calls that wait for theirs, loads, evictions and failures, as a router sees them."""
 
 from __future__ import annotations
 
-import asyncio
 import pickle
-from collections.abc import Callable
-from typing import Any
 
-import pytest
-
-from pointsman.incoming import CODEC_HTTP, CODEC_OBJECT, RequestHead
-from pointsman.model import Reason, ReplicaConfig
-from pointsman.testing import MemoryReplica, run
-from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.messages import CallHead, CreditHead, FailureHead, RefuseHead, ReplyHead, pack, unpack
-from pointsman.wire.scaling import ModelsHead
+from pointsman.incoming import CODEC_OBJECT, RequestHead
+from pointsman.model import Reason
+from pointsman.testing import MemoryReplica
+from pointsman.wire.frames import Kind
+from pointsman.wire.messages import (
+    CallHead,
+    CreditHead,
+    FailureHead,
+    RefuseHead,
+    pack,
+    unpack,
+)
 from tests.loop import loaders
 from tests.loop.loaders import BROKEN, DID, SIZES, THREADS, fresh_loaders, gate
-from tests.loop.test_runtime import Caller
+from tests.loop.model_callers import BOTH, ModelCaller, host_of, until, with_models
 
 __all__ = ["fresh_loaders"]
-
-
-class ModelCaller(Caller):
-    """A router's end of a connection, whose calls name models."""
-
-    def ask(self, model_id: str = "", *, method: str = "", body: str = "1", budget_ms: int = 60_000) -> int:
-        self._next += 1
-        request = RequestHead("b", CODEC_HTTP, method, "POST", b"/", request_id=f"r{self._next}", model_id=model_id)
-        self.stream.send(Kind.CALL, self._next, pack(CallHead(request, budget_ms)), body.encode())
-        return self._next
-
-    async def text(self, call_id: int) -> str:
-        frame = await self.answer(call_id)
-        if frame.kind == Kind.FAILURE:
-            failure = unpack(frame.head, FailureHead)
-            return f"{failure.error}: {failure.text}"
-        return bytes(frame.body).decode()
-
-    async def texts(self, *call_ids: int) -> list[str]:
-        return [await self.text(call_id) for call_id in call_ids]
-
-    @property
-    def told(self) -> list[ModelsHead]:
-        return [unpack(frame.head, ModelsHead) for frame in self.frames if frame.kind == Kind.MODELS]
-
-
-def with_models(test: Callable[[MemoryReplica, ModelCaller], Any], code: Any, **config: Any) -> None:
-    async def main() -> None:
-        limits = ReplicaConfig(**{"http_methods": ("*",), **config})
-        async with MemoryReplica(code, config=limits) as replica:
-            caller = ModelCaller()
-            await caller.connect(replica)
-            await test(replica, caller)
-            await until_quiet(replica)
-
-    run(main())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for what threads do, which tell nobody."""
-    for _ in range(10_000):
-        if condition():
-            return
-        await asyncio.sleep(0.002)
-    raise AssertionError("it has not come")
-
-
-def _host(replica: MemoryReplica) -> Any:
-    assert replica.runtime._models is not None
-    return replica.runtime._models._host
-
-
-async def until_quiet(replica: MemoryReplica) -> None:
-    """After each test no model is in use, no slot taken, and the cache's state is in order."""
-    models = replica.runtime._models
-    if models is not None:
-        models._host.validate()
-        await until(lambda: not any(model.in_use for model in models._host.models()))
-    assert replica.runtime.load == 0
-
-
-BOTH = pytest.mark.parametrize("code", [loaders.Sync, loaders.Async], ids=["sync", "async"])
 
 
 # --- waiting and loading -----------------------------------------------------------------------------------------
@@ -192,7 +131,7 @@ def test_the_least_recently_used_model_makes_room_and_is_unloaded_once(code: typ
         for name in ("a", "b", "a", "c"):
             assert await caller.text(caller.ask(name)) == f"{name} alive"
         assert [line for line in DID if "unload" in line] == ["unload b on pointsman-unload"]
-        assert {model.id for model in _host(replica).models()} == {"a", "c"}
+        assert {model.id for model in host_of(replica).models()} == {"a", "c"}
 
     with_models(test, code)
 
@@ -303,9 +242,9 @@ def test_sizes_are_asked_first_and_a_failing_size_costs_nothing() -> None:
         assert await caller.text(caller.ask("odd")) == "ValueError: no such file"
         assert (await caller.text(caller.ask("none"))).startswith("TypeError")
         assert (await caller.text(caller.ask("whale"))).startswith("ModelTooLargeError: model 'whale' takes 11 bytes")
-        assert {model.id for model in _host(replica).models()} == {"a", "b"}
+        assert {model.id for model in host_of(replica).models()} == {"a", "b"}
         assert await caller.text(caller.ask("c")) == "c alive"
-        assert {(model.id, model.size) for model in _host(replica).models()} == {("b", 4), ("c", 6)}
+        assert {(model.id, model.size) for model in host_of(replica).models()} == {("b", 4), ("c", 6)}
         assert not {"begin odd", "begin none", "begin whale"} & set(DID)
 
     with_models(test, loaders.Sized)
@@ -403,171 +342,3 @@ def test_a_batch_whose_callers_have_all_gone_keeps_its_model() -> None:
         assert "unload a on pointsman-unload" in DID
 
     with_models(test, loaders.AsyncBatching, max_batch_size=2, batch_wait_timeout_s=30.0)
-
-
-# --- what routers are told ---------------------------------------------------------------------------------------
-
-
-def test_routers_hear_what_a_replica_holds_before_calls_are_answered() -> None:
-    """A router that connects gets all there is, then each change: a load that begins, the model that is there before
-    the answer of who waited for it, and one that has gone (MX5, MX11)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        assert caller.told == [ModelsHead(room=2, whole=True)]
-        opened = gate("a")
-        call = caller.ask("a")
-        await caller.until(lambda: len(caller.told) > 1)
-        opened.set()
-        await caller.answer(call)
-        kinds = [(frame.kind, frame.call_id) for frame in caller.frames]
-        assert kinds.index((Kind.REPLY, call)) == len(kinds) - 1
-        assert caller.told[1].loading == {"a": 1}
-        assert caller.told[-1].held == ("a",)
-        assert caller.told[-1].room == 1
-        assert caller.told[-1].load_s > 0
-        for name in "bc":
-            await caller.answer(caller.ask(name))
-        assert [name for head in caller.told for name in head.gone] == ["a"]
-        late = ModelCaller()
-        await late.connect(replica)
-        await late.until(lambda: late.told)
-        assert late.told[0].whole
-        assert set(late.told[0].held) == {"b", "c"}
-        late.stream.close()
-
-    with_models(test, loaders.Async)
-
-
-def test_the_details_say_who_is_in_use() -> None:
-    """The controller gets each model with its size, its users, and for how long nobody has used it (MX11)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        running = gate("run a")
-        slow = caller.ask("a", method="slow")
-        await until(lambda: "run a" in DID)
-        assert await caller.text(caller.ask("b")) == "b alive"
-        await until(lambda: replica.runtime.load == 1)
-        a, b = replica.runtime.models().models
-        assert (a.id, a.bytes, a.in_use, a.idle_s) == ("a", 0, 1, 0.0)
-        assert (b.id, b.in_use) == ("b", 0)
-        assert b.idle_s >= 0
-        running.set()
-        assert await caller.text(slow) == "a alive"
-
-    with_models(test, loaders.Async)
-
-
-# --- the end -----------------------------------------------------------------------------------------------------
-
-
-@BOTH
-def test_all_models_are_unloaded_once_when_the_replica_ends(code: type) -> None:
-    """At shutdown each model is unloaded once, off the loop, after the last request (MX8)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        for name in "ab":
-            await caller.answer(caller.ask(name))
-        await replica.runtime.drain()
-        await replica.runtime.close()
-        unloads = sorted(line for line in DID if "unload" in line)
-        assert unloads == ["unload a on pointsman-unload", "unload b on pointsman-unload"]
-
-    with_models(test, code)
-
-
-def test_a_drain_finishes_what_loads_and_sends_back_what_waits_for_room() -> None:
-    """A call whose model is being loaded is answered; one that waits for a place is placed elsewhere, and so is whoever
-    comes now (MX4)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        opened = gate("a")
-        loading, waits = caller.ask("a"), caller.ask("b")
-        await until(lambda: "begin a" in DID)
-        drain = asyncio.ensure_future(replica.runtime.drain())
-        again = asyncio.ensure_future(replica.runtime.drain())
-        refused = [await caller.answer(waits), await caller.answer(caller.ask(method="plain"))]
-        assert [unpack(frame.head, RefuseHead).reason for frame in refused] == [Reason.DRAINING] * 2
-        assert not drain.done()
-        opened.set()
-        assert await caller.text(loading) == "a alive"
-        await asyncio.gather(drain, again)
-
-    with_models(test, loaders.One)
-
-
-def test_a_reconfigure_sends_back_the_calls_that_wait() -> None:
-    """Where other replicas take calls, those that wait for a model are placed there; the load goes on (MX4)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        opened = gate("a")
-        waits = caller.ask("a")
-        await until(lambda: "begin a" in DID)
-        await replica.runtime.reconfigure(pickle.dumps({}), timeout_s=10, others=True)
-        assert unpack((await caller.answer(waits)).head, RefuseHead).reason is Reason.RECONFIGURING
-        opened.set()
-        assert await caller.text(caller.ask("a")) == "a alive"
-        assert DID == ["begin a", "load a"]
-
-    with_models(test, loaders.Reconfigured)
-
-
-def test_models_are_unloaded_also_where_close_raises() -> None:
-    """An error in the user's ``close`` keeps no model from being unloaded (MX8)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        assert await caller.text(caller.ask("a")) == "a alive"
-        with pytest.raises(RuntimeError, match="close failed"):
-            await replica.runtime.close()
-        assert "unload a on pointsman-unload" in DID
-
-    with_models(test, loaders.Reconfigured)
-
-
-# --- loaders in other places -------------------------------------------------------------------------------------
-
-
-def test_a_constructor_may_load_a_model() -> None:
-    """A model that the constructor has asked for is there for calls (MX1)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        assert await caller.text(caller.ask()) == "first alive"
-        assert [model.id for model in replica.runtime.models().models] == ["first"]
-
-    with_models(test, loaders.Warm)
-
-
-def test_a_loader_may_be_a_plain_function() -> None:
-    """A function backend with a function that loads: its models are kept, shown, and unloaded at the end, too (MX1,
-    MX8)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        assert await caller.text(caller.ask("a")) == "a alive"
-        assert await caller.text(caller.ask()) == "default alive"
-        await until(lambda: [model.id for model in replica.runtime.models().models] == ["default"])
-        await replica.runtime.close()
-        assert [line for line in DID if "unload" in line] == [
-            "unload a on pointsman-unload",
-            "unload default on pointsman-unload",
-        ]
-
-    with_models(test, loaders.function)
-
-
-def frames_of(caller: Caller, kind: Kind) -> list[Frame]:
-    return [frame for frame in caller.frames if frame.kind == kind]
-
-
-def test_the_load_that_replies_report_leaves_out_who_waits() -> None:
-    """A reply says how many calls run or wait here, and calls that wait for a model are not among them (MX4)."""
-
-    async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        opened = gate("a")
-        waits = caller.ask("a")
-        await until(lambda: "begin a" in DID)
-        reply = await caller.answer(caller.ask(method="plain"))
-        assert unpack(reply.head, ReplyHead).load == 0
-        opened.set()
-        await caller.answer(waits)
-        assert len(frames_of(caller, Kind.REPLY)) == 2
-
-    with_models(test, loaders.Async)

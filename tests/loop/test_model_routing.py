@@ -93,7 +93,7 @@ def test_a_call_goes_where_its_model_is() -> None:
 
 def test_a_replica_that_loads_takes_other_calls() -> None:
     """Calls that wait in a replica for their model take none of its places: others are placed there as if they were not
-    there, and once the model is loaded they count (MX5)."""
+    there, and once the model is loaded they count (MX4)."""
 
     async def main() -> None:
         replica = ScriptedReplica()
@@ -191,7 +191,7 @@ def test_a_wait_shorter_than_a_load_loads_nothing() -> None:
 
 
 def test_calls_wait_for_a_model_within_their_deadline() -> None:
-    """A call whose model's holder stays busy fails at its deadline as not started; those behind it move up (MX6)."""
+    """A call whose model's holder stays busy fails at its deadline as not started; those behind it move up (MX8)."""
 
     async def main() -> None:
         replica = ScriptedReplica()
@@ -214,7 +214,7 @@ def test_calls_wait_for_a_model_within_their_deadline() -> None:
 
 def test_calls_for_a_load_that_fails_or_is_given_up() -> None:
     """Calls that wait in a replica for a load are counted there until they fail or are given up; then the next go there
-    again (MX5)."""
+    again (MX9)."""
 
     async def main() -> None:
         replica = ScriptedReplica()
@@ -270,7 +270,7 @@ def test_a_replica_that_dies_takes_its_models_along() -> None:
 
 def test_models_of_one_at_a_time_replicas() -> None:
     """Replicas that run calls one at a time take those for the models that they hold, one at a time, and are not asked
-    to send back what waits there for a load (MX5, MX6)."""
+    to send back what waits there for a load (MX4, MX6)."""
 
     async def main() -> None:
         replicas = [ScriptedReplica(), ScriptedReplica()]

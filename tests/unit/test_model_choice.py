@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pointsman.policy.balance import choose_replica
 from pointsman.policy.multiplexing import (
     SLOW_LOAD,
     check_model_id,
-    choose_for_model,
+    choose_loader,
     decode_model_id,
     owner,
     patience_s,
@@ -47,7 +48,9 @@ class Replica:
 
 def choose(replicas: list[Replica], waited_s: float = 0.0, limit: int = 2, **options: Any) -> int | None:
     holders = [one for one in replicas if "m" in one.models]
-    chosen = choose_for_model("m", replicas, holders, limit=limit, turn=0, waited_s=waited_s, **options)
+    chosen = choose_replica(holders, limit=limit, turn=0, **options)
+    if chosen is None:
+        chosen = choose_loader("m", replicas, holders, limit=limit, waited_s=waited_s, **options)
     return None if chosen is None else chosen.number
 
 
@@ -103,7 +106,7 @@ def test_all_routers_load_a_model_at_the_same_replica(count: int, ids: list[str]
         home = owner(model_id, replicas).number
         for one in replicas:
             one.inflight = one.number % 3
-        chosen = choose_for_model(model_id, replicas[::-1], [], limit=1, turn=count, waited_s=0.0)
+        chosen = choose_loader(model_id, replicas[::-1], [], limit=1, waited_s=0.0)
         assert chosen is not None
         assert chosen.number == home
         left = [one for one in replicas if one.number != dead]

@@ -97,34 +97,23 @@ def where_to_load(model_id: str, candidates: Sequence[L]) -> L | None:
     return owner(model_id, candidates) if candidates else None
 
 
-def choose_for_model(
-    model_id: str,
-    candidates: Sequence[L],
-    holders: Sequence[L],
-    *,
-    limit: int,
-    turn: int,
-    waited_s: float,
-    halved: bool = False,
-    crowded: bool = False,
+def choose_loader(
+    model_id: str, candidates: Sequence[L], holders: Sequence[L], *, limit: int, waited_s: float, halved: bool = False
 ) -> L | None:
-    """The candidate that gets a call that names a model; None if the call is to wait.
+    """The candidate that loads a model for a call, or is loading it; None if the call is to wait. Asked where no holder
+    has a free place: :func:`~pointsman.policy.balance.choose_replica` finds the least busy of these.
 
     Args:
         candidates: all replicas of the backend.
         holders: those of them that hold the model.
         waited_s: how long the first of those calls for the model that wait in this router has waited.
-        limit, turn, halved, crowded: as for :func:`~pointsman.policy.balance.choose_replica`.
+        limit, halved: as for :func:`~pointsman.policy.balance.choose_replica`.
 
     A call waits for a holder that is busy for as long as a load takes. Whoever waits longer would have been served
     sooner by a load, so that is what happens then, where a replica has a place for the call, too. So no call waits more
     than twice as long as with the better of both, whatever the calls before it take (as one that rents until the rent
     has reached the price: A. Karlin et al., "Competitive snoopy caching", Algorithmica 3, 1988).
     """
-    if holders:
-        best = choose_replica(holders, limit=limit, turn=turn, halved=halved, crowded=crowded or len(holders) == 1)
-        if best is not None:
-            return best
     loading = [one for one in candidates if one.awaiting(model_id) is not None]
     if loading and not holders:
         open_ones = [one for one in loading if one.open and (one.awaiting(model_id) or 0) < limit]

@@ -15,7 +15,7 @@ from typing import cast
 
 from pointsman.model import BackendRoute, ReplicaRef
 from pointsman.policy.balance import choose_replica
-from pointsman.policy.multiplexing import choose_for_model, patience_s
+from pointsman.policy.multiplexing import choose_loader, patience_s
 from pointsman.routing.call import Call
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pool import Pool
@@ -25,6 +25,8 @@ from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import unpack
 from pointsman.wire.scaling import ANY_NUMBER, ModelsHead
 from pointsman.wire.stream import Stream
+
+_MODELS = int(Kind.MODELS)
 
 
 class ModelReplica(RemoteReplica):
@@ -92,7 +94,7 @@ class ModelReplica(RemoteReplica):
         super().stream_lost(stream, error)
 
     def _receive(self, frame: Frame) -> None:
-        if frame.kind == Kind.MODELS:
+        if frame.kind == _MODELS:
             self._told(unpack(frame.head, ModelsHead))
             return
         if self._await:
@@ -166,9 +168,10 @@ class ModelPool(Pool):
         assert self._came.keys() == {call.arrival for call in self._waiting}, "times are kept of calls that do not wait"
 
     def place_waiting(self) -> None:
-        self._admit_overflow()
-        while self._waiting and self._place_by_model() and self._overflow:
+        if self._waiting or self._overflow:
             self._admit_overflow()
+            while self._waiting and self._place_by_model() and self._overflow:
+                self._admit_overflow()
         if not self._waiting:
             super().place_waiting()
         elif self._sockets.waiting:
@@ -226,18 +229,17 @@ class ModelPool(Pool):
         model_id = call.request.model_id
         if not model_id:
             return super()._choose(call)
-        came = self._came.get(call.arrival) if self._came else None
-        return choose_for_model(
-            model_id,
-            self._models(),
-            self._holders_of(model_id),
-            limit=self._route.max_concurrent_queries,
-            turn=self._next_turn,
-            # Of the calls for one model only the first that waits is tried, unless it was placed.
-            waited_s=0.0 if came is None else self._loop.time() - came,
-            halved=call.shadow and self.serves_users,
-            crowded=not self._recalls or len(self._waiting) >= len(self._candidates),
-        )
+        limit, holders = self._route.max_concurrent_queries, self._holders_of(model_id)
+        halved = call.shadow and self.serves_users
+        if holders:
+            crowded = not self._recalls or len(holders) == 1 or len(self._waiting) >= len(self._candidates)
+            best = choose_replica(holders, limit=limit, turn=self._next_turn, halved=halved, crowded=crowded)
+            if best is not None:
+                return best
+        # Of the calls for one model only the first that waits is tried, unless it was placed.
+        came = self._came.get(call.arrival)
+        waited_s = 0.0 if came is None else self._loop.time() - came
+        return choose_loader(model_id, self._models(), holders, limit=limit, waited_s=waited_s, halved=halved)
 
     def _holders_of(self, model_id: str) -> list[ModelReplica]:
         # hot: kept until a replica tells of models, which is rare beside calls; not for ids that nobody has, which

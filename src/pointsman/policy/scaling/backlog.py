@@ -15,7 +15,7 @@ UNKNOWN_START_S = 5.0
 """Seconds from launch to ready, as long as no replica has shown it."""
 UNKNOWN_SERVICE_S = 0.1
 """Seconds that a call runs, as long as none has ended."""
-PATIENCE = 0.22
+PATIENCE = 0.2
 """A backlog shall be gone so long after the replicas for it are ready, as a part of their start time: to be quicker
 would take more replicas than it saves time, since nobody is served before they are ready."""
 SHORTEST_S = 1.0

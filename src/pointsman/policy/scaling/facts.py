@@ -18,12 +18,14 @@ from pointsman.policy.scaling.looks import Looks, Service, Window, service_of, s
 from pointsman.policy.scaling.seen import Seen
 
 WINDOWS_S = (1.0, 3.0, 10.0)
-SIGMAS = 3.5
-"""Standard deviations between chance and a rise: one look in 4,000 at the very edge, none where there is room."""
+SIGMAS = 3.0
+"""Standard deviations between chance and a rise: one look in 700 at the very edge, none where there is room."""
 TARGET = 0.7
 """Calls that a replica shall have at a time, as a part of those that it runs at once, where the user set nothing."""
 RUN_OUT = 2.0
 """Times that a call runs, until those of a backlog that ran last have ended."""
+NEWEST_S, EARLY_S = 0.5, 1.0
+"""In the first 2 s of a rise the last half second may tell it best."""
 STAYS = 0.8
 """A backlog stays if still so large a part of its average waits."""
 LOOSE_S = 0.1
@@ -155,17 +157,25 @@ def _rates(looks: Looks, now: float, rising_since: float | None) -> tuple[float,
         recent = since(looks, now - LEAST_S)
         return steady(looks, now, recent), surely(recent, sigmas=2.0)
     recent = since(looks, rising_since)
-    return surely(recent, sigmas=1.0), surely(recent, sigmas=2.0)
+    newest = since(looks, now - NEWEST_S)  # what came before may be from before the rise
+    rate = surely(recent, sigmas=1.0)
+    if now - rising_since <= EARLY_S:
+        rate = max(rate, surely(newest, sigmas=1.0))
+    return rate, surely(recent, sigmas=2.0)
 
 
 def _rising(now: float, looks: Looks, state: State, handled: float) -> float | None:
-    """Since when surely more calls come than ``handled`` by second. A rise that was seen is measured on, from its
-    beginning, until it is as long as the longest window."""
-    began = beyond_noise(looks, now, handled)
+    """Since when surely more calls come than ``handled`` by second. A rise that was seen is measured on from its
+    beginning, at most over the longest window, unless another one comes on top of it."""
+    known = state.rising_since
+    if known is None:
+        return beyond_noise(looks, now, handled)
+    lately = max(known, now - LEAST_S)
+    began = beyond_noise(looks, now, max(handled, since(looks, lately).rate))
     if began is not None:
         return began
-    if state.rising_since is not None and now - state.rising_since < LEAST_S:
-        return state.rising_since
+    if now - known < LEAST_S or beyond_noise(looks, now, handled) is not None:
+        return lately
     return None
 
 

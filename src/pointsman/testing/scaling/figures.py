@@ -23,6 +23,9 @@ Runs = dict[str, dict[str, dict[str, list[Figures]]]]
 RULES = ("pointsman", "ray", "kpa", "oracle")
 LENGTH_S = 1800
 SEEDS = 5
+DRAWS = range(1, 11)
+"""Other draws of the last kind of traffic, which are not in the average: a draw may have many long pauses, or none."""
+SWITCHING = "60/s for 30 s, then 10/s for 120, on average"
 CALM_S = 3600
 CALM_RATES = (3, 10, 30)
 TUNED: dict[str, dict[str, float]] = {
@@ -32,8 +35,8 @@ TUNED: dict[str, dict[str, float]] = {
 """The peers with Pointsman's target and delays, as far as they have such."""
 
 
-def traces(seed: int = 0) -> dict[str, Steps]:
-    """The kinds of traffic, half an hour each, in calls per second; the seed makes the last one."""
+def traces() -> dict[str, Steps]:
+    """The five kinds of traffic, half an hour each, in calls per second. The last one is drawn by chance, once."""
     bursts = [step for begin in range(0, LENGTH_S, 300) for step in ((begin, 60.0), (begin + 30, 8.0))]
     sine = [(second, 30 + 25 * math.sin(2 * math.pi * (second + 5) / 1200)) for second in range(0, LENGTH_S, 10)]
     return {
@@ -41,8 +44,20 @@ def traces(seed: int = 0) -> dict[str, Steps]:
         "5, 60, 5/s, 10 min each": [(0, 5), (600, 60), (1200, 5), (LENGTH_S, 0)],
         "60/s for 30 of 300 s, else 8": [*bursts, (LENGTH_S, 0)],
         "5 to 55/s and back in 20 min": [*sine, (LENGTH_S, 0)],
-        "60/s for 30 s, then 10/s for 120, on average": _switching(random.Random(f"switching {seed}")),
+        SWITCHING: switching(0),
     }
+
+
+def switching(draw: int) -> Steps:
+    """10 calls per second for 120 s, then 60 for 30 s, and so on; how long each time is exponentially distributed."""
+    chance = random.Random(f"switching {draw}")
+    steps: Steps = []
+    now, busy = 0.0, False
+    while now < LENGTH_S:
+        steps.append((now, 60.0 if busy else 10.0))
+        now += chance.expovariate(1 / (30 if busy else 120))
+        busy = not busy
+    return [*steps, (LENGTH_S, 0)]
 
 
 def simulated(steps: Steps, rule: str, seed: int = 0, **fields: float) -> Simulated:
@@ -58,21 +73,25 @@ def simulated(steps: Steps, rule: str, seed: int = 0, **fields: float) -> Simula
 
 def run(seeds: Iterable[int], rules: Sequence[str] = RULES) -> Runs:
     """All simulations of the tables, of these seeds."""
-    busy: dict[str, dict[str, list[Figures]]] = {}
-    steady: dict[str, dict[str, list[Figures]]] = {}
-    tuned: dict[str, dict[str, list[Figures]]] = {}
-    for seed in seeds:
-        for kind, steps in traces(seed).items():
-            for rule in rules:
-                busy.setdefault(kind, {}).setdefault(rule, []).append(figures(simulated(steps, rule, seed)))
-            for rule, fields in TUNED.items():
-                result = simulated(steps, rule, seed, **fields)
-                tuned.setdefault(kind, {}).setdefault(rule, []).append(figures(result))
+    runs: Runs = {name: {} for name in ("busy", "draws", "tuned", "steady")}
+
+    def note(part: str, kind: str, rule: str, steps: Steps, seed: int, **fields: float) -> None:
+        found = runs[part].setdefault(kind, {}).setdefault(rule, [])
+        found.append(figures(simulated(steps, rule, seed, **fields)))
+
+    seeds = tuple(seeds)
+    for rule in rules:
+        for kind, steps in traces().items():
+            for seed in seeds:
+                note("busy", kind, rule, steps, seed)
+                if rule in TUNED:
+                    note("tuned", kind, rule, steps, seed, **TUNED[rule])
+        for draw in DRAWS:
+            note("draws", SWITCHING, rule, switching(draw), draw)
         for rate in CALM_RATES:
-            for rule in rules:
-                result = simulated([(0, rate), (CALM_S, 0)], rule, seed)
-                steady.setdefault(f"{rate}/s", {}).setdefault(rule, []).append(figures(result))
-    return {"busy": busy, "steady": steady, "tuned": tuned}
+            for seed in seeds:
+                note("steady", f"{rate}/s", rule, [(0, rate), (CALM_S, 0)], seed)
+    return runs
 
 
 def figures(result: Simulated) -> Figures:
@@ -94,7 +113,14 @@ def table(runs: Runs) -> str:
     lines = [f"| calls | {' | '.join(rules)} |", f"| --- |{' --- |' * len(rules)}"]
     lines += [f"| {kind} | {' | '.join(_cell(results[rule]) for rule in rules)} |" for kind, results in busy.items()]
     mean = [_cell([one for results in busy.values() for one in results[rule]]) for rule in rules]
-    return "\n".join([*lines, f"| **on average** | {' | '.join(mean)} |"])
+    others = [_cell(runs["draws"][SWITCHING][rule]) for rule in rules]
+    return "\n".join(
+        [
+            *lines,
+            f"| **on average** | {' | '.join(mean)} |",
+            f"| *other draws of the last kind* | {' | '.join(others)} |",
+        ]
+    )
 
 
 def steady_table(runs: Runs) -> str:
@@ -129,17 +155,6 @@ def _cell(results: Sequence[Figures]) -> str:
 
 def _mean(results: Sequence[Figures], name: str) -> float:
     return fmean(one[name] for one in results)
-
-
-def _switching(chance: random.Random) -> Steps:
-    """10 calls per second, and now and then 60, for times that are exponentially distributed."""
-    steps: Steps = []
-    now, busy = 0.0, False
-    while now < LENGTH_S:
-        steps.append((now, 60.0 if busy else 10.0))
-        now += chance.expovariate(1 / (30 if busy else 120))
-        busy = not busy
-    return [*steps, (LENGTH_S, 0)]
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import pytest
 
 from pointsman.controller.backends import with_backend
 from pointsman.controller.failures import Failures
-from pointsman.controller.observed import Observed, Use, free_capacity_of, record_exit
+from pointsman.controller.observed import Observed, free_capacity_of, record_exit
 from pointsman.controller.replicas import Phase, Replica
+from pointsman.controller.scaling.found import Use
 from pointsman.controller.scaling.prospects import blocked_by, prospect_of
 from pointsman.controller.scaling.room import Need, Shared, share, to_unload, with_idle
 from pointsman.controller.state import Desired, NoCapacityError

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from pointsman.controller.allocation import CapacityLedger
-from pointsman.controller.observed import Observed, Use
+from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase
+from pointsman.controller.scaling.found import Use
 from pointsman.controller.scaling.room import Need, Standing, promised, share, to_unload
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, Autoscaling, BackendSpec, Capacity, NodeCapacity, Resources, Scale

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.controller.observed import Looked
+from pointsman.controller.scaling.found import Looked
 from pointsman.controller.scaling.metrics import ScalingMetrics
 from pointsman.controller.state import Desired
 from pointsman.model import Autoscaling, Capacity, Scale

@@ -7,9 +7,10 @@ import pytest
 
 from pointsman.client.operations import scaling_view
 from pointsman.controller.failures import Failures
-from pointsman.controller.observed import Looked, Observed
+from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase
 from pointsman.controller.scaling.following import decided
+from pointsman.controller.scaling.found import Looked
 from pointsman.controller.scaling.words import news, view_of
 from pointsman.controller.state import Desired, Fallback
 from pointsman.controller.views import state_of

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pointsman.controller.observed import Observed, Use
+from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase
 from pointsman.controller.scaling.following import may_be_unloaded
+from pointsman.controller.scaling.found import Use
 from pointsman.controller.state import Desired
 from pointsman.model.scaling import Demand
 

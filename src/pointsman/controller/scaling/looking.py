@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from pointsman.controller.observed import Looked, Observed
+from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase, Replica
+from pointsman.controller.scaling.found import Looked
 from pointsman.controller.state import Desired
 from pointsman.model import ASGI, BackendSpec, Scale
 from pointsman.model.evidence import Evidence, Tally

@@ -18,9 +18,10 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from pointsman.controller.acting import time_of_day
-from pointsman.controller.observed import Looked, Observed
+from pointsman.controller.observed import Observed
 from pointsman.controller.scaling import looking
 from pointsman.controller.scaling.following import decided, noted
+from pointsman.controller.scaling.found import Looked
 from pointsman.controller.scaling.idle import keeps_one
 from pointsman.controller.scaling.looking import NO_STEP, Rate, Step
 from pointsman.controller.scaling.prospects import scales as follows

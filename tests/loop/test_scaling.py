@@ -474,3 +474,22 @@ def test_a_burst_at_a_new_backend(tmp_path: Path) -> None:
         await world.rises_to(4, within_s=2.0)
 
     in_scaled_world(tmp_path, test)
+
+
+def test_a_replica_that_hangs_while_it_leaves_is_killed(tmp_path: Path) -> None:
+    """A replica that leaves has as long as its streams take, but not if its process hangs: it is killed as one that
+    serves would be, and its backend has failed at nothing (AS7, F4)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(max_replicas=2, downscale_delay_s=1.0, look_back_period_s=2.0)
+        world.plan = ReplicaPlan(drain_s=None)
+        await world.scale(2, hold_s=5.0)
+        await asyncio.sleep(30.0)
+        (leaver,) = (one for one in world.controller.observed.of("b") if one.phase is Phase.DRAINING)
+        world.engine.live[leaver.number].plan = ReplicaPlan(health=None, stopped=True)
+        await asyncio.sleep(30.0)
+        assert world.engine.history("kill") == [("kill", leaver.number)]
+        assert world.controller.observed.failures == {}
+        assert (world.wanted(), world.serving()) == (1, 1)
+
+    in_scaled_world(tmp_path, test)

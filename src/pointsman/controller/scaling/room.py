@@ -82,9 +82,12 @@ class Standing:
 
     def __init__(self, desired: Desired) -> None:
         policies = [endpoint.policy for endpoint in desired.endpoints.values()]
-        users = {tag for policy in policies for tag, weight in policy.weights.items() if weight}
-        users.update(tag for pins in desired.pins.values() for tag in pins.keys.values())
-        self._copies = {tag for policy in policies for tag in policy.shadows} - users
+        copies = {tag for policy in policies for tag in policy.shadows}
+        if copies:
+            copies -= {tag for policy in policies for tag, weight in policy.weights.items() if weight}
+        if copies:  # there may be many pins
+            copies -= {tag for pins in desired.pins.values() for tag in pins.keys.values()}
+        self._copies = copies
 
     def of(self, spec: BackendSpec) -> tuple[bool, int]:
         """What a backend ranks by; the largest comes first."""
@@ -100,6 +103,8 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
         pick: says which replicas of a backend go first.
     """
     shared = Shared({}, set(), [], [], [])
+    if _all_fit(needs, ledger, shared):  # nearly always, and who comes first does not matter then
+        return shared
     standing = Standing(desired)
 
     def rank(need: Need, launched: int) -> tuple[bool, bool, int, float]:
@@ -126,6 +131,21 @@ def share(needs: list[Need], desired: Desired, observed: Observed, ledger: Capac
         if launched + 1 < need.missing:
             heapq.heappush(queue, (rank(need, launched + 1), index, launched + 1))
     return shared
+
+
+def _all_fit(needs: list[Need], ledger: CapacityLedger, shared: Shared) -> bool:
+    """Give all of them what they need; nothing is given out if that is not possible."""
+    for need in needs:
+        for _ in range(need.missing):
+            allocation = ledger.place(need.spec.resources)
+            if allocation is None:
+                _free(ledger, shared.taken)
+                shared.launches.clear()
+                shared.taken.clear()
+                return False
+            shared.launches.setdefault(need.spec.tag, []).append(allocation)
+            shared.taken.append(allocation)
+    return True
 
 
 def _withhold(shared: Shared, standing: tuple[bool, int], ledger: CapacityLedger) -> None:

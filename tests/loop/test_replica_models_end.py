@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from pointsman.model import Reason
-from pointsman.testing import MemoryReplica
+from pointsman.testing import MemoryReplica, TestClient
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import (
     BODY,
@@ -20,7 +20,7 @@ from pointsman.wire.messages import (
 )
 from pointsman.wire.scaling import ModelsHead
 from tests.loop import loaders
-from tests.loop.loaders import DID, fresh_loaders, gate
+from tests.loop.loaders import BROKEN, DID, fresh_loaders, gate
 from tests.loop.model_callers import BOTH, ModelCaller, open_app, until, with_models
 
 __all__ = ["fresh_loaders"]
@@ -182,6 +182,21 @@ def test_models_are_unloaded_also_where_close_raises() -> None:
         assert "unload a on pointsman-unload" in DID
 
     with_models(test, loaders.Reconfigured)
+
+
+# --- a client without processes ----------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_test_client_asks_for_models(code: type) -> None:
+    """A user's own test names models by the header, gets the loader's exception, and finds all unloaded (MX3, MX8)."""
+    with TestClient(code) as client:
+        for name in "abca":
+            assert client.post("/", headers={"serve_multiplexed_model_id": name}).text == f"{name} alive"
+        BROKEN["bad"] = OSError("disk on fire")
+        with pytest.raises(OSError, match="disk on fire"):
+            client.post("/", headers={"serve-multiplexed-model-id": "bad"})
+    assert sorted(line[:8] for line in DID if "unload" in line) == ["unload a", "unload a", "unload b", "unload c"]
 
 
 # --- loaders in other places -------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Host:
 
     Attributes:
         observer: hears what becomes of models.
-        context: makes the context that loads, sizes and unloads run in.
+        context: makes the context that loads, sizes and unloads run in; by default a copy of that of the maker.
         load_s: what a load has taken lately, in seconds; 0 before the first.
     """
 
@@ -76,7 +76,7 @@ class Host:
         self._models: dict[str, Any] = {}
         self._closed = False
         self.observer: Observer = NoObserver()
-        self.context: Callable[[], Context] = contextvars.copy_context
+        self.context: Callable[[], Context] = contextvars.copy_context().copy
         self.load_s = 0.0
 
     # For a replica

@@ -91,7 +91,7 @@ def test_callers_on_many_threads_share_few_models(seed: int) -> None:
 
     def ask(chance: random.Random) -> str:
         try:
-            model = host.get(chance.choice(names))
+            model = host.call(chance.choice(names))
         except OSError as error:
             return str(error)
         return "alive" if model.alive else f"dead {model.name}"
@@ -105,7 +105,7 @@ def test_callers_on_many_threads_share_few_models(seed: int) -> None:
         scope.models = UsedModels()
         call_scope.set(scope)
         try:
-            model = await asyncio.wait_for(host.soon(chance.choice(names)), chance.choice((0.0005, LIMIT_S)))
+            model = await asyncio.wait_for(host.call(chance.choice(names)), chance.choice((0.0005, LIMIT_S)))
             return "alive" if model.alive else f"dead {model.name}"
         except asyncio.TimeoutError:
             return "alive"

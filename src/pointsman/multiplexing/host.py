@@ -160,8 +160,12 @@ class Host:
         # Not `get_running_loop`, whose exception would cost each sync call more than all the rest.
         loop = asyncio._get_running_loop()
         if scope is not None and scope.models is not None and scope.models.keeps(self, model_id):
-            return self._models[model_id] if loop is None else _at_once(self._models[model_id])
-        return self.get(model_id) if loop is None else self.soon(model_id)
+            model = self._models[model_id]
+        elif self.take(model_id):
+            model = self._given(model_id, None, scope)
+        else:
+            return self.get(model_id) if loop is None else self.soon(model_id)
+        return model if loop is None else _at_once(model)
 
     def get(self, model_id: str) -> Any:
         """The model, once it is there. Blocks the thread until then, at most until the deadline of the call.

@@ -139,8 +139,9 @@ def test_callers_on_many_threads_share_few_models(seed: int) -> None:
     assert host.is_closed
 
 
-def test_a_system_without_threads_fails_the_load_and_still_unloads() -> None:
+def test_a_system_without_threads_fails_the_load_and_still_unloads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system gives no more threads, callers get that as their error, and an unload comes later (MX9)."""
+    monkeypatch.setattr("pointsman.multiplexing.host.RETRY_S", 0.01)
     spare = threading.Event()
 
     def spawn(function: Any, name: str) -> None:

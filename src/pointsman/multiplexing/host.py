@@ -32,6 +32,9 @@ log = logging.getLogger("pointsman.replica")
 WEIGHT = 0.3
 """Of a new load in the mean of what loads take."""
 
+RETRY_S = 1.0
+"""When an unload is tried again that found no thread."""
+
 Spawn = Callable[[Callable[[], None], str], None]
 
 
@@ -255,7 +258,7 @@ class Host:
         try:
             self._spawn(partial(self._unload, action.id), "unload")
         except RuntimeError:  # the system has no more threads: better late than never
-            timer = threading.Timer(1.0, self._unload, [action.id])
+            timer = threading.Timer(RETRY_S, self._unload, [action.id])
             timer.daemon = True
             timer.start()
 

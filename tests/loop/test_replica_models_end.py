@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import random
 
+import msgspec
 import pytest
 
 from pointsman.model import Reason
-from pointsman.testing import MemoryReplica, TestClient
+from pointsman.replica.ledger import StartedLedger
+from pointsman.replica.runtime import Runtime
+from pointsman.testing import MemoryReplica, TestClient, new_call, real_time, run
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import (
     BODY,
@@ -19,9 +23,11 @@ from pointsman.wire.messages import (
     unpack,
 )
 from pointsman.wire.scaling import ModelsHead
+from pointsman.wire.started import StartedCalls, path_of
 from tests.loop import loaders
 from tests.loop.loaders import BROKEN, DID, fresh_loaders, gate
-from tests.loop.model_callers import BOTH, ModelCaller, open_app, until, with_models
+from tests.loop.model_callers import BOTH, ModelCaller, host_of, open_app, until, until_quiet, with_models
+from tests.loop.routers import routed
 
 __all__ = ["fresh_loaders"]
 
@@ -182,6 +188,70 @@ def test_models_are_unloaded_also_where_close_raises() -> None:
         assert "unload a on pointsman-unload" in DID
 
     with_models(test, loaders.Reconfigured)
+
+
+# --- with routers ------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_routers_and_replicas_agree(code: type) -> None:
+    """Two routers send 300 calls for seven models to two replicas with two places each: each call is answered by its
+    own model, alive, and at the end all are idle (MX5, MX7, MX8)."""
+
+    async def main() -> None:
+        async with MemoryReplica(code) as one, MemoryReplica(code) as two:
+            options = {"multiplexed": True, "one_at_a_time": code is loaders.Sync}
+            async with routed(one, two, **options) as first, routed(one, two, **options) as second:
+                chance = random.Random(1)
+                names = chance.choices("abcdefg", weights=[64, 32, 16, 8, 4, 2, 1], k=300)
+                calls = [new_call(model_id=name, timeout_s=30.0) for name in names]
+                for number, call in enumerate(calls):
+                    (first, second)[number % 2].submit(call)
+                    if number % 20 == 0:
+                        await asyncio.sleep(0.001)
+                replies = await asyncio.gather(*(call.future for call in calls))
+                assert [bytes(reply.body).decode() for reply in replies] == [f"{name} alive" for name in names]
+                for replica in (one, two):
+                    host_of(replica).validate()
+                    await until_quiet(replica)
+
+    run(main())
+
+
+class Noted(MemoryReplica):
+    """Notes which calls have begun, as real ones do."""
+
+    def __init__(self, address: Path) -> None:
+        super().__init__(loaders.Async)
+        self.ref = msgspec.structs.replace(self.ref, address=str(address))
+
+    async def __aenter__(self) -> MemoryReplica:
+        started = StartedLedger(StartedCalls(path_of(self.ref.address)))
+        self._runtime = runtime = Runtime(self._config, started=started)
+        self._open.enter_context(real_time())
+        await runtime.load_code(self._code, self._traits)
+        self.listen(runtime)
+        return self
+
+
+def test_calls_whose_replica_dies_while_they_wait_are_placed_elsewhere(tmp_path: Path) -> None:
+    """A call that waits for its model has not begun: where its replica is killed, another one loads the model and
+    answers, also a call that may not be repeated (MX4)."""
+
+    async def main() -> None:
+        opened = gate("a")
+        one, two = Noted(tmp_path / "1"), Noted(tmp_path / "2")
+        async with one, two, routed(one, two, multiplexed=True) as router:
+            call = new_call(model_id="a", timeout_s=30.0)
+            router.submit(call)
+            await until(lambda: DID == ["begin a"])
+            (one if host_of(one).ids() else two).die()
+            await until(lambda: DID == ["begin a", "begin a"])
+            opened.set()
+            assert bytes((await call.future).body) == b"a alive"  # type: ignore[misc,union-attr]
+            await until(lambda: DID.count("load a") == 2)
+
+    run(main())
 
 
 # --- a client without processes ----------------------------------------------------------------------------------

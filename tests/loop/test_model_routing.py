@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from pointsman.exceptions import BackpressureError, DeadlineExceededError
+from pointsman.incoming import RequestHead
+from pointsman.routing.appcalls import AppCall
 from pointsman.routing.call import Call
 from pointsman.routing.multiplexing import ModelPool
 from pointsman.routing.pool import Pool
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, run, settle, table_of
+from pointsman.wire.messages import SOCKET, AppPart
+from tests.loop.counted import Told, counting, scaling
 from tests.loop.routers import ids, routed, submitted
 
 
@@ -339,5 +343,57 @@ def test_a_copy_for_a_shadow_names_the_model() -> None:
         await sent(router, "m")
         assert [head.request.model_id for head in (*primary.arrived, *shadow.arrived)] == ["m", "m"]
         await router.aclose()
+
+    run(main())
+
+
+def test_calls_that_wait_for_a_load_are_demand() -> None:
+    """Calls that wait in a replica for their model, and those that wait here for its holder, count as calls that are
+    there, each once (MX10, AS3)."""
+
+    async def main() -> None:
+        replica = ScriptedReplica()
+        table = scaling(table_of(1, {"b": [replica]}, multiplexed=True, max_concurrent_queries=2))
+        told = Told()
+        async with counting(table, told) as router:
+            await sent(router, "m", "m", "m")
+            await asyncio.sleep(1.0)
+            _, counted = told.of("b")[-1]
+            assert (counted.waiting, counted.running) == (1, 2)
+            assert counted.call_s == pytest.approx(3.0, abs=0.6)
+            replica.tell(held=("m",), load_s=1.0, room=2)
+            replica.reply()
+            await asyncio.sleep(1.0)
+            _, counted = told.of("b")[-1]
+            assert (counted.waiting, counted.running, counted.ended) == (0, 2, 1)
+
+    run(main())
+
+
+def socket_for(model: str) -> AppCall:
+    loop = asyncio.get_running_loop()
+    head = RequestHead("b", model_id=model)
+    return AppCall(head, app=AppPart(follows=SOCKET), deadline=loop.time() + 60, future=loop.create_future())
+
+
+def test_a_socket_goes_where_its_model_is() -> None:
+    """A WebSocket that names a model opens at a replica that holds it, even if another has fewer; for a cold model all
+    go to the one that is to load it (MX5, MX6)."""
+
+    async def main() -> None:
+        replicas = [ScriptedReplica() for _ in range(3)]
+        async with routed(*replicas, multiplexed=True) as router:
+            replicas[1].tell(held=("m",), load_s=1.0, room=2)
+            await settle()
+            for _ in range(3):
+                router.submit(socket_for("m"))
+            await settle()
+            assert [len(replica.calls) for replica in replicas] == [0, 3, 0]
+            for _ in range(3):
+                router.submit(socket_for("cold"))
+            await settle()
+            assert sorted(len(replica.calls) for replica in replicas) in ([0, 3, 3], [0, 0, 6])
+            await submitted(router, 2)
+            assert pool_of(router).inflight == 8
 
     run(main())

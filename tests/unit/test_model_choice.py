@@ -32,6 +32,7 @@ class Replica:
     room: int = -1
     waits_for_room: bool = False
     load_s: float = 1.0
+    waits: int = 0
     open: bool = True
     elsewhere: int = 0
     near: bool = True
@@ -50,7 +51,7 @@ def choose(replicas: list[Replica], waited_s: float = 0.0, limit: int = 2, **opt
     holders = [one for one in replicas if "m" in one.models]
     chosen = choose_replica(holders, limit=limit, turn=0, **options)
     if chosen is None:
-        chosen = choose_loader("m", replicas, holders, limit=limit, waited_s=waited_s, **options)
+        chosen = choose_loader("m", replicas, holders, limit=limit, most=9, waited_s=waited_s, **options)
     return None if chosen is None else chosen.number
 
 
@@ -106,7 +107,7 @@ def test_all_routers_load_a_model_at_the_same_replica(count: int, ids: list[str]
         home = owner(model_id, replicas).number
         for one in replicas:
             one.inflight = one.number % 3
-        chosen = choose_loader(model_id, replicas[::-1], [], limit=1, waited_s=0.0)
+        chosen = choose_loader(model_id, replicas[::-1], [], limit=1, most=9, waited_s=0.0)
         assert chosen is not None
         assert chosen.number == home
         left = [one for one in replicas if one.number != dead]
@@ -152,6 +153,17 @@ def test_a_load_under_way_is_joined() -> None:
     assert choose(replicas, waited_s=1.9) is None, "a load that takes a little longer is worth waiting for"
     assert choose(replicas, waited_s=2.1) not in (None, away.number)
     assert patience_s("m", replicas, []) == SLOW_LOAD
+
+
+def test_only_so_many_calls_wait_in_a_replica() -> None:
+    """Where as many calls of this router wait for models as may wait, no more are sent, whatever ids clients make up:
+    they wait here, or are refused (MX5, BC5)."""
+    replicas = replicas_with(2, waits=9)
+    assert choose(replicas) is None
+    replicas[0].waits = 8
+    assert choose(replicas) == 1
+    replicas[0].waits, replicas[0].loading = 9, {"m": 1}
+    assert choose(replicas) is None
 
 
 def test_waiting_for_longer_than_a_load_loads_elsewhere() -> None:

@@ -7,7 +7,7 @@ import re
 
 from rich.console import Console
 
-from pointsman.cli.tables import status_tables
+from pointsman.cli.tables import models_table, status_tables
 from pointsman.client.operations import status_view
 from pointsman.model import EndpointSpec, TrafficPolicy
 from pointsman.model.evidence import Tally, TallyKey, Window
@@ -44,3 +44,26 @@ def test_the_status_says_how_each_backend_did_in_the_last_minute() -> None:
         console.print(table)
     assert re.search(" main.*\n +p50 20[3-7], p99 20[3-7] ms", output.getvalue())
     assert re.search(" canary.*\n +p50 (39[6-9]|40[0-4]), p99 (39[6-9]|40[0-4]) ms, 3 errors", output.getvalue())
+
+
+def test_the_models_of_a_backend_as_a_table() -> None:
+    """Each model is a line with its replica: those in use first, then those used last; names from clients lose what
+    could move the cursor, and a backend without models says so (MX11)."""
+    held = {
+        "shop#b": [
+            {"id": "old", "bytes": 0, "in_use": 0, "idle_s": 4000.4},
+            {"id": "new", "bytes": 1234567, "in_use": 0, "idle_s": 2.0},
+            {"id": "busy\x1b[2J", "bytes": 7, "in_use": 3, "idle_s": 0.0},
+        ],
+        "shop#a": [{"id": "one", "bytes": 0, "in_use": 1, "idle_s": 0.0}],
+    }
+    lines = io.StringIO()
+    Console(file=lines, width=100).print(models_table("shop", held))
+    rows = [re.split(r"  +", line.strip()) for line in lines.getvalue().splitlines() if "shop#" in line]
+    assert rows == [
+        ["shop#a", "one", "-", "1", "-"],
+        ["shop#b", "busy?[2J", "7", "3", "-"],
+        ["shop#b", "new", "1,234,567", "0", "2 s"],
+        ["shop#b", "old", "-", "0", "4,000 s"],
+    ]
+    assert str(models_table("shop", {"shop#a": []})) == "The replicas of shop hold no models."

@@ -59,6 +59,7 @@ class ModelCandidate(Candidate, Protocol):
         number: of the replica, the same in all routers.
         room: how many more models it could load without giving one up; negative where there is no limit.
         waits_for_room: whether a load waits there because every model is in use.
+        waits: how many calls of this router wait there for models.
         load_s: what a load takes there, in seconds; 0 while that is not known.
     """
 
@@ -70,6 +71,9 @@ class ModelCandidate(Candidate, Protocol):
 
     @property
     def waits_for_room(self) -> bool: ...
+
+    @property
+    def waits(self) -> int: ...
 
     @property
     def load_s(self) -> float: ...
@@ -98,7 +102,14 @@ def where_to_load(model_id: str, candidates: Sequence[L]) -> L | None:
 
 
 def choose_loader(
-    model_id: str, candidates: Sequence[L], holders: Sequence[L], *, limit: int, waited_s: float, halved: bool = False
+    model_id: str,
+    candidates: Sequence[L],
+    holders: Sequence[L],
+    *,
+    limit: int,
+    most: int,
+    waited_s: float,
+    halved: bool = False,
 ) -> L | None:
     """The candidate that loads a model for a call, or is loading it; None if the call is to wait. Asked where no holder
     has a free place: :func:`~pointsman.policy.balance.choose_replica` finds the least busy of these.
@@ -106,6 +117,7 @@ def choose_loader(
     Args:
         candidates: all replicas of the backend.
         holders: those of them that hold the model.
+        most: calls of this router that may wait in one replica for models.
         waited_s: how long the first of those calls for the model that wait in this router has waited.
         limit, halved: as for :func:`~pointsman.policy.balance.choose_replica`.
 
@@ -115,11 +127,12 @@ def choose_loader(
     has reached the price: A. Karlin et al., "Competitive snoopy caching", Algorithmica 3, 1988).
     """
     loading = [one for one in candidates if one.awaiting(model_id) is not None]
+    open_ones = [one for one in candidates if one.open and one.waits < most]
     if loading and not holders:
-        open_ones = [one for one in loading if one.open and (one.awaiting(model_id) or 0) < limit]
-        if open_ones:
-            return min(open_ones, key=lambda one: one.awaiting(model_id) or 0)
-    others = [one for one in candidates if one.open and one not in holders and one not in loading]
+        joined = [one for one in open_ones if one in loading and (one.awaiting(model_id) or 0) < limit]
+        if joined:
+            return min(joined, key=lambda one: one.awaiting(model_id) or 0)
+    others = [one for one in open_ones if one not in holders and one not in loading]
     if holders or loading:
         wait_s = _patience_s(holders, loading)
         if wait_s is None or waited_s < wait_s:

@@ -15,7 +15,7 @@ from typing import cast
 
 from pointsman.model import BackendRoute, ReplicaRef
 from pointsman.policy.balance import choose_replica
-from pointsman.policy.multiplexing import choose_loader, patience_s
+from pointsman.policy.multiplexing import choose_loader, patience_s, where_to_load
 from pointsman.routing.call import Call
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pool import Pool
@@ -63,6 +63,10 @@ class ModelReplica(RemoteReplica):
         return count if count or model_id in self._loading else None
 
     @property
+    def waits(self) -> int:
+        return len(self._await)
+
+    @property
     def inflight(self) -> int:
         return len(self._calls) + len(self._streams) - len(self._sockets) - len(self._await)
 
@@ -77,7 +81,7 @@ class ModelReplica(RemoteReplica):
     def send(self, call: Call) -> None:
         super().send(call)
         model_id = call.request.model_id
-        if model_id and model_id not in self._models and call.call_id in self._calls:
+        if model_id and model_id not in self._models and call.call_id in self._calls and not call.is_socket:
             self._await[call.call_id] = model_id
             self._awaited[model_id] += 1
 
@@ -121,7 +125,7 @@ class ModelReplica(RemoteReplica):
         if head.room > 0:
             self._places = max(self._places, head.room + len(self._models) + len(self._loading))
         # From the calls themselves: one that was sent for a model that was here waits if that has made room meanwhile.
-        named = ((call_id, call.request.model_id) for call_id, call in self._calls.items())
+        named = [(call_id, call.request.model_id) for call_id, call in self._calls.items() if not call.is_socket]
         self._await = {call_id: model_id for call_id, model_id in named if model_id and model_id not in self._models}
         self._awaited = Counter(self._await.values())
         self._on_models()
@@ -144,9 +148,10 @@ class ModelPool(Pool):
         self._late_at = inf  # uvloop's handles do not all say that
         self._holders: dict[str, list[ModelReplica]] = {}  # by model, as far as somebody has asked
         self._has_news = False
-        self._opened = 0
+        self._opened: list[int] = []
         super().__init__(route, instance=instance, reroute=reroute, metrics=metrics, reporter=reporter)
         self._may_pass = True
+        self._sockets.prefer = self._best_for_socket
 
     def update(self, route: BackendRoute) -> None:
         for ref in route.replicas:
@@ -155,7 +160,7 @@ class ModelPool(Pool):
                 remote.counts = self.demand.counts
                 self._remotes[ref.number] = remote
                 remote.start()
-        self._holders.clear()
+        self._models_changed()
         super().update(route)
 
     async def aclose(self, reason: str) -> None:
@@ -180,7 +185,7 @@ class ModelPool(Pool):
 
     def _place_by_model(self) -> bool:
         """Place the waiting calls for which there is a place, in order of arrival. Returns whether one was."""
-        opened = sum(one.open for one in self._candidates)
+        opened = [one.ref.number for one in self._candidates if one.open]
         # Without news a call that found no replica to load its model will find none now.
         news, self._has_news, self._opened = self._has_news or opened != self._opened, False, opened
         placed, due = False, inf
@@ -239,7 +244,18 @@ class ModelPool(Pool):
         # Of the calls for one model only the first that waits is tried, unless it was placed.
         came = self._came.get(call.arrival)
         waited_s = 0.0 if came is None else self._loop.time() - came
-        return choose_loader(model_id, self._models(), holders, limit=limit, waited_s=waited_s, halved=halved)
+        most = max(limit, self._route.max_queued_queries)
+        candidates = self._models()
+        return choose_loader(model_id, candidates, holders, limit=limit, most=most, waited_s=waited_s, halved=halved)
+
+    def _best_for_socket(self, call: Call, free: list[ModelReplica]) -> list[ModelReplica]:
+        """Those of the replicas with a place for a socket that are best for its model."""
+        model_id = call.request.model_id
+        if not model_id:
+            return free
+        there = [one for one in free if one.holds(model_id)] or [one for one in free if one.awaiting(model_id)]
+        best = where_to_load(model_id, free)
+        return there or ([] if best is None else [best])
 
     def _holders_of(self, model_id: str) -> list[ModelReplica]:
         # hot: kept until a replica tells of models, which is rare beside calls; not for ids that nobody has, which

@@ -7,8 +7,8 @@ many as they take, it is refused at once: nobody knows when one will end.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from pointsman.exceptions import BackpressureError
 from pointsman.model import BackendRoute
@@ -31,10 +31,12 @@ class SocketPlaces:
 
     Attributes:
         waiting: sockets for which no replica is there now.
+        prefer: which of the replicas with a place are best for a socket; None where all are.
     """
 
     def __init__(self) -> None:
         self.waiting: deque[Call] = deque()
+        self.prefer: Callable[[Call, list[Any]], list[Any]] | None = None
 
     def place(self, call: Call, candidates: Sequence[Candidate], route: BackendRoute) -> None:
         """Send a socket to a replica, or keep it until there is one.
@@ -66,6 +68,8 @@ class SocketPlaces:
     def _send(self, call: Call, candidates: Sequence[Candidate], route: BackendRoute) -> bool:
         open_ones = [one for one in candidates if one.open]
         free = [one for one in open_ones if one.sockets < route.max_websockets and not call.was_refused_by(one)]
+        if free and self.prefer is not None:
+            free = self.prefer(call, free)
         if free:
             min(free, key=lambda one: one.sockets).send(call)
         elif open_ones:

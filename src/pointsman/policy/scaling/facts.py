@@ -86,11 +86,6 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
         """Calls that ran on average."""
         return self.window.demand - self.window.waiting
 
-    @property
-    def coming(self) -> float:
-        """Demand that the calls lead to that come now."""
-        return self.rate * self.service.mean_s
-
 
 def gather(seen: Seen, config: Autoscaling, now: float, looks: Looks, state: State, known: Service | None) -> Facts:
     """Read the counts.

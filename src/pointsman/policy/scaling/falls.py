@@ -16,8 +16,14 @@ REGRET_S = 600.0
 FORGET_S = 1800.0
 """Seconds without that, after which the delay is the configured one again."""
 
+SURGE_S = 20.0
+"""Seconds for which replicas for a backlog are asked for at least, also if it is gone sooner."""
+SPACED = 0.05
+"""Falls are so long apart, as a part of the delay: demand is an average, and falls over a look-back."""
 RISEN = 1.25
 """Demand is rising when it is so many times what it was :data:`CALM_S` seconds ago."""
+STEADY = 1.1
+"""Demand is steady when it is within a tenth of its average."""
 TREND_S = 10.0
 """Seconds between two memories of demand that tell whether it is rising."""
 
@@ -122,10 +128,10 @@ def floor(falls: Falls, config: Autoscaling, now: float, wanted: int, demand: fl
     if now - falls.since < config.look_back_period_s:
         return wanted
     delay_s = delay_of(falls, config)
-    hold_s = min(config.look_back_period_s, delay_s)
+    hold_s = min(SURGE_S, delay_s)
     if falls.surged and (not clear or (falls.raised_at is not None and now - falls.raised_at <= hold_s)):
         return wanted
-    if now - falls.fallen_at < min(config.look_back_period_s, delay_s / 10):
+    if now - falls.fallen_at < min(config.look_back_period_s, SPACED * delay_s):
         return wanted
     if delay_s >= CALM_S and not falls.surged and _is_rising(falls, now, demand):
         return wanted
@@ -143,6 +149,6 @@ def _is_rising(falls: Falls, now: float, demand: float) -> bool:
 
 
 def usual(falls: Falls, demand: float) -> float:
-    """Demand without chance: its average over two minutes, unless it has fallen since."""
+    """Demand without chance: its average over two minutes, unless it is clearly another one now."""
     mean = sum(point for _, point in falls.course) / max(1, len(falls.course))
-    return mean if demand < mean <= RISEN * demand else demand
+    return mean if mean <= STEADY * demand and demand <= STEADY * mean else demand

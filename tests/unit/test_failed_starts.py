@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
-from pointsman.controller.failures import BACKOFF, BACKOFF_ALONE_S, BUDGET, SLOW_RETRY_S, STEADY_S, Failures
+from pointsman.controller.failures import (
+    BACKOFF,
+    BACKOFF_ALONE_S,
+    BUDGET,
+    SLOW_RETRY_S,
+    START_TRIES,
+    STEADY_S,
+    Failures,
+)
 from pointsman.controller.observed import record_exit, record_report, record_unhealthy
-from pointsman.controller.reconcile import START_TRIES, Launch, Revert, WakeAt, plan
+from pointsman.controller.reconcile import Launch, Revert, WakeAt, plan
 from pointsman.controller.replicas import Phase, Replica, Unhealthy
 from pointsman.controller.state import Fallback
 from pointsman.engine.orders import ProcessEvent

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pointsman.controller.failures import Failures
 from pointsman.controller.observed import Observed, record_commit
 from pointsman.controller.replicas import Phase
 from pointsman.controller.scaling.idle import falls_asleep, idle_s, is_called, keeps_one, look
@@ -27,19 +28,19 @@ def sleeping(scale: Scale | None = None, **config: Any) -> Desired:
     return Desired(9, desired.backends, scales={"b": scale} if scale else {})
 
 
-def looked(desired: Desired, observed: Observed, *words: tuple[float, Demand]) -> None:
+def looked(observed: Observed, *words: tuple[float, Demand]) -> None:
     for at, demand in words:
-        look("b", demand, desired, observed, at)
+        look("b", demand, observed, at)
 
 
 def test_idle_since_the_last_call() -> None:
     """The time begins anew with each call, also with one that came and ended between two looks (ID1)."""
     desired, observed = sleeping(), see(replica(1))
-    looked(desired, observed, (0.0, NOTHING), (5.0, NOTHING))
+    looked(observed, (0.0, NOTHING), (5.0, NOTHING))
     assert idle_s("b", observed, 5.0) == 5.0
-    looked(desired, observed, (6.0, Demand(call_s=0.1, arrivals=1)))
+    looked(observed, (6.0, Demand(call_s=0.1, arrivals=1)))
     assert idle_s("b", observed, 6.0) == 0.0
-    looked(desired, observed, (7.0, Demand(call_s=1.1, arrivals=1, running=1)), (9.0, Demand(call_s=3.1, arrivals=1)))
+    looked(observed, (7.0, Demand(call_s=1.1, arrivals=1, running=1)), (9.0, Demand(call_s=3.1, arrivals=1)))
     assert idle_s("b", observed, 10.0) == 1.0
     assert not falls_asleep("b", desired, observed, 18.9, TIME, silent=False)
     assert falls_asleep("b", desired, observed, 19.0, TIME, silent=False)
@@ -49,7 +50,7 @@ def test_a_long_stream_is_a_call_to_its_end() -> None:
     """A backend with one open stream is not unloaded, however long that is silent (ID1)."""
     desired, observed = sleeping(), see(replica(1))
     for at in range(0, 100, 5):
-        looked(desired, observed, (float(at), Demand(call_s=float(at), arrivals=1, running=1)))
+        looked(observed, (float(at), Demand(call_s=float(at), arrivals=1, running=1)))
     assert not falls_asleep("b", desired, observed, 100.0, TIME, silent=False)
 
 
@@ -57,17 +58,36 @@ def test_the_time_begins_when_a_replica_is_ready() -> None:
     """A model that loads for longer than its idle_timeout_s is not unloaded before it has served (ID1)."""
     starting = replica(1, Phase.STARTING)
     desired, observed = sleeping(), see(starting)
-    looked(desired, observed, (0.0, NOTHING), (30.0, NOTHING))
+    looked(observed, (0.0, NOTHING), (30.0, NOTHING))
     assert not falls_asleep("b", desired, observed, 30.0, TIME, silent=False)
     starting.phase = Phase.READY
-    looked(desired, observed, (31.0, NOTHING), (35.0, NOTHING))
+    looked(observed, (31.0, NOTHING), (35.0, NOTHING))
     assert idle_s("b", observed, 35.0) == 4.0
+
+
+def test_what_cannot_load_does_not_stay_awake_for_ever() -> None:
+    """A backend whose starts fail, or that finds no room, is unloaded once nobody has called it for its idle_timeout_s:
+    it is not tried for ever (ID1)."""
+    starting = replica(1, Phase.STARTING)
+    for observed in (see(), see(starting, failures={"b": Failures(count=3, starts=3)})):
+        looked(observed, (0.0, Demand(call_s=1.0, arrivals=1, waiting=1)), (1.0, Demand(call_s=2.0, arrivals=1)))
+        looked(observed, (5.0, Demand(call_s=2.0, arrivals=1)))
+        assert idle_s("b", observed, 12.0) == 11.0
+        assert falls_asleep("b", sleeping(), observed, 12.0, TIME, silent=False)
+
+
+def test_a_wake_begins_the_time_anew() -> None:
+    """A backend that is woken is not unloaded again before its replica is launched (ID3)."""
+    awake, asleep, observed = sleeping(Scale(1)), sleeping(Scale(0, unloaded=True)), see()
+    looked(observed, (0.0, NOTHING))
+    record_commit(observed, asleep, awake, [], 50.0)
+    assert idle_s("b", observed, 51.0) == 1.0
 
 
 def test_a_silent_router_keeps_a_backend_awake() -> None:
     """A router that had calls and says nothing may have some still (ID1, AS20)."""
     desired, observed = sleeping(), see(replica(1))
-    looked(desired, observed, (0.0, NOTHING))
+    looked(observed, (0.0, NOTHING))
     assert not falls_asleep("b", desired, observed, 50.0, TIME, silent=True)
 
 
@@ -81,7 +101,7 @@ def test_what_keeps_a_backend_awake(why: str) -> None:
         desired = Desired(9, desired.backends, fallbacks={"b": Fallback(None)})
     else:
         desired = sleeping(autoscaling=Autoscaling(min_replicas=0))
-    looked(desired, observed, (0.0, NOTHING))
+    looked(observed, (0.0, NOTHING))
     assert not falls_asleep("b", desired, observed, 1000.0, TIME, silent=False)
 
 
@@ -114,7 +134,7 @@ def test_one_is_kept_for_a_while_after_a_wake() -> None:
     """A backend that was woken by hand stays for as long as one that has had its last call (ID3)."""
     rule = Autoscaling(min_replicas=0, downscale_to_zero_delay_s=20.0)
     desired, observed = sleeping(Scale(1), autoscaling=rule), see(replica(1))
-    looked(desired, observed, (0.0, NOTHING))
+    looked(observed, (0.0, NOTHING))
     assert keeps_one("b", desired, observed, 19.9)
     assert not keeps_one("b", desired, observed, 20.0)
     assert not keeps_one("b", sleeping(Scale(0), autoscaling=rule), observed, 1.0)

@@ -14,6 +14,8 @@ from pointsman.policy.backoff import Backoff
 
 RECONFIGURE_REASONS = (Reason.RECONFIGURE_FAILED, Reason.RECONFIGURE_TIMEOUT)
 
+#: A change whose replicas fail this often in a row is rolled back, and calls that find no replica are refused.
+START_TRIES = 3
 #: After this many failed starts in a row a start is tried every ``SLOW_RETRY_S``: four quick tries, then slow ones.
 BUDGET = 5
 SLOW_RETRY_S = 30.0
@@ -57,6 +59,11 @@ class Failures:
     def words(self) -> str:
         """The last failure in one sentence."""
         return f"{self.error}: {self.text}" if self.error else self.text
+
+    @property
+    def cannot_start(self) -> bool:
+        """Whether so many starts have failed in a row that the next one is likely to fail too."""
+        return min(self.starts, self.count) >= START_TRIES
 
     def start_failed(self, now: float, *, recovered: bool = False) -> None:
         """Count a replica that did not get ready, or exited soon after without having answered. The next start is tried

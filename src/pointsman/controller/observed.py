@@ -313,13 +313,17 @@ def keep_drain_limits(observed: Observed, desired: Desired, backends: Iterable[s
 
 
 def record_commit(observed: Observed, old: Desired, new: Desired, backends: Iterable[str], now: float) -> None:
-    """Record what follows from a new state for what is observed: drain limits of changed ``backends``, and which have
-    no replicas from now on."""
+    """Record what follows from a new state for what is observed: drain limits of changed ``backends``, and which want
+    no replicas, or some again, from now on."""
     keep_drain_limits(observed, new, backends)
     if new.scales is not old.scales:
         for tag in new.scales.keys() & new.backends.keys():
-            if new.scales[tag] is not old.scales.get(tag) and not new.wanted(tag):
+            if new.scales[tag] is old.scales.get(tag):
+                continue
+            if not new.wanted(tag):
                 observed.asleep.setdefault(tag, now)
+            elif tag in observed.uses and tag in old.backends and not old.wanted(tag):
+                observed.uses[tag].since = now  # it is woken
         for tag in [tag for tag in observed.asleep if tag not in new.backends or new.wanted(tag)]:
             del observed.asleep[tag]
 

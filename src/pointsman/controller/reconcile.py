@@ -14,15 +14,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
+from pointsman.controller.failures import RECONFIGURE_REASONS, START_TRIES, Failures
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase, Replica, victims
 from pointsman.controller.scaling.room import Need, Shared, share
 from pointsman.controller.state import Desired
 from pointsman.model import Allocation, BackendSpec
 
-#: A change whose replicas fail this often in a row is rolled back.
-START_TRIES = 3
 #: How long a new process may take to its first report. Interpreters of large environments start slowly.
 LAUNCH_TIMEOUT_S = 60.0
 #: How long an adopted replica may take to report to the new controller. It runs already and only has to reconnect.

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from pointsman.controller.failures import RECONFIGURE_REASONS, Failures
+from pointsman.controller.failures import RECONFIGURE_REASONS, START_TRIES, Failures
 from pointsman.controller.observed import Observed
-from pointsman.controller.reconcile import START_TRIES, is_settled, needed_at_start
+from pointsman.controller.reconcile import is_settled, needed_at_start
 from pointsman.controller.replicas import Phase
-from pointsman.controller.scaling.prospects import fails_to_start
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.model import Reason
@@ -184,7 +183,7 @@ class Waiter:
         failures = situation.observed.failures.get(backend)
         if failures is not None and failures.rolled_back >= self._command.version:
             return StartFailure(backend, failures)
-        if failures is not None and self._command.woken and fails_to_start(failures):
+        if failures is not None and self._command.woken and failures.cannot_start:
             return StartFailure(backend, failures)
         if backend not in situation.desired.backends:
             return BackendStartError(f"backend {backend!r} was deleted, or could not be brought up")

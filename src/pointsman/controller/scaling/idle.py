@@ -4,7 +4,7 @@
     idle_s      for how long it has not been
     falls_asleep, keeps_one, is_called      what follows; ``changes`` makes the new state
 
-A backend that starts, or was just woken, counts as used: its time begins when it is ready.
+A backend that loads, or was just woken, counts as used: its time begins when it is ready.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from pointsman.controller.state import Desired
 from pointsman.model.scaling import Demand
 
 
-def look(tag: str, demand: Demand, desired: Desired, observed: Observed, now: float) -> None:
+def look(tag: str, demand: Demand, observed: Observed, now: float) -> None:
     """Note whether a backend is used.
 
     Args:
         demand: what all routers have counted up to now.
     """
-    ready = any(replica.phase is Phase.READY for replica in observed.of(tag))
+    phases = [replica.phase for replica in observed.of(tag) if not replica.killed]
+    failures, ready = observed.failures.get(tag), Phase.READY in phases
     use = observed.uses.setdefault(tag, Use(now, demand.arrivals, demand.call_s, ready))
-    starts = desired.wanted(tag) > 0 and not (ready and use.ready)
+    # One whose starts fail, or that finds no room, may be unloaded once nobody waits for it.
+    loads = any(phase < Phase.READY for phase in phases) and not (failures is not None and failures.cannot_start)
+    was_loaded, use.ready = ready and not use.ready, ready
     has_calls = demand.waiting + demand.running > 0
-    use.ready = ready
     # A call may come and end between two looks; the counts tell.
-    if has_calls or starts or (demand.arrivals, demand.call_s) != (use.arrivals, use.call_s):
+    if has_calls or loads or was_loaded or (demand.arrivals, demand.call_s) != (use.arrivals, use.call_s):
         use.since, use.arrivals, use.call_s = now, demand.arrivals, demand.call_s
 
 

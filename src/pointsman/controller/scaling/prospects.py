@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pointsman.controller.allocation import describe_request
-from pointsman.controller.failures import Failures
 from pointsman.controller.observed import Observed
-from pointsman.controller.reconcile import START_TRIES
 from pointsman.controller.replicas import Phase
 from pointsman.controller.state import Desired
 from pointsman.model import BackendConfigSpec
@@ -43,7 +41,7 @@ def prospect_of(tag: str, desired: Desired, observed: Observed) -> Prospect:
     starting = [r.launched_at for r in observed.of(tag) if r.phase < Phase.READY and not r.killed and not r.adopted]
     ready_at = min(starting) + start_s if starting and start_s is not None else 0.0
     failures = observed.failures.get(tag)
-    if failures is None or not fails_to_start(failures):
+    if failures is None or not failures.cannot_start:
         return Prospect(ready_at)
     if not starting:
         return Prospect(ready_at, failures.next_try_alone)
@@ -51,17 +49,12 @@ def prospect_of(tag: str, desired: Desired, observed: Observed) -> Prospect:
     return Prospect(ready_at, min(starting) + (start_s if start_s is not None else UNKNOWN_START_S))
 
 
-def fails_to_start(failures: Failures) -> bool:
-    """Whether so many starts have failed in a row that the next one is likely to fail too."""
-    return min(failures.starts, failures.count) >= START_TRIES
-
-
 def blocked_by(tag: str, desired: Desired, observed: Observed) -> Blocked | None:
     """Why a backend has fewer replicas than are wanted; None if it has them, or they are on their way."""
     spec, wanted = desired.backends[tag], desired.wanted(tag)
     mine = [r for r in observed.of(tag) if r.is_current and not r.killed and r.version == spec.version]
     failures = observed.failures.get(tag)
-    if failures is not None and fails_to_start(failures) and sum(r.phase is Phase.READY for r in mine) < wanted:
+    if failures is not None and failures.cannot_start and sum(r.phase is Phase.READY for r in mine) < wanted:
         return Blocked(START, f"its replicas fail to start: {failures.words}")
     missing = wanted - len(mine)
     if missing <= 0:

@@ -24,7 +24,7 @@ def note_uses(state: Desired, observed: Observed, now: float, demand_of: Callabl
     for tag in observed.uses.keys() - may_sleep:
         del observed.uses[tag]
     for tag in may_sleep:
-        look(tag, demand_of(tag), state, observed, now)
+        look(tag, demand_of(tag), observed, now)
 
 
 def woken_and_unloaded(

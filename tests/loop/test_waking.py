@@ -178,6 +178,22 @@ def test_a_backend_that_was_woken_by_hand_stays_for_a_while(tmp_path: Path) -> N
     in_scaled_world(tmp_path, test)
 
 
+def test_a_backend_that_is_held_at_0(tmp_path: Path) -> None:
+    """Somebody fixes a number at 0: calls wait and wake nothing, but a wake by hand does, and ends that (AS12, ID3)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create(autoscaling=ZERO)
+        await world.scale(0, hold_s=600.0)
+        world.router.have("b", waiting=1)
+        await asyncio.sleep(10.0)
+        assert (world.wanted(), world.engine.of("b")) == (0, [])
+        await world.change(WakeBackend(world.new_id(), "b"))
+        await until(lambda: world.serving() == 1, within_s=2.0)
+        assert world.view().hold_s is None
+
+    in_scaled_world(tmp_path, test)
+
+
 # --- no room --------------------------------------------------------------------------------------------------
 
 

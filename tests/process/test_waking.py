@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+import pointsman as serve
+from pointsman.exceptions import InsufficientResourcesError
 from tests.conftest import http_for, leaves_no_process, start_client, wait_until
 from tests.process.load import Load
-from tests.properties import tries
+from tests.properties import is_long, tries
 
 WAKES = tries(2, 20)
 PHASES_S = (0.0, 0.05, 0.3, 0.6, 1.2)[: tries(1, 5)]
@@ -72,3 +74,35 @@ def test_the_controller_is_killed_during_a_wake(client, after_s):
     assert str(view()["replicas"][0]["pid"]) == answers[0].text
     client.delete_endpoint("killed")
     client.delete_backend("killed")
+
+
+@pytest.mark.skipif(not is_long(), reason="each turn waits until a backend is idle; make test-long runs it")
+def test_two_models_share_the_room_for_one():
+    """Two models take turns where one has room: each call finds its model, which takes the place of the idle one (ID2,
+    RM3, AS15)."""
+    with leaves_no_process():
+        client = serve.start(http_options={"port": 0}, metrics_export_port=None, num_cpus=1)
+        deploy(client, "one")
+        wait_until(lambda: can_deploy(client, "two"), what="the other model is idle")
+        with http_for(client) as http:
+            for turn in range(6):
+                tag = ("one", "two")[turn % 2]
+                assert http.get(f"/{tag}", timeout=30).status_code == 200
+                views = client.status()["backends"]
+                assert [views[one]["replicas_wanted"] for one in ("one", "two")] == [1 - turn % 2, turn % 2]
+        reasons = [one["reason"] for one in views["one"]["autoscaling"]["decisions"]]
+        assert reasons[-3:] == ["room", "wake", "room"]
+        client.shutdown()
+
+
+def deploy(client, tag):
+    client.deploy(tag, Slow, route=f"/{tag}", config={"idle_timeout_s": 600.0})
+
+
+def can_deploy(client, tag):
+    """Deploy a model unless the other one is in use still."""
+    try:
+        deploy(client, tag)
+    except InsufficientResourcesError:
+        return False
+    return True

@@ -348,7 +348,8 @@ class RemoteReplica(Holding):
             if self._ups:
                 self._end_up(call.call_id)
             if self.counts is not None:
-                self.counts.end(call.sent_at, self._busy_until)
+                # hot: `_busy_until`, without a call
+                self.counts.end(call.sent_at, self._moved_at if self._limit is not None else 0.0)
             self._moved_on(head.run_us)
             self._owner.call_replied(call, Reply(head.status, head.headers, frame.body))
             return

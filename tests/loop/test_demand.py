@@ -69,8 +69,9 @@ class Reference:
 class Play:
     """What callers, replicas and operators do to a router."""
 
-    def __init__(self, link: Told) -> None:
+    def __init__(self, link: Told, *, multiplexed: bool) -> None:
         self.reference = Reference()
+        self.multiplexed = multiplexed
         self.link = link
         self.version = 1
         self.alive: dict[int, ScriptedReplica] = {}
@@ -83,7 +84,8 @@ class Play:
         return replica
 
     def table(self) -> RoutingTable:
-        return scaling(table_of(self.version, {"b": self.shown}, max_concurrent_queries=2, max_queued_queries=4))
+        table = table_of(self.version, {"b": self.shown}, max_concurrent_queries=2, max_queued_queries=4)
+        return scaling(table, multiplexed=self.multiplexed)
 
     def submit(self, router: Router, what: int) -> None:
         request_id = str(len(self.reference.calls))
@@ -93,7 +95,9 @@ class Play:
                 head, app=AppPart(follows=SOCKET), deadline=virtual_loop().time() + 0.15, future=future
             )
         else:
-            call = new_call(request_id=request_id, timeout_s=0.15, shadow=what == 1, waits_if_full=what == 2)
+            model_id = "m" if self.multiplexed and what != 1 else ""
+            fields: Any = {"shadow": what == 1, "waits_if_full": what == 2, "model_id": model_id}
+            call = new_call(request_id=request_id, timeout_s=0.15, **fields)
         call.future.add_done_callback(lambda future: future.cancelled() or future.exception())
         self.reference.calls.append(call)
         try:
@@ -174,15 +178,16 @@ async def act(play: Play, router: Router, what: str, how: int, pick: int) -> Non
         play.change(router, how)
 
 
-@examples(30)
-@given(acts)
-def test_the_integral_of_calls_is_exact(script: list[tuple[str, int, int, int]]) -> None:
+@pytest.mark.parametrize("multiplexed", [False, True])
+@examples(20)
+@given(script=acts)
+def test_the_integral_of_calls_is_exact(multiplexed: bool, script: list[tuple[str, int, int, int]]) -> None:
     """Whatever callers, replicas and operators do, the seconds that calls wait and run are those that a clock beside
     each call would show; mirrored calls, WebSockets and streams to their end are among them (AS11)."""
 
     async def main() -> None:
         link = Told()
-        play = Play(link)
+        play = Play(link, multiplexed=multiplexed)
         async with counting(play.table(), link) as router:
             for what, how, pick, ticks in script:
                 await settle()

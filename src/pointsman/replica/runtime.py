@@ -208,15 +208,22 @@ class Runtime:
         Raises:
             Exception: whatever user code raises; exits come as ``UserExit``.
         """
+        error = await self._close_user_code()
+        if self._loads is not None:  # no `finally`: mypyc raises again what an earlier one has ended with
+            await self._loads.close()
+        if error is not None:
+            raise error
+
+    async def _close_user_code(self) -> Exception | None:
         try:
             if self._apps is not None:
                 await self._apps.close()
             close = self._target.close if self._target is not None else None
             if close is not None:
                 await call_user_method(self.context, close, self._worker.run)
-        finally:
-            if self._loads is not None:
-                await self._loads.close()
+        except Exception as error:  # noqa: BLE001 - user code: raised again by the caller
+            return error
+        return None
 
     async def release_code(self) -> None:
         """Release user code on its thread, and end the thread. The runtime cannot be used afterwards."""

@@ -18,6 +18,7 @@ from pointsman.replica.answers import Answer
 from pointsman.replica.batching import BatchRule
 from pointsman.replica.methods import Method
 from pointsman.replica.mistakes import answer_of, bad_body, http_exception, misfit_of
+from pointsman.request import Request
 from pointsman.telemetry.tracing import Span
 from pointsman.usercode.misfits import Misfit
 from pointsman.wire.failures import describe_failure
@@ -192,6 +193,10 @@ class Item:
         if self._incoming is None:
             self._incoming = self._unpack()
         return self._incoming
+
+    def bucket(self) -> Hashable:
+        """Only items of one bucket share a batch. Raises what user code raises."""
+        return self.method.bucket(Request(self.incoming()))
 
     def _unpack(self) -> Incoming:
         request = self.request

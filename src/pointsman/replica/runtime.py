@@ -9,7 +9,7 @@ starts the drain.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ from pointsman.replica.target import Target
 from pointsman.replica.tasks import OnLoop
 from pointsman.replica.thread import OnThread
 from pointsman.replica.usercontext import MakeThread, UserContext, call_user_method, own_thread
-from pointsman.request import Request
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import SOCKET, AppCallHead, CreditHead, RefuseHead, failure, pack, unpack
 from pointsman.wire.scaling import ModelDetails
@@ -85,8 +84,7 @@ class Runtime:
         self._on_thread = OnThread(self._ledger, self._rule, self._on_loop.deliver_later, self.context, make_thread)
         self._worker, self._coroutines = self._on_thread.executor, self._on_loop.executor
         self._recalls = Recalls(self._ledger, self._on_thread, self._on_loop)  # held: `reconfigure` runs, or has failed
-        self._draining = False
-        self._refusing = False  # meanwhile new calls are refused, since other replicas can take them
+        self._draining = self._refusing = False  # refusing: while it is held, since other replicas can take calls
         self._apply_limits(config)
 
     @property
@@ -137,20 +135,18 @@ class Runtime:
         if not traits.one_at_a_time:
             self._on_thread.goes_on()
         self._worker.start()
-        self._target = await self._worker.run(lambda: self.context.run(lambda: Target(code, traits)))
-        construct = self._target.construct
-        await self._worker.run(lambda: self.context.run(construct))
+        self._target = target = await self._worker.run(lambda: self.context.run(lambda: Target(code, traits)))
+        await self._worker.run(lambda: self.context.run(target.construct))
         if any_loader():
             from pointsman.replica.loads import Loads  # other replicas need none of it
 
             self._loads = Loads(self._ledger, self.context.copy)
-            self._models = self._loads.of_class(self._target.models)
+            self._models = self._loads.of_class(target.models)
             self._apply_limits(self._config)
         if traits.surface == ASGI:
             from pointsman.replica.apps import Apps  # other replicas need none of it
 
-            make = self._target.app
-            app = await self._worker.run(lambda: self.context.run(make))
+            app = await self._worker.run(lambda: self.context.run(target.app))
             self._apps = Apps(app, self._ledger, self._coroutines, self.context, self._models)
             await self._apps.start()
 
@@ -354,7 +350,7 @@ class Runtime:
             try:
                 if method.signature is not None:  # what does not fit must not be in a batch
                     self.context.copy().run(item.user_request)
-                bucket = self.context.copy().run(_bucket, item) if method.bucket_by else None
+                bucket = self.context.copy().run(item.bucket) if method.bucket_by else None
                 item.key = (method.name, bucket, item.request.model_id)
             except BaseException as error:  # noqa: BLE001 - user code
                 self._ledger.fail_with(item, error)
@@ -401,7 +397,3 @@ class Runtime:
             self._coroutines.cancel(item.task, lambda: self._ledger.close(item))
         elif item.method.is_async:
             self._ledger.leave(item)  # a member of a batch: the batch goes on, and this answer is dropped
-
-
-def _bucket(item: Item) -> Hashable:
-    return item.method.bucket(Request(item.incoming()))

@@ -155,7 +155,7 @@ def _rates(looks: Looks, now: float, rising_since: float | None) -> tuple[float,
     newest = since(looks, now - NEWEST_S)  # what came before may be from before the rise
     rate = surely(recent, sigmas=1.0)
     if now - rising_since <= EARLY_S:
-        rate = max(rate, surely(newest, sigmas=1.0))
+        rate = max(rate, surely(newest, sigmas=1.5))
     return rate, surely(recent, sigmas=2.0)
 
 

@@ -237,3 +237,11 @@ def test_an_unknown_start_and_service_are_guessed():
     backend.more = {"start_s": None}
     backend.flow(5, 60)
     assert 1 <= backend.peak <= 60
+
+
+def test_replicas_of_an_older_version_count_as_long_as_they_serve():
+    """While a new version starts, calls on the old replicas are served, and no backlog is seen. (AS9)"""
+    backend = Backend(wanted=4).flow(60, 25)
+    backend.more = {"ready": 0, "starting": 4}
+    backend.flow(20, 25)
+    assert backend.changes == []

@@ -44,7 +44,7 @@ def expected(
     """
     start_s = seen.start_s if seen.start_s is not None else UNKNOWN_START_S
     by_replica = seen.slots / service.mean_s
-    replica_s = seen.ready * start_s
+    replica_s = serving(seen) * start_s
     pending = max(0, seen.wanted - seen.ready)
     for ready_at, count in launches:
         lot = min(count, pending)
@@ -61,11 +61,17 @@ def expected(
 def is_behind(seen: Seen, service: Service, target: float, *, before: bool) -> bool:
     """Whether calls pile up: those that wait would keep the ready replicas busy for more than a second, and than a
     call. Once they do, they do until hardly any waits (``before``), so that the rest is no demand either."""
-    waiting = _too_many(seen, target)
-    if waiting <= 0 or seen.ready == 0:
+    waiting, there = _too_many(seen, target), serving(seen)
+    if waiting <= 0 or there == 0:
         return waiting > 0
-    turns = waiting / (seen.ready * seen.slots)
+    turns = waiting / (there * seen.slots)
     return turns > 0.5 if before else turns * service.mean_s > max(1.0, service.mean_s)
+
+
+def serving(seen: Seen) -> int:
+    """Replicas that serve: those that are ready, or as many as the calls on replicas take, which may be on replicas of
+    an older version while it is replaced."""
+    return max(seen.ready, -(-seen.demand.running // seen.slots))
 
 
 def _too_many(seen: Seen, target: float) -> float:

@@ -106,7 +106,7 @@ def of_blocking(seen: Seen, config: Autoscaling, facts: Facts, now: float) -> Ne
 
 def of_backlog(seen: Seen, facts: Facts, launches: tuple[tuple[float, int], ...], now: float) -> Need | None:
     """Calls that wait longer than for each other, or will because more come than the ready replicas can serve."""
-    overrun = facts.rising > 0 and facts.likely * facts.service.mean_s > seen.ready * seen.slots
+    overrun = facts.rising > 0 and facts.likely * facts.service.mean_s > backlog.serving(seen) * seen.slots
     if facts.state.behind_since is None and not overrun:
         return None
     work = backlog.expected(seen, facts.service, facts.rate, facts.target, launches, now)

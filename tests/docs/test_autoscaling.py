@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from pointsman.testing.scaling.figures import SEEDS, figures, run, simulated, traces
+from pointsman.testing.scaling.figures import RULES, SEEDS, figures, late_share, run, simulated, traces
 from tests.docs.test_examples import ROOT
 from tests.properties import is_long
 
@@ -20,6 +20,18 @@ def test_the_tables_of_the_page_are_made_of_the_simulations() -> None:
     """A reader finds in the page what the simulations gave, to the last digit (SF1)."""
     assert script.in_page(script.PAGE.read_text()) == {name: f"{text}\n" for name, text in script.tables(RUNS).items()}
     assert "](autoscaling.svg)" in script.PAGE.read_text()
+
+
+def test_the_rule_is_the_calmest_and_the_quickest_at_once() -> None:
+    """A user's calls are late five times less often than with either peer, for fewer replicas than with both, and at
+    most twice as many as one needs who knows the calls ahead; and steady traffic never makes the number flap (SF1)."""
+    busy = {rule: [one for kind in RUNS["busy"].values() for one in kind[rule]] for rule in RULES}
+    late = {rule: late_share(results) for rule, results in busy.items()}
+    used = {rule: sum(one["replica_seconds"] for one in results) for rule, results in busy.items()}
+    assert late["pointsman"] <= min(0.01, late["ray"] / 5, late["kpa"] / 5)
+    assert used["pointsman"] <= 2 * used["oracle"]
+    assert used["pointsman"] < min(used["ray"], used["kpa"])
+    assert [one["flaps"] for kind in RUNS["steady"].values() for one in kind["pointsman"]] == [0] * 15
 
 
 def test_the_simulations_can_be_made_again() -> None:

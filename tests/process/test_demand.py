@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import leaves_no_process, start_client, wait_until
 from tests.process.load import Load
-from tests.properties import tries
+from tests.properties import PROFILE, tries
 
 EVENTS = tries(5, 50)
 
@@ -107,13 +107,14 @@ class Blocking:
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(PROFILE == "gate", reason="takes a quarter of a minute: make test-long has it")
 def test_a_blocked_event_loop_is_full(client) -> None:
     """An async model that computes on its loop gets a second replica, though it has few calls (AS6)."""
     config = {"health_check_period_s": 0.25, "autoscaling": {"max_replicas": 2}}
     client.create_backend("blocks", Blocking, config=config)
     client.create_endpoint("blocks", backend="blocks", route="/blocks", methods=["GET", "POST"])
     with Load(client, "/blocks"):
-        wait_until(lambda: scaling_of(client, "blocks")["wanted"] == 2, what="a second replica is wanted")
+        wait_until(lambda: scaling_of(client, "blocks")["wanted"] == 2, what="a second replica is wanted", timeout_s=60)
     (decision,) = scaling_of(client, "blocks")["decisions"]
     assert decision["text"].startswith("an event loop is blocked")
 

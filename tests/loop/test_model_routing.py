@@ -397,3 +397,27 @@ def test_a_socket_goes_where_its_model_is() -> None:
             assert pool_of(router).inflight == 8
 
     run(main())
+
+
+def test_a_replica_whose_models_are_all_in_use_gets_no_cold_ones() -> None:
+    """While a load waits in a replica since all of its models are in use, calls for other cold models are loaded
+    elsewhere; once a model is out of use it loads its share again (MX5, MX8)."""
+
+    async def main() -> None:
+        full, other = ScriptedReplica(), ScriptedReplica()
+        async with routed(full, other, multiplexed=True) as router:
+            for replica in (full, other):
+                replica.tell(room=2, load_s=1.0, whole=True)
+            full.tell(held=("a", "b"), room=0, load_s=1.0)
+            other.tell(held=("c", "d"), room=0, load_s=1.0)
+            full.tell(loading={"e": 1}, room=0, load_s=1.0)
+            await settle()
+            await sent(router, *(f"cold {number}" for number in range(20)))
+            assert [len(replica.calls) for replica in (full, other)] == [0, 20]
+            full.tell(gone=("a",), room=0, load_s=1.0)
+            await settle()
+            await sent(router, *(f"other {number}" for number in range(20)))
+            assert len(full.calls) > 3
+            assert len(full.calls) + len(other.calls) == 40
+
+    run(main())

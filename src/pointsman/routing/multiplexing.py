@@ -79,7 +79,7 @@ class ModelReplica(RemoteReplica):
         return super().silent_since if self.held else None  # it does not send back those that wait for models
 
     def send(self, call: Call) -> None:
-        super().send(call)
+        RemoteReplica.send(self, call)  # hot: `super()` makes an object each time
         model_id = call.request.model_id
         if model_id and model_id not in self._models and call.call_id in self._calls and not call.is_socket:
             self._await[call.call_id] = model_id
@@ -103,7 +103,7 @@ class ModelReplica(RemoteReplica):
             return
         if self._await:
             self._waits_no_more(frame.call_id)
-        super()._receive(frame)
+        RemoteReplica._receive(self, frame)
 
     def _waits_no_more(self, call_id: int) -> None:
         model_id = self._await.pop(call_id, None)
@@ -173,6 +173,9 @@ class ModelPool(Pool):
         assert self._came.keys() == {call.arrival for call in self._waiting}, "times are kept of calls that do not wait"
 
     def place_waiting(self) -> None:
+        # hot: after each answer, and nearly always nothing waits.
+        if not (self._waiting or self._overflow or self._shadows or self._recalls or self._sockets.waiting):
+            return
         if self._waiting or self._overflow:
             self._admit_overflow()
             while self._waiting and self._place_by_model() and self._overflow:
@@ -234,7 +237,9 @@ class ModelPool(Pool):
         model_id = call.request.model_id
         if not model_id:
             return super()._choose(call)
-        limit, holders = self._route.max_concurrent_queries, self._holders_of(model_id)
+        limit, holders = self._route.max_concurrent_queries, self._holders.get(model_id)
+        if holders is None:
+            holders = self._holders_of(model_id)
         halved = call.shadow and self.serves_users
         if holders:
             crowded = not self._recalls or len(holders) == 1 or len(self._waiting) >= len(self._candidates)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from pointsman.exceptions import BackpressureError, DeadlineExceededError
+from pointsman.exceptions import BackpressureError, DeadlineExceededError, ReplicaDiedError
 from pointsman.incoming import RequestHead
 from pointsman.routing.appcalls import AppCall
 from pointsman.routing.call import Call
@@ -16,6 +18,7 @@ from pointsman.routing.pool import Pool
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, run, settle, table_of
 from pointsman.wire.messages import SOCKET, AppPart
+from pointsman.wire.started import StartedCalls, path_of
 from tests.loop.counted import Told, counting, scaling
 from tests.loop.routers import ids, routed, submitted
 
@@ -268,6 +271,47 @@ def test_a_replica_that_dies_takes_its_models_along() -> None:
                 other.reply()
             await settle()
             assert waiting(router) == 0
+
+    run(main())
+
+
+class Noting(ScriptedReplica):
+    """Has a file of the calls that have begun, which are none."""
+
+    def __init__(self, address: Path) -> None:
+        super().__init__()
+        self.ref = msgspec.structs.replace(self.ref, address=str(address))
+        self.started = StartedCalls(path_of(str(address)))
+        self.listen(self)
+
+
+def test_a_model_that_ends_its_replicas_does_not_end_all_of_them(tmp_path: Path) -> None:
+    """Three replicas die one after the other while a call waits for the same model: its caller is told, calls for it
+    are refused for a second, and others reach the fourth replica; once it was loaded it is as any other (MX9, F2)."""
+
+    async def main() -> None:
+        replicas = [Noting(tmp_path / str(number)) for number in range(4)]
+        async with routed(*replicas, multiplexed=True) as router:
+            [call] = await sent(router, "whale")
+            for _ in range(3):
+                next(replica for replica in replicas if replica.calls).die()
+                await settle()
+            assert not any(replica.calls for replica in replicas)
+            with pytest.raises(ReplicaDiedError, match="while model 'whale' was loaded"):
+                await call.future
+            [again] = await sent(router, "whale")
+            assert isinstance(again.future.exception(), ReplicaDiedError)
+            await sent(router, "m")
+            [last] = [replica for replica in replicas if replica.calls]
+            last.reply()
+            await asyncio.sleep(1.1)
+            await sent(router, "whale")
+            assert len(last.calls) == 1
+            last.tell(held=("whale",), load_s=1.0, room=1)
+            await settle()
+            pool = pool_of(router)
+            assert isinstance(pool, ModelPool)
+            assert not pool._fatal._deaths
 
     run(main())
 

@@ -236,11 +236,15 @@ def test_sizes_are_asked_first_and_a_failing_size_costs_nothing() -> None:
     or evicted (MX7, MX9)."""
 
     async def test(replica: MemoryReplica, caller: ModelCaller) -> None:
-        SIZES.update(a=4, b=4, c=6, odd=ValueError("no such file"), none="4", whale=11)
+        SIZES.update(a=4, b=4, c=6, odd=ValueError("no such file"), none="4", nan=float("nan"), less=-1, all=2**64)
+        SIZES.update(whale=11)
         for name in "ab":
             assert await caller.text(caller.ask(name)) == f"{name} alive"
         assert await caller.text(caller.ask("odd")) == "ValueError: no such file"
-        assert (await caller.text(caller.ask("none"))).startswith("TypeError")
+        assert (await caller.text(caller.ask("none"))).startswith("TypeError: size_of('none') gave '4', and a size is")
+        assert (await caller.text(caller.ask("nan"))).startswith("TypeError: size_of('nan') gave nan")
+        assert (await caller.text(caller.ask("less"))).startswith("ValueError: size_of('less') gave -1")
+        assert (await caller.text(caller.ask("all"))).startswith("ValueError: size_of('all') gave 18446744073709551616")
         assert (await caller.text(caller.ask("whale"))).startswith("ModelTooLargeError: model 'whale' takes 11 bytes")
         assert {model.id for model in host_of(replica).models()} == {"a", "b"}
         assert await caller.text(caller.ask("c")) == "c alive"

@@ -35,6 +35,9 @@ WEIGHT = 0.3
 RETRY_S = 1.0
 """When an unload is tried again that found no thread."""
 
+MAX_SIZE = 2**62
+"""Bytes of a model."""
+
 Spawn = Callable[[Callable[[], None], str], None]
 
 
@@ -276,9 +279,7 @@ class Host:
     def _ask_size(self, model_id: str) -> None:
         assert self._size_of is not None
         try:
-            size = operator.index(self._run(model_id, self._size_of, model_id))
-            if size < 0:
-                raise ValueError(f"size_of({model_id!r}) gave {size}, and no model has less than 0 bytes")
+            size = _bytes_of(model_id, self._run(model_id, self._size_of, model_id))
         except BaseException as error:  # noqa: BLE001 - user code: it belongs to those who wait for this model
             self._fail(model_id, error)
             return
@@ -330,6 +331,22 @@ class Host:
     def _run(self, model_id: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call user code, and await what an ``async def`` gives, in a context in which it may use other models."""
         return self.context().run(_call, UsedModels(model_id), function, args)
+
+
+def _bytes_of(model_id: str, size: Any) -> int:
+    """What ``size_of`` has given for a model.
+
+    Raises:
+        TypeError: no int.
+        ValueError: negative, or more than any machine has, which no message could carry.
+    """
+    try:
+        size = operator.index(size)
+    except TypeError:
+        raise TypeError(f"size_of({model_id!r}) gave {size!r}, and a size is an int, in bytes") from None
+    if not 0 <= size < MAX_SIZE:
+        raise ValueError(f"size_of({model_id!r}) gave {size}, and a size is 0 to 2**62 bytes")
+    return size  # type: ignore[no-any-return]
 
 
 async def _at_once(model: Any) -> Any:

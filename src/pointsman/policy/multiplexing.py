@@ -6,7 +6,7 @@ its id says, over the replicas with room for one more: all routers see the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +17,13 @@ MAX_MODEL_ID = 256
 SLOW_LOAD = 2.0
 """A load that takes so many times what loads take is not waited for any more. One that takes a little longer is: it is
 likely to end before another would."""
+
+MOST_DEATHS = 3
+"""A model is not loaded for a while after so many replicas have died, one after the other, while calls waited for it:
+each call for a model that is too large for the machine would end all of them, one by one."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 30.0
+MOST_FATAL = 200
+"""How many models are remembered for that. Callers choose ids."""
 
 
 def check_model_id(model_id: Any, what: str = "multiplexed_model_id") -> str:
@@ -50,6 +57,32 @@ def decode_model_id(value: bytes) -> str | None:
 def hash_of(model_id: str) -> int:
     """A number of 64 bits that stands for an id, the same in all processes."""
     return int.from_bytes(blake2b(model_id.encode(), digest_size=8).digest(), "big")
+
+
+class FatalLoads:
+    """Models whose loads may be what replicas have died of, as far as one router knows."""
+
+    def __init__(self) -> None:
+        self._deaths: dict[str, tuple[int, float]] = {}  # how many, and until when no load is tried
+
+    def died(self, model_ids: Iterable[str], now: float) -> None:
+        """A replica has died in which calls waited for these models."""
+        for model_id in model_ids:
+            deaths = self._deaths.pop(model_id, (0, 0.0))[0] + 1
+            beyond = min(10, deaths - MOST_DEATHS)
+            until = now + min(LAST_PAUSE_S, FIRST_PAUSE_S * 2**beyond) if beyond >= 0 else 0.0
+            self._deaths[model_id] = deaths, until
+            if len(self._deaths) > MOST_FATAL:
+                del self._deaths[next(iter(self._deaths))]
+
+    def forget(self, is_held: Callable[[str], object]) -> None:
+        """Forget the models that are held somewhere: their loads have ended well."""
+        for model_id in [model_id for model_id in self._deaths if is_held(model_id)]:
+            del self._deaths[model_id]
+
+    def refuses(self, model_id: str, now: float) -> bool:
+        """Whether no load of this model is to be tried now."""
+        return bool(self._deaths) and now < self._deaths.get(model_id, (0, 0.0))[1]
 
 
 class ModelCandidate(Candidate, Protocol):

@@ -15,10 +15,11 @@ from typing import cast
 
 from pointsman.model import BackendRoute, ReplicaRef
 from pointsman.policy.balance import choose_replica
-from pointsman.policy.multiplexing import choose_loader, patience_s, where_to_load
+from pointsman.policy.multiplexing import FatalLoads, choose_loader, patience_s, where_to_load
 from pointsman.routing.call import Call
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pool import Pool
+from pointsman.routing.refusals import load_died
 from pointsman.routing.remote import RemoteOwner, RemoteReplica
 from pointsman.routing.reports import Reporter
 from pointsman.wire.frames import Frame, Kind
@@ -34,17 +35,27 @@ class ModelReplica(RemoteReplica):
 
     Args:
         on_models: called when it holds or loads other models than before.
+        on_lost: called when it is lost, with the models that calls wait for there.
 
     Attributes:
         room, load_s: as it has told in a :class:`~pointsman.wire.scaling.ModelsHead`.
     """
 
-    def __init__(self, ref: ReplicaRef, owner: RemoteOwner, *, instance: str, on_models: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ref: ReplicaRef,
+        owner: RemoteOwner,
+        *,
+        instance: str,
+        on_models: Callable[[], None],
+        on_lost: Callable[[set[str]], None],
+    ) -> None:
         super().__init__(ref, owner, instance=instance)
         self.number = ref.number
         self.room = ANY_NUMBER
         self.load_s = 0.0
         self._on_models = on_models
+        self._on_lost = on_lost
         self._models: set[str] = set()
         self._loading: set[str] = set()
         self._places = 0  # for models; 0 while that is not known
@@ -90,6 +101,7 @@ class ModelReplica(RemoteReplica):
         super().cancel(call)
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        self._on_lost(set(self._await.values()))
         self._models.clear()
         self._loading.clear()
         self._await.clear()
@@ -147,6 +159,7 @@ class ModelPool(Pool):
         self._late: asyncio.TimerHandle | None = None
         self._late_at = inf  # uvloop's handles do not all say that
         self._holders: dict[str, list[ModelReplica]] = {}  # by model, as far as somebody has asked
+        self._fatal = FatalLoads()
         self._has_news = False
         self._opened: list[int] = []
         super().__init__(route, instance=instance, reroute=reroute, metrics=metrics, reporter=reporter)
@@ -156,7 +169,8 @@ class ModelPool(Pool):
     def update(self, route: BackendRoute) -> None:
         for ref in route.replicas:
             if ref.number not in self._remotes:
-                remote = ModelReplica(ref, self, instance=self._instance, on_models=self._models_changed)
+                told, lost = self._models_changed, self._replica_lost
+                remote = ModelReplica(ref, self, instance=self._instance, on_models=told, on_lost=lost)
                 remote.counts = self.demand.counts
                 self._remotes[ref.number] = remote
                 remote.start()
@@ -233,6 +247,12 @@ class ModelPool(Pool):
         self._late_at, self._late = inf, None
         self.place_waiting()
 
+    def _send(self, call: Call) -> bool:
+        if self._fatal.refuses(call.request.model_id, self._loop.time()):
+            call.fail(load_died(self.tag, call.request.model_id))
+            return True
+        return super()._send(call)
+
     def _choose(self, call: Call) -> RemoteReplica | None:
         model_id = call.request.model_id
         if not model_id:
@@ -278,6 +298,10 @@ class ModelPool(Pool):
     def _models_changed(self) -> None:
         self._has_news = True
         self._holders.clear()
+        self._fatal.forget(self._holders_of)
+
+    def _replica_lost(self, awaited: set[str]) -> None:
+        self._fatal.died(awaited, self._loop.time())
 
     def _enqueue(self, call: Call, *, again: bool = False) -> None:
         self._came.setdefault(call.arrival, self._loop.time())

@@ -69,6 +69,14 @@ def replica_died(tag: str) -> ReplicaDiedError:
     return ReplicaDiedError(f"the replica of backend {tag!r} died after hand-off; the call may have run")
 
 
+def load_died(tag: str, model_id: str) -> ReplicaDiedError:
+    """The error of a call for a model whose loads seem to end replicas."""
+    return ReplicaDiedError(
+        f"replicas of backend {tag!r} have died, one after the other, while model {model_id!r} was loaded; that is not"
+        " tried again for a while"
+    )
+
+
 def ready_in_s(route: BackendRoute) -> float:
     """Seconds until a backend without a replica should have one; 1 where that is not known."""
     return float(max(1, math.ceil(route.ready_at - wall_clock()))) if route.ready_at else 1.0

@@ -45,7 +45,7 @@ def test_a_rule_of_my_own(client: serve.Client, served, name: str, rule: str) ->
     client.update_backend_config(name, config)
     assert client.get_backend_config(name) == config
     client.scale(name, 3, hold_s=60)
-    wait_until(lambda: client.status()["backends"][name]["replicas_running"] == 3)
+    assert client.status()["backends"][name]["replicas_running"] == 3
     assert 0 < shown()["hold_s"] <= 60
     for change, error in (
         ({"num_replicas": 1}, "autoscaling None"),

@@ -114,7 +114,8 @@ def test_a_number_can_be_held(client: Client) -> None:
     assert client.held == ("m", 3, 90.0)
     assert json.loads(command("hold", "m", "1", "--json").stdout) == SCALING
     assert client.held == ("m", 1, 600.0)
-    assert command("hold", "m", "1", "--for", "soon").exit_code == 2
+    for wrong in ("soon", "0", "inf"):
+        assert command("hold", "m", "1", "--for", wrong).exit_code == 2
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ The controller decides; these commands show it, and fix a number for a while. ``
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,19 +59,26 @@ def history(backend: Backend, name: Name = "default", address: ClusterAddress = 
 def hold(
     backend: Backend,
     replicas: Annotated[int, typer.Argument(metavar="N", help="How many replicas.", min=0, show_default=False)],
-    lasting: Annotated[str, typer.Option("--for", help="So long.", metavar="TIME")] = "10m",
+    lasting: Annotated[str, typer.Option("--for", help="How long, such as 90s, 30m or 2h.", metavar="TIME")] = "10m",
     name: Name = "default",
     address: ClusterAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fix the number of an autoscaled backend's replicas for a while; after that it follows the calls again."""
+    """Fix the number of an autoscaled backend's replicas for a while; returns when they are ready, or those that there
+    is room for. After that it follows the calls again."""
     hold_s = parse_seconds(lasting, "--for")
+    if not 0 < hold_s < math.inf:
+        raise typer.BadParameter(f"--for {lasting!r} is not a duration above 0 such as 90s, 10m or 2h")
     client = connect_to(name, address)
     client.scale(backend, replicas, hold_s=hold_s)
+    backends = client.status()["backends"]
+    scaling = _scaling(backends, backend)
     if as_json:
-        print_json(_scaling(client.status()["backends"], backend))
+        print_json(scaling)
         return
     typer.echo(f"{backend} is held at {replicas} replica{'s' if replicas != 1 else ''} for {hold_s:g} s.")
+    if scaling["blocked"] is not None:
+        typer.echo(f"{backends[backend]['replicas_running']} of them run: {scaling['blocked']['text']}")
 
 
 @app.command()

@@ -81,6 +81,7 @@ class Operations:
         backend: str | None = None,
         gone: bool = False,
         woken: bool = False,
+        fixed: bool = False,
     ) -> None:
         """Send a change and wait until it is in effect.
 
@@ -89,6 +90,7 @@ class Operations:
             backend: wait for this backend too, without a time limit.
             gone: wait until ``backend`` has no replica left, instead of all that it should have.
             woken: wait for its first replicas only, and no longer than these may start.
+            fixed: wait for as many replicas of the number that is fixed as there is room for.
         """
         self._check_alive()
         signed = msgspec.structs.replace(command, by=author())
@@ -97,7 +99,7 @@ class Operations:
             log.warning("%s", accepted.note)
         timeout_s = None if backend is not None else START_TIMEOUT_S
         brings_code = isinstance(command, BRINGS_CODE)
-        wait = Await(new_id(), accepted.version, backend, gone, timeout_s, brings_code, woken)
+        wait = Await(new_id(), accepted.version, backend, gone, timeout_s, brings_code, woken, fixed)
         with ProgressLine() as line:
             self._session.command(wait, progress=line.show)
 
@@ -207,9 +209,10 @@ def _backend_view(view: BackendView) -> dict[str, Any]:
 def scaling_view(view: ScalingView) -> dict[str, Any]:
     """The autoscaling of a backend, ready for JSON."""
     shown: dict[str, Any] = msgspec.to_builtins(view)
-    shown["decisions"] = list(shown["decisions"])
-    for decision in shown["decisions"]:
-        decision["from"], decision["to"] = decision.pop("before"), decision.pop("after")
+    shown["decisions"] = [
+        {"time": one.time, "from": one.before, "to": one.after, "reason": one.reason, "text": one.text}
+        for one in view.decisions
+    ]
     return shown
 
 

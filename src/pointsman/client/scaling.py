@@ -19,25 +19,31 @@ HOLD_S = 600.0
 class ScalingOperations(Operations):
     """Fixes numbers of replicas, unloads and wakes backends."""
 
-    def scale(self, backend_tag: str, replicas: int, hold_s: float = HOLD_S) -> None:
-        """Fix the number of an autoscaled backend's replicas for a while; returns when that is decided, and not when
-        they have started: there may be no room for all of them yet.
+    def scale(self, backend_tag: str, replicas: int, hold_s: float = HOLD_S, *, wait: bool = True) -> None:
+        """Fix the number of an autoscaled backend's replicas for a while; returns when they are ready. Where there is
+        no room for all of them it returns when those are ready that there is room for: the others follow, and the
+        status says what is missing. Replicas that are too many finish their calls, which is not waited for.
 
         Args:
             replicas: 0 to the largest number that the backend may have.
-            hold_s: seconds, after which the number follows the calls again. Default 600. Another ``scale`` replaces
-                this one.
+            hold_s: seconds from now, after which the number follows the calls again. Default 600. Another ``scale``
+                replaces this one.
+            wait: False returns as soon as the number is decided.
 
         Raises:
             TypeError: an argument is of another type.
             ValueError: the backend is unknown or not autoscaled, or a number is outside its range. Nothing has changed.
+            BackendStartError: the constructor has failed three times; its cause is the user's exception. The number
+                stays fixed, and replicas are tried again.
         """
         tag = arguments.check_object_name(backend_tag, "backend_tag")
         number = _check_replicas(replicas)
         seconds = arguments.check_timeout(hold_s, "hold_s")
         if seconds is None:
             raise TypeError("hold_s must be a number of seconds, not None")
-        self._change(ScaleBackend(new_id(), tag, number, seconds))
+        if not isinstance(wait, bool):
+            raise TypeError(f"wait must be True or False, not {wait!r}")
+        self._change(ScaleBackend(new_id(), tag, number, seconds), backend=tag if wait else None, fixed=wait)
 
     def wake(self, backend_tag: str) -> None:
         """Have the replicas of a backend that has none started; returns when they are ready, at once where it has

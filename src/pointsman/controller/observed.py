@@ -21,7 +21,7 @@ from pointsman.engine.orders import ProcessEvent
 from pointsman.model import Allocation, BackendSpec, Capacity, Reason
 from pointsman.wire.commands import Apply, BackendChange, Change, TakeBack, backend_of
 from pointsman.wire.messages import Message, Report, unpack
-from pointsman.wire.scaling import WakeBackend
+from pointsman.wire.scaling import ScaleBackend, WakeBackend
 
 
 @dataclass
@@ -283,15 +283,15 @@ def _count(
 
 
 def forget_failures(observed: Observed, command: Change) -> list[str]:
-    """Reset the failures of the backends that a command creates, changes or wakes, so that their replicas start at
-    once; of all that have not come up yet, if it takes an apply back. Returns those that had any."""
+    """Reset the failures of the backends that a command creates, changes, wakes or scales, so that their replicas start
+    at once; of all that have not come up yet, if it takes an apply back. Returns those that had any."""
     if isinstance(command, Apply):
         changed = list(command.plan.backends)
     elif isinstance(command, TakeBack):
         changed = [backend for backend, failures in observed.failures.items() if not failures.rolled_back]
     elif isinstance(command, BackendChange):
         changed = [backend_of(command)]
-    elif isinstance(command, WakeBackend):
+    elif isinstance(command, (WakeBackend, ScaleBackend)):
         changed = [command.tag]
     else:
         return []

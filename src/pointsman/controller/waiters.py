@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from pointsman.controller.failures import RECONFIGURE_REASONS, START_TRIES, Failures
 from pointsman.controller.observed import Observed
 from pointsman.controller.reconcile import is_settled, needed_at_start
-from pointsman.controller.replicas import Phase
+from pointsman.controller.replicas import Phase, Replica
 from pointsman.controller.state import Desired
 from pointsman.exceptions import BackendStartError
 from pointsman.model import Reason
@@ -157,10 +157,7 @@ class Waiter:
                 self.future.set_exception(error)
                 return
             self._report(backend, situation)
-            if self._need is None and not self._command.gone:
-                woken = self._command.woken
-                self._need = needed_at_start(situation.desired, backend) if woken else _need(situation, backend)
-            if not is_settled(situation.desired, situation.observed, backend, self._need):
+            if not self._is_there(backend, situation):
                 return
             if self._timer is None:  # models may load for minutes, so the limit is for the tables only
                 self._timer = asyncio.get_running_loop().call_later(TABLES_S, self._tables_are_late)
@@ -177,10 +174,26 @@ class Waiter:
         if not self.future.done():
             self.future.set_exception(too_late(TABLES_S))
 
+    def _is_there(self, backend: str, situation: Situation) -> bool:
+        desired, observed = situation.desired, situation.observed
+        if self._command.fixed:
+            there = _there(situation, backend)
+            if self._need is None:
+                self._need = len(there)
+            return sum(replica.phase is Phase.READY for replica in there) >= min(self._need, desired.wanted(backend))
+        if self._need is None and not self._command.gone:
+            self._need = needed_at_start(desired, backend) if self._command.woken else _need(situation, backend)
+        return is_settled(desired, observed, backend, self._need)
+
     def _failure(self, backend: str, situation: Situation) -> BackendStartError | None:
         if self._command.gone:
             return None
         failures = situation.observed.failures.get(backend)
+        if self._command.fixed and backend in situation.desired.backends:  # whatever becomes of a deploy meanwhile
+            ready = sum(replica.phase is Phase.READY for replica in _there(situation, backend))
+            if failures is None or not failures.cannot_start or ready >= situation.desired.wanted(backend):
+                return None
+            return StartFailure(backend, failures)
         if failures is not None and failures.rolled_back >= self._command.version:
             return StartFailure(backend, failures)
         if failures is not None and self._command.woken and failures.cannot_start:
@@ -212,10 +225,15 @@ def _need(situation: Situation, backend: str) -> int:
     desired, failures = situation.desired, situation.observed.failures.get(backend)
     if backend not in desired.backends or backend in desired.fallbacks:
         return desired.needed(backend) if backend in desired.backends else 0
-    there = [replica for replica in situation.observed.of(backend) if replica.is_current and not replica.killed]
+    there = _there(situation, backend)
     if failures is not None and failures.count:  # one that starts may fail again, for ever
         there = [replica for replica in there if replica.phase is Phase.READY]
     return len(there)
+
+
+def _there(situation: Situation, backend: str) -> list[Replica]:
+    """The replicas of a backend that start or are ready."""
+    return [replica for replica in situation.observed.of(backend) if replica.is_current and not replica.killed]
 
 
 def too_late(limit_s: float) -> TimeoutError:

@@ -193,6 +193,8 @@ class Await(Command, frozen=True, tag="await"):
     Attributes:
         brings_code: the change was about the backend's code, so that it fails if other code has replaced that.
         woken: the change was to wake it, so that it fails if its replicas do not start.
+        fixed: the change was to fix its number: as many replicas are waited for as there is room for, and it fails if
+            they do not start.
     """
 
     version: int
@@ -201,6 +203,7 @@ class Await(Command, frozen=True, tag="await"):
     timeout_s: float | None
     brings_code: bool = False
     woken: bool = False
+    fixed: bool = False
 
 
 class AwaitIngress(Command, frozen=True, tag="await_ingress"):

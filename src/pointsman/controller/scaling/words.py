@@ -36,7 +36,7 @@ def view_of(tag: str, desired: Desired, observed: Observed, now: float, time: st
         max=bounds[1],
         demand=round(verdict.demand, 3) if verdict is not None else 0.0,
         arrivals_per_second=round(verdict.arrivals_per_second, 3) if verdict is not None else 0.0,
-        start_s=scale.start_s if scale is not None else None,
+        start_s=round(scale.start_s, 3) if scale is not None and scale.start_s is not None else None,
         remark=verdict.remark if verdict is not None else "",
         hold_s=_left_s(hold, time) if hold is not None else None,
         blocked=blocked_by(tag, desired, observed),

@@ -156,6 +156,9 @@ class ModelCache(Generic[W]):
         self._held: dict[str, _Held] = {}
         self._idle: dict[str, None] = {}  # those held that nobody uses, the one first that was used longest ago
         self._unloading: dict[str, int] = {}  # their sizes
+        self._waiting: dict[str, None] = {}  # those wanted whose size is known, and whose load has not begun
+        self._loading = 0
+        self._taken = self._going = 0  # bytes of what is held, loaded or unloaded; of what is unloaded
         self._failures: dict[str, _Failure] = {}
         self._closed = False
 
@@ -187,7 +190,10 @@ class ModelCache(Generic[W]):
             return []
         wanted = self._wanted[model_id] = _Wanted(None if self._sized else 0)
         wanted.waiters[waiter] = None
-        return [AskSize(model_id)] if self._sized else self._load_what_fits()
+        if self._sized:
+            return [AskSize(model_id)]
+        self._waiting[model_id] = None
+        return self._load_what_fits()
 
     def give_up(self, model_id: str, waiter: W) -> list[Action[W]] | None:
         """A waiter does not wait any more. None if it does not: then it has the model, or was told that it does not get
@@ -198,7 +204,7 @@ class ModelCache(Generic[W]):
         del wanted.waiters[waiter]
         if wanted.waiters or wanted.loading or wanted.size is None:
             return []
-        del self._wanted[model_id]
+        del self._wanted[model_id], self._waiting[model_id]
         return self._load_what_fits()
 
     def release(self, model_id: str, now: float) -> list[Action[W]]:
@@ -212,16 +218,16 @@ class ModelCache(Generic[W]):
         self._idle[model_id] = None
         if self._closed:
             return [self._unload(model_id)]
-        return self._load_what_fits() if self._wanted else []
+        return self._load_what_fits() if self._waiting else []
 
     def close(self) -> list[Action[W]]:
         """Want nothing any more, and unload what is held: at once what is idle, the rest after its last use."""
         self._closed = True
         actions: list[Action[W]] = [self._unload(model_id) for model_id in list(self._idle)]
-        for model_id, wanted in list(self._wanted.items()):
-            if wanted.size is not None and not wanted.loading:
-                del self._wanted[model_id]
-                actions.append(Failed(model_id, tuple(wanted.waiters), Cause(CacheClosedError(CLOSED))))
+        for model_id in self._waiting:
+            waiters = tuple(self._wanted.pop(model_id).waiters)
+            actions.append(Failed(model_id, waiters, Cause(CacheClosedError(CLOSED))))
+        self._waiting.clear()
         return actions
 
     # What has become of actions
@@ -239,11 +245,13 @@ class ModelCache(Generic[W]):
             text = f"model {model_id!r} takes {size:,} bytes, and all models of a replica may take {self._max_bytes:,}"
             return self.failed(model_id, Cause(ModelTooLargeError(text)), now)
         wanted.size = size
+        self._waiting[model_id] = None
         return self._load_what_fits()
 
     def loaded(self, model_id: str, now: float) -> list[Action[W]]:
         """A model is there."""
         wanted = self._wanted.pop(model_id)
+        self._loading -= 1
         self._failures.pop(model_id, None)
         waiters = tuple(wanted.waiters)
         self._held[model_id] = _Held(wanted.size or 0, len(waiters), now)
@@ -255,6 +263,9 @@ class ModelCache(Generic[W]):
     def failed(self, model_id: str, cause: Cause, now: float) -> list[Action[W]]:
         """A size could not be found out, or a model not loaded."""
         wanted = self._wanted.pop(model_id)
+        if wanted.loading:
+            self._loading -= 1
+            self._taken -= wanted.size or 0
         before = self._failures.pop(model_id, None)
         pause_s = FIRST_PAUSE_S if before is None else min(LAST_PAUSE_S, 2 * before.pause_s)
         self._failures[model_id] = _Failure(cause, pause_s, now + pause_s)
@@ -265,7 +276,9 @@ class ModelCache(Generic[W]):
 
     def unloaded(self, model_id: str) -> list[Action[W]]:
         """A model has been unloaded."""
-        del self._unloading[model_id]
+        size = self._unloading.pop(model_id)
+        self._taken -= size
+        self._going -= size
         return [] if self._closed else self._load_what_fits()
 
     # Decisions
@@ -273,19 +286,23 @@ class ModelCache(Generic[W]):
     def _load_what_fits(self) -> list[Action[W]]:
         """Load what there is room for, and have idle models make room for what there could be."""
         actions: list[Action[W]] = []
-        waiting = [found for found in self._wanted.items() if not found[1].loading and found[1].size is not None]
-        if not waiting:
-            return actions
         room, room_bytes = self._room()
-        later, later_bytes = room + len(self._unloading), room_bytes + sum(self._unloading.values())
-        for model_id, wanted in waiting:
+        later, later_bytes = room + len(self._unloading), room_bytes + self._going
+        # hot: thousands may wait, and each end of a call comes here
+        for model_id in list(self._waiting) if later >= 1 or self._idle else ():
+            wanted = self._wanted[model_id]
             size = wanted.size or 0
             victims, later_if, bytes_if = self._victims(later, later_bytes, size)
-            if later_if < 1 or bytes_if < size:
-                continue  # too many are in use
+            if later_if < 1:
+                break  # so many are in use that nobody else finds a place
+            if bytes_if < size:
+                continue  # they are too large; a smaller one may fit
             actions += [self._unload(victim) for victim in victims]
             if room >= 1 and room_bytes >= size and model_id not in self._unloading:
                 wanted.loading = True
+                del self._waiting[model_id]
+                self._loading += 1
+                self._taken += size
                 actions.append(Load(model_id))
             room, room_bytes = room - 1, room_bytes - size
             later, later_bytes = later_if - 1, bytes_if - size
@@ -303,18 +320,17 @@ class ModelCache(Generic[W]):
 
     def _room(self) -> tuple[float, float]:
         """How many more models there may be, and what they may take."""
-        loading = [wanted.size or 0 for wanted in self._wanted.values() if wanted.loading]
         room = room_bytes = float("inf")
         if self._max_models is not None:
-            room = self._max_models - len(self._held) - len(self._unloading) - len(loading)
+            room = self._max_models - len(self._held) - len(self._unloading) - self._loading
         if self._max_bytes is not None:
-            used = sum(held.size for held in self._held.values()) + sum(self._unloading.values()) + sum(loading)
-            room_bytes = self._max_bytes - used
+            room_bytes = self._max_bytes - self._taken
         return room, room_bytes
 
     def _unload(self, model_id: str) -> Unload:
         del self._idle[model_id]
-        self._unloading[model_id] = self._held.pop(model_id).size
+        size = self._unloading[model_id] = self._held.pop(model_id).size
+        self._going += size
         return Unload(model_id)
 
     # What there is
@@ -355,11 +371,18 @@ class ModelCache(Generic[W]):
         ]
 
     def statistics(self) -> CacheStatistics:
-        loading = sum(wanted.loading for wanted in self._wanted.values())
-        return CacheStatistics(len(self._held), loading, len(self._wanted) - loading, len(self._unloading))
+        others = len(self._wanted) - self._loading
+        return CacheStatistics(len(self._held), self._loading, others, len(self._unloading))
 
     def validate(self) -> None:
         """Raise AssertionError if the state is inconsistent. Called by tests."""
+        loading = [wanted.size or 0 for wanted in self._wanted.values() if wanted.loading]
+        held, going = [held.size for held in self._held.values()], self._unloading.values()
+        assert (self._loading, self._going) == (len(loading), sum(going)), "what is loaded or unloaded was not counted"
+        assert self._taken == sum(held) + sum(going) + sum(loading), "bytes were not counted"
+        assert set(self._waiting) == {
+            name for name, wanted in self._wanted.items() if wanted.size is not None and not wanted.loading
+        }, "those that wait differ"
         room, room_bytes = self._room()
         assert room >= 0, "more models than there may be"
         assert room_bytes >= 0, "models take more than they may"

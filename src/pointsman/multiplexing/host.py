@@ -147,6 +147,12 @@ class Host:
         with self._lock:
             return self._cache.room
 
+    @property
+    def held(self) -> int:
+        """How many models are held. There may be thousands, so they are not listed for that."""
+        with self._lock:
+            return self._cache.statistics().held
+
     def models(self) -> list[Model]:
         """Those that are held."""
         with self._lock:

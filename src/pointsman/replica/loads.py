@@ -58,7 +58,7 @@ class Loads:
         host.observer = watched
 
     def _count(self, seconds: float | None) -> None:
-        number = sum(len(watched.host.models()) for watched in self._hosts)
+        number = sum(watched.host.held for watched in self._hosts)
         if seconds is None:
             self._metrics.unloaded(number)
         else:

@@ -8,7 +8,6 @@ busy holder of its model is passed by calls that need not wait.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from math import inf
 from typing import cast
@@ -60,7 +59,7 @@ class ModelReplica(RemoteReplica):
         self._loading: set[str] = set()
         self._places = 0  # for models; 0 while that is not known
         self._await: dict[int, str] = {}  # the model, by id of each call that waits for it
-        self._awaited: Counter[str] = Counter()
+        self._awaited: dict[str, set[int]] = {}  # ids of these calls, by model
 
     @property
     def waits_for_room(self) -> bool:
@@ -70,8 +69,8 @@ class ModelReplica(RemoteReplica):
         return model_id in self._models
 
     def awaiting(self, model_id: str) -> int | None:
-        count = self._awaited[model_id]
-        return count if count or model_id in self._loading else None
+        calls = self._awaited.get(model_id)
+        return len(calls) if calls else 0 if model_id in self._loading else None
 
     @property
     def waits(self) -> int:
@@ -93,8 +92,7 @@ class ModelReplica(RemoteReplica):
         RemoteReplica.send(self, call)  # hot: `super()` makes an object each time
         model_id = call.request.model_id
         if model_id and model_id not in self._models and call.call_id in self._calls and not call.is_socket:
-            self._await[call.call_id] = model_id
-            self._awaited[model_id] += 1
+            self._waits_for(call.call_id, model_id)
 
     def cancel(self, call: Call) -> None:
         self._waits_no_more(call.call_id)
@@ -113,33 +111,42 @@ class ModelReplica(RemoteReplica):
         if frame.kind == _MODELS:
             self._told(unpack(frame.head, ModelsHead))
             return
-        if self._await:
+        if self._await and frame.kind != Kind.CREDIT:
             self._waits_no_more(frame.call_id)
         RemoteReplica._receive(self, frame)
+
+    def _waits_for(self, call_id: int, model_id: str) -> None:
+        self._await[call_id] = model_id
+        self._awaited.setdefault(model_id, set()).add(call_id)
 
     def _waits_no_more(self, call_id: int) -> None:
         model_id = self._await.pop(call_id, None)
         if model_id is not None:
-            self._awaited[model_id] -= 1
-            if not self._awaited[model_id]:
+            calls = self._awaited[model_id]
+            calls.discard(call_id)
+            if not calls:
                 del self._awaited[model_id]
 
     def _told(self, head: ModelsHead) -> None:
+        lost = set(self._models) if head.whole else self._models.intersection((*head.gone, *head.loading))
+        self._models -= lost
         if head.whole:
-            self._models.clear()
             self._loading.clear()
-        for model_id in (*head.gone, *head.loading):
-            self._models.discard(model_id)
         self._models.update(head.held)
         self._loading.update(head.loading)
         self._loading.difference_update(head.gone, head.held)
         self.room, self.load_s = head.room, head.load_s
         if head.room > 0:
             self._places = max(self._places, head.room + len(self._models) + len(self._loading))
-        # From the calls themselves: one that was sent for a model that was here waits if that has made room meanwhile.
-        named = [(call_id, call.request.model_id) for call_id, call in self._calls.items() if not call.is_socket]
-        self._await = {call_id: model_id for call_id, model_id in named if model_id and model_id not in self._models}
-        self._awaited = Counter(self._await.values())
+        # hot: a thousand calls may wait, and each load is told twice
+        for model_id in head.held:
+            for call_id in self._awaited.pop(model_id, ()):
+                del self._await[call_id]
+        lost -= self._models
+        if lost and self.held:  # a call that was sent for a model which was here waits if that has made room meanwhile
+            for call_id, call in self._calls.items():
+                if call.request.model_id in lost and call_id not in self._await and not call.is_socket:
+                    self._waits_for(call_id, call.request.model_id)
         self._on_models()
 
 

@@ -160,6 +160,25 @@ def test_a_system_without_threads_fails_the_load_and_still_unloads(monkeypatch: 
     wait_until(lambda: gone == ["B"])
 
 
+def test_many_models_are_unloaded_by_few_threads() -> None:
+    """At the end of a replica that holds hundreds of models each is unloaded once, by no more than 32 threads (MX8)."""
+    began: list[str] = []
+
+    def spawn(function: Any, name: str) -> None:
+        began.append(name)
+        threading.Thread(target=function, daemon=True).start()
+
+    gone: list[str] = []
+    host = Host(str.upper, unload=gone.append, spawn=spawn)
+    names = [f"m{number}" for number in range(300)]
+    for name in names:
+        assert host.get(name) == name.upper()
+    host.close()
+    wait_until(lambda: len(gone) == 300)
+    assert sorted(gone) == sorted(map(str.upper, names))
+    assert began.count("unload") <= 32
+
+
 def test_after_the_end_nobody_gets_a_model() -> None:
     """User code that asks for a model once its replica has ended is told so, in words (MX8)."""
     host = Host(str.upper, max_models=1)

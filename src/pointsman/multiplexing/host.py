@@ -9,6 +9,7 @@ than it takes to start a thread or to wake one; whoever waits is told last, afte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import logging
@@ -24,13 +25,16 @@ from typing import Any
 
 from pointsman.context import CallScope, UsedModels, call_scope
 from pointsman.exceptions import ServeException
-from pointsman.multiplexing.cache import Action, AskSize, Cause, Failed, Load, Model, ModelCache, Ready, Unload
+from pointsman.multiplexing.cache import Action, AskSize, Cause, Failed, Load, Model, ModelCache, Ready
 from pointsman.multiplexing.waiting import LoopWaiter, NoObserver, Observer, ThreadWaiter, Waiter, too_late
 
 log = logging.getLogger("pointsman.replica")
 
 WEIGHT = 0.3
 """Of a new load in the mean of what loads take."""
+
+MOST_UNLOADERS = 32
+"""Threads of one loader that unload models."""
 
 RETRY_S = 1.0
 """When an unload is tried again that found no thread."""
@@ -80,6 +84,8 @@ class Host:
             max_models=max_models, max_bytes=max_bytes, sized=size_of is not None
         )
         self._models: dict[str, Any] = {}
+        self._to_unload: deque[str] = deque()
+        self._unloaders = 0
         self._closed = False
         self.observer: Observer = NoObserver()
         self.context: Callable[[], Context] = contextvars.copy_context().copy
@@ -254,7 +260,8 @@ class Host:
                 waiting += self._begin(self._load, "load", action.id)
             else:
                 self.observer.changed(action.id)
-                self._begin_unload(action)
+                self._to_unload.append(action.id)
+        self._begin_unloads()
 
     def _begin(self, function: Callable[[str], None], name: str, model_id: str) -> list[Action[Waiter]]:
         try:
@@ -263,13 +270,20 @@ class Host:
             return self._cache.failed(model_id, Cause.of(error), time.monotonic())
         return []
 
-    def _begin_unload(self, action: Unload) -> None:
-        try:
-            self._spawn(partial(self._unload, action.id), "unload")
-        except RuntimeError:  # the system has no more threads: better late than never
-            timer = threading.Timer(RETRY_S, self._unload, [action.id])
-            timer.daemon = True
-            timer.start()
+    def _begin_unloads(self) -> None:
+        """Have a thread for each model that is to be unloaded, up to some: at the end there may be thousands."""
+        while self._to_unload and self._unloaders < MOST_UNLOADERS:
+            model_id = self._to_unload.popleft()
+            try:
+                self._spawn(partial(self._unload_some, model_id), "unload")
+                self._unloaders += 1
+            except RuntimeError:  # the system has no more threads: better late than never
+                self._to_unload.appendleft(model_id)
+                timer = threading.Timer(RETRY_S, self._unload_some)
+                timer.daemon = True
+                with contextlib.suppress(RuntimeError):  # it is a thread, too; then with what is done next
+                    timer.start()
+                return
 
     @staticmethod
     def _tell(waiters: Sequence[Waiter], cause: Cause | None) -> None:
@@ -319,6 +333,20 @@ class Host:
             self.observer.changed(model_id)
             self._do(actions)
             self._tell_if_empty()
+
+    def _unload_some(self, model_id: str | None = None) -> None:
+        if model_id is not None:
+            self._unload(model_id)
+        else:
+            with self._lock:
+                self._unloaders += 1
+        while True:
+            with self._lock:
+                if not self._to_unload:
+                    self._unloaders -= 1
+                    return
+                model_id = self._to_unload.popleft()
+            self._unload(model_id)
 
     def _unload(self, model_id: str) -> None:
         model = self._models.pop(model_id)

@@ -16,6 +16,7 @@ from pointsman.context import CallScope, UsedModels, call_scope, memory_tags
 from pointsman.exceptions import DeadlineExceededError, ServeException
 from pointsman.multiplexing.loader import UNLIMITED, Loader, loaders_of
 from pointsman.usercode.packing import inspect_code, methods_of
+from tests.conftest import wait_until
 
 
 class Zoo:
@@ -241,6 +242,61 @@ def test_a_loader_may_use_another_loader() -> None:
         return [base("base"), model_id]
 
     assert fine("a")[0] is fine("b")[0] is base("base")
+
+
+class Circle:
+    """Its models need others: ``a`` itself, ``b`` the model ``c``, and that one ``b``; ``pair`` has room for one."""
+
+    @serve.multiplexed(max_models=4)
+    def model(self, model_id: str) -> Any:
+        needs = {"a": "a", "b": "c", "c": "b", "top": "base"}.get(model_id)
+        return f"{model_id}({self.model(needs) if needs else ''})"
+
+    @serve.multiplexed(max_models=4)
+    async def later(self, model_id: str) -> Any:
+        needs = {"a": "a", "b": "c", "c": "b", "top": "base"}.get(model_id)
+        return f"{model_id}({await self.later(needs) if needs else ''})"
+
+    @serve.multiplexed(max_models=1)
+    def single(self, model_id: str) -> Any:
+        return self.single("other") if model_id == "first" else model_id
+
+    @serve.multiplexed(max_models=1)
+    async def later_single(self, model_id: str) -> Any:
+        return await self.later_single("other") if model_id == "first" else model_id
+
+
+@pytest.mark.parametrize("name", ["model", "later"])
+def test_loads_that_need_one_another_fail_at_once(name: str) -> None:
+    """A loader that asks for the model which it loads, directly or through another one, raises instead of waiting for
+    ever in its place; one that asks for a further model gets it (MX9)."""
+    circle = Circle()
+    load = getattr(circle, name)
+    for model_id in "abc":
+        with pytest.raises(ServeException, match=r"needs model '[abc]' itself"):
+            load(model_id)
+    assert load("top") == "top(base())"
+    loader = vars(Circle)[name]
+    wait_until(lambda: loader.host_of(circle)._cache.statistics()[1:] == (0, 0, 0))
+
+
+@pytest.mark.parametrize("name", ["single", "later_single"])
+def test_a_load_that_takes_the_only_place_does_not_wait_for_another(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a loader needs a second model and there is room for one, its load fails after half a minute, and other
+    models can be loaded (MX9)."""
+    monkeypatch.setattr("pointsman.multiplexing.nesting.ROOM_S", 0.05)
+    circle = Circle()
+    load = getattr(circle, name)
+    with pytest.raises(ServeException, match=r"a load needs model 'other', for which there was no room"):
+        load("first")
+    assert load("other") == "other"
+
+
+def test_the_loader_of_an_object_that_has_gone_says_so() -> None:
+    """``Model().model`` keeps no object, and its call says what is to be done (MX1)."""
+    load = Circle().model
+    with pytest.raises(ReferenceError, match=r"the object whose Circle\.model this is has gone"):
+        load("x")
 
 
 def test_an_object_that_is_copied_begins_without_models() -> None:

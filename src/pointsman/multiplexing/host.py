@@ -11,9 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import inspect
 import logging
-import operator
 import threading
 import time
 import traceback
@@ -23,10 +21,13 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
-from pointsman.context import CallScope, UsedModels, call_scope
+from pointsman.context import CallScope, call_scope
 from pointsman.exceptions import ServeException
+from pointsman.multiplexing import nesting
 from pointsman.multiplexing.cache import Action, AskSize, Cause, Failed, Load, Model, ModelCache, Ready
+from pointsman.multiplexing.nesting import NESTING, no_room
 from pointsman.multiplexing.waiting import LoopWaiter, NoObserver, Observer, ThreadWaiter, Waiter, too_late
+from pointsman.policy.multiplexing import check_size
 
 log = logging.getLogger("pointsman.replica")
 
@@ -38,9 +39,6 @@ MOST_UNLOADERS = 32
 
 RETRY_S = 1.0
 """When an unload is tried again that found no thread."""
-
-MAX_SIZE = 2**62
-"""Bytes of a model."""
 
 Spawn = Callable[[Callable[[], None], str], None]
 
@@ -197,21 +195,35 @@ class Host:
         waiter = ThreadWaiter()
         self.want(model_id, waiter)
         if not waiter.event.is_set():
-            self._block(model_id, waiter, scope)
+            load = NESTING.of(scope)
+            try:
+                with NESTING.waits(load, (self, model_id)):
+                    self._block(model_id, waiter, scope, in_load=load is not None)
+            except BaseException:
+                self._leave(model_id, waiter)
+                raise
         return self._given(model_id, waiter.cause, scope)
 
-    def _block(self, model_id: str, waiter: ThreadWaiter, scope: CallScope | None) -> None:
+    def _leave(self, model_id: str, waiter: ThreadWaiter | LoopWaiter) -> None:
+        if not self.give_up(model_id, waiter) and waiter.cause is None:
+            self.release(model_id)
+
+    def _check_room(self, model_id: str, waiter: ThreadWaiter | LoopWaiter) -> None:
+        if not (self.is_loading(model_id) or waiter.is_told):
+            raise no_room(model_id)
+
+    def _block(self, model_id: str, waiter: ThreadWaiter, scope: CallScope | None, *, in_load: bool) -> None:
         if scope is None:
             waiter.event.wait()
             return
+        while in_load and not waiter.event.wait(nesting.ROOM_S):
+            self._check_room(model_id, waiter)
         scope.adopt(waiter)  # a caller that has gone waits no longer
         try:
             waiter.event.wait(None if scope.deadline == float("inf") else max(0.0, scope.deadline - time.monotonic()))
         finally:
             scope.release(waiter)
-        if waiter.is_told:
-            return
-        if self.give_up(model_id, waiter):
+        if not waiter.is_told:
             if waiter.cancelled:
                 raise ServeException(f"the caller has gone while model {model_id!r} was waited for")
             raise too_late(model_id)
@@ -223,14 +235,17 @@ class Host:
         self.want(model_id, waiter)
         if not waiter.is_told:
             left = None if scope is None or scope.deadline == float("inf") else scope.deadline - time.monotonic()
+            load = NESTING.of(scope)
             try:
-                await asyncio.wait_for(waiter.future, left)
-            except asyncio.TimeoutError:
-                if self.give_up(model_id, waiter):
+                with NESTING.waits(load, (self, model_id)):
+                    while load is not None and not waiter.is_told:
+                        await asyncio.wait((waiter.future,), timeout=nesting.ROOM_S)
+                        self._check_room(model_id, waiter)
+                    await asyncio.wait_for(waiter.future, left)
+            except BaseException as error:
+                self._leave(model_id, waiter)
+                if isinstance(error, asyncio.TimeoutError):
                     raise too_late(model_id) from None
-            except BaseException:
-                if not self.give_up(model_id, waiter) and waiter.cause is None:
-                    self.release(model_id)
                 raise
         return self._given(model_id, waiter.cause, scope)
 
@@ -299,7 +314,7 @@ class Host:
     def _ask_size(self, model_id: str) -> None:
         assert self._size_of is not None
         try:
-            size = _bytes_of(model_id, self._run(model_id, self._size_of, model_id))
+            size = check_size(model_id, self._run(model_id, self._size_of, model_id))
         except BaseException as error:  # noqa: BLE001 - user code: it belongs to those who wait for this model
             self._fail(model_id, error)
             return
@@ -363,36 +378,9 @@ class Host:
             self._tell_if_empty()
 
     def _run(self, model_id: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call user code, and await what an ``async def`` gives, in a context in which it may use other models."""
-        return self.context().run(_call, UsedModels(model_id), function, args)
-
-
-def _bytes_of(model_id: str, size: Any) -> int:
-    """What ``size_of`` has given for a model.
-
-    Raises:
-        TypeError: no int.
-        ValueError: negative, or more than any machine has, which no message could carry.
-    """
-    try:
-        size = operator.index(size)
-    except TypeError:
-        raise TypeError(f"size_of({model_id!r}) gave {size!r}, and a size is an int, in bytes") from None
-    if not 0 <= size < MAX_SIZE:
-        raise ValueError(f"size_of({model_id!r}) gave {size}, and a size is 0 to 2**62 bytes")
-    return size  # type: ignore[no-any-return]
+        """Call user code in a context of its own."""
+        return self.context().run(NESTING.call, (self, model_id), function, *args)
 
 
 async def _at_once(model: Any) -> Any:
     return model
-
-
-def _call(models: UsedModels, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    scope = CallScope(float("inf"), "")
-    scope.models = models
-    call_scope.set(scope)
-    try:
-        result = function(*args)
-        return asyncio.run(result) if inspect.iscoroutine(result) else result
-    finally:
-        models.end()

@@ -171,7 +171,14 @@ class Loader:
         function = self.function
 
         def load(model_id: str) -> Any:
-            return function(model_id) if instance is None else function(instance(), model_id)
+            if instance is None:
+                return function(model_id)
+            owner = instance()
+            if owner is None:
+                raise ReferenceError(
+                    f"the object whose {function.__qualname__} this is has gone; keep it in a variable"
+                )
+            return function(owner, model_id)
 
         limit = None if self.max_models == UNLIMITED else self.max_models
         return Host(load, max_models=limit, max_bytes=self.max_bytes, size_of=self.size_of, unload=self.unload)

@@ -6,6 +6,7 @@ its id says, over the replicas with room for one more: all routers see the same 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
@@ -14,6 +15,8 @@ from pointsman.policy.balance import Candidate, choose_replica
 
 #: Bytes of UTF-8.
 MAX_MODEL_ID = 256
+#: Bytes. No machine has so many, and messages can carry it.
+MAX_MODEL_SIZE = 2**62
 SLOW_LOAD = 2.0
 """A load that takes so many times what loads take is not waited for any more. One that takes a little longer is: it is
 likely to end before another would."""
@@ -42,6 +45,22 @@ def check_model_id(model_id: Any, what: str = "multiplexed_model_id") -> str:
     if not 1 <= size <= MAX_MODEL_ID:
         raise ValueError(f"{what} {model_id[:20]!r} has {size} bytes of UTF-8, and 1 to {MAX_MODEL_ID} are allowed")
     return model_id
+
+
+def check_size(model_id: str, size: Any) -> int:
+    """Check what ``size_of`` has given for a model, and return it.
+
+    Raises:
+        TypeError: no int.
+        ValueError: negative, or more than any machine has, which no message could carry.
+    """
+    try:
+        size = operator.index(size)
+    except TypeError:
+        raise TypeError(f"size_of({model_id!r}) gave {size!r}, and a size is an int, in bytes") from None
+    if not 0 <= size < MAX_MODEL_SIZE:
+        raise ValueError(f"size_of({model_id!r}) gave {size}, and a size is 0 to 2**62 bytes")
+    return size  # type: ignore[no-any-return]
 
 
 def decode_model_id(value: bytes) -> str | None:

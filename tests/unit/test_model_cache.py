@@ -147,6 +147,23 @@ def test_room_that_was_made_for_one_is_not_taken_by_another() -> None:
     assert cache.unloaded("b") == [Load("large")]
 
 
+def test_an_unload_that_hangs_costs_its_own_place_only() -> None:
+    """Who wants a model waits for the place of one that is being unloaded, but no longer than ten seconds: then the
+    next who comes has another idle model make room, and the limit still holds (MX7, MX8)."""
+    cache = cache_of(2)
+    hold(cache, "hangs", "idle")
+    assert cache.want("a", "call", 5.0) == [Unload("hangs")]
+    assert cache.want("a", "another", 14.0) == []
+    assert cache.want("a", "third", 15.1) == [Unload("idle")]
+    assert cache.unloaded("idle") == [Load("a")]
+    cache.loaded("a", 15.2)
+    for call in ("call", "another", "third"):
+        assert cache.release("a", 15.3) == [], call
+    assert cache.want("b", "call", 15.4) == [Unload("a")]
+    assert cache.unloaded("a") == [Load("b")]
+    cache.validate()
+
+
 def test_a_model_that_can_never_fit_is_refused_and_nothing_goes_for_it() -> None:
     """A model of more bytes than all may have fails at once, with both numbers, and evicts nothing (MX7, MX9)."""
     cache = cache_of(None, 10)

@@ -21,6 +21,8 @@ from pointsman.exceptions import ServeException
 
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 30.0
+SLOW_UNLOAD_S = 10.0
+"""The room of an unload that takes longer is not waited for any more: another idle model makes room."""
 MOST_FAILURES = 200
 """How many failed loads are remembered. Callers choose ids, and could choose ever new ones."""
 
@@ -155,10 +157,11 @@ class ModelCache(Generic[W]):
         self._wanted: dict[str, _Wanted[W]] = {}
         self._held: dict[str, _Held] = {}
         self._idle: dict[str, None] = {}  # those held that nobody uses, the one first that was used longest ago
-        self._unloading: dict[str, int] = {}  # their sizes
+        self._unloading: dict[str, tuple[int, float]] = {}  # their sizes, and since when
         self._waiting: dict[str, None] = {}  # those wanted whose size is known, and whose load has not begun
         self._loading = 0
-        self._taken = self._going = 0  # bytes of what is held, loaded or unloaded; of what is unloaded
+        self._taken = 0  # bytes of what is held, loaded or unloaded
+        self._now = 0.0
         self._failures: dict[str, _Failure] = {}
         self._closed = False
 
@@ -177,6 +180,7 @@ class ModelCache(Generic[W]):
 
     def want(self, model_id: str, waiter: W, now: float) -> list[Action[W]]:
         """Have a model for a waiter: at once, or by a later :class:`Ready` or :class:`Failed`."""
+        self._now = now
         if self.take(model_id):
             return [Ready(model_id, (waiter,))]
         if self._closed:
@@ -187,7 +191,7 @@ class ModelCache(Generic[W]):
         wanted = self._wanted.get(model_id)
         if wanted is not None:
             wanted.waiters[waiter] = None
-            return []
+            return self._load_what_fits() if self._unloading and model_id in self._waiting else []
         wanted = self._wanted[model_id] = _Wanted(None if self._sized else 0)
         wanted.waiters[waiter] = None
         if self._sized:
@@ -214,7 +218,7 @@ class ModelCache(Generic[W]):
         held.in_use -= 1
         if held.in_use:
             return []
-        held.idle_since = now
+        held.idle_since = self._now = now
         self._idle[model_id] = None
         if self._closed:
             return [self._unload(model_id)]
@@ -276,9 +280,7 @@ class ModelCache(Generic[W]):
 
     def unloaded(self, model_id: str) -> list[Action[W]]:
         """A model has been unloaded."""
-        size = self._unloading.pop(model_id)
-        self._taken -= size
-        self._going -= size
+        self._taken -= self._unloading.pop(model_id)[0]
         return [] if self._closed else self._load_what_fits()
 
     # Decisions
@@ -287,7 +289,8 @@ class ModelCache(Generic[W]):
         """Load what there is room for, and have idle models make room for what there could be."""
         actions: list[Action[W]] = []
         room, room_bytes = self._room()
-        later, later_bytes = room + len(self._unloading), room_bytes + self._going
+        going = [size for size, since in self._unloading.values() if self._now - since < SLOW_UNLOAD_S]
+        later, later_bytes = room + len(going), room_bytes + sum(going)
         # hot: thousands may wait, and each end of a call comes here
         for model_id in list(self._waiting) if later >= 1 or self._idle else ():
             wanted = self._wanted[model_id]
@@ -329,8 +332,7 @@ class ModelCache(Generic[W]):
 
     def _unload(self, model_id: str) -> Unload:
         del self._idle[model_id]
-        size = self._unloading[model_id] = self._held.pop(model_id).size
-        self._going += size
+        self._unloading[model_id] = self._held.pop(model_id).size, self._now
         return Unload(model_id)
 
     # What there is
@@ -377,8 +379,8 @@ class ModelCache(Generic[W]):
     def validate(self) -> None:
         """Raise AssertionError if the state is inconsistent. Called by tests."""
         loading = [wanted.size or 0 for wanted in self._wanted.values() if wanted.loading]
-        held, going = [held.size for held in self._held.values()], self._unloading.values()
-        assert (self._loading, self._going) == (len(loading), sum(going)), "what is loaded or unloaded was not counted"
+        held, going = [held.size for held in self._held.values()], [size for size, _ in self._unloading.values()]
+        assert self._loading == len(loading), "loads were not counted"
         assert self._taken == sum(held) + sum(going) + sum(loading), "bytes were not counted"
         assert set(self._waiting) == {
             name for name, wanted in self._wanted.items() if wanted.size is not None and not wanted.loading

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from typing import Any
 
 import cloudpickle
@@ -358,6 +360,32 @@ def test_a_failed_load_raises_the_loaders_own_exception() -> None:
         depths.append(len(raised.traceback))
     assert tries == ["a"]
     assert depths[1] == depths[2], "the traceback grows"
+
+
+def test_a_failed_load_keeps_nothing_in_memory() -> None:
+    """What a loader had read before it failed goes, also where it raised its error from another one (MX9)."""
+
+    class Weights:
+        pass
+
+    read: list[weakref.ref[Weights]] = []
+
+    def parse() -> None:
+        weights = Weights()
+        read.append(weakref.ref(weights))
+        raise KeyError("layer 7")
+
+    @serve.multiplexed
+    def broken(model_id: str) -> Any:
+        try:
+            parse()
+        except KeyError as error:
+            raise OSError("no such layer") from error
+
+    with pytest.raises(OSError, match="no such layer"):
+        broken("a")
+    gc.collect()
+    assert [weights() for weights in read] == [None]
 
 
 def test_a_call_that_is_over_waits_no_longer() -> None:

@@ -341,7 +341,7 @@ class Host:
             self._do(actions)
 
     def _fail(self, model_id: str, error: BaseException) -> None:
-        traceback.clear_frames(error.__traceback__)  # it is remembered, and half a model in its frames must not be
+        _clear_frames(error)  # it is remembered, and half a model in its frames must not be
         cause = Cause.of(error)
         with self._lock:
             actions = self._cache.failed(model_id, cause, time.monotonic())
@@ -380,6 +380,18 @@ class Host:
     def _run(self, model_id: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call user code in a context of its own."""
         return self.context().run(NESTING.call, (self, model_id), function, *args)
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Forget the local variables of an exception's frames, and of those from which it was raised."""
+    seen: set[int] = set()
+    ahead: list[BaseException | None] = [error]
+    while ahead:
+        one = ahead.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            ahead += one.__cause__, one.__context__
 
 
 async def _at_once(model: Any) -> Any:

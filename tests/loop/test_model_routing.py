@@ -19,6 +19,7 @@ from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, run, settle, table_of
 from pointsman.wire.messages import SOCKET, AppPart
 from pointsman.wire.started import StartedCalls, path_of
+from pointsman.wire.stream import Stream
 from tests.loop.counted import Told, counting, scaling
 from tests.loop.routers import ids, routed, submitted
 
@@ -41,6 +42,13 @@ def pool_of(router: Router) -> Pool:
 
 def waiting(router: Router) -> int:
     return router.statistics()[0].waiting
+
+
+class Silent(ScriptedReplica):
+    """Of a version that loads no models."""
+
+    def stream_ready(self, stream: Stream) -> None:
+        self._connected.append(stream)
 
 
 def test_calls_of_all_routers_meet_on_one_replica() -> None:
@@ -68,6 +76,33 @@ def test_calls_of_all_routers_meet_on_one_replica() -> None:
         for router in routers:
             router.validate()
             await router.aclose()
+
+    run(main())
+
+
+def test_a_new_router_knows_what_is_held_before_it_places_calls() -> None:
+    """The first calls of a script, or of an ingress that has restarted, go to the replica that holds their model, not to
+    the one which is connected first; a replica that cannot be reached, or tells of no models, holds nobody up for more
+    than a second (MX5, MX6)."""
+
+    async def main() -> None:
+        for number in range(4):
+            replicas = [ScriptedReplica(held=("m",) if place == number else ()) for place in range(4)]
+            router = Router(instance=INSTANCE)
+            router.apply(table_of(1, {"b": replicas}, multiplexed=True))
+            await sent(router, "m", "m")
+            assert len(replicas[number].arrived) == 2
+            await router.aclose()
+        silent, dead = Silent(), ScriptedReplica()
+        dead.die()
+        router = Router(instance=INSTANCE)
+        router.apply(table_of(1, {"b": [silent, dead]}, multiplexed=True))
+        await sent(router, "m")
+        await sent(router, "")
+        assert [head.request.model_id for head in silent.arrived] == [""]
+        await asyncio.sleep(1.1)
+        assert [head.request.model_id for head in silent.arrived] == ["", "m"]
+        await router.aclose()
 
     run(main())
 

@@ -19,7 +19,7 @@ from pointsman.routing.call import Call
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.pool import Pool
 from pointsman.routing.refusals import load_died
-from pointsman.routing.remote import RemoteOwner, RemoteReplica
+from pointsman.routing.remote import CONNECT_S, RemoteOwner, RemoteReplica
 from pointsman.routing.reports import Reporter
 from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.messages import unpack
@@ -27,6 +27,9 @@ from pointsman.wire.scaling import ANY_NUMBER, ModelsHead
 from pointsman.wire.stream import Stream
 
 _MODELS = int(Kind.MODELS)
+HEAR_S = 0.5
+"""How long a replica that is connected may take to tell what it holds. It does so at once, unless its version of the
+backend loads no models."""
 
 
 class ModelReplica(RemoteReplica):
@@ -38,6 +41,7 @@ class ModelReplica(RemoteReplica):
 
     Attributes:
         room, load_s: as it has told in a :class:`~pointsman.wire.scaling.ModelsHead`.
+        known: whether it has told what it holds, or nobody waits for that.
     """
 
     def __init__(
@@ -57,9 +61,11 @@ class ModelReplica(RemoteReplica):
         self._on_lost = on_lost
         self._models: set[str] = set()
         self._loading: set[str] = set()
+        self.known = False
         self._places = 0  # for models; 0 while that is not known
         self._await: dict[int, str] = {}  # the model, by id of each call that waits for it
         self._awaited: dict[str, set[int]] = {}  # ids of these calls, by model
+        self._loop.call_later(CONNECT_S, self._wait_no_more)
 
     @property
     def waits_for_room(self) -> bool:
@@ -98,7 +104,19 @@ class ModelReplica(RemoteReplica):
         self._waits_no_more(call.call_id)
         super().cancel(call)
 
+    def stream_ready(self, stream: Stream) -> None:
+        self.known = False
+        self._loop.call_later(HEAR_S, self._wait_no_more)
+        super().stream_ready(stream)
+
+    def _wait_no_more(self) -> None:
+        if not self.known:
+            self.known = True
+            self._on_models()
+            self._owner.place_waiting()
+
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        self.known = True
         self._on_lost(set(self._await.values()))
         self._models.clear()
         self._loading.clear()
@@ -131,6 +149,7 @@ class ModelReplica(RemoteReplica):
         lost = set(self._models) if head.whole else self._models.intersection((*head.gone, *head.loading))
         self._models -= lost
         if head.whole:
+            self.known = True
             self._loading.clear()
         self._models.update(head.held)
         self._loading.update(head.loading)
@@ -273,6 +292,8 @@ class ModelPool(Pool):
             best = choose_replica(holders, limit=limit, turn=self._next_turn, halved=halved, crowded=crowded)
             if best is not None:
                 return best
+        if not all(one.known for one in self._models()):
+            return None  # one that has just been connected may hold it, or may be where it belongs
         # Of the calls for one model only the first that waits is tried, unless it was placed.
         came = self._came.get(call.arrival)
         waited_s = 0.0 if came is None else self._loop.time() - came

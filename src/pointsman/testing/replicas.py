@@ -144,6 +144,10 @@ class MemoryReplica(_Listening):
 class ScriptedReplica(_Listening):
     """A replica that does nothing by itself: the test reads ``calls`` and answers them.
 
+    Args:
+        backend: tag of its backend.
+        held: models that it holds when routers connect.
+
     Attributes:
         calls: calls that are not answered yet, by call id, oldest first.
         arrived: all calls so far.
@@ -154,8 +158,9 @@ class ScriptedReplica(_Listening):
         recalls: how often a router has recalled what has not begun.
     """
 
-    def __init__(self, backend: str = "b") -> None:
+    def __init__(self, backend: str = "b", *, held: tuple[str, ...] = ()) -> None:
         super().__init__(backend)
+        self._held = held
         self.calls: dict[int, AppCallHead] = {}
         self.behind: dict[int, list[tuple[int, bytes, bytes]]] = {}
         self.cancelled: list[int] = []
@@ -229,6 +234,7 @@ class ScriptedReplica(_Listening):
 
     def stream_ready(self, stream: Stream) -> None:
         self._connected.append(stream)
+        stream.send(Kind.MODELS, 0, pack(ModelsHead(held=self._held, whole=True)))
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -179,13 +180,32 @@ def test_a_number_beside_autoscaling_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["metrics_interval_s", "smoothing_factor", "aggregation_function"])
 def test_fields_of_ray_serve_without_effect(name: str) -> None:
-    """What means nothing here is accepted with a DeprecationWarning that names it (AS1)."""
-    with pytest.warns(DeprecationWarning, match=f"{name} .* has no effect"):
+    """What means nothing here is accepted with a DeprecationWarning that names it, of the line of the user's: Python
+    shows those of others to nobody (AS1)."""
+    with pytest.warns(DeprecationWarning, match=f"{name} .* has no effect") as warned:
         config = BackendConfig(autoscaling_config={name: 10, "max_replicas": 3})
     assert config.autoscaling == AutoscalingConfig(max_replicas=3)
+    assert [one.filename for one in warned] == [__file__]
+    with pytest.warns(DeprecationWarning, match="no effect") as warned:
+        AutoscalingConfig(**{name: 10})
+    assert [one.filename for one in warned] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AutoscalingConfig(look_back_period_s=10, upscaling_factor=2, downscale_to_zero_delay_s=5)
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"num_replicas": "Auto"}, "num_replicas of BackendConfig is 'Auto', but should be a whole number or 'auto'"),
+        ({"max_replicas": 3}, "has no field 'max_replicas'; it belongs into autoscaling={'max_replicas': ...}"),
+        ({"autoscaling": {"policy": len}}, "but should be the import path of a function, 'module:name'"),
+    ],
+)
+def test_what_would_be_right_is_said(config: dict[str, Any], text: str) -> None:
+    """A beginner's mistakes are answered with what was meant (AS1)."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        BackendConfig(**config)
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "soon", True])

@@ -115,6 +115,17 @@ class BackendConfig(Options):
                 raise ConfigError(f"{number}, but with autoscaling it must be 'auto', or left out")
             self._set_autoscaling(self.autoscaling)
 
+    @classmethod
+    def place_of(cls, field: str) -> str:
+        return f"; it belongs into autoscaling={{{field!r}: ...}}" if field in AutoscalingConfig.model_fields else ""
+
+    @field_validator("num_replicas", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != AUTO and not value.strip().isdecimal():
+            raise ValueError("should be a whole number or 'auto'")
+        return value
+
     @field_validator("autoscaling", mode="before")
     @classmethod
     def _parsed(cls, value: Any) -> AutoscalingConfig | None:

@@ -64,6 +64,11 @@ class Options(BaseModel):
         except ValidationError as error:
             raise ConfigError(one_sentence(type(self), error)) from None
 
+    @classmethod
+    def place_of(cls, field: str) -> str:
+        """The end of the sentence that there is no such field: where it belongs. Empty if that is not known."""
+        return ""
+
 
 def string_key(key: Any) -> str:
     """A name of an option. Raises ConfigError if it is no str."""
@@ -72,7 +77,7 @@ def string_key(key: Any) -> str:
     return key
 
 
-def one_sentence(model: type[BaseModel], error: ValidationError) -> str:
+def one_sentence(model: type[Options], error: ValidationError) -> str:
     """The first of the mistakes, as a sentence that names field and value."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
@@ -80,7 +85,7 @@ def one_sentence(model: type[BaseModel], error: ValidationError) -> str:
         return str(cause)  # it says all of this already
     field = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
-        return f"{model.__name__} has no field {field!r}{nearest(field, model.model_fields)}"
+        return f"{model.__name__} has no field {field!r}{model.place_of(field) or nearest(field, model.model_fields)}"
     problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     problem = problem[0].lower() + problem[1:]
     shown = "wrong" if field in _NOT_SHOWN else f"{first['input']!r}, but"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, field_validator
 
 from pointsman.config.options import MAX_REPLICAS, ConfigError, NotNegative, Options, Positive, Seconds, string_key
 from pointsman.model.scaling import Autoscaling, ScalingPolicy
@@ -76,7 +77,8 @@ class AutoscalingConfig(Options):
     def __init__(self, **values: Any) -> None:
         for name in WITHOUT_EFFECT:
             if name in values:
-                warnings.warn(f"{name} of AutoscalingConfig has no effect here", DeprecationWarning, stacklevel=2)
+                text = f"{name} of AutoscalingConfig has no effect here"
+                warnings.warn(text, DeprecationWarning, stacklevel=_level_of_user())
                 del values[name]
         super().__init__(**values)
         self._check_bounds()
@@ -104,11 +106,30 @@ class AutoscalingConfig(Options):
         policy = values.pop("policy")
         return Autoscaling(**values, policy=ScalingPolicy(policy) if policy is not None else None)
 
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _is_path(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str):
+            raise ValueError("should be the import path of a function, 'module:name'")
+        return value
+
     @classmethod
     def of(cls, spec: Autoscaling) -> AutoscalingConfig:
         """A stored one in the form that users see."""
         values = {name: getattr(spec, name) for name in cls.model_fields if name != "policy"}
         return cls(**values, policy=spec.policy.path if spec.policy is not None else None)
+
+
+def _level_of_user() -> int:
+    """The ``stacklevel`` that makes a warning one of the user's line: Python shows a DeprecationWarning of other
+    packages' lines to nobody."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "pointsman",
+        "pydantic",
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def parse_autoscaling(value: Any) -> AutoscalingConfig | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,15 @@ def test_a_narrow_terminal_has_room_for_the_reason() -> None:
     shown = printed(ScalingTable({"m": backend(SCALING)}), width=80)
     assert "demand 9.8 at target 2" in shown
     assert "1-40" not in shown
+
+
+def test_a_policy_in_the_present_folder_is_simulated(
+    trace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user has a policy in a file beside the trace, and simulates it where the two are (AS13, AS18)."""
+    (tmp_path / "own_rule_here.py").write_text("def three(ctx):\n    return 3\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    shown = command("simulate", trace, "--policy", "own_rule_here:three")
+    assert shown.exit_code == 0, shown.output
+    assert "the policy says 3" in shown.stdout

@@ -27,7 +27,7 @@ def test_replicas_go_once_the_highest_need_of_the_delay_is_lower():
     first = fallen(backend)[0][0] - quiet
     assert 300 <= first <= 345
     assert len(fallen(backend)) <= 3
-    assert "for 300 s" in backend.changes[-1][4]
+    assert "were enough for 300 s, now demand" in backend.changes[-1][4]
 
 
 def test_a_short_burst_that_fits_begins_the_delay_anew():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +106,10 @@ def simulate(
         typer.Option("--slo-ms", help="What takes longer is late. Default: the target, or five times the mean."),
     ] = None,
     policy: Annotated[
-        str, typer.Option("--policy", help="pointsman, ray, kpa, oracle, or module:name of your own.", metavar="A,B")
+        str,
+        typer.Option(
+            "--policy", help="pointsman, ray, kpa, oracle, or module:name of your own, in this folder.", metavar="A,B"
+        ),
     ] = "pointsman",
     seed: Annotated[int, typer.Option("--seed", help="Of all random numbers.")] = 0,
     plot: Annotated[
@@ -120,6 +124,7 @@ def simulate(
 
     from pointsman.testing.scaling.simulate import simulate_autoscaling
 
+    sys.path.insert(0, str(Path.cwd()))  # where users have their own policy: a command has only its own folder there
     calls, fields, taken = _trace(trace), parse_json(config, "--config"), _service(service)
     found = {}
     for one in dict.fromkeys(name.strip() for name in policy.split(",")):

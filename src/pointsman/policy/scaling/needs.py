@@ -113,7 +113,8 @@ def of_backlog(seen: Seen, facts: Facts, launches: tuple[tuple[float, int], ...]
     if work.calls < 1:
         return None
     reason = WAKE if seen.wanted == 0 else BACKLOG
-    text = f"backlog of {work.calls:.0f} calls in {work.ready_in_s:.3g} s, to be gone in {work.within_s:.3g} s more"
+    text = f"{work.calls:.0f} calls will wait when replicas are ready in {work.ready_in_s:.3g} s"
+    text = f"{text}, to be gone {work.within_s:.3g} s later"
     return Need(math.ceil(work.replicas - 1e-9), 0, reason, text, lasts=False)
 
 

@@ -179,7 +179,7 @@ class _Run:
         return Simulated(
             requests=len(fleet.latencies),
             lost=lost,
-            late=late / len(fleet.latencies),
+            late=round(late / len(fleet.latencies), 6),
             latency_ms={name: round(_share(answered, share) * 1000, 3) for name, share in shares.items()},
             replica_seconds=round(used_s, 3),
             peak=max(count for _, count in self._wanted),

@@ -55,7 +55,8 @@ def calls_of(trace: Trace, service_s: float | tuple[float, float], seed: int) ->
         steps = _steps(entries)
         times = _arrivals(steps, random.Random(f"arrivals {seed}"))
         if not times:
-            raise ValueError(f"a trace must have calls, got none by the steps {_short(entries)}")
+            last = ", whose last one is its end" if len(entries) == 1 else ""
+            raise ValueError(f"a trace must have calls, got none by the steps {_short(entries)}{last}")
     else:
         times = _times(entries)
         steps = _rates(times)
@@ -68,7 +69,8 @@ def mean_and_cv(service_s: float | tuple[float, float]) -> tuple[float, float]:
     Raises:
         ValueError: the mean is not a positive number, or the other a negative one.
     """
-    mean, cv = service_s if isinstance(service_s, (tuple, list)) else (service_s, 0.0)
+    pair = tuple(service_s) if isinstance(service_s, (tuple, list)) else (service_s, 0.0)
+    mean, cv = pair if len(pair) == 2 else (0.0, 0.0)
     if not (_finite(mean) and mean > 0 and _finite(cv) and cv >= 0):
         raise ValueError(
             f"service_s must be a number > 0, or (mean > 0, coefficient of variation >= 0), got {service_s}"

@@ -198,7 +198,7 @@ def test_fields_of_ray_serve_without_effect(name: str) -> None:
     ("config", "text"),
     [
         ({"num_replicas": "Auto"}, "num_replicas of BackendConfig is 'Auto', but should be a whole number or 'auto'"),
-        ({"max_replicas": 3}, "has no field 'max_replicas'; it belongs into autoscaling={'max_replicas': ...}"),
+        ({"max_replicas": 3}, "has no field 'max_replicas'; it is a field of 'autoscaling'"),
         ({"autoscaling": {"policy": len}}, "but should be the import path of a function, 'module:name'"),
     ],
 )

@@ -32,6 +32,13 @@ def share(weight: float) -> str:
     return f"{100 * weight:.4g} %"
 
 
+def figure(value: float | None) -> str:
+    """A rate, or a latency without its unit: three digits, and no fraction from 100 on."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds, such as ``4:05`` or ``1:00:00``."""
     minutes, rest = divmod(int(seconds), 60)

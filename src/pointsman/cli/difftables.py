@@ -124,6 +124,8 @@ def _value(field: str, value: Any) -> Text:
         return plain(value[:SHORT_DIGEST] or "-")
     if field == "code" and value is None:
         return Text("by value", style="dim")
+    if field == "config.autoscaling" and value == {}:
+        return Text("{}")  # all defaults; none at all is None
     if value is None or value in ({}, [], ""):
         return Text("-", style="dim")
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from pointsman.cli.cells import clock, make_table, plain, share, words
+from pointsman.cli.cells import clock, figure, make_table, plain, share, words
 from pointsman.cli.tables import ROLLOUT_STYLES
 from pointsman.policy.verdict import change, percent, points
 
@@ -47,9 +47,9 @@ def comparison_table(comparison: dict[str, Any]) -> RenderableType:
     differences = comparison["differences"]
     table.add_row("errors", *(percent(arm["error_rate"]) for arm in arms), *_difference(differences["errors"], points))
     for name in ("p50", "p95", "p99"):
-        shown = (milliseconds(arm["latency_ms"][name]) for arm in arms)
+        shown = (figure(arm["latency_ms"][name]) for arm in arms)
         table.add_row(f"{name} ms", *shown, *_difference(differences[name], change))
-    table.add_row("mean ms", *(milliseconds(arm["latency_ms"]["mean"]) for arm in arms))
+    table.add_row("mean ms", *(figure(arm["latency_ms"]["mean"]) for arm in arms))
     return Group(table, Text(plain(comparison["verdict"]).plain, style="bold red" if comparison["harm"] else "bold"))
 
 
@@ -66,13 +66,6 @@ def _difference(difference: dict[str, Any], shown: Callable[[float | None], str]
     else:
         yield Text(f"{low} to {high}" if difference["low"] is not None else f"{high} or less")
     yield Text(*VERDICTS[difference["verdict"]])
-
-
-def milliseconds(value: float | None) -> str:
-    """A latency without its unit."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 # Rollouts
@@ -180,7 +173,7 @@ def _value(value: float | None, unit: str) -> str:
         return "-"
     if unit == "rate":
         return percent(value)
-    return f"{milliseconds(1000 * value)} ms" if unit == "seconds" else number(value)
+    return f"{figure(1000 * value)} ms" if unit == "seconds" else number(value)
 
 
 def line(rollout: dict[str, Any]) -> str:

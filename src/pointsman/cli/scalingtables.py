@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from pointsman.cli.cells import age, duration, make_table, plain
+from pointsman.cli.cells import age, duration, figure, make_table, plain
 
 #: Columns of a terminal on which a table leaves something out.
 NARROW = 100
@@ -54,8 +54,8 @@ def _numbers(backend: dict[str, Any]) -> dict[str, Text]:
         "ready": Text(str(ready), style="yellow" if ready < scaling["wanted"] else ""),
         "wanted": Text(str(scaling["wanted"]), style="bold"),
         "bounds": Text(f"{scaling['min']}-{scaling['max']}"),
-        "demand": Text(f"{scaling['demand']:.3g}"),
-        "calls/s": Text(f"{scaling['arrivals_per_second']:.3g}"),
+        "demand": Text(figure(scaling["demand"])),
+        "calls/s": Text(figure(scaling["arrivals_per_second"])),
     }
 
 

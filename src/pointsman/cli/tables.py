@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pointsman.cli.cells import age, clock, duration, make_table, plain, share, words
+from pointsman.cli.cells import age, clock, duration, figure, make_table, plain, share, words
 from pointsman.cli.scalingtables import ScalingTable
 
 BAR_WIDTH = 10
@@ -226,8 +226,9 @@ def _last_minute(window: dict[str, Any] | None) -> Text:
     """How a backend has done in the last minute, below its name; nothing if it had no requests."""
     if window is None or not window["requests"]:
         return Text("")
-    p50, p99 = (f"{window['latency_ms'][name] or 0:.3g}" for name in ("p50", "p99"))
-    errors = (f", {window['errors']} errors", "red") if window["errors"] else ("", "")
+    p50, p99 = (figure(window["latency_ms"][name]) for name in ("p50", "p99"))
+    count = window["errors"]
+    errors = (f", {count} error{'s' if count != 1 else ''}", "red") if count else ("", "")
     return Text.assemble((f"\n{'':{BAR_WIDTH + 9}}p50 {p50}, p99 {p99} ms", "dim"), errors)
 
 

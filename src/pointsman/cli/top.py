@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.text import Text
 
-from pointsman.cli.cells import make_table, plain
+from pointsman.cli.cells import figure, make_table, plain
 from pointsman.cli.scalingtables import ScalingTable
 from pointsman.telemetry.windows import PERCENTILES, POLICY
 
@@ -71,7 +71,7 @@ def _endpoints(endpoints: dict[str, Any], window: str) -> RenderableType:
 
 def _window(window: dict[str, Any]) -> dict[str, Text]:
     return {
-        "requests/s": Text(_number(window["per_second"])),
+        "requests/s": Text(figure(window["per_second"])),
         "errors": Text(str(window["errors"]), style="red" if window["errors"] else ""),
         **_latencies(window["latency_ms"]),
     }
@@ -89,7 +89,7 @@ def _backends(backends: dict[str, Any], window: str, known: dict[str, Any]) -> R
                 **_window(backend["windows"][window]),
                 "running": Text(str(backend["processing"])),
                 "queued": Text(str(backend["queued"])),
-                "batch": Text(_number(backend["batch_size"])),
+                "batch": Text(figure(backend["batch_size"])),
                 "replicas": _replicas(backend["replicas"], known.get(tag)),
             },
         )
@@ -146,10 +146,4 @@ class NumberTable:
 
 
 def _latencies(milliseconds: dict[str, float | None]) -> dict[str, Text]:
-    return {f"{name} ms": Text(_number(milliseconds[name])) for name in ("mean", *PERCENTILES)}
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return {f"{name} ms": Text(figure(milliseconds[name])) for name in ("mean", *PERCENTILES)}

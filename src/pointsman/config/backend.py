@@ -117,7 +117,7 @@ class BackendConfig(Options):
 
     @classmethod
     def place_of(cls, field: str) -> str:
-        return f"; it belongs into autoscaling={{{field!r}: ...}}" if field in AutoscalingConfig.model_fields else ""
+        return "; it is a field of 'autoscaling'" if field in AutoscalingConfig.model_fields else ""
 
     @field_validator("num_replicas", mode="before")
     @classmethod

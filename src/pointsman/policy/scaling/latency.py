@@ -32,9 +32,10 @@ def of_latency(seen: Seen, config: Autoscaling, facts: Facts, factor: float) -> 
     if limit_s / factor < 1.05 * itself_s:
         remark = f"{target_ms} is missed by more than waiting explains, calls take {factor:.2g} times what is reckoned"
     limit_s = max(limit_s / factor, min(limit_s, 1.05 * itself_s))
-    load = queueing.rounded(max(facts.window.rate, facts.rate if facts.rising else 0.0) * facts.service.mean_s)
+    rate = max(facts.window.rate, facts.rate if facts.rising else 0.0)
+    load = queueing.rounded(rate * facts.service.mean_s)
     enough = queueing.least_replicas(load, mean_s, cv2, seen.slots, queueing.rounded(limit_s), seen.max_replicas + 1)
-    text = f"99 of 100 of {facts.rate:.3g} calls/s within {config.target_latency_ms:g} ms"
+    text = f"99 of 100 of {rate:.3g} calls/s within {config.target_latency_ms:g} ms"
     return Need(enough if enough > seen.wanted else 0, enough, LATENCY, text), remark
 
 

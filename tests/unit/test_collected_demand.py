@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -206,3 +207,13 @@ def test_looks_that_coincide_with_frames_see_an_even_demand():
     seconds = [after - before for before, after in zip(shown, shown[2:], strict=False)]
     assert min(seconds) > 9.5
     assert max(seconds) < 10.5
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf"), 1e300])
+def test_a_word_that_no_router_can_mean_is_left_out(bad: float):
+    """A driver that says it has had minus one call, or infinitely many, changes no number, then or later."""
+    collector, _ = collecting()
+    collector.reported(1, head())
+    collector.reported(1, head(m=Demand(bad, 0.0, 3, 3, 0.3, 0.1), n=Demand(1.0, 0.0, 3, 3, 0.3, bad)))
+    collector.reported(1, head(m=Demand(1.0, 0.0, 10, 10, 1.0, 0.1), n=Demand(1.0, 0.0, 10, 10, 1.0, 0.1)))
+    assert collector.demand_of("m") == collector.demand_of("n") == Demand(1.0, 0.0, 10, 10, 1.0, 0.1)

@@ -26,6 +26,8 @@ FORGOTTEN_S = 30.0
 """For how long the calls of a silent router count."""
 LINGER_S = 60.0
 """For how long a backend that is gone is remembered: late frames must not count for another one of its name."""
+MOST = 1e12
+"""No router counts more calls, or seconds of them."""
 
 
 class Pace(NamedTuple):
@@ -57,16 +59,21 @@ class Collector:
         self.on_waiting: Callable[[list[str]], None] = lambda tags: None
 
     def reported(self, router: int, head: DemandHead) -> None:
-        """Take a frame of a router's process; ``router`` is the number of its subscription."""
+        """Take a frame of a router's process; ``router`` is the number of its subscription.
+
+        Words that no router can mean are left out: drivers are processes of users, and one number that is none would
+        stay in the sums for good.
+        """
         now, heard = self._now(), self._heard.get(router)
         self._heard[router] = now
-        for tag, word in head.backends.items():
+        words = {tag: word for tag, word in head.backends.items() if _is_possible(word)}
+        for tag, word in words.items():
             before = self._totals.words(tag).get(router, NOTHING)
             self._pace[router, tag] = _pace(before, word, now - heard if heard is not None else SILENT_S)
             was_silent = heard is not None and now - heard > SILENT_S and before.waiting + before.running > 0
             # What it has counted while it was silent, or before this connection, would look like demand of this moment.
             self._totals.take(router, tag, word, added=heard is not None and not was_silent and tag not in self._gone)
-        waiting = [tag for tag, word in head.backends.items() if word.waiting]
+        waiting = [tag for tag, word in words.items() if word.waiting]
         if waiting:
             self.on_waiting(waiting)
 
@@ -125,6 +132,12 @@ class Collector:
                 self._shown.pop(tag, None)
                 self._pace = {key: pace for key, pace in self._pace.items() if key[1] != tag}
                 del self._gone[tag]
+
+
+def _is_possible(word: Demand) -> bool:
+    """Whether a router may have counted this. ``ran_s2`` has squares."""
+    counts = (word.call_s, word.waiting_s, word.arrivals, word.ended, word.ran_s, word.waiting, word.running)
+    return all(0 <= count <= MOST for count in counts) and 0 <= word.ran_s2 <= MOST**2
 
 
 def _pace(before: Demand, after: Demand, seconds: float) -> Pace:

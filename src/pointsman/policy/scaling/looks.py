@@ -15,6 +15,8 @@ KEPT = 80
 """Older looks that are kept, at most."""
 CLOSE_S = 0.2
 """Looks that are closer than these seconds to one another are one."""
+INSTANT_S = 1e-9
+"""No call runs so short."""
 SURE_CALLS = 30
 """Calls that tell how long a call runs, whatever was believed before."""
 
@@ -118,7 +120,7 @@ def service_of(window: Window, demand: Demand, before: Service | None) -> Servic
         ran_s += missing * before.mean_s
         ran_s2 += missing * before.mean_s**2 * (1 + before.cv2)
         ended = SURE_CALLS
-    if ended <= 0 or ran_s <= 0:
+    if ended <= 0 or ran_s <= INSTANT_S * ended:
         return before
     mean_s = ran_s / ended
     return Service(mean_s, max(0.0, ran_s2 / ended / mean_s**2 - 1))

@@ -187,6 +187,28 @@ def test_a_version_that_gets_no_calls_any_more_goes_to_its_minimum():
     assert backend.wanted == 1
 
 
+def test_more_traffic_takes_nothing_away():
+    """A version that gets a few calls more keeps the replicas that a burst has needed two minutes ago. (AS10)"""
+    backend = Backend(wanted=9).flow(120, 50).flow(60, 10)
+    assert backend.look(share=1.1).wanted == 9
+    assert backend.look(gains=0.1).wanted == 9
+    backend.flow(200, 10)
+    assert backend.wanted == 9, "the delay has not passed since"
+    backend.flow(200, 10)
+    assert backend.wanted < 9
+
+
+def test_less_traffic_leaves_the_same_part_of_a_burst():
+    """A rollout takes a tenth of the calls of a version with bursts each few minutes: it keeps nine tenths of what a
+    burst needs, also after ten steps of a hundredth. (AS10)"""
+    backend = Backend(wanted=10).flow(120, 60).flow(60, 5)
+    assert backend.look(share=0.9).wanted == 9
+    again = Backend(wanted=10).flow(120, 60).flow(60, 5)
+    for _ in range(10):
+        again.look(share=0.99)
+    assert 9 <= again.wanted <= 10
+
+
 def test_a_season_starts_replicas_ahead():
     """Bursts that come each ten minutes find their replicas ready from the second on, and few between. (AS8)"""
     backend = Backend(wanted=2, season_s=600.0, downscale_delay_s=60.0, start_s=10.0).flow(300, 8)

@@ -74,7 +74,7 @@ def decide(seen: Seen, config: Autoscaling, now: float, memory: Memory | None = 
     if 0 < lasting < seen.wanted and seen.policy_wants is None:
         load = falls.usual(memory.falls, min(read.running, read.demand))
         lasting = needs.with_queue(lasting, seen.wanted, seen, read, load)
-    kept = falls.noted(memory.falls, config, now, lasting, read.demand)
+    kept = falls.noted(falls.shared(memory.falls, seen.share), config, now, lasting, read.demand)
     season = memory.season
     if config.season_s is not None:
         needed = max((need.enough for need in asked if need.reason != SEASON), default=0)
@@ -128,7 +128,8 @@ def _verdict(
     most = max(asked, key=lambda need: need.now)
     desired, reason, text = before, asked[0].reason, asked[0].text
     if seen.is_step:
-        desired, reason, text = _step(seen, read, asked), TRAFFIC, f"{_step_text(seen)}: {most.text}"
+        desired, reason = _step(seen, config, now, read, asked, memory.falls), TRAFFIC
+        text = f"{_step_text(seen)}: {most.text}"
     elif most.now > before:
         desired, reason, text = most.now, most.reason, most.text
     elif not seen.silent:
@@ -145,12 +146,15 @@ def _verdict(
     return Verdict(wanted, desired, reason, text, memory, read.window.demand, read.window.rate, remark)
 
 
-def _step(seen: Seen, read: Facts, asked: Sequence[Need]) -> int:
-    """The number for a new share of the traffic, which is not waited for: what goes is known not to be needed."""
+def _step(seen: Seen, config: Autoscaling, now: float, read: Facts, asked: Sequence[Need], kept: Falls) -> int:
+    """The number for a new share of the traffic, which is not waited for: what goes is known not to be needed, but for
+    the same share of what was needed in the downscale delay."""
     number = max(need.enough if need.lasts else need.now for need in asked)
     if 0 < number < seen.wanted:
         number = needs.with_queue(number, seen.wanted, seen, read, read.running)
-    return max(number, seen.wanted) if seen.silent else number
+    if seen.silent or seen.share >= 1:
+        return max(number, seen.wanted)
+    return max(number, min(seen.wanted, falls.highest(kept, now, falls.delay_of(kept, config))))
 
 
 def _step_text(seen: Seen) -> str:
@@ -214,7 +218,7 @@ def _remembered(
     """What is kept of a change of the number."""
     before, kept = seen.wanted, memory.falls
     if reason == TRAFFIC:
-        kept = msgspec.structs.replace(kept, needed=((now, wanted),))
+        kept = falls.stepped(kept, now, wanted)
     if wanted > before:
         kept = falls.raised(kept, config, now, wanted, lasting)
         launches = (*memory.launches, (now + facts.start_of(seen), wanted - before))

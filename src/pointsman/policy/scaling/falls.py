@@ -27,8 +27,8 @@ STEADY = 1.1
 TREND_S = 10.0
 """Seconds between two memories of demand that tell whether it is rising."""
 
-Marks = tuple[tuple[float, int], ...]
-"""Numbers and when they were needed last, falling."""
+Marks = tuple[tuple[float, float], ...]
+"""Numbers and when they were needed last, falling. A new share of the traffic makes fractions of them."""
 
 
 class Falls(Struct, frozen=True):
@@ -97,7 +97,23 @@ def noted(falls: Falls, config: Autoscaling, now: float, enough: int, demand: fl
 def highest(falls: Falls, now: float, delay_s: float) -> int:
     """The highest number that was needed in the last ``delay_s`` seconds."""
     oldest = now - delay_s
-    return next((number for when, number in falls.needed if when >= oldest), falls.needed[-1][1])
+    number = next((number for when, number in falls.needed if when >= oldest), falls.needed[-1][1])
+    return math.ceil(number - 1e-9)
+
+
+def shared(falls: Falls, share: float) -> Falls:
+    """The same for a backend that gets this part of its calls from now on, as if it had always been so. What a larger
+    share would have needed is not known: few calls of a backend that needs one replica say nothing of many."""
+    if share >= 1:
+        return falls
+    marks = tuple((when, number * share) for when, number in falls.needed)
+    return msgspec.structs.replace(falls, needed=marks)
+
+
+def stepped(falls: Falls, now: float, wanted: int) -> Falls:
+    """The same after a new traffic policy, whose calls need this number: they are still to come."""
+    marks = tuple(mark for mark in falls.needed if mark[1] > wanted)
+    return msgspec.structs.replace(falls, needed=(*marks, (now, wanted)))
 
 
 def raised(falls: Falls, config: Autoscaling, now: float, after: int, lasting: int) -> Falls:

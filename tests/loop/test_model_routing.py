@@ -346,7 +346,7 @@ def test_a_model_that_ends_its_replicas_does_not_end_all_of_them(tmp_path: Path)
             await settle()
             pool = pool_of(router)
             assert isinstance(pool, ModelPool)
-            assert not pool._fatal._deaths
+            assert not pool._fatal.deaths
 
     run(main())
 

@@ -79,29 +79,33 @@ def hash_of(model_id: str) -> int:
 
 
 class FatalLoads:
-    """Models whose loads may be what replicas have died of, as far as one router knows."""
+    """Models whose loads may be what replicas have died of, as far as one router knows.
+
+    Attributes:
+        deaths: how many, and until when no load is tried, by model.
+    """
 
     def __init__(self) -> None:
-        self._deaths: dict[str, tuple[int, float]] = {}  # how many, and until when no load is tried
+        self.deaths: dict[str, tuple[int, float]] = {}
 
     def died(self, model_ids: Iterable[str], now: float) -> None:
         """A replica has died in which calls waited for these models."""
         for model_id in model_ids:
-            deaths = self._deaths.pop(model_id, (0, 0.0))[0] + 1
+            deaths = self.deaths.pop(model_id, (0, 0.0))[0] + 1
             beyond = min(10, deaths - MOST_DEATHS)
             until = now + min(LAST_PAUSE_S, FIRST_PAUSE_S * 2**beyond) if beyond >= 0 else 0.0
-            self._deaths[model_id] = deaths, until
-            if len(self._deaths) > MOST_FATAL:
-                del self._deaths[next(iter(self._deaths))]
+            self.deaths[model_id] = deaths, until
+            if len(self.deaths) > MOST_FATAL:
+                del self.deaths[next(iter(self.deaths))]
 
     def forget(self, is_held: Callable[[str], object]) -> None:
         """Forget the models that are held somewhere: their loads have ended well."""
-        for model_id in [model_id for model_id in self._deaths if is_held(model_id)]:
-            del self._deaths[model_id]
+        for model_id in [model_id for model_id in self.deaths if is_held(model_id)]:
+            del self.deaths[model_id]
 
     def refuses(self, model_id: str, now: float) -> bool:
         """Whether no load of this model is to be tried now."""
-        return bool(self._deaths) and now < self._deaths.get(model_id, (0, 0.0))[1]
+        return now < self.deaths.get(model_id, (0, 0.0))[1]
 
 
 class ModelCandidate(Candidate, Protocol):

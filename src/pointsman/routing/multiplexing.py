@@ -274,10 +274,10 @@ class ModelPool(Pool):
         self.place_waiting()
 
     def _send(self, call: Call) -> bool:
-        if self._fatal.refuses(call.request.model_id, self._loop.time()):
+        if self._fatal.deaths and self._fatal.refuses(call.request.model_id, self._loop.time()):
             call.fail(load_died(self.tag, call.request.model_id))
             return True
-        return super()._send(call)
+        return Pool._send(self, call)  # hot: `super()` makes an object each time
 
     def _choose(self, call: Call) -> RemoteReplica | None:
         model_id = call.request.model_id

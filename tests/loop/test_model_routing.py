@@ -81,8 +81,8 @@ def test_calls_of_all_routers_meet_on_one_replica() -> None:
 
 
 def test_a_new_router_knows_what_is_held_before_it_places_calls() -> None:
-    """The first calls of a script, or of an ingress that has restarted, go to the replica that holds their model, not to
-    the one which is connected first; a replica that cannot be reached, or tells of no models, holds nobody up for more
+    """The first calls of a script, or of an ingress that has restarted, go to the replica that holds their model, not
+    to the one connected first; a replica that cannot be reached, or tells of no models, holds nobody up for more
     than a second (MX5, MX6)."""
 
     async def main() -> None:

@@ -49,14 +49,16 @@ def least(load: float, target: float) -> int:
 
 def of_demand(seen: Seen, facts: Facts) -> Need:
     """Demand over the look-back. It asks for more when it is above the tolerance, and says what is enough without."""
-    more = 0
+    more, text = 0, f"demand {facts.demand:.3g} at target {facts.target:g}"
     if seen.wanted and facts.sure and facts.demand > seen.wanted * facts.full:
-        few = seen.wanted if facts.unsettled else seen.wanted + 1
-        more = with_queue(few, least(facts.demand, facts.full), seen, facts, facts.running, sigmas=0.0)
+        few, many = seen.wanted if facts.unsettled else seen.wanted + 1, least(facts.demand, facts.full)
+        more = with_queue(few, many, seen, facts, facts.running, sigmas=0.0)
+        if more < many:
+            text = f"{text}, {facts.running:.3g} of it on replicas and the rest waiting"
     enough = max(more, least(facts.demand, facts.target))
     if not enough and (facts.demand > 0 or seen.demand.waiting or seen.demand.running):
         enough = 1
-    return Need(more, enough, DEMAND, f"demand {facts.demand:.3g} at target {facts.target:g}")
+    return Need(more, enough, DEMAND, text)
 
 
 def with_queue(few: int, many: int, seen: Seen, facts: Facts, load: float, sigmas: float = SIGMAS) -> int:

@@ -493,3 +493,22 @@ def test_a_replica_that_hangs_while_it_leaves_is_killed(tmp_path: Path) -> None:
         assert (world.wanted(), world.serving()) == (1, 1)
 
     in_scaled_world(tmp_path, test)
+
+
+def test_a_backend_that_is_made_anew_knows_nothing_of_the_old_one(tmp_path: Path) -> None:
+    """Who deletes a backend and creates another one of its name at once gets one that was never called, and not one
+    that has been idle for as long as the old one (AS3)."""
+
+    async def test(world: ScaledWorld) -> None:
+        zero = {"min_replicas": 0, "downscale_delay_s": 5.0, "look_back_period_s": 5.0}
+        await world.create_auto(**zero)
+        await asyncio.sleep(600.0)
+        await world.delete()
+        await world.create_auto(**zero)
+        assert world.wanted() == 1
+        await asyncio.sleep(10.0)
+        assert world.wanted() == 0
+        idle_s = float(world.view().decisions[-1].text.split()[3])
+        assert idle_s < 10, world.view().decisions
+
+    in_scaled_world(tmp_path, test)

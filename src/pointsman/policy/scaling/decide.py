@@ -176,7 +176,11 @@ def _lower(
         return 0, IDLE, f"no call for {now - kept.used_at:.0f} s"
     if kept.surged:
         return low, highest.reason, f"the backlog is gone, {highest.text}"
-    return low, highest.reason, f"{low} were enough for {falls.delay_of(kept, config):g} s, now {highest.text}"
+    return (
+        low,
+        highest.reason,
+        f"{low} {'was' if low == 1 else 'were'} enough for {falls.delay_of(kept, config):g} s, now {highest.text}",
+    )
 
 
 def _delayed(

@@ -174,7 +174,10 @@ class BackendOperations(Operations):
         arguments.check_object_name(backend_tag, "backend_tag")
         self._check_alive()
         held = unpack(self._session.command(QueryModels(new_id(), backend_tag)), ModelList).replicas
-        return {replica: [msgspec.structs.asdict(model) for model in models] for replica, models in held.items()}
+        return {
+            replica: [{**msgspec.structs.asdict(model), "idle_s": round(model.idle_s, 3)} for model in models]
+            for replica, models in held.items()
+        }
 
     def delete_backend(self, backend_tag: str, force: bool = False) -> None:
         """Remove a backend that no endpoint uses; returns when its replicas are gone. An unknown one is logged and

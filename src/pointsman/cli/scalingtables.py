@@ -66,8 +66,7 @@ def _why(scaling: dict[str, Any]) -> Text:
     if scaling["hold_s"] is not None:
         lines.append(Text(f"held for {duration(scaling['hold_s'])} more", style="cyan"))
     if scaling["blocked"] is not None:
-        blocked = scaling["blocked"]
-        lines.append(Text(plain(f"{blocked['reason']}: {blocked['text']}").plain, style="yellow"))
+        lines.append(Text(plain(scaling["blocked"]["text"]).plain, style="yellow"))
     if scaling["remark"]:
         lines.append(Text(plain(scaling["remark"]).plain, style="yellow"))
     return Text("\n").join(lines)

@@ -61,7 +61,9 @@ from pointsman.wire.shadows import QueryExamples, QueryShadow
 
 log = logging.getLogger(__name__)
 
-_NO_METRICS = "this instance records no metrics (metrics_export_port=None)"
+_NO_METRICS = (
+    "this instance records no metrics (metrics_export_port=None); start it with a port for them, 0 for any free one"
+)
 
 #: The wait for ingresses fails after this many exits: a server that cannot start is not worth the whole timeout.
 INGRESS_TRIES = 3

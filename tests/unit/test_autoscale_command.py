@@ -85,7 +85,7 @@ def test_the_status_says_what_is_in_the_way() -> None:
     """An operator sees below the reason that a number is held, that there is no room, and a remark (AS19)."""
     hindered = {**SCALING, "hold_s": 600.0, "blocked": BLOCKED, "remark": "[bold]policy 'x:y' raises"}
     shown = printed(ScalingTable({"m": backend(hindered)}))
-    for text in ("held for 10 min more", "room: 2 more CPUs are needed, 0 are free", "[bold]policy 'x:y' raises"):
+    for text in ("held for 10 min more", " 2 more CPUs are needed, 0 are free", "[bold]policy 'x:y' raises"):
         assert text in shown
 
 

@@ -25,6 +25,26 @@ def test_eight_callers_without_pause_get_four_replicas_at_a_target_of_two(servic
     assert backend.peak <= 5
 
 
+def test_callers_without_pause_are_known_within_seconds():
+    """Four callers whose calls one replica answers as fast as it can are not taken for chance, though no more calls
+    come than it answers: they have all that they get in the end after a second and a half. (AS3, AS4)"""
+    backend = Backend(start_s=1.0).flow(20, 0)
+    backend.callers(1.5, 4)
+    assert backend.wanted == 6
+    assert "callers without pause" in backend.changes[-1][-1]
+    backend.callers(300, 4)
+    assert (backend.wanted, backend.peak) == (6, 6)
+
+
+def test_only_callers_that_have_called_again_are_known():
+    """A thousand calls that come at once are work to be done: no more count as callers than have come again. (AS4)"""
+    backend = Backend(start_s=60.0, bounds=(1, 5000)).flow(20, 0)
+    backend.callers(5, 1000)
+    known = [float(text.split()[1]) for *_, reason, text in backend.changes if "without pause" in text]
+    assert known
+    assert max(known) <= 50
+
+
 @pytest.mark.parametrize(("rate", "wanted"), [(20, 4), (21.9, 4), (18.1, 4), (22.5, 5), (26, 5)])
 def test_demand_within_the_tolerance_changes_nothing(rate: float, wanted: int):
     """At 0.5 calls a replica four take 20 calls/s of 0.1 s, and 10 % more before a fifth starts. (AS3)"""

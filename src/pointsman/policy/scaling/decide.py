@@ -69,7 +69,7 @@ def decide(seen: Seen, config: Autoscaling, now: float, memory: Memory | None = 
         counted = looks.scaled(counted, seen.share, seen.gains)
     launches = _under_way(memory.launches, seen, now)
     read = facts.gather(seen, config, now, counted, memory.state, memory.service)
-    asked, remark = _asked(seen, config, now, read, memory, launches)
+    asked, remark = _asked(seen, config, now, read, msgspec.structs.replace(memory, looks=counted), launches)
     lasting = max((need.enough for need in asked if need.lasts), default=0)
     if 0 < lasting < seen.wanted and seen.policy_wants is None:
         load = falls.usual(memory.falls, min(read.running, read.demand))
@@ -111,6 +111,7 @@ def _asked(
     found = (
         needs.of_demand(seen, read),
         needs.of_rise(seen, read),
+        needs.of_callers(seen, read, memory.looks),
         wanted,
         needs.of_blocking(seen, config, read, now),
         waking,

@@ -10,8 +10,9 @@ import math
 import msgspec
 
 from pointsman.model.scaling import BACKLOG, DEMAND, POLICY, SEASON, WAKE, Autoscaling
-from pointsman.policy.scaling import backlog, queueing
+from pointsman.policy.scaling import backlog, callers, queueing
 from pointsman.policy.scaling.facts import LEAST_S, Facts, start_of
+from pointsman.policy.scaling.looks import Looks
 from pointsman.policy.scaling.seen import Seen
 
 FULL = 0.7
@@ -92,6 +93,18 @@ def of_rise(seen: Seen, facts: Facts) -> Need | None:
     text = f"demand {load:.3g} at target {facts.target:g}, by {facts.rate:.3g} calls/s"
     enough = 0 if facts.guessed else more
     return Need(more, enough, DEMAND, f"{text} in {facts.rising:.2g} s" if facts.rising else text)
+
+
+def of_callers(seen: Seen, facts: Facts, looks: Looks) -> Need | None:
+    """Callers that send their next call when they have an answer: what they have is demand, whatever else it could be
+    taken for."""
+    if seen.silent or seen.is_step or not seen.ready:
+        return None
+    calls = callers.without_pause(looks, seen.ready * seen.slots, behind=facts.state.behind_since is not None)
+    if not calls:
+        return None
+    more = least(calls, facts.full)
+    return Need(more, more, DEMAND, f"demand {calls:.3g} at target {facts.target:g}, of callers without pause")
 
 
 def of_blocking(seen: Seen, config: Autoscaling, facts: Facts, now: float) -> Need | None:

@@ -6,15 +6,18 @@ import asyncio
 import logging
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pointsman.controller.replicas import Phase
+from pointsman.controller.scaling import watch
 from pointsman.controller.store import StoreError
 from pointsman.controller.waiters import Situation, has_come_up
 from pointsman.exceptions import BackendStartError
 from pointsman.model import Autoscaling, Resources, Scale
 from pointsman.model.scaling import BOUNDS, HOLD, TRAFFIC, ScalingPolicy
+from pointsman.policy.scaling.decide import decide
 from pointsman.testing import ReplicaPlan
 from tests.loop.scaled import SaidPolicies, ScaledWorld, in_scaled_world
 
@@ -152,6 +155,31 @@ def test_a_start_that_fails_takes_nothing_back(tmp_path: Path) -> None:
         await asyncio.sleep(180.0)
         assert world.serving() == world.serving("other") == 4
         assert world.view().blocked is None
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_a_rule_that_fails_for_one_backend_goes_on_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Should the rule stumble over one backend, that one keeps its number, and all others follow their calls (AS20)."""
+
+    def fails(seen: Any, config: Any, now: float, memory: Any) -> Any:
+        if seen.max_replicas == 13:
+            raise OverflowError("a bug")
+        return decide(seen, config, now, memory)
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto("bad", max_replicas=13)
+        await world.create_auto("good", max_replicas=12)
+        monkeypatch.setattr(watch, "decide", fails)
+        for tag in ("bad", "good"):
+            world.router.have(tag, rate=120)
+        await world.rises_to(6, "good")
+        assert world.wanted("bad") == 1
+        assert len([one for one in caplog.records if one.levelname == "CRITICAL"]) == 1
+        monkeypatch.setattr(watch, "decide", decide)
+        await world.rises_to(6, "bad")
 
     in_scaled_world(tmp_path, test)
 

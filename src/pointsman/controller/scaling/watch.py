@@ -136,6 +136,7 @@ class ScalingWatch:
         self._last = desired()
         self._told = self._last.scales
         self._needs: Needs = []
+        self._broken: dict[str, str] = {}
         self._failed = self._again = self._closed = False
 
     def start(self) -> None:
@@ -197,9 +198,14 @@ class ScalingWatch:
         scales = dict(desired.scales)
         for tag in desired.scales.keys() | {tag for tag in counted if follows(desired.backends[tag].config)}:
             took_s = [seconds for one, seconds in started if one == tag]
-            scale = self._after_look(desired, tag, took_s, steps.get(tag, NO_STEP), now, time)
-            if scale is not None:
-                scales[tag] = scale
+            try:
+                scale = self._after_look(desired, tag, took_s, steps.get(tag, NO_STEP), now, time)
+            except Exception as error:  # noqa: BLE001 - see below
+                # A bug. Its number stays as it is until the rule begins anew, and those of others follow their calls.
+                self._broke(tag, error)
+            else:
+                if scale is not None:
+                    scales[tag] = scale
         new = msgspec.structs.replace(desired, scales=scales)
         new = woken_and_unloaded(
             new,
@@ -298,6 +304,16 @@ class ScalingWatch:
             verdict = msgspec.structs.replace(verdict, remark=said.remark)
         looked.verdict = verdict
         return verdict
+
+    def _broke(self, tag: str, error: Exception) -> None:
+        """Have the rule forget what it keeps in mind of a backend, which may be what it stumbles over."""
+        text = f"the rule has failed, and begins anew: {error!r}"
+        looked = self._observed.looked.get(tag)
+        if looked is not None:
+            looked.verdict = None
+        if self._broken.get(tag) != text:
+            log.critical("backend %r: %s", tag, text, exc_info=error)
+        self._broken[tag] = text
 
     async def _store(self, changes: dict[str, Change]) -> None:
         try:

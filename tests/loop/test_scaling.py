@@ -110,6 +110,20 @@ def test_dry_runs_only_show(tmp_path: Path) -> None:
     in_scaled_world(tmp_path, test)
 
 
+def test_a_number_fixed_at_0_ends_in_a_dry_run_too(tmp_path: Path) -> None:
+    """Somebody fixes 0 replicas for a while where decisions are only shown: afterwards the backend serves (AS12)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create_auto(dry_run=True)
+        await world.scale(0, hold_s=10.0)
+        await asyncio.sleep(5.0)
+        assert world.serving() == 0
+        await asyncio.sleep(10.0)
+        assert world.serving() == 1
+
+    in_scaled_world(tmp_path, test)
+
+
 def test_a_traffic_step_is_known_ahead(tmp_path: Path) -> None:
     """A switch to a version without calls gives it the replicas for them at once, before the first has come (AS10)."""
 

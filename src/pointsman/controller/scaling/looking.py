@@ -10,11 +10,12 @@ import msgspec
 
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase, Replica
+from pointsman.controller.scaling.following import decided
 from pointsman.controller.scaling.found import Looked
 from pointsman.controller.state import Desired
 from pointsman.model import ASGI, BackendSpec, Scale
 from pointsman.model.evidence import Evidence, Tally
-from pointsman.model.scaling import Autoscaling, Demand
+from pointsman.model.scaling import BOUNDS, Autoscaling, Demand
 from pointsman.policy.scaling.context import PolicyContext, context
 from pointsman.policy.scaling.seen import Seen, Verdict
 from pointsman.stats.latency import quantile_bucket, upper_edge
@@ -145,6 +146,16 @@ def learned(scale: Scale, started_s: Iterable[float]) -> float | None:
     if known is None or scale.start_s is None:
         return known
     return known if abs(known - scale.start_s) > MATTERS * scale.start_s else scale.start_s
+
+
+def let_go(scale: Scale, spec: BackendSpec, default_max: int, time: str) -> Scale:
+    """What is remembered once a number is not fixed any more. Where decisions are only shown, nothing else would bring
+    back one that had been fixed below the smallest."""
+    scale, autoscaling = msgspec.structs.replace(scale, hold=None), spec.config.autoscaling
+    if autoscaling is None or not autoscaling.dry_run:
+        return scale
+    least, _ = autoscaling.bounds(default_max)
+    return decided(scale, max(scale.wanted, least), BOUNDS, f"min_replicas is {least}", time)
 
 
 def counted(desired: Desired) -> frozenset[str]:

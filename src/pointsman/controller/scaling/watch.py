@@ -238,7 +238,7 @@ class ScalingWatch:
         if start_s != scale.start_s:
             scale = msgspec.structs.replace(scale, start_s=start_s)
         if scale.hold is not None and not is_held(scale, time):
-            scale = msgspec.structs.replace(scale, hold=None)
+            scale = looking.let_go(scale, desired.backends[tag], self._observed.default_max, time)
         scale = self._ruled(desired.backends[tag], scale, step, now, time)
         return scale if scale is not before else None
 

@@ -182,7 +182,8 @@ def test_a_missing_trace_is_named(tmp_path: Path) -> None:
     """A file that is not there exits with 2 and its name (AS19)."""
     result = command("simulate", str(tmp_path / "none.json"))
     assert result.exit_code == 2
-    assert "none.json" in result.stderr.replace("\n", "")
+    # The box around the message breaks lines anywhere, and how long the folder's name is nobody knows.
+    assert "none.json" in "".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.mark.slow

@@ -22,18 +22,59 @@ Parts of Pointsman in virtual time:
             assert (await call.future).body == b"cat"
 
     run(a_slow_model_answers_in_time())  # an hour of ``asyncio.sleep`` in SlowModel takes a millisecond
+
+Names are imported on first use: a test of a model needs no simulator.
 """
 
-from pointsman.testing.client import TestClient, TestResponse
-from pointsman.testing.evidence import FakeEvidence
-from pointsman.testing.fake_engine import FakeEngine, FakePeers, FakeReplica, Order, ReplicaPlan
-from pointsman.testing.losses import Loss, Losses
-from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
-from pointsman.testing.policies import check_traffic_policy
-from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica, new_call, table_of
-from pointsman.testing.scaling.plot import plot_autoscaling
-from pointsman.testing.scaling.simulate import Simulated, simulate_autoscaling
-from pointsman.testing.virtual_time import DeadlockError, VirtualTimeLoop, real_time, run, settle, virtual_loop
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pointsman.testing.client import TestClient, TestResponse
+    from pointsman.testing.evidence import FakeEvidence
+    from pointsman.testing.fake_engine import FakeEngine, FakePeers, FakeReplica, Order, ReplicaPlan
+    from pointsman.testing.losses import Loss, Losses
+    from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
+    from pointsman.testing.policies import check_traffic_policy
+    from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica, new_call, table_of
+    from pointsman.testing.scaling.plot import plot_autoscaling
+    from pointsman.testing.scaling.simulate import Simulated, simulate_autoscaling
+    from pointsman.testing.virtual_time import DeadlockError, VirtualTimeLoop, real_time, run, settle, virtual_loop
+
+_HOMES = {
+    "TestClient": "client",
+    "TestResponse": "client",
+    "check_traffic_policy": "policies",
+    "simulate_autoscaling": "scaling.simulate",
+    "Simulated": "scaling.simulate",
+    "plot_autoscaling": "scaling.plot",
+    "run": "virtual_time",
+    "settle": "virtual_time",
+    "real_time": "virtual_time",
+    "virtual_loop": "virtual_time",
+    "VirtualTimeLoop": "virtual_time",
+    "DeadlockError": "virtual_time",
+    "Pipe": "pipes",
+    "Line": "pipes",
+    "MemoryTransport": "pipes",
+    "MemoryNetwork": "pipes",
+    "MemoryServer": "pipes",
+    "Losses": "losses",
+    "Loss": "losses",
+    "MemoryReplica": "replicas",
+    "ScriptedReplica": "replicas",
+    "table_of": "replicas",
+    "new_call": "replicas",
+    "INSTANCE": "replicas",
+    "FakeEngine": "fake_engine",
+    "FakePeers": "fake_engine",
+    "FakeReplica": "fake_engine",
+    "ReplicaPlan": "fake_engine",
+    "Order": "fake_engine",
+    "FakeEvidence": "evidence",
+}
 
 __all__ = [
     "TestClient",
@@ -67,3 +108,15 @@ __all__ = [
     "Order",
     "FakeEvidence",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -256,7 +256,8 @@ class ScriptedReplica(_Listening):
                 self.credits += unpack(frame.head, CreditHead).chunks
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
-        self._connected.remove(stream)
+        if stream in self._connected:  # else it was lost before it was ready
+            self._connected.remove(stream)
         for call_id in [call_id for call_id, known in self._streams.items() if known is stream]:
             self.calls.pop(call_id, None)
             del self._streams[call_id]

@@ -18,11 +18,11 @@ from pointsman.model.scaling import Demand
 from pointsman.routing.appcalls import AppCall
 from pointsman.routing.call import Call
 from pointsman.routing.refusals import NotStartingError
-from pointsman.routing.reports import PERIOD_S, URGENT_S, Reports
+from pointsman.routing.reports import URGENT_S, Reports
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, run, settle, table_of, virtual_loop
 from pointsman.wire.messages import SOCKET, AppPart
-from pointsman.wire.scaling import DemandHead
+from pointsman.wire.scaling import DEMAND_PERIOD_S, DemandHead
 from tests.loop.counted import Told, counting, scaling
 from tests.properties import examples
 
@@ -194,7 +194,7 @@ def test_the_integral_of_calls_is_exact(multiplexed: bool, script: list[tuple[st
                 await act(play, router, what, how, pick)
                 await play.reference.passes(ticks)
                 play.reference.is_as(router._pools["b"].demand.read())
-            await play.reference.passes(round(PERIOD_S / GRID_S) + 1)
+            await play.reference.passes(round(DEMAND_PERIOD_S / GRID_S) + 1)
             collector = Collector(virtual_loop().time)
             for _, backends in link.frames:
                 collector.reported(1, DemandHead(backends))
@@ -400,7 +400,7 @@ def test_a_new_controller_gets_what_there_was_before_it_first() -> None:
             found = collector.demand_of("b")
             assert found.running == 3
             assert found.arrivals == 0
-            assert found.call_s <= 3 * 2 * PERIOD_S
+            assert found.call_s <= 3 * 2 * DEMAND_PERIOD_S
 
     run(main())
 

@@ -7,12 +7,12 @@ import asyncio
 import pytest
 
 from pointsman.model.scaling import Demand
-from pointsman.routing.reports import PERIOD_S, Reports
+from pointsman.routing.reports import Reports
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, settle, table_of, virtual_loop
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import pack
-from pointsman.wire.scaling import DemandHead
+from pointsman.wire.scaling import DEMAND_PERIOD_S, DemandHead
 from tests.loop.counted import scaling
 from tests.loop.linked import LinkedWorld, in_linked_world
 
@@ -39,7 +39,7 @@ def test_calls_reach_the_controller_and_go_with_their_router() -> None:
         assert collector.demand_of("b").waiting == 1
         replica = ScriptedReplica()
         router.apply(scaling(table_of(2, {"b": [replica]})))
-        await asyncio.sleep(PERIOD_S + 0.01)
+        await asyncio.sleep(DEMAND_PERIOD_S + 0.01)
         found = collector.demand_of("b")
         assert (found.waiting, found.running, found.arrivals) == (0, 1, 1)
         await world.router.aclose()
@@ -73,7 +73,7 @@ def test_a_link_that_breaks_counts_nothing_twice() -> None:
         for _ in range(20):
             await asyncio.sleep(0.25)
             now, shown = virtual_loop().time(), collector.demand_of("b").call_s
-            assert shown - last <= 4 * (now - at) + 4 * 2 * PERIOD_S + 0.01
+            assert shown - last <= 4 * (now - at) + 4 * 2 * DEMAND_PERIOD_S + 0.01
         assert collector.demand_of("b").running == 4
         assert collector.demand_of("b").arrivals == 4
         await router.aclose()

@@ -18,9 +18,8 @@ from pointsman.model.scaling import Demand
 from pointsman.policy.scaling.totals import Totals
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import pack
-from pointsman.wire.scaling import DemandHead
+from pointsman.wire.scaling import DEMAND_PERIOD_S, DemandHead
 
-PERIOD_S = 0.5
 URGENT_S = 0.05
 """Seconds between two reports of calls that find no replica."""
 STOPPED_S = 30.0
@@ -67,7 +66,7 @@ class Reporter:
         """A pool counts from now on."""
         self._pools[pool.tag] = pool
         if self._timer is None:
-            self._timer = self._loop.call_later(PERIOD_S, self._tick)
+            self._timer = self._loop.call_later(DEMAND_PERIOD_S, self._tick)
 
     def remove(self, pool: Counting) -> None:
         """A pool counts no more, if it did."""
@@ -87,7 +86,7 @@ class Reporter:
         self._reports.end(self)
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(PERIOD_S, self._tick) if self._pools else None
+        self._timer = self._loop.call_later(DEMAND_PERIOD_S, self._tick) if self._pools else None
         self._tell()
 
     def _tell(self) -> None:

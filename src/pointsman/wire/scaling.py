@@ -6,6 +6,9 @@ from __future__ import annotations
 from pointsman.model.scaling import Demand
 from pointsman.wire.messages import Command, Message, Signed
 
+DEMAND_PERIOD_S = 0.5
+"""Seconds between two DEMAND frames of a router's process with calls."""
+
 
 class DemandHead(Message, frozen=True):
     """Head of a DEMAND frame, which a router's process sends each half second, and at once when a call finds no

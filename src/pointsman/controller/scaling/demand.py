@@ -16,12 +16,10 @@ from msgspec.structs import replace
 
 from pointsman.model.scaling import Demand
 from pointsman.policy.scaling.totals import NOTHING, Totals
-from pointsman.wire.scaling import DemandHead
+from pointsman.wire.scaling import DEMAND_PERIOD_S, DemandHead
 
-SILENT_S = 1.5
-"""A router that has calls sends a frame each half second. After this long without one it is silent."""
-LOOK_S = 0.5
-"""Seconds between a router's frames."""
+SILENT_S = 3 * DEMAND_PERIOD_S
+"""A router that has calls is silent after this long without a frame."""
 FORGOTTEN_S = 30.0
 """For how long the calls of a silent router count."""
 LINGER_S = 60.0
@@ -93,7 +91,7 @@ class Collector:
         call_s, waiting_s, waiting, running = total.call_s, total.waiting_s, total.waiting, total.running
         for router, word in self._totals.words(tag).items():
             since_s = now - self._heard[router]
-            filled_s = min(since_s, SILENT_S if word.waiting or word.running else LOOK_S)
+            filled_s = min(since_s, SILENT_S if word.waiting or word.running else DEMAND_PERIOD_S)
             pace = self._pace[router, tag]
             call_s += pace.calls * filled_s
             waiting_s += pace.waiting * filled_s
@@ -143,6 +141,6 @@ def _is_possible(word: Demand) -> bool:
 def _pace(before: Demand, after: Demand, seconds: float) -> Pace:
     """What a router had between two words, or has now, where they do not tell of about half a second."""
     counted_s, waited_s = after.call_s - before.call_s, after.waiting_s - before.waiting_s
-    if not LOOK_S / 2 <= seconds < SILENT_S or counted_s < 0 or waited_s < 0:
+    if not DEMAND_PERIOD_S / 2 <= seconds < SILENT_S or counted_s < 0 or waited_s < 0:
         return Pace(after.waiting + after.running, after.waiting)
     return Pace(counted_s / seconds, waited_s / seconds)

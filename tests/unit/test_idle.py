@@ -9,6 +9,7 @@ import pytest
 from pointsman.controller.failures import Failures
 from pointsman.controller.observed import Observed, record_commit
 from pointsman.controller.replicas import Phase
+from pointsman.controller.scaling.found import Looked
 from pointsman.controller.scaling.idle import falls_asleep, idle_s, is_called, keeps_one, look
 from pointsman.controller.scaling.sleeping import woken_and_unloaded
 from pointsman.controller.state import Desired, Fallback
@@ -44,6 +45,15 @@ def test_idle_since_the_last_call() -> None:
     assert idle_s("b", observed, 10.0) == 1.0
     assert not falls_asleep("b", desired, observed, 18.9, TIME, silent=False)
     assert falls_asleep("b", desired, observed, 19.0, TIME, silent=False)
+
+
+def test_a_deleted_backend_leaves_nothing_to_one_of_its_name() -> None:
+    """A backend that is deleted and created again begins anew, though nobody has looked between (ID1)."""
+    desired, observed = sleeping(), see(replica(1))
+    looked(observed, (0.0, NOTHING))
+    observed.looked["b"] = Looked()
+    record_commit(observed, desired, Desired(10), [], 1.0)
+    assert (observed.looked, observed.uses) == ({}, {})
 
 
 def test_a_long_stream_is_a_call_to_its_end() -> None:

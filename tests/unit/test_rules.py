@@ -76,7 +76,9 @@ CITATION = re.compile(rf"\(({CODE}(?:(?:, | and | to |-){CODE})*)\)")
 
 def test_every_rule_that_is_cited_is_explained():
     """A reader finds in docs/rules.md what each code means that a test, a comment or a page names."""
-    explained = set(re.findall(rf"^\| ({CODE}) \|", (REPOSITORY / "docs/rules.md").read_text(), re.MULTILINE))
+    rows = re.findall(rf"^\| ({CODE}) \|", (REPOSITORY / "docs/rules.md").read_text(), re.MULTILINE)
+    explained = set(rows)
+    assert len(rows) == len(explained), "a code is explained twice"
     pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
     unknown = {}
     for path in [*MODULES, *(REPOSITORY / "tests").rglob("*.py"), *pages]:

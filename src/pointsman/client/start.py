@@ -119,7 +119,7 @@ def start(
         api_keys: keys of those who may use the HTTP port: a list of ``ApiKey``, or the path of a JSON file with mode
             0600, ``{"name": {"key": "...", "rate": 10}}``, which is read again within 2 s of a change. None: no keys.
         spare_replicas: how many processes wait for a backend, with all imported but user code, so that a replica starts
-            some 0.3 s earlier; each takes about 20 MB of memory. On the local engine. Default 0.
+            some half a second earlier; each takes about 20 MB of memory. On the local engine. Default 0.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have, or ``PYTHONHASHSEED`` is 0.

@@ -10,8 +10,9 @@ from typing import Protocol
 from pointsman.controller.observed import Observed
 from pointsman.controller.orders import Peers
 from pointsman.controller.replicas import Phase
+from pointsman.controller.scaling.following import follows_calls
 from pointsman.controller.scaling.looking import counted
-from pointsman.controller.scaling.prospects import Prospect, prospect_of, scales
+from pointsman.controller.scaling.prospects import Prospect, prospect_of
 from pointsman.controller.state import Desired
 from pointsman.model import BackendRoute, BackendSpec, Pins, ReplicaRef, RoutingTable
 from pointsman.wire.messages import pack
@@ -39,7 +40,7 @@ def route_of(
         if r.phase is Phase.READY and not r.killed and r.unhealthy is None
     )
     config = spec.config
-    prospect = Prospect() if refs or not scales(config) else prospect_of(spec.tag, desired, observed)
+    prospect = Prospect() if refs or not follows_calls(config) else prospect_of(spec.tag, desired, observed)
     return BackendRoute(
         spec.tag,
         refs,

@@ -12,7 +12,7 @@ from pointsman.controller.observed import Observed
 from pointsman.controller.orders import Subscription
 from pointsman.controller.replicas import Phase, Replica
 from pointsman.controller.rollouts.words import views_of
-from pointsman.controller.scaling.prospects import scales
+from pointsman.controller.scaling.following import follows_calls
 from pointsman.controller.scaling.words import view_of as scaling_of
 from pointsman.controller.state import Desired, Fallback, find_endpoint
 from pointsman.limits import cut
@@ -126,9 +126,9 @@ def state_of(desired: Desired, observed: Observed, spec: BackendSpec) -> tuple[s
     if failures is not None and failures.count and ready < wanted:
         return UNHEALTHY, ready
     if ready == len(replicas) == wanted:
-        return "IDLE" if scales(spec.config) and not wanted else "RUNNING", ready
+        return "IDLE" if follows_calls(spec.config) and not wanted else "RUNNING", ready
     only_number = spec.tag not in desired.fallbacks and all(r.version == spec.version for r in replicas)
-    return "SCALING" if scales(spec.config) and only_number else "UPDATING", ready
+    return "SCALING" if follows_calls(spec.config) and only_number else "UPDATING", ready
 
 
 def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec, now: float, time: str) -> BackendView:

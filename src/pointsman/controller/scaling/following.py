@@ -1,13 +1,15 @@
-"""What a change of a backend means for the number of its replicas (AS2). Pure; below all that changes backends."""
+"""Whether a backend's number of replicas follows its calls, and what a change of it means for that number (AS2). Pure;
+below all that changes backends."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 
 from pointsman.controller.state import DEFAULT_MAX, Desired
-from pointsman.model import BackendSpec, Scale
+from pointsman.model import BackendConfigSpec, BackendSpec, Scale
 from pointsman.model.scaling import BOUNDS, KEPT_DECISIONS, Autoscaling, Decision
 
 
@@ -69,6 +71,17 @@ def reserved(state: Desired, tag: str) -> int:
     """How many replicas of a backend must find room beside a new one. Those beyond the least that it may have wait."""
     autoscaling, wanted = state.backends[tag].config.autoscaling, state.wanted(tag)
     return wanted if autoscaling is None else min(wanted, autoscaling.min_replicas)
+
+
+def follows_calls(config: BackendConfigSpec) -> bool:
+    """Whether a backend's number of replicas follows what calls there are."""
+    return config.autoscaling is not None or config.idle_timeout_s is not None
+
+
+def is_held(scale: Scale | None, time: str) -> bool:
+    """Whether somebody has fixed a backend's number of replicas until a later ``time`` of the day."""
+    hold = scale.hold if scale is not None else None
+    return hold is not None and datetime.fromisoformat(time).timestamp() < hold.until
 
 
 def may_be_unloaded(spec: BackendSpec) -> bool:

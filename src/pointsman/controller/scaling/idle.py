@@ -9,11 +9,9 @@ A backend that loads, or was just woken, counts as used: its time begins when it
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase
-from pointsman.controller.scaling.following import may_be_unloaded
+from pointsman.controller.scaling.following import is_held, may_be_unloaded
 from pointsman.controller.scaling.found import Use
 from pointsman.controller.state import Desired
 from pointsman.model.scaling import Demand
@@ -55,7 +53,8 @@ def is_spare(tag: str, desired: Desired, time: str) -> bool:
     if autoscaling is not None and autoscaling.dry_run and spec.config.idle_timeout_s is None:
         return False  # decisions about it are only shown
     changes = tag in desired.fallbacks or (running is not None and tag in running.backends)
-    return may_be_unloaded(spec) and desired.wanted(tag) > 0 and not changes and not is_held(tag, desired, time)
+    may_go = may_be_unloaded(spec) and desired.wanted(tag) > 0
+    return may_go and not changes and not is_held(desired.scales.get(tag), time)
 
 
 def falls_asleep(tag: str, desired: Desired, observed: Observed, now: float, time: str, *, silent: bool) -> bool:
@@ -88,11 +87,4 @@ def is_called(tag: str, demand: Demand, heard: float, desired: Desired, observed
             count: those calls may have been answered just then. Calls that wait on are reported again.
     """
     is_news = heard > observed.asleep.get(tag, float("-inf"))
-    return demand.waiting > 0 and is_news and desired.wanted(tag) == 0 and not is_held(tag, desired, time)
-
-
-def is_held(tag: str, desired: Desired, time: str) -> bool:
-    """Whether somebody has fixed the number of a backend's replicas up to now."""
-    scale = desired.scales.get(tag)
-    hold = scale.hold if scale is not None else None
-    return hold is not None and datetime.fromisoformat(time).timestamp() < hold.until
+    return demand.waiting > 0 and is_news and desired.wanted(tag) == 0 and not is_held(desired.scales.get(tag), time)

@@ -10,7 +10,7 @@ import msgspec
 
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase, Replica
-from pointsman.controller.scaling.following import decided
+from pointsman.controller.scaling.following import decided, follows_calls
 from pointsman.controller.scaling.found import Looked
 from pointsman.controller.state import Desired
 from pointsman.model import ASGI, BackendSpec, Scale
@@ -161,11 +161,7 @@ def let_go(scale: Scale, spec: BackendSpec, default_max: int, time: str) -> Scal
 def counted(desired: Desired) -> frozenset[str]:
     """The backends whose calls routers count: those whose number of replicas follows them, and those that share an
     endpoint with one of these, so that it is known what a change of traffic brings."""
-    following = {
-        tag
-        for tag, spec in desired.backends.items()
-        if spec.config.autoscaling is not None or spec.config.idle_timeout_s is not None
-    }
+    following = {tag for tag, spec in desired.backends.items() if follows_calls(spec.config)}
     if not following:
         return frozenset()
     beside: set[str] = set()

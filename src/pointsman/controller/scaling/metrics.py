@@ -6,7 +6,8 @@ each look -> gauges of each backend; each decision, and each replica that got re
 from __future__ import annotations
 
 from pointsman.controller.observed import Observed
-from pointsman.controller.scaling.prospects import blocked_by, scales
+from pointsman.controller.scaling.following import follows_calls
+from pointsman.controller.scaling.prospects import blocked_by
 from pointsman.controller.state import Desired
 from pointsman.model.scaling import Decision
 from pointsman.telemetry import families
@@ -41,7 +42,7 @@ class ScalingMetrics:
         """Write what is different from the last time; 0 for backends that are gone."""
         values: dict[Labelled, float] = {}
         for tag, looked in observed.looked.items():
-            if tag not in desired.backends or not scales(desired.backends[tag].config):
+            if tag not in desired.backends or not follows_calls(desired.backends[tag].config):
                 continue
             wanted = desired.wanted(tag) if looked.shown is None else looked.shown
             values[families.AUTOSCALING_WANTED, tag] = wanted

@@ -13,7 +13,6 @@ from pointsman.controller.allocation import describe_request
 from pointsman.controller.observed import Observed
 from pointsman.controller.replicas import Phase
 from pointsman.controller.state import Desired
-from pointsman.model import BackendConfigSpec
 from pointsman.model.scaling import ROOM, Blocked
 
 #: Why a backend is blocked, beside ROOM: its replicas fail to start.
@@ -27,11 +26,6 @@ class Prospect(NamedTuple):
 
     ready_at: float = 0.0
     refused_until: float = 0.0
-
-
-def scales(config: BackendConfigSpec) -> bool:
-    """Whether a backend's number of replicas follows what calls there are."""
-    return config.autoscaling is not None or config.idle_timeout_s is not None
 
 
 def prospect_of(tag: str, desired: Desired, observed: Observed) -> Prospect:

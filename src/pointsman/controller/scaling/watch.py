@@ -20,14 +20,13 @@ import msgspec
 from pointsman.controller.acting import time_of_day
 from pointsman.controller.observed import Observed
 from pointsman.controller.scaling import looking
-from pointsman.controller.scaling.following import decided, noted
+from pointsman.controller.scaling.following import decided, follows_calls, is_held, noted
 from pointsman.controller.scaling.found import Looked
 from pointsman.controller.scaling.idle import keeps_one
 from pointsman.controller.scaling.looking import NO_STEP, Rate, Step
-from pointsman.controller.scaling.prospects import scales as follows
 from pointsman.controller.scaling.room import lacking
 from pointsman.controller.scaling.sleeping import note_uses, woken_and_unloaded
-from pointsman.controller.scaling.words import is_held, news
+from pointsman.controller.scaling.words import news
 from pointsman.controller.state import Desired
 from pointsman.controller.store import StoreError
 from pointsman.model import BackendSpec, Resources, Scale
@@ -196,7 +195,7 @@ class ScalingWatch:
         steps, self._last = looking.steps(self._last, desired, rates), desired
         known = {tag: (looked.verdict, looked.shown) for tag, looked in self._observed.looked.items()}
         scales = dict(desired.scales)
-        for tag in desired.scales.keys() | {tag for tag in counted if follows(desired.backends[tag].config)}:
+        for tag in desired.scales.keys() | {tag for tag in counted if follows_calls(desired.backends[tag].config)}:
             took_s = [seconds for one, seconds in started if one == tag]
             try:
                 scale = self._after_look(desired, tag, took_s, steps.get(tag, NO_STEP), now, time)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from pointsman.controller.observed import Observed
-from pointsman.controller.scaling.prospects import blocked_by, prospect_of, scales
+from pointsman.controller.scaling.following import follows_calls, is_held
+from pointsman.controller.scaling.prospects import blocked_by, prospect_of
 from pointsman.controller.state import Desired
 from pointsman.model import Scale
 from pointsman.model.scaling import Decision, Hold, ScalingView
@@ -20,7 +21,7 @@ def view_of(tag: str, desired: Desired, observed: Observed, now: float, time: st
         time: of the day.
     """
     config = desired.backends[tag].config
-    if not scales(config):
+    if not follows_calls(config):
         return None
     scale, looked = desired.scales.get(tag), observed.looked.get(tag)
     verdict = looked.verdict if looked is not None else None
@@ -43,11 +44,6 @@ def view_of(tag: str, desired: Desired, observed: Observed, now: float, time: st
         decisions=scale.decisions if scale is not None else (),
         ready_in_s=round(max(0.0, ready_at - now), 1) if ready_at else None,
     )
-
-
-def is_held(scale: Scale, time: str) -> bool:
-    """Whether somebody has fixed the number of replicas until a later time of the day."""
-    return scale.hold is not None and datetime.fromisoformat(time).timestamp() < scale.hold.until
 
 
 def _left_s(hold: Hold, time: str) -> float:

@@ -90,17 +90,7 @@ async def serve(
         writer=writer,
         exporter=exporter,
     )
-    scaling = ScalingWatch(
-        desired=lambda: controller.desired,
-        observed=controller.observed,
-        counts=connections.demand,
-        update=controller.update,
-        earlier=judging.evidence.earlier,
-        metrics=ScalingMetrics(writer) if writer is not None else None,
-        policies=Policies(),
-        request=lambda needs: raised.nodes.request_nodes("scaling", needs),
-    )
-    judging.evidence.subscribe(scaling.heard)
+    scaling = _scaling(controller, connections, raised, judging, handover.settings.name, writer)
     commands = Commands(
         handover.settings,
         controller,
@@ -130,6 +120,29 @@ async def serve(
     if exporter is not None:
         await exporter.aclose()
     await asyncio.gather(*(server.aclose() for server in servers), raised.aclose())
+
+
+def _scaling(
+    controller: Controller,
+    connections: Connections,
+    engine: Engine,
+    judging: Judging,
+    instance: str,
+    writer: MetricsWriter | None,
+) -> ScalingWatch:
+    scaling = ScalingWatch(
+        desired=lambda: controller.desired,
+        observed=controller.observed,
+        counts=connections.demand,
+        update=controller.update,
+        earlier=judging.evidence.earlier,
+        metrics=ScalingMetrics(writer) if writer is not None else None,
+        policies=Policies(),
+        request=lambda needs: engine.nodes.request_nodes("scaling", needs),
+        instance=instance,
+    )
+    judging.evidence.subscribe(scaling.heard)
+    return scaling
 
 
 async def watch_start(controller: Controller, settings: InstanceSettings) -> None:

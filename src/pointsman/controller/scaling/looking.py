@@ -113,11 +113,20 @@ def own_policies(desired: Desired) -> frozenset[str]:
     return frozenset(tag for tag, one in autoscaled if one is not None and one.policy is not None)
 
 
-def told(spec: BackendSpec, seen: Seen, verdict: Verdict, observed: Observed, now: float, time: str) -> PolicyContext:
-    """What a user's own rule is told after a look. Its times are of the day, in seconds since 1970."""
+def told(
+    spec: BackendSpec, seen: Seen, verdict: Verdict, observed: Observed, now: float, time: str, *, instance: str
+) -> PolicyContext:
+    """What a user's own rule is told after a look. Its times are of the day, in seconds since 1970.
+
+    Args:
+        now: on the controller's clock.
+        time: of the day.
+        instance: the name of the instance.
+    """
     autoscaling, epoch = spec.config.autoscaling, datetime.fromisoformat(time).timestamp() - now
     assert autoscaling is not None
-    about = context(seen, autoscaling, now, verdict, tag=spec.tag, replicas=tags_of(spec, observed))
+    replicas = tags_of(spec, observed)
+    about = context(seen, autoscaling, now, verdict, tag=spec.tag, instance=instance, replicas=replicas)
     up, down = about.last_scale_up_time, about.last_scale_down_time
     return msgspec.structs.replace(
         about,

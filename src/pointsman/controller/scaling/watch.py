@@ -104,6 +104,7 @@ class ScalingWatch:
         policies: asks users' own rules; None for none.
         request: called with what no node has room for, whenever that is something else.
         clock: returns the time of day.
+        instance: the name of the instance.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class ScalingWatch:
         policies: OwnRules | None = None,
         request: Callable[[Needs], object] = lambda needs: None,
         clock: Callable[[], str] = time_of_day,
+        instance: str = "",
     ) -> None:
         self._desired = desired
         self._observed = observed
@@ -128,6 +130,7 @@ class ScalingWatch:
         self._policies = policies
         self._request = request
         self._clock = clock
+        self._instance = instance
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -297,7 +300,7 @@ class ScalingWatch:
         memory = looked.verdict.memory if looked.verdict is not None else None
         verdict = decide(seen, autoscaling, now, memory)
         if autoscaling.policy is not None and self._policies is not None:
-            about = looking.told(spec, seen, verdict, self._observed, now, time)
+            about = looking.told(spec, seen, verdict, self._observed, now, time, instance=self._instance)
             self._policies.ask(spec.tag, autoscaling.policy, spec.config_version, about)
         if said.remark:
             verdict = msgspec.structs.replace(verdict, remark=said.remark)

@@ -31,7 +31,7 @@ class PolicyContext(Struct, frozen=True):
         capacity_adjusted_min_replicas, capacity_adjusted_max_replicas: bounds in force.
         policy_state: what the policy gave beside its last number; empty at first.
         last_scale_up_time, last_scale_down_time: on the clock of ``current_time``; None: not since the rule began.
-        current_time: seconds on a clock that does not jump.
+        current_time: seconds since 1970, in a simulation since its beginning.
         config: the autoscaling configuration.
         arrivals_per_second: calls that came, on average over ``look_back_period_s``.
         service_s: seconds that a call is on its replica; None before the first has ended.

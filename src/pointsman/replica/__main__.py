@@ -109,8 +109,10 @@ class ReplicaProcess:
                 await asyncio.wait_for(self._runtime.drain(), self._drain_s)
                 drained = True
             await asyncio.sleep(0)  # the last answers are written at the end of this iteration of the loop
-        orders.cancel()
-        await asyncio.gather(orders, return_exceptions=True)
+        ending = [task for task in (orders, self._hurrying) if task is not None]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         if self._runtime is not None and drained:
             await self._end_user_code(self._runtime)
         await asyncio.gather(*(gate.aclose() for gate in self._gates), self._link.aclose())
@@ -141,14 +143,18 @@ class ReplicaProcess:
     def _receive(self, frame: Frame) -> None:
         if frame.kind == Kind.STOP:
             self._stopping.set()
-        elif frame.kind == Kind.DRAIN and self._state.state == "draining" and self._runtime is not None:
-            # It drains without a limit, and has one from now on.
-            self._report(msgspec.structs.replace(self._state, patient=False))
-            self._hurrying = asyncio.ensure_future(self._runtime.drain())
+        elif frame.kind == Kind.DRAIN and self._state.patient and self._runtime is not None:
+            self._hurry(self._runtime, unpack(frame.head, DrainHead))
         elif frame.kind == Kind.MODELS:
             self._link.answer(frame, pack(self._runtime.models() if self._runtime is not None else ModelDetails()))
         else:
             self._orders.put_nowait(frame)
+
+    def _hurry(self, runtime: Runtime, order: DrainHead) -> None:
+        """It drains without a limit, and has one from now on; not if an order is repeated that may have been lost."""
+        if order.timeout_s is not None:
+            self._report(msgspec.structs.replace(self._state, patient=False))
+            self._hurrying = asyncio.ensure_future(runtime.drain())
 
     async def _execute_orders(self) -> None:
         """Execute the controller's orders one after the other."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pointsman.controller import publisher
 from pointsman.model import Autoscaling, Resources
 from pointsman.model.scaling import IDLE, ROOM, WAKE
 from pointsman.testing import ReplicaPlan
@@ -93,6 +94,25 @@ def test_callers_are_told_when_to_come_again(tmp_path: Path) -> None:
         assert world.view().ready_in_s == pytest.approx(7.0, abs=0.2)
         await asyncio.sleep(8.0)
         assert (len(route(world).replicas), route(world).ready_at) == (1, 0.0)
+
+    in_scaled_world(tmp_path, test)
+
+
+def test_the_time_of_day_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's clock is set back by an hour while replicas fail to start: from the next try on calls are refused
+    until the one after it, and not for an hour (AS14)."""
+
+    async def test(world: ScaledWorld) -> None:
+        await world.create(autoscaling=ZERO)
+        await asyncio.sleep(60.0)
+        world.plan = ReplicaPlan(ready_s=0.1, constructor_error="disk is full")
+        world.router.have("b", waiting=1)
+        await asyncio.sleep(3.0)
+        before_s, set_back_s = now(world) - asyncio.get_running_loop().time(), publisher.wall_ahead_s() - 3600.0
+        monkeypatch.setattr(publisher, "wall_ahead_s", lambda: set_back_s)
+        await asyncio.sleep(35.0)
+        new_now = asyncio.get_running_loop().time() + before_s - 3600.0
+        assert route(world).refused_until - new_now == pytest.approx(25.0, abs=5.0)
 
     in_scaled_world(tmp_path, test)
 

@@ -3,6 +3,7 @@ what has changed (decision 0058)."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Protocol
@@ -17,6 +18,9 @@ from pointsman.controller.state import Desired
 from pointsman.model import BackendRoute, BackendSpec, Pins, ReplicaRef, RoutingTable
 from pointsman.wire.messages import pack
 from pointsman.wire.tables import TableChange, changed, with_changes
+
+CLOCK_STEP_S = 1.0
+"""By more than this the time of day has been set, or the machine has slept."""
 
 
 class Keys(Protocol):
@@ -61,6 +65,11 @@ def _time_of_day(at: float, epoch: float) -> float:
     return round(at + epoch, 1) if at else 0.0
 
 
+def wall_ahead_s() -> float:
+    """By how many seconds the time of day is ahead of the clock that does not jump."""
+    return datetime.now(timezone.utc).timestamp() - time.monotonic()
+
+
 class Publisher:
     """Publishes the routing table.
 
@@ -68,7 +77,8 @@ class Publisher:
         peers: receive each table.
         keys: derives the keys of replicas, which the table contains.
         version: versions of tables are larger than this.
-        epoch: time of day, in seconds since 1970, at 0 of the controller's clock; None for that of the first table.
+        epoch: time of day, in seconds since 1970, at 0 of the controller's clock; None for that of the first table. It
+            follows when the time of day is set.
 
     Attributes:
         table: the newest table.
@@ -77,6 +87,7 @@ class Publisher:
 
     def __init__(self, peers: Peers, keys: Keys, *, version: int, epoch: float | None = None) -> None:
         self.epoch = epoch
+        self._ahead_s = wall_ahead_s()
         self._peers = peers
         self._keys = keys
         self._touched: set[str] = set()
@@ -97,8 +108,11 @@ class Publisher:
         """
         if observed.replicas.some_adopted():
             return []
+        ahead_s = wall_ahead_s()
         if self.epoch is None:
-            self.epoch = datetime.now(timezone.utc).timestamp() - now
+            self.epoch, self._ahead_s = datetime.now(timezone.utc).timestamp() - now, ahead_s
+        elif abs(ahead_s - self._ahead_s) > CLOCK_STEP_S:  # a backend whose starts fail is published at each try
+            self.epoch, self._ahead_s = self.epoch + ahead_s - self._ahead_s, ahead_s
         touched, self._touched = self._touched, set()
         if not self.published:
             touched.update(desired.backends, observed.replicas.backends())

@@ -115,12 +115,13 @@ class LinkedWorld:
         self.engine.attach(self.controller)
         accept = acceptor(self.connections, instance="i", key_for=self.connections.key_for)
         self.server = virtual_loop().network.listen(CONTROL, accept)
-        self.driver = self._link(ROLE_OPERATOR)
-        self.router = self._link(ROLE_INGRESS, on_table=lambda table, change: self.tables.append(table))
+        self.driver = self.link(ROLE_OPERATOR)
+        self.router = self.link(ROLE_INGRESS, on_table=lambda table, change: self.tables.append(table))
 
-    def _link(self, role: str, **more: Any) -> ControlLink:
-        key = derive_key(MASTER, role)
-        return ControlLink(path=CONTROL, instance="i", role=role, identity="", key=key, **more)
+    def link(self, role: str, identity: str = "", **more: Any) -> ControlLink:
+        """A connection that is not begun yet, of one who has the key of a role."""
+        key = derive_key(MASTER, role, identity)
+        return ControlLink(path=CONTROL, instance="i", role=role, identity=identity, key=key, **more)
 
     async def start(self) -> None:
         await self.driver.start()

@@ -10,6 +10,7 @@ from pointsman.model.scaling import Demand
 from pointsman.routing.reports import Reports
 from pointsman.routing.router import Router
 from pointsman.testing import INSTANCE, ScriptedReplica, new_call, settle, table_of, virtual_loop
+from pointsman.wire.auth import ROLE_INGRESS, ROLE_OPERATOR, ROLE_REPLICA
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import pack
 from pointsman.wire.scaling import DEMAND_PERIOD_S, DemandHead
@@ -95,5 +96,30 @@ def test_only_processes_with_routers_may_say_what_they_count() -> None:
         assert driver.closed
         assert router.closed
         assert world.connections.demand.demand_of("b") == Demand()
+
+    in_linked_world(test)
+
+
+@pytest.mark.parametrize(
+    ("role", "kind"),
+    [
+        *((ROLE_REPLICA, kind) for kind in (Kind.COMMAND, Kind.SUBSCRIBE, Kind.DEMAND)),
+        *((ROLE_INGRESS, kind) for kind in (Kind.COMMAND, Kind.MODELS)),
+        (ROLE_OPERATOR, Kind.MODELS),
+    ],
+)
+def test_no_key_is_good_for_another_role(role: str, kind: Kind) -> None:
+    """The key of a replica neither scales nor wakes a backend, and reports no calls for one; that of an HTTP server
+    commands nothing; and nobody but a replica says which models it holds. Whoever tries is disconnected."""
+
+    async def test(world: LinkedWorld) -> None:
+        link = world.link(role, "7" if role == ROLE_REPLICA else "")
+        await link.start()
+        stream = link._stream
+        assert stream is not None
+        stream.send(kind, 1, b"")
+        await settle()
+        assert stream.closed
+        await link.aclose()
 
     in_linked_world(test)

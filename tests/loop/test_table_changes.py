@@ -72,7 +72,7 @@ def test_a_change_among_a_thousand_endpoints_sends_what_it_changes() -> None:
         assert sent.frames[Kind.TABLE_CHANGE] == 1
         assert sent.frames[Kind.TABLE] == 0
         assert sent.bytes[Kind.TABLE_CHANGE] < 300
-        late = world._link("ingress", on_table=lambda table, change: tables.append((table, change)))
+        late = world.link("ingress", on_table=lambda table, change: tables.append((table, change)))
         tables: list[tuple[RoutingTable, TableChange | None]] = []
         late.subscribe(ingress=True, pid=2)
         await late.start()

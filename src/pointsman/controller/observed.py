@@ -315,12 +315,10 @@ def keep_drain_limits(observed: Observed, desired: Desired, backends: Iterable[s
 def record_commit(observed: Observed, old: Desired, new: Desired, backends: Iterable[str], now: float) -> None:
     """Record what follows from a new state for what is observed: drain limits of changed ``backends``, which of them
     are gone, with what was seen of their calls, and which want no replicas, or some again, from now on."""
-    backends = list(backends)
     keep_drain_limits(observed, new, backends)
-    for tag in backends:
-        if tag not in new.backends:  # at once: another one of its name may be there before the next look
-            observed.looked.pop(tag, None)
-            observed.uses.pop(tag, None)
+    for tag in old.backends.keys() - new.backends.keys():  # at once: one of its name may be there before the next look
+        observed.looked.pop(tag, None)
+        observed.uses.pop(tag, None)
     if new.scales is not old.scales:
         for tag in new.scales.keys() & new.backends.keys():
             if new.scales[tag] is old.scales.get(tag):

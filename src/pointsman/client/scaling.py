@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import msgspec
@@ -38,9 +39,9 @@ class ScalingOperations(Operations):
         """
         tag = arguments.check_object_name(backend_tag, "backend_tag")
         number = _check_replicas(replicas)
-        seconds = arguments.check_timeout(hold_s, "hold_s")
+        seconds = arguments.check_timeout(hold_s, "hold_s") if isinstance(hold_s, numbers.Real) else None
         if seconds is None:
-            raise TypeError("hold_s must be a number of seconds, not None")
+            raise TypeError(f"hold_s must be a number of seconds, not {hold_s!r}")
         if not isinstance(wait, bool):
             raise TypeError(f"wait must be True or False, not {wait!r}")
         self._change(ScaleBackend(new_id(), tag, number, seconds), backend=tag if wait else None, fixed=wait)

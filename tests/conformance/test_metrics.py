@@ -310,7 +310,7 @@ def test_ever_new_paths_add_no_series(client, http, served, name):
     http.get(route)
     http.post("/nowhere")
     host, _, port = client.http_address.removeprefix("http://").partition(":")
-    before = scrape(client)
+    before = scrape_when(client, 1, "serve_replica_start_seconds_count", backend=name)  # told at the next look
     half = tries(10_000, 50_000)
 
     def scan(first):

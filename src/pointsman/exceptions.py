@@ -102,6 +102,14 @@ class AnswerError(UserCodeError):
     """
 
 
+class TokenError(ServeException):
+    """A console's user has shown no token, or one that is unknown, revoked or has ended. The user's fault."""
+
+
+class ForbiddenError(ServeException):
+    """Whoever has sent a command may not do that. The user's fault."""
+
+
 class TooLargeError(ServeException, ValueError):
     """A message is over its limit, and was not sent; the text names size and limit. It is a ValueError as well, since
     usually the caller is at fault."""

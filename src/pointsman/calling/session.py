@@ -33,6 +33,7 @@ from pointsman.wire.commands import AnyCommand, Progress
 from pointsman.wire.control import ControlLink
 from pointsman.wire.descriptors import keep_standard_descriptors
 from pointsman.wire.frames import Body
+from pointsman.wire.messages import Warrant
 from pointsman.wire.tables import TableChange
 
 T = TypeVar("T")
@@ -130,15 +131,19 @@ class Session:
         *,
         progress: Callable[[Progress], None] | None = None,
         timeout_s: float | None = None,
+        warrant: Warrant | None = None,
     ) -> Body:
         """Send the controller a command and return its reply.
+
+        Args:
+            warrant: for whom a console sends it.
 
         Raises:
             TimeoutError: no answer within ``timeout_s`` seconds.
             ServeException, ValueError: as :meth:`ControlLink.command <pointsman.wire.control.ControlLink.command>`.
         """
         assert self._link is not None
-        return self.run(self._link.command(command, body, progress=progress), timeout_s=timeout_s)
+        return self.run(self._link.command(command, body, progress=progress, warrant=warrant), timeout_s=timeout_s)
 
     def table(self) -> RoutingTable:
         """The newest routing table. The first call subscribes to tables, and waits for one."""

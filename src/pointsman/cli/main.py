@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
-from pointsman.cli import autoscale, completion, config, env, logs, rollout, shadow, traffic
+from pointsman.cli import autoscale, completion, config, console, env, logs, rollout, shadow, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, models, scale, unload, wake
 from pointsman.cli.ending import shutdown, stop
@@ -214,6 +214,7 @@ def history(name: Name = "default", address: ClusterAddress = None, as_json: AsJ
 
 app.command()(run)
 app.command("serve", help="The same as run.")(run)
+app.command()(console.console)
 app.command()(deploy)
 app.command()(scale)
 app.command()(wake)

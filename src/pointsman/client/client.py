@@ -21,6 +21,7 @@ from pointsman.client.rollouts import RolloutOperations
 from pointsman.client.scaling import ScalingOperations
 from pointsman.client.shadows import ShadowOperations
 from pointsman.client.signals import EndingSignals, StopWaiting
+from pointsman.client.tokens import TokenOperations
 from pointsman.context import replica_context
 from pointsman.engine.base import Address, Raised, url
 from pointsman.engine.instances import wait_for_end
@@ -50,6 +51,7 @@ class Client(
     BackendOperations,
     ScalingOperations,
     StatisticsOperations,
+    TokenOperations,
 ):
     """Operates one instance. It is thread-safe; as a context manager it stops the instance at the end.
 

@@ -22,6 +22,7 @@ from pointsman.controller.models import Models
 from pointsman.controller.numbers import numbers_of
 from pointsman.controller.operations import OperationWaiter, RolloutWaiter
 from pointsman.controller.orders import Subscription
+from pointsman.controller.rights import OPERATOR, Rights, Sender
 from pointsman.controller.rollouts.changes import find_rollout
 from pointsman.controller.rollouts.options import METRICS
 from pointsman.controller.rollouts.words import view_of
@@ -58,6 +59,7 @@ from pointsman.wire.messages import pack
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, StartRollout
 from pointsman.wire.scaling import QueryModels
 from pointsman.wire.shadows import QueryExamples, QueryShadow
+from pointsman.wire.tokens import QueryHolder, QueryTokens, TokenList
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +166,7 @@ class Commands:
         self._metrics_url = metrics_url
         self._capacity_wait = CapacityWait(engine.nodes, wait_for_resources_s)
         self._ingress_waiters: set[asyncio.Event] = set()
+        self._rights = Rights(lambda: controller.desired)
 
     def router_confirmed(self) -> None:
         """A router has confirmed a table: check again whether all ingresses serve."""
@@ -171,7 +174,13 @@ class Commands:
             event.set()
 
     async def execute(
-        self, command: AnyCommand, body: bytes, progress: Callable[[Progress], None], *, own_router: int | None
+        self,
+        command: AnyCommand,
+        body: bytes,
+        progress: Callable[[Progress], None],
+        *,
+        own_router: int | None,
+        sender: Sender = OPERATOR,
     ) -> bytes:
         """Carry out a command and return its packed answer.
 
@@ -179,14 +188,21 @@ class Commands:
             body: data that belongs to the command, such as code.
             progress: called with the progress of a wait.
             own_router: number of the router in the process that sent the command; None if it has none.
+            sender: whose rights count.
 
         Raises:
+            TokenError, ForbiddenError: the sender may not do that.
             ServeException, ValueError, TimeoutError: the command cannot be carried out.
         """
         controller = self._controller
+        command = self._rights.admit(sender, command)
         own_routers: frozenset[int] = frozenset(() if own_router is None else (own_router,))
         if isinstance(command, Query):
             return pack(await self._status())
+        if isinstance(command, QueryHolder):
+            return pack(self._rights.holder(sender))
+        if isinstance(command, QueryTokens):
+            return pack(TokenList(controller.desired.tokens))
         if isinstance(command, QueryBackends):
             return pack(backends_of(controller.desired, command.tag))
         if isinstance(command, QueryTraffic):

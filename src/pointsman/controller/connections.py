@@ -2,6 +2,7 @@
 
     operator   commands, subscriptions; the driver and the command line
     grant      the same; the client of user code in a replica
+    console    reads; with the token of a user, what that allows
     ingress    subscriptions
     replica    reports, and which models it holds; on a second connection, answers of its health thread
 
@@ -19,6 +20,7 @@ from pointsman.controller.commands import Commands
 from pointsman.controller.controller import Controller
 from pointsman.controller.models import Models
 from pointsman.controller.orders import Subscription
+from pointsman.controller.rights import Sender
 from pointsman.controller.scaling.demand import Collector
 from pointsman.controller.waiters import StartFailure
 from pointsman.engine.instances import last_table
@@ -27,6 +29,7 @@ from pointsman.limits import MAX_MESSAGE, MESSAGE_ROOM, check_size
 from pointsman.model import RoutingTable
 from pointsman.telemetry.logs import WarningBudget
 from pointsman.wire.auth import (
+    ROLE_CONSOLE,
     ROLE_GRANT,
     ROLE_INGRESS,
     ROLE_OPERATOR,
@@ -48,8 +51,8 @@ from pointsman.wire.tables import TableChange
 
 log = logging.getLogger(__name__)
 
-COMMANDERS = frozenset({ROLE_OPERATOR, ROLE_GRANT})
-SUBSCRIBERS = COMMANDERS | {ROLE_INGRESS}
+SUBSCRIBERS = frozenset({ROLE_OPERATOR, ROLE_GRANT, ROLE_INGRESS})
+COMMANDERS = frozenset({ROLE_OPERATOR, ROLE_GRANT, ROLE_CONSOLE})
 
 
 class Connections:
@@ -98,7 +101,7 @@ class Connections:
         """The key that a dialer of this role must prove; None if nobody may connect with it."""
         if role == ROLE_GRANT and not self._settings.client_in_replicas:
             return None
-        if role == ROLE_OPERATOR:
+        if role in (ROLE_OPERATOR, ROLE_CONSOLE):
             identity = ""
         elif role not in (ROLE_GRANT, ROLE_INGRESS, ROLE_REPLICA):
             return None
@@ -229,23 +232,28 @@ class Connections:
     # Commands
 
     def _start_command(self, stream: Stream, frame: Frame) -> None:
-        size, body = unpack(frame.head, CommandHead).size, memoryview(frame.body)
+        head, body = unpack(frame.head, CommandHead), memoryview(frame.body)
+        size, sender = head.size, Sender(stream.role, head.warrant)
         command: AnyCommand = unpack(body[:size], AnyCommand)  # type: ignore[arg-type]  # a union
         stream.send(Kind.TAKEN, frame.call_id)
         task = asyncio.get_running_loop().create_task(
-            self._run_command(stream, frame.call_id, command, bytes(body[size:]))
+            self._run_command(stream, frame.call_id, command, bytes(body[size:]), sender)
         )
         key = (stream, frame.call_id)
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
 
-    async def _run_command(self, stream: Stream, call_id: int, command: AnyCommand, body: bytes) -> None:
+    async def _run_command(
+        self, stream: Stream, call_id: int, command: AnyCommand, body: bytes, sender: Sender
+    ) -> None:
         def progress(state: Progress) -> None:
             stream.send(Kind.CHUNK, call_id, pack(state))
 
         try:
             own = self._subscriptions.get(stream)
-            reply = await self._commands.execute(command, body, progress, own_router=own.number if own else None)
+            reply = await self._commands.execute(
+                command, body, progress, own_router=own.number if own else None, sender=sender
+            )
             check_size("the answer takes", len(reply), MAX_MESSAGE, room=MESSAGE_ROOM)
         except (ServeException, ValueError, TimeoutError) as error:
             stream.send(Kind.FAILURE, call_id, *_describe(error))

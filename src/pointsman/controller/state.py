@@ -26,6 +26,7 @@ from pointsman.model import (
 from pointsman.model.evidence import MetricTally, PairTally, Tally
 from pointsman.model.rollout import ENDED, RolloutPlan
 from pointsman.model.rollout import RUNNING as ROLLING
+from pointsman.model.tokens import Token
 from pointsman.wire.apply import RUNNING, Marks, Plan
 
 #: How many existing names the error about an unknown one lists.
@@ -225,6 +226,7 @@ class Desired(Struct, frozen=True):
         came_up: by the id of the instance; empty until it has come up.
         rollouts: by id: those that run, and those that ended last.
         scales: by backend: of those whose number of replicas is not just what their configuration says.
+        tokens: by name: who may use the console.
     """
 
     version: int = 0
@@ -239,6 +241,7 @@ class Desired(Struct, frozen=True):
     came_up: dict[str, CameUp] = {}
     rollouts: dict[str, Rollout] = {}
     scales: dict[str, Scale] = {}
+    tokens: dict[str, Token] = {}
 
     def wanted(self, tag: str) -> int:
         """How many replicas a backend shall have now. A new version of one that has none is tried by one."""

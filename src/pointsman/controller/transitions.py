@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pointsman.controller import applying, desired
+from pointsman.controller import applying, desired, tokens
 from pointsman.controller.history import CONTROLLER
 from pointsman.controller.marks import BACKEND, marked, with_marks
 from pointsman.controller.rollouts import changes as rollouts
@@ -18,6 +18,7 @@ from pointsman.wire.apply import Marks
 from pointsman.wire.commands import Apply, Change, ComeUp, ObjectChange, RollbackTraffic, SetTraffic, TakeBack
 from pointsman.wire.rollouts import RolloutCommand
 from pointsman.wire.scaling import ScalingCommand
+from pointsman.wire.tokens import TokenCommand
 
 
 def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> tuple[Desired, str]:
@@ -34,6 +35,8 @@ def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> 
         return rollouts.apply(state, command, now)
     if isinstance(command, ScalingCommand):
         return scaling.apply(state, command, now, free.default_max)
+    if isinstance(command, TokenCommand):
+        return tokens.apply(state, command, now), ""
     new, note = _carry_out(state, command, free, now)
     by_hand = command.name if isinstance(command, (SetTraffic, RollbackTraffic)) else ""
     return rollouts.followed(state, new, by=command.by, now=now, by_hand=by_hand), note

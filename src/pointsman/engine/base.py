@@ -165,6 +165,7 @@ class Address(NamedTuple):
         control_path: the socket of its controller, or ``ray:`` and its name in the cluster.
         key: the operator's key.
         secure: whether the HTTP port has TLS.
+        console: base URL of the console; empty without one.
     """
 
     instance: str
@@ -176,6 +177,7 @@ class Address(NamedTuple):
     metrics_host: str | None = None
     metrics_port: int = 0
     secure: bool = False
+    console: str = ""
 
 
 def url(host: str | None, port: int, *, secure: bool = False) -> str | None:

@@ -21,6 +21,7 @@ from pointsman.wire.messages import Message, Signed
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, RolloutCommand
 from pointsman.wire.scaling import QueryModels, ScalingCommand
 from pointsman.wire.shadows import QueryExamples, QueryShadow
+from pointsman.wire.tokens import QueryHolder, QueryTokens, TokenCommand
 from pointsman.wire.views import BackendList as BackendList
 from pointsman.wire.views import BackendView as BackendView
 from pointsman.wire.views import FailureView as FailureView
@@ -177,7 +178,7 @@ BRINGS_CODE = (CreateBackend, ReplaceBackend, Deploy)
 """Those that say which code it runs."""
 ObjectChange = BackendChange | DeleteBackend | CreateEndpoint | DeleteEndpoint | TrafficCommand
 """A command that changes one backend or endpoint, or both of one name."""
-Change = ObjectChange | Apply | TakeBack | ComeUp | RolloutCommand | ScalingCommand
+Change = ObjectChange | Apply | TakeBack | ComeUp | RolloutCommand | ScalingCommand | TokenCommand
 """A command that changes the desired state."""
 
 
@@ -263,10 +264,12 @@ AnyCommand = (
     | QueryBackends
     | QueryDeclared
     | QueryHistory
+    | QueryHolder
     | QueryModels
     | QueryTraffic
     | QueryMetrics
     | QueryTallies
+    | QueryTokens
     | QueryRollout
     | QueryShadow
     | QueryExamples

@@ -23,7 +23,7 @@ from pointsman.version import VERSION
 from pointsman.wire import stream as wire_stream
 from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import PROTOCOL_VERSION, Body, Frame, Kind, WireError
-from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, pack, unpack
+from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, Warrant, pack, unpack
 from pointsman.wire.stream import SilentPeerError, Stream
 from pointsman.wire.tables import TableChange, WrongBaseError, apply_change
 
@@ -194,9 +194,17 @@ class ControlLink:
             self._stream.send(Kind(question.kind), question.call_id, head)
 
     async def command(
-        self, command: AnyCommand, body: bytes = b"", *, progress: Callable[[Progress], None] | None = None
+        self,
+        command: AnyCommand,
+        body: bytes = b"",
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        warrant: Warrant | None = None,
     ) -> Body:
         """Send a command and return the reply.
+
+        Args:
+            warrant: for whom a console sends it.
 
         Raises:
             ServeException, ValueError, TypeError, KeyError: as the controller has refused it.
@@ -213,7 +221,7 @@ class ControlLink:
         self._next_id += 1
         call_id = self._next_id
         future: asyncio.Future[Body] = asyncio.get_running_loop().create_future()
-        pending = _Pending(name, pack(CommandHead(len(packed))), packed + body, future, progress)
+        pending = _Pending(name, pack(CommandHead(len(packed), warrant)), packed + body, future, progress)
         self._pending[call_id] = pending
         if self._stream is not None and self._stream.ready:
             self._send(self._stream, call_id, pending)

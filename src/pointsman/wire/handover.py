@@ -9,7 +9,7 @@ from pointsman.lock.keys import KeySpec
 from pointsman.lock.origins import CorsSpec
 from pointsman.lock.tls import TLSSpec
 from pointsman.model import Capacity, Origin
-from pointsman.wire.auth import ROLE_INGRESS, derive_key
+from pointsman.wire.auth import ROLE_CONSOLE, ROLE_INGRESS, derive_key
 from pointsman.wire.messages import Message
 
 
@@ -68,6 +68,27 @@ class HTTPSettings(msgspec.Struct, frozen=True):
     drain_delay_s: float = 0.0
 
 
+class ConsoleSettings(msgspec.Struct, frozen=True):
+    """Where the console listens, and what it asks of its users.
+
+    Attributes:
+        port: 0 for any free one.
+        strict: whether a port in use is an error; otherwise another is taken.
+        read_only: whether it refuses every change.
+        token_file: absolute path of a file of tokens; empty if there is none.
+        tls: None for plain HTTP.
+        plain: plain HTTP is meant, since something in front has TLS.
+    """
+
+    host: str
+    port: int
+    strict: bool = True
+    read_only: bool = False
+    token_file: str = ""
+    tls: TLSSpec | None = None
+    plain: bool = False
+
+
 class MetricsPort(msgspec.Struct, frozen=True):
     """Where metrics are served. If the port is in use, ``strict`` makes that an error; otherwise another is taken."""
 
@@ -114,6 +135,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         ready_when_told: it has come up when a ComeUp command says so, and not by itself.
         holds_connections: its HTTP servers accept none before it has come up.
         spare_replicas: how many processes wait for a backend; on the local engine.
+        console: None for no console.
     """
 
     instance: str
@@ -131,6 +153,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     ready_when_told: bool = False
     holds_connections: bool = False
     spare_replicas: int = 0
+    console: ConsoleSettings | None = None
 
     @property
     def http_host(self) -> str | None:
@@ -165,6 +188,18 @@ class InstanceSettings(msgspec.Struct, frozen=True):
             log_format=self.log_format,
             processes=self.ingresses,
             holds_connections=self.holds_connections,
+        )
+
+    def for_console(self, control_path: str) -> ConsoleHandover:
+        """The handover of the console."""
+        assert self.console is not None
+        return ConsoleHandover(
+            instance=self.instance,
+            name=self.name,
+            control_path=control_path,
+            control_key=derive_key(self.master_key, ROLE_CONSOLE),
+            settings=self.console,
+            log_format=self.log_format,
         )
 
 
@@ -277,6 +312,17 @@ class IngressHandover(Message, frozen=True):
     log_format: str = "text"
     processes: int = 1
     holds_connections: bool = False
+
+
+class ConsoleHandover(Message, frozen=True):
+    """What a console is given. ``name`` is the instance's."""
+
+    instance: str
+    name: str
+    control_path: str
+    control_key: bytes
+    settings: ConsoleSettings
+    log_format: str = "text"
 
 
 class MetricsHandover(Message, frozen=True):

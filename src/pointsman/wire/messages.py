@@ -30,10 +30,30 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # --- commands ---------------------------------------------------------------------------------------------------
 
 
+class Warrant(Message, frozen=True):
+    """For whom a console sends a command, and for which state of what that changes.
+
+    Attributes:
+        token: of the user; empty for what needs none.
+        if_version: the version of the object that the user has seen; None for any.
+    """
+
+    token: str = ""
+    if_version: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Warrant(if_version={self.if_version})"
+
+
 class CommandHead(Message, frozen=True):
-    """Head of a COMMAND frame. The body is the packed command, ``size`` bytes, then the code blob if there is one."""
+    """Head of a COMMAND frame. The body is the packed command, ``size`` bytes, then the code blob if there is one.
+
+    Attributes:
+        warrant: of a console's user; None from all others.
+    """
 
     size: int
+    warrant: Warrant | None = None
 
 
 class Command(msgspec.Struct, frozen=True, tag_field="command"):

@@ -17,13 +17,15 @@ import msgspec
 from pointsman.controller.state import CameUp, Desired, Fallback, Operation, Rollout
 from pointsman.controller.store.files import StoreError
 from pointsman.model import BackendSpec, ChangeRecord, EndpointSpec, Pins, Scale, Struct, TrafficHistory
+from pointsman.model.tokens import Token
 from pointsman.usercode.packing import code_digest
 from pointsman.wire.apply import Marks
 from pointsman.wire.tables import changed
 
 #: The second had no changes, marks and operations, and its objects were JSON; the third had no rollouts, and
-#: the fourth no scales.
-SCHEMA_VERSION = 5
+#: the fourth no scales, and
+#: the fifth no tokens.
+SCHEMA_VERSION = 6
 #: It had no digest of the whole state, and no file of the last acknowledged change.
 OLDEST_SCHEMA = 1
 BUSY_TIMEOUT_S = 4.0
@@ -46,6 +48,7 @@ KINDS: dict[str, type[Struct]] = {
     "came_up": CameUp,
     "rollouts": Rollout,
     "scales": Scale,
+    "tokens": Token,
 }
 _MODULUS = 2**256
 

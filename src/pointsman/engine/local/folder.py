@@ -42,6 +42,7 @@ class About(msgspec.Struct, frozen=True):
     Attributes:
         pid: of the supervisor.
         secure: whether the HTTP port has TLS.
+        console: base URL of the console; empty without one.
         logs: folder of the log files; empty in files of older versions, where it is in the instance's folder.
     """
 
@@ -56,6 +57,7 @@ class About(msgspec.Struct, frozen=True):
     metrics_port: int = 0
     logs: str = ""
     secure: bool = False
+    console: str = ""
 
 
 class InstanceFolder:

@@ -53,6 +53,7 @@ def address_in(folder: InstanceFolder) -> Address:
         metrics_host=about.metrics_host,
         metrics_port=about.metrics_port,
         secure=about.secure,
+        console=about.console,
     )
 
 

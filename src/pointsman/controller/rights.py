@@ -1,0 +1,110 @@
+"""Who may send which command. The operator may send all; a console reads, and changes what its user's token allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec import structs
+
+from pointsman.controller.acting import time_of_day
+from pointsman.controller.state import Desired
+from pointsman.controller.tokens import holder_of, living
+from pointsman.exceptions import ForbiddenError, TokenError
+from pointsman.model.tokens import DEPLOY, OPERATE, VIEW, Holder, includes
+from pointsman.wire.auth import ROLE_CONSOLE, ROLE_OPERATOR
+from pointsman.wire.commands import (
+    AnyCommand,
+    Apply,
+    Await,
+    AwaitOperation,
+    Query,
+    QueryBackends,
+    QueryDeclared,
+    QueryHistory,
+    QueryMetrics,
+    QueryTraffic,
+    TakeBack,
+    TrafficCommand,
+    UpdateBackendConfig,
+)
+from pointsman.wire.messages import Signed, Warrant
+from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, RolloutCommand
+from pointsman.wire.scaling import QueryModels, ScalingCommand
+from pointsman.wire.shadows import QueryExamples, QueryShadow
+from pointsman.wire.tokens import CreateToken, QueryHolder, QueryTokens, RevokeToken
+
+READS = (
+    Await | AwaitOperation | AwaitRollout | Query | QueryBackends | QueryDeclared | QueryExamples | QueryHistory
+    | QueryHolder | QueryMetrics | QueryModels | QueryRollout | QueryShadow | QueryTallies | QueryTraffic
+)  # fmt: skip
+OPERATES = TrafficCommand | UpdateBackendConfig | RolloutCommand | ScalingCommand
+DEPLOYS = Apply | TakeBack
+FOR_OPERATORS = CreateToken | RevokeToken | QueryTokens
+"""Also not for user code in replicas, which otherwise may do what an operator may."""
+
+
+class Sender(NamedTuple):
+    """Whoever has sent a command: the role of the connection, and the user of a console."""
+
+    role: str
+    warrant: Warrant | None = None
+
+
+OPERATOR = Sender(ROLE_OPERATOR)
+
+
+class Rights:
+    """Admits commands or refuses them.
+
+    Args:
+        desired: returns the state, which has the tokens.
+    """
+
+    def __init__(self, desired: Callable[[], Desired]) -> None:
+        self._desired = desired
+
+    def admit(self, sender: Sender, command: AnyCommand) -> AnyCommand:
+        """The command as it is carried out: one of a console's user is signed with the name of the token.
+
+        Raises:
+            TokenError: the token is missing, unknown, revoked or has ended.
+            ForbiddenError: the sender's role does not include that.
+        """
+        if sender.role != ROLE_CONSOLE and sender.warrant is None:
+            if isinstance(command, FOR_OPERATORS) and sender.role != ROLE_OPERATOR:
+                raise ForbiddenError("only the operator makes and revokes tokens, by the command line")
+            return command
+        if isinstance(command, READS):
+            return command
+        needed = needed_role(command)
+        if needed is None:
+            raise ForbiddenError(f"{command.__struct_config__.tag} is not for the console; use the command line")
+        holder = self.holder(sender)
+        if not includes(holder.role, needed):
+            raise ForbiddenError(f"token {holder.name!r} is for {holder.role}, and this needs {needed}")
+        assert isinstance(command, Signed)
+        return structs.replace(command, by=f"token {holder.name}")
+
+    def holder(self, sender: Sender) -> Holder:
+        """Whose token it is.
+
+        Raises:
+            TokenError: nobody's.
+        """
+        warrant = sender.warrant
+        found = None
+        if warrant is not None and warrant.token:
+            found = holder_of(living(self._desired(), time_of_day()), warrant.token)
+        if found is None:
+            raise TokenError("the token is unknown, was revoked, or has ended; make one with: pointsman token create")
+        return found
+
+
+def needed_role(command: AnyCommand) -> str | None:
+    """The role that a command needs; None for one that no console may send."""
+    if isinstance(command, READS):
+        return VIEW
+    if isinstance(command, OPERATES):
+        return OPERATE
+    return DEPLOY if isinstance(command, DEPLOYS) else None

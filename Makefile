@@ -8,7 +8,7 @@ JOBS ?= 3
 # replica takes half as long again to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick test-long dist compiled test-compiled prometheus proxies llhttp conformance-ray lint bench chaos matrix clean
+.PHONY: demo test quick test-long vendor dist compiled test-compiled prometheus proxies llhttp conformance-ray lint bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -36,6 +36,10 @@ test-long: $(VENV)/.test llhttp
 	  tests/process/test_guarded_rollout.py
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q tests/cluster/test_growing_clusters.py
 	$(MAKE) --no-print-directory conformance-ray chaos test-compiled matrix
+
+# The JavaScript libraries of the console's page, from the npm registry, pinned; to be run after a pin was changed.
+vendor: $(VENV)/.test
+	$(BIN)/python tools/vendor.py
 
 # A source distribution, and a wheel whose hot modules are compiled for this Python and platform; needs a C compiler.
 # POINTSMAN_PURE=1: a wheel of sources alone, for any.
@@ -85,8 +89,8 @@ llhttp: $(VENV)/.test
 	  echo "the source of aiohttp cannot be had: the tests with llhttp's cases are skipped"
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks examples docs/plots hatch_build.py
-	$(BIN)/ruff format --check src tests benchmarks examples docs/plots hatch_build.py
+	$(BIN)/ruff check src tests benchmarks examples docs/plots tools hatch_build.py
+	$(BIN)/ruff format --check src tests benchmarks examples docs/plots tools hatch_build.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

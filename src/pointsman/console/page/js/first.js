@@ -1,0 +1,11 @@
+// Runs before anything is painted: the theme, and the token of a link, which leaves the address bar at once.
+(() => {
+  const link = /^#token=(.+)$/.exec(location.hash);
+  if (link) {
+    history.replaceState(null, "", location.pathname + location.search + "#/");
+    const until = Date.now() + 12 * 3600e3;
+    sessionStorage.setItem("pointsman.token", JSON.stringify({ token: decodeURIComponent(link[1]), until }));
+  }
+  const theme = localStorage.getItem("pointsman.theme");
+  if (theme) document.documentElement.dataset.theme = theme;
+})();

@@ -1,0 +1,105 @@
+// The bar on top of each page: the instance, how it is, the pages, and who looks.
+import { html, useEffect, useRef } from "./lib.js";
+import { connection, find, me, numbers, route, signOut, stale, status, theme, to } from "./state.js";
+import { percent, rate, some } from "./format.js";
+import { Badge, Button, Num } from "./parts.js";
+
+const PAGES = [["overview", "Overview"], ["history", "History"], ["logs", "Logs"], ["config", "Config"]];
+const THEMES = { system: ["◐", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
+
+/** How the instance is: `[kind, word, why]`. */
+export function health({ backends }) {
+  const of = (...states) => Object.keys(backends).filter((name) => states.includes(backends[name].state));
+  const bad = of("UNHEALTHY", "DEPLOY_FAILED");
+  if (bad.length) return ["bad", "unhealthy", bad.join(", ")];
+  const busy = of("UPDATING", "SCALING");
+  return busy.length ? ["busy", "changing", busy.join(", ")] : ["ok", "ok", ""];
+}
+
+const State = () => {
+  const now = connection.value;
+  if (now === "away") return html`<${Badge} kind="warn">no controller<//>`;
+  if (now === "lost") return html`<${Badge} kind="bad">no connection<//>`;
+  if (!status.value) return html`<${Badge} kind="busy">connecting<//>`;
+  const [kind, word, why] = health(status.value);
+  return html`<${Badge} kind=${kind} title=${why}>${word}<//>`;
+};
+
+/** Requests a second and the share of errors, of all endpoints. */
+function totals() {
+  let calls = 0;
+  let errors = 0;
+  for (const one of Object.values(numbers.value?.endpoints ?? {})) {
+    calls += one.per_second ?? 0;
+    errors += (one.per_second ?? 0) * (one.error_share ?? 0);
+  }
+  return { calls, errors: calls ? errors / calls : null };
+}
+
+const Totals = () => {
+  if (!status.value) return null;
+  const { calls, errors } = totals();
+  return html`<span class="totals">
+    <span>${some(Object.keys(status.value.endpoints).length, "endpoint")}</span>
+    <span><${Num}>${rate(calls)}<//> req/s</span>
+    <span><${Num} kind=${errors > 0.01 ? "bad" : ""}>${percent(errors)}<//> errors</span>
+  </span>`;
+};
+
+const Find = () => {
+  const field = useRef();
+  useEffect(() => {
+    const key = (event) => {
+      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest("input, textarea, select")) return;
+      event.preventDefault();
+      field.current.focus();
+      field.current.select();
+    };
+    addEventListener("keydown", key);
+    return () => removeEventListener("keydown", key);
+  }, []);
+  const type = (event) => {
+    find.value = event.target.value;
+    if (route.value.page !== "overview") location.hash = to("overview");
+  };
+  const press = (event) => {
+    if (event.key === "Escape") find.value = "";
+    if (event.key === "Enter") document.querySelector("main td a")?.click();
+  };
+  return html`<label class="find"><span class="unseen">Find endpoints and backends</span>
+    <input ref=${field} type="search" placeholder="Find" value=${find} onInput=${type} onKeyDown=${press} autocomplete="off" spellcheck="false" />
+    <kbd aria-hidden="true">/</kbd></label>`;
+};
+
+const Theme = () => {
+  const [symbol, word] = THEMES[theme.value];
+  const next = { system: "light", light: "dark", dark: "system" }[theme.value];
+  return html`<${Button} kind="quiet icon" aria-label="Theme: ${word}" title="Theme: ${word}" onClick=${() => (theme.value = next)}>${symbol}<//>`;
+};
+
+const Who = () =>
+  me.value &&
+  html`<span class="who"><span class="name" title="${me.value.name}: ${me.value.role}"><bdi>${me.value.name}</bdi>: ${me.value.role}</span>
+    <${Button} kind="quiet" onClick=${() => signOut()}>Sign out<//></span>`;
+
+const Banner = () => {
+  if (!stale.value) return null;
+  const text =
+    connection.value === "away"
+      ? "The controller does not answer. Requests are served as before; changes wait until it is back. Numbers are the last ones known."
+      : "The console does not answer. Numbers are the last ones known. Trying again.";
+  return html`<div class="banner" role="alert">${text}</div>`;
+};
+
+export const Header = () => html`<header class="top">
+    <div class="row">
+      <a class="instance" href="#/"><img src="icon.svg" alt="" width="20" height="20" /><bdi>${status.value?.name ?? "Pointsman"}</bdi></a>
+      <${State} /><${Totals} />
+      <span class="space" />
+      <${Find} /><${Theme} /><${Who} />
+    </div>
+    <nav aria-label="Pages">
+      ${PAGES.map(([page, label]) => html`<a key=${page} href=${to(page)} aria-current=${route.value.page === page ? "page" : null}>${label}</a>`)}
+    </nav>
+  </header>
+  <${Banner} />`;

@@ -13,10 +13,10 @@ from pointsman.controller.observed import LaunchMetadata
 from pointsman.controller.reconcile import STOP_GRACE_S
 from pointsman.controller.store import StoreError
 from pointsman.engine.orders import ProcessEvent, ShutdownOrder
-from pointsman.exceptions import BackendStartError
+from pointsman.exceptions import BackendStartError, StateChangedError
 from pointsman.model import Pins
 from pointsman.testing import ReplicaPlan, settle
-from pointsman.wire.commands import Accepted, Ending, Pin, Progress, RollbackTraffic, ShadowTraffic
+from pointsman.wire.commands import Accepted, Ending, Pin, Progress, RollbackTraffic, SetTraffic, ShadowTraffic
 from pointsman.wire.messages import unpack
 from tests.loop.world import World, in_world
 
@@ -471,5 +471,25 @@ def test_a_signal_keeps_what_a_shutdown_forgets(tmp_path: Path) -> None:
         assert world.engine.shut_down == ShutdownOrder(30.0, forget=False)
         assert world.controller.shutdown(forget=True) == Ending(30.0)
         assert world.engine.shut_down == ShutdownOrder(30.0, forget=True)
+
+    in_world(tmp_path, test)
+
+
+def test_a_change_that_is_sent_again_is_not_stale(tmp_path: Path) -> None:
+    """Whoever repeats a change gets its first reply, although the version that it was made for is gone by itself; the
+    same change under another id is refused (AD7, CL5)."""
+
+    async def test(world: World) -> None:
+        await world.create("b")
+        await world.create("c")
+        await world.create_endpoint()
+        seen = world.controller.desired.endpoints["e"].policy.version
+        split = SetTraffic(world.new_id(), "e", {"b": 0.5, "c": 0.5})
+        first = await world.controller.change(split, b"", seen)
+        assert await world.controller.change(split, b"", seen) == first
+        version = world.controller.desired.version
+        with pytest.raises(StateChangedError):
+            await world.controller.change(SetTraffic(world.new_id(), "e", {"c": 1.0}), b"", seen)
+        assert world.controller.desired.version == version
 
     in_world(tmp_path, test)

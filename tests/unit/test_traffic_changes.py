@@ -90,6 +90,29 @@ def test_traffic_keeps_the_rest_of_the_endpoint() -> None:
     assert new.endpoints["e"] == state.endpoints["e"]
 
 
+def test_weights_and_shadows_in_one_change() -> None:
+    """Weights and shadows are set together, in one version of the policy; what is left out stays (AD5, TR9)."""
+    state = done(SERVED, shadow("two", 0.3))
+    both = done(state, SetTraffic("id", "e", {"one": 0.5, "two": 0.5}, shadows={"one": 0.2, "two": 0.0}))
+    assert (policy(both).weights, policy(both).shadows) == ({"one": 0.5, "two": 0.5}, {"one": 0.2})
+    assert len(versions(both)) == len(versions(state)) + 1
+    only_shadows = done(both, SetTraffic("id", "e", None, shadows={}))
+    assert (policy(only_shadows).weights, policy(only_shadows).shadows) == (policy(both).weights, {})
+
+
+@pytest.mark.parametrize(
+    ("shadows", "parts"),
+    [
+        ({"two": 1.5}, ["1.5", "'two'", "between 0 and 1"]),
+        ({"two": math.nan}, ["nan", "between 0 and 1"]),
+        ({"ghost": 0.1}, ["'ghost'", "does not exist"]),
+    ],
+)
+def test_bad_shadows_leave_the_weights_as_they_were(shadows: dict[str, float], parts: list[str]) -> None:
+    """With a shadow that cannot be, good weights beside it are not set either (AD5, AD6)."""
+    refused(SERVED, SetTraffic("id", "e", {"two": 1.0}, shadows=shadows), *parts)
+
+
 def test_full_canary_and_back() -> None:
     """All traffic goes to a new backend and back again, and the idle one can be deleted (TR4, TR5)."""
     state = done(SERVED, SetTraffic("id", "e", {"two": 1.0}), SetTraffic("id", "e", {"one": 1.0}))

@@ -97,30 +97,36 @@ class TrafficOperations(Operations):
     """Decides which backends answer an endpoint's calls, and which get shadow calls."""
 
     def set_traffic(
-        self, endpoint_name: str, traffic_policy_dictionary: Mapping[str, float], *, policy: str | None = None
+        self,
+        endpoint_name: str,
+        traffic_policy_dictionary: Mapping[str, float] | None,
+        *,
+        policy: str | None = None,
+        shadows: Mapping[str, float] | None = None,
     ) -> None:
-        """Split an endpoint's traffic between backends, from the next request on. Shadows and pins stay.
+        """Split an endpoint's traffic between backends, from the next request on. Pins stay, and shadows unless others
+        are given.
 
         Args:
-            traffic_policy_dictionary: backend tag -> weight; weights are at least 0 and sum to 1.
+            traffic_policy_dictionary: backend tag -> weight; weights are at least 0 and sum to 1. None, with shadows,
+                leaves the weights as they are.
+            shadows: backend tag -> proportion in [0, 1], of all shadows from now on; those that stay are compared as
+                before. They change together with the weights.
             policy: import path (``"package.module:name"``) of a policy of your own, an object or class with a method
                 ``choose(call, split, draw)``; ``"weighted"`` for the built-in one. Left out, it stays as it is.
 
         Raises:
-            TypeError: not a dict, a weight that is no number, or a policy without ``choose``.
-            ValueError: a bad weight or sum, an unknown endpoint or backend, or a policy that cannot be imported.
-                Nothing has changed.
+            TypeError: not a dict, a weight or proportion that is no number, or a policy without ``choose``.
+            ValueError: a bad weight, sum or proportion, an unknown endpoint or backend, or a policy that cannot be
+                imported. Nothing has changed.
         """
-        weights = traffic_policy_dictionary
-        if not isinstance(weights, dict):
-            raise TypeError(f"the traffic policy must be a dict of backend to weight, not {weights!r}")
-        for tag in weights:
-            if not isinstance(tag, str):
-                raise TypeError(f"the traffic policy has the key {tag!r}, which is not a str")
-        floats = {tag: _number(weight, f"weight of backend {tag!r}") for tag, weight in weights.items()}
+        floats = traffic_policy_dictionary
+        if floats is not None or shadows is None:
+            floats = _shares(floats, "the traffic policy", "weight of backend")
+        mirrored = _shares(shadows, "shadows", "proportion of shadow") if shadows is not None else None
         name = arguments.check_object_name(endpoint_name, "endpoint_name")
         custom = None if policy in (None, BUILT_IN) else custom_policy(policy, import_folders())
-        self._change(SetTraffic(new_id(), name, floats, custom, policy is None))
+        self._change(SetTraffic(new_id(), name, floats, custom, policy is None, mirrored))
 
     def get_traffic(self, endpoint: str) -> dict[str, Any]:
         """The traffic policy in force.
@@ -274,6 +280,20 @@ def _keys(shard_key: Any) -> tuple[str, ...]:
     if len(shard_key) > MAX_PINS:
         raise ValueError(f"{len(shard_key)} shard keys were given, and {MAX_PINS} of an endpoint may be pinned")
     return tuple(dict.fromkeys(check_key(key) for key in shard_key))
+
+
+def _shares(given: Any, what: str, one: str) -> dict[str, float]:
+    """Numbers by backend.
+
+    Raises:
+        TypeError: it is no such dict.
+    """
+    if not isinstance(given, dict):
+        raise TypeError(f"{what} must be a dict of backend to {one.split()[0]}, not {given!r}")
+    for tag in given:
+        if not isinstance(tag, str):
+            raise TypeError(f"{what} has the key {tag!r}, which is not a str")
+    return {tag: _number(share, f"{one} {tag!r}") for tag, share in given.items()}
 
 
 def _number(value: Any, what: str) -> float:

@@ -192,6 +192,7 @@ class Commands:
 
         Raises:
             TokenError, ForbiddenError: the sender may not do that.
+            StateChangedError: what is changed is not as the sender has seen it.
             ServeException, ValueError, TimeoutError: the command cannot be carried out.
         """
         controller = self._controller
@@ -240,7 +241,8 @@ class Commands:
             return pack(await controller.wait_for(RolloutWaiter(rollout, own_routers, command.timeout_s)))
         if isinstance(command, StartRollout) and METRICS in command.plan.gates and self._exporter is None:
             raise ValueError(f"gate {METRICS!r} would see nothing: {_NO_METRICS}")
-        return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body))
+        seen = sender.warrant.if_version if sender.warrant is not None else None
+        return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body, seen))
 
     async def _shadow(self, command: QueryShadow | QueryExamples) -> bytes:
         shadows = self._shadows

@@ -158,20 +158,20 @@ class Controller:
 
     # Commands
 
-    async def change(self, command: Change, blob: bytes) -> bytes:
+    async def change(self, command: Change, blob: bytes, if_version: int | None = None) -> bytes:
         """Carry out a command and return the packed :class:`Accepted`. A repeated command gets its first reply again.
 
         Raises:
-            ValueError, InsufficientResourcesError: nothing has changed.
+            ValueError, InsufficientResourcesError, StateChangedError: nothing has changed.
             StoreError: the change could not be made durable; nothing has changed.
         """
         # The caller may disconnect and repeat the command: what has begun is completed, and its reply kept for that.
-        task = self._loop.create_task(self._change(command, blob))
+        task = self._loop.create_task(self._change(command, blob, if_version))
         self._changes.add(task)
         task.add_done_callback(self._change_ended)
         return await asyncio.shield(task)
 
-    async def _change(self, command: Change, blob: bytes) -> bytes:
+    async def _change(self, command: Change, blob: bytes, if_version: int | None) -> bytes:
         # The lock covers check, commit and reply: of two copies of one command only the first is carried out.
         async with self._turn:
             if (known := self._replies.get(command.id)) is not None:
@@ -180,7 +180,7 @@ class Controller:
             free = free_capacity_of(self.observed, held=grows)
             if grows:
                 free = with_idle(free, self.desired, self.observed, self._loop.time(), time_of_day())
-            new, warning = transitions.carry_out(self.desired, command, free, time_of_day())
+            new, warning = transitions.carry_out(self.desired, command, free, time_of_day(), if_version)
             if grows and not warning and not self._warned_about_cpus:
                 warning = wanted.cpu_warning(new, self.observed.capacity, os.cpu_count() or 1)
                 self._warned_about_cpus = bool(warning)

@@ -73,20 +73,33 @@ def users_of(state: Desired, tag: str) -> list[str]:
 
 def _set_traffic(state: Desired, command: SetTraffic, now: str) -> Desired:
     endpoint = find_endpoint(state, command.name)
-    for tag in command.weights:
+    policy = endpoint.policy
+    for tag in (*(command.weights or ()), *(command.shadows or ())):
         check_usable(state, tag)
         check_surface(state, endpoint, tag)
-    custom = endpoint.policy.custom if command.keep_custom else command.custom
-    policy = msgspec.structs.replace(endpoint.policy, weights=normalised(command.weights), custom=custom)
+    if command.weights is not None:
+        policy = msgspec.structs.replace(policy, weights=normalised(command.weights))
+    if command.shadows is not None:
+        for tag, proportion in command.shadows.items():
+            _check_proportion(tag, proportion)
+        shadows = {tag: proportion for tag, proportion in command.shadows.items() if proportion}
+        compared = {tag: comparison for tag, comparison in policy.compared.items() if tag in shadows}
+        policy = msgspec.structs.replace(policy, shadows=shadows, compared=compared)
+    if not command.keep_custom:
+        policy = msgspec.structs.replace(policy, custom=command.custom)
     return _with_policy(state, endpoint, policy, now=now, change="set_traffic", by=command.by)
+
+
+def _check_proportion(tag: str, proportion: float) -> None:
+    if not 0 <= proportion <= 1:
+        raise ValueError(f"proportion {proportion!r} of shadow {tag!r} must be between 0 and 1")
 
 
 def _shadow_traffic(state: Desired, command: ShadowTraffic, now: str) -> Desired:
     endpoint = find_endpoint(state, command.name)
     check_usable(state, command.backend)
     check_surface(state, endpoint, command.backend)
-    if not 0 <= command.proportion <= 1:
-        raise ValueError(f"proportion {command.proportion!r} of shadow {command.backend!r} must be between 0 and 1")
+    _check_proportion(command.backend, command.proportion)
     shadows = without(endpoint.policy.shadows, command.backend)
     compared = without(endpoint.policy.compared, command.backend)
     if command.proportion:

@@ -14,21 +14,40 @@ from pointsman.controller.marks import BACKEND, marked, with_marks
 from pointsman.controller.rollouts import changes as rollouts
 from pointsman.controller.scaling import changes as scaling
 from pointsman.controller.state import CameUp, Desired, FreeCapacity
+from pointsman.exceptions import StateChangedError
+from pointsman.model import TrafficHistory
 from pointsman.wire.apply import Marks
-from pointsman.wire.commands import Apply, Change, ComeUp, ObjectChange, RollbackTraffic, SetTraffic, TakeBack
-from pointsman.wire.rollouts import RolloutCommand
+from pointsman.wire.commands import (
+    Apply,
+    Change,
+    ComeUp,
+    ObjectChange,
+    RollbackTraffic,
+    SetTraffic,
+    TakeBack,
+    TrafficCommand,
+    UpdateBackendConfig,
+)
+from pointsman.wire.rollouts import RolloutCommand, StartRollout
 from pointsman.wire.scaling import ScalingCommand
 from pointsman.wire.tokens import TokenCommand
 
 
-def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> tuple[Desired, str]:
-    """Carry out a command. For arguments and result see :func:`pointsman.controller.desired.apply`.
+def carry_out(
+    state: Desired, command: Change, free: FreeCapacity, now: str, if_version: int | None = None
+) -> tuple[Desired, str]:
+    """Carry out a command. For the other arguments and the result see :func:`pointsman.controller.desired.apply`.
+
+    Args:
+        if_version: what its sender has seen of what it changes; None for any version.
 
     Raises:
         BusyError: an apply is changing the backend of the command.
-        StateChangedError: an apply was planned for another state.
+        StateChangedError: an apply was planned for another state, or what is changed has another version.
         ValueError, InsufficientResourcesError: the command cannot be carried out. Nothing has changed.
     """
+    if if_version is not None:
+        _check_version(state, command, if_version)
     if isinstance(command, ComeUp):
         return msgspec.structs.replace(state, came_up={command.instance: CameUp()}), ""
     if isinstance(command, RolloutCommand):
@@ -38,8 +57,35 @@ def carry_out(state: Desired, command: Change, free: FreeCapacity, now: str) -> 
     if isinstance(command, TokenCommand):
         return tokens.apply(state, command, now), ""
     new, note = _carry_out(state, command, free, now)
-    by_hand = command.name if isinstance(command, (SetTraffic, RollbackTraffic)) else ""
+    by_hand = ""
+    if isinstance(command, RollbackTraffic) or (isinstance(command, SetTraffic) and command.weights is not None):
+        by_hand = command.name
     return rollouts.followed(state, new, by=command.by, now=now, by_hand=by_hand), note
+
+
+def _endpoint_of(command: TrafficCommand | RolloutCommand) -> str:
+    if isinstance(command, RolloutCommand):
+        return command.plan.endpoint if isinstance(command, StartRollout) else command.endpoint
+    return command.name
+
+
+def _check_version(state: Desired, command: Change, seen: int) -> None:
+    """Raise StateChangedError if what a command changes has another version than its sender has seen: an endpoint the
+    version of its traffic policy, a backend that of its configuration, all else that of the state. What does not exist
+    has none, and the command itself will say so."""
+    what, version, by = "the state", state.version, ""
+    if isinstance(command, (TrafficCommand, RolloutCommand)):
+        name = _endpoint_of(command)
+        endpoint = state.endpoints.get(name)
+        what, version = f"endpoint {name!r}", endpoint.policy.version if endpoint is not None else seen
+        changes = state.histories.get(name, TrafficHistory()).changes
+        by = changes[-1].by if changes else ""
+    elif isinstance(command, (UpdateBackendConfig, ScalingCommand)):
+        spec = state.backends.get(command.tag)
+        what, version = f"backend {command.tag!r}", spec.config_version if spec is not None else seen
+    if version != seen:
+        whose = f", by {by}" if by else ""
+        raise StateChangedError(f"{what} has version {version} now{whose}, not {seen} any more; look at it again")
 
 
 def _carry_out(

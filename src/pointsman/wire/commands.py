@@ -73,12 +73,18 @@ class DeleteEndpoint(Signed, frozen=True, tag="delete_endpoint"):
 
 
 class SetTraffic(Signed, frozen=True, tag="set_traffic"):
-    """Set an endpoint's weights and, unless ``keep_custom``, its custom policy; ``custom`` None is the built-in one."""
+    """Set an endpoint's weights and, unless ``keep_custom``, its custom policy; ``custom`` None is the built-in one.
+
+    Attributes:
+        weights: None leaves them as they are.
+        shadows: all shadows from now on, with their proportions; None leaves them as they are.
+    """
 
     name: str
-    weights: dict[str, float]
+    weights: dict[str, float] | None
     custom: CustomPolicy | None = None
     keep_custom: bool = True
+    shadows: dict[str, float] | None = None
 
 
 class ShadowTraffic(Signed, frozen=True, tag="shadow_traffic"):

@@ -12,6 +12,9 @@ import socket
 
 from pointsman.calling.session import Credentials
 from pointsman.console.app import make_app
+from pointsman.console.behalf import UserClient
+from pointsman.console.counts import counts_for
+from pointsman.console.sampler import Sampler
 from pointsman.console.server import ConsoleServer
 from pointsman.engine.base import Address
 from pointsman.engine.listening import listen
@@ -24,10 +27,21 @@ NICENESS = 19
 
 async def serve(credentials: Credentials, listener: socket.socket, address: Address | None = None) -> None:
     """Serve the console until a signal comes."""
-    server = ConsoleServer(make_app(credentials, address), listener)
+    sampler = Sampler(counts_for(credentials), UserClient(credentials, address, "").status)
+    sampling = asyncio.get_running_loop().create_task(sampler.run())
+    server = ConsoleServer(make_app(credentials, address, sampler), listener)
+
+    def stop() -> None:
+        sampler.news.end()
+        server.stop()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, server.stop)
-    await server.serve()
+        asyncio.get_running_loop().add_signal_handler(signum, stop)
+    try:
+        await server.serve()
+    finally:
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
 
 
 def run(handover: ConsoleHandover, listener: socket.socket | None = None) -> None:

@@ -15,18 +15,20 @@ from starlette.staticfiles import StaticFiles
 
 from pointsman.calling.session import Credentials
 from pointsman.console.behalf import UserClient
+from pointsman.console.sampler import Sampler
 from pointsman.engine.base import Address
 from pointsman.exceptions import ServeException
 
 PAGE = Path(__file__).parent / "page"
 
 
-def make_app(credentials: Credentials, address: Address | None) -> Starlette:
+def make_app(credentials: Credentials, address: Address | None, sampler: Sampler) -> Starlette:
     """The console of an instance.
 
     Args:
         credentials: with which it reads.
         address: of the instance, for what its status shows.
+        sampler: of its numbers.
     """
 
     def client_of(request: Request) -> UserClient:
@@ -52,7 +54,23 @@ def make_app(credentials: Credentials, address: Address | None) -> Starlette:
         over_s = request.query_params.get("over_s")
         return client.stats(float(over_s) if over_s else None)
 
+    def series(client: UserClient, request: Request) -> Any:
+        query = request.query_params
+        return sampler.series(
+            endpoint=query.get("endpoint"), backend=query.get("backend"), day=query.get("span", "5m") == "1d"
+        )
+
+    async def live(request: Request) -> Any:
+        client = client_of(request)
+        try:
+            await asyncio.to_thread(client.holder)
+        except ServeException as error:
+            return JSONResponse({"title": "refused", "status": 401, "detail": str(error)}, 401)
+        return await sampler.response("gzip" in request.headers.get("accept-encoding", ""))
+
     api = [
+        Route("/live", live),
+        Route("/series", reading(series)),
         Route("/me", reading(me)),
         Route("/status", reading(lambda client, request: client.status())),
         Route("/stats", reading(stats)),

@@ -16,7 +16,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -44,14 +44,16 @@ class MetricsReader:
 
     Args:
         path: of the file.
+        names: of the metrics that are kept; None for all.
 
     Raises:
         OSError: it cannot be opened.
         BrokenMetricsError: it does not begin like a metrics file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Collection[str] | None = None) -> None:
         self.name = path.name
+        self._names = names
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._size = 0
         self._map: mmap.mmap | None = None
@@ -124,7 +126,8 @@ class MetricsReader:
             series = _checked(_series.decode(key))
             if end - values_at != series.width * DOUBLE:
                 raise BrokenMetricsError(f"{series.name} has {end - values_at} bytes of values")
-            self._series.append((series, Struct(f"@{series.width}d"), values_at))
+            if self._names is None or series.name in self._names:
+                self._series.append((series, Struct(f"@{series.width}d"), values_at))
             self._next = end
 
     def _remap(self) -> None:

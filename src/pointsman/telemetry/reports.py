@@ -32,6 +32,7 @@ SHOWN = (
     families.ROUTER_QUEUED,
     families.HTTP_OUTCOMES,
     families.HTTP_DURATION,
+    families.SHADOW_DROPPED,
 )
 PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 

@@ -1,0 +1,105 @@
+"""Where the console has its numbers from: on the local engine from the shared memory of this machine's processes, on
+Ray from the controller, which asks the nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from pointsman.calling.session import Credentials, Session, session_for
+from pointsman.client.operations import new_id
+from pointsman.console.samples import Part, Sample
+from pointsman.engine.instances import metrics_folder, on_ray, tallies_folder
+from pointsman.exceptions import ServeException
+from pointsman.model.evidence import SHADOW, Numbers, Tally, TallyKey
+from pointsman.telemetry.fresh import FreshMetrics, FreshTallies, Gauges, gauges_in
+from pointsman.telemetry.reports import Reading
+from pointsman.wire.commands import QueryMetrics
+from pointsman.wire.messages import unpack
+from pointsman.wire.rollouts import QueryTallies
+
+ANSWER_S = 5.0
+NO_GAUGES = Gauges({}, {}, {}, {}, {}, {})
+
+
+class Counts(Protocol):
+    """Counts calls."""
+
+    def sample(self) -> Sample:
+        """What has come since the last call. Blocks.
+
+        Raises:
+            OSError, ServeException, TimeoutError: it cannot be read now.
+        """
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+def counts_for(credentials: Credentials) -> Counts:
+    """What counts the calls of the instance."""
+    return AskedCounts(credentials) if on_ray(credentials.control_path) else LocalCounts(credentials.control_path)
+
+
+def by_part(tallies: Iterable[tuple[TallyKey, Tally]]) -> dict[Part, Tally]:
+    """All versions of a policy together, and calls that a pin has routed with the others."""
+    calls: dict[Part, Tally] = {}
+    for key, tally in tallies:
+        part = Part(key.endpoint, key.backend, key.kind == SHADOW)
+        calls[part] = calls[part].plus(tally) if part in calls else tally
+    return calls
+
+
+class LocalCounts:
+    """Reads the files of this machine's processes (a :class:`Counts`).
+
+    Args:
+        control_path: of the instance.
+        clock: returns monotonic time in seconds.
+    """
+
+    def __init__(self, control_path: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tallies = FreshTallies(tallies_folder(control_path))
+        self._metrics = FreshMetrics(metrics_folder(control_path))
+        self._clock = clock
+        self._at = clock()
+
+    def sample(self) -> Sample:
+        calls, gauges, before = by_part(self._tallies.read()), self._metrics.read(), self._at
+        self._at = self._clock()
+        return Sample(max(self._at - before, 0.001), calls, gauges)
+
+    def close(self) -> None:
+        self._tallies.close()
+        self._metrics.close()
+
+
+class AskedCounts:
+    """Asks the controller, which has the counts of all nodes (a :class:`Counts`).
+
+    Args:
+        credentials: of the console.
+        clock: returns monotonic time in seconds.
+    """
+
+    def __init__(self, credentials: Credentials, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._credentials = credentials
+        self._clock = clock
+        self._before: Reading | None = None
+
+    def sample(self) -> Sample:
+        session = session_for(self._credentials)
+        window = unpack(session.command(QueryTallies(new_id(), (1.0,)), timeout_s=ANSWER_S), Numbers).windows[0]
+        return Sample(max(window.seconds or 1.0, 0.001), by_part(window.tallies.items()), self._gauges(session))
+
+    def close(self) -> None:
+        pass
+
+    def _gauges(self, session: Session) -> Gauges:
+        try:
+            reading = unpack(session.command(QueryMetrics(new_id()), timeout_s=ANSWER_S), Reading)
+        except ServeException:
+            return NO_GAUGES  # this instance records no metrics
+        before, self._before = self._before, reading
+        return gauges_in(reading, before)

@@ -1,0 +1,174 @@
+"""What the page shows of calls: one sample a second, the last ten seconds together, for all viewers. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pointsman.model.evidence import Tally
+from pointsman.telemetry.fresh import Gauges
+from pointsman.telemetry.windows import quantile_s
+
+WINDOW = 10
+"""Samples that are shown together: of fewer calls a share of errors says little, and numbers would jump."""
+
+
+class Part(NamedTuple):
+    """The calls of an endpoint that one backend has got; ``shadow`` for copies."""
+
+    endpoint: str
+    backend: str
+    shadow: bool = False
+
+
+class Sample(NamedTuple):
+    """What has come since the sample before.
+
+    Attributes:
+        seconds: how long that was.
+    """
+
+    seconds: float
+    calls: Mapping[Part, Tally]
+    gauges: Gauges
+
+
+def added_up(tallies: Iterable[Tally]) -> Tally:
+    """These tallies together."""
+    total = Tally()
+    for tally in tallies:
+        total = tally if not total.requests and not total.latencies else total.plus(tally)
+    return total
+
+
+class _Recent:
+    """What came to a part in the last samples. A sum that follows, so that a sample costs what is new in it."""
+
+    __slots__ = ("_samples", "errors", "latencies", "requests")
+
+    def __init__(self) -> None:
+        self._samples: deque[Tally | None] = deque([None] * WINDOW)
+        self.requests = self.errors = 0
+        self.latencies: dict[int, int] = {}
+
+    def push(self, tally: Tally | None) -> bool:
+        """Take the next sample; returns whether anything is left."""
+        self._samples.append(tally)
+        if tally is not None:
+            self._add(tally, 1)
+        oldest = self._samples.popleft()
+        if oldest is not None:
+            self._add(oldest, -1)
+        return bool(self.requests or self.latencies)
+
+    def _add(self, tally: Tally, sign: int) -> None:
+        self.requests += sign * tally.requests
+        self.errors += sign * tally.errors
+        latencies = self.latencies
+        for bucket, count in tally.latencies.items():
+            left = latencies.get(bucket, 0) + sign * count
+            if left:
+                latencies[bucket] = left
+            else:
+                del latencies[bucket]
+
+    def tally(self) -> Tally:
+        return Tally(self.requests, self.errors, self.latencies)
+
+
+class Recent:
+    """The numbers of the page: what came in the last ten samples, and how things stand now."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Part, _Recent] = {}
+        self._seconds: deque[float] = deque(maxlen=WINDOW)
+        self._batches: dict[str, deque[tuple[int, float]]] = {}
+        self._dropped: dict[tuple[str, str], deque[int]] = {}
+        self._gauges = Gauges({}, {}, {}, {}, {}, {})
+
+    def push(self, sample: Sample) -> None:
+        """Take the next sample."""
+        self._seconds.append(sample.seconds)
+        self._gauges = sample.gauges
+        for part in sample.calls.keys() - self._parts.keys():
+            self._parts[part] = _Recent()
+        self._parts = {part: one for part, one in self._parts.items() if one.push(sample.calls.get(part))}
+        _push(self._batches, sample.gauges.batches, (0, 0.0))
+        _push(self._dropped, sample.gauges.dropped, 0)
+
+    def view(self) -> dict[str, Any]:
+        """``endpoints`` and ``backends`` by name, without those that are idle."""
+        by_endpoint: dict[str, list[Part]] = {}
+        by_backend: dict[str, list[Part]] = {}
+        for part in self._parts:
+            by_endpoint.setdefault(part.endpoint, []).append(part)
+            by_backend.setdefault(part.backend, []).append(part)
+        waiting = self._waiting(lambda key: key[0])
+        queued = self._waiting(lambda key: key[1])
+        for tag, count in self._gauges.queued.items():
+            if count:
+                queued[tag] = queued.get(tag, 0) + count
+        busy = by_backend.keys() | queued.keys() | {tag for tag, count in self._gauges.processing.items() if count}
+        return {
+            "endpoints": {
+                name: self._endpoint(by_endpoint.get(name, []), waiting.get(name, 0))
+                for name in sorted(by_endpoint.keys() | waiting.keys())
+            },
+            "backends": {tag: self._backend(tag, by_backend.get(tag, []), queued.get(tag, 0)) for tag in sorted(busy)},
+        }
+
+    def _waiting(self, name_of: Callable[[tuple[str, str]], str]) -> dict[str, int]:
+        waiting: dict[str, int] = {}
+        for key, count in self._gauges.waiting.items():
+            waiting[name_of(key)] = waiting.get(name_of(key), 0) + count
+        return waiting
+
+    def _endpoint(self, parts: list[Part], queued: int) -> dict[str, Any]:
+        shadows = {part.backend: self._shadow(part) for part in parts if part.shadow}
+        return {
+            **self._calls([part for part in parts if not part.shadow]),
+            "queued": queued,
+            "backends": {part.backend: self._calls([part]) for part in parts if not part.shadow},
+            **({"shadows": shadows} if shadows else {}),
+        }
+
+    def _shadow(self, part: Part) -> dict[str, Any]:
+        dropped = sum(self._dropped.get((part.endpoint, part.backend), ()))
+        return {**self._calls([part]), "dropped_per_second": shown(dropped / sum(self._seconds))}
+
+    def _backend(self, tag: str, parts: list[Part], queued: int) -> dict[str, Any]:
+        batches = self._batches.get(tag, ())
+        count = sum(one[0] for one in batches)
+        return {
+            **self._calls(parts),
+            "batch_size": shown(sum(one[1] for one in batches) / count) if count else None,
+            "processing": self._gauges.processing.get(tag, 0),
+            "queued": queued,
+            "replicas": len(self._gauges.replicas.get(tag, ())),
+        }
+
+    def _calls(self, parts: list[Part]) -> dict[str, Any]:
+        tally = added_up(self._parts[part].tally() for part in parts)
+        p50, p99 = quantile_s(tally, 0.5), quantile_s(tally, 0.99)
+        return {
+            "per_second": shown(tally.requests / sum(self._seconds)),
+            "error_share": shown(tally.errors / tally.requests) if tally.requests else None,
+            "p50_ms": shown(1000 * p50) if p50 is not None else None,
+            "p99_ms": shown(1000 * p99) if p99 is not None else None,
+        }
+
+
+def _push(kept: dict[Any, Any], fresh: Mapping[Any, Any], nothing: Any) -> None:
+    for key in fresh.keys() - kept.keys():
+        kept[key] = deque(maxlen=WINDOW)
+    for key in list(kept):
+        kept[key].append(fresh.get(key, nothing))
+        if all(one == nothing for one in kept[key]):
+            del kept[key]
+
+
+def shown(value: float) -> float:
+    """With three digits: more would only flicker."""
+    rounded = float(f"{value:.3g}")
+    return int(rounded) if rounded.is_integer() else rounded

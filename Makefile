@@ -8,12 +8,12 @@ JOBS ?= 3
 # replica takes half as long again to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick test-long vendor dist compiled test-compiled prometheus proxies llhttp conformance-ray lint bench chaos matrix clean
+.PHONY: demo test quick test-long vendor dist compiled test-compiled prometheus proxies chromium screenshots llhttp conformance-ray lint bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
 
-test: $(VENV)/.test lint prometheus proxies
+test: $(VENV)/.test lint prometheus proxies chromium
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 # For each small change: a minute on two cores.
@@ -77,6 +77,18 @@ proxies: $(VENV)/.test
 	    { $(PROXIES) || { apt-get update && $(PROXIES); }; } && \
 	    for package in *.deb; do dpkg-deb -x $$package . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
 	  echo "nginx and haproxy are not installed and cannot be unpacked: the tests behind them are skipped"
+
+# For the tests of the console's page in a browser, which say that they are skipped where there is none. Debian's package
+# is installed, which only root may: a browser that is only unpacked lacks half of what it loads.
+chromium: $(VENV)/.test
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
+	  { command -v apt-get && test "$$(id -u)" = 0 && install="apt-get install -y --no-install-recommends chromium" && \
+	    { $$install || { apt-get update && $$install; }; }; } >/dev/null 2>&1 || \
+	  echo "chromium is not installed and cannot be: the tests in a browser are skipped"
+
+# Every screen of the console's page, light and dark, at the width of a desk and of a phone: docs/screenshots.
+screenshots: $(VENV)/.test chromium
+	$(BIN)/python -m tests.browser.screenshots
 
 # For tests that are otherwise skipped, and say so: the requests by which llhttp is tested, as pages with the parser's own
 # log. They come with the source of aiohttp, which is unpacked in part and not installed.

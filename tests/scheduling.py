@@ -3,7 +3,7 @@
 A file is run by one worker, since its tests share what its fixtures set up. Folders whose tests take long come first:
 at the end only short files are left, and no worker waits for the other. The tests of clusters are run by one worker,
 and so are the conformance suite's tests on Ray, which share a cluster: when several clusters start at once on a busy
-machine, they take longer than the 30 s that Ray allows.
+machine, they take longer than the 30 s that Ray allows. The tests in a browser share one browser and one instance.
 """
 
 from __future__ import annotations
@@ -11,8 +11,19 @@ from __future__ import annotations
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-LONG_FIRST = ("tests/cluster", "tests/process", "tests/docs", "on Ray", "tests/conformance", "tests/loop")
+LONG_FIRST = (
+    "tests/cluster",
+    "tests/browser",
+    "tests/process",
+    "tests/docs",
+    "on Ray",
+    "tests/conformance",
+    "tests/loop",
+)
 """What is not named comes last."""
+
+ONE_WORKER = ("tests/cluster", "tests/browser")
+"""Folders whose files are run by one worker."""
 
 
 def scope_of(nodeid: str) -> str:
@@ -21,7 +32,7 @@ def scope_of(nodeid: str) -> str:
     on_ray = file.startswith("tests/conformance/") and "[ray" in test
     if on_ray:
         return "on Ray"
-    return "tests/cluster" if file.startswith("tests/cluster/") else file
+    return next((folder for folder in ONE_WORKER if file.startswith(f"{folder}/")), file)
 
 
 def place(item: pytest.Item) -> int:

@@ -1,0 +1,117 @@
+"""What the browser's tests look at: an instance with a little of everything, and its console."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+import pointsman as serve
+from tests.conftest import WAIT_S
+
+SCRIPT = "<script>document.title='taken'</script>"
+BACKWARDS = "\u05e9\u05dc\u05d5\u05dd 95% (\u05d0)"
+LONG = "a" * 200
+HOSTILE = (SCRIPT, BACKWARDS, LONG)
+"""Names of endpoints that a page could trip over."""
+
+
+class Ranker:
+    """A version of a model; a request can end its process."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+
+    def __call__(self, request: serve.Request) -> dict[str, int]:
+        if request.args.get("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request.args.get("fail"):
+            raise LookupError("no such item: \x1b[31m<b>red</b>")
+        return {"version": self.version}
+
+
+class Shop:
+    """The instance, its console, and calls that go on.
+
+    Args:
+        client: of the instance.
+        url: of the console, without a slash at the end.
+        tokens: by role.
+    """
+
+    def __init__(self, client: serve.Client, url: str, tokens: dict[str, str]) -> None:
+        self.client = client
+        self.url = url
+        self.tokens = tokens
+
+    def link(self, role: str = "operate") -> str:
+        """A link that signs in."""
+        return f"{self.url}/#token={self.tokens[role]}"
+
+    def api(self, method: str, path: str, *, role: str = "operate", **request: object) -> httpx.Response:
+        """A call of the console's API."""
+        head = {"authorization": f"Bearer {self.tokens[role]}"}
+        return httpx.request(method, f"{self.url}/api/v1{path}", headers=head, timeout=WAIT_S, **request)  # type: ignore[arg-type]
+
+
+def furnish(client: serve.Client) -> None:
+    """Two versions behind one endpoint, a shadow, and endpoints with hostile names."""
+    client.create_backend("ranker-v1", Ranker, 1)
+    client.create_endpoint("rank", backend="ranker-v1", route="/rank", methods=["GET", "POST"])
+    client.create_backend("ranker-v2", Ranker, 2)
+    client.create_backend("ranker-v3", Ranker, 3, config={"num_replicas": 1})
+    client.set_traffic("rank", {"ranker-v1": 0.95, "ranker-v2": 0.05})
+    for name in HOSTILE:
+        client.create_endpoint(name, backend="ranker-v1")
+
+
+@contextlib.contextmanager
+def console_of(name: str) -> Iterator[str]:
+    """The address of a console that is served for a detached instance."""
+    command = [str(Path(sys.executable).with_name("pointsman")), "console", "--name", name, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        link = urlsplit(process.stdout.readline().strip())
+        yield f"{link.scheme}://{link.netloc}"
+        process.terminate()
+
+
+@contextlib.contextmanager
+def calls(url: str, every_s: float = 0.02) -> Iterator[None]:
+    """Requests to a URL, one after the other, until the end."""
+    over = threading.Event()
+
+    def call() -> None:
+        with httpx.Client(timeout=WAIT_S) as http:
+            while not over.wait(every_s):
+                with contextlib.suppress(httpx.HTTPError):
+                    http.get(url)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[Shop]:
+    """The instance with its console, gone at the end."""
+    client = serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=None)
+    try:
+        furnish(client)
+        with console_of(name) as url:
+            tokens = {role: client.create_token(f"{role}r", role) for role in ("view", "operate", "deploy")}
+            yield Shop(client, url, tokens)
+    finally:
+        client.shutdown()

@@ -1,0 +1,80 @@
+"""A person who looks at the page: a tab, and what went wrong in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+DESK = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+QUIET_FOR_MS = 20_000.0
+"""How long a test waits for what must appear."""
+
+VIOLATIONS = """
+globalThis.violations = [];
+document.addEventListener('securitypolicyviolation', event =>
+  violations.push(`${event.effectiveDirective}: ${event.blockedURI} ${event.sample}`));
+"""
+
+
+class Viewer:
+    """A tab with nothing kept from others.
+
+    Args:
+        page: of playwright.
+
+    Attributes:
+        page: the same.
+        errors: uncaught exceptions of the page, and errors in its console.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        page.set_default_timeout(QUIET_FOR_MS)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._note)
+
+    def _note(self, message: Any) -> None:
+        # Refused and failed requests are errors there, too: the page itself says those.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.errors.append(message.text)
+
+    def open(self, link: str, screen: str = "") -> None:
+        """Follow a link that signs in, then go to a screen, such as ``#/history``."""
+        self.page.goto(link)
+        self.page.wait_for_url(lambda url: "token" not in url)
+        if screen:
+            self.go(screen)
+
+    def go(self, screen: str) -> None:
+        """To another screen of the page that is open."""
+        self.page.evaluate("screen => { location.hash = screen }", screen)
+
+    def violations(self) -> list[str]:
+        """What the page's content security policy has refused."""
+        found: list[str] = self.page.evaluate("globalThis.violations")
+        return found
+
+    def troubles(self) -> list[str]:
+        """All that went wrong in the tab."""
+        return [*self.errors, *self.violations()]
+
+
+@contextlib.contextmanager
+def looking(browser: Browser, size: dict[str, int] | None = None, **context: Any) -> Iterator[Viewer]:
+    """A viewer, gone at the end.
+
+    Args:
+        context: arguments of playwright's ``new_context``, such as ``color_scheme``.
+    """
+    made = browser.new_context(viewport=size or DESK, **context)  # type: ignore[arg-type]
+    made.add_init_script(VIOLATIONS)
+    try:
+        yield Viewer(made.new_page())
+    finally:
+        made.close()

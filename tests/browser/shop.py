@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -86,7 +86,11 @@ def console_of(name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def calls(url: str, every_s: float = 0.02) -> Iterator[None]:
-    """Requests to a URL, one after the other, until the end."""
+    """Requests to a URL, one after the other, until the end.
+
+    Args:
+        every_s: from an answer to the next request.
+    """
     over = threading.Event()
 
     def call() -> None:
@@ -105,8 +109,12 @@ def calls(url: str, every_s: float = 0.02) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(name: str) -> Iterator[Shop]:
-    """The instance with its console, gone at the end."""
+def opened(name: str, furnish: Callable[[serve.Client], None] = furnish) -> Iterator[Shop]:
+    """The instance with its console, gone at the end.
+
+    Args:
+        furnish: makes what the instance serves.
+    """
     client = serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=None)
     try:
         furnish(client)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pointsman.ingress.door import Door
-from pointsman.ingress.renewal import Watched, watched_files
+from pointsman.ingress.renewal import watched_files
+from pointsman.lock.watching import Watched
 from pointsman.wire.handover import LockSettings
 
 

@@ -193,8 +193,8 @@ def test_code_that_was_changed_on_disk_is_refused(filled: Path) -> None:
 
 def test_a_newer_schema_is_refused(filled: Path) -> None:
     """An older release does not touch the state of a newer one; the error names both versions."""
-    edit(filled, "UPDATE meta SET value = '6' WHERE key = 'schema'")
-    with pytest.raises(StoreError, match="schema version 6; this pointsman reads 5"):
+    edit(filled, "UPDATE meta SET value = '7' WHERE key = 'schema'")
+    with pytest.raises(StoreError, match="schema version 7; this pointsman reads 6"):
         Store(filled).open()
 
 

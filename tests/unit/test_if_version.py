@@ -36,7 +36,7 @@ def sent(state: Desired, command: Change, if_version: int | None) -> Desired:
     ids=lambda command: command.__struct_config__.tag,
 )
 def test_two_who_look_at_one_endpoint(command: Change) -> None:
-    """The second of two changes by what was on the page before is refused, and says who was first (AD7, CR2)."""
+    """The second of two changes by what was on the page before is refused, and says who was first (AD7)."""
     seen = policy(SERVED).version
     state = sent(SERVED, ANNA, seen)
     before = pack(state)

@@ -133,15 +133,9 @@ class Session:
         timeout_s: float | None = None,
         warrant: Warrant | None = None,
     ) -> Body:
-        """Send the controller a command and return its reply.
-
-        Args:
-            warrant: for whom a console sends it.
-
-        Raises:
-            TimeoutError: no answer within ``timeout_s`` seconds.
-            ServeException, ValueError: as :meth:`ControlLink.command <pointsman.wire.control.ControlLink.command>`.
-        """
+        """Send the controller a command, of a console by the ``warrant`` of its user, and return the reply. Raises
+        TimeoutError if none comes within ``timeout_s`` seconds, and as :meth:`ControlLink.command
+        <pointsman.wire.control.ControlLink.command>`."""
         assert self._link is not None
         return self.run(self._link.command(command, body, progress=progress, warrant=warrant), timeout_s=timeout_s)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pointsman
-from pointsman.cli import autoscale, completion, config, console, env, logs, rollout, shadow, traffic
+from pointsman.cli import autoscale, completion, config, console, env, logs, rollout, shadow, token, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, models, scale, unload, wake
 from pointsman.cli.ending import shutdown, stop
@@ -47,6 +47,7 @@ app.add_typer(rollout.app, name="rollout")
 app.add_typer(shadow.app, name="shadow")
 app.add_typer(autoscale.app, name="autoscale")
 app.add_typer(env.app, name="env")
+app.add_typer(token.app, name="token")
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from pointsman.controller.state import NoCapacityError
 from pointsman.controller.views import backends_of, declared_of, status_of, traffic_of
 from pointsman.engine.base import Engine, Nodes
 from pointsman.exceptions import ServeException
+from pointsman.lock.tokenfile import TokenFile
 from pointsman.model.evidence import Numbers, Window
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
@@ -139,6 +140,9 @@ class Commands:
         shadows: knows what has come of comparing shadows' answers; None where nothing is compared.
         metrics_url: URL of the exporter; empty if it does not serve.
         wait_for_resources_s: how long a change may wait for nodes to join.
+
+    Attributes:
+        token_file: tokens of the console that are not part of the state.
     """
 
     def __init__(
@@ -166,7 +170,8 @@ class Commands:
         self._metrics_url = metrics_url
         self._capacity_wait = CapacityWait(engine.nodes, wait_for_resources_s)
         self._ingress_waiters: set[asyncio.Event] = set()
-        self._rights = Rights(lambda: controller.desired)
+        self.token_file = TokenFile(settings.console.token_file if settings.console is not None else "")
+        self._rights = Rights(lambda: controller.desired, lambda: self.token_file.tokens)
 
     def router_confirmed(self) -> None:
         """A router has confirmed a table: check again whether all ingresses serve."""
@@ -203,7 +208,7 @@ class Commands:
         if isinstance(command, QueryHolder):
             return pack(self._rights.holder(sender))
         if isinstance(command, QueryTokens):
-            return pack(TokenList(controller.desired.tokens))
+            return pack(TokenList(self._rights.tokens()))
         if isinstance(command, QueryBackends):
             return pack(backends_of(controller.desired, command.tag))
         if isinstance(command, QueryTraffic):

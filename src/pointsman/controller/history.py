@@ -36,7 +36,6 @@ def recorded(old: Desired, new: Desired, *, by: str, now: str, owner: str = "", 
         return new
     first = f"{because}: " if because else ""
     records = {
-        # Keys of equal length, so that their order is that of the changes.
         f"{new.version:016d}.{number:04d}": ChangeRecord(new.version, now, by, owner, name, _cut(first + text))
         for number, (name, text) in enumerate(words.items())
     }
@@ -45,20 +44,23 @@ def recorded(old: Desired, new: Desired, *, by: str, now: str, owner: str = "", 
 
 def noted(new: Desired, name: str, text: str, *, by: str, now: str) -> Desired:
     """The state with one more record of its version, for what cannot be seen by a difference of two states."""
-    version = f"{new.version:016d}."
-    number = sum(key.startswith(version) for key in new.changes)
+    number = max((number + 1 for version, number in map(_place, new.changes) if version == new.version), default=0)
     record = ChangeRecord(new.version, now, by, "", name, _cut(text))
-    return msgspec.structs.replace(new, changes=_newest({**new.changes, f"{version}{number:04d}": record}))
+    return msgspec.structs.replace(new, changes=_newest({**new.changes, f"{new.version:016d}.{number:04d}": record}))
 
 
 def history_of(desired: Desired) -> tuple[ChangeRecord, ...]:
     """The newest changes, oldest first."""
-    return tuple(record for _, record in sorted(desired.changes.items()))
+    return tuple(desired.changes[key] for key in sorted(desired.changes, key=_place))
 
 
 def subject_of(command: Change) -> str:
-    """What a command changes, for the log."""
-    return repr(next((getattr(command, what) for what in ("tag", "name", "owner") if hasattr(command, what)), ""))
+    """What a command changes, and who sent it, for the log."""
+    names = ("tag", "name", "endpoint", "owner", "operation")
+    places = (command, getattr(command, "plan", None))
+    subject = next((getattr(place, name) for place in places for name in names if hasattr(place, name)), "")
+    by = getattr(command, "by", "")
+    return f"{subject!r}" + (f" by {by if by.isprintable() else repr(by)}" if by else "")
 
 
 def differences(old: BackendSpec, new: BackendSpec) -> list[str]:
@@ -155,7 +157,13 @@ def _shares(weights: Mapping[str, float]) -> str:
 
 
 def _newest(changes: dict[str, ChangeRecord]) -> dict[str, ChangeRecord]:
-    return dict(sorted(changes.items())[-KEPT_CHANGES:])
+    return {key: changes[key] for key in sorted(changes, key=_place)[-KEPT_CHANGES:]}
+
+
+def _place(key: str) -> tuple[int, int]:
+    """Of a record: its version, and its number in that. Changes that make no version may be many in one."""
+    version, _, number = key.partition(".")
+    return int(version), int(number)
 
 
 def _cut(text: str) -> str:

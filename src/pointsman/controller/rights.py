@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from msgspec import structs
@@ -11,7 +13,8 @@ from pointsman.controller.acting import time_of_day
 from pointsman.controller.state import Desired
 from pointsman.controller.tokens import holder_of, living
 from pointsman.exceptions import ForbiddenError, TokenError
-from pointsman.model.tokens import DEPLOY, OPERATE, VIEW, Holder, includes
+from pointsman.model.tokens import DEPLOY, OPERATE, VIEW, Holder, Token, includes
+from pointsman.telemetry.logs import WarningBudget
 from pointsman.wire.auth import ROLE_CONSOLE, ROLE_OPERATOR
 from pointsman.wire.commands import (
     AnyCommand,
@@ -33,6 +36,8 @@ from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, Ro
 from pointsman.wire.scaling import QueryModels, ScalingCommand
 from pointsman.wire.shadows import QueryExamples, QueryShadow
 from pointsman.wire.tokens import CreateToken, QueryHolder, QueryTokens, RevokeToken
+
+log = logging.getLogger(__name__)
 
 READS = (
     Await | AwaitOperation | AwaitRollout | Query | QueryBackends | QueryDeclared | QueryExamples | QueryHistory
@@ -59,10 +64,13 @@ class Rights:
 
     Args:
         desired: returns the state, which has the tokens.
+        filed: returns those of the token file.
     """
 
-    def __init__(self, desired: Callable[[], Desired]) -> None:
+    def __init__(self, desired: Callable[[], Desired], filed: Callable[[], Mapping[str, Token]] = dict) -> None:
         self._desired = desired
+        self._filed = filed
+        self._warnings = WarningBudget(per_second=1)
 
     def admit(self, sender: Sender, command: AnyCommand) -> AnyCommand:
         """The command as it is carried out: one of a console's user is signed with the name of the token.
@@ -74,6 +82,8 @@ class Rights:
         if sender.role != ROLE_CONSOLE and sender.warrant is None:
             if isinstance(command, FOR_OPERATORS) and sender.role != ROLE_OPERATOR:
                 raise ForbiddenError("only the operator makes and revokes tokens, by the command line")
+            if isinstance(command, CreateToken | RevokeToken) and command.name in self._filed():
+                raise ValueError(f"token {command.name!r} is in the token file; change it there, or take another name")
             return command
         if isinstance(command, READS):
             return command
@@ -82,6 +92,7 @@ class Rights:
             raise ForbiddenError(f"{command.__struct_config__.tag} is not for the console; use the command line")
         holder = self.holder(sender)
         if not includes(holder.role, needed):
+            self._warn("token %r, for %s, was refused %s", holder.name, holder.role, command.__struct_config__.tag)
             raise ForbiddenError(f"token {holder.name!r} is for {holder.role}, and this needs {needed}")
         assert isinstance(command, Signed)
         return structs.replace(command, by=f"token {holder.name}")
@@ -95,10 +106,25 @@ class Rights:
         warrant = sender.warrant
         found = None
         if warrant is not None and warrant.token:
-            found = holder_of(living(self._desired(), time_of_day()), warrant.token)
+            tokens = (*self._filed().items(), *self._desired().tokens.items())
+            found = holder_of(tokens, warrant.token, time_of_day())
+            if found is None:
+                self._warn("somebody came to the console with a token that is unknown, was revoked, or has ended")
         if found is None:
             raise TokenError("the token is unknown, was revoked, or has ended; make one with: pointsman token create")
         return found
+
+    def tokens(self) -> dict[str, Token]:
+        """All tokens that have not ended, by name."""
+        return {**self._filed(), **living(self._desired(), time_of_day())}
+
+    def _warn(self, text: str, *values: object) -> None:
+        """Log a warning, and how many were held back: whoever guesses tokens does not fill the disk."""
+        held_back = self._warnings.take("refused", time.monotonic())
+        if held_back:
+            log.warning("%d more lines like the next one were held back", held_back)
+        if held_back is not None:
+            log.warning(text, *values)
 
 
 def needed_role(command: AnyCommand) -> str | None:

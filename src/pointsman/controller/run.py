@@ -25,6 +25,7 @@ from pointsman.controller.waiters import StartWait
 from pointsman.engine.base import Engine, EventSink
 from pointsman.engine.instances import metrics_folder
 from pointsman.engine.listening import url_of
+from pointsman.lock.watching import watch
 from pointsman.telemetry import families
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.writer import LoopLag, MetricsWriter
@@ -109,11 +110,13 @@ async def serve(
     judging.start()
     scaling.start()
     coming_up = asyncio.ensure_future(watch_start(controller, handover.settings))
+    watching = asyncio.ensure_future(watch(commands.token_file.watched))
     servers = [await _accept(listener, connections, handover.settings.instance) for listener in listeners]
     ready(controller)
     await stopped.wait()
     coming_up.cancel()
-    await asyncio.gather(coming_up, return_exceptions=True)
+    watching.cancel()
+    await asyncio.gather(coming_up, watching, return_exceptions=True)
     await scaling.aclose()
     await judging.aclose()
     await controller.aclose()

@@ -22,11 +22,12 @@ from pointsman.ingress.door import Door
 from pointsman.ingress.ending import DRAIN_S, ServerEnd
 from pointsman.ingress.exchange import HTTPMetrics
 from pointsman.ingress.firsttable import FirstTable
-from pointsman.ingress.renewal import Watched, watch, watched_files
+from pointsman.ingress.renewal import watched_files
 from pointsman.ingress.server import HTTPServer
 from pointsman.ingress.service import Entrance
 from pointsman.ingress.shares import shares_of
 from pointsman.lock.tls import RenewedContext
+from pointsman.lock.watching import Watched, watch
 from pointsman.routing.metrics import RouterMetrics
 from pointsman.routing.reports import Reports
 from pointsman.routing.router import Router

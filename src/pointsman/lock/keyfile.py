@@ -29,7 +29,7 @@ def read_keys(path: str) -> tuple[KeySpec, ...]:
         ValueError: it cannot be read, others may read it, or it does not hold keys. The text names it, and no key.
     """
     try:
-        return specs_in(json.loads(_read_private(path), object_pairs_hook=_without_repeats))
+        return specs_in(json.loads(read_private(path), object_pairs_hook=_without_repeats))
     except json.JSONDecodeError as error:
         # Its own text may hold nothing of the file but a position. That of its cause is left out, too.
         raise ValueError(f"key file {path!r} is no JSON: line {error.lineno}, column {error.colno}") from None
@@ -43,7 +43,13 @@ def read_keys(path: str) -> tuple[KeySpec, ...]:
         raise ValueError(f"key file {path!r}: {error}") from None
 
 
-def _read_private(path: str) -> bytes:
+def read_private(path: str) -> bytes:
+    """What is in a file that only its owner can read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no file, too large, or others can read or write it.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)

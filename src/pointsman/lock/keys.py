@@ -52,6 +52,11 @@ def digest_of(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
+def is_key(text: str) -> bool:
+    """Whether a text can be a key, or a token: 1-4096 printable ASCII characters without blanks."""
+    return len(text) <= MAX_KEY and _KEY.fullmatch(text) is not None
+
+
 class ApiKey:
     """A key that opens an instance's HTTP port, for ``start(api_keys=[...])``.
 

@@ -43,6 +43,7 @@ _COMMAND_KINDS = frozenset({Kind.TAKEN, Kind.CHUNK, Kind.REPLY, Kind.FAILURE})
 
 Locate = Callable[[], Awaitable["str | None"]]
 """Returns the controller's current address; None if the instance has ended."""
+OnProgress = Callable[["Progress"], None]
 OnTable = Callable[[RoutingTable, "TableChange | None"], "Awaitable[object] | None"]
 
 
@@ -57,12 +58,7 @@ class _Pending:
     __slots__ = ("body", "future", "head", "losses", "name", "progress", "unconfirmed")
 
     def __init__(
-        self,
-        name: str,
-        head: bytes,
-        body: bytes,
-        future: asyncio.Future[Body],
-        progress: Callable[[Progress], None] | None,
+        self, name: str, head: bytes, body: bytes, future: asyncio.Future[Body], progress: OnProgress | None
     ) -> None:
         self.name = name
         self.head = head
@@ -82,8 +78,7 @@ class ControlLink:
     """A process's connection to the controller.
 
     Args:
-        path: the control socket.
-        locate: called for the address before each dial, if that may change; ``path`` is then not used.
+        path: the control socket; not used where ``locate`` is called for its address before each dial.
         instance: id of the instance.
         role: one of the roles of ``wire.auth``; ``identity`` tells processes of one role apart.
         key: the key of that role.
@@ -201,10 +196,7 @@ class ControlLink:
         progress: Callable[[Progress], None] | None = None,
         warrant: Warrant | None = None,
     ) -> Body:
-        """Send a command and return the reply.
-
-        Args:
-            warrant: for whom a console sends it.
+        """Send a command, of a console by the ``warrant`` of its user, and return the reply.
 
         Raises:
             ServeException, ValueError, TypeError, KeyError: as the controller has refused it.

@@ -27,6 +27,7 @@ MAY_RUN_CODE = {
 }
 CODE_RUNNERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
 MAY_ASK_THE_WALL_CLOCK = {
+    "console/sampler.py",  # what people read on a time axis
     "engine/local/folder.py",  # ages of files
     "environments/requirements.py",
     "routing/refusals.py",  # when another machine expects a replica

@@ -108,7 +108,7 @@ class BackendOperations(Operations):
         resources = self._resources(ray_actor_options)
         kind, version = parse_env(env), arguments.check_version(version)
         present = self._existing(tag)
-        find_policy(changes, present)
+        self._find_policy(changes, present)
         package = prepare(
             func_or_class,
             actor_init_args,
@@ -140,7 +140,7 @@ class BackendOperations(Operations):
             present = self._present(tag)
             check_bytecode(user_config, "user_config", present.origin.environment if present is not None else None)
         if changes.get("autoscaling") is not None:
-            find_policy(changes, self._present(tag))
+            self._find_policy(changes, self._present(tag))
         self._change(UpdateBackendConfig(new_id(), tag, changes, user_config), backend=tag)
 
     def get_backend_config(self, backend_tag: str) -> BackendConfig:
@@ -228,7 +228,7 @@ class BackendOperations(Operations):
         resources = self._resources(ray_actor_options)
         kind, version = parse_env(env), arguments.check_version(version)
         present = self._present(name)
-        find_policy(changes, present)
+        self._find_policy(changes, present)
         if resources is None and present is not None:
             resources = present.resources
         package = prepare(
@@ -252,6 +252,10 @@ class BackendOperations(Operations):
             package.source,
         )
         self._change(command, package.blob, backend=name)
+
+    def _find_policy(self, changes: dict[str, Any], present: BackendSpec | None) -> None:
+        """Have the changes of a config say where its autoscaling policy is found. Raises as :func:`find_policy`."""
+        find_policy(changes, present)
 
     def _resources(self, ray_actor_options: Mapping[str, Any] | None) -> Resources | None:
         """What is given; None if nothing is."""

@@ -14,7 +14,7 @@ from pointsman.arguments import check_timeout
 from pointsman.client.importing import custom_policy, importable
 from pointsman.client.operations import Operations, endpoint_view, new_id
 from pointsman.comparing.comparers import comparison
-from pointsman.model import DEFAULT_SHARD_KEY, TrafficPolicy
+from pointsman.model import DEFAULT_SHARD_KEY, EndpointSpec, Pins, TrafficPolicy
 from pointsman.model.comparison import Function
 from pointsman.policy.shardkey import MAX_PINS, check_key, check_source
 from pointsman.routing.chooser import Chooser
@@ -244,11 +244,13 @@ class TrafficOperations(Operations):
         """
         self._change(Unpin(new_id(), arguments.check_object_name(endpoint, "endpoint"), _keys(shard_key)))
 
-    def explain(self, endpoint: str, *, shard_key: str | None = None) -> dict[str, Any]:
+    def explain(self, endpoint: str, *, shard_key: str | None = None, version: int | None = None) -> dict[str, Any]:
         """Which backend answers calls with a shard key, and why.
 
         Args:
             shard_key: None for calls without one, which are drawn by weight.
+            version: of an earlier policy, one of :meth:`traffic_history`; None for the one in force. Pins are always
+                those of now.
 
         Returns:
             ``{"endpoint", "shard_key", "backend", "why", "policy_version", "weights", "numbers"}``: ``backend`` is None
@@ -256,12 +258,25 @@ class TrafficOperations(Operations):
             ``"weight"``, and ``numbers`` what each backend drew for the key: the smallest wins.
 
         Raises:
-            TypeError, ValueError: an argument is wrong, or the endpoint is unknown.
+            TypeError, ValueError: an argument is wrong, the endpoint is unknown, or no policy of that version is kept.
         """
         view = self._traffic(arguments.check_object_name(endpoint, "endpoint"))
         if shard_key is not None:
             check_key(shard_key)
-        return Chooser(view.endpoint, view.pins).explain(shard_key)
+        spec = view.endpoint
+        if version is not None and version != spec.policy.version:
+            kept = {change.policy.version: change.policy for change in view.history.changes}
+            if version not in kept:
+                known = ", ".join(map(str, kept))
+                raise ValueError(
+                    f"endpoint {endpoint!r} has no traffic policy of version {version!r:.20}; it has {known}"
+                )
+            spec = replace(spec, policy=kept[version])
+        return self._chooser(spec, view.pins).explain(shard_key)
+
+    def _chooser(self, endpoint: EndpointSpec, pins: Pins) -> Chooser:
+        """What chooses the backends of an endpoint's calls."""
+        return Chooser(endpoint, pins)
 
 
 def _policy_view(policy: TrafficPolicy) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pointsman.model import (
     Resources,
 )
 from pointsman.model.scaling import Autoscaling, ScalingPolicy
+from pointsman.usercode.picklenames import is_plain
 from pointsman.wire.apply import AUTO, FILE_NAMES, config_values
 
 Fields = dict[str, Any]
@@ -205,9 +206,11 @@ def whole(number: float) -> float:
 def _user_config(config: BackendConfigSpec) -> Json | str | None:
     if config.user_config is None:
         return None
+    if not is_plain(config.user_config):
+        return NO_JSON  # and no code of users runs to find that out
     try:
         value = options.config_from_spec(config).user_config
-    except Exception:  # noqa: BLE001 - unpickling runs code of users, which may not even be installed here
+    except Exception:  # noqa: BLE001 - what is no pickle fails in any way
         return NO_JSON
     return Json.of(value) or NO_JSON
 

@@ -14,6 +14,7 @@ from pointsman.calling.session import Credentials
 from pointsman.console.app import make_app
 from pointsman.console.behalf import UserClient
 from pointsman.console.counts import counts_for
+from pointsman.console.sampled import calls_of
 from pointsman.console.sampler import Sampler
 from pointsman.console.server import ConsoleServer
 from pointsman.engine.base import Address
@@ -29,7 +30,7 @@ async def serve(credentials: Credentials, listener: socket.socket, address: Addr
     """Serve the console until a signal comes."""
     sampler = Sampler(counts_for(credentials), UserClient(credentials, address, "").status)
     sampling = asyncio.get_running_loop().create_task(sampler.run())
-    server = ConsoleServer(make_app(credentials, address, sampler), listener)
+    server = ConsoleServer(make_app(credentials, address, more=calls_of(sampler)), listener)
 
     def stop() -> None:
         sampler.news.end()

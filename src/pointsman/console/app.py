@@ -1,87 +1,222 @@
-"""The console's HTTP: the files of the page, and the API below ``/api/v1``."""
+"""The console's HTTP: the files of the page, and the API below ``/api/v1``. An ASGI app.
+
+guard (whose request it is) -> table (which call) -> holder (whose token) -> body -> handler, in a thread -> JSON
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
+import hashlib
+import inspect
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from starlette.applications import Starlette
+import msgspec
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from pointsman.calling.session import Credentials
 from pointsman.console.behalf import UserClient
-from pointsman.console.sampler import Sampler
+from pointsman.console.bodies import read_body
+from pointsman.console.files import PageFiles
+from pointsman.console.guard import ON_ANSWERS, Guard
+from pointsman.console.operations import WAIT_S, Operations, location_of
+from pointsman.console.problems import MEDIA_TYPE, Problem, problem_of
+from pointsman.console.reads import missing
+from pointsman.console.routes import all_calls
+from pointsman.console.table import PREFIX, Ask, Call, Table, Versioned, check_query
 from pointsman.engine.base import Address
-from pointsman.exceptions import ServeException
+from pointsman.exceptions import ForbiddenError, TokenError
+from pointsman.model.tokens import VIEW, Holder, includes
 
-PAGE = Path(__file__).parent / "page"
+log = logging.getLogger(__name__)
+
+READERS = 8
+"""Threads for reading; each waits for the controller most of the time."""
+_VERSION = re.compile(r'(?:W/)?"([0-9]{1,18})"')
+_KEY = re.compile(r"[!-~]{1,200}")
 
 
-def make_app(credentials: Credentials, address: Address | None, sampler: Sampler) -> Starlette:
+class Console:
     """The console of an instance.
 
     Args:
         credentials: with which it reads.
         address: of the instance, for what its status shows.
-        sampler: of its numbers.
+        hosts: names of this server beside those of the loopback.
+        read_only: whether it refuses every change.
+        wait_s: how long a request waits for its change.
+        more: calls beside those of the table, such as of what is sampled here.
     """
 
-    def client_of(request: Request) -> UserClient:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        return UserClient(credentials, address, token if scheme.lower() == "bearer" else "")
+    def __init__(
+        self,
+        credentials: Credentials,
+        address: Address | None,
+        *,
+        hosts: tuple[str, ...] = (),
+        read_only: bool = False,
+        wait_s: float = WAIT_S,
+        more: Iterable[Call] = (),
+    ) -> None:
+        self._credentials = credentials
+        self._address = address
+        self._read_only = read_only
+        self._guard = Guard(hosts)
+        self._files = PageFiles()
+        self._operations = Operations(wait_s)
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+        self._table = Table([*all_calls(self._operations), *more])
 
-    def reading(read: Callable[[UserClient, Request], Any]) -> Any:
-        async def endpoint(request: Request) -> Response:
-            client = client_of(request)
-            try:
-                await asyncio.to_thread(client.holder)
-                return JSONResponse(await asyncio.to_thread(read, client, request))
-            except ServeException as error:
-                return JSONResponse({"title": "refused", "status": 401, "detail": str(error)}, 401)
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        """Answer a request, as ASGI has it."""
+        if scope["type"] != "http":
+            return
 
-        return endpoint
+        async def guarded(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                there = {name for name, _ in message["headers"]}
+                added = [(name, value) for name, value in ON_ANSWERS if name not in there]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
 
-    def me(client: UserClient, request: Request) -> Any:
-        holder = client.holder()
-        return {"name": holder.name, "role": holder.role}
+        request = Request(scope, receive)
+        response = await self.answer(request)
+        await response(scope, receive, guarded)  # type: ignore[arg-type]
 
-    def stats(client: UserClient, request: Request) -> Any:
-        over_s = request.query_params.get("over_s")
-        return client.stats(float(over_s) if over_s else None)
-
-    def series(client: UserClient, request: Request) -> Any:
-        query = request.query_params
-        return sampler.series(
-            endpoint=query.get("endpoint"), backend=query.get("backend"), day=query.get("span", "5m") == "1d"
-        )
-
-    async def live(request: Request) -> Any:
-        client = client_of(request)
+    async def answer(self, request: Request) -> ASGIApp:
+        """The answer to a request; a problem is one, too."""
         try:
-            await asyncio.to_thread(client.holder)
-        except ServeException as error:
-            return JSONResponse({"title": "refused", "status": 401, "detail": str(error)}, 401)
-        return await sampler.response("gzip" in request.headers.get("accept-encoding", ""))
+            return await self._answer(request)
+        except Exception as error:  # each is answered, and what no client raises is logged
+            problem = problem_of(error)
+            if problem.status == 500:
+                log.exception("%s %s", request.method, request.url.path)
+            body = msgspec.json.encode(problem.as_json())
+            return Response(body, problem.status, problem.headers, MEDIA_TYPE)
 
-    api = [
-        Route("/live", live),
-        Route("/series", reading(series)),
-        Route("/me", reading(me)),
-        Route("/status", reading(lambda client, request: client.status())),
-        Route("/stats", reading(stats)),
-        Route("/endpoints", reading(lambda client, request: client.list_endpoints())),
-        Route("/backends", reading(lambda client, request: client.list_backends())),
-    ]
-    return Starlette(
-        routes=[
-            Route("/healthz", lambda request: PlainTextResponse("ok")),
-            Mount("/api/v1", routes=api),
-            Route("/", lambda request: FileResponse(PAGE / "index.html")),
-            Mount("/", StaticFiles(directory=PAGE)),
-        ]
-    )
+    async def _answer(self, request: Request) -> ASGIApp:
+        path = raw_path(request)
+        is_api = path == PREFIX or path.startswith(f"{PREFIX}/")
+        server = (request.scope.get("server") or ("",))[0] or ""
+        refusal = self._guard.refusal(request.headers, server, is_page=not is_api)
+        if refusal:
+            raise Problem(403, refusal)
+        if not is_api:
+            takes_gzip = "gzip" in request.headers.get("accept-encoding", "")
+            return self._files.answer(request.method, path, takes_gzip=takes_gzip)
+        call, names = self._table.find(request.method, path.removeprefix(PREFIX))
+        if call.is_open:
+            client = self._client(request, call)
+            return _json(call.handler(Ask(client, Holder("", VIEW), names, {}, request=request)))
+        client, holder = await self._admitted(request, call)
+        check_query(call, [name for name, _ in request.query_params.multi_items()])
+        body = await read_body(request, call.body) if call.body is not None else None
+        ask = Ask(client, holder, names, dict(request.query_params), body, request)
+        if inspect.iscoroutinefunction(call.handler):
+            response: ASGIApp = await call.handler(ask)
+            return response
+        if call.is_change:
+            return await self._change(request, call, ask)
+        return _json(await self._in_thread(lambda: handled(call, ask)))
+
+    async def _admitted(self, request: Request, call: Call) -> tuple[UserClient, Holder]:
+        """The client of whoever asks, and who that is.
+
+        Raises:
+            TokenError: nobody's token.
+            ForbiddenError: the role does not include that, or no change is allowed here.
+            Problem: a header that makes no sense.
+        """
+        client = self._client(request, call)
+        if not client.token:
+            raise TokenError("show a token, by the header 'Authorization: Bearer TOKEN'")
+        holder = await self._in_thread(client.holder)
+        if call.is_change and self._read_only:
+            raise ForbiddenError("this console only reads: it was started with --console-read-only")
+        if not includes(holder.role, call.role):
+            raise ForbiddenError(f"token {holder.name!r} is for {holder.role}, and this needs {call.role}")
+        return client, holder
+
+    def _client(self, request: Request, call: Call) -> UserClient:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else ""
+        if not call.is_change:
+            return UserClient(self._credentials, self._address, token)
+        key = request.headers.get("idempotency-key", "")
+        if key and not _KEY.fullmatch(key):
+            raise Problem(400, "Idempotency-Key must be 1-200 visible ASCII characters")
+        return UserClient(self._credentials, self._address, token, if_version=seen_version(request), key=key)
+
+    async def _change(self, request: Request, call: Call, ask: Ask) -> Response:
+        if ask.client.key:
+            asked = f"{request.method} {raw_path(request)}?{request.url.query}\n".encode() + msgspec.json.encode(
+                ask.body
+            )
+            self._operations.check_key(ask.holder.name, ask.client.key, hashlib.sha256(asked).digest())
+        name, result = await self._operations.run(lambda: handled(call, ask))
+        if not name:
+            return _json(result)
+        started = {"id": name, "state": "running", "result": None, "problem": None}
+        return _json(started, 202, {"location": location_of(name)})
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+
+def make_app(credentials: Credentials, address: Address | None, **options: Any) -> Console:
+    """The console of an instance; see :class:`Console`."""
+    return Console(credentials, address, **options)
+
+
+def handled(call: Call, ask: Ask) -> Any:
+    """What a handler returns.
+
+    Raises:
+        Problem: 404 if an object in the path does not exist.
+        Exception: as the handler.
+    """
+    try:
+        return call.handler(ask)
+    except (ValueError, KeyError) as error:
+        lost = missing(ask)
+        if lost:
+            raise Problem(404, lost) from error
+        raise
+
+
+def raw_path(request: Request) -> str:
+    """The path as it was sent, percent-encoded."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return raw.decode("latin-1")
+
+
+def seen_version(request: Request) -> int | None:
+    """The version in ``If-Match``; None for any.
+
+    Raises:
+        Problem: it is none of ours.
+    """
+    given = request.headers.get("if-match", "*").strip()
+    if given == "*":
+        return None
+    found = _VERSION.fullmatch(given)
+    if found is None:
+        raise Problem(400, f"If-Match must be the ETag of an earlier answer, such as '\"12\"', not {given[:60]!r}")
+    return int(found[1])
+
+
+def _json(result: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    headers = headers or {}
+    if isinstance(result, Versioned):
+        result, headers = result.value, {**headers, "etag": f'"{result.version}"'}
+    return Response(msgspec.json.encode(result), status, headers, "application/json")

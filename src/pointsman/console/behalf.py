@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
 from pointsman.calling.session import Credentials, Session, session_for
 from pointsman.client.client import Client
 from pointsman.engine.base import Address
+from pointsman.exceptions import ForbiddenError
+from pointsman.model import Autoscaling, BackendSpec, EndpointSpec, Pins
 from pointsman.model.tokens import Holder
-from pointsman.wire.commands import AnyCommand, Change, Progress
+from pointsman.routing.chooser import Chooser
+from pointsman.wire.commands import AnyCommand, Await, AwaitOperation, Change, Progress
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import Command, Warrant, unpack
 from pointsman.wire.tokens import QueryHolder
@@ -40,9 +43,11 @@ class WarrantedSession:
         progress: Callable[[Progress], None] | None = None,
         timeout_s: float | None = None,
     ) -> Body:
-        """As :meth:`Session.command`."""
-        if self._key and isinstance(command, _CHANGES):
-            command = msgspec.structs.replace(command, id=self._id())
+        """As :meth:`Session.command`; a question has its answer soon, or none."""
+        if isinstance(command, _CHANGES):
+            command = msgspec.structs.replace(command, id=self._id()) if self._key else command
+        elif not isinstance(command, _WAITS):
+            timeout_s = timeout_s or ANSWER_S
         return self._session.command(command, body, progress=progress, timeout_s=timeout_s, warrant=self._warrant)
 
     def _id(self) -> str:
@@ -51,10 +56,13 @@ class WarrantedSession:
 
 
 _CHANGES: tuple[type[Command], ...] = get_args(Change)
+_WAITS = (Await, AwaitOperation)
+ANSWER_S = 5.0
+"""How long the controller may take to answer a question: one that was killed is back before that."""
 
 
 class UserClient(Client):
-    """A client whose commands carry the token of a user of the console.
+    """A client whose commands carry the token of a user of the console. It imports no code of users.
 
     Args:
         credentials: of the console.
@@ -74,6 +82,8 @@ class UserClient(Client):
         key: str = "",
     ) -> None:
         super().__init__(credentials, address=address)
+        self.token = token
+        self.key = key
         warranted = WarrantedSession(session_for(credentials), Warrant(token, if_version), key)
         self._session = warranted  # type: ignore[assignment]  # what operations use of a session
 
@@ -84,3 +94,22 @@ class UserClient(Client):
             TokenError: nobody's.
         """
         return unpack(self._session.command(QueryHolder("holder")), Holder)
+
+    def _chooser(self, endpoint: EndpointSpec, pins: Pins) -> Chooser:
+        """As of any client, but a policy of the user's is not asked."""
+        plain = msgspec.structs.replace(endpoint, policy=msgspec.structs.replace(endpoint.policy, custom=None))
+        return Chooser(plain, pins)
+
+    def _find_policy(self, changes: dict[str, Any], present: BackendSpec | None) -> None:
+        """A policy that is in force already stays. Another one is code.
+
+        Raises:
+            ForbiddenError: it is another one.
+        """
+        new: Autoscaling | None = changes.get("autoscaling")
+        if new is None or new.policy is None:
+            return
+        old = present.config.autoscaling if present is not None else None
+        if old is None or old.policy is None or old.policy.path != new.policy.path:
+            raise ForbiddenError(f"policy {new.policy.path!r} is code, which this call does not bring; use PUT /config")
+        changes["autoscaling"] = msgspec.structs.replace(new, policy=old.policy)

@@ -77,6 +77,19 @@ def _has_unfindable_text(packed: bytes, folders: Sequence[str]) -> bool:
     return False
 
 
+def is_plain(packed: bytes) -> bool:
+    """Whether a pickle has nothing but values of built-in types, so that to load it runs no code. False for what is
+    none."""
+    try:
+        return not any(opcode.name in _RUNS_CODE for opcode, _, _ in pickletools.genops(packed))
+    except Exception:  # noqa: BLE001 - what is no pickle fails in any way
+        return False
+
+
+_CLASSES = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+_RUNS_CODE = _CLASSES | {"REDUCE", "BUILD", "PERSID", "BINPERSID", "NEXT_BUFFER"}
+
+
 def globals_of(packed: bytes) -> Iterator[tuple[str, str]]:
     """Module and name of every global in a pickle, in order."""
     memo: dict[int, str | None] = {}

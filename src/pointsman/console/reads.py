@@ -1,0 +1,119 @@
+"""Handlers of calls that read: functions of an :class:`~pointsman.console.table.Ask` that return plain values."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+from pointsman.configfile.fields import as_json, config_fields
+from pointsman.console.preview import preview
+from pointsman.console.table import Ask, Versioned
+from pointsman.model import BackendSpec
+
+MOST_SHOWN_S = 60.0
+
+
+def me(ask: Ask) -> Any:
+    """Whose token it is."""
+    return {"name": ask.holder.name, "role": ask.holder.role, "expires": ask.holder.expires or None}
+
+
+def status(ask: Ask) -> Any:
+    """All of the instance."""
+    return ask.client.status()
+
+
+def stats(ask: Ask) -> Any:
+    """What was counted, over some seconds or since the start."""
+    over_s = ask.number("over_s")
+    if over_s is not None and not over_s <= MOST_SHOWN_S:
+        raise ValueError(f"over_s must be at most {MOST_SHOWN_S:g}, not {over_s:g}")
+    return ask.client.stats(over_s)
+
+
+def endpoints(ask: Ask) -> Any:
+    """Route, methods, traffic and shadows of each endpoint."""
+    return ask.client.list_endpoints()
+
+
+def backends(ask: Ask) -> Any:
+    """The state of each backend, as the status has it."""
+    return ask.client.status()["backends"]
+
+
+def traffic(ask: Ask) -> Any:
+    """The traffic policy in force."""
+    found = ask.client.get_traffic(ask.endpoint)
+    return Versioned(found, found["version"])
+
+
+def traffic_preview(ask: Ask) -> Any:
+    """What other weights would do."""
+    client = ask.client
+    return preview(
+        ask.endpoint,
+        ask.body.weights,
+        traffic=client.get_traffic(ask.endpoint),
+        history=client.traffic_history(ask.endpoint),
+        status=client.status(),
+        by=f"token {ask.holder.name}",
+        now=datetime.now(timezone.utc),
+    )
+
+
+def traffic_history(ask: Ask) -> Any:
+    """The last traffic policies of an endpoint."""
+    return ask.client.traffic_history(ask.endpoint)
+
+
+def explain(ask: Ask) -> Any:
+    """Who answers a key, and why."""
+    return ask.client.explain(ask.endpoint, shard_key=ask.query.get("key"), version=ask.whole("version"))
+
+
+def rollout(ask: Ask) -> Any:
+    """The newest rollout of an endpoint."""
+    found = ask.client.status()["rollouts"].get(ask.endpoint)
+    if found is None:
+        raise KeyError(f"endpoint {ask.endpoint!r} has had no rollout")
+    return found
+
+
+def shadow_report(ask: Ask) -> Any:
+    """What came of comparing a shadow's answers."""
+    return ask.client.shadow_report(ask.endpoint, ask.backend)
+
+
+def backend(ask: Ask) -> Any:
+    """One backend: its part of the status, and its configuration."""
+    client, tag = ask.client, ask.backend
+    spec = client._existing(tag)
+    found: dict[str, Any] = client.status()["backends"][tag]
+    return Versioned({**found, "config": config_view(spec)}, spec.config_version)
+
+
+def history(ask: Ask) -> Any:
+    """The last changes of the instance, or of one of its objects."""
+    changes, wanted = ask.client.history(), ask.query.get("object")
+    return changes if wanted is None else [change for change in changes if change["object"] == wanted]
+
+
+def config_view(spec: BackendSpec) -> dict[str, Any]:
+    """The configuration of a backend under the names of its fields. A ``user_config`` that is no JSON is a text that
+    says so."""
+    fields = {name.removeprefix("config."): as_json(name, value) for name, value in config_fields(spec.config).items()}
+    plain: dict[str, Any] = msgspec.to_builtins(fields)
+    return plain
+
+
+def missing(ask: Ask) -> str:
+    """What in the path of a call does not exist, as one sentence; empty if all does."""
+    known = ask.client.status()
+    name, tag = ask.names.get("endpoint"), ask.names.get("backend")
+    if name is not None and name not in known["endpoints"]:
+        return f"endpoint {name!r} does not exist; there are {sorted(known['endpoints'])}"[:500]
+    if tag is not None and tag not in known["backends"]:
+        return f"backend {tag!r} does not exist; there are {sorted(known['backends'])}"[:500]
+    return ""

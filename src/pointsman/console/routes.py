@@ -1,0 +1,150 @@
+"""The table of all calls of the API. What is not in it does not exist, and ``openapi.json`` is made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pointsman.console import bodies, reads, writes
+from pointsman.console.operations import Operations
+from pointsman.console.problems import Problem
+from pointsman.console.table import Ask, Call, Query
+from pointsman.model.tokens import OPERATE
+
+TEXT = {"type": "string"}
+NUMBER = {"type": "number"}
+WHOLE = {"type": "integer"}
+ANY_LIST = {"type": "array", "items": {"type": "object"}}
+TRAFFIC = "/endpoints/{endpoint}/traffic"
+ROLLOUT = "/endpoints/{endpoint}/rollout"
+PINS = "/endpoints/{endpoint}/pins"
+HOLD = "/backends/{backend}/hold"
+
+OF_INSTANCE = (
+    Call("GET", "/me", reads.me, "Whose token this is: name and role."),
+    Call("GET", "/status", reads.status, "What runs, what does not and why; as pointsman status --json."),
+    Call(
+        "GET",
+        "/stats",
+        reads.stats,
+        "Requests, errors, latencies and queues; as pointsman top --json.",
+        query=(Query("over_s", "Seconds to measure for, at most 60; none: since the start.", NUMBER),),
+    ),
+    Call("GET", "/endpoints", reads.endpoints, "Route, methods, traffic and shadows of each endpoint."),
+    Call("GET", "/backends", reads.backends, "State, replicas, code and last failure of each backend."),
+    Call(
+        "GET",
+        "/history",
+        reads.history,
+        "The last 200 changes of backends and endpoints, oldest first.",
+        query=(Query("object", "Only changes of this one, such as backend/ranker.", TEXT),),
+        answer=ANY_LIST,
+    ),
+)
+
+OF_ENDPOINTS = (
+    Call("GET", TRAFFIC, reads.traffic, "The traffic policy in force: weights, shadows, pins."),
+    Call(
+        "PUT",
+        TRAFFIC,
+        writes.set_traffic,
+        "Set weights, shadows, or both in one change.",
+        OPERATE,
+        bodies.Traffic,
+        is_change=True,
+    ),
+    Call(
+        "POST",
+        f"{TRAFFIC}/preview",
+        reads.traffic_preview,
+        "Say what other weights would do: which share of the keys moves where, and what speaks against it.",
+        body=bodies.Weights,
+    ),
+    Call(
+        "GET",
+        "/endpoints/{endpoint}/history",
+        reads.traffic_history,
+        "The last 50 traffic policies, oldest first.",
+        answer=ANY_LIST,
+    ),
+    Call(
+        "POST",
+        "/endpoints/{endpoint}/rollback",
+        writes.roll_back,
+        "Bring an earlier traffic policy back.",
+        OPERATE,
+        bodies.ToVersion,
+        is_change=True,
+    ),
+    Call(
+        "GET",
+        "/endpoints/{endpoint}/explain",
+        reads.explain,
+        "Which backend answers calls with a shard key, and why.",
+        query=(
+            Query("key", "The shard key; none: calls without one.", TEXT),
+            Query("version", "Of an earlier traffic policy; none: the one in force.", WHOLE),
+        ),
+    ),
+    Call("PUT", PINS, writes.pin, "Pin shard keys to a backend.", OPERATE, bodies.Pinned, is_change=True),
+    Call("DELETE", PINS, writes.unpin, "Unpin shard keys.", OPERATE, bodies.Unpinned, is_change=True),
+    Call("GET", ROLLOUT, reads.rollout, "The newest rollout of the endpoint."),
+    Call("POST", f"{ROLLOUT}/pause", writes.pause, "Keep the present step of the rollout.", OPERATE, is_change=True),
+    Call("POST", f"{ROLLOUT}/resume", writes.resume, "Let a paused rollout go on.", OPERATE, is_change=True),
+    Call(
+        "POST", f"{ROLLOUT}/promote", writes.promote, "Take the rollout's last step at once.", OPERATE, is_change=True
+    ),
+    Call("POST", f"{ROLLOUT}/abort", writes.abort, "Restore the weights from before.", OPERATE, is_change=True),
+    Call(
+        "GET",
+        "/endpoints/{endpoint}/shadows/{backend}",
+        reads.shadow_report,
+        "What came of comparing a shadow's answers.",
+    ),
+)
+
+OF_BACKENDS = (
+    Call("GET", "/backends/{backend}", reads.backend, "One backend: state, replicas, code, configuration."),
+    Call(
+        "PATCH",
+        "/backends/{backend}/config",
+        writes.update_config,
+        "Change fields of a backend's configuration; those that are left out stay.",
+        OPERATE,
+        dict[str, Any],
+        is_change=True,
+    ),
+    Call(
+        "PUT",
+        HOLD,
+        writes.hold,
+        "Fix an autoscaled backend's number of replicas.",
+        OPERATE,
+        bodies.Held,
+        is_change=True,
+    ),
+    Call(
+        "POST", "/backends/{backend}/wake", writes.wake, "Start a backend that has no replica.", OPERATE, is_change=True
+    ),
+    Call("POST", "/backends/{backend}/unload", writes.unload, "Drain a backend to none.", OPERATE, is_change=True),
+)
+
+
+def all_calls(operations: Operations) -> list[Call]:
+    """All calls.
+
+    Args:
+        operations: changes that last.
+    """
+
+    def operation(ask: Ask) -> Any:
+        found = operations.view(ask.names["id"])
+        if found is None:
+            raise Problem(404, f"no change {ask.names['id']!r:.60} is known; it may have ended long ago")
+        return found
+
+    return [
+        *OF_INSTANCE,
+        *OF_ENDPOINTS,
+        *OF_BACKENDS,
+        Call("GET", "/operations/{id}", operation, "How a change stands that took longer than its request."),
+    ]

@@ -13,9 +13,19 @@ from pointsman.exceptions import ForbiddenError, StateChangedError, TokenError
 from pointsman.lock.keys import digest_of
 from pointsman.model.tokens import Holder
 from pointsman.wire.auth import ROLE_CONSOLE, ROLE_GRANT
-from pointsman.wire.commands import Accepted, CreateEndpoint, History, QueryHistory, SetTraffic
+from pointsman.wire.commands import (
+    Accepted,
+    CreateEndpoint,
+    History,
+    Query,
+    QueryBackends,
+    QueryDeclared,
+    QueryHistory,
+    QueryTraffic,
+    SetTraffic,
+)
 from pointsman.wire.messages import Warrant, pack, unpack
-from pointsman.wire.tokens import CreateToken, QueryHolder, RevokeToken
+from pointsman.wire.tokens import CreateToken, QueryHolder, QueryTokens, RevokeToken
 from tests.loop.linked import LinkedWorld, in_linked_world
 from tests.loop.world import World, in_world
 from tests.unit.desiring import create
@@ -61,6 +71,24 @@ def test_a_change_by_a_token() -> None:
         await world.driver.command(RevokeToken(world.new_id(), "anna"))
         with pytest.raises(TokenError):
             await console.command(split(c=1.0), warrant=Warrant("secret"))
+        await console.aclose()
+
+    in_linked_world(test)
+
+
+def test_what_can_be_read_has_no_token() -> None:
+    """Neither status nor export nor history have anything of a token, not even its hash (AD3)."""
+
+    async def test(world: LinkedWorld) -> None:
+        await served(world)
+        digest = digest_of(b"secret")
+        await world.driver.command(CreateToken(world.new_id(), "anna", "operate", digest))
+        console = world.link(ROLE_CONSOLE)
+        await console.start()
+        for query in (Query("q"), QueryDeclared("q"), QueryBackends("q"), QueryTraffic("q", "e"), QueryHistory("q")):
+            assert digest not in bytes(await console.command(query))
+        with pytest.raises(ForbiddenError, match="query_tokens is not for the console"):
+            await console.command(QueryTokens("q"))
         await console.aclose()
 
     in_linked_world(test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from pointsman.controller.history import KEPT_CHANGES, history_of
 from pointsman.controller.state import Desired
 from pointsman.controller.tokens import apply, holder_of
 from pointsman.lock.keys import digest_of
-from pointsman.lock.tokenfile import read_tokens
+from pointsman.lock.tokenfile import TokenFile, read_tokens
 from pointsman.model.tokens import Holder, Token
 from pointsman.wire.tokens import CreateToken, RevokeToken
 from tests.unit.desiring import SERVED
@@ -146,3 +147,28 @@ def test_a_file_of_tokens_that_others_may_read(path: Path) -> None:
             read_tokens(str(path))
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         read_tokens(str(path) + "x")
+
+
+def test_a_file_of_tokens_that_changes(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It counts once it was looked at again; a wrong one changes nothing, and one that is wrong from the start gives no
+    tokens until it is right (AD3)."""
+
+    def names(file: TokenFile) -> set[str]:
+        for watched in file.watched:
+            asyncio.run(watched.look())
+        return set(file.tokens)
+
+    path.write_text("anna")
+    file = TokenFile(str(path))
+    assert names(file) == set()
+    path.write_text("anna view abc")
+    assert names(file) == {"anna"}
+    path.write_text("bob view xyz\ncarl deploy s3cr3t")
+    assert names(file) == {"bob", "carl"}
+    path.write_text("")
+    assert names(file) == {"bob", "carl"}
+    path.write_text("bob view xyz")
+    assert names(file) == {"bob"}
+    assert names(TokenFile("")) == set()
+    assert "s3cr3t" not in caplog.text
+    assert caplog.text.count("there is no token in it") == 1

@@ -1,4 +1,49 @@
-import { html } from "./lib.js";
-import { Heading } from "./parts.js";
+// An endpoint: how it does, who answers it, and the controls to change that.
+import { html, useEffect } from "./lib.js";
+import { Explain } from "./explain.js";
+import { Empty, Failed, Heading, Loading, Name, Num } from "./parts.js";
+import { Done, Policies } from "./policies.js";
+import { policyOf, refresh } from "./policy.js";
+import { RolloutCard } from "./rollout.js";
+import { Shadows } from "./shadows.js";
+import { Split } from "./slider.js";
+import { count, ms, percent, rate } from "./format.js";
+import { numbersOf, status } from "./state.js";
 
-export const EndpointPage = ({ name }) => html`<${Heading} title=${name || "Endpoint"} />`;
+export function EndpointPage({ name }) {
+  const policy = policyOf(name);
+  const endpoint = status.value.endpoints[name];
+  const seen = JSON.stringify([endpoint?.traffic, endpoint?.shadows]);
+  useEffect(() => {
+    if (endpoint) refresh(policy);
+  }, [name, seen]);
+  if (!endpoint) return html`<${Heading} title=${name} /><${Empty} title="There is no such endpoint"><a href="#/">To the overview</a><//>`;
+  const body = policy.now.value
+    ? html`<${Split} policy=${policy} /><${RolloutCard} policy=${policy} />
+        <${Shadows} policy=${policy} /><${Explain} policy=${policy} /><${Policies} policy=${policy} /><${Done} policy=${policy} />`
+    : policy.problem.value
+      ? html`<${Failed} error=${policy.problem.value} again=${() => refresh(policy)} />`
+      : html`<${Loading} what="the endpoint" lines=${6} />`;
+  return html`<div class="endpoint">
+    <${Heading} title=${name} aside=${html`<${Route} endpoint=${endpoint} />`}><${Name} name=${name} /><//>
+    <${Figures} of=${numbersOf(name)} />
+    ${body}
+  </div>`;
+}
+
+const Route = ({ endpoint }) =>
+  endpoint.route
+    ? html`<span class="route"><span class="methods">${endpoint.methods.join(" ")}</span> <${Name} name=${endpoint.route} mono /></span>`
+    : html`<span class="hint">by handle only</span>`;
+
+function Figures({ of }) {
+  const figures = [
+    ["Requests", rate(of.per_second), "per second"],
+    ["Errors", percent(of.error_share), ""],
+    ["p50", ms(of.p50_ms), "ms"],
+    ["p99", ms(of.p99_ms), "ms"],
+    ["Queue", count(of.queued), "waiting"],
+  ];
+  return html`<dl class="figures">${figures.map(([name, text, unit]) => html`<div key=${name}><dt>${name}</dt>
+    <dd><${Num} kind=${name === "Errors" && of.error_share > 0.01 ? "bad" : ""}>${text}<//> <small>${unit}</small></dd></div>`)}</dl>`;
+}

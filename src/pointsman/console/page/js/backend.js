@@ -1,4 +1,128 @@
-import { html } from "./lib.js";
-import { Heading } from "./parts.js";
+// A backend: how it does, its replicas, how many there shall be and why, why it failed, how it is configured.
+import { html, useState } from "./lib.js";
+import { at, call } from "./api.js";
+import { backendNumbers, may, say, status, to } from "./state.js";
+import { count, ms, percent, rate, share, some, span } from "./format.js";
+import { Button, Card, Confirm, DataTable, EndpointLink, Facts, Failed, Field, Heading, Empty, Loading, Name, Notice, Num, StateBadge, Time, useAction, useCall } from "./parts.js";
+import { Failures, Trouble } from "./failures.js";
+import { ConfigCard } from "./backendconfig.js";
 
-export const BackendPage = ({ name }) => html`<${Heading} title=${name || "Backend"} />`;
+/** Where a backend's calls come from: shares of endpoints, and shadows. */
+const Serves = ({ name }) => {
+  const found = Object.entries(status.value.endpoints).flatMap(([endpoint, one]) => [
+    ...(name in one.traffic ? [[endpoint, `${share(one.traffic[name])} of`]] : []),
+    ...(name in one.shadows ? [[endpoint, `shadow, ${share(one.shadows[name])} of`]] : []),
+  ]);
+  if (!found.length) return html`<p class="dim">No endpoint sends it traffic. An endpoint's page gives it a share.</p>`;
+  return html`<p class="serves"><span class="dim">Serves</span>${found.map(([endpoint, how], i) => html`<span key=${i}>${how} <${EndpointLink} name=${endpoint} /></span>`)}</p>`;
+};
+
+const Figures = ({ name }) => {
+  const now = backendNumbers(name);
+  const batch = now.batch_size == null ? null : now.batch_size.toFixed(1);
+  const items = [["Requests", rate(now.per_second), "/s"], ["Errors", percent(now.error_share), "", now.error_share > 0.01 ? "bad" : ""],
+    ["p50", ms(now.p50_ms), "ms"], ["p99", ms(now.p99_ms), "ms"], ["Batch", batch ?? "–", "mean"],
+    ["Running", count(now.processing), ""], ["Queued", count(now.queued), "", now.queued ? "warn" : ""]];
+  return html`<dl class="figures">${items.map(([noun, value, unit, kind]) => html`<div key=${noun}><dt>${noun}</dt><dd><${Num} kind=${kind ?? ""}>${value}<//> <small>${unit}</small></dd></div>`)}</dl>`;
+};
+
+const COLUMNS = [
+  { key: "tag", head: "Replica", cell: (r) => html`<${Name} name=${r.tag} mono />`, sort: (r) => r.tag },
+  { key: "pid", head: "Process", num: true, width: "w2", cell: (r) => r.pid ?? "–" },
+  { key: "state", head: "State", width: "w3", cell: (r) => html`<${StateBadge} state=${r.state} />`, sort: (r) => r.state },
+  { key: "gpus", head: "GPUs", width: "w2", wide: true, cell: (r) => r.gpus.join(", ") || "–" },
+  { key: "remark", head: "Remark", wide: true, cell: (r) => html`<span title=${r.remark}>${r.remark || "–"}</span>` },
+  { key: "log", head: "", width: "w1", cell: (r) => html`<a href=${to("logs", "", { backend: r.tag.replace(/#[^#]*$/, ""), text: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
+];
+
+const Replicas = ({ one }) => html`<${Card} title="Replicas" actions=${html`<span class="dim">${one.replicas_running} of ${one.replicas_wanted} ready</span>`}>
+  <${DataTable} label="Replicas" columns=${one.replicas.some((r) => r.gpus.length) ? COLUMNS : COLUMNS.filter((c) => c.key !== "gpus")} rows=${one.replicas} rowKey=${(r) => r.tag}
+    empty=${html`<${Empty} title="No replicas">${one.state === "IDLE" ? "It is unloaded until a call comes, or somebody wakes it." : "None has been started."}<//>`} />
+<//>`;
+
+const FOR = [{ value: 600, label: "10 minutes" }, { value: 3600, label: "1 hour" }, { value: 28800, label: "8 hours" }];
+
+const Hold = ({ name, scaling }) => {
+  const [number, setNumber] = useState(String(scaling.wanted));
+  const [seconds, setSeconds] = useState("600");
+  const hold = useAction(() => call("PUT", at`/backends/${name}/hold`, { body: { replicas: Number(number), for_s: Number(seconds) } }));
+  const run = async (event) => (event.preventDefault(), (await hold.run()) && say(`${name} is held at ${number}`));
+  return html`<form class="inline" onSubmit=${run}>
+    <${Field} label="Hold at" type="number" min=${scaling.min} max=${scaling.max} required value=${number} onInput=${(e) => setNumber(e.target.value)} />
+    <${Field} label="For" options=${FOR} value=${seconds} onChange=${(e) => setSeconds(e.target.value)} />
+    <button class="button" type="submit" disabled=${hold.busy} aria-busy=${hold.busy ? "true" : null}>Hold</button>
+  </form>${hold.error && html`<${Failed} error=${hold.error} />`}`;
+};
+
+const DECISIONS = [
+  { key: "time", head: "Time", width: "w3", cell: (d) => html`<${Time} at=${d.time} />` },
+  { key: "n", head: "Replicas", num: true, width: "w2", cell: (d) => `${d.from} → ${d.to}` },
+  { key: "reason", head: "Reason", width: "w2", wide: true, cell: (d) => d.reason },
+  { key: "text", head: "Because", cell: (d) => html`<span title=${d.text}>${d.text}</span>` },
+];
+
+const Scaling = ({ name, one, held }) => {
+  const { autoscaling: s } = one;
+  const [all, setAll] = useState(false);
+  const free = useAction(() => call("DELETE", at`/backends/${name}/hold`));
+  const decisions = [...s.decisions].reverse();
+  return html`<${Card} title="Number of replicas"><div class="pad stack">
+    <dl class="figures"><div><dt>Wanted</dt><dd><${Num}>${s.wanted}<//> <small>of ${s.min} to ${s.max}</small></dd></div>
+      <div><dt>Demand</dt><dd><${Num}>${rate(s.demand)}<//> <small>calls at a time</small></dd></div>
+      <div><dt>Arrivals</dt><dd><${Num}>${rate(s.arrivals_per_second)}<//> <small>/s</small></dd></div>
+      <div><dt>A start takes</dt><dd><${Num}>${s.start_s == null ? "–" : s.start_s.toFixed(1)}<//> <small>s</small></dd></div></dl>
+    ${s.hold_s != null && html`<${Notice} title="Held at ${s.wanted} for ${span(s.hold_s)} more" action=${may("operate") && html`<${Button} kind="small" busy=${free.busy} onClick=${free.run}>Release<//>`}>It follows the calls again after that.<//>`}
+    ${free.error && html`<${Failed} error=${free.error} />`}
+    ${s.blocked && html`<${Notice} kind="warn" title="It cannot have what it wants">${s.blocked.text}<//>`}
+    ${s.remark && html`<${Notice} kind="warn">${s.remark}<//>`}
+    ${s.ready_in_s != null && html`<${Notice}>The first replica is expected in ${span(s.ready_in_s)}.<//>`}
+    ${held && may("operate") && html`<${Hold} name=${name} scaling=${s} />`}</div>
+    <${DataTable} label="Decisions" columns=${DECISIONS} rows=${all ? decisions : decisions.slice(0, 5)} rowKey=${(d) => d.time + d.to}
+      empty=${html`<p class="pad dim">Nothing has been decided yet: the number is as created.</p>`} />
+    ${decisions.length > 5 && html`<div class="foot"><${Button} kind="quiet" onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show all ${decisions.length} decisions`}<//></div>`}
+  <//>`;
+};
+
+/** Load it, or have it unloaded. */
+const Load = ({ name, one }) => {
+  const [asking, setAsking] = useState(false);
+  const wake = useAction(() => call("POST", at`/backends/${name}/wake`));
+  const unload = useAction(() => call("POST", at`/backends/${name}/unload`));
+  const down = one.replicas_wanted === 0;
+  if (!may("operate") || !(down || one.autoscaling?.min === 0)) return null;
+  const error = wake.error || unload.error;
+  return html`${down
+      ? html`<${Button} kind="primary" busy=${wake.busy} onClick=${wake.run}>Wake<//>`
+      : html`<${Button} busy=${unload.busy} onClick=${() => setAsking(true)}>Unload<//>`}
+    ${error && html`<span class="error" role="alert">${error.message}</span>`}
+    <${Confirm} open=${asking} title="Unload ${name}?" yes="Unload" onNo=${() => setAsking(false)} onYes=${() => (setAsking(false), unload.run())}>
+      <p>Its ${some(one.replicas_running, "replica")} will finish their calls and end. The next call loads it again, and waits for that.</p><//>`;
+};
+
+const Code = ({ one, more }) => {
+  const env = one.environment;
+  const mono = (text) => text && html`<span class="mono"><bdi>${text}</bdi></span>`;
+  return html`<${Card} title="Code"><${Facts} items=${[["Code", mono(one.code)], ["Version", mono(one.version)], ["Commit", mono(one.commit)], ["Digest", mono(one.digest)],
+    ["Owner", more?.owner], ["Since", html`<${Time} at=${one.since} />`], ["Environment", env && (env.kind === "caller" ? "of who created it" : `${env.kind} ${env.name}`)],
+    ["Python", env?.version], ["Interpreter", mono(env?.python)]]} /><//>`;
+};
+
+export const BackendPage = ({ name }) => {
+  const one = status.value.backends[name];
+  const asked = useCall((signal) => call("GET", at`/backends/${name}`, { signal }), [name, status.value.version, one?.failure?.failures, one?.replicas_running]);
+  if (!one) return html`<${Heading} title=${name} /><${Empty} title="There is no such backend">It may have been deleted. <a href=${to("history")}>The history</a> says when, and by whom.<//>`;
+  const { data, error } = asked;
+  return html`<${Heading} title=${name} aside=${html`<${StateBadge} state=${one.state} /><span class="dim">${one.replicas_running} of ${some(one.replicas_wanted, "replica")}</span>
+      <span class="space" /><${Load} name=${name} one=${one} />`}><bdi>${name}</bdi><//>
+    <${Serves} name=${name} />
+    <${Trouble} name=${name} one=${one} />
+    <${Card}><${Figures} name=${name} /><//>
+    <${Replicas} one=${one} />
+    ${one.autoscaling && html`<${Scaling} name=${name} one=${one} held=${data?.config.autoscaling} />`}
+    <div class="columns">
+      ${data ? html`<${ConfigCard} name=${name} config=${data.config} version=${asked.version} reload=${asked.reload} />`
+        : html`<${Card} title="Configuration">${error ? html`<div class="pad"><${Failed} error=${error} again=${asked.reload} /></div>` : html`<${Loading} what="the configuration" lines=${6} />`}<//>`}
+      <div class="stack"><${Code} one=${one} more=${data} />
+        <${Card} title="Failures">${data ? html`<${Failures} list=${data.failures ?? []} name=${name} />` : html`<${Loading} what="failures" />`}<//></div>
+    </div>`;
+};

@@ -1,4 +1,85 @@
-import { html } from "./lib.js";
-import { Heading } from "./parts.js";
+// What the processes of the instance have logged and printed, of all of them in order of time.
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib.js";
+import { get } from "./api.js";
+import { status, to } from "./state.js";
+import { count, some } from "./format.js";
+import { Button, Empty, Failed, Field, Heading, Loading, Name } from "./parts.js";
 
-export const LogsPage = ({ name }) => html`<${Heading} title=${name || "Logs"} />`;
+const KEPT = 1000;
+const EVERY_MS = 1000;
+const ALL = { value: "", label: "All processes" };
+// Shown as text: what would move the cursor, colour or turn around what follows.
+const HIDDEN = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g;
+const plain = (text) => text.replace(HIDDEN, (c) => (c < "\u0100" ? "\\x" : "\\u") + c.charCodeAt(0).toString(16).padStart(c < "\u0100" ? 2 : 4, "0"));
+const level = (line) => /^\S+Z (ERROR|CRITICAL|WARNING)\b/.exec(line)?.[1] ?? /"level": ?"(ERROR|CRITICAL|WARNING)"/.exec(line)?.[1];
+
+let counter = 0;
+const numbered = (lines) => lines.map((one) => ({ ...one, id: ++counter, line: plain(one.line), kind: level(one.line) }));
+
+/** The lines for `query`, and those that come while `live`. */
+function useLines(query, live) {
+  const [state, setState] = useState({ lines: null, held: 0 });
+  const key = JSON.stringify(query);
+  useEffect(() => setState({ lines: null, held: 0 }), [key]);
+  const next = useRef({});
+  useEffect(() => {
+    const control = new AbortController();
+    let timer;
+    if (next.current.key !== key) next.current = { key };
+    const ask = async () => {
+      try {
+        const after = next.current.after;
+        const got = await get("/logs", { ...query, after, lines: 500 }, control.signal);
+        next.current.after = got.next;
+        setState((was) => {
+          const before = after === undefined ? [] : was.lines ?? [];
+          return { lines: before.concat(numbered(got.lines)).slice(-KEPT), held: was.held + (got.held_back ?? 0) };
+        });
+      } catch (error) {
+        if (control.signal.aborted) return;
+        setState((was) => ({ ...was, error }));
+      }
+      if (live && !control.signal.aborted) timer = setTimeout(ask, EVERY_MS);
+    };
+    if (live || next.current.after === undefined) ask();
+    return () => (control.abort(), clearTimeout(timer));
+  }, [key, live]);
+  return state;
+}
+
+export const LogsPage = ({ query }) => {
+  const [live, setLive] = useState(true);
+  const [typed, setTyped] = useState(query);
+  const { lines, held, error } = useLines(query, live);
+  const list = useRef();
+  const end = useRef(true);
+  useLayoutEffect(() => {
+    if (list.current && end.current) list.current.scrollTop = list.current.scrollHeight;
+  }, [lines]);
+  const set = (name) => (event) => setTyped({ ...typed, [name]: event.target.value });
+  const search = (event) => (event?.preventDefault(), (location.hash = to("logs", "", Object.fromEntries(Object.entries(typed).filter(([, v]) => v)))));
+  useEffect(() => setTyped(query), [JSON.stringify(query)]);
+  useEffect(() => {
+    if ((typed.backend ?? "") !== (query.backend ?? "")) search();
+  }, [typed.backend]);
+  const backends = Object.keys(status.value.backends).sort();
+  if (query.backend && !backends.includes(query.backend)) backends.push(query.backend);
+  return html`<${Heading} title="Logs" aside=${html`<span class="space" /><${Button} onClick=${() => setLive(!live)}>${live ? "❚❚ Pause" : "▶ Follow"}<//>`} />
+    <form class="filters" onSubmit=${search}>
+      <${Field} label="Process" options=${[ALL, ...backends.map((b) => ({ value: b, label: b }))]} value=${typed.backend ?? ""} onChange=${set("backend")} />
+      <${Field} label="Text" type="search" value=${typed.text ?? ""} onInput=${set("text")} />
+      <${Field} label="Request id" type="search" value=${typed.request_id ?? ""} onInput=${set("request_id")} />
+      <button class="button" type="submit">Search</button>
+    </form>
+    ${error && html`<${Failed} error=${error} />`}
+    <section class="card" aria-label="Lines">
+      ${!lines ? !error && html`<${Loading} what="logs" lines=${8} />`
+        : lines.length
+          ? html`<ol class="log" ref=${list} tabindex="0" aria-label="Lines, oldest first" onScroll=${({ currentTarget: l }) => (end.current = l.scrollHeight - l.scrollTop - l.clientHeight < 40)}>
+              ${lines.map((one) => html`<li key=${one.id} class=${one.kind}><${Name} name=${one.process} /><code>${one.line}</code></li>`)}
+            </ol>`
+          : html`<${Empty} title="No lines">${Object.keys(query).length ? "Nothing that was logged fits this search." : "Nothing has been logged yet."}<//>`}
+      <footer class="foot dim"><span>${some(lines?.length ?? 0, "line")}${live ? ", following" : ""}</span>
+        ${held > 0 && html`<span>▲ held back ${count(held)}: at most 200 lines are shown a second; all are in <code>pointsman logs</code></span>`}</footer>
+    </section>`;
+};

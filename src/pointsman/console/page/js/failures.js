@@ -1,0 +1,34 @@
+// Why a backend's replicas failed: what the status says of it, and the last ones with their tracebacks.
+import { html } from "./lib.js";
+import { to } from "./state.js";
+import { Details, Empty, Name, Notice, Time } from "./parts.js";
+import { some } from "./format.js";
+
+const words = (reason) => reason.replace(/_/g, " ");
+
+const Trace = ({ text, open, summary = "Traceback" }) =>
+  text && html`<${Details} summary=${summary} open=${open}><pre class="code" tabindex="0">${text}</pre><//>`;
+
+/** What is wrong with a backend now. `one`: of the status. */
+export const Trouble = ({ name, one }) => {
+  const { failure, replicas_running: up, state } = one;
+  if (!failure) return null;
+  const back = state === "DEPLOY_FAILED";
+  const title = `${some(failure.failures, "failure")}: ${words(failure.reason)}`;
+  return html`<${Notice} kind=${up ? "warn" : "bad"} title=${back ? "The last change was taken back" : title}
+      action=${html`<a class="button small" href=${to("logs", "", { backend: name })}>Logs</a>`}>
+    <p>${back ? `${title}. ` : ""}${failure.text}</p>
+    <${Trace} text=${failure.traceback} />
+  <//>`;
+};
+
+/** The last failures, newest first. `list`: as the API has them. */
+export const Failures = ({ list, name }) =>
+  list.length
+    ? html`<ol class="rows">${[...list].reverse().map((one, i) => html`<li key=${one.time + i}>
+        <div class="line"><${Time} at=${one.time} /><b>${words(one.reason)}</b>
+          <a class="dim" href=${to("logs", "", { backend: name, text: one.replica })} title="Its log"><${Name} name=${one.replica} mono /></a></div>
+        <p class="wrap">${one.text}</p>
+        <${Trace} text=${one.traceback} />
+      </li>`)}</ol>`
+    : html`<${Empty} title="No failures">Starts that fail, replicas that die or do not answer are listed here.<//>`;

@@ -70,12 +70,6 @@ PACKAGES = (
         "Rb+5RPo9gWSaHtzJeauhHxiC8KP/IF2DEPkHPEOGOnuy2wnJzRqyeLRankUCYd6ADqtxS6GnWGv6Ie343d8aYw==",
         {"dist/signals.mjs": "signals.js"},
     ),
-    Package(
-        "uplot",
-        "1.6.32",
-        "KIMVnG68zvu5XXUbC4LQEPnhwOxBuLyW1AHtpm6IKTXImkbLgkMy+jabjLgSLMasNuGGzQm/ep3tOkyTxpiQIw==",
-        {"dist/uPlot.iife.min.js": "uplot.js", "dist/uPlot.min.css": "uplot.css"},
-    ),
 )
 NAMES = {
     "preact": "./preact.js",
@@ -105,10 +99,6 @@ def for_the_page(name: str, text: str) -> str:
         SystemExit: it imports a name that is not vendored.
     """
     text = re.sub(r"\n?//# sourceMappingURL=\S+\s*$", "\n", text)
-    if name == "uplot.js":  # the registry has it minified only as a script that sets a variable
-        return text.rstrip() + "\nexport default uPlot;\n"
-    if not name.endswith(".js"):
-        return text
 
     def relative(found: re.Match[str]) -> str:
         if found[2] not in NAMES:

@@ -78,6 +78,7 @@ async function json(answer) {
 // The live stream. EventSource can send no token, so that the events are read from a fetch.
 
 const SILENCE_MS = 6000; // the stream has numbers each second
+const PATIENCE_MS = 60000; // without a controller there may be none
 const HIDDEN_MS = 4000;
 const RETRY_MS = 1000;
 let current = null;
@@ -126,7 +127,7 @@ async function stream(signal) {
   try {
     for (;;) {
       clearTimeout(watch);
-      watch = setTimeout(() => silent.abort(), SILENCE_MS);
+      watch = setTimeout(() => silent.abort(), connection.value === "live" ? SILENCE_MS : PATIENCE_MS);
       const { done, value } = await reader.read();
       if (done) break;
       text += value;

@@ -11,7 +11,9 @@ const THEMES = { system: ["◐", "as the system"], light: ["☀", "light"], dark
 export function health({ backends }) {
   const of = (...states) => Object.keys(backends).filter((name) => states.includes(backends[name].state));
   const bad = of("UNHEALTHY", "DEPLOY_FAILED");
-  if (bad.length) return ["bad", "unhealthy", bad.join(", ")];
+  const down = bad.filter((name) => !backends[name].replicas_running);
+  if (down.length) return ["bad", "failing", down.join(", ")];
+  if (bad.length) return ["warn", "degraded", bad.join(", ")];
   const busy = of("UPDATING", "SCALING");
   return busy.length ? ["busy", "changing", busy.join(", ")] : ["ok", "ok", ""];
 }

@@ -6,4 +6,3 @@ export { render, Fragment };
 export const html = htm.bind(h);
 export { useState, useEffect, useLayoutEffect, useRef, useMemo, useId, useErrorBoundary } from "../vendor/hooks.js";
 export { signal, computed, effect, batch, untracked, useSignal, useComputed, useSignalEffect } from "../vendor/signals.js";
-export { default as uPlot } from "../vendor/uplot.js";

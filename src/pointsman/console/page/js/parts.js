@@ -5,13 +5,16 @@ import { stale, to } from "./state.js";
 
 const SYMBOLS = { ok: "●", warn: "▲", bad: "✕", busy: "◐", off: "○", info: "◆" };
 const STATES = {
-  RUNNING: "ok", READY: "ok", SCALING: "busy", UPDATING: "busy", STARTING: "busy", DRAINING: "busy", STOPPING: "busy",
-  IDLE: "off", UNHEALTHY: "bad", DEPLOY_FAILED: "bad",
+  RUNNING: "ok", READY: "ok", SCALING: "busy", UPDATING: "busy", LAUNCHED: "busy", STARTING: "busy", LEAVING: "busy",
+  DRAINING: "busy", STOPPING: "busy", IDLE: "off", UNHEALTHY: "bad", DEPLOY_FAILED: "warn",
 };
 
 /** A state in a word, by colour and symbol. kind: ok, warn, bad, busy, off, info. */
 export const Badge = ({ kind = "info", title, children }) =>
   html`<span class="badge ${kind}" title=${title}><span aria-hidden="true">${SYMBOLS[kind]}</span> ${children}</span>`;
+
+/** The same as a symbol alone; the word is its title, and read out. */
+export const Mark = ({ kind, word }) => html`<span class="mark ${kind}" title=${word}><span aria-hidden="true">${SYMBOLS[kind]}</span><span class="unseen">${word}</span></span>`;
 
 /** The badge of a state of the status, as RUNNING. */
 export const StateBadge = ({ state, title }) =>
@@ -146,10 +149,10 @@ export const Confirm = ({ open, title, yes, kind = "danger", onYes, onNo, childr
  * A table that draws only the rows that are seen.
  *
  * columns: [{key, head, unit?, num?, cell(row), sort?(row), wide?, width?}]; num: right-aligned; wide: left out on small
- * screens; width: a class w1..w6. rowKey(row): its key. empty: shown where there are no rows. sorted: key of the column
+ * screens; width: a class w1..w6. kind: tall, for rows of two lines. rowKey(row): its key. empty: shown where there are no rows. sorted: key of the column
  * by which it is sorted at first. All rows are of one height.
  */
-export const DataTable = ({ label, columns, rows, rowKey, empty, sorted = "" }) => {
+export const DataTable = ({ label, columns, rows, rowKey, empty, kind = "", sorted = "" }) => {
   const [order, setOrder] = useState({ key: sorted, down: false });
   const [top, setTop] = useState(0);
   const [height, setHeight] = useState(45);
@@ -167,7 +170,7 @@ export const DataTable = ({ label, columns, rows, rowKey, empty, sorted = "" }) 
   const sortBy = (key) => setOrder({ key, down: order.key === key ? !order.down : Boolean(columns.find((c) => c.key === key).num) });
   const gap = (rows) => rows > 0 && html`<tr aria-hidden="true" class="gap"><td colspan=${columns.length} style=${{ height: `${rows * height}px` }} /></tr>`;
   return html`<div class="frame ${many ? "many" : ""}" ref=${frame} tabindex=${many ? 0 : null} role=${many ? "region" : null} aria-label=${many ? label : null} onScroll=${(e) => many && setTop(e.currentTarget.scrollTop)}>
-    <table class="table" aria-label=${label} aria-rowcount=${rows.length + 1}>
+    <table class="table ${kind}" aria-label=${label} aria-rowcount=${rows.length + 1}>
       <thead><tr>
         ${columns.map((c) => html`<th key=${c.key} scope="col" class="${kindOf(c)} ${c.width ?? ""}" aria-sort=${order.key === c.key ? (order.down ? "descending" : "ascending") : null}>
           ${c.sort ? html`<button type="button" onClick=${() => sortBy(c.key)}>${c.head}${c.unit && html` <small>${c.unit}</small>`}<span class="arrow" aria-hidden="true">${order.key === c.key ? (order.down ? "↓" : "↑") : ""}</span></button>` : html`${c.head}${c.unit && html` <small>${c.unit}</small>`}`}
@@ -175,7 +178,7 @@ export const DataTable = ({ label, columns, rows, rowKey, empty, sorted = "" }) 
       </tr></thead>
       <tbody>
         ${gap(start)}
-        ${shown.slice(start, end).map((row, i) => html`<tr key=${rowKey(row)} ref=${i ? null : first} aria-rowindex=${start + i + 2}>${columns.map((c) => html`<td key=${c.key} class=${kindOf(c)}>${c.cell(row)}</td>`)}</tr>`)}
+        ${shown.slice(start, end).map((row, i) => html`<tr key=${rowKey(row)} ref=${i ? null : first} aria-rowindex=${start + i + 2}>${columns.map((c) => html`<td key=${c.key} class="${kindOf(c)} ${c.width ?? ""}">${c.cell(row)}</td>`)}</tr>`)}
         ${gap(shown.length - end)}
       </tbody>
     </table>

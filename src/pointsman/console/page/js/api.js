@@ -1,4 +1,5 @@
 // Speaks with the console: calls of the API with the user's token, and the live stream.
+import { batch } from "./lib.js";
 import { connection, me, numbers, signOut, status, token } from "./state.js";
 
 const BASE = new URL("api/v1", document.baseURI).href;
@@ -141,6 +142,12 @@ async function stream(signal) {
   connection.value = "lost"; // it has ended
 }
 
+/** What has moved of rollouts and autoscaling is sent once, and holds until it moves again. */
+function moved(fresh) {
+  for (const part of ["rollouts", "autoscaling"]) fresh[part] = { ...numbers.value?.[part], ...fresh[part] };
+  return fresh;
+}
+
 function taking() {
   let away = false;
   return (event) => {
@@ -151,8 +158,11 @@ function taking() {
       else if (line.startsWith("data:")) data += line.slice(5);
     }
     if (kind === "away" || kind === "back") away = kind === "away";
-    else if (kind === "state") status.value = JSON.parse(data);
-    else if (kind === "numbers") numbers.value = JSON.parse(data);
+    else if (kind === "state") batch(() => {
+      status.value = JSON.parse(data);
+      if (numbers.value) numbers.value = { ...numbers.value, rollouts: {}, autoscaling: {} };
+    });
+    else if (kind === "numbers") numbers.value = moved(JSON.parse(data));
     else return; // a comment that keeps the connection open
     connection.value = away ? "away" : "live";
   };

@@ -1,7 +1,7 @@
 // Graphs of how numbers have gone, and the same numbers as a table.
 import { html, signal, useEffect, useRef, useState } from "./lib.js";
 import { get } from "./api.js";
-import { clock, ms, percent, rate } from "./format.js";
+import { clock, count, ms, percent, rate } from "./format.js";
 import { Failed, Loading, Tabs, hue } from "./parts.js";
 
 const SPANS = [["5m", "5 minutes"], ["1d", "1 day"]];
@@ -30,12 +30,15 @@ export const Charts = ({ endpoint, backends = [], backend }) => {
   return html`<div class="charts">
     <${Tabs} id=${id} label="Span" items=${SPANS} current=${span} onSelect=${setSpan} />
     <div id="${id}-panel" role="tabpanel" aria-labelledby="${id}-${span}">
-      ${error && !series ? html`<${Failed} error=${error} again=${again} />` : !series ? html`<${Loading} what="charts" lines=${5} />` : html`<div class="multiples">
+      ${error && !series ? html`<${Failed} error=${error} again=${again} />` : !series ? html`<${Loading} what="charts" lines=${5} />` : html`<div class="multiples ${endpoint ? "four" : ""}">
         ${plan({ endpoint, beside }).map((one) => html`<${Chart} key=${one.title + span} ...${one} series=${series} span=${span} />`)}
       </div>`}
     </div>
   </div>`;
 };
+
+/** Of what is counted: means have a digit more. */
+const whole = (value) => (Number.isInteger(value) ? count(value) : rate(value));
 
 /** Which charts there are. A line: [which of the series, its column, label, hue]. */
 function plan({ endpoint, beside }) {
@@ -48,10 +51,10 @@ function plan({ endpoint, beside }) {
     several
       ? { title: "Latency p99", unit: "ms", text: ms, lines: each("p99_ms") }
       : { title: "Latency", unit: "ms", text: ms, lines: [[0, "p50_ms", "p50", 0], [0, "p99_ms", "p99", 1]] },
-    { title: "Queued", unit: "requests", text: rate, zero: true, least: 4, lines: [[0, "queued", "queued", 0]] },
+    { title: "Queued", unit: "requests", text: whole, zero: true, least: 4, lines: [[0, "queued", "queued", 0]] },
     ...(endpoint ? [] : [
       { title: "Batch size", unit: "requests", text: rate, least: 2, lines: [[0, "batch_size", "mean", 0]] },
-      { title: "Replicas", unit: "ready", text: rate, zero: true, least: 2, lines: [[0, "replicas", "replicas", 0]] },
+      { title: "Replicas", unit: "ready", text: whole, zero: true, least: 2, lines: [[0, "replicas", "replicas", 0]] },
     ]),
   ];
 }
@@ -133,7 +136,7 @@ const Chart = ({ title, unit, text, lines, series, span, zero, least = 0 }) => {
   };
   return html`<figure class="chart" ref=${frame}>
     <figcaption><h3>${title} <small>${unit}</small></h3>
-      <span class="legend">${labels.map((label, i) => html`<span key=${label} title=${label}>${labels.length > 1 && html`<i class="dot ${hue(lines[i][3])}" aria-hidden="true" /><bdi>${label}</bdi> `}<b class="num">${values[i]}</b></span>`)}</span>
+      <span class="legend values">${labels.map((label, i) => html`<span key=${label} title=${label}>${labels.length > 1 && html`<i class="dot ${hue(lines[i][3])}" aria-hidden="true" /><bdi>${label}</bdi> `}<b class="num">${values[i]}</b></span>`)}</span>
     </figcaption>
     <svg width=${width} height=${HEIGHT} role="img" aria-label="${title}, ${unit}, ${WORDS[span]}: ${labels.map((label, i) => `${label} ${values[i]}`).join(", ")}" onPointerMove=${point} onPointerLeave=${() => (pointed.value = null)}>
       ${ticks.map((tick) => html`<g key=${tick}><line class="grid" x1=${LEFT} x2=${width} y1=${y(tick)} y2=${y(tick)} /><text x=${LEFT - 6} y=${y(tick) + 4} text-anchor="end">${text(tick)}</text></g>`)}

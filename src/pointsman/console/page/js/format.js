@@ -13,7 +13,7 @@ export const rate = (value) =>
   value == null ? NONE : value === 0 ? "0" : fixed(value, value < 9.95 ? (value < 0.095 ? 2 : 1) : 0);
 
 /** Milliseconds: `0.42`, `8.1`, `31`, `1,204`. */
-export const ms = (value) => (value == null ? NONE : fixed(value, value < 0.995 ? 2 : value < 9.95 ? 1 : 0));
+export const ms = (value) => (value == null ? NONE : value === 0 ? "0" : fixed(value, value < 0.995 ? 2 : value < 9.95 ? 1 : 0));
 
 /** A share of 0 to 1, as an error rate: `0%`, `0.1%`, `12%`. Never 0% for what is more. */
 export const percent = (share) => {

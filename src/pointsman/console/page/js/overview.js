@@ -9,10 +9,10 @@ import { Going } from "./going.js";
 const MANY_ERRORS = 0.01;
 
 const figures = (of) => [
-  { key: "rate", head: "Requests", unit: "/s", num: true, width: "w2", sort: (row) => of(row.name).per_second, cell: (row) => html`<${Num}>${rate(of(row.name).per_second)}<//>` },
+  { key: "rate", head: "Req/s", num: true, width: "w2", sort: (row) => of(row.name).per_second, cell: (row) => html`<${Num}>${rate(of(row.name).per_second)}<//>` },
   { key: "errors", head: "Errors", num: true, width: "w2", sort: (row) => of(row.name).error_share, cell: (row) => html`<${Num} kind=${of(row.name).error_share > MANY_ERRORS ? "bad" : ""}>${percent(of(row.name).error_share)}<//>` },
-  { key: "p50", head: "p50", unit: "ms", num: true, wide: true, width: "w2", sort: (row) => of(row.name).p50_ms, cell: (row) => html`<${Num}>${ms(of(row.name).p50_ms)}<//>` },
-  { key: "p99", head: "p99", unit: "ms", num: true, width: "w2", sort: (row) => of(row.name).p99_ms, cell: (row) => html`<${Num}>${ms(of(row.name).p99_ms)}<//>` },
+  { key: "p50", head: "p50 ms", num: true, wide: true, width: "w2", sort: (row) => of(row.name).p50_ms, cell: (row) => html`<${Num}>${ms(of(row.name).p50_ms)}<//>` },
+  { key: "p99", head: "p99 ms", num: true, width: "w2", sort: (row) => of(row.name).p99_ms, cell: (row) => html`<${Num}>${ms(of(row.name).p99_ms)}<//>` },
   { key: "queued", head: "Queued", num: true, wide: true, width: "w2", sort: (row) => of(row.name).queued, cell: (row) => html`<${Num}>${count(of(row.name).queued ?? 0)}<//>` },
 ];
 
@@ -20,9 +20,10 @@ const ENDPOINTS = [
   {
     key: "name", head: "Endpoint", sort: (row) => row.name,
     cell: (row) => html`<div class="two"><span class="lead"><${Mark} ...${worst(row)} /><${EndpointLink} name=${row.name} /></span>
-      <small class="name mono" title=${row.route}>${row.route ? html`<bdi>${row.route}</bdi>` : "no route"}</small></div>`,
+      <small class="name" title=${row.route}>${row.route ? html`<bdi>${row.route}</bdi>` : "by handle only"}</small>
+      <span class="narrow"><${ShareBar} weights=${row.traffic} labels=${false} /></span></div>`,
   },
-  { key: "traffic", head: "Traffic", width: "w6", cell: (row) => html`<${ShareBar} weights=${row.traffic} />` },
+  { key: "traffic", head: "Traffic", width: "w6", wide: true, cell: (row) => html`<${ShareBar} weights=${row.traffic} />` },
   ...figures(numbersOf),
   {
     key: "shadow", head: "Shadow", wide: true, width: "w4",
@@ -31,8 +32,8 @@ const ENDPOINTS = [
 ];
 
 const BACKENDS = [
-  { key: "name", head: "Backend", sort: (row) => row.name, cell: (row) => html`<${BackendLink} name=${row.name} />` },
-  { key: "state", head: "State", width: "w4", sort: (row) => row.state, cell: (row) => html`<${StateBadge} state=${row.state} title=${row.failure?.reason} />` },
+  { key: "name", head: "Backend", sort: (row) => row.name, cell: (row) => html`<div class="two"><${BackendLink} name=${row.name} /><span class="narrow"><${StateBadge} state=${row.state} /></span></div>` },
+  { key: "state", head: "State", width: "w4", wide: true, sort: (row) => row.state, cell: (row) => html`<${StateBadge} state=${row.state} title=${row.failure?.text} />` },
   {
     key: "replicas", head: "Replicas", num: true, width: "w2", sort: (row) => row.replicas_running,
     cell: (row) => html`<${Num} kind=${row.replicas_running < row.replicas_wanted ? "warn" : ""}>${row.replicas_running}/${row.replicas_wanted}<//>`,

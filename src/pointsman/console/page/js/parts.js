@@ -148,7 +148,7 @@ export const Confirm = ({ open, title, yes, kind = "danger", onYes, onNo, childr
 /**
  * A table that draws only the rows that are seen.
  *
- * columns: [{key, head, unit?, num?, cell(row), sort?(row), wide?, width?}]; num: right-aligned; wide: left out on small
+ * columns: [{key, head, num?, cell(row), sort?(row), wide?, width?}]; num: right-aligned; wide: left out on small
  * screens; width: a class w1..w6. kind: tall, for rows of two lines. rowKey(row): its key. empty: shown where there are no rows. sorted: key of the column
  * by which it is sorted at first. All rows are of one height.
  */
@@ -173,7 +173,7 @@ export const DataTable = ({ label, columns, rows, rowKey, empty, kind = "", sort
     <table class="table ${kind}" aria-label=${label} aria-rowcount=${rows.length + 1}>
       <thead><tr>
         ${columns.map((c) => html`<th key=${c.key} scope="col" class="${kindOf(c)} ${c.width ?? ""}" aria-sort=${order.key === c.key ? (order.down ? "descending" : "ascending") : null}>
-          ${c.sort ? html`<button type="button" onClick=${() => sortBy(c.key)}>${c.head}${c.unit && html` <small>${c.unit}</small>`}<span class="arrow" aria-hidden="true">${order.key === c.key ? (order.down ? "↓" : "↑") : ""}</span></button>` : html`${c.head}${c.unit && html` <small>${c.unit}</small>`}`}
+          ${c.sort ? html`<button type="button" onClick=${() => sortBy(c.key)}>${c.head}${order.key === c.key && html`<span aria-hidden="true"> ${order.down ? "↓" : "↑"}</span>`}</button>` : c.head}
         </th>`)}
       </tr></thead>
       <tbody>

@@ -95,13 +95,6 @@ effect(() => {
   }
 });
 
-/** `light` or `dark`: what is seen. */
-export const shown = signal("light");
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const look = () => (shown.value = theme.value === "system" ? (dark.matches ? "dark" : "light") : theme.value);
-dark.addEventListener("change", look);
-effect(look);
-
 // Numbers: an endpoint or backend that is left out of the event is idle.
 
 const IDLE = { per_second: 0, error_share: null, p50_ms: null, p99_ms: null, queued: 0, backends: {}, shadows: {} };
@@ -110,3 +103,7 @@ const IDLE = { per_second: 0, error_share: null, p50_ms: null, p99_ms: null, que
 export const numbersOf = (endpoint) => numbers.value?.endpoints?.[endpoint] ?? IDLE;
 /** Numbers of a backend, over all endpoints: those above, and batch_size, processing, replicas. */
 export const backendNumbers = (backend) => numbers.value?.backends?.[backend] ?? IDLE;
+
+/** What the status had of an endpoint's rollout or a backend's autoscaling, as it has moved since; null for none. */
+export const rolloutOf = (endpoint) => numbers.value?.rollouts?.[endpoint] ?? status.value?.rollouts?.[endpoint] ?? null;
+export const scalingOf = (backend) => numbers.value?.autoscaling?.[backend] ?? status.value?.backends?.[backend]?.autoscaling ?? null;

@@ -14,10 +14,10 @@ export const ObjectLink = ({ object }) => {
 };
 
 const COLUMNS = [
-  { key: "version", head: "Version", num: true, width: "w2", sort: (row) => row.version, cell: (row) => row.version },
+  { key: "version", head: "Version", num: true, wide: true, width: "w2", sort: (row) => row.version, cell: (row) => row.version },
   { key: "time", head: "Time", width: "w3", cell: (row) => html`<${Time} at=${row.time} />` },
   { key: "object", head: "Object", width: "w5", sort: (row) => row.object, cell: (row) => html`<${ObjectLink} object=${row.object} />` },
-  { key: "change", head: "Change", cell: (row) => html`<${Name} name=${row.change} />` },
+  { key: "change", head: "Change", cell: (row) => html`<span class="clamp" title=${row.change}><bdi>${row.change}</bdi></span>` },
   { key: "by", head: "By", wide: true, width: "w5", sort: (row) => row.by, cell: (row) => html`<span class="two"><${Name} name=${row.by} />${row.owner && html`<small class="name">file of ${row.owner}</small>`}</span>` },
 ];
 

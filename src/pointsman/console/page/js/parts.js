@@ -165,8 +165,8 @@ export const DataTable = ({ label, columns, rows, rowKey, empty, kind = "", sort
   });
   if (!rows.length) return empty ?? null;
   const many = rows.length > 60;
-  const start = many ? Math.max(0, Math.floor(top / height) - 8) : 0;
-  const end = many ? Math.min(shown.length, start + Math.ceil(innerHeight / height) + 16) : shown.length;
+  const start = many ? Math.max(0, Math.floor(top / height) - 4) : 0;
+  const end = many ? start + Math.ceil((frame.current?.clientHeight ?? 600) / height) + 8 : shown.length;
   const sortBy = (key) => setOrder({ key, down: order.key === key ? !order.down : Boolean(columns.find((c) => c.key === key).num) });
   const gap = (rows) => rows > 0 && html`<tr aria-hidden="true" class="gap"><td colspan=${columns.length} style=${{ height: `${rows * height}px` }} /></tr>`;
   return html`<div class="frame ${many ? "many" : ""}" ref=${frame} tabindex=${many ? 0 : null} role=${many ? "region" : null} aria-label=${many ? label : null} onScroll=${(e) => many && setTop(e.currentTarget.scrollTop)}>

@@ -389,7 +389,7 @@ def no_model(request: object) -> None:
 def test_the_command_line(nodes: Nodes, client: serve.Client) -> None:
     """An instance on a cluster is started, looked at and ended from a terminal."""
     where = ("--name", "shell", "--address", nodes.address)
-    ports = ("--http-port", "0", "--metrics-export-port", "0")
+    ports = ("--http-port", "0", "--metrics-export-port", "0", "--console-port", "-1")
     started = pointsman("start", "--detached", "--engine", "ray", *ports, *where)
     assert "ready at http://127.0.0.1:" in started
     assert f"pointsman status --name shell --address {nodes.address}" in started

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 README = (ROOT / "README.md").read_text()
 PORT = "8000"
-FREE_PORTS = "--port 0 --metrics-export-port 0"
+FREE_PORTS = "--port 0 --metrics-export-port 0 --console-port -1"
 COMMAND_TIMEOUT_S = 100.0
 SESSION = re.compile(r"^```console\n(\$ .*?)^```$", re.MULTILINE | re.DOTALL)
 TYPED = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)

@@ -36,7 +36,17 @@ def pointsman(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def start_detached(name: str, *options: str) -> str:
     started = pointsman(
-        "start", "--detached", "--name", name, "--http-port", "0", "--metrics-export-port", "0", *options
+        "start",
+        "--detached",
+        "--name",
+        name,
+        "--http-port",
+        "0",
+        "--metrics-export-port",
+        "0",
+        "--console-port",
+        "-1",
+        *options,
     )
     assert started.returncode == 0, started.stderr
     return started.stdout
@@ -86,7 +96,7 @@ def detached(name: str) -> Iterator[str]:
 def foreground(name: str) -> Iterator[subprocess.Popen[str]]:
     """`pointsman start` without --detached, once it has said that it is ready."""
     process = subprocess.Popen(
-        [PROGRAM, "start", "--name", name, "--http-port", "0", "--metrics-export-port", "0"],
+        [PROGRAM, "start", "--name", name, "--http-port", "0", "--metrics-export-port", "0", "--console-port", "-1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import pointsman as serve
-from pointsman.client.start import DEFAULT_METRICS_PORT
+from pointsman.client.listening import DEFAULT_METRICS_PORT
 from tests.conftest import WAIT_S, family, http_for, start_client, wait_until
 from tests.metrics import scrape
 from tests.properties import tries

@@ -314,7 +314,18 @@ def test_keys_by_the_command_line(tmp_path: Path, name: str) -> None:
     keys, state = tmp_path / "keys.json", tmp_path / "state"
     keys.touch(0o600)
     keys.write_text(json.dumps({"ann": {"key": ANN}}))
-    options = ["--name", name, "--http-port", "0", "--metrics-export-port", "-1", "--state-dir", str(state)]
+    options = [
+        "--name",
+        name,
+        "--http-port",
+        "0",
+        "--metrics-export-port",
+        "-1",
+        "--console-port",
+        "-1",
+        "--state-dir",
+        str(state),
+    ]
     started = pointsman("start", "--detached", *options, "--api-keys", str(keys))
     assert started.returncode == 0, started.stderr
     try:

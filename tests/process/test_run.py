@@ -27,7 +27,7 @@ from tests.conftest import WAIT_S, family, wait_until
 from tests.process.load import PAUSE_S
 from tests.process.test_cli import PROGRAM, assert_one_line, pointsman, printed_by, status_of
 
-PORTS = ("--port", "0", "--metrics-export-port", "0")
+PORTS = ("--port", "0", "--metrics-export-port", "0", "--console-port", "-1")
 GREETER = """
 from pydantic import BaseModel
 from words import GREETING

@@ -55,7 +55,18 @@ class Manager:
         self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._heard.bind(f"\0{name}-{os.getpid()}")
         self._heard.settimeout(WAIT_S)
-        options = ["--name", name, "--state-dir", str(state), "--metrics-export-port", "-1", "--log-format", "json"]
+        options = [
+            "--name",
+            name,
+            "--state-dir",
+            str(state),
+            "--metrics-export-port",
+            "-1",
+            "--console-port",
+            "-1",
+            "--log-format",
+            "json",
+        ]
         self._command = [PROGRAM, "start", *options]
         self._name = name
         self._started: list[subprocess.Popen[str]] = []
@@ -189,7 +200,18 @@ def contained(name: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`pointsman run` of that model as the first process of a container."""
     model = tmp_path / "model.py"
     model.write_text(MODEL)
-    options = ["--name", name, "--http-port", "0", "--metrics-export-port", "-1", "--log-format", "json"]
+    options = [
+        "--name",
+        name,
+        "--http-port",
+        "0",
+        "--metrics-export-port",
+        "-1",
+        "--console-port",
+        "-1",
+        "--log-format",
+        "json",
+    ]
     outside = first_process(PROGRAM, "run", str(model), *options, "--drain-delay", "1000")
     yield outside
     outside.kill()

@@ -46,7 +46,7 @@ def test_signals_of_a_foreground_instance_keep_its_state(name: str, tmp_path: Pa
     each time it says where its state is kept and how to start it again, and so it does come back (IN10, IN12)."""
     state = tmp_path / "my state"
     command = [PROGRAM, "start", "--name", name, "--http-port", "0", "--state-dir", str(state)]
-    command += ["--metrics-export-port", "0"]
+    command += ["--metrics-export-port", "0", "--console-port", "-1"]
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         process = started(command)
         client = serve.connect(name)
@@ -61,7 +61,7 @@ def test_signals_of_a_foreground_instance_keep_its_state(name: str, tmp_path: Pa
         assert f"Its state is kept in {state}; start it again with: pointsman start " in said
         command = [PROGRAM, *shlex.split(said.partition("with: pointsman ")[2])]
         assert command[1:4] == ["start", "--name", name]
-        assert command[-4:-2] == ["--metrics-export-port", "0"]
+        assert command[-6:-2] == ["--metrics-export-port", "0", "--console-port", "-1"]
 
 
 def test_a_stop_keeps_what_is_stored(name: str, tmp_path: Path) -> None:

@@ -127,7 +127,18 @@ def test_the_command_line_says_it_in_one_line(name, state):
     """From a shell, too: one line with the file's name, and no instance (F19, IN15)."""
     for file in ("state.db", "state.db.copy"):
         text(state / file)
-    arguments = ["start", "--detached", "--name", name, "--http-port", "0", "--metrics-export-port", "0"]
+    arguments = [
+        "start",
+        "--detached",
+        "--name",
+        name,
+        "--http-port",
+        "0",
+        "--metrics-export-port",
+        "0",
+        "--console-port",
+        "-1",
+    ]
     command = [PROGRAM, *arguments, "--state-dir", str(state)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT_S, check=False)
     assert_one_line(done, str(state / "state.db"))

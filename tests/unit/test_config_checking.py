@@ -125,7 +125,7 @@ def test_the_example_is_right(tmp_path):
     assert config.owner == "shop"
     assert config.folders == (str(tmp_path),)
     assert config.section.backends["ranker-v2"].ray_actor_options == {"env_vars": {"HUB": "secret"}}
-    assert config.instance_options() == {"http_options": {"port": 8000}}
+    assert config.instance_options() == {"http_options": {"port": 8000}, "console_port": 8070}
 
 
 def test_options_of_the_instance(tmp_path):
@@ -217,7 +217,8 @@ def test_the_fields_are_the_arguments():
     of_endpoints = parameters(Client.create_endpoint, "endpoint_name")
     of_traffic = {"traffic", "initial_traffic", "shadows", "pins", "custom"}
     assert set(EndpointSection.model_fields) == of_endpoints | of_traffic
-    of_start = parameters(start, "detached", "http_host", "http_port", "http_middlewares", "http_options")
+    parts = ("http_host", "http_port", "http_middlewares", "http_options", "console_port", "console_options")
+    of_start = parameters(start, "detached", *parts)
     assert set(InstanceSection.model_fields) == of_start | {"http", "console"}
 
 

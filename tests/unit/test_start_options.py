@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 import pointsman as serve
 from pointsman.cli.main import app
 from pointsman.cli.options import Given, parse_settings, takes_start_options
+from pointsman.client.listening import DEFAULT_CONSOLE_PORT
 from pointsman.client.locking import lock_settings, restart_options
-from pointsman.config import HTTPOptions
+from pointsman.config import ConsoleOptions, HTTPOptions
 from pointsman.flags import HTTP_FLAGS, START_FLAGS, Flag, fields_of, words_of
 
 EVERY = (*HTTP_FLAGS, *START_FLAGS)
@@ -27,15 +28,22 @@ def test_every_option_of_start_is_on_the_command_line():
     """Whatever `start` takes in Python, `pointsman start` and `run` take as an option, and nothing else (RN1)."""
     http = {flag.field.partition(".")[0] for flag in HTTP_FLAGS}
     assert http == set(HTTPOptions.model_fields)
-    assert {flag.field for flag in START_FLAGS} == set(inspect.signature(serve.start).parameters) - OTHERS
+    start = {flag.field.partition(".")[0] for flag in START_FLAGS}
+    assert start == set(inspect.signature(serve.start).parameters) - OTHERS
+    page = {flag.field.partition(".")[2] for flag in START_FLAGS if flag.field.startswith("console_options.")}
+    assert page == set(ConsoleOptions.model_fields)
     assert len({flag.name for flag in EVERY}) == len(EVERY)
 
 
 @pytest.mark.parametrize("flag", EVERY, ids=lambda flag: flag.flag)
 def test_help_shows_the_default(flag: Flag):
     """The default that the help of an option shows is that of the field (RN1)."""
-    field, _, _ = flag.field.partition(".")
-    if flag in HTTP_FLAGS:
+    field, _, of_console = flag.field.partition(".")
+    if flag.field == "console_port":  # in Python there is none
+        default = DEFAULT_CONSOLE_PORT
+    elif flag in START_FLAGS and of_console:
+        default = ConsoleOptions.model_fields[of_console].default
+    elif flag in HTTP_FLAGS:
         default = HTTPOptions.model_fields[field].default
     else:
         default = inspect.signature(serve.start).parameters[field].default

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pointsman.cli.common import command_line
+from pointsman.cli.console import console_lines
 from pointsman.cli.ending import report_kept_state
 from pointsman.cli.lines import Lines
 from pointsman.cli.process import Interrupted, let_signals_unwind
@@ -163,8 +164,10 @@ def start_instance(name: str, given: Given, *, bound: bool, address: str | None,
         ServeException: one of that name runs.
         OSError: a port is in use; the text says by whom, as far as that is known, and how another is given.
     """
+    from pointsman.client.listening import DEFAULT_CONSOLE_PORT
     from pointsman.client.start import start_named
 
+    given = given._replace(start={"console_port": DEFAULT_CONSOLE_PORT, **given.start})
     folder = local_folder(name, given)
     if folder is not None and folder.is_alive():  # start() finds that too; its text is for Python
         raise ServeException(
@@ -181,8 +184,11 @@ def with_other_port(error: OSError, given: Given) -> OSError:
     """An error whose text says how another port is given, if it is that a port is in use."""
     if error.errno != errno.EADDRINUSE:
         return error
-    metrics = given.start.get("metrics_export_port")
-    option = "--metrics-export-port" if metrics and f"port {metrics}:" in str(error) else "--http-port"
+    option = "--http-port"
+    for name in ("metrics_export_port", "console_port"):
+        port = given.start.get(name)
+        if port and f"port {port}:" in str(error):
+            option = f"--{name.replace('_', '-')}"
     return OSError(error.errno, f"{error.strerror}; take another port with {option}, 0 for any free one")
 
 
@@ -195,10 +201,10 @@ def local_folder(name: str, given: Given) -> InstanceFolder | None:
     return InstanceFolder.of(name) if given.start.get("engine", "local") == "local" else None
 
 
-def announcement(client: Client, name: str) -> list[str]:
+def announcement(client: Client, name: str, address: str | None) -> list[str]:
     """Lines that say that an instance is ready, and where."""
     at = f" at {client.http_address}" if client.http_address else ", without an HTTP server"
     lines = [f"Instance {name!r} is ready{at}."]
     if client.metrics_address:
         lines.append(f"Metrics are at {client.metrics_address}/metrics.")
-    return lines
+    return [*lines, *console_lines(client, name, address)]

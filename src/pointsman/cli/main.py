@@ -98,7 +98,8 @@ def start(
     """Start an instance. Without --detached it ends with this command, by Ctrl-C."""
     look = command_line("status", name, address)
     if detached:
-        for line in announcement(start_instance(name, given, bound=False, address=address), name):
+        client = start_instance(name, given, bound=False, address=address)
+        for line in announcement(client, name, address):
             typer.echo(line)
         keeps = "state_dir" in given.start
         typer.echo(f"Deploy to it:  {command_line('deploy', name, address)} TARGET --route ROUTE")
@@ -112,7 +113,9 @@ def start(
         client = front.start(name, given, address=address)
         with front.stopped_by_signals(client, name, address):
             # In here: a caller that reads these lines may send the signal at once.
-            front.is_up(client, [*announcement(client, name), f"Ctrl-C stops it. Elsewhere, look at it with: {look}"])
+            front.is_up(
+                client, [*announcement(client, name, address), f"Ctrl-C stops it. Elsewhere, look at it with: {look}"]
+            )
             front.wait_until_ended(client, local_folder(name, given))
 
 
@@ -138,6 +141,7 @@ def list_instances(address: ClusterAddress = None, as_json: AsJson = False) -> N
             "pid": pid,
             "http": url(one.http_host, one.http_port, secure=one.secure),
             "metrics": url(one.metrics_host, one.metrics_port),
+            "console": one.console or None,
         }
         for name, pid, one in found
     ]

@@ -93,8 +93,9 @@ def _read(given: dict[str, Any]) -> Given:
         http["middlewares"] = [_middleware(path) for path in http["middlewares"]]
     if "resources" in start:
         start["resources"] = dict(map(_amount, start["resources"]))
-    if "metrics_export_port" in start:
-        start["metrics_export_port"] = None if start["metrics_export_port"] == -1 else start["metrics_export_port"]
+    for port in ("metrics_export_port", "console_port"):
+        if start.get(port) == -1:
+            start[port] = None
     return Given(http, start)
 
 
@@ -104,13 +105,16 @@ def _check(given: Given, name: str | None) -> None:
     Raises:
         ValueError: a field of HTTPOptions or the port for metrics has a wrong value, or the instance's name is none.
     """
-    from pointsman.config import parse_http_options
+    from pointsman.config import parse_console_options, parse_http_options
     from pointsman.engine.folder import check_name
 
     parse_http_options(given.http)
-    metrics_port = given.start.get("metrics_export_port")
-    if metrics_port is not None and not 0 <= metrics_port <= 65535:
-        raise ValueError(f"--metrics-export-port {metrics_port} is not between 0 and 65535, nor -1 for none")
+    parse_console_options(given.start.get("console_options"))
+    for name_of_port in ("metrics_export_port", "console_port"):
+        port = given.start.get(name_of_port)
+        if port is not None and not 0 <= port <= 65535:
+            option = f"--{name_of_port.replace('_', '-')}"
+            raise ValueError(f"{option} {port} is not between 0 and 65535, nor -1 for none")
     if name is not None:
         check_name(name)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pointsman.cli.common import ClusterAddress, command_line, one_line
+from pointsman.cli.console import console_lines
 from pointsman.cli.foreground import Foreground, local_folder, with_other_port
 from pointsman.cli.lines import Lines, reported
 from pointsman.cli.options import Given, parse_json, parse_settings, takes_start_options
@@ -167,7 +168,8 @@ def _serve(wanted: Wanted, name: str, address: str | None, given: Given, lines: 
                 found = trial.result()
                 client.deploy(found.name, found.code(), *wanted.args, route=wanted.route, config=wanted.config)
                 status = command_line("status", name, address)
-                front.is_up(client, _lines(client, found, wanted, given, status, reload=reload), told=True)
+                page = console_lines(client, name, address)
+                front.is_up(client, _lines(client, found, wanted, given, page, status, reload=reload), told=True)
                 if reload:
                     _Reloading(client, trial, found.name, wanted, lines).start(seen)
                 else:
@@ -191,11 +193,14 @@ def prepare_reload(lines: Lines) -> None:
     sys.dont_write_bytecode = True
 
 
-def _lines(client: Client, found: Found, wanted: Wanted, given: Given, status: str, *, reload: bool) -> Iterator[str]:
+def _lines(
+    client: Client, found: Found, wanted: Wanted, given: Given, page: Iterator[str], status: str, *, reload: bool
+) -> Iterator[str]:
     from pointsman.running.example import Served, served_lines
 
     served = [Served(found.name, wanted.route or "", found.traits.api)]
     yield from served_lines(client.http_address, served, http=given.http, key="api_keys" in given.start)
+    yield from page
     yield from last_lines(status, reload=reload)
 
 

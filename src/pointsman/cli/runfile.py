@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pointsman.cli.common import command_line
 from pointsman.cli.config import BAD_FILE, FAILED, REFUSED
+from pointsman.cli.console import console_lines
 from pointsman.cli.foreground import Foreground, local_folder
 from pointsman.cli.lines import Lines, reported
 from pointsman.cli.options import Given
@@ -44,17 +45,25 @@ def run_config_file(path: str, *, name: str | None, address: str | None, given: 
         options = config.instance_options()
         named, there = options.pop("name", None), options.pop("address", None)
         name, address = name or named or DEFAULT_NAME, address or there
-        given = Given({**options.pop("http_options", {}), **given.http}, {**options, **given.start})
+        given = _over(given, options)
         lines = Lines(given.start.get("log_format", "text"))  # as the file says
         with reported(lines), Foreground(lines) as front, _exit_codes(lines):
             client = front.start(name, given, address=address, quiet_starts=True, ready_when_told=True)
             with front.stopped_by_signals(client, name, address, runs=True):
                 _apply(client, config)
                 status = command_line("status", name, address)
-                front.is_up(client, _lines(client, given, status, reload=reload), told=True)
+                page = console_lines(client, name, address)
+                front.is_up(client, _lines(client, given, page, status, reload=reload), told=True)
                 if reload:
                     _Following(client, path, config, lines).start(seen)
                 front.wait_until_ended(client, local_folder(name, given))
+
+
+def _over(given: Given, options: dict[str, Any]) -> Given:
+    """Options of the command line, over those of a file."""
+    http = {**options.pop("http_options", {}), **given.http}
+    page = {**options.pop("console_options", {}), **given.start.get("console_options", {})}
+    return Given(http, {**options, **given.start, **({"console_options": page} if page else {})})
 
 
 def _apply(client: Client, config: Config) -> None:
@@ -95,10 +104,11 @@ def _traceback(error: Exception) -> str:
     return ""
 
 
-def _lines(client: Client, given: Given, status: str, *, reload: bool) -> Iterator[str]:
+def _lines(client: Client, given: Given, page: Iterator[str], status: str, *, reload: bool) -> Iterator[str]:
     from pointsman.running.example import served_lines
 
     yield from served_lines(client.http_address, list(_served(client)), http=given.http, key="api_keys" in given.start)
+    yield from page
     yield from last_lines(status, reload=reload)
 
 

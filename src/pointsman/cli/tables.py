@@ -43,11 +43,11 @@ ROLLOUT_STYLES = {
 
 def show_instances(instances: list[dict[str, Any]], console: Console) -> None:
     """Print running instances."""
-    table = make_table("", "instance", "pid", "HTTP", "metrics")
+    table = make_table("", "instance", "pid", "HTTP", "metrics", "console")
     table.columns[1].justify = "right"
     for one in instances:
-        http, metrics = (plain(one[what]) if one[what] else Text("-", style="dim") for what in ("http", "metrics"))
-        table.add_row(Text(one["name"], style="bold"), str(one["pid"]), http, metrics)
+        shown = (plain(one[what]) if one[what] else Text("-", style="dim") for what in ("http", "metrics", "console"))
+        table.add_row(Text(one["name"], style="bold"), str(one["pid"]), *shown)
     nothing = Text("No instance is running; start one with: pointsman start --detached", style="dim")
     console.print(table if table.row_count else nothing)
 

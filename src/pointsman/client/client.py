@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import threading
 import time
 import weakref
@@ -16,7 +17,7 @@ from pointsman import arguments
 from pointsman.calling.session import Credentials, Session
 from pointsman.client.backends import BackendOperations
 from pointsman.client.endpoints import EndpointOperations, TrafficOperations
-from pointsman.client.operations import START_TIMEOUT_S, StatisticsOperations, log, new_id, status_view
+from pointsman.client.operations import START_TIMEOUT_S, StatisticsOperations, log, new_id, status_view, user
 from pointsman.client.rollouts import RolloutOperations
 from pointsman.client.scaling import ScalingOperations
 from pointsman.client.shadows import ShadowOperations
@@ -27,9 +28,12 @@ from pointsman.engine.base import Address, Raised, url
 from pointsman.engine.instances import wait_for_end
 from pointsman.exceptions import ServeException
 from pointsman.handle import AsyncServeHandle, ServeHandle
+from pointsman.model.tokens import OPERATE
 from pointsman.progress import ProgressLine
 from pointsman.wire.commands import AwaitIngress, ComeUp, Ending, History, Progress, QueryHistory, Shutdown
+from pointsman.wire.handover import ConsoleHandover, ConsoleSettings
 from pointsman.wire.messages import unpack
+from pointsman.wire.tokens import ConsoleKey, QueryConsoleKey
 
 #: An instance that has not ended this long after its drain limits have passed is killed.
 SHUTDOWN_TIMEOUT_S = 60.0
@@ -37,6 +41,8 @@ SHUTDOWN_TIMEOUT_S = 60.0
 CONTAINER_INIT_PID = 1
 WATCH_RETRY_S = 1.0
 POLL_S = 0.05
+#: How long a link to the console signs in.
+LINK_TTL_S = 12 * 3600.0
 #: How long the last processes of an instance may take to exit once it has ended or was released by its driver.
 DRIVER_EXIT_TIMEOUT_S = 5.0
 #: How long a driver that is about to exit waits for the controller's answer.
@@ -82,6 +88,29 @@ class Client(
     def metrics_address(self) -> str | None:
         """Base URL of the instance's metrics, which are at ``/metrics``; None without them, or inside a replica."""
         return url(self._address.metrics_host, self._address.metrics_port) if self._address is not None else None
+
+    @property
+    def console_address(self) -> str | None:
+        """Base URL of the instance's console; None without one, or inside a replica."""
+        return (self._address.console or None) if self._address is not None else None
+
+    def console_link(self, role: str = OPERATE, *, at: str | None = None) -> str:
+        """A link to the console that signs in, for twelve hours.
+
+        Args:
+            role: what it allows: ``"view"``, ``"operate"`` (also traffic, and configuration of backends) or
+                ``"deploy"`` (also code).
+            at: base URL of a console elsewhere; None for that of the instance.
+
+        Raises:
+            ServeException: the instance has no console.
+            ValueError: the role is unknown.
+        """
+        base = at or self.console_address
+        if base is None:
+            raise ServeException("this instance has no console; start one beside it with: pointsman console")
+        token = self.create_token(f"{user()} (link {secrets.token_hex(3)})", role, ttl_s=LINK_TTL_S)
+        return f"{base}/#token={token}"
 
     def __enter__(self) -> Client:
         return self
@@ -216,6 +245,12 @@ class Client(
             self._session.command(ComeUp(new_id(), self._credentials.instance))
         while not self._status().came_up:
             time.sleep(POLL_S)
+
+    def _console_handover(self, settings: ConsoleSettings) -> ConsoleHandover:
+        """What a console in this process is given. Its key only reads."""
+        key = unpack(self._session.command(QueryConsoleKey(new_id())), ConsoleKey).key
+        at = self._credentials
+        return ConsoleHandover(at.instance, self._status().name, at.control_path, key, settings)
 
     def _wait_for_end(self) -> None:
         wait_for_end(self._credentials.control_path)

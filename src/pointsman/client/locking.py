@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 from typing import Any
@@ -12,7 +11,7 @@ import msgspec
 from pointsman.config import HTTPOptions
 from pointsman.flags import HTTP_FLAGS, words_of
 from pointsman.limits import MAX_LOCK, check_size
-from pointsman.lock.hosts import check_hosts, check_proxies
+from pointsman.lock.hosts import check_hosts, check_proxies, is_loopback
 from pointsman.lock.keyfile import read_keys
 from pointsman.lock.keys import specs_of
 from pointsman.lock.origins import cors_spec
@@ -82,13 +81,3 @@ def restart_options(http: HTTPOptions, lock: LockSettings) -> tuple[str, ...]:
         values["tls"] = {name: path for name, path in files.items() if path}
     keys = ("--api-keys", lock.key_file) if lock.key_file else ()
     return (*keys, *words_of(HTTP_FLAGS, values))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host; not for a name whose address is somebody else's business."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False

@@ -18,6 +18,7 @@ import msgspec
 from pointsman.arguments import check_timeout
 from pointsman.calling.session import Credentials, Session, session_for
 from pointsman.context import replica_context
+from pointsman.engine.base import url
 from pointsman.exceptions import ServeException
 from pointsman.model import BackendSpec, EndpointSpec, Origin
 from pointsman.model.evidence import Numbers
@@ -123,12 +124,16 @@ def author() -> str:
     replica = replica_context()
     if replica is not None:
         return f"replica {replica.replica}"
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name, as in many containers
-        user = f"uid {os.getuid()}"
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
-    return f"{user}, {program}, pid {os.getpid()}"
+    return f"{user()}, {program}, pid {os.getpid()}"
+
+
+def user() -> str:
+    """The name of the user of this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name, as in many containers
+        return f"uid {os.getuid()}"
 
 
 def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
@@ -139,11 +144,12 @@ def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
         "version": status.version,
         "controller_pid": status.pid,
         "http": {
-            "address": http_address,
+            "address": http_address or url(status.http_host, status.http_port, secure=status.secure),
             "locked": status.wants_key,
             "tls": status.secure,
             "ingresses": [{"pid": i.pid or None, "up_to_date": i.up_to_date} for i in status.ingresses],
         },
+        "console": status.console or None,
         "metrics": [{"node": node, "address": url} for node, url in status.metrics.items()],
         "endpoints": {
             name: {

@@ -16,9 +16,10 @@ from pointsman import config as options
 from pointsman.calling.session import credentials_here, operator
 from pointsman.client.capacity import check_spares, cluster_amounts, cluster_options, local_capacity
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S, Client
+from pointsman.client.listening import DEFAULT_METRICS_PORT, as_option, check_port, console_settings, metrics_port
 from pointsman.client.locking import lock_settings, restart_options, warn_of_open_port
 from pointsman.client.operations import origin_here
-from pointsman.config import DeploymentMode, HTTPOptions
+from pointsman.config import ConsoleOptions, DeploymentMode, HTTPOptions
 from pointsman.context import replica_context
 from pointsman.engine.base import ANY_CLUSTER, Address, Cluster, Plan
 from pointsman.engine.folder import check_name
@@ -28,34 +29,9 @@ from pointsman.flags import START_FLAGS, words_of
 from pointsman.lock.keys import ApiKey
 from pointsman.model import Capacity
 from pointsman.usercode.paths import absolute
-from pointsman.wire.handover import HTTPSettings, InstanceSettings, LockSettings, MetricsPort, StartOptions
+from pointsman.wire.handover import ConsoleSettings, HTTPSettings, InstanceSettings, LockSettings, StartOptions
 
 log = logging.getLogger("pointsman")
-
-LOOPBACK = "127.0.0.1"
-
-
-class _DefaultPort(int):
-    """A default port, which differs from the same number given by the user: if it is in use, a free one is taken."""
-
-
-DEFAULT_METRICS_PORT = _DefaultPort(8080)
-
-
-def check_metrics_port(port: int | None) -> int | None:
-    """Check the port on which metrics are served; None for no metrics.
-
-    Raises:
-        TypeError: not an int.
-        ValueError: no port has this number.
-    """
-    if port is None:
-        return None
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"metrics_export_port must be an int or None, not {port!r}")
-    if not 0 <= port <= 65535:
-        raise ValueError(f"metrics_export_port {port} is not between 0 and 65535")
-    return port
 
 
 def check_log_format(log_format: str) -> str:
@@ -91,6 +67,8 @@ def start(
     client_in_replicas: bool = True,
     api_keys: Sequence[ApiKey] | str | os.PathLike[str] | None = None,
     spare_replicas: int = 0,
+    console_port: int | None = None,
+    console_options: ConsoleOptions | Mapping[str, Any] | None = None,
 ) -> Client:
     """Start an instance and return a client for it once controller and HTTP server are ready.
 
@@ -120,10 +98,13 @@ def start(
             0600, ``{"name": {"key": "...", "rate": 10}}``, which is read again within 2 s of a change. None: no keys.
         spare_replicas: how many processes wait for a backend, with all imported but user code, so that a replica starts
             some half a second earlier; each takes about 20 MB of memory. On the local engine. Default 0.
+        console_port: of the page to look and steer by, and its API; 0 for any free port, None for none. See
+            ``Client.console_address``; ``pointsman console`` gives a link that signs in.
+        console_options: its host, file of tokens and certificate: a dict or ``ConsoleOptions``.
 
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have, or ``PYTHONHASHSEED`` is 0.
-        OSError: the HTTP port or the given metrics port cannot be bound, or the host not resolved.
+        OSError: the port for HTTP, metrics or the console cannot be bound, or the host not resolved.
         ServeException: a live instance has that name, or the stored state is damaged; the text names the file.
         TimeoutError: not ready after 60 s.
     """
@@ -153,6 +134,8 @@ def start(
         client_in_replicas=client_in_replicas,
         api_keys=api_keys,
         spare_replicas=spare_replicas,
+        console_port=console_port,
+        console_options=console_options,
     )
 
 
@@ -175,6 +158,8 @@ def start_named(
     client_in_replicas: bool = True,
     api_keys: Sequence[ApiKey] | str | os.PathLike[str] | None = None,
     spare_replicas: int = 0,
+    console_port: int | None = None,
+    console_options: ConsoleOptions | Mapping[str, Any] | None = None,
     quiet_starts: bool = False,
     json_lines: bool = False,
     listener: socket.socket | None = None,
@@ -202,7 +187,8 @@ def start_named(
     else:
         cluster = cluster._replace(amounts=cluster_amounts(**given))  # type: ignore[arg-type]
     spares = check_spares(spare_replicas, engine)
-    said: dict[str, Any] = {**given, "wait_for_resources_s": wait_for_resources_s}
+    console, of_console = console_settings(console_port, console_options)
+    said: dict[str, Any] = {**given, **of_console, "wait_for_resources_s": wait_for_resources_s}
     said["log_format"] = None if log_format == "text" else log_format
     said["client_in_replicas"] = None if client_in_replicas else False
     said["spare_replicas"] = spares or None
@@ -213,13 +199,14 @@ def start_named(
         http=options.parse_http_options(http_options),
         state_dir=state_dir,
         capacity=capacity,
-        metrics_port=check_metrics_port(metrics_export_port),
+        metrics_at=check_port(metrics_export_port, "metrics_export_port"),
         engine=engine,
         cluster=cluster,
         log_format=check_log_format(log_format),
         client_in_replicas=client_in_replicas,
         api_keys=api_keys,
         spare_replicas=spares,
+        console=console,
         words=words_of(START_FLAGS, said),
         quiet_starts=quiet_starts,
         json_lines=json_lines,
@@ -235,13 +222,14 @@ def start_instance(
     http: HTTPOptions,
     state_dir: str | os.PathLike[str] | None,
     capacity: Capacity,
-    metrics_port: int | None = DEFAULT_METRICS_PORT,
+    metrics_at: int | None = DEFAULT_METRICS_PORT,
     engine: str = "local",
     cluster: Cluster = ANY_CLUSTER,
     log_format: str = "text",
     client_in_replicas: bool = True,
     api_keys: Any = None,
     spare_replicas: int = 0,
+    console: ConsoleSettings | None = None,
     words: tuple[str, ...] = (),
     quiet_starts: bool = False,
     json_lines: bool = False,
@@ -270,14 +258,15 @@ def start_instance(
         http=http_settings(http, lock),
         ingresses=http.processes if http.serves else 0,
         request_timeout_s=http.request_timeout_s,
-        metrics=_metrics_port(http, metrics_port),
+        metrics=metrics_port(http, metrics_at),
         log_format=log_format,
         client_in_replicas=client_in_replicas,
         quiet_starts=quiet_starts,
-        start_options=StartOptions(engine, every_node, _as_option(metrics_port), restart_options(http, lock), words),
+        start_options=StartOptions(engine, every_node, as_option(metrics_at), restart_options(http, lock), words),
         ready_when_told=ready_when_told,
         holds_connections=listener is not None,
         spare_replicas=spare_replicas,
+        console=console,
     )
     plan = Plan(settings, bound, capacity, every_node, cluster, json_lines=json_lines, listener=listener)
     raised = raise_instance(plan, engine)
@@ -308,21 +297,6 @@ def http_settings(http: HTTPOptions, lock: LockSettings) -> HTTPSettings | None:
     made: dict[str, Any] = {"middlewares": middlewares, "origin": origin_here(), "lock": lock}
     taken: dict[str, Any] = {name: getattr(http, name) for name in HTTPSettings.__struct_fields__ if name not in made}
     return HTTPSettings(**taken, **made)
-
-
-def _metrics_port(http: HTTPOptions, port: int | None) -> MetricsPort | None:
-    """Metrics are served on the host of the HTTP server, or on loopback if there is none."""
-    if port is None:
-        return None
-    host = http.host if http.serves and http.host is not None else LOOPBACK
-    return MetricsPort(host, int(port), strict=not isinstance(port, _DefaultPort))
-
-
-def _as_option(port: int | None) -> int | None:
-    """A metrics port as the command line's option has it: -1 for no metrics, None for the default."""
-    if port is None:
-        return -1
-    return None if isinstance(port, _DefaultPort) else int(port)
 
 
 def connect(name: str = "default", *, engine: str | None = None, address: str | None = None) -> Client:

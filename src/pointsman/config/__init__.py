@@ -6,6 +6,7 @@ options  what they have in common
 backend  BackendConfig
 scaling  AutoscalingConfig
 http     HTTPOptions
+console  ConsoleOptions
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pointsman.config.backend import BackendConfig as BackendConfig
 from pointsman.config.backend import config_changes as config_changes
 from pointsman.config.backend import config_from_spec as config_from_spec
 from pointsman.config.backend import config_spec as config_spec
+from pointsman.config.console import ConsoleOptions as ConsoleOptions
+from pointsman.config.console import parse_console_options as parse_console_options
 from pointsman.config.http import DEFAULT_BODY_IDLE_TIMEOUT_S as DEFAULT_BODY_IDLE_TIMEOUT_S
 from pointsman.config.http import DEFAULT_BODY_MIN_BYTES_PER_S as DEFAULT_BODY_MIN_BYTES_PER_S
 from pointsman.config.http import DEFAULT_HEAD_TIMEOUT_S as DEFAULT_HEAD_TIMEOUT_S

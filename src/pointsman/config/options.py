@@ -29,6 +29,8 @@ _MAY_BE_BOOL = (
     "autoscaling",
     "dry_run",
     "policy",
+    "plain",
+    "read_only",
 )
 _NOT_SHOWN = ("tls",)
 """Fields whose value is no part of an error's text: a password may be in it."""

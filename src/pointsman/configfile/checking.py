@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from pointsman import actor_options, arguments
 from pointsman.arguments import nearest
 from pointsman.backends import ImportedBackend
-from pointsman.config import BackendConfig, ConfigError, HTTPOptions
+from pointsman.client.listening import check_port
+from pointsman.config import BackendConfig, ConfigError, ConsoleOptions, HTTPOptions, parse_console_options
 from pointsman.configfile.complaints import SECRET, Fault, faults_of_form, secrets_of, shown, without
-from pointsman.configfile.environment import env_kind, under
+from pointsman.configfile.environment import PORT, console_options, env_kind, http_options, under
 from pointsman.configfile.models import (
     FORMAT,
     BackendSection,
@@ -72,7 +73,12 @@ class Config(NamedTuple):
             for name, value in given.items()
             if value is not None or name == "metrics_export_port"
         }
-        return {**options, **({"http_options": _http(section.http, self.folder)} if section.http else {})}
+        if section.http:
+            options["http_options"] = http_options(section.http, self.folder)
+        page = console_options(section.console, self.folder)
+        if PORT in page:
+            options["console_port"] = page.pop(PORT)
+        return {**options, "console_options": page} if page else options
 
 
 def load(path: str | os.PathLike[str], variables: Mapping[str, str] = os.environ) -> Config:
@@ -351,7 +357,8 @@ def _of_instance(section: InstanceSection, folder: Path) -> Iterator[Fault]:
         if name == "middlewares":
             yield Fault(keys, "middlewares are objects, which a file cannot hold; give them to pointsman.start()", True)
             continue
-        yield from _of_option(HTTPOptions, keys, name, _http({name: value}, folder)[name], name not in _HTTP)
+        yield from _of_option(HTTPOptions, keys, name, http_options({name: value}, folder)[name], name not in _HTTP)
+    yield from _of_console(section.console, folder)
     if section.name is not None:
         yield from _of(("instance", "name"), check_name, section.name)
     for name in ("num_cpus", "num_gpus", "memory", "wait_for_resources_s"):
@@ -362,13 +369,13 @@ def _of_instance(section: InstanceSection, folder: Path) -> Iterator[Fault]:
         yield Fault(("instance", "metrics_export_port"), f"metrics_export_port {port} is not between 0 and 65535")
 
 
+def _of_console(given: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
+    keys, options = ("instance", "console"), console_options(given, folder)
+    yield from _of((*keys, PORT), check_port, options.pop(PORT, None), PORT)
+    of_name = {name: name not in ConsoleOptions.model_fields for name in options}
+    pairs = options.items()
+    wrong = [f for name, value in pairs for f in _of_option(ConsoleOptions, (*keys, name), name, value, of_name[name])]
+    yield from wrong or _of(keys, parse_console_options, options)
+
+
 _HTTP = frozenset(HTTPOptions.model_fields)
-
-
-def _http(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """``http_options`` with absolute paths."""
-    tls = options.get("tls")
-    if not isinstance(tls, dict):
-        return dict(options)
-    files = {name: under(folder, path) for name, path in tls.items() if isinstance(path, str) and name != "password"}
-    return {**options, "tls": {**tls, **files}}

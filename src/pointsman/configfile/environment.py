@@ -56,3 +56,27 @@ def stored_env(data: bytes) -> dict[str, Any] | None:
         return env_form(env_kind(value, Path("/")))
     except (TypeError, ValueError):
         return value if isinstance(value, dict) else {"conda": value}
+
+
+#: The field of ``console`` that is no ConsoleOptions: an argument of ``start``.
+PORT = "port"
+
+
+def http_options(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """``http_options`` with absolute paths."""
+    tls = options.get("tls")
+    if not isinstance(tls, dict):
+        return dict(options)
+    files = {name: under(folder, path) for name, path in tls.items() if isinstance(path, str) and name != "password"}
+    return {**options, "tls": {**tls, **files}}
+
+
+def console_options(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The section of the console, with absolute paths."""
+    made = {**options}
+    for name, value in options.items():
+        if name in ("token_file", "cert", "key") and isinstance(value, str):
+            made[name] = under(folder, value)
+        elif name == PORT and isinstance(value, str) and value.isdecimal():  # as a variable is
+            made[name] = int(value)
+    return made

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from pointsman.client.start import DEFAULT_METRICS_PORT
+from pointsman.client.listening import DEFAULT_CONSOLE_PORT, DEFAULT_METRICS_PORT
 from pointsman.config import DeploymentMode, HTTPOptions
 from pointsman.configfile.checking import Config
 from pointsman.configfile.complaints import shown
@@ -17,9 +17,10 @@ from pointsman.lock.origins import cors_spec
 from pointsman.lock.tls import tls_spec
 from pointsman.wire.apply import Declared
 from pointsman.wire.commands import Status
-from pointsman.wire.handover import HTTPSettings
+from pointsman.wire.handover import HTTPSettings, StartOptions
 
 PROCESSES = next(flag for flag in HTTP_FLAGS if flag.field == "processes")
+CONSOLE_PORT = next(flag for flag in START_FLAGS if flag.field == "console_port")
 #: The way to a field, its value in the file, and that of the instance.
 Difference = tuple[tuple[str, ...], Any, Any]
 
@@ -91,18 +92,31 @@ def _of_start(given: dict[str, Any], declared: Declared, status: Status) -> Iter
         "engine": started.engine,
         "state_dir": status.state_dir or None,
         "metrics_export_port": None if metrics == -1 else metrics,
+        "console_port": _console_port(started),
         "api_keys": (declared.http.lock.key_file or None) if declared.http is not None else None,
     }
     for name, value in given.items():
-        is_any = name == "metrics_export_port" and value == 0 and there[name] is not None
+        is_any = name in ("metrics_export_port", "console_port") and value == 0 and there[name] is not None
         if name in there and there[name] != value and not is_any:
-            yield ("instance", name), value, there[name]
+            yield ("instance", *(("console", "port") if name == "console_port" else (name,))), value, there[name]
+    page = given.get("console_options", {})
+    given = {**given, **{f"console_options.{name}": value for name, value in page.items()}}
     for flag in START_FLAGS:
         if flag.field in given and flag.field not in there:
             value = given[flag.field]
-            wanted = words_of([flag], {flag.field: None if _is_default(flag, value) else value})
+            field, _, key = flag.field.partition(".")
+            said = None if _is_default(flag, value) else value
+            wanted = words_of([flag], {field: {key: said} if key else said})
             if _said(flag, wanted) != _said(flag, started.others):
-                yield ("instance", flag.field), value, _told(flag, started.others)
+                keys = ("console", key) if key else (flag.field,)
+                yield ("instance", *keys), value, _told(flag, started.others)
+
+
+def _console_port(started: StartOptions) -> int | None:
+    """The port of the console that was asked for; None for none."""
+    said = _said(CONSOLE_PORT, started.others)
+    port = int(said[0]) if said else DEFAULT_CONSOLE_PORT
+    return None if port == -1 else port
 
 
 def _is_default(flag: Flag, value: Any) -> bool:

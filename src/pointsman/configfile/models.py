@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, WithJsonSchema, field_validator
 
-from pointsman.config import BackendConfig, HTTPOptions
+from pointsman.config import BackendConfig, ConsoleOptions, HTTPOptions
 
 #: The newest format that is read.
 FORMAT = 1
@@ -115,7 +115,7 @@ class InstanceSection(Section):
     http: dict[str, Any] = {}
     """Host, port and limits of the HTTP servers: fields of `HTTPOptions`."""
     console: dict[str, Any] = {}
-    """Kept for the console, which this version does not have."""
+    """Where the page is, and what it asks: `port`, null for none, and fields of `ConsoleOptions`."""
     name: str | None = None
     """Of the instance. The commands use it too where no `--name` is given."""
     engine: Literal["local", "ray"] | None = None
@@ -173,6 +173,7 @@ def json_schema() -> dict[str, Any]:
     for options, section, field in (
         (BackendConfig, BackendSection, "config"),
         (HTTPOptions, InstanceSection, "http"),
+        (ConsoleOptions, InstanceSection, "console"),
     ):
         inner = options.model_json_schema()
         definitions.update(inner.pop("$defs", {}))
@@ -187,6 +188,8 @@ def json_schema() -> dict[str, Any]:
         config[name.removeprefix("experimental_")] = config[name]
     config["autoscaling_config"] = config["autoscaling"]
     definitions["HTTPOptions"]["properties"].pop("middlewares")
+    port = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "null"}], "default": 8070}
+    definitions["ConsoleOptions"]["properties"]["port"] = port
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of a Pointsman instance",

@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 
 from pointsman.calling.session import Credentials
 from pointsman.console.app import make_app
@@ -17,32 +18,52 @@ from pointsman.console.counts import counts_for
 from pointsman.console.sampled import calls_of
 from pointsman.console.sampler import Sampler
 from pointsman.console.server import ConsoleServer
-from pointsman.engine.base import Address
 from pointsman.engine.listening import listen
-from pointsman.engine.process import Lifeline, run_process
+from pointsman.engine.process import CONSOLE_NICENESS, Lifeline, run_process
+from pointsman.lock.tls import RenewedContext, watched_certificates
+from pointsman.lock.watching import watch
 from pointsman.wire.auth import ROLE_CONSOLE
 from pointsman.wire.handover import ConsoleHandover
 
-NICENESS = 19
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """Call ``stop`` when SIGTERM or SIGINT comes."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop)
 
 
-async def serve(credentials: Credentials, listener: socket.socket, address: Address | None = None) -> None:
-    """Serve the console until a signal comes."""
-    sampler = Sampler(counts_for(credentials), UserClient(credentials, address, "").status)
-    sampling = asyncio.get_running_loop().create_task(sampler.run())
-    server = ConsoleServer(make_app(credentials, address, more=calls_of(sampler)), listener)
+async def serve(
+    handover: ConsoleHandover, listener: socket.socket, on_stop: Callable[[Callable[[], None]], None] = stop_on_signals
+) -> None:
+    """Serve the console until it is stopped.
+
+    Args:
+        on_stop: called with what stops it.
+
+    Raises:
+        ValueError: the certificates cannot be used.
+    """
+    settings = handover.settings
+    credentials = Credentials(handover.instance, handover.control_path, ROLE_CONSOLE, "", handover.control_key, 60.0)
+    context = RenewedContext() if settings.tls is not None else None
+    files = [watched_certificates(settings.tls, context)] if settings.tls is not None and context is not None else []
+    sampler = Sampler(counts_for(credentials), UserClient(credentials, None, "").status)
+    hosts = (settings.host, *settings.hosts)
+    app = make_app(credentials, None, hosts=hosts, read_only=settings.read_only, more=calls_of(sampler))
+    server = ConsoleServer(app, listener, context)
 
     def stop() -> None:
         sampler.news.end()
         server.stop()
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop)
+    on_stop(stop)
+    beside = [asyncio.ensure_future(sampler.run()), asyncio.ensure_future(watch(files))]
     try:
         await server.serve()
     finally:
-        sampling.cancel()
-        await asyncio.gather(sampling, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
 def run(handover: ConsoleHandover, listener: socket.socket | None = None) -> None:
@@ -54,10 +75,9 @@ def run(handover: ConsoleHandover, listener: socket.socket | None = None) -> Non
     Raises:
         OSError: the port cannot be bound.
     """
-    os.nice(NICENESS)  # requests go first
+    os.nice(CONSOLE_NICENESS)
     listener = listener or listen(handover.settings.host, handover.settings.port, shared=True)
-    credentials = Credentials(handover.instance, handover.control_path, ROLE_CONSOLE, "", handover.control_key, 60.0)
-    run_process(serve(credentials, listener), process="console", log_format=handover.log_format)
+    run_process(serve(handover, listener), process="console", log_format=handover.log_format)
 
 
 def main() -> None:

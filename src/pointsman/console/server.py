@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import socket
+import ssl
 from typing import Any
 
 import uvicorn
 
-DRAIN_S = 1
+#: How long answers under way may take after :meth:`ConsoleServer.stop`. A stream has no end of its own.
+DRAIN_S = 0.5
+HANDSHAKE_S = 10.0
+
+
+class _Server(uvicorn.Server):
+    """Listens with a context that is made already, and has nothing to start or to end but connections."""
+
+    def __init__(self, config: uvicorn.Config, context: ssl.SSLContext | None) -> None:
+        super().__init__(config)
+        self._context = context
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        protocol: Any = self.config.http_protocol_class
+        connection = functools.partial(protocol, config=self.config, server_state=self.server_state, app_state={})
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                connection,
+                sock=listener,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_S if self._context else None,
+                backlog=self.config.backlog,
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
 
 
 class ConsoleServer:
@@ -16,10 +44,12 @@ class ConsoleServer:
     Args:
         app: an ASGI app.
         listener: a listening socket.
+        context: for TLS; None for plain HTTP.
     """
 
-    def __init__(self, app: Any, listener: socket.socket) -> None:
-        config = uvicorn.Config(
+    def __init__(self, app: Any, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        make: Any = uvicorn.Config
+        config = make(
             app,
             loop="none",
             lifespan="off",
@@ -30,13 +60,15 @@ class ConsoleServer:
             proxy_headers=False,
             timeout_graceful_shutdown=DRAIN_S,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config, context)
         self._listener = listener
 
     async def serve(self) -> None:
         """Serve until :meth:`stop`, and finish what is under way."""
         # uvicorn's own `serve` installs signal handlers; signals belong to the process's main function.
         await self._server._serve([self._listener])
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()  # whoever does not read holds up no end
 
     def stop(self) -> None:
         """Finish, within a second."""

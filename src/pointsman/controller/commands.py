@@ -36,6 +36,7 @@ from pointsman.model.evidence import Numbers, Window
 from pointsman.telemetry.exporter import Exporter
 from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
+from pointsman.wire.auth import ROLE_CONSOLE, derive_key
 from pointsman.wire.commands import (
     AnyCommand,
     Apply,
@@ -60,7 +61,7 @@ from pointsman.wire.messages import pack
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, StartRollout
 from pointsman.wire.scaling import QueryModels
 from pointsman.wire.shadows import QueryExamples, QueryShadow
-from pointsman.wire.tokens import QueryHolder, QueryTokens, TokenList
+from pointsman.wire.tokens import ConsoleKey, QueryConsoleKey, QueryHolder, QueryTokens, TokenList
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +208,8 @@ class Commands:
             return pack(await self._status())
         if isinstance(command, QueryHolder):
             return pack(self._rights.holder(sender))
+        if isinstance(command, QueryConsoleKey):
+            return pack(ConsoleKey(derive_key(self._settings.master_key, ROLE_CONSOLE)))
         if isinstance(command, QueryTokens):
             return pack(TokenList(self._rights.tokens()))
         if isinstance(command, QueryBackends):

@@ -35,7 +35,7 @@ from pointsman.wire.messages import Signed, Warrant
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, RolloutCommand
 from pointsman.wire.scaling import QueryModels, ScalingCommand
 from pointsman.wire.shadows import QueryExamples, QueryShadow
-from pointsman.wire.tokens import CreateToken, QueryHolder, QueryTokens, RevokeToken
+from pointsman.wire.tokens import CreateToken, QueryConsoleKey, QueryHolder, QueryTokens, RevokeToken
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ READS = (
 )  # fmt: skip
 OPERATES = TrafficCommand | UpdateBackendConfig | RolloutCommand | ScalingCommand
 DEPLOYS = Apply | TakeBack
-FOR_OPERATORS = CreateToken | RevokeToken | QueryTokens
+FOR_OPERATORS = CreateToken | RevokeToken | QueryTokens | QueryConsoleKey
 """Also not for user code in replicas, which otherwise may do what an operator may."""
 
 

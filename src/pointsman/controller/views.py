@@ -75,6 +75,7 @@ def status_of(
         came_up=bool(desired.came_up),
         operation=_running(desired),
         rollouts=views_of(desired),
+        console=settings.console_url,
     )
 
 

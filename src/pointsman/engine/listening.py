@@ -9,7 +9,7 @@ import os
 import socket
 
 from pointsman.engine.portholder import holder_of
-from pointsman.wire.handover import MetricsPort
+from pointsman.wire.handover import ConsoleSettings, MetricsPort
 from pointsman.wire.stream import BACKLOG
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,22 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 def listen_for_metrics(wanted: MetricsPort) -> socket.socket:
     """As :func:`listen`, on another port if the wanted one is in use and only a default."""
+    return _listen_for(wanted, "metrics are")
+
+
+def listen_for_console(wanted: ConsoleSettings) -> socket.socket:
+    """As :func:`listen_for_metrics`, for the console."""
+    return _listen_for(wanted, "the console is")
+
+
+def _listen_for(wanted: MetricsPort | ConsoleSettings, what: str) -> socket.socket:
     try:
         return listen(wanted.host, wanted.port)
     except OSError as error:
         if wanted.strict or error.errno != errno.EADDRINUSE:
             raise
         listener = listen(wanted.host, 0)
-        log.warning("port %d is in use, so metrics are at port %d", wanted.port, listener.getsockname()[1])
+        log.warning("port %d is in use, so %s at port %d", wanted.port, what, listener.getsockname()[1])
         return listener
 
 

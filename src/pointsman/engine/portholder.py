@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pointsman.engine.local.folder import all_abouts, shown_name
 
@@ -18,7 +19,7 @@ def holder_of(port: int) -> str:
     not known, as of other users' processes."""
     try:
         for about in all_abouts():
-            if port in (about.http_port, about.metrics_port):
+            if port in (about.http_port, about.metrics_port, urlsplit(about.console).port):
                 return f"instance {shown_name(about)!r} (process {about.pid})"
         inodes = {inode for name in ("tcp", "tcp6") for inode in _inodes(_text(PROC / "net" / name), port)}
         pid = next(_holding(inodes), None) if inodes else None

@@ -45,6 +45,8 @@ MAINS = {
 #: Role of a replica's process that waits for a backend, and the environment variable that tells it so.
 SPARE = "spare"
 SPARE_VARIABLE = "POINTSMAN_SPARE"
+#: Of the console: requests go first.
+CONSOLE_NICENESS = 19
 #: How long requests may still run in a process whose instance has ended without it.
 ORPHANED_DRAIN_S = 1.0
 #: Exit code of a controller that refuses to start because its store is damaged, and has written down why.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
 from pointsman.ingress.door import Door
 from pointsman.lock.keyfile import read_keys, signature_of
-from pointsman.lock.tls import RenewedContext, TLSSpec, load_context
+from pointsman.lock.tls import RenewedContext, watched_certificates
 from pointsman.lock.watching import Watched
 from pointsman.wire.handover import LockSettings
 
@@ -29,7 +27,7 @@ def watched_files(settings: LockSettings, door: Door, context: RenewedContext | 
     if settings.key_file:
         found.append(_keys(settings.key_file, door))
     if settings.tls is not None and context is not None:
-        found.append(_certificates(settings.tls, context))
+        found.append(watched_certificates(settings.tls, context))
     return found
 
 
@@ -40,18 +38,3 @@ def _keys(path: str, door: Door) -> Watched:
     except ValueError as error:
         log.error("no API key opens this HTTP server until its file is right: %s", error)
     return Watched("API keys", lambda: signature_of(path), lambda: read_keys(path), door.use_keys, signature)
-
-
-def _certificates(tls: TLSSpec, context: RenewedContext) -> Watched:
-    """The certificates of a server, the first of which are loaded here.
-
-    Raises:
-        ValueError: they cannot be used.
-    """
-    signatures = tls.signatures
-    context.current = load_context(tls)
-
-    def use(new: Any) -> None:
-        context.current = new
-
-    return Watched("certificates", lambda: tls.signatures, lambda: load_context(tls), use, signatures)

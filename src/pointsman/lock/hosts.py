@@ -148,3 +148,13 @@ def _address_in(hop: str) -> str | None:
         return str(ipaddress.ip_address(hop))
     except ValueError:
         return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host; not for a name whose address is somebody else's business."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

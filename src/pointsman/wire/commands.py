@@ -21,7 +21,7 @@ from pointsman.wire.messages import Message, Signed
 from pointsman.wire.rollouts import AwaitRollout, QueryRollout, QueryTallies, RolloutCommand
 from pointsman.wire.scaling import QueryModels, ScalingCommand
 from pointsman.wire.shadows import QueryExamples, QueryShadow
-from pointsman.wire.tokens import QueryHolder, QueryTokens, TokenCommand
+from pointsman.wire.tokens import QueryConsoleKey, QueryHolder, QueryTokens, TokenCommand
 from pointsman.wire.views import BackendList as BackendList
 from pointsman.wire.views import BackendView as BackendView
 from pointsman.wire.views import FailureView as FailureView
@@ -276,6 +276,7 @@ AnyCommand = (
     | QueryMetrics
     | QueryTallies
     | QueryTokens
+    | QueryConsoleKey
     | QueryRollout
     | QueryShadow
     | QueryExamples

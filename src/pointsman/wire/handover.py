@@ -78,6 +78,7 @@ class ConsoleSettings(msgspec.Struct, frozen=True):
         token_file: absolute path of a file of tokens; empty if there is none.
         tls: None for plain HTTP.
         plain: plain HTTP is meant, since something in front has TLS.
+        hosts: further names of this server.
     """
 
     host: str
@@ -87,6 +88,21 @@ class ConsoleSettings(msgspec.Struct, frozen=True):
     token_file: str = ""
     tls: TLSSpec | None = None
     plain: bool = False
+    hosts: tuple[str, ...] = ()
+
+    def at(self, port: int) -> ConsoleSettings:
+        """These settings with the port that was bound."""
+        return msgspec.structs.replace(self, port=port)
+
+    @property
+    def url(self) -> str:
+        """Its base URL, for a browser on this machine."""
+        host = LOOPBACKS.get(self.host, self.host)
+        return f"http{'s' if self.tls else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+#: The address on this machine of what listens on every address.
+LOOPBACKS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 
 
 class MetricsPort(msgspec.Struct, frozen=True):
@@ -175,6 +191,16 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         """These settings with the HTTP port that was bound."""
         assert self.http is not None
         return msgspec.structs.replace(self, http=msgspec.structs.replace(self.http, port=port))
+
+    def with_console_at(self, port: int) -> InstanceSettings:
+        """These settings with the port of the console that was bound."""
+        assert self.console is not None
+        return msgspec.structs.replace(self, console=self.console.at(port))
+
+    @property
+    def console_url(self) -> str:
+        """Base URL of the console; empty without one."""
+        return self.console.url if self.console is not None else ""
 
     def for_ingress(self, identity: str, control_path: str) -> IngressHandover:
         """The handover of one HTTP server process."""

@@ -37,6 +37,16 @@ class QueryHolder(Command, frozen=True, tag="query_holder"):
     the command, where it is with all commands of a console."""
 
 
+class QueryConsoleKey(Command, frozen=True, tag="query_console_key"):
+    """Ask for the key with which a console connects; the reply is a :class:`ConsoleKey`."""
+
+
+class ConsoleKey(msgspec.Struct, frozen=True):
+    """The reply to a QueryConsoleKey. The key reads, and changes what the token of a user allows."""
+
+    key: bytes
+
+
 class TokenList(msgspec.Struct, frozen=True):
     """The reply to a QueryTokens: tokens by name; those of the token file have no time."""
 

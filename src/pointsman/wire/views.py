@@ -79,6 +79,7 @@ class Status(msgspec.Struct, frozen=True):
         operation: the apply that runs; None if none does.
         rollouts: the newest of each endpoint that has had one.
         last_minute: what was counted of calls.
+        console: base URL of the console; empty without one.
     """
 
     version: int
@@ -99,6 +100,7 @@ class Status(msgspec.Struct, frozen=True):
     operation: OperationView | None = None
     rollouts: dict[str, RolloutView] = {}
     last_minute: Window = Window(None, {})
+    console: str = ""
 
 
 class BackendList(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ import msgspec
 
 from pointsman.engine.base import Address, Plan
 from pointsman.engine.folder import lock_state_folder, logs_of, missing_folders, remove_new
-from pointsman.engine.listening import listen, listen_for_metrics
+from pointsman.engine.listening import listen, listen_for_console, listen_for_metrics
 from pointsman.engine.local.folder import ANONYMOUS_PREFIX, REFUSAL, About, InstanceFolder, folder_of, sweep_anonymous
 from pointsman.engine.local.lookup import address_in
 from pointsman.engine.manager import without_manager
@@ -137,7 +137,10 @@ def raise_instance(plan: Plan) -> LocalInstance:
         metrics = listen_for_metrics(settings.metrics) if settings.metrics else None
         if metrics is not None:
             finally_.callback(metrics.close)
-        raised = _start_supervisor(plan, folder, locks, listener, metrics)
+        console = listen_for_console(settings.console) if settings.console else None
+        if console is not None:
+            finally_.callback(console.close)
+        raised = _start_supervisor(plan, folder, locks, listener, metrics, console)
         undo.pop_all()
         return raised
 
@@ -148,18 +151,21 @@ def _start_supervisor(
     locks: list[int],
     listener: socket.socket | None,
     metrics: socket.socket | None,
+    console: socket.socket | None,
 ) -> LocalInstance:
     # The supervisor inherits ``locks`` and never uses them: they are released when it exits, however that happens.
     settings = plan.settings
     if listener is not None:
         settings = settings.on_port(listener.getsockname()[1])
+    if console is not None:
+        settings = settings.with_console_at(console.getsockname()[1])
     order = SupervisorOrder(
         settings, str(folder.path), sys.executable, plan.bound, plan.capacity, json_lines=plan.json_lines
     )
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))
     read_end, write_end = os.pipe()
-    fds = (read_end, control.fileno(), *(s.fileno() if s is not None else -1 for s in (listener, metrics)))
+    fds = (read_end, control.fileno(), *(s.fileno() if s is not None else -1 for s in (listener, metrics, console)))
     if metrics is not None:
         folder.metrics.mkdir(mode=0o700)
     try:
@@ -185,6 +191,7 @@ def _start_supervisor(
         metrics_port=metrics.getsockname()[1] if metrics is not None else 0,
         logs=str(logs_of(order.folder, settings.state_dir)),
         secure=settings.http_lock.tls is not None,
+        console=settings.console_url,
     )
     folder.write("key", derive_key(settings.master_key, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))

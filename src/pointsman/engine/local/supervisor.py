@@ -3,7 +3,7 @@
 It owns the listening sockets and the lock, spawns and reaps every other process, restarts controller and ingresses, and
 ends the instance when the driver's end of the lifeline closes. Must not run user code or HTTP, nor plan for backends.
 
-    argv: lifeline fd, control listener fd, HTTP listener fd or -1, metrics listener fd or -1
+    argv: lifeline fd, control listener fd, then listener fds or -1: of HTTP, of metrics, of the console
 
 It also inherits the descriptors that hold the locks of the instance's folders, and does not use them.
 """
@@ -20,12 +20,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pointsman.engine.folder import forget_state, logs_of
+from pointsman.engine.local.ending import Ending
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.engine.local.output import Outbox, OutputPump
 from pointsman.engine.local.spares import Spare, Spares
 from pointsman.engine.lognames import name_of
 from pointsman.engine.orders import DRIVER_GONE_DRAIN_S, KillOrder, LaunchOrder, ProcessEvent, ShutdownOrder
-from pointsman.engine.process import EXIT_REFUSED, SPARE, SPARE_VARIABLE, Child, Lifeline, pack_handover, spawn
+from pointsman.engine.process import (
+    CONSOLE_NICENESS,
+    EXIT_REFUSED,
+    SPARE,
+    SPARE_VARIABLE,
+    Child,
+    Lifeline,
+    pack_handover,
+    spawn,
+)
 from pointsman.model import Environment
 from pointsman.policy.backoff import Backoff, Restarts
 from pointsman.wire.descriptors import keep_standard_descriptors
@@ -34,16 +44,14 @@ from pointsman.wire.frames import Frame, Kind
 from pointsman.wire.handover import ControllerHandover, SupervisorOrder
 from pointsman.wire.messages import pack, unpack
 
-#: How long the controller may take to exit at the end of the instance.
-EXIT_GRACE_S = 1.5
 #: The first signal shuts the instance down and keeps its stored state, a second one kills what still drains.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: How long running requests may take after a signal if no controller answers with their limit.
 SIGNALLED_DRAIN_S = 20.0
 #: How long the controller may take to answer after a signal.
 ANSWER_S = 1.0
-#: Of controller and ingresses. The longest wait is short, since without them there is no service, and whatever keeps
-#: ending them may be over by now.
+#: Of controller, ingresses and console. The longest wait is short, since without them there is no service, and what
+#: keeps ending them may be over by now.
 BACKOFF = Backoff(first_s=0.1, last_s=2.0)
 #: Pause before a start is repeated that the system refused, such as for want of descriptors.
 RESTART_PAUSE_S = 0.5
@@ -63,6 +71,7 @@ class Supervisor:
         control: listening socket of the controller.
         http: listening socket of the ingresses, or None.
         metrics: listening socket of the controller's exporter, or None.
+        console: listening socket of the console, or None.
     """
 
     def __init__(
@@ -72,11 +81,13 @@ class Supervisor:
         control: socket.socket,
         http: socket.socket | None,
         metrics: socket.socket | None,
+        console: socket.socket | None,
     ) -> None:
         self._order = order
         self._control = control
         self._http = http
         self._metrics = metrics
+        self._console = console
         self._folder = InstanceFolder(Path(order.folder))
         self._logs = logs_of(order.folder, order.settings.state_dir)
         self._logs.mkdir(mode=0o700, exist_ok=True)
@@ -90,9 +101,8 @@ class Supervisor:
         self._link: socket.socket | None = None
         self._outbox: Outbox | None = None
         self._decoder = FrameDecoder()
-        self._phases: list[tuple[str, float]] | None = None
-        self._phase_ends = 0.0
-        self._forget = self._shutdown_requested = self._hurries = False
+        self._ending = Ending(lambda: self._children.values(), self._after)
+        self._forget = self._shutdown_requested = False
         self._spares = Spares(
             order.settings.spare_replicas, order.python, self._start_spare, after=self._after, log=self._log
         )
@@ -112,13 +122,15 @@ class Supervisor:
         self._spawn_controller()
         for index in range(self._order.settings.ingresses):
             self._spawn_ingress(index)
+        if self._console is not None:
+            self._start_again(self._spawn_console, "console")
         self._spares.fill()
-        while self._phases is None or self._children or self._phases:
+        while not self._ending.is_over or self._children:
             timeout = max(0.0, min(t for t, _ in self._timers) - time.monotonic()) if self._timers else None
             for key, _ in self._selector.select(timeout):
                 key.data()
             self._run_timers()
-            self._advance_shutdown()
+            self._ending.advance()
         self._pump.close()
         self._folder.remove()
         if self._forget and self._order.settings.state_dir:
@@ -167,13 +179,20 @@ class Supervisor:
         handover = self._order.settings.for_ingress(str(index), str(self._folder.control_socket))
         self._spawn("ingress", index, "ingress", pack_handover(handover), env={}, fds=(self._http.fileno(),))
 
+    def _spawn_console(self) -> None:
+        assert self._console is not None
+        handover = self._order.settings.for_console(str(self._folder.control_socket))
+        fds = (self._console.fileno(),)
+        child = self._spawn("console", 0, "console", pack_handover(handover), env={}, fds=fds)
+        os.setpriority(os.PRIO_PROCESS, child.process.pid, CONSOLE_NICENESS)  # also its imports come after requests
+
     def _reap(self) -> None:
         for pid, child in list(self._children.items()):
             if child.process.poll() is None:
                 continue
             how = child.reap()
             del self._children[pid]
-            if self._phases is not None:
+            if self._ending.has_begun:
                 continue  # during a shutdown exits are expected, and no event is sent
             if child.role == SPARE:
                 self._log(f"a spare process {how}; starting another one")
@@ -200,13 +219,14 @@ class Supervisor:
 
     def _restart(self, child: Child) -> None:
         delay_s = self._restarts.after((child.role, child.number), time.monotonic() - child.started)
-        start = self._spawn_controller if child.role == "controller" else lambda: self._spawn_ingress(child.number)
+        starts = {"controller": self._spawn_controller, "console": self._spawn_console}
+        start = starts.get(child.role, lambda: self._spawn_ingress(child.number))
         self._after(delay_s, lambda: self._start_again(start, child.role))
 
     def _start_again(self, start: Callable[[], None], role: str) -> None:
         # Tried again and again: a system without a free process or descriptor may have one later, and the other
         # processes serve meanwhile.
-        if self._phases is not None:
+        if self._ending.has_begun:
             return
         try:
             start()
@@ -249,7 +269,7 @@ class Supervisor:
             self._begin_shutdown(order.drain_s, delay_s=order.delay_s)
 
     def _launch(self, order: LaunchOrder) -> None:
-        if self._phases is not None:
+        if self._ending.has_begun:
             return
         try:
             child = self._spawn_replica(order)
@@ -295,24 +315,11 @@ class Supervisor:
             self._link.close()
             self._link = None
 
-    # Shutdown: ingresses finish, then replicas, then the controller
+    # Shutdown
 
     def _begin_shutdown(self, drain_s: float, *, delay_s: float = 0.0) -> None:
-        """End the processes in order, once ingresses have accepted requests for ``delay_s`` seconds more. A second call
-        with less time shortens the drain that is running."""
-        if self._phases is None:
-            self._hurries = not delay_s
-            self._spares.close()
-            self._phases = [("ingress", delay_s + drain_s), ("replica", drain_s), ("controller", EXIT_GRACE_S)]
-            self._next_phase()
-        elif self._phases and self._phases[0][0] != "controller":
-            *draining, controller = self._phases
-            self._phases = [*((role, min(limit_s, drain_s)) for role, limit_s in draining), controller]
-            self._phase_ends = min(self._phase_ends, time.monotonic() + drain_s)
-            self._after(drain_s, lambda: None)  # wakes the loop when the new limit is over
-            self._hurries = True
-            if self._phases[0][0] == "ingress":
-                self._signal("ingress")
+        self._spares.close()
+        self._ending.begin(drain_s, delay_s=delay_s)
 
     def _request_shutdown(self) -> None:
         # The controller knows the drain limits of backends, and answers with a shutdown order.
@@ -321,40 +328,8 @@ class Supervisor:
         self._after(ANSWER_S, self._end_unanswered)
 
     def _end_unanswered(self) -> None:
-        if self._phases is None:
+        if not self._ending.has_begun:
             self._begin_shutdown(SIGNALLED_DRAIN_S, delay_s=self._order.settings.drain_delay_s)
-
-    def _next_phase(self) -> None:
-        assert self._phases
-        role, limit_s = self._phases[0]
-        self._phase_ends = time.monotonic() + limit_s
-        self._after(limit_s, lambda: None)
-        self._signal(role)
-
-    def _signal(self, role: str) -> None:
-        # After SIGTERM an ingress may accept requests for a while before it drains, after SIGINT it does not.
-        signum = signal.SIGINT if role == "ingress" and self._hurries else signal.SIGTERM
-        for child in self._children.values():
-            if child.role == role:
-                child.signal(signum)
-
-    def _advance_shutdown(self) -> None:
-        while self._phases:
-            role = self._phases[0][0]
-            waiting = [child for child in self._children.values() if child.role == role]
-            if waiting and time.monotonic() < self._phase_ends:
-                return
-            for child in waiting:
-                child.signal(signal.SIGKILL)
-            self._phases.pop(0)
-            if self._phases:
-                self._next_phase()
-
-    def _hurry(self) -> None:
-        """Kill what still drains, after a second signal."""
-        self._begin_shutdown(0.0)
-        for child in self._children.values():
-            child.signal(signal.SIGKILL)
 
     # Loop
 
@@ -363,10 +338,11 @@ class Supervisor:
             if byte == ord("E"):  # written at the lifeline's end of file
                 self._begin_shutdown(DRIVER_GONE_DRAIN_S)
             elif byte in SIGNALS:
-                if self._phases is None and not self._shutdown_requested:
+                if not self._ending.has_begun and not self._shutdown_requested:
                     self._request_shutdown()
-                else:
-                    self._hurry()
+                else:  # a second signal
+                    self._begin_shutdown(0.0)
+                    self._ending.hurry()
         self._reap()
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
@@ -385,11 +361,11 @@ class Supervisor:
 
 def main() -> None:
     keep_standard_descriptors()
-    lifeline_fd, control_fd, http_fd, metrics_fd = (int(argument) for argument in sys.argv[1:5])
+    lifeline_fd, control_fd, *others = (int(argument) for argument in sys.argv[1:6])
     lifeline = Lifeline(lifeline_fd)
     order = lifeline.read_only(SupervisorOrder)
-    http, metrics = (socket.socket(fileno=fd) if fd >= 0 else None for fd in (http_fd, metrics_fd))
-    Supervisor(order, lifeline, socket.socket(fileno=control_fd), http, metrics).run()
+    http, metrics, console = (socket.socket(fileno=fd) if fd >= 0 else None for fd in others)
+    Supervisor(order, lifeline, socket.socket(fileno=control_fd), http, metrics, console).run()
 
 
 if __name__ == "__main__":

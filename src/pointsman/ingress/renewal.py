@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+
 from pointsman.ingress.door import Door
 from pointsman.lock.keyfile import read_keys, signature_of
 from pointsman.lock.tls import RenewedContext, watched_certificates

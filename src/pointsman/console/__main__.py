@@ -18,7 +18,6 @@ from pointsman.console.counts import counts_for
 from pointsman.console.sampled import calls_of
 from pointsman.console.sampler import Sampler
 from pointsman.console.server import ConsoleServer
-from pointsman.engine.listening import listen
 from pointsman.engine.process import CONSOLE_NICENESS, Lifeline, run_process
 from pointsman.lock.tls import RenewedContext, watched_certificates
 from pointsman.lock.watching import watch
@@ -35,7 +34,7 @@ def stop_on_signals(stop: Callable[[], None]) -> None:
 async def serve(
     handover: ConsoleHandover, listener: socket.socket, on_stop: Callable[[Callable[[], None]], None] = stop_on_signals
 ) -> None:
-    """Serve the console until it is stopped.
+    """Serve the console until it is stopped. Its threads give way to all others: requests go first.
 
     Args:
         on_stop: called with what stops it.
@@ -43,6 +42,7 @@ async def serve(
     Raises:
         ValueError: the certificates cannot be used.
     """
+    os.nice(CONSOLE_NICENESS)
     settings = handover.settings
     credentials = Credentials(handover.instance, handover.control_path, ROLE_CONSOLE, "", handover.control_key, 60.0)
     context = RenewedContext() if settings.tls is not None else None
@@ -66,24 +66,11 @@ async def serve(
         await asyncio.gather(*beside, return_exceptions=True)
 
 
-def run(handover: ConsoleHandover, listener: socket.socket | None = None) -> None:
-    """Run a console until it is stopped. Blocks the main thread.
-
-    Args:
-        listener: listening socket inherited from the process that holds the port; None binds it here.
-
-    Raises:
-        OSError: the port cannot be bound.
-    """
-    os.nice(CONSOLE_NICENESS)
-    listener = listener or listen(handover.settings.host, handover.settings.port, shared=True)
-    run_process(serve(handover, listener), process="console", log_format=handover.log_format)
-
-
 def main() -> None:
     lifeline = Lifeline.from_argv()
     handover = lifeline.read(ConsoleHandover)
-    run(handover, socket.socket(fileno=lifeline.extra_fd))
+    listener = socket.socket(fileno=lifeline.extra_fd)
+    run_process(serve(handover, listener), process="console", log_format=handover.log_format)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ MAX_HANDOVER = 60 * 1024
 PR_SET_PDEATHSIG = 1
 #: The function that an actor runs, by role; the local engine runs ``python -m pointsman.<role>``.
 MAINS = {
-    "console": "pointsman.console.__main__:run",
+    "console": "pointsman.console.__main__:serve",
     "controller": "pointsman.controller.main_ray:serve_on_ray",
     "ingress": "pointsman.ingress.__main__:run",
     "replica": "pointsman.replica.__main__:run",

@@ -5,6 +5,7 @@ answer. Reports the start and the exit of each actor. Called by ``engine`` on th
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,9 @@ class Actors:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-ray")
         self._handles: dict[str, Any] = {}
+        self._numbers = itertools.count(1)
+        self._newest: dict[str, int] = {}
+        """Of each name. All calls to an actor fail when it dies, and the next one may have its name already then."""
 
     def run(self, function: Callable[[], T]) -> asyncio.Future[T]:
         """Call a function on the thread, after all earlier orders."""
@@ -77,8 +81,8 @@ class Actors:
 
     def start(self, wanted: ActorSpec) -> None:
         """Create an actor; ``began`` or ``ended`` follows."""
-        self._handles[wanted.name] = None
-        self._order(wanted.name, lambda: self._start(wanted))
+        number = self._add(wanted.name)
+        self._order(wanted.name, lambda: self._start(wanted, number))
 
     def adopt(self, name: str, *, introduce: bool = False) -> None:
         """Watch an actor that an earlier controller has created; ``ended`` follows.
@@ -86,8 +90,8 @@ class Actors:
         Args:
             introduce: request its introduction too; only for actors that answer calls while they run.
         """
-        self._handles[name] = None
-        self._order(name, lambda: self._adopt(name, introduce))
+        number = self._add(name)
+        self._order(name, lambda: self._adopt(name, introduce, number))
 
     async def ask(self, name: str, method: str, *args: Any) -> Any:
         """Call an actor's method and return its result. Raises RayError, KeyError: the actor has exited."""
@@ -123,9 +127,14 @@ class Actors:
             self.run(lambda: ray.kill(handle, no_restart=True))
         self._end(name, ending)
 
+    def _add(self, name: str) -> int:
+        self._handles[name] = None
+        self._newest[name] = next(self._numbers)
+        return self._newest[name]
+
     # On the thread
 
-    def _start(self, wanted: ActorSpec) -> None:
+    def _start(self, wanted: ActorSpec, number: int) -> None:
         options = dict(wanted.options)
         if wanted.node and "scheduling_strategy" not in options:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(wanted.node, soft=False)
@@ -137,9 +146,9 @@ class Actors:
             **options,
         )
         name, handle = wanted.name, actor.remote(wanted.args)
-        self._when_done(self._have_introduced(name, handle), name)
-        self._when_done(getattr(handle, wanted.method).remote(), name)
-        self._watch(name, handle)
+        self._when_done(self._have_introduced(name, handle), name, number)
+        self._when_done(getattr(handle, wanted.method).remote(), name, number)
+        self._watch(name, handle, number)
 
     def _have_introduced(self, name: str, handle: Any) -> Any:
         introduced = handle.introduce.remote()
@@ -148,19 +157,19 @@ class Actors:
         )
         return introduced
 
-    def _adopt(self, name: str, introduce: bool) -> None:
+    def _adopt(self, name: str, introduce: bool, number: int) -> None:
         handle = ray.get_actor(name, namespace=self._namespace)
         if introduce:
             self._have_introduced(name, handle)
-        self._watch(name, handle)
+        self._watch(name, handle, number)
 
-    def _watch(self, name: str, handle: Any) -> None:
+    def _watch(self, name: str, handle: Any, number: int) -> None:
         self._handles[name] = handle
-        self._when_done(handle.attend.remote(), name)
+        self._when_done(handle.attend.remote(), name, number)
 
-    def _when_done(self, reference: Any, name: str) -> None:
+    def _when_done(self, reference: Any, name: str, number: int) -> None:
         reference.future().add_done_callback(
-            lambda future: self._call_on_loop(self._on_result, name, future.exception())
+            lambda future: self._call_on_loop(self._on_result, name, number, future.exception())
         )
 
     def _kill(self, name: str) -> None:
@@ -185,7 +194,9 @@ class Actors:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _on_result(self, name: str, error: BaseException | None) -> None:
+    def _on_result(self, name: str, number: int, error: BaseException | None) -> None:
+        if self._newest.get(name) != number:
+            return
         if isinstance(error, RayTaskError):  # the method raised: the actor itself lives on, and must be killed
             self.give_up(name, describe_exit(error))
         elif isinstance(error, RayError):
@@ -193,6 +204,7 @@ class Actors:
 
     def _end(self, name: str, ending: ActorExit) -> None:
         if self._handles.pop(name, self) is not self:
+            self._newest.pop(name, None)
             self._ended(name, ending)
 
 

@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pointsman.engine.base import Address, Plan
-from pointsman.engine.listening import bind, listen_for_metrics
+from pointsman.engine.listening import bind, listen_for_console, listen_for_metrics
 from pointsman.engine.ray import cluster
 from pointsman.engine.ray.folder import ANONYMOUS, CONTROLLER, namespace_of
 from pointsman.engine.ray.hosts import ControllerHost
@@ -27,7 +27,7 @@ from pointsman.engine.ray.lookup import (
 from pointsman.engine.ray.nodes import alive_nodes
 from pointsman.exceptions import ServeException
 from pointsman.wire.address import set_node
-from pointsman.wire.handover import ClusterHandover, HTTPSettings, MetricsPort
+from pointsman.wire.handover import ClusterHandover, ConsoleSettings, HTTPSettings, MetricsPort
 
 #: Environment variables of the driver that replicas on all nodes get.
 PASSED_ON = ("OMP_NUM_THREADS",)
@@ -41,18 +41,27 @@ class RayInstance:
         controller: the controller's actor. That of a bound instance is owned by this process, so Ray ends it with this
             process.
         port: a bound socket that reserves the HTTP port until the ingresses listen there.
+        console: one that reserves the console's port, also while the console is started again.
         bound: whether the instance ends with this process.
         membership: of ``cluster.hold``.
     """
 
     def __init__(
-        self, address: Address, controller: Any, *, port: socket.socket | None, bound: bool, membership: int
+        self,
+        address: Address,
+        controller: Any,
+        *,
+        port: socket.socket | None,
+        console: socket.socket | None,
+        bound: bool,
+        membership: int,
     ) -> None:
         self.address = address
         self.bound = bound
         self._controller = controller
         self._owner = os.getpid()
         self._port = port
+        self._console = console
         self._membership = membership
         self._over = False
         self._released = False
@@ -80,6 +89,8 @@ class RayInstance:
         if self._over or os.getpid() != self._owner:
             return True
         self.serves()
+        if self._console is not None:
+            self._console.close()
         in_time = ray.is_initialized() and self._has_ended(timeout_s)
         if not in_time and ray.is_initialized():
             ray.kill(self._controller, no_restart=True)
@@ -149,6 +160,9 @@ def _raise(plan: Plan, membership: int) -> RayInstance:
     home = str(ray.get_runtime_context().get_node_id())
     set_node(home)
     port = _take_port(settings.http) if settings.http else None
+    console = _take_console_port(settings.console) if settings.console else None
+    if console is not None:
+        settings = settings.with_console_at(console.getsockname()[1])
     if port is not None:
         settings = settings.on_port(port.getsockname()[1])
     if settings.metrics is not None:
@@ -163,7 +177,7 @@ def _raise(plan: Plan, membership: int) -> RayInstance:
         wait_for_resources_s=plan.cluster.wait_for_resources_s,
     )
     address, controller = _make_controller(given, bound=plan.bound)
-    return RayInstance(address, controller, port=port, bound=plan.bound, membership=membership)
+    return RayInstance(address, controller, port=port, console=console, bound=plan.bound, membership=membership)
 
 
 def _make_controller(given: ClusterHandover, *, bound: bool) -> tuple[Address, Any]:
@@ -194,6 +208,13 @@ def _take_port(http: HTTPSettings) -> socket.socket:
     with bind(http.host, http.port) as free:  # without SO_REUSEPORT first: fails if any process listens there
         port = free.getsockname()[1]
     return bind(http.host, port, shared=True)
+
+
+def _take_console_port(wanted: ConsoleSettings) -> socket.socket:
+    """As :func:`_take_port`; another port if the wanted one is in use and only a default."""
+    with listen_for_console(wanted) as free:
+        port = free.getsockname()[1]
+    return bind(wanted.host, port, shared=True)
 
 
 def _free_port(wanted: MetricsPort) -> int:

@@ -1,5 +1,5 @@
-"""Ends the processes of an instance on a cluster in order: ingresses, replicas, exporters of metrics. A process that
-does not exit in time is killed."""
+"""Ends the processes of an instance on a cluster in order: ingresses, replicas, then exporters of metrics and the
+console. A process that does not exit in time is killed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pointsman.engine.ray.actors import ActorExit, Actors
-from pointsman.engine.ray.folder import INGRESS_PREFIX, METRICS_PREFIX
+from pointsman.engine.ray.folder import CONSOLE_PREFIX, INGRESS_PREFIX, METRICS_PREFIX
 from pointsman.wire import commands
 from pointsman.wire.frames import Kind
 from pointsman.wire.messages import pack
@@ -40,16 +40,16 @@ async def end_in_order(
         for number in replicas:
             peers.send_to_replica(number, Kind.STOP, b"")
 
-    def stop_exporters() -> None:
-        for name in exporters:
+    def stop_last() -> None:
+        for name in last:
             actors.send(name, "end")
 
     ingresses = [name for name in actors.names if name.startswith(INGRESS_PREFIX)]
-    exporters = [name for name in actors.names if name.startswith(METRICS_PREFIX)]
+    last = [name for name in actors.names if name.startswith((METRICS_PREFIX, CONSOLE_PREFIX))]
     limit = pack(commands.Ending(drain_s, delay_s))
     await _end(actors, ingresses, lambda: peers.send_to_ingresses(Kind.STOP, limit), delay_s + drain_s)
-    await _end(actors, [name for name in actors.names if name not in exporters], stop_replicas, drain_s)
-    await _end(actors, exporters, stop_exporters, KILLED_S)
+    await _end(actors, [name for name in actors.names if name not in last], stop_replicas, drain_s)
+    await _end(actors, last, stop_last, KILLED_S)
 
 
 async def _end(actors: Actors, names: list[str], stop: Callable[[], None], drain_s: float) -> None:

@@ -23,6 +23,7 @@ from pointsman.engine.process import is_stopped
 from pointsman.engine.ray.actors import ActorExit, Actors, ActorSpec
 from pointsman.engine.ray.child import ChildHost
 from pointsman.engine.ray.cluster import KeyValueError, KeyValues
+from pointsman.engine.ray.consoles import Consoles
 from pointsman.engine.ray.ending import Connections, end_in_order
 from pointsman.engine.ray.folder import INGRESS_PREFIX, replica_name
 from pointsman.engine.ray.hosts import HostArgs, Introduction, ProcessHost
@@ -87,6 +88,7 @@ class RayEngine:
         self._actors = Actors(given.namespace, began=self._began, ended=self._ended)
         self._ingresses = Ingresses(given, self._actors)
         self._exporters = Exporters(given, self._actors, node_here())
+        self._consoles = Consoles(given, self._actors)
         self._records: dict[int, ReplicaRecord] = {}
         # The resources of each node, and what other users of the cluster hold of them.
         self._seen: tuple[Amounts, Amounts] = {}, {}
@@ -129,6 +131,7 @@ class RayEngine:
         self._events(ProcessEvent("recovered", live=live, ingresses=ingresses))
         self._ingresses.adopt(names)
         self._exporters.adopt(names)
+        self._consoles.adopt(names)
         await self.refresh()
         self._spawn(self._watch_nodes())
 
@@ -240,6 +243,7 @@ class RayEngine:
         self._suspects = {node: until for node, until in self._suspects.items() if until > now}
         usable = {node: total for node, total in totals.items() if node not in self._suspects}
         self._ingresses.keep_up(usable)
+        self._consoles.keep_up(usable)
         self._exporters.keep_up(usable, {*self._ingresses.homes, *(n.allocation.node for n in self._records.values())})
         capacity = capacity_of(usable, others, self._labels)
         if capacity != self._capacity:
@@ -265,6 +269,10 @@ class RayEngine:
         if self._exporters.ended(name, ending, restart=self._ending is None):
             if not self._ending:
                 log.warning("what serves the metrics of a node has ended, and is started again: %s", ending.text)
+            return
+        if self._consoles.ended(name, ending, restart=self._ending is None):
+            if not self._ending:
+                log.warning("the console has ended, and is started again: %s", ending.text)
             return
         if self._ingresses.ended(name, ending, restart=self._ending is None):
             self._events(ProcessEvent("ingress_exited", exit=ending.text, ingresses=(name,)))

@@ -25,6 +25,7 @@ CONTROLLER = "controller"
 REPLICA_PREFIX = "replica-"
 INGRESS_PREFIX = "ingress-"
 METRICS_PREFIX = "metrics-"
+CONSOLE_PREFIX = "console-"
 ANONYMOUS = "pointsman-anonymous-"
 NAMED = "pointsman/"
 
@@ -67,6 +68,10 @@ def ingress_name(node: str, index: int) -> str:
 
 def metrics_name(node: str) -> str:
     return f"{METRICS_PREFIX}{node}"
+
+
+def console_name(node: str) -> str:
+    return f"{CONSOLE_PREFIX}{node}"
 
 
 PREFIX = ".ray."

@@ -2,7 +2,7 @@
 
     ControllerHost   runs the controller on a thread; Ray restarts the actor when it has died
     ProcessHost      runs an ingress or a replica on the main thread (``child`` has another kind)
-    MetricsHost      serves the metrics of a node
+    MetricsHost      serves the metrics of a node; ``consoles`` has a kind that serves the console
 
 The process itself is the ``run`` of ``pointsman.<role>.__main__``, the function that the local engine runs too. It is
 found by its name, since an engine must not import what it starts.
@@ -106,6 +106,7 @@ class ControllerHost:
             metrics_host=settings.metrics.host if settings.metrics is not None else None,
             metrics_port=running.metrics_port,
             secure=settings.http_lock.tls is not None,
+            console=settings.console_url,
         )
 
     async def attend(self) -> None:
@@ -269,7 +270,7 @@ class MetricsHost:
         exporter = Exporter(folder.metrics, listener)
         await exporter.start()
         self._serving.set_result(Serving(exporter, url_of(listener, ray.util.get_node_ip_address())))
-        watching = asyncio.ensure_future(_end_of_instance(handover.namespace))
+        watching = asyncio.ensure_future(end_of_instance(handover.namespace))
         requested = asyncio.ensure_future(self._end_requested.wait())
         await asyncio.wait({watching, requested}, return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
@@ -329,7 +330,7 @@ class MetricsHost:
         await self._over.wait()
 
 
-async def _end_of_instance(namespace: str) -> None:
+async def end_of_instance(namespace: str) -> None:
     """Return when the controller has ended for good. One that Ray restarts still exists."""
     while True:
         try:

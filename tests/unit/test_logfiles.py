@@ -1,4 +1,4 @@
-"""cli.logfiles: log files of several processes as one, merged and followed; and how those files are named."""
+"""engine.logfiles: log files of several processes as one, merged and followed; and how those files are named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.cli.logfiles import Entry, LogFile, LogFolder
+from pointsman.engine.logfiles import Entry, LogFile, LogFolder
 from pointsman.engine.lognames import LogCard, backend_in, name_of, name_of_backend
 
 
@@ -151,7 +151,7 @@ def test_the_end_may_have_no_end_of_line(tmp_path: Path) -> None:
 
 def test_an_entry_without_an_end_fits_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ever so many indented lines are shown as they come."""
-    monkeypatch.setattr("pointsman.cli.logfiles.MAX_ENTRY_LINES", 3)
+    monkeypatch.setattr("pointsman.engine.logfiles.MAX_ENTRY_LINES", 3)
     write(tmp_path, "b#aaaaaa", at(1, "[id1] one"), *["    more"] * 10)
     entries = [entry for entry in LogFolder([tmp_path], everything).entries() if entry.is_about("id1")]
     assert [len(entry.lines) for entry in entries] == [3, 3, 3, 2]

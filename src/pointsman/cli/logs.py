@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
-import resource
 import sys
 import time
 import zlib
@@ -23,7 +21,7 @@ from pointsman.cli.common import ClusterAddress, Name, connect_to
 from pointsman.exceptions import ServeException
 
 if TYPE_CHECKING:
-    from pointsman.cli.logfiles import Entry, LogFile, LogFolder
+    from pointsman.engine.logfiles import Entry, LogFile, LogFolder
 
 #: Folders with log files, and a function that says whether the instance still runs.
 LogSource: TypeAlias = tuple[list[Path], Callable[[], bool]]
@@ -59,14 +57,14 @@ def logs(
     address: ClusterAddress = None,
 ) -> None:
     """Show what the processes of an instance have logged and printed, in order of time."""
-    from pointsman.cli.logfiles import LogFolder
+    from pointsman.engine.logfiles import LogFolder, allow_open_files
     from pointsman.usercode.paths import absolute
 
     if state_dir is not None and address is not None:
         raise ValueError("--state-dir and --address exclude each other: logs of a cluster are in Ray's log folder")
     if request == "":
         raise ValueError("--request is empty; give the id of a request")
-    _allow_open_files()
+    allow_open_files()
     if state_dir is not None:
         folders, is_alive = _find_stored(Path(absolute(state_dir, "--state-dir")))
     else:
@@ -84,13 +82,6 @@ def logs(
         pass  # Ctrl-C is how -f is left
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _allow_open_files() -> None:
-    """Raise the limit of open files to the maximum: every replica that ever ran has left a log file."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS, for one, reports no limit and has one
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _find(name: str) -> LogSource:

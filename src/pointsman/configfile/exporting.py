@@ -142,11 +142,11 @@ def _backend(spec: BackendSpec) -> dict[str, Any]:
 def _actor_options(resources: Resources) -> dict[str, Any]:
     options: dict[str, Any] = _plain(actor_options(resources, hidden=True))
     if resources.env_vars:
-        options["env_vars"] = {name: f"${{{_variable(name)}}}" for name in resources.env_vars}
+        options["env_vars"] = {name: f"${{{variable_of(name)}}}" for name in resources.env_vars}
     return options
 
 
-def _variable(name: str) -> str:
+def variable_of(name: str) -> str:
     """The variable of the command that gives the value of one of ``env_vars``, which may have any name."""
     made = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return f"_{made}" if made[0].isdigit() else made

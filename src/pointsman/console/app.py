@@ -5,13 +5,12 @@ guard (whose request it is) -> table (which call) -> holder (whose token) -> bod
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,12 +23,15 @@ from pointsman.console.behalf import UserClient
 from pointsman.console.bodies import read_body
 from pointsman.console.files import PageFiles
 from pointsman.console.guard import ON_ANSWERS, Guard
+from pointsman.console.loglines import LogTail
 from pointsman.console.operations import WAIT_S, Operations, location_of
 from pointsman.console.problems import MEDIA_TYPE, Problem, problem_of
 from pointsman.console.reads import missing
 from pointsman.console.routes import all_calls
 from pointsman.console.table import PREFIX, Ask, Call, Table, Versioned, check_query
+from pointsman.console.threads import Threads
 from pointsman.engine.base import Address
+from pointsman.engine.instances import log_folders
 from pointsman.exceptions import ForbiddenError, TokenError
 from pointsman.model.tokens import VIEW, Holder, includes
 
@@ -69,8 +71,11 @@ class Console:
         self._guard = Guard(hosts)
         self._files = PageFiles()
         self._operations = Operations(wait_s)
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")
-        self._table = Table([*all_calls(self._operations), *more])
+        self._threads = Threads("read", READERS)
+        self._table = Table(all_calls(self._operations, LogTail(self._log_folders), more))
+
+    def _log_folders(self) -> list[Path]:
+        return list(log_folders(self._credentials.control_path).values())
 
     async def __call__(
         self,
@@ -127,7 +132,7 @@ class Console:
             return response
         if call.is_change:
             return await self._change(request, call, ask)
-        return _json(await self._in_thread(lambda: handled(call, ask)))
+        return _json(await self._threads.run(lambda: handled(call, ask)))
 
     async def _admitted(self, request: Request, call: Call) -> tuple[UserClient, Holder]:
         """The client of whoever asks, and who that is.
@@ -140,7 +145,7 @@ class Console:
         client = self._client(request, call)
         if not client.token:
             raise TokenError("show a token, by the header 'Authorization: Bearer TOKEN'")
-        holder = await self._in_thread(client.holder)
+        holder = await self._threads.run(client.holder)
         if call.is_change and self._read_only:
             raise ForbiddenError("this console only reads: it was started with --console-read-only")
         if not includes(holder.role, call.role):
@@ -168,9 +173,6 @@ class Console:
             return _json(result)
         started = {"id": name, "state": "running", "result": None, "problem": None}
         return _json(started, 202, {"location": location_of(name)})
-
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
 def make_app(credentials: Credentials, address: Address | None, **options: Any) -> Console:

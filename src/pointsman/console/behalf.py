@@ -34,6 +34,7 @@ class WarrantedSession:
         self._session = session
         self._warrant = warrant
         self._key = key
+        self._ids: dict[str, str] = {}
 
     def command(
         self,
@@ -44,9 +45,13 @@ class WarrantedSession:
         timeout_s: float | None = None,
     ) -> Body:
         """As :meth:`Session.command`; a question has its answer soon, or none."""
-        if isinstance(command, _CHANGES):
-            command = msgspec.structs.replace(command, id=self._id()) if self._key else command
-        elif not isinstance(command, _WAITS):
+        if isinstance(command, _CHANGES) and self._key:
+            self._ids[command.id] = self._id()
+            command = msgspec.structs.replace(command, id=self._ids[command.id])
+        elif isinstance(command, AwaitOperation):  # of an apply, by the id that its sender gave it
+            operation = self._ids.get(command.operation, command.operation)
+            command = msgspec.structs.replace(command, operation=operation)
+        elif not isinstance(command, (*_CHANGES, Await)):
             timeout_s = timeout_s or ANSWER_S
         return self._session.command(command, body, progress=progress, timeout_s=timeout_s, warrant=self._warrant)
 
@@ -56,7 +61,6 @@ class WarrantedSession:
 
 
 _CHANGES: tuple[type[Command], ...] = get_args(Change)
-_WAITS = (Await, AwaitOperation)
 ANSWER_S = 5.0
 """How long the controller may take to answer a question: one that was killed is back before that."""
 
@@ -83,6 +87,7 @@ class UserClient(Client):
     ) -> None:
         super().__init__(credentials, address=address)
         self.token = token
+        self.if_version = if_version
         self.key = key
         warranted = WarrantedSession(session_for(credentials), Warrant(token, if_version), key)
         self._session = warranted  # type: ignore[assignment]  # what operations use of a session

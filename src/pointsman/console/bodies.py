@@ -62,6 +62,20 @@ class Held(Fields, frozen=True):
     for_s: float = HOLD_S
 
 
+class ConfigFile(msgspec.Struct, frozen=True):
+    """A configuration file, as it was sent.
+
+    Attributes:
+        suffix: of its kind, such as ``.json``.
+    """
+
+    suffix: str
+    data: bytes
+
+
+SUFFIXES = {"application/json": ".json", "application/yaml": ".yaml", "application/toml": ".toml"}
+
+
 async def read_body(request: Request, kind: type[T] | Any) -> T | Any:
     """The JSON of a request.
 
@@ -72,9 +86,12 @@ async def read_body(request: Request, kind: type[T] | Any) -> T | Any:
         Problem: 400 for what is no JSON, 408, 413, 415; 422 for a field or value that is not so.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Problem(415, f"the body must be application/json, not {media_type[:60] or 'of no type'}")
+    taken = tuple(SUFFIXES) if kind is ConfigFile else ("application/json",)
+    if media_type not in taken:
+        raise Problem(415, f"the body must be {' or '.join(taken)}, not {media_type[:60] or 'of no type'}")
     data = await _data(request)
+    if kind is ConfigFile:
+        return ConfigFile(SUFFIXES[media_type], data)
     try:
         plain = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

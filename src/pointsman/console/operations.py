@@ -7,11 +7,11 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pointsman.console.problems import Problem, problem_of
 from pointsman.console.table import PREFIX, Versioned
+from pointsman.console.threads import begun
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ class Operations:
 
     def __init__(self, wait_s: float = WAIT_S) -> None:
         self._wait_s = wait_s
-        self._threads = ThreadPoolExecutor(MOST_CHANGES, thread_name_prefix="change")
         self._running: set[asyncio.Future[Any]] = set()
         self._known: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
         self._keys: OrderedDict[tuple[str, str], bytes] = OrderedDict()
@@ -45,7 +44,7 @@ class Operations:
         """
         if len(self._running) >= MOST_CHANGES:
             raise Problem(503, f"{MOST_CHANGES} changes are under way; try again later", {"retry-after": "5"})
-        future = asyncio.get_running_loop().run_in_executor(self._threads, change)
+        future = begun(change, "change")
         self._running.add(future)
         future.add_done_callback(self._ended)
         done, _ = await asyncio.wait({future}, timeout=self._wait_s)
@@ -78,14 +77,9 @@ class Operations:
         future = self._known.get(name)
         return view_of(name, future) if future is not None else None
 
-    def close(self) -> None:
-        """Wait for no change any more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self._running.discard(future)
-        if not future.cancelled():
-            future.exception()  # it is read here, so that asyncio does not complain of one that nobody waits for
+        future.exception()  # it is read here, so that asyncio does not complain of one that nobody waits for
 
 
 def location_of(name: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from pointsman.console import bodies, reads, writes
+from pointsman.console import bodies, configs, reads, writes
+from pointsman.console.loglines import LogTail
+from pointsman.console.openapi import document
 from pointsman.console.operations import Operations
 from pointsman.console.problems import Problem
 from pointsman.console.table import Ask, Call, Query
-from pointsman.model.tokens import OPERATE
+from pointsman.model.tokens import DEPLOY, OPERATE
 
 TEXT = {"type": "string"}
 NUMBER = {"type": "number"}
@@ -129,11 +132,52 @@ OF_BACKENDS = (
 )
 
 
-def all_calls(operations: Operations) -> list[Call]:
+OF_CONFIG = (
+    Call(
+        "GET",
+        "/config",
+        configs.read_config,
+        "The configuration file of what runs, as JSON; as pointsman export.",
+        query=(
+            Query("owner", "Name of a file: only its objects.", TEXT),
+            Query("partial", "Whether to leave out what no file can have: true or false.", {"type": "boolean"}),
+        ),
+    ),
+    Call(
+        "POST",
+        "/config/diff",
+        configs.diff_config,
+        "What a file would change; as pointsman diff. Its code is loaded for deploy tokens only.",
+        body=bodies.ConfigFile,
+        query=configs.OPTIONS,
+    ),
+    Call(
+        "PUT",
+        "/config",
+        configs.apply_config,
+        "Carry out a file; as pointsman apply. All of it happens, or nothing.",
+        DEPLOY,
+        bodies.ConfigFile,
+        query=(*configs.OPTIONS, configs.IF_VERSION),
+        is_change=True,
+    ),
+)
+LOGS = (
+    Query("backend", "Only what its replicas say.", TEXT),
+    Query("request_id", "Only what is about the request of this id.", TEXT),
+    Query("text", "Only lines with this in them, in upper or lower case.", TEXT),
+    Query("lines", "How many at most: 1 to 200, which is the default.", WHOLE),
+    Query("after", "What came since an answer: its next.", TEXT),
+)
+
+
+def all_calls(operations: Operations, tail: LogTail, more: Iterable[Call] = ()) -> list[Call]:
     """All calls.
 
     Args:
         operations: changes that last.
+        tail: of the log files.
+        more: calls of what is sampled in this process.
     """
 
     def operation(ask: Ask) -> Any:
@@ -142,9 +186,18 @@ def all_calls(operations: Operations) -> list[Call]:
             raise Problem(404, f"no change {ask.names['id']!r:.60} is known; it may have ended long ago")
         return found
 
-    return [
+    calls = [
         *OF_INSTANCE,
+        *OF_CONFIG,
+        *more,
         *OF_ENDPOINTS,
         *OF_BACKENDS,
+        Call("GET", "/logs", tail.answer, "The newest lines that the processes have logged and printed.", query=LOGS),
         Call("GET", "/operations/{id}", operation, "How a change stands that took longer than its request."),
     ]
+
+    def openapi(ask: Ask) -> Any:
+        return document(calls)
+
+    calls.append(Call("GET", "/openapi.json", openapi, "This document.", is_open=True))
+    return calls

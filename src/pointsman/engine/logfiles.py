@@ -1,7 +1,7 @@
 """Reads the log files of an instance's processes as one stream: merged by time, and followed while they grow.
 
-Called by ``pointsman logs``. Depends on the format of lines and file names only, and talks to no process: logs are
-needed most when no process answers.
+Called by ``pointsman logs`` and the console. Depends on the format of lines and file names only, and talks to no
+process: logs are needed most when no process answers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import heapq
 import json
 import os
+import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -80,6 +81,20 @@ class LogFile:
     def close(self) -> None:
         for part in self._parts:
             part.close()
+
+    def leave_out(self, last: int) -> None:
+        """Leave out what comes before the last bytes, up to the beginning of a line."""
+        for number in range(len(self._parts) - 1, -1, -1):
+            part = self._parts[number]
+            size = os.fstat(part.fileno()).st_size
+            if size > last + part.tell():
+                for _ in range(number):
+                    self._parts.popleft().close()
+                part.seek(size - last)
+                cut = part.read(CHUNK).find(b"\n")
+                part.seek(size - last + cut + 1 if cut >= 0 else size)
+                return
+            last -= size
 
     def entries(self, *, to_the_end: bool = False) -> Iterator[Entry]:
         """Entries that were written since the last call.
@@ -168,11 +183,15 @@ class LogFolder:
     Args:
         paths: folders with log files, or with cards that name log files elsewhere.
         wanted: selects the files to read.
+        last: how many bytes at the end of each file are read that is there already; None for all.
     """
 
-    def __init__(self, paths: Iterable[Path], wanted: Callable[[LogFile], bool]) -> None:
+    def __init__(
+        self, paths: Iterable[Path], wanted: Callable[[LogFile], bool] = lambda _: True, *, last: int | None = None
+    ) -> None:
         self._paths = [*paths]
         self._wanted = wanted
+        self._last = last
         self._files: dict[Path, LogFile | None] = {}
         self.scan()
 
@@ -191,6 +210,14 @@ class LogFolder:
         self._files[path] = file if wanted else None
         if not wanted:
             file.close()
+        elif self._last is not None:
+            file.leave_out(self._last)
+
+    def close(self) -> None:
+        """Close all files; none is read any more."""
+        for file in self.files:
+            file.close()
+        self._files.clear()
 
     @property
     def files(self) -> list[LogFile]:
@@ -200,6 +227,13 @@ class LogFolder:
         """Entries of all files since the last call, merged by time. Arguments as for :meth:`LogFile.entries`."""
         each = (file.entries(to_the_end=to_the_end) for file in self.files)
         return heapq.merge(*each, key=lambda entry: entry.time)
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files to the maximum: every replica that ever ran has left a log file."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS, for one, reports no limit and has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _open_card(path: Path) -> LogFile:

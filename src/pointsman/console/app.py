@@ -24,12 +24,11 @@ from pointsman.console.bodies import read_body
 from pointsman.console.files import PageFiles
 from pointsman.console.guard import ON_ANSWERS, Guard
 from pointsman.console.loglines import LogTail
-from pointsman.console.operations import WAIT_S, Operations, location_of
+from pointsman.console.operations import WAIT_S, Lasting, Operations, Threads
 from pointsman.console.problems import MEDIA_TYPE, Problem, problem_of
 from pointsman.console.reads import missing
 from pointsman.console.routes import all_calls
-from pointsman.console.table import PREFIX, Ask, Call, Table, Versioned, check_query
-from pointsman.console.threads import Threads
+from pointsman.console.table import PREFIX, Ask, Call, Table, Text, Versioned, check_query
 from pointsman.engine.base import Address
 from pointsman.engine.instances import log_folders
 from pointsman.exceptions import ForbiddenError, TokenError
@@ -117,8 +116,7 @@ class Console:
         if refusal:
             raise Problem(403, refusal)
         if not is_api:
-            takes_gzip = "gzip" in request.headers.get("accept-encoding", "")
-            return self._files.answer(request.method, path, takes_gzip=takes_gzip)
+            return self._files.answer(request.method, path, request.headers)
         call, names = self._table.find(request.method, path.removeprefix(PREFIX))
         if call.is_open:
             client = self._client(request, call)
@@ -168,11 +166,7 @@ class Console:
                 ask.body
             )
             self._operations.check_key(ask.holder.name, ask.client.key, hashlib.sha256(asked).digest())
-        name, result = await self._operations.run(lambda: handled(call, ask))
-        if not name:
-            return _json(result)
-        started = {"id": name, "state": "running", "result": None, "problem": None}
-        return _json(started, 202, {"location": location_of(name)})
+        return _json(await self._operations.run(lambda: handled(call, ask)))
 
 
 def make_app(credentials: Credentials, address: Address | None, **options: Any) -> Console:
@@ -217,8 +211,13 @@ def seen_version(request: Request) -> int | None:
     return int(found[1])
 
 
-def _json(result: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    headers = headers or {}
-    if isinstance(result, Versioned):
-        result, headers = result.value, {**headers, "etag": f'"{result.version}"'}
+def _json(result: Any) -> Response:
+    """The answer with the result of a handler."""
+    if isinstance(result, Text):
+        return Response(result.text, media_type=result.media_type)
+    status, headers = 200, {}
+    if isinstance(result, Lasting):
+        status, headers, result = 202, {"location": result.location}, result.as_json()
+    elif isinstance(result, Versioned):
+        headers, result = {"etag": f'"{result.version}"'}, result.value
     return Response(msgspec.json.encode(result), status, headers, "application/json")

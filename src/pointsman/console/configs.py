@@ -24,9 +24,10 @@ from pointsman.configfile.problems import BadFileError
 from pointsman.configfile.reading import Document, parse
 from pointsman.configfile.tree import escaped, mapped
 from pointsman.configfile.wanting import wanted_of
+from pointsman.configfile.yamltree import write_yaml
 from pointsman.console.bodies import ConfigFile
 from pointsman.console.problems import Problem
-from pointsman.console.table import Ask, Query, Versioned
+from pointsman.console.table import Ask, Query, Text, Versioned
 from pointsman.model import BackendConfigSpec, Origin, Resources, Source, TargetTraits
 from pointsman.model.tokens import DEPLOY, includes
 from pointsman.wire.apply import Declared, WantedBackend
@@ -74,6 +75,8 @@ def read_config(ask: Ask) -> Any:
         raise Problem(
             409, f"no file can have all of this; partial=true leaves it out: {texts}", more={"left_out": found.left_out}
         )
+    if ask.query.get("format", "json") == "yaml":
+        return Text(write_yaml(found.content), "application/yaml")
     return Versioned(mapped(found.content, lambda _, value: "inf" if value == float("inf") else value), version)
 
 

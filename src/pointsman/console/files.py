@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import mimetypes
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -23,12 +25,13 @@ INDEX = "/index.html"
 
 
 class _File:
-    """The bytes of a file, also compressed, and its media type."""
+    """The bytes of a file, also compressed, its media type, and what tells it from another version of it."""
 
     def __init__(self, data: bytes, kind: str) -> None:
         self.data = data
         self.small = gzip.compress(data, mtime=0)
         self.kind = kind
+        self.tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
 
 
 class PageFiles:
@@ -45,8 +48,12 @@ class PageFiles:
             if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         }
 
-    def answer(self, method: str, raw_path: str, *, takes_gzip: bool = False) -> Response:
-        """The file of a path, ``/`` being the page itself; and ``/healthz``.
+    def answer(self, method: str, raw_path: str, asked: Mapping[str, str]) -> Response:
+        """The file of a path, ``/`` being the page itself; and ``/healthz``. A browser asks each time whether it has
+        changed.
+
+        Args:
+            asked: headers of the request.
 
         Raises:
             Problem: 404, 405.
@@ -61,8 +68,10 @@ class PageFiles:
         if path == "/" and INDEX not in self._files:
             return PlainTextResponse("this console has no page; its API is at /api/v1\n", 404)
         file = self._files[INDEX if path == "/" else path]
-        headers = {"vary": "accept-encoding"}
-        if not takes_gzip:
+        headers = {"vary": "accept-encoding", "etag": file.tag, "cache-control": "no-cache"}
+        if asked.get("if-none-match") == file.tag:
+            return Response(status_code=304, headers=headers)
+        if "gzip" not in asked.get("accept-encoding", ""):
             return Response(file.data, headers=headers, media_type=file.kind)
         return Response(file.small, headers={**headers, "content-encoding": "gzip"}, media_type=file.kind)
 

@@ -13,7 +13,8 @@ from pointsman.console.table import Ask
 from pointsman.engine.logfiles import Entry, LogFolder, allow_open_files
 
 MOST_LINES = 200
-"""In one answer; pages ask once a second."""
+"""In an answer of what came since; pages ask once a second."""
+MOST_AT_FIRST = 1000
 KEPT_LINES = 10_000
 KEPT_CHARACTERS = 4 * 1024 * 1024
 LONGEST = 4_000
@@ -60,8 +61,8 @@ class LogTail:
             ValueError: a parameter cannot have that value.
         """
         most = ask.whole("lines")
-        if most is not None and not 0 < most <= MOST_LINES:
-            raise ValueError(f"lines must be 1 to {MOST_LINES}, not {most}")
+        if most is not None and not 0 < most <= MOST_AT_FIRST:
+            raise ValueError(f"lines must be 1 to {MOST_AT_FIRST}, not {most}")
         with self._lock:
             self._read()
             since, _, number = ask.query.get("after", "").partition("-")
@@ -69,7 +70,8 @@ class LogTail:
             first = int(number[:18]) if follows else 0
             found = [line for line in self._lines if line.number >= first and is_wanted(line, ask.query)]
             after = f"{self._since}-{self._next}"
-        shown = found[-(most or MOST_LINES) :]
+        most = MOST_LINES if most is None or (follows and most > MOST_LINES) else most
+        shown = found[-most:]
         lines = [
             {"process": one.process, "line": one.text, "time": one.entry.time, "level": _level(one.entry)}
             for one in shown

@@ -13,6 +13,7 @@ from pointsman.console.problems import MEDIA_TYPE
 from pointsman.console.table import PREFIX, Call, Query
 from pointsman.version import VERSION
 
+OPERATIONS = "/operations/{id}"
 PROBLEM = {
     "type": "object",
     "required": ["title", "status", "detail"],
@@ -20,13 +21,8 @@ PROBLEM = {
 }
 OPERATION = {
     "type": "object",
-    "required": ["id", "state", "result", "problem"],
-    "properties": {
-        "id": {"type": "string"},
-        "state": {"enum": ["running", "done", "failed"]},
-        "result": {"description": "What the change would have answered; null until it is done."},
-        "problem": {"anyOf": [{"$ref": "#/components/schemas/Problem"}, {"type": "null"}]},
-    },
+    "required": ["id", "state"],
+    "properties": {"id": {"type": "string"}, "state": {"const": "running"}},
 }
 IF_MATCH = {
     "name": "If-Match",
@@ -108,7 +104,7 @@ def _content(body: Any) -> dict[str, Any]:
 def _responses(call: Call) -> dict[str, Any]:
     kind = "text/event-stream" if inspect.iscoroutinefunction(call.handler) else "application/json"
     made: dict[str, Any] = {"200": _answer("Done.", kind, call.answer)}
-    if call.is_change:
+    if call.is_change or call.path == OPERATIONS:
         there = _answer("It lasts, and goes on.", "application/json", {"$ref": "#/components/schemas/Operation"})
         there["headers"] = {"Location": {"schema": {"type": "string"}, "description": "Where to see how it stands."}}
         made["202"] = there

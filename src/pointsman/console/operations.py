@@ -1,17 +1,20 @@
-"""Changes that are under way: they run in threads of their own, and go on when nobody waits any more."""
+"""Changes that are under way: they run in threads of their own, and go on when nobody waits any more.
+
+These threads, and those that read, hold up no end of the process, as those of a pool do.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from pointsman.console.problems import Problem, problem_of
-from pointsman.console.table import PREFIX, Versioned
-from pointsman.console.threads import begun
+from pointsman.console.problems import Problem
+from pointsman.console.table import PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,21 @@ MOST_CHANGES = 16
 KEPT = 200
 """Changes whose end is remembered, and keys of changes."""
 WAIT_S = 60.0
+
+
+class Lasting(NamedTuple):
+    """A change that goes on, in the place of its result."""
+
+    name: str
+
+    @property
+    def location(self) -> str:
+        """The path at which its result will be."""
+        return f"{PREFIX}/operations/{self.name}"
+
+    def as_json(self) -> dict[str, str]:
+        """What is answered until then."""
+        return {"id": self.name, "state": "running"}
 
 
 class Operations:
@@ -35,8 +53,8 @@ class Operations:
         self._known: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
         self._keys: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
-    async def run(self, change: Callable[[], Any]) -> tuple[str, Any]:
-        """Carry out a change; returns an empty id and the result, or the change's id if it lasts.
+    async def run(self, change: Callable[[], Any]) -> Any:
+        """Carry out a change; returns its result, or a :class:`Lasting`.
 
         Raises:
             Problem: 503 if too many run already.
@@ -49,12 +67,12 @@ class Operations:
         future.add_done_callback(self._ended)
         done, _ = await asyncio.wait({future}, timeout=self._wait_s)
         if done:
-            return "", future.result()
+            return future.result()
         name = secrets.token_hex(8)
         self._known[name] = future
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
-        return name, None
+        return Lasting(name)
 
     def check_key(self, user: str, key: str, request: bytes) -> None:
         """Check the key of a change, by which it is carried out once.
@@ -72,29 +90,64 @@ class Operations:
         while len(self._keys) > KEPT:
             self._keys.popitem(last=False)
 
-    def view(self, name: str) -> dict[str, Any] | None:
-        """How a change that lasted stands; None if it is not known."""
+    def result(self, name: str) -> Any:
+        """What a change that lasted has answered; the same as at first while it goes on.
+
+        Raises:
+            Problem: 404 for one that is not known.
+            Exception: as the change.
+        """
         future = self._known.get(name)
-        return view_of(name, future) if future is not None else None
+        if future is None:
+            raise Problem(404, f"no change {name!r:.60} is known here; it may have ended long ago")
+        return future.result() if future.done() else Lasting(name)
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self._running.discard(future)
         future.exception()  # it is read here, so that asyncio does not complain of one that nobody waits for
 
 
-def location_of(name: str) -> str:
-    """The path of a change that lasts."""
-    return f"{PREFIX}/operations/{name}"
+class Threads:
+    """Runs functions in threads, so many at once.
+
+    Args:
+        name: of the threads.
+        most: how many at once; others wait for their turn.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._turns = asyncio.Semaphore(most)
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """What a function returns or raises."""
+        async with self._turns:
+            return await begun(function, self._name)
 
 
-def view_of(name: str, future: asyncio.Future[Any]) -> dict[str, Any]:
-    """``{"id", "state", "result", "problem"}``; ``state`` is ``running``, ``done`` or ``failed``."""
-    shown: dict[str, Any] = {"id": name, "state": "running", "result": None, "problem": None}
-    if not future.done():
-        return shown
-    error = future.exception()
-    if error is not None:
-        problem = problem_of(error if isinstance(error, Exception) else RuntimeError())
-        return {**shown, "state": "failed", "problem": problem.as_json()}
-    result = future.result()
-    return {**shown, "state": "done", "result": result.value if isinstance(result, Versioned) else result}
+def begun(function: Callable[[], Any], name: str) -> asyncio.Future[Any]:
+    """A function that runs in a thread of its own from now on, as a future of the running loop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def finish(result: Any, error: BaseException | None) -> None:
+        if future.done():  # nobody waits any more
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+            failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+        try:
+            loop.call_soon_threadsafe(finish, result, failure)
+        except RuntimeError:
+            pass  # the loop has ended, and with it whoever waited
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return future

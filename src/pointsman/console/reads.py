@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman.configfile.fields import as_json, config_fields
+from pointsman.configfile.fields import NO_JSON, as_json, config_fields
 from pointsman.console.preview import preview
 from pointsman.console.table import Ask, Versioned
 from pointsman.model import BackendSpec
@@ -91,7 +91,11 @@ def backend(ask: Ask) -> Any:
     client, tag = ask.client, ask.backend
     spec = client._existing(tag)
     found: dict[str, Any] = client.status()["backends"][tag]
-    return Versioned({**found, "config": config_view(spec)}, spec.config_version)
+    config = config_view(spec)
+    is_shown = config["user_config"] != NO_JSON or spec.config.user_config is None
+    if not is_shown:
+        del config["user_config"]
+    return Versioned({**found, "config": config, "user_config_shown": is_shown}, spec.config_version)
 
 
 def history(ask: Ask) -> Any:
@@ -101,8 +105,7 @@ def history(ask: Ask) -> Any:
 
 
 def config_view(spec: BackendSpec) -> dict[str, Any]:
-    """The configuration of a backend under the names of its fields. A ``user_config`` that is no JSON is a text that
-    says so."""
+    """The configuration of a backend under the names of its fields."""
     fields = {name.removeprefix("config."): as_json(name, value) for name, value in config_fields(spec.config).items()}
     plain: dict[str, Any] = msgspec.to_builtins(fields)
     return plain

@@ -9,7 +9,6 @@ from pointsman.console import bodies, configs, reads, writes
 from pointsman.console.loglines import LogTail
 from pointsman.console.openapi import document
 from pointsman.console.operations import Operations
-from pointsman.console.problems import Problem
 from pointsman.console.table import Ask, Call, Query
 from pointsman.model.tokens import DEPLOY, OPERATE
 
@@ -141,6 +140,7 @@ OF_CONFIG = (
         query=(
             Query("owner", "Name of a file: only its objects.", TEXT),
             Query("partial", "Whether to leave out what no file can have: true or false.", {"type": "boolean"}),
+            Query("format", "json, or yaml for the text of a file.", {"enum": ["json", "yaml"]}),
         ),
     ),
     Call(
@@ -166,7 +166,11 @@ LOGS = (
     Query("backend", "Only what its replicas say.", TEXT),
     Query("request_id", "Only what is about the request of this id.", TEXT),
     Query("text", "Only lines with this in them, in upper or lower case.", TEXT),
-    Query("lines", "How many at most: 1 to 200, which is the default.", WHOLE),
+    Query(
+        "lines",
+        "How many at most, 200 by default: 1 to 1000, and never more than 200 of what came since an answer.",
+        WHOLE,
+    ),
     Query("after", "What came since an answer: its next.", TEXT),
 )
 
@@ -181,10 +185,7 @@ def all_calls(operations: Operations, tail: LogTail, more: Iterable[Call] = ()) 
     """
 
     def operation(ask: Ask) -> Any:
-        found = operations.view(ask.names["id"])
-        if found is None:
-            raise Problem(404, f"no change {ask.names['id']!r:.60} is known; it may have ended long ago")
-        return found
+        return operations.result(ask.names["id"])
 
     calls = [
         *OF_INSTANCE,
@@ -193,7 +194,12 @@ def all_calls(operations: Operations, tail: LogTail, more: Iterable[Call] = ()) 
         *OF_ENDPOINTS,
         *OF_BACKENDS,
         Call("GET", "/logs", tail.answer, "The newest lines that the processes have logged and printed.", query=LOGS),
-        Call("GET", "/operations/{id}", operation, "How a change stands that took longer than its request."),
+        Call(
+            "GET",
+            "/operations/{id}",
+            operation,
+            "What a change has answered that took longer than its request; 202 again until then.",
+        ),
     ]
 
     def openapi(ask: Ask) -> Any:

@@ -83,6 +83,13 @@ class Versioned(NamedTuple):
     version: int
 
 
+class Text(NamedTuple):
+    """An answer that is no JSON."""
+
+    text: str
+    media_type: str
+
+
 class Call(NamedTuple):
     """One call.
 

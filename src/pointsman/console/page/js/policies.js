@@ -41,7 +41,7 @@ function whatChanged(before, { weights, shadows, change }) {
 /** The last change made here, for as long as it can be undone by one press. */
 export function Done({ policy }) {
   const done = policy.done.value;
-  return done && html`<${Undo} key=${done.until} policy=${policy} done=${done} />`;
+  return done?.after === policy.now.value.version && html`<${Undo} key=${done.until} policy=${policy} done=${done} />`;
 }
 
 function Undo({ policy, done }) {
@@ -55,5 +55,5 @@ function Undo({ policy, done }) {
     return () => clearInterval(timer);
   }, [done]);
   const action = html`<div class="actions"><${Button} busy=${back.busy} onClick=${back.run}>Undo<//><span class="num" aria-hidden="true">${Math.max(0, Math.ceil(left.value / 1000))} s</span></div>`;
-  return html`<div class="toast"><${Notice} kind=${back.error ? "bad" : "ok"} title=${`Version ${done.after} is in force.`} action=${action}>${back.error ? `Not undone: ${back.error.message}` : html`<bdi>${done.text}</bdi>`}<//></div>`;
+  return html`<div class="toast"><${Notice} kind=${back.error ? "bad" : "ok"} title=${back.error ? "Not undone." : `Version ${done.after} is in force.`} action=${action}><bdi>${back.error?.message ?? done.text}</bdi><//></div>`;
 }

@@ -1,6 +1,6 @@
 // The newest rollout of an endpoint: its steps, its gates as bars towards their limits, why it went back, and controls.
 import { call, get } from "./api.js";
-import { count, ms, percent, rate, share, span } from "./format.js";
+import { count, ms, percent, rate, share, some } from "./format.js";
 import { html, useEffect, useSignal } from "./lib.js";
 import { BackendLink, Badge, Button, Card, Confirm, Details, Failed, Notice, Time, useAction } from "./parts.js";
 import { refresh } from "./policy.js";
@@ -8,13 +8,14 @@ import { may, status } from "./state.js";
 
 const EVERY_MS = 2000;
 const KINDS = { running: "busy", paused: "warn", inconclusive: "warn", promoted: "ok", rolled_back: "bad", aborted: "off", superseded: "off" };
+const minutes = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 const MARKS = { done: "✓", now: "●", next: "○", left: "✕" };
 
 export function RolloutCard({ policy }) {
   const rollout = useRollout(policy);
   if (!rollout.value) return null;
   const { id, plan, state, ended, reason, began, by, exposed } = rollout.value;
-  const told = html`<p class="hint">Begun <${Time} at=${began} relative /> by <bdi>${by}</bdi>${ended && html`, ended <${Time} at=${ended} relative />`}. ${count(exposed)} requests answered by <bdi>${plan.to}</bdi> in all steps.</p>`;
+  const told = html`<p class="hint">Begun <${Time} at=${began} relative /> by <bdi>${by}</bdi>${ended && html`, ended <${Time} at=${ended} relative />`}. ${some(exposed, "request")} answered by <bdi>${plan.to}</bdi> in all steps.</p>`;
   return html`<${Card} kind="rollout" title=${`Rollout ${id}`} actions=${!ended && may("operate") && html`<${Controls} policy=${policy} rollout=${rollout} />`}>
     <div class="line"><${Badge} kind=${KINDS[state]}>${state.replace("_", " ")}<//> <span class="to">to</span> <${BackendLink} name=${plan.to} /><${Steps} rollout=${rollout.value} /></div>
     ${reason && html`<${Notice} kind=${KINDS[state] === "busy" ? "info" : KINDS[state]}>${reason}<//>`}
@@ -76,7 +77,7 @@ function Steps({ rollout }) {
 function Progress({ rollout }) {
   const { plan, held_s, samples, waits_for } = rollout;
   const parts = [
-    ["Held", held_s, plan.hold_s, span],
+    ["Held, min:s", held_s, plan.hold_s, minutes],
     ["Requests", samples.canary, plan.min_samples, count],
   ];
   return html`<dl class="progress">

@@ -25,9 +25,9 @@ export function Shadows({ policy }) {
     ${Object.keys(shadows).length === 0
       ? html`<${Empty} title="No backend gets copies">A shadow answers copies of calls. Users never see its answers.<//>`
       : html`<table class="table lines" aria-label="Shadows">
-        <thead><tr><th>Backend</th><th class="right">Copied</th>${[...HEADS, "Dropped"].map((head) => html`<th class="right">${head}</th>`)}</tr></thead>
+        <thead><tr><th>Backend</th><th class="right">Copied</th>${[...HEADS, "Dropped"].map((head) => html`<th class="right">${head}</th>`)}${steer && html`<th class="end"><span class="unseen">Remove</span></th>`}</tr></thead>
         <tbody>
-          <tr class="base"><th scope="row">What users get</th><td class="right" data-head="Copied">–</td><${Cells} of=${seen} /><td class="right" data-head="Dropped">–</td></tr>
+          <tr class="base"><th scope="row">What users get</th><td class="right" data-head="Copied">–</td><${Cells} of=${seen} /><td class="right" data-head="Dropped">–</td>${steer && html`<td class="end" />`}</tr>
           ${Object.entries(shadows).map(([tag, share]) => html`<${Shadow} key=${tag} policy=${policy} tag=${tag} share=${share} seen=${seen.shadows?.[tag]} set=${steer && set} />`)}
         </tbody>
       </table>`}
@@ -39,12 +39,13 @@ function Shadow({ policy, tag, share, seen, set }) {
   return html`<tr>
       <th scope="row"><${BackendLink} name=${tag} /></th>
       <td class="right" data-head="Copied">${set
-        ? html`<span class="line"><${Percent} label=${`Percent copied to ${tag}`} share=${share} onShare=${(value) => value !== share && set(tag, value)} /><${Button} kind="quiet" aria-label=${`Remove shadow ${tag}`} title="No more copies" onClick=${() => set(tag, 0)}>✕<//></span>`
+        ? html`<${Percent} label=${`Percent copied to ${tag}`} share=${share} onShare=${(value) => value !== share && set(tag, value)} />`
         : shown(share)}</td>
       <${Cells} of=${seen} />
-      <td class="right" data-head="Dropped"><${Num}>${count(seen?.dropped ?? report?.dropped)}<//></td>
+      <td class="right" data-head="Dropped"><${Num}>${count(report?.dropped)}<//></td>
+      ${set && html`<td class="right end"><${Button} kind="quiet" aria-label=${`Remove shadow ${tag}`} title="No more copies" onClick=${() => set(tag, 0)}>✕<//></td>`}
     </tr>
-    ${report && html`<tr class="under"><td colspan="7"><${Report} report=${report} /></td></tr>`}`;
+    ${report && html`<tr class="under"><td colspan=${set ? 8 : 7}><${Report} report=${report} /></td></tr>`}`;
 }
 
 /** What came of comparing; null where the shadow is not compared. */
@@ -76,7 +77,7 @@ function Report({ report }) {
   const parts = (title, counts) => Object.keys(counts).length > 0 && ` ${title}: ${Object.entries(counts).map(([what, n]) => `${what} ${count(n)}`).join(", ")}.`;
   return html`<${Badge} kind=${kind}>${word}<//>${" "}
     <span class="num">${mismatched
-      ? `${percent(of.value)} of ${some(pairs, "answer")} differ, for sure ${percent(of.low)} to ${percent(of.high)}`
+      ? `${percent(of.value)} of ${some(pairs, "answer")} differ, for sure between ${percent(of.low)} and ${percent(of.high)}`
       : `All ${some(pairs, "answer")} match, at most ${percent(of.high)} do not`}${mismatched > 0 && above && (sure ? ": more than noise" : ": not surely more than noise")}.
     ${noise && ` The other side differs from itself in ${percent(noise.rate)}.`}
     ${ratio != null && ` Median time × ${rate(ratio)}.`}</span>${" "}

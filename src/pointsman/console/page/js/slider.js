@@ -143,13 +143,16 @@ export function Percent({ label, share, disabled, onShare }) {
     value=${text.value ?? typed(share)} onInput=${(event) => (text.value = event.target.value)} onChange=${done} />%</span>`;
 }
 
+/** Put the focus on a slider, once it is drawn. */
+const focusOn = (tag) => requestAnimationFrame(() => document.querySelector(`[aria-label="${CSS.escape(`Share of ${tag}`)}"]`)?.focus());
+
 function Adding({ policy, weights }) {
   const free = Object.keys(status.value.backends).filter((tag) => !(tag in weights));
   const add = (event) => {
     const tag = event.target.value;
     event.target.value = "";
     put(policy, tag);
-    requestAnimationFrame(() => document.querySelector(`[aria-label="${CSS.escape(`Share of ${tag}`)}"]`)?.focus());
+    focusOn(tag);
   };
   return html`<select aria-label="Add a backend to the split" disabled=${!free.length} onChange=${add}>
     <option value="">${free.length ? "Add backend…" : "No other backend"}</option>
@@ -176,6 +179,7 @@ function Draft({ policy, draft }) {
     try {
       await setTraffic(policy, { weights: exact(draft.weights) }, differences(draft.live, draft.weights), draft.version);
       policy.draft.value = null;
+      focusOn(draft.moving);
     } catch (problem) {
       refused.value = problem;
       busy.value = false;

@@ -188,19 +188,13 @@ function Draft({ policy, draft }) {
   return html`<div class="outcome drafting">
     <div class="line"><div class=${preview.value.busy ? "old" : ""} role="status"><b>Preview:</b> ${same ? "as it is now" : html`<${Flows} preview=${preview.value} />`}</div>
       <div class="actions"><${Button} kind="primary" busy=${busy.value} disabled=${same} onClick=${apply}>Apply<//><${Button} onClick=${cancel}>Cancel<//></div></div>
-    <${Warnings} policy=${policy} preview=${preview.value} />
+    <${Warnings} texts=${preview.value.data?.warnings ?? []} />
     <${Conflict} policy=${policy} draft=${draft} refused=${refused} cancel=${cancel} />
   </div>`;
 }
 
-function Warnings({ policy, preview }) {
-  const found = [...(preview.data?.warnings ?? [])];
-  const rollout = status.value.rollouts?.[policy.name];
-  if (rollout && !rollout.ended && !found.some((text) => text.includes("rollout"))) {
-    found.push(`rollout ${rollout.id} is ${rollout.state}: other traffic ends it`);
-  }
-  return found.length > 0 && html`<ul class="warnings">${found.map((text) => html`<li key=${text}><span aria-hidden="true">▲</span> ${text}</li>`)}</ul>`;
-}
+const Warnings = ({ texts }) =>
+  texts.length > 0 && html`<ul class="warnings">${texts.map((text) => html`<li key=${text}><span aria-hidden="true">▲</span> ${text}</li>`)}</ul>`;
 
 /** Somebody else was faster, or the API refused it. The draft is kept. */
 function Conflict({ policy, draft, refused, cancel }) {

@@ -219,8 +219,8 @@ function Flows({ preview }) {
   const flows = data.flows.filter((flow) => flow.share > 0).sort((a, b) => b.share - a.share);
   if (!flows.length) return "no keys move";
   const way = ({ from, to }) => html`<bdi>${from}</bdi> → <bdi>${to}</bdi>`;
-  if (flows.length === 1) return html`<span>${shown(data.moves)} of keys move ${way(flows[0])}</span>`;
-  return html`<span>${shown(data.moves)} of keys move: ${flows.slice(0, MOST_FLOWS).map((flow, at) => html`${at > 0 && ", "}${way(flow)} ${shown(flow.share)}`)}${flows.length > MOST_FLOWS && `, and ${flows.length - MOST_FLOWS} more ways`}</span>`;
+  if (flows.length === 1) return html`<span>${percent(data.moves)} of keys move ${way(flows[0])}</span>`;
+  return html`<span>${percent(data.moves)} of keys move: ${flows.slice(0, MOST_FLOWS).map((flow, at) => html`${at > 0 && ", "}${way(flow)} ${percent(flow.share)}`)}${flows.length > MOST_FLOWS && `, and ${flows.length - MOST_FLOWS} more ways`}</span>`;
 }
 
 /** What the API says that a draft would do: `{data, error, busy}`; the last answer stays until the next one is there. */

@@ -1,6 +1,7 @@
 // An endpoint: how it does, who answers it, and the controls to change that.
 import { html, useEffect } from "./lib.js";
 import { Explain } from "./explain.js";
+import { Trouble } from "./failures.js";
 import { Empty, Failed, Heading, Loading, Name, Num } from "./parts.js";
 import { Done, Policies } from "./policies.js";
 import { policyOf, refresh } from "./policy.js";
@@ -8,18 +9,18 @@ import { RolloutCard } from "./rollout.js";
 import { Shadows } from "./shadows.js";
 import { Split } from "./slider.js";
 import { count, ms, percent, rate } from "./format.js";
-import { numbersOf, status } from "./state.js";
+import { numbersOf, stale, status } from "./state.js";
 
 export function EndpointPage({ name }) {
   const policy = policyOf(name);
   const endpoint = status.value.endpoints[name];
   const seen = JSON.stringify([endpoint?.traffic, endpoint?.shadows]);
   useEffect(() => {
-    if (endpoint) refresh(policy);
-  }, [name, seen]);
+    if (endpoint && !stale.value) refresh(policy);
+  }, [name, seen, stale.value]);
   if (!endpoint) return html`<${Heading} title=${name} /><${Empty} title="There is no such endpoint"><a href="#/">To the overview</a><//>`;
   const body = policy.now.value
-    ? html`<${Split} policy=${policy} /><${RolloutCard} policy=${policy} />
+    ? html`<${Split} policy=${policy} /><${Troubles} tags=${[...Object.keys(endpoint.traffic), ...Object.keys(endpoint.shadows)]} /><${RolloutCard} policy=${policy} />
         <${Shadows} policy=${policy} /><${Explain} policy=${policy} /><${Policies} policy=${policy} /><${Done} policy=${policy} />`
     : policy.problem.value
       ? html`<${Failed} error=${policy.problem.value} again=${() => refresh(policy)} />`
@@ -30,6 +31,9 @@ export function EndpointPage({ name }) {
     ${body}
   </div>`;
 }
+
+const Troubles = ({ tags }) =>
+  [...new Set(tags)].filter((tag) => status.value.backends[tag]?.failure).map((tag) => html`<${Trouble} key=${tag} name=${tag} one=${status.value.backends[tag]} named />`);
 
 const Route = ({ endpoint }) =>
   endpoint.route

@@ -25,7 +25,7 @@ export function Explain({ policy }) {
   return html`<${Card} kind="explain" title="Explain">
     <div class="line fields">
       <${Field} label="Key" maxlength="256" placeholder="such as user-42" value=${key} onInput=${(event) => (key.value = event.target.value)} />
-      <${Field} label="And in" options=${[{ value: "", label: "no other version" }, ...older.reverse()]} value=${version} onChange=${(event) => (version.value = event.target.value)} />
+      <${Field} label="Compare with" options=${[{ value: "", label: "no other version" }, ...older.reverse()]} value=${version} onChange=${(event) => (version.value = event.target.value)} />
     </div>
     <div role="status" class="explained">
       ${error && html`<${Failed} error=${error} />`}

@@ -9,13 +9,13 @@ const words = (reason) => reason.replace(/_/g, " ");
 const Trace = ({ text, open, summary = "Traceback" }) =>
   text && html`<${Details} summary=${summary} open=${open}><pre class="code" tabindex="0">${text}</pre><//>`;
 
-/** What is wrong with a backend now. `one`: of the status. */
-export const Trouble = ({ name, one }) => {
+/** What is wrong with a backend now. one: of the status. named: whether it says of which. */
+export const Trouble = ({ name, one, named }) => {
   const { failure, replicas_running: up, state } = one;
   if (!failure) return null;
   const back = state === "DEPLOY_FAILED";
   const title = `${some(failure.failures, "failure")}: ${words(failure.reason)}`;
-  return html`<${Notice} kind=${up ? "warn" : "bad"} title=${back ? "The last change was taken back" : title}
+  return html`<${Notice} kind=${up ? "warn" : "bad"} title=${(named ? `${name}: ` : "") + (back ? "the last change was taken back" : title)}
       action=${html`<a class="button small" href=${to("logs", "", { backend: name })}>Logs</a>`}>
     <p>${back ? `${title}. ` : ""}${failure.text}</p>
     <${Trace} text=${failure.traceback} />

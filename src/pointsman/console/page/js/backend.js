@@ -4,6 +4,7 @@ import { at, call } from "./api.js";
 import { backendNumbers, may, say, status, to } from "./state.js";
 import { count, ms, percent, rate, share, some, span } from "./format.js";
 import { Button, Card, Confirm, DataTable, EndpointLink, Facts, Failed, Field, Heading, Empty, Loading, Name, Notice, Num, StateBadge, Time, useAction, useCall } from "./parts.js";
+import { Charts } from "./chart.js";
 import { Failures, Trouble } from "./failures.js";
 import { ConfigCard } from "./backendconfig.js";
 
@@ -22,8 +23,8 @@ const Figures = ({ name }) => {
   const batch = now.batch_size == null ? null : now.batch_size.toFixed(1);
   const items = [["Requests", rate(now.per_second), "/s"], ["Errors", percent(now.error_share), "", now.error_share > 0.01 ? "bad" : ""],
     ["p50", ms(now.p50_ms), "ms"], ["p99", ms(now.p99_ms), "ms"], ["Batch", batch ?? "–", "mean"],
-    ["Running", count(now.processing), ""], ["Queued", count(now.queued), "", now.queued ? "warn" : ""]];
-  return html`<dl class="figures">${items.map(([noun, value, unit, kind]) => html`<div key=${noun}><dt>${noun}</dt><dd><${Num} kind=${kind ?? ""}>${value}<//> <small>${unit}</small></dd></div>`)}</dl>`;
+    ["Running", count(now.processing ?? 0), ""], ["Queued", count(now.queued), "", now.queued ? "warn" : ""]];
+  return html`<dl class="figures auto">${items.map(([noun, value, unit, kind]) => html`<div key=${noun}><dt>${noun}</dt><dd><${Num} kind=${kind ?? ""}>${value}<//> <small>${unit}</small></dd></div>`)}</dl>`;
 };
 
 const COLUMNS = [
@@ -64,10 +65,10 @@ const DECISIONS = [
 const Scaling = ({ name, one, held }) => {
   const { autoscaling: s } = one;
   const [all, setAll] = useState(false);
-  const free = useAction(() => call("DELETE", at`/backends/${name}/hold`));
+  const free = useAction(() => call("PUT", at`/backends/${name}/hold`, { body: { replicas: s.wanted, for_s: 1 } }));
   const decisions = [...s.decisions].reverse();
   return html`<${Card} title="Number of replicas"><div class="pad stack">
-    <dl class="figures"><div><dt>Wanted</dt><dd><${Num}>${s.wanted}<//> <small>of ${s.min} to ${s.max}</small></dd></div>
+    <dl class="figures flat"><div><dt>Wanted</dt><dd><${Num}>${s.wanted}<//> <small>of ${s.min} to ${s.max}</small></dd></div>
       <div><dt>Demand</dt><dd><${Num}>${rate(s.demand)}<//> <small>calls at a time</small></dd></div>
       <div><dt>Arrivals</dt><dd><${Num}>${rate(s.arrivals_per_second)}<//> <small>/s</small></dd></div>
       <div><dt>A start takes</dt><dd><${Num}>${s.start_s == null ? "–" : s.start_s.toFixed(1)}<//> <small>s</small></dd></div></dl>
@@ -96,15 +97,15 @@ const Load = ({ name, one }) => {
       : html`<${Button} busy=${unload.busy} onClick=${() => setAsking(true)}>Unload<//>`}
     ${error && html`<span class="error" role="alert">${error.message}</span>`}
     <${Confirm} open=${asking} title="Unload ${name}?" yes="Unload" onNo=${() => setAsking(false)} onYes=${() => (setAsking(false), unload.run())}>
-      <p>Its ${some(one.replicas_running, "replica")} will finish their calls and end. The next call loads it again, and waits for that.</p><//>`;
+      <p>Replicas finish their calls and end. The next call loads it again, and waits for that.</p><//>`;
 };
 
-const Code = ({ one, more }) => {
+const Code = ({ one }) => {
   const env = one.environment;
   const mono = (text) => text && html`<span class="mono"><bdi>${text}</bdi></span>`;
   return html`<${Card} title="Code"><${Facts} items=${[["Code", mono(one.code)], ["Version", mono(one.version)], ["Commit", mono(one.commit)], ["Digest", mono(one.digest)],
-    ["Owner", more?.owner], ["Since", html`<${Time} at=${one.since} />`], ["Environment", env && (env.kind === "caller" ? "of who created it" : `${env.kind} ${env.name}`)],
-    ["Python", env?.version], ["Interpreter", mono(env?.python)]]} /><//>`;
+    ["Since", html`<${Time} at=${one.since} />`], ["Python", mono(env?.version)],
+    ["Environment", env && html`<span class="mono" title=${env.python}>${env.kind === "caller" ? "" : `${env.kind} `}${env.name}</span>`]]} /><//>`;
 };
 
 export const BackendPage = ({ name }) => {
@@ -116,13 +117,14 @@ export const BackendPage = ({ name }) => {
       <span class="space" /><${Load} name=${name} one=${one} />`}><bdi>${name}</bdi><//>
     <${Serves} name=${name} />
     <${Trouble} name=${name} one=${one} />
-    <${Card}><${Figures} name=${name} /><//>
+    <${Figures} name=${name} />
+    <${Charts} backend=${name} />
     <${Replicas} one=${one} />
     ${one.autoscaling && html`<${Scaling} name=${name} one=${one} held=${data?.config.autoscaling} />`}
     <div class="columns">
       ${data ? html`<${ConfigCard} name=${name} config=${data.config} version=${asked.version} reload=${asked.reload} />`
         : html`<${Card} title="Configuration">${error ? html`<div class="pad"><${Failed} error=${error} again=${asked.reload} /></div>` : html`<${Loading} what="the configuration" lines=${6} />`}<//>`}
-      <div class="stack"><${Code} one=${one} more=${data} />
+      <div class="stack"><${Code} one=${one} />
         <${Card} title="Failures">${data ? html`<${Failures} list=${data.failures ?? []} name=${name} />` : html`<${Loading} what="failures" />`}<//></div>
     </div>`;
 };

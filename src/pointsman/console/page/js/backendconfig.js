@@ -6,6 +6,7 @@ import { some } from "./format.js";
 import { Button, Card, Details, Failed, Notice, useAction } from "./parts.js";
 
 const MAIN = "num_replicas max_batch_size batch_wait_timeout target_latency_ms max_concurrent_queries max_queued_queries idle_timeout_s".split(" ");
+const SCALING = "min_replicas max_replicas target_ongoing_requests target_latency_ms downscale_delay_s".split(" ");
 const unit = (name) => (/_ms$/.test(name) ? "ms" : /_(s|timeout)$/.test(name) ? "s" : "");
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
@@ -24,12 +25,11 @@ function read(text, json) {
 
 /** The fields in groups: `[title, [[path, value], ...]]`. */
 function grouped(config) {
-  const pick = (from, names, before = "") => names.map((name) => [before + name, from[name]]);
+  const pick = (from, names, before = "") => names.map((name) => [before + name, from[name] ?? null]);
   const names = Object.keys(config).filter((name) => name !== "autoscaling" && name !== "user_config");
-  const scaling = config.autoscaling ?? {};
   return [
     ["", pick(config, names.filter((name) => MAIN.includes(name)))],
-    ["autoscaling", pick(scaling, Object.keys(scaling), "autoscaling.")],
+    ["autoscaling", config.autoscaling ? pick(config.autoscaling, [...new Set([...SCALING, ...Object.keys(config.autoscaling)])], "autoscaling.") : []],
     ["More", pick(config, names.filter((name) => !MAIN.includes(name)))],
   ].filter(([, fields]) => fields.length);
 }
@@ -43,8 +43,8 @@ function changesOf(typed, config) {
     const now = inner ? config[name]?.[inner] : config[name];
     try {
       const value = read(text, name === "user_config");
-      if (same(value, now)) continue;
-      changes[name] = inner ? { ...(changes[name] ?? config[name]), [inner]: value } : value;
+      if (same(value, now ?? null)) continue;
+      changes[name] = inner ? { ...(changes[name] ?? config[name]), [inner]: value ?? undefined } : value; // left out: the default
     } catch {
       wrong.push(path);
     }
@@ -70,15 +70,15 @@ export const ConfigCard = ({ name, config, version, reload }) => {
     const onInput = (e) => setEdit({ ...edit, typed: { ...edit.typed, [path]: e.target.value } });
     const given = { "aria-label": path, value: edit.typed[path] ?? shown(value, path === "user_config" ? 2 : 0), onInput, "aria-invalid": wrong.includes(path) ? "true" : null };
     if (path === "user_config") return html`<textarea class="mono" rows="5" spellcheck="false" ...${given} />`;
-    return typeof value === "boolean" ? html`<select ...${given}><option>true</option><option>false</option></select>` : html`<input type="text" autocomplete="off" spellcheck="false" placeholder="none" ...${given} />`;
+    return typeof value === "boolean" ? html`<select ...${given}><option>true</option><option>false</option></select>` : html`<input type="text" autocomplete="off" spellcheck="false" placeholder="–" ...${given} />`;
   };
   const rows = (fields) => html`<dl class="settings">${fields.map(([path, value]) => html`<div key=${path} class=${path in (edit?.typed ?? {}) ? "touched" : ""}>
     <dt class="mono">${path.replace(/^autoscaling\.|^experimental_/, "")}</dt>
-    <dd class=${edit ? "field" : "num"}>${edit ? input(path, value) : shown(value) || html`<span class="dim">none</span>`}</dd><small>${unit(path)}</small></div>`)}</dl>`;
+    <dd class=${edit ? "field" : "num"}>${edit ? input(path, value) : shown(value) || "–"}</dd><small>${unit(path)}</small></div>`)}</dl>`;
   return html`<${Card} title="Configuration" actions=${may("operate") && !edit && html`<${Button} onClick=${() => (apply.clear(), setEdit({ version, config, typed: {} }))}>Edit<//>`}>
     <form class="pad stack" onSubmit=${run}>
       ${grouped(now).map(([title, fields]) => (title === "More" ? html`<${Details} summary="${fields.length} more">${rows(fields)}<//>` : html`<div>${title && html`<h3>${title}</h3>`}${rows(fields)}</div>`))}
-      ${"user_config" in now && html`<div class="field"><h3>user_config</h3>${edit ? input("user_config", now.user_config) : html`<pre class="code" tabindex="0">${shown(now.user_config, 2) || "none"}</pre>`}</div>`}
+      ${"user_config" in now && html`<div class="field"><h3>user_config</h3>${edit ? input("user_config", now.user_config) : html`<pre class="code" tabindex="0">${shown(now.user_config, 2) || "–"}</pre>`}</div>`}
       ${moved && html`<${Notice} kind="warn" title="Somebody has changed it meanwhile" action=${html`<${Button} kind="small" onClick=${() => (apply.clear(), setEdit({ ...edit, version, config }))}>Show that<//>`}>What you have typed is kept.<//>`}
       ${wrong.length > 0 && html`<p class="error" role="alert">${wrong.join(", ")}: this is no JSON.</p>`}
       ${apply.error && !(moved && apply.error.status === 412) && html`<${Failed} error=${apply.error} />`}

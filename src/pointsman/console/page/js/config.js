@@ -89,7 +89,7 @@ const Present = () => {
     link.click();
     URL.revokeObjectURL(link.href);
   };
-  return html`<${Card} title="What runs" actions=${html`<span class="dim">version ${status.value.version}</span>
+  return html`<${Card} title="What runs" actions=${html`<span class="dim wide">version ${status.value.version}</span>
       ${navigator.clipboard && html`<${Button} onClick=${async () => ((await copy.run(text)), setCopied(true))}>${copied ? "Copied" : "Copy"}<//>`}<${Button} onClick=${save}>Download<//>`}>
     <pre class="code tall" tabindex="0" aria-label="Configuration file">${text}</pre><//>`;
 };

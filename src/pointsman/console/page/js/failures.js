@@ -1,7 +1,7 @@
 // Why a backend's replicas failed: what the status says of it, and the last ones with their tracebacks.
 import { html } from "./lib.js";
 import { to } from "./state.js";
-import { Details, Empty, Name, Notice, Time } from "./parts.js";
+import { Details, Name, Notice, Time } from "./parts.js";
 import { some } from "./format.js";
 
 const words = (reason) => reason.replace(/_/g, " ");
@@ -31,4 +31,4 @@ export const Failures = ({ list, name }) =>
         <p class="wrap">${one.text}</p>
         <${Trace} text=${one.traceback} />
       </li>`)}</ol>`
-    : html`<${Empty} title="No failures">Starts that fail, replicas that die or do not answer are listed here.<//>`;
+    : html`<p class="pad dim">None. Starts that fail, and replicas that die or do not answer, are listed here.</p>`;

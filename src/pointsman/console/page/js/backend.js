@@ -23,13 +23,13 @@ const Figures = ({ name }) => {
   const batch = now.batch_size == null ? null : now.batch_size.toFixed(1);
   const items = [["Requests", rate(now.per_second), "/s"], ["Errors", percent(now.error_share), "", now.error_share > 0.01 ? "bad" : ""],
     ["p50", ms(now.p50_ms), "ms"], ["p99", ms(now.p99_ms), "ms"], ["Batch", batch ?? "–", "mean"],
-    ["Running", count(now.processing ?? 0), ""], ["Queued", count(now.queued), "", now.queued ? "warn" : ""]];
+    ["Queued", count(now.queued), "", now.queued ? "warn" : ""]];
   return html`<dl class="figures auto">${items.map(([noun, value, unit, kind]) => html`<div key=${noun}><dt>${noun}</dt><dd><${Num} kind=${kind ?? ""}>${value}<//> <small>${unit}</small></dd></div>`)}</dl>`;
 };
 
 const COLUMNS = [
   { key: "tag", head: "Replica", cell: (r) => html`<${Name} name=${r.tag} mono />`, sort: (r) => r.tag },
-  { key: "pid", head: "Process", num: true, width: "w2", cell: (r) => r.pid ?? "–" },
+  { key: "pid", head: "Process", num: true, width: "w2", wide: true, cell: (r) => r.pid ?? "–" },
   { key: "state", head: "State", width: "w3", cell: (r) => html`<${StateBadge} state=${r.state} />`, sort: (r) => r.state },
   { key: "gpus", head: "GPUs", width: "w2", wide: true, cell: (r) => r.gpus.join(", ") || "–" },
   { key: "remark", head: "Remark", wide: true, cell: (r) => html`<span title=${r.remark}>${r.remark || "–"}</span>` },
@@ -108,6 +108,12 @@ const Code = ({ one }) => {
     ["Environment", env && html`<span class="mono" title=${env.python}>${env.kind === "caller" ? "" : `${env.kind} `}${env.name}</span>`]]} /><//>`;
 };
 
+const Changes = ({ object }) => {
+  const { data } = useCall((signal) => call("GET", "/history", { query: { object }, signal }), [object, status.value.version]);
+  return html`<${Card} title="Changes" actions=${html`<a href=${to("history", "", { object })}>All</a>`}>${!data ? html`<${Loading} what="changes" />`
+    : html`<ol class="rows">${data.slice(-5).reverse().map((one, i) => html`<li key=${i}><div class="line"><${Time} at=${one.time} /><bdi class="dim wrap">${one.by}</bdi></div><p class="wrap">${one.change}</p></li>`)}</ol>`}<//>`;
+};
+
 export const BackendPage = ({ name }) => {
   const one = status.value.backends[name];
   const asked = useCall((signal) => call("GET", at`/backends/${name}`, { signal }), [name, status.value.version, one?.failure?.failures, one?.replicas_running]);
@@ -124,7 +130,7 @@ export const BackendPage = ({ name }) => {
     <div class="columns">
       ${data ? html`<${ConfigCard} name=${name} config=${data.config} version=${asked.version} reload=${asked.reload} />`
         : html`<${Card} title="Configuration">${error ? html`<div class="pad"><${Failed} error=${error} again=${asked.reload} /></div>` : html`<${Loading} what="the configuration" lines=${6} />`}<//>`}
-      <div class="stack"><${Code} one=${one} />
-        <${Card} title="Failures">${data ? html`<${Failures} list=${data.failures ?? []} name=${name} />` : html`<${Loading} what="failures" />`}<//></div>
+      <div class="stack"><${Card} title="Failures">${data ? html`<${Failures} list=${data.failures ?? []} name=${name} />` : html`<${Loading} what="failures" />`}<//>
+        <${Code} one=${one} /><${Changes} object=${`backend/${name}`} /></div>
     </div>`;
 };

@@ -27,10 +27,11 @@ function read(text, json) {
 function grouped(config) {
   const pick = (from, names, before = "") => names.map((name) => [before + name, from[name] ?? null]);
   const names = Object.keys(config).filter((name) => name !== "autoscaling" && name !== "user_config");
+  const scaling = config.autoscaling;
   return [
     ["", pick(config, names.filter((name) => MAIN.includes(name)))],
-    ["autoscaling", config.autoscaling ? pick(config.autoscaling, [...new Set([...SCALING, ...Object.keys(config.autoscaling)])], "autoscaling.") : []],
-    ["More", pick(config, names.filter((name) => !MAIN.includes(name)))],
+    ["autoscaling", scaling ? pick(scaling, SCALING, "autoscaling.") : []],
+    ["More", [...pick(scaling ?? {}, Object.keys(scaling ?? {}).filter((name) => !SCALING.includes(name)), "autoscaling."), ...pick(config, names.filter((name) => !MAIN.includes(name)))]],
   ].filter(([, fields]) => fields.length);
 }
 
@@ -72,12 +73,12 @@ export const ConfigCard = ({ name, config, version, reload }) => {
     if (path === "user_config") return html`<textarea class="mono" rows="5" spellcheck="false" ...${given} />`;
     return typeof value === "boolean" ? html`<select ...${given}><option>true</option><option>false</option></select>` : html`<input type="text" autocomplete="off" spellcheck="false" placeholder="–" ...${given} />`;
   };
-  const rows = (fields) => html`<dl class="settings">${fields.map(([path, value]) => html`<div key=${path} class=${path in (edit?.typed ?? {}) ? "touched" : ""}>
-    <dt class="mono">${path.replace(/^autoscaling\.|^experimental_/, "")}</dt>
+  const rows = (fields, title) => html`<dl class="settings">${fields.map(([path, value]) => html`<div key=${path} class=${path in (edit?.typed ?? {}) ? "touched" : ""}>
+    <dt class="mono" title=${path}>${path.replace(/^experimental_/, "").replace(/^autoscaling\./, title === "autoscaling" ? "" : "$&")}</dt>
     <dd class=${edit ? "field" : "num"}>${edit ? input(path, value) : shown(value) || "–"}</dd><small>${unit(path)}</small></div>`)}</dl>`;
   return html`<${Card} title="Configuration" actions=${may("operate") && !edit && html`<${Button} onClick=${() => (apply.clear(), setEdit({ version, config, typed: {} }))}>Edit<//>`}>
     <form class="pad stack" onSubmit=${run}>
-      ${grouped(now).map(([title, fields]) => (title === "More" ? html`<${Details} summary="${fields.length} more">${rows(fields)}<//>` : html`<div>${title && html`<h3>${title}</h3>`}${rows(fields)}</div>`))}
+      ${grouped(now).map(([title, fields]) => (title === "More" ? html`<${Details} summary="${fields.length} more">${rows(fields)}<//>` : html`<div>${title && html`<h3>${title}</h3>`}${rows(fields, title)}</div>`))}
       ${"user_config" in now && html`<div class="field"><h3>user_config</h3>${edit ? input("user_config", now.user_config) : html`<pre class="code" tabindex="0">${shown(now.user_config, 2) || "–"}</pre>`}</div>`}
       ${moved && html`<${Notice} kind="warn" title="Somebody has changed it meanwhile" action=${html`<${Button} kind="small" onClick=${() => (apply.clear(), setEdit({ ...edit, version, config }))}>Show that<//>`}>What you have typed is kept.<//>`}
       ${wrong.length > 0 && html`<p class="error" role="alert">${wrong.join(", ")}: this is no JSON.</p>`}

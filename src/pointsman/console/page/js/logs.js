@@ -64,9 +64,9 @@ export const LogsPage = ({ query }) => {
   }, [typed.backend]);
   const backends = Object.keys(status.value.backends).sort();
   if (query.backend && !backends.includes(query.backend)) backends.push(query.backend);
-  return html`<${Heading} title="Logs" aside=${html`<span class="space" /><${Button} onClick=${() => setLive(!live)}>${live ? "❚❚ Pause" : "▶ Follow"}<//>`} />
+  return html`<${Heading} title="Logs" aside=${html`<span class="space" /><${Button} onClick=${() => setLive(!live)}>${live ? "Pause" : "Follow"}<//>`} />
     <form class="filters" onSubmit=${search}>
-      <${Field} label="Process" options=${[ALL, ...backends.map((b) => ({ value: b, label: b }))]} value=${typed.backend ?? ""} onChange=${set("backend")} />
+      <${Field} label="Backend" options=${[ALL, ...backends.map((b) => ({ value: b, label: b }))]} value=${typed.backend ?? ""} onChange=${set("backend")} />
       <${Field} label="Text" type="search" value=${typed.text ?? ""} onInput=${set("text")} />
       <${Field} label="Request id" type="search" value=${typed.request_id ?? ""} onInput=${set("request_id")} />
       <button class="button" type="submit">Search</button>
@@ -76,7 +76,7 @@ export const LogsPage = ({ query }) => {
       ${!lines ? !error && html`<${Loading} what="logs" lines=${8} />`
         : lines.length
           ? html`<ol class="log" ref=${list} tabindex="0" aria-label="Lines, oldest first" onScroll=${({ currentTarget: l }) => (end.current = l.scrollHeight - l.scrollTop - l.clientHeight < 40)}>
-              ${lines.map((one) => html`<li key=${one.id} class=${one.kind}><${Name} name=${one.process} /><code>${one.line}</code></li>`)}
+              ${lines.map((one, i) => html`<li key=${one.id} class=${one.kind}><${Name} name=${/^\s/.test(one.line) && lines[i - 1]?.process === one.process ? "" : one.process} /><code>${one.line}</code></li>`)}
             </ol>`
           : html`<${Empty} title="No lines">${Object.keys(query).length ? "Nothing that was logged fits this search." : "Nothing has been logged yet."}<//>`}
       <footer class="foot dim"><span>${some(lines?.length ?? 0, "line")}${live ? ", following" : ""}</span>

@@ -60,7 +60,7 @@ export const ConfigCard = ({ name, config, version, reload }) => {
   const now = edit?.config ?? config;
   const [changes, wrong] = changesOf(edit?.typed ?? {}, now);
   const number = Object.keys(changes).length;
-  const moved = edit && !apply.busy && !same(config, edit.config);
+  const moved = edit && !apply.busy && edit.version !== version;
   const run = async (event) => {
     event.preventDefault();
     const done = await apply.run(changes, edit.version);
@@ -80,7 +80,7 @@ export const ConfigCard = ({ name, config, version, reload }) => {
     <form class="pad stack" onSubmit=${run}>
       ${grouped(now).map(([title, fields]) => (title === "More" ? html`<${Details} summary="${fields.length} more">${rows(fields)}<//>` : html`<div>${title && html`<h3>${title}</h3>`}${rows(fields, title)}</div>`))}
       ${"user_config" in now && html`<div class="field"><h3>user_config</h3>${edit ? input("user_config", now.user_config) : html`<pre class="code" tabindex="0">${shown(now.user_config, 2) || "–"}</pre>`}</div>`}
-      ${moved && html`<${Notice} kind="warn" title="Somebody has changed it meanwhile" action=${html`<${Button} kind="small" onClick=${() => (apply.clear(), setEdit({ ...edit, version, config }))}>Show that<//>`}>What you have typed is kept.<//>`}
+      ${moved && html`<${Notice} kind="warn" title="Somebody has changed it meanwhile" action=${html`<${Button} kind="small" onClick=${() => (apply.clear(), setEdit({ ...edit, version, config }))}>Show that<//>`}><p>${apply.error?.status === 412 ? `${apply.error.message}. ` : ""}What you have typed is kept.</p><//>`}
       ${wrong.length > 0 && html`<p class="error" role="alert">${wrong.join(", ")}: this is no JSON.</p>`}
       ${apply.error && !(moved && apply.error.status === 412) && html`<${Failed} error=${apply.error} />`}
       ${edit && html`<div class="actions"><button class="button primary" type="submit" disabled=${!number || wrong.length || apply.busy} aria-busy=${apply.busy ? "true" : null}>Apply</button>

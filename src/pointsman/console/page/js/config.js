@@ -5,7 +5,7 @@ import { status } from "./state.js";
 import { share, some } from "./format.js";
 import { Badge, Button, Card, Failed, Heading, Loading, Notice, Time, useAction, useCall } from "./parts.js";
 
-const MARKS = { create: ["ok", "+ create"], update: ["info", "~ update"], replace: ["warn", "± replace"], delete: ["bad", "− delete"] };
+const KINDS = { create: "ok", update: "info", replace: "warn", delete: "bad" };
 const NOTES = { update: "no replica restarts", replace: "rolling, no request is lost" };
 
 /** A value of a configuration in one line. */
@@ -18,14 +18,11 @@ export function shown(field, value) {
 
 const Value = ({ field, value }) => html`<code class="value" title=${shown(field, value)}><bdi>${shown(field, value)}</bdi></code>`;
 
-const Change = ({ one }) => {
-  const [kind, word] = MARKS[one.action];
-  return html`<li>
-    <div class="line"><${Badge} kind=${kind}>${word}<//><b><bdi>${one.object}</bdi></b><span class="dim">${NOTES[one.action]}</span></div>
+const Change = ({ one }) => html`<li>
+    <div class="line"><${Badge} kind=${KINDS[one.action]}>${one.action}<//><b><bdi>${one.object}</bdi></b><span class="dim">${NOTES[one.action]}</span></div>
     ${one.fields.length > 0 && html`<dl class="diff">${one.fields.map((f) => html`<div key=${f.field}><dt class="mono">${f.field}</dt>
       <dd>${one.action !== "create" && html`<del><${Value} field=${f.field} value=${f.from} /></del><span class="dim" aria-label="becomes"> → </span>`}<ins><${Value} field=${f.field} value=${f.to} /></ins></dd></div>`)}</dl>`}
   </li>`;
-};
 
 const Conflict = ({ one }) => html`<li>
   <div class="line"><${Badge} kind="bad">conflict<//><b><bdi>${one.object}</bdi></b><span class="mono">${one.field}</span></div>

@@ -46,6 +46,7 @@ def take(browser: Browser, shop: Shop, folder: Path, *, whole: bool) -> None:
                 viewer.page.goto(shop.url)
                 viewer.page.get_by_role("button", name="Sign in").wait_for()
                 shots = {"sign-in": viewer.page.screenshot()}
+                viewer.page.goto("about:blank")
                 viewer.open(shop.link())
                 for name, screen in screens(SHADOWED, "ranker-v2").items():
                     viewer.go(screen)

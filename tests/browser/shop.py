@@ -79,9 +79,11 @@ def console_of(name: str) -> Iterator[str]:
     command = [str(Path(sys.executable).with_name("pointsman")), "console", "--name", name, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        link = urlsplit(process.stdout.readline().strip())
-        yield f"{link.scheme}://{link.netloc}"
-        process.terminate()
+        try:
+            link = urlsplit(process.stdout.readline().strip())
+            yield f"{link.scheme}://{link.netloc}"
+        finally:
+            process.terminate()
 
 
 @contextlib.contextmanager
@@ -115,7 +117,7 @@ def opened(name: str, furnish: Callable[[serve.Client], None] = furnish) -> Iter
     Args:
         furnish: makes what the instance serves.
     """
-    client = serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=None)
+    client = serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=0)
     try:
         furnish(client)
         with console_of(name) as url:

@@ -36,7 +36,7 @@ class Model:
             Path(weights).read_bytes()
 
     def __call__(self, request: serve.Request) -> dict[str, int]:
-        if request.args.get("die"):
+        if request.query_params.get("die"):
             os.kill(os.getpid(), signal.SIGKILL)
         if random.random() < self.failing:
             raise LookupError("no item of that id")

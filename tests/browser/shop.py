@@ -23,6 +23,8 @@ LONG = "a" * 200
 HOSTILE = (SCRIPT, BACKWARDS, LONG)
 """Names of endpoints that a page could trip over."""
 
+SPLIT = {"ranker-v1": 0.95, "ranker-v2": 0.05}
+
 
 class Ranker:
     """A version of a model; a request can end its process."""
@@ -31,9 +33,9 @@ class Ranker:
         self.version = version
 
     def __call__(self, request: serve.Request) -> dict[str, int]:
-        if request.args.get("die"):
+        if request.query_params.get("die"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if request.args.get("fail"):
+        if request.query_params.get("fail"):
             raise LookupError("no such item: \x1b[31m<b>red</b>")
         return {"version": self.version}
 
@@ -56,6 +58,11 @@ class Shop:
         """A link that signs in."""
         return f"{self.url}/#token={self.tokens[role]}"
 
+    def controller_pid(self) -> int:
+        """The process that holds the state."""
+        pid: int = self.client.status()["controller"]["pid"]
+        return pid
+
     def api(self, method: str, path: str, *, role: str = "operate", **request: object) -> httpx.Response:
         """A call of the console's API."""
         head = {"authorization": f"Bearer {self.tokens[role]}"}
@@ -68,7 +75,7 @@ def furnish(client: serve.Client) -> None:
     client.create_endpoint("rank", backend="ranker-v1", route="/rank", methods=["GET", "POST"])
     client.create_backend("ranker-v2", Ranker, 2)
     client.create_backend("ranker-v3", Ranker, 3, config={"num_replicas": 1})
-    client.set_traffic("rank", {"ranker-v1": 0.95, "ranker-v2": 0.05})
+    client.set_traffic("rank", SPLIT)
     for name in HOSTILE:
         client.create_endpoint(name, backend="ranker-v1")
 

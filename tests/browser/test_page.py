@@ -2,9 +2,144 @@
 
 from __future__ import annotations
 
+import json
 
-def test_the_page_breaks_no_rule_of_its_own(shop, look):
-    """The page opens without an error, and asks for nothing that its content security policy forbids (CR6)."""
+import pytest
+
+from tests.browser.screens import screens, settle
+from tests.browser.shop import BACKWARDS, HOSTILE, LONG, SCRIPT
+
+NAMES = {SCRIPT: "script", BACKWARDS: "right to left", LONG: "long"}
+
+
+def test_a_link_signs_in_and_leaves_the_address_bar(shop, look):
+    """Without a token there is a form. A link fills it in: its token is out of the address bar at once, also where the
+    page was open already, and this tab keeps it, and no other (CR5)."""
+    page = look().page
+    page.goto(shop.url)
+    page.get_by_label("Token").wait_for()
+    page.goto(shop.link())
+    page.get_by_role("heading", name="Overview").wait_for()
+    assert shop.tokens["operate"] not in page.url
+    page.reload()
+    page.get_by_role("heading", name="Overview").wait_for()
+    other = page.context.new_page()
+    other.goto(shop.url)
+    other.get_by_role("button", name="Sign in").wait_for()
+
+
+def test_a_token_is_typed(shop, look):
+    """A token that is nobody's is refused in words; a right one signs in (CR5, AD4)."""
+    page = look().page
+    page.goto(shop.url)
+    page.get_by_label("Token").fill("nobody's")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text("Signed out").wait_for()
+    page.get_by_label("Token").fill(shop.tokens["view"])
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Overview").wait_for()
+    assert page.get_by_text("viewer: view").is_visible()
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=NAMES.get)
+def test_a_hostile_name_is_text(shop, look, name):
+    """An endpoint's name is shown as it is, whatever is in it; a long one is cut and breaks no layout (CR6)."""
     viewer = look()
-    viewer.page.goto(shop.link())
-    assert viewer.troubles() == []
+    viewer.open(shop.link())
+    viewer.page.get_by_role("link", name=name, exact=True).click()
+    heading = viewer.page.get_by_role("heading", level=1)
+    heading.get_by_text(name, exact=True).wait_for()
+    settle(viewer)
+    assert viewer.page.title() != "taken"
+    assert viewer.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_everyone_can_use_every_screen(shop, look, theme):
+    """Axe finds nothing on any screen, in either theme: contrast, names, order, keyboard (CR7)."""
+    viewer = look(color_scheme=theme, reduced_motion="reduce")
+    viewer.page.goto(shop.url)
+    viewer.page.get_by_role("button", name="Sign in").wait_for()
+    found = {"sign in": viewer.findings()}
+    viewer.open(shop.link())
+    for name, screen in screens("rank", "ranker-v1").items():
+        viewer.go(screen)
+        settle(viewer)
+        found[name] = viewer.findings()
+    assert {name: findings for name, findings in found.items() if findings} == {}
+
+
+def test_every_screen_fits_a_phone(shop, look):
+    """No screen has to be scrolled sideways at 390 pixels (CR7)."""
+    viewer = look(size={"width": 390, "height": 844})
+    viewer.open(shop.link())
+    too_wide = {}
+    for name, screen in screens("rank", "ranker-v1").items():
+        viewer.go(screen)
+        settle(viewer)
+        width = viewer.page.evaluate("document.documentElement.scrollWidth")
+        if width > 390:
+            too_wide[name] = width
+    assert too_wide == {}
+
+
+def canned(shop, endpoints):
+    """Events of a stream with so many endpoints as the shop's first."""
+    state = shop.client.status()
+    one = state["endpoints"]["rank"]
+    names = [f"endpoint-{number:04}" for number in range(endpoints)]
+    state["endpoints"] = dict.fromkeys(names, one)
+    seen = {"per_second": 12.0, "error_share": 0.0, "p50_ms": 1.5, "p99_ms": 9.0, "queued": 0, "backends": {}}
+    moving = {
+        "time": 0,
+        "endpoints": dict.fromkeys(names, seen),
+        "backends": {},
+    }
+    return [("state", state), ("numbers", moving)]
+
+
+def answer_with(viewer, events):
+    """Every stream of this tab has these events, and ends."""
+    body = "".join(f"event: {kind}\ndata: {json.dumps(data)}\n\n" for kind, data in events)
+    viewer.page.route("**/api/v1/live", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+
+
+def test_a_thousand_endpoints(shop, look):
+    """Of a thousand endpoints only those that are seen are drawn, the last one is found by scrolling, and any by its
+    name (CR8)."""
+    viewer = look()
+    answer_with(viewer, canned(shop, 1000))
+    viewer.open(shop.link())
+    page = viewer.page
+    page.get_by_role("link", name="endpoint-0000").wait_for()
+    assert page.evaluate("document.querySelectorAll('*').length") <= 3000
+    page.get_by_role("region", name="Endpoints").evaluate("table => { table.scrollTop = table.scrollHeight }")
+    page.get_by_role("link", name="endpoint-0999").wait_for()
+    assert page.evaluate("document.querySelectorAll('*').length") <= 3000
+    page.keyboard.press("/")
+    page.keyboard.type("point-0123")
+    page.get_by_role("link", name="endpoint-0123").wait_for()
+    assert page.get_by_role("link", name="endpoint-").count() == 1
+
+
+def test_a_banner_says_that_the_controller_is_away(shop, look):
+    """While no controller answers a banner says so, and the numbers are dimmed (CR9)."""
+    viewer = look()
+    answer_with(viewer, [*canned(shop, 3), ("away", {"time": 0})])
+    viewer.open(shop.link())
+    viewer.page.get_by_role("alert").get_by_text("The controller does not answer").wait_for()
+    assert viewer.page.locator("main .num.old").count() > 0
+
+
+def test_a_hidden_tab_asks_for_nothing(shop, look):
+    """A tab that nobody sees closes its stream after a few seconds, and opens it again once it is seen (CR8)."""
+    viewer = look()
+    page = viewer.page
+    page.clock.install()
+    viewer.open(shop.link())
+    settle(viewer)
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/live")):
+        viewer.hide(True)
+        page.clock.fast_forward(5000)
+    with page.expect_request("**/live"):
+        viewer.hide(False)

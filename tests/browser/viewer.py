@@ -55,6 +55,23 @@ class Viewer:
         """To another screen of the page that is open."""
         self.page.evaluate("screen => { location.hash = screen }", screen)
 
+    def hide(self, hidden: bool) -> None:
+        """Put another tab in front of this one, as far as the page can tell; or take it away."""
+        self.page.evaluate(
+            """hidden => {
+                Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+                document.dispatchEvent(new Event('visibilitychange'));
+            }""",
+            hidden,
+        )
+
+    def findings(self) -> list[str]:
+        """What axe finds on the screen, by its rules for WCAG 2.2 AA and for good practice."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found: list[dict[str, Any]] = Axe().run(self.page).response["violations"]
+        return [f"{one['id']}: {node['target']} {node['failureSummary']}" for one in found for node in one["nodes"]]
+
     def violations(self) -> list[str]:
         """What the page's content security policy has refused."""
         found: list[str] = self.page.evaluate("globalThis.violations")

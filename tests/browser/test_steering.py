@@ -1,0 +1,117 @@
+"""The page's controls: who moves a slider changes nothing before "Apply", and can take it back after."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.browser.shop import SPLIT
+from tests.conftest import wait_until
+
+
+@pytest.fixture(autouse=True)
+def as_before(shop):
+    """Each test begins with the same split."""
+    shop.client.set_traffic("rank", SPLIT)
+
+
+def slider(viewer, backend):
+    return viewer.page.get_by_role("slider", name=f"Share of {backend}")
+
+
+def button(viewer, name):
+    return viewer.page.get_by_role("button", name=name, exact=True)
+
+
+def at_rank(shop, look, role="operate"):
+    """A viewer who looks at the endpoint."""
+    viewer = look()
+    viewer.open(shop.link(role), "#/endpoint/rank")
+    viewer.page.get_by_role("heading", name="rank").wait_for()
+    return viewer
+
+
+def weights(shop):
+    return shop.client.get_traffic("rank")["weights"]
+
+
+def applied(shop, wanted):
+    wait_until(lambda: weights(shop) == wanted, what=f"the split is {wanted}")
+
+
+def test_a_canary_gets_more_by_keyboard(shop, look):
+    """By keyboard alone: an arrow key moves 1 %, the other backend gets less, the preview says what moves; only Apply
+    changes the traffic, under the token's name, and Undo takes it back (CR2, CR7, AD7)."""
+    viewer = at_rank(shop, look)
+    slider(viewer, "ranker-v2").focus()
+    for _ in range(3):
+        viewer.page.keyboard.press("ArrowRight")
+    viewer.page.locator("[aria-label='Share of ranker-v1'][aria-valuetext='92%']").wait_for()
+    viewer.page.get_by_text("3% of keys move").wait_for()
+    assert weights(shop) == SPLIT
+    button(viewer, "Apply").focus()
+    viewer.page.keyboard.press("Enter")
+    applied(shop, {"ranker-v1": 0.92, "ranker-v2": 0.08})
+    assert shop.client.traffic_history("rank")[-1]["by"] == "token operater"
+    button(viewer, "Undo").focus()
+    viewer.page.keyboard.press("Enter")
+    applied(shop, SPLIT)
+
+
+def test_a_slider_is_dragged(shop, look):
+    """A slider that is dragged drafts a share; Cancel forgets it, and nothing was changed (CR2)."""
+    viewer = at_rank(shop, look)
+    knob = slider(viewer, "ranker-v2")
+    box = knob.bounding_box()
+    y = box["y"] + box["height"] / 2
+    viewer.page.mouse.move(box["x"] + 0.07 * box["width"], y)
+    viewer.page.mouse.down()
+    viewer.page.mouse.move(box["x"] + 0.5 * box["width"], y, steps=3)
+    viewer.page.mouse.up()
+    assert 45 <= float(knob.get_attribute("aria-valuetext").rstrip("%")) <= 55
+    button(viewer, "Cancel").click()
+    viewer.page.locator("[aria-label='Share of ranker-v2'][aria-valuetext='5%']").wait_for()
+    assert weights(shop) == SPLIT
+
+
+def test_two_viewers_do_not_overwrite_each_other(shop, look):
+    """Who applies a draft after another has changed the traffic is told, keeps the draft, and changes nothing (CR2,
+    AD7)."""
+    slow, quick = at_rank(shop, look), at_rank(shop, look, "deploy")
+    slider(slow, "ranker-v2").press("PageUp")
+    slider(quick, "ranker-v2").press("ArrowRight")
+    slow.page.get_by_text("of keys move").wait_for()
+    button(quick, "Apply").click()
+    applied(shop, {"ranker-v1": 0.94, "ranker-v2": 0.06})
+    button(slow, "Apply").click()
+    slow.page.get_by_text("Not applied").wait_for()
+    assert slow.page.get_by_text("token deployr").first.is_visible()
+    assert slider(slow, "ranker-v2").get_attribute("aria-valuetext") == "15%"
+    assert weights(shop) == {"ranker-v1": 0.94, "ranker-v2": 0.06}
+
+
+def test_a_view_token_sees_no_controls(shop, look):
+    """Whoever may only look sees shares and no control, and the API refuses a change (CR4, AD3)."""
+    viewer = at_rank(shop, look, "view")
+    viewer.page.get_by_text("95%").first.wait_for()
+    controls = viewer.page.locator("main").locator("input[type=range], button.primary, button.danger, select")
+    assert controls.count() == 0
+    assert button(viewer, "Apply").count() == 0
+    refused = shop.api("PUT", "/endpoints/rank/traffic", role="view", json={"weights": {"ranker-v1": 1.0}})
+    assert refused.status_code == 403
+    assert weights(shop) == SPLIT
+
+
+def test_the_page_outlives_the_controller(shop, look):
+    """The controller is killed while somebody drafts: the page is well again by itself once there is a new one, and the
+    draft is applied (CR9, AD1)."""
+    viewer = at_rank(shop, look)
+    slider(viewer, "ranker-v2").press("ArrowRight")
+    viewer.page.get_by_text("of keys move").wait_for()
+    os.kill(shop.controller_pid(), signal.SIGKILL)
+    wait_until(lambda: shop.api("GET", "/status").status_code == 200, what="the controller answers again")
+    viewer.page.get_by_role("alert").filter(has_text="does not answer").wait_for(state="detached")
+    button(viewer, "Apply").click()
+    applied(shop, {"ranker-v1": 0.94, "ranker-v2": 0.06})

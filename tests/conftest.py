@@ -184,7 +184,12 @@ ROOM: dict[str, Any] = {"num_cpus": 64, "num_gpus": 2, "memory": 1_000_000_000, 
 
 
 def start_client(
-    engine: str = "local", *, strict: bool = False, metrics_export_port: int | None = 0, **http_options: object
+    engine: str = "local",
+    *,
+    strict: bool = False,
+    metrics_export_port: int | None = 0,
+    console_port: int | None = None,
+    **http_options: object,
 ) -> serve.Client:
     """An anonymous instance on free ports. A strict one has :data:`ROOM`, as all have on Ray; there the cluster has it,
     and the instances of this process share that."""
@@ -194,6 +199,7 @@ def start_client(
         address="local" if engine == "ray" else None,  # another test may have a cluster on this machine
         http_options={"port": 0, **http_options},
         metrics_export_port=metrics_export_port,
+        console_port=console_port,
     )
 
 

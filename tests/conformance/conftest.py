@@ -22,6 +22,7 @@ ALWAYS_ON_RAY = (
     "test_backends",
     "test_batches",
     "test_config_files",
+    "test_consoles",
     "test_endpoints",
     "test_environments",
     "test_handles",
@@ -56,7 +57,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="package")
 def client(engine: str) -> Iterator[serve.Client]:
     with leaves_no_process():
-        client = start_client(engine)
+        client = start_client(engine, console_port=0)
         yield client
         client.shutdown()
 

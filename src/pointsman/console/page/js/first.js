@@ -1,11 +1,15 @@
 // Runs before anything is painted: the theme, and the token of a link, which leaves the address bar at once.
 (() => {
-  const link = /^#token=(.+)$/.exec(location.hash);
-  if (link) {
+  const take = () => {
+    const link = /^#token=(.+)$/.exec(location.hash);
+    if (!link) return;
     history.replaceState(null, "", location.pathname + location.search + "#/");
     const until = Date.now() + 12 * 3600e3;
     sessionStorage.setItem("pointsman.token", JSON.stringify({ token: decodeURIComponent(link[1]), until }));
-  }
+    dispatchEvent(new Event("token"));
+  };
+  take();
+  addEventListener("hashchange", take); // a link that is opened in a tab with the page
   const theme = localStorage.getItem("pointsman.theme");
   if (theme) document.documentElement.dataset.theme = theme;
 })();

@@ -81,7 +81,7 @@ const Theme = () => {
 
 const Who = () =>
   me.value &&
-  html`<span class="who"><span class="name" title="${me.value.name}: ${me.value.role}"><bdi>${me.value.name}</bdi>: ${me.value.role}</span>
+  html`<span class="who"><span class="unseen">Signed in as</span><span class="name" title=${me.value.name}><bdi>${me.value.name}</bdi></span><span>: ${me.value.role}${me.value.read_only ? ", read only" : ""}</span>
     <${Button} kind="quiet" onClick=${() => signOut()}>Sign out<//></span>`;
 
 const Banner = () => {

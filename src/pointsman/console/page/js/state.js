@@ -43,8 +43,11 @@ export const may = (role) => ROLES.indexOf(me.value?.role) >= ROLES.indexOf(role
 export function signIn(value) {
   sessionStorage.setItem(KEY, JSON.stringify({ token: value, until: Date.now() + 12 * 3600e3 }));
   signedOut.value = "";
+  me.value = null;
   token.value = value;
 }
+
+addEventListener("token", () => signIn(kept())); // of first.js
 
 export function signOut(why = "") {
   sessionStorage.removeItem(KEY);

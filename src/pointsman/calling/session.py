@@ -55,6 +55,7 @@ class Session:
 
     Attributes:
         closed: the session was closed, or its process forked; another one must be made.
+        link: to the controller; None before :meth:`start`.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -62,7 +63,7 @@ class Session:
         self.credentials = credentials
         self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="pointsman-client", daemon=True)
-        self._link: ControlLink | None = None
+        self.link: ControlLink | None = None
         self._reports: Reports
         self._writer: MetricsWriter | None = None
         self._tally_file: TallyFile | None = None
@@ -136,8 +137,8 @@ class Session:
         """Send the controller a command, of a console by the ``warrant`` of its user, and return the reply. Raises
         TimeoutError if none comes within ``timeout_s`` seconds, and as :meth:`ControlLink.command
         <pointsman.wire.control.ControlLink.command>`."""
-        assert self._link is not None
-        return self.run(self._link.command(command, body, progress=progress, warrant=warrant), timeout_s=timeout_s)
+        assert self.link is not None
+        return self.run(self.link.command(command, body, progress=progress, warrant=warrant), timeout_s=timeout_s)
 
     def table(self) -> RoutingTable:
         """The newest routing table. The first call subscribes to tables, and waits for one."""
@@ -219,7 +220,7 @@ class Session:
 
     async def _connect(self) -> None:
         credentials = self.credentials
-        self._link = ControlLink(
+        self.link = ControlLink(
             path=credentials.control_path,
             locate=locator(credentials.control_path),
             instance=credentials.instance,
@@ -227,11 +228,11 @@ class Session:
             identity=credentials.identity,
             key=credentials.key,
         )
-        self._reports = Reports(self._link)
-        await self._link.start()
+        self._reports = Reports(self.link)
+        await self.link.start()
 
     async def _subscribe(self) -> None:
-        assert self._link is not None
+        assert self.link is not None
         first_table = asyncio.Event()
 
         def apply(table: RoutingTable, change: TableChange | None) -> Awaitable[object] | None:
@@ -239,8 +240,8 @@ class Session:
             first_table.set()
             return self._connected() if self._thread_dispatcher is not None or self._loop_dispatchers else None
 
-        self._link.on_table = apply
-        self._link.subscribe(ingress=False, pid=os.getpid())
+        self.link.on_table = apply
+        self.link.subscribe(ingress=False, pid=os.getpid())
         await first_table.wait()
 
     def _apply(self, table: RoutingTable, change: TableChange | None) -> None:
@@ -297,8 +298,8 @@ class Session:
         )  # fmt: skip
 
     async def _disconnect(self) -> None:
-        if self._link is not None:
-            await self._link.aclose()
+        if self.link is not None:
+            await self.link.aclose()
         if self._thread_dispatcher is not None:
             await self._thread_dispatcher.router.aclose()
         if self._writer is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman.arguments import check_timeout
+from pointsman.arguments import check_object_name, check_timeout
 from pointsman.calling.session import Credentials, Session, session_for
 from pointsman.context import replica_context
 from pointsman.engine.base import url
@@ -34,8 +34,10 @@ from pointsman.wire.commands import (
     BackendList,
     BackendView,
     Change,
+    FailureList,
     Query,
     QueryBackends,
+    QueryFailures,
     QueryMetrics,
     QueryTraffic,
     Status,
@@ -265,6 +267,22 @@ class StatisticsOperations(Operations):
         stats = summarise(self._read_metrics(), before)
         add_numbers(stats, self._read_numbers(), numbers_before)
         return stats
+
+    def failures(self, backend_tag: str) -> list[dict[str, Any]]:
+        """The last ten failures of a backend's replicas that this controller has seen, oldest first.
+
+        Returns:
+            For each ``{"time", "replica", "reason", "text", "traceback"}``: ``time`` is ISO 8601 in UTC, ``replica`` is
+            its tag, ``reason`` one word as in the status, ``traceback`` empty where no code has raised.
+
+        Raises:
+            ValueError: there is no such backend.
+        """
+        self._check_alive()
+        found = unpack(
+            self._session.command(QueryFailures(new_id(), check_object_name(backend_tag, "backend_tag"))), FailureList
+        )
+        return [msgspec.to_builtins(one) for one in found.failures]
 
     def _read_metrics(self) -> Reading:
         self._check_alive()

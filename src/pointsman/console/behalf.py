@@ -10,12 +10,13 @@ import msgspec
 
 from pointsman.calling.session import Credentials, Session, session_for
 from pointsman.client.client import Client
+from pointsman.client.operations import new_id
 from pointsman.engine.base import Address
 from pointsman.exceptions import ForbiddenError
 from pointsman.model import Autoscaling, BackendSpec, EndpointSpec, Pins
 from pointsman.model.tokens import Holder
 from pointsman.routing.chooser import Chooser
-from pointsman.wire.commands import AnyCommand, Await, AwaitOperation, Change, Progress
+from pointsman.wire.commands import AnyCommand, Await, AwaitOperation, Change, Moves, Progress, QueryMoves
 from pointsman.wire.frames import Body
 from pointsman.wire.messages import Command, Warrant, unpack
 from pointsman.wire.tokens import QueryHolder
@@ -55,6 +56,11 @@ class WarrantedSession:
             timeout_s = timeout_s or ANSWER_S
         return self._session.command(command, body, progress=progress, timeout_s=timeout_s, warrant=self._warrant)
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether there is a connection to a controller now."""
+        return self._session.link is not None and self._session.link.is_up
+
     def _id(self) -> str:
         """Of the command: the same for the same token and key, and no other user can guess it."""
         return hashlib.sha256(f"{self._warrant.token}\n{self._key}".encode()).hexdigest()[:32]
@@ -89,8 +95,8 @@ class UserClient(Client):
         self.token = token
         self.if_version = if_version
         self.key = key
-        warranted = WarrantedSession(session_for(credentials), Warrant(token, if_version), key)
-        self._session = warranted  # type: ignore[assignment]  # what operations use of a session
+        self._warranted = WarrantedSession(session_for(credentials), Warrant(token, if_version), key)
+        self._session = self._warranted  # type: ignore[assignment]  # what operations use of a session
 
     def holder(self) -> Holder:
         """Whose token it is.
@@ -118,3 +124,12 @@ class UserClient(Client):
         if old is None or old.policy is None or old.policy.path != new.policy.path:
             raise ForbiddenError(f"policy {new.policy.path!r} is code, which this call does not bring; use PUT /config")
         changes["autoscaling"] = msgspec.structs.replace(new, policy=old.policy)
+
+    def moves(self) -> Moves:
+        """What moves in the status by itself, and whether anything else in it has changed."""
+        return unpack(self._session.command(QueryMoves(new_id())), Moves)
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether there is a connection to a controller now."""
+        return self._warranted.is_linked

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from struct import pack
 
 from starlette.types import Receive, Scope, Send
 
 from pointsman.console.events import KINDS, Event, News
+from pointsman.console.server import ABORT
 
 MAX_VIEWERS = 200
 STALL_S = 10.0
 """A viewer that takes nothing for so long is cut off."""
+ASK_AGAIN_S = 30.0
 PIECE = 32 * 1024
 
 _GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -47,12 +49,16 @@ class LiveResponse:
     Args:
         news: of which it is told.
         viewers: it is counted here.
+        admitted: whether the viewer may still look; asked twice a minute.
         compressed: whether the viewer takes gzip.
     """
 
-    def __init__(self, news: News, viewers: Viewers, *, compressed: bool) -> None:
+    def __init__(
+        self, news: News, viewers: Viewers, *, admitted: Callable[[], Awaitable[bool]], compressed: bool
+    ) -> None:
         self._news = news
         self._viewers = viewers
+        self._admitted = admitted
         self._compressed = compressed
         self._checksum = self._size = 0
 
@@ -66,14 +72,16 @@ class LiveResponse:
             headers.append((b"content-encoding", b"gzip"))
         with self._viewers.one_more():
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            sending = asyncio.ensure_future(self._send_all(send))
-            leaving = asyncio.ensure_future(_left(receive))
+            # Whichever comes first: nothing is left to send, or the viewer has left or may not look any more.
+            tasks = [asyncio.ensure_future(one) for one in (self._send_all(send), _left(receive), self._shut_out())]
             try:
-                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                sending.cancel()
-                leaving.cancel()
-                await asyncio.gather(sending, leaving, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                ended = await asyncio.gather(*tasks, return_exceptions=True)
+            if isinstance(ended[0], asyncio.TimeoutError):
+                abort(scope)
 
     async def _send_all(self, send: Send) -> None:
         if self._compressed:
@@ -91,6 +99,12 @@ class LiveResponse:
             end = b"\x03\x00" + pack("<LL", self._checksum, self._size & 0xFFFFFFFF)
         await send({"type": "http.response.body", "body": end})
 
+    async def _shut_out(self) -> None:
+        while True:
+            await asyncio.sleep(ASK_AGAIN_S)
+            if not await self._admitted():
+                return
+
     async def _send_event(self, send: Send, event: Event) -> None:
         if not self._compressed:
             await self._send(send, event.raw)
@@ -104,6 +118,13 @@ class LiveResponse:
         for start in range(0, len(data), PIECE):
             message = {"type": "http.response.body", "body": data[start : start + PIECE], "more_body": True}
             await asyncio.wait_for(send(message), STALL_S)
+
+
+def abort(scope: Scope) -> None:
+    """Cut the connection of a request, and drop what was not sent on it."""
+    cut = scope.get("state", {}).get(ABORT)
+    if cut is not None:
+        cut()
 
 
 async def _left(receive: Receive) -> None:

@@ -87,7 +87,7 @@ def shadow_report(ask: Ask) -> Any:
 
 
 def backend(ask: Ask) -> Any:
-    """One backend: its part of the status, and its configuration."""
+    """One backend: its part of the status, its configuration, and its last failures."""
     client, tag = ask.client, ask.backend
     spec = client._existing(tag)
     found: dict[str, Any] = client.status()["backends"][tag]
@@ -95,7 +95,8 @@ def backend(ask: Ask) -> Any:
     is_shown = config["user_config"] != NO_JSON or spec.config.user_config is None
     if not is_shown:
         del config["user_config"]
-    return Versioned({**found, "config": config, "user_config_shown": is_shown}, spec.config_version)
+    shown = {**found, "config": config, "user_config_shown": is_shown, "failures": client.failures(tag)}
+    return Versioned(shown, spec.config_version)
 
 
 def history(ask: Ask) -> Any:

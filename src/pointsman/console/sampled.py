@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from pointsman.console.sampler import Sampler
 from pointsman.console.table import Ask, Call, Query
+from pointsman.exceptions import ServeException, TokenError
 
 SPANS = ("5m", "1d")
 
@@ -15,7 +17,19 @@ def calls_of(sampler: Sampler) -> list[Call]:
 
     async def live(ask: Ask) -> Any:
         assert ask.request is not None
-        return await sampler.response("gzip" in ask.request.headers.get("accept-encoding", ""))
+        client = ask.client
+
+        async def admitted() -> bool:
+            try:
+                await asyncio.to_thread(client.holder)
+            except TokenError:
+                return False
+            except ServeException:
+                return True  # the controller is away, and nobody is shut out for that
+            return True
+
+        compressed = "gzip" in ask.request.headers.get("accept-encoding", "")
+        return await sampler.response(admitted, compressed=compressed)
 
     def series(ask: Ask) -> Any:
         endpoint, backend, span = ask.query.get("endpoint"), ask.query.get("backend"), ask.query.get("span", "5m")

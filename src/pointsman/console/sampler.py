@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pointsman.console.counts import Counts
-from pointsman.console.events import AWAY, BACK, LINK, NUMBERS, STATE, Event, News
+from pointsman.console.events import NUMBERS, Event, News
 from pointsman.console.live import LiveResponse, Viewers
 from pointsman.console.samples import Recent, Sample, added_up
 from pointsman.console.series import SECOND_S, SLOT_S, Moment, Series
+from pointsman.console.standing import Reads, Standing
 from pointsman.exceptions import ServeException
 from pointsman.model.evidence import Tally
 
@@ -27,28 +28,23 @@ class Sampler:
 
     Args:
         counts: where the numbers come from.
-        status: returns the status of the instance; blocks.
+        reads: what is read of the controller.
         time_of_day: returns seconds since 1970.
     """
 
-    def __init__(
-        self, counts: Counts, status: Callable[[], dict[str, Any]], *, time_of_day: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, counts: Counts, reads: Reads, *, time_of_day: Callable[[], float] = time.time) -> None:
         self.news = News()
         self.viewers = Viewers()
         self._counts = counts
-        self._status = status
         self._time_of_day = time_of_day
         self._recent = Recent()
         self._endpoints = Series("queued")
         self._backends = Series("queued", "batch_size", "replicas")
         self._step = 0
         self._at = time_of_day()
-        self._state: dict[str, Any] | None = None
-        self._away_since: float | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-samples")
         self._status_thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-state")
-        self._looking: asyncio.Task[None] | None = None
+        self._standing = Standing(reads, self.news, self._status_thread, time_of_day=time_of_day)
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -67,21 +63,19 @@ class Sampler:
                     failed = True
                 if self.viewers.count:
                     self._publish_numbers()
-                    self.look()
+                    self._standing.look()
         finally:
-            if self._looking is not None:
-                self._looking.cancel()
+            self._standing.end()
             self.news.end()
             self._thread.shutdown(wait=False)
             self._status_thread.shutdown(wait=False)
 
-    async def response(self, compressed: bool) -> LiveResponse:
+    async def response(self, admitted: Callable[[], Awaitable[bool]], *, compressed: bool) -> LiveResponse:
         """What a viewer gets: the state as it is now, or was when it was last known, and then what is new."""
         if not self.viewers.count:
             self._publish_numbers()
-        looking = self.look()
-        await asyncio.wait({looking}, timeout=EVERY_S)
-        return LiveResponse(self.news, self.viewers, compressed=compressed)
+        await asyncio.wait({self._standing.look()}, timeout=EVERY_S)
+        return LiveResponse(self.news, self.viewers, admitted=admitted, compressed=compressed)
 
     def series(self, *, endpoint: str | None = None, backend: str | None = None, day: bool) -> dict[str, Any]:
         """How the numbers of an endpoint or a backend have gone. From any thread but the loop's; blocks."""
@@ -92,12 +86,6 @@ class Sampler:
         rows = series.of(name or "", self._step, day=day)
         return {"step_s": SLOT_S if day else SECOND_S, "end": round(self._at, 1), "names": series.names, "rows": rows}
 
-    def look(self) -> asyncio.Task[None]:
-        """Look at the state, unless that is under way."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look())
-        return self._looking
-
     def _take(self, step: int) -> None:
         sample = self._counts.sample()
         self._at, self._step = self._time_of_day(), step
@@ -106,38 +94,8 @@ class Sampler:
         self._backends.push(step, sample.seconds, backend_moments(sample))
 
     def _publish_numbers(self) -> None:
-        self.news.publish(NUMBERS, Event(NUMBERS, {"time": round(self._at, 1), **self._recent.view()}))
-
-    async def _look(self) -> None:
-        reading = asyncio.get_running_loop().run_in_executor(self._status_thread, self._status)
-        done, _ = await asyncio.wait({reading}, timeout=2 * EVERY_S)
-        if not done:
-            self._is_away(True)
-        try:
-            state = settled(await reading)
-        except (ServeException, OSError, TimeoutError) as error:
-            log.debug("the state cannot be read now: %s", error)
-            self._is_away(True)
-            return
-        self._is_away(False)
-        if state != self._state:
-            self._state = state
-            self.news.publish(STATE, Event(STATE, state))
-
-    def _is_away(self, away: bool) -> None:
-        if away == (self._away_since is not None):
-            return
-        self._away_since = self._time_of_day() if away else None
-        self.news.publish(LINK, Event(AWAY if away else BACK, {"time": round(self._time_of_day(), 1)}))
-
-
-def settled(status: Mapping[str, Any]) -> dict[str, Any]:
-    """A status without what the numbers have."""
-    endpoints = {
-        name: {field: value for field, value in endpoint.items() if field not in ("queued", "last_minute")}
-        for name, endpoint in status["endpoints"].items()
-    }
-    return {**status, "endpoints": endpoints}
+        numbers = {"time": round(self._at, 1), **self._recent.view(), **self._standing.view()}
+        self.news.publish(NUMBERS, Event(NUMBERS, numbers))
 
 
 def endpoint_moments(sample: Sample) -> dict[str, Moment]:

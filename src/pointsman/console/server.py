@@ -9,10 +9,21 @@ import ssl
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: How long answers under way may take after :meth:`ConsoleServer.stop`. A stream has no end of its own.
 DRAIN_S = 0.5
 HANDSHAKE_S = 10.0
+ABORT = "abort"
+"""Where the state of a request's scope has what cuts its connection."""
+
+
+class Protocol(HttpToolsProtocol):
+    """A connection that can be cut by who answers on it: closing waits for a client that reads nothing."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, ABORT: transport.abort}
 
 
 class _Server(uvicorn.Server):
@@ -52,6 +63,7 @@ class ConsoleServer:
         config = make(
             app,
             loop="none",
+            http=Protocol,
             lifespan="off",
             ws="none",
             log_config=None,

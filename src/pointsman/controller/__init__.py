@@ -11,6 +11,7 @@ observed, failures   the replicas that exist and their failures, from reports an
 reconcile, allocation   the next actions, and the node of each new replica (pure)
 orders         what replicas are launched with, and the messages sent to them
 views          derived from both states: routing table, status
+moves          what moves in the status, and whether more has changed (pure)
 health         finds unhealthy replicas
 waiters        callers that wait until a change is in effect
 """

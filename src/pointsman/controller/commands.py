@@ -19,6 +19,7 @@ from pointsman.controller.controller import Controller
 from pointsman.controller.evidence import EvidenceReader
 from pointsman.controller.history import history_of
 from pointsman.controller.models import Models
+from pointsman.controller.moves import moves_of
 from pointsman.controller.numbers import numbers_of
 from pointsman.controller.operations import OperationWaiter, RolloutWaiter
 from pointsman.controller.orders import Subscription
@@ -28,7 +29,7 @@ from pointsman.controller.rollouts.options import METRICS
 from pointsman.controller.rollouts.words import view_of
 from pointsman.controller.shadows import Shadows
 from pointsman.controller.state import NoCapacityError
-from pointsman.controller.views import backends_of, declared_of, status_of, traffic_of
+from pointsman.controller.views import backends_of, declared_of, failures_of, ingresses_of, status_of, traffic_of
 from pointsman.engine.base import Engine, Nodes
 from pointsman.exceptions import ServeException
 from pointsman.lock.tokenfile import TokenFile
@@ -46,12 +47,15 @@ from pointsman.wire.commands import (
     BackendChange,
     Change,
     History,
+    Moves,
     Progress,
     Query,
     QueryBackends,
     QueryDeclared,
+    QueryFailures,
     QueryHistory,
     QueryMetrics,
+    QueryMoves,
     QueryTraffic,
     Shutdown,
     Status,
@@ -216,6 +220,11 @@ class Commands:
             return pack(backends_of(controller.desired, command.tag))
         if isinstance(command, QueryTraffic):
             return pack(traffic_of(controller.desired, command.name))
+        if isinstance(command, QueryFailures):
+            now = asyncio.get_running_loop().time()
+            return pack(failures_of(controller.desired, controller.observed, command.tag, now, time_of_day()))
+        if isinstance(command, QueryMoves):
+            return pack(self._moves())
         if isinstance(command, QueryHistory):
             return pack(History(history_of(controller.desired)))
         if isinstance(command, QueryDeclared):
@@ -279,6 +288,13 @@ class Commands:
             time=time_of_day(),
         )
         return structs.replace(status, last_minute=self._last_minute())
+
+    def _moves(self) -> Moves:
+        controller = self._controller
+        ingresses = ingresses_of(controller.observed, controller.table, self._ingresses(), controller.unsubscribed)
+        now, addresses = asyncio.get_running_loop().time(), tuple(self._metrics_addresses().items())
+        around = (*ingresses, addresses)
+        return moves_of(controller.desired, controller.observed, around, now, time_of_day())
 
     def _last_minute(self) -> Window:
         if self._evidence is None:

@@ -7,7 +7,9 @@ have none: each is replaced at once, or after a short backoff if losses follow e
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pointsman.model import Reason
 from pointsman.policy.backoff import Backoff
@@ -24,6 +26,27 @@ BACKOFF = Backoff(first_s=0.1, last_s=10.0)
 BACKOFF_ALONE_S = 1.0
 #: The loss of a replica that had served this long begins a new count.
 STEADY_S = 10.0
+
+#: So many of the last failures of each backend are kept, to be shown.
+KEPT = 10
+
+
+class Failed(NamedTuple):
+    """One failure of a replica, as it is shown. ``at`` is of the controller's clock."""
+
+    at: float
+    replica: str
+    reason: Reason
+    text: str
+    traceback: str
+
+
+class FailureLog(dict[str, deque[Failed]]):
+    """The last failures of each backend, oldest first. Nothing is decided by them, so they outlast what is counted."""
+
+    def add(self, backend: str, failed: Failed) -> None:
+        """Add the newest."""
+        self.setdefault(backend, deque(maxlen=KEPT)).append(failed)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from pointsman.controller.allocation import CapacityLedger
-from pointsman.controller.failures import RECONFIGURE_REASONS, STEADY_S, Failures
+from pointsman.controller.failures import RECONFIGURE_REASONS, STEADY_S, Failed, FailureLog, Failures
 from pointsman.controller.replicas import Phase, Replica, Replicas
 from pointsman.controller.scaling.found import Looked, Use
 from pointsman.controller.state import DEFAULT_MAX, Desired, FreeCapacity
@@ -40,6 +40,7 @@ class Observed:
             began.
         looked: by backend, of those whose number of replicas follows their calls.
         started: backends, and the seconds that replicas of theirs took to start, since they were looked at.
+        past: the last failures, to be shown.
     """
 
     capacity: Capacity = field(default_factory=Capacity)
@@ -53,6 +54,7 @@ class Observed:
     asleep: dict[str, float] = field(default_factory=dict)
     looked: dict[str, Looked] = field(default_factory=dict)
     started: list[tuple[str, float]] = field(default_factory=list)
+    past: FailureLog = field(default_factory=FailureLog)
 
     def of(self, backend: str) -> list[Replica]:
         return self.replicas.of(backend)
@@ -272,6 +274,8 @@ def _count(
     failures: Failures, observed: Observed, desired: Desired, replica: Replica, now: float, *, served: bool
 ) -> None:
     """Count the failure of a replica: a loss if it had ``served``, else a failed start."""
+    failed = Failed(now, replica.tag, failures.reason, failures.words, failures.traceback)
+    observed.past.add(replica.backend, failed)
     if not served:
         failures.start_failed(now, recovered=observed.recovered(replica.backend, now))
         return
@@ -319,6 +323,7 @@ def record_commit(observed: Observed, old: Desired, new: Desired, backends: Iter
     for tag in old.backends.keys() - new.backends.keys():  # at once: one of its name may be there before the next look
         observed.looked.pop(tag, None)
         observed.uses.pop(tag, None)
+        observed.past.pop(tag, None)
     if new.scales is not old.scales:
         for tag in new.scales.keys() & new.backends.keys():
             if new.scales[tag] is old.scales.get(tag):

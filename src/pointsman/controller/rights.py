@@ -24,8 +24,10 @@ from pointsman.wire.commands import (
     Query,
     QueryBackends,
     QueryDeclared,
+    QueryFailures,
     QueryHistory,
     QueryMetrics,
+    QueryMoves,
     QueryTraffic,
     TakeBack,
     TrafficCommand,
@@ -40,8 +42,9 @@ from pointsman.wire.tokens import CreateToken, QueryConsoleKey, QueryHolder, Que
 log = logging.getLogger(__name__)
 
 READS = (
-    Await | AwaitOperation | AwaitRollout | Query | QueryBackends | QueryDeclared | QueryExamples | QueryHistory
-    | QueryHolder | QueryMetrics | QueryModels | QueryRollout | QueryShadow | QueryTallies | QueryTraffic
+    Await | AwaitOperation | AwaitRollout | Query | QueryBackends | QueryDeclared | QueryExamples | QueryFailures
+    | QueryHistory | QueryHolder | QueryMetrics | QueryModels | QueryMoves | QueryRollout | QueryShadow | QueryTallies
+    | QueryTraffic
 )  # fmt: skip
 OPERATES = TrafficCommand | UpdateBackendConfig | RolloutCommand | ScalingCommand
 DEPLOYS = Apply | TakeBack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -24,7 +25,17 @@ from pointsman.model import (
     TrafficHistory,
 )
 from pointsman.wire.apply import Declared, OperationView
-from pointsman.wire.commands import BackendList, BackendView, FailureView, IngressView, ReplicaView, Status, TrafficView
+from pointsman.wire.commands import (
+    BackendList,
+    BackendView,
+    FailureList,
+    FailureView,
+    IngressView,
+    PastFailure,
+    ReplicaView,
+    Status,
+    TrafficView,
+)
 from pointsman.wire.handover import InstanceSettings
 
 UNHEALTHY = "UNHEALTHY"
@@ -53,7 +64,6 @@ def status_of(
         now: of the controller's clock.
         time: of the day.
     """
-    confirmed = observed.confirmed
     return Status(
         version=desired.version,
         pid=os.getpid(),
@@ -62,10 +72,7 @@ def status_of(
         http_port=settings.http_port,
         endpoints=desired.endpoints,
         backends={tag: _backend_view(desired, observed, spec, now, time) for tag, spec in desired.backends.items()},
-        ingresses=(
-            *(IngressView(i.pid, confirmed.get(i.number, 0) >= table.version) for i in ingresses),
-            *(IngressView(0, False) for _ in unsubscribed),
-        ),
+        ingresses=ingresses_of(observed, table, ingresses, unsubscribed),
         metrics=dict(metrics),
         queued=queued,
         state_dir=settings.state_dir,
@@ -76,6 +83,17 @@ def status_of(
         operation=_running(desired),
         rollouts=views_of(desired),
         console=settings.console_url,
+    )
+
+
+def ingresses_of(
+    observed: Observed, table: RoutingTable, ingresses: Sequence[Subscription], unsubscribed: Collection[str]
+) -> tuple[IngressView, ...]:
+    """The HTTP servers."""
+    confirmed = observed.confirmed
+    return (
+        *(IngressView(i.pid, confirmed.get(i.number, 0) >= table.version) for i in ingresses),
+        *(IngressView(0, False) for _ in unsubscribed),
     )
 
 
@@ -92,6 +110,29 @@ def traffic_of(desired: Desired, name: str) -> TrafficView:
     """
     endpoint = find_endpoint(desired, name)
     return TrafficView(endpoint, desired.pins.get(name, Pins()), desired.histories.get(name, TrafficHistory()))
+
+
+def failures_of(desired: Desired, observed: Observed, tag: str, now: float, time: str) -> FailureList:
+    """The last failures of a backend.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    if tag not in desired.backends:
+        raise ValueError(f"backend {tag!r} does not exist; there are {sorted(desired.backends)}")
+    moment = datetime.fromisoformat(time)
+    return FailureList(
+        tuple(
+            PastFailure(
+                (moment - timedelta(seconds=now - one.at)).isoformat(timespec="milliseconds"),
+                one.replica,
+                one.reason,
+                cut(one.text),
+                cut(one.traceback),
+            )
+            for one in observed.past.get(tag, ())
+        )
+    )
 
 
 def declared_of(settings: InstanceSettings, desired: Desired) -> Declared:

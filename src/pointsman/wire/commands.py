@@ -24,9 +24,12 @@ from pointsman.wire.shadows import QueryExamples, QueryShadow
 from pointsman.wire.tokens import QueryConsoleKey, QueryHolder, QueryTokens, TokenCommand
 from pointsman.wire.views import BackendList as BackendList
 from pointsman.wire.views import BackendView as BackendView
+from pointsman.wire.views import FailureList as FailureList
 from pointsman.wire.views import FailureView as FailureView
 from pointsman.wire.views import History as History
 from pointsman.wire.views import IngressView as IngressView
+from pointsman.wire.views import Moves as Moves
+from pointsman.wire.views import PastFailure as PastFailure
 from pointsman.wire.views import ReplicaView as ReplicaView
 from pointsman.wire.views import Status as Status
 from pointsman.wire.views import TrafficView as TrafficView
@@ -250,6 +253,17 @@ class AwaitOperation(Command, frozen=True, tag="await_operation"):
     operation: str
 
 
+class QueryFailures(Command, frozen=True, tag="query_failures"):
+    """Read the last failures of a backend's replicas; the reply is a FailureList. It is a ValueError if there is no
+    such backend."""
+
+    tag: str
+
+
+class QueryMoves(Command, frozen=True, tag="query_moves"):
+    """Read whether the status has changed; the reply is a :class:`~pointsman.wire.views.Moves`."""
+
+
 class QueryMetrics(Command, frozen=True, tag="query_metrics"):
     """Read the metrics for a summary; the reply is a :class:`~pointsman.telemetry.reports.Reading`."""
 
@@ -269,9 +283,11 @@ AnyCommand = (
     | Query
     | QueryBackends
     | QueryDeclared
+    | QueryFailures
     | QueryHistory
     | QueryHolder
     | QueryModels
+    | QueryMoves
     | QueryTraffic
     | QueryMetrics
     | QueryTallies

@@ -162,6 +162,11 @@ class ControlLink:
             await wire_stream.close_streams([self._stream])
         self._fail_pending(InstanceGoneError("the client was shut down"))
 
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection to a controller now."""
+        return self._stream is not None and self._stream.ready and not self._stream.closed
+
     def subscribe(self, *, ingress: bool, pid: int) -> None:
         """Subscribe to routing tables, now and after each reconnect."""
         self._subscription = pack(Subscribe(ingress, pid))
@@ -238,12 +243,7 @@ class ControlLink:
                     self._give_up(InstanceGoneError("the instance has ended"))
                     return
                 await wire_stream.dial(
-                    address,
-                    self,
-                    instance=self._instance,
-                    role=self._role,
-                    identity=self._identity,
-                    key=self._key,
+                    address, self, instance=self._instance, role=self._role, identity=self._identity, key=self._key
                 )
                 await self._lost.wait()
             except (OSError, asyncio.TimeoutError) as os_error:

@@ -31,6 +31,22 @@ class FailureView(msgspec.Struct, frozen=True):
     failures: int
 
 
+class PastFailure(msgspec.Struct, frozen=True):
+    """One of the last failures of a backend. ``time`` is ISO 8601 in UTC; ``replica`` is its tag."""
+
+    time: str
+    replica: str
+    reason: Reason
+    text: str
+    traceback: str
+
+
+class FailureList(msgspec.Struct, frozen=True):
+    """The reply to a QueryFailures: the last ten, oldest first."""
+
+    failures: tuple[PastFailure, ...]
+
+
 class BackendView(msgspec.Struct, frozen=True):
     """One backend.
 
@@ -101,6 +117,20 @@ class Status(msgspec.Struct, frozen=True):
     rollouts: dict[str, RolloutView] = {}
     last_minute: Window = Window(None, {})
     console: str = ""
+
+
+class Moves(msgspec.Struct, frozen=True):
+    """The reply to a QueryMoves: what moves by itself in the status, and whether anything else in it has changed.
+
+    Attributes:
+        mark: another number says that the status has changed in more than what is here.
+        scaling: of backends whose number of replicas follows their calls, without those that have none.
+        rollouts: those that have not ended, by endpoint.
+    """
+
+    mark: int
+    scaling: dict[str, ScalingView]
+    rollouts: dict[str, RolloutView]
 
 
 class BackendList(msgspec.Struct, frozen=True):

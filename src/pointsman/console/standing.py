@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Protocol
@@ -44,9 +43,7 @@ class Standing:
         time_of_day: returns seconds since 1970.
     """
 
-    def __init__(
-        self, reads: Reads, news: News, thread: Executor, *, time_of_day: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, reads: Reads, news: News, thread: Executor, *, time_of_day: Callable[[], float]) -> None:
         self._reads = reads
         self._news = news
         self._thread = thread

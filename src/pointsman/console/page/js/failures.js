@@ -14,7 +14,7 @@ export const Trouble = ({ name, one, named }) => {
   const { failure, replicas_running: up, state } = one;
   if (!failure) return null;
   const back = state === "DEPLOY_FAILED";
-  const title = `${some(failure.failures, "failure")}: ${words(failure.reason)}`;
+  const title = (failure.failures ? `${some(failure.failures, "failure")}: ` : "") + words(failure.reason);
   return html`<${Notice} kind=${up ? "warn" : "bad"} title=${(named ? `${name}: ` : "") + (back ? "the last change was taken back" : title)}
       action=${html`<a class="button small" href=${to("logs", "", { backend: name })}>Logs</a>`}>
     <p>${back ? `${title}. ` : ""}${failure.text}</p>

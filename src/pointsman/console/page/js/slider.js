@@ -4,7 +4,7 @@ import { ago, count, ms, percent, rate, share as shown } from "./format.js";
 import { html, useEffect, useSignal } from "./lib.js";
 import { BackendLink, Button, Card, Notice, Num, StateBadge, hue } from "./parts.js";
 import { setTraffic } from "./policy.js";
-import { backendNumbers, may, numbersOf, say, status } from "./state.js";
+import { may, numbers, numbersOf, say, status } from "./state.js";
 
 const STEPS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 };
 const PREVIEW_AFTER_MS = 150;
@@ -93,7 +93,7 @@ export const HEADS = ["Req/s", "Errors", "p50 ms", "p99 ms"];
 
 /** Cells of numbers, in the order of HEADS. */
 export const Cells = ({ of }) =>
-  [rate(of?.per_second), percent(of?.error_share), ms(of?.p50_ms), ms(of?.p99_ms)].map(
+  [rate(of?.per_second ?? (numbers.value && 0)), percent(of?.error_share), ms(of?.p50_ms), ms(of?.p99_ms)].map(
     (text, at) => html`<td class="right" data-head=${HEADS[at]}><${Num} kind=${at === 1 && of?.error_share > 0.01 ? "bad" : ""}>${text}<//></td>`,
   );
 

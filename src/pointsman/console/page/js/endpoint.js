@@ -1,8 +1,9 @@
 // An endpoint: how it does, who answers it, and the controls to change that.
 import { html, useEffect } from "./lib.js";
+import { Charts } from "./chart.js";
 import { Explain } from "./explain.js";
 import { Trouble } from "./failures.js";
-import { Empty, Failed, Heading, Loading, Name, Num } from "./parts.js";
+import { Card, Empty, Failed, Heading, Loading, Name, Num } from "./parts.js";
 import { Done, Policies } from "./policies.js";
 import { policyOf, refresh } from "./policy.js";
 import { RolloutCard } from "./rollout.js";
@@ -21,6 +22,7 @@ export function EndpointPage({ name }) {
   if (!endpoint) return html`<${Heading} title=${name} /><${Empty} title="There is no such endpoint"><a href="#/">To the overview</a><//>`;
   const body = policy.now.value
     ? html`<${Split} policy=${policy} /><${Troubles} tags=${[...Object.keys(endpoint.traffic), ...Object.keys(endpoint.shadows)]} /><${RolloutCard} policy=${policy} />
+        <${Card} title="Charts"><${Charts} endpoint=${name} backends=${Object.keys(endpoint.traffic)} /><//>
         <${Shadows} policy=${policy} /><${Explain} policy=${policy} /><${Policies} policy=${policy} /><${Done} policy=${policy} />`
     : policy.problem.value
       ? html`<${Failed} error=${policy.problem.value} again=${() => refresh(policy)} />`

@@ -20,25 +20,25 @@ export const at = (parts, ...names) => String.raw({ raw: parts }, ...names.map(e
  *
  * @param {string} method GET, PUT, POST, PATCH or DELETE
  * @param {string} path below /api/v1; see `at`
- * @param {{query?, body?, version?, signal?}} options body: sent as JSON. version: of the object as the user saw it; the
- *   change is refused with 412 where it has moved on.
+ * @param {{query?, body?, type?, version?, signal?}} options body: sent as JSON, or as text of the media type `type`.
+ *   version: of the object as the user saw it; the change is refused with 412 where it has moved on.
  * @returns {Promise<{data, version, status}>} version: of the object, for a change of it
  * @throws {Problem}
  */
-export async function call(method, path, { query, body, version, signal } = {}) {
+export async function call(method, path, { query, body, type, version, signal } = {}) {
   const headers = { authorization: `Bearer ${token.value}` };
   if (method !== "GET") headers["idempotency-key"] = id();
-  if (body !== undefined) headers["content-type"] = "application/json";
+  if (body !== undefined) headers["content-type"] = type ?? "application/json";
   if (version != null) headers["if-match"] = `"${version}"`;
   const url = BASE + path + search(query);
-  let answer = await reach(url, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+  let answer = await reach(url, { method, headers, signal, body: body === undefined || type ? body : JSON.stringify(body) });
   while (answer.status === 202 && answer.headers.get("location")) {
     await new Promise((done) => setTimeout(done, 1000)); // a slow change: ask how it goes
     const where = new URL(answer.headers.get("location"), url);
     answer = await reach(where, { headers: { authorization: headers.authorization }, signal });
   }
   const etag = answer.headers.get("etag");
-  return { data: await json(answer), version: etag && Number(etag.replace(/\D/g, "")), status: answer.status };
+  return { data: await read(answer), version: etag && Number(etag.replace(/\D/g, "")), status: answer.status };
 }
 
 /** `call("GET", ...)`, its data alone. */
@@ -61,19 +61,15 @@ async function reach(url, options) {
     throw new Problem(0, "No answer", "The console cannot be reached.");
   }
   if (answer.ok) return answer;
-  const body = (await json(answer)) ?? {};
+  const body = (await read(answer)) || {};
   const problem = new Problem(answer.status, body.title || answer.statusText, body.detail || "", body);
   if (answer.status === 401) signOut(problem.detail || "The token is no longer valid.");
   throw problem;
 }
 
-async function json(answer) {
+async function read(answer) {
   const text = await answer.text();
-  try {
-    return text ? JSON.parse(text) : null;
-  } catch {
-    return { detail: text };
-  }
+  return text && /json/.test(answer.headers.get("content-type")) ? JSON.parse(text) : text;
 }
 
 // The live stream. EventSource can send no token, so that the events are read from a fetch.

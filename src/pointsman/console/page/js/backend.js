@@ -33,7 +33,7 @@ const COLUMNS = [
   { key: "state", head: "State", width: "w3", cell: (r) => html`<${StateBadge} state=${r.state} />`, sort: (r) => r.state },
   { key: "gpus", head: "GPUs", width: "w2", wide: true, cell: (r) => r.gpus.join(", ") || "–" },
   { key: "remark", head: "Remark", wide: true, cell: (r) => html`<span title=${r.remark}>${r.remark || "–"}</span>` },
-  { key: "log", head: "", width: "w1", cell: (r) => html`<a href=${to("logs", "", { backend: r.tag.replace(/#[^#]*$/, ""), text: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
+  { key: "log", head: "", width: "w1", cell: (r) => html`<a href=${to("logs", "", { process: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
 ];
 
 const Replicas = ({ one }) => html`<${Card} title="Replicas" actions=${html`<span class="dim">${one.replicas_running} of ${one.replicas_wanted} ready</span>`}>

@@ -30,11 +30,13 @@ const Conflict = ({ one }) => html`<li>
 </li>`;
 
 const Drift = ({ found, name }) => {
-  const { changes, conflicts } = found;
+  const { changes, conflicts, others } = found;
+  const unloaded = found.loaded === false && "Its code was not loaded: code of the same name counts as the same.";
   if (!changes.length && !conflicts.length)
-    return html`<${Notice} kind="ok" title="No difference">What runs is what <bdi>${name}</bdi> wants (version ${found.version}).<//>`;
+    return html`<${Notice} kind="ok" title="No difference"><p>What runs is what <bdi>${name === "FILE" ? "the file" : name}</bdi> wants (version ${found.version}). ${unloaded}</p><//>`;
   const parts = [changes.length && some(changes.length, "difference"), conflicts.length && some(conflicts.length, "conflict")];
-  return html`<p role="status">${parts.filter(Boolean).join(" and ")} between <bdi>${name}</bdi> and what runs (version ${found.version}). To apply it: <code>pointsman apply ${name}</code></p>
+  return html`<p role="status">${parts.filter(Boolean).join(" and ")} between <bdi>${name === "FILE" ? "the file" : name}</bdi> and what runs (version ${found.version}). ${unloaded} To apply it: <code>pointsman apply ${name}${others.length ? " --adopt" : ""}</code></p>
+    ${others.length > 0 && html`<p class="dim wrap">Made by others than this file, which would take it over: ${others.join(", ")}</p>`}
     <ul class="rows boxed">${conflicts.map((one, i) => html`<${Conflict} key=${"c" + i} one=${one} />`)}${changes.map((one) => html`<${Change} key=${one.object} one=${one} />`)}</ul>`;
 };
 
@@ -53,7 +55,10 @@ const Compare = () => {
   const pick = useRef();
   const diff = useAction(async () => {
     const suffix = /\.(json|toml)$/i.exec(name)?.[1].toLowerCase() ?? (/^\s*\{/.test(text) ? "json" : "yaml");
-    return { name: name || "the file", ...(await call("POST", "/config/diff", { text, type: TYPES[suffix] })).data };
+    const ask = async (adopt) => (await call("POST", "/config/diff", { query: { adopt }, body: text, type: TYPES[suffix] })).data;
+    const found = await ask();
+    const others = found.conflicts.filter((one) => one.field === "owner").map((one) => one.object);
+    return { name: name || "FILE", others, ...(others.length ? await ask("true") : found) }; // its differences are what is sought
   });
   const [found, setFound] = useState(null);
   const run = async () => setFound(await diff.run());
@@ -64,7 +69,7 @@ const Compare = () => {
     <div class="field" onDragOver=${(e) => e.preventDefault()} onDrop=${drop}>
       <label for="file">${name ? html`<bdi>${name}</bdi>` : "Configuration file"}</label>
       <textarea id="file" class="mono" rows="10" spellcheck="false" aria-describedby="file-hint" value=${text} onInput=${(e) => (setText(e.target.value), setFound(null))} />
-      <p class="hint" id="file-hint">Paste or drop YAML, TOML or JSON. It is compared only: nothing is applied, no code is loaded.</p>
+      <p class="hint" id="file-hint">Paste or drop YAML, TOML or JSON. It is only compared: nothing is applied.</p>
     </div>
     <div><${Button} kind="primary" busy=${diff.busy} disabled=${!text.trim()} onClick=${run}>Compare<//></div>
     ${diff.error && html`<${Problems} error=${diff.error} />`}
@@ -72,23 +77,35 @@ const Compare = () => {
   </div><//>`;
 };
 
+/** The file of what runs, and what no file can have. */
+async function present(signal) {
+  const ask = (partial) => call("GET", "/config", { query: { format: "yaml", partial }, signal });
+  try {
+    return { data: { text: (await ask()).data } };
+  } catch (error) {
+    if (!error.body?.left_out) throw error;
+    return { data: { text: (await ask("true")).data, leftOut: error.body.left_out } };
+  }
+}
+
 const Present = () => {
-  const asked = useCall((signal) => call("GET", "/config", { signal }), [status.value.version]);
+  const asked = useCall(present, [status.value.version]);
   const copy = useAction((text) => navigator.clipboard.writeText(text));
   const [copied, setCopied] = useState(false);
   const { data, error } = asked;
   if (!data) return html`<${Card} title="What runs">${error ? html`<div class="pad"><${Failed} error=${error} again=${asked.reload} /></div>` : html`<${Loading} what="the configuration" lines=${8} />`}<//>`;
-  const text = JSON.stringify(data, null, 2);
+  const { text, leftOut } = data;
   const save = () => {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    link.download = `${status.value.name}.json`;
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/yaml" }));
+    link.download = `${status.value.name}.yaml`;
     link.click();
     URL.revokeObjectURL(link.href);
   };
   return html`<${Card} title="What runs" actions=${html`<span class="dim wide">version ${status.value.version}</span>
       ${navigator.clipboard && html`<${Button} onClick=${async () => ((await copy.run(text)), setCopied(true))}>${copied ? "Copied" : "Copy"}<//>`}<${Button} onClick=${save}>Download<//>`}>
-    <pre class="code tall" tabindex="0" aria-label="Configuration file">${text}</pre><//>`;
+    ${leftOut && html`<div class="pad"><${Notice} kind="warn" title="No file can have all of it"><ul class="plain">${Object.entries(leftOut).map(([name, why]) => html`<li key=${name}><b><bdi>${name}</bdi></b> is left out: ${why}</li>`)}</ul><//></div>`}
+    <pre class="code" tabindex="0" aria-label="Configuration file">${text}</pre><//>`;
 };
 
 export const ConfigPage = () => html`<${Heading} title="Configuration" /><div class="columns"><${Present} /><${Compare} /></div>`;

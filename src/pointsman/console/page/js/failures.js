@@ -27,7 +27,7 @@ export const Failures = ({ list, name }) =>
   list.length
     ? html`<ol class="rows">${[...list].reverse().map((one, i) => html`<li key=${one.time + i}>
         <div class="line"><${Time} at=${one.time} /><b>${words(one.reason)}</b>
-          <a class="dim" href=${to("logs", "", { backend: name, text: one.replica })} title="Its log"><${Name} name=${one.replica} mono /></a></div>
+          <a class="dim" href=${to("logs", "", { process: one.replica })} title="Its log"><${Name} name=${one.replica} mono /></a></div>
         <p class="wrap">${one.text}</p>
         <${Trace} text=${one.traceback} />
       </li>`)}</ol>`

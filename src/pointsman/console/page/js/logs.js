@@ -7,14 +7,22 @@ import { Button, Empty, Failed, Field, Heading, Loading, Name } from "./parts.js
 
 const KEPT = 1000;
 const EVERY_MS = 1000;
-const ALL = { value: "", label: "All processes" };
 // Shown as text: what would move the cursor, colour or turn around what follows.
 const HIDDEN = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g;
 const plain = (text) => text.replace(HIDDEN, (c) => (c < "\u0100" ? "\\x" : "\\u") + c.charCodeAt(0).toString(16).padStart(c < "\u0100" ? 2 : 4, "0"));
-const level = (line) => /^\S+Z (ERROR|CRITICAL|WARNING)\b/.exec(line)?.[1] ?? /"level": ?"(ERROR|CRITICAL|WARNING)"/.exec(line)?.[1];
 
 let counter = 0;
-const numbered = (lines) => lines.map((one) => ({ ...one, id: ++counter, line: plain(one.line), kind: level(one.line) }));
+const numbered = (lines) => lines.map((one) => ({ ...one, id: ++counter, line: plain(one.line) }));
+
+/** What can be chosen: all, the processes beside replicas, backends with their replicas. */
+function choices({ backend, process }) {
+  const names = Object.keys(status.value.backends).sort();
+  const found = [["", "All processes"], ["process=controller", "controller"], ["process=ingress", "ingress"], ...names.flatMap((name) =>
+    [["backend=" + name, name], ...status.value.backends[name].replicas.map(({ tag }) => ["process=" + tag, `\u2003${tag}`])])];
+  const now = process ? "process=" + process : backend ? "backend=" + backend : "";
+  if (!found.some(([value]) => value === now)) found.push([now, process ?? backend]); // it has ended
+  return [now, found.map(([value, label]) => ({ value, label }))];
+}
 
 /** The lines for `query`, and those that come while `live`. */
 function useLines(query, live) {
@@ -29,11 +37,14 @@ function useLines(query, live) {
     const ask = async () => {
       try {
         const after = next.current.after;
-        const got = await get("/logs", { ...query, after, lines: 500 }, control.signal);
+        const { process, ...rest } = query;
+        const backend = process?.includes("#") ? process.replace(/#[^#]*$/, "") : rest.backend;
+        const got = document.hidden ? { lines: [], next: after } : await get("/logs", { ...rest, backend, after, lines: after ? 200 : 500 }, control.signal);
         next.current.after = got.next;
+        const fresh = numbered(process ? got.lines.filter((one) => one.process === process) : got.lines);
         setState((was) => {
-          const before = after === undefined ? [] : was.lines ?? [];
-          return { lines: before.concat(numbered(got.lines)).slice(-KEPT), held: was.held + (got.held_back ?? 0) };
+          if (was.lines && after && !fresh.length && !got.held_back && !was.error) return was;
+          return { lines: (after ? was.lines ?? [] : []).concat(fresh).slice(-KEPT), held: was.held + (got.held_back ?? 0) };
         });
       } catch (error) {
         if (control.signal.aborted) return;
@@ -57,16 +68,16 @@ export const LogsPage = ({ query }) => {
     if (list.current && end.current) list.current.scrollTop = list.current.scrollHeight;
   }, [lines]);
   const set = (name) => (event) => setTyped({ ...typed, [name]: event.target.value });
-  const search = (event) => (event?.preventDefault(), (location.hash = to("logs", "", Object.fromEntries(Object.entries(typed).filter(([, v]) => v)))));
+  const open = (sought) => (location.hash = to("logs", "", Object.fromEntries(Object.entries(sought).filter(([, value]) => value))));
+  const choose = ({ target: { value } }) => {
+    const [kind, name] = /^([a-z]+)=(.*)/s.exec(value)?.slice(1) ?? ["backend", ""];
+    open({ text: typed.text, request_id: typed.request_id, [kind]: name });
+  };
   useEffect(() => setTyped(query), [JSON.stringify(query)]);
-  useEffect(() => {
-    if ((typed.backend ?? "") !== (query.backend ?? "")) search();
-  }, [typed.backend]);
-  const backends = Object.keys(status.value.backends).sort();
-  if (query.backend && !backends.includes(query.backend)) backends.push(query.backend);
+  const [chosen, options] = choices(query);
   return html`<${Heading} title="Logs" aside=${html`<span class="space" /><${Button} onClick=${() => setLive(!live)}>${live ? "Pause" : "Follow"}<//>`} />
-    <form class="filters" onSubmit=${search}>
-      <${Field} label="Backend" options=${[ALL, ...backends.map((b) => ({ value: b, label: b }))]} value=${typed.backend ?? ""} onChange=${set("backend")} />
+    <form class="filters" onSubmit=${(event) => (event.preventDefault(), open(typed))}>
+      <${Field} label="Process" options=${options} value=${chosen} onChange=${choose} />
       <${Field} label="Text" type="search" value=${typed.text ?? ""} onInput=${set("text")} />
       <${Field} label="Request id" type="search" value=${typed.request_id ?? ""} onInput=${set("request_id")} />
       <button class="button" type="submit">Search</button>
@@ -76,7 +87,7 @@ export const LogsPage = ({ query }) => {
       ${!lines ? !error && html`<${Loading} what="logs" lines=${8} />`
         : lines.length
           ? html`<ol class="log" ref=${list} tabindex="0" aria-label="Lines, oldest first" onScroll=${({ currentTarget: l }) => (end.current = l.scrollHeight - l.scrollTop - l.clientHeight < 40)}>
-              ${lines.map((one, i) => html`<li key=${one.id} class=${one.kind}><${Name} name=${/^\s/.test(one.line) && lines[i - 1]?.process === one.process ? "" : one.process} /><code>${one.line}</code></li>`)}
+              ${lines.map((one, i) => html`<li key=${one.id} class=${one.level}><${Name} name=${/^\s/.test(one.line) && lines[i - 1]?.process === one.process ? "" : one.process} /><code>${one.line}</code></li>`)}
             </ol>`
           : html`<${Empty} title="No lines">${Object.keys(query).length ? "Nothing that was logged fits this search." : "Nothing has been logged yet."}<//>`}
       <footer class="foot dim"><span>${some(lines?.length ?? 0, "line")}${live ? ", following" : ""}</span>

@@ -2,7 +2,7 @@
 import { html, signal, useEffect, useRef, useState } from "./lib.js";
 import { get } from "./api.js";
 import { clock, count, ms, percent, rate } from "./format.js";
-import { Failed, Loading, Tabs, hue } from "./parts.js";
+import { Card, Failed, Loading, Tabs, hue } from "./parts.js";
 
 const SPANS = [["5m", "5 minutes"], ["1d", "1 day"]];
 const WORDS = { "5m": "last 5 minutes", "1d": "last day" };
@@ -17,24 +17,24 @@ const TABLE_ROWS = 30;
 const pointed = signal(null);
 
 /**
- * The charts of an endpoint, its backends beside each other, or those of a backend.
+ * A card with the charts of an endpoint, its backends beside each other, or those of a backend.
  *
  * endpoint, backends: names; the backends in the order of their hues. Or: backend: a name.
  */
 export const Charts = ({ endpoint, backends = [], backend }) => {
   const [span, setSpan] = useState("5m");
-  const beside = backend ? [backend] : backends.slice(0, 6);
-  const asked = [...(endpoint ? [{ endpoint }] : []), ...beside.map((name) => ({ backend: name }))];
+  const beside = backend ? [backend] : backends.length > 1 ? backends.slice(0, 6) : [];
+  const asked = [...(endpoint ? [{ endpoint }] : []), ...beside.map((name) => (endpoint ? { endpoint, backend: name } : { backend: name }))];
   const { series, error, again } = useSeries(asked, span);
   const id = endpoint ? "endpoint-charts" : "backend-charts";
-  return html`<div class="charts">
-    <${Tabs} id=${id} label="Span" items=${SPANS} current=${span} onSelect=${setSpan} />
+  const spans = html`<${Tabs} id=${id} label="Span" items=${SPANS} current=${span} onSelect=${setSpan} />`;
+  return html`<${Card} title="Charts" actions=${spans}>
     <div id="${id}-panel" role="tabpanel" aria-labelledby="${id}-${span}">
       ${error && !series ? html`<${Failed} error=${error} again=${again} />` : !series ? html`<${Loading} what="charts" lines=${5} />` : html`<div class="multiples ${endpoint ? "four" : ""}">
         ${plan({ endpoint, beside }).map((one) => html`<${Chart} key=${one.title + span} ...${one} series=${series} span=${span} />`)}
       </div>`}
     </div>
-  </div>`;
+  <//>`;
 };
 
 /** Of what is counted: means have a digit more. */
@@ -67,13 +67,11 @@ function useSeries(asked, span) {
   useEffect(() => {
     const control = new AbortController();
     let timer;
-    let last = [];
     const ask = async () => {
       try {
         if (!document.hidden) {
-          const found = await Promise.all(asked.map((query, i) => get("/series", { ...query, span, after: last[i]?.end }, control.signal)));
-          last = found.map((one, i) => joined(last[i], one));
-          setState({ key, series: aligned(last) });
+          const found = await Promise.all(asked.map((query) => rowsOf({ ...query, span }, control.signal)));
+          setState({ key, series: aligned(found) });
         }
       } catch (error) {
         if (control.signal.aborted) return;
@@ -87,23 +85,19 @@ function useSeries(asked, span) {
   return { ...(state.key === key ? state : { error: state.error }), again: () => (setState({}), setTurn((n) => n + 1)) };
 }
 
-const LENGTHS = { 1: 300, 300: 288 };
-
-/** What was known, and what came since. */
-function joined(before, fresh) {
-  const most = LENGTHS[fresh.step_s] ?? fresh.rows.length;
-  const missing = before ? Math.round((fresh.end - before.end) / fresh.step_s) : most;
-  if (!before || fresh.rows.length >= most || missing > fresh.rows.length) return fresh;
-  return { ...fresh, rows: [...before.rows, ...fresh.rows.slice(fresh.rows.length - missing)].slice(-most) };
-}
+const rowsOf = (query, signal) =>
+  get("/series", query, signal).catch((error) => {
+    if (!(query.endpoint && query.backend) || ![400, 422].includes(error.status)) throw error;
+    return get("/series", { ...query, endpoint: "" }, signal);
+  });
 
 /** Series on one axis of times. */
 function aligned(found) {
-  const end = Math.max(...found.map((one) => one.end));
   const { step_s: step, rows } = found[0];
+  const end = Math.round(Math.max(...found.map((one) => one.end)) / step) * step;
   const times = rows.map((_, i) => end - (rows.length - 1 - i) * step);
   return found.map((one) => {
-    const late = Math.round((end - one.end) / step);
+    const late = Math.max(0, Math.round((end - one.end) / step));
     const columns = {};
     one.names.forEach((name, place) => {
       const values = one.rows.map((row) => row[place]);
@@ -139,7 +133,7 @@ const Chart = ({ title, unit, text, lines, series, span, zero, least = 0 }) => {
       <span class="legend values">${labels.map((label, i) => html`<span key=${label} title=${label}>${labels.length > 1 && html`<i class="dot ${hue(lines[i][3])}" aria-hidden="true" /><bdi>${label}</bdi> `}<b class="num">${values[i]}</b></span>`)}</span>
     </figcaption>
     <svg width=${width} height=${HEIGHT} role="img" aria-label="${title}, ${unit}, ${WORDS[span]}: ${labels.map((label, i) => `${label} ${values[i]}`).join(", ")}" onPointerMove=${point} onPointerLeave=${() => (pointed.value = null)}>
-      ${ticks.map((tick) => html`<g key=${tick}><line class="grid" x1=${LEFT} x2=${width} y1=${y(tick)} y2=${y(tick)} /><text x=${LEFT - 6} y=${y(tick) + 4} text-anchor="end">${text(tick)}</text></g>`)}
+      ${ticks.map((tick) => html`<g key=${tick}><line class="grid" x1=${LEFT} x2=${width} y1=${y(tick)} y2=${y(tick)} /><text x=${LEFT - 6} y=${y(tick) + 4} text-anchor="end">${(text === rate ? whole : text)(tick)}</text></g>`)}
       ${moments(times, width).map((i) => html`<text key=${times[i]} x=${x(i)} y=${HEIGHT - 4} text-anchor="middle">${clock(times[i]).slice(-8, -3)}</text>`)}
       ${columns.map((column, n) => html`<path key=${labels[n]} class="line ${hue(lines[n][3])} dash${n}" d=${path(column, x, y)} />`)}
       ${pointed.value != null && html`<line class="pointed" x1=${x(place)} x2=${x(place)} y1=${TOP} y2=${HEIGHT - BOTTOM} /><text x=${Math.min(width - 26, Math.max(LEFT + 26, x(place)))} y="10" text-anchor="middle">${clock(times[place])}</text>`}
@@ -161,7 +155,7 @@ function moments(times, width) {
   const day = times[1] - times[0] > 1;
   const each = (day ? 3 : 1) * (day ? 3600 : 60) * (width < 300 ? 2 : 1);
   const shift = new Date(times[0] * 1000).getTimezoneOffset() * 60;
-  return times.flatMap((time, i) => ((time - shift) % each === 0 && i > 4 && i < times.length - 4 ? [i] : []));
+  return times.flatMap((time, i) => ((time - shift) % each === 0 && i > 4 && (1 - i / times.length) * (width - LEFT) > 16 ? [i] : []));
 }
 
 /** A line through the values; a value without a neighbour is a point. */

@@ -69,7 +69,7 @@ const Find = () => {
     if (event.key === "Enter") document.querySelector("main td a")?.click();
   };
   return html`<label class="find"><span class="unseen">Find endpoints and backends</span>
-    <input ref=${field} type="search" placeholder="Find" value=${find} onInput=${type} onKeyDown=${press} autocomplete="off" spellcheck="false" />
+    <input ref=${field} type="search" placeholder="Find" value=${find} onInput=${type} onKeyDown=${press} autocomplete="off" spellcheck=${false} />
     <kbd aria-hidden="true">/</kbd></label>`;
 };
 

@@ -1,7 +1,7 @@
 // What all pages are made of.
 import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "./lib.js";
 import { ago, clock, share } from "./format.js";
-import { stale, to } from "./state.js";
+import { stale, status, to } from "./state.js";
 
 const SYMBOLS = { ok: "●", warn: "▲", bad: "✕", busy: "◐", off: "○", info: "◆" };
 const STATES = {
@@ -66,7 +66,7 @@ export const Field = ({ label, hint, error, hidden, options, ...more }) => {
     <label for=${id} class=${hidden ? "unseen" : ""}>${label}</label>
     ${options
       ? html`<select ...${input}>${options.map((o) => html`<option key=${o.value ?? o} value=${o.value ?? o}>${o.label ?? o}</option>`)}</select>`
-      : html`<input type="text" autocomplete="off" spellcheck="false" ...${input} />`}
+      : html`<input type="text" autocomplete="off" spellcheck=${false} ...${input} />`}
     ${about && html`<p id=${about} class=${error ? "error" : "hint"}>${error || hint}</p>`}
   </div>`;
 };
@@ -101,12 +101,12 @@ export const Card = ({ title, actions, children, kind = "" }) =>
     ${children}
   </section>`;
 
-/** The head of a page: its one h1, which gets the focus when the page is opened. */
+/** The head of a page: its one h1, which gets the focus when the page is opened, unless somebody types. */
 export const Heading = ({ children, title, aside }) => {
   const head = useRef();
   useEffect(() => {
-    document.title = `${title} · Pointsman`;
-    head.current.focus({ preventScroll: true });
+    document.title = `${title} · ${status.value?.name ?? "Pointsman"}`;
+    if (!document.activeElement.matches("input, select, textarea")) head.current.focus({ preventScroll: true });
   }, [title]);
   return html`<div class="heading"><h1 ref=${head} tabindex="-1">${children ?? title}</h1>${aside}</div>`;
 };

@@ -64,9 +64,17 @@ const Find = () => {
     find.value = event.target.value;
     if (route.value.page !== "overview") location.hash = to("overview");
   };
+  const open = () => {
+    const named = ["endpoint", "backend"].find((kind) => status.value?.[`${kind}s`][find.value.trim()]);
+    const first = named ? to(named, find.value.trim()) : document.querySelector("main td a")?.hash;
+    if (!first) return;
+    field.current.blur();
+    find.value = "";
+    location.hash = first;
+  };
   const press = (event) => {
     if (event.key === "Escape") find.value = "";
-    if (event.key === "Enter") document.querySelector("main td a")?.click();
+    if (event.key === "Enter") open();
   };
   return html`<label class="find"><span class="unseen">Find endpoints and backends</span>
     <input ref=${field} type="search" placeholder="Find" value=${find} onInput=${type} onKeyDown=${press} autocomplete="off" spellcheck=${false} />

@@ -101,12 +101,15 @@ export const Card = ({ title, actions, children, kind = "" }) =>
     ${children}
   </section>`;
 
-/** The head of a page: its one h1, which gets the focus when the page is opened, unless somebody types. */
+let opened = false;
+
+/** The head of a page: its one h1, which gets the focus when another page is opened, unless somebody types. */
 export const Heading = ({ children, title, aside }) => {
   const head = useRef();
   useEffect(() => {
     document.title = `${title} · ${status.value?.name ?? "Pointsman"}`;
-    if (!document.activeElement.matches("input, select, textarea")) head.current.focus({ preventScroll: true });
+    if (opened && !document.activeElement.matches("input, select, textarea")) head.current.focus({ preventScroll: true });
+    opened = true;
   }, [title]);
   return html`<div class="heading"><h1 ref=${head} tabindex="-1">${children ?? title}</h1>${aside}</div>`;
 };

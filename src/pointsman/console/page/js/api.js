@@ -34,8 +34,8 @@ export async function call(method, path, { query, body, type, version, signal } 
   let answer = await reach(url, { method, headers, signal, body: body === undefined || type ? body : JSON.stringify(body) });
   while (answer.status === 202 && answer.headers.get("location")) {
     await new Promise((done) => setTimeout(done, 1000)); // a slow change: ask how it goes
-    const where = new URL(answer.headers.get("location"), url);
-    answer = await reach(where, { headers: { authorization: headers.authorization }, signal });
+    const where = answer.headers.get("location"); // as the console sees it: a proxy may put something before
+    answer = await reach(BASE + where.slice(where.indexOf("/operations/")), { headers: { authorization: headers.authorization }, signal });
   }
   const etag = answer.headers.get("etag");
   return { data: await read(answer), version: etag && Number(etag.replace(/\D/g, "")), status: answer.status };

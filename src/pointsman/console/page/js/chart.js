@@ -85,11 +85,17 @@ function useSeries(asked, span) {
   return { ...(state.key === key ? state : { error: state.error }), again: () => (setState({}), setTurn((n) => n + 1)) };
 }
 
-const rowsOf = (query, signal) =>
-  get("/series", query, signal).catch((error) => {
-    if (!(query.endpoint && query.backend) || ![400, 422].includes(error.status)) throw error;
-    return get("/series", { ...query, endpoint: "" }, signal);
-  });
+let arms = true; // whether the console has series of a backend within an endpoint
+
+async function rowsOf(query, signal) {
+  try {
+    return await get("/series", arms || !query.backend ? query : { ...query, endpoint: "" }, signal);
+  } catch (error) {
+    if (!arms || !query.endpoint || !query.backend || ![400, 422].includes(error.status)) throw error;
+    arms = false;
+    return rowsOf(query, signal);
+  }
+}
 
 /** Series on one axis of times. */
 function aligned(found) {
@@ -120,10 +126,11 @@ const Chart = ({ title, unit, text, lines, series, span, zero, least = 0 }) => {
   const place = pointed.value ?? times.length - 1;
   const values = columns.map((column) => text(column[place]));
   const labels = lines.map(([, , label]) => label);
-  const ticks = scale(Math.max(least, ...columns.flat().filter((value) => value != null)));
+  const [usual, peak] = highest(columns.flat());
+  const ticks = scale(Math.max(least, usual));
   const top = ticks[ticks.length - 1];
   const x = (i) => LEFT + (i / (times.length - 1)) * (width - LEFT - 1);
-  const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
+  const y = (value) => TOP + (1 - Math.min(1, value / top)) * (HEIGHT - TOP - BOTTOM);
   const point = ({ clientX, currentTarget }) => {
     const at = (clientX - currentTarget.getBoundingClientRect().left - LEFT) / (width - LEFT - 1);
     pointed.value = Math.max(0, Math.min(times.length - 1, Math.round(at * (times.length - 1))));
@@ -136,11 +143,20 @@ const Chart = ({ title, unit, text, lines, series, span, zero, least = 0 }) => {
       ${ticks.map((tick) => html`<g key=${tick}><line class="grid" x1=${LEFT} x2=${width} y1=${y(tick)} y2=${y(tick)} /><text x=${LEFT - 6} y=${y(tick) + 4} text-anchor="end">${(text === rate ? whole : text)(tick)}</text></g>`)}
       ${moments(times, width).map((i) => html`<text key=${times[i]} x=${x(i)} y=${HEIGHT - 4} text-anchor="middle">${clock(times[i]).slice(-8, -3)}</text>`)}
       ${columns.map((column, n) => html`<path key=${labels[n]} class="line ${hue(lines[n][3])} dash${n}" d=${path(column, x, y)} />`)}
+      ${peak > top && html`<text x=${width} y="10" text-anchor="end">↑ up to ${text(peak)}</text>`}
       ${pointed.value != null && html`<line class="pointed" x1=${x(place)} x2=${x(place)} y1=${TOP} y2=${HEIGHT - BOTTOM} /><text x=${Math.min(width - 26, Math.max(LEFT + 26, x(place)))} y="10" text-anchor="middle">${clock(times[place])}</text>`}
     </svg>
     <${AsTable} title=${title} unit=${unit} heads=${labels} data=${[times, ...columns]} text=${text} />
   </figure>`;
 };
+
+/** What a chart must reach up to, and the highest value: one that is far above nearly all others would flatten them. */
+function highest(values) {
+  const sorted = values.filter((value) => value != null).sort((a, b) => a - b);
+  const peak = sorted[sorted.length - 1] ?? 0;
+  const most = sorted[Math.floor(sorted.length * 0.97)] ?? 0;
+  return [most > 0 && peak > 5 * most ? 2 * most : peak, peak];
+}
 
 /** Round values from 0 to what is above the highest, three to five of them. */
 function scale(highest) {

@@ -3,7 +3,7 @@ import { html, useEffect } from "./lib.js";
 import { Charts } from "./chart.js";
 import { Explain } from "./explain.js";
 import { Trouble } from "./failures.js";
-import { Card, Empty, Failed, Heading, Loading, Name, Num } from "./parts.js";
+import { Empty, Failed, Heading, Loading, Name, Num } from "./parts.js";
 import { Done, Policies } from "./policies.js";
 import { policyOf, refresh } from "./policy.js";
 import { RolloutCard } from "./rollout.js";
@@ -22,7 +22,7 @@ export function EndpointPage({ name }) {
   if (!endpoint) return html`<${Heading} title=${name} /><${Empty} title="There is no such endpoint"><a href="#/">To the overview</a><//>`;
   const body = policy.now.value
     ? html`<${Split} policy=${policy} /><${Troubles} tags=${[...Object.keys(endpoint.traffic), ...Object.keys(endpoint.shadows)]} /><${RolloutCard} policy=${policy} />
-        <${Card} title="Charts"><${Charts} endpoint=${name} backends=${Object.keys(endpoint.traffic)} /><//>
+        <${Charts} endpoint=${name} backends=${Object.keys(endpoint.traffic)} />
         <${Shadows} policy=${policy} /><${Explain} policy=${policy} /><${Policies} policy=${policy} /><${Done} policy=${policy} />`
     : policy.problem.value
       ? html`<${Failed} error=${policy.problem.value} again=${() => refresh(policy)} />`

@@ -31,12 +31,14 @@ const ENDPOINTS = [
   },
 ];
 
+const few = (row) => (row.replicas_running < row.replicas_wanted ? "warn" : "");
+
 const BACKENDS = [
-  { key: "name", head: "Backend", sort: (row) => row.name, cell: (row) => html`<div class="two"><${BackendLink} name=${row.name} /><span class="narrow"><${StateBadge} state=${row.state} /></span></div>` },
+  { key: "name", head: "Backend", sort: (row) => row.name, cell: (row) => html`<div class="two"><${BackendLink} name=${row.name} /><span class="narrow"><${StateBadge} state=${row.state} /> <${Num} kind=${few(row)}>${row.replicas_running}/${row.replicas_wanted}<//></span></div>` },
   { key: "state", head: "State", width: "w4", wide: true, sort: (row) => row.state, cell: (row) => html`<${StateBadge} state=${row.state} title=${row.failure?.text} />` },
   {
-    key: "replicas", head: "Replicas", num: true, width: "w2", sort: (row) => row.replicas_running,
-    cell: (row) => html`<${Num} kind=${row.replicas_running < row.replicas_wanted ? "warn" : ""}>${row.replicas_running}/${row.replicas_wanted}<//>`,
+    key: "replicas", head: "Replicas", num: true, wide: true, width: "w2", sort: (row) => row.replicas_running,
+    cell: (row) => html`<${Num} kind=${few(row)}>${row.replicas_running}/${row.replicas_wanted}<//>`,
   },
   ...figures(backendNumbers),
   { key: "batch", head: "Batch", num: true, wide: true, width: "w2", sort: (row) => backendNumbers(row.name).batch_size, cell: (row) => html`<${Num}>${rate(backendNumbers(row.name).batch_size)}<//>` },

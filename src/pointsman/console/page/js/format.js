@@ -55,3 +55,6 @@ export function ago(when) {
 
 /** `1 endpoint`, `3 endpoints`. */
 export const some = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+
+/** Words of the controller, with shares written as everywhere here. */
+export const words = (text) => text.replace(/(\d) %/g, "$1%");

@@ -7,15 +7,15 @@ import { Badge, Button, Num } from "./parts.js";
 const PAGES = [["overview", "Overview"], ["history", "History"], ["logs", "Logs"], ["config", "Config"]];
 const THEMES = { system: ["◐", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
 
-/** How the instance is: `[kind, word, why]`. */
+/** How the instance is: `[kind, word, backends that are the reason]`. */
 export function health({ backends }) {
   const of = (...states) => Object.keys(backends).filter((name) => states.includes(backends[name].state));
   const bad = of("UNHEALTHY", "DEPLOY_FAILED");
   const down = bad.filter((name) => !backends[name].replicas_running);
-  if (down.length) return ["bad", "failing", down.join(", ")];
-  if (bad.length) return ["warn", "degraded", bad.join(", ")];
+  if (down.length) return ["bad", "failing", down];
+  if (bad.length) return ["warn", "degraded", bad];
   const busy = of("UPDATING", "SCALING");
-  return busy.length ? ["busy", "changing", busy.join(", ")] : ["ok", "ok", ""];
+  return busy.length ? ["busy", "changing", busy] : ["ok", "ok", []];
 }
 
 const State = () => {
@@ -24,7 +24,8 @@ const State = () => {
   if (now === "lost") return html`<${Badge} kind="bad">no connection<//>`;
   if (!status.value) return html`<${Badge} kind="busy">connecting<//>`;
   const [kind, word, why] = health(status.value);
-  return html`<${Badge} kind=${kind} title=${why}>${word}<//>`;
+  const badge = html`<${Badge} kind=${kind} title=${why.join(", ")}>${word}<//>`;
+  return why.length ? html`<a href=${why.length > 1 ? "#/" : to("backend", why[0])}>${badge}</a>` : badge;
 };
 
 /** Requests a second and the share of errors, of all endpoints. */
@@ -103,7 +104,7 @@ const Banner = () => {
 
 export const Header = () => html`<header class="top">
     <div class="row">
-      <a class="instance" href="#/"><img src="icon.svg" alt="" width="20" height="20" /><bdi>${status.value?.name ?? "Pointsman"}</bdi></a>
+      <a class="instance" href="#/"><img src="icon.svg" alt="" width="20" height="20" /><bdi>${status.value?.name || "Pointsman"}</bdi></a>
       <${State} /><${Totals} />
       <span class="space" />
       <${Find} /><${Theme} /><${Who} />

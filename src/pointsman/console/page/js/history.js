@@ -1,7 +1,7 @@
 // What has been changed in the instance, when and by whom.
 import { html, useState } from "./lib.js";
 import { call } from "./api.js";
-import { some } from "./format.js";
+import { some, words } from "./format.js";
 import { status, to } from "./state.js";
 import { Card, DataTable, Empty, Failed, Field, Heading, Loading, Name, Time, useCall } from "./parts.js";
 
@@ -17,7 +17,7 @@ export const ObjectLink = ({ object }) => {
 const COLUMNS = [
   { key: "time", head: "Time", width: "w3", cell: (row) => html`<${Time} at=${row.time} />` },
   { key: "object", head: "Object", width: "w5", sort: (row) => row.object, cell: (row) => html`<${ObjectLink} object=${row.object} />` },
-  { key: "change", head: "Change", cell: (row) => html`<span class="clamp" title=${row.change}><bdi>${row.change}</bdi></span>` },
+  { key: "change", head: "Change", cell: (row) => html`<span class="clamp" title=${row.change}><bdi>${words(row.change)}</bdi></span>` },
   { key: "by", head: "By", wide: true, width: "w5", sort: (row) => row.by, cell: (row) => html`<span class="two"><${Name} name=${row.by} />${row.owner && html`<small class="name">file of ${row.owner}</small>`}</span>` },
   { key: "version", head: "Version", num: true, wide: true, width: "w2", sort: (row) => row.version, cell: (row) => row.version },
 ];

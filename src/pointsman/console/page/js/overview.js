@@ -26,8 +26,8 @@ const ENDPOINTS = [
   { key: "traffic", head: "Traffic", width: "w6", wide: true, cell: (row) => html`<${ShareBar} weights=${row.traffic} />` },
   ...figures(numbersOf),
   {
-    key: "shadow", head: "Shadow", wide: true, width: "w4",
-    cell: (row) => html`<span class="name dim">${Object.entries(row.shadows).map(([name, part]) => `${name} ${share(part)}`).join(", ") || "–"}</span>`,
+    key: "shadow", head: html`<span class="apart">Shadow</span>`, wide: true, width: "w4",
+    cell: (row) => html`<span class="name dim apart">${Object.entries(row.shadows).map(([name, part]) => `${name} ${share(part)}`).join(", ") || "–"}</span>`,
   },
 ];
 

@@ -107,7 +107,7 @@ let opened = false;
 export const Heading = ({ children, title, aside }) => {
   const head = useRef();
   useEffect(() => {
-    document.title = `${title} · ${status.value?.name ?? "Pointsman"}`;
+    document.title = `${title} · ${status.value?.name || "Pointsman"}`;
     if (opened && !document.activeElement.matches("input, select, textarea")) head.current.focus({ preventScroll: true });
     opened = true;
   }, [title]);

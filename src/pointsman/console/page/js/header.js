@@ -5,10 +5,14 @@ import { percent, rate, some } from "./format.js";
 import { Badge, Button, Num } from "./parts.js";
 
 const PAGES = [["overview", "Overview"], ["history", "History"], ["logs", "Logs"], ["config", "Config"]];
-const THEMES = { system: ["◐", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
+const THEMES = {
+  system: ["M2 3h12v8H2zM6 14h4M8 11v3", "as the system"],
+  light: ["M8 5a3 3 0 100 6 3 3 0 000-6M8 1v1.5M8 13.5V15M1 8h1.5M13.5 8H15M3 3l1 1M12 12l1 1M3 13l1-1M12 4l1-1", "light"],
+  dark: ["M13 9.5A5.5 5.5 0 116.5 3 4.5 4.5 0 0013 9.5z", "dark"],
+};
 
 /** How the instance is: `[kind, word, backends that are the reason]`. */
-export function health({ backends }) {
+function health({ backends }) {
   const of = (...states) => Object.keys(backends).filter((name) => states.includes(backends[name].state));
   const bad = of("UNHEALTHY", "DEPLOY_FAILED");
   const down = bad.filter((name) => !backends[name].replicas_running);
@@ -83,9 +87,9 @@ const Find = () => {
 };
 
 const Theme = () => {
-  const [symbol, word] = THEMES[theme.value];
+  const [icon, word] = THEMES[theme.value];
   const next = { system: "light", light: "dark", dark: "system" }[theme.value];
-  return html`<${Button} kind="quiet icon" aria-label="Theme: ${word}" title="Theme: ${word}" onClick=${() => (theme.value = next)}>${symbol}<//>`;
+  return html`<${Button} kind="quiet icon" aria-label="Theme: ${word}" title="Theme: ${word}" onClick=${() => (theme.value = next)}><svg width="16" height="16" aria-hidden="true"><path d=${icon} /></svg><//>`;
 };
 
 const Who = () =>

@@ -6,7 +6,7 @@ import { status, to } from "./state.js";
 import { Card, DataTable, Empty, Failed, Field, Heading, Loading, Name, Time, useCall } from "./parts.js";
 
 /** A link to the page of an object, as `endpoint/rank`, while there is one. */
-export const ObjectLink = ({ object }) => {
+const ObjectLink = ({ object }) => {
   const [kind, ...rest] = object.split("/");
   const name = rest.join("/");
   const there = status.value[`${kind}s`]?.[name];

@@ -64,7 +64,7 @@ export function say(text) {
 
 // Routes: #/ #/endpoint/E #/backend/B #/history #/logs?backend=B #/config
 
-export function routeOf(hash) {
+function routeOf(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
   const [page, name = ""] = path.split("/").map(decode);
   return { page: page || "overview", name, query: Object.fromEntries(new URLSearchParams(query)) };

@@ -393,6 +393,24 @@ def traffic_json(canary: str, *arguments: str) -> Any:
     return json.loads(traffic(canary, *arguments, "--json"))
 
 
+def test_a_console_beside_an_instance_without_one(canary: str) -> None:
+    """My instance was started without a console: `pointsman console` serves one until Ctrl-C, with a link that signs in
+    for the role that I say (AD1, CR5)."""
+    assert status_of(canary)["console"] is None
+    command = [PROGRAM, "console", "--name", canary, "--port", "0", "--role", "view", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        base, _, token = json.loads("".join(process.stdout.readline() for _ in range(3)))["url"].partition("/#token=")
+        headers = {"authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=f"{base}/api/v1", headers=headers, timeout=WAIT_S) as page:
+            assert page.get("/me").json()["role"] == "view"
+            assert page.get("/endpoints").json() == serve.connect(canary).list_endpoints()
+            assert page.post("/endpoints/none/rollback", json={}).status_code == 403
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=WAIT_S) == ("", "")
+        assert process.returncode == 0
+
+
 def test_traffic_from_the_shell(canary: str, digits: str) -> None:
     """I run a canary from a shell: set, try in shadow, look, take back; each command shows what is in force (TR4, SH2,
     SH3)."""

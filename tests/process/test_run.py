@@ -50,7 +50,7 @@ class Running:
 
     def __init__(self, folder: Path, *words: str, verb: str = "run") -> None:
         self.process = subprocess.Popen(
-            [PROGRAM, verb, *words, *PORTS],
+            [PROGRAM, verb, *PORTS, *words],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -119,9 +119,10 @@ def greeter(tmp_path: Path) -> Path:
 
 def test_a_file_is_served_until_ctrl_c(greeter: Path, name: str, running: list[Running], tmp_path: Path) -> None:
     """I run a file from another folder: it says where my model is and a curl line that works, other commands see it,
-    and Ctrl-C ends all of it. Meanwhile its port is refused to others with an error that names the instance, and the
-    option that takes another one (RN1, RN2)."""
-    started = Running(tmp_path, "project/model.py", "--name", name, "--arg", '"?"', "--set", "num_replicas=2")
+    the console is there, and Ctrl-C ends all of it. Meanwhile its port is refused to others with an error that names
+    the instance, and the option that takes another one (RN1, RN2, AD2)."""
+    options = ("--name", name, "--arg", '"?"', "--set", "num_replicas=2", "--console-port", "0")
+    started = Running(tmp_path, "project/model.py", *options)
     running.append(started)
     address = started.says("Greeter is at (http://.*)/$")
     line = started.says("Try it:  (curl .*)")
@@ -130,6 +131,10 @@ def test_a_file_is_served_until_ctrl_c(greeter: Path, name: str, running: list[R
     assert json.loads(answer.stdout) == {"text": "Hello, text?"}
     assert httpx.get(started.says("API page:  (http.*)")).status_code == 200
     assert httpx.get(address).status_code == 422  # GET is routed too
+    # Its output is read by others here, so that the link there does not sign in.
+    page = started.says(f"Console:   (http.*)  .for a link that signs in: pointsman console --name {name}")
+    assert page == status_of(name)["console"]
+    assert httpx.get(page, timeout=WAIT_S).status_code == 200
     report = status_of(name)
     assert report["endpoints"]["Greeter"]["methods"] == ["GET", "POST"]
     assert report["backends"]["Greeter"]["replicas_running"] == 2

@@ -36,7 +36,7 @@ def listener() -> socket.socket:
 
 def test_the_end_waits_for_nobody(listener: socket.socket) -> None:
     """The console is told to end while one page follows a stream, another has one open that it never reads, and a third
-    connection has sent nothing: it ends (AD8)."""
+    connection has sent nothing: it ends (AD1)."""
 
     async def story() -> None:
         server = ConsoleServer(without_end, listener)

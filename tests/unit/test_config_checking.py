@@ -96,6 +96,9 @@ def test_all_problems_at_once(tmp_path):
         (HEAD + "backends: {a: }\n", "shop.yaml:3:14: 'a' must be a mapping of fields to values, not null"),
         (HEAD + "backends: {'': {code: m:A}}\n", "shop.yaml:3:12: the name of one of backends '' must be 1-200"),
         (HEAD + "instance: {http: {middlewares: []}}\n", "shop.yaml:3:19: middlewares are objects"),
+        (HEAD + "instance: {console: {prot: 1}}\n", "shop.yaml:3:22: ConsoleOptions has no field 'prot'"),
+        (HEAD + "instance: {console: {port: 1e9}}\n", "shop.yaml:3:28: "),
+        (HEAD + "instance: {console: {host: 0.0.0.0}}\n", "shop.yaml:3:21: host of ConsoleOptions is '0.0.0.0', which"),
         (HEAD + "instance: {name: a/b}\n", "shop.yaml:3:18: instance name 'a/b' is not 1-64 characters"),
     ],
 )  # fmt: skip
@@ -137,6 +140,7 @@ def test_options_of_the_instance(tmp_path):
         "  metrics_export_port: null\n"
         "  num_cpus: ${CPUS}\n"
         "  http: {tls: {cert: cert.pem, key: /etc/key.pem, password: secret}}\n"
+        "  console: {port: '${CPUS}', token_file: tokens}\n"
     )
     config = config_of(tmp_path, text, {"CPUS": "4"})
     assert config.folders == (str(tmp_path), str(tmp_path / "lib"), "/opt/models")
@@ -146,6 +150,8 @@ def test_options_of_the_instance(tmp_path):
         "metrics_export_port": None,
         "num_cpus": 4.0,
         "http_options": {"tls": tls},
+        "console_port": 4,
+        "console_options": {"token_file": str(tmp_path / "tokens")},
     }
 
 

@@ -433,6 +433,24 @@ def test_options_that_an_instance_keeps_in_words(box):
     run("diff", "shop.yaml", code=3)
 
 
+def test_another_console_needs_a_restart(box):
+    """What the file says of the console is compared with what runs: its port, 0 for any, and options (CF14)."""
+    write(FILE)
+
+    def told() -> list[str]:
+        lines = run("diff", "shop.yaml", code=2).stderr.splitlines()
+        return [line.partition(" in the instance that runs, and needs a restart to become ")[::2] for line in lines]
+
+    box.start_options = StartOptions(others=("--console-port", "-1"))
+    assert told() == [("shop.yaml:3:48: console.port is null", "8070")]
+    there = ("--console-port", "8071", "--console-host", "::1", "--console-read-only")
+    box.start_options = StartOptions(others=there)
+    write(FILE.replace("console: {port: 8070}", "console: {port: 0, read_only: true, host: 127.0.0.1}"))
+    assert told() == [('shop.yaml:3:74: console.host is "::1"', '"127.0.0.1"')]
+    write(FILE.replace("console: {port: 8070}", "console: {port: 8071, host: '::1', read_only: true}"))
+    run("diff", "shop.yaml", code=3)
+
+
 def test_an_export_can_be_applied(box):
     """What runs as a file: nothing to do for it; and a bad file is a line for each problem: 2 (CF2, CF13)."""
     run("apply", "shop.yaml")

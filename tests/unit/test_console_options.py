@@ -15,6 +15,7 @@ from pointsman.cli.foreground import with_other_port
 from pointsman.cli.options import Given
 from pointsman.client.listening import DEFAULT_CONSOLE_PORT, DefaultPort, console_settings
 from pointsman.config import ConsoleOptions, parse_console_options
+from pointsman.console.guard import Guard
 from pointsman.engine.listening import listen_for_console
 from pointsman.flags import START_FLAGS, words_of
 from pointsman.wire.handover import ConsoleSettings
@@ -151,3 +152,11 @@ def test_a_port_in_use(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_link_is_one_that_opens(host: str, url: str) -> None:
     """A page that listens on every address is shown at one that a browser here opens (AD2)."""
     assert ConsoleSettings(host, 8070).url == url
+
+
+def test_the_names_of_a_console() -> None:
+    """It answers to its own address and to the names that a proxy passes on; every address is no name (AD2, S18)."""
+    for host, names in (("10.0.0.7", ("10.0.0.7", "a.example")), ("fe80::1%eth0", ("fe80::1", "a.example"))):
+        assert ConsoleSettings(host, 8070, hosts=("a.example",)).names == names
+        Guard(names)
+    assert ConsoleSettings("0.0.0.0", 8070).names == ()

@@ -164,8 +164,9 @@ def _header(status: dict[str, Any]) -> Text:
     address = (
         f"{http['address']} ({servers} HTTP server{'s' if servers != 1 else ''})" if http["address"] else "no HTTP"
     )
+    page = f"  console {status['console']}" if status.get("console") else ""
     return Text.assemble(
-        (status["name"] or "(anonymous)", "bold"), f"  {address}  controller pid {status['controller_pid']}"
+        (status["name"] or "(anonymous)", "bold"), f"  {address}{page}  controller pid {status['controller_pid']}"
     )
 
 

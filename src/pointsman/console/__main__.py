@@ -48,8 +48,7 @@ async def serve(
     context = RenewedContext() if settings.tls is not None else None
     files = [watched_certificates(settings.tls, context)] if settings.tls is not None and context is not None else []
     sampler = Sampler(counts_for(credentials), UserClient(credentials, None, ""))
-    hosts = (settings.host, *settings.hosts)
-    app = make_app(credentials, None, hosts=hosts, read_only=settings.read_only, more=calls_of(sampler))
+    app = make_app(credentials, None, hosts=settings.names, read_only=settings.read_only, more=calls_of(sampler))
     server = ConsoleServer(app, listener, context)
 
     def stop() -> None:

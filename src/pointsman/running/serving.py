@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -55,6 +56,8 @@ def run(models: Mapping[str, Any], *, name: str = "default", **options: Any) -> 
         key = options.get("api_keys") is not None
         for line in served_lines(client.http_address, served, http=_said(http), key=key):
             print(line)
+        if client.console_address:  # on a terminal the link signs in: elsewhere lines are kept, and others read them
+            print(f"Console:   {client.console_link() if sys.stdout.isatty() else client.console_address}")
         print(UNTIL_CTRL_C, flush=True)
         client.wait()
 

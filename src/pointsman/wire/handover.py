@@ -100,6 +100,12 @@ class ConsoleSettings(msgspec.Struct, frozen=True):
         host = LOOPBACKS.get(self.host, self.host)
         return f"http{'s' if self.tls else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it is called in the ``Host`` header, beside the names of the loopback."""
+        own = () if self.host in LOOPBACKS else (self.host.partition("%")[0],)
+        return (*own, *self.hosts)
+
 
 #: The address on this machine of what listens on every address.
 LOOPBACKS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
 
-from pointsman.engine.ray.actors import NODE_DIED, describe_exit
+from pointsman.engine.ray.actors import NODE_DIED, Actors, describe_exit
 
 
 class Died(ActorDiedError):
@@ -44,3 +46,23 @@ def test_other_ends_are_told_apart(error: RayError, node_died: bool) -> None:
     ending = describe_exit(error)
     assert ending.node_died == node_died
     assert (ending.text == NODE_DIED) == node_died
+
+
+def test_a_death_counts_once_for_the_actor_that_died() -> None:
+    """All calls to an actor fail when it dies. Where the next one has been started meanwhile, which has its name, the
+    later failures are not taken for its death: else it would be started again and again (AD1, F14)."""
+    ended: list[str] = []
+
+    async def story() -> None:
+        actors = Actors("n", began=lambda name, who: None, ended=lambda name, how: ended.append(name))
+        first = actors._add("console-a")
+        actors._on_result("console-a", first, RayError("died"))
+        second = actors._add("console-a")
+        actors._on_result("console-a", first, RayError("died"))
+        assert actors.is_known("console-a")
+        assert ended == ["console-a"]
+        actors._on_result("console-a", second, RayError("died"))
+        assert not actors.is_known("console-a")
+        assert ended == ["console-a"] * 2
+
+    asyncio.run(story())

@@ -46,7 +46,8 @@ def takes_start_options(command: Callable[..., None]) -> Callable[..., None]:
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
     parameters = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
     parameters += [_parameter(flag, "HTTP") for flag in HTTP_FLAGS]
-    parameters += [_parameter(flag, "Instance") for flag in START_FLAGS]
+    for flag in START_FLAGS:
+        parameters.append(_parameter(flag, "Console" if flag.flag.startswith("--console") else "Instance"))
     names = {p.name for p in own}
 
     def wrapper(**values: Any) -> None:

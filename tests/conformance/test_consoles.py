@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 import pointsman as serve
-from tests.conftest import WAIT_S, wait_until
+from tests.conftest import WAIT_S, family, wait_until
 
 
 @pytest.fixture
@@ -77,3 +77,16 @@ def test_a_console_that_is_killed_comes_back(
 
 def thread_niceness(process: psutil.Process) -> list[int]:
     return [psutil.Process(thread.id).nice() for thread in process.threads()]
+
+
+def test_nothing_else_listens(client: serve.Client, engine: str) -> None:
+    """The console opens one port, on the loopback, and nothing else does beside HTTP and metrics (AD2, S16)."""
+    if engine == "ray":
+        pytest.skip("the cluster's own processes listen, too")
+    connections = [connection for process in family().values() for connection in process.net_connections("inet")]
+    listening = {one.laddr for one in connections if one.status == psutil.CONN_LISTEN}
+    assert {f"http://{address.ip}:{address.port}" for address in listening} == {
+        client.http_address,
+        client.metrics_address,
+        client.console_address,
+    }

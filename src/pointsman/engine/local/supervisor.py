@@ -10,6 +10,7 @@ It also inherits the descriptors that hold the locks of the instance's folders, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -184,7 +185,8 @@ class Supervisor:
         handover = self._order.settings.for_console(str(self._folder.control_socket))
         fds = (self._console.fileno(),)
         child = self._spawn("console", 0, "console", pack_handover(handover), env={}, fds=fds)
-        os.setpriority(os.PRIO_PROCESS, child.process.pid, CONSOLE_NICENESS)  # also its imports come after requests
+        with contextlib.suppress(OSError):  # it runs all the same, and must not be started twice
+            os.setpriority(os.PRIO_PROCESS, child.process.pid, CONSOLE_NICENESS)  # also its imports give way
 
     def _reap(self) -> None:
         for pid, child in list(self._children.items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Protocol
 
 from pointsman.calling.session import Credentials, Session, session_for
@@ -13,14 +14,13 @@ from pointsman.console.samples import Part, Sample
 from pointsman.engine.instances import metrics_folder, on_ray, tallies_folder
 from pointsman.exceptions import ServeException
 from pointsman.model.evidence import SHADOW, Numbers, Tally, TallyKey
-from pointsman.telemetry.fresh import FreshMetrics, FreshTallies, Gauges, gauges_in
+from pointsman.telemetry.fresh import NO_GAUGES, FreshMetrics, FreshTallies, Gauges, gauges_in
 from pointsman.telemetry.reports import Reading
 from pointsman.wire.commands import QueryMetrics
 from pointsman.wire.messages import unpack
 from pointsman.wire.rollouts import QueryTallies
 
 ANSWER_S = 5.0
-NO_GAUGES = Gauges({}, {}, {}, {}, {}, {})
 
 
 class Counts(Protocol):
@@ -42,11 +42,17 @@ def counts_for(credentials: Credentials) -> Counts:
     return AskedCounts(credentials) if on_ray(credentials.control_path) else LocalCounts(credentials.control_path)
 
 
+@lru_cache(4096)
+def part_of(key: TallyKey) -> Part:
+    """All versions of a policy are one, and calls that a pin has routed are with the others."""
+    return Part(key.endpoint, key.backend, key.kind == SHADOW)
+
+
 def by_part(tallies: Iterable[tuple[TallyKey, Tally]]) -> dict[Part, Tally]:
-    """All versions of a policy together, and calls that a pin has routed with the others."""
+    """What was counted of each part."""
     calls: dict[Part, Tally] = {}
     for key, tally in tallies:
-        part = Part(key.endpoint, key.backend, key.kind == SHADOW)
+        part = part_of(key)
         calls[part] = calls[part].plus(tally) if part in calls else tally
     return calls
 

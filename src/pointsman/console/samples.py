@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pointsman.model.evidence import Tally
-from pointsman.telemetry.fresh import Gauges
-from pointsman.telemetry.windows import quantile_s
+from pointsman.telemetry.fresh import NO_GAUGES, Gauges
+from pointsman.telemetry.values import middle_of
 
 WINDOW = 10
 """Samples that are shown together: of fewer calls a share of errors says little, and numbers would jump."""
@@ -42,27 +42,38 @@ def added_up(tallies: Iterable[Tally]) -> Tally:
     return total
 
 
-class _Recent:
-    """What came to a part in the last samples. A sum that follows, so that a sample costs what is new in it."""
+def p50_p99_s(tally: Tally) -> tuple[float | None, float | None]:
+    """Two percentiles of a tally's latencies in seconds, as :func:`quantile_s` gives them; None without any."""
+    latencies = tally.latencies
+    total = sum(latencies.values())
+    if not total:
+        return None, None
+    median, found = None, None
+    reached = 0
+    for bucket in sorted(latencies):
+        reached += latencies[bucket]
+        if median is None and reached >= 0.5 * total:
+            median = bucket
+        if reached >= 0.99 * total * _EXACTLY:
+            found = bucket
+            break
+    return (None if median is None else middle_of(median)), (None if found is None else middle_of(found))
 
-    __slots__ = ("_samples", "errors", "latencies", "requests")
+
+_EXACTLY = 1 - 1e-12
+
+
+class _Recent:
+    """What came to a part in the last samples: a sum that follows, so that a sample costs what is new in it."""
+
+    __slots__ = ("errors", "latencies", "requests")
 
     def __init__(self) -> None:
-        self._samples: deque[Tally | None] = deque([None] * WINDOW)
         self.requests = self.errors = 0
         self.latencies: dict[int, int] = {}
 
-    def push(self, tally: Tally | None) -> bool:
-        """Take the next sample; returns whether anything is left."""
-        self._samples.append(tally)
-        if tally is not None:
-            self._add(tally, 1)
-        oldest = self._samples.popleft()
-        if oldest is not None:
-            self._add(oldest, -1)
-        return bool(self.requests or self.latencies)
-
-    def _add(self, tally: Tally, sign: int) -> None:
+    def add(self, tally: Tally, sign: int) -> None:
+        """Add a sample, or take it away by the sign -1."""
         self.requests += sign * tally.requests
         self.errors += sign * tally.errors
         latencies = self.latencies
@@ -81,21 +92,26 @@ class Recent:
     """The numbers of the page: what came in the last ten samples, and how things stand now."""
 
     def __init__(self) -> None:
+        self._samples: deque[Sample] = deque()
         self._parts: dict[Part, _Recent] = {}
-        self._seconds: deque[float] = deque(maxlen=WINDOW)
-        self._batches: dict[str, deque[tuple[int, float]]] = {}
-        self._dropped: dict[tuple[str, str], deque[int]] = {}
-        self._gauges = Gauges({}, {}, {}, {}, {}, {})
+        self._gauges = NO_GAUGES
 
     def push(self, sample: Sample) -> None:
         """Take the next sample."""
-        self._seconds.append(sample.seconds)
+        self._samples.append(sample)
         self._gauges = sample.gauges
-        for part in sample.calls.keys() - self._parts.keys():
-            self._parts[part] = _Recent()
-        self._parts = {part: one for part, one in self._parts.items() if one.push(sample.calls.get(part))}
-        _push(self._batches, sample.gauges.batches, (0, 0.0))
-        _push(self._dropped, sample.gauges.dropped, 0)
+        for part, tally in sample.calls.items():
+            self._parts.setdefault(part, _Recent()).add(tally, 1)
+        if len(self._samples) > WINDOW:
+            for part, tally in self._samples.popleft().calls.items():
+                recent = self._parts[part]
+                recent.add(tally, -1)
+                if not recent.requests and not recent.latencies:
+                    del self._parts[part]
+
+    @property
+    def _seconds(self) -> float:
+        return sum(sample.seconds for sample in self._samples)
 
     def view(self) -> dict[str, Any]:
         """``endpoints`` and ``backends`` by name, without those that are idle."""
@@ -126,19 +142,21 @@ class Recent:
 
     def _endpoint(self, parts: list[Part], queued: int) -> dict[str, Any]:
         shadows = {part.backend: self._shadow(part) for part in parts if part.shadow}
+        backends = {part.backend: self._calls([part]) for part in parts if not part.shadow}
+        routed = [part for part in parts if not part.shadow]
         return {
-            **self._calls([part for part in parts if not part.shadow]),
+            **(self._calls(routed) if len(routed) != 1 else backends[routed[0].backend]),
             "queued": queued,
-            "backends": {part.backend: self._calls([part]) for part in parts if not part.shadow},
+            "backends": backends,
             **({"shadows": shadows} if shadows else {}),
         }
 
     def _shadow(self, part: Part) -> dict[str, Any]:
-        dropped = sum(self._dropped.get((part.endpoint, part.backend), ()))
-        return {**self._calls([part]), "dropped_per_second": shown(dropped / sum(self._seconds))}
+        dropped = sum(sample.gauges.dropped.get((part.endpoint, part.backend), 0) for sample in self._samples)
+        return {**self._calls([part]), "dropped_per_second": shown(dropped / self._seconds)}
 
     def _backend(self, tag: str, parts: list[Part], queued: int) -> dict[str, Any]:
-        batches = self._batches.get(tag, ())
+        batches = [one for sample in self._samples if (one := sample.gauges.batches.get(tag)) is not None]
         count = sum(one[0] for one in batches)
         return {
             **self._calls(parts),
@@ -150,22 +168,13 @@ class Recent:
 
     def _calls(self, parts: list[Part]) -> dict[str, Any]:
         tally = added_up(self._parts[part].tally() for part in parts)
-        p50, p99 = quantile_s(tally, 0.5), quantile_s(tally, 0.99)
+        p50, p99 = p50_p99_s(tally)
         return {
-            "per_second": shown(tally.requests / sum(self._seconds)),
+            "per_second": shown(tally.requests / self._seconds),
             "error_share": shown(tally.errors / tally.requests) if tally.requests else None,
             "p50_ms": shown(1000 * p50) if p50 is not None else None,
             "p99_ms": shown(1000 * p99) if p99 is not None else None,
         }
-
-
-def _push(kept: dict[Any, Any], fresh: Mapping[Any, Any], nothing: Any) -> None:
-    for key in fresh.keys() - kept.keys():
-        kept[key] = deque(maxlen=WINDOW)
-    for key in list(kept):
-        kept[key].append(fresh.get(key, nothing))
-        if all(one == nothing for one in kept[key]):
-            del kept[key]
 
 
 def shown(value: float) -> float:

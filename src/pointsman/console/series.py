@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import exp, log
 from typing import NamedTuple
 
-from pointsman.console.samples import shown
+from pointsman.console.samples import p50_p99_s, shown
 from pointsman.model.evidence import Tally
-from pointsman.telemetry.windows import quantile_s
 
 SECOND_S, SECONDS = 1, 300
 SLOT_S, SLOTS = 300, 288
@@ -199,7 +198,7 @@ class Series:
 
 def _values(moment: Moment, seconds: float) -> tuple[Value, ...]:
     calls = moment.calls
-    p50, p99 = quantile_s(calls, 0.5), quantile_s(calls, 0.99)
+    p50, p99 = p50_p99_s(calls)
     return (
         calls.requests / seconds,
         calls.errors / calls.requests if calls.requests else None,

@@ -91,6 +91,11 @@ class MetricsReader:
             assert self._map is not None
             yield series, layout.unpack_from(self._map, offset)
 
+    def rest(self) -> None:
+        """Let the file take no memory of this process until it is read again."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         if self._map is not None:
             self._map.close()

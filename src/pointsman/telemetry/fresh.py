@@ -7,24 +7,26 @@ merges the file of an ended process: what that had counted was heard while it li
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
+from struct import Struct
 from typing import Generic, NamedTuple, TypeVar
 
 from pointsman.model.evidence import Tally, TallyKey
 from pointsman.telemetry import families
 from pointsman.telemetry.collector import RETIRED, BrokenMetricsError, Labels, MetricsReader, Numbers
-from pointsman.telemetry.counted import BEGAN, TallyReader
+from pointsman.telemetry.counted import BEGAN, read_key
 from pointsman.telemetry.reports import Reading
-from pointsman.telemetry.tallies import NEW
+from pointsman.telemetry.tallies import DOUBLE, HEAD, MAX_KEY, NEW, SEGMENT, SLOT, SLOTS, STAMP, VALUES_AT
+from pointsman.telemetry.values import BUCKETS, ERRORS, LOWEST, TALLY_WIDTH
 from pointsman.telemetry.writer import Series
 
 GAUGES = (families.ROUTER_QUEUED, families.QUEUED_QUERIES, families.PROCESSING_QUERIES)
 COUNTS = (families.BATCH_SIZE, families.SHADOW_DROPPED)
 NAMES = frozenset(family.name for family in (*GAUGES, *COUNTS))
 
-R = TypeVar("R", TallyReader, MetricsReader)
+R = TypeVar("R", "FreshTallyReader", MetricsReader)
 
 
 class _Folder(Generic[R]):
@@ -60,7 +62,118 @@ class _Folder(Generic[R]):
         self._readers.clear()
 
 
-class FreshTallies(_Folder[TallyReader]):
+class _Slot:
+    """What was read of a slot: its first values, and the bytes of its buckets from the first to the last used one."""
+
+    __slots__ = ("buckets", "first", "key", "low", "stamp")
+
+    def __init__(self, stamp: int, key: TallyKey | None) -> None:
+        self.stamp = stamp
+        self.key = key
+        self.first = (0.0,) * BUCKETS
+        self.low = 0
+        self.buckets = b""
+
+
+class FreshTallyReader:
+    """Reads the tallies of another process, and says what has grown. A file is read and not mapped: of a thousand
+    endpoints it is 13 MB, which would count as this process's memory. What cannot be read is left out.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._slots: dict[int, _Slot] = {}
+
+    def read(self, segment: bytearray) -> Iterator[tuple[TallyKey, Tally]]:
+        """What each tally has grown by since the last call.
+
+        Args:
+            segment: a buffer of one segment, to be used.
+        """
+        for at in range(0, os.fstat(self._descriptor).st_size // SEGMENT * SEGMENT, SEGMENT):
+            if os.preadv(self._descriptor, [segment], at) < SEGMENT:
+                return
+            for start in range(0, SLOTS * SLOT, SLOT):
+                slot = self._slot(segment, start, at + start)
+                if slot is not None and slot.key is not None:
+                    tally = _grown(slot, segment, start + VALUES_AT)
+                    if tally is not None:
+                        yield slot.key, tally
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _slot(self, segment: bytearray, start: int, place: int) -> _Slot | None:
+        """The slot there, if it has new values."""
+        stamp, key_size = HEAD.unpack_from(segment, start)
+        if not stamp:
+            self._slots.pop(place, None)
+            return None
+        slot = self._slots.get(place)
+        if slot is None or slot.stamp != stamp:
+            packed = bytes(segment[start + HEAD.size : start + HEAD.size + min(key_size, MAX_KEY)])
+            slot = self._slots[place] = _Slot(stamp, read_key(packed))
+        elif slot.first == _FIRST.unpack_from(segment, start + VALUES_AT):
+            return None
+        if STAMP.unpack(os.pread(self._descriptor, STAMP.size, place))[0] != stamp:
+            return None  # it is used for another key now
+        return slot
+
+
+def _grown(slot: _Slot, segment: bytearray, at: int) -> Tally | None:
+    """What has come to a slot, whose values are there, which are kept for the next time."""
+    first, whole = _FIRST.unpack_from(segment, at), segment[at + _HEAD_BYTES : at + TALLY_WIDTH * DOUBLE]
+    low, high = slot.low, slot.low + len(slot.buckets)
+    if whole[:low] != _ZEROS[:low] or whole[high:] != _ZEROS[: len(whole) - high]:
+        low, high = _used(whole)
+    buckets = bytes(whole[low:high])
+    try:
+        latencies = dict(_more(slot, low, buckets))
+        ok, errors = int(first[0] - slot.first[0]), int(first[ERRORS] - slot.first[ERRORS])
+    except (ValueError, OverflowError):  # no number, or one without end
+        slot.key = None
+        return None
+    slot.first, slot.low, slot.buckets = first, low, buckets
+    if min(ok, errors) < 0 or not (ok or errors or latencies):
+        return None
+    return Tally(ok + errors, errors, latencies)
+
+
+def _used(whole: bytearray) -> tuple[int, int]:
+    """Where the first chunk of buckets that is not all zero begins, and where the last one ends."""
+    used = [
+        at for at in range(0, len(whole), _CHUNK) if whole[at : at + _CHUNK] != _ZEROS[: len(whole[at : at + _CHUNK])]
+    ]
+    return (used[0], used[-1] + _CHUNK) if used else (0, 0)
+
+
+def _more(slot: _Slot, low: int, buckets: bytes) -> Iterator[tuple[int, int]]:
+    """The buckets that have grown, and by how much."""
+    for start in range(0, len(buckets), _CHUNK):
+        now, at = buckets[start : start + _CHUNK], low + start - slot.low
+        then = slot.buckets[at : at + _CHUNK] if at >= 0 else b""
+        if now != then:
+            before = memoryview(then or _ZEROS[: len(now)]).cast("d")
+            for place, count in enumerate(memoryview(now).cast("d")):
+                if count > before[place]:
+                    yield LOWEST + (low + start) // DOUBLE + place, int(count - before[place])
+
+
+_FIRST = Struct(f"@{BUCKETS}d")
+_HEAD_BYTES = BUCKETS * DOUBLE
+_CHUNK = 16 * DOUBLE
+_ZEROS = bytes(TALLY_WIDTH * DOUBLE)
+
+
+class FreshTallies(_Folder[FreshTallyReader]):
     """What was counted of calls since the last look. Not thread-safe.
 
     Args:
@@ -69,11 +182,11 @@ class FreshTallies(_Folder[TallyReader]):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._before: dict[str, dict[TallyKey, Tally]] = {}
+        self._segment = bytearray(SEGMENT)
         self._began = False
 
-    def open(self, path: Path) -> TallyReader:
-        return TallyReader(path)
+    def open(self, path: Path) -> FreshTallyReader:
+        return FreshTallyReader(path)
 
     def read(self) -> list[tuple[TallyKey, Tally]]:
         """What has come since the last call, of each process for itself; nothing at the first one.
@@ -81,30 +194,15 @@ class FreshTallies(_Folder[TallyReader]):
         Raises:
             OSError: the folder cannot be read.
         """
-        gone = self.look()
-        fresh: list[tuple[TallyKey, Tally]] = []
-        for name, reader in self._readers.items():
-            before, now = self._before.get(name, {}), dict(reader.read())
-            if self._began:
-                fresh += _grown(before, now.items())
-            self._before[name] = now
+        gone, fresh = self.look(), []
+        for reader in self._readers.values():
+            for grown in reader.read(self._segment):
+                if self._began:
+                    fresh.append(grown)
         for name in gone:
             self._readers.pop(name).close()
-            self._before.pop(name, None)
         self._began = True
         return fresh
-
-
-def _grown(before: dict[TallyKey, Tally], now: Iterable[tuple[TallyKey, Tally]]) -> Iterator[tuple[TallyKey, Tally]]:
-    for key, tally in now:
-        earlier = before.get(key)
-        if earlier is tally:
-            continue
-        if earlier is None or earlier.requests > tally.requests:  # its process has begun to count anew
-            earlier = Tally()
-        more = tally.since(earlier)
-        if more.requests or more.latencies:
-            yield key, more
 
 
 class Gauges(NamedTuple):
@@ -124,6 +222,9 @@ class Gauges(NamedTuple):
     replicas: dict[str, set[str]]
     batches: dict[str, tuple[int, float]]
     dropped: dict[tuple[str, str], int]
+
+
+NO_GAUGES = Gauges({}, {}, {}, {}, {}, {})
 
 
 class FreshMetrics(_Folder[MetricsReader]):
@@ -161,6 +262,7 @@ class FreshMetrics(_Folder[MetricsReader]):
                     before = self._before.get((name, place)) if self._began else numbers
                     if before != numbers:
                         _add_count(gauges, series, numbers, before)
+            reader.rest()
         self._before, self._began = counted, True
         return gauges
 

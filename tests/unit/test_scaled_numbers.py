@@ -140,6 +140,14 @@ def test_somebody_fixes_the_number() -> None:
     assert fewer.scales["b"].hold.replicas == 3
 
 
+def test_somebody_lets_go_of_the_number() -> None:
+    """A number that is let go stays until the rule decides, and is fixed no more (AS12)."""
+    state = held(done(EMPTY, create("b", **auto(min_replicas=1))), 4)
+    free = transitions.carry_out(state, ScaleBackend(id="id", tag="b", replicas=0, hold_s=0.0), ROOM, NOW)[0]
+    assert free.wanted("b") == 4
+    assert free.scales["b"].hold is None
+
+
 @pytest.mark.parametrize("replicas", [-1, 3])
 def test_a_number_outside_of_what_there_may_be_is_refused(replicas: int) -> None:
     """A number below 0 or over the largest one is a ValueError, as it is where nothing is autoscaled (AS12)."""

@@ -169,12 +169,15 @@ def unpin(endpoint: Endpoint, keys: Keys, name: Name = "default", address: Clust
 def explain(
     endpoint: Endpoint,
     key: Annotated[str | None, typer.Option("--key", help="A shard key.", metavar="KEY")] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", help="Of an earlier policy, from the history.", metavar="N")
+    ] = None,
     name: Name = "default",
     address: ClusterAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which backend answers calls with a shard key, and why."""
-    explanation = connect_to(name, address).explain(endpoint, shard_key=key)
+    explanation = connect_to(name, address).explain(endpoint, shard_key=key, version=version)
     if as_json:
         print_json(explanation)
         return

@@ -46,6 +46,15 @@ class ScalingOperations(Operations):
             raise TypeError(f"wait must be True or False, not {wait!r}")
         self._change(ScaleBackend(new_id(), tag, number, seconds), backend=tag if wait else None, fixed=wait)
 
+    def release(self, backend_tag: str) -> None:
+        """Let the number of an autoscaled backend's replicas follow the calls again, which :meth:`scale` has fixed.
+
+        Raises:
+            TypeError, ValueError: the tag is wrong, or the backend unknown or not autoscaled. Nothing has changed.
+        """
+        tag = arguments.check_object_name(backend_tag, "backend_tag")
+        self._change(ScaleBackend(new_id(), tag, 0, 0.0))
+
     def wake(self, backend_tag: str) -> None:
         """Have the replicas of a backend that has none started; returns when they are ready, at once where it has
         some.

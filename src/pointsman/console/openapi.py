@@ -19,6 +19,7 @@ PROBLEM = {
     "required": ["title", "status", "detail"],
     "properties": {"title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"}},
 }
+OF_PROBLEM = {"$ref": "#/components/schemas/Problem"}
 OPERATION = {
     "type": "object",
     "required": ["id", "state"],
@@ -36,10 +37,18 @@ KEY = {
     "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
     "description": "A word of your own for this change, which is then carried out once, however often it is sent.",
 }
-OF_ALL = {400: "The request makes no sense.", 503: "No controller answers."}
-OF_TOKENS = {401: "The token is missing, unknown, revoked or has ended.", 403: "The role does not include that."}
-OF_CHANGES = {409: "In use, in conflict, busy, or there is no room.", 412: "The object has another version now."}
-OF_BODIES = {413: "The body is over 1 MiB.", 415: "The body is not application/json."}
+REFUSALS = {
+    400: "The request makes no sense.",
+    401: "The token is missing, unknown, revoked or has ended.",
+    403: "The role does not include that.",
+    404: "What the path names does not exist.",
+    409: "In use, in conflict, busy, or there is no room.",
+    412: "The object has another version now.",
+    413: "The body is over 1 MiB.",
+    415: "The body is of another media type.",
+    422: "A value or field is refused.",
+    503: "No controller answers.",
+}
 
 
 def document(calls: Iterable[Call], instance: str = "") -> dict[str, Any]:
@@ -65,6 +74,7 @@ def document(calls: Iterable[Call], instance: str = "") -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {**schemas, "Problem": PROBLEM, "Operation": OPERATION},
+            "responses": {str(status): _answer(text, MEDIA_TYPE, OF_PROBLEM) for status, text in REFUSALS.items()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}],
@@ -108,16 +118,13 @@ def _responses(call: Call) -> dict[str, Any]:
         there = _answer("It lasts, and goes on.", "application/json", {"$ref": "#/components/schemas/Operation"})
         there["headers"] = {"Location": {"schema": {"type": "string"}, "description": "Where to see how it stands."}}
         made["202"] = there
-    refusals = {
-        **OF_ALL,
-        **({} if call.is_open else OF_TOKENS),
-        **({404: "What the path names does not exist."} if call.names else {}),
-        **(OF_CHANGES if call.is_change else {}),
-        **(OF_BODIES if call.body is not None else {}),
-        **({422: "A value or field is refused."} if call.body is not None or call.query else {}),
-    }
-    for status, text in sorted(refusals.items()):
-        made[str(status)] = _answer(text, MEDIA_TYPE, {"$ref": "#/components/schemas/Problem"})
+    refusals = [400, 503]
+    refusals += [] if call.is_open else [401, 403]
+    refusals += [404] if call.names else []
+    refusals += [409, 412] if call.is_change else []
+    refusals += [413, 415] if call.body is not None else []
+    refusals += [422] if call.body is not None or call.query else []
+    made.update({str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(refusals)})
     return made
 
 

@@ -124,6 +124,7 @@ OF_BACKENDS = (
         bodies.Held,
         is_change=True,
     ),
+    Call("DELETE", HOLD, writes.release, "Let it follow the calls again.", OPERATE, is_change=True),
     Call(
         "POST", "/backends/{backend}/wake", writes.wake, "Start a backend that has no replica.", OPERATE, is_change=True
     ),

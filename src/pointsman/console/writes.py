@@ -73,6 +73,12 @@ def hold(ask: Ask) -> Any:
     return reads.backend(ask)
 
 
+def release(ask: Ask) -> Any:
+    """Let the number of replicas follow the calls again."""
+    ask.client.release(ask.backend)
+    return reads.backend(ask)
+
+
 def wake(ask: Ask) -> Any:
     """Have replicas started."""
     ask.client.wake(ask.backend)

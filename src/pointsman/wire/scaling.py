@@ -25,8 +25,8 @@ class DemandHead(Message, frozen=True):
 
 
 class ScaleBackend(Signed, frozen=True, tag="scale_backend"):
-    """Fix the number of an autoscaled backend's replicas for ``hold_s`` seconds. It is a ValueError where the backend
-    is not autoscaled, or the number is not within 0 and its largest. The reply is an
+    """Fix the number of an autoscaled backend's replicas for ``hold_s`` seconds; with 0 it follows the calls again. It
+    is a ValueError where the backend is not autoscaled, or the number is not within 0 and its largest. The reply is an
     :class:`~pointsman.wire.commands.Accepted`."""
 
     tag: str

@@ -61,9 +61,11 @@ def _by(command: ScalingCommand) -> str:
 
 
 def _held(spec: BackendSpec, scale: Scale, command: ScaleBackend, now: str, default_max: int) -> Scale:
-    """What is remembered of a backend whose number somebody has fixed for a while."""
+    """What is remembered of a backend whose number somebody has fixed for a while, or lets go."""
     if spec.config.autoscaling is None:
         raise ValueError(f"backend {spec.tag!r} is not autoscaled; set its num_replicas instead")
+    if not command.hold_s:
+        return msgspec.structs.replace(scale, hold=None)
     _, most = spec.config.autoscaling.bounds(default_max)
     if not 0 <= command.replicas <= most:
         raise ValueError(f"backend {spec.tag!r} may have 0 to {most} replicas, not {command.replicas}")

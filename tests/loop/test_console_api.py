@@ -200,6 +200,7 @@ def test_a_console_that_only_reads_refuses_every_change(fake):
         ({"json": HALF, "headers": {"if-match": "7"}}, 400, "If-Match"),
         ({"json": HALF, "headers": {"if-match": '"a"'}}, 400, "If-Match"),
         ({"json": HALF, "headers": {"idempotency-key": "a b"}}, 400, "Idempotency-Key"),
+        ({"json": HALF, "headers": {"x-long": "a" * 17_000}}, 431, "16384 bytes"),
         ({"json": HALF, "params": {"weihgts": 1}}, 422, "weihgts"),
     ],
 )

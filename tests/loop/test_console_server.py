@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pointsman.console import server as server_module
 from pointsman.console.server import ConsoleServer
 from pointsman.engine.listening import listen
 from pointsman.lock.tls import RenewedContext, TLSSpec, watched_certificates
@@ -55,6 +56,46 @@ def test_the_end_waits_for_nobody(listener: socket.socket) -> None:
         writer.close()
 
     asyncio.run(story())
+
+
+async def whole(scope: dict[str, Any], receive: Any, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: localhost\r\n", HEAD + b"GET / HTTP/1.1\r\nx-a: b\r\n"],
+    ids=["silence", "half a line", "half a head", "half a second head"],
+)
+def test_a_head_that_does_not_end_is_cut_off(listener: socket.socket, monkeypatch: Any, sent: bytes) -> None:
+    """Who holds a connection without ever finishing a request loses it (S18)."""
+    monkeypatch.setattr(server_module, "HEAD_S", 0.05)
+    assert asyncio.run(left_by(listener, sent)).count(b"200 OK") == sent.count(HEAD)
+
+
+def test_a_head_without_an_end_is_cut_off(listener: socket.socket) -> None:
+    """Headers that go on and on are not collected (S18)."""
+    sent = b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %s\r\n" % (number, b"y" * 1000) for number in range(2000))
+    assert asyncio.run(left_by(listener, sent)) == b""
+
+
+async def left_by(listener: socket.socket, sent: bytes) -> bytes:
+    """What a client gets that sends this and waits, until it is cut off."""
+    server = ConsoleServer(whole, listener)
+    serving = asyncio.ensure_future(server.serve())
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+    got = b""
+    try:
+        writer.write(sent)
+        while data := await asyncio.wait_for(reader.read(65536), WAIT_S):
+            got += data
+    except ConnectionError:
+        pass  # cut off: that is what is waited for
+    writer.transport.abort()
+    server.stop()
+    await asyncio.wait_for(serving, WAIT_S)
+    return got
 
 
 @needs_openssl

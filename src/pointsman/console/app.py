@@ -22,7 +22,7 @@ from pointsman.calling.session import Credentials
 from pointsman.console.behalf import UserClient
 from pointsman.console.bodies import read_body
 from pointsman.console.files import PageFiles
-from pointsman.console.guard import ON_ANSWERS, Guard
+from pointsman.console.guard import MAX_HEAD, ON_ANSWERS, Guard
 from pointsman.console.loglines import LogTail
 from pointsman.console.operations import WAIT_S, Lasting, Operations, Threads
 from pointsman.console.problems import MEDIA_TYPE, Problem, problem_of
@@ -110,6 +110,11 @@ class Console:
 
     async def _answer(self, request: Request) -> ASGIApp:
         path = raw_path(request)
+        if (
+            len(path) + len(request.url.query) + sum(len(name) + len(value) for name, value in request.headers.raw)
+            > MAX_HEAD
+        ):
+            raise Problem(431, f"the head of the request is over {MAX_HEAD} bytes")
         is_api = path == PREFIX or path.startswith(f"{PREFIX}/")
         server = (request.scope.get("server") or ("",))[0] or ""
         refusal = self._guard.refusal(request.headers, server, is_page=not is_api)

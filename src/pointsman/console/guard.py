@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from pointsman.lock.hosts import Hosts, check_hosts
 
+MAX_HEAD = 16 * 1024
+"""Bytes of a request's head."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 CSP = "; ".join(

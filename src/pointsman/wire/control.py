@@ -21,6 +21,7 @@ from pointsman.limits import MAX_CODE, MAX_MESSAGE, MESSAGE_ROOM, check_size, cu
 from pointsman.model import EMPTY_TABLE, RoutingTable
 from pointsman.version import VERSION
 from pointsman.wire import stream as wire_stream
+from pointsman.wire.auth import ROLE_CONSOLE
 from pointsman.wire.failures import failure_to_exception
 from pointsman.wire.frames import PROTOCOL_VERSION, Body, Frame, Kind, WireError
 from pointsman.wire.messages import Confirm, FailureHead, Report, Subscribe, Warrant, pack, unpack
@@ -360,7 +361,8 @@ class ControlLink:
             pending.future.set_result(frame.body)
         elif frame.kind == Kind.FAILURE:
             failure = unpack(frame.head, FailureHead)
-            pending.future.set_exception(failure_to_exception(failure, frame.body, trusted=True))
+            pickled = b"" if self._role == ROLE_CONSOLE else frame.body  # unpickling imports code of users
+            pending.future.set_exception(failure_to_exception(failure, pickled, trusted=True))
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         if isinstance(error, WireError) and not (self._patient and isinstance(error, SilentPeerError)):

@@ -49,6 +49,9 @@ class FakeClient:
             raise ValueError(f"endpoint {endpoint!r} does not exist")
         return {**TRAFFIC, "endpoint": endpoint}
 
+    def rollout(self, endpoint: str) -> dict[str, Any]:
+        raise ValueError(f"endpoint {endpoint!r} has had no rollout")
+
     def set_traffic(self, *args: Any, **options: Any) -> None:
         self.gate()
         if self.failure is not None:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from pointsman.configfile.fields import NO_JSON, config_fields
+from pointsman.console.behalf import UserClient
 from pointsman.console.loglines import LogTail
 from pointsman.console.openapi import document
 from pointsman.console.operations import Operations
 from pointsman.console.preview import preview
 from pointsman.console.routes import all_calls
 from pointsman.console.table import PREFIX, Ask, Table
+from pointsman.exceptions import ForbiddenError
+from pointsman.model import (
+    Autoscaling,
+    BackendConfigSpec,
+    BackendSpec,
+    CustomPolicy,
+    EndpointSpec,
+    Origin,
+    Pins,
+    Resources,
+    TargetTraits,
+    TrafficPolicy,
+)
+from pointsman.model.scaling import ScalingPolicy
 from pointsman.model.tokens import DEPLOY, OPERATE, VIEW
 
 CALLS = all_calls(Operations(), LogTail(list))
@@ -60,6 +77,49 @@ def test_a_name_in_a_path_keeps_its_own_characters():
     assert (call.path, names) == ("/endpoints/{endpoint}/traffic", {"endpoint": "a/b ?%"})
     with pytest.raises(Exception, match="there is no"):
         table.find("GET", "/endpoints/a/b/traffic")
+
+
+# Code of users
+
+OWN = CustomPolicy("no_such_module:Policy")
+
+
+def test_the_console_asks_no_policy_of_ones_own():
+    """An explanation under a policy of my own says that it decides, and my code is not imported for it (AD5)."""
+    policy = TrafficPolicy(1, {"old": 0.5, "new": 0.5}, {}, OWN)
+    endpoint, pins = EndpointSpec("shop", "/shop", ("GET",), policy), Pins({"vip": "new"})
+    client = object.__new__(UserClient)
+    found = client._explained(endpoint, pins, "user-1")
+    assert (found["why"], found["backend"], found["numbers"]) == ("policy", None, {})
+    assert client._explained(endpoint, pins, "vip")["backend"] == "new"
+
+
+def test_a_change_of_configuration_brings_no_code():
+    """Another autoscaling policy is code, which needs a configuration file; the present one stays (AD3, AD5)."""
+    client, own = object.__new__(UserClient), ScalingPolicy("mine:Rule", ("/srv",))
+    spec = BackendSpec(
+        "v1", 1, 1, "", Origin("/", ()), TargetTraits(True), BackendConfigSpec(autoscaling=Autoscaling(policy=own)),
+        Resources(),
+    )  # fmt: skip
+    changes = {"autoscaling": Autoscaling(max_replicas=9, policy=ScalingPolicy("mine:Rule"))}
+    client._find_policy(changes, spec)
+    assert changes["autoscaling"] == Autoscaling(max_replicas=9, policy=own)
+    with pytest.raises(ForbiddenError, match="is code"):
+        client._find_policy({"autoscaling": Autoscaling(policy=ScalingPolicy("os:system"))}, spec)
+
+
+class Lively:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_a_configuration_is_read_without_running_it(capsys):
+    """A user_config that is a class's object is not loaded to be shown; one of plain values is (AD5)."""
+    lively = BackendConfigSpec(user_config=pickle.dumps({"a": Lively()}, 5))
+    assert config_fields(lively)["config.user_config"] == NO_JSON
+    plain = BackendConfigSpec(user_config=pickle.dumps({"a": [1, 2.5, None, "x"], "b": {}}, 5))
+    assert config_fields(plain)["config.user_config"].value == {"a": [1, 2.5, None, "x"], "b": {}}
+    assert capsys.readouterr().out == ""
 
 
 # What a preview warns of

@@ -272,11 +272,10 @@ class TrafficOperations(Operations):
                     f"endpoint {endpoint!r} has no traffic policy of version {version!r:.20}; it has {known}"
                 )
             spec = replace(spec, policy=kept[version])
-        return self._chooser(spec, view.pins).explain(shard_key)
+        return self._explained(spec, view.pins, shard_key)
 
-    def _chooser(self, endpoint: EndpointSpec, pins: Pins) -> Chooser:
-        """What chooses the backends of an endpoint's calls."""
-        return Chooser(endpoint, pins)
+    def _explained(self, endpoint: EndpointSpec, pins: Pins, shard_key: str | None) -> dict[str, Any]:
+        return Chooser(endpoint, pins).explain(shard_key)
 
 
 def _policy_view(policy: TrafficPolicy) -> dict[str, Any]:

@@ -106,10 +106,13 @@ class UserClient(Client):
         """
         return unpack(self._session.command(QueryHolder("holder")), Holder)
 
-    def _chooser(self, endpoint: EndpointSpec, pins: Pins) -> Chooser:
-        """As of any client, but a policy of the user's is not asked."""
+    def _explained(self, endpoint: EndpointSpec, pins: Pins, shard_key: str | None) -> dict[str, Any]:
+        """As of any client, but a policy of the user's is not asked: what it would choose is not said."""
         plain = msgspec.structs.replace(endpoint, policy=msgspec.structs.replace(endpoint.policy, custom=None))
-        return Chooser(plain, pins)
+        found = Chooser(plain, pins).explain(shard_key)
+        if endpoint.policy.custom is None or found["why"] == "pin":
+            return found
+        return {**found, "backend": None, "why": "policy", "numbers": {}}
 
     def _find_policy(self, changes: dict[str, Any], present: BackendSpec | None) -> None:
         """A policy that is in force already stays. Another one is code.

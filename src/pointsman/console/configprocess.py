@@ -20,6 +20,7 @@ from pointsman.configfile.plan import Rules
 from pointsman.console.behalf import UserClient
 from pointsman.console.configs import Order, config_of
 from pointsman.console.problems import problem_of
+from pointsman.engine.relay import set_relay
 from pointsman.exceptions import StateChangedError
 
 
@@ -29,6 +30,7 @@ def carry_out(order: Order) -> tuple[Any, int]:
     Raises:
         Exception: as :func:`pointsman.configfile.applying.apply_config`.
     """
+    set_relay(order.relay)
     credentials = Credentials(order.instance, order.control_path, order.role, "", order.key, 60.0)
     client = UserClient(credentials, None, order.token, if_version=order.if_version, key=order.idempotency)
     declared = declared_of(client)

@@ -7,9 +7,12 @@ its fields alone.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from pointsman.configfile.yamltree import write_yaml
 from pointsman.console.bodies import ConfigFile
 from pointsman.console.problems import Problem
 from pointsman.console.table import Ask, Query, Text, Versioned
+from pointsman.engine.instances import on_ray, present_address
+from pointsman.engine.relay import answer
 from pointsman.model import BackendConfigSpec, Origin, Resources, Source, TargetTraits
 from pointsman.model.tokens import DEPLOY, includes
 from pointsman.wire.apply import Declared, WantedBackend
@@ -50,6 +55,7 @@ class Order(msgspec.Struct):
 
     Attributes:
         applies: whether it carries the file out.
+        relay: socket that is asked for the controller's address, as a new process is no part of the cluster.
     """
 
     instance: str
@@ -63,6 +69,7 @@ class Order(msgspec.Struct):
     adopt: bool
     applies: bool
     if_version: int | None = None
+    relay: str = ""
 
 
 def read_config(ask: Ask) -> Any:
@@ -153,6 +160,7 @@ def _by_process(ask: Ask, *, applies: bool, if_version: int | None = None) -> An
         Problem: what it says is a problem; 503: too many of them run.
     """
     credentials = ask.client._credentials
+    relay = _relay_to(credentials.control_path) if on_ray(credentials.control_path) else ""
     seen = if_version if if_version is not None else ask.client.if_version
     order = Order(
         credentials.instance,
@@ -165,6 +173,7 @@ def _by_process(ask: Ask, *, applies: bool, if_version: int | None = None) -> An
         *_rules(ask),
         applies,
         seen,
+        relay,
     )
     if not _places.acquire(blocking=False):
         raise Problem(503, f"{MOST_PROCESSES} files are being compared or carried out; try again", {"retry-after": "5"})
@@ -190,6 +199,18 @@ def _by_process(ask: Ask, *, applies: bool, if_version: int | None = None) -> An
         more = {name: value for name, value in problem.items() if name not in ("title", "status", "detail")}
         raise Problem(problem["status"], problem["detail"], more=more)
     return Versioned(told["result"], told["version"])
+
+
+@cache
+def _relay_to(control_path: str) -> str:
+    """The socket of a thread that says where the controller is."""
+    path = f"{tempfile.mkdtemp(prefix='pointsman-')}/r"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen()
+    answering = partial(answer, listener, lambda: present_address(control_path))
+    threading.Thread(target=answering, name="relay", daemon=True).start()
+    return path
 
 
 def _rules(ask: Ask) -> tuple[Any, bool]:

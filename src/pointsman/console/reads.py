@@ -9,6 +9,7 @@ import msgspec
 
 from pointsman.configfile.fields import NO_JSON, as_json, config_fields
 from pointsman.console.preview import preview
+from pointsman.console.problems import Problem
 from pointsman.console.table import Ask, Versioned
 from pointsman.model import BackendSpec
 
@@ -75,10 +76,10 @@ def explain(ask: Ask) -> Any:
 
 def rollout(ask: Ask) -> Any:
     """The newest rollout of an endpoint."""
-    found = ask.client.status()["rollouts"].get(ask.endpoint)
-    if found is None:
-        raise KeyError(f"endpoint {ask.endpoint!r} has had no rollout")
-    return found
+    try:
+        return ask.client.rollout(ask.endpoint)
+    except ValueError as error:  # there is no such endpoint, or it has had none
+        raise Problem(404, str(error)) from None
 
 
 def shadow_report(ask: Ask) -> Any:

@@ -177,6 +177,7 @@ def test_a_console_that_only_reads_refuses_every_change(fake):
         answer = await ask("PUT", SHOP, role="deploy", json=HALF)
         assert answer.status_code == 403
         assert "only reads" in answer.json()["detail"]
+        assert (await ask("GET", "/me", role="deploy")).json()["read_only"] is True
         assert (await ask("POST", f"{SHOP}/preview", role="view", json={})).status_code == 422
         assert not fake.asked
 

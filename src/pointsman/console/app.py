@@ -129,7 +129,7 @@ class Console:
         client, holder = await self._admitted(request, call)
         check_query(call, [name for name, _ in request.query_params.multi_items()])
         body = await read_body(request, call.body) if call.body is not None else None
-        ask = Ask(client, holder, names, dict(request.query_params), body, request)
+        ask = Ask(client, holder, names, dict(request.query_params), body, request, self._read_only)
         if inspect.iscoroutinefunction(call.handler):
             response: ASGIApp = await call.handler(ask)
             return response

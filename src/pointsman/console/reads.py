@@ -18,7 +18,13 @@ MOST_SHOWN_S = 60.0
 
 def me(ask: Ask) -> Any:
     """Whose token it is."""
-    return {"name": ask.holder.name, "role": ask.holder.role, "expires": ask.holder.expires or None}
+    holder = ask.holder
+    return {
+        "name": holder.name,
+        "role": holder.role,
+        "expires": holder.expires or None,
+        "read_only": ask.read_only,
+    }
 
 
 def status(ask: Ask) -> Any:

@@ -41,6 +41,7 @@ class Ask(NamedTuple):
         query: parameters behind the ``?``.
         body: of the type that the call names; None if it has none.
         request: the HTTP request, for streams.
+        read_only: whether the console refuses every change.
     """
 
     client: UserClient
@@ -49,6 +50,7 @@ class Ask(NamedTuple):
     query: Mapping[str, str]
     body: Any = None
     request: Request | None = None
+    read_only: bool = False
 
     @property
     def endpoint(self) -> str:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 MOST_CHANGES = 16
 """That run at once."""
+MOST_WAITING = 300
+"""Questions that wait for their answers or their turn."""
 KEPT = 200
 """Changes whose end is remembered, and keys of changes."""
 WAIT_S = 60.0
@@ -112,17 +114,28 @@ class Threads:
 
     Args:
         name: of the threads.
-        most: how many at once; others wait for their turn.
+        most: how many at once; others wait for their turn, if these are not too many.
     """
 
     def __init__(self, name: str, most: int) -> None:
         self._name = name
+        self._waiting = 0
         self._turns = asyncio.Semaphore(most)
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """What a function returns or raises."""
-        async with self._turns:
-            return await begun(function, self._name)
+        """What a function returns or raises.
+
+        Raises:
+            Problem: 503 if too many wait.
+        """
+        if self._waiting >= MOST_WAITING:
+            raise Problem(503, "too much is asked for at once; try again later", {"retry-after": "1"})
+        self._waiting += 1
+        try:
+            async with self._turns:
+                return await begun(function, self._name)
+        finally:
+            self._waiting -= 1
 
 
 def begun(function: Callable[[], Any], name: str) -> asyncio.Future[Any]:

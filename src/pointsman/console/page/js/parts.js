@@ -40,15 +40,16 @@ export const Num = ({ children, kind = "" }) => html`<span class="num ${kind} ${
 /** Colour of a backend in bars and charts: by its place among those of the endpoint. */
 export const hue = (index) => `s${index % 6}`;
 
-/** How traffic is split: a bar, and the shares as text. weights: backend -> 0..1. */
-export const ShareBar = ({ weights, labels = true }) => {
+/** How traffic is split: a bar, and the shares as text. weights: backend -> 0..1; order: of backends, for their colours. */
+export const ShareBar = ({ weights, labels = true, order = Object.keys(weights) }) => {
   const parts = Object.entries(weights);
+  const colour = (name) => hue(order.indexOf(name));
   return html`<span class="shares">
     <span class="bar" aria-hidden="true">
-      ${parts.map(([name, value], i) => html`<span key=${name} class=${hue(i)} style=${{ width: `${value * 100}%` }} />`)}
+      ${parts.map(([name, value]) => html`<span key=${name} class=${colour(name)} style=${{ width: `${value * 100}%` }} />`)}
     </span>
     ${labels && html`<span class="legend">
-      ${parts.map(([name, value], i) => html`<span key=${name} title="${name} ${share(value)}"><i class="dot ${hue(i)}" aria-hidden="true" /><bdi>${name}</bdi> <b>${share(value)}</b></span>`)}
+      ${parts.map(([name, value]) => html`<span key=${name} title="${name} ${share(value)}"><i class="dot ${colour(name)}" aria-hidden="true" /><bdi>${name}</bdi> <b>${share(value)}</b></span>`)}
     </span>`}
   </span>`;
 };

@@ -14,6 +14,7 @@ export function Policies({ policy }) {
   const newest = changes.map((change, at) => ({ ...change, text: whatChanged(changes[at - 1], change) })).reverse();
   const seen = all.value ? newest : newest.slice(0, FIRST);
   const steer = may("operate");
+  const order = [...new Set([policy.now.value, ...newest].flatMap((one) => Object.keys(one.weights)))];
   return html`<${Card} kind="policies" title="History">
     ${back.error && html`<${Failed} error=${back.error} />`}
     <table class="table lines" aria-label="History of the traffic">
@@ -21,7 +22,7 @@ export function Policies({ policy }) {
       <tbody>${seen.map((change, at) => html`<tr key=${change.version}>
         <th scope="row" class="num">${change.version}</th>
         <td class="num" data-head="When"><${Time} at=${change.time} /></td>
-        <td data-head="Split"><${ShareBar} weights=${change.weights} /></td>
+        <td data-head="Split"><${ShareBar} weights=${change.weights} order=${order} /></td>
         <td data-head="Change">${change.text}</td>
         <td data-head="By"><span class="name" title=${change.by}><bdi>${change.by}</bdi></span></td>
         ${steer && html`<td class="right">${at === 0 ? html`<${Badge} kind="ok">in force<//>` : html`<${Button} kind="quiet" aria-label=${`Roll back to version ${change.version}`} busy=${back.busy} onClick=${() => back.run(change.version)}>Roll back<span class="wide"> to version ${change.version}</span><//>`}</td>`}

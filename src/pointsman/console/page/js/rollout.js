@@ -1,58 +1,39 @@
 // The newest rollout of an endpoint: its steps, its gates as bars towards their limits, why it went back, and controls.
-import { call, get } from "./api.js";
+import { call } from "./api.js";
 import { count, ms, percent, rate, share, some } from "./format.js";
-import { html, useEffect, useSignal } from "./lib.js";
+import { html, useSignal } from "./lib.js";
 import { BackendLink, Badge, Button, Card, Confirm, Details, Failed, Notice, Time, useAction } from "./parts.js";
 import { refresh } from "./policy.js";
-import { may, status } from "./state.js";
+import { may, rolloutOf } from "./state.js";
 
-const EVERY_MS = 2000;
+const ANSWER_MS = 3000; // for which an answer of the API counts more than the stream
 const KINDS = { running: "busy", paused: "warn", inconclusive: "warn", promoted: "ok", rolled_back: "bad", aborted: "off", superseded: "off" };
 const minutes = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 const MARKS = { done: "✓", now: "●", next: "○", left: "✕" };
 
 export function RolloutCard({ policy }) {
-  const rollout = useRollout(policy);
-  if (!rollout.value) return null;
-  const { id, plan, state, ended, reason, began, by, exposed } = rollout.value;
+  const answer = useSignal(null);
+  const { until = 0, rollout = null } = answer.value ?? {};
+  const shown = until > Date.now() ? rollout : rolloutOf(policy.name);
+  if (!shown) return null;
+  const { id, plan, state, ended, reason, began, by, exposed } = shown;
   const told = html`<p class="hint">Begun <${Time} at=${began} relative /> by <bdi>${by}</bdi>${ended && html`, ended <${Time} at=${ended} relative />`}. ${some(exposed, "request")} answered by <bdi>${plan.to}</bdi> in all steps.</p>`;
-  return html`<${Card} kind="rollout" title=${`Rollout ${id}`} actions=${!ended && may("operate") && html`<${Controls} policy=${policy} rollout=${rollout} />`}>
-    <div class="line"><${Badge} kind=${KINDS[state]}>${state.replace("_", " ")}<//> <span class="to">to</span> <${BackendLink} name=${plan.to} /><${Steps} rollout=${rollout.value} /></div>
+  return html`<${Card} kind="rollout" title=${`Rollout ${id}`} actions=${!ended && may("operate") && html`<${Controls} policy=${policy} rollout=${shown} answer=${answer} />`}>
+    <div class="line"><${Badge} kind=${KINDS[state]}>${state.replace("_", " ")}<//> <span class="to">to</span> <${BackendLink} name=${plan.to} /><${Steps} rollout=${shown} /></div>
     ${reason && html`<${Notice} kind=${KINDS[state] === "busy" ? "info" : KINDS[state]}>${reason}<//>`}
-    ${!ended && html`<${Progress} rollout=${rollout.value} />`}
-    ${ended && state !== "rolled_back" ? html`<${Details} summary="Gates"><${Gates} rollout=${rollout.value} /><//>` : html`<${Gates} rollout=${rollout.value} />`}
+    ${!ended && html`<${Progress} rollout=${shown} />`}
+    ${ended && state !== "rolled_back" ? html`<${Details} summary="Gates"><${Gates} rollout=${shown} /><//>` : html`<${Gates} rollout=${shown} />`}
     ${told}
   <//>`;
 }
 
-/** The newest rollout; followed while it goes on. */
-function useRollout(policy) {
-  const known = status.value.rollouts?.[policy.name];
-  const rollout = useSignal(known ?? null);
-  const which = known ? `${known.id} ${known.state}` : "";
-  useEffect(() => {
-    if (!which) return void (rollout.value = null);
-    const control = new AbortController();
-    const read = async () => {
-      if (document.hidden) return;
-      const next = await get(`${policy.path}/rollout`, {}, control.signal).catch(() => null); // the banner says so
-      if (next) rollout.value = next;
-      if (next?.ended) clearInterval(timer);
-    };
-    const timer = setInterval(read, EVERY_MS);
-    read();
-    return () => (control.abort(), clearInterval(timer));
-  }, [policy.name, which, policy.now.value.version]);
-  return rollout;
-}
-
-function Controls({ policy, rollout }) {
+function Controls({ policy, rollout, answer }) {
   const asked = useSignal("");
-  const { plan, state } = rollout.value;
+  const { plan, state } = rollout;
   const order = useAction(async (verb) => {
     asked.value = "";
-    await call("POST", `${policy.path}/rollout/${verb}`);
-    rollout.value = await get(`${policy.path}/rollout`);
+    const { data } = await call("POST", `${policy.path}/rollout/${verb}`);
+    answer.value = { rollout: data, until: Date.now() + ANSWER_MS };
     await refresh(policy);
   });
   const button = (verb, text, act = () => order.run(verb)) => html`<${Button} busy=${order.busy} onClick=${act}>${text}<//>`;

@@ -8,7 +8,7 @@ import { Cells, HEADS, Percent } from "./slider.js";
 import { may, numbersOf, status } from "./state.js";
 
 const EVERY_MS = 5000;
-const DROPPED = "Dropped/s";
+const DROPPED = "Drops/s";
 
 export function Shadows({ policy }) {
   const { shadows } = policy.now.value;
@@ -28,7 +28,7 @@ export function Shadows({ policy }) {
       : html`<table class="table lines" aria-label="Shadows">
         <thead><tr><th>Backend</th><th class="right">Copied</th>${[...HEADS, DROPPED].map((head) => html`<th class="right">${head}</th>`)}${steer && html`<th class="end"><span class="unseen">Remove</span></th>`}</tr></thead>
         <tbody>
-          <tr class="base"><th scope="row">What users get</th><td class="right" data-head="Copied">–</td><${Cells} of=${seen} /><td class="right" data-head=DROPPED>–</td>${steer && html`<td class="end" />`}</tr>
+          <tr class="base"><th scope="row">What users get</th><td class="right" data-head="Copied">–</td><${Cells} of=${seen} /><td class="right" data-head=${DROPPED}>–</td>${steer && html`<td class="end" />`}</tr>
           ${Object.entries(shadows).map(([tag, share]) => html`<${Shadow} key=${tag} policy=${policy} tag=${tag} share=${share} seen=${seen.shadows?.[tag]} set=${steer && set} />`)}
         </tbody>
       </table>`}
@@ -43,7 +43,7 @@ function Shadow({ policy, tag, share, seen, set }) {
         ? html`<${Percent} label=${`Percent copied to ${tag}`} share=${share} onShare=${(value) => value !== share && set(tag, value)} />`
         : shown(share)}</td>
       <${Cells} of=${seen} />
-      <td class="right" data-head=DROPPED><${Num}>${rate(seen?.dropped_per_second ?? 0)}<//></td>
+      <td class="right" data-head=${DROPPED}><${Num}>${rate(seen?.dropped_per_second ?? 0)}<//></td>
       ${set && html`<td class="right end"><${Button} kind="quiet" aria-label=${`Remove shadow ${tag}`} title="No more copies" onClick=${() => set(tag, 0)}>✕<//></td>`}
     </tr>
     ${report && html`<tr class="under"><td colspan=${set ? 8 : 7}><${Report} report=${report} /></td></tr>`}`;

@@ -33,7 +33,7 @@ const COLUMNS = [
   { key: "state", head: "State", width: "w3", cell: (r) => html`<${StateBadge} state=${r.state} />`, sort: (r) => r.state },
   { key: "gpus", head: "GPUs", width: "w2", wide: true, cell: (r) => r.gpus.join(", ") || "–" },
   { key: "remark", head: "Remark", wide: true, cell: (r) => html`<span title=${r.remark}>${r.remark || "–"}</span>` },
-  { key: "log", head: "", width: "w1", cell: (r) => html`<a href=${to("logs", "", { process: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
+  { key: "log", head: "Log", width: "w1", cell: (r) => html`<a href=${to("logs", "", { process: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
 ];
 
 const Replicas = ({ one }) => html`<${Card} title="Replicas" actions=${html`<span class="dim">${one.replicas_running} of ${one.replicas_wanted} ready</span>`}>
@@ -124,11 +124,11 @@ export const BackendPage = ({ name }) => {
     <${Serves} name=${name} />
     <${Trouble} name=${name} one=${one} />
     <${Figures} name=${name} />
-    <${Charts} backend=${name} />
+    <h2 class="unseen">Charts</h2><${Charts} backend=${name} />
     <${Replicas} one=${one} />
     ${one.autoscaling && html`<${Scaling} name=${name} one=${one} held=${data?.config.autoscaling} />`}
     <div class="columns">
-      ${data ? html`<${ConfigCard} name=${name} config=${data.config} version=${asked.version} reload=${asked.reload} />`
+      ${data ? html`<${ConfigCard} name=${name} config=${data.config} hidden=${data.user_config_shown === false} version=${asked.version} reload=${asked.reload} />`
         : html`<${Card} title="Configuration">${error ? html`<div class="pad"><${Failed} error=${error} again=${asked.reload} /></div>` : html`<${Loading} what="the configuration" lines=${6} />`}<//>`}
       <div class="stack"><${Card} title="Failures">${data ? html`<${Failures} list=${data.failures ?? []} name=${name} />` : html`<${Loading} what="failures" />`}<//>
         <${Code} one=${one} /><${Changes} object=${`backend/${name}`} /></div>

@@ -54,7 +54,7 @@ function changesOf(typed, config) {
   return [changes, wrong];
 }
 
-export const ConfigCard = ({ name, config, version, reload }) => {
+export const ConfigCard = ({ name, config, version, reload, hidden }) => {
   const [edit, setEdit] = useState(null); // {version, config, typed}: what there was when it began, and what was typed
   const apply = useAction((body, seen) => call("PATCH", at`/backends/${name}/config`, { body, version: seen }));
   const now = edit?.config ?? config;
@@ -75,10 +75,11 @@ export const ConfigCard = ({ name, config, version, reload }) => {
   };
   const rows = (fields, title) => html`<dl class="settings">${fields.map(([path, value]) => html`<div key=${path} class=${path in (edit?.typed ?? {}) ? "touched" : ""}>
     <dt class="mono" title=${path}>${path.replace(/^experimental_/, "").replace(/^autoscaling\./, title === "autoscaling" ? "" : "$&")}</dt>
-    <dd class=${edit ? "field" : "num"}>${edit ? input(path, value) : shown(value) || "–"}</dd><small>${unit(path)}</small></div>`)}</dl>`;
+    <dd class=${edit ? "field" : "num"}>${edit ? input(path, value) : shown(value) || "–"}</dd><dd><small>${unit(path)}</small></dd></div>`)}</dl>`;
   return html`<${Card} title="Configuration" actions=${may("operate") && !edit && html`<${Button} onClick=${() => (apply.clear(), setEdit({ version, config, typed: {} }))}>Edit<//>`}>
     <form class="pad stack" onSubmit=${run}>
       ${grouped(now).map(([title, fields]) => (title === "More" ? html`<${Details} summary="${fields.length} more">${rows(fields)}<//>` : html`<div>${title && html`<h3>${title}</h3>`}${rows(fields, title)}</div>`))}
+      ${hidden && html`<p class="dim">user_config is set, and cannot be shown as JSON.</p>`}
       ${"user_config" in now && html`<div class="field"><h3>user_config</h3>${edit ? input("user_config", now.user_config) : html`<pre class="code" tabindex="0">${shown(now.user_config, 2) || "–"}</pre>`}</div>`}
       ${moved && html`<${Notice} kind="warn" title="Somebody has changed it meanwhile" action=${html`<${Button} kind="small" onClick=${() => (apply.clear(), setEdit({ ...edit, version, config }))}>Show that<//>`}><p>${apply.error?.status === 412 ? `${apply.error.message}. ` : ""}What you have typed is kept.</p><//>`}
       ${wrong.length > 0 && html`<p class="error" role="alert">${wrong.join(", ")}: this is no JSON.</p>`}

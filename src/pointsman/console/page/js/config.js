@@ -105,7 +105,7 @@ const Present = () => {
   return html`<${Card} title="What runs" actions=${html`<span class="dim wide">version ${status.value.version}</span>
       ${navigator.clipboard && html`<${Button} onClick=${async () => ((await copy.run(text)), setCopied(true))}>${copied ? "Copied" : "Copy"}<//>`}<${Button} onClick=${save}>Download<//>`}>
     ${leftOut && html`<div class="pad"><${Notice} kind="warn" title="No file can have all of it"><ul class="plain">${Object.entries(leftOut).map(([name, why]) => html`<li key=${name}><b><bdi>${name}</bdi></b> is left out: ${why}</li>`)}</ul><//></div>`}
-    <pre class="code" tabindex="0" aria-label="Configuration file">${text}</pre><//>`;
+    <pre class="code" tabindex="0" role="region" aria-label="Configuration file">${text}</pre><//>`;
 };
 
 export const ConfigPage = () => html`<${Heading} title="Configuration" /><div class="columns"><${Present} /><${Compare} /></div>`;

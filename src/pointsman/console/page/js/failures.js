@@ -15,7 +15,8 @@ export const Trouble = ({ name, one, named }) => {
   if (!failure) return null;
   const back = state === "DEPLOY_FAILED";
   const title = (failure.failures ? `${some(failure.failures, "failure")}: ` : "") + words(failure.reason);
-  return html`<${Notice} kind=${up ? "warn" : "bad"} title=${(named ? `${name}: ` : "") + (back ? "the last change was taken back" : title)}
+  const what = back ? "the last change was taken back" : title;
+  return html`<${Notice} kind=${up ? "warn" : "bad"} title=${named ? `${name}: ${what}` : what[0].toUpperCase() + what.slice(1)}
       action=${html`<a class="button small" href=${to("logs", "", { backend: name })}>Logs</a>`}>
     <p>${back ? `${title}. ` : ""}${failure.text}</p>
     <${Trace} text=${failure.traceback} />

@@ -8,6 +8,8 @@ import { Charts } from "./chart.js";
 import { Failures, Trouble } from "./failures.js";
 import { ConfigCard } from "./backendconfig.js";
 
+const MOST = 12;
+
 /** Where a backend's calls come from: shares of endpoints, and shadows. */
 const Serves = ({ name }) => {
   const found = Object.entries(status.value.endpoints).flatMap(([endpoint, one]) => [
@@ -15,7 +17,8 @@ const Serves = ({ name }) => {
     ...(name in one.shadows ? [[endpoint, `shadow, ${share(one.shadows[name])} of`]] : []),
   ]);
   if (!found.length) return html`<p class="dim">No endpoint sends it traffic. An endpoint's page gives it a share.</p>`;
-  return html`<p class="serves"><span class="dim">Serves</span>${found.map(([endpoint, how], i) => html`<span key=${i}>${how} <${EndpointLink} name=${endpoint} /></span>`)}</p>`;
+  return html`<p class="serves"><span class="dim">Serves</span>${found.slice(0, MOST).map(([endpoint, how], i) => html`<span key=${i}>${how} <${EndpointLink} name=${endpoint} /></span>`)}
+    ${found.length > MOST && html`<span class="dim">and ${count(found.length - MOST)} more</span>`}</p>`;
 };
 
 const Figures = ({ name }) => {

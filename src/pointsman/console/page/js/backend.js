@@ -1,7 +1,7 @@
 // A backend: how it does, its replicas, how many there shall be and why, why it failed, how it is configured.
 import { html, useState } from "./lib.js";
 import { at, call } from "./api.js";
-import { backendNumbers, may, say, status, to } from "./state.js";
+import { backendNumbers, may, say, scalingOf, status, to } from "./state.js";
 import { count, ms, percent, rate, share, some, span } from "./format.js";
 import { Button, Card, Confirm, DataTable, EndpointLink, Facts, Failed, Field, Heading, Empty, Loading, Name, Notice, Num, StateBadge, Time, useAction, useCall } from "./parts.js";
 import { Charts } from "./chart.js";
@@ -36,7 +36,7 @@ const COLUMNS = [
   { key: "state", head: "State", width: "w3", cell: (r) => html`<${StateBadge} state=${r.state} />`, sort: (r) => r.state },
   { key: "gpus", head: "GPUs", width: "w2", wide: true, cell: (r) => r.gpus.join(", ") || "–" },
   { key: "remark", head: "Remark", wide: true, cell: (r) => html`<span title=${r.remark}>${r.remark || "–"}</span>` },
-  { key: "log", head: "Log", width: "w1", cell: (r) => html`<a href=${to("logs", "", { process: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
+  { key: "log", head: html`<span class="unseen">Log</span>`, width: "w1", cell: (r) => html`<a href=${to("logs", "", { process: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
 ];
 
 const Replicas = ({ one }) => html`<${Card} title="Replicas" actions=${html`<span class="dim">${one.replicas_running} of ${one.replicas_wanted} ready</span>`}>
@@ -65,8 +65,8 @@ const DECISIONS = [
   { key: "text", head: "Because", cell: (d) => html`<span title=${d.text}>${d.text}</span>` },
 ];
 
-const Scaling = ({ name, one, held }) => {
-  const { autoscaling: s } = one;
+const Scaling = ({ name, held }) => {
+  const s = scalingOf(name);
   const [all, setAll] = useState(false);
   const free = useAction(() => call("PUT", at`/backends/${name}/hold`, { body: { replicas: s.wanted, for_s: 1 } }));
   const decisions = [...s.decisions].reverse();
@@ -119,17 +119,17 @@ const Changes = ({ object }) => {
 
 export const BackendPage = ({ name }) => {
   const one = status.value.backends[name];
-  const asked = useCall((signal) => call("GET", at`/backends/${name}`, { signal }), [name, status.value.version, one?.failure?.failures, one?.replicas_running]);
+  const asked = useCall((signal) => (one ? call("GET", at`/backends/${name}`, { signal }) : Promise.resolve({})), [name, status.value.version, one?.failure?.failures, one?.replicas_running]);
   if (!one) return html`<${Heading} title=${name} /><${Empty} title="There is no such backend">It may have been deleted. <a href=${to("history")}>The history</a> says when, and by whom.<//>`;
   const { data, error } = asked;
   return html`<${Heading} title=${name} aside=${html`<${StateBadge} state=${one.state} /><span class="dim">${one.replicas_running} of ${some(one.replicas_wanted, "replica")}</span>
-      <span class="space" /><${Load} name=${name} one=${one} />`}><bdi>${name}</bdi><//>
+      <${Load} name=${name} one=${one} />`}><bdi>${name}</bdi><//>
     <${Serves} name=${name} />
     <${Trouble} name=${name} one=${one} />
     <${Figures} name=${name} />
     <h2 class="unseen">Charts</h2><${Charts} backend=${name} />
     <${Replicas} one=${one} />
-    ${one.autoscaling && html`<${Scaling} name=${name} one=${one} held=${data?.config.autoscaling} />`}
+    ${one.autoscaling && html`<${Scaling} name=${name} held=${data?.config.autoscaling} />`}
     <div class="columns">
       ${data ? html`<${ConfigCard} name=${name} config=${data.config} hidden=${data.user_config_shown === false} version=${asked.version} reload=${asked.reload} />`
         : html`<${Card} title="Configuration">${error ? html`<div class="pad"><${Failed} error=${error} again=${asked.reload} /></div>` : html`<${Loading} what="the configuration" lines=${6} />`}<//>`}

@@ -23,11 +23,22 @@ export const Trouble = ({ name, one, named }) => {
   <//>`;
 };
 
-/** The last failures, newest first. `list`: as the API has them. */
+/** Failures, newest first, with how often in a row each was the same. */
+function runs(list) {
+  const found = [];
+  for (const one of [...list].reverse()) {
+    const last = found.at(-1);
+    if (last?.reason === one.reason && last.text === one.text) last.times++;
+    else found.push({ ...one, times: 1 });
+  }
+  return found;
+}
+
+/** The last failures. list: as the API has them. */
 export const Failures = ({ list, name }) =>
   list.length
-    ? html`<ol class="rows">${[...list].reverse().map((one, i) => html`<li key=${one.time + i}>
-        <div class="line"><${Time} at=${one.time} /><b>${words(one.reason)}</b>
+    ? html`<ol class="rows">${runs(list).map((one, i) => html`<li key=${one.time + i}>
+        <div class="line"><${Time} at=${one.time} /><b>${words(one.reason)}</b>${one.times > 1 && html`<span class="dim">${one.times} times in a row</span>`}
           <a class="dim" href=${to("logs", "", { process: one.replica })} title="Its log"><${Name} name=${one.replica} mono /></a></div>
         <p class="wrap">${one.text}</p>
         <${Trace} text=${one.traceback} />

@@ -1,6 +1,6 @@
 // What is under way in the instance, and what went wrong: rollouts, applies, backends in trouble. On top of the overview.
 import { html } from "./lib.js";
-import { status, to } from "./state.js";
+import { rolloutOf, status, to } from "./state.js";
 import { share, span } from "./format.js";
 import { BackendLink, Badge, Card, EndpointLink, Time } from "./parts.js";
 
@@ -22,7 +22,7 @@ const Rollout = ({ name, one }) => {
 
 export const Going = () => {
   const { apply, rollouts, backends } = status.value;
-  const shown = Object.entries(rollouts).filter(([, one]) => !one.ended || (one.state === "rolled_back" && lately(one.ended)));
+  const shown = Object.keys(rollouts).map((name) => [name, rolloutOf(name)]).filter(([, one]) => !one.ended || (one.state === "rolled_back" && lately(one.ended)));
   const failing = Object.entries(backends).filter(([, one]) => one.failure);
   if (!apply && !shown.length && !failing.length) return null;
   return html`<${Card} title="Now"><ul class="rows">

@@ -75,7 +75,7 @@ export const LogsPage = ({ query }) => {
   };
   useEffect(() => setTyped(query), [JSON.stringify(query)]);
   const [chosen, options] = choices(query);
-  return html`<${Heading} title="Logs" aside=${html`<span class="space" /><${Button} onClick=${() => setLive(!live)}>${live ? "Pause" : "Follow"}<//>`} />
+  return html`<${Heading} title="Logs" aside=${html`<${Button} onClick=${() => setLive(!live)}>${live ? "Pause" : "Follow"}<//>`} />
     <form class="filters" onSubmit=${(event) => (event.preventDefault(), open(typed))}>
       <${Field} label="Process" options=${options} value=${chosen} onChange=${choose} />
       <${Field} label="Text" type="search" value=${typed.text ?? ""} onInput=${set("text")} />

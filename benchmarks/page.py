@@ -1,10 +1,10 @@
-"""The console's page in Chromium: how soon something is seen and numbers come, how many elements it draws, and what it is
-sent, with few endpoints and with a thousand.
+"""The console's page in Chromium: how soon something is seen and numbers come, how many elements it draws, and what it
+is sent, with few endpoints and with a thousand.
 
     python benchmarks/page.py [--endpoints 3,1000] [--times 5]
 
-It needs chromium, and starts an instance for each number of endpoints; all of them are called. Nothing else should run on
-the machine.
+It needs chromium, and starts an instance for each number of endpoints; all of them are called. Nothing else should run
+on the machine.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def shop_of(endpoints: int) -> Iterator[Shop]:
                     if over.wait(0.001):
                         return
 
-    with opened("page", furnish) as shop:
+    with opened(furnish) as shop:
         calling = threading.Thread(target=call, args=(shop.client.http_address,))
         calling.start()
         try:
@@ -68,7 +68,9 @@ def visit(browser: Any, shop: Shop) -> dict[str, float]:
     with looking(browser) as viewer:
         began = time.monotonic()
         viewer.page.goto(shop.link())
-        viewer.page.locator("main td.right .num", has_text=".").or_(viewer.page.locator("main td .num")).first.wait_for()
+        viewer.page.locator("main td.right .num", has_text=".").or_(
+            viewer.page.locator("main td .num")
+        ).first.wait_for()
         numbers_s = time.monotonic() - began
         seen = viewer.page.context.new_cdp_session(viewer.page)
         seen.send("Network.enable")

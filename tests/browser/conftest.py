@@ -22,7 +22,7 @@ def shop() -> Iterator[Shop]:
     """The instance that the page shows, with calls that go on."""
     if chromium_path() is None:
         pytest.skip("chromium is not there (Debian: make chromium)")
-    with leaves_no_process(), opened("shop") as shop, calls(f"{shop.client.http_address}/rank"):
+    with leaves_no_process(), opened() as shop, calls(f"{shop.client.http_address}/rank"):
         yield shop
 
 

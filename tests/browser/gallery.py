@@ -82,7 +82,7 @@ def change(shop: Shop) -> None:
 def busy(seconds: float) -> Iterator[Shop]:
     """The shop, after it has been called for a while."""
     with contextlib.ExitStack() as stack:
-        shop = stack.enter_context(opened("shop", furnish))
+        shop = stack.enter_context(opened(furnish))
         address = shop.client.http_address
         for endpoint, every_s in (
             (SHADOWED, 0.02),

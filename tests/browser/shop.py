@@ -5,23 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 
 import pointsman as serve
-from tests.conftest import WAIT_S
+from tests.conftest import WAIT_S, family
 
 SCRIPT = "<script>document.title='taken'</script>"
 BACKWARDS = "\u05e9\u05dc\u05d5\u05dd 95% (\u05d0)"
 LONG = "a" * 200
 HOSTILE = (SCRIPT, BACKWARDS, LONG)
 """Names of endpoints that a page could trip over."""
+
+HOLDERS = {"view": "viewer", "operate": "operator", "deploy": "deployer"}
+"""Names of tokens by their roles."""
 
 SPLIT = {"ranker-v1": 0.95, "ranker-v2": 0.05}
 
@@ -60,8 +59,7 @@ class Shop:
 
     def controller_pid(self) -> int:
         """The process that holds the state."""
-        pid: int = self.client.status()["controller"]["pid"]
-        return pid
+        return next(pid for pid, process in family().items() if "pointsman.controller" in process.cmdline())
 
     def api(self, method: str, path: str, *, role: str = "operate", **request: object) -> httpx.Response:
         """A call of the console's API."""
@@ -78,19 +76,6 @@ def furnish(client: serve.Client) -> None:
     client.set_traffic("rank", SPLIT)
     for name in HOSTILE:
         client.create_endpoint(name, backend="ranker-v1")
-
-
-@contextlib.contextmanager
-def console_of(name: str) -> Iterator[str]:
-    """The address of a console that is served for a detached instance."""
-    command = [str(Path(sys.executable).with_name("pointsman")), "console", "--name", name, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            link = urlsplit(process.stdout.readline().strip())
-            yield f"{link.scheme}://{link.netloc}"
-        finally:
-            process.terminate()
 
 
 @contextlib.contextmanager
@@ -118,17 +103,18 @@ def calls(url: str, every_s: float = 0.02) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(name: str, furnish: Callable[[serve.Client], None] = furnish) -> Iterator[Shop]:
+def opened(furnish: Callable[[serve.Client], None] = furnish) -> Iterator[Shop]:
     """The instance with its console, gone at the end.
 
     Args:
         furnish: makes what the instance serves.
     """
-    client = serve.start(detached=True, name=name, http_options={"port": 0}, metrics_export_port=0)
+    client = serve.start(http_options={"port": 0}, metrics_export_port=0, console_port=0)
     try:
         furnish(client)
-        with console_of(name) as url:
-            tokens = {role: client.create_token(f"{role}r", role) for role in ("view", "operate", "deploy")}
-            yield Shop(client, url, tokens)
+        url = client.console_address
+        assert url is not None
+        tokens = {role: client.create_token(name, role) for role, name in HOLDERS.items()}
+        yield Shop(client, url.rstrip("/"), tokens)
     finally:
         client.shutdown()

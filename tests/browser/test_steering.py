@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import pytest
@@ -15,6 +16,10 @@ from tests.conftest import wait_until
 def as_before(shop):
     """Each test begins with the same split."""
     shop.client.set_traffic("rank", SPLIT)
+
+
+HARMLESS = {"5 minutes", "1 day", "As a table", "Explain"}
+"""Buttons that change nothing."""
 
 
 def slider(viewer, backend):
@@ -49,12 +54,12 @@ def test_a_canary_gets_more_by_keyboard(shop, look):
     for _ in range(3):
         viewer.page.keyboard.press("ArrowRight")
     viewer.page.locator("[aria-label='Share of ranker-v1'][aria-valuetext='92%']").wait_for()
-    viewer.page.get_by_text("3% of keys move").wait_for()
+    viewer.page.get_by_text(re.compile(r"\b3(\.0)?% of keys move")).wait_for()
     assert weights(shop) == SPLIT
     button(viewer, "Apply").focus()
     viewer.page.keyboard.press("Enter")
     applied(shop, {"ranker-v1": 0.92, "ranker-v2": 0.08})
-    assert shop.client.traffic_history("rank")[-1]["by"] == "token operater"
+    assert shop.client.traffic_history("rank")[-1]["by"] == "token operator"
     button(viewer, "Undo").focus()
     viewer.page.keyboard.press("Enter")
     applied(shop, SPLIT)
@@ -87,7 +92,7 @@ def test_two_viewers_do_not_overwrite_each_other(shop, look):
     applied(shop, {"ranker-v1": 0.94, "ranker-v2": 0.06})
     button(slow, "Apply").click()
     slow.page.get_by_text("Not applied").wait_for()
-    assert slow.page.get_by_text("token deployr").first.is_visible()
+    assert slow.page.get_by_text("token deployer").first.is_visible()
     assert slider(slow, "ranker-v2").get_attribute("aria-valuetext") == "15%"
     assert weights(shop) == {"ranker-v1": 0.94, "ranker-v2": 0.06}
 
@@ -96,9 +101,10 @@ def test_a_view_token_sees_no_controls(shop, look):
     """Whoever may only look sees shares and no control, and the API refuses a change (CR4, AD3)."""
     viewer = at_rank(shop, look, "view")
     viewer.page.get_by_text("95%").first.wait_for()
-    controls = viewer.page.locator("main").locator("input[type=range], button.primary, button.danger, select")
-    assert controls.count() == 0
-    assert button(viewer, "Apply").count() == 0
+    for control in ("slider", "button"):
+        names = viewer.page.locator("main").get_by_role(control).all_inner_texts()
+        assert [name for name in names if name not in HARMLESS] == []
+    assert viewer.page.get_by_label("Add a backend to the split").count() == 0
     refused = shop.api("PUT", "/endpoints/rank/traffic", role="view", json={"weights": {"ranker-v1": 1.0}})
     assert refused.status_code == 403
     assert weights(shop) == SPLIT

@@ -27,11 +27,12 @@ WEIGHTS = Path(tempfile.gettempdir(), f"pointsman-gallery-{os.getpid()}.bin")
 
 
 class Model:
-    """Takes its time, and fails now and then."""
+    """Takes its time, fails now and then, and differs from others for some items."""
 
-    def __init__(self, delay_s: float, failing: float = 0.0, weights: str = "") -> None:
+    def __init__(self, delay_s: float, failing: float = 0.0, weights: str = "", differing: int = 0) -> None:
         self.delay_s = delay_s
         self.failing = failing
+        self.differing = differing
         if weights:
             Path(weights).read_bytes()
 
@@ -43,7 +44,8 @@ class Model:
         time.sleep(self.delay_s * random.uniform(0.6, 1.8))
         if random.random() < 0.05:
             print("asked again, the answer was empty")
-        return {"score": random.choice((1, 1, 1, 2))}
+        item = int(request.query_params.get("item", 0))
+        return {"item": item, "score": item % 7 + (item % 100 < self.differing)}
 
 
 def furnish(client: serve.Client) -> None:
@@ -51,7 +53,7 @@ def furnish(client: serve.Client) -> None:
     WEIGHTS.write_bytes(b"weights")
     client.create_backend("ranker-v1", Model, 0.004, config={"num_replicas": 2})
     client.create_backend("ranker-v2", Model, 0.007, 0.02)
-    client.create_backend("ranker-v3", Model, 0.003)
+    client.create_backend("ranker-v3", Model, 0.003, differing=3)
     client.create_backend("summarizer-v1", Model, 0.01)
     client.create_backend("summarizer-v2", Model, 0.011)
     client.create_backend("embedder", Model, 0.02, config={"autoscaling": {"max_replicas": 4}})

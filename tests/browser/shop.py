@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -89,9 +90,11 @@ def calls(url: str, every_s: float = 0.02) -> Iterator[None]:
 
     def call() -> None:
         with httpx.Client(timeout=WAIT_S) as http:
-            while not over.wait(every_s):
+            for item in itertools.count():
+                if over.wait(every_s):
+                    return
                 with contextlib.suppress(httpx.HTTPError):
-                    http.get(url)
+                    http.get(url, params={"item": item})
 
     thread = threading.Thread(target=call)
     thread.start()

@@ -34,7 +34,7 @@ def test_a_token_is_typed(shop, look):
     page.goto(shop.url)
     page.get_by_label("Token").fill("nobody's")
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_text("Signed out").wait_for()
+    page.get_by_text("Not signed in").wait_for()
     page.get_by_label("Token").fill(shop.tokens["view"])
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Overview").wait_for()

@@ -1,7 +1,7 @@
 """The console's page in Chromium: how soon something is seen and numbers come, how many elements it draws, and what it
 is sent, with few endpoints and with a thousand.
 
-    python benchmarks/page.py [--endpoints 3,1000] [--times 5]
+    python -m tests.browser.figures [--endpoints 3,1000] [--times 5]
 
 It needs chromium, and starts an instance for each number of endpoints; all of them are called. Nothing else should run
 on the machine.
@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.browser.chromium import launched
 from tests.browser.shop import Ranker, Shop, opened

@@ -23,6 +23,8 @@ from tests.conftest import wait_until
 SHADOWED, ROLLED, SCALED = "rank", "summarize", "embed"
 """Endpoints: with a canary and a shadow, with a rollout, with replicas by demand."""
 
+SCALED_BACKEND, FAILING_BACKEND = "embedder", "translator"
+
 WEIGHTS = Path(tempfile.gettempdir(), f"pointsman-gallery-{os.getpid()}.bin")
 
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from tests.browser.chromium import launched
-from tests.browser.gallery import SHADOWED, busy
+from tests.browser.gallery import FAILING_BACKEND, ROLLED, SCALED_BACKEND, SHADOWED, busy
 from tests.browser.screens import screens, settle
 from tests.browser.shop import Shop
-from tests.browser.viewer import DESK, PHONE, looking
+from tests.browser.viewer import PHONE, Viewer, looking
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 MAX_BYTES = 60_000
+WIDE = {"width": 1280, "height": 960}
+MORE = {"rollout": f"#/endpoint/{ROLLED}", "failures": f"#/backend/{FAILING_BACKEND}"}
+"""Screens again, with other things on them."""
+
 COLOURS = (128, 64, 32)
 
 
@@ -34,6 +39,34 @@ def small(png: bytes) -> bytes:
     return written.getvalue()
 
 
+def draft(viewer: Viewer) -> None:
+    """Move a slider, and leave it so."""
+    slider = viewer.page.get_by_role("slider", name="Share of ranker-v2")
+    for _ in range(5):
+        slider.press("ArrowRight")
+    viewer.page.get_by_text("of keys move").wait_for()
+
+
+def forget(viewer: Viewer) -> None:
+    viewer.page.get_by_role("button", name="Cancel").click()
+
+
+def shots(viewer: Viewer, shop: Shop, *, whole: bool) -> Iterator[tuple[str, bytes]]:
+    """Pictures of all screens, by name."""
+    viewer.page.goto(shop.url)
+    viewer.page.get_by_role("button", name="Sign in").wait_for()
+    yield "sign-in", viewer.page.screenshot()
+    viewer.open(shop.link())
+    for name, screen in {**screens(SHADOWED, SCALED_BACKEND), **MORE}.items():
+        viewer.go(screen)
+        settle(viewer)
+        if name == "endpoint":
+            draft(viewer)
+        yield name, viewer.page.screenshot(full_page=whole)
+        if name == "endpoint":
+            forget(viewer)
+
+
 def take(browser: Browser, shop: Shop, folder: Path, *, whole: bool) -> None:
     """Write the pictures.
 
@@ -41,18 +74,9 @@ def take(browser: Browser, shop: Shop, folder: Path, *, whole: bool) -> None:
         whole: what has to be scrolled to, too.
     """
     for theme in ("light", "dark"):
-        for width, size in (("wide", DESK), ("narrow", PHONE)):
+        for width, size in (("wide", WIDE), ("narrow", PHONE)):
             with looking(browser, size, color_scheme=theme, reduced_motion="reduce") as viewer:
-                viewer.page.goto(shop.url)
-                viewer.page.get_by_role("button", name="Sign in").wait_for()
-                shots = {"sign-in": viewer.page.screenshot()}
-                viewer.page.goto("about:blank")
-                viewer.open(shop.link())
-                for name, screen in screens(SHADOWED, "ranker-v2").items():
-                    viewer.go(screen)
-                    settle(viewer)
-                    shots[name] = viewer.page.screenshot(full_page=whole)
-                for name, png in shots.items():
+                for name, png in shots(viewer, shop, whole=whole):
                     (folder / f"{name}-{theme}-{width}.png").write_bytes(small(png))
 
 

@@ -66,7 +66,8 @@ def test_everyone_can_use_every_screen(shop, look, theme):
         viewer.go(screen)
         settle(viewer)
         found[name] = viewer.findings()
-    assert {name: findings for name, findings in found.items() if findings} == {}
+    said = "\n".join(f"{name}: {finding}" for name, findings in found.items() for finding in findings)
+    assert not said, said
 
 
 def test_every_screen_fits_a_phone(shop, look):

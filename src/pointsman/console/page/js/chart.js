@@ -1,7 +1,7 @@
 // Graphs of how numbers have gone, and the same numbers as a table.
 import { html, signal, useEffect, useRef, useState } from "./lib.js";
 import { get } from "./api.js";
-import { clock, count, ms, percent, rate } from "./format.js";
+import { clock, count, minute, ms, percent, rate } from "./format.js";
 import { Card, Failed, Loading, Tabs, hue } from "./parts.js";
 
 const SPANS = [["5m", "5 minutes"], ["1d", "1 day"]];
@@ -141,7 +141,7 @@ const Chart = ({ title, unit, text, lines, series, span, zero, least = 0 }) => {
     </figcaption>
     <svg width=${width} height=${HEIGHT} role="img" aria-label="${title}, ${unit}, ${WORDS[span]}: ${labels.map((label, i) => `${label} ${values[i]}`).join(", ")}" onPointerMove=${point} onPointerLeave=${() => (pointed.value = null)}>
       ${ticks.map((tick) => html`<g key=${tick}><line class="grid" x1=${LEFT} x2=${width} y1=${y(tick)} y2=${y(tick)} /><text x=${LEFT - 6} y=${y(tick) + 4} text-anchor="end">${(text === rate ? whole : text)(tick)}</text></g>`)}
-      ${moments(times, width).map((i) => html`<text key=${times[i]} x=${x(i)} y=${HEIGHT - 4} text-anchor="middle">${clock(times[i]).slice(-8, -3)}</text>`)}
+      ${moments(times, width).map((i) => html`<text key=${times[i]} x=${x(i)} y=${HEIGHT - 4} text-anchor="middle">${minute(times[i])}</text>`)}
       ${columns.map((column, n) => html`<path key=${labels[n]} class="line ${hue(lines[n][3])} dash${n}" d=${path(column, x, y)} />`)}
       ${peak > top && html`<text x=${width} y="10" text-anchor="end">↑ up to ${text(peak)}</text>`}
       ${pointed.value != null && html`<line class="pointed" x1=${x(place)} x2=${x(place)} y1=${TOP} y2=${HEIGHT - BOTTOM} /><text x=${Math.min(width - 26, Math.max(LEFT + 26, x(place)))} y="10" text-anchor="middle">${clock(times[place])}</text>`}

@@ -47,6 +47,11 @@ export function clock(when) {
   return (date.toDateString() === new Date().toDateString() ? today : other).format(date);
 }
 
+const minutes = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+
+/** Hours and minutes of a time in seconds since 1970. */
+export const minute = (when) => minutes.format(when * 1000);
+
 /** `3 min ago`. */
 export function ago(when) {
   const seconds = (Date.now() - new Date(typeof when === "number" ? when * 1000 : when)) / 1000;

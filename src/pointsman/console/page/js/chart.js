@@ -88,12 +88,13 @@ function useSeries(asked, span) {
 let arms = true; // whether the console has series of a backend within an endpoint
 
 async function rowsOf(query, signal) {
+  const arm = query.endpoint && query.backend;
   try {
-    return await get("/series", arms || !query.backend ? query : { ...query, endpoint: "" }, signal);
+    return await get("/series", arm && !arms ? { ...query, endpoint: "" } : query, signal);
   } catch (error) {
-    if (!arms || !query.endpoint || !query.backend || ![400, 422].includes(error.status)) throw error;
+    if (!arm || ![400, 422].includes(error.status)) throw error;
     arms = false;
-    return rowsOf(query, signal);
+    return get("/series", { ...query, endpoint: "" }, signal);
   }
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import psutil
@@ -73,6 +75,44 @@ def test_a_console_that_is_killed_comes_back(
     wait_until(lambda: answers(page), what="the console is back")
     assert console_process().pid != process.pid
     assert http.get(route).text == "hello"
+
+
+def test_the_page_follows_changes_and_calls(
+    client: serve.Client, page: httpx.Client, served: Callable[..., str], http: httpx.Client
+) -> None:
+    """The stream has the state first, and again when something changes; each second the numbers of all calls, which
+    graphs remember; errors of a backend have their traceback (AD5, AD8, CR1)."""
+    route = served(hello)
+    name = route.removeprefix("/")
+    seen: dict[str, list[Any]] = {"state": [], "numbers": []}
+
+    def busy(numbers: Any) -> bool:
+        mine = numbers["endpoints"].get(name, {"per_second": 0})
+        return bool(mine["per_second"] and mine["p99_ms"] and name in str(mine["backends"]))
+
+    with page.stream("GET", "/api/v1/live") as stream:
+        kind = ""
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            if not line.startswith("data: ") or kind not in seen:
+                continue
+            seen[kind].append(json.loads(line.removeprefix("data: ")))
+            http.get(route)
+            if kind == "state" and len(seen["state"]) == 1:
+                assert name in seen["state"][0]["endpoints"]
+                client.create_endpoint(f"{name}-more", backend=backend_of(client, name))
+            elif busy(seen["numbers"][-1]) and f"{name}-more" in seen["state"][-1]["endpoints"]:
+                break
+    assert seen["state"][-1]["version"] > seen["state"][0]["version"]
+    series = page.get("/api/v1/series", params={"endpoint": name}).json()
+    assert series["names"][0] == "per_second"
+    assert any(row[0] for row in series["rows"])
+    client.delete_endpoint(f"{name}-more")
+
+
+def backend_of(client: serve.Client, endpoint: str) -> str:
+    return next(iter(client.get_traffic(endpoint)["weights"]))
 
 
 def thread_niceness(process: psutil.Process) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from pointsman.console.live import MAX_VIEWERS
+from pointsman.console.problems import Problem
 from pointsman.console.sampler import Sampler
 from pointsman.console.table import Ask, Call, Query
 from pointsman.exceptions import ServeException, TokenError
@@ -17,6 +19,8 @@ def calls_of(sampler: Sampler) -> list[Call]:
 
     async def live(ask: Ask) -> Any:
         assert ask.request is not None
+        if sampler.viewers.full:
+            raise Problem(503, f"{MAX_VIEWERS} pages follow this instance already; close some")
         client = ask.client
 
         async def admitted() -> bool:

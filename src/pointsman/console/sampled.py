@@ -37,8 +37,8 @@ def calls_of(sampler: Sampler) -> list[Call]:
 
     def series(ask: Ask) -> Any:
         endpoint, backend, span = ask.query.get("endpoint"), ask.query.get("backend"), ask.query.get("span", "5m")
-        if (endpoint is None) == (backend is None):
-            raise ValueError("give one endpoint or one backend")
+        if endpoint is None and backend is None:
+            raise ValueError("give an endpoint, a backend, or both for a part of a split")
         if span not in SPANS:
             raise ValueError(f"span must be one of {', '.join(SPANS)}, not {span!r:.60}")
         return sampler.series(endpoint=endpoint, backend=backend, day=span == "1d")
@@ -51,7 +51,8 @@ def calls_of(sampler: Sampler) -> list[Call]:
         ),
         Call(
             "GET", "/series", series,
-            "How the numbers of an endpoint or a backend have gone: one row for each step, the newest last.",
+            "How the numbers of an endpoint, a backend, or with both of a part of a split have gone: one row for each"
+            " step, the newest last.",
             query=(
                 Query("endpoint", "Of this endpoint.", {"type": "string"}),
                 Query("backend", "Of this backend.", {"type": "string"}),

@@ -14,6 +14,7 @@ from pointsman.console.events import NUMBERS, Event, News
 from pointsman.console.live import LiveResponse, Viewers
 from pointsman.console.samples import Recent, Sample, added_up
 from pointsman.console.series import SECOND_S, SLOT_S, Moment, Series
+from pointsman.console.splits import Splits
 from pointsman.console.standing import Reads, Standing
 from pointsman.exceptions import ServeException
 from pointsman.model.evidence import Tally
@@ -40,6 +41,7 @@ class Sampler:
         self._recent = Recent()
         self._endpoints = Series("queued")
         self._backends = Series("queued", "batch_size", "replicas")
+        self._splits = Splits(self._endpoints)
         self._step = 0
         self._at = time_of_day()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-samples")
@@ -78,13 +80,21 @@ class Sampler:
         return LiveResponse(self.news, self.viewers, admitted=admitted, compressed=compressed)
 
     def series(self, *, endpoint: str | None = None, backend: str | None = None, day: bool) -> dict[str, Any]:
-        """How the numbers of an endpoint or a backend have gone. From any thread but the loop's; blocks."""
+        """How the numbers of an endpoint or a backend have gone, or with both those of the calls that the endpoint has
+        given to the backend. From any thread but the loop's; blocks.
+
+        Raises:
+            ValueError: the last is not kept.
+        """
         return self._thread.submit(self._series, endpoint, backend, day).result()
 
     def _series(self, endpoint: str | None, backend: str | None, day: bool) -> dict[str, Any]:
-        series, name = (self._endpoints, endpoint) if endpoint is not None else (self._backends, backend)
-        rows = series.of(name or "", self._step, day=day)
-        return {"step_s": SLOT_S if day else SECOND_S, "end": round(self._at, 1), "names": series.names, "rows": rows}
+        if endpoint is not None and backend is not None:
+            names, rows = self._splits.names, self._splits.of(endpoint, backend, self._step, day=day)
+        else:
+            series, name = (self._backends, backend) if endpoint is None else (self._endpoints, endpoint)
+            names, rows = series.names, series.of(name or "", self._step, day=day)
+        return {"step_s": SLOT_S if day else SECOND_S, "end": round(self._at, 1), "names": names, "rows": rows}
 
     def _take(self, step: int) -> None:
         sample = self._counts.sample()
@@ -92,6 +102,7 @@ class Sampler:
         self._recent.push(sample)
         self._endpoints.push(step, sample.seconds, endpoint_moments(sample))
         self._backends.push(step, sample.seconds, backend_moments(sample))
+        self._splits.push(step, sample)
 
     def _publish_numbers(self) -> None:
         numbers = {"time": round(self._at, 1), **self._recent.view(), **self._standing.view()}

@@ -85,18 +85,12 @@ function useSeries(asked, span) {
   return { ...(state.key === key ? state : { error: state.error }), again: () => (setState({}), setTurn((n) => n + 1)) };
 }
 
-let arms = true; // whether the console has series of a backend within an endpoint
-
-async function rowsOf(query, signal) {
-  const arm = query.endpoint && query.backend;
-  try {
-    return await get("/series", arm && !arms ? { ...query, endpoint: "" } : query, signal);
-  } catch (error) {
-    if (!arm || ![400, 422].includes(error.status)) throw error;
-    arms = false;
+/** Where so many endpoints are split that their parts are not kept, a part is the backend as a whole. */
+const rowsOf = (query, signal) =>
+  get("/series", query, signal).catch((error) => {
+    if (error.status !== 422 || !query.endpoint || !query.backend) throw error;
     return get("/series", { ...query, endpoint: "" }, signal);
-  }
-}
+  });
 
 /** Series on one axis of times. */
 function aligned(found) {

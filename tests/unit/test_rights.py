@@ -19,7 +19,7 @@ from pointsman.model.tokens import ROLES, Token
 from pointsman.wire.auth import ROLE_CONSOLE, ROLE_GRANT, ROLE_OPERATOR
 from pointsman.wire.commands import AnyCommand
 from pointsman.wire.messages import Signed, Warrant
-from pointsman.wire.tokens import CreateToken, QueryTokens, RevokeToken
+from pointsman.wire.tokens import CreateToken, QueryConsoleKey, QueryTokens, RevokeToken
 from tests.properties import examples
 from tests.unit.test_messages import values_of
 
@@ -31,7 +31,7 @@ RIGHTS = Rights(lambda: STATE, lambda: {"filed": Token(digest_of(b"filed-token")
 READ = {
     *("await", "await_operation", "await_rollout", "query", "query_backends", "query_declared", "query_examples"),
     *("query_history", "query_holder", "query_metrics", "query_models", "query_rollout", "query_shadow"),
-    *("query_tallies", "query_traffic"),
+    *("query_tallies", "query_traffic", "query_moves", "query_failures"),
 }
 OPERATE = {
     *("set_traffic", "shadow_traffic", "rollback_traffic", "pin", "unpin", "update_backend_config"),
@@ -41,6 +41,7 @@ DEPLOY = {"apply", "take_back"}
 NEVER = {
     *("create_backend", "replace_backend", "delete_backend", "create_endpoint", "delete_endpoint", "deploy"),
     *("await_ingress", "come_up", "shutdown", "create_token", "revoke_token", "query_tokens"),
+    "query_console_key",
 }
 ALLOWED = {"": READ, "view": READ, "operate": READ | OPERATE, "deploy": READ | OPERATE | DEPLOY}
 
@@ -102,9 +103,15 @@ def test_no_token_or_a_wrong_one(command: Any, sender: Sender) -> None:
 
 
 def test_tokens_are_the_operators() -> None:
-    """Code in a replica, which may change all else, neither makes nor revokes nor lists tokens (AD3)."""
+    """Code in a replica, which may change all else, neither makes nor revokes nor lists tokens, nor has a console's
+    key (AD3)."""
     digest = digest_of(b"mine")
-    for command in (CreateToken("id", "mine", "deploy", digest), RevokeToken("id", "view"), QueryTokens("id")):
+    for command in (
+        CreateToken("id", "mine", "deploy", digest),
+        RevokeToken("id", "view"),
+        QueryTokens("id"),
+        QueryConsoleKey("id"),
+    ):
         assert RIGHTS.admit(Sender(ROLE_OPERATOR), command) == command
         for sender in (Sender(ROLE_GRANT), Sender(ROLE_CONSOLE, Warrant("deploy-token"))):
             with pytest.raises(ForbiddenError):

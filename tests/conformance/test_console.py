@@ -142,6 +142,8 @@ def test_keys_are_explained_and_pinned(api, backends, endpoint):
     assert api("GET", f"{explained}&version=999999").status_code == 422
     assert api("PUT", f"{path}/pins", json={"keys": ["user-1"], "backend": a}).json()["pins"] == {"user-1": a}
     assert api("GET", explained).json()["why"] == "pin"
+    elsewhere = api("DELETE", f"{path}/pins", json={"keys": ["user-1"], "backend": b})
+    assert elsewhere.json()["pins"] == {"user-1": a}
     assert api("DELETE", f"{path}/pins", json={"keys": ["user-1"]}).json()["pins"] == {}
 
 

@@ -50,9 +50,10 @@ class Pinned(Fields, frozen=True):
 
 
 class Unpinned(Fields, frozen=True):
-    """Shard keys about which the weights shall decide again."""
+    """Shard keys about which the weights shall decide again; with ``backend`` those that are pinned to it."""
 
     keys: list[str]
+    backend: str | None = None
 
 
 class Held(Fields, frozen=True):

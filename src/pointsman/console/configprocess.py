@@ -18,10 +18,9 @@ from pointsman.calling.session import Credentials
 from pointsman.configfile.applying import apply_config, compare, declared_of
 from pointsman.configfile.plan import Rules
 from pointsman.console.behalf import UserClient
-from pointsman.console.configs import Order, config_of
+from pointsman.console.configs import Order, check_version, config_of
 from pointsman.console.problems import problem_of
 from pointsman.engine.relay import set_relay
-from pointsman.exceptions import StateChangedError
 
 
 def carry_out(order: Order) -> tuple[Any, int]:
@@ -34,8 +33,7 @@ def carry_out(order: Order) -> tuple[Any, int]:
     credentials = Credentials(order.instance, order.control_path, order.role, "", order.key, 60.0)
     client = UserClient(credentials, None, order.token, if_version=order.if_version, key=order.idempotency)
     declared = declared_of(client)
-    if order.if_version is not None and declared.version != order.if_version:
-        raise StateChangedError(f"the state is of version {declared.version}, not {order.if_version}; look at it again")
+    check_version(declared, order.if_version)
     config, rules = config_of(order.file, declared), Rules(order.on_conflict, order.adopt)  # type: ignore[arg-type]
     if not order.applies:
         outcome = compare(client, config, rules).outcome

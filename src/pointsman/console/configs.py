@@ -33,6 +33,7 @@ from pointsman.console.problems import Problem
 from pointsman.console.table import Ask, Query, Text, Versioned
 from pointsman.engine.instances import on_ray, present_address
 from pointsman.engine.relay import answer
+from pointsman.exceptions import StateChangedError
 from pointsman.model import BackendConfigSpec, Origin, Resources, Source, TargetTraits
 from pointsman.model.tokens import DEPLOY, includes
 from pointsman.wire.apply import Declared, WantedBackend
@@ -44,8 +45,8 @@ ON_CONFLICT = ("refuse", "overwrite", "keep")
 OPTIONS = (
     Query("on_conflict", "What is done about fields that others have set since.", {"enum": list(ON_CONFLICT)}),
     Query("adopt", "Whether objects of others are taken over: true or false.", {"type": "boolean"}),
+    Query("if_version", "Only if the state still is of this version.", {"type": "integer"}),
 )
-IF_VERSION = Query("if_version", "Only if the state still is of this version.", {"type": "integer"})
 NOWHERE = Origin("/", ())
 _places = threading.BoundedSemaphore(MOST_PROCESSES)
 
@@ -93,6 +94,7 @@ def diff_config(ask: Ask) -> Any:
         return _by_process(ask, applies=False)
     client, rules = ask.client, Rules(*_rules(ask))
     declared = declared_of(client)
+    check_version(declared, ask.whole("if_version"))
     config = config_of(ask.body, declared)
     if config.section.instance is not None and (problems := differences(config, declared, client._status())):
         raise BadFileError(problems)
@@ -102,7 +104,7 @@ def diff_config(ask: Ask) -> Any:
 
 def apply_config(ask: Ask) -> Any:
     """Carry a file out."""
-    return _by_process(ask, applies=True, if_version=ask.whole("if_version"))
+    return _by_process(ask, applies=True)
 
 
 def compare_fields(wanted: Wanted, declared: Declared, rules: Rules) -> Outcome:
@@ -153,7 +155,13 @@ def _with_values(value: Any, declared: Declared) -> Any:
     return mapped(value, change)
 
 
-def _by_process(ask: Ask, *, applies: bool, if_version: int | None = None) -> Any:
+def check_version(declared: Declared, seen: int | None) -> None:
+    """Raise StateChangedError if the state is not of the version that was seen; None is any."""
+    if seen is not None and declared.version != seen:
+        raise StateChangedError(f"the state is of version {declared.version}, not {seen}; look at it again")
+
+
+def _by_process(ask: Ask, *, applies: bool) -> Any:
     """What the process says that does it.
 
     Raises:
@@ -161,6 +169,7 @@ def _by_process(ask: Ask, *, applies: bool, if_version: int | None = None) -> An
     """
     credentials = ask.client._credentials
     relay = _relay_to(credentials.control_path) if on_ray(credentials.control_path) else ""
+    if_version = ask.whole("if_version")
     seen = if_version if if_version is not None else ask.client.if_version
     order = Order(
         credentials.instance,
@@ -222,6 +231,6 @@ def _rules(ask: Ask) -> tuple[Any, bool]:
 
 def _is_true(ask: Ask, name: str) -> bool:
     given = ask.query.get(name, "false")
-    if given not in ("true", "false"):
+    if given not in ("true", "false", "1", "0"):
         raise ValueError(f"{name} must be true or false, not {given!r:.40}")
-    return given == "true"
+    return given in ("true", "1")

@@ -29,7 +29,8 @@ def me(ask: Ask) -> Any:
 
 def status(ask: Ask) -> Any:
     """All of the instance."""
-    return ask.client.status()
+    found = ask.client.status()
+    return Versioned(found, found["version"])
 
 
 def stats(ask: Ask) -> Any:

@@ -159,7 +159,7 @@ OF_CONFIG = (
         "Carry out a file; as pointsman apply. All of it happens, or nothing.",
         DEPLOY,
         bodies.ConfigFile,
-        query=(*configs.OPTIONS, configs.IF_VERSION),
+        query=configs.OPTIONS,
         is_change=True,
     ),
 )

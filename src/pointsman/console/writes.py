@@ -33,7 +33,12 @@ def pin(ask: Ask) -> Any:
 
 def unpin(ask: Ask) -> Any:
     """Let the weights decide about some keys."""
-    ask.client.unpin(ask.endpoint, ask.body.keys)
+    keys = ask.body.keys
+    if ask.body.backend is not None:
+        pins = ask.client.get_traffic(ask.endpoint)["pins"]
+        keys = [key for key in keys if pins.get(key) == ask.body.backend]
+    if keys:
+        ask.client.unpin(ask.endpoint, keys)
     return reads.traffic(ask)
 
 

@@ -52,6 +52,18 @@ class FakeClient:
     def rollout(self, endpoint: str) -> dict[str, Any]:
         raise ValueError(f"endpoint {endpoint!r} has had no rollout")
 
+    def _existing(self, tag: str) -> Any:
+        raise ValueError(f"backend {tag!r} does not exist")
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*args: Any, **options: Any) -> None:
+            self.asked.append((name, *args))
+            raise ValueError(f"{name} is refused")
+
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return refuse
+
     def set_traffic(self, *args: Any, **options: Any) -> None:
         self.gate()
         if self.failure is not None:

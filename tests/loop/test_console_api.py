@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 
 import pytest
 
+from pointsman.console.loglines import LogTail
+from pointsman.console.operations import Operations
+from pointsman.console.routes import all_calls
 from pointsman.exceptions import (
     BackendStartError,
     BusyError,
@@ -16,6 +20,7 @@ from pointsman.exceptions import (
     StateChangedError,
     TooLargeError,
 )
+from pointsman.model.tokens import DEPLOY, OPERATE, VIEW
 from pointsman.wire.control import InstanceGoneError
 from tests.loop.consoles import fake, with_console
 
@@ -153,6 +158,50 @@ def test_only_a_token_opens_the_api(fake):
             for path in ("//", "//healthz", "/openapi.json"):
                 assert (await ask("GET", path, headers=headers)).status_code == 200
         assert (await ask("GET", "/me?token=operate", headers={"authorization": ""})).status_code == 401
+
+    with_console(test)
+
+
+def test_every_call_asks_who_it_is(fake):
+    """No call of the table is open to a stranger, to a role that is too small, to a page of another site, or, where it
+    changes something, to whoever uses a console that only reads (AD3, AD4, CR4)."""
+    calls = [call for call in all_calls(Operations(), LogTail(list)) if not call.is_open]
+    lesser = {OPERATE: VIEW, DEPLOY: OPERATE}
+
+    async def test(ask):
+        for call in calls:
+            path = re.sub(r"\{\w+\}", "shop", call.path)
+            assert (await ask(call.method, path, headers={"authorization": ""})).status_code == 401, path
+            foreign = {"origin": "http://evil.example"}
+            assert (await ask(call.method, path, role="deploy", headers=foreign)).status_code == 403, path
+            if call.role in lesser:
+                assert (await ask(call.method, path, role=lesser[call.role], json={})).status_code == 403, path
+            if call.is_change:
+                assert (await ask(call.method, path, role="deploy", json={})).status_code == 403, path
+        assert len(calls) > 25
+        assert not fake.asked
+
+    with_console(test, read_only=True)
+
+
+JUNK = [b"", b"null", b"[]", b'{"keys": [1]}', b'{"weights": {"": NaN}}', b'{"version": 1e999}', b"\x00", b'"\\ud800"']
+
+
+def test_no_junk_is_a_mistake_of_the_console(fake):
+    """Whatever stands in a path, behind the ? or in a body, the answer is a problem that says what was wrong (AD6)."""
+    calls = [call for call in all_calls(Operations(), LogTail(list)) if call.path not in ("/config", "/config/diff")]
+    names = ("%00", "%ff", "%2e%2e", "%F0%9F%98%80", "a" * 300, "%", "%zz", "")
+
+    async def test(ask):
+        for call in calls:
+            for number, name in enumerate(names):
+                path = re.sub(r"\{\w+\}", name, call.path)
+                body = JUNK[number % len(JUNK)]
+                headers = {"content-type": "application/json"}
+                answer = await ask(call.method, f"{path}?x%5B=%ff", role="deploy", content=body, headers=headers)
+                assert 400 <= answer.status_code < 500 or call.is_open, (call.path, name)
+                answer = await ask(call.method, path, role="deploy", content=body, headers=headers)
+                assert answer.status_code != 500, (call.path, name, answer.text)
 
     with_console(test)
 

@@ -104,7 +104,7 @@ class Console:
         except Exception as error:  # each is answered, and what no client raises is logged
             problem = problem_of(error)
             if problem.status == 500:
-                log.exception("%s %s", request.method, request.url.path)
+                log.exception("%s %s", request.method, raw_path(request))
             body = msgspec.json.encode(problem.as_json())
             return Response(body, problem.status, problem.headers, MEDIA_TYPE)
 

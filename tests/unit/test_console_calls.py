@@ -31,6 +31,7 @@ from pointsman.model import (
 )
 from pointsman.model.scaling import ScalingPolicy
 from pointsman.model.tokens import DEPLOY, OPERATE, VIEW
+from tests.conftest import wait_until
 
 CALLS = all_calls(Operations(), LogTail(list))
 NOW = datetime(2026, 11, 29, 9, 0, tzinfo=timezone.utc)
@@ -260,6 +261,14 @@ def test_a_huge_log_is_read_from_its_end(logs):
     assert found[-1]["line"].endswith("line 019999")
     assert all(line["line"].startswith("2026-11-29T") for line in found)
     assert len(tail._lines) < 10_000
+
+
+def test_files_are_closed_when_nobody_looks(tmp_path):
+    """Logs that nobody follows any more hold no files open, which would keep their disk space (CR3)."""
+    says(tmp_path, "controller", "one")
+    tail = LogTail(lambda: [tmp_path], idle_s=0.05)
+    tail.answer(asked())
+    wait_until(lambda: tail._open is None)
 
 
 def test_after_a_pause_the_logs_begin_anew(logs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -48,6 +49,7 @@ class LogTail:
         self._lock = threading.Lock()
         self._open: LogFolder | None = None
         self._closing: threading.Timer | None = None
+        self._asked = 0.0
         self._lines: deque[Line] = deque()
         self._characters = 0
         self._next = 0
@@ -81,18 +83,33 @@ class LogTail:
     def close(self) -> None:
         """Close all files, and forget what was read."""
         with self._lock:
-            if self._open is not None:
-                self._open.close()
-            self._open = None
-            self._lines.clear()
-            self._characters = 0
+            self._forget()
 
-    def _read(self) -> None:
-        if self._closing is not None:
-            self._closing.cancel()
-        self._closing = threading.Timer(self._idle_s, self.close)
+    def _forget(self) -> None:
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+        self._lines.clear()
+        self._characters = 0
+
+    def _close_if_idle(self) -> None:
+        with self._lock:
+            self._closing = None
+            left_s = self._asked + self._idle_s - time.monotonic()
+            if left_s > 0:
+                self._close_in(left_s)
+            else:
+                self._forget()
+
+    def _close_in(self, seconds: float) -> None:
+        self._closing = threading.Timer(seconds, self._close_if_idle)
         self._closing.daemon = True
         self._closing.start()
+
+    def _read(self) -> None:
+        self._asked = time.monotonic()
+        if self._closing is None:
+            self._close_in(self._idle_s)
         if self._open is None:
             allow_open_files()
             self._open, self._since = LogFolder(self._folders(), last=LAST_BYTES), secrets.token_hex(4)

@@ -3,7 +3,7 @@ import { html, useEffect } from "./lib.js";
 import { Charts } from "./chart.js";
 import { Explain } from "./explain.js";
 import { Trouble } from "./failures.js";
-import { Empty, Failed, Heading, Loading, Name, Num } from "./parts.js";
+import { Empty, Failed, Heading, Name, Num } from "./parts.js";
 import { Done, Policies } from "./policies.js";
 import { policyOf, refresh } from "./policy.js";
 import { RolloutCard } from "./rollout.js";
@@ -13,24 +13,24 @@ import { count, ms, percent, rate } from "./format.js";
 import { numbersOf, stale, status } from "./state.js";
 
 export function EndpointPage({ name }) {
-  const policy = policyOf(name);
   const endpoint = status.value.endpoints[name];
-  const seen = JSON.stringify([endpoint?.traffic, endpoint?.shadows]);
-  useEffect(() => {
-    if (endpoint && !stale.value) refresh(policy);
-  }, [name, seen, stale.value]);
   if (!endpoint) return html`<${Heading} title=${name} /><${Empty} title="There is no such endpoint"><a href="#/">To the overview</a><//>`;
-  const body = policy.now.value
-    ? html`<${Split} policy=${policy} /><${Troubles} tags=${[...Object.keys(endpoint.traffic), ...Object.keys(endpoint.shadows)]} /><${RolloutCard} policy=${policy} />
-        <${Charts} endpoint=${name} backends=${Object.keys(endpoint.traffic)} />
-        <${Shadows} policy=${policy} /><${Explain} policy=${policy} /><${Policies} policy=${policy} /><${Done} policy=${policy} />`
-    : policy.problem.value
-      ? html`<${Failed} error=${policy.problem.value} again=${() => refresh(policy)} />`
-      : html`<${Loading} what="the endpoint" lines=${6} />`;
+  return html`<${Endpoint} name=${name} endpoint=${endpoint} />`;
+}
+
+function Endpoint({ name, endpoint }) {
+  const policy = policyOf(name, endpoint);
+  const again = () => refresh(policy);
+  useEffect(() => {
+    if (!stale.value) again();
+  }, [JSON.stringify([endpoint.traffic, endpoint.shadows]), stale.value]);
   return html`<div class="endpoint">
     <${Heading} title=${name} aside=${html`<${Route} endpoint=${endpoint} />`}><${Name} name=${name} /><//>
     <${Figures} of=${numbersOf(name)} />
-    ${body}
+    ${policy.problem.value && html`<${Failed} error=${policy.problem.value} again=${again} />`}
+    <${Split} policy=${policy} /><${Troubles} tags=${[...Object.keys(endpoint.traffic), ...Object.keys(endpoint.shadows)]} />
+    <${RolloutCard} policy=${policy} /><${Charts} endpoint=${name} backends=${Object.keys(endpoint.traffic)} />
+    <${Shadows} policy=${policy} /><${Explain} policy=${policy} /><${Policies} policy=${policy} /><${Done} policy=${policy} />
   </div>`;
 }
 

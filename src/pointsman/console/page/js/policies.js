@@ -1,6 +1,7 @@
 // The last traffic policies of an endpoint, and the way back to one; and for a while, the way back from a change.
+import { words } from "./format.js";
 import { html, useEffect, useSignal } from "./lib.js";
-import { Badge, Button, Card, Failed, Notice, ShareBar, Time, useAction } from "./parts.js";
+import { Badge, Button, Card, Failed, Loading, Notice, ShareBar, Time, useAction } from "./parts.js";
 import { rollBack, undo } from "./policy.js";
 import { differences } from "./slider.js";
 import { may } from "./state.js";
@@ -15,6 +16,7 @@ export function Policies({ policy }) {
   const seen = all.value ? newest : newest.slice(0, FIRST);
   const steer = may("operate");
   const order = [...new Set([policy.now.value, ...newest].flatMap((one) => Object.keys(one.weights)))];
+  if (!changes.length) return html`<${Card} title="History"><${Loading} what="the history" /><//>`;
   return html`<${Card} kind="policies" title="History">
     ${back.error && html`<${Failed} error=${back.error} />`}
     <table class="table lines" aria-label="History of the traffic">
@@ -33,7 +35,7 @@ export function Policies({ policy }) {
 }
 
 function whatChanged(before, { weights, shadows, change }) {
-  const told = change.replaceAll("_", " ");
+  const told = words(change.replaceAll("_", " "));
   const shadowed = before && differences(before.shadows, shadows);
   const moved = before && [differences(before.weights, weights), shadowed && `shadow ${shadowed}`].filter(Boolean).join(", ");
   return html`${told}${moved && html`<small>${moved}</small>`}`;
@@ -42,7 +44,7 @@ function whatChanged(before, { weights, shadows, change }) {
 /** The last change made here, for as long as it can be undone by one press. */
 export function Done({ policy }) {
   const done = policy.done.value;
-  return done?.after === policy.now.value.version && html`<${Undo} key=${done.until} policy=${policy} done=${done} />`;
+  return done && done.after === policy.now.value.version && html`<${Undo} key=${done.until} policy=${policy} done=${done} />`;
 }
 
 function Undo({ policy, done }) {

@@ -7,10 +7,14 @@ export const UNDO_MS = 30_000;
 
 const kept = new Map();
 
-/** `now`: what GET traffic returns; `history`: oldest first; `draft`: see slider.js; `done`: the last change made here. */
-export function policyOf(name) {
+/**
+ * `now`: what GET traffic returns, until then what the status has of it, without a version; `history`: oldest first;
+ * `draft`: see slider.js; `done`: the last change made here. endpoint: of the status.
+ */
+export function policyOf(name, endpoint) {
   if (!kept.has(name)) {
-    const [now, history, draft, done, problem] = [null, [], null, null, null].map((value) => signal(value));
+    const seen = { weights: endpoint.traffic, shadows: endpoint.shadows, policy: "weighted", pins: {} };
+    const [now, history, draft, done, problem] = [seen, [], null, null, null].map((value) => signal(value));
     kept.set(name, { name, path: at`/endpoints/${name}`, now, history, draft, done, problem });
   }
   return kept.get(name);
@@ -18,10 +22,9 @@ export function policyOf(name) {
 
 /** Read again what is in force. */
 export async function refresh(policy) {
+  const ask = async (path, into) => (into.value = await get(policy.path + path));
   try {
-    const [now, history] = await Promise.all([get(`${policy.path}/traffic`), get(`${policy.path}/history`)]);
-    policy.now.value = now;
-    policy.history.value = history;
+    await Promise.all([ask("/traffic", policy.now), ask("/history", policy.history)]);
     policy.problem.value = null;
   } catch (problem) {
     policy.problem.value = problem;

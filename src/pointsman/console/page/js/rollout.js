@@ -1,6 +1,6 @@
 // The newest rollout of an endpoint: its steps, its gates as bars towards their limits, why it went back, and controls.
 import { call } from "./api.js";
-import { count, ms, percent, rate, share, some } from "./format.js";
+import { count, ms, percent, rate, share, some, words } from "./format.js";
 import { html, useSignal } from "./lib.js";
 import { BackendLink, Badge, Button, Card, Confirm, Details, Failed, Notice, Time, useAction } from "./parts.js";
 import { refresh } from "./policy.js";
@@ -20,7 +20,7 @@ export function RolloutCard({ policy }) {
   const told = html`<p class="hint">Begun <${Time} at=${began} relative /> by <bdi>${by}</bdi>${ended && html`, ended <${Time} at=${ended} relative />`}. ${some(exposed, "request")} answered by <bdi>${plan.to}</bdi> in all steps.</p>`;
   return html`<${Card} kind="rollout" title=${`Rollout ${id}`} actions=${!ended && may("operate") && html`<${Controls} policy=${policy} rollout=${shown} answer=${answer} />`}>
     <div class="line"><${Badge} kind=${KINDS[state]}>${state.replace("_", " ")}<//> <span class="to">to</span> <${BackendLink} name=${plan.to} /><${Steps} rollout=${shown} /></div>
-    ${reason && html`<${Notice} kind=${KINDS[state] === "busy" ? "info" : KINDS[state]}>${reason}<//>`}
+    ${reason && html`<${Notice} kind=${KINDS[state] === "busy" ? "info" : KINDS[state]}>${words(reason)}<//>`}
     ${!ended && html`<${Progress} rollout=${shown} />`}
     ${ended && state !== "rolled_back" ? html`<${Details} summary="Gates"><${Gates} rollout=${shown} /><//>` : html`<${Gates} rollout=${shown} />`}
     ${told}

@@ -56,6 +56,7 @@ function begun(policy) {
 }
 
 function settle(policy, draft) {
+  if (!draft.version) return; // what is in force is not known yet
   policy.draft.value = differences(draft.live, draft.weights) || draft.moving ? draft : null;
 }
 

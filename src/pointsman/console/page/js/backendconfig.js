@@ -70,8 +70,8 @@ export const ConfigCard = ({ name, config, version, reload, hidden }) => {
   const input = (path, value) => {
     const onInput = (e) => setEdit({ ...edit, typed: { ...edit.typed, [path]: e.target.value } });
     const given = { "aria-label": path, value: edit.typed[path] ?? shown(value, path === "user_config" ? 2 : 0), onInput, "aria-invalid": wrong.includes(path) ? "true" : null };
-    if (path === "user_config") return html`<textarea class="mono" rows="5" spellcheck="false" ...${given} />`;
-    return typeof value === "boolean" ? html`<select ...${given}><option>true</option><option>false</option></select>` : html`<input type="text" autocomplete="off" spellcheck="false" placeholder="–" ...${given} />`;
+    if (path === "user_config") return html`<textarea class="mono" rows="5" spellcheck=${false} ...${given} />`;
+    return typeof value === "boolean" ? html`<select ...${given}><option>true</option><option>false</option></select>` : html`<input type="text" autocomplete="off" spellcheck=${false} placeholder="–" ...${given} />`;
   };
   const rows = (fields, title) => html`<dl class="settings">${fields.map(([path, value]) => html`<div key=${path} class=${path in (edit?.typed ?? {}) ? "touched" : ""}>
     <dt class="mono" title=${path}>${path.replace(/^experimental_/, "").replace(/^autoscaling\./, title === "autoscaling" ? "" : "$&")}</dt>

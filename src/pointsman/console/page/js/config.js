@@ -68,7 +68,7 @@ const Compare = () => {
     <input ref=${pick} type="file" accept=".yaml,.yml,.toml,.json" hidden onChange=${(e) => (take(e.target.files[0]), (e.target.value = ""))} />
     <div class="field" onDragOver=${(e) => e.preventDefault()} onDrop=${drop}>
       <label for="file">${name ? html`<bdi>${name}</bdi>` : "Configuration file"}</label>
-      <textarea id="file" class="mono" rows="10" spellcheck="false" aria-describedby="file-hint" value=${text} onInput=${(e) => (setText(e.target.value), setFound(null))} />
+      <textarea id="file" class="mono" rows="10" spellcheck=${false} aria-describedby="file-hint" value=${text} onInput=${(e) => (setText(e.target.value), setFound(null))} />
       <p class="hint" id="file-hint">Paste or drop YAML, TOML or JSON. It is only compared: nothing is applied.</p>
     </div>
     <div><${Button} kind="primary" busy=${diff.busy} disabled=${!text.trim()} onClick=${run}>Compare<//></div>
@@ -105,7 +105,7 @@ const Present = () => {
   return html`<${Card} title="What runs" actions=${html`<span class="dim wide">version ${status.value.version}</span>
       ${navigator.clipboard && html`<${Button} onClick=${async () => ((await copy.run(text)), setCopied(true))}>${copied ? "Copied" : "Copy"}<//>`}<${Button} onClick=${save}>Download<//>`}>
     ${leftOut && html`<div class="pad"><${Notice} kind="warn" title="No file can have all of it"><ul class="plain">${Object.entries(leftOut).map(([name, why]) => html`<li key=${name}><b><bdi>${name}</bdi></b> is left out: ${why}</li>`)}</ul><//></div>`}
-    <pre class="code" tabindex="0" role="region" aria-label="Configuration file">${text}</pre><//>`;
+    <pre class="code" tabindex="0" role="region" aria-label="What runs, as a file">${text}</pre><//>`;
 };
 
 export const ConfigPage = () => html`<${Heading} title="Configuration" /><div class="columns"><${Present} /><${Compare} /></div>`;

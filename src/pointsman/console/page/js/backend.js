@@ -41,7 +41,7 @@ const COLUMNS = [
 
 const Replicas = ({ one }) => html`<${Card} title="Replicas" actions=${html`<span class="dim">${one.replicas_running} of ${one.replicas_wanted} ready</span>`}>
   <${DataTable} label="Replicas" columns=${one.replicas.some((r) => r.gpus.length) ? COLUMNS : COLUMNS.filter((c) => c.key !== "gpus")} rows=${one.replicas} rowKey=${(r) => r.tag}
-    empty=${html`<${Empty} title="No replicas">${one.state === "IDLE" ? "It is unloaded until a call comes, or somebody wakes it." : "None has been started."}<//>`} />
+    empty=${html`<${Empty} title="No replicas">${one.state === "IDLE" ? "It is unloaded until a call comes, or somebody wakes it." : one.failure ? "Starts have failed; the next is tried by itself." : "None has been started."}<//>`} />
 <//>`;
 
 const FOR = [{ value: 600, label: "10 minutes" }, { value: 3600, label: "1 hour" }, { value: 28800, label: "8 hours" }];
@@ -106,7 +106,7 @@ const Load = ({ name, one }) => {
 const Code = ({ one }) => {
   const env = one.environment;
   const mono = (text) => text && html`<span class="mono"><bdi>${text}</bdi></span>`;
-  return html`<${Card} title="Code"><${Facts} items=${[["Code", mono(one.code)], ["Version", mono(one.version)], ["Commit", mono(one.commit)], ["Digest", mono(one.digest)],
+  return html`<${Card} title="Code"><${Facts} items=${[["Code", mono(one.code)], ["Version", mono(one.version)], ["Commit", one.commit && html`<span class="mono" title=${one.commit}>${one.commit.replace(/^(\w{12})\w*/, "$1")}</span>`], ["Digest", mono(one.digest)],
     ["Since", html`<${Time} at=${one.since} />`], ["Python", mono(env?.version)],
     ["Environment", env && html`<span class="mono" title=${env.python}>${env.kind === "caller" ? "" : `${env.kind} `}${env.name}</span>`]]} /><//>`;
 };
@@ -127,7 +127,7 @@ export const BackendPage = ({ name }) => {
     <${Serves} name=${name} />
     <${Trouble} name=${name} one=${one} />
     <${Figures} name=${name} />
-    <h2 class="unseen">Charts</h2><${Charts} backend=${name} />
+    <${Charts} backend=${name} />
     <${Replicas} one=${one} />
     ${one.autoscaling && html`<${Scaling} name=${name} held=${data?.config.autoscaling} />`}
     <div class="columns">

@@ -35,7 +35,7 @@ const COLUMNS = [
   { key: "pid", head: "Process", num: true, width: "w2", wide: true, cell: (r) => r.pid ?? "–" },
   { key: "state", head: "State", width: "w3", cell: (r) => html`<${StateBadge} state=${r.state} />`, sort: (r) => r.state },
   { key: "gpus", head: "GPUs", width: "w2", wide: true, cell: (r) => r.gpus.join(", ") || "–" },
-  { key: "remark", head: "Remark", wide: true, cell: (r) => html`<span title=${r.remark}>${r.remark || "–"}</span>` },
+  { key: "remark", head: "Remark", wide: true, cell: (r) => html`<p class="prose">${r.remark || "–"}</p>` },
   { key: "log", head: html`<span class="unseen">Log</span>`, width: "w1", cell: (r) => html`<a href=${to("logs", "", { process: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
 ];
 
@@ -62,7 +62,7 @@ const DECISIONS = [
   { key: "time", head: "Time", width: "w3", cell: (d) => html`<${Time} at=${d.time} />` },
   { key: "n", head: "Replicas", num: true, width: "w2", cell: (d) => `${d.from} → ${d.to}` },
   { key: "reason", head: "Reason", width: "w2", wide: true, cell: (d) => d.reason },
-  { key: "text", head: "Because", cell: (d) => html`<span title=${d.text}>${d.text}</span>` },
+  { key: "text", head: "Because", cell: (d) => html`<p class="prose">${d.text}</p>` },
 ];
 
 const Scaling = ({ name, held }) => {

@@ -106,7 +106,7 @@ def test_a_file_is_compared_with_what_runs(shop, look):
     """A configuration file that is pasted shows how what runs differs from it; nothing is applied (CR1, CF5)."""
     before = shop.client.get_traffic("rank")["weights"]
     viewer = look()
-    viewer.open(shop.link(), "#/config")
+    viewer.open(shop.link("deploy"), "#/config")
     viewer.page.get_by_label("Configuration file").fill(FILE)
     button(viewer, "Compare").click()
     changes = viewer.page.locator("ul.boxed li", has_text="endpoint/rank")

@@ -48,6 +48,7 @@ OPTIONS = (
     Query("if_version", "Only if the state still is of this version.", {"type": "integer"}),
 )
 NOWHERE = Origin("/", ())
+LOAD = Query("load", "Whether its code is loaded, true by default; only for who may deploy.", {"type": "boolean"})
 _places = threading.BoundedSemaphore(MOST_PROCESSES)
 
 
@@ -90,7 +91,7 @@ def read_config(ask: Ask) -> Any:
 
 def diff_config(ask: Ask) -> Any:
     """What a file would change."""
-    if includes(ask.holder.role, DEPLOY):
+    if includes(ask.holder.role, DEPLOY) and ("load" not in ask.query or _is_true(ask, "load")):
         return _by_process(ask, applies=False)
     client, rules = ask.client, Rules(*_rules(ask))
     declared = declared_of(client)

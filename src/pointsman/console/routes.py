@@ -150,7 +150,7 @@ OF_CONFIG = (
         configs.diff_config,
         "What a file would change; as pointsman diff. Its code is loaded for deploy tokens only.",
         body=bodies.ConfigFile,
-        query=configs.OPTIONS,
+        query=(*configs.OPTIONS, configs.LOAD),
     ),
     Call(
         "PUT",

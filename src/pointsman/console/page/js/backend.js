@@ -68,7 +68,7 @@ const DECISIONS = [
 const Scaling = ({ name, held }) => {
   const s = scalingOf(name);
   const [all, setAll] = useState(false);
-  const free = useAction(() => call("PUT", at`/backends/${name}/hold`, { body: { replicas: s.wanted, for_s: 1 } }));
+  const free = useAction(() => call("DELETE", at`/backends/${name}/hold`));
   const decisions = [...s.decisions].reverse();
   return html`<${Card} title="Number of replicas"><div class="pad stack">
     <dl class="figures flat"><div><dt>Wanted</dt><dd><${Num}>${s.wanted}<//> <small>of ${s.min} to ${s.max}</small></dd></div>

@@ -55,7 +55,7 @@ const Compare = () => {
   const pick = useRef();
   const diff = useAction(async () => {
     const suffix = /\.(json|toml)$/i.exec(name)?.[1].toLowerCase() ?? (/^\s*\{/.test(text) ? "json" : "yaml");
-    const ask = async (adopt) => (await call("POST", "/config/diff", { query: { adopt }, body: text, type: TYPES[suffix] })).data;
+    const ask = async (adopt) => (await call("POST", "/config/diff", { query: { adopt, load: false }, body: text, type: TYPES[suffix] })).data;
     const found = await ask();
     const others = found.conflicts.filter((one) => one.field === "owner").map((one) => one.object);
     return { name: name || "FILE", others, ...(others.length ? await ask("true") : found) }; // its differences are what is sought

@@ -5,6 +5,7 @@ import { share, span } from "./format.js";
 import { BackendLink, Badge, Card, EndpointLink, Time } from "./parts.js";
 
 const LATELY_S = 3600;
+const MOST = 20;
 const STATES = { running: "busy", paused: "warn", inconclusive: "warn", rolled_back: "bad" };
 const lately = (time) => Date.now() - Date.parse(time) < LATELY_S * 1000;
 
@@ -25,10 +26,10 @@ export const Going = () => {
   const shown = Object.keys(rollouts).map((name) => [name, rolloutOf(name)]).filter(([, one]) => !one.ended || (one.state === "rolled_back" && lately(one.ended)));
   const failing = Object.entries(backends).filter(([, one]) => one.failure);
   if (!apply && !shown.length && !failing.length) return null;
-  return html`<${Card} title="Now"><ul class="rows">
+  return html`<${Card} title="Now" actions=${failing.length > MOST && html`<small>${failing.length} backends fail; ${MOST} are shown</small>`}><ul class="rows">
     ${apply && row("a", "busy", "apply", html`<bdi>${apply.owner}</bdi>`, `by ${apply.by}`, html`<${Time} at=${apply.since} relative />`)}
-    ${shown.map(([name, one]) => Rollout({ name, one }))}
-    ${failing.map(([name, one]) => row("b" + name, one.replicas_running ? "warn" : "bad", one.state === "DEPLOY_FAILED" ? "taken back" : "failing",
+    ${shown.slice(0, MOST).map(([name, one]) => Rollout({ name, one }))}
+    ${failing.slice(0, MOST).map(([name, one]) => row("b" + name, one.replicas_running ? "warn" : "bad", one.state === "DEPLOY_FAILED" ? "taken back" : "failing",
       html`<${BackendLink} name=${name} />`, one.failure.text,
       html`<a href=${to("logs", "", { backend: name })}>Logs</a>`))}
   </ul><//>`;

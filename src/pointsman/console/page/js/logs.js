@@ -14,11 +14,14 @@ const plain = (text) => text.replace(HIDDEN, (c) => (c < "\u0100" ? "\\x" : "\\u
 let counter = 0;
 const numbered = (lines) => lines.map((one) => ({ ...one, id: ++counter, line: plain(one.line) }));
 
-/** What can be chosen: all, the processes beside replicas, backends with their replicas. */
+const backendOf = (process) => (process?.includes("#") ? process.replace(/#[^#]*$/, "") : undefined);
+
+/** What can be chosen: all, the processes beside replicas, backends, and the replicas of the one that is chosen. */
 function choices({ backend, process }) {
-  const names = Object.keys(status.value.backends).sort();
-  const found = [["", "All processes"], ["process=controller", "controller"], ["process=ingress", "ingress"], ...names.flatMap((name) =>
-    [["backend=" + name, name], ...status.value.backends[name].replicas.map(({ tag }) => ["process=" + tag, `\u2003${tag}`])])];
+  const all = status.value.backends;
+  const open = backend ?? backendOf(process);
+  const found = [["", "All processes"], ["process=controller", "controller"], ["process=ingress", "ingress"], ...Object.keys(all).sort().flatMap((name) =>
+    [["backend=" + name, name], ...(name === open ? all[name].replicas.map(({ tag }) => ["process=" + tag, `\u2003${tag}`]) : [])])];
   const now = process ? "process=" + process : backend ? "backend=" + backend : "";
   if (!found.some(([value]) => value === now)) found.push([now, process ?? backend]); // it has ended
   return [now, found.map(([value, label]) => ({ value, label }))];
@@ -38,7 +41,7 @@ function useLines(query, live) {
       try {
         const after = next.current.after;
         const { process, ...rest } = query;
-        const backend = process?.includes("#") ? process.replace(/#[^#]*$/, "") : rest.backend;
+        const backend = backendOf(process) ?? rest.backend;
         const got = document.hidden ? { lines: [], next: after } : await get("/logs", { ...rest, backend, after, lines: after ? 200 : 500 }, control.signal);
         next.current.after = got.next;
         const fresh = numbered(process ? got.lines.filter((one) => one.process === process) : got.lines);

@@ -55,7 +55,7 @@ def furnish(client: serve.Client) -> None:
     WEIGHTS.write_bytes(b"weights")
     client.create_backend("ranker-v1", Model, 0.004, config={"num_replicas": 2})
     client.create_backend("ranker-v2", Model, 0.007, 0.02)
-    client.create_backend("ranker-v3", Model, 0.003, differing=3)
+    client.create_backend("ranker-v3", Model, 0.003, 0.0, "", 3)
     client.create_backend("summarizer-v1", Model, 0.01)
     client.create_backend("summarizer-v2", Model, 0.011)
     client.create_backend("embedder", Model, 0.02, config={"autoscaling": {"max_replicas": 4}})

@@ -18,7 +18,7 @@ def as_before(shop):
     shop.client.set_traffic("rank", SPLIT)
 
 
-HARMLESS = {"5 minutes", "1 day", "As a table", "Explain"}
+HARMLESS = re.compile("5 minutes|1 day|As a table|Explain|Show all.*")
 """Buttons that change nothing."""
 
 
@@ -103,7 +103,7 @@ def test_a_view_token_sees_no_controls(shop, look):
     viewer.page.get_by_text("95%").first.wait_for()
     for control in ("slider", "button"):
         names = viewer.page.locator("main").get_by_role(control).all_inner_texts()
-        assert [name for name in names if name not in HARMLESS] == []
+        assert [name for name in names if not HARMLESS.fullmatch(name)] == []
     assert viewer.page.get_by_label("Add a backend to the split").count() == 0
     refused = shop.api("PUT", "/endpoints/rank/traffic", role="view", json={"weights": {"ranker-v1": 1.0}})
     assert refused.status_code == 403

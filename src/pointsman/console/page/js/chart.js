@@ -92,17 +92,17 @@ const rowsOf = (query, signal) =>
     return get("/series", { ...query, endpoint: "" }, signal);
   });
 
-/** Series on one axis of times. */
+/** Series on one axis of times, up to the last that is known of all. */
 function aligned(found) {
   const { step_s: step, rows } = found[0];
-  const end = Math.round(Math.max(...found.map((one) => one.end)) / step) * step;
-  const times = rows.map((_, i) => end - (rows.length - 1 - i) * step);
-  return found.map((one) => {
-    const late = Math.max(0, Math.round((end - one.end) / step));
+  const ends = found.map((one) => Math.round(one.end / step));
+  const end = Math.min(...ends);
+  const times = rows.map((_, i) => (end - (rows.length - 1 - i)) * step);
+  return found.map((one, n) => {
     const columns = {};
     one.names.forEach((name, place) => {
       const values = one.rows.map((row) => row[place]);
-      columns[name] = [...values.slice(late), ...Array(late).fill(null)];
+      columns[name] = [...Array(ends[n] - end).fill(null), ...values].slice(0, values.length);
     });
     return { times, columns };
   });

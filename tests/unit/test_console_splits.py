@@ -31,13 +31,13 @@ class Numbers:
         return [row[0] for row in self.splits.of(endpoint, backend, self.step, day=day)]
 
 
-V1, V2 = Part("rank", "v1"), Part("rank", "v2")
+OLD, NEW = Part("rank", "v1"), Part("rank", "v2")
 
 
 def test_the_chart_of_a_canary_shows_its_part_alone() -> None:
     """A backend that answers two endpoints is shown beside the other version with the calls of this endpoint (CR1)."""
     numbers = Numbers()
-    numbers.second(V1, V2, Part("search", "v1"))
+    numbers.second(OLD, NEW, Part("search", "v1"))
     assert numbers.rates("rank", "v1")[-1] == 10
     assert numbers.rates("rank", "v2")[-1] == 10
     assert len(numbers.rates("rank", "v1")) == SECONDS
@@ -47,7 +47,7 @@ def test_the_chart_of_a_canary_shows_its_part_alone() -> None:
 def test_before_the_split_the_only_backend_had_all_calls() -> None:
     """A canary starts: the line of the old version goes on from what it had, and that of the new one begins."""
     numbers = Numbers()
-    for parts in ((V1,), (V1,), (V1, V2)):
+    for parts in ((OLD,), (OLD,), (OLD, NEW)):
         numbers.second(*parts)
     assert numbers.rates("rank", "v1")[-4:] == [None, 10, 10, 10]
     assert numbers.rates("rank", "v2")[-4:] == [None, None, None, 10]
@@ -56,7 +56,7 @@ def test_before_the_split_the_only_backend_had_all_calls() -> None:
 def test_an_endpoint_with_one_backend_is_that_backend() -> None:
     """Without a split the part is the whole, and a backend without calls has no line."""
     numbers = Numbers()
-    numbers.second(V1, Part("rank", "v3", shadow=True))
+    numbers.second(OLD, Part("rank", "v3", shadow=True))
     assert numbers.rates("rank", "v1")[-1] == 10
     assert set(numbers.rates("rank", "v3")) == {None}
     assert set(numbers.rates("nobody", "v1")) == {None}
@@ -65,7 +65,7 @@ def test_an_endpoint_with_one_backend_is_that_backend() -> None:
 def test_splits_are_forgotten_after_a_day() -> None:
     """A day after the last call nothing is kept of a part, whatever was split in the meantime."""
     numbers = Numbers()
-    numbers.second(V1, V2)
+    numbers.second(OLD, NEW)
     numbers.second(step=SLOT_S * (SLOTS + 2))
     assert not numbers.splits._seen
     assert not numbers.splits._backends

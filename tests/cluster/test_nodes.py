@@ -25,6 +25,7 @@ from pointsman.engine.ray.child import ChildHost
 from pointsman.engine.ray.hosts import ControllerHost, MetricsHost, ProcessHost
 from pointsman.exceptions import InsufficientResourcesError, ServeException
 from tests.cluster.conftest import Nodes
+from tests.cluster.scripts import DETACHED, DRIVER, ORDERLY
 from tests.conftest import WAIT_S, http_for, wait_until
 from tests.metrics import Page, scrape_at
 from tests.process.load import PAUSE_S
@@ -60,6 +61,13 @@ def ingress_pids(client: serve.Client) -> list[int]:
     return [ingress["pid"] for ingress in client.status()["http"]["ingresses"]]
 
 
+def leave(nodes: Nodes, client: serve.Client, node: object) -> None:
+    """A node leaves, and the three that were there first are left with their ingresses: what is started on every node
+    costs later tests no more."""
+    nodes.remove(node)
+    wait_until(lambda: len(ingress_pids(client)) == 3, what="the ingress of the node that left is gone")
+
+
 def alive_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
@@ -72,8 +80,7 @@ def test_every_node_has_an_ingress(client: serve.Client, nodes: Nodes) -> None:
     wait_until(lambda: free() == ray.cluster_resources()["CPU"], what="ingresses and controller take no CPU")
     joined = nodes.add(num_cpus=1)
     wait_until(lambda: len(ingress_pids(client)) == 4, what="an ingress on the new node")
-    nodes.remove(joined)
-    wait_until(lambda: len(ingress_pids(client)) == 3, what="the ingress of the node that left is gone")
+    leave(nodes, client, joined)
 
 
 def test_http_survives_the_death_of_an_ingress(client: serve.Client, name: str) -> None:
@@ -195,7 +202,7 @@ def test_options_of_places(client: serve.Client, name: str) -> None:
     remove_placement_group(group)
 
 
-def test_a_change_waits_for_nodes(nodes: Nodes, name: str) -> None:
+def test_a_change_waits_for_nodes(client: serve.Client, nodes: Nodes, name: str) -> None:
     """With wait_for_resources_s a backend that fits nowhere waits, and runs once a node with room has joined (RM3)."""
     with serve.start(
         engine="ray",
@@ -203,14 +210,15 @@ def test_a_change_waits_for_nodes(nodes: Nodes, name: str) -> None:
         wait_for_resources_s=60,
         http_options={"location": None},
         metrics_export_port=None,
-    ) as client:
+    ) as patient:
         needs = {"resources": {"rare": 1}}
-        creating = threading.Thread(target=lambda: client.create_backend(name, Where, ray_actor_options=needs))
+        creating = threading.Thread(target=lambda: patient.create_backend(name, Where, ray_actor_options=needs))
         creating.start()
-        assert name not in client.list_backends()
-        nodes.add(num_cpus=1, resources={"rare": 1})
+        assert name not in patient.list_backends()
+        joined = nodes.add(num_cpus=1, resources={"rare": 1})
         creating.join()
-        assert client.status()["backends"][name]["replicas_running"] == 1
+        assert patient.status()["backends"][name]["replicas_running"] == 1
+    leave(nodes, client, joined)
 
 
 def test_the_controller_dies(client: serve.Client, name: str) -> None:
@@ -239,7 +247,7 @@ def test_a_node_dies_under_load(client: serve.Client, nodes: Nodes, name: str) -
     client.deploy(
         name, Where, route=f"/{name}", config={"num_replicas": 2}, ray_actor_options={"resources": {name: 0.5}}
     )
-    nodes.add(num_cpus=2, resources={name: 2})
+    refuge = nodes.add(num_cpus=2, resources={name: 2})
     wait_until(lambda: sum(name in node["Resources"] for node in ray.nodes() if node["Alive"]) == 2, what="a refuge")
     before = {replica["pid"] for replica in client.status()["backends"][name]["replicas"]}
     shown = {tag for _, tag in replicas_shown(pages_of(client), name)}
@@ -281,18 +289,7 @@ def test_a_node_dies_under_load(client: serve.Client, nodes: Nodes, name: str) -
     assert {one["node"] for one in client.status()["metrics"]} <= alive_nodes()
     client.delete_endpoint(name)
     client.delete_backend(name)
-
-
-DRIVER = """
-import sys, time
-import pointsman as serve
-http_options = {"port": 0, "location": "EveryNode"}
-client = serve.start(engine="ray", address=sys.argv[1], http_options=http_options, metrics_export_port=0)
-client.deploy("m", lambda request: __import__("os").getpid(), config={"num_replicas": 2})
-pids = [str(replica["pid"]) for replica in client.status()["backends"]["m"]["replicas"]]
-print(" ".join(["pids:", *pids, "end"]), flush=True)
-time.sleep(600)
-"""
+    leave(nodes, client, refuge)
 
 
 def namespaces() -> set[str]:
@@ -333,15 +330,6 @@ def test_the_driver_is_killed(nodes: Nodes, client: serve.Client) -> None:
     wait_until(lambda: all(has_ended(pid) for pid in pids), what="the end of the replicas")
     wait_until(lambda: its_own not in namespaces(), what="the end of all its actors")
     wait_until(lambda: processes_of_ours() <= processes_before, what="the end of all its processes")
-
-
-DETACHED = """
-import sys
-import pointsman as serve
-client = serve.start(True, engine="ray", name="kept", address=sys.argv[1], http_options={"port": 0},
-                     metrics_export_port=None)
-client.deploy("m", lambda request: "still here", route="/m")
-"""
 
 
 def test_a_detached_instance(nodes: Nodes, client: serve.Client) -> None:
@@ -469,21 +457,6 @@ def test_one_name_here_and_in_the_cluster(nodes: Nodes, client: serve.Client, na
 
 
 FREE = {"num_cpus": 0}
-ORDERLY = """
-import signal, sys, time
-import pointsman as serve
-client = serve.start(engine="ray", address=sys.argv[1], http_options={"port": 0}, metrics_export_port=None)
-
-def takes_long(request):
-    open(sys.argv[2], "w").close()
-    time.sleep(2.5)
-    return "finished"
-
-client.deploy("long", takes_long, route="/long", ray_actor_options={"num_cpus": 0})
-print("address:", client.http_address, flush=True)
-client.wait()
-print("returned", flush=True)
-"""
 
 
 def test_an_orderly_end_of_the_script(nodes: Nodes, client: serve.Client, tmp_path: Path) -> None:

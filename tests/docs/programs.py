@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -54,6 +55,35 @@ def run_program(text: str, folder: Path, **environment: str) -> subprocess.Compl
         text=True,
         timeout=PROGRAM_TIMEOUT_S,
     )
+
+
+def several(parts: dict[str, str]) -> str:
+    """A part of a script: runs these, one after the other on one instance, each with names of its own, and takes down
+    what it has made. What became of each is printed, by its name: its traceback, or nothing."""
+    return dedent(
+        f"""
+        import json, traceback
+        told = {{}}
+        for name, part in {parts!r}.items():
+            try:
+                exec(part, dict(globals()))
+                told[name] = ""
+            except Exception:
+                told[name] = traceback.format_exc()
+            for endpoint in client.list_endpoints():
+                client.delete_endpoint(endpoint)
+            for tag in client.list_backends():
+                client.delete_backend(tag, force=True)
+        print(json.dumps(told))
+        """
+    )
+
+
+def told_by(ended: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """What a script of :func:`several` says at its end."""
+    assert_succeeded(ended)
+    told: dict[str, str] = json.loads(ended.stdout.splitlines()[-1])
+    return told
 
 
 def assert_succeeded(ended: subprocess.CompletedProcess[str]) -> None:

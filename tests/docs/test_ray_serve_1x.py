@@ -1,4 +1,5 @@
-"""The examples of Ray Serve 1.x from "Scaling Out" to "Sync and Async Handles", each as its own program.
+"""The examples of Ray Serve 1.x from "Scaling Out" to "Sync and Async Handles", each as a program of its own; those
+about traffic one after the other in one.
 
 The lines of an example are those of its page. What stands before them is the import, the start of an instance and the
 names that the page takes for granted; what stands behind them looks at the result.
@@ -11,7 +12,7 @@ from textwrap import dedent, indent
 
 import pytest
 
-from tests.docs.programs import ENGINE, assert_succeeded, program, run_program
+from tests.docs.programs import ENGINE, assert_succeeded, program, run_program, several, told_by
 
 # The code of Ray Serve 1.x's pages, line by line.
 
@@ -348,11 +349,11 @@ def test_batching_example_corrected(tmp_path: Path) -> None:
 
 
 # Splitting Traffic Between Backends to Shadow Testing. The examples use the same names for different backends, so each
-# is a program of its own (EX8). One that changes traffic several times is looked at after each change.
+# begins with none (EX8). One that changes traffic several times is looked at after each change.
 
 
-def traffic_program(*parts: str) -> str:
-    return program(MY_CLASSES, *parts)
+def example(*parts: str) -> str:
+    return "\n".join(map(dedent, (MY_CLASSES, *parts)))
 
 
 def looked_at(example: str, checks: dict[str, str]) -> str:
@@ -365,9 +366,16 @@ def looked_at(example: str, checks: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def test_fifty_fifty(tmp_path: Path) -> None:
-    """Two backends share an endpoint's traffic half and half, over HTTP as well (EX8, TR3, TR8)."""
-    text = traffic_program(
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What became of each of these examples: they run one after the other, on one instance."""
+    parts = (fifty_fifty, canary, incremental_rollout, affinity_example_as_printed, affinity_example_corrected)
+    text = program(several({part.__name__: part() for part in (*parts, shadow_testing)}))
+    return told_by(run_program(text, tmp_path_factory.mktemp("traffic")))
+
+
+def fifty_fifty() -> str:
+    return example(
         FIFTY_FIFTY,
         """
         import urllib.request
@@ -382,11 +390,14 @@ def test_fifty_fifty(tmp_path: Path) -> None:
         assert {get() for _ in range(50)} == {"backend1", "backend2"}
         """,
     )
-    assert_succeeded(run_program(text, tmp_path))
 
 
-def test_canary(tmp_path: Path) -> None:
-    """A canary gets its hundredth, a second one another, then all traffic moves and moves back (EX8, TR4, TR5, TR7)."""
+def test_fifty_fifty(told: dict[str, str]) -> None:
+    """Two backends share an endpoint's traffic half and half, over HTTP as well (EX8, TR3, TR8)."""
+    assert told["fifty_fifty"] == ""
+
+
+def canary() -> str:
     checks = {
         'client.set_traffic("canary_endpoint", {"default_backend": 0.99': """
             assert traffic_of("canary_endpoint") == {"default_backend": 0.99, "new_backend": 0.01}
@@ -409,15 +420,19 @@ def test_canary(tmp_path: Path) -> None:
             assert set(client.list_backends()) == {"default_backend"}
         """,
     }
-    assert_succeeded(run_program(traffic_program(looked_at(CANARY, checks)), tmp_path))
+    return example(looked_at(CANARY, checks))
 
 
-def test_incremental_rollout(tmp_path: Path) -> None:
-    """The new backend's share grows step by step to all, and one call takes it back (EX8, TR4, TR12)."""
+def test_canary(told: dict[str, str]) -> None:
+    """A canary gets its hundredth, a second one another, then all traffic moves and moves back (EX8, TR4, TR5, TR7)."""
+    assert told["canary"] == ""
+
+
+def incremental_rollout() -> str:
     look = """
         seen.append((traffic_of("incremental_endpoint"), set(answers("incremental_endpoint", 200))))
     """
-    text = traffic_program(
+    return example(
         "seen = []",
         looked_at(ROLLOUT, {"client.set_traffic": look}),
         """
@@ -431,7 +446,11 @@ def test_incremental_rollout(tmp_path: Path) -> None:
         ], seen
         """,
     )
-    assert_succeeded(run_program(text, tmp_path))
+
+
+def test_incremental_rollout(told: dict[str, str]) -> None:
+    """The new backend's share grows step by step to all, and one call takes it back (EX8, TR4, TR12)."""
+    assert told["incremental_rollout"] == ""
 
 
 API = """
@@ -445,35 +464,39 @@ session_id, args = "session 7", None
 """
 
 
-def test_affinity_example_as_printed(tmp_path: Path) -> None:
-    """The HTTP client refuses a URL without a scheme, and the last line names an unknown variable (EX9, EX10)."""
+def affinity_example_as_printed() -> str:
     url, handle = dedent(AFFINITY).strip().split("\n\n")
-    text = traffic_program(
+    return example(
         API,
         f"""
         try:
             exec({url!r})
         except requests.UnsupportedProtocol:
-            print("no scheme")
+            pass
+        else:
+            raise AssertionError("a URL without a scheme was taken")
         try:
             exec({handle!r})
         except NameError as error:
-            print(error.name)
+            assert error.name == "handler", error
+        else:
+            raise AssertionError("an unknown variable was known")
         """,
     )
-    ended = run_program(text, tmp_path)
-    assert_succeeded(ended)
-    assert ended.stdout.split("\n")[:2] == ["no scheme", "handler"]
 
 
-def test_affinity_example_corrected(tmp_path: Path) -> None:
-    """With a scheme, the test's port and the right variable, both ways lead to the key's backend (EX9, EX10, SA1)."""
+def test_affinity_example_as_printed(told: dict[str, str]) -> None:
+    """The HTTP client refuses a URL without a scheme, and the last line names an unknown variable (EX9, EX10)."""
+    assert told["affinity_example_as_printed"] == ""
+
+
+def affinity_example_corrected() -> str:
     assert AFFINITY.count('"127.0.0.1:8000/api"') == AFFINITY.count("handler.") == 1
     corrected = AFFINITY.replace('"127.0.0.1:8000/api"', 'client.http_address + "/api"').replace("handler.", "handle.")
     asked = corrected.replace("requests.get", "over_http = requests.get").replace(
         "handle.options", "by_handle = handle.options"
     )
-    text = traffic_program(
+    return example(
         API,
         corrected,
         f"def ask(session_id):{indent(asked, '  ')}\n    return over_http.text, by_handle.result()",
@@ -486,14 +509,14 @@ def test_affinity_example_corrected(tmp_path: Path) -> None:
         assert homes == {"a", "b"}
         """,
     )
-    assert_succeeded(run_program(text, tmp_path))
 
 
-def test_shadow_testing(tmp_path: Path) -> None:
-    """Two backends get copies of half and of a tenth of the calls, users see the one that answers (EX8, SH1, SH2, SH3).
+def test_affinity_example_corrected(told: dict[str, str]) -> None:
+    """With a scheme, the test's port and the right variable, both ways lead to the key's backend (EX9, EX10, SA1)."""
+    assert told["affinity_example_corrected"] == ""
 
-    At most a hundred calls are copied at a time, so that no copy is dropped.
-    """
+
+def shadow_testing() -> str:
     check = """
         handle = client.get_handle("shadowed_endpoint")
         shadows = client.list_endpoints()["shadowed_endpoint"]["shadows"]
@@ -507,7 +530,7 @@ def test_shadow_testing(tmp_path: Path) -> None:
             assert {handle.remote().result() for _ in range(100)} == {"existing_backend"}
             copies()
     """
-    text = traffic_program(
+    return example(
         looked_at(SHADOWS, {'client.shadow_traffic("shadowed_endpoint", "new_backend_2", 0.1)': check}),
         """
         assert client.list_endpoints()["shadowed_endpoint"]["shadows"] == {}
@@ -518,4 +541,11 @@ def test_shadow_testing(tmp_path: Path) -> None:
         assert copies() == before
         """,
     )
-    assert_succeeded(run_program(text, tmp_path))
+
+
+def test_shadow_testing(told: dict[str, str]) -> None:
+    """Two backends get copies of half and of a tenth of the calls, users see the one that answers (EX8, SH1, SH2, SH3).
+
+    At most a hundred calls are copied at a time, so that no copy is dropped.
+    """
+    assert told["shadow_testing"] == ""

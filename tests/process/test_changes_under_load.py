@@ -61,7 +61,7 @@ def test_a_hundred_reconfigures(client):
     client.delete_backend("value")
 
 
-REDEPLOYS = tries(6, 10)
+REDEPLOYS = tries(4, 10)
 
 
 def test_one_redeploy_after_the_other(client):

@@ -38,19 +38,28 @@ class Sleeps:
         return self.begun, self.ends
 
 
-def test_an_endpoint_has_its_own_deadline(client, http, name):
+@pytest.fixture
+def sleeps(client, standing, name):
+    """Gives an endpoint of this name a backend that sleeps, which all of these tests share."""
+
+    def serve_it(**endpoint):
+        client.create_endpoint(name, backend=standing(Sleeps), route=f"/{name}", methods=["GET", "POST"], **endpoint)
+        return f"/{name}"
+
+    yield serve_it
+    client.delete_endpoint(name)
+
+
+def test_an_endpoint_has_its_own_deadline(sleeps, client, http, name):
     """``request_timeout_s`` of an endpoint counts over HTTP and through handles, in place of the instance's (HE2)."""
-    client.create_backend(name, Sleeps)
-    client.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=BEGINS_S)
-    answer = http.get(f"/{name}")
+    route = sleeps(request_timeout_s=BEGINS_S)
+    counts = client.get_handle(name).options(method_name="counts").remote
+    begun, ends = counts().result()
+    answer = http.get(route)
     assert (answer.status_code, answer.json()["reason"]) == (504, "deadline")
     with pytest.raises(DeadlineExceededError, match="while it ran"):
         client.get_handle(name).remote().result()
-    wait_until(
-        lambda: client.get_handle(name).options(method_name="counts").remote().result()[1] == ["CancelledError"] * 2
-    )
-    client.delete_endpoint(name)
-    client.delete_backend(name)
+    wait_until(lambda: counts().result() == (begun + 2, [*ends, "CancelledError", "CancelledError"]))
 
 
 def test_deploy_sets_the_deadline_and_keeps_it(client, http, name):
@@ -78,10 +87,9 @@ def test_bad_deadlines(shared, standing, client, name, value, error):
     assert f"{name}-other" not in client.list_endpoints()
 
 
-def test_the_deadline_of_a_handle(client, name):
+def test_the_deadline_of_a_handle(sleeps, client, name):
     """``options(timeout_s=...)`` wins over the endpoint's deadline, is inherited, and None takes it back (HA2)."""
-    client.create_backend(name, Sleeps)
-    client.create_endpoint(name, backend=name, request_timeout_s=300)
+    sleeps(request_timeout_s=300)
     short = client.get_handle(name).options(timeout_s=0.2)
     with pytest.raises(DeadlineExceededError):
         short.options(http_method="POST").remote().result()
@@ -89,33 +97,28 @@ def test_the_deadline_of_a_handle(client, name):
     with pytest.raises(TimeoutError, match="the call goes on"):
         patient.result(0.5)
     assert patient.cancel()
-    client.delete_endpoint(name)
-    client.delete_backend(name)
 
 
-def test_clients_may_be_in_more_of_a_hurry(served, http):
+def test_clients_may_be_in_more_of_a_hurry(sleeps, http):
     """``X-Serve-Timeout-S`` makes a request's deadline shorter (HE2)."""
-    answer = http.get(served(Sleeps), headers={"x-serve-timeout-s": str(BEGINS_S)})
+    answer = http.get(sleeps(), headers={"x-serve-timeout-s": str(BEGINS_S)})
     assert (answer.status_code, answer.json()["reason"]) == (504, "deadline")
 
 
-def test_clients_may_not_be_in_less(client, http, name):
+def test_clients_may_not_be_in_less(sleeps, http):
     """``X-Serve-Timeout-S`` never makes it longer than the operator has set it (HE2)."""
-    client.create_backend(name, Sleeps)
-    client.create_endpoint(name, backend=name, route=f"/{name}", request_timeout_s=BEGINS_S)
-    assert http.get(f"/{name}", headers={"x-serve-timeout-s": "100000"}).status_code == 504
-    client.delete_endpoint(name)
-    client.delete_backend(name)
+    assert http.get(sleeps(request_timeout_s=BEGINS_S), headers={"x-serve-timeout-s": "100000"}).status_code == 504
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", "", "1,2"])
 def test_deadlines_that_make_no_sense(shared, client, http, name, value):
     """A header that is no number above 0 is a 400 with an error id, and no code has run (HE1, HE2)."""
-    route = shared(Sleeps)
+    route, counts = shared(Sleeps), client.get_handle(name).options(method_name="counts").remote
+    begun, _ = counts().result()
     answer = http.get(route, headers={"x-serve-timeout-s": value, "x-request-id": "hurry-1"})
     assert (answer.status_code, answer.json()["reason"]) == (400, "rejected")
     assert answer.json()["error_id"] == "hurry-1"
-    assert client.get_handle(name).options(method_name="counts").remote().result() == (0, [])
+    assert counts().result()[0] == begun
 
 
 class OneAtATime:

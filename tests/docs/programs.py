@@ -57,6 +57,11 @@ def run_program(text: str, folder: Path, **environment: str) -> subprocess.Compl
     )
 
 
+def lines(*parts: str) -> str:
+    """Dedented parts, one behind the other."""
+    return "\n".join(map(dedent, parts))
+
+
 def several(parts: dict[str, str]) -> str:
     """A part of a script: runs these, one after the other on one instance, each with names of its own, and takes down
     what it has made. What became of each is printed, by its name: its traceback, or nothing."""

@@ -1,5 +1,5 @@
 """The examples of Ray Serve 1.x from "Scaling Out" to "Sync and Async Handles", each as a program of its own; those
-about traffic one after the other in one.
+that begin alike one after the other in one.
 
 The lines of an example are those of its page. What stands before them is the import, the start of an instance and the
 names that the page takes for granted; what stands behind them looks at the result.
@@ -12,7 +12,7 @@ from textwrap import dedent, indent
 
 import pytest
 
-from tests.docs.programs import ENGINE, assert_succeeded, program, run_program, several, told_by
+from tests.docs.programs import ENGINE, assert_succeeded, lines, program, run_program, several, told_by
 
 # The code of Ray Serve 1.x's pages, line by line.
 
@@ -219,41 +219,32 @@ def test_gpu_example_without_a_gpu(tmp_path: Path) -> None:
     assert_succeeded(ended)
 
 
-def test_gpu_example_with_a_stated_gpu(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def told_with_gpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What became of the examples about GPUs where two are stated."""
+    whole = """
+        assert answer_of("my_gpu_backend") == {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1"}
+    """
+    halves = """
+        devices = {answer_of(f"my_gpu_backend_{n}")["CUDA_VISIBLE_DEVICES"] for n in (1, 2)}
+        assert devices == {"0"}, devices
+    """
+    other = """
+        assert answer_of("my_gpu_backend")["CUDA_VISIBLE_DEVICES"] == "1"
+    """
+    parts = {"whole": lines(WHOLE_GPU, whole), "halves": lines(HALF_GPUS, halves, WHOLE_GPU, other)}
+    folder = tmp_path_factory.mktemp("gpus")
+    return told_by(run_program(program(several(parts), num_gpus=2), folder, CUDA_VISIBLE_DEVICES=STATED_GPUS))
+
+
+def test_gpu_example_with_a_stated_gpu(told_with_gpus: dict[str, str]) -> None:
     """With num_gpus stated the GPU example runs on a machine without one, and sees one device (EX3, IN14, RM7)."""
-    ended = run_program(
-        program(
-            WHOLE_GPU,
-            """
-            assert answer_of("my_gpu_backend") == {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1"}
-            """,
-            num_gpus=1,
-        ),
-        tmp_path,
-        CUDA_VISIBLE_DEVICES=STATED_GPUS,
-    )
-    assert_succeeded(ended)
+    assert told_with_gpus["whole"] == ""
 
 
-def test_two_halves_share_one_gpu(tmp_path: Path) -> None:
+def test_two_halves_share_one_gpu(told_with_gpus: dict[str, str]) -> None:
     """Two backends with half a GPU each run on the same one, and the other stays free (EX3, FR1)."""
-    ended = run_program(
-        program(
-            HALF_GPUS,
-            """
-            devices = {answer_of(f"my_gpu_backend_{n}")["CUDA_VISIBLE_DEVICES"] for n in (1, 2)}
-            assert devices == {"0"}, devices
-            """,
-            WHOLE_GPU,
-            """
-            assert answer_of("my_gpu_backend")["CUDA_VISIBLE_DEVICES"] == "1"
-            """,
-            num_gpus=2,
-        ),
-        tmp_path,
-        CUDA_VISIBLE_DEVICES=STATED_GPUS,
-    )
-    assert_succeeded(ended)
+    assert told_with_gpus["halves"] == ""
 
 
 def test_omp_example_as_printed(tmp_path: Path) -> None:
@@ -267,46 +258,54 @@ def test_omp_example_as_printed(tmp_path: Path) -> None:
     assert "BackendStartError" in own[-1], ended.stderr
 
 
-def test_omp_example_raises_what_user_code_raised(tmp_path: Path) -> None:
-    """The exception of the constructor is the cause of ours, and the backend is gone again (EX4, CB10)."""
-    ended = run_program(
-        program(
-            f"""
-            from pointsman.exceptions import BackendStartError
-            try:
-                exec({dedent(OMP)!r})
-            except BackendStartError as error:
-                assert type(error.__cause__) is TypeError, repr(error.__cause__)
-            else:
-                raise AssertionError("the example came up")
-            assert client.list_backends() == {{}}
-            """
-        ),
-        tmp_path,
-    )
-    assert_succeeded(ended)
-
-
-def test_omp_example_with_a_string(tmp_path: Path) -> None:
-    """With a string the example does what its text says (EX4, OM2)."""
+@pytest.fixture(scope="module")
+def told_about_omp(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What became of examples about OMP_NUM_THREADS where the starting process has none."""
+    raises = f"""
+        from pointsman.exceptions import BackendStartError
+        try:
+            exec({dedent(OMP)!r})
+        except BackendStartError as error:
+            assert type(error.__cause__) is TypeError, repr(error.__cause__)
+        else:
+            raise AssertionError("the example came up")
+        assert client.list_backends() == {{}}
+    """
     corrected = OMP.replace("MyBackend, 12", 'MyBackend, "12"').replace(
         "  client.create_backend",
         '      def __call__(self, request):\n          return os.environ["OMP_NUM_THREADS"]\n\n  client.create_backend',
     )
-    ended = run_program(program(corrected, 'assert answer_of("parallel_backend") == "12"'), tmp_path)
-    assert_succeeded(ended)
+    parts = {
+        "raises": lines(raises),
+        "string": lines(corrected, 'assert answer_of("parallel_backend") == "12"'),
+        "default": omp_seen("1"),
+    }
+    return told_by(run_program(program(several(parts)), tmp_path_factory.mktemp("omp")))
 
 
-@pytest.mark.parametrize(("given", "seen"), [({}, "1"), ({"OMP_NUM_THREADS": "12"}, "12")])
-def test_omp_variable_of_the_starting_process(tmp_path: Path, given: dict[str, str], seen: str) -> None:
-    """A variable set for the process that starts the instance reaches its replicas; else it is 1 (EX5, OM1)."""
-    text = program(
+def omp_seen(number: str) -> str:
+    return lines(
         f"""
         client.create_backend("b", handle_request)
-        assert answer_of("b")["OMP_NUM_THREADS"] == {seen!r}
+        assert answer_of("b")["OMP_NUM_THREADS"] == {number!r}
         """
     )
-    assert_succeeded(run_program(text, tmp_path, **given))
+
+
+def test_omp_example_raises_what_user_code_raised(told_about_omp: dict[str, str]) -> None:
+    """The exception of the constructor is the cause of ours, and the backend is gone again (EX4, CB10)."""
+    assert told_about_omp["raises"] == ""
+
+
+def test_omp_example_with_a_string(told_about_omp: dict[str, str]) -> None:
+    """With a string the example does what its text says (EX4, OM2)."""
+    assert told_about_omp["string"] == ""
+
+
+def test_omp_variable_of_the_starting_process(told_about_omp: dict[str, str], tmp_path: Path) -> None:
+    """A variable set for the process that starts the instance reaches its replicas; else it is 1 (EX5, OM1)."""
+    assert told_about_omp["default"] == ""
+    assert_succeeded(run_program(program(omp_seen("12")), tmp_path, OMP_NUM_THREADS="12"))
 
 
 # Batching to Improve Performance.
@@ -353,7 +352,7 @@ def test_batching_example_corrected(tmp_path: Path) -> None:
 
 
 def example(*parts: str) -> str:
-    return "\n".join(map(dedent, (MY_CLASSES, *parts)))
+    return lines(MY_CLASSES, *parts)
 
 
 def looked_at(example: str, checks: dict[str, str]) -> str:

@@ -67,7 +67,7 @@ class WarrantedSession:
 
 
 _CHANGES: tuple[type[Command], ...] = get_args(Change)
-ANSWER_S = 5.0
+ANSWER_S = 10.0
 """How long the controller may take to answer a question: one that was killed is back before that."""
 
 

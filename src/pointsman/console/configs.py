@@ -27,10 +27,9 @@ from pointsman.configfile.problems import BadFileError
 from pointsman.configfile.reading import Document, parse
 from pointsman.configfile.tree import escaped, mapped
 from pointsman.configfile.wanting import wanted_of
-from pointsman.configfile.yamltree import write_yaml
 from pointsman.console.bodies import ConfigFile
 from pointsman.console.problems import Problem
-from pointsman.console.table import Ask, Query, Text, Versioned
+from pointsman.console.table import Ask, Text, Versioned
 from pointsman.engine.instances import on_ray, present_address
 from pointsman.engine.relay import answer
 from pointsman.exceptions import StateChangedError
@@ -42,13 +41,7 @@ FILE = "config"
 MOST_PROCESSES = 2
 LONGEST_S = 3600.0
 ON_CONFLICT = ("refuse", "overwrite", "keep")
-OPTIONS = (
-    Query("on_conflict", "What is done about fields that others have set since.", {"enum": list(ON_CONFLICT)}),
-    Query("adopt", "Whether objects of others are taken over: true or false.", {"type": "boolean"}),
-    Query("if_version", "Only if the state still is of this version.", {"type": "integer"}),
-)
 NOWHERE = Origin("/", ())
-LOAD = Query("load", "Whether its code is loaded, true by default; only for who may deploy.", {"type": "boolean"})
 _places = threading.BoundedSemaphore(MOST_PROCESSES)
 
 
@@ -85,6 +78,8 @@ def read_config(ask: Ask) -> Any:
             409, f"no file can have all of this; partial=true leaves it out: {texts}", more={"left_out": found.left_out}
         )
     if ask.query.get("format", "json") == "yaml":
+        from pointsman.configfile.yamltree import write_yaml
+
         return Text(write_yaml(found.content), "application/yaml")
     return Versioned(mapped(found.content, lambda _, value: "inf" if value == float("inf") else value), version)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pointsman.console import bodies, configs, reads, writes
+from pointsman.console import bodies, reads, writes
 from pointsman.console.loglines import LogTail
 from pointsman.console.openapi import document
 from pointsman.console.operations import Operations
@@ -132,11 +132,38 @@ OF_BACKENDS = (
 )
 
 
+def read_config(ask: Ask) -> Any:
+    """The file of what runs."""
+    from pointsman.console import configs  # here, as in the next two: 3 MB that most consoles never need
+
+    return configs.read_config(ask)
+
+
+def diff_config(ask: Ask) -> Any:
+    """What a file would change."""
+    from pointsman.console import configs
+
+    return configs.diff_config(ask)
+
+
+def apply_config(ask: Ask) -> Any:
+    """Carry a file out."""
+    from pointsman.console import configs
+
+    return configs.apply_config(ask)
+
+
+FILE_OPTIONS = (
+    Query("on_conflict", "What is done about fields that others have set.", {"enum": ["refuse", "overwrite", "keep"]}),
+    Query("adopt", "Whether objects of others are taken over: true or false.", {"type": "boolean"}),
+    Query("if_version", "Only if the state still is of this version.", WHOLE),
+)
+LOAD = Query("load", "Whether its code is loaded, true by default; only for who may deploy.", {"type": "boolean"})
 OF_CONFIG = (
     Call(
         "GET",
         "/config",
-        configs.read_config,
+        read_config,
         "The configuration file of what runs, as JSON; as pointsman export.",
         query=(
             Query("owner", "Name of a file: only its objects.", TEXT),
@@ -147,19 +174,19 @@ OF_CONFIG = (
     Call(
         "POST",
         "/config/diff",
-        configs.diff_config,
+        diff_config,
         "What a file would change; as pointsman diff. Its code is loaded for deploy tokens only.",
         body=bodies.ConfigFile,
-        query=(*configs.OPTIONS, configs.LOAD),
+        query=(*FILE_OPTIONS, LOAD),
     ),
     Call(
         "PUT",
         "/config",
-        configs.apply_config,
+        apply_config,
         "Carry out a file; as pointsman apply. All of it happens, or nothing.",
         DEPLOY,
         bodies.ConfigFile,
-        query=configs.OPTIONS,
+        query=FILE_OPTIONS,
         is_change=True,
     ),
 )

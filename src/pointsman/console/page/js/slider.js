@@ -14,8 +14,8 @@ const SAME = 5e-7;
 const sum = (of, tags) => tags.reduce((total, tag) => total + (of[tag] ?? 0), 0);
 const round = (share, digits) => Number(share.toFixed(digits));
 
-/** Percent as they are typed, without what floating point adds: `95`, `33.3333`. */
-export const typed = (share) => String(round(100 * share, 4));
+/** Percent as they are typed, without what floating point adds: `95`, `33.33`. */
+export const typed = (share) => String(round(100 * share, 2));
 /** What was typed as a share of 0 to 1, or NaN. */
 export const parsed = (text) => Number.parseFloat((text ?? "").replace(",", ".")) / 100;
 

@@ -137,11 +137,12 @@ export function Percent({ label, share, disabled, onShare }) {
   const text = useSignal(null);
   const done = () => {
     const value = parsed(text.value);
+    const isOther = text.value !== typed(share);
     text.value = null;
-    if (value >= 0 && value <= 1) onShare(value);
+    if (isOther && value >= 0 && value <= 1) onShare(value);
   };
   return html`<span class="percent"><input type="text" inputmode="decimal" autocomplete="off" disabled=${disabled} aria-label=${label}
-    value=${text.value ?? typed(share)} onInput=${(event) => (text.value = event.target.value)} onChange=${done} />%</span>`;
+    value=${text.value ?? typed(share)} onInput=${(event) => (text.value = event.target.value)} onChange=${done} onBlur=${done} />%</span>`;
 }
 
 /** Put the focus on a slider, once it is drawn. */

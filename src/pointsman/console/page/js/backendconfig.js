@@ -85,6 +85,6 @@ export const ConfigCard = ({ name, config, version, reload, hidden }) => {
       ${wrong.length > 0 && html`<p class="error" role="alert">${wrong.join(", ")}: this is no JSON.</p>`}
       ${apply.error && !(moved && apply.error.status === 412) && html`<${Failed} error=${apply.error} />`}
       ${edit && html`<div class="actions"><button class="button primary" type="submit" disabled=${!number || wrong.length || apply.busy} aria-busy=${apply.busy ? "true" : null}>Apply</button>
-        <${Button} onClick=${() => setEdit(null)}>Cancel<//><span class="dim" role="status">${number ? `${some(number, "field")} changed; no replica restarts` : "Nothing changed yet"}</span></div>`}
+        <${Button} onClick=${() => setEdit(null)}>Cancel<//><span class="dim" role="status">${number ? `${some(number, "field")} changed; ${changes.autoscaling === null ? "autoscaling ends" : "no replica restarts"}` : "Nothing changed yet"}</span></div>`}
     </form><//>`;
 };

@@ -80,9 +80,12 @@ export const Notice = ({ kind = "info", title, action, children }) =>
     ${action}
   </div>`;
 
+// What HTTP calls otherwise.
+const REFUSALS = { 403: "Not allowed", 404: "Not there", 409: "Not possible now", 412: "Changed meanwhile", 413: "Too large", 422: "Refused", 503: "No controller" };
+
 /** What a Problem of the API says. */
 export const Failed = ({ error, again }) =>
-  html`<${Notice} kind="bad" title=${error.title || "It failed"} action=${again && html`<${Button} onClick=${again}>Try again<//>`}><p>${error.message}</p><//>`;
+  html`<${Notice} kind="bad" title=${REFUSALS[error.status] || error.title || "It failed"} action=${again && html`<${Button} onClick=${again}>Try again<//>`}><p>${error.message}</p><//>`;
 
 /** Where there is nothing yet, and what would change that. */
 export const Empty = ({ title, children }) => html`<div class="empty"><strong>${title}</strong>${children && html`<p>${children}</p>`}</div>`;

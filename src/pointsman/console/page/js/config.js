@@ -19,7 +19,7 @@ export function shown(field, value) {
 const Value = ({ field, value }) => html`<code class="value" title=${shown(field, value)}><bdi>${shown(field, value)}</bdi></code>`;
 
 const Change = ({ one }) => html`<li>
-    <div class="line"><${Badge} kind=${KINDS[one.action]}>${one.action}<//><b><bdi>${one.object}</bdi></b><span class="dim">${NOTES[one.action]}</span></div>
+    <div class="line"><${Badge} kind=${KINDS[one.action]}>${one.action}<//><b><bdi>${one.object}</bdi></b><span class="dim">${one.object.startsWith("backend/") && NOTES[one.action]}</span></div>
     ${one.fields.length > 0 && html`<dl class="diff">${one.fields.map((f) => html`<div key=${f.field}><dt class="mono">${f.field}</dt>
       <dd>${one.action !== "create" && html`<del><${Value} field=${f.field} value=${f.from} /></del><span class="dim" aria-label="becomes"> → </span>`}<ins><${Value} field=${f.field} value=${f.to} /></ins></dd></div>`)}</dl>`}
   </li>`;

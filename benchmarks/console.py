@@ -25,7 +25,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 import pointsman as serve
 

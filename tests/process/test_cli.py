@@ -28,6 +28,9 @@ from pointsman.cli.tables import show_changes, show_status
 from tests.conftest import WAIT_S, family, wait_until
 
 PROGRAM = str(Path(sys.executable).with_name("pointsman"))
+FREE_PORTS = ("--http-port", "0", "--metrics-export-port", "0", "--console-port", "-1")
+"""Tests run side by side, and none of them has a port of its own."""
+ONLY_HTTP = ("--metrics-export-port", "-1", "--console-port", "-1")
 
 
 def pointsman(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,19 +38,7 @@ def pointsman(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def start_detached(name: str, *options: str) -> str:
-    started = pointsman(
-        "start",
-        "--detached",
-        "--name",
-        name,
-        "--http-port",
-        "0",
-        "--metrics-export-port",
-        "0",
-        "--console-port",
-        "-1",
-        *options,
-    )
+    started = pointsman("start", "--detached", "--name", name, *FREE_PORTS, *options)
     assert started.returncode == 0, started.stderr
     return started.stdout
 
@@ -96,7 +87,7 @@ def detached(name: str) -> Iterator[str]:
 def foreground(name: str) -> Iterator[subprocess.Popen[str]]:
     """`pointsman start` without --detached, once it has said that it is ready."""
     process = subprocess.Popen(
-        [PROGRAM, "start", "--name", name, "--http-port", "0", "--metrics-export-port", "0", "--console-port", "-1"],
+        [PROGRAM, "start", "--name", name, *FREE_PORTS],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import WAIT_S
-from tests.process.test_cli import PROGRAM, assert_one_line, pointsman
+from tests.process.test_cli import FREE_PORTS, PROGRAM, assert_one_line, pointsman
 
 USES_ALL = """
 import json, os, sys, urllib.request
@@ -65,19 +65,7 @@ def test_what_replicas_print_goes_into_no_file_of_mine(tmp_path: Path) -> None:
 
 def test_the_command_line_without_streams(name: str) -> None:
     """Commands work without an open stream, too, and their exit code tells how they went (IN15)."""
-    start = [
-        PROGRAM,
-        "start",
-        "--detached",
-        "--name",
-        name,
-        "--http-port",
-        "0",
-        "--metrics-export-port",
-        "0",
-        "--console-port",
-        "-1",
-    ]
+    start = [PROGRAM, "start", "--detached", "--name", name, *FREE_PORTS]
     commands = [(start, 0), ([PROGRAM, "status", "--name", name], 0), ([PROGRAM, "list"], 0)]
     for command, code in [*commands, ([PROGRAM, "shutdown", "--name", name], 0), ([PROGRAM, "status"], 1)]:
         closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
@@ -153,19 +141,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert '["served", "served"]' in (tmp_path / "report").read_text()
     assert done.stderr.count("the working directory of this process was removed; user code works in / instead") == 1
-    start = [
-        PROGRAM,
-        "start",
-        "--detached",
-        "--name",
-        name,
-        "--http-port",
-        "0",
-        "--metrics-export-port",
-        "0",
-        "--console-port",
-        "-1",
-    ]
+    start = [PROGRAM, "start", "--detached", "--name", name, *FREE_PORTS]
     assert_one_line(in_removed_folder(*start, "--state-dir", "x", folder=tmp_path / "gone"), "'x' is relative")
     assert in_removed_folder(*start, folder=tmp_path / "gone").returncode == 0
     assert pointsman("shutdown", "--name", name).returncode == 0

@@ -25,7 +25,7 @@ import pointsman as serve
 from pointsman.client.client import DRIVER_EXIT_TIMEOUT_S
 from tests.certificates import VARIABLES, make_certificate, needs_openssl
 from tests.conftest import family, wait_until
-from tests.process.test_cli import pointsman
+from tests.process.test_cli import ONLY_HTTP, pointsman
 
 LOOPBACK = "127.0.0.1"
 ANN, BOB, EVE = "anns-long-secret", "bobs-long-secret", "eves-long-secret"
@@ -314,18 +314,7 @@ def test_keys_by_the_command_line(tmp_path: Path, name: str) -> None:
     keys, state = tmp_path / "keys.json", tmp_path / "state"
     keys.touch(0o600)
     keys.write_text(json.dumps({"ann": {"key": ANN}}))
-    options = [
-        "--name",
-        name,
-        "--http-port",
-        "0",
-        "--metrics-export-port",
-        "-1",
-        "--console-port",
-        "-1",
-        "--state-dir",
-        str(state),
-    ]
+    options = ["--name", name, "--http-port", "0", *ONLY_HTTP, "--state-dir", str(state)]
     started = pointsman("start", "--detached", *options, "--api-keys", str(keys))
     assert started.returncode == 0, started.stderr
     try:

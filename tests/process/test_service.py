@@ -23,7 +23,7 @@ import pytest
 
 import pointsman as serve
 from tests.conftest import WAIT_S, wait_until
-from tests.process.test_cli import PROGRAM
+from tests.process.test_cli import ONLY_HTTP, PROGRAM
 
 AS_FIRST_DESCRIPTOR = """
 import os, sys
@@ -55,18 +55,7 @@ class Manager:
         self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._heard.bind(f"\0{name}-{os.getpid()}")
         self._heard.settimeout(WAIT_S)
-        options = [
-            "--name",
-            name,
-            "--state-dir",
-            str(state),
-            "--metrics-export-port",
-            "-1",
-            "--console-port",
-            "-1",
-            "--log-format",
-            "json",
-        ]
+        options = ["--name", name, "--state-dir", str(state), *ONLY_HTTP, "--log-format", "json"]
         self._command = [PROGRAM, "start", *options]
         self._name = name
         self._started: list[subprocess.Popen[str]] = []
@@ -200,18 +189,7 @@ def contained(name: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`pointsman run` of that model as the first process of a container."""
     model = tmp_path / "model.py"
     model.write_text(MODEL)
-    options = [
-        "--name",
-        name,
-        "--http-port",
-        "0",
-        "--metrics-export-port",
-        "-1",
-        "--console-port",
-        "-1",
-        "--log-format",
-        "json",
-    ]
+    options = ["--name", name, "--http-port", "0", *ONLY_HTTP, "--log-format", "json"]
     outside = first_process(PROGRAM, "run", str(model), *options, "--drain-delay", "1000")
     yield outside
     outside.kill()

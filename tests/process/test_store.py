@@ -15,7 +15,7 @@ import pointsman as serve
 from pointsman.engine.local.folder import all_abouts
 from pointsman.exceptions import ServeException
 from tests.conftest import WAIT_S, family, http_for, wait_until
-from tests.process.test_cli import PROGRAM, assert_one_line
+from tests.process.test_cli import FREE_PORTS, PROGRAM, assert_one_line
 
 OPTIONS = {"http_options": {"port": 0}, "metrics_export_port": 0}
 
@@ -127,18 +127,7 @@ def test_the_command_line_says_it_in_one_line(name, state):
     """From a shell, too: one line with the file's name, and no instance (F19, IN15)."""
     for file in ("state.db", "state.db.copy"):
         text(state / file)
-    arguments = [
-        "start",
-        "--detached",
-        "--name",
-        name,
-        "--http-port",
-        "0",
-        "--metrics-export-port",
-        "0",
-        "--console-port",
-        "-1",
-    ]
+    arguments = ["start", "--detached", "--name", name, *FREE_PORTS]
     command = [PROGRAM, *arguments, "--state-dir", str(state)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT_S, check=False)
     assert_one_line(done, str(state / "state.db"))

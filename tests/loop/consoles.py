@@ -32,7 +32,7 @@ class FakeClient:
     failure: Exception | None = None
     gate: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, credentials: Any, address: Any, token: str, *, if_version: int | None = None, key: str = ""):
+    def __init__(self, credentials: Any, token: str, *, if_version: int | None = None, key: str = ""):
         self.token, self.if_version, self.key = token, if_version, key
         self._credentials = credentials
 
@@ -89,7 +89,7 @@ def with_console(test: Callable[[Ask], Coroutine[Any, Any, None]], **options: An
     """Run a test that asks a console; ``role=`` says by whose token."""
 
     async def main() -> None:
-        transport = httpx.ASGITransport(Console(CREDENTIALS, None, **options))  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(Console(CREDENTIALS, **options))  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8070") as http:
 
             async def ask(method: str, path: str, *, role: str = "operate", **given: Any) -> httpx.Response:

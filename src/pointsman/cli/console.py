@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, print_json
-from pointsman.model.tokens import DEPLOY, OPERATE, VIEW
+from pointsman.cli.token import Role
 
 if TYPE_CHECKING:
     from pointsman.client import Client
     from pointsman.wire.handover import ConsoleHandover
-
-
-class Role(str, Enum):
-    """What the link is for."""
-
-    view = VIEW
-    operate = OPERATE
-    deploy = DEPLOY
 
 
 def console(

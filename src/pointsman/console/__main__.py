@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 
 from pointsman.calling.session import Credentials
-from pointsman.console.app import make_app
+from pointsman.console.app import Console
 from pointsman.console.behalf import UserClient
 from pointsman.console.counts import counts_for
 from pointsman.console.sampled import calls_of
@@ -47,8 +47,8 @@ async def serve(
     credentials = Credentials(handover.instance, handover.control_path, ROLE_CONSOLE, "", handover.control_key, 60.0)
     context = RenewedContext() if settings.tls is not None else None
     files = [watched_certificates(settings.tls, context)] if settings.tls is not None and context is not None else []
-    sampler = Sampler(counts_for(credentials), UserClient(credentials, None, ""))
-    app = make_app(credentials, None, hosts=settings.names, read_only=settings.read_only, more=calls_of(sampler))
+    sampler = Sampler(counts_for(credentials), UserClient(credentials, ""))
+    app = Console(credentials, hosts=settings.names, read_only=settings.read_only, more=calls_of(sampler))
     server = ConsoleServer(app, listener, context)
 
     def stop() -> None:

@@ -29,7 +29,6 @@ from pointsman.console.problems import MEDIA_TYPE, Problem, problem_of
 from pointsman.console.reads import missing
 from pointsman.console.routes import all_calls
 from pointsman.console.table import PREFIX, Ask, Call, Table, Text, Versioned, check_query
-from pointsman.engine.base import Address
 from pointsman.engine.instances import log_folders
 from pointsman.exceptions import ForbiddenError, TokenError
 from pointsman.model.tokens import VIEW, Holder, includes
@@ -47,7 +46,6 @@ class Console:
 
     Args:
         credentials: with which it reads.
-        address: of the instance, for what its status shows.
         hosts: names of this server beside those of the loopback.
         read_only: whether it refuses every change.
         wait_s: how long a request waits for its change.
@@ -57,7 +55,6 @@ class Console:
     def __init__(
         self,
         credentials: Credentials,
-        address: Address | None,
         *,
         hosts: tuple[str, ...] = (),
         read_only: bool = False,
@@ -65,7 +62,6 @@ class Console:
         more: Iterable[Call] = (),
     ) -> None:
         self._credentials = credentials
-        self._address = address
         self._read_only = read_only
         self._guard = Guard(hosts)
         self._files = PageFiles()
@@ -110,10 +106,7 @@ class Console:
 
     async def _answer(self, request: Request) -> ASGIApp:
         path = raw_path(request)
-        if (
-            len(path) + len(request.url.query) + sum(len(name) + len(value) for name, value in request.headers.raw)
-            > MAX_HEAD
-        ):
+        if head_bytes(request) > MAX_HEAD:
             raise Problem(431, f"the head of the request is over {MAX_HEAD} bytes")
         is_api = path == PREFIX or path.startswith(f"{PREFIX}/")
         server = (request.scope.get("server") or ("",))[0] or ""
@@ -159,11 +152,11 @@ class Console:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else ""
         if not call.is_change:
-            return UserClient(self._credentials, self._address, token)
+            return UserClient(self._credentials, token)
         key = request.headers.get("idempotency-key", "")
         if key and not _KEY.fullmatch(key):
             raise Problem(400, "Idempotency-Key must be 1-200 visible ASCII characters")
-        return UserClient(self._credentials, self._address, token, if_version=seen_version(request), key=key)
+        return UserClient(self._credentials, token, if_version=seen_version(request), key=key)
 
     async def _change(self, request: Request, call: Call, ask: Ask) -> Response:
         if ask.client.key:
@@ -172,11 +165,6 @@ class Console:
             )
             self._operations.check_key(ask.holder.name, ask.client.key, hashlib.sha256(asked).digest())
         return _json(await self._operations.run(lambda: handled(call, ask)))
-
-
-def make_app(credentials: Credentials, address: Address | None, **options: Any) -> Console:
-    """The console of an instance; see :class:`Console`."""
-    return Console(credentials, address, **options)
 
 
 def handled(call: Call, ask: Ask) -> Any:
@@ -199,6 +187,12 @@ def raw_path(request: Request) -> str:
     """The path as it was sent, percent-encoded."""
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     return raw.decode("latin-1")
+
+
+def head_bytes(request: Request) -> int:
+    """How long the head of a request is, without what separates its parts."""
+    in_headers = sum(len(name) + len(value) for name, value in request.headers.raw)
+    return len(raw_path(request)) + len(request.url.query) + in_headers
 
 
 def seen_version(request: Request) -> int | None:

@@ -11,7 +11,6 @@ import msgspec
 from pointsman.calling.session import Credentials, Session, session_for
 from pointsman.client.client import Client
 from pointsman.client.operations import new_id
-from pointsman.engine.base import Address
 from pointsman.exceptions import ForbiddenError
 from pointsman.model import Autoscaling, BackendSpec, EndpointSpec, Pins
 from pointsman.model.tokens import Holder
@@ -76,22 +75,13 @@ class UserClient(Client):
 
     Args:
         credentials: of the console.
-        address: of the instance, for what its status shows.
         token: of the user.
         if_version: the version of the object that the user has seen; None for any.
         key: the user's own id for the one change that is made; empty for none.
     """
 
-    def __init__(
-        self,
-        credentials: Credentials,
-        address: Address | None,
-        token: str,
-        *,
-        if_version: int | None = None,
-        key: str = "",
-    ) -> None:
-        super().__init__(credentials, address=address)
+    def __init__(self, credentials: Credentials, token: str, *, if_version: int | None = None, key: str = "") -> None:
+        super().__init__(credentials)
         self.token = token
         self.if_version = if_version
         self.key = key

@@ -31,7 +31,7 @@ def carry_out(order: Order) -> tuple[Any, int]:
     """
     set_relay(order.relay)
     credentials = Credentials(order.instance, order.control_path, order.role, "", order.key, 60.0)
-    client = UserClient(credentials, None, order.token, if_version=order.if_version, key=order.idempotency)
+    client = UserClient(credentials, order.token, if_version=order.if_version, key=order.idempotency)
     declared = declared_of(client)
     check_version(declared, order.if_version)
     config, rules = config_of(order.file, declared), Rules(order.on_conflict, order.adopt)  # type: ignore[arg-type]

@@ -51,12 +51,11 @@ REFUSALS = {
 }
 
 
-def document(calls: Iterable[Call], instance: str = "") -> dict[str, Any]:
+def document(calls: Iterable[Call]) -> dict[str, Any]:
     """The document.
 
     Args:
         calls: in the order in which they are shown.
-        instance: name of the instance, for the title.
     """
     calls = list(calls)
     bodies = [call.body for call in calls if call.body not in (None, ConfigFile)]
@@ -67,7 +66,7 @@ def document(calls: Iterable[Call], instance: str = "") -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": f"Pointsman console{f' of {instance}' if instance else ''}",
+            "title": "Pointsman console",
             "version": VERSION,
             "description": "Reads an instance and changes it. Names in paths are percent-encoded.",
         },

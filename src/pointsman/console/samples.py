@@ -42,8 +42,13 @@ def added_up(tallies: Iterable[Tally]) -> Tally:
     return total
 
 
+_EXACTLY = 1 - 1e-12
+"""Against rounding, as in :func:`~pointsman.stats.latency.quantile_bucket`."""
+
+
 def p50_p99_s(tally: Tally) -> tuple[float | None, float | None]:
-    """Two percentiles of a tally's latencies in seconds, as :func:`quantile_s` gives them; None without any."""
+    """Two percentiles of a tally's latencies in seconds, as :func:`~pointsman.telemetry.windows.quantile_s` gives them,
+    in one pass; None without any."""
     latencies = tally.latencies
     total = sum(latencies.values())
     if not total:
@@ -58,9 +63,6 @@ def p50_p99_s(tally: Tally) -> tuple[float | None, float | None]:
             found = bucket
             break
     return (None if median is None else middle_of(median)), (None if found is None else middle_of(found))
-
-
-_EXACTLY = 1 - 1e-12
 
 
 class _Recent:

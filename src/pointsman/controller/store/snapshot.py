@@ -22,9 +22,8 @@ from pointsman.usercode.packing import code_digest
 from pointsman.wire.apply import Marks
 from pointsman.wire.tables import changed
 
-#: The second had no changes, marks and operations, and its objects were JSON; the third had no rollouts, and
-#: the fourth no scales, and
-#: the fifth no tokens.
+#: The second had no changes, marks and operations, and its objects were JSON; the third had no rollouts, the fourth no
+#: scales, and the fifth no tokens.
 SCHEMA_VERSION = 6
 #: It had no digest of the whole state, and no file of the last acknowledged change.
 OLDEST_SCHEMA = 1

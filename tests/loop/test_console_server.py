@@ -14,7 +14,8 @@ import pytest
 from pointsman.console import server as server_module
 from pointsman.console.server import ConsoleServer
 from pointsman.engine.listening import listen
-from pointsman.lock.tls import RenewedContext, TLSSpec, watched_certificates
+from pointsman.lock.tls import RenewedContext, TLSSpec
+from pointsman.lock.watching import watched_certificates
 from tests.certificates import VARIABLES, make_certificate, needs_openssl
 from tests.conftest import WAIT_S
 

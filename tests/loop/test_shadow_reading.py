@@ -26,6 +26,7 @@ from pointsman.telemetry.collector import Collector
 from pointsman.telemetry.pairs import CountKey, PairCounter, PairCounts, Wanted
 from pointsman.telemetry.writer import MetricsWriter
 from pointsman.wire.commands import ShadowTraffic
+from pointsman.wire.handover import InstanceSettings
 from pointsman.wire.shadows import QueryExamples, QueryShadow
 from tests.unit.desiring import SERVED, done
 
@@ -151,7 +152,8 @@ def test_a_report_of_what_cannot_be_read_says_so(tmp_path: Path) -> None:
     async def main() -> None:
         shadows = Shadows(tmp_path / "c", Failing(), lambda: STATE)
         nothing, engine = cast(Any, None), cast(Any, SimpleNamespace(nodes=OneNode()))
-        commands = Commands(nothing, nothing, engine, ingresses=list, shadows=shadows)
+        settings = InstanceSettings(instance="i", name="", master_key=bytes(32))
+        commands = Commands(settings, nothing, engine, ingresses=list, shadows=shadows)
         for query in (QueryShadow("id", "e", "two"), QueryExamples("id", "e", "two", 10)):
             with pytest.raises(ServeException, match="what was compared cannot be read: the disk is gone"):
                 await commands._shadow(query)

@@ -19,8 +19,8 @@ from pointsman.console.sampled import calls_of
 from pointsman.console.sampler import Sampler
 from pointsman.console.server import ConsoleServer
 from pointsman.engine.process import CONSOLE_NICENESS, Lifeline, run_process
-from pointsman.lock.tls import RenewedContext, watched_certificates
-from pointsman.lock.watching import watch
+from pointsman.lock.tls import RenewedContext
+from pointsman.lock.watching import watch, watched_certificates
 from pointsman.wire.auth import ROLE_CONSOLE
 from pointsman.wire.handover import ConsoleHandover
 

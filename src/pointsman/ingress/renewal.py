@@ -6,8 +6,8 @@ import logging
 
 from pointsman.ingress.door import Door
 from pointsman.lock.keyfile import read_keys, signature_of
-from pointsman.lock.tls import RenewedContext, watched_certificates
-from pointsman.lock.watching import Watched
+from pointsman.lock.tls import RenewedContext
+from pointsman.lock.watching import Watched, watched_certificates
 from pointsman.wire.handover import LockSettings
 
 log = logging.getLogger("pointsman.ingress")

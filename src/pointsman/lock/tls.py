@@ -11,7 +11,6 @@ import msgspec
 
 from pointsman.arguments import nearest
 from pointsman.lock.keyfile import Signature, signature_of
-from pointsman.lock.watching import Watched
 
 _FILES = {
     "cert": b"-----BEGIN CERTIFICATE-----",
@@ -157,18 +156,3 @@ class RenewedContext(ssl.SSLContext):
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
         return self.current.wrap_bio(*args, **options)
-
-
-def watched_certificates(tls: TLSSpec, context: RenewedContext) -> Watched:
-    """The certificates of a server, the first of which are loaded here.
-
-    Raises:
-        ValueError: they cannot be used.
-    """
-    signatures = tls.signatures
-    context.current = load_context(tls)
-
-    def use(new: Any) -> None:
-        context.current = new
-
-    return Watched("certificates", lambda: tls.signatures, lambda: load_context(tls), use, signatures)

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pointsman.lock.tls import RenewedContext, TLSSpec, load_context
+
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
@@ -59,3 +61,18 @@ async def watch(files: Sequence[Watched]) -> None:
         await asyncio.sleep(PERIOD_S)
         for file in files:
             await file.look()
+
+
+def watched_certificates(tls: TLSSpec, context: RenewedContext) -> Watched:
+    """The certificates of a server, the first of which are loaded here.
+
+    Raises:
+        ValueError: they cannot be used.
+    """
+    signatures = tls.signatures
+    context.current = load_context(tls)
+
+    def use(new: Any) -> None:
+        context.current = new
+
+    return Watched("certificates", lambda: tls.signatures, lambda: load_context(tls), use, signatures)

@@ -34,7 +34,7 @@ class Api:
 @pytest.fixture(scope="module")
 def apis(client) -> Iterator[Any]:
     """Gives an API for a role; the tokens end with the module."""
-    console, made = Console(client._credentials, None), {}
+    console, made = Console(client._credentials), {}
 
     def api(role: str) -> Api:
         if role not in made:

@@ -63,7 +63,7 @@ async function reach(url, options) {
   if (answer.ok) return answer;
   const body = (await read(answer)) || {};
   const problem = new Problem(answer.status, body.title || answer.statusText, body.detail || "", body);
-  if (answer.status === 401) signOut(problem.detail || "The token is no longer valid.");
+  if (answer.status === 401 && options.headers.authorization === `Bearer ${token.value}`) signOut(problem.detail || "The token is no longer valid.");
   throw problem;
 }
 
@@ -76,6 +76,7 @@ async function read(answer) {
 
 const SILENCE_MS = 6000; // the stream has numbers each second
 const PATIENCE_MS = 60000; // without a controller there may be none
+const OPENING_MS = 15000;
 const HIDDEN_MS = 4000;
 const RETRY_MS = 1000;
 let current = null;
@@ -103,7 +104,7 @@ async function resume() {
   if (connection.value === "paused") connection.value = "connecting";
   while (!mine.signal.aborted) {
     try {
-      if (!me.value) me.value = await get("/me", {}, mine.signal);
+      me.value = await get("/me", {}, AbortSignal.any([mine.signal, AbortSignal.timeout(OPENING_MS)])); // another console may know him otherwise
       await stream(mine.signal);
     } catch (error) {
       if (mine.signal.aborted) return;
@@ -116,12 +117,12 @@ async function resume() {
 async function stream(signal) {
   const silent = new AbortController();
   const both = AbortSignal.any([signal, silent.signal]);
-  const answer = await reach(`${BASE}/live`, { headers: { authorization: `Bearer ${token.value}` }, signal: both });
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let watch = setTimeout(() => silent.abort(), OPENING_MS); // no word comes of a connection that died while asleep
   const take = taking();
   let text = "";
-  let watch;
   try {
+    const answer = await reach(`${BASE}/live`, { headers: { authorization: `Bearer ${token.value}` }, signal: both });
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       clearTimeout(watch);
       watch = setTimeout(() => silent.abort(), connection.value === "live" ? SILENCE_MS : PATIENCE_MS);

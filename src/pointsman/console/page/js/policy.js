@@ -20,11 +20,16 @@ export function policyOf(name, endpoint) {
   return kept.get(name);
 }
 
+/** A draft that was begun before the version was known is of this one, if that has the split which was seen. */
+function adopt({ draft: { value: draft }, now: { value: now } }) {
+  if (draft && !draft.version && JSON.stringify(draft.live) === JSON.stringify(now.weights)) draft.version = now.version;
+}
+
 /** Read again what is in force. */
 export async function refresh(policy) {
   const ask = async (path, into) => (into.value = await get(policy.path + path));
   try {
-    await Promise.all([ask("/traffic", policy.now), ask("/history", policy.history)]);
+    await Promise.all([ask("/traffic", policy.now).then(() => adopt(policy)), ask("/history", policy.history)]);
     policy.problem.value = null;
   } catch (problem) {
     policy.problem.value = problem;

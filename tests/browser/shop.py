@@ -17,7 +17,7 @@ from tests.conftest import WAIT_S, family
 SCRIPT = "<script>document.title='taken'</script>"
 BACKWARDS = "\u05e9\u05dc\u05d5\u05dd 95% (\u05d0)"
 LONG = "a" * 200
-HOSTILE = (SCRIPT, BACKWARDS, LONG)
+HOSTILE = (SCRIPT, BACKWARDS, LONG, "constructor", "..")
 """Names of endpoints that a page could trip over."""
 
 HOLDERS = {"view": "viewer", "operate": "operator", "deploy": "deployer"}

@@ -26,12 +26,13 @@ def test_a_link_signs_in_and_leaves_the_address_bar(shop, look):
 
 
 def test_a_token_is_typed(shop, look):
-    """A token that is nobody's is refused in words; a right one signs in (CR5, AD4)."""
+    """A token that is nobody's, or could be none, is refused in words; a right one signs in (CR5, AD4)."""
     page = look().page
     page.goto(shop.url)
-    page.get_by_label("Token").fill("nobody's")
-    page.get_by_role("button", name="Sign in").click()
-    page.get_by_text("Not signed in").wait_for()
+    for wrong, why in (("5 €", "This is no token"), ("nobody's", "The token is unknown")):
+        page.get_by_label("Token").fill(wrong)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_text(why).wait_for()
     page.get_by_label("Token").fill(shop.tokens["view"])
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Overview").wait_for()
@@ -47,6 +48,7 @@ def test_a_hostile_name_is_text(shop, look):
         viewer.page.get_by_role("heading", level=1).get_by_text(name, exact=True).wait_for()
         settle(viewer)
         assert viewer.page.title() != "taken"
+        assert not viewer.page.get_by_text("cannot be drawn").is_visible()
         assert viewer.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         viewer.page.go_back()
 

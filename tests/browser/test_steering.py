@@ -21,6 +21,13 @@ def as_before(shop):
 HARMLESS = re.compile("5 minutes|1 day|As a table|Explain|Show all.*")
 """Buttons that change nothing."""
 
+SEEN = """() => {
+    const has = document.activeElement, box = has.getBoundingClientRect();
+    const top = document.elementFromPoint(box.x + 5, box.y + box.height / 2);
+    return has === document.body || has.contains(top) || top.contains(has);
+}"""
+"""Whether nothing lies on what has the focus; at the end of the page nothing has it."""
+
 
 def slider(viewer, backend):
     return viewer.page.get_by_role("slider", name=f"Share of {backend}")
@@ -48,7 +55,8 @@ def applied(shop, wanted):
 
 def test_a_canary_gets_more_by_keyboard(shop, look):
     """By keyboard alone: an arrow key moves 1 %, the other backend gets less, the preview says what moves; only Apply
-    changes the traffic, under the token's name, and Undo takes it back (CR2, CR7, AD7)."""
+    changes the traffic, under the token's name, and Undo takes it back. The focus is never lost, nor under the header
+    (CR2, CR7, AD7)."""
     viewer = at_rank(shop, look)
     slider(viewer, "ranker-v2").focus()
     for _ in range(3):
@@ -59,10 +67,18 @@ def test_a_canary_gets_more_by_keyboard(shop, look):
     button(viewer, "Apply").focus()
     viewer.page.keyboard.press("Enter")
     applied(shop, {"ranker-v1": 0.92, "ranker-v2": 0.08})
+    button(viewer, "Apply").wait_for(state="detached")
+    assert slider(viewer, "ranker-v2").evaluate("knob => knob === document.activeElement")
     assert shop.client.traffic_history("rank")[-1]["by"] == "token operator"
     button(viewer, "Undo").focus()
     viewer.page.keyboard.press("Enter")
     applied(shop, SPLIT)
+    viewer.page.locator(".toast").wait_for(state="detached")
+    viewer.page.locator("main:focus, main :focus").wait_for(state="attached")
+    viewer.page.get_by_text("As a table").last.focus()
+    for _ in range(20):
+        viewer.page.keyboard.press("Shift+Tab")
+        assert viewer.page.evaluate(SEEN)
 
 
 def test_a_slider_is_dragged(shop, look):

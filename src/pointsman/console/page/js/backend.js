@@ -1,7 +1,7 @@
 // A backend: how it does, its replicas, how many there shall be and why, why it failed, how it is configured.
 import { html, useState } from "./lib.js";
 import { at, call } from "./api.js";
-import { backendNumbers, may, say, scalingOf, status, to } from "./state.js";
+import { backendNumbers, backendOf, may, say, scalingOf, status, to } from "./state.js";
 import { count, ms, percent, rate, share, some, span } from "./format.js";
 import { Button, Card, Confirm, DataTable, EndpointLink, Facts, Failed, Field, Heading, Empty, Loading, Name, Notice, Num, StateBadge, Time, useAction, useCall } from "./parts.js";
 import { Charts } from "./chart.js";
@@ -13,8 +13,8 @@ const MOST = 12;
 /** Where a backend's calls come from: shares of endpoints, and shadows. */
 const Serves = ({ name }) => {
   const found = Object.entries(status.value.endpoints).flatMap(([endpoint, one]) => [
-    ...(name in one.traffic ? [[endpoint, `${share(one.traffic[name])} of`]] : []),
-    ...(name in one.shadows ? [[endpoint, `shadow, ${share(one.shadows[name])} of`]] : []),
+    ...(Object.hasOwn(one.traffic, name) ? [[endpoint, `${share(one.traffic[name])} of`]] : []),
+    ...(Object.hasOwn(one.shadows, name) ? [[endpoint, `shadow, ${share(one.shadows[name])} of`]] : []),
   ]);
   if (!found.length) return html`<p class="dim">No endpoint sends it traffic. An endpoint's page gives it a share.</p>`;
   return html`<p class="serves"><span class="dim">Serves</span>${found.slice(0, MOST).map(([endpoint, how], i) => html`<span key=${i}>${how} <${EndpointLink} name=${endpoint} /></span>`)}
@@ -54,7 +54,7 @@ const Hold = ({ name, scaling }) => {
   return html`<form class="inline" onSubmit=${run}>
     <${Field} label="Hold at" type="number" min=${scaling.min} max=${scaling.max} required value=${number} onInput=${(e) => setNumber(e.target.value)} />
     <${Field} label="For" options=${FOR} value=${seconds} onChange=${(e) => setSeconds(e.target.value)} />
-    <button class="button" type="submit" disabled=${hold.busy} aria-busy=${hold.busy ? "true" : null}>Hold</button>
+    <${Button} type="submit" busy=${hold.busy}>Hold<//>
   </form>${hold.error && html`<${Failed} error=${hold.error} />`}`;
 };
 
@@ -118,7 +118,7 @@ const Changes = ({ object }) => {
 };
 
 export const BackendPage = ({ name }) => {
-  const one = status.value.backends[name];
+  const one = backendOf(name);
   const asked = useCall((signal) => (one ? call("GET", at`/backends/${name}`, { signal }) : Promise.resolve({})), [name, status.value.version, one?.failure?.failures, one?.replicas_running]);
   if (!one) return html`<${Heading} title=${name} /><${Empty} title="There is no such backend">It may have been deleted. <a href=${to("history")}>The history</a> says when, and by whom.<//>`;
   const { data, error } = asked;

@@ -84,7 +84,7 @@ export const ConfigCard = ({ name, config, version, reload, hidden }) => {
       ${moved && html`<${Notice} kind="warn" title="Somebody has changed it meanwhile" action=${html`<${Button} kind="small" onClick=${() => (apply.clear(), setEdit({ ...edit, version, config }))}>Show that<//>`}><p>${apply.error?.status === 412 ? `${apply.error.message}. ` : ""}What you have typed is kept.</p><//>`}
       ${wrong.length > 0 && html`<p class="error" role="alert">${wrong.join(", ")}: this is no JSON.</p>`}
       ${apply.error && !(moved && apply.error.status === 412) && html`<${Failed} error=${apply.error} />`}
-      ${edit && html`<div class="actions"><button class="button primary" type="submit" disabled=${!number || wrong.length || apply.busy} aria-busy=${apply.busy ? "true" : null}>Apply</button>
+      ${edit && html`<div class="actions"><${Button} kind="primary" type="submit" busy=${apply.busy} disabled=${!number || wrong.length > 0}>Apply<//>
         <${Button} onClick=${() => setEdit(null)}>Cancel<//><span class="dim" role="status">${number ? `${some(number, "field")} changed; ${changes.autoscaling === null ? "autoscaling ends" : "no replica restarts"}` : "Nothing changed yet"}</span></div>`}
     </form><//>`;
 };

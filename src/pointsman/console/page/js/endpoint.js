@@ -10,10 +10,10 @@ import { RolloutCard } from "./rollout.js";
 import { Shadows } from "./shadows.js";
 import { Split } from "./slider.js";
 import { count, ms, percent, rate } from "./format.js";
-import { numbersOf, stale, status } from "./state.js";
+import { backendOf, numbersOf, own, stale, status } from "./state.js";
 
 export function EndpointPage({ name }) {
-  const endpoint = status.value.endpoints[name];
+  const endpoint = own(status.value.endpoints, name);
   if (!endpoint) return html`<${Heading} title=${name} /><${Empty} title="There is no such endpoint"><a href="#/">To the overview</a><//>`;
   return html`<${Endpoint} name=${name} endpoint=${endpoint} />`;
 }
@@ -28,14 +28,14 @@ function Endpoint({ name, endpoint }) {
     <${Heading} title=${name} aside=${html`<${Route} endpoint=${endpoint} />`}><${Name} name=${name} /><//>
     <${Figures} of=${numbersOf(name)} />
     ${policy.problem.value && html`<${Failed} error=${policy.problem.value} again=${again} />`}
-    <${Split} policy=${policy} /><${Troubles} tags=${[...Object.keys(endpoint.traffic), ...Object.keys(endpoint.shadows)]} />
+    <${Split} policy=${policy} /><${Done} policy=${policy} /><${Troubles} tags=${[...Object.keys(endpoint.traffic), ...Object.keys(endpoint.shadows)]} />
     <${RolloutCard} policy=${policy} /><${Charts} endpoint=${name} backends=${Object.keys(endpoint.traffic)} />
-    <${Shadows} policy=${policy} /><${Explain} policy=${policy} /><${Policies} policy=${policy} /><${Done} policy=${policy} />
+    <${Shadows} policy=${policy} /><${Explain} policy=${policy} /><${Policies} policy=${policy} />
   </div>`;
 }
 
 const Troubles = ({ tags }) =>
-  [...new Set(tags)].filter((tag) => status.value.backends[tag]?.failure).map((tag) => html`<${Trouble} key=${tag} name=${tag} one=${status.value.backends[tag]} named />`);
+  [...new Set(tags)].filter((tag) => backendOf(tag)?.failure).map((tag) => html`<${Trouble} key=${tag} name=${tag} one=${backendOf(tag)} named />`);
 
 const Route = ({ endpoint }) =>
   endpoint.route

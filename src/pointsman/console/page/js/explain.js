@@ -4,7 +4,7 @@ import { count, share, some } from "./format.js";
 import { html, useEffect, useSignal } from "./lib.js";
 import { Button, Card, Details, Failed, Field, Name, useAction } from "./parts.js";
 import { pin } from "./policy.js";
-import { may, status } from "./state.js";
+import { may, own, status } from "./state.js";
 
 const AFTER_MS = 200;
 const MOST_SHOWN = 100;
@@ -58,7 +58,7 @@ function Answer({ answer, now }) {
     ${drawn.length > 0 && html`<table class="table lines" aria-label="Numbers drawn">
       <thead><tr><th>Backend</th><th class="right">Share</th><th class="right">Number drawn</th></tr></thead>
       <tbody>${drawn.map(([tag, number], at) => html`<tr key=${tag}><th scope="row"><${Name} name=${tag} />${at === 0 && " ✓"}</th>
-        <td class="right num" data-head="Share">${share(answer.weights[tag] ?? 0)}</td><td class="right num" data-head="Number drawn">${number.toFixed(3)}</td></tr>`)}</tbody>
+        <td class="right num" data-head="Share">${share(own(answer.weights, tag) ?? 0)}</td><td class="right num" data-head="Number drawn">${number.toFixed(3)}</td></tr>`)}</tbody>
     </table>`}</div>`;
 }
 

@@ -5,7 +5,11 @@
     if (!link) return;
     history.replaceState(null, "", location.pathname + location.search + "#/");
     const until = Date.now() + 12 * 3600e3;
-    sessionStorage.setItem("pointsman.token", JSON.stringify({ token: decodeURIComponent(link[1]), until }));
+    let token = link[1];
+    try {
+      token = decodeURIComponent(token);
+    } catch {} // it is as it is
+    sessionStorage.setItem("pointsman.token", JSON.stringify({ token, until }));
     dispatchEvent(new Event("token"));
   };
   take();

@@ -1,6 +1,6 @@
 // The bar on top of each page: the instance, how it is, the pages, and who looks.
 import { html, useEffect, useRef } from "./lib.js";
-import { connection, find, me, numbers, route, signOut, stale, status, theme, to } from "./state.js";
+import { connection, find, me, numbers, own, route, signOut, stale, status, theme, to } from "./state.js";
 import { percent, rate, some } from "./format.js";
 import { Badge, Button, Num } from "./parts.js";
 
@@ -70,7 +70,7 @@ const Find = () => {
     if (route.value.page !== "overview") location.hash = to("overview");
   };
   const open = () => {
-    const named = ["endpoint", "backend"].find((kind) => status.value?.[`${kind}s`][find.value.trim()]);
+    const named = ["endpoint", "backend"].find((kind) => own(status.value?.[`${kind}s`], find.value.trim()));
     const first = named ? to(named, find.value.trim()) : document.querySelector("main td a")?.hash;
     if (!first) return;
     field.current.blur();

@@ -2,14 +2,14 @@
 import { html, useState } from "./lib.js";
 import { call } from "./api.js";
 import { some, words } from "./format.js";
-import { status, to } from "./state.js";
+import { own, status, to } from "./state.js";
 import { Card, DataTable, Empty, Failed, Field, Heading, Loading, Name, Time, useCall } from "./parts.js";
 
 /** A link to the page of an object, as `endpoint/rank`, while there is one. */
 const ObjectLink = ({ object }) => {
   const [kind, ...rest] = object.split("/");
   const name = rest.join("/");
-  const there = status.value[`${kind}s`]?.[name];
+  const there = own(status.value[`${kind}s`], name);
   const gone = !there && (kind === "endpoint" || kind === "backend");
   return html`<span class="two"><${Name} name=${name || object} href=${there ? to(kind, name) : null} /><small>${name ? kind : ""}${gone ? ", deleted" : ""}</small></span>`;
 };

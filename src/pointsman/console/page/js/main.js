@@ -1,7 +1,8 @@
 // Mounts the page: signs in, follows the live stream, and shows the page that the address names.
 import { html, render, useErrorBoundary } from "./lib.js";
 import { follow } from "./api.js";
-import { route, said, signedOut, status, token } from "./state.js";
+import { keepFocus } from "./focus.js";
+import { own, route, said, signedOut, status, token } from "./state.js";
 import { Empty, Failed, Heading, Loading } from "./parts.js";
 import { Header } from "./header.js";
 import { LoginPage } from "./login.js";
@@ -24,9 +25,10 @@ const PAGES = {
 const Body = () => {
   const { page, name, query } = route.value;
   const [error, reset] = useErrorBoundary();
-  const Page = PAGES[page];
+  const Page = own(PAGES, page);
   if (error) return html`<${Failed} error=${{ title: "This page cannot be drawn", message: String(error) }} again=${reset} />`;
   if (!Page) return html`<${Heading} title="Not found" /><${Empty} title="There is no such page"><a href="#/">To the overview</a><//>`;
+  if (/^\.\.?$/.test(name)) return html`<${Heading} title=${name} /><${Empty} title="This name cannot be part of an address">Use the command line, or the Python client.<//>`;
   if (!status.value) return html`<${Loading} what="the instance" lines=${6} />`;
   return html`<${Page} key=${page + name} name=${name} query=${query} />`;
 };
@@ -41,4 +43,5 @@ const App = () =>
 
 document.querySelector("noscript")?.remove();
 render(html`<${App} />`, document.body);
+keepFocus();
 follow();

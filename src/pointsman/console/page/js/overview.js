@@ -1,7 +1,7 @@
 // All endpoints and backends at a glance.
 import { html } from "./lib.js";
 import { count, ms, percent, rate, share, some } from "./format.js";
-import { backendNumbers, find, numbersOf, status } from "./state.js";
+import { backendNumbers, backendOf, find, numbersOf, own, status } from "./state.js";
 import { BackendLink, Button, Card, DataTable, Empty, EndpointLink, Heading, Mark, Num, ShareBar, StateBadge } from "./parts.js";
 import { Going } from "./going.js";
 
@@ -46,7 +46,7 @@ const BACKENDS = [
 
 /** The worst of what an endpoint's backends are, as a mark. */
 function worst({ traffic, rollout }) {
-  const states = Object.keys(traffic).map((name) => [name, status.value.backends[name]]);
+  const states = Object.keys(traffic).map((name) => [name, backendOf(name)]);
   const bad = states.filter(([, b]) => b && ["UNHEALTHY", "DEPLOY_FAILED"].includes(b.state));
   if (bad.length) return { kind: bad.some(([, b]) => !b.replicas_running) ? "bad" : "warn", word: `unhealthy: ${bad.map(([name]) => name).join(", ")}` };
   if (rollout) return { kind: "busy", word: "rollout" };
@@ -60,7 +60,7 @@ export const OverviewPage = () => {
   const { endpoints, backends, rollouts } = status.value;
   const sought = find.value.trim().toLowerCase();
   const fits = (...texts) => !sought || texts.some((text) => text?.toLowerCase().includes(sought));
-  const lines = listed(endpoints).map((one) => ({ ...one, rollout: rollouts?.[one.name] }));
+  const lines = listed(endpoints).map((one) => ({ ...one, rollout: own(rollouts, one.name) }));
   const shownEndpoints = lines.filter((one) => fits(one.name, one.route, ...Object.keys(one.traffic)));
   const shownBackends = listed(backends).filter((one) => fits(one.name));
   if (sought && !shownEndpoints.length && !shownBackends.length)

@@ -54,9 +54,14 @@ export const ShareBar = ({ weights, labels = true, order = Object.keys(weights) 
   </span>`;
 };
 
-/** kind: primary (one on a screen), danger, quiet; none for a usual one. busy: it runs, and cannot be pressed. */
-export const Button = ({ kind = "", busy, disabled, children, ...more }) =>
-  html`<button type="button" class="button ${kind}" aria-busy=${busy ? "true" : null} disabled=${disabled || busy} ...${more}>${children}</button>`;
+const refuse = (event) => event.preventDefault();
+
+/**
+ * kind: primary (one on a screen), danger, quiet; none for a usual one. busy: it runs, and cannot be pressed; it is not
+ * `disabled` then, which would take the focus from it.
+ */
+export const Button = ({ kind = "", busy, children, onClick, ...more }) =>
+  html`<button type="button" class="button ${kind}" aria-busy=${busy ? "true" : null} aria-disabled=${busy ? "true" : null} onClick=${busy ? refuse : onClick} ...${more}>${children}</button>`;
 
 /** A field with its label. `error` and `hint` are read out with it. Other properties are the input's. */
 export const Field = ({ label, hint, error, hidden, options, ...more }) => {

@@ -5,7 +5,7 @@ import { html, useEffect, useSignal } from "./lib.js";
 import { BackendLink, Badge, Button, Card, Empty, Failed, Num } from "./parts.js";
 import { setTraffic } from "./policy.js";
 import { Cells, HEADS, Percent } from "./slider.js";
-import { may, numbersOf, status } from "./state.js";
+import { may, numbersOf, own, status } from "./state.js";
 
 const EVERY_MS = 5000;
 const DROPPED = "Drops/s";
@@ -16,7 +16,8 @@ export function Shadows({ policy }) {
   const seen = numbersOf(policy.name);
   const steer = may("operate");
   const set = async (tag, share) => {
-    const { [tag]: was, ...others } = shadows;
+    const { [tag]: _, ...others } = shadows;
+    const was = own(shadows, tag);
     const text = `shadow ${tag} ${was === undefined ? "gets" : `${shown(was)} →`} ${share ? shown(share) : "no copies"}`;
     problem.value = null;
     await setTraffic(policy, { shadows: share ? { ...shadows, [tag]: share } : others }, text).catch((error) => (problem.value = error));
@@ -29,7 +30,7 @@ export function Shadows({ policy }) {
         <thead><tr><th>Backend</th><th class="right">Copied</th>${[...HEADS, DROPPED].map((head) => html`<th class="right">${head}</th>`)}${steer && html`<th class="end"><span class="unseen">Remove</span></th>`}</tr></thead>
         <tbody>
           <tr class="base"><th scope="row">What users get</th><td class="right" data-head="Copied">–</td><${Cells} of=${seen} /><td class="right" data-head=${DROPPED}>–</td>${steer && html`<td class="end" />`}</tr>
-          ${Object.entries(shadows).map(([tag, share]) => html`<${Shadow} key=${tag} policy=${policy} tag=${tag} share=${share} seen=${seen.shadows?.[tag]} set=${steer && set} />`)}
+          ${Object.entries(shadows).map(([tag, share]) => html`<${Shadow} key=${tag} policy=${policy} tag=${tag} share=${share} seen=${own(seen.shadows, tag)} set=${steer && set} />`)}
         </tbody>
       </table>`}
   <//>`;
@@ -86,7 +87,7 @@ function Report({ report }) {
 }
 
 function Adding({ shadows, set }) {
-  const free = Object.keys(status.value.backends).filter((tag) => !(tag in shadows));
+  const free = Object.keys(status.value.backends).filter((tag) => !Object.hasOwn(shadows, tag));
   const add = (event) => {
     const tag = event.target.value;
     event.target.value = "";

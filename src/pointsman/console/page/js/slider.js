@@ -4,14 +4,14 @@ import { ago, count, ms, percent, rate, share as shown } from "./format.js";
 import { html, useEffect, useSignal } from "./lib.js";
 import { BackendLink, Button, Card, Notice, Num, StateBadge, hue } from "./parts.js";
 import { setTraffic } from "./policy.js";
-import { may, numbers, numbersOf, say, status } from "./state.js";
+import { backendOf, may, numbers, numbersOf, own, say, status } from "./state.js";
 
 const STEPS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 };
 const PREVIEW_AFTER_MS = 150;
 const MOST_FLOWS = 6;
 const SAME = 5e-7;
 
-const sum = (of, tags) => tags.reduce((total, tag) => total + (of[tag] ?? 0), 0);
+const sum = (of, tags) => tags.reduce((total, tag) => total + (own(of, tag) ?? 0), 0);
 const round = (share, digits) => Number(share.toFixed(digits));
 
 /** Percent as they are typed, without what floating point adds: `95`, `33.33`. */
@@ -19,8 +19,9 @@ export const typed = (share) => String(round(100 * share, 2));
 /** What was typed as a share of 0 to 1, or NaN. */
 export const parsed = (text) => Number.parseFloat((text ?? "").replace(",", ".")) / 100;
 
-// A draft: `version` of the policy that it was begun from, `live` its weights, `weights` wanted instead; and `base`,
-// what they were before the backend that is `moving` began to: the others keep the proportions of these.
+// A draft: `version` of the policy that it was begun from, if that is known yet, `live` its weights, `weights` wanted
+// instead; and `base`, what they were before the backend that is `moving` began to: the others keep the proportions of
+// these.
 
 /** `weights` with `share` for `tag`; the others shrink or grow in proportion (if all are 0: as in `live`). */
 export function give(weights, tag, share, live) {
@@ -28,7 +29,7 @@ export function give(weights, tag, share, live) {
   const by = [weights, live].find((one) => sum(one, others) > 0);
   const next = { ...weights, [tag]: others.length ? share : 1 };
   for (const one of others) {
-    next[one] = (1 - share) * (by ? (by[one] ?? 0) / sum(by, others) : 1 / others.length);
+    next[one] = (1 - share) * (by ? (own(by, one) ?? 0) / sum(by, others) : 1 / others.length);
   }
   return next;
 }
@@ -45,8 +46,8 @@ export function exact(weights) {
 /** How two splits differ, such as `v1 95% → 90%, v2 5% → 10%`; empty if they do not. */
 export function differences(from, to) {
   return [...new Set([...Object.keys(from), ...Object.keys(to)])]
-    .filter((tag) => Math.abs((from[tag] ?? 0) - (to[tag] ?? 0)) > SAME || tag in from !== tag in to)
-    .map((tag) => `${tag} ${tag in from ? `${shown(from[tag])} →` : "gets"} ${tag in to ? shown(to[tag]) : "left out"}`)
+    .filter((tag) => Math.abs((own(from, tag) ?? 0) - (own(to, tag) ?? 0)) > SAME || Object.hasOwn(from, tag) !== Object.hasOwn(to, tag))
+    .map((tag) => `${tag} ${Object.hasOwn(from, tag) ? `${shown(from[tag])} →` : "gets"} ${Object.hasOwn(to, tag) ? shown(to[tag]) : "left out"}`)
     .join(", ");
 }
 
@@ -56,7 +57,6 @@ function begun(policy) {
 }
 
 function settle(policy, draft) {
-  if (!draft.version) return; // what is in force is not known yet
   policy.draft.value = differences(draft.live, draft.weights) || draft.moving ? draft : null;
 }
 
@@ -69,8 +69,8 @@ function move(policy, tag, share) {
 
 function put(policy, tag) {
   const draft = begun(policy);
-  const { [tag]: there, ...others } = draft.weights;
-  settle(policy, { ...draft, weights: there === undefined ? { ...others, [tag]: 0 } : others, moving: null });
+  const { [tag]: _, ...others } = draft.weights;
+  settle(policy, { ...draft, weights: !Object.hasOwn(draft.weights, tag) ? { ...others, [tag]: 0 } : others, moving: null });
 }
 
 export function Split({ policy }) {
@@ -99,9 +99,9 @@ export const Cells = ({ of }) =>
   );
 
 function Row({ policy, tag, at, share, alone, steer }) {
-  const backend = status.value.backends[tag];
+  const backend = backendOf(tag);
   const draft = policy.draft.value;
-  const was = draft?.live[tag];
+  const was = own(draft?.live, tag);
   const changed = draft && (was === undefined || Math.abs(was - share) > SAME);
   const few = backend && backend.replicas_running < backend.replicas_wanted;
   return html`<tr class=${changed ? "changed" : ""}>
@@ -114,7 +114,7 @@ function Row({ policy, tag, at, share, alone, steer }) {
       ${steer && !alone && share === 0 && html`<${Button} kind="quiet" aria-label=${`Leave out ${tag}`} title="Leave it out of the split" onClick=${() => put(policy, tag)}>✕<//>`}
     </div></td>
     <td class="right" data-head="Ready"><${Num} kind=${few ? "bad" : ""}>${backend ? `${count(backend.replicas_running)}/${count(backend.replicas_wanted)}` : "–"}<//></td>
-    <${Cells} of=${numbersOf(policy.name).backends?.[tag]} />
+    <${Cells} of=${own(numbersOf(policy.name).backends, tag)} />
   </tr>`;
 }
 
@@ -149,7 +149,7 @@ export function Percent({ label, share, disabled, onShare }) {
 const focusOn = (tag) => requestAnimationFrame(() => document.querySelector(`[aria-label="${CSS.escape(`Share of ${tag}`)}"]`)?.focus());
 
 function Adding({ policy, weights }) {
-  const free = Object.keys(status.value.backends).filter((tag) => !(tag in weights));
+  const free = Object.keys(status.value.backends).filter((tag) => !Object.hasOwn(weights, tag));
   const add = (event) => {
     const tag = event.target.value;
     event.target.value = "";
@@ -174,7 +174,10 @@ function Draft({ policy, draft }) {
   const refused = useSignal(null);
   const busy = useSignal(false);
   const same = !differences(draft.live, draft.weights);
-  const cancel = () => (policy.draft.value = null);
+  const cancel = () => {
+    policy.draft.value = null;
+    focusOn(draft.moving);
+  };
   const apply = async () => {
     busy.value = true;
     refused.value = null;
@@ -189,7 +192,7 @@ function Draft({ policy, draft }) {
   };
   return html`<div class="outcome drafting">
     <div class="line"><div class=${preview.value.busy ? "old" : ""} role="status"><b>Preview:</b> ${same ? "as it is now" : html`<${Flows} preview=${preview.value} />`}</div>
-      <div class="actions"><${Button} kind="primary" busy=${busy.value} disabled=${same} onClick=${apply}>Apply<//><${Button} onClick=${cancel}>Cancel<//></div></div>
+      <div class="actions"><${Button} kind="primary" busy=${busy.value} disabled=${same || !draft.version} onClick=${apply}>Apply<//><${Button} onClick=${cancel}>Cancel<//></div></div>
     <${Warnings} texts=${preview.value.data?.warnings ?? []} />
     <${Conflict} policy=${policy} draft=${draft} refused=${refused} cancel=${cancel} />
   </div>`;

@@ -4,10 +4,13 @@ import { signal, computed, effect } from "./lib.js";
 
 const KEY = "pointsman.token";
 
+/** Whether a text can be sent as a token: no token has spaces, or letters with accents. */
+const fits = (text) => /^[\x21-\x7e]+$/.test(text);
+
 function kept() {
   try {
     const { token, until } = JSON.parse(sessionStorage.getItem(KEY));
-    return until > Date.now() ? token : "";
+    return until > Date.now() && fits(token) ? token : "";
   } catch {
     return ""; // none kept
   }
@@ -41,6 +44,7 @@ const ROLES = ["view", "operate", "deploy"];
 export const may = (role) => ROLES.indexOf(me.value?.role) >= ROLES.indexOf(role) && !me.value?.read_only;
 
 export function signIn(value) {
+  if (!fits(value)) return signOut("This is no token: it has characters that no token has.");
   sessionStorage.setItem(KEY, JSON.stringify({ token: value, until: Date.now() + 12 * 3600e3 }));
   signedOut.value = "";
   me.value = null;
@@ -78,6 +82,9 @@ function decode(text) {
   }
 }
 
+/** What a map by names has for one. All objects have a `constructor`, which is no backend. */
+export const own = (map, name) => (map && Object.hasOwn(map, name) ? map[name] : undefined);
+
 /** The address of a page: `to("endpoint", "rank")`, `to("logs", "", {backend: "v1"})`. */
 export function to(page, name = "", query = {}) {
   const asked = new URLSearchParams(query).toString();
@@ -98,15 +105,18 @@ effect(() => {
   }
 });
 
+/** What the status has of a backend; undefined where there is none of that name. */
+export const backendOf = (name) => own(status.value?.backends, name);
+
 // Numbers: an endpoint or backend that is left out of the event is idle.
 
 const IDLE = { per_second: 0, error_share: null, p50_ms: null, p99_ms: null, queued: 0, backends: {}, shadows: {} };
 
 /** Numbers of an endpoint: `{per_second, error_share, p50_ms, p99_ms, queued, backends, shadows}`. */
-export const numbersOf = (endpoint) => numbers.value?.endpoints?.[endpoint] ?? IDLE;
+export const numbersOf = (endpoint) => own(numbers.value?.endpoints, endpoint) ?? IDLE;
 /** Numbers of a backend, over all endpoints: those above, and batch_size, processing, replicas. */
-export const backendNumbers = (backend) => numbers.value?.backends?.[backend] ?? IDLE;
+export const backendNumbers = (backend) => own(numbers.value?.backends, backend) ?? IDLE;
 
 /** What the status had of an endpoint's rollout or a backend's autoscaling, as it has moved since; null for none. */
-export const rolloutOf = (endpoint) => numbers.value?.rollouts?.[endpoint] ?? status.value?.rollouts?.[endpoint] ?? null;
-export const scalingOf = (backend) => numbers.value?.autoscaling?.[backend] ?? status.value?.backends?.[backend]?.autoscaling ?? null;
+export const rolloutOf = (endpoint) => own(numbers.value?.rollouts, endpoint) ?? own(status.value?.rollouts, endpoint) ?? null;
+export const scalingOf = (backend) => own(numbers.value?.autoscaling, backend) ?? backendOf(backend)?.autoscaling ?? null;

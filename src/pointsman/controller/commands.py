@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from msgspec import structs
 
@@ -68,6 +69,12 @@ from pointsman.wire.shadows import QueryExamples, QueryShadow
 from pointsman.wire.tokens import ConsoleKey, QueryConsoleKey, QueryHolder, QueryTokens, TokenList
 
 log = logging.getLogger(__name__)
+
+LOOKS = (
+    QueryBackends | QueryConsoleKey | QueryDeclared | QueryFailures | QueryHistory | QueryHolder | QueryMoves
+    | QueryRollout | QueryTokens | QueryTraffic
+)  # fmt: skip
+"""Questions that the state answers as it is, at once."""
 
 _NO_METRICS = (
     "this instance records no metrics (metrics_export_port=None); start it with a port for them, 0 for any free one"
@@ -210,25 +217,8 @@ class Commands:
         own_routers: frozenset[int] = frozenset(() if own_router is None else (own_router,))
         if isinstance(command, Query):
             return pack(await self._status())
-        if isinstance(command, QueryHolder):
-            return pack(self._rights.holder(sender))
-        if isinstance(command, QueryConsoleKey):
-            return pack(ConsoleKey(derive_key(self._settings.master_key, ROLE_CONSOLE)))
-        if isinstance(command, QueryTokens):
-            return pack(TokenList(self._rights.tokens()))
-        if isinstance(command, QueryBackends):
-            return pack(backends_of(controller.desired, command.tag))
-        if isinstance(command, QueryTraffic):
-            return pack(traffic_of(controller.desired, command.name))
-        if isinstance(command, QueryFailures):
-            now = asyncio.get_running_loop().time()
-            return pack(failures_of(controller.desired, controller.observed, command.tag, now, time_of_day()))
-        if isinstance(command, QueryMoves):
-            return pack(self._moves())
-        if isinstance(command, QueryHistory):
-            return pack(History(history_of(controller.desired)))
-        if isinstance(command, QueryDeclared):
-            return pack(declared_of(self._settings, controller.desired))
+        if isinstance(command, LOOKS):
+            return pack(self._look_up(command, sender))
         if isinstance(command, QueryTallies):
             return pack(await self._numbers(command))
         if isinstance(command, QueryMetrics):
@@ -251,8 +241,6 @@ class Commands:
             return b""
         if isinstance(command, Shutdown):
             return pack(controller.shutdown(forget=command.forget))
-        if isinstance(command, QueryRollout):
-            return pack(view_of(controller.desired, find_rollout(controller.desired, command.endpoint)))
         if isinstance(command, AwaitRollout):
             rollout = find_rollout(controller.desired, command.endpoint)
             return pack(await controller.wait_for(RolloutWaiter(rollout, own_routers, command.timeout_s)))
@@ -260,6 +248,34 @@ class Commands:
             raise ValueError(f"gate {METRICS!r} would see nothing: {_NO_METRICS}")
         seen = sender.warrant.if_version if sender.warrant is not None else None
         return await self._capacity_wait.carry_out(command, lambda: controller.change(command, body, seen))
+
+    def _look_up(self, command: LOOKS, sender: Sender) -> Any:
+        """What the state answers as it is.
+
+        Raises:
+            TokenError: it is asked whose a token is, and it is nobody's.
+            ValueError: there is no such object.
+        """
+        desired, observed = self._controller.desired, self._controller.observed
+        if isinstance(command, QueryHolder):
+            return self._rights.holder(sender)
+        if isinstance(command, QueryConsoleKey):
+            return ConsoleKey(derive_key(self._settings.master_key, ROLE_CONSOLE))
+        if isinstance(command, QueryTokens):
+            return TokenList(self._rights.tokens())
+        if isinstance(command, QueryBackends):
+            return backends_of(desired, command.tag)
+        if isinstance(command, QueryTraffic):
+            return traffic_of(desired, command.name)
+        if isinstance(command, QueryFailures):
+            return failures_of(desired, observed, command.tag, asyncio.get_running_loop().time(), time_of_day())
+        if isinstance(command, QueryMoves):
+            return self._moves()
+        if isinstance(command, QueryHistory):
+            return History(history_of(desired))
+        if isinstance(command, QueryDeclared):
+            return declared_of(self._settings, desired)
+        return view_of(desired, find_rollout(desired, command.endpoint))
 
     async def _shadow(self, command: QueryShadow | QueryExamples) -> bytes:
         shadows = self._shadows

@@ -26,6 +26,12 @@ GAUGES = (families.ROUTER_QUEUED, families.QUEUED_QUERIES, families.PROCESSING_Q
 COUNTS = (families.BATCH_SIZE, families.SHADOW_DROPPED)
 NAMES = frozenset(family.name for family in (*GAUGES, *COUNTS))
 
+_FIRST = Struct(f"@{BUCKETS}d")
+"""The values of a tally before its buckets."""
+_CHUNK = 16 * DOUBLE
+"""Bytes of buckets that are compared at once: most are what they were."""
+_ZEROS = bytes(TALLY_WIDTH * DOUBLE)
+
 R = TypeVar("R", "FreshTallyReader", MetricsReader)
 
 
@@ -130,7 +136,7 @@ class FreshTallyReader:
 
 def _grown(slot: _Slot, segment: bytearray, at: int) -> Tally | None:
     """What has come to a slot, whose values are there, which are kept for the next time."""
-    first, whole = _FIRST.unpack_from(segment, at), segment[at + _HEAD_BYTES : at + TALLY_WIDTH * DOUBLE]
+    first, whole = _FIRST.unpack_from(segment, at), segment[at + _FIRST.size : at + TALLY_WIDTH * DOUBLE]
     low, high = slot.low, slot.low + len(slot.buckets)
     if whole[:low] != _ZEROS[:low] or whole[high:] != _ZEROS[: len(whole) - high]:
         low, high = _used(whole)
@@ -165,12 +171,6 @@ def _more(slot: _Slot, low: int, buckets: bytes) -> Iterator[tuple[int, int]]:
             for place, count in enumerate(memoryview(now).cast("d")):
                 if count > before[place]:
                     yield LOWEST + (low + start) // DOUBLE + place, int(count - before[place])
-
-
-_FIRST = Struct(f"@{BUCKETS}d")
-_HEAD_BYTES = BUCKETS * DOUBLE
-_CHUNK = 16 * DOUBLE
-_ZEROS = bytes(TALLY_WIDTH * DOUBLE)
 
 
 class FreshTallies(_Folder[FreshTallyReader]):
@@ -225,6 +225,7 @@ class Gauges(NamedTuple):
 
 
 NO_GAUGES = Gauges({}, {}, {}, {}, {}, {})
+"""Those of an instance that records no metrics."""
 
 
 class FreshMetrics(_Folder[MetricsReader]):

@@ -47,6 +47,7 @@ def test_a_token_is_shown_once(client: Client) -> None:
     made = say("create", "anna", "--role", "operate", "--ttl", "60")
     assert (made.stdout, made.exit_code) == ("s3cr3t\n", 0)
     assert "This is shown once" in made.stderr
+    assert "pointsman token revoke anna" in made.stderr
     for listed in (say("list"), say("list", "--json")):
         assert "s3cr3t" not in listed.output
         assert "anna" in listed.stdout

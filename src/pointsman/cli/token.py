@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from typing import Annotated
 
 import typer
 
-from pointsman.cli.common import AsJson, ClusterAddress, Name, connect_to, print_json, terminal
+from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, print_json, terminal
 from pointsman.model.tokens import DEPLOY, OPERATE, VIEW
 
 app = typer.Typer(help="Make, list and revoke tokens for the console.", no_args_is_help=True)
@@ -43,7 +44,8 @@ def create(
         print_json({"name": token, "role": role.value, "expires": ends, "token": secret})
     else:
         typer.echo(secret)
-        typer.echo(f"This is shown once. It is for {role.value}; end it with: pointsman token revoke", err=True)
+        ended_by = command_line(f"token revoke {shlex.quote(token)}", name, address)
+        typer.echo(f"This is shown once. It is for {role.value}; end it with: {ended_by}", err=True)
 
 
 @app.command("list")

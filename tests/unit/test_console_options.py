@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import pointsman as serve
 from pointsman.cli.foreground import with_other_port
+from pointsman.cli.main import app
 from pointsman.cli.options import Given
 from pointsman.client.listening import DEFAULT_CONSOLE_PORT, DefaultPort, console_settings
 from pointsman.config import ConsoleOptions, parse_console_options
@@ -137,6 +139,11 @@ def test_a_port_in_use(caplog: pytest.LogCaptureFixture) -> None:
             listen_for_console(settings)
         assert raised.value.errno == errno.EADDRINUSE
         assert "--console-port" in str(with_other_port(raised.value, Given({}, {"console_port": port})))
+
+
+def test_a_number_that_no_port_has() -> None:
+    """`pointsman console --port 70000` is bad usage, and no traceback (AD2)."""
+    assert CliRunner().invoke(app, ["console", "--port", "70000"]).exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ def console(
     name: Name = "default",
     role: Annotated[Role, typer.Option("--role", help="What the link allows.")] = Role.operate,
     port: Annotated[
-        int | None, typer.Option("--port", help="Of a page that is started; 0 takes any. Default: 8070.", min=0)
+        int | None,
+        typer.Option("--port", help="Of a page that is started; 0 takes any. Default: 8070.", min=0, max=65535),
     ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="A page that is started refuses every change.")

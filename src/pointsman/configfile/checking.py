@@ -372,9 +372,11 @@ def _of_instance(section: InstanceSection, folder: Path) -> Iterator[Fault]:
 def _of_console(given: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
     keys, options = ("instance", "console"), console_options(given, folder)
     yield from _of((*keys, PORT), check_port, options.pop(PORT, None), PORT)
-    of_name = {name: name not in ConsoleOptions.model_fields for name in options}
-    pairs = options.items()
-    wrong = [f for name, value in pairs for f in _of_option(ConsoleOptions, (*keys, name), name, value, of_name[name])]
+    wrong = [
+        fault
+        for name, value in options.items()
+        for fault in _of_option(ConsoleOptions, (*keys, name), name, value, name not in ConsoleOptions.model_fields)
+    ]
     yield from wrong or _of(keys, parse_console_options, options)
 
 

@@ -89,7 +89,8 @@ async def read_body(request: Request, kind: type[T] | Any) -> T | Any:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     taken = tuple(SUFFIXES) if kind is ConfigFile else ("application/json",)
     if media_type not in taken:
-        raise Problem(415, f"the body must be {' or '.join(taken)}, not {media_type[:60] or 'of no type'}")
+        given = f"not {media_type[:60]}" if media_type else "and has no Content-Type"
+        raise Problem(415, f"the body must be {' or '.join(taken)}, {given}")
     data = await _data(request)
     if kind is ConfigFile:
         return ConfigFile(SUFFIXES[media_type], data)
@@ -100,7 +101,7 @@ async def read_body(request: Request, kind: type[T] | Any) -> T | Any:
     try:
         return msgspec.convert(plain, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise Problem(422, f"{error}") from None
+        raise Problem(422, f"the body is not as openapi.json describes it: {error}") from None
 
 
 async def _data(request: Request) -> bytes:

@@ -127,6 +127,17 @@ def test_tokens_of_the_file() -> None:
             RIGHTS.admit(Sender(ROLE_OPERATOR), command)
 
 
+def test_a_name_is_one_token() -> None:
+    """The file names a token as one that was made: the file's is in force and in the list, and the other is good for
+    nothing, so that no list hides what somebody may do (AD3)."""
+    filed = {"view": Token(digest_of(b"filed-token"), "deploy")}
+    rights = Rights(lambda: STATE, lambda: filed)
+    assert rights.tokens()["view"] is filed["view"]
+    assert rights.holder(Sender(ROLE_CONSOLE, Warrant("filed-token"))).role == "deploy"
+    with pytest.raises(TokenError):
+        rights.holder(Sender(ROLE_CONSOLE, Warrant("view-token")))
+
+
 def test_whoever_guesses_tokens_does_not_fill_the_log(caplog: Any) -> None:
     """Wrong tokens are told of once a second, and none of them is in the log (AD3)."""
     rights = Rights(lambda: STATE)

@@ -109,8 +109,8 @@ class Rights:
         warrant = sender.warrant
         found = None
         if warrant is not None and warrant.token:
-            tokens = (*self._filed().items(), *self._desired().tokens.items())
-            found = holder_of(tokens, warrant.token, time_of_day())
+            tokens = {**self._desired().tokens, **self._filed()}
+            found = holder_of(tokens.items(), warrant.token, time_of_day())
             if found is None:
                 self._warn("somebody came to the console with a token that is unknown, was revoked, or has ended")
         if found is None:
@@ -118,8 +118,9 @@ class Rights:
         return found
 
     def tokens(self) -> dict[str, Token]:
-        """All tokens that have not ended, by name."""
-        return {**self._filed(), **living(self._desired(), time_of_day())}
+        """All tokens that have not ended, by name. Of two of one name that of the file counts, here and for its holder:
+        a list that shows one of them would hide what the other may do."""
+        return {**living(self._desired(), time_of_day()), **self._filed()}
 
     def _warn(self, text: str, *values: object) -> None:
         """Log a warning, and how many were held back: whoever guesses tokens does not fill the disk."""

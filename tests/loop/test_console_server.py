@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pointsman.console import server as server_module
+from pointsman.console.guard import ON_ANSWERS
 from pointsman.console.server import ConsoleServer
 from pointsman.engine.listening import listen
 from pointsman.lock.tls import RenewedContext, TLSSpec
@@ -59,9 +60,15 @@ def test_the_end_waits_for_nobody(listener: socket.socket) -> None:
     asyncio.run(story())
 
 
+LOWERED = [(name, value.lower()) for name, value in ON_ANSWERS]
+
+
 async def whole(scope: dict[str, Any], receive: Any, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    body = b"host=" + dict(scope["headers"]).get(b"host", b"")
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]}
+    )
+    await send({"type": "http.response.body", "body": body})
 
 
 @pytest.mark.parametrize(
@@ -79,6 +86,41 @@ def test_a_head_without_an_end_is_cut_off(listener: socket.socket) -> None:
     """Headers that go on and on are not collected (S18)."""
     sent = b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %s\r\n" % (number, b"y" * 1000) for number in range(2000))
     assert asyncio.run(left_by(listener, sent)) == b""
+
+
+def test_a_body_that_does_not_end_is_cut_off(listener: socket.socket, monkeypatch: Any) -> None:
+    """Who sends a body on and on, after the answer to a request that needed none, loses the connection (S18)."""
+    monkeypatch.setattr(server_module, "LAST_BODY_S", 0.05)
+    endless = b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\nx"
+    assert b"200 OK" in asyncio.run(left_by(listener, endless))
+
+
+def test_a_body_without_measure_is_cut_off(listener: socket.socket) -> None:
+    """A body that is read by nobody is not taken either, beyond what bodies may have (S18)."""
+    sent = b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000000\r\n\r\n" + b"x" * 4 * 1024 * 1024
+    asyncio.run(left_by(listener, sent))  # that it returns, says it
+
+
+def test_what_is_no_request_gets_a_problem(listener: socket.socket) -> None:
+    """Garbage is answered as any refusal is: a problem, that no cache keeps and no page frames (S18, CR6)."""
+    answer = asyncio.run(left_by(listener, b"GARBAGE\r\n\r\n")).lower()
+    assert answer.startswith(b"http/1.1 400 ")
+    assert all(b"\r\n%b: %b\r\n" % header in answer for header in LOWERED)
+    assert b"content-type: application/problem+json" in answer
+
+
+def test_too_many_connections_get_a_problem(listener: socket.socket, monkeypatch: Any) -> None:
+    """With too many connections the next one's request gets a 503 with the headers of every answer (S18)."""
+    monkeypatch.setattr(server_module, "MOST_CONNECTIONS", 0)
+    answer = asyncio.run(left_by(listener, HEAD)).lower()
+    assert answer.startswith(b"http/1.1 503 ")
+    assert all(b"\r\n%b: %b\r\n" % header in answer for header in LOWERED)
+
+
+def test_the_host_of_a_whole_url_counts(listener: socket.socket) -> None:
+    """A request for a whole URL is one to the host in it, whatever its header says (S3)."""
+    sent = b"GET http://evil.example/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    assert b"host=evil.example" in asyncio.run(left_by(listener, sent))
 
 
 async def left_by(listener: socket.socket, sent: bytes) -> bytes:

@@ -171,7 +171,7 @@ class Stream(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         if self.among is not None:
             self.among.add(self)
-        _set_tcp_options(transport)
+        set_tcp_options(transport)
         if isinstance(self._hello, Acceptor) and not _is_same_user(transport):
             self.abort(WireError("the peer is another user of this machine"))
             return
@@ -378,7 +378,7 @@ def acceptor(
     return lambda: kind(user, Acceptor(instance=instance, key_for=key_for, nonce=new_nonce()))
 
 
-def _set_tcp_options(transport: asyncio.BaseTransport) -> None:
+def set_tcp_options(transport: asyncio.BaseTransport) -> None:
     """Have the kernel close TCP connections with a silent peer (a cut cable), and send small frames at once."""
     peer = transport.get_extra_info("socket")
     if peer is None or peer.family == socket.AF_UNIX:

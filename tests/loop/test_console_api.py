@@ -7,7 +7,9 @@ import re
 import threading
 
 import pytest
+from starlette.datastructures import Headers
 
+from pointsman.console.guard import Guard
 from pointsman.console.loglines import LogTail
 from pointsman.console.operations import Operations
 from pointsman.console.routes import all_calls
@@ -91,6 +93,14 @@ def test_pages_of_others_reach_nothing(fake, headers):
         assert not fake.asked
 
     with_console(test)
+
+
+@pytest.mark.parametrize("name", ["host", "origin", "authorization", "if-match"])
+def test_a_header_that_decides_is_there_once(name):
+    """A request that could be read in two ways is read in none (S3)."""
+    twice = [(name.encode(), b"localhost")] * 2
+    assert repr(name) in Guard().refusal(Headers(raw=[*twice, (b"x", b"y"), (b"x", b"y"), (b"host", b"localhost")]))
+    assert not Guard().refusal(Headers(raw=[(b"x", b"y"), (b"x", b"y"), (b"host", b"localhost")]))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from pointsman.lock.hosts import Hosts, check_hosts
 
 MAX_HEAD = 16 * 1024
 """Bytes of a request's head."""
+ONCE = ("host", "origin", "sec-fetch-site", "authorization", "if-match", "idempotency-key", "content-type")
+"""Headers that decide who may what."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 CSP = "; ".join(
@@ -60,6 +62,9 @@ class Guard:
             server: the address at which it has arrived, by which the server may be called as well.
             is_page: whether it is for a file of the page, to which a link of another site may lead.
         """
+        twice = repeated(headers)
+        if twice:
+            return f"header {twice!r} is there twice, and could be read in two ways"
         host = headers.get("host", "")
         name = host.encode("latin-1", "replace")
         if not self._hosts.allows(name) and not _is_address(host, server):
@@ -74,6 +79,12 @@ class Guard:
         if site not in ("none", "same-origin") and not is_link:
             return "pages of another site may not use this server"
         return ""
+
+
+def repeated(headers: Mapping[str, str]) -> str:
+    """The name of a header that decides who may what, and is there twice; empty if there is none."""
+    names = list(headers)  # of a multidict, each as often as it is there
+    return next((name for name in ONCE if names.count(name) > 1), "")
 
 
 def _is_address(host: str, server: str) -> bool:

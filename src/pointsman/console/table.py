@@ -143,9 +143,12 @@ class Table:
         """The call for a method and a path below ``/api/v1``, and the names in the path.
 
         Raises:
-            Problem: 404 for a path that there is not, 405 for a method that it has not.
+            Problem: 404 for a path that there is not, 405 for a method that it has not, 400 for one that is no UTF-8.
         """
-        segments = [unquote(part, errors="strict") for part in raw_path.split("/")[1:]]
+        try:
+            segments = [unquote(part, errors="strict") for part in raw_path.split("/")[1:]]
+        except UnicodeDecodeError:
+            raise Problem(400, f"names in the path must be percent-encoded UTF-8, not {raw_path:.200}") from None
         for form, calls in self._by_path.items():
             if len(form) == len(segments) and all(f in ("", s) for f, s in zip(form, segments, strict=True)):
                 call = calls.get("GET" if method == "HEAD" else method)

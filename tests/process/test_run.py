@@ -132,7 +132,7 @@ def test_a_file_is_served_until_ctrl_c(greeter: Path, name: str, running: list[R
     assert httpx.get(started.says("API page:  (http.*)")).status_code == 200
     assert httpx.get(address).status_code == 422  # GET is routed too
     # Its output is read by others here, so that the link there does not sign in.
-    page = started.says(f"Console:   (http.*)  .for a link that signs in: pointsman console --name {name}")
+    page = started.says(f" Console:  (http.*)  .for a link that signs in: pointsman console --name {name}")
     assert page == status_of(name)["console"]
     assert httpx.get(page, timeout=WAIT_S).status_code == 200
     report = status_of(name)

@@ -42,16 +42,16 @@ def console(
     _serve(client, port, role, read_only=read_only, as_json=as_json)
 
 
-def console_lines(client: Client, name: str, address: str | None) -> Iterator[str]:
+def console_lines(client: Client, name: str, address: str | None, label: str = " Console: ") -> Iterator[str]:
     """Where the page is; none where there is no page. On a terminal the link signs in: elsewhere lines are kept, and
     whoever reads them could."""
     if client.console_address is None:
         return
     if sys.stdout.isatty():
-        yield f"Console:   {client.console_link()}"
+        yield f"{label} {client.console_link()}  (signs in for 12 hours)"
     else:
         signs_in = command_line("console", name, address)
-        yield f"Console:   {client.console_address}  (for a link that signs in: {signs_in})"
+        yield f"{label} {client.console_address}  (for a link that signs in: {signs_in})"
 
 
 def _print(url: str, as_json: bool) -> None:

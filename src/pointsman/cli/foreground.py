@@ -207,4 +207,4 @@ def announcement(client: Client, name: str, address: str | None) -> list[str]:
     lines = [f"Instance {name!r} is ready{at}."]
     if client.metrics_address:
         lines.append(f"Metrics are at {client.metrics_address}/metrics.")
-    return [*lines, *console_lines(client, name, address)]
+    return [*lines, *console_lines(client, name, address, "The console is at")]

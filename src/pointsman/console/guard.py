@@ -68,7 +68,8 @@ class Guard:
         host = headers.get("host", "")
         name = host.encode("latin-1", "replace")
         if not self._hosts.allows(name) and not _is_address(host, server):
-            return f"{host[:100]!r} is no name of this server; call it by localhost or by the name that it was given"
+            instead = "call it by localhost or its address, or give that name to --console-allowed-host"
+            return f"{host[:100]!r} is no name of this server; {instead}"
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
             return f"pages of {origin[:100]!r} may not use this server"

@@ -57,7 +57,7 @@ def run(models: Mapping[str, Any], *, name: str = "default", **options: Any) -> 
         for line in served_lines(client.http_address, served, http=_said(http), key=key):
             print(line)
         if client.console_address:  # on a terminal the link signs in: elsewhere lines are kept, and others read them
-            print(f"Console:   {client.console_link() if sys.stdout.isatty() else client.console_address}")
+            print(f" Console:  {client.console_link() if sys.stdout.isatty() else client.console_address}")
         print(UNTIL_CTRL_C, flush=True)
         client.wait()
 

@@ -15,7 +15,7 @@ export const LoginPage = () => {
       ${signedOut.value && html`<${Notice} kind="warn" title="Not signed in"><p>${signedOut.value}</p><//>`}
       <${Field} label="Token" type="password" value=${value} onInput=${(e) => setValue(e.target.value)} autofocus hint="It stays in this tab, for 12 hours." />
       <${Button} kind="primary" type="submit" disabled=${!value.trim()}>Sign in<//>
-      <p class="hint">A link that signs you in comes from<br /><code>pointsman console --name NAME</code></p>
+      <p class="hint">A link that signs you in, on the machine where it runs:<br /><code>pointsman console</code></p>
     </form>
   </main>`;
 };

@@ -58,5 +58,5 @@ function Undo({ policy, done }) {
     return () => clearInterval(timer);
   }, [done]);
   const action = html`<div class="actions"><${Button} busy=${back.busy} onClick=${back.run}>Undo<//><span class="num" aria-hidden="true">${Math.max(0, Math.ceil(left.value / 1000))} s</span></div>`;
-  return html`<div class="toast"><${Notice} kind=${back.error ? "bad" : "ok"} title=${back.error ? "Not undone." : `Version ${done.after} is in force.`} action=${action}><bdi>${back.error?.message ?? done.text}</bdi><//></div>`;
+  return html`<div class="toast"><${Notice} kind=${back.error ? "bad" : "ok"} title=${back.error ? "Not undone." : `Version ${done.after} is in force:`} action=${action}><bdi>${back.error?.message ?? done.text}</bdi><//></div>`;
 }

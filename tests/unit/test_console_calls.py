@@ -163,8 +163,8 @@ def test_a_change_that_is_well_prepared_has_no_warnings():
         ),
         ({"backends": {"old": backend(running=0)}}, []),
         ({"traffic": {"pins": {"a": "old", "b": "old"}}}, ["2 pinned keys stay where they are"]),
-        ({"history": [change("root", 90000), change("token bob", 40)]}, ["token bob has changed this 40 s ago"]),
-        ({"history": [change("root", 90000), change("token bob", 240)]}, ["token bob has changed this 4 min ago"]),
+        ({"history": [change("root", 90000), change("token bob", 40)]}, ["token bob changed this 40 s ago"]),
+        ({"history": [change("root", 90000), change("token bob", 240)]}, ["token bob changed this 4 min ago"]),
         ({"history": [change("root", 90000), change("token bob", 900)]}, []),
         (
             {"rollouts": {"shop": {"ended": "", "plan": {"to": "new"}}}},

@@ -95,4 +95,4 @@ def _of_others(history: list[dict[str, Any]], by: str, now: datetime) -> Iterato
     age_s = (now - datetime.fromisoformat(last["time"].replace("Z", "+00:00"))).total_seconds()
     if last["by"] != by and age_s < RECENT_S:
         when = f"{age_s:.0f} s" if age_s < 90 else f"{age_s / 60:.0f} min"
-        yield f"{last['by']} has changed this {when} ago"
+        yield f"{last['by']} changed this {when} ago"

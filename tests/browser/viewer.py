@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 DESK = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-QUIET_FOR_MS = 60_000.0
+WAIT_MS = 60_000.0
 """How long a test waits for what must appear."""
 
 VIOLATIONS = """
@@ -35,7 +35,7 @@ class Viewer:
     def __init__(self, page: Page) -> None:
         self.page = page
         self.errors: list[str] = []
-        page.set_default_timeout(QUIET_FOR_MS)
+        page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", self._note)
 

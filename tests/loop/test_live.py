@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from pointsman.model.evidence import Tally
 from pointsman.telemetry.fresh import NO_GAUGES
 from pointsman.testing.virtual_time import run, settle
 from pointsman.wire.commands import Moves
+from tests.conftest import WAIT_S
 
 
 class Viewer:
@@ -253,6 +255,32 @@ def test_one_sample_a_second_serves_all_and_is_taken_without_viewers_too() -> No
         assert sampler.news.over
 
     run(story())
+
+
+def test_a_controller_that_hangs_holds_up_no_end() -> None:
+    """The controller answers nothing while a page is open, and the console is told to end: what waits for an answer is
+    a thread that no process waits for (AD1, AD8)."""
+    asked, answers, before = threading.Event(), threading.Event(), set(threading.enumerate())
+
+    class Hung(Instance):
+        def moves(self) -> Moves:
+            asked.set()
+            answers.wait(WAIT_S)
+            return super().moves()
+
+    async def story() -> None:
+        sampler = Sampler(Instance(), Hung())
+        sampling = asyncio.ensure_future(sampler.run())
+        opening = asyncio.ensure_future(sampler.response(_always, compressed=False))
+        await _in_thread(lambda: asked.wait(WAIT_S))
+        sampling.cancel()
+        opening.cancel()
+        await asyncio.gather(sampling, opening, return_exceptions=True)
+        waiting = [thread for thread in set(threading.enumerate()) - before if "state" in thread.name]
+        assert [thread.daemon for thread in waiting] == [True]
+        answers.set()
+
+    asyncio.run(story())
 
 
 async def _always() -> bool:

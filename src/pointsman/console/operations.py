@@ -11,12 +11,18 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from pointsman.console.problems import Problem
 from pointsman.console.table import PREFIX
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MOST_CHANGES = 16
 """That run at once."""
@@ -136,6 +142,38 @@ class Threads:
                 return await begun(function, self._name)
         finally:
             self._waiting -= 1
+
+
+class OneThread(Executor):
+    """Runs functions one after the other in a thread, which does not hold up the end of the process.
+
+    Args:
+        name: of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._orders: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
+        """Run a function when those before it have ended."""
+        future: Future[T] = Future()
+        self._orders.put((future, partial(function, *args, **options)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the thread once it has done what was submitted. Waits for nothing."""
+        self._orders.put(None)
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            future, function = order
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+                future.set_exception(error)
 
 
 def begun(function: Callable[[], Any], name: str) -> asyncio.Future[Any]:

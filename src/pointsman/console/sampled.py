@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from pointsman.console.live import MAX_VIEWERS
+from pointsman.console.operations import begun
 from pointsman.console.problems import Problem
 from pointsman.console.sampler import Sampler
 from pointsman.console.table import Ask, Call, Query
@@ -25,7 +25,7 @@ def calls_of(sampler: Sampler) -> list[Call]:
 
         async def admitted() -> bool:
             try:
-                await asyncio.to_thread(client.holder)
+                await begun(client.holder, "read")
             except TokenError:
                 return False
             except ServeException:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pointsman.console.counts import Counts
 from pointsman.console.events import NUMBERS, Event, News
 from pointsman.console.live import LiveResponse, Viewers
+from pointsman.console.operations import OneThread
 from pointsman.console.samples import Recent, Sample, added_up
 from pointsman.console.series import SECOND_S, SLOT_S, Moment, Series
 from pointsman.console.splits import Splits
@@ -44,8 +44,8 @@ class Sampler:
         self._splits = Splits(self._endpoints)
         self._step = 0
         self._at = time_of_day()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-samples")
-        self._status_thread = ThreadPoolExecutor(1, thread_name_prefix="pointsman-state")
+        self._thread = OneThread("pointsman-samples")
+        self._status_thread = OneThread("pointsman-state")
         self._standing = Standing(reads, self.news, self._status_thread, time_of_day=time_of_day)
 
     async def run(self) -> None:
@@ -69,8 +69,8 @@ class Sampler:
         finally:
             self._standing.end()
             self.news.end()
-            self._thread.shutdown(wait=False)
-            self._status_thread.shutdown(wait=False)
+            self._thread.shutdown()
+            self._status_thread.shutdown()
 
     async def response(self, admitted: Callable[[], Awaitable[bool]], *, compressed: bool) -> LiveResponse:
         """What a viewer gets: the state as it is now, or was when it was last known, and then what is new."""

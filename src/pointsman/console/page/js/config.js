@@ -21,7 +21,7 @@ const Value = ({ field, value }) => html`<code class="value" title=${shown(field
 const Change = ({ one }) => html`<li>
     <div class="line"><${Badge} kind=${KINDS[one.action]}>${one.action}<//><b><bdi>${one.object}</bdi></b><span class="dim">${one.object.startsWith("backend/") && NOTES[one.action]}</span></div>
     ${one.fields.length > 0 && html`<dl class="diff">${one.fields.map((f) => html`<div key=${f.field}><dt class="mono">${f.field}</dt>
-      <dd>${one.action !== "create" && html`<del><${Value} field=${f.field} value=${f.from} /></del><span class="dim" aria-label="becomes"> → </span>`}<ins><${Value} field=${f.field} value=${f.to} /></ins></dd></div>`)}</dl>`}
+      <dd>${one.action !== "create" && html`<del class=${f.from == null ? "none" : ""}><${Value} field=${f.field} value=${f.from} /></del><span class="dim" aria-label="becomes"> → </span>`}<ins><${Value} field=${f.field} value=${f.to} /></ins></dd></div>`)}</dl>`}
   </li>`;
 
 const Conflict = ({ one }) => html`<li>
@@ -88,6 +88,13 @@ async function present(signal) {
   }
 }
 
+/** Reasons, with the names that each is of. */
+function byReason(leftOut) {
+  const found = new Map();
+  for (const [name, why] of Object.entries(leftOut)) found.set(why, [...(found.get(why) ?? []), name]);
+  return [...found];
+}
+
 const Present = () => {
   const asked = useCall(present, [status.value.version]);
   const copy = useAction((text) => navigator.clipboard.writeText(text));
@@ -104,7 +111,7 @@ const Present = () => {
   };
   return html`<${Card} title="What runs" actions=${html`<span class="dim wide">version ${status.value.version}</span>
       ${navigator.clipboard && html`<${Button} onClick=${async () => ((await copy.run(text)), setCopied(true))}>${copied ? "Copied" : "Copy"}<//>`}<${Button} onClick=${save}>Download<//>`}>
-    ${leftOut && html`<div class="pad"><${Notice} kind="warn" title="No file can have all of it"><ul class="plain">${Object.entries(leftOut).map(([name, why]) => html`<li key=${name}><b><bdi>${name}</bdi></b> is left out: ${why}</li>`)}</ul><//></div>`}
+    ${leftOut && html`<div class="pad"><${Notice} kind="warn" title="A file cannot hold all of it"><p>Left out:</p><ul class="plain">${byReason(leftOut).map(([why, names]) => html`<li key=${why}>${names.map((name, i) => html`${i > 0 && ", "}<b><bdi>${name}</bdi></b>`)}: ${why}</li>`)}</ul><//></div>`}
     <pre class="code" tabindex="0" role="region" aria-label="What runs, as a file">${text}</pre><//>`;
 };
 

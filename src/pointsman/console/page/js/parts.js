@@ -40,16 +40,23 @@ export const Num = ({ children, kind = "" }) => html`<span class="num ${kind} ${
 /** Colour of a backend in bars and charts: by its place among those of the endpoint. */
 export const hue = (index) => `s${index % 6}`;
 
-/** How traffic is split: a bar, and the shares as text. weights: backend -> 0..1; order: of backends, for their colours. */
+const MOST_LABELS = 3;
+
+/**
+ * How traffic is split: a bar, and the shares as text, of many backends the largest. weights: backend -> 0..1; order: of
+ * backends, for their colours.
+ */
 export const ShareBar = ({ weights, labels = true, order = Object.keys(weights) }) => {
   const parts = Object.entries(weights);
+  const many = parts.length > MOST_LABELS + 1;
+  const labelled = many ? [...parts].sort((a, b) => b[1] - a[1]).slice(0, MOST_LABELS) : parts;
   const colour = (name) => hue(order.indexOf(name));
   return html`<span class="shares">
     <span class="bar" aria-hidden="true">
-      ${parts.map(([name, value]) => html`<span key=${name} class=${colour(name)} style=${{ width: `${value * 100}%` }} />`)}
+      ${parts.map(([name, value]) => value > 0 && html`<span key=${name} class=${colour(name)} style=${{ width: `${value * 100}%` }} />`)}
     </span>
     ${labels && html`<span class="legend">
-      ${parts.map(([name, value]) => html`<span key=${name} title="${name} ${share(value)}"><i class="dot ${colour(name)}" aria-hidden="true" /><bdi>${name}</bdi> <b>${share(value)}</b></span>`)}
+      ${labelled.map(([name, value]) => html`<span key=${name} title="${name} ${share(value)}"><i class="dot ${colour(name)}" aria-hidden="true" /><bdi>${name}</bdi> <b>${share(value)}</b></span>`)}${many && html`<span class="rest">+${parts.length - MOST_LABELS}</span>`}
     </span>`}
   </span>`;
 };
@@ -199,13 +206,15 @@ export const DataTable = ({ label, columns, rows, rowKey, empty, kind = "", sort
 
 const kindOf = (column) => `${column.num ? "right" : ""} ${column.wide ? "wide" : ""}`;
 
+const BY_NAME = new Intl.Collator("en", { numeric: true });
+
 function arrange(rows, columns, { key, down }) {
   const by = columns.find((column) => column.key === key)?.sort;
   if (!by) return rows;
   const sign = down ? -1 : 1;
   return rows
     .map((row) => [by(row), row])
-    .sort(([a], [b]) => sign * (typeof a === "string" ? a.localeCompare(b) : (a ?? -1) - (b ?? -1)))
+    .sort(([a], [b]) => sign * (typeof a === "string" ? BY_NAME.compare(a, b) : (a ?? -1) - (b ?? -1)))
     .map(([, row]) => row);
 }
 

@@ -32,11 +32,11 @@ const Figures = ({ name }) => {
 
 const COLUMNS = [
   { key: "tag", head: "Replica", cell: (r) => html`<${Name} name=${r.tag} mono />`, sort: (r) => r.tag },
-  { key: "pid", head: "Process", num: true, width: "w2", wide: true, cell: (r) => r.pid ?? "–" },
+  { key: "pid", head: "Process", width: "w2", wide: true, cell: (r) => r.pid ?? "–" },
   { key: "state", head: "State", width: "w3", cell: (r) => html`<${StateBadge} state=${r.state} />`, sort: (r) => r.state },
   { key: "gpus", head: "GPUs", width: "w2", wide: true, cell: (r) => r.gpus.join(", ") || "–" },
   { key: "remark", head: "Remark", wide: true, cell: (r) => html`<p class="prose">${r.remark || "–"}</p>` },
-  { key: "log", head: html`<span class="unseen">Log</span>`, width: "w1", cell: (r) => html`<a href=${to("logs", "", { process: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
+  { key: "log", head: html`<span class="unseen">Log</span>`, num: true, width: "w1", cell: (r) => html`<a href=${to("logs", "", { process: r.tag })} aria-label="Log of ${r.tag}">Log</a>` },
 ];
 
 const Replicas = ({ one }) => html`<${Card} title="Replicas" actions=${html`<span class="dim">${one.replicas_running} of ${one.replicas_wanted} ready</span>`}>
@@ -75,11 +75,11 @@ const Scaling = ({ name, held }) => {
       <div><dt>Demand</dt><dd><${Num}>${rate(s.demand)}<//> <small>calls at a time</small></dd></div>
       <div><dt>Arrivals</dt><dd><${Num}>${rate(s.arrivals_per_second)}<//> <small>/s</small></dd></div>
       <div><dt>A start takes</dt><dd><${Num}>${s.start_s == null ? "–" : s.start_s.toFixed(1)}<//> <small>s</small></dd></div></dl>
-    ${s.hold_s != null && html`<${Notice} title="Held at ${s.wanted} for ${span(s.hold_s)} more" action=${may("operate") && html`<${Button} kind="small" busy=${free.busy} onClick=${free.run}>Release<//>`}>It follows the calls again after that.<//>`}
+    ${s.hold_s != null && html`<${Notice} title="Held at ${s.wanted} for ${span(s.hold_s)} more." action=${may("operate") && html`<${Button} kind="small" busy=${free.busy} onClick=${free.run}>Release<//>`}>It follows the calls again after that.<//>`}
     ${free.error && html`<${Failed} error=${free.error} />`}
-    ${s.blocked && html`<${Notice} kind="warn" title="It cannot have what it wants">${s.blocked.text}<//>`}
+    ${s.blocked && html`<${Notice} kind="warn" title="It cannot have what it wants.">${s.blocked.text}<//>`}
     ${s.remark && html`<${Notice} kind="warn">${s.remark}<//>`}
-    ${s.ready_in_s != null && html`<${Notice}>The first replica is expected in ${span(s.ready_in_s)}.<//>`}
+    ${s.ready_in_s > 0 && html`<${Notice}>The first replica is expected in ${span(s.ready_in_s)}.<//>`}
     ${held && may("operate") && html`<${Hold} name=${name} scaling=${s} />`}</div>
     <${DataTable} label="Decisions" columns=${DECISIONS} rows=${all ? decisions : decisions.slice(0, 5)} rowKey=${(d) => d.time + d.to}
       empty=${html`<p class="pad dim">Nothing has been decided yet: the number is as created.</p>`} />

@@ -1,7 +1,7 @@
 // Graphs of how numbers have gone, and the same numbers as a table.
 import { html, signal, useEffect, useRef, useState } from "./lib.js";
 import { get } from "./api.js";
-import { clock, count, minute, ms, percent, rate } from "./format.js";
+import { clock, count, minute, ms, percent, rate, share } from "./format.js";
 import { Card, Failed, Loading, Tabs, hue } from "./parts.js";
 
 const SPANS = [["5m", "5 minutes"], ["1d", "1 day"]];
@@ -39,6 +39,9 @@ export const Charts = ({ endpoint, backends = [], backend }) => {
 
 /** Of what is counted: means have a digit more. */
 const whole = (value) => (Number.isInteger(value) ? count(value) : rate(value));
+
+/** How a round value on an axis is written, where that is not as in the text beside it. */
+const ON_AXIS = new Map([[rate, whole], [percent, share]]);
 
 /** Which charts there are. A line: [which of the series, its column, label, hue]. */
 function plan({ endpoint, beside }) {
@@ -135,7 +138,7 @@ const Chart = ({ title, unit, text, lines, series, span, zero, least = 0 }) => {
       <span class="legend values">${labels.map((label, i) => html`<span key=${label} title=${label}>${labels.length > 1 && html`<i class="dot ${hue(lines[i][3])}" aria-hidden="true" /><bdi>${label}</bdi> `}<b class="num">${values[i]}</b></span>`)}</span>
     </figcaption>
     <svg width=${width} height=${HEIGHT} role="img" aria-label="${title}, ${unit}, ${WORDS[span]}: ${labels.map((label, i) => `${label} ${values[i]}`).join(", ")}" onPointerMove=${point} onPointerLeave=${() => (pointed.value = null)}>
-      ${ticks.map((tick) => html`<g key=${tick}><line class="grid" x1=${LEFT} x2=${width} y1=${y(tick)} y2=${y(tick)} /><text x=${LEFT - 6} y=${y(tick) + 4} text-anchor="end">${(text === rate ? whole : text)(tick)}</text></g>`)}
+      ${ticks.map((tick) => html`<g key=${tick}><line class="grid" x1=${LEFT} x2=${width} y1=${y(tick)} y2=${y(tick)} /><text x=${LEFT - 6} y=${y(tick) + 4} text-anchor="end">${(ON_AXIS.get(text) ?? text)(tick)}</text></g>`)}
       ${moments(times, width).map((i) => html`<text key=${times[i]} x=${x(i)} y=${HEIGHT - 4} text-anchor="middle">${minute(times[i])}</text>`)}
       ${columns.map((column, n) => html`<path key=${labels[n]} class="line ${hue(lines[n][3])} dash${n}" d=${path(column, x, y)} />`)}
       ${peak > top && html`<text x=${width} y="10" text-anchor="end">↑ up to ${text(peak)}</text>`}

@@ -44,11 +44,11 @@ const Route = ({ endpoint }) =>
 
 function Figures({ of }) {
   const figures = [
-    ["Requests", rate(of.per_second), "per second"],
+    ["Requests", rate(of.per_second), "/s"],
     ["Errors", percent(of.error_share), ""],
     ["p50", ms(of.p50_ms), "ms"],
     ["p99", ms(of.p99_ms), "ms"],
-    ["Queue", count(of.queued), "waiting"],
+    ["Queued", count(of.queued), ""],
   ];
   return html`<dl class="figures">${figures.map(([name, text, unit]) => html`<div key=${name}><dt>${name}</dt>
     <dd><${Num} kind=${name === "Errors" && of.error_share > 0.01 ? "bad" : ""}>${text}<//> <small>${unit}</small></dd></div>`)}</dl>`;

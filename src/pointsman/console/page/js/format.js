@@ -55,7 +55,7 @@ export const minute = (when) => minutes.format(when * 1000);
 /** `3 min ago`. */
 export function ago(when) {
   const seconds = (Date.now() - new Date(typeof when === "number" ? when * 1000 : when)) / 1000;
-  return seconds < 2 ? "now" : `${span(seconds)} ago`;
+  return seconds < 2 ? "just now" : `${span(seconds)} ago`;
 }
 
 /** `1 endpoint`, `3 endpoints`. */

@@ -79,11 +79,11 @@ function Report({ report }) {
   const parts = (title, counts) => Object.keys(counts).length > 0 && ` ${title}: ${Object.entries(counts).map(([what, n]) => `${what} ${count(n)}`).join(", ")}.`;
   return html`<${Badge} kind=${kind}>${word}<//>${" "}
     <span class="num">${mismatched
-      ? `${percent(of.value)} of ${some(pairs, "answer")} differ, for sure between ${percent(of.low)} and ${percent(of.high)}`
+      ? `${percent(of.value)} of ${some(pairs, "answer")} differ (for sure between ${percent(of.low)} and ${percent(of.high)})`
       : `All ${some(pairs, "answer")} match, at most ${percent(of.high)} do not`}${mismatched > 0 && above && (sure ? ": more than noise" : ": not surely more than noise")}.
-    ${noise && ` The other side differs from itself in ${percent(noise.rate)}.`}
-    ${ratio != null && ` Median time × ${rate(ratio)}.`}</span>${" "}
-    <span class="hint">${parts("Differences", by_kind)}${parts("Not compared", uncompared)}</span>`;
+    ${noise && ` What users get differs from itself in ${percent(noise.rate)}.`}
+    ${ratio != null && ` Median time × ${rate(ratio)}.`}</span>
+    <p class="hint">${parts("Differences", by_kind)}${parts("Not compared", uncompared)}</p>`;
 }
 
 function Adding({ shadows, set }) {

@@ -110,8 +110,8 @@ function Row({ policy, tag, at, share, alone, steer }) {
       ${steer
         ? html`<${Slider} policy=${policy} tag=${tag} at=${at} share=${share} alone=${alone} />`
         : html`<span class="meter" aria-hidden="true"><span class=${hue(at)} style=${{ width: `${100 * share}%` }} /></span><span class="num">${shown(share)}</span>`}
-      <span class="was">${changed ? (was === undefined ? "new" : `was ${shown(was)}`) : ""}</span>
-      ${steer && !alone && share === 0 && html`<${Button} kind="quiet" aria-label=${`Leave out ${tag}`} title="Leave it out of the split" onClick=${() => put(policy, tag)}>✕<//>`}
+      <span class="was">${changed ? (was === undefined ? "new" : `was ${shown(was)}`) : ""}
+        ${steer && !alone && share === 0 && html`<${Button} kind="quiet" aria-label=${`Leave out ${tag}`} title="Leave it out of the split" onClick=${() => put(policy, tag)}>✕<//>`}</span>
     </div></td>
     <td class="right" data-head="Ready"><${Num} kind=${few ? "bad" : ""}>${backend ? `${count(backend.replicas_running)}/${count(backend.replicas_wanted)}` : "–"}<//></td>
     <${Cells} of=${own(numbersOf(policy.name).backends, tag)} />

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,7 +20,6 @@ from pointsman.client.operations import Operations, new_id
 from pointsman.client.packing import check_bytecode, prepare
 from pointsman.client.scaling import find_policy, with_policy
 from pointsman.client.sources import Code
-from pointsman.config import BackendConfig
 from pointsman.engine.instances import parse_actor_options
 from pointsman.environments.kinds import Kind, parse_env
 from pointsman.model import BackendSpec, Resources
@@ -29,6 +28,9 @@ from pointsman.usercode.packing import carries_code
 from pointsman.wire.commands import CreateBackend, DeleteBackend, Deploy, ReplaceBackend, UpdateBackendConfig
 from pointsman.wire.messages import unpack
 from pointsman.wire.scaling import ModelList, QueryModels
+
+if TYPE_CHECKING:
+    from pointsman.config import BackendConfig
 
 
 class BackendOperations(Operations):

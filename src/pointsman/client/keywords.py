@@ -10,10 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from pydantic import AliasChoices
-
 from pointsman.arguments import nearest
-from pointsman.config import BackendConfig
 from pointsman.usercode.packing import shown
 
 P = ParamSpec("P")
@@ -37,7 +34,7 @@ def explains_keywords(operation: Callable[P, R]) -> Callable[P, R]:
 
 
 def _hint(operation: str, known: list[str], name: str, value: object) -> str:
-    # Imported late: replicas import this module as well, and their environment need not have what actor_options needs.
+    # Imported late: replicas import this module as well, and their environment need not have what these need.
     from pointsman import actor_options
 
     config = "config" if "config" in known else "config_options"
@@ -57,6 +54,10 @@ def _hint(operation: str, known: list[str], name: str, value: object) -> str:
 
 def _fields() -> set[str]:
     """Names that a config takes, aliases included."""
+    from pydantic import AliasChoices
+
+    from pointsman.config import BackendConfig
+
     names = set(BackendConfig.model_fields)
     for field in BackendConfig.model_fields.values():
         if isinstance(field.validation_alias, AliasChoices):

@@ -7,6 +7,7 @@ The form is made for comparison: ``args`` and ``config.user_config`` are :class:
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -209,7 +210,7 @@ def _user_config(config: BackendConfigSpec) -> Json | str | None:
     if not is_plain(config.user_config):
         return NO_JSON  # and no code of users runs to find that out
     try:
-        value = options.config_from_spec(config).user_config
+        value = pickle.loads(config.user_config)
     except Exception:  # noqa: BLE001 - what is no pickle fails in any way
         return NO_JSON
     return Json.of(value) or NO_JSON

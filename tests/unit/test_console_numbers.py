@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +54,36 @@ def test_what_is_idle_is_left_out() -> None:
     assert not numbers._parts
 
 
+def test_only_the_last_ten_samples_count() -> None:
+    """What came before the last ten seconds is as if it had never been (AD8)."""
+    samples = [
+        Sample(1.0, {V1: calls(n, errors=n % 3, seconds=0.01 * n), V2: calls(n % 4, seconds=0.02)}, NO_GAUGES)
+        for n in range(1, 25)
+    ]
+    assert recent(*samples).view() == recent(*samples[-WINDOW:]).view()
+
+
+def test_many_busy_endpoints_are_kept_in_little_memory() -> None:
+    """The numbers of a busy endpoint take 5 KB in the console, so those of a thousand 5 MB (CR8)."""
+    busy = 100
+    numbers = Recent()
+    tracemalloc.start()
+    try:
+        for second in range(2 * WINDOW):
+            spread = {bucket_of(0.001 * (1 + (second + place) % 30)): 1 for place in range(5)}
+            numbers.push(Sample(1.0, {Part(f"e{n}", "b"): Tally(5, 0, dict(spread)) for n in range(busy)}, NO_GAUGES))
+        assert tracemalloc.get_traced_memory()[0] < 5000 * busy
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_console_that_only_shows_does_without_validation() -> None:
+    """The console starts without pydantic and the Ray engine, which would be a fifth of its memory (CR8)."""
+    code = "import sys, pointsman.console.__main__; sys.exit(' '.join({'pydantic', 'ray', 'yaml'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert not loaded.stderr.strip()
+
+
 def test_a_shadow_stands_beside_the_primary() -> None:
     """Copies count for the shadow and its backend, not for the endpoint, and dropped ones are shown (CR3)."""
     gauges = NO_GAUGES._replace(dropped={("rank", "v2"): 5})
@@ -79,7 +113,7 @@ def test_queues_are_shown_without_calls() -> None:
 def test_both_percentiles_are_those_of_the_command_line(latencies: dict[int, int]) -> None:
     """The page and `pointsman top` show the same percentiles."""
     tally = Tally(latencies=latencies)
-    assert p50_p99_s(tally) == (quantile_s(tally, 0.5), quantile_s(tally, 0.99))
+    assert p50_p99_s(tally.latencies) == (quantile_s(tally, 0.5), quantile_s(tally, 0.99))
 
 
 @given(st.floats(1e-4, 1e9) | st.sampled_from([0.0, 1.0, 2.0, 3.0]))

@@ -59,7 +59,7 @@ class Sampler:
                 try:
                     await loop.run_in_executor(self._thread, self._take, step)
                     failed = False
-                except (OSError, ServeException, TimeoutError) as error:
+                except (OSError, ServeException, TimeoutError, OverflowError) as error:
                     if not failed:
                         log.warning("what routers have counted cannot be read now: %s", error)
                     failed = True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 from pointsman.model.evidence import Tally
@@ -35,34 +38,33 @@ class Sample(NamedTuple):
 
 
 def added_up(tallies: Iterable[Tally]) -> Tally:
-    """These tallies together."""
-    total = Tally()
-    for tally in tallies:
-        total = tally if not total.requests and not total.latencies else total.plus(tally)
-    return total
+    """The requests, errors and latencies of these together; of one that is the only one nothing is copied."""
+    several = list(tallies)
+    if len(several) == 1:
+        return several[0]
+    latencies: dict[int, int] = {}
+    requests = errors = 0
+    for tally in several:
+        requests += tally.requests
+        errors += tally.errors
+        for bucket, count in tally.latencies.items():
+            latencies[bucket] = latencies.get(bucket, 0) + count
+    return Tally(requests, errors, latencies)
 
 
 _EXACTLY = 1 - 1e-12
 """Against rounding, as in :func:`~pointsman.stats.latency.quantile_bucket`."""
 
 
-def p50_p99_s(tally: Tally) -> tuple[float | None, float | None]:
-    """Two percentiles of a tally's latencies in seconds, as :func:`~pointsman.telemetry.windows.quantile_s` gives them,
-    in one pass; None without any."""
-    latencies = tally.latencies
-    total = sum(latencies.values())
-    if not total:
+def p50_p99_s(latencies: Mapping[int, int]) -> tuple[float | None, float | None]:
+    """Two percentiles in seconds of latencies by bucket, as :func:`~pointsman.telemetry.windows.quantile_s` gives them;
+    None without any."""
+    if not latencies:
         return None, None
-    median, found = None, None
-    reached = 0
-    for bucket in sorted(latencies):
-        reached += latencies[bucket]
-        if median is None and reached >= 0.5 * total:
-            median = bucket
-        if reached >= 0.99 * total * _EXACTLY:
-            found = bucket
-            break
-    return (None if median is None else middle_of(median)), (None if found is None else middle_of(found))
+    buckets = sorted(latencies)
+    reached = list(accumulate(map(latencies.__getitem__, buckets)))
+    median = bisect_left(reached, 0.5 * reached[-1])
+    return middle_of(buckets[median]), middle_of(buckets[bisect_left(reached, 0.99 * reached[-1] * _EXACTLY, median)])
 
 
 class _Recent:
@@ -74,46 +76,86 @@ class _Recent:
         self.requests = self.errors = 0
         self.latencies: dict[int, int] = {}
 
-    def add(self, tally: Tally, sign: int) -> None:
-        """Add a sample, or take it away by the sign -1."""
-        self.requests += sign * tally.requests
-        self.errors += sign * tally.errors
+    def add(self, tally: Tally) -> None:
+        """Add what has come."""
+        self.requests += tally.requests
+        self.errors += tally.errors
         latencies = self.latencies
         for bucket, count in tally.latencies.items():
-            left = latencies.get(bucket, 0) + sign * count
+            latencies[bucket] = latencies.get(bucket, 0) + count
+
+    def take(self, requests: int, errors: int, buckets: Sequence[int]) -> None:
+        """Take away what has come long ago; ``buckets`` are followed by their counts."""
+        self.requests -= requests
+        self.errors -= errors
+        latencies = self.latencies
+        for bucket, count in zip(buckets[::2], buckets[1::2], strict=True):
+            left = latencies[bucket] - count
             if left:
                 latencies[bucket] = left
             else:
                 del latencies[bucket]
 
     def tally(self) -> Tally:
+        """What is added up now. It changes with the next sample."""
         return Tally(self.requests, self.errors, self.latencies)
+
+
+class _Kept(NamedTuple):
+    """A sample until it is taken away again. A thousand tallies would be half a megabyte, ten times.
+
+    Attributes:
+        counts: of each part: requests, errors, how many numbers follow, and these: buckets with their counts.
+    """
+
+    seconds: float
+    gauges: Gauges
+    parts: tuple[Part, ...]
+    counts: array[int]
+
+    @classmethod
+    def of(cls, sample: Sample) -> _Kept:
+        counts: list[int] = []
+        for tally in sample.calls.values():
+            counts += (tally.requests, tally.errors, 2 * len(tally.latencies))
+            counts += chain.from_iterable(tally.latencies.items())
+        return cls(sample.seconds, sample.gauges, tuple(sample.calls), array("q", counts))
+
+    def calls(self) -> Iterator[tuple[Part, int, int, Sequence[int]]]:
+        """What came to each part: requests, errors, and buckets, each followed by its count."""
+        at, counts = 0, self.counts
+        for part in self.parts:
+            start = at + 3
+            requests, errors, length = counts[at:start]
+            at = start + length
+            yield part, requests, errors, counts[start:at]
 
 
 class Recent:
     """The numbers of the page: what came in the last ten samples, and how things stand now."""
 
     def __init__(self) -> None:
-        self._samples: deque[Sample] = deque()
+        self._samples: deque[_Kept] = deque()
         self._parts: dict[Part, _Recent] = {}
         self._gauges = NO_GAUGES
+        self._seconds = 0.0
 
     def push(self, sample: Sample) -> None:
         """Take the next sample."""
-        self._samples.append(sample)
+        self._samples.append(_Kept.of(sample))
         self._gauges = sample.gauges
         for part, tally in sample.calls.items():
-            self._parts.setdefault(part, _Recent()).add(tally, 1)
+            recent = self._parts.get(part)
+            if recent is None:
+                recent = self._parts[part] = _Recent()
+            recent.add(tally)
         if len(self._samples) > WINDOW:
-            for part, tally in self._samples.popleft().calls.items():
+            for part, requests, errors, buckets in self._samples.popleft().calls():
                 recent = self._parts[part]
-                recent.add(tally, -1)
+                recent.take(requests, errors, buckets)
                 if not recent.requests and not recent.latencies:
                     del self._parts[part]
-
-    @property
-    def _seconds(self) -> float:
-        return sum(sample.seconds for sample in self._samples)
+        self._seconds = sum(one.seconds for one in self._samples)
 
     def view(self) -> dict[str, Any]:
         """``endpoints`` and ``backends`` by name, without those that are idle."""
@@ -170,7 +212,7 @@ class Recent:
 
     def _calls(self, parts: list[Part]) -> dict[str, Any]:
         tally = added_up(self._parts[part].tally() for part in parts)
-        p50, p99 = p50_p99_s(tally)
+        p50, p99 = p50_p99_s(tally.latencies)
         return {
             "per_second": shown(tally.requests / self._seconds),
             "error_share": shown(tally.errors / tally.requests) if tally.requests else None,

@@ -65,6 +65,8 @@ class Rows:
     def put(self, step: int, values: Mapping[int, Sequence[Value]]) -> None:
         """Add the values at a step that is later than all before, by object."""
         numbers = array("I", sorted(values))
+        if self._rows and self._rows[-1].numbers == numbers:
+            numbers = self._rows[-1].numbers  # the same are busy: kept once
         self._rows.append(Row(step, numbers, array("H", [packed(v) for number in numbers for v in values[number]])))
         while self._rows[0].step <= step - self._steps:
             self._rows.popleft()
@@ -198,7 +200,7 @@ class Series:
 
 def _values(moment: Moment, seconds: float) -> tuple[Value, ...]:
     calls = moment.calls
-    p50, p99 = p50_p99_s(calls)
+    p50, p99 = p50_p99_s(calls.latencies)
     return (
         calls.requests / seconds,
         calls.errors / calls.requests if calls.requests else None,

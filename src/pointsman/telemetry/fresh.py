@@ -26,6 +26,8 @@ GAUGES = (families.ROUTER_QUEUED, families.QUEUED_QUERIES, families.PROCESSING_Q
 COUNTS = (families.BATCH_SIZE, families.SHADOW_DROPPED)
 NAMES = frozenset(family.name for family in (*GAUGES, *COUNTS))
 
+MAX_COUNT = 2**53
+"""So many calls are none: user code has written there, whose process maps the file."""
 _FIRST = Struct(f"@{BUCKETS}d")
 """The values of a tally before its buckets."""
 _CHUNK = 16 * DOUBLE
@@ -145,6 +147,9 @@ def _grown(slot: _Slot, segment: bytearray, at: int) -> Tally | None:
         latencies = dict(_more(slot, low, buckets))
         ok, errors = int(first[0] - slot.first[0]), int(first[ERRORS] - slot.first[ERRORS])
     except (ValueError, OverflowError):  # no number, or one without end
+        slot.key = None
+        return None
+    if max(ok, errors, *latencies.values()) > MAX_COUNT:
         slot.key = None
         return None
     slot.first, slot.low, slot.buckets = first, low, buckets

@@ -1,10 +1,11 @@
 """What the console costs: throughput with a page open and without, what controller and console take, what is sent.
 
-    python benchmarks/console.py [--endpoints 1000] [--turns 12] [--seconds 3] [--viewers 1]
+    python benchmarks/console.py [--endpoints 1000] [--turns 10] [--seconds 3] [--viewers 1] [--engine local]
 
 One instance, one load (``wrk``, 16 connections, a POST of two bytes to one endpoint), in turns: a page follows the
 stream, or none does, in changing order. The ratio is that of two turns side by side; printed are its median and the
-middle half. A second figure compares turns without a page with each other: the noise of the machine.
+middle half. A second figure compares turns without a page with each other: the noise of the machine. CPU is taken while
+nothing is called, and while each endpoint is called once a second. The table is for docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ class Page:
 
 
 @contextmanager
-def instance(endpoints: int) -> Iterator[serve.Client]:
+def instance(endpoints: int, engine: str) -> Iterator[serve.Client]:
     """An instance with so many endpoints of one backend."""
-    client = serve.start(http_options={"port": 0}, metrics_export_port=0, console_port=0)
+    client = serve.start(engine=engine, http_options={"port": 0}, metrics_export_port=0, console_port=0)
     try:
         client.create_backend("noop", Noop)
         with ThreadPoolExecutor(8) as threads:
@@ -103,11 +104,12 @@ def cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def named(word: str) -> psutil.Process:
-    """The process of this instance with that word in its command line."""
-    found = [one for one in psutil.Process().children(recursive=True) if word in one.cmdline()]
+def named(*words: str) -> psutil.Process:
+    """The process of this instance with one of these words in its command line; actors of Ray are called after their
+    classes."""
+    found = [one for one in psutil.Process().children(recursive=True) if set(words) & {*one.cmdline()}]
     if len(found) != 1:
-        sys.exit(f"{len(found)} processes of this instance are called {word}")
+        sys.exit(f"{len(found)} processes of this instance are called {' or '.join(words)}")
     return found[0]
 
 
@@ -119,31 +121,63 @@ def rested(processes: list[psutil.Process], seconds: float) -> list[float]:
     return [(cpu_s(one) - then) / lasted for one, then in zip(processes, before, strict=True)]
 
 
-def touch(client: serve.Client, endpoints: int) -> None:
-    """One call of each endpoint, so that the page has all of them."""
-    with httpx.Client(base_url=str(client.http_address), timeout=30.0) as http:
-        for number in range(endpoints):
-            http.post(f"/endpoint-{number:04}", json={}).raise_for_status()
+@contextmanager
+def touched(client: serve.Client, endpoints: int) -> Iterator[None]:
+    """Each endpoint is called once a second, as far as one thread can."""
+    over = threading.Event()
+
+    def call() -> None:
+        with httpx.Client(base_url=str(client.http_address), timeout=30.0) as http:
+            while not over.is_set():
+                began = time.monotonic()
+                for number in range(endpoints):
+                    http.post(f"/endpoint-{number:04}", json={}).raise_for_status()
+                    if over.is_set():
+                        return
+                over.wait(max(0.0, began + 1.0 - time.monotonic()))
+
+    calling = threading.Thread(target=call)
+    calling.start()
+    try:
+        yield
+    finally:
+        over.set()
+        calling.join()
+
+
+def cpu_of(client: serve.Client, options: argparse.Namespace, processes: list[psutil.Process]) -> dict[str, Any]:
+    """What the processes take with pages and without, idle and busy, and what is sent to each page."""
+    found: dict[str, Any] = {}
+    for state in ("idle", "busy"):
+        with touched(client, options.endpoints) if state == "busy" else contextlib.nullcontext():
+            time.sleep(SETTLE_S)
+            without = rested(processes, 2 * options.seconds)
+            pages = [Page(client.console_link("view")) for _ in range(options.viewers)]
+            time.sleep(2 * SETTLE_S)
+            began, before = time.monotonic(), [page.received for page in pages]
+            with_page = rested(processes, 2 * options.seconds)
+            sent = sum(page.received - then for page, then in zip(pages, before, strict=True)) / len(pages)
+            found[state] = {
+                "console_cpu": {"without": round(without[0], 4), "with": round(with_page[0], 4)},
+                "controller_cpu": {"without": round(without[1], 4), "with": round(with_page[1], 4)},
+                "first_bytes": before[0],
+                "bytes_per_s": round(sent / (time.monotonic() - began)),
+            }
+            for page in pages:
+                page.close()
+    return found
 
 
 def measure(options: argparse.Namespace, script: Path) -> dict[str, Any]:
-    with instance(options.endpoints) as client:
+    with instance(options.endpoints, options.engine) as client:
         link = client.console_link("view")
-        processes = [named("pointsman.console"), named("pointsman.controller")]
+        processes = [
+            named("pointsman.console", "ray::ConsoleHost"),
+            named("pointsman.controller", "ray::ControllerHost"),
+        ]
         url, ratios, noise = f"{client.http_address}/endpoint-0000", [], []
         load(url, 1.0, script)
-        before = rested(processes, options.seconds)
-        pages = [Page(link) for _ in range(options.viewers)]
-        time.sleep(2.0)
-        sent = sum(page.received for page in pages)
-        after = rested(processes, options.seconds)
-        touch(client, options.endpoints)
-        time.sleep(2.0)
-        began, most = time.monotonic(), sum(page.received for page in pages)
-        rested(processes, options.seconds)
-        busy_bytes = (sum(page.received for page in pages) - most) / (time.monotonic() - began) / len(pages)
-        for page in pages:
-            page.close()
+        found = cpu_of(client, options, processes)
         for turn in range(options.turns):
             rates = {}
             for side in ("without", "with", "again")[:: 1 if turn % 2 else -1]:
@@ -157,16 +191,36 @@ def measure(options: argparse.Namespace, script: Path) -> dict[str, Any]:
             noise.append(rates["without"] / rates["again"])
         memory = processes[0].memory_full_info()
         return {
+            "engine": options.engine,
             "endpoints": options.endpoints,
             "viewers": options.viewers,
             "throughput": spread(ratios),
             "of no difference": spread(noise),
-            "console_cpu": {"without": round(before[0], 4), "with": round(after[0], 4)},
-            "controller_cpu": {"without": round(before[1], 4), "with": round(after[1], 4)},
-            "first_bytes": sent // len(pages or [1]),
-            "bytes_per_s": round(busy_bytes),
+            **found,
             "console_mb": {"rss": memory.rss >> 20, "pss": memory.pss >> 20, "uss": memory.uss >> 20},
         }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures as rows of Markdown."""
+
+    def times(one: dict[str, float]) -> str:
+        return f"{one['median']:.3f} ({one['low']:.3f}-{one['high']:.3f})"
+
+    def shares(one: dict[str, float]) -> str:
+        return f"{one['without']:.1%} without, {one['with']:.1%} with"
+
+    rows = {
+        "throughput with the page open, of that without": times(found["throughput"]),
+        "the same of two turns without": times(found["of no difference"]),
+        "memory of the console (RSS)": f"{found['console_mb']['rss']} MB",
+    }
+    for state in ("idle", "busy"):
+        rows[f"core that the controller takes, {state}"] = shares(found[state]["controller_cpu"])
+        rows[f"core that the console takes, {state}"] = shares(found[state]["console_cpu"])
+        rows[f"sent to a page, {state}"] = f"{found[state]['bytes_per_s'] / 1000:.1f} KB/s"
+    head = f"{found['endpoints']} endpoints, {found['viewers']} viewers, engine {found['engine']}"
+    return "\n".join([f"| {head} | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -177,14 +231,17 @@ def spread(values: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the console costs.")
     parser.add_argument("--endpoints", type=int, default=1000)
-    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--viewers", type=int, default=1)
+    parser.add_argument("--engine", default="local", choices=("local", "ray"))
     options = parser.parse_args()
     script = Path(__file__).parent / "results" / "console.lua"
     script.parent.mkdir(exist_ok=True)
     script.write_text(SCRIPT)
-    print(json.dumps(measure(options, script), indent=2))
+    found = measure(options, script)
+    print(json.dumps(found, indent=2))
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -168,10 +168,13 @@ class Instance:
     """What is read of a controller, and counted beside it."""
 
     is_linked = True
+    rest_s = 1
+    sample_s = 1.0
 
     def __init__(self) -> None:
         self.mark = 1
         self.asked = 0
+        self.sampled = 0
         self.error: Exception | None = None
 
     def moves(self) -> Moves:
@@ -184,7 +187,8 @@ class Instance:
         return {"version": self.mark, "endpoints": {"rank": {"route": "/rank", "queued": 3, "last_minute": {}}}}
 
     def sample(self) -> Sample:
-        return Sample(1.0, {Part("rank", "v1"): Tally(5)}, NO_GAUGES)
+        self.sampled += 1
+        return Sample(self.sample_s, {Part("rank", "v1"): Tally(int(5 * self.sample_s))}, NO_GAUGES)
 
     def close(self) -> None:
         pass
@@ -281,6 +285,29 @@ def test_a_controller_that_hangs_holds_up_no_end() -> None:
         answers.set()
 
     asyncio.run(story())
+
+
+def test_nobody_looks_and_numbers_that_cost_much_are_asked_for_less_often() -> None:
+    """On a cluster the controller is asked every five seconds while nobody looks, and each second while somebody does;
+    the graphs have every second of both (CR1)."""
+
+    async def story() -> None:
+        instance = Instance()
+        instance.rest_s, instance.sample_s = 5, 5.0
+        sampler = Sampler(instance, instance, time_of_day=lambda: 0.0)
+        sampling = asyncio.ensure_future(sampler.run())
+        await asyncio.sleep(60.5)
+        assert instance.sampled == 12
+        with sampler.viewers.one_more():
+            instance.sample_s = 1.0
+            await asyncio.sleep(10)
+        assert instance.sampled == 22
+        rows = (await _in_thread(lambda: sampler.series(endpoint="rank", day=False)))["rows"]
+        assert [row[0] for row in rows[-71:]] == [None] + [5] * 70
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
+
+    run(story())
 
 
 async def _always() -> bool:

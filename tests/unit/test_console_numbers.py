@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.console.sampler import backend_moments, endpoint_moments
-from pointsman.console.samples import WINDOW, Part, Recent, Sample, p50_p99_s
+from pointsman.console.samples import WINDOW_S, Part, Recent, Sample, p50_p99_s
 from pointsman.console.series import SECONDS, SLOT_S, SLOTS, Moment, Series, packed, unpacked
 from pointsman.model.evidence import Tally
 from pointsman.stats.latency import bucket_of
@@ -46,7 +46,7 @@ def test_ten_seconds_are_shown_together() -> None:
 def test_what_is_idle_is_left_out() -> None:
     """Nothing was asked of an endpoint for ten seconds: it is not sent any more, and nothing of it is kept."""
     numbers = recent(Sample(1.0, {V1: calls(1)}, NO_GAUGES))
-    for _ in range(WINDOW - 1):
+    for _ in range(WINDOW_S - 1):
         numbers.push(Sample(1.0, {}, NO_GAUGES))
         assert numbers.view()["endpoints"]["rank"]["per_second"] > 0
     numbers.push(Sample(1.0, {}, NO_GAUGES))
@@ -60,7 +60,7 @@ def test_only_the_last_ten_samples_count() -> None:
         Sample(1.0, {V1: calls(n, errors=n % 3, seconds=0.01 * n), V2: calls(n % 4, seconds=0.02)}, NO_GAUGES)
         for n in range(1, 25)
     ]
-    assert recent(*samples).view() == recent(*samples[-WINDOW:]).view()
+    assert recent(*samples).view() == recent(*samples[-WINDOW_S:]).view()
 
 
 def test_many_busy_endpoints_are_kept_in_little_memory() -> None:
@@ -69,7 +69,7 @@ def test_many_busy_endpoints_are_kept_in_little_memory() -> None:
     numbers = Recent()
     tracemalloc.start()
     try:
-        for second in range(2 * WINDOW):
+        for second in range(2 * WINDOW_S):
             spread = {bucket_of(0.001 * (1 + (second + place) % 30)): 1 for place in range(5)}
             numbers.push(Sample(1.0, {Part(f"e{n}", "b"): Tally(5, 0, dict(spread)) for n in range(busy)}, NO_GAUGES))
         assert tracemalloc.get_traced_memory()[0] < 5000 * busy
@@ -82,6 +82,14 @@ def test_a_console_that_only_shows_does_without_validation() -> None:
     code = "import sys, pointsman.console.__main__; sys.exit(' '.join({'pydantic', 'ray', 'yaml'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert not loaded.stderr.strip()
+
+
+def test_ten_seconds_are_shown_however_many_samples_they_are() -> None:
+    """Samples of five seconds, and one that has nothing new: what is shown together are ten seconds all the same."""
+    numbers = recent(*[Sample(5.0, {V1: calls(50 * number)}, NO_GAUGES) for number in range(4)])
+    numbers.push(Sample(0.0, {}, NO_GAUGES))
+    assert numbers.view()["endpoints"]["rank"]["per_second"] == 25
+    assert recent(Sample(0.0, {}, NO_GAUGES)).view() == {"endpoints": {}, "backends": {}}
 
 
 def test_a_shadow_stands_beside_the_primary() -> None:

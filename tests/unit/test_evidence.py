@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timezone
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from msgspec import structs
 
 from pointsman.controller.evidence import EvidenceReader, EvidenceSource, NodeCounts, Past
 from pointsman.controller.judging import metrics_watched
-from pointsman.controller.numbers import numbers_of
+from pointsman.controller.numbers import fresh_numbers, numbers_of
 from pointsman.controller.state import Desired, Rollout
 from pointsman.engine.base import ONE_NODE
 from pointsman.model import EndpointSpec, TrafficChange, TrafficHistory, TrafficPolicy
@@ -60,6 +61,22 @@ def test_readings_of_ten_minutes_are_found_by_their_age() -> None:
         assert then.tallies[key].requests == then.at
         assert age <= 2999 - then.at <= age * 1.15 + 1
     assert 600 <= 2999 - past.earlier(10_000).at < 800
+
+
+def test_who_goes_on_from_a_reading_counts_each_call_once() -> None:
+    """Calls are counted from one reading to another, however these are asked for: each is counted once, and of a
+    controller on another machine, whose clock has another beginning, from where it is asked first."""
+    past, busy, idle = Past(), TallyKey("greet", 1, "main"), TallyKey("greet", 1, "idle")
+    assert past.since(inf) == (Evidence(at=0.0), Evidence(at=0.0))
+    since, counted = inf, 0
+    for second in range(1, 31):
+        past.keep(Evidence(float(second), {busy: Tally(requests=second), idle: Tally(requests=7)}))
+        if second in (1, 2, 7, 8, 20, 30):
+            window = (numbers := fresh_numbers(*past.since(since))).windows[0]
+            since, counted = numbers.at, counted + sum(tally.requests for tally in window.tallies.values())
+            assert {key.backend for key in window.tallies} <= {"main"}
+    assert (since, counted) == (30.0, 29)
+    assert fresh_numbers(*past.since(1e9)).windows[0] == Window(0.0, {})
 
 
 def test_a_young_instance_gives_what_it_has() -> None:

@@ -1,4 +1,4 @@
-"""Looks once a second at what the instance does, and tells all viewers."""
+"""Looks at what the instance does, once a second while there are viewers, and tells all of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ EVERY_S = 1.0
 
 
 class Sampler:
-    """Samples the numbers once a second, and the state while somebody looks.
+    """Samples the numbers once a second, or more seldom where that costs much and nobody looks; and the state while
+    somebody does.
 
     Args:
         counts: where the numbers come from.
@@ -57,8 +58,9 @@ class Sampler:
                 step = int((loop.time() - began) / EVERY_S) + 1
                 await asyncio.sleep(began + step * EVERY_S - loop.time())
                 try:
-                    await loop.run_in_executor(self._thread, self._take, step)
-                    failed = False
+                    if self.viewers.count or step % self._counts.rest_s == 0:
+                        await loop.run_in_executor(self._thread, self._take, step)
+                        failed = False
                 except (OSError, ServeException, TimeoutError, OverflowError) as error:
                     if not failed:
                         log.warning("what routers have counted cannot be read now: %s", error)
@@ -98,11 +100,14 @@ class Sampler:
 
     def _take(self, step: int) -> None:
         sample = self._counts.sample()
-        self._at, self._step = self._time_of_day(), step
         self._recent.push(sample)
-        self._endpoints.push(step, sample.seconds, endpoint_moments(sample))
-        self._backends.push(step, sample.seconds, backend_moments(sample))
-        self._splits.push(step, sample)
+        if not sample.seconds:
+            return
+        steps = max(1, min(round(sample.seconds), step - self._step))
+        self._at, self._step = self._time_of_day(), step
+        self._endpoints.push(step, sample.seconds, endpoint_moments(sample), steps=steps)
+        self._backends.push(step, sample.seconds, backend_moments(sample), steps=steps)
+        self._splits.push(step, sample, steps=steps)
 
     def _publish_numbers(self) -> None:
         numbers = {"time": round(self._at, 1), **self._recent.view(), **self._standing.view()}

@@ -13,8 +13,10 @@ from pointsman.model.evidence import Tally
 from pointsman.telemetry.fresh import NO_GAUGES, Gauges
 from pointsman.telemetry.values import middle_of
 
-WINDOW = 10
-"""Samples that are shown together: of fewer calls a share of errors says little, and numbers would jump."""
+WINDOW_S = 10
+"""What is shown together: of fewer calls a share of errors says little, and numbers would jump."""
+_NEARLY_S = WINDOW_S - 0.5
+"""Samples do not come to the millisecond."""
 
 
 class Part(NamedTuple):
@@ -29,7 +31,7 @@ class Sample(NamedTuple):
     """What has come since the sample before.
 
     Attributes:
-        seconds: how long that was.
+        seconds: how long that was; 0 if what calls there were is not known yet.
     """
 
     seconds: float
@@ -132,7 +134,7 @@ class _Kept(NamedTuple):
 
 
 class Recent:
-    """The numbers of the page: what came in the last ten samples, and how things stand now."""
+    """The numbers of the page: what came in the last ten seconds, and how things stand now."""
 
     def __init__(self) -> None:
         self._samples: deque[_Kept] = deque()
@@ -149,8 +151,11 @@ class Recent:
             if recent is None:
                 recent = self._parts[part] = _Recent()
             recent.add(tally)
-        if len(self._samples) > WINDOW:
-            for part, requests, errors, buckets in self._samples.popleft().calls():
+        seconds = self._seconds + sample.seconds
+        while seconds - self._samples[0].seconds > _NEARLY_S:
+            oldest = self._samples.popleft()
+            seconds -= oldest.seconds
+            for part, requests, errors, buckets in oldest.calls():
                 recent = self._parts[part]
                 recent.take(requests, errors, buckets)
                 if not recent.requests and not recent.latencies:

@@ -62,12 +62,13 @@ class Rows:
         self._width = width
         self._rows: deque[Row] = deque()
 
-    def put(self, step: int, values: Mapping[int, Sequence[Value]]) -> None:
-        """Add the values at a step that is later than all before, by object."""
+    def put(self, step: int, values: Mapping[int, Sequence[Value]], *, steps: int = 1) -> None:
+        """Add the values at a step that is later than all before, by object, and at so many ``steps`` up to it."""
         numbers = array("I", sorted(values))
         if self._rows and self._rows[-1].numbers == numbers:
             numbers = self._rows[-1].numbers  # the same are busy: kept once
-        self._rows.append(Row(step, numbers, array("H", [packed(v) for number in numbers for v in values[number]])))
+        codes = array("H", [packed(v) for number in numbers for v in values[number]])
+        self._rows.extend(Row(at, numbers, codes) for at in range(step - steps + 1, step + 1))
         while self._rows[0].step <= step - self._steps:
             self._rows.popleft()
 
@@ -117,7 +118,7 @@ class _Slot:
         self.sums = [0.0] * width
         self.times = [0] * width
 
-    def add(self, moment: Moment) -> None:
+    def add(self, moment: Moment, steps: int) -> None:
         calls, latencies = moment.calls, self.latencies
         self.requests += calls.requests
         self.errors += calls.errors
@@ -125,8 +126,8 @@ class _Slot:
             latencies[bucket // COARSE] = latencies.get(bucket // COARSE, 0) + count
         for place, value in enumerate(moment.gauges):
             if value is not None:
-                self.sums[place] += value
-                self.times[place] += 1
+                self.sums[place] += steps * value
+                self.times[place] += steps
 
     def moment(self) -> Moment:
         latencies = {bucket * COARSE + COARSE // 2: count for bucket, count in self.latencies.items()}
@@ -151,18 +152,19 @@ class Series:
         self._slot_number = 0
         self._slot_s = 0.0
 
-    def push(self, step: int, seconds: float, moments: Mapping[str, Moment]) -> None:
-        """Take what was in one second; ``step`` counts them, and may leave some out."""
+    def push(self, step: int, seconds: float, moments: Mapping[str, Moment], *, steps: int = 1) -> None:
+        """Take what was in the ``steps`` up to this one, which are a second each; some may be left out."""
         if step // SLOT_S != self._slot_number and self._slot_s:
             self._end_slot()
         self._slot_number = step // SLOT_S
         self._slot_s += seconds
-        self._seconds.put(step, {self._number(name): _values(one, seconds) for name, one in moments.items()})
+        values = {self._number(name): _values(one, seconds) for name, one in moments.items()}
+        self._seconds.put(step, values, steps=steps)
         for name, moment in moments.items():
             slot = self._slot.get(name)
             if slot is None:
                 slot = self._slot[name] = _Slot(len(moment.gauges))
-            slot.add(moment)
+            slot.add(moment, steps)
 
     def of(self, name: str, step: int, *, day: bool) -> list[list[Value]]:
         """The values of an object, oldest first; without a value for what is not known.

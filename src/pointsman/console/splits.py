@@ -37,8 +37,8 @@ class Splits:
         self._backends: dict[str, set[str]] = {}
         self._began: dict[str, Began] = {}
 
-    def push(self, step: int, sample: Sample) -> None:
-        """Take what was in one second; ``step`` counts them."""
+    def push(self, step: int, sample: Sample, *, steps: int = 1) -> None:
+        """Take what was in the ``steps`` up to this one, which are a second each."""
         for part in sample.calls:
             if not part.shadow:
                 if part not in self._seen:
@@ -51,7 +51,7 @@ class Splits:
             for part, tally in sample.calls.items()
             if not part.shadow and part.endpoint in self._began
         }
-        self._series.push(step, sample.seconds, moments)
+        self._series.push(step, sample.seconds, moments, steps=steps)
 
     def of(self, endpoint: str, backend: str, step: int, *, day: bool) -> list[list[Value]]:
         """The values of a part, oldest first, as :meth:`Series.of`.

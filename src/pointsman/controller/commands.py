@@ -21,7 +21,7 @@ from pointsman.controller.evidence import EvidenceReader
 from pointsman.controller.history import history_of
 from pointsman.controller.models import Models
 from pointsman.controller.moves import moves_of
-from pointsman.controller.numbers import numbers_of
+from pointsman.controller.numbers import fresh_numbers, numbers_of
 from pointsman.controller.operations import OperationWaiter, RolloutWaiter
 from pointsman.controller.orders import Subscription
 from pointsman.controller.rights import OPERATOR, Rights, Sender
@@ -36,7 +36,7 @@ from pointsman.exceptions import ServeException
 from pointsman.lock.tokenfile import TokenFile
 from pointsman.model.evidence import Numbers, Window
 from pointsman.telemetry.exporter import Exporter
-from pointsman.telemetry.reports import Reading, joined, queued_by_endpoint, reading_of
+from pointsman.telemetry.reports import Reading, joined, only, queued_by_endpoint, reading_of
 from pointsman.wire.address import node_here
 from pointsman.wire.auth import ROLE_CONSOLE, derive_key
 from pointsman.wire.commands import (
@@ -224,7 +224,7 @@ class Commands:
         if isinstance(command, QueryMetrics):
             if self._exporter is None:
                 raise ServeException(_NO_METRICS)
-            return pack(await self._read(self._exporter))
+            return pack(only(await self._read(self._exporter), command.names))
         if isinstance(command, (QueryShadow, QueryExamples)):
             return await self._shadow(command)
         if isinstance(command, QueryModels):
@@ -327,6 +327,8 @@ class Commands:
             ServeException: it cannot be read.
         """
         assert self._evidence is not None
+        if command.since is not None:
+            return fresh_numbers(*self._evidence.since(command.since))
         try:
             newest = await self._evidence.now()
         except OSError as error:

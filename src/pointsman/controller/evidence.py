@@ -78,9 +78,27 @@ class Past:
         readings = self._readings
         if not readings:
             return Evidence(at=0.0)
-        then = readings[-1][0] - age_s + _CLOSE_S
-        at, tallies = next((one for one in reversed(readings) if one[0] <= then), readings[0])
+        at, tallies = _reading_at(readings, readings[-1][0] - age_s + _CLOSE_S)
         return Evidence(at, {key: _decode_tally.decode(packed) for key, packed in tallies.items()})
+
+    def since(self, at: float) -> tuple[Evidence, Evidence]:
+        """The reading of that time, or the youngest before that is kept, and the newest one; of both only the tallies
+        that differ."""
+        readings = self._readings
+        if not readings:
+            return Evidence(at=0.0), Evidence(at=0.0)
+        (then, before), (newest, now) = _reading_at(readings, at), readings[-1]
+        changed = [key for key, packed in now.items() if before.get(key) != packed]
+        decode = _decode_tally.decode
+        return (
+            Evidence(then, {key: decode(before[key]) for key in changed if key in before}),
+            Evidence(newest, {key: decode(now[key]) for key in changed}),
+        )
+
+
+def _reading_at(readings: list[Packed], at: float) -> Packed:
+    """The youngest that is not younger; else the oldest."""
+    return next((one for one in reversed(readings) if one[0] <= at), readings[0])
 
 
 _CLOSE_S = 0.5
@@ -221,6 +239,10 @@ class EvidenceReader:
 
     def earlier(self, age_s: float) -> Evidence:
         return self._past.earlier(age_s)
+
+    def since(self, at: float) -> tuple[Evidence, Evidence]:
+        """The reading of that time and the newest one; see :meth:`Past.since`."""
+        return self._past.since(at)
 
     def subscribe(self, heard: Callable[[Evidence], object]) -> Callable[[], None]:
         self._heard.append(heard)

@@ -44,6 +44,11 @@ def numbers_of(
     return Numbers(windows, policies, {name: _age(desired, name, time) for name in {key.endpoint for key in policies}})
 
 
+def fresh_numbers(then: Evidence, newest: Evidence) -> Numbers:
+    """What was counted between two readings."""
+    return Numbers((_window(newest.tallies, newest.at, then),), {}, {}, newest.at)
+
+
 def _of(evidence: Evidence, endpoint: str | None) -> Mapping[TallyKey, Tally]:
     if endpoint is None:
         return evidence.tallies

@@ -157,8 +157,10 @@ class Numbers(Struct, frozen=True):
         windows: in the order in which they were asked for.
         policies: what was counted since each endpoint's policy is in force, under its version.
         policy_s: for how many seconds that is, by endpoint.
+        at: when it was counted, in seconds of the controller's monotonic clock.
     """
 
     windows: tuple[Window, ...]
     policies: dict[TallyKey, Tally]
     policy_s: dict[str, float]
+    at: float = 0.0

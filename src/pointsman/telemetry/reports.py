@@ -11,7 +11,7 @@ with the type ``unknown``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -57,6 +57,12 @@ def joined(reading: Reading, others: Iterable[Reading]) -> Reading:
         for name, series in other.metrics.items():
             metrics.setdefault(name, []).extend(series)
     return Reading(reading.time, metrics)
+
+
+def only(reading: Reading, names: Collection[str]) -> Reading:
+    """The same without metrics of other names; all of it, if there are no names."""
+    kept = {name: series for name, series in reading.metrics.items() if name in names}
+    return Reading(reading.time, kept) if names else reading
 
 
 def quantile(bounds: Iterable[float], counts: Numbers, q: float) -> float | None:

@@ -265,7 +265,13 @@ class QueryMoves(Command, frozen=True, tag="query_moves"):
 
 
 class QueryMetrics(Command, frozen=True, tag="query_metrics"):
-    """Read the metrics for a summary; the reply is a :class:`~pointsman.telemetry.reports.Reading`."""
+    """Read the metrics for a summary; the reply is a :class:`~pointsman.telemetry.reports.Reading`.
+
+    Attributes:
+        names: only these; all that a summary needs, if there are none.
+    """
+
+    names: tuple[str, ...] = ()
 
 
 class Shutdown(Command, frozen=True, tag="shutdown"):

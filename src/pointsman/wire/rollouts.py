@@ -18,11 +18,14 @@ class QueryTallies(Command, frozen=True, tag="query_tallies"):
         endpoint: only this one; None for all.
         both: only what versions of its policy have routed under which each of these backends has answered; all, if
             there is no such version.
+        since: the ``at`` of an earlier reply. The only window is from that reading to the newest one, which costs the
+            controller little: it reads once a second anyway. ``over_s``, ``endpoint`` and ``both`` do not count then.
     """
 
     over_s: tuple[float | None, ...]
     endpoint: str | None = None
     both: tuple[str, ...] = ()
+    since: float | None = None
 
 
 class StartRollout(Signed, frozen=True, tag="start_rollout"):

@@ -3,7 +3,7 @@ import { html, useState } from "./lib.js";
 import { at, call } from "./api.js";
 import { backendNumbers, backendOf, may, say, scalingOf, status, to } from "./state.js";
 import { count, ms, percent, rate, share, some, span } from "./format.js";
-import { Button, Card, Confirm, DataTable, EndpointLink, Facts, Failed, Field, Heading, Empty, Loading, Name, Notice, Num, StateBadge, Time, useAction, useCall } from "./parts.js";
+import { Button, Card, Confirm, DataTable, EndpointLink, Facts, Failed, Field, Heading, Empty, Name, Notice, Num, StateBadge, Time, Waiting, useAction, useCall } from "./parts.js";
 import { Charts } from "./chart.js";
 import { Failures, Trouble } from "./failures.js";
 import { ConfigCard } from "./backendconfig.js";
@@ -112,8 +112,8 @@ const Code = ({ one }) => {
 };
 
 const Changes = ({ object }) => {
-  const { data } = useCall((signal) => call("GET", "/history", { query: { object }, signal }), [object, status.value.version]);
-  return html`<${Card} title="Changes" actions=${html`<a href=${to("history", "", { object })}>All</a>`}>${!data ? html`<${Loading} what="changes" />`
+  const { data, error, reload } = useCall((signal) => call("GET", "/history", { query: { object }, signal }), [object, status.value.version]);
+  return html`<${Card} title="Changes" actions=${html`<a href=${to("history", "", { object })}>All</a>`}>${!data ? html`<${Waiting} what="changes" error=${error} again=${reload} />`
     : html`<ol class="rows">${data.slice(-5).reverse().map((one, i) => html`<li key=${i}><div class="line"><${Time} at=${one.time} /><bdi class="dim wrap">${one.by}</bdi></div><p class="wrap">${one.change}</p></li>`)}</ol>`}<//>`;
 };
 
@@ -132,8 +132,8 @@ export const BackendPage = ({ name }) => {
     ${one.autoscaling && html`<${Scaling} name=${name} held=${data?.config.autoscaling} />`}
     <div class="columns">
       ${data ? html`<${ConfigCard} name=${name} config=${data.config} hidden=${data.user_config_shown === false} version=${asked.version} reload=${asked.reload} />`
-        : html`<${Card} title="Configuration">${error ? html`<div class="pad"><${Failed} error=${error} again=${asked.reload} /></div>` : html`<${Loading} what="the configuration" lines=${6} />`}<//>`}
-      <div class="stack"><${Card} title="Failures">${data ? html`<${Failures} list=${data.failures ?? []} name=${name} />` : html`<${Loading} what="failures" />`}<//>
+        : html`<${Card} title="Configuration"><${Waiting} what="the configuration" lines=${6} error=${error} again=${asked.reload} /><//>`}
+      <div class="stack"><${Card} title="Failures">${data ? html`<${Failures} list=${data.failures ?? []} name=${name} />` : html`<${Waiting} what="failures" error=${error} />`}<//>
         <${Code} one=${one} /><${Changes} object=${`backend/${name}`} /></div>
     </div>`;
 };

@@ -3,7 +3,7 @@ import { html, useRef, useState } from "./lib.js";
 import { call } from "./api.js";
 import { status } from "./state.js";
 import { share, some } from "./format.js";
-import { Badge, Button, Card, Failed, Heading, Loading, Notice, Time, useAction, useCall } from "./parts.js";
+import { Badge, Button, Card, Failed, Heading, Notice, Time, Waiting, useAction, useCall } from "./parts.js";
 
 const KINDS = { create: "ok", update: "info", replace: "warn", delete: "bad" };
 const NOTES = { update: "no replica restarts", replace: "rolling, no request is lost" };
@@ -100,7 +100,7 @@ const Present = () => {
   const copy = useAction((text) => navigator.clipboard.writeText(text));
   const [copied, setCopied] = useState(false);
   const { data, error } = asked;
-  if (!data) return html`<${Card} title="What runs">${error ? html`<div class="pad"><${Failed} error=${error} again=${asked.reload} /></div>` : html`<${Loading} what="the configuration" lines=${8} />`}<//>`;
+  if (!data) return html`<${Card} title="What runs"><${Waiting} what="the configuration" lines=${8} error=${error} again=${asked.reload} /><//>`;
   const { text, leftOut } = data;
   const save = () => {
     const link = document.createElement("a");

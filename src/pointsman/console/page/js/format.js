@@ -26,7 +26,7 @@ export const percent = (share) => {
 };
 
 /** A share of traffic, as it was set: `5%`, `33.3%`, `0.05%`. */
-export const share = (value) => (value == null ? NONE : `${Number((value * 100).toPrecision(3))}%`);
+export const share = (value) => (value == null ? NONE : value > 0 && value < 1e-5 ? "<0.001%" : `${Number((value * 100).toPrecision(3))}%`);
 
 /** Seconds as `45 s`, `12 min`, `3.5 h`, `2 d`. */
 export function span(seconds) {

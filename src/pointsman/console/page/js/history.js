@@ -3,7 +3,7 @@ import { html, useState } from "./lib.js";
 import { call } from "./api.js";
 import { some, words } from "./format.js";
 import { own, status, to } from "./state.js";
-import { Card, DataTable, Empty, Failed, Field, Heading, Loading, Name, Time, useCall } from "./parts.js";
+import { Card, DataTable, Empty, Failed, Field, Heading, Name, Time, Waiting, useCall } from "./parts.js";
 
 /** A link to the page of an object, as `endpoint/rank`, while there is one. */
 const ObjectLink = ({ object }) => {
@@ -25,13 +25,13 @@ const COLUMNS = [
 export const HistoryPage = ({ query }) => {
   const [sought, setSought] = useState("");
   const object = query.object ?? "";
-  const { data, error, loading, reload } = useCall((signal) => call("GET", "/history", { query: { object }, signal }), [object, status.value.version]);
+  const { data, error, reload } = useCall((signal) => call("GET", "/history", { query: { object }, signal }), [object, status.value.version]);
   const fits = (row) => [row.object, row.change, row.by, row.owner].some((text) => text?.toLowerCase().includes(sought.trim().toLowerCase()));
   const rows = (data ?? []).filter(fits).reverse();
   return html`<${Heading} title="History" aside=${object && html`<span class="dim">of <bdi>${object}</bdi> · <a href=${to("history")}>of everything</a></span>`} />
-    ${error && html`<${Failed} error=${error} again=${reload} />`}
+    ${error && data && html`<${Failed} error=${error} again=${reload} />`}
     <${Card} title="Changes" actions=${html`<${Field} hidden label="Filter changes" type="search" placeholder="Filter" value=${sought} onInput=${(e) => setSought(e.target.value)} />`}>
-      ${!data && loading ? html`<${Loading} what="the history" lines=${6} />` : html`<${DataTable} label="Changes" columns=${COLUMNS} rows=${rows} rowKey=${(row) => `${row.version} ${row.object} ${row.change}`} kind="tall"
+      ${!data ? html`<${Waiting} what="the history" lines=${6} error=${error} again=${reload} />` : html`<${DataTable} label="Changes" columns=${COLUMNS} rows=${rows} rowKey=${(row) => `${row.version} ${row.object} ${row.change}`} kind="tall"
         empty=${html`<${Empty} title=${sought ? "No change fits" : "Nothing was changed yet"}>${sought ? `None of ${some(data.length, "change")} has “${sought.trim()}”.` : "Each change of a backend or endpoint is kept here."}<//>`} />`}
     <//>`;
 };

@@ -106,6 +106,10 @@ export const Empty = ({ title, children }) => html`<div class="empty"><strong>${
 export const Loading = ({ what = "", lines = 3 }) =>
   html`<div class="loading" role="status"><span class="unseen">Loading ${what}</span>${Array.from({ length: lines }, (_, i) => html`<span key=${i} aria-hidden="true" />`)}</div>`;
 
+/** Instead of what is on its way, or could not be had. */
+export const Waiting = ({ what, lines, error, again }) =>
+  error ? html`<div class="pad"><${Failed} error=${error} again=${again} /></div>` : html`<${Loading} what=${what} lines=${lines} />`;
+
 /** Folded text. */
 export const Details = ({ summary, open, children }) =>
   html`<details class="details" open=${open}><summary>${summary}</summary><div>${children}</div></details>`;

@@ -34,12 +34,12 @@ export function give(weights, tag, share, live) {
   return next;
 }
 
-/** Weights of at most six digits whose sum is 1. */
+/** Weights of six digits whose sum is 1; what is more than 0 stays so. */
 export function exact(weights) {
   const tags = Object.keys(weights);
-  const rounded = Object.fromEntries(tags.map((tag) => [tag, round(weights[tag], 6)]));
+  const rounded = Object.fromEntries(tags.map((tag) => [tag, round(weights[tag], 6) || Number(weights[tag].toPrecision(6))]));
   const largest = tags.reduce((most, tag) => (rounded[tag] > rounded[most] ? tag : most), tags[0]);
-  rounded[largest] = round(rounded[largest] + 1 - sum(rounded, tags), 6);
+  rounded[largest] = round(rounded[largest] + 1 - sum(rounded, tags), 12);
   return rounded;
 }
 
@@ -142,7 +142,7 @@ export function Percent({ label, share, disabled, onShare }) {
     if (isOther && value >= 0 && value <= 1) onShare(value);
   };
   return html`<span class="percent"><input type="text" inputmode="decimal" autocomplete="off" disabled=${disabled} aria-label=${label}
-    value=${text.value ?? typed(share)} onInput=${(event) => (text.value = event.target.value)} onChange=${done} onBlur=${done} />%</span>`;
+    value=${text.value ?? typed(share)} onInput=${(event) => (text.value = event.target.value)} onChange=${done} onBlur=${done} onKeyDown=${(event) => event.key === "Escape" && (text.value = null)} />%</span>`;
 }
 
 /** Put the focus on a slider, once it is drawn. */

@@ -239,6 +239,36 @@ def test_viewers_hear_that_the_controller_is_away_and_back(broken: str) -> None:
     run(story())
 
 
+def test_viewers_hear_that_the_controller_is_away_though_it_was_just_asked_for_numbers() -> None:
+    """On a cluster the numbers come from the controller, too. It dies while it is asked for them: viewers hear at once
+    that it is away, and not when it is back (CR9)."""
+    asked, back = threading.Event(), threading.Event()
+
+    class Gone(Instance):
+        def sample(self) -> Sample:
+            asked.set()
+            back.wait(WAIT_S)
+            return super().sample()
+
+    async def story() -> None:
+        instance = Gone()
+        sampler = Sampler(instance, instance, time_of_day=lambda: 7.0)
+        sampling = asyncio.ensure_future(sampler.run())
+        with sampler.viewers.one_more():
+            while not asked.is_set():
+                await asyncio.sleep(0.01)
+            instance.error = ServeException("the connection is lost")
+            while LINK not in sampler.news.newest:
+                await asyncio.sleep(0.01)
+        assert sampler.news.newest[LINK].name == "away"
+        assert instance.sampled == 0
+        back.set()
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(story(), WAIT_S))
+
+
 def test_one_sample_a_second_serves_all_and_is_taken_without_viewers_too() -> None:
     """Nobody looks for a minute: the numbers are remembered, and nothing is sent or asked; the first viewer gets all at
     once (CR1)."""

@@ -53,6 +53,7 @@ class Sampler:
         """Sample until cancelled."""
         loop = asyncio.get_running_loop()
         began, failed = loop.time(), False
+        looking = loop.create_task(self._keep_looking())
         try:
             while True:
                 step = int((loop.time() - began) / EVERY_S) + 1
@@ -67,12 +68,19 @@ class Sampler:
                     failed = True
                 if self.viewers.count:
                     self._publish_numbers()
-                    self._standing.look()
         finally:
+            looking.cancel()
             self._standing.end()
             self.news.end()
             self._thread.shutdown()
             self._status_thread.shutdown()
+
+    async def _keep_looking(self) -> None:
+        """Look once a second, also while a sample waits for a controller that is away."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            if self.viewers.count:
+                self._standing.look()
 
     async def response(self, admitted: Callable[[], Awaitable[bool]], *, compressed: bool) -> LiveResponse:
         """What a viewer gets: the state as it is now, or was when it was last known, and then what is new."""

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from pointsman.calling.session import Credentials
 from pointsman.configfile.exporting import export
 from pointsman.configfile.plan import Rules
 from pointsman.configfile.problems import BadFileError
 from pointsman.configfile.wanting import wanted_of
 from pointsman.configfile.yamltree import write_yaml
+from pointsman.console import configs
 from pointsman.console.bodies import ConfigFile
 from pointsman.console.configs import compare_fields, config_of
+from pointsman.console.table import Ask
+from pointsman.model.tokens import Holder
 from tests.unit.test_config_export import rich
 from tests.unit.test_config_plan import OWNER, declared
 
@@ -54,6 +62,26 @@ def test_a_secret_that_changes_is_not_shown(exported):
     assert change["action"] == "replace"
     assert change["fields"][0]["to"]["env_vars"] == {"HUB": "***"}
     assert "another" not in json.dumps(change)
+
+
+def test_a_long_file_takes_no_time_of_the_console(monkeypatch):
+    """A mebibyte of YAML or TOML can take minutes to read. Whoever may only look has it read by another process, which
+    loads no code and is ended after 20 s; that is a refusal in one sentence (AD5, G12)."""
+    orders = []
+
+    def run(command: Any, *, input: bytes, **options: Any) -> Any:  # noqa: A002 - as in subprocess
+        orders.append(msgspec.msgpack.decode(input, type=configs.Order))
+        return subprocess.CompletedProcess(command, -signal.SIGXCPU, b"")
+
+    monkeypatch.setattr(configs.subprocess, "run", run)
+    monkeypatch.setattr(configs, "on_ray", lambda path: False)
+    file = ConfigFile(".toml", b"a" + b".a" * configs.LONGEST_HERE + b"=1")
+    client: Any = SimpleNamespace(
+        _credentials=Credentials("instance", "/nowhere", "console", "", b"", 1.0), token="t", key="", if_version=None
+    )
+    with pytest.raises(ValueError, match="was not read within 20 s"):
+        configs.diff_config(Ask(client, Holder("anna", "view"), {}, {}, file))
+    assert [(order.loads, order.applies) for order in orders] == [(False, False)]
 
 
 @pytest.mark.parametrize("field", ["version", "code", "args"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 from typing import Any
 
@@ -18,8 +19,9 @@ from pointsman.calling.session import Credentials
 from pointsman.configfile.applying import apply_config, compare, declared_of
 from pointsman.configfile.plan import Rules
 from pointsman.console.behalf import UserClient
-from pointsman.console.configs import Order, check_version, config_of
+from pointsman.console.configs import READING_S, Order, check_version, config_of, diff_fields
 from pointsman.console.problems import problem_of
+from pointsman.engine.process import die_with_parent
 from pointsman.engine.relay import set_relay
 
 
@@ -34,7 +36,12 @@ def carry_out(order: Order) -> tuple[Any, int]:
     client = UserClient(credentials, order.token, if_version=order.if_version, key=order.idempotency)
     declared = declared_of(client)
     check_version(declared, order.if_version)
-    config, rules = config_of(order.file, declared), Rules(order.on_conflict, order.adopt)  # type: ignore[arg-type]
+    rules = Rules(order.on_conflict, order.adopt)  # type: ignore[arg-type]
+    if not order.loads:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (READING_S, READING_S + 1))
+        return diff_fields(client, order.file, declared, rules), declared.version
+    config = config_of(order.file, declared)
     if not order.applies:
         outcome = compare(client, config, rules).outcome
         return {**outcome.as_json(), "loaded": True}, outcome.version
@@ -43,6 +50,7 @@ def carry_out(order: Order) -> tuple[Any, int]:
 
 
 def main() -> None:
+    die_with_parent()  # code of users may go on for ever
     order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Order)
     out = os.dup(1)
     os.dup2(2, 1)  # what code of users prints is no answer

@@ -7,6 +7,7 @@ its fields alone.
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from pointsman.configfile.problems import BadFileError
 from pointsman.configfile.reading import Document, parse
 from pointsman.configfile.tree import escaped, mapped
 from pointsman.configfile.wanting import wanted_of
+from pointsman.console.behalf import UserClient
 from pointsman.console.bodies import ConfigFile
 from pointsman.console.problems import Problem
 from pointsman.console.table import Ask, Text, Versioned
@@ -39,10 +41,14 @@ from pointsman.wire.apply import Declared, WantedBackend
 
 FILE = "config"
 MOST_PROCESSES = 2
+LONGEST_HERE = 16 * 1024
+"""Bytes of a file that is read in this process: a mebibyte of YAML or TOML, chosen well, takes minutes."""
+READING_S = 20
+"""Of a processor's time, for a file whose code is not loaded."""
 LONGEST_S = 3600.0
 ON_CONFLICT = ("refuse", "overwrite", "keep")
 NOWHERE = Origin("/", ())
-_places = threading.BoundedSemaphore(MOST_PROCESSES)
+_places = {loads: threading.BoundedSemaphore(MOST_PROCESSES) for loads in (True, False)}
 
 
 class Order(msgspec.Struct):
@@ -50,6 +56,7 @@ class Order(msgspec.Struct):
 
     Attributes:
         applies: whether it carries the file out.
+        loads: whether it may load the file's code.
         relay: socket that is asked for the controller's address, as a new process is no part of the cluster.
     """
 
@@ -63,6 +70,7 @@ class Order(msgspec.Struct):
     on_conflict: str
     adopt: bool
     applies: bool
+    loads: bool
     if_version: int | None = None
     relay: str = ""
 
@@ -86,12 +94,17 @@ def read_config(ask: Ask) -> Any:
 
 def diff_config(ask: Ask) -> Any:
     """What a file would change."""
-    if includes(ask.holder.role, DEPLOY) and ("load" not in ask.query or _is_true(ask, "load")):
-        return _by_process(ask, applies=False)
-    client, rules = ask.client, Rules(*_rules(ask))
-    declared = declared_of(client)
+    loads = includes(ask.holder.role, DEPLOY) and ("load" not in ask.query or _is_true(ask, "load"))
+    if loads or len(ask.body.data) > LONGEST_HERE:
+        return _by_process(ask, applies=False, loads=loads)
+    declared = declared_of(ask.client)
     check_version(declared, ask.whole("if_version"))
-    config = config_of(ask.body, declared)
+    return diff_fields(ask.client, ask.body, declared, Rules(*_rules(ask)))
+
+
+def diff_fields(client: UserClient, file: ConfigFile, declared: Declared, rules: Rules) -> Any:
+    """What a file would change, as far as that shows without its code."""
+    config = config_of(file, declared)
     if config.section.instance is not None and (problems := differences(config, declared, client._status())):
         raise BadFileError(problems)
     outcome = compare_fields(wanted_of(config, client._credentials.control_path), declared, rules)
@@ -100,7 +113,7 @@ def diff_config(ask: Ask) -> Any:
 
 def apply_config(ask: Ask) -> Any:
     """Carry a file out."""
-    return _by_process(ask, applies=True)
+    return _by_process(ask, applies=True, loads=True)
 
 
 def compare_fields(wanted: Wanted, declared: Declared, rules: Rules) -> Outcome:
@@ -157,7 +170,7 @@ def check_version(declared: Declared, seen: int | None) -> None:
         raise StateChangedError(f"the state is of version {declared.version}, not {seen}; look at it again")
 
 
-def _by_process(ask: Ask, *, applies: bool) -> Any:
+def _by_process(ask: Ask, *, applies: bool, loads: bool) -> Any:
     """What the process says that does it.
 
     Raises:
@@ -177,10 +190,12 @@ def _by_process(ask: Ask, *, applies: bool) -> Any:
         ask.body,
         *_rules(ask),
         applies,
+        loads,
         seen,
         relay,
     )
-    if not _places.acquire(blocking=False):
+    places = _places[loads]
+    if not places.acquire(blocking=False):
         raise Problem(503, f"{MOST_PROCESSES} files are being compared or carried out; try again", {"retry-after": "5"})
     try:
         ended = subprocess.run(
@@ -194,7 +209,9 @@ def _by_process(ask: Ask, *, applies: bool) -> Any:
     except subprocess.TimeoutExpired:
         raise Problem(503, f"the file was not carried out within {LONGEST_S:g} s") from None
     finally:
-        _places.release()
+        places.release()
+    if ended.returncode == -signal.SIGXCPU:
+        raise ValueError(f"the file was not read within {READING_S} s of a processor's time; make it shorter")
     try:
         told = json.loads(ended.stdout)
     except ValueError:

@@ -148,3 +148,21 @@ def test_a_hidden_tab_asks_for_nothing(shop, look):
         page.clock.fast_forward(5000)
     with page.expect_request("**/live"):
         viewer.hide(False)
+
+
+def test_what_cannot_be_had_is_said(shop, look):
+    """Where the API fails the page says so, instead of waiting or claiming that there is nothing; and rounding makes no
+    share 0 (CR2, CR3)."""
+    viewer = look()
+    page = viewer.page
+    page.route("**/api/v1/history*", lambda route: route.fulfill(status=500, json={"title": "Broken"}))
+    page.route("**/api/v1/backends/*", lambda route: route.fulfill(status=500, json={"detail": "x" * 300}))
+    viewer.open(shop.link(), "#/backend/ranker-v1")
+    page.get_by_role("region", name="Failures").get_by_role("alert").wait_for()
+    page.get_by_role("region", name="Changes").get_by_role("button", name="Try again").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    viewer.go("#/history")
+    page.get_by_role("region", name="Changes").get_by_text("Broken").first.wait_for()
+    assert page.get_by_text("Nothing was changed yet").count() == 0
+    exact = page.evaluate("import('/js/slider.js').then(it => it.exact({a: 0.7 - 1e-9, b: 1e-9, c: 0.3}))")
+    assert exact == {"a": 0.699999999, "b": 1e-9, "c": 0.3}

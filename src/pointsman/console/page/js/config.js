@@ -97,7 +97,7 @@ function byReason(leftOut) {
 
 const Present = () => {
   const asked = useCall(present, [status.value.version]);
-  const copy = useAction((text) => navigator.clipboard.writeText(text));
+  const copy = useAction((text) => navigator.clipboard.writeText(text).then(() => true));
   const [copied, setCopied] = useState(false);
   const { data, error } = asked;
   if (!data) return html`<${Card} title="What runs"><${Waiting} what="the configuration" lines=${8} error=${error} again=${asked.reload} /><//>`;
@@ -105,12 +105,12 @@ const Present = () => {
   const save = () => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "application/yaml" }));
-    link.download = `${status.value.name}.yaml`;
+    link.download = `${status.value.name || "pointsman"}.yaml`;
     link.click();
     URL.revokeObjectURL(link.href);
   };
   return html`<${Card} title="What runs" actions=${html`<span class="dim wide">version ${status.value.version}</span>
-      ${navigator.clipboard && html`<${Button} onClick=${async () => ((await copy.run(text)), setCopied(true))}>${copied ? "Copied" : "Copy"}<//>`}<${Button} onClick=${save}>Download<//>`}>
+      ${navigator.clipboard && html`<${Button} onClick=${async () => setCopied(await copy.run(text))}>${copied ? "Copied" : "Copy"}<//>`}<${Button} onClick=${save}>Download<//>`}>
     ${leftOut && html`<div class="pad"><${Notice} kind="warn" title="A file cannot hold all of it"><p>Left out:</p><ul class="plain">${byReason(leftOut).map(([why, names]) => html`<li key=${why}>${names.map((name, i) => html`${i > 0 && ", "}<b><bdi>${name}</bdi></b>`)}: ${why}</li>`)}</ul><//></div>`}
     <pre class="code" tabindex="0" role="region" aria-label="What runs, as a file">${text}</pre><//>`;
 };

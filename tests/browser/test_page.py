@@ -39,6 +39,15 @@ def test_a_token_is_typed(shop, look):
     assert page.get_by_text("viewer: view").is_visible()
 
 
+def test_a_page_without_one_of_its_files_says_so(shop, look):
+    """A proxy that passes on another Host has the page's scripts refused. The page is not blank then: it says what a
+    proxy has to pass on (AD4)."""
+    page = look().page
+    page.route("**/js/parts.js", lambda route: route.abort())
+    page.goto(shop.url)
+    page.get_by_text("pass on Host and Origin").wait_for()
+
+
 def test_a_hostile_name_is_text(shop, look):
     """An endpoint's name is shown as it is, whatever is in it; a long one is cut and breaks no layout (CR6)."""
     viewer = look()

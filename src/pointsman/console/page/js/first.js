@@ -14,6 +14,8 @@
   };
   take();
   addEventListener("hashchange", take); // a link that is opened in a tab with the page
+  const broken = ({ target }) => target.tagName === "SCRIPT" && (document.body.textContent = "A file of this page did not load. A proxy in front has to pass on Host and Origin as the browser sent them, with their port.");
+  addEventListener("error", broken, true);
   const theme = localStorage.getItem("pointsman.theme");
   if (theme) document.documentElement.dataset.theme = theme;
 })();

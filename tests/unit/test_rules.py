@@ -18,6 +18,7 @@ MAY_RUN_CODE = {
     "usercode/byvalue.py",  # makes pickles, and loads none
     "usercode/classids.py",  # ids of classes in pickles
     "config/backend.py",  # user_config, pickled by the operator's client
+    "configfile/fields.py",  # user_config, where that is nothing but values of built-in types
     "ingress/__main__.py",  # middlewares, shipped by the operator
     "wire/pickling.py",  # arguments, values and exceptions of handle calls, between authenticated processes
     "replica/target.py",  # user_config

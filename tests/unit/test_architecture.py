@@ -20,6 +20,7 @@ PACKAGES = {str(path.parent.relative_to(SOURCE)) for path in SOURCE.rglob("__ini
 
 IMPORT_BY_NAME = {
     "__init__": "public names, on first use (decision 0006)",
+    "config/__init__": "public names, on first use: who only reads needs no pydantic",
     "engine/process": "what an actor hosts",
     "testing/__init__": "test tools, on first use: a test of a model needs no simulator",
     "usercode/packing": "modules of users",

@@ -6,7 +6,7 @@ import json
 
 from tests.browser.screens import screens, settle
 from tests.browser.shop import HOSTILE
-from tests.browser.viewer import DESK, PHONE
+from tests.browser.viewer import DESK, PHONE, TABLET
 
 
 def test_a_link_signs_in_and_leaves_the_address_bar(shop, look):
@@ -64,7 +64,7 @@ def test_a_hostile_name_is_text(shop, look):
 
 def test_everyone_can_use_every_screen(shop, look):
     """Axe finds nothing on any screen, and in neither theme a text that is hard to read; no screen has to be scrolled
-    sideways on a phone (CR7)."""
+    sideways on a phone, and no table loses its first column on a tablet (CR7)."""
     viewer = look(reduced_motion="reduce")
     viewer.page.goto(shop.url)
     viewer.page.get_by_role("button", name="Sign in").wait_for()
@@ -79,7 +79,7 @@ def test_everyone_can_use_every_screen(shop, look):
 
 
 def every_way(viewer):
-    """What is wrong with a screen: all rules in the light theme, colours in the dark one, and its width on a phone."""
+    """What is wrong with a screen: all rules in the light theme, colours in the dark one, and its widths elsewhere."""
     page = viewer.page
     found = viewer.findings()
     page.emulate_media(color_scheme="dark")
@@ -87,6 +87,9 @@ def every_way(viewer):
     page.set_viewport_size(PHONE)
     if (width := page.evaluate("document.documentElement.scrollWidth")) > PHONE["width"]:
         found.append(f"it is {width} pixels wide on a phone")
+    page.set_viewport_size(TABLET)
+    if page.evaluate("[...document.querySelectorAll('.table td:first-child')].some(cell => cell.offsetWidth < 48)"):
+        found.append("a table has no room for its first column on a tablet")
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(DESK)
     return found

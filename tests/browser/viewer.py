@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 DESK = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
+TABLET = {"width": 800, "height": 1000}
 WAIT_MS = 60_000.0
 """How long a test waits for what must appear."""
 

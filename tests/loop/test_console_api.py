@@ -175,7 +175,7 @@ def test_only_a_token_opens_the_api(fake):
 def test_every_call_asks_who_it_is(fake):
     """No call of the table is open to a stranger, to a role that is too small, to a page of another site, or, where it
     changes something, to whoever uses a console that only reads (AD3, AD4, CR4)."""
-    calls = [call for call in all_calls(Operations(), LogTail(list)) if not call.is_open]
+    calls = [call for call in all_calls(Operations(), LogTail(dict)) if not call.is_open]
     lesser = {OPERATE: VIEW, DEPLOY: OPERATE}
 
     async def test(ask):
@@ -199,7 +199,7 @@ JUNK = [b"", b"null", b"[]", b'{"keys": [1]}', b'{"weights": {"": NaN}}', b'{"ve
 
 def test_no_junk_is_a_mistake_of_the_console(fake):
     """Whatever stands in a path, behind the ? or in a body, the answer is a problem that says what was wrong (AD6)."""
-    calls = [call for call in all_calls(Operations(), LogTail(list)) if call.path not in ("/config", "/config/diff")]
+    calls = [call for call in all_calls(Operations(), LogTail(dict)) if call.path not in ("/config", "/config/diff")]
     names = ("%00", "%ff", "%2e%2e", "%F0%9F%98%80", "a" * 300, "%", "%zz", "")
 
     async def test(ask):

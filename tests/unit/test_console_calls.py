@@ -33,7 +33,7 @@ from pointsman.model.scaling import ScalingPolicy
 from pointsman.model.tokens import DEPLOY, OPERATE, VIEW
 from tests.conftest import wait_until
 
-CALLS = all_calls(Operations(), LogTail(list))
+CALLS = all_calls(Operations(), LogTail(dict))
 NOW = datetime(2026, 11, 29, 9, 0, tzinfo=timezone.utc)
 
 
@@ -205,7 +205,7 @@ def asked(**query):
 @pytest.fixture
 def logs(tmp_path):
     """A folder of log files, and the tail that follows them."""
-    tail = LogTail(lambda: [tmp_path])
+    tail = LogTail(lambda: {"": tmp_path})
     yield tmp_path, tail
     tail.close()
 
@@ -229,6 +229,23 @@ def test_logs_go_on_where_the_last_answer_ended(logs):
     then = tail.answer(asked(after=first["next"]))
     assert [line["process"] for line in then["lines"]] == ["ingress-0"]
     assert (len(then["lines"]), then["held_back"]) == (1, 0)
+
+
+def test_logs_of_a_cluster_say_which_nodes_they_are_of(tmp_path):
+    """On a cluster I see which nodes the lines are of; one that joins on this machine is among them at once (AD5)."""
+    folders = {name: tmp_path / name for name in ("aa", "bb")}
+    for folder in folders.values():
+        folder.mkdir()
+    says(folders["aa"], "controller", "one")
+    known = {"aa": folders["aa"]}
+    tail = LogTail(lambda: known)
+    first = tail.answer(asked())
+    assert first["nodes"] == ["aa"]
+    says(folders["bb"], "ingress", "two")
+    known = folders
+    then = tail.answer(asked(after=first["next"]))
+    assert (then["nodes"], [line["process"] for line in then["lines"]]) == (["aa", "bb"], ["ingress"])
+    tail.close()
 
 
 def test_more_than_two_hundred_lines_are_held_back(logs):
@@ -266,7 +283,7 @@ def test_a_huge_log_is_read_from_its_end(logs):
 def test_files_are_closed_when_nobody_looks(tmp_path):
     """Logs that nobody follows any more hold no files open, which would keep their disk space (CR3)."""
     says(tmp_path, "controller", "one")
-    tail = LogTail(lambda: [tmp_path], idle_s=0.05)
+    tail = LogTail(lambda: {"": tmp_path}, idle_s=0.05)
     tail.answer(asked())
     wait_until(lambda: tail._open is None)
 

@@ -69,8 +69,8 @@ class Console:
         self._threads = Threads("read", READERS)
         self._table = Table(all_calls(self._operations, LogTail(self._log_folders), more))
 
-    def _log_folders(self) -> list[Path]:
-        return list(log_folders(self._credentials.control_path).values())
+    def _log_folders(self) -> dict[str, Path]:
+        return log_folders(self._credentials.control_path)
 
     async def __call__(
         self,

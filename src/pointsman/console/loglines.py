@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +39,11 @@ class LogTail:
     """Follows the log files of an instance.
 
     Args:
-        folders: returns where they are.
+        folders: returns where they are, by the beginning of a node's name; on one machine under an empty name.
         idle_s: files are closed after nobody has asked for so many seconds.
     """
 
-    def __init__(self, folders: Callable[[], Iterable[Path]], *, idle_s: float = IDLE_S) -> None:
+    def __init__(self, folders: Callable[[], Mapping[str, Path]], *, idle_s: float = IDLE_S) -> None:
         self._folders = folders
         self._idle_s = idle_s
         self._lock = threading.Lock()
@@ -56,8 +56,9 @@ class LogTail:
         self._since = ""
 
     def answer(self, ask: Ask) -> dict[str, Any]:
-        """``{"lines": [{"process", "line", "time", "level"}], "held_back", "next"}``: the newest lines that are asked
-        for, how many older ones of the same time are not among them, and what to give as ``after`` for those that come.
+        """The newest lines that are asked for, as ``{"lines": [{"process", "line", "time", "level"}], "held_back",
+        "next", "nodes"}``: also how many older ones of the same time are not among them, what to give as ``after`` for
+        those that come, and on a cluster the beginnings of the names of the nodes whose lines these are.
 
         Raises:
             ValueError: a parameter cannot have that value.
@@ -66,7 +67,7 @@ class LogTail:
         if most is not None and not 0 < most <= MOST_AT_FIRST:
             raise ValueError(f"lines must be 1 to {MOST_AT_FIRST}, not {most}")
         with self._lock:
-            self._read()
+            nodes = self._read()
             since, _, number = ask.query.get("after", "").partition("-")
             follows = since == self._since and number.isdecimal() and number.isascii()
             first = int(number[:18]) if follows else 0
@@ -78,7 +79,7 @@ class LogTail:
             {"process": one.process, "line": one.text, "time": one.entry.time, "level": _level(one.entry)}
             for one in shown
         ]
-        return {"lines": lines, "held_back": len(found) - len(shown) if follows else 0, "next": after}
+        return {"lines": lines, "held_back": len(found) - len(shown) if follows else 0, "next": after, "nodes": nodes}
 
     def close(self) -> None:
         """Close all files, and forget what was read."""
@@ -106,18 +107,21 @@ class LogTail:
         self._closing.daemon = True
         self._closing.start()
 
-    def _read(self) -> None:
+    def _read(self) -> list[str]:
+        """Read what is new. Returns the names of the nodes."""
+        folders = self._folders()
         self._asked = time.monotonic()
         if self._closing is None:
             self._close_in(self._idle_s)
         if self._open is None:
             allow_open_files()
-            self._open, self._since = LogFolder(self._folders(), last=LAST_BYTES), secrets.token_hex(4)
+            self._open, self._since = LogFolder(folders.values(), last=LAST_BYTES), secrets.token_hex(4)
         else:
-            self._open.scan()
+            self._open.scan(folders.values())
         for entry in self._open.entries():
             for text in entry.lines:
                 self._keep(Line(self._next, entry.source, _cut(text), entry._replace(lines=[])))
+        return sorted(filter(None, folders))
 
     def _keep(self, line: Line) -> None:
         self._next += 1

@@ -195,8 +195,9 @@ class LogFolder:
         self._files: dict[Path, LogFile | None] = {}
         self.scan()
 
-    def scan(self) -> None:
-        """Add files that are new since the last call."""
+    def scan(self, paths: Iterable[Path] = ()) -> None:
+        """Add files that are new since the last call, and those of folders that are new among these ``paths``."""
+        self._paths += [path for path in paths if path not in self._paths]
         for path in sorted(found for folder in self._paths for found in folder.glob("*")):
             if path not in self._files and path.suffix in (".log", CARD):
                 with contextlib.suppress(FileNotFoundError):  # the instance has ended and removed its folder

@@ -47,7 +47,7 @@ function useLines(query, live) {
         const fresh = numbered(process ? got.lines.filter((one) => one.process === process) : got.lines);
         setState((was) => {
           if (was.lines && after && !fresh.length && !got.held_back && !was.error) return was;
-          return { lines: (after ? was.lines ?? [] : []).concat(fresh).slice(-KEPT), held: was.held + (got.held_back ?? 0) };
+          return { lines: (after ? was.lines ?? [] : []).concat(fresh).slice(-KEPT), held: was.held + (got.held_back ?? 0), nodes: got.nodes ?? was.nodes };
         });
       } catch (error) {
         if (control.signal.aborted) return;
@@ -64,7 +64,8 @@ function useLines(query, live) {
 export const LogsPage = ({ query }) => {
   const [live, setLive] = useState(true);
   const [typed, setTyped] = useState(query);
-  const { lines, held, error } = useLines(query, live);
+  const { lines, held, error, nodes } = useLines(query, live);
+  const elsewhere = nodes?.length ? (status.value.metrics ?? []).filter(({ node }) => node && !nodes.some((begin) => node.startsWith(begin))) : [];
   const list = useRef();
   const end = useRef(true);
   useLayoutEffect(() => {
@@ -94,6 +95,7 @@ export const LogsPage = ({ query }) => {
             </ol>`
           : html`<${Empty} title="No lines">${Object.keys(query).length ? "Nothing that was logged fits this search." : "Nothing has been logged yet."}<//>`}
       <footer class="foot dim"><span>${some(lines?.length ?? 0, "line")}${live ? ", following" : ""}</span>
-        ${held > 0 && html`<span>▲ held back ${count(held)}: at most 200 lines are shown a second; all are in <code>pointsman logs</code></span>`}</footer>
+        ${held > 0 && html`<span>▲ held back ${count(held)}: at most 200 lines are shown a second; all are in <code>pointsman logs</code></span>`}
+        ${elsewhere.length > 0 && html`<span title=${elsewhere.map(({ node }) => node).join("\n")}>○ without ${some(elsewhere.length, "node")} on other machines: <code>pointsman logs</code> there has theirs</span>`}</footer>
     </section>`;
 };

@@ -25,7 +25,7 @@ WIDE = {"width": 1280, "height": 960}
 MORE = {"rollout": f"#/endpoint/{ROLLED}", "failures": f"#/backend/{FAILING_BACKEND}"}
 """Screens again, with other things on them."""
 
-COLOURS = (128, 64, 32)
+COLOURS = (256, 128, 64, 32)
 
 
 def small(png: bytes) -> bytes:
@@ -33,7 +33,9 @@ def small(png: bytes) -> bytes:
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     for colours in COLOURS:
         written = io.BytesIO()
-        picture.quantize(colours, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+        # MAXCOVERAGE: a colour of few pixels, such as that of a small share, is kept.
+        few = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(written, "PNG", optimize=True)
         if written.tell() <= MAX_BYTES:
             break
     return written.getvalue()

@@ -58,6 +58,7 @@ def test_a_canary_gets_more_by_keyboard(shop, look):
     changes the traffic, under the token's name, and Undo takes it back. The focus is never lost, nor under the header
     (CR2, CR7, AD7)."""
     viewer = at_rank(shop, look)
+    viewer.page.clock.install()
     slider(viewer, "ranker-v2").focus()
     for _ in range(3):
         viewer.page.keyboard.press("ArrowRight")
@@ -73,6 +74,8 @@ def test_a_canary_gets_more_by_keyboard(shop, look):
     button(viewer, "Undo").focus()
     viewer.page.keyboard.press("Enter")
     applied(shop, SPLIT)
+    viewer.page.get_by_text(f"Version {shop.client.get_traffic('rank')['version']} is in force").wait_for()
+    viewer.page.clock.fast_forward(30_000)
     viewer.page.locator(".toast").wait_for(state="detached")
     viewer.page.locator("main:focus, main :focus").wait_for(state="attached")
     viewer.page.get_by_text("As a table").last.focus()

@@ -24,6 +24,9 @@ from pointsman.console.problems import problem_of
 from pointsman.engine.process import die_with_parent
 from pointsman.engine.relay import set_relay
 
+#: Of a process that only reads a file, in bytes: so much that no honest file of 1 MiB comes near it.
+MOST_MEMORY = 2 << 30
+
 
 def carry_out(order: Order) -> tuple[Any, int]:
     """What is answered, and the version of the state.
@@ -40,7 +43,11 @@ def carry_out(order: Order) -> tuple[Any, int]:
     if not order.loads:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (READING_S, READING_S + 1))
-        return diff_fields(client, order.file, declared, rules), declared.version
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+        try:
+            return diff_fields(client, order.file, declared, rules), declared.version
+        except MemoryError:
+            raise ValueError("the file takes too much memory to read; make it shorter") from None
     config = config_of(order.file, declared)
     if not order.applies:
         outcome = compare(client, config, rules).outcome

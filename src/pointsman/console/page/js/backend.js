@@ -119,7 +119,7 @@ const Changes = ({ object }) => {
 
 export const BackendPage = ({ name }) => {
   const one = backendOf(name);
-  const asked = useCall((signal) => (one ? call("GET", at`/backends/${name}`, { signal }) : Promise.resolve({})), [name, status.value.version, one?.failure?.failures, one?.replicas_running]);
+  const asked = useCall((signal) => (one ? call("GET", at`/backends/${name}`, { signal }) : Promise.resolve({})), [name, status.value.version, one?.failure?.failures, one?.replicas.map((each) => each.tag).join()]);
   if (!one) return html`<${Heading} title=${name} /><${Empty} title="There is no such backend">It may have been deleted. <a href=${to("history")}>The history</a> says when, and by whom.<//>`;
   const { data, error } = asked;
   return html`<${Heading} title=${name} aside=${html`<${StateBadge} state=${one.state} /><span class="dim">${one.replicas_running} of ${some(one.replicas_wanted, "replica")}</span>

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from tests.browser.viewer import Viewer
 
-BUSY = "[aria-busy=true]"
+BUSY = ".loading, [aria-busy='true']"
 
 
 def settle(viewer: Viewer) -> None:
     """Wait until the screen has all that it shows at first, and its numbers."""
     viewer.page.locator("h1").first.wait_for()
-    viewer.page.locator(BUSY).first.wait_for(state="hidden")
+    # A part may begin to load when another one has come, so this is looked at twice.
+    for _ in range(2):
+        viewer.page.wait_for_function("busy => !document.querySelector(busy)", arg=BUSY)
+        viewer.page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
     viewer.page.evaluate("document.fonts.ready")
 
 

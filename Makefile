@@ -8,7 +8,7 @@ JOBS ?= 3
 # replica takes half as long again to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick test-long vendor dist compiled test-compiled prometheus proxies chromium screenshots llhttp conformance-ray lint bench chaos matrix clean
+.PHONY: demo test quick test-long docs vendor dist compiled test-compiled prometheus proxies chromium screenshots llhttp conformance-ray lint bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -36,6 +36,10 @@ test-long: $(VENV)/.test llhttp
 	  tests/process/test_guarded_rollout.py
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q tests/cluster/test_growing_clusters.py
 	$(MAKE) --no-print-directory conformance-ray chaos test-compiled matrix
+
+# The documentation as a site that needs no network: site/index.html.
+docs: $(VENV)/.test
+	$(BIN)/zensical build --clean --strict
 
 # The JavaScript libraries of the console's page, from the npm registry, pinned; to be run after a pin was changed.
 vendor: $(VENV)/.test

@@ -13,25 +13,6 @@ from tests.conftest import empty
 from tests.docs.programs import assert_succeeded, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (
-    "README",
-    "user-guide",
-    "typed-models",
-    "testing",
-    "traffic",
-    "rollouts",
-    "autoscaling",
-    "batching",
-    "many-models",
-    "composition",
-    "environments",
-    "monitoring",
-    "ray",
-    "open-to-others",
-    "evidence-statistics",
-)
-WITH_EXAMPLES = tuple(f"docs/{page}.md" for page in PAGES)
-
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- not run:((?:(?!-->).)*)-->\n\Z", re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -55,8 +36,21 @@ def files(*patterns: str) -> Iterator[Path]:
                 yield path
 
 
+#: Pages with programs of several files, or that need what these tests do not have: each has a test of its own.
+ELSEWHERE = ("docs/tutorial-git.md", "docs/run.md", "docs/tutorials/", "docs/migration/")
+
+
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def with_examples() -> list[str]:
+    """The pages of the documentation whose Python blocks are scripts."""
+    names = [relative(path) for path in files("*.md") if BLOCK.search(path.read_text())]
+    return [name for name in names if name.startswith("docs/") and not name.startswith(ELSEWHERE)]
+
+
+WITH_EXAMPLES = with_examples()
 
 
 def blocks() -> Iterator[tuple[str, str, str | None]]:

@@ -39,6 +39,7 @@ test-long: $(VENV)/.test llhttp
 
 # The documentation as a site that needs no network: site/index.html.
 docs: $(VENV)/.test
+	$(BIN)/python tools/docs.py --partial
 	$(BIN)/zensical build --clean --strict
 
 # The JavaScript libraries of the console's page, from the npm registry, pinned; to be run after a pin was changed.
@@ -160,4 +161,4 @@ $(VENV)/.test: $(VENV)/.pip pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-* build site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

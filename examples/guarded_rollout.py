@@ -5,8 +5,7 @@
 
 Three classifiers of handwritten digits want to replace an old one, one after the other, while a hundred users a second
 send images. A minute after its first answer one of them begins to fail for 2 requests in 100, and another to take
-longer; the third is sound. Each has a rollout. A load tool counts what users got: a bad model hurts a part of those who
-were sent to it, and nobody else. It takes five minutes.
+longer; the third is sound. Each has a rollout. It is counted what users got. It takes five minutes.
 """
 
 import itertools
@@ -25,15 +24,12 @@ from starlette.exceptions import HTTPException
 import pointsman as serve
 from pointsman.demo.digits import DigitClassifier, train
 
-STEPS = (0.05, 0.25, 0.5, 1.0)
-"""Share of the traffic that a new model has, step by step."""
+STEPS = (0.05, 0.25, 0.5, 1.0)  # shares of the traffic, one after the other
 GATES = {"error_rate": {}, "latency": {"p99": 1.5, "burst_s": 5}, "health": {}}
 USERS_PER_S = 100
 CONNECTIONS = 8
-SOUND_S = 60.0
-"""How long a bad model is a good one."""
-SLOW_S = 0.03
-"""What a slow model takes on top, and a user notices."""
+SOUND_S = 60.0  # how long a bad model is a good one
+SLOW_S = 0.03  # what a slow model takes on top, and a user notices
 
 
 class FailsLater(DigitClassifier):
@@ -61,8 +57,7 @@ class SlowsDown(FailsLater):
         return DigitClassifier.__call__(self, request)
 
 
-CANDIDATES = {"fails": (FailsLater, 60), "slow": (SlowsDown, 60), "new": (DigitClassifier, 15)}
-"""By tag, the model and how many seconds each step lasts."""
+CANDIDATES = {"fails": (FailsLater, 60), "slow": (SlowsDown, 60), "new": (DigitClassifier, 15)}  # seconds of a step
 
 
 class Users:
@@ -117,20 +112,16 @@ def roll_out(client, users, tag, hold_s):
     while rollout["state"] == "running":
         gates = {name: gate for name, gate in rollout["gates"].items() if name != "health"}
         evidence = ", ".join(f"{name} {gate['e']:.2g} of {gate['needed']:.0f}" for name, gate in gates.items())
-        print(
-            f"  {rollout['weight']:>4.0%} to {tag}, {rollout['exposed']:>5} requests; evidence: {evidence}", flush=True
-        )
+        print(f"  {rollout['weight']:.0%} to {tag}, {rollout['exposed']} requests; evidence: {evidence}", flush=True)
         try:
             rollout = client.wait_for_rollout("digits", timeout=10)
         except TimeoutError:
             rollout = client.rollout("digits")
     print(f"  {rollout['state']}: {rollout['reason']}")
     got = users.take()
-    canary = {what: count for (backend, what), count in got.items() if backend == tag}
-    print(
-        f"  users: {sum(got.values())} answers, {sum(canary.values())} of them by {tag}, "
-        f"of which {canary.get('failed', 0)} failed and {canary.get('slow', 0)} were slow"
-    )
+    failed, slow, well = (got[tag, what] for what in ("failed", "slow", "well"))
+    print(f"  users: {got.total()} answers, {failed + slow + well} of them by {tag}, ", end="")
+    print(f"of which {failed} failed and {slow} were slow")
 
 
 def main():

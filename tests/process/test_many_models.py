@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import WAIT_S
+from tests.docs.example_pages import ROOT
 from tests.properties import PROFILE
 
 pytest.importorskip("sklearn")
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "many_models.py"
+pytest.importorskip("django")
+EXAMPLE = ROOT / "examples" / "many_models.py"
 SAID = re.compile(
-    r"^3000 requests for (?P<models>\d+) models: (?P<right>[\d.]+)% right\n"
+    r"^for example, \S+: .+ -> .+\n3000 requests for (?P<models>\d+) models: (?P<right>[\d.]+)% right\n"
     r"(?P<loads>\d+) loads, so (?P<found>\d+)% found their model loaded$",
     re.M,
 )
@@ -31,7 +33,7 @@ def test_fifty_models_in_two_replicas(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = SAID.search(done.stdout)
     assert said is not None, done.stdout
-    assert float(said["right"]) > 85, "another customer's model would be right in one of ten thousand"
+    assert float(said["right"]) > 95, "the model of another language is hardly ever right"
     assert int(said["found"]) >= 70, done.stdout
-    held = re.findall(r"^digits#\w+ holds (.*)$", done.stdout, re.M)
+    held = re.findall(r"^translator#\w+ holds (.*)$", done.stdout, re.M)
     assert [len(models.split(", ")) for models in held] == [12, 12], done.stdout

@@ -20,6 +20,7 @@ from pointsman.cli.deploy import delete, deploy, models, scale, unload, wake
 from pointsman.cli.ending import shutdown, stop
 from pointsman.cli.foreground import Foreground, announcement, local_folder, start_instance
 from pointsman.cli.lines import FAILURES, Lines, reported
+from pointsman.cli.load import load
 from pointsman.cli.options import Given, takes_start_options
 from pointsman.cli.process import become_init, ignore_signals, let_signals_unwind
 from pointsman.cli.recipe import recipe
@@ -228,6 +229,7 @@ app.command()(delete)
 app.command()(models)
 app.command()(logs.logs)
 app.command()(completion.completion)
+app.command()(load)
 app.command()(recipe)
 app.command()(stop)
 app.command()(shutdown)

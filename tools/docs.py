@@ -39,6 +39,8 @@ LINK = re.compile(
     r"|\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)",
     re.MULTILINE | re.DOTALL,
 )
+#: Is for who reads the page in the repository.
+UNFILLED = re.compile(r"^\*`make docs` fills this page.*\n\n", re.MULTILINE)
 FOREIGN = re.compile(r"[a-z]+:|//")
 
 
@@ -111,7 +113,7 @@ class Site:
                 self._add(file)
             return f"]({relpath(place_of(file), Path(place_of(name)).parent)}{match['anchor'] or ''})"
 
-        return LINK.sub(write, (ROOT / name).read_text())
+        return LINK.sub(write, UNFILLED.sub("", (ROOT / name).read_text()))
 
 
 def place_of(name: str) -> str:

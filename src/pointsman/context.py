@@ -189,6 +189,9 @@ def replica_context() -> ReplicaContext | None:
 def get_current_backend_tag() -> str:
     """Tag of the backend that this code serves.
 
+    Returns:
+        The tag, as it was given to ``create_backend`` or ``deploy``.
+
     Raises:
         ServeException: called outside a replica.
     """
@@ -197,6 +200,9 @@ def get_current_backend_tag() -> str:
 
 def get_current_replica_tag() -> str:
     """Tag of this replica, ``<backend>#<6 letters>``; split it at the last ``#``.
+
+    Returns:
+        The tag, which no other replica has.
 
     Raises:
         ServeException: called outside a replica.
@@ -208,6 +214,9 @@ def get_multiplexed_model_id() -> str:
     """Id of the model that the caller of this request has named, by the HTTP header ``serve_multiplexed_model_id`` or
     by ``handle.options(multiplexed_model_id=...)``; empty if it named none, and outside of a request. All requests of a
     batch have the same.
+
+    Returns:
+        The id; the empty string for a call without one.
 
     Raises:
         ServeException: called outside a replica.

@@ -26,8 +26,8 @@ class ServeException(Exception):
     """Base of Pointsman's exceptions; raised itself if no narrower class fits."""
 
 
-#: Name of :class:`ServeException` in Ray Serve 1.x.
 RayServeException = ServeException
+"""Name of :class:`ServeException` in Ray Serve 1.x."""
 
 
 class InsufficientResourcesError(ServeException):
@@ -51,6 +51,9 @@ class StateChangedError(ServeException):
 class BackpressureError(ServeException):
     """The queue is full, so the call was never started. Nobody's fault: capacity.
 
+    Args:
+        message: what happened, in one sentence.
+
     Attributes:
         retry_after: seconds after which free capacity is expected, at least 1.
     """
@@ -66,6 +69,9 @@ class ReplicaDiedError(ServeException):
 
 class DeadlineExceededError(ServeException, TimeoutError):
     """The call's deadline passed.
+
+    Args:
+        message: what happened, in one sentence.
 
     Attributes:
         started: whether the call had been handed to a replica (HTTP 504) or was still waiting (HTTP 503).
@@ -85,6 +91,9 @@ class CallRejectedError(ServeException):
 class UserCodeError(ServeException):
     """User code raised, or returned something that is no answer. The model author's fault.
 
+    Args:
+        message: what happened, in one sentence.
+
     Attributes:
         traceback: the remote traceback as text, for the log; empty when there is none.
     """
@@ -99,6 +108,9 @@ class AnswerError(UserCodeError):
 
     HTTP clients see the text. It is written by Pointsman, says what would be right, and contains names of types and
     fields only, and no values.
+
+    Args:
+        message: what happened, in one sentence.
     """
 
 
@@ -117,6 +129,9 @@ class TooLargeError(ServeException, ValueError):
 
 class RemoteError(ServeException):
     """Stands in for a user exception whose class cannot be imported here, or whose object cannot be unpickled.
+
+    Args:
+        message: what happened, in one sentence.
 
     Attributes:
         class_name: name of the original class.

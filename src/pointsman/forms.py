@@ -46,11 +46,22 @@ class File:
         return len(self.data)
 
     def read(self, size: int = -1) -> bytes:
-        """The next ``size`` bytes; all that is left by default."""
+        """The next ``size`` bytes; all that is left by default.
+
+        Args:
+            size: how many bytes at most; all that is left by default.
+        """
         return self.file.read(size)
 
     def seek(self, offset: int) -> int:
-        """Go to a place in the file, in bytes from its beginning."""
+        """Go to a place in the file, in bytes from its beginning.
+
+        Args:
+            offset: the place, in bytes from the beginning.
+
+        Returns:
+            The place.
+        """
         return self.file.seek(offset)
 
     def __repr__(self) -> str:

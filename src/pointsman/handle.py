@@ -35,7 +35,19 @@ _NEVER_A_REQUEST = frozenset((type(None), bytes, str, int, float, bool, dict, li
 
 
 class CallOptions(NamedTuple):
-    """The values set by ``options``. None is a value, not "unset"."""
+    """The values set by ``options``. None is a value, not "unset".
+
+    Attributes:
+        method_name: method of the backend's class; None for ``__call__``.
+        shard_key: calls with the same key go to the same backend; None for none.
+        http_method: what the request's ``method`` says; None for GET.
+        http_headers: headers of the request.
+        timeout_s: deadline of a call in seconds; None for the endpoint's.
+        stream: whether calls are iterated.
+        idempotent: whether a call that had started may be repeated when its replica dies.
+        queue_full: ``"wait"`` while the queue is full, or ``"raise"`` BackpressureError at once.
+        multiplexed_model_id: id of the model that calls want; None for none.
+    """
 
     method_name: str | None = None
     shard_key: str | None = None
@@ -225,7 +237,7 @@ def _with_trace(headers: list[tuple[bytes, bytes]], scope: CallScope | None) -> 
 
 
 class ServeHandle(_Handle):
-    """Calls an endpoint from any thread."""
+    """Calls an endpoint from any thread. Made by ``client.get_handle(name)``."""
 
     def remote(self, data: Any = None, /, **kwargs: Any) -> ServeFuture[Any]:
         """Send a call.
@@ -261,11 +273,25 @@ class ServeHandle(_Handle):
 
 
 class AsyncServeHandle(_Handle):
-    """Calls an endpoint from a running event loop, any one; calls stay on that loop."""
+    """Calls an endpoint from a running event loop, any one; calls stay on that loop. Made by
+    ``client.get_handle(name, sync=False)``."""
 
     def remote(self, data: Any = None, /, **kwargs: Any) -> Sending:
         """Send a call; ``await`` it for a future, and that for the value. The first await lasts only while the
-        endpoint's queue is full. Arguments and errors as for :class:`ServeHandle`."""
+        endpoint's queue is full.
+
+        Args:
+            data: the request's body; any picklable object. A future, or a call that was not awaited, is resolved first.
+            kwargs: the request's ``query_params``.
+
+        Returns:
+            A call: ``await`` it to send it.
+
+        Raises:
+            TypeError, ValueError: the arguments cannot be pickled, or are too large.
+            ServeException: the instance has ended.
+            Exception: what a future among the arguments has failed with.
+        """
         return Sending(self._remote, data, kwargs)
 
     def _remote(self, data: Any, kwargs: dict[str, Any]) -> Generator[Any, None, ServeFuture[Any]]:

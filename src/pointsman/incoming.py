@@ -28,7 +28,7 @@ class RequestHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A request without its body. Made once, held by the call, and packed and unpacked as a whole.
 
     Attributes:
-        endpoint: its name.
+        endpoint: name of the endpoint.
         codec: how the body is packed and how the answer is wanted, CODEC_HTTP or CODEC_OBJECT.
         method_name: the method of the user's class; empty for the default, ``__call__``.
         http_method: upper case.

@@ -188,16 +188,30 @@ class Counter(_Metric[kinds.Counter]):
             self._definition.series(values).inc(number)
 
     def record(self, value: float, tags: Mapping[str, str] | None = None) -> None:
-        """The same as :meth:`inc`, under the name that all types share."""
+        """The same as :meth:`inc`, under the name that all types share.
+
+        Args:
+            value: how much; not below 0.
+            tags: tag key -> value.
+
+        Raises:
+            ValueError, TypeError: as :meth:`inc`.
+        """
         self.inc(value, tags)
 
 
-#: Name of :class:`Counter` in Ray Serve 1.x.
 Count = Counter
+"""Name of :class:`Counter` in Ray Serve 1.x."""
 
 
 class Gauge(_Metric[kinds.Gauge]):
-    """A value that goes up and down. Arguments and errors as for :class:`Counter`."""
+    """A value that goes up and down. Errors as for :class:`Counter`.
+
+    Args:
+        name: the exported name; letters, digits, ``_`` and ``:``.
+        description: help text, one line.
+        tag_keys: names of the tags that each value is recorded with.
+    """
 
     _kind = "gauge"
     _make = staticmethod(MetricsWriter.gauge)
@@ -206,13 +220,30 @@ class Gauge(_Metric[kinds.Gauge]):
         super().__init__(name, description, tag_keys)
 
     def set(self, value: float, tags: Mapping[str, str] | None = None) -> None:
-        """Replace the value. Tags and errors as for :meth:`Counter.inc`."""
+        """Replace the value.
+
+        Args:
+            value: the new value.
+            tags: tag key -> value; with the default tags they must be all that the metric has.
+
+        Raises:
+            ValueError: a missing or an unknown tag.
+            TypeError: a value that is no number, or a tag that is no str.
+        """
         number, values = self._number(value), self._values(tags)
         with self._definition.lock:
             self._definition.series(values).set(number)
 
     def record(self, value: float, tags: Mapping[str, str] | None = None) -> None:
-        """The same as :meth:`set`, under the name that all types share."""
+        """The same as :meth:`set`, under the name that all types share.
+
+        Args:
+            value: the new value.
+            tags: tag key -> value.
+
+        Raises:
+            ValueError, TypeError: as :meth:`set`.
+        """
         self.set(value, tags)
 
 
@@ -220,9 +251,12 @@ class Histogram(_Metric[kinds.Histogram]):
     """Counts values by size.
 
     Args:
+        name: the exported name; letters, digits, ``_`` and ``:``.
+        description: help text, one line.
         boundaries: upper bounds of the buckets, growing; a last bucket takes what is above them. At most 200.
+        tag_keys: names of the tags that each value is recorded with.
 
-    Other arguments and errors are those of :class:`Counter`.
+    Errors as for :class:`Counter`.
 
     Raises:
         ValueError: also for boundaries that are missing, not finite or not growing.
@@ -243,7 +277,16 @@ class Histogram(_Metric[kinds.Histogram]):
         self._arguments = (name, description, bounds, self._arguments[-1])
 
     def observe(self, value: float, tags: Mapping[str, str] | None = None) -> None:
-        """Count a value. Tags and errors as for :meth:`Counter.inc`."""
+        """Count a value.
+
+        Args:
+            value: the value to count.
+            tags: tag key -> value; with the default tags they must be all that the metric has.
+
+        Raises:
+            ValueError: a value that is not finite, a missing or an unknown tag.
+            TypeError: a value that is no number, or a tag that is no str.
+        """
         number, values = self._number(value), self._values(tags)
         if not math.isfinite(number):
             raise ValueError(f"histogram {self._name!r} cannot count {value!r}")
@@ -251,7 +294,15 @@ class Histogram(_Metric[kinds.Histogram]):
             self._definition.series(values).observe(number)
 
     def record(self, value: float, tags: Mapping[str, str] | None = None) -> None:
-        """The same as :meth:`observe`, under the name that all types share."""
+        """The same as :meth:`observe`, under the name that all types share.
+
+        Args:
+            value: the value to count.
+            tags: tag key -> value.
+
+        Raises:
+            ValueError, TypeError: as :meth:`observe`.
+        """
         self.observe(value, tags)
 
 

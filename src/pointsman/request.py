@@ -48,9 +48,13 @@ def accept_batch(
     its ``__call__`` instead.
 
     Args:
+        function: the function or method to mark; None where only options are given: ``@accept_batch(bucket_by=...)``.
         bucket_by: a quick function of one :class:`Request`, such as ``lambda request: len(request.body()) // 1000``;
             only requests for which it gives the same value (str, number, bytes, None, or a tuple of these) share a
             batch. It runs when a request arrives, on the loop of the replica; what it raises fails that request.
+
+    Returns:
+        What was given, marked; with options only, a decorator that marks.
 
     Raises:
         TypeError: used on what cannot be called.
@@ -91,6 +95,7 @@ def _as_starlette(name: str) -> Any:
 
 class Request:
     """What a ``def`` callable receives: all that a Starlette ``Request`` has, with methods that return their values.
+    Made by replicas; a unit test makes one by :meth:`of`.
 
     What nothing is said of is as in Starlette, and so is ``request["path"]``: the ASGI scope of the call. Middlewares
     run in the HTTP server, and what they leave in its scope stays there: ``session``, ``user`` and ``auth`` raise as
@@ -99,6 +104,21 @@ class Request:
     Attributes:
         method: HTTP method in upper case; for handle calls the ``http_method`` option.
         path_params: values of the route's template, decoded.
+        app: as in Starlette.
+        auth: what an authentication middleware has left.
+        cookies: of the request, by name.
+        get: ``get(name, default=None)``, of the ASGI scope.
+        items: ``items()``, of the ASGI scope.
+        keys: ``keys()``, of the ASGI scope.
+        values: ``values()``, of the ASGI scope.
+        receive: as in Starlette: ASGI's function.
+        scope: the ASGI scope of the call.
+        send_early_hints: as in Starlette; a replica sends none.
+        send_push_promise: as in Starlette; a replica sends none.
+        session: what a session middleware has left.
+        state: a place for attributes of the call.
+        url_for: as in Starlette, which needs a router.
+        user: what an authentication middleware has left.
     """
 
     __slots__ = ("__weakref__", "_form", "_headers", "_incoming", "_whole", "method", "path_params")
@@ -145,8 +165,12 @@ class Request:
             data: fields of a form.
             files: files of a multipart form, by field, as httpx takes them.
             query: query parameters; a list has several of one name.
+            headers: of the request.
             sync: False for a Starlette request, which ``async def`` code gets.
             head: ``method`` (POST with a body, else GET), ``path`` and ``path_params``.
+
+        Returns:
+            A :class:`Request`, or a Starlette request.
         """
         content, kind = encode_body(json=json, content=body, data=data, files=files)
         incoming = made_up(

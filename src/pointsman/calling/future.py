@@ -57,13 +57,21 @@ class ServeFuture(Generic[T]):
         return self._decoded() if stream is None else _iterate(self._dispatcher, stream)  # type: ignore[return-value]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What :meth:`result` would raise, or None when there is a value. Waits, and raises, like :meth:`result`."""
+        """What :meth:`result` would raise, or None when there is a value. Waits, and raises, like :meth:`result`.
+
+        Args:
+            timeout: seconds to wait, as for :meth:`result`.
+        """
         self._wait(timeout)
         return self._call.error
 
     def cancel(self) -> bool:
         """Give the call up: a queued one is removed, a running async one cancelled, the result of a running sync one
-        dropped. False when it is over already."""
+        dropped. False when it is over already.
+
+        Returns:
+            Whether it was given up: False when it is over already.
+        """
         if self._call.over:
             return False
         self._call.cancel()
@@ -78,6 +86,9 @@ class ServeFuture(Generic[T]):
 
         It runs where the answer arrives: on a thread that all sync handles of the process share, or on the event loop
         of an async handle. It must not block there. What it raises is logged.
+
+        Args:
+            callback: a function of the future.
         """
         self._call.watch(partial(_run_callback, callback, self))
 
@@ -199,6 +210,7 @@ def get(future: ServeFuture[T] | Sequence[ServeFuture[T]], timeout: float | None
     """The value of a future, or the list of values of a list of futures, in order.
 
     Args:
+        future: one of ``handle.remote``, or a list of them.
         timeout: seconds to wait for all of them together; None waits until the calls' deadlines.
 
     Raises:

@@ -98,6 +98,12 @@ class BackendOperations(Operations):
         and resources, touches no replica; then only the config changes.
 
         Args:
+            backend_tag: tag of the backend.
+            func_or_class: the new code, as for :meth:`create_backend`.
+            actor_init_args: positional arguments of the class's constructor.
+            config: fields to change with the code; those that are not given stay.
+            ray_actor_options: resources of each replica; None for those that it has.
+            env: the Python environment of the replicas; None for the one that it has.
             version: see :meth:`create_backend`.
 
         Raises:
@@ -130,6 +136,10 @@ class BackendOperations(Operations):
 
         Only fields that are given change. Replicas are started and stopped only for ``num_replicas``.
 
+        Args:
+            backend_tag: tag of the backend.
+            config_options: a :class:`BackendConfig` or a dict of its fields: those to change.
+
         Raises:
             TypeError, ValueError: an argument is wrong, or the backend unknown.
             InsufficientResourcesError, BackendStartError: the change cannot be made; the old config is in force.
@@ -148,6 +158,9 @@ class BackendOperations(Operations):
     def get_backend_config(self, backend_tag: str) -> BackendConfig:
         """A backend's config.
 
+        Args:
+            backend_tag: tag of the backend.
+
         Raises:
             ValueError: there is no such backend.
         """
@@ -164,6 +177,9 @@ class BackendOperations(Operations):
 
     def models(self, backend_tag: str) -> dict[str, list[dict[str, Any]]]:
         """The models that the replicas of a backend hold, where its code has a ``@serve.multiplexed``.
+
+        Args:
+            backend_tag: tag of the backend.
 
         Returns:
             By replica a dict for each model: ``id``, ``bytes`` (0 where nothing says how large it is), ``in_use`` (how
@@ -186,6 +202,7 @@ class BackendOperations(Operations):
         ignored.
 
         Args:
+            backend_tag: tag of the backend.
             force: kill the replicas at once instead of letting them finish what they run.
 
         Raises:
@@ -218,6 +235,18 @@ class BackendOperations(Operations):
         arguments, environment and resources, touches no replica.
 
         Args:
+            name: of both, 1-200 printable characters.
+            func_or_class: the code, as for :meth:`create_backend`.
+            init_args: positional arguments of the class's constructor.
+            route: HTTP path, as for :meth:`create_endpoint`.
+            methods: HTTP methods of the route; an ASGI app takes none.
+            config: a :class:`BackendConfig` or a dict of its fields.
+            ray_actor_options: resources of each replica, as for :meth:`create_backend`.
+            env: the Python environment of the replicas.
+            idempotent: whether a request that had started may be repeated when its replica dies; at first it may not.
+            shard_key: where an HTTP request carries its key, as for :meth:`create_endpoint`.
+            request_timeout_s: deadline of a call in seconds; at first that of the instance.
+            max_body_bytes: largest body of a request; at first that of the instance.
             version: see :meth:`create_backend`.
 
         Raises:

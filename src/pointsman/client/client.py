@@ -177,6 +177,7 @@ class Client(
         """A handle that calls an endpoint.
 
         Args:
+            endpoint_name: name of the endpoint.
             missing_ok: allow an endpoint that does not exist yet; calls wait for it, within their deadline.
             sync: a handle for threads; False for one that is used with ``await`` in an event loop.
 

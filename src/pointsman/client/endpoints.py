@@ -81,7 +81,14 @@ class EndpointOperations(Operations):
         self._change(command)
 
     def delete_endpoint(self, endpoint: str) -> None:
-        """Remove an endpoint; its backends stay. An unknown one is logged and ignored."""
+        """Remove an endpoint; its backends stay. An unknown one is logged and ignored.
+
+        Args:
+            endpoint: name of the endpoint.
+
+        Raises:
+            TypeError, ValueError: it is no name.
+        """
         self._change(DeleteEndpoint(new_id(), arguments.check_object_name(endpoint, "endpoint")))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
@@ -108,6 +115,7 @@ class TrafficOperations(Operations):
         are given.
 
         Args:
+            endpoint_name: name of the endpoint.
             traffic_policy_dictionary: backend tag -> weight; weights are at least 0 and sum to 1. None, with shadows,
                 leaves the weights as they are.
             shadows: backend tag -> proportion in [0, 1], of all shadows from now on; those that stay are compared as
@@ -131,6 +139,9 @@ class TrafficOperations(Operations):
     def get_traffic(self, endpoint: str) -> dict[str, Any]:
         """The traffic policy in force.
 
+        Args:
+            endpoint: name of the endpoint.
+
         Returns:
             ``{"version", "weights", "shadows", "policy", "shard_key", "pins"}``: ``policy`` is ``"weighted"`` or the
             import path of your own, ``shard_key`` where HTTP requests carry their key, ``pins`` a dict of key to
@@ -148,6 +159,9 @@ class TrafficOperations(Operations):
 
     def traffic_history(self, endpoint: str) -> list[dict[str, Any]]:
         """The last 50 traffic policies, oldest first; the last one is in force.
+
+        Args:
+            endpoint: name of the endpoint.
 
         Returns:
             For each ``{"version", "weights", "shadows", "policy", "time", "change", "by"}``: ``time`` is ISO 8601 in
@@ -167,6 +181,7 @@ class TrafficOperations(Operations):
         same backend as under that policy.
 
         Args:
+            endpoint: name of the endpoint.
             version: one of :meth:`traffic_history`; None for the policy before the one in force.
 
         Raises:
@@ -195,6 +210,8 @@ class TrafficOperations(Operations):
         compared with those that users get: :meth:`shadow_report` and :meth:`shadow_examples` say what came of it.
 
         Args:
+            endpoint_name: name of the endpoint.
+            backend_tag: the backend that gets the copies.
             proportion: probability in [0, 1] that a call is copied; 0 ends the shadow.
             compare: ``"exact"``, ``"json"``, or what a function of ``serve.compare`` returned; ``"none"`` compares no
                 more. Left out, it stays as it is. Other options than before begin afresh.
@@ -225,8 +242,10 @@ class TrafficOperations(Operations):
         """Send all calls with a shard key to one backend, regardless of the weights; the backend needs no weight.
 
         Args:
+            endpoint: name of the endpoint.
             shard_key: at most 256 bytes of UTF-8; or a list of such keys, which are pinned together. At most 10,000
                 keys of an endpoint can be pinned.
+            backend: tag of the backend that gets the calls.
 
         Raises:
             TypeError, ValueError: an argument is wrong, endpoint or backend are unknown, or there would be too many
@@ -239,6 +258,10 @@ class TrafficOperations(Operations):
     def unpin(self, endpoint: str, shard_key: str | Sequence[str]) -> None:
         """Let weights decide again about a shard key, or a list of them. One that is not pinned is logged and ignored.
 
+        Args:
+            endpoint: name of the endpoint.
+            shard_key: a key, or a list of keys.
+
         Raises:
             TypeError, ValueError: an argument is wrong, or the endpoint is unknown.
         """
@@ -248,6 +271,7 @@ class TrafficOperations(Operations):
         """Which backend answers calls with a shard key, and why.
 
         Args:
+            endpoint: name of the endpoint.
             shard_key: None for calls without one, which are drawn by weight.
             version: of an earlier policy, one of :meth:`traffic_history`; None for the one in force. Pins are always
                 those of now.

@@ -253,6 +253,9 @@ class StatisticsOperations(Operations):
             over_s: seconds to measure for; what happened in them is returned. None: everything since the start, and no
                 rates. Of earlier traffic policies ``latency_ms`` has the last ones only.
 
+        Returns:
+            ``{"endpoints": {name: ...}, "backends": {tag: ...}}``, each with the numbers above.
+
         Raises:
             ServeException: the instance records no metrics.
             ValueError, TypeError: ``over_s`` is no number above 0.
@@ -270,6 +273,9 @@ class StatisticsOperations(Operations):
 
     def failures(self, backend_tag: str) -> list[dict[str, Any]]:
         """The last ten failures of a backend's replicas that this controller has seen, oldest first.
+
+        Args:
+            backend_tag: tag of the backend.
 
         Returns:
             For each ``{"time", "replica", "reason", "text", "traceback"}``: ``time`` is ISO 8601 in UTC, ``replica`` is

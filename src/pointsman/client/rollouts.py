@@ -57,6 +57,7 @@ class RolloutOperations(Operations):
         Returns when the first step is in force. The controller does the rest, whatever becomes of this process.
 
         Args:
+            endpoint: name of the endpoint.
             to: tag of the backend; it needs no weight yet.
             steps: its weights, rising, above 0 and at most 1. The others share the rest as they do now.
             hold_s: how long each step lasts at least, in seconds.
@@ -102,6 +103,9 @@ class RolloutOperations(Operations):
     def rollout(self, endpoint: str) -> dict[str, Any]:
         """The newest rollout of an endpoint.
 
+        Args:
+            endpoint: name of the endpoint.
+
         Returns:
             ``{"id", "plan", "state", "step", "weight", "held_s", "samples", "exposed", "gates", "reason", "began",
             "ended", "by", "waits_for"}``: ``state`` is ``running``, ``paused``, ``inconclusive``, ``promoted``,
@@ -125,6 +129,7 @@ class RolloutOperations(Operations):
         """Wait until the newest rollout of an endpoint has ended, or is inconclusive, which somebody must decide.
 
         Args:
+            endpoint: name of the endpoint.
             timeout: the longest wait in seconds; None for no limit.
 
         Returns:
@@ -142,6 +147,9 @@ class RolloutOperations(Operations):
     def pause_rollout(self, endpoint: str) -> None:
         """Keep the present weight until :meth:`resume_rollout`. A gate that trips still goes back.
 
+        Args:
+            endpoint: name of the endpoint.
+
         Raises:
             TypeError, ValueError: ``endpoint`` is no name of one, or none of its rollouts is under way.
         """
@@ -149,6 +157,9 @@ class RolloutOperations(Operations):
 
     def resume_rollout(self, endpoint: str) -> None:
         """Let a paused rollout go on. After new code on either side the evidence from before is forgotten.
+
+        Args:
+            endpoint: name of the endpoint.
 
         Raises:
             TypeError, ValueError: as :meth:`pause_rollout`.
@@ -158,6 +169,9 @@ class RolloutOperations(Operations):
     def promote_rollout(self, endpoint: str) -> None:
         """Take the last step's weight at once, whatever the gates say.
 
+        Args:
+            endpoint: name of the endpoint.
+
         Raises:
             TypeError, ValueError: as :meth:`pause_rollout`.
         """
@@ -165,6 +179,9 @@ class RolloutOperations(Operations):
 
     def abort_rollout(self, endpoint: str) -> None:
         """Restore the weights from before the rollout.
+
+        Args:
+            endpoint: name of the endpoint.
 
         Raises:
             TypeError, ValueError: as :meth:`pause_rollout`.
@@ -176,6 +193,7 @@ class RolloutOperations(Operations):
         handle that the traffic policy has split between them, without pinned ones and copies for shadows.
 
         Args:
+            endpoint: name of the endpoint.
             baseline, canary: tags of the two.
             over_s: how many of the last seconds count, at most 600. What came before both answered, or after one had
                 stopped, is left out.

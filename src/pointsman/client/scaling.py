@@ -26,6 +26,7 @@ class ScalingOperations(Operations):
         status says what is missing. Replicas that are too many finish their calls, which is not waited for.
 
         Args:
+            backend_tag: tag of the backend.
             replicas: 0 to the largest number that the backend may have.
             hold_s: seconds from now, after which the number follows the calls again. Default 600. Another ``scale``
                 replaces this one.
@@ -49,6 +50,9 @@ class ScalingOperations(Operations):
     def release(self, backend_tag: str) -> None:
         """Let the number of an autoscaled backend's replicas follow the calls again, which :meth:`scale` has fixed.
 
+        Args:
+            backend_tag: tag of the backend.
+
         Raises:
             TypeError, ValueError: the tag is wrong, or the backend unknown or not autoscaled. Nothing has changed.
         """
@@ -63,6 +67,9 @@ class ScalingOperations(Operations):
         for them, idle backends that may be without replicas are unloaded; where that is not enough, this waits for
         room. A number that :meth:`scale` has fixed at 0 is not fixed any more.
 
+        Args:
+            backend_tag: tag of the backend.
+
         Raises:
             TypeError, ValueError: the tag is wrong, or the backend unknown.
             BackendStartError: the constructor has failed three times; its cause is the user's exception. Replicas are
@@ -74,6 +81,9 @@ class ScalingOperations(Operations):
     def unload(self, backend_tag: str) -> None:
         """Drain a backend to 0 replicas; returns when the last one has finished its calls and is gone. The next call
         for it, or :meth:`wake`, loads it again.
+
+        Args:
+            backend_tag: tag of the backend.
 
         Raises:
             TypeError, ValueError: the tag is wrong, the backend unknown, or may not be without replicas: that needs an

@@ -25,6 +25,7 @@ class ShadowOperations(Operations):
         either side was last changed.
 
         Args:
+            endpoint: name of the endpoint.
             backend: the shadow.
 
         Returns:
@@ -49,6 +50,7 @@ class ShadowOperations(Operations):
         """Examples of a shadow's answers that do not match, the worst first.
 
         Args:
+            endpoint: name of the endpoint.
             backend: the shadow.
             limit: how many at most, 1 or more; ``keep`` of :meth:`shadow_traffic` says how many there can be.
 

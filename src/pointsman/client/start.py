@@ -102,6 +102,9 @@ def start(
             ``Client.console_address``; ``pointsman console`` gives a link that signs in.
         console_options: its host, file of tokens and certificate: a dict or ``ConsoleOptions``.
 
+    Returns:
+        A client of the instance. Keep a reference to it: an instance that is not detached ends with its client.
+
     Raises:
         ValueError, TypeError: an argument has a value that it cannot have, or ``PYTHONHASHSEED`` is 0.
         OSError: the port for HTTP, metrics or the console cannot be bound, or the host not resolved.

@@ -25,6 +25,9 @@ class TokenOperations(Operations):
             ttl_s: seconds until it ends; None for no end.
             token: one of your own, long and random; None makes one.
 
+        Returns:
+            The token, which is shown only this once.
+
         Raises:
             TypeError: an argument is of another type.
             ValueError: the name is taken, the role unknown, or there are 1,000 tokens. Nothing has changed.
@@ -57,6 +60,9 @@ class TokenOperations(Operations):
 
     def revoke_token(self, name: str) -> None:
         """End a token now: the next request with it is refused.
+
+        Args:
+            name: whose token it is.
 
         Raises:
             ValueError: there is none of that name, or it is in the token file.

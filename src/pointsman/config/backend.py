@@ -33,6 +33,9 @@ AUTO: Literal["auto"] = "auto"
 class BackendConfig(Options):
     """How a backend runs. Fields can be changed later, without restarting replicas, by ``update_backend_config``.
 
+    Args:
+        values: the fields below, by name.
+
     Attributes:
         num_replicas: processes that run the backend, 1 to 10,000; or ``"auto"``: as many as the calls need, which is
             ``autoscaling`` with its defaults.
@@ -164,14 +167,17 @@ class BackendConfig(Options):
 
     @property
     def autoscaling_config(self) -> AutoscalingConfig | None:
+        """The same as ``autoscaling``, under the name that Ray Serve 2.x uses."""
         return self.autoscaling
 
     @property
     def graceful_shutdown_wait_loop_s(self) -> float:
+        """The same as ``experimental_graceful_shutdown_wait_loop_s``, in seconds."""
         return self.experimental_graceful_shutdown_wait_loop_s
 
     @property
     def graceful_shutdown_timeout_s(self) -> float:
+        """The same as ``experimental_graceful_shutdown_timeout_s``, in seconds."""
         return self.experimental_graceful_shutdown_timeout_s
 
 

@@ -15,6 +15,9 @@ from pointsman.lock.hosts import check_hosts, is_loopback
 class ConsoleOptions(Options):
     """Options of an instance's console: the page to look and steer by, and its API.
 
+    Args:
+        values: the fields below, by name.
+
     Attributes:
         host: address to listen on. One that other machines reach needs ``token_file``, and ``cert`` or ``plain``.
         token_file: path of a file of tokens, a line ``NAME ROLE TOKEN`` each, with mode 0600. It is read again when it

@@ -19,14 +19,24 @@ from pointsman.usercode.culprit import explain
 
 DEFAULT_MAX_BODY = 64 * 1024 * 1024
 DEFAULT_KEEP_ALIVE_S = 60.0
+"""Seconds; see ``keep_alive_s`` of :class:`HTTPOptions`."""
 DEFAULT_HEAD_TIMEOUT_S = 10.0
+"""Seconds; see ``head_timeout_s`` of :class:`HTTPOptions`."""
 DEFAULT_BODY_IDLE_TIMEOUT_S = 30.0
+"""Seconds; see ``body_idle_timeout_s`` of :class:`HTTPOptions`."""
 DEFAULT_BODY_MIN_BYTES_PER_S = 1024
+"""Bytes per second; see ``body_min_bytes_per_s`` of :class:`HTTPOptions`."""
 DEFAULT_MAX_MESSAGE = 16 * 1024 * 1024
 
 
 class DeploymentMode(str, Enum):
-    """Where HTTP servers run."""
+    """Where HTTP servers run.
+
+    Attributes:
+        HeadOnly: one node: the one on which the instance was started.
+        EveryNode: each node of a Ray cluster.
+        NoServer: none; only handles call.
+    """
 
     HeadOnly = "HeadOnly"
     EveryNode = "EveryNode"
@@ -35,6 +45,9 @@ class DeploymentMode(str, Enum):
 
 class HTTPOptions(Options):
     """Options of an instance's HTTP servers.
+
+    Args:
+        values: the fields below, by name.
 
     Attributes:
         host: address to listen on; None for no HTTP server.

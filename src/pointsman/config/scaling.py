@@ -27,6 +27,9 @@ class AutoscalingConfig(Options):
     """How the number of a backend's replicas follows the calls for it: ``config={"autoscaling": ...}``, as this or as a
     dict of its fields. The demand of a backend is the number of calls that wait for it or run on it.
 
+    Args:
+        values: the fields below, by name.
+
     Attributes:
         min_replicas: fewest replicas, 0 to 10,000. Default 1.
         max_replicas: most replicas, at least 1 and ``min_replicas``. None: 100 on Ray; on one machine its CPUs, but at

@@ -227,12 +227,16 @@ def multiplexed(
     on a thread of its own, an ``async def`` in an event loop of its own.
 
     Args:
+        function: the method or function that loads a model; None where only options are given.
         max_models: how many models one replica may have at a time, those being loaded included; -1 for any number. The
             one that was not used for the longest time makes room for another; one in use by a request never does.
         max_bytes: what they may take together, by ``size_of``; None for any size.
         size_of: function of an id that gives the size of its model in bytes. It is asked before the model is loaded.
         unload: function of a model, called once when the model has made room, or its replica ends.
         max_num_models_per_replica: Ray Serve's name for ``max_models``.
+
+    Returns:
+        The function, which keeps what it has loaded; with options only, a decorator.
 
     Raises:
         TypeError: an argument is of the wrong type, or the function does not take exactly one id.

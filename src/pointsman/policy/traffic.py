@@ -36,7 +36,7 @@ class TrafficSplit:
     """The traffic split of one endpoint.
 
     Args:
-        endpoint: its name.
+        endpoint: name of the endpoint.
         policy: weights that sum to 1, at least one of them above 0.
 
     Only the weights decide: the share of a backend that is down does not go to others. A backend of weight 0 is never
@@ -81,7 +81,7 @@ class CallInfo(NamedTuple):
     """What a custom policy is given of a call.
 
     Attributes:
-        endpoint: its name.
+        endpoint: name of the endpoint.
         shard_key: None if the call has none; such calls may go to any backend.
         number: how many calls this router has passed to the policy before, since the endpoint last changed.
         http_method: upper case.

@@ -121,6 +121,9 @@ class BlockGate:
     def from_state(cls, state: Mapping[str, Any]) -> BlockGate:
         """A gate that goes on where the one that gave this state was, with exactly its numbers.
 
+        Args:
+            state: what :meth:`state` has returned.
+
         Raises:
             TypeError, ValueError: that is no state of a BlockGate. The author of the call is at fault.
         """

@@ -23,7 +23,13 @@ PRIOR_UNITS = 100.0
 
 
 class Difference(NamedTuple):
-    """How much the mean of an arm is above the control's, and what it can be: from ``low`` to ``high``."""
+    """How much the mean of an arm is above the control's, and what it can be: from ``low`` to ``high``.
+
+    Attributes:
+        difference: the mean of the arm less that of the control.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
 
     difference: float
     low: float
@@ -165,6 +171,9 @@ class SampleRatio:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> SampleRatio:
         """One that goes on where the one that gave this state was, with exactly its numbers.
+
+        Args:
+            state: what :meth:`state` has returned.
 
         Raises:
             TypeError, ValueError: that is no state of a SampleRatio. The author of the call is at fault.

@@ -161,6 +161,9 @@ class LatencyGate:
     def from_state(cls, state: Mapping[str, Any]) -> LatencyGate:
         """A gate that goes on where the one that gave this state was, with exactly its numbers.
 
+        Args:
+            state: what :meth:`state` has returned.
+
         Raises:
             TypeError, ValueError: that is no state of a LatencyGate. The author of the call is at fault.
         """

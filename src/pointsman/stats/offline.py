@@ -14,7 +14,13 @@ Model = Callable[[Any, str], float]
 
 
 class Estimate(NamedTuple):
-    """A number, and what it can be: from ``low`` to ``high``."""
+    """A number, and what it can be: from ``low`` to ``high``.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of its interval.
+        high: upper end of its interval.
+    """
 
     value: float
     low: float

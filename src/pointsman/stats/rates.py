@@ -126,6 +126,9 @@ class RateGate:
     def from_state(cls, state: Mapping[str, Any]) -> RateGate:
         """A gate that goes on where the one that gave this state was, with exactly its numbers.
 
+        Args:
+            state: what :meth:`state` has returned.
+
         Raises:
             TypeError, ValueError: that is no state of a RateGate. The author of the call is at fault.
         """
@@ -140,7 +143,12 @@ class RateGate:
 
 
 class Interval(NamedTuple):
-    """What a number can be: from ``low`` to ``high``."""
+    """What a number can be: from ``low`` to ``high``.
+
+    Attributes:
+        low: its lower end.
+        high: its upper end.
+    """
 
     low: float
     high: float

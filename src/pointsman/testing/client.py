@@ -67,6 +67,7 @@ class TestResponse:
 
     @property
     def text(self) -> str:
+        """The body, decoded as UTF-8."""
         return self.content.decode()
 
     def json(self) -> Any:
@@ -156,12 +157,17 @@ class TestClient:
         """Send a request.
 
         Args:
+            method: HTTP method.
             url: a path, perhaps with a query string.
             json: the body, which is sent as JSON.
             content: the body as it is.
             data: fields of a form.
             files: files of a multipart form, by field, as httpx takes them.
             params: query parameters; a list has several of one name.
+            headers: of this request, beside those of the client.
+
+        Returns:
+            The answer.
 
         Raises:
             Exception: what user code raises, unless ``raise_server_exceptions`` is off.
@@ -178,23 +184,63 @@ class TestClient:
         return TestResponse(status, answered, chunks)
 
     def get(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`."""
+        """As :meth:`request`.
+
+        Args:
+            url: a path, perhaps with a query string.
+            options: as for :meth:`request`.
+
+        Returns:
+            The answer.
+        """
         return self.request("GET", url, **options)
 
     def post(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`."""
+        """As :meth:`request`.
+
+        Args:
+            url: a path, perhaps with a query string.
+            options: as for :meth:`request`.
+
+        Returns:
+            The answer.
+        """
         return self.request("POST", url, **options)
 
     def put(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`."""
+        """As :meth:`request`.
+
+        Args:
+            url: a path, perhaps with a query string.
+            options: as for :meth:`request`.
+
+        Returns:
+            The answer.
+        """
         return self.request("PUT", url, **options)
 
     def patch(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`."""
+        """As :meth:`request`.
+
+        Args:
+            url: a path, perhaps with a query string.
+            options: as for :meth:`request`.
+
+        Returns:
+            The answer.
+        """
         return self.request("PATCH", url, **options)
 
     def delete(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`."""
+        """As :meth:`request`.
+
+        Args:
+            url: a path, perhaps with a query string.
+            options: as for :meth:`request`.
+
+        Returns:
+            The answer.
+        """
         return self.request("DELETE", url, **options)
 
     def close(self) -> None:

@@ -35,8 +35,12 @@ class FakeEvidence:
         """Count calls.
 
         Args:
+            endpoint: name of the endpoint.
+            backend: tag of the backend that answered.
             version: of the endpoint's traffic policy.
+            kind: how the calls came there: routed by the policy, unless another kind is named.
             requests: how many have ended; by default one for each latency.
+            errors: how many of them failed.
             latencies: how long they took, in seconds.
         """
         buckets: dict[int, int] = {}
@@ -50,21 +54,42 @@ class FakeEvidence:
         self._tallies[key] = self._tallies.get(key, Tally()).plus(more)
 
     def count_pairs(self, key: PairKey, pairs: int, mismatched: int = 0) -> None:
-        """Count pairs of answers."""
+        """Count pairs of answers.
+
+        Args:
+            key: whose pairs.
+            pairs: how many more.
+            mismatched: how many of these do not match.
+        """
         before = self._pairs.get(key, PairTally())
         self._pairs[key] = PairTally(before.pairs + pairs, before.mismatched + mismatched)
 
     def set_metrics(self, metrics: dict[MetricKey, MetricTally]) -> None:
-        """Replace what metrics of user code have summed up."""
+        """Replace what metrics of user code have summed up.
+
+        Args:
+            metrics: the sums.
+        """
         self._metrics = dict(metrics)
 
     def forget(self, endpoint: str) -> None:
-        """Forget what was counted of an endpoint."""
+        """Forget what was counted of an endpoint.
+
+        Args:
+            endpoint: name of the endpoint.
+        """
         self._tallies = {key: tally for key, tally in self._tallies.items() if key.endpoint != endpoint}
 
     def tick(self, at: float | None = None) -> Evidence:
         """Read what was counted, at this time; by default a second after the reading before. Whoever has subscribed
-        hears of it."""
+        hears of it.
+
+        Args:
+            at: the time in seconds.
+
+        Returns:
+            What has been counted.
+        """
         at = self._readings[-1].at + 1.0 if at is None else at
         reading = Evidence(at, dict(self._tallies), dict(self._pairs), dict(self._metrics))
         self._readings.append(reading)
@@ -75,12 +100,26 @@ class FakeEvidence:
     # EvidenceSource
 
     def evidence(self) -> Evidence:
+        """The last reading."""
         return self._readings[-1]
 
     def earlier(self, age_s: float) -> Evidence:
+        """The last reading that is at least so old; the first one where none is.
+
+        Args:
+            age_s: in seconds.
+        """
         then = self._readings[-1].at - age_s
         return next((reading for reading in reversed(self._readings) if reading.at <= then), self._readings[0])
 
     def subscribe(self, heard: Callable[[Evidence], object]) -> Callable[[], None]:
+        """Hear of each reading.
+
+        Args:
+            heard: is called with it.
+
+        Returns:
+            A function that ends this.
+        """
         self._heard.append(heard)
         return lambda: self._heard.remove(heard)

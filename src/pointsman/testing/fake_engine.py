@@ -76,6 +76,11 @@ class Order(NamedTuple):
 
     ``launch``, ``configure``, ``drain``, ``stop``, ``kill`` and ``exit`` have the number of a replica, ``publish`` and
     ``confirm`` the version of a table, ``shutdown`` has 0.
+
+    Attributes:
+        time: when, in seconds of the loop's clock.
+        what: its kind.
+        number: of a replica, or the version of a table.
     """
 
     time: float
@@ -85,7 +90,19 @@ class Order(NamedTuple):
 
 @dataclass
 class FakeReplica:
-    """A simulated replica process."""
+    """A simulated replica process. Made by :class:`FakeEngine`.
+
+    Attributes:
+        number: of the replica.
+        pid: of the process, made up.
+        note: what the controller wrote down with its launch.
+        packed_note: the same, packed.
+        plan: how it behaves.
+        report: its last report.
+        assigned: whether it has been told what to run.
+        config_versions: the configurations that it has taken, in order.
+        timers: what it does next.
+    """
 
     number: int
     pid: int
@@ -108,6 +125,7 @@ class FakeEngine:
         orders: all orders and what followed, in order; :meth:`history` returns them without the times.
         live: the live replicas, by number.
         launched: all replicas that were ever launched.
+        shut_down: the order to shut down; None before it came.
     """
 
     def __init__(self, plan: Callable[[LaunchMetadata], ReplicaPlan] = lambda note: ReplicaPlan()) -> None:
@@ -123,6 +141,10 @@ class FakeEngine:
         """Serve this controller from now on; None while there is none.
 
         It gets ``recovered``, and ``reconnect_s`` seconds later the first report of each live replica.
+
+        Args:
+            controller: the controller.
+            reconnect_s: seconds after which replicas report to it.
         """
         self._controller = controller
         if controller is None:
@@ -133,15 +155,28 @@ class FakeEngine:
             self._later(replica, reconnect_s, partial(self._introduce, replica))
 
     def of(self, backend: str) -> list[FakeReplica]:
-        """The live replicas of a backend, oldest first."""
+        """The live replicas of a backend, oldest first.
+
+        Args:
+            backend: its tag.
+        """
         return [replica for replica in self.live.values() if replica.note.backend == backend]
 
     def history(self, *kinds: str) -> list[tuple[str, int]]:
-        """The history, or its entries of these kinds."""
+        """The history, or its entries of these kinds.
+
+        Args:
+            kinds: such as ``"launch"``; none for all.
+        """
         return [(order.what, order.number) for order in self.orders if not kinds or order.what in kinds]
 
     def exit(self, number: int, text: str = "killed by SIGKILL") -> None:
-        """Let a process exit by itself."""
+        """Let a process exit by itself.
+
+        Args:
+            number: of the replica.
+            text: what the engine says of the end.
+        """
         replica = self.live.pop(number, None)
         if replica is not None:
             for timer in replica.timers:
@@ -150,12 +185,22 @@ class FakeEngine:
             self._event(ProcessEvent("exited", number, replica.pid, exit=text))
 
     def note(self, what: str, number: int = 0) -> None:
-        """Add an entry to the history."""
+        """Add an entry to the history.
+
+        Args:
+            what: its kind.
+            number: of a replica, or the version of a table.
+        """
         self.orders.append(Order(self._loop.time(), what, number))
 
     # Engine
 
     def launch(self, order: LaunchOrder) -> None:
+        """Start a replica, as its plan says.
+
+        Args:
+            order: of the controller.
+        """
         self.note("launch", order.number)
         note = unpack(order.metadata, LaunchMetadata)
         replica = FakeReplica(
@@ -171,35 +216,59 @@ class FakeEngine:
         self._later(replica, replica.plan.start_s, lambda: self._started(replica))
 
     def kill(self, number: int) -> None:
+        """Have a replica exit at once.
+
+        Args:
+            number: of the replica.
+        """
         self.note("kill", number)
         if number in self.live:
             self._later(self.live[number], 0.0, lambda: self.exit(number))
 
     def is_stopped(self, pid: int) -> bool:
+        """Whether a process is stopped by a signal, as its plan says.
+
+        Args:
+            pid: of the process.
+        """
         return any(replica.plan.stopped for replica in self.live.values() if replica.pid == pid)
 
     def shutdown(self, order: ShutdownOrder) -> None:
+        """Note the order, and end nothing.
+
+        Args:
+            order: of the controller.
+        """
         self.note("shutdown")
         self.shut_down = order
 
     async def start(self) -> None:
-        pass
+        """Returns at once."""
 
     async def aclose(self) -> None:
-        pass
+        """Returns at once."""
 
     @property
     def nodes(self) -> OneNode:
+        """The one node that there is."""
         return ONE_NODE
 
     @property
     def ingresses_wanted(self) -> int:
+        """How many HTTP servers there are: none."""
         return 0
 
     # Replicas
 
     def tell(self, number: int, kind: Kind, head: bytes, body: Body = b"") -> None:
-        """Handle a message of the controller to a replica."""
+        """Handle a message of the controller to a replica.
+
+        Args:
+            number: of the replica.
+            kind: of the message.
+            head: of the message, packed.
+            body: of the message.
+        """
         replica = self.live.get(number)
         if replica is None:
             return
@@ -221,7 +290,11 @@ class FakeEngine:
             self._later(replica, plan.reconfigure_s, lambda: self._reconfigured(replica, version))
 
     def ask(self, number: int) -> None:
-        """Handle a request of the controller to a replica's health thread."""
+        """Handle a request of the controller to a replica's health thread.
+
+        Args:
+            number: of the replica.
+        """
         replica = self.live.get(number)
         if replica is not None and self._controller is not None and replica.plan.health is not None:
             self._controller.health.on_answer(number, replica.plan.health)
@@ -289,13 +362,23 @@ class FakePeers:
         self.ingresses: set[int] = set()
 
     def attach(self, controller: ControllerEvents) -> None:
-        """Serve this controller from now on; the routers subscribe to it."""
+        """Serve this controller from now on; the routers subscribe to it.
+
+        Args:
+            controller: the controller.
+        """
         self._controller = controller
         for number in self.routers:
             controller.router_confirmed(number, 0)
 
     def add_router(self, number: int, *, confirm_s: float | None = 0.0, ingress: bool = True) -> None:
-        """A router subscribes."""
+        """A router subscribes.
+
+        Args:
+            number: of the router.
+            confirm_s: seconds that it takes to confirm a table; None for never.
+            ingress: whether it is in an HTTP server.
+        """
         self.routers[number] = confirm_s
         if ingress:
             self.ingresses.add(number)
@@ -305,25 +388,58 @@ class FakePeers:
                 self._send(number, confirm_s, self.tables[-1].version)
 
     def remove_router(self, number: int) -> None:
-        """A router's process has ended."""
+        """A router's process has ended.
+
+        Args:
+            number: of the router.
+        """
         del self.routers[number]
         self.ingresses.discard(number)
         if self._controller is not None:
             self._controller.router_lost(number)
 
     def replicas_in_table(self, backend: str) -> Iterator[int]:
-        """Numbers of a backend's replicas in the newest table."""
+        """Numbers of a backend's replicas in the newest table.
+
+        Args:
+            backend: its tag.
+
+        Returns:
+            The numbers.
+        """
         return (ref.number for ref in self.tables[-1].backends[backend].replicas)
 
     # Peers
 
     def send_to_replica(self, number: int, kind: Kind, head: bytes, body: bytes = b"") -> None:
+        """Hand a message to the engine's replica.
+
+        Args:
+            number: of the replica.
+            kind: of the message.
+            head: of the message, packed.
+            body: of the message.
+        """
         self._engine.tell(number, kind, head, body)
 
     def request_health(self, number: int) -> None:
+        """Ask a replica's health thread.
+
+        Args:
+            number: of the replica.
+        """
         self._engine.ask(number)
 
     def publish(self, table: RoutingTable, change: TableChange | None) -> None:
+        """Send a table to all routers.
+
+        Args:
+            table: the new table.
+            change: what makes it of the one before; None for the first.
+
+        Raises:
+            AssertionError: the change does not make this table of the one before.
+        """
         if change is not None and apply_change(self.tables[-1], change) != table:
             raise AssertionError(f"the change does not make table {table.version} of the one before: {change}")
         self._engine.note("publish", table.version)
@@ -332,9 +448,15 @@ class FakePeers:
             self._send(number, confirm_s, table.version)
 
     def send_to_ingresses(self, kind: Kind, head: bytes = b"") -> None:
-        pass
+        """Send nothing: there is no HTTP server.
+
+        Args:
+            kind: of the message.
+            head: of the message, packed.
+        """
 
     def ingress_routers(self) -> frozenset[int]:
+        """The numbers of the routers in HTTP servers."""
         return frozenset(self.ingresses)
 
     def _send(self, number: int, confirm_s: float | None, version: int) -> None:

@@ -22,7 +22,13 @@ RUNNING_TURNS = 3
 
 
 class Loss(Enum):
-    """Which part of a call is lost."""
+    """Which part of a call is lost.
+
+    Attributes:
+        REQUEST: the request.
+        REPLY: the reply.
+        REPLY_WHILE_RUNNING: the reply, while the handler still runs.
+    """
 
     REQUEST = "request lost"
     REPLY = "reply lost"
@@ -47,7 +53,13 @@ class Losses:
         self.cuts = 0
 
     def arrange(self, request: Kind, reply: Kind, loss: Loss) -> None:
-        """Make the next call fail that begins with a frame of kind ``request`` and ends with one of kind ``reply``."""
+        """Make the next call fail that begins with a frame of kind ``request`` and ends with one of kind ``reply``.
+
+        Args:
+            request: kind of the first frame.
+            reply: kind of the last frame.
+            loss: what of the call is lost.
+        """
         self._wanted, self._request = (request, reply, loss), None
 
     def _watch(self, address: str, pipe: Pipe) -> None:

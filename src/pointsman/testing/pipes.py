@@ -54,18 +54,34 @@ class Line:
         self._held += 1
 
     def release(self) -> None:
+        """Deliver again, after as many calls as there were of :meth:`hold`."""
         self._held -= 1
         self._schedule()
 
     def inject(self, data: bytes) -> None:
-        """Send bytes that the writer did not write."""
+        """Send bytes that the writer did not write.
+
+        Args:
+            data: the bytes.
+        """
         self._queue.append((self._loop.time() + self.delay_s, data))
         self._schedule()
 
     def join(self, writer: MemoryTransport, reader: MemoryTransport) -> None:
+        """Connect the two ends; called by :class:`Pipe`.
+
+        Args:
+            writer: the end that writes here.
+            reader: the end that data arrives at.
+        """
         self._writer, self._reader = writer, reader
 
     def write(self, data: bytes) -> None:
+        """Send bytes; called by the transport.
+
+        Args:
+            data: the bytes.
+        """
         self.writes.append(data)
         if self.on_write is not None:
             self.on_write(data)
@@ -109,7 +125,11 @@ class Line:
 
 
 class MemoryTransport(asyncio.Transport):
-    """One end of a pipe."""
+    """One end of a pipe. Made by :class:`Pipe`.
+
+    Attributes:
+        protocol: the protocol at this end.
+    """
 
     def __init__(self, protocol: asyncio.BaseProtocol, out: Line, incoming: Line) -> None:
         super().__init__()
@@ -122,12 +142,21 @@ class MemoryTransport(asyncio.Transport):
         self._reading = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes, unless the transport is closing.
+
+        Args:
+            data: the bytes.
+
+        Raises:
+            TypeError: it is no bytes.
+        """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"a transport writes bytes, not {type(data).__name__}")
         if data and not self._closing:
             self._out.write(bytes(data))
 
     def close(self) -> None:
+        """Send what is on the way, and close."""
         if not self._closing:
             self._closing = True
             self._out.end()
@@ -141,7 +170,11 @@ class MemoryTransport(asyncio.Transport):
         self._loop.call_soon(self.lose, None)
 
     def arrived(self, data: bytes | None) -> None:
-        """Receive bytes from the line, or None for the end of file."""
+        """Receive bytes from the line, or None for the end of file.
+
+        Args:
+            data: the bytes; None for the end of file.
+        """
         if self._closing:
             return
         protocol = cast(asyncio.Protocol, self.protocol)
@@ -166,46 +199,76 @@ class MemoryTransport(asyncio.Transport):
             data = data[count:]
 
     def lose(self, error: Exception | None) -> None:
+        """Tell the protocol that the connection is lost, once.
+
+        Args:
+            error: what it is told; None for an end in good order.
+        """
         if not self._lost:
             self._closing = self._lost = True
             self.protocol.connection_lost(error)
 
     def is_closing(self) -> bool:
+        """Whether it was closed or lost."""
         return self._closing
 
     def is_reading(self) -> bool:
+        """Whether data is delivered to the protocol."""
         return self._reading
 
     def pause_reading(self) -> None:
+        """Deliver nothing to the protocol until :meth:`resume_reading`."""
         if self._reading:
             self._reading = False
             self._in.hold()
 
     def resume_reading(self) -> None:
+        """Deliver to the protocol again."""
         if not self._reading:
             self._reading = True
             self._in.release()
 
     def can_write_eof(self) -> bool:
+        """Whether one direction can be ended alone: it cannot."""
         return False
 
     def get_write_buffer_size(self) -> int:
+        """The number of bytes that were written and have not arrived."""
         return self._out.on_the_way
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
+        """The bytes on the way below which the writer is resumed, and above which it is paused."""
         return self._out.low, self._out.high
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set when the writer is paused and resumed.
+
+        Args:
+            high: bytes on the way above which it is paused; None for 64 KiB.
+            low: bytes on the way below which it is resumed; None for a quarter of ``high``.
+        """
         self._out.high = HIGH_WATER if high is None else high
         self._out.low = self._out.high // 4 if low is None else low
 
     def get_protocol(self) -> asyncio.BaseProtocol:
+        """The protocol at this end."""
         return self.protocol
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have another protocol at this end.
+
+        Args:
+            protocol: gets what arrives from now on.
+        """
         self.protocol = protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What asyncio's transports know of their socket: nothing here.
+
+        Args:
+            name: what is asked for.
+            default: what is returned.
+        """
         return default
 
 
@@ -234,26 +297,41 @@ class Pipe:
 
     @property
     def first(self) -> MemoryTransport:
+        """The client's end."""
         return self._ends[0]
 
     @property
     def second(self) -> MemoryTransport:
+        """The server's end."""
         return self._ends[1]
 
     @property
     def open(self) -> bool:
+        """Whether neither end is closing."""
         return not any(end.is_closing() for end in self._ends)
 
     def split(self, size: int) -> None:
-        """Split what is written, in both directions, into pieces of at most ``size`` bytes."""
+        """Split what is written, in both directions, into pieces of at most ``size`` bytes.
+
+        Args:
+            size: in bytes.
+        """
         self.there.split = self.back.split = size
 
     def delay(self, seconds: float) -> None:
-        """Delay all writes, in both directions, by this long."""
+        """Delay all writes, in both directions, by this long.
+
+        Args:
+            seconds: from a write to its arrival.
+        """
         self.there.delay_s = self.back.delay_s = seconds
 
     def cut(self, error: Exception | None = None) -> None:
-        """Break the connection now: what is on the way is lost, and both ends get ``error`` (None: an end of file)."""
+        """Break the connection now: what is on the way is lost, and both ends get ``error`` (None: an end of file).
+
+        Args:
+            error: what both protocols are told.
+        """
         self.there.clear()
         self.back.clear()
         for end in self._ends:
@@ -261,7 +339,13 @@ class Pipe:
 
 
 class MemoryServer:
-    """A listening server; returned by ``loop.create_unix_server`` in virtual time."""
+    """A listening server. Made by :meth:`MemoryNetwork.listen`, and so by ``loop.create_unix_server`` in virtual time.
+
+    Attributes:
+        address: where it listens.
+        factory: makes the protocol of each accepted connection.
+        pipes: all connections so far.
+    """
 
     def __init__(self, network: MemoryNetwork, address: str, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self._network = network
@@ -291,6 +375,13 @@ class MemoryNetwork:
     def listen(self, address: str, factory: Callable[[], asyncio.BaseProtocol]) -> MemoryServer:
         """Listen at ``address``; ``factory`` creates the protocol of each accepted connection.
 
+        Args:
+            address: where.
+            factory: makes the protocols.
+
+        Returns:
+            The server.
+
         Raises:
             OSError: another server listens there.
         """
@@ -300,11 +391,23 @@ class MemoryNetwork:
         return server
 
     def forget(self, server: MemoryServer) -> None:
+        """Let nobody connect to a server any more.
+
+        Args:
+            server: one that listens.
+        """
         if self._servers.get(server.address) is server:
             del self._servers[server.address]
 
     async def connect(self, address: str, factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
         """Connect to the server at ``address``.
+
+        Args:
+            address: where a server listens.
+            factory: makes the protocol of this end.
+
+        Returns:
+            The transport and the protocol.
 
         Raises:
             ConnectionRefusedError: no server listens there.

@@ -40,6 +40,7 @@ from pointsman.wire.scaling import ModelsHead
 from pointsman.wire.stream import Stream, StreamUser, acceptor
 
 INSTANCE = "memory"
+"""Id of the instance that replicas in memory belong to."""
 KEY = b"k" * 32
 
 _numbers = itertools.count(1)
@@ -60,7 +61,11 @@ class _Listening:
         return self.server.pipes if self.server is not None else []
 
     def listen(self, user: StreamUser) -> None:
-        """Accept routers."""
+        """Accept routers.
+
+        Args:
+            user: gets what routers send.
+        """
         accept = acceptor(user, instance=INSTANCE, key_for=lambda role, identity: KEY)
         self.server = virtual_loop().network.listen(self.ref.address, accept)
 
@@ -86,7 +91,13 @@ class MemoryReplica(_Listening):
             are used.
         make_thread: makes the thread of sync user code.
 
+    Attributes:
+        ref: its number, tag and address, as in a routing table.
+        server: where it listens; None before it does.
+        api: what its code takes, packed.
+
     An asynchronous context manager; the replica listens inside. Sync code runs on a thread, which has no virtual time:
+
     while a replica of such code is open, the clock advances in real time.
     """
 
@@ -115,6 +126,7 @@ class MemoryReplica(_Listening):
 
     @property
     def runtime(self) -> Runtime:
+        """The runtime that has the user code, once the replica is open."""
         assert self._runtime is not None, "the replica is not open"
         return self._runtime
 
@@ -156,6 +168,9 @@ class ScriptedReplica(_Listening):
         cancelled: ids of calls that the router has cancelled.
         credits: the number of chunks that readers have granted.
         recalls: how often a router has recalled what has not begun.
+        ref: its number, tag and address, as in a routing table.
+        server: where it listens.
+        api: empty.
     """
 
     def __init__(self, backend: str = "b", *, held: tuple[str, ...] = ()) -> None:
@@ -184,7 +199,17 @@ class ScriptedReplica(_Listening):
         headers: list[tuple[bytes, bytes]] | None = None,
         run_us: int = 0,
     ) -> None:
-        """Answer a call, by default the oldest. With ``stream`` the chunks of the answer follow."""
+        """Answer a call, by default the oldest. With ``stream`` the chunks of the answer follow.
+
+        Args:
+            call_id: of the call; None for the oldest.
+            body: of the answer.
+            status: of the answer.
+            load: how many calls the replica says that it has.
+            stream: whether chunks follow.
+            headers: of the answer.
+            run_us: how long user code ran, in microseconds.
+        """
         call_id = self._take(call_id)
         self._send(
             Kind.REPLY, call_id, pack(ReplyHead(status, headers or [], load, stream=stream, run_us=run_us)), body
@@ -193,33 +218,72 @@ class ScriptedReplica(_Listening):
     def fail(
         self, call_id: int | None = None, text: str = "no", *, reason: Reason = Reason.USER_CODE, run_us: int = 0
     ) -> None:
-        """Answer with an exception of user code, or with another failure."""
+        """Answer with an exception of user code, or with another failure.
+
+        Args:
+            call_id: of the call; None for the oldest.
+            text: of the exception.
+            reason: of the failure.
+            run_us: how long user code ran, in microseconds.
+        """
         call_id = self._take(call_id)
         self._send(Kind.FAILURE, call_id, pack(FailureHead(reason, "ValueError", text, run_us=run_us)))
 
     def refuse(self, call_id: int | None = None, *, reason: Reason = Reason.QUEUE_FULL, load: int = 0) -> None:
-        """Refuse a call as not started."""
+        """Refuse a call as not started.
+
+        Args:
+            call_id: of the call; None for the oldest.
+            reason: why.
+            load: how many calls the replica says that it has.
+        """
         call_id = self._take(call_id)
         self._send(Kind.REFUSE, call_id, pack(RefuseHead(reason, load)))
 
     def free(self, *, load: int = 0, run_us: int = 0, idle: bool = False) -> None:
-        """Tell the last router that has called calls back that another one can begin."""
+        """Tell the last router that has called calls back that another one can begin.
+
+        Args:
+            load: how many calls the replica says that it has.
+            run_us: how long user code ran, in microseconds.
+            idle: whether it runs nothing.
+        """
         assert self._last is not None
         self._last.send(Kind.FREE, 0, pack(FreeHead(load, run_us, idle)))
 
     def tell(self, **models: Any) -> None:
-        """Tell all routers of the models that it holds; the fields of a :class:`~pointsman.wire.scaling.ModelsHead`."""
+        """Tell all routers of the models that it holds; the fields of a :class:`~pointsman.wire.scaling.ModelsHead`.
+
+        Args:
+            models: the fields, by name.
+        """
         for stream in self._connected:
             stream.send(Kind.MODELS, 0, pack(ModelsHead(**models)))
 
     def credit(self, call_id: int, size: int) -> None:
-        """Say that so many bytes behind a call were read."""
+        """Say that so many bytes behind a call were read.
+
+        Args:
+            call_id: of the call.
+            size: how many bytes.
+        """
         self._send(Kind.CREDIT, call_id, pack(CreditHead(size)))
 
     def chunk(self, call_id: int, data: bytes) -> None:
+        """Send a chunk of an answer that streams.
+
+        Args:
+            call_id: of the call.
+            data: the chunk.
+        """
         self._send(Kind.CHUNK, call_id, b"", data)
 
     def end(self, call_id: int) -> None:
+        """End an answer that streams.
+
+        Args:
+            call_id: of the call.
+        """
         self._send(Kind.END, call_id)
 
     def _take(self, call_id: int | None) -> int:
@@ -233,10 +297,21 @@ class ScriptedReplica(_Listening):
     # StreamUser
 
     def stream_ready(self, stream: Stream) -> None:
+        """A router has connected.
+
+        Args:
+            stream: the connection.
+        """
         self._connected.append(stream)
         stream.send(Kind.MODELS, 0, pack(ModelsHead(held=self._held, whole=True)))
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
+        """A router has sent something.
+
+        Args:
+            stream: the connection.
+            frames: what came.
+        """
         for frame in frames:
             if frame.kind == Kind.CALL:
                 head = unpack(frame.head, AppCallHead)
@@ -256,6 +331,12 @@ class ScriptedReplica(_Listening):
                 self.credits += unpack(frame.head, CreditHead).chunks
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
+        """A connection has ended.
+
+        Args:
+            stream: the connection.
+            error: why; None for an end in good order.
+        """
         if stream in self._connected:  # else it was lost before it was ready
             self._connected.remove(stream)
         for call_id in [call_id for call_id, known in self._streams.items() if known is stream]:
@@ -309,7 +390,13 @@ def table_of(
 
 
 def new_call(endpoint: str = "b", *, timeout_s: float = 60.0, **fields: Any) -> Call:
-    """A call that has ``timeout_s`` seconds; await its ``future`` once a router has it."""
+    """A call that has ``timeout_s`` seconds; await its ``future`` once a router has it.
+
+    Args:
+        endpoint: name of the endpoint.
+        timeout_s: seconds that the call has.
+        fields: of the request's head, or of the call, by name.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Reply] = loop.create_future()
     head = {name: fields.pop(name) for name in RequestHead.__struct_fields__ if name in fields}

@@ -53,9 +53,20 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.set_exception_handler(self._note_unhandled)
 
     def time(self) -> float:
+        """The virtual time in seconds, from 0."""
         return self._now
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """As in asyncio; the clock stands still while the function runs.
+
+        Args:
+            executor: None for the loop's own.
+            func: what it runs.
+            args: of the function.
+
+        Returns:
+            A future of what the function returns.
+        """
         future = super().run_in_executor(executor, func, *args)
         self._at_work += 1
         future.add_done_callback(self._work_done)
@@ -66,6 +77,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ) -> tuple[asyncio.Transport, P]:
         """Connect in memory.
 
+        Args:
+            protocol_factory: makes the protocol of this end.
+            path: an address of :attr:`network`.
+
+        Returns:
+            The transport and the protocol.
+
         Raises:
             ConnectionRefusedError: no server listens at that address of :attr:`network`.
         """
@@ -74,7 +92,18 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     async def create_unix_server(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], path: str
     ) -> MemoryServer:
-        """Listen in memory."""
+        """Listen in memory.
+
+        Args:
+            protocol_factory: makes the protocol of each accepted connection.
+            path: an address of :attr:`network`.
+
+        Returns:
+            The server.
+
+        Raises:
+            OSError: another server listens there.
+        """
         return self.network.listen(path, protocol_factory)
 
     async def settled(self) -> None:
@@ -85,7 +114,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @contextlib.contextmanager
     def real_time(self) -> Iterator[None]:
-        """See :func:`real_time`."""
+        """A context in which the clock advances in real time, as :func:`real_time`."""
         self._real += 1
         try:
             yield
@@ -150,6 +179,12 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in virtual time, as ``asyncio.run`` does in real time.
 
     Tasks that are left when it returns are cancelled.
+
+    Args:
+        main: the coroutine.
+
+    Returns:
+        What the coroutine returned.
 
     Raises:
         DeadlockError: everything waited, for ever.

@@ -51,6 +51,9 @@ def asgi(app: Any) -> Mounted:
         app: the app, which is shipped to the replicas; or ``"module:name"``, which they import; or a function without
             parameters that makes it there. For a class also a function of one parameter, the class's object.
 
+    Returns:
+        A backend for ``create_backend`` and ``deploy``, and in ``serve.run``.
+
     Raises:
         TypeError: it is none of these.
     """

@@ -44,7 +44,7 @@ class ControlRollout(Signed, frozen=True, tag="control_rollout"):
     :class:`~pointsman.wire.commands.Accepted`, whose note says if there was nothing to do.
 
     Attributes:
-        endpoint: its name.
+        endpoint: name of the endpoint.
         verb: ``pause``: the weight stays, and a gate that trips still takes it back. ``resume``: it goes on; after new
             code without the evidence from before. ``promote``: the last weight at once. ``abort``: the former weights.
     """
@@ -62,7 +62,7 @@ class QueryRollout(Command, frozen=True, tag="query_rollout"):
     ValueError if the endpoint has had none.
 
     Attributes:
-        endpoint: its name.
+        endpoint: name of the endpoint.
     """
 
     endpoint: str
@@ -74,7 +74,7 @@ class AwaitRollout(Command, frozen=True, tag="await_rollout"):
     Errors: TimeoutError, and ValueError as of :class:`QueryRollout`.
 
     Attributes:
-        endpoint: its name.
+        endpoint: name of the endpoint.
         timeout_s: the longest wait in seconds; None for no limit.
     """
 

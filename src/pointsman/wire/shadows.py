@@ -14,7 +14,7 @@ class QueryShadow(Command, frozen=True, tag="query_shadow"):
     endpoint has no such shadow, or its answers are not compared.
 
     Attributes:
-        endpoint: its name.
+        endpoint: name of the endpoint.
         backend: the shadow.
     """
 

@@ -87,6 +87,9 @@ def simulate_autoscaling(
             knows the rates ahead; or a policy of one's own, as an import path or a callable.
         seed: of all random numbers.
 
+    Returns:
+        What became of the requests, and how the number of replicas went.
+
     Raises:
         ValueError: the trace is empty, unsorted or negative, the policy unknown, a field of the configuration unknown
             or another value out of range.

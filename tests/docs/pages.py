@@ -7,9 +7,11 @@ What stands on the page decides, block by block:
 - In a ``console`` block each line behind ``$`` is typed, in one shell for the whole page; what follows is what it
   prints. Without any, what it prints is not looked at. ``...`` is any text within a line, and any lines where it stands
   alone. Each command succeeds, unless the line above the block is ``<!-- exits with N -->``: then the last one does so.
-- Below ``<!-- figures vary -->`` every number may be another one, and every gap wider.
-- ``pointsman run`` goes on, in a terminal of its own, until the text says "Ctrl-C". ``pip install`` is not run: what it
-  names must be there.
+- Below ``<!-- figures vary -->`` every number may be another one, and every gap wider; below ``<!-- texts vary -->``
+  every text in quotes, and every line without any.
+- ``pointsman run`` goes on, in a terminal of its own, until the text says "Ctrl-C", and so does a script that calls
+  ``serve.run``; only what it prints for programs to read is compared. ``pip install`` is not run: what it names must be
+  there.
 - Every other block says ``<!-- not run: reason -->`` on the line above it.
 
 Only ports are changed: those that the page names stand for free ones.
@@ -36,7 +38,7 @@ TYPED = re.compile(r"^\$ (.*\n)((?:(?!\$ ).*\n)*)", re.MULTILINE)
 HERE = re.compile(r"<<'(\w+)'")
 SAVED = re.compile(r"\b[Ss]aved?\b[^`]*`([\w./-]+)`")
 NAMED = re.compile(r"`([\w./-]+\.\w+)`")
-MARK = re.compile(r"<!-- (not run: [^>]+|figures vary|exits with \d+) -->\s*\Z")
+MARK = re.compile(r"<!-- (not run: [^>]+|figures vary|texts vary|exits with \d+) -->\s*\Z")
 CTRL_C = re.compile(r"\bCtrl-C\b")
 STARTS = re.compile(r"^(?:\w+=\S+ )*pointsman (?:run|serve|start)\b")
 GOES_ON = re.compile(r"^(?:\w+=\S+ )*pointsman (?:run|serve)\b")
@@ -44,8 +46,9 @@ NUMBER = r"\d+(?:[.,]\d+)*"
 CONSOLE_WITHOUT_TERMINAL = re.compile(r"(Console:  http://[\w.:]+)  \(for a link that signs in: pointsman console\)")
 PORTS = ("8000", "8070")
 """Of HTTP and of the console."""
-SCRIPT_PORTS = {"serve.start()": 'serve.start(http_options={"port": 8000}, metrics_export_port=0, console_port=-1)'}
-"""What scripts say that start an instance with nothing else said."""
+SCRIPT = re.compile(r"^python ([\w.]+\.py)$")
+RUN = re.compile(r"\bserve\.run\(")
+OTHER_PORTS = ", metrics_export_port=0)"
 COMMAND_TIMEOUT_S = 100.0
 END_OF_COMMAND = "\x1e"
 
@@ -87,7 +90,7 @@ def typed(text: str) -> Iterator[Typed]:
         yield Typed(command.rstrip("\n"), "".join(lines))
 
 
-def pattern(printed: str, figures_vary: bool) -> re.Pattern[str]:
+def pattern(printed: str, mark: str = "") -> re.Pattern[str]:
     """What is printed, where the page shows ``printed``."""
     parts = []
     for line in printed.rstrip("\n").splitlines():
@@ -95,11 +98,27 @@ def pattern(printed: str, figures_vary: bool) -> re.Pattern[str]:
             parts.append(r"(?:.*\n)*?")
             continue
         quoted = re.escape(line.rstrip()).replace(r"\.\.\.", ".*?")
-        if figures_vary:
+        if mark == "texts vary":
+            quoted = re.sub(r'(: ?|:\\ )"[^"]*"', r'\1"[^"]*"', quoted) if '"' in line else ".*" if line.strip() else ""
+        if mark == "figures vary":
             quoted = re.sub(r"\d+(?:(?:\\\.|,)\d+)*", lambda _: NUMBER, quoted)
             quoted = re.sub(r"(?:\\ )+", lambda _: " +", quoted)
         parts.append(f"{quoted}\n")
     return re.compile("".join(parts))
+
+
+def with_ports(script: str) -> str:
+    """A script that starts an instance with no port said, on port 8000 and no other that may be taken."""
+    script = script.replace("serve.start()", 'serve.start(http_options={"port": 8000}' + OTHER_PORTS)
+    called = RUN.search(script)
+    if called is None:
+        return script
+    before, call = script[: called.start()], script[called.start() :]
+    if "http_options={" in call:
+        call = call.replace("http_options={", 'http_options={"port": 8000, ')
+    else:
+        call = re.sub(r",?\s*\)\s*\Z", ', http_options={"port": 8000})\n', call)
+    return before + re.sub(r",?\s*\)\s*\Z", OTHER_PORTS + "\n", call)
 
 
 class Reader:
@@ -110,7 +129,7 @@ class Reader:
         self._folder.mkdir()
         (folder / ".curlrc").write_text("silent\nshow-error\n")  # as curl is on a terminal
         self._environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "CURL_HOME": str(folder),
             "COLUMNS": "120",
@@ -124,7 +143,7 @@ class Reader:
         self._ports = {port: str(held.getsockname()[1]) for port, held in zip(PORTS, self._held, strict=True)}
         console = self._ports[PORTS[1]] if with_console else "-1"
         self._started_with = f"--port {self._ports[PORTS[0]]} --metrics-export-port 0 --console-port {console}"
-        self._logs = [folder / "shell.txt", folder / "running.txt"]
+        self._logs = [folder / "shell.txt", folder / "running.txt", folder / "errors.txt"]
         self._running: subprocess.Popen[bytes] | None = None
         self._detached = False
         with self._logs[0].open("wb") as log:
@@ -156,9 +175,7 @@ class Reader:
     def _save(self, name: str, text: str) -> None:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        for said, meant in SCRIPT_PORTS.items():
-            text = text.replace(said, meant)
-        path.write_text(self._on_free_ports(text))
+        path.write_text(self._on_free_ports(with_ports(text)))
 
     def _change(self, name: str, difference: str) -> None:
         lines = self._on_free_ports(difference).splitlines(keepends=True)
@@ -175,7 +192,7 @@ class Reader:
             if block.mark.startswith("exits with") and place == len(commands) - 1:
                 code = int(block.mark.split()[-1])
             printed = self._type(one.command, code)
-            expected = pattern(one.printed, block.mark == "figures vary")
+            expected = pattern(one.printed, block.mark)
             assert not one.printed or expected.fullmatch(printed), (
                 f"$ {one.command}\nprinted\n{printed}\nand not as on the page\n{one.printed}"
             )
@@ -189,11 +206,15 @@ class Reader:
         if STARTS.match(command):
             command += f" {self._started_with}"
             self._detached = self._detached or "--detached" in command
-        if GOES_ON.match(command):
+        if GOES_ON.match(command) or self._runs_on(command):
             return self._type_what_goes_on(command)
         ended, printed = self._type_in_shell(command)
         assert ended == code, f"$ {command}\nended with {ended}\n{printed}"
         return self._as_on_page(printed)
+
+    def _runs_on(self, command: str) -> bool:
+        script = SCRIPT.match(command)
+        return script is not None and RUN.search((self._folder / script[1]).read_text()) is not None
 
     def _type_in_shell(self, command: str) -> tuple[int, str]:
         """Type it, and return its exit code and what it prints. It reads nothing from the terminal."""
@@ -215,22 +236,22 @@ class Reader:
     def _type_what_goes_on(self, command: str) -> str:
         assert self._running is None, "what runs in the first terminal has not been ended by Ctrl-C"
         _, folder = self._type_in_shell("pwd")
-        log = self._logs[1]
-        with log.open("wb") as file:
+        log, errors = self._logs[1:]
+        with log.open("wb") as file, errors.open("wb") as error_file:
             running = self._running = subprocess.Popen(
                 ["bash", "-c", f"exec {command}"],
                 cwd=folder.strip(),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
-                stderr=file,
+                stderr=error_file,
             )
 
         def up() -> bool:
             return "\nCtrl-C finishes" in log.read_text() or running.poll() is not None
 
         wait_until(up, timeout_s=COMMAND_TIMEOUT_S, what=f"start of: {command}")
-        assert running.poll() is None, f"$ {command}\n{log.read_text()}"
+        assert running.poll() is None, f"$ {command}\n{errors.read_text()}"
         return self._as_on_page(log.read_text())
 
     def press_ctrl_c(self) -> None:
@@ -238,7 +259,7 @@ class Reader:
         running, self._running = self._running, None
         if running is not None:
             running.send_signal(signal.SIGINT)
-            assert running.wait(COMMAND_TIMEOUT_S) == 0, self._logs[1].read_text()
+            assert running.wait(COMMAND_TIMEOUT_S) == 0, self._logs[2].read_text()
 
     def leave(self) -> None:
         """End what is still there, also when the page has failed."""

@@ -109,7 +109,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"pointsman.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module 'pointsman' has no attribute {name!r}")
+    hint = "" if name.startswith("_") else importlib.import_module("pointsman.ported").of_module(name)
+    raise AttributeError(f"module 'pointsman' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

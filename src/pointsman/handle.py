@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from pointsman.arguments import check_timeout
 from pointsman.calling.dispatch import Dispatcher, HandleCall, wake
@@ -130,6 +130,12 @@ class _Handle:
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"a handle cannot be changed ({name} was set); options() makes another one")
+
+    if not TYPE_CHECKING:  # or else a checker would take any name for an attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            how = "" if name.startswith("_") else f"; a method is called by options(method_name={name!r}).remote(...)"
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
 
     def options(
         self: H,

@@ -187,7 +187,8 @@ class Client(
         name = arguments.check_object_name(endpoint_name, "endpoint_name")
         self._check_alive()
         if not missing_ok and name not in self._session.table().endpoints and name not in self.list_endpoints():
-            raise KeyError(f"endpoint {name!r} does not exist; there are {sorted(self.list_endpoints())}")
+            there = sorted(self.list_endpoints())
+            raise KeyError(f"endpoint {name!r} does not exist; there are {there}; missing_ok=True waits for it")
         in_loop = _in_event_loop()
         # In a replica, code outside the loop may be a constructor that takes the handle for use in the loop later.
         in_constructor = not in_loop and replica_context() is not None

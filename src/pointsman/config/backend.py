@@ -22,6 +22,7 @@ from pointsman.config.options import (
 from pointsman.config.scaling import AutoscalingConfig, parse_autoscaling
 from pointsman.limits import MAX_MESSAGE, check_size
 from pointsman.model import BackendConfigSpec
+from pointsman.ported import of_config
 from pointsman.usercode import byvalue
 from pointsman.usercode.culprit import explain
 from pointsman.usercode.packing import check_http_methods
@@ -120,7 +121,7 @@ class BackendConfig(Options):
 
     @classmethod
     def place_of(cls, field: str) -> str:
-        return "; it is a field of 'autoscaling'" if field in AutoscalingConfig.model_fields else ""
+        return "; it is a field of 'autoscaling'" if field in AutoscalingConfig.model_fields else of_config(field)
 
     @field_validator("num_replicas", mode="before")
     @classmethod

@@ -82,6 +82,8 @@ def inspect_code(function_or_class: Any, init_args: tuple[Any, ...]) -> TargetTr
     kind = type(function_or_class).__name__
     call = getattr(type(function_or_class), DEFAULT_METHOD, None)
     hint = "; an ASGI app is given as serve.asgi(app)" if is_async(call) else ""
+    if isinstance(function_or_class, str):
+        hint = f"; one that replicas import is given as serve.ImportedBackend({function_or_class!r})"
     raise TypeError(f"a backend is a plain function or a class, not {function_or_class!r} (a {kind}){hint}")
 
 

@@ -17,7 +17,6 @@ import pytest
 from typer.main import get_command
 
 import pointsman as serve
-from pointsman import ported
 from pointsman.cli.main import app
 from pointsman.config import AutoscalingConfig, BackendConfig, HTTPOptions
 from pointsman.configfile.applying import apply_file
@@ -177,30 +176,7 @@ def test_everything_that_the_tables_name_is_there() -> None:
         assert missing(wrong) == [wrong]
 
 
-def test_old_names_say_what_to_write() -> None:
-    """A name of Ray Serve that is not here raises an error with what takes its place (DO2)."""
-    for name in ported.METHODS_OF_THE_CLIENT:
-        assert hasattr(serve.Client, name)
-        with pytest.raises(AttributeError, match=rf"client = serve.start\(\), client.{name}\(...\)$"):
-            getattr(serve, name)
-    for name, text in {
-        "init": "client = serve.start()",
-        "deployment": "client.deploy(",
-        "batch": "accept_batch",
-    }.items():
-        with pytest.raises(AttributeError, match=re.escape(text)):
-            getattr(serve, name)
-    assert not hasattr(serve, "nothing_of_the_kind")
-    with pytest.raises(ValueError, match="'max_ongoing_requests'; it is 'max_concurrent_queries' here"):
-        BackendConfig(max_ongoing_requests=5)
-
-
-def test_a_handle_says_how_methods_are_called(client: serve.Client) -> None:
-    """`handle.score.remote(...)`, a string in place of code, and a handle of nothing are errors that help (HA2)."""
+def test_a_handle_of_what_does_not_exist(client: serve.Client) -> None:
+    """Whoever asks for a handle before its endpoint is made is told how that goes (HA3)."""
     with pytest.raises(KeyError, match="missing_ok=True waits for it"):
         client.get_handle("later")
-    handle = client.get_handle("later", missing_ok=True)
-    with pytest.raises(AttributeError, match=r"options\(method_name='score'\).remote"):
-        handle.score  # type: ignore[attr-defined]  # noqa: B018
-    with pytest.raises(TypeError, match=r"given as serve.ImportedBackend\('shop.Model'\)$"):
-        client.create_backend("model", "shop.Model")  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ def test_a_folder_on_a_network(state: Path, monkeypatch: pytest.MonkeyPatch, kin
     mounts = f"disk / ext4 rw 0 0\nserver:/x {state.parent} {kind} rw 0 0\n"
     read = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda self: mounts if str(self) == "/proc/mounts" else read(self))
-    assert folders._file_system(state) == kind
+    assert folders.file_system_of(state) == kind
     if refused:
         with pytest.raises(ServeException, match=f"network file system .{kind}"):
             lock_state_folder(state)

@@ -28,6 +28,7 @@ MAY_RUN_CODE = {
 }
 CODE_RUNNERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
 MAY_ASK_THE_WALL_CLOCK = {
+    "doctor/machine.py",  # whether it is set, and ages of files
     "console/sampler.py",  # what people read on a time axis
     "engine/local/folder.py",  # ages of files
     "environments/requirements.py",

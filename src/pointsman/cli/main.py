@@ -17,6 +17,7 @@ import pointsman
 from pointsman.cli import autoscale, completion, config, console, env, logs, rollout, shadow, token, traffic
 from pointsman.cli.common import AsJson, ClusterAddress, Name, command_line, connect_to, one_line, print_json, terminal
 from pointsman.cli.deploy import delete, deploy, models, scale, unload, wake
+from pointsman.cli.doctor import doctor
 from pointsman.cli.ending import shutdown, stop
 from pointsman.cli.foreground import Foreground, announcement, local_folder, start_instance
 from pointsman.cli.lines import FAILURES, Lines, reported
@@ -230,6 +231,7 @@ app.command()(models)
 app.command()(logs.logs)
 app.command()(completion.completion)
 app.command()(load)
+app.command()(doctor)
 app.command()(recipe)
 app.command()(stop)
 app.command()(shutdown)

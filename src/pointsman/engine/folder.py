@@ -59,7 +59,7 @@ def lock_state_folder(folder: Path) -> int:
         ServeException: it is not private, is on a network file system or in use; the text says which.
     """
     make_private(folder)
-    kind = _file_system(folder)
+    kind = file_system_of(folder)
     if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse.sshfs"):
         raise ServeException(f"state_dir {folder} is on a network file system ({kind}), where locks and syncs may lie")
     lock = take_lock(folder / "lock")
@@ -97,7 +97,7 @@ def forget_state(folder: Path) -> None:
         path.unlink()
 
 
-def _file_system(path: Path) -> str:
+def file_system_of(path: Path) -> str:
     """The type of a path's file system, as Linux names it; empty on other systems."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]

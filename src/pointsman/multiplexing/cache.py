@@ -14,6 +14,7 @@ model gets the same error.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
@@ -68,14 +69,16 @@ class Unload(NamedTuple):
     id: str
 
 
-class Ready(NamedTuple, Generic[W]):
+@dataclass(frozen=True, slots=True)  # Python 3.10 has no generic NamedTuple
+class Ready(Generic[W]):
     """The model is there for these, each of which has it in use until :meth:`ModelCache.release`."""
 
     id: str
     waiters: tuple[W, ...]
 
 
-class Failed(NamedTuple, Generic[W]):
+@dataclass(frozen=True, slots=True)
+class Failed(Generic[W]):
     """These do not get the model."""
 
     id: str

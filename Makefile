@@ -8,7 +8,7 @@ JOBS ?= 3
 # replica takes half as long again to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick test-long docs vendor dist compiled test-compiled prometheus proxies chromium screenshots llhttp conformance-ray lint bench chaos matrix clean
+.PHONY: demo test quick test-long docs vendor dist wheel audit compiled test-compiled prometheus proxies chromium screenshots llhttp conformance-ray lint bench chaos matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
@@ -46,18 +46,27 @@ docs: $(VENV)/.test
 vendor: $(VENV)/.test
 	$(BIN)/python tools/vendor.py
 
-# A source distribution, and a wheel whose hot modules are compiled for this Python and platform; needs a C compiler.
-# POINTSMAN_PURE=1: a wheel of sources alone, for any.
+# What a release uploads, in dist/: a source distribution, a wheel of sources, and for each Python on this machine a wheel
+# whose hot modules are compiled, which needs a C compiler. Each is tried in clean environments. What has not changed is
+# neither built nor tried again; all: make dist DIST=--anew
+DIST ?=
 dist: $(VENV)/.test
-	rm -rf dist
-	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/uv build --quiet --python $(BIN)/python --out-dir dist
+	$(BIN)/python tools/dist.py $(DIST)
+
+# The compiled wheel for this Python alone, not tried. POINTSMAN_PURE=1: a wheel of sources, for any.
+wheel: $(VENV)/.test
+	$(BIN)/python tools/dist.py --wheel
+
+# Licences of what the package brings along, and whether vulnerabilities are known of it.
+audit: $(VENV)/.test
+	$(BIN)/python tools/audit.py
 
 # An environment with that wheel in place of the sources.
 COMPILED := $(VENV)-compiled
-compiled: dist
-	$(PYTHON) -m venv --clear $(COMPILED)
-	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[demo]" --group test
+compiled: $(VENV)/.test
+	wheel=$$($(BIN)/python tools/dist.py --wheel | tail -n 1) && $(PYTHON) -m venv --clear $(COMPILED) && \
+	  $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1" && \
+	  $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check "$$wheel[demo]" --group test
 	ln -s $(abspath $(VENV))/prometheus $(abspath $(VENV))/proxies $(abspath $(VENV))/llhttp $(COMPILED)
 
 test-compiled: compiled prometheus proxies llhttp

@@ -1,4 +1,6 @@
-"""Compiles the modules that every call passes into a wheel (decision 0057). ``make dist`` turns this hook on; without
+"""What hatchling does for this package beyond its own: compiled modules, and a README for package registries.
+
+It compiles the modules that every call passes into a wheel (decision 0057). ``make dist`` turns this hook on; without
 it, and where ``POINTSMAN_PURE`` is set, a wheel holds the sources alone and builds without a compiler.
 
 The sources are in a compiled wheel, too: tracebacks show their lines, other Pythons import them, and
@@ -9,12 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 THROWS = """
 /* mypyc 2.4 forgets where an exception came from that is thrown into a coroutine alone, as by a task. */
@@ -28,6 +33,26 @@ static void pointsman_throw(PyObject *type, PyObject *value, PyObject *traceback
 #define CPyErr_SetObjectAndTraceback pointsman_throw
 """
 HEADER = '#include "__native_internal_pointsman.h"\n'
+RELATIVE = r"\((?![a-z]+:|#)[^)\s]+\)"
+"""Where a link leads that holds in the repository alone."""
+
+
+class ReadmeOfRegistry(MetadataHookInterface):
+    """The README as a package registry shows it (decision 0108)."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        metadata["readme"] = {"content-type": "text/markdown", "text": without_relative_links(text)}
+
+
+def without_relative_links(text: str) -> str:
+    """Markdown without pictures and links that lead to files of the repository: of a link its words stay. What is in
+    fenced blocks stays as it is."""
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
+    for index in range(0, len(parts), 2):
+        prose = re.sub(r"!\[[^\]]*\]" + RELATIVE + r"\n*", "", parts[index])
+        parts[index] = re.sub(r"\[([^\]]*)\]" + RELATIVE, r"\1", prose)
+    return "".join(parts)
 
 
 class CompiledModules(BuildHookInterface):  # type: ignore[type-arg]
@@ -98,10 +123,13 @@ def keep_tracebacks(code: Path) -> None:
 
 
 def compile_extensions(extensions: list[Any], folder: Path) -> None:
-    """Compile what :func:`to_c` has made, into ``lib`` of a folder."""
+    """Compile what :func:`to_c` has made, into ``lib`` of a folder; on Linux without symbols, which are an eighth."""
     from setuptools import Distribution
     from setuptools.command.build_ext import build_ext
 
+    if sys.platform == "linux":
+        for extension in extensions:
+            extension.extra_link_args.append("-Wl,--strip-all")
     command = build_ext(Distribution({"ext_modules": extensions, "packages": []}))
     command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "objects")
     command.ensure_finalized()

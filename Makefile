@@ -48,7 +48,7 @@ vendor: $(VENV)/.test
 
 # What a release uploads, in dist/: a source distribution, a wheel of sources, and for each Python on this machine a wheel
 # whose hot modules are compiled, which needs a C compiler. Each is tried in clean environments. What has not changed is
-# neither built nor tried again; all: make dist DIST=--anew
+# neither built nor tried again; all: make dist DIST=--anew; one Python: make dist DIST='--only 3.13'
 DIST ?=
 dist: $(VENV)/.test
 	$(BIN)/python tools/dist.py $(DIST)

@@ -163,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--anew", action="store_true", help="build and try what was before, too")
     parser.add_argument("--wheel", action="store_true", help="only build: the compiled wheel for this Python")
+    parser.add_argument("--only", metavar="X.Y", action="append", choices=VERSIONS, help="this Python; may be repeated")
     options = parser.parse_args()
     if options.anew:
         shutil.rmtree(DIST, ignore_errors=True)
@@ -176,8 +177,9 @@ def main() -> None:
     pure = wheel(source, sources, sys.executable, compiled=False)
     if not compiler:
         print("There is no C compiler here, so no wheel has compiled modules.")
-    here = dict(pythons())
-    for version, python in here.items():
+    for version, python in pythons():
+        if version not in (options.only or VERSIONS):
+            continue
         if python:
             best = for_any_linux(wheel(source, sources, python, compiled=True)) if compiler else pure
             tries(version, python, [best, source], sources)

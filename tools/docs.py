@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Pages outside docs/, and what they are called in the site.
 PAGES = {
-    "README.md": "five-minutes.md",
+    "README.md": "overview.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",

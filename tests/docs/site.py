@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Route
@@ -27,11 +30,14 @@ def build(folder: Path) -> Path:
         AssertionError: a page is missing, or a link leads nowhere.
     """
     shutil.copy(ROOT / "mkdocs.yml", folder)
-    (folder / "src").symlink_to(ROOT / "src")
+    for name in ("src", "tools"):
+        (folder / name).symlink_to(ROOT / name)
     laid = run([sys.executable, str(ROOT / "tools" / "docs.py"), str(folder / "build" / "docs")], folder)
     assert laid.returncode == 0, laid.stderr
     built = run([str(Path(sys.executable).parent / "zensical"), "build", "--clean", "--strict"], folder)
-    assert built.returncode == 0, built.stdout + built.stderr
+    said = re.sub(r"\x1b\[[0-9;]*m", "", built.stdout + built.stderr)
+    assert built.returncode == 0, said
+    assert "griffe:" not in said, said  # it reads a docstring otherwise than is meant
     return folder / "site"
 
 
@@ -92,7 +98,20 @@ class Reader:
     def found(self, words: str) -> list[str]:
         """What the search field of the page lists for words: the addresses within the site."""
         self.page.keyboard.press("/")
-        self.page.keyboard.type(words)
-        hits = self.page.locator("[class*=search] a[href], .md-search-result a[href]")
-        hits.first.wait_for(timeout=20_000)
+        self.page.get_by_placeholder("Search").fill(words)
+        hits = self.page.get_by_role("option")
+        hits.first.wait_for()
         return [str(hit.get_attribute("href")) for hit in hits.all()]
+
+
+def pages_of_nav() -> list[str]:
+    """The pages that the navigation of mkdocs.yml names, as they are called in the site."""
+
+    def walk(entry: Any) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for part in entry if isinstance(entry, list) else entry.values():
+                yield from walk(part)
+
+    return list(walk(YAML().load((ROOT / "mkdocs.yml").read_text())["nav"]))

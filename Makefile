@@ -40,7 +40,7 @@ test-long: $(VENV)/.test llhttp
 # The documentation as a site that needs no network: site/index.html.
 docs: $(VENV)/.test
 	$(BIN)/python tools/docs.py --partial
-	$(BIN)/zensical build --clean --strict
+	$(BIN)/zensical build --clean
 
 # The JavaScript libraries of the console's page, from the npm registry, pinned; to be run after a pin was changed.
 vendor: $(VENV)/.test

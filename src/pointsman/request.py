@@ -104,21 +104,10 @@ class Request:
     Attributes:
         method: HTTP method in upper case; for handle calls the ``http_method`` option.
         path_params: values of the route's template, decoded.
-        app: as in Starlette.
-        auth: what an authentication middleware has left.
+        app, receive, send_early_hints, send_push_promise, state, url_for: as in Starlette.
+        auth, session, user: what a middleware has left.
         cookies: of the request, by name.
-        get: ``get(name, default=None)``, of the ASGI scope.
-        items: ``items()``, of the ASGI scope.
-        keys: ``keys()``, of the ASGI scope.
-        values: ``values()``, of the ASGI scope.
-        receive: as in Starlette: ASGI's function.
-        scope: the ASGI scope of the call.
-        send_early_hints: as in Starlette; a replica sends none.
-        send_push_promise: as in Starlette; a replica sends none.
-        session: what a session middleware has left.
-        state: a place for attributes of the call.
-        url_for: as in Starlette, which needs a router.
-        user: what an authentication middleware has left.
+        get, items, keys, scope, values: the ASGI scope of the call, and its methods of a dict.
     """
 
     __slots__ = ("__weakref__", "_form", "_headers", "_incoming", "_whole", "method", "path_params")
@@ -168,9 +157,6 @@ class Request:
             headers: of the request.
             sync: False for a Starlette request, which ``async def`` code gets.
             head: ``method`` (POST with a body, else GET), ``path`` and ``path_params``.
-
-        Returns:
-            A :class:`Request`, or a Starlette request.
         """
         content, kind = encode_body(json=json, content=body, data=data, files=files)
         incoming = made_up(

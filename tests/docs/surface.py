@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import griffe
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src"
 
 #: Modules whose names users import. Of one without ``__all__`` these are the public names that it defines.
 MODULES = ("", "backends", "comparing", "config", "exceptions", "handle", "metrics", "stats", "testing", "utils")
@@ -68,9 +69,10 @@ class Name(NamedTuple):
 
 
 def load() -> Any:
-    """The package, from its source."""
+    """The package, from its source, as the site reads it."""
     logging.getLogger("griffe").setLevel(logging.CRITICAL)
-    loader = griffe.GriffeLoader(search_paths=[SOURCE], docstring_parser=griffe.Parser.google)
+    extensions = griffe.load_extensions(str(ROOT / "tools" / "roles.py"))
+    loader = griffe.GriffeLoader(extensions=extensions, search_paths=[SOURCE], docstring_parser=griffe.Parser.google)
     package = loader.load("pointsman")
     loader.resolve_aliases()
     return package

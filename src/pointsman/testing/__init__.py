@@ -34,13 +34,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pointsman.testing.client import TestClient, TestResponse
     from pointsman.testing.evidence import FakeEvidence
-    from pointsman.testing.fake_engine import FakeEngine, FakePeers, FakeReplica, Order, ReplicaPlan
+    from pointsman.testing.fake_engine import FakeEngine, FakeReplica, Order, ReplicaPlan
+    from pointsman.testing.fake_peers import FakePeers
     from pointsman.testing.losses import Loss, Losses
-    from pointsman.testing.pipes import Line, MemoryNetwork, MemoryServer, MemoryTransport, Pipe
+    from pointsman.testing.networks import MemoryNetwork, MemoryServer
+    from pointsman.testing.pipes import Line, MemoryTransport, Pipe
     from pointsman.testing.policies import check_traffic_policy
-    from pointsman.testing.replicas import INSTANCE, MemoryReplica, ScriptedReplica, new_call, table_of
+    from pointsman.testing.replicas import INSTANCE, MemoryReplica
     from pointsman.testing.scaling.plot import plot_autoscaling
     from pointsman.testing.scaling.simulate import Simulated, simulate_autoscaling
+    from pointsman.testing.scripted import ScriptedReplica
+    from pointsman.testing.tables import new_call, table_of
     from pointsman.testing.virtual_time import DeadlockError, VirtualTimeLoop, real_time, run, settle, virtual_loop
 
 _HOMES = {
@@ -59,17 +63,17 @@ _HOMES = {
     "Pipe": "pipes",
     "Line": "pipes",
     "MemoryTransport": "pipes",
-    "MemoryNetwork": "pipes",
-    "MemoryServer": "pipes",
+    "MemoryNetwork": "networks",
+    "MemoryServer": "networks",
     "Losses": "losses",
     "Loss": "losses",
     "MemoryReplica": "replicas",
-    "ScriptedReplica": "replicas",
-    "table_of": "replicas",
-    "new_call": "replicas",
+    "ScriptedReplica": "scripted",
+    "table_of": "tables",
+    "new_call": "tables",
     "INSTANCE": "replicas",
     "FakeEngine": "fake_engine",
-    "FakePeers": "fake_engine",
+    "FakePeers": "fake_peers",
     "FakeReplica": "fake_engine",
     "ReplicaPlan": "fake_engine",
     "Order": "fake_engine",

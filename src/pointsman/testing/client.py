@@ -30,7 +30,8 @@ from pointsman.replica.failurelog import FailureLog
 from pointsman.replica.item import Ending, Item
 from pointsman.replica.outcomes import UserExit
 from pointsman.routing.router import Router
-from pointsman.testing.replicas import INSTANCE, MemoryReplica, table_of
+from pointsman.testing.replicas import INSTANCE, MemoryReplica
+from pointsman.testing.tables import table_of
 from pointsman.testing.virtual_time import Events, VirtualTimeLoop
 from pointsman.usercode.mounting import has_app
 from pointsman.wire.handover import HTTPSettings
@@ -184,62 +185,42 @@ class TestClient:
         return TestResponse(status, answered, chunks)
 
     def get(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`.
+        """The answer to a GET.
 
         Args:
-            url: a path, perhaps with a query string.
-            options: as for :meth:`request`.
-
-        Returns:
-            The answer.
+            url, options: as for :meth:`request`.
         """
         return self.request("GET", url, **options)
 
     def post(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`.
+        """The answer to a POST.
 
         Args:
-            url: a path, perhaps with a query string.
-            options: as for :meth:`request`.
-
-        Returns:
-            The answer.
+            url, options: as for :meth:`request`.
         """
         return self.request("POST", url, **options)
 
     def put(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`.
+        """The answer to a PUT.
 
         Args:
-            url: a path, perhaps with a query string.
-            options: as for :meth:`request`.
-
-        Returns:
-            The answer.
+            url, options: as for :meth:`request`.
         """
         return self.request("PUT", url, **options)
 
     def patch(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`.
+        """The answer to a PATCH.
 
         Args:
-            url: a path, perhaps with a query string.
-            options: as for :meth:`request`.
-
-        Returns:
-            The answer.
+            url, options: as for :meth:`request`.
         """
         return self.request("PATCH", url, **options)
 
     def delete(self, url: str = "/", **options: Any) -> TestResponse:
-        """As :meth:`request`.
+        """The answer to a DELETE.
 
         Args:
-            url: a path, perhaps with a query string.
-            options: as for :meth:`request`.
-
-        Returns:
-            The answer.
+            url, options: as for :meth:`request`.
         """
         return self.request("DELETE", url, **options)
 

@@ -13,7 +13,8 @@ from enum import Enum
 from functools import partial
 
 from pointsman.limits import MAX_PAYLOAD
-from pointsman.testing.pipes import MemoryNetwork, Pipe
+from pointsman.testing.networks import MemoryNetwork
+from pointsman.testing.pipes import Pipe
 from pointsman.wire.encoding import FrameDecoder
 from pointsman.wire.frames import Frame, Kind
 

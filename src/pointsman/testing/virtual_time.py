@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
-from pointsman.testing.pipes import MemoryNetwork, MemoryServer
+from pointsman.testing.networks import MemoryNetwork, MemoryServer
 
 T = TypeVar("T")
 P = TypeVar("P", bound=asyncio.BaseProtocol)

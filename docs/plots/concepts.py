@@ -176,8 +176,8 @@ def request() -> str:
         y += 32
     drawing.rectangle(16, y - 8, 16, 16, "dark", 2)
     drawing.text(40, y + 6, "work on this call")
-    drawing.rectangle(224, y - 8, 16, 16, "mid", 2)
-    drawing.text(248, y + 6, "reads, waking the process")
+    drawing.rectangle(214, y - 8, 16, 16, "mid", 2)
+    drawing.text(238, y + 6, "reads, waking the process")
     assert y + 24 <= 558, y
     return drawing.svg()
 

@@ -1,6 +1,6 @@
 """A drawing of the pages in docs/concepts, as an SVG file that has its own paper, light or dark as the reader's system.
 
-It is 480 wide, and its text 16.5: on a telephone of 390 pixels, where 358 are left for it, that is 12.3 pixels.
+It is 480 wide, and its text 17: where 343 of the 390 pixels of a telephone are left for it, that is 12.1 pixels.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from math import hypot
 from xml.sax.saxutils import escape
 
 WIDTH = 480
-SIZE = 16.5
+SIZE = 17
 LINE = 21
 
 STYLE = """
-text { font: 16.5px sans-serif; fill: #1b1f24 } .soft { fill: #4d5560 } .bold { font-weight: bold }
+text { font: 17px sans-serif; fill: #1b1f24 } .soft { fill: #4d5560 } .bold { font-weight: bold }
 .paper { fill: #fff; stroke: #c4ccd4 } .box { fill: #eef2f6; stroke: #5b6570 } .frame { fill: none; stroke: #8a929c }
 .wait { fill: none; stroke: #5b6570; stroke-dasharray: 5 4 }
 .dark { fill: #0b4f8a } .mid { fill: #e39a2d } .pale { fill: #c9d3dd } .on { fill: #fff }

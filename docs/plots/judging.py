@@ -145,8 +145,8 @@ def worse() -> str:
     """A version that fails ten times as often."""
     return picture(
         "A worse version is taken back",
-        "The new version has one percent of the traffic. The interval of the difference between both error rates leaves"
-        " little room below zero, evidence climbs to its limit, and all traffic goes back to the old version.",
+        "The new version has one percent of the traffic. The interval of the difference between both error rates has"
+        " only just left zero when evidence reaches its limit, and all traffic goes back to the old version.",
         rollout("worse", 0.1),
         "taken back",
         (-0.1, 0.0, 0.1, 0.2, 0.3),

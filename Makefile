@@ -33,6 +33,7 @@ test-long: $(VENV)/.test llhttp
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q -s tests/unit/test_stats_simulations.py tests/unit/test_rollout_simulations.py
 	for engine in local ray; do $(BIN)/python -m tests.rollout_runs $$engine 2>/dev/null || exit 1; done
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q tests/docs/test_is_it_worse.py tests/docs/test_autoscaling.py \
+	  tests/docs/test_tutorials.py \
 	  tests/process/test_guarded_rollout.py
 	POINTSMAN_EXAMPLES=long $(BIN)/pytest -q tests/cluster/test_growing_clusters.py
 	$(MAKE) --no-print-directory conformance-ray chaos test-compiled matrix

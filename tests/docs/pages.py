@@ -44,8 +44,8 @@ STARTS = re.compile(r"^(?:\w+=\S+ )*pointsman (?:run|serve|start)\b")
 GOES_ON = re.compile(r"^(?:\w+=\S+ )*pointsman (?:run|serve)\b")
 NUMBER = r"\d+(?:[.,]\d+)*"
 CONSOLE_WITHOUT_TERMINAL = re.compile(r"(Console:  http://[\w.:]+)  \(for a link that signs in: pointsman console\)")
-PORTS = ("8000", "8070")
-"""Of HTTP and of the console."""
+PORTS = ("8000", "8070", "6379")
+"""Of HTTP, of the console, and of the head of a Ray cluster."""
 SCRIPT = re.compile(r"^python ([\w.]+\.py)$")
 RUN = re.compile(r"\bserve\.run\(")
 OTHER_PORTS = ", metrics_export_port=0)"
@@ -134,6 +134,8 @@ class Reader:
             "CURL_HOME": str(folder),
             "COLUMNS": "120",
             "NO_COLOR": "1",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            **{f"GIT_{who}_{what}": "reader" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         }
         # Bound and not listened on: nobody else is given such a port, and a server may still bind it.
         self._held = [socket.socket() for _ in PORTS]
@@ -155,6 +157,7 @@ class Reader:
                 stdout=log,
                 stderr=log,
                 text=True,
+                start_new_session=True,
             )
 
     def take(self, block: Block) -> None:
@@ -268,7 +271,7 @@ class Reader:
             if self._detached:
                 self._type_in_shell("pointsman stop || true")
         finally:
-            self._shell.kill()
+            os.killpg(self._shell.pid, signal.SIGKILL)  # and what it runs in the background
             self._shell.wait()
             assert self._shell.stdin is not None
             self._shell.stdin.close()

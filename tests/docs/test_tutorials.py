@@ -9,11 +9,20 @@ import pytest
 
 from tests.docs.pages import go_through
 from tests.docs.test_examples import ROOT
+from tests.properties import PROFILE
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed, and the pages use it")
 
 PAGES = sorted((ROOT / "docs/tutorials").glob("*.md"))
-NEEDS = {"scikit-learn": ["sklearn"], "onnx": ["onnxruntime", "skl2onnx"], "images": ["PIL", "onnxruntime"]}
+NEEDS = {
+    "scikit-learn": ["sklearn"],
+    "onnx": ["onnxruntime", "skl2onnx"],
+    "images": ["PIL", "onnxruntime"],
+    "ray-cluster": ["ray"],
+}
+
+LONG = {"ray-cluster": "takes a minute, and a cluster: make test-long has it; what it shows is proven in tests/cluster"}
+"""Pages that the gate leaves out, and why."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
@@ -22,6 +31,8 @@ def test_whoever_follows_a_tutorial_sees_what_it_shows(page: Path, tmp_path: Pat
 
     Only ports are changed here.
     """
+    if page.stem in LONG and PROFILE == "gate":
+        pytest.skip(LONG[page.stem])
     for module in NEEDS.get(page.stem, []):
         pytest.importorskip(module, reason=f"{module} is not installed, and the tutorial uses it")
     go_through(page, tmp_path)

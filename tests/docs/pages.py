@@ -134,6 +134,7 @@ class Reader:
             "CURL_HOME": str(folder),
             "COLUMNS": "120",
             "NO_COLOR": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
             "GIT_CONFIG_GLOBAL": "/dev/null",
             **{f"GIT_{who}_{what}": "reader" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         }
@@ -206,6 +207,8 @@ class Reader:
                 distribution(re.split(r"[<>=\[]", name)[0])
             return ""
         command = self._on_free_ports(command)
+        if command.startswith(("pointsman shutdown", "pointsman stop")):
+            self._detached = False
         if STARTS.match(command):
             command += f" {self._started_with}"
             self._detached = self._detached or "--detached" in command

@@ -24,7 +24,7 @@ class Server:
     def __init__(self) -> None:
         self.stops: list[tuple[float, float]] = []
 
-    def stop(self, drain_s: float | None = None) -> None:
+    def stop(self, drain_s: float | None = None, *, patience_s: float | None = None) -> None:
         assert drain_s is not None
         self.stops.append((asyncio.get_running_loop().time(), drain_s))
 

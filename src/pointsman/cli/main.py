@@ -26,6 +26,7 @@ from pointsman.cli.options import Given, takes_start_options
 from pointsman.cli.process import become_init, ignore_signals, let_signals_unwind
 from pointsman.cli.recipe import recipe
 from pointsman.cli.run import run
+from pointsman.cli.upgrade import upgrade
 from pointsman.exceptions import BusyError
 from pointsman.wire.descriptors import give_standard_streams
 
@@ -131,21 +132,24 @@ def list_instances(address: ClusterAddress = None, as_json: AsJson = False) -> N
     from pointsman.engine.instances import named_on_cluster
     from pointsman.engine.local.folder import all_abouts, shown_name
 
-    found: list[tuple[str, int, About | Address]] = []
+    found: list[tuple[str, int, str, About | Address]] = []
     if address is None:
-        found += [(shown_name(about), about.pid, about) for about in all_abouts()]
+        found += [(shown_name(about), about.pid, about.release, about) for about in all_abouts()]
     else:
         there = named_on_cluster(address)
-        found += [(name, attach(one).status()["controller_pid"], one) for name, one in there]
+        for name, one in there:
+            now = attach(one).status()
+            found.append((name, now["controller_pid"], now["release"], one))
     instances = [
         {
             "name": name,
             "pid": pid,
+            "release": release or None,
             "http": url(one.http_host, one.http_port, secure=one.secure),
             "metrics": url(one.metrics_host, one.metrics_port),
             "console": one.console or None,
         }
-        for name, pid, one in found
+        for name, pid, release, one in found
     ]
     if as_json:
         print_json(instances)
@@ -233,6 +237,7 @@ app.command()(completion.completion)
 app.command()(load)
 app.command()(doctor)
 app.command()(recipe)
+app.command()(upgrade)
 app.command()(stop)
 app.command()(shutdown)
 

@@ -43,10 +43,11 @@ ROLLOUT_STYLES = {
 
 def show_instances(instances: list[dict[str, Any]], console: Console) -> None:
     """Print running instances."""
-    table = make_table("", "instance", "pid", "HTTP", "metrics", "console")
+    table = make_table("", "instance", "pid", "release", "HTTP", "metrics", "console")
     table.columns[1].justify = "right"
     for one in instances:
-        shown = (plain(one[what]) if one[what] else Text("-", style="dim") for what in ("http", "metrics", "console"))
+        which = ("release", "http", "metrics", "console")
+        shown = (plain(one[what]) if one[what] else Text("-", style="dim") for what in which)
         table.add_row(Text(one["name"], style="bold"), str(one["pid"]), *shown)
     nothing = Text("No instance is running; start one with: pointsman start --detached", style="dim")
     console.print(table if table.row_count else nothing)
@@ -165,8 +166,10 @@ def _header(status: dict[str, Any]) -> Text:
         f"{http['address']} ({servers} HTTP server{'s' if servers != 1 else ''})" if http["address"] else "no HTTP"
     )
     page = f"  console {status['console']}" if status.get("console") else ""
+    release = f"  release {status['release']}" if status.get("release") else ""
     return Text.assemble(
-        (status["name"] or "(anonymous)", "bold"), f"  {address}{page}  controller pid {status['controller_pid']}"
+        (status["name"] or "(anonymous)", "bold"),
+        f"  {address}{page}{release}  controller pid {status['controller_pid']}",
     )
 
 

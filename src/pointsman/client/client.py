@@ -208,6 +208,8 @@ class Client(
         or a module of your own do, your ``version``, the git ``commit`` of the code's folder (with ``+`` if that had
         changes; empty in no repository), and ``since`` when this code is wanted (ISO 8601 in UTC).
 
+        ``release`` is the version of Pointsman that the instance runs.
+
         ``apply`` is the apply of a configuration file that runs: its ``owner``, the ``name`` of the file, ``by`` whom
         and ``since`` when; None if none does. ``rollouts`` has the newest rollout of each endpoint that has had one, as
         :meth:`rollout` returns it.

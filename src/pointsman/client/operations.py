@@ -144,6 +144,7 @@ def status_view(status: Status, http_address: str | None) -> dict[str, Any]:
     return {
         "name": status.name,
         "version": status.version,
+        "release": status.release,
         "controller_pid": status.pid,
         "http": {
             "address": http_address or url(status.http_host, status.http_port, secure=status.secure),

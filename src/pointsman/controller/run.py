@@ -14,6 +14,7 @@ from pointsman.controller.commands import Commands
 from pointsman.controller.connections import Connections
 from pointsman.controller.controller import Controller
 from pointsman.controller.judging import Judging
+from pointsman.controller.moving import moved
 from pointsman.controller.orders import Launcher
 from pointsman.controller.scaling.metrics import ScalingMetrics
 from pointsman.controller.scaling.policies import Policies
@@ -66,6 +67,7 @@ async def serve(
         StoreError: the store cannot be read.
     """
     loaded = store.open()
+    epoch = loaded.epoch + handover.epochs
     writer = MetricsWriter.open(metrics_folder(handover.control_path), "controller")
     exporter = await _start_exporter(writer, metrics_folder(handover.control_path), metrics)
     connections = Connections(handover)
@@ -73,19 +75,19 @@ async def serve(
     controller = Controller(
         engine=raised,
         store=store,
-        launcher=Launcher(handover, epoch=loaded.epoch, environ=environ),
+        launcher=Launcher(handover, epoch=epoch, environ=environ),
         peers=connections,
         capacity=handover.capacity,
-        desired=of_this_start(loaded.desired, handover.settings.instance),
+        desired=moved(of_this_start(loaded.desired, handover.settings.start), handover.settings.move),
         replies=loaded.replies,
-        epoch=loaded.epoch,
+        epoch=epoch,
         request_timeout_s=handover.settings.request_timeout_s,
         drain_delay_s=handover.settings.drain_delay_s,
         default_max=default_max,
     )
     judging = Judging(
         controller,
-        instance=handover.settings.instance,
+        instance=handover.settings.start,
         control_path=handover.control_path,
         nodes=raised.nodes,
         writer=writer,
@@ -107,8 +109,9 @@ async def serve(
     connections.serve(controller, commands, disconnected=raised.nodes.disconnected)
     # The engine first: its ``recovered`` event adopts the living replicas, so they are known when they report.
     await raised.start()
-    judging.start()
-    scaling.start()
+    if not handover.trial:
+        judging.start()
+        scaling.start()
     coming_up = asyncio.ensure_future(watch_start(controller, handover.settings))
     watching = asyncio.ensure_future(watch(commands.token_file.watched))
     servers = [await _accept(listener, connections, handover.settings.instance) for listener in listeners]
@@ -154,7 +157,7 @@ async def watch_start(controller: Controller, settings: InstanceSettings) -> Non
         return
     await controller.wait_for(StartWait())
     try:
-        await controller.change(ComeUp(secrets.token_hex(8), settings.instance), b"")
+        await controller.change(ComeUp(secrets.token_hex(8), settings.start), b"")
     except StoreError as error:
         log.error("that the instance has come up could not be recorded: %s", error)
 

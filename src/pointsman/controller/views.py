@@ -24,6 +24,7 @@ from pointsman.model import (
     RoutingTable,
     TrafficHistory,
 )
+from pointsman.version import VERSION
 from pointsman.wire.apply import Declared, OperationView
 from pointsman.wire.commands import (
     BackendList,
@@ -83,6 +84,7 @@ def status_of(
         operation=_running(desired),
         rollouts=views_of(desired),
         console=settings.console_url,
+        release=VERSION,
     )
 
 

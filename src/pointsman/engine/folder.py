@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -18,6 +19,8 @@ from pointsman.exceptions import ServeException
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 LOCK_TRIES = 5
 LOCK_PAUSE_S = 0.005
+#: In a state folder: its files as they were before another release took the instance over.
+BEFORE_UPGRADE = "before-upgrade"
 #: The system's limit is 108 bytes on Linux and 104 on macOS, the final NUL included.
 MAX_SOCKET_PATH = 100
 
@@ -92,9 +95,10 @@ def logs_of(folder: str, state_dir: str) -> Path:
 
 
 def forget_state(folder: Path) -> None:
-    """Delete the stored state in a state folder, whose lock the caller holds."""
+    """Delete the stored state in a state folder, whose lock the caller holds, and what was kept of it."""
     for path in folder.glob("state.db*"):
         path.unlink()
+    shutil.rmtree(folder / BEFORE_UPGRADE, ignore_errors=True)
 
 
 def file_system_of(path: Path) -> str:

@@ -47,6 +47,8 @@ SPARE = "spare"
 SPARE_VARIABLE = "POINTSMAN_SPARE"
 #: Of the console: requests go first.
 CONSOLE_NICENESS = 19
+#: What an ingress gets when another release has taken over its socket, and there is no controller to say its limit.
+HANDED_OVER = signal.SIGUSR2
 #: How long requests may still run in a process whose instance has ended without it.
 ORPHANED_DRAIN_S = 1.0
 #: Exit code of a controller that refuses to start because its store is damaged, and has written down why.
@@ -237,11 +239,13 @@ def spawn(
     env: dict[str, str],
     fds: tuple[int, ...],
     environment: Environment | None = None,
+    held: tuple[int, ...] = (),
 ) -> tuple[Child, int]:
     """Start ``python -m pointsman.<role>`` with a lifeline that carries ``handover``; SIGINT waits until it reads that.
 
     Args:
         env: environment variables; they override inherited ones and those of ``environment``.
+        held: descriptors that it inherits besides ``fds``, and is not told of.
         environment: provides the interpreter in place of ``python``, and environment variables.
 
     Returns:
@@ -266,7 +270,7 @@ def spawn(
             stderr=output_write,
             cwd="/",  # so that no module in the user's working directory shadows one that we import
             env={**(environment.over(os.environ) if environment else os.environ), **env},
-            pass_fds=(read_end, *fds),
+            pass_fds=(read_end, *fds, *held),
             start_new_session=True,
         )
     except BaseException:

@@ -15,7 +15,7 @@ from functools import partial
 from pointsman.engine.comparer import Comparer
 from pointsman.engine.instances import last_table, locator, metrics_folder, pairs_folder, tallies_folder
 from pointsman.engine.listening import listen
-from pointsman.engine.process import ORPHANED_DRAIN_S, Lifeline, run_process
+from pointsman.engine.process import HANDED_OVER, ORPHANED_DRAIN_S, Lifeline, run_process
 from pointsman.ingress.app import IngressApp
 from pointsman.ingress.asgi import ASGIApp
 from pointsman.ingress.door import Door
@@ -94,6 +94,7 @@ async def serve(handover: IngressHandover, listener: socket.socket) -> None:
     end = ServerEnd(app, server, handover.http.drain_delay_s)
     loop.add_signal_handler(signal.SIGTERM, partial(end.on_signal, hurried=False))
     loop.add_signal_handler(signal.SIGINT, partial(end.on_signal, hurried=True))
+    loop.add_signal_handler(HANDED_OVER, end.on_handed_over)
     first = FirstTable(app, last_table(handover.control_path))
 
     def on_frame(frame: Frame) -> None:

@@ -11,10 +11,17 @@ DRAIN_S = 20.0
 """How long requests may still run after a signal that came without a limit from the controller."""
 
 
+ENDLESS_S = 86_400.0
+"""The same where the supervisor knows the limit, and kills this process then."""
+PATIENCE_S = 5.0
+"""How long a connection without a request is kept once another process serves the socket: who sends a request at the
+moment in which it is closed would have to repeat that."""
+
+
 class Stoppable(Protocol):
     """The server."""
 
-    def stop(self, drain_s: float | None = None) -> None: ...
+    def stop(self, drain_s: float | None = None, *, patience_s: float | None = None) -> None: ...
 
 
 class ServerEnd:
@@ -34,6 +41,7 @@ class ServerEnd:
         self._server = server
         self._delay_s = delay_s
         self._limit_s: float | None = None
+        self._patience_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.announced = asyncio.Event()
 
@@ -46,6 +54,13 @@ class ServerEnd:
     def on_signal(self, *, hurried: bool) -> None:
         """A signal, which has no limit; a hurried one ends the delay."""
         self._begin(0.0 if hurried else self._delay_s)
+
+    def on_handed_over(self) -> None:
+        """Other processes serve the socket from now on. New connections are theirs; what comes on those that are open
+        is answered, and they are closed after that."""
+        self._limit_s = ENDLESS_S if self._limit_s is None else self._limit_s
+        self._patience_s = PATIENCE_S
+        self._begin(0.0)
 
     def _begin(self, delay_s: float) -> None:
         self._app.system.leaving = True
@@ -60,4 +75,4 @@ class ServerEnd:
         if self._timer is not None:
             self._timer.cancel()
         self._app.serving = False
-        self._server.stop(DRAIN_S if self._limit_s is None else self._limit_s)
+        self._server.stop(DRAIN_S if self._limit_s is None else self._limit_s, patience_s=self._patience_s)

@@ -369,7 +369,7 @@ class HTTPProtocol(asyncio.Protocol):
         """The server is to end: answer what is there, and close."""
         self._ending = True
         if self.state == IDLE:
-            self.loop.call_later(LINGER_S, self._close_when_idle)
+            self.loop.call_later(self._service.linger_s or LINGER_S, self._close_when_idle)
         elif self._socket is not None:
             self._socket.shutdown()
         elif not self._held:

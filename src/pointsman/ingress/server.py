@@ -90,6 +90,7 @@ class HTTPServer:
             app, settings, direct=direct, state=self._server.server_state, entrance=entrance, secure=context is not None
         )
         self._listener = listener
+        self._service = service
 
     async def serve(self) -> None:
         """Serve until :meth:`stop`; then finish what is under way and return."""
@@ -99,8 +100,11 @@ class HTTPServer:
             connection.transport.abort()  # the drain is over, and the loop ends with us
         await asyncio.sleep(0)
 
-    def stop(self, drain_s: float | None = None) -> None:
-        """Finish; within ``drain_s`` seconds where that is given."""
+    def stop(self, drain_s: float | None = None, *, patience_s: float | None = None) -> None:
+        """Finish; within ``drain_s`` seconds where that is given. Connections without a request are kept for
+        ``patience_s`` seconds where that is given: one that comes meanwhile is answered, and its answer closes."""
+        if patience_s is not None:
+            self._service.linger_s = patience_s
         if drain_s is not None:
             self._server.config.timeout_graceful_shutdown = max(1, round(drain_s))
         self._server.should_exit = True

@@ -129,6 +129,9 @@ class Service:
         state: uvicorn's record of the server.
         entrance: asks every request; None where nothing is asked.
         secure: whether connections are TLS.
+
+    Attributes:
+        linger_s: how long an idle connection is kept when the server is to end; None for the usual time.
     """
 
     def __init__(
@@ -147,6 +150,7 @@ class Service:
         self.secure = secure
         self.head_timeout_s = settings.head_timeout_s
         self.keep_alive_s = settings.keep_alive_s
+        self.linger_s: float | None = None
         self.max_message = settings.ws_max_message_bytes
         self.connections = state.connections
         self._tasks = state.tasks

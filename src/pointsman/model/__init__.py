@@ -13,6 +13,7 @@ import msgspec
 from pointsman.model.comparison import Comparison as Comparison
 from pointsman.model.origin import CALLER as CALLER
 from pointsman.model.origin import Environment as Environment
+from pointsman.model.origin import Move as Move
 from pointsman.model.origin import Origin as Origin
 from pointsman.model.origin import Source as Source
 from pointsman.model.origin import Struct as Struct

@@ -54,6 +54,20 @@ class Origin(Struct, frozen=True):
     environment: Environment | None = None
 
 
+class Move(Struct, frozen=True):
+    """Which backends run in another environment once another release has taken their instance over.
+
+    Attributes:
+        prefix: of the environment of the old release.
+        environment: that of the new one.
+        left: folders in which the old one was found, which are not on the import path any more.
+    """
+
+    prefix: str
+    environment: Environment
+    left: tuple[str, ...] = ()
+
+
 class Source(Struct, frozen=True):
     """Where the code of a backend comes from.
 

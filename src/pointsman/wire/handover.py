@@ -8,7 +8,7 @@ from pointsman.lock.hosts import ANY
 from pointsman.lock.keys import KeySpec
 from pointsman.lock.origins import CorsSpec
 from pointsman.lock.tls import TLSSpec
-from pointsman.model import Capacity, Origin
+from pointsman.model import Capacity, Move, Origin
 from pointsman.wire.auth import ROLE_CONSOLE, ROLE_INGRESS, derive_key
 from pointsman.wire.messages import Message
 
@@ -158,6 +158,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         holds_connections: its HTTP servers accept none before it has come up.
         spare_replicas: how many processes wait for a backend; on the local engine.
         console: None for no console.
+        generation: how often another release has taken it over, and ``move`` what that means for its backends.
     """
 
     instance: str
@@ -176,6 +177,13 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     holds_connections: bool = False
     spare_replicas: int = 0
     console: ConsoleSettings | None = None
+    generation: int = 0
+    move: Move | None = None
+
+    @property
+    def start(self) -> str:
+        """Tells its starts apart: with another release it starts anew, under the id by which clients know it."""
+        return f"{self.instance}.{self.generation}" if self.generation else self.instance
 
     @property
     def http_host(self) -> str | None:
@@ -235,6 +243,9 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         )
 
 
+EPOCHS_PER_GENERATION = 2000  # so many controllers may an instance have until another release takes it over
+
+
 class SupervisorOrder(msgspec.Struct, frozen=True):
     """What a supervisor needs to start an instance; written into its pipe by the driver.
 
@@ -243,6 +254,9 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
         python: interpreter of its processes.
         bound: whether the instance ends with the driver that started it, and prints its processes' output there.
         json_lines: whether each line of that is one JSON object, on standard output.
+        trial: the resources that it may use while it only tries, on a copy of the state in its folder, whether it can
+            take over from another release; None if it does not try. Until it is told to keep the instance, it ends
+            with whoever started it.
     """
 
     settings: InstanceSettings
@@ -251,6 +265,19 @@ class SupervisorOrder(msgspec.Struct, frozen=True):
     bound: bool
     capacity: Capacity
     json_lines: bool = False
+    trial: Capacity | None = None
+
+    def for_controller(self, control_path: str, *, on_copy: bool) -> ControllerHandover:
+        """The handover of a controller, which uses the state itself or the copy in the instance's folder.
+
+        Its number is beyond those that an older release has used, and that were used on the copy: numbers of replicas
+        and of routing tables are made of it.
+        """
+        settings, epochs = self.settings, self.settings.generation * EPOCHS_PER_GENERATION
+        if not on_copy or self.trial is None:
+            return ControllerHandover(settings, self.folder, control_path, self.capacity, epochs=epochs)
+        settings, epochs = msgspec.structs.replace(settings, state_dir=""), epochs - EPOCHS_PER_GENERATION // 2
+        return ControllerHandover(settings, self.folder, control_path, self.trial, trial=True, epochs=epochs)
 
 
 class ClusterHandover(msgspec.Struct, frozen=True):
@@ -279,12 +306,16 @@ class ControllerHandover(Message, frozen=True):
         folder: of the instance, on this node.
         control_path: the control socket, of this controller and the next one.
         capacity: resources that it may allocate to replicas.
+        trial: it has a copy of the state, and changes no numbers of replicas and no rollout by itself.
+        epochs: added to the number of controllers that the store has counted.
     """
 
     settings: InstanceSettings
     folder: str
     control_path: str
     capacity: Capacity
+    trial: bool = False
+    epochs: int = 0
 
 
 class ReplicaHandover(Message, frozen=True):

@@ -96,6 +96,7 @@ class Status(msgspec.Struct, frozen=True):
         rollouts: the newest of each endpoint that has had one.
         last_minute: what was counted of calls.
         console: base URL of the console; empty without one.
+        release: of Pointsman that the instance runs.
     """
 
     version: int
@@ -117,6 +118,7 @@ class Status(msgspec.Struct, frozen=True):
     rollouts: dict[str, RolloutView] = {}
     last_minute: Window = Window(None, {})
     console: str = ""
+    release: str = ""
 
 
 class Moves(msgspec.Struct, frozen=True):

@@ -297,3 +297,32 @@ class Store:
         self._now = new._replace(sums=new.sums.settle())
         if acknowledged:
             self._ack.publish()
+
+
+def copy_state(source: Path, target: Path) -> None:
+    """Copy a database as it is at some moment during this call, with its acknowledgement. Its controller goes on.
+
+    Args:
+        target: is created with mode 0600.
+
+    Raises:
+        StoreError: it cannot be read or written, or this release does not know its form.
+    """
+    try:
+        os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        read = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        try:
+            written = sqlite3.connect(target)
+            try:
+                read.backup(written)
+                written.execute("PRAGMA journal_mode=DELETE")  # a single file
+            finally:
+                written.close()
+        finally:
+            read.close()
+        found = look_at(target)
+        ack = AckFile(target.with_name(f"{target.name}.ack"))
+        ack.prepare(Acknowledged(found.store, found.commit, found.digest))
+        ack.publish()
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{source} could not be copied: {error}") from None

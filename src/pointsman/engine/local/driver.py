@@ -14,8 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,6 +29,7 @@ from pointsman.engine.manager import without_manager
 from pointsman.engine.process import pack_handover
 from pointsman.exceptions import ServeException
 from pointsman.usercode.paths import PATH_VARIABLE, python_path
+from pointsman.version import VERSION
 from pointsman.wire.auth import ROLE_OPERATOR, derive_key
 from pointsman.wire.descriptors import is_for_output, keep_standard_descriptors
 from pointsman.wire.handover import SupervisorOrder
@@ -125,10 +127,14 @@ def raise_instance(plan: Plan) -> LocalInstance:
             undo.callback(remove_new, missing_folders(Path(settings.state_dir)))
             locks.append(lock_state_folder(Path(settings.state_dir)))
             finally_.callback(os.close, locks[0])
-        folder = InstanceFolder.of(settings.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}")
+        upgradable = bool(settings.name and settings.state_dir) and not plan.bound
+        name = settings.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}"
+        folder = InstanceFolder.of_its_own() if upgradable else InstanceFolder.of(name)
         locks.append(folder.create())
         finally_.callback(os.close, locks[-1])
         undo.callback(folder.remove)
+        if upgradable:
+            folder.claim(name)
         listener = plan.listener
         if listener is None and settings.http is not None:
             listener = listen(settings.http.host, settings.http.port)
@@ -140,36 +146,63 @@ def raise_instance(plan: Plan) -> LocalInstance:
         console = listen_for_console(settings.console) if settings.console else None
         if console is not None:
             finally_.callback(console.close)
-        raised = _start_supervisor(plan, folder, locks, listener, metrics, console)
+        if listener is not None:
+            settings = settings.on_port(listener.getsockname()[1])
+        if console is not None:
+            settings = settings.with_console_at(console.getsockname()[1])
+        order = SupervisorOrder(
+            settings, str(folder.path), sys.executable, plan.bound, plan.capacity, json_lines=plan.json_lines
+        )
+        process, lifeline = start_supervisor(
+            order, Sockets(listener, metrics, console), locks, state_lock=locks[0] if settings.state_dir else -1
+        )
+        if not plan.bound:
+            os.close(lifeline)
+        # By its name, which leads to another folder once another release has taken it over.
+        address = address_in(InstanceFolder.of(name))
         undo.pop_all()
-        return raised
+        return LocalInstance(address, process, lifeline if plan.bound else None)
 
 
-def _start_supervisor(
-    plan: Plan,
-    folder: InstanceFolder,
-    locks: list[int],
-    listener: socket.socket | None,
-    metrics: socket.socket | None,
-    console: socket.socket | None,
-) -> LocalInstance:
-    # The supervisor inherits ``locks`` and never uses them: they are released when it exits, however that happens.
-    settings = plan.settings
-    if listener is not None:
-        settings = settings.on_port(listener.getsockname()[1])
-    if console is not None:
-        settings = settings.with_console_at(console.getsockname()[1])
-    order = SupervisorOrder(
-        settings, str(folder.path), sys.executable, plan.bound, plan.capacity, json_lines=plan.json_lines
-    )
+class Sockets(NamedTuple):
+    """The listening sockets of an instance; None for those that it has not."""
+
+    http: socket.socket | None
+    metrics: socket.socket | None
+    console: socket.socket | None
+
+
+def start_supervisor(
+    order: SupervisorOrder,
+    sockets: Sockets,
+    locks: Sequence[int],
+    *,
+    pair: int = -1,
+    state_lock: int = -1,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[_Bound, int]:
+    """Start a supervisor in its folder, which exists.
+
+    Args:
+        sockets: are inherited, and remain open here.
+        locks: descriptors that the supervisor inherits and never uses: they are released when it exits, however that
+            happens.
+        pair: see :class:`~pointsman.engine.local.upgrade.Upgrade`; -1 without one.
+        state_lock: the one of ``locks`` that is of the state folder; -1 without one.
+        environment: its environment variables; by default those of this process.
+
+    Returns:
+        Its process, and the write end of its lifeline.
+    """
+    settings, folder = order.settings, InstanceFolder(Path(order.folder))
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))
     read_end, write_end = os.pipe()
-    fds = (read_end, control.fileno(), *(s.fileno() if s is not None else -1 for s in (listener, metrics, console)))
-    if metrics is not None:
+    fds = (read_end, control.fileno(), *(one.fileno() if one is not None else -1 for one in sockets), pair, state_lock)
+    if sockets.metrics is not None:
         folder.metrics.mkdir(mode=0o700)
     try:
-        process = _spawn_supervisor(fds, locks, echo=plan.bound)
+        process = _spawn_supervisor(fds, locks, echo=order.bound, environment=environment)
     except BaseException:
         os.close(write_end)
         raise
@@ -177,8 +210,6 @@ def _start_supervisor(
         os.close(read_end)
         control.close()
     os.write(write_end, handover)
-    if not plan.bound:
-        os.close(write_end)
     about = About(
         instance=settings.instance,
         name=settings.name,
@@ -188,14 +219,15 @@ def _start_supervisor(
         request_timeout_s=settings.request_timeout_s,
         ingresses=settings.ingresses,
         metrics_host=settings.metrics.host if settings.metrics else None,
-        metrics_port=metrics.getsockname()[1] if metrics is not None else 0,
+        metrics_port=sockets.metrics.getsockname()[1] if sockets.metrics is not None else 0,
         logs=str(logs_of(order.folder, settings.state_dir)),
         secure=settings.http_lock.tls is not None,
         console=settings.console_url,
+        release=VERSION,
     )
     folder.write("key", derive_key(settings.master_key, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))
-    return LocalInstance(address_in(folder), process, write_end if plan.bound else None)
+    return process, write_end
 
 
 class _DetachedProcess(_Bound):
@@ -205,7 +237,9 @@ class _DetachedProcess(_Bound):
         pass
 
 
-def _spawn_supervisor(fds: tuple[int, ...], locks: list[int], *, echo: bool) -> subprocess.Popen[bytes]:
+def _spawn_supervisor(
+    fds: Sequence[int], locks: Sequence[int], *, echo: bool, environment: Mapping[str, str] | None
+) -> _Bound:
     output, errors = (
         None if echo and is_for_output(stream) else subprocess.DEVNULL for stream in (sys.__stdout__, sys.__stderr__)
     )
@@ -215,13 +249,13 @@ def _spawn_supervisor(fds: tuple[int, ...], locks: list[int], *, echo: bool) -> 
         stdout=output,
         stderr=errors,
         cwd="/",
-        env=_environment(),
+        env=process_environment() if environment is None else environment,
         pass_fds=[*(fd for fd in fds if fd >= 0), *locks],
         start_new_session=True,
     )
 
 
-def _environment() -> dict[str, str]:
+def process_environment() -> dict[str, str]:
     """The driver's environment variables, so that children import this same package and do not buffer output; without
     those that a service manager has set for the driver alone."""
     environment = without_manager({**os.environ, "PYTHONUNBUFFERED": "1"})

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Collection
 
-from pointsman.engine.process import Child
+from pointsman.engine.process import HANDED_OVER, Child
 
 #: How long controller and console may take to exit at the end of the instance.
 EXIT_GRACE_S = 1.5
@@ -31,7 +31,7 @@ class Ending:
         self._after = after
         self._phases: list[tuple[str, float]] | None = None
         self._phase_ends = 0.0
-        self._hurries = False
+        self._hurries = self._handed_over = False
 
     @property
     def has_begun(self) -> bool:
@@ -42,11 +42,12 @@ class Ending:
         """Whether all were told to exit, and had their time."""
         return self._phases is not None and not self._phases
 
-    def begin(self, drain_s: float, *, delay_s: float = 0.0) -> None:
+    def begin(self, drain_s: float, *, delay_s: float = 0.0, handed_over: bool = False) -> None:
         """End the processes in order, once ingresses have accepted requests for ``delay_s`` seconds more. A second call
-        with less time shortens the drain that is running."""
+        with less time shortens the drain that is running. If the instance was ``handed_over``, its sockets are served
+        by others, and ingresses answer what still comes on their connections."""
         if self._phases is None:
-            self._hurries = not delay_s
+            self._hurries, self._handed_over = not delay_s, handed_over
             self._phases = [("ingress", delay_s + drain_s), ("replica", drain_s), (LAST, EXIT_GRACE_S)]
             self._next_phase()
         elif self._phases and self._phases[0][0] != LAST:
@@ -84,7 +85,11 @@ class Ending:
 
     def _signal(self, role: str) -> None:
         # After SIGTERM an ingress may accept requests for a while before it drains, after SIGINT it does not.
-        signum = signal.SIGINT if role == "ingress" and self._hurries else signal.SIGTERM
+        signum = signal.SIGTERM
+        if role == "ingress" and self._hurries:
+            signum = signal.SIGINT
+            if self._handed_over:
+                signum, self._handed_over = HANDED_OVER, False  # a second call hurries
         for child in self._of(role):
             child.signal(signum)
 

@@ -13,6 +13,11 @@
                             logs/  a file per process
                             refused   why the controller refuses to start; missing if it does not
                             state.db
+
+One that another release can take over (decision 0104) has its files in a folder of its own, ``.g.<random>``, and its
+name is a link to that; there is also
+
+                            upgrade   the supervisor's socket for whoever takes the instance over
 """
 
 from __future__ import annotations
@@ -20,8 +25,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +39,10 @@ from pointsman.exceptions import ServeException
 
 ANONYMOUS_PREFIX = ".anonymous."
 SCRIPT_PREFIX = "(script) "
+#: Of the folders of instances that another release can take over: their names are links to these.
+OWN_PREFIX = ".g."
+#: Is locked while a name changes hands.
+NAMES = ".names"
 REFUSAL = "refused"
 SWEEP_AGE_S = 60
 
@@ -43,6 +54,7 @@ class About(msgspec.Struct, frozen=True):
         pid: of the supervisor.
         secure: whether the HTTP port has TLS.
         console: base URL of the console; empty without one.
+        release: of Pointsman that its processes run; empty in files of older versions.
         logs: folder of the log files; empty in files of older versions, where it is in the instance's folder.
     """
 
@@ -58,6 +70,7 @@ class About(msgspec.Struct, frozen=True):
     logs: str = ""
     secure: bool = False
     console: str = ""
+    release: str = ""
 
 
 class InstanceFolder:
@@ -68,10 +81,16 @@ class InstanceFolder:
         self.control_socket = path / "ctl"
         self.replica_sockets = path / "r"
         self.metrics = path / "m"
+        self.upgrade_socket = path / "upgrade"
 
     @classmethod
     def of(cls, name: str) -> InstanceFolder:
         return cls(runtime_folder() / name)
+
+    @classmethod
+    def of_its_own(cls) -> InstanceFolder:
+        """A new folder, to which a name can be given by :meth:`claim` or :meth:`take_name`."""
+        return cls(runtime_folder() / f"{OWN_PREFIX}{secrets.token_hex(4)}")
 
     def create(self) -> int:
         """Create the folder and lock it; what an ended instance left there is removed.
@@ -82,15 +101,37 @@ class InstanceFolder:
         Raises:
             ServeException: a live instance holds it.
         """
+        if self.path.is_symlink():
+            if self.is_alive():
+                raise ServeException(_runs(self.path.name))
+            self.remove()
         make_private(self.path)
         lock = take_lock(self.path / "lock")
         if lock is None:
-            raise ServeException(
-                f"an instance named {self.path.name!r} is running; use connect({self.path.name!r}) to attach to it"
-            )
+            raise ServeException(_runs(self.path.name))
         self._clear()
         self.replica_sockets.mkdir(mode=0o700)
         return lock
+
+    def claim(self, name: str) -> None:
+        """Have a name lead to this folder; what an ended instance of that name has left is removed.
+
+        Raises:
+            ServeException: a live instance has it.
+        """
+        with _names_locked(self.path.parent):
+            before = InstanceFolder(self.path.with_name(name))
+            if before.is_alive():
+                raise ServeException(_runs(name))
+            before.remove()
+            self.take_name(name)
+
+    def take_name(self, name: str) -> None:
+        """Have a name that leads to another folder, or nowhere, lead to this one, at once."""
+        link = self.path.with_name(f"{self.path.name}.link")
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.path.name)
+        os.replace(link, self.path.with_name(name))
 
     def is_alive(self) -> bool:
         """True if an instance holds the lock."""
@@ -107,15 +148,15 @@ class InstanceFolder:
         return False
 
     def wait_for_end(self) -> None:
-        """Return when the instance has ended: its supervisor holds the lock until it exits."""
-        try:
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        finally:
-            os.close(lock)
+        """Return when the instance has ended: its supervisor holds the lock until it exits. Another release that has
+        taken it over has a lock of its own."""
+        while self.is_alive():
+            with contextlib.suppress(FileNotFoundError):
+                lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH)
+                finally:
+                    os.close(lock)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a private file."""
@@ -163,7 +204,13 @@ class InstanceFolder:
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove it, and the name that leads to it."""
+        real = self.path.resolve()
+        with contextlib.suppress(FileNotFoundError):
+            for entry in self.path.parent.iterdir():
+                if entry.is_symlink() and os.readlink(entry) == real.name:
+                    entry.unlink(missing_ok=True)
+        shutil.rmtree(real, ignore_errors=True)
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
@@ -171,6 +218,21 @@ class InstanceFolder:
                 shutil.rmtree(entry)
             elif entry.name != "lock":
                 entry.unlink()
+
+
+def _runs(name: str) -> str:
+    return f"an instance named {name!r} is running; use connect({name!r}) to attach to it"
+
+
+@contextlib.contextmanager
+def _names_locked(runtime: Path) -> Iterator[None]:
+    """In the body no other process claims a name."""
+    lock = os.open(runtime / NAMES, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def all_abouts() -> list[About]:
@@ -208,17 +270,22 @@ def folder_named(name: str) -> InstanceFolder:
 
 
 def live_folders() -> list[InstanceFolder]:
-    """The folders of all live instances of this user, including anonymous ones."""
-    folders = [InstanceFolder(path) for path in sorted(runtime_folder().iterdir()) if path.is_dir()]
+    """The folders of all live instances of this user, including anonymous ones, by their names."""
+    found = [path for path in sorted(runtime_folder().iterdir()) if path.is_dir()]
+    folders = [InstanceFolder(path) for path in found if not path.name.startswith(OWN_PREFIX)]
     return [folder for folder in folders if folder.is_alive()]
 
 
 def sweep_anonymous() -> None:
-    """Remove the folders of anonymous instances whose supervisor was killed.
+    """Remove the folders of anonymous instances whose supervisor was killed, and others to which no name leads.
 
     Young folders are skipped: another process may have created one and not locked it yet.
     """
-    for path in runtime_folder().glob(f"{ANONYMOUS_PREFIX}*"):
+    found = list(runtime_folder().iterdir())
+    named = {os.readlink(path) for path in found if path.is_symlink()}
+    for path in found:
+        if not path.name.startswith((ANONYMOUS_PREFIX, OWN_PREFIX)) or path.name in named or path.is_symlink():
+            continue
         folder = InstanceFolder(path)
         with contextlib.suppress(FileNotFoundError):  # its instance has just ended and removed it
             if time.time() - path.lstat().st_mtime > SWEEP_AGE_S and not folder.is_alive():

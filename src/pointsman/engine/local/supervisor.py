@@ -3,9 +3,9 @@
 It owns the listening sockets and the lock, spawns and reaps every other process, restarts controller and ingresses, and
 ends the instance when the driver's end of the lifeline closes. Must not run user code or HTTP, nor plan for backends.
 
-    argv: lifeline fd, control listener fd, then listener fds or -1: of HTTP, of metrics, of the console
+    argv: lifeline fd, then those of its sockets; see ``upgrade.Inherited``
 
-It also inherits the descriptors that hold the locks of the instance's folders, and does not use them.
+It also inherits the descriptor that holds the lock of the instance's folder, and does not use it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pointsman.engine.folder import forget_state, logs_of
+from pointsman.engine.local.controllerlink import ControllerLink
 from pointsman.engine.local.ending import Ending
-from pointsman.engine.local.folder import InstanceFolder
-from pointsman.engine.local.output import Outbox, OutputPump
+from pointsman.engine.local.folder import REFUSAL, InstanceFolder
+from pointsman.engine.local.output import OutputPump
 from pointsman.engine.local.spares import Spare, Spares
+from pointsman.engine.local.upgrade import Inherited, Upgrade
 from pointsman.engine.lognames import name_of
 from pointsman.engine.orders import DRIVER_GONE_DRAIN_S, KillOrder, LaunchOrder, ProcessEvent, ShutdownOrder
 from pointsman.engine.process import (
@@ -39,11 +41,11 @@ from pointsman.engine.process import (
 )
 from pointsman.model import Environment
 from pointsman.policy.backoff import Backoff, Restarts
+from pointsman.version import VERSION
 from pointsman.wire.descriptors import keep_standard_descriptors
-from pointsman.wire.encoding import FrameDecoder, encode_frame
 from pointsman.wire.frames import Frame, Kind
-from pointsman.wire.handover import ControllerHandover, SupervisorOrder
-from pointsman.wire.messages import pack, unpack
+from pointsman.wire.handover import SupervisorOrder
+from pointsman.wire.messages import unpack
 
 #: The first signal shuts the instance down and keeps its stored state, a second one kills what still drains.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -69,26 +71,17 @@ class Supervisor:
     Args:
         order: the instance to start.
         lifeline: the pipe from the driver.
-        control: listening socket of the controller.
-        http: listening socket of the ingresses, or None.
-        metrics: listening socket of the controller's exporter, or None.
-        console: listening socket of the console, or None.
+        inherited: its sockets.
     """
 
-    def __init__(
-        self,
-        order: SupervisorOrder,
-        lifeline: Lifeline,
-        control: socket.socket,
-        http: socket.socket | None,
-        metrics: socket.socket | None,
-        console: socket.socket | None,
-    ) -> None:
+    def __init__(self, order: SupervisorOrder, lifeline: Lifeline, inherited: Inherited) -> None:
         self._order = order
-        self._control = control
-        self._http = http
-        self._metrics = metrics
-        self._console = console
+        self._control = inherited.control
+        self._http = inherited.http
+        self._metrics = inherited.metrics
+        self._console = inherited.console
+        self._pair = inherited.pair
+        self._on_copy = order.trial is not None
         self._folder = InstanceFolder(Path(order.folder))
         self._logs = logs_of(order.folder, order.settings.state_dir)
         self._logs.mkdir(mode=0o700, exist_ok=True)
@@ -99,18 +92,17 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._restarts = Restarts(BACKOFF, STEADY_S)
-        self._link: socket.socket | None = None
-        self._outbox: Outbox | None = None
-        self._decoder = FrameDecoder()
+        self._controller = ControllerLink(self._selector, self._on_frame)
         self._ending = Ending(lambda: self._children.values(), self._after)
-        self._forget = self._shutdown_requested = False
+        self._forget = self._shutdown_requested = self._is_alone = False
         self._spares = Spares(
             order.settings.spare_replicas, order.python, self._start_spare, after=self._after, log=self._log
         )
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        if order.bound:
+        self._upgrade = Upgrade(order, inherited, host=self, selector=self._selector, after=self._after, log=self._log)
+        if order.bound or order.trial is not None:
             lifeline.watch(lambda: os.write(self._wake_write, b"E"))
 
     def run(self) -> None:
@@ -123,9 +115,10 @@ class Supervisor:
         self._spawn_controller()
         for index in range(self._order.settings.ingresses):
             self._spawn_ingress(index)
-        if self._console is not None:
+        if self._console is not None and not self._on_copy:
             self._start_again(self._spawn_console, "console")
         self._spares.fill()
+        self._upgrade.listen()
         while not self._ending.is_over or self._children:
             timeout = max(0.0, min(t for t, _ in self._timers) - time.monotonic()) if self._timers else None
             for key, _ in self._selector.select(timeout):
@@ -150,16 +143,20 @@ class Supervisor:
         fds: tuple[int, ...] = (),
         environment: Environment | None = None,
     ) -> Child:
-        child, output = spawn(self._order.python, role, number, handover, env=env, fds=fds, environment=environment)
+        # Whoever can write the state is seen to live by the older supervisor.
+        held = (self._pair,) if role == "controller" and self._upgrade.tries else ()
+        child, output = spawn(
+            self._order.python, role, number, handover, env=env, fds=fds, environment=environment, held=held
+        )
         self._children[child.process.pid] = child
         self._pump.add(output, label, name_of(role, number, label), child.process.pid)
         return child
 
     def _spawn_controller(self) -> None:
         ours, theirs = socket.socketpair()
-        order = self._order
-        handover = ControllerHandover(order.settings, order.folder, str(self._folder.control_socket), order.capacity)
-        fds = (self._control.fileno(), theirs.fileno(), *([self._metrics.fileno()] if self._metrics else []))
+        handover = self._order.for_controller(str(self._folder.control_socket), on_copy=self._on_copy)
+        metrics = [self._metrics.fileno()] if self._metrics and not self._on_copy else []
+        fds = (self._control.fileno(), theirs.fileno(), *metrics)
         try:
             self._spawn("controller", 0, "controller", pack_handover(handover), env={}, fds=fds)
         except BaseException:
@@ -167,13 +164,10 @@ class Supervisor:
             raise
         finally:
             theirs.close()
-        if self._link is not None:
-            self._drop_link()
-        self._link, self._decoder, self._outbox = ours, FrameDecoder(), Outbox(ours)
-        self._selector.register(ours, selectors.EVENT_READ, self._on_controller)
+        self._controller.open(ours)
         live = {c.number: (c.process.pid, c.metadata) for c in self._children.values() if c.role == "replica"}
         ingresses = tuple(str(child.number) for child in self._children.values() if child.role == "ingress")
-        self._send_event(ProcessEvent("recovered", live=live, ingresses=ingresses))
+        self._controller.send(ProcessEvent("recovered", live=live, ingresses=ingresses))
 
     def _spawn_ingress(self, index: int) -> None:
         assert self._http is not None
@@ -201,21 +195,28 @@ class Supervisor:
                 self._spares.lost(child, self._restarts.after((SPARE, 0), time.monotonic() - child.started))
             elif child.role == "replica":
                 self._folder.forget_replica(child.number)
-                self._send_event(ProcessEvent("exited", child.number, pid, how))
-            elif child.process.returncode == EXIT_REFUSED and (child.role, child.number) not in self._restarts:
-                self._give_up()
+                self._controller.send(ProcessEvent("exited", child.number, pid, how))
+            elif child.role == "controller" and self._upgrade.controller_exited():
+                continue
+            elif self._upgrade.tries or (
+                child.process.returncode == EXIT_REFUSED and (child.role, child.number) not in self._restarts
+            ):
+                self._give_up(f"the {child.role} of release {VERSION} does not start: {how}; its log says why")
             else:
                 self._log(f"{child.role} {how}; starting it again")
                 self._restart(child)
                 if child.role == "ingress":
-                    self._send_event(
+                    self._controller.send(
                         ProcessEvent("ingress_exited", child.number, pid, how, ingresses=(str(child.number),))
                     )
 
-    def _give_up(self) -> None:
-        # The first controller has exited with EXIT_REFUSED. Its socket is closed so that ``start()`` fails at once, and
-        # the folder is kept for a while so that the reason can be read. A later controller that refuses is restarted
-        # instead: ingresses and replicas serve without it.
+    def _give_up(self, why: str) -> None:
+        # Either this supervisor only tries whether it can take over; or the first controller has exited with
+        # EXIT_REFUSED. Its socket is closed so that ``start()`` fails at once, and the folder is kept for a while so
+        # that the reason can be read. A later controller that refuses is restarted instead: ingresses and replicas
+        # serve without it.
+        if not (self._folder.path / REFUSAL).exists():
+            self._folder.write(REFUSAL, why.encode())
         self._control.close()
         self._after(GIVE_UP_S, lambda: self._begin_shutdown(0.0))
 
@@ -228,7 +229,7 @@ class Supervisor:
     def _start_again(self, start: Callable[[], None], role: str) -> None:
         # Tried again and again: a system without a free process or descriptor may have one later, and the other
         # processes serve meanwhile.
-        if self._ending.has_begun:
+        if self._ending.has_begun or (role == "controller" and (self._upgrade.rests or self._has(role))):
             return
         try:
             start()
@@ -242,22 +243,48 @@ class Supervisor:
         self._children[child.process.pid] = child
         return Spare(child, output)
 
-    # Controller
+    # For upgrades
 
-    def _on_controller(self) -> None:
-        assert self._link is not None
-        self._write()
-        try:
-            data = self._link.recv(1 << 20)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._drop_link()
-            return
-        for frame in self._decoder.feed(data):
-            self._on_frame(frame)
+    def end_controller(self, signum: int) -> bool:
+        """Send the controller a signal; False if none runs."""
+        for child in self._children.values():
+            if child.role == "controller":
+                child.signal(signum)
+        return self._has("controller")
+
+    def start_controller(self) -> None:
+        self._start_again(self._spawn_controller, "controller")
+
+    def use_state(self) -> None:
+        """Use the state itself, and all resources, from the next controller on."""
+        self._on_copy = False
+
+    def go_on_alone(self) -> None:
+        """Do not end with whoever started this process, and do what was left for later."""
+        self._is_alone = True
+        if self._console is not None:
+            self._start_again(self._spawn_console, "console")
+
+    def leave(self, drain_s: float) -> None:
+        """End: the instance is another's. Its console's pages are served by that one from now on."""
+        self._turn_away()
+        for child in self._children.values():
+            if child.role == "console":
+                child.signal(signal.SIGTERM)
+        self._spares.close()
+        self._ending.begin(drain_s, handed_over=True)
+
+    def _turn_away(self) -> None:
+        # Clients that wait for the controller that ended dial again, by the instance's name.
+        self._control.setblocking(False)
+        with contextlib.suppress(OSError):
+            while True:
+                self._control.accept()[0].close()
+
+    def _has(self, role: str) -> bool:
+        return any(child.role == role for child in self._children.values())
+
+    # Controller
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == Kind.LAUNCH:
@@ -276,10 +303,10 @@ class Supervisor:
         try:
             child = self._spawn_replica(order)
         except OSError as error:
-            self._send_event(ProcessEvent("exited", order.number, 0, f"could not be started: {error}"))
+            self._controller.send(ProcessEvent("exited", order.number, 0, f"could not be started: {error}"))
         else:
             child.metadata = order.metadata
-            self._send_event(ProcessEvent("started", order.number, child.process.pid))
+            self._controller.send(ProcessEvent("started", order.number, child.process.pid))
         self._spares.fill()
 
     def _spawn_replica(self, order: LaunchOrder) -> Child:
@@ -298,25 +325,6 @@ class Supervisor:
             if child.role == "replica" and child.number == number:
                 child.signal(signum)
 
-    def _send_event(self, event: ProcessEvent) -> None:
-        if self._link is not None:
-            self._write(encode_frame(Kind.EVENT, 0, pack(event)))
-
-    def _write(self, data: bytes = b"") -> None:
-        """Write to the controller without blocking; the rest follows when its socket is writable. Events that it never
-        reads are not missed: the next controller gets ``recovered``."""
-        assert self._link is not None
-        assert self._outbox is not None
-        self._outbox.send(data)
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox.full else 0)
-        self._selector.modify(self._link, events, self._on_controller)
-
-    def _drop_link(self) -> None:
-        if self._link is not None:
-            self._selector.unregister(self._link)
-            self._link.close()
-            self._link = None
-
     # Shutdown
 
     def _begin_shutdown(self, drain_s: float, *, delay_s: float = 0.0) -> None:
@@ -326,7 +334,7 @@ class Supervisor:
     def _request_shutdown(self) -> None:
         # The controller knows the drain limits of backends, and answers with a shutdown order.
         self._shutdown_requested = True
-        self._send_event(ProcessEvent("asked_to_end"))
+        self._controller.send(ProcessEvent("asked_to_end"))
         self._after(ANSWER_S, self._end_unanswered)
 
     def _end_unanswered(self) -> None:
@@ -338,7 +346,8 @@ class Supervisor:
     def _on_wake(self) -> None:
         for byte in os.read(self._wake_read, 4096):
             if byte == ord("E"):  # written at the lifeline's end of file
-                self._begin_shutdown(DRIVER_GONE_DRAIN_S)
+                if not self._is_alone:
+                    self._begin_shutdown(DRIVER_GONE_DRAIN_S)
             elif byte in SIGNALS:
                 if not self._ending.has_begun and not self._shutdown_requested:
                     self._request_shutdown()
@@ -363,11 +372,9 @@ class Supervisor:
 
 def main() -> None:
     keep_standard_descriptors()
-    lifeline_fd, control_fd, *others = (int(argument) for argument in sys.argv[1:6])
-    lifeline = Lifeline(lifeline_fd)
+    lifeline = Lifeline(int(sys.argv[1]))
     order = lifeline.read_only(SupervisorOrder)
-    http, metrics, console = (socket.socket(fileno=fd) if fd >= 0 else None for fd in others)
-    Supervisor(order, lifeline, socket.socket(fileno=control_fd), http, metrics, console).run()
+    Supervisor(order, lifeline, Inherited.of(sys.argv[2:8])).run()
 
 
 if __name__ == "__main__":

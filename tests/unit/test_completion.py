@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.completion import completion_init
 from typer.testing import CliRunner
@@ -16,11 +19,12 @@ from typer.testing import CliRunner
 from pointsman.cli import completion
 from pointsman.cli.main import app
 from pointsman.engine.folder import runtime_folder
-from pointsman.engine.local.folder import InstanceFolder
+from pointsman.engine.local.folder import About, InstanceFolder
 from pointsman.engine.local.lasttable import LastTable
 from pointsman.model import BackendRoute, EndpointSpec, ReplicaRef, RoutingTable, TrafficPolicy
 from pointsman.wire.messages import pack
 
+ROUTES = {"rank": "/rank", "a b": "/a b"}
 PROGRAM = str(Path(sys.executable).with_name("pointsman"))
 
 
@@ -37,11 +41,12 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
     folder = InstanceFolder.of("shop")
     folder.create()  # the lock is held until this process ends
+    folder.write("about", msgspec.json.encode(About("id", "shop", 1, "127.0.0.1", 8000, 300.0, 1)))
     backends = ("ranker-v1", "ranker-v2", "r $(touch x)", "über")
     endpoints = ("rank", "rank/eu", "a b")
     table = RoutingTable(
         1,
-        {name: EndpointSpec(name, None, (), TrafficPolicy(1, {"ranker-v1": 1.0})) for name in endpoints},
+        {name: EndpointSpec(name, ROUTES.get(name), (), TrafficPolicy(1, {"ranker-v1": 1.0})) for name in endpoints},
         {tag: BackendRoute(tag, (ReplicaRef(1, f"{tag}#abcdef", "", b""),), 1, 1) for tag in backends},
     )
     LastTable(folder).keep(pack(table))
@@ -70,6 +75,10 @@ def offered(words: str) -> list[str]:
         ("pointsman logs --name shop --replica ranker-v2", ["ranker-v2#abcdef"]),
         ("pointsman traffic show --name gone r", []),
         ("pointsman traffic show --name .. r", []),
+        ("pointsman do", ["doctor"]),
+        ("pointsman doctor --name s", ["shop"]),
+        ("pointsman load --rate 10 ", ["http://127.0.0.1:8000/rank"]),
+        ("pointsman load ftp", []),
         ("pointsman no-such-command x", []),
     ],
 )
@@ -114,6 +123,33 @@ printf '<%s>' "${{COMPREPLY[@]}}"
 """
     done = subprocess.run(["bash", "--norc", "-c", line], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("<rank><rank/eu>", "")
+
+
+def test_fish_completes(live: Path) -> None:
+    """In a real fish the names are offered, and nothing else is printed (LT4)."""
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    line = f"{script('fish')}\ncomplete --do-complete 'pointsman traffic show --name shop ra'"
+    env = {**os.environ, "PATH": f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["fish", "--no-config", "-c", line], capture_output=True, text=True, check=False, env=env)
+    assert (done.stdout.split(), done.stderr) == (["rank", "rank/eu"], "")
+
+
+def test_zsh_completes(live: Path) -> None:
+    """In a real zsh the names arrive at the completion system, and nothing else is printed (LT4)."""
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    line = f"""
+compdef() {{ }}
+_arguments() {{ print -r -- "$@" }}
+{script("zsh")}
+words=(pointsman traffic show --name shop ra) CURRENT=6
+_pointsman_completion
+"""
+    env = {**os.environ, "PATH": f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["zsh", "--no-rcs", "-c", line], capture_output=True, text=True, check=False, env=env)
+    assert done.stderr == ""
+    assert re.findall(r'"(rank[^"]*)"', done.stdout) == ["rank", "rank/eu"]
 
 
 def test_an_unknown_shell() -> None:

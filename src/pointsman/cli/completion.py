@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pointsman.engine.local.folder import InstanceFolder
     from pointsman.model import RoutingTable
 
 VARIABLE = "_POINTSMAN_COMPLETE"
@@ -63,6 +64,23 @@ def instance_names(incomplete: str) -> list[str]:
         return []
 
 
+def route_urls(incomplete: str) -> list[str]:
+    """Of the routes of those instances."""
+    try:
+        from pointsman.engine.base import url
+        from pointsman.engine.local.folder import live_folders
+
+        found = []
+        for folder in live_folders():
+            about, table = folder.about(), _table_of(folder)
+            base = url(about.http_host, about.http_port, secure=about.secure)
+            routes = [one.route for one in table.endpoints.values()] if table is not None else []
+            found += [f"{base}{route}" for route in routes if base and route]
+        return _fitting(found, incomplete)
+    except Exception:  # noqa: BLE001 - see the module
+        return []
+
+
 def endpoint_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Of the instance that the command line names."""
     table = _table(ctx)
@@ -97,16 +115,21 @@ def _table(ctx: typer.Context) -> RoutingTable | None:
     try:
         from pointsman.engine.folder import check_name
         from pointsman.engine.local.folder import InstanceFolder
-        from pointsman.engine.local.lasttable import LastTable
 
-        folder = InstanceFolder.of(check_name(ctx.params.get("name") or "default"))
-        kept = LastTable(folder).read() if folder.is_alive() else None
-        if kept is None:
-            return None
-        kept.close()
-        return kept.table
+        return _table_of(InstanceFolder.of(check_name(ctx.params.get("name") or "default")))
     except Exception:  # noqa: BLE001 - see the module
         return None
+
+
+def _table_of(folder: InstanceFolder) -> RoutingTable | None:
+    """The newest table of an instance; None if it has ended, or has none yet."""
+    from pointsman.engine.local.lasttable import LastTable
+
+    kept = LastTable(folder).read() if folder.is_alive() else None
+    if kept is None:
+        return None
+    kept.close()
+    return kept.table
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pointsman.cli import completion
 from pointsman.cli.common import AsJson, print_json, terminal
 from pointsman.cli.options import parse_seconds
 
@@ -29,7 +30,12 @@ class Arrivals(str, Enum):
 
 
 def load(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Of http or https.", show_default=False)],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="Of http or https.", show_default=False, autocompletion=completion.route_urls
+        ),
+    ],
     rate: Annotated[
         float | None,
         typer.Option("--rate", help="Requests per second, whether or not answers come (open loop).", metavar="R"),

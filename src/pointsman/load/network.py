@@ -87,10 +87,9 @@ class Sockets:
     def wait(self, until: float) -> Sequence[Ended]:
         """What has ended by then; returns as soon as something has."""
         left = until - self.now()
-        if left > 0 and not self._over:
-            select.select(self._waited_for, [], [], left)
-        for key, _ in self._selector.select(0):
-            self._step(key.data)
+        if left <= 0 or self._over or select.select(self._waited_for, [], [], left)[0]:
+            for key, _ in self._selector.select(0):
+                self._step(key.data)
         over, self._over = self._over, []
         return over
 

@@ -127,10 +127,10 @@ def main() -> None:
     said = f"not allowed: {', '.join(refused)}" if refused else "all allowed"
     print(f"\nLicences of {len(core)} required packages: {said}")
     known, why = vulnerabilities(found)
-    for line in known or ["none is known" if not why else "none is known, but not all could be looked up"]:
+    for line in known or ["none is known of what could be looked up" if why else "none is known"]:
         print(f"Vulnerabilities: {line}")
     if why:
-        print(f"  {why}")
+        print(f"Not looked up: {why}")
     sys.exit(1 if refused or known else 0)
 
 

@@ -58,9 +58,10 @@ def _pid(node: object, role: str) -> int:
     return int(node.all_processes[role][0].process.pid)  # type: ignore[attr-defined]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def nodes() -> Iterator[Nodes]:
-    """Three nodes: two CPUs each, one of them with a GPU that is only said to be there."""
+    """Three nodes: two CPUs each, one of them with a GPU that is only said to be there. Starting and ending them takes
+    eight seconds, so all modules have the same; each leaves them as it found them."""
     assert not ray.is_initialized(), "an earlier test has left its cluster"
     nodes = Nodes()
     nodes.others = [nodes.add(num_cpus=2, num_gpus=1), nodes.add(num_cpus=4, resources={"disk": 1})]

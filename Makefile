@@ -40,8 +40,8 @@ test-long: $(VENV)/.test llhttp
 
 # The documentation as a site that needs no network: site/index.html.
 docs: $(VENV)/.test
-	$(BIN)/python tools/docs.py --partial
-	$(BIN)/zensical build --clean
+	$(BIN)/python tools/docs.py
+	$(BIN)/zensical build --clean --strict
 
 # The JavaScript libraries of the console's page, from the npm registry, pinned; to be run after a pin was changed.
 vendor: $(VENV)/.test

@@ -166,7 +166,8 @@ def test_a_new_release_takes_over(shop: serve.Client, new_release: Path) -> None
         while upgrade.poll() is None:
             limit += 1
             shop.update_backend_config("w", {"max_queued_queries": limit})
-            assert handle.remote().result(timeout=WAIT_S)
+            for _ in range(10):
+                assert handle.remote().result(timeout=WAIT_S)
         output, errors = upgrade.communicate()
         assert (upgrade.returncode, errors) == (0, "")
         load.goes_on(50)
@@ -183,7 +184,8 @@ def test_a_new_release_takes_over(shop: serve.Client, new_release: Path) -> None
     assert now["config"].pop("w").max_queued_queries == limit
     assert now["endpoints"] == before["endpoints"]
     assert now["backends"] == before["backends"]
-    assert now["history"][: len(before["history"])] == before["history"]
+    versions = [change["version"] for change in now["history"]]
+    assert versions == sorted(set(versions))
 
 
 def test_what_cannot_be_taken_over(name: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +145,13 @@ def test_no_module_imports_itself_by_way_of_others():
         for name in leaves:
             del left[name]
     assert sorted(left) == []
+
+
+def test_the_supervisor_has_no_loop() -> None:
+    """The root process of an instance starts with few imports, since all others wait for it."""
+    look = "import sys, pointsman.engine.local.supervisor; print(*{'asyncio', 'pydantic', 'sqlite3'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_the_house_stays_small_enough_to_know():

@@ -198,7 +198,9 @@ def start_supervisor(
     handover = pack_handover(order)
     control = listen_private(str(folder.control_socket))
     read_end, write_end = os.pipe()
-    fds = (read_end, control.fileno(), *(one.fileno() if one is not None else -1 for one in sockets), pair, state_lock)
+    upgrade = listen_private(str(folder.upgrade_socket)) if _can_be_taken_over(order) else None
+    listening = (control, *sockets, upgrade)
+    fds = (read_end, *(one.fileno() if one is not None else -1 for one in listening), pair, state_lock)
     if sockets.metrics is not None:
         folder.metrics.mkdir(mode=0o700)
     try:
@@ -209,6 +211,8 @@ def start_supervisor(
     finally:
         os.close(read_end)
         control.close()
+        if upgrade is not None:
+            upgrade.close()
     os.write(write_end, handover)
     about = About(
         instance=settings.instance,
@@ -228,6 +232,11 @@ def start_supervisor(
     folder.write("key", derive_key(settings.master_key, ROLE_OPERATOR))
     folder.write("about", msgspec.json.encode(about))
     return process, write_end
+
+
+def _can_be_taken_over(order: SupervisorOrder) -> bool:
+    """Whether another release can take the instance over (decision 0104)."""
+    return bool(order.settings.name and order.settings.state_dir) and not order.bound
 
 
 class _DetachedProcess(_Bound):

@@ -374,7 +374,7 @@ def main() -> None:
     keep_standard_descriptors()
     lifeline = Lifeline(int(sys.argv[1]))
     order = lifeline.read_only(SupervisorOrder)
-    Supervisor(order, lifeline, Inherited.of(sys.argv[2:8])).run()
+    Supervisor(order, lifeline, Inherited.of(sys.argv[2:])).run()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from pointsman.engine.local.upgradelink import PROTOCOL, LinkLostError, UpgradeL
 from pointsman.version import VERSION
 from pointsman.wire.handover import SupervisorOrder
 from pointsman.wire.messages import pack
-from pointsman.wire.stream import listen_private
 
 #: How long a controller may take to exit before it is killed: its store survives that.
 EXIT_LIMIT_S = 5.0
@@ -49,6 +48,7 @@ class Inherited(NamedTuple):
         http: listening socket of the ingresses, or None.
         metrics: listening socket of the controller's exporter, or None.
         console: listening socket of the console, or None.
+        upgrade: listening socket of whoever takes the instance over; None where nobody can.
         pair: its end of the pair by which an older supervisor sees it live, or -1.
         lock: descriptor that holds the lock of the state folder, or -1.
     """
@@ -57,15 +57,17 @@ class Inherited(NamedTuple):
     http: socket.socket | None
     metrics: socket.socket | None
     console: socket.socket | None
+    upgrade: socket.socket | None
     pair: int
     lock: int
 
     @classmethod
     def of(cls, numbers: Sequence[str]) -> Inherited:
         """By the numbers of their descriptors, in this order; -1 for what there is not."""
-        control, http, metrics, console, pair, lock = map(int, numbers)
-        http_, metrics_, console_ = (socket.socket(fileno=fd) if fd >= 0 else None for fd in (http, metrics, console))
-        return cls(socket.socket(fileno=control), http_, metrics_, console_, pair, lock)
+        *sockets, pair, lock = map(int, numbers)
+        control, http, metrics, console, upgrade = (socket.socket(fileno=fd) if fd >= 0 else None for fd in sockets)
+        assert control is not None
+        return cls(control, http, metrics, console, upgrade, pair, lock)
 
     @property
     def lent(self) -> tuple[int, ...]:
@@ -129,6 +131,7 @@ class Upgrade:
         log: Callable[[str], None],
     ) -> None:
         self._order = order
+        self._listener = inherited.upgrade
         self._lent = inherited.lent
         self._pair = inherited.pair
         self._host = host
@@ -145,11 +148,10 @@ class Upgrade:
 
     def listen(self) -> None:
         """Begin to listen; does nothing for an instance that cannot be taken over."""
-        if self._order.bound or not (self._order.settings.name and self._order.settings.state_dir):
-            return
-        listener = listen_private(str(self._folder.upgrade_socket))
-        listener.setblocking(False)
-        self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener))
+        listener = self._listener
+        if listener is not None:
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener))
 
     @property
     def rests(self) -> bool:

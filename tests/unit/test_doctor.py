@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,14 +16,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pointsman.cli.main import app
+from pointsman.doctor import instance
 from pointsman.doctor import machine as facts
 from pointsman.doctor.bundle import write_bundle
 from pointsman.doctor.condition import Condition, Store, judge_instance
-from pointsman.doctor.instance import Looked, Said
+from pointsman.doctor.instance import Looked, Said, look_at_instance
 from pointsman.doctor.judging import MB, Killed, Machine, judge_machine
 from pointsman.doctor.machine import look_at_machine
 from pointsman.doctor.redacting import HIDDEN, Redactor, without_texts_of_exceptions
 from pointsman.engine.local.folder import About, InstanceFolder
+from pointsman.exceptions import ServeException
 from tests.properties import examples
 
 WELL = Machine(
@@ -267,6 +272,55 @@ def test_ordinary_text_stays() -> None:
     """What has nothing secret in it is not changed: it would be of no use to anybody (LT4)."""
     text = "2026-11-28T09:30:00.123Z INFO pointsman.controller: backend 'tokenizer' runs, 3 replicas at http://127.0.0.1:80/"
     assert Redactor(["abcdef"]).text(text) == text
+
+
+class Answers:
+    """A client of an instance on a cluster, whose controller answers, fails or hangs."""
+
+    def __init__(self, wait: Callable[[], object] = bool) -> None:
+        self._wait = wait
+
+    def status(self) -> dict[str, Any]:
+        self._wait()
+        return {**HEALTHY.status, "http": None, "console": None, "name": "shop"}
+
+    def stats(self) -> dict[str, Any]:
+        raise ServeException("it records no metrics")
+
+    def history(self) -> list[dict[str, Any]]:
+        return []
+
+    def failures(self, tag: str) -> list[dict[str, Any]]:
+        return []
+
+    def _backends(self) -> dict[str, Any]:
+        return {"rank": SimpleNamespace(resources=SimpleNamespace(env_vars={"HUB": "pl4nted"}))}
+
+    def _status(self) -> Any:
+        return SimpleNamespace(state_dir="")
+
+
+def test_an_instance_on_a_cluster() -> None:
+    """It has no folder here: what its controller says is all that there is (LT4)."""
+    found = look_at_instance("shop", cast(Any, Answers), None)
+    assert found.said is not None
+    assert (found.said.secrets, found.said.stats) == (("pl4nted",), {})
+    assert all(one.ok for one in judge_instance(found.condition))
+    assert found.condition.logs == ""
+
+
+def test_a_controller_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs, or refuses: the doctor says so, and goes on to the next check (LT4)."""
+    monkeypatch.setattr(instance, "PATIENCE_S", 0.05)
+    over = threading.Event()
+    hung = look_at_instance("shop", lambda: cast(Any, Answers(over.wait)), None)
+    over.set()
+    assert (hung.said, hung.condition.fault) == (None, instance.SILENT)
+
+    def refuse() -> Any:
+        raise ServeException("no controller\nmore")
+
+    assert look_at_instance("shop", refuse, None).condition.fault == "no controller"
 
 
 PLANTED = (

@@ -101,4 +101,4 @@ def _show(findings: list[Finding]) -> None:
     console = terminal()
     console.print(table)
     wrong = sum(not one.ok for one in findings)
-    console.print(Text(f"\n{wrong or 'Nothing'} of {len(findings)} checks {'is' if wrong < 2 else 'are'} wrong."))
+    console.print(Text(f"\n{wrong or 'None'} of {len(findings)} checks found something wrong."))

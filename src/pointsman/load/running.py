@@ -64,7 +64,6 @@ def run(plan: Plan, show: Callable[[Sample], None] | None = None) -> Outcome:
     most = plan.concurrency if plan.rate is None else room_for_connections(plan.connections)
     headless = plan.message.method == "HEAD"
     place = choose(plan.target)
-    gc.collect()
     gc.freeze()  # a collection of what was there before would make requests late
     with _stopped_by_signals() as stopped:
         network = Sockets(place, plan.tls, plan.target.name, most=most, headless=headless)

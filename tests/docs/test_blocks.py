@@ -27,6 +27,7 @@ RUN_BY = {
     "docs/examples/": "tests/docs/test_example_pages.py",
     "docs/load.md": "tests/docs/test_load.py",
     "docs/migration/": "tests/docs/test_migration*.py",
+    "docs/trouble.md": "tests/docs/test_trouble.py",
     "docs/tutorials/": "tests/docs/test_tutorials.py",
 }
 """Pages, or folders of them, of which a test runs every block without a mark. Those of examples are pieces of programs

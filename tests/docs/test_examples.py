@@ -37,7 +37,7 @@ def files(*patterns: str) -> Iterator[Path]:
 
 
 #: Pages with programs of several files, or that need what these tests do not have: each has a test of its own.
-ELSEWHERE = ("docs/run.md", "docs/tutorials/", "docs/migration/", "docs/examples/")
+ELSEWHERE = ("docs/load.md", "docs/run.md", "docs/trouble.md", "docs/tutorials/", "docs/migration/", "docs/examples/")
 
 
 def relative(path: Path) -> str:

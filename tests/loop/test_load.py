@@ -165,6 +165,7 @@ def test_a_run_that_cannot_be_trusted(server: KnownServer, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--rate", "1", "--timeout", "0"), "must be above 0"),
         ((), "give either --rate R, for an open loop, or --concurrency N"),
         (("--rate", "1", "--concurrency", "1"), "give either"),
         (("--rate", "0"), "--rate must be above 0"),
@@ -182,6 +183,16 @@ def test_bad_usage(server: KnownServer, words: tuple[str, ...], said: str) -> No
     assert done.exit_code == 2
     assert said in " ".join(done.stderr.replace("│", "").split())
     assert len(server.requests) == before
+
+
+def test_a_file_of_certificates_that_is_none(tmp_path: Path) -> None:
+    """The file that I name is missing, or has no certificate: exit code 2 (LT1)."""
+    empty = tmp_path / "empty"
+    empty.touch()
+    for file in (empty, tmp_path / "missing"):
+        done = say("https://127.0.0.1:1/", "--rate", "1", "--cacert", str(file))
+        assert done.exit_code == 2
+        assert "--cacert" in done.stderr
 
 
 def test_other_machines_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import random
 import re
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from pointsman.cli.loadview import live_view, report_view
 from pointsman.load.expectations import missed, parse_expectation
 from pointsman.load.loops import constant, poisson
 from pointsman.load.requests import Message, check_method, parse_header, stream_of
@@ -175,6 +178,28 @@ def test_the_plot() -> None:
     wide, _, _ = plot(slots, columns=11, rows=4, expected=5)
     assert wide[-1] == "▄▄██▁▁  "
     assert plot([], columns=10, rows=2) == (["", ""], "", 0.0)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_picture_fits_the_terminal(width: int) -> None:
+    """Title, figures and plot are not wider than the terminal, and say what happens without colours (LT3)."""
+    series = Series()
+    samples = [sample(2.0, 9.0, failed=number % 7 == 0) for number in range(500)]
+    for one in samples:
+        series.add(one)
+    console = Console(width=width, record=True, file=io.StringIO())
+    late = samples[0]._replace(late=True, at=125.0)
+    console.print(live_view(late, series, "GET 127.0.0.1:8000/" + "rank" * 20, 600.0, width))
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= width
+    for words in ("2:05 of 10:00", "1 (+1)", "Not trustworthy so far", "! requests failed", "░", "9 ┤"):
+        assert words in shown
+    tally = Tally(OPEN)
+    counted(tally, Ended(0, 1, 200, "v1"), Ended(0, 2, 500, "v2"), Ended(1, 2, 0, "reset"))
+    console.print(report_view(tally.report(), 2.0, series, width))
+    shown = console.export_text()
+    for words in ("3 requests in 2.0 s, open loop", "errors        2 (66.7 %): status 500: 1, reset: 1", "v2"):
+        assert words in shown
 
 
 def test_a_long_run_stays_small() -> None:

@@ -98,7 +98,10 @@ def load(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     _check_place(target, remote=remote)
-    tls = tls_context(cacert, insecure=insecure) if target.secure else None
+    try:
+        tls = tls_context(cacert, insecure=insecure) if target.secure else None
+    except OSError as error:
+        raise typer.BadParameter(f"--cacert {cacert}: {error.strerror or error}") from None
     plan = Plan(target, message, tls, seconds, rate, concurrency or 0, arrivals.value, connections, patience_s, seed)
     _run(plan, expectations, as_json=as_json)
 

@@ -89,7 +89,7 @@ def test_a_machine_that_is_well() -> None:
         ({"variables": {"HTTP_PROXY": "http://p:3128"}}, "proxies", "export no_proxy=127.0.0.1,localhost"),
         ({"variables": {"http_proxy": "x", "no_proxy": "localhost"}}, "proxies", "http_proxy send requests"),
         ({"ray": (2, 9, 0)}, "ray", "pip install 'ray>=2.52'"),
-        ({"killed": (Killed("shop", "/r/shop"), Killed("", "/r/.a"))}, "leftovers", "rm -r /r/shop /r/.a"),
+        ({"killed": (Killed("shop", "/r/shop"), Killed("", "/r/.a b"))}, "leftovers", "rm -r /r/shop '/r/.a b'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_says_what_to_do(changed: dict[str, Any], check: str, text: str) -> None:
@@ -316,6 +316,8 @@ def test_a_controller_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> N
     hung = look_at_instance("shop", lambda: cast(Any, Answers(over.wait)), None)
     over.set()
     assert (hung.said, hung.condition.fault) == (None, instance.SILENT)
+    assert [one.check for one in judge_instance(hung.condition) if not one.ok] == ["shop/controller"]
+    assert not any("state" in one.check for one in judge_instance(hung.condition))
 
     def refuse() -> Any:
         raise ServeException("no controller\nmore")

@@ -121,6 +121,8 @@ def _console(seen: Condition) -> list[Finding]:
 
 def _state(seen: Condition) -> list[Finding]:
     state = seen.state
+    if seen.fault:
+        return []  # only the controller knows where its state is
     if state is None:
         return [Finding("state", True, "Its state ends with it; start with --state-dir to keep it.")]
     if state.kind in NETWORK_FILE_SYSTEMS:

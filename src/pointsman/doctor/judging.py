@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -247,6 +248,6 @@ def _killed(seen: Machine) -> Finding:
     if not seen.killed:
         return Finding("leftovers", True, "No instance was killed and left its folder.")
     names = ", ".join(one.name or "one of a script" for one in seen.killed)
-    paths = " ".join(one.path for one in seen.killed)
+    paths = " ".join(shlex.quote(one.path) for one in seen.killed)
     text = f"Instances were killed ({names}); read their logs, and start them again or run: rm -r {paths}"
     return Finding("leftovers", False, text)

@@ -6,6 +6,7 @@ import ast
 import logging
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,11 +201,16 @@ def _lacking(function: Any, known: set[str]) -> Iterator[str]:
 
 def raised(function: Any) -> set[str]:
     """Exceptions that a function raises itself, by name."""
-    source = function.filepath.read_text()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.lineno == _line_of(node, function):
+    for node in functions_of(function.filepath):
+        if node.lineno == _line_of(node, function):
             return {_name(each.exc) for each in ast.walk(node) if isinstance(each, ast.Raise) and each.exc} - {""}
     return set()
+
+
+@cache
+def functions_of(file: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    nodes = ast.walk(ast.parse(file.read_text()))
+    return [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def _line_of(node: ast.FunctionDef | ast.AsyncFunctionDef, function: Any) -> int:

@@ -13,6 +13,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.browser.chromium import chromium_path, launched
+
+pytest.importorskip("zensical", reason="zensical is not there: it needs Python 3.11")
+
 from tests.docs.site import ROOT, Reader, build, pages_of_nav, served
 from tests.docs.surface import Name, load, problems, public_names
 

@@ -56,10 +56,10 @@ WRONG = """() => {
 
 
 def by_axe(page: Any) -> Iterator[str]:
-    """What axe finds in the text of a page."""
+    """What axe finds on a page."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page, context="article", options=AXE)
+    found = Axe().run(page, options=AXE)
     for violation in found.response["violations"]:
         for node in violation["nodes"][:2]:
             yield f"{violation['id']}: {node['html'][:120]} ({node['any'][0]['message'][:120] if node['any'] else ''})"

@@ -3,7 +3,7 @@
 What stands on the page decides, block by block:
 
 - Where the text above a block says "Save ... `name`", the block becomes that file. A ``diff`` block changes the file
-  that the text above it names.
+  that the text above it names; lines with ``@@`` part what stands apart.
 - In a ``console`` block each line behind ``$`` is typed, in one shell for the whole page; what follows is what it
   prints. Without any, what it prints is not looked at. ``...`` is any text within a line, and any lines where it stands
   alone. Each command succeeds, unless the line above the block is ``<!-- exits with N -->``: then the last one does so.
@@ -14,7 +14,8 @@ What stands on the page decides, block by block:
   there.
 - Every other block says ``<!-- not run: reason -->`` on the line above it.
 
-Only ports are changed: those that the page names stand for free ones.
+Only ports are changed: those that the page names stand for free ones. And ``pointsman load --concurrency`` takes
+less time.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ MARK = re.compile(r"<!-- (not run: [^>]+|figures vary|texts vary|exits with \d+)
 CTRL_C = re.compile(r"\bCtrl-C\b")
 STARTS = re.compile(r"^(?:\w+=\S+ )*pointsman (?:run|serve|start)\b")
 GOES_ON = re.compile(r"^(?:\w+=\S+ )*pointsman (?:run|serve)\b")
+DURATION = re.compile(r"(?<=--concurrency )(\d+) --duration \d+s")
 NUMBER = r"\d+(?:[.,]\d+)*"
 CONSOLE_WITHOUT_TERMINAL = re.compile(r"(Console:  http://[\w.:]+)  \(for a link that signs in: pointsman console\)")
 PORTS = ("8000", "8070", "6379")
@@ -137,6 +139,8 @@ class Reader:
             "RAY_USAGE_STATS_ENABLED": "0",
             "GIT_CONFIG_GLOBAL": "/dev/null",
             **{f"GIT_{who}_{what}": "reader" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the reader has none of these plugins
+            "OPENBLAS_NUM_THREADS": "1",  # threads that wait for each other by spinning cost other tests their cores
         }
         # Bound and not listened on: nobody else is given such a port, and a server may still bind it.
         self._held = [socket.socket() for _ in PORTS]
@@ -182,12 +186,14 @@ class Reader:
         path.write_text(self._on_free_ports(with_ports(text)))
 
     def _change(self, name: str, difference: str) -> None:
-        lines = self._on_free_ports(difference).splitlines(keepends=True)
-        old, new = ("".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +"))
         path = self._folder / name
         text = path.read_text()
-        assert text.count(old) == 1, f"{name} does not have these lines once:\n{old}"
-        path.write_text(text.replace(old, new))
+        for part in filter(None, re.split(r"^@@.*\n", self._on_free_ports(difference), flags=re.MULTILINE)):
+            lines = part.splitlines(keepends=True)
+            old, new = ("".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +"))
+            assert text.count(old) == 1, f"{name} does not have these lines once:\n{old}"
+            text = text.replace(old, new)
+        path.write_text(text)
 
     def _type_all(self, block: Block) -> None:
         commands = list(typed(block.text))
@@ -206,7 +212,7 @@ class Reader:
             for name in shlex.split(command)[2:]:
                 distribution(re.split(r"[<>=\[]", name)[0])
             return ""
-        command = self._on_free_ports(command)
+        command = self._on_free_ports(DURATION.sub(r"\1 --duration 0.3s", command))
         if command.startswith(("pointsman shutdown", "pointsman stop")):
             self._detached = False
         if STARTS.match(command):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +14,8 @@ import pytest
 
 import pointsman as serve
 from tests.conftest import empty
-from tests.docs.programs import assert_succeeded, run_program
+from tests.docs import forking
+from tests.docs.programs import assert_succeeded
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -85,6 +90,38 @@ def instance() -> Iterator[serve.Client]:
         yield client
 
 
+class Scripts:
+    """Runs scripts by :mod:`tests.docs.forking`."""
+
+    def __init__(self) -> None:
+        self._python = subprocess.Popen(
+            [sys.executable, str(Path(forking.__file__))],
+            env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        assert self._python.stdin is not None
+        assert self._python.stdout is not None
+        files = [folder / name for name in ("example.py", "output", "errors")]
+        files[0].write_text(text)
+        self._python.stdin.write("\t".join(map(str, files)) + "\n")
+        self._python.stdin.flush()
+        code = int(self._python.stdout.readline())
+        return subprocess.CompletedProcess(["example.py"], code, *(path.read_text() for path in files[1:]))
+
+    def close(self) -> None:
+        self._python.communicate()
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Scripts]:
+    with contextlib.closing(Scripts()) as scripts:
+        yield scripts
+
+
 @pytest.fixture
 def emptied(instance: serve.Client) -> Iterator[None]:
     yield
@@ -93,7 +130,7 @@ def emptied(instance: serve.Client) -> Iterator[None]:
 
 @pytest.mark.parametrize(("code", "reason"), [pytest.param(*rest, id=name) for name, *rest in EXAMPLES])
 @pytest.mark.usefixtures("emptied")
-def test_example_runs(code: str, reason: str | None, tmp_path: Path) -> None:
+def test_example_runs(code: str, reason: str | None, tmp_path: Path, scripts: Scripts) -> None:
     """Whoever copies an example into a script and runs it sees no error.
 
     Only its port is changed here; and where an example says nothing but the port of its instance, and neither ends it
@@ -108,7 +145,7 @@ def test_example_runs(code: str, reason: str | None, tmp_path: Path) -> None:
     assert all(any(one in start for one in free) for start in starts), "an example starts on a port that may be taken"
     if code.count("serve.start(") == code.count(FREE_PORT) == 1 and not OF_ITS_OWN.search(code):
         code = code.replace(FREE_PORT, f"serve.connect({INSTANCE!r})")
-    assert_succeeded(run_program(code, tmp_path))
+    assert_succeeded(scripts.run(code, tmp_path))
 
 
 @pytest.mark.parametrize("page", list(files("*.md")), ids=relative)

@@ -13,8 +13,12 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/.demo
 	$(BIN)/pointsman demo $(if $(KEEP),--keep)
 
-test: $(VENV)/.test lint prometheus proxies chromium
-	$(BIN)/pytest -n $(JOBS) --dist loadfile
+# Lint runs beside the first tests, which leave it a core while they are collected; its output comes last.
+test: $(VENV)/.test prometheus proxies chromium
+	@said=$$(mktemp); $(MAKE) --no-print-directory lint >$$said 2>&1 & linting=$$!; \
+	$(BIN)/pytest -n $(JOBS) --dist loadfile; tested=$$?; \
+	wait $$linting; linted=$$?; cat $$said; rm -f $$said; \
+	if [ $$linted -ne 0 ]; then echo "lint has failed"; fi; [ $$tested -eq 0 ] && [ $$linted -eq 0 ]
 
 # For each small change: a minute on two cores.
 quick: lint

@@ -82,12 +82,12 @@ $ python a.py
 @pytest.mark.parametrize(("last", "wrong"), [("four", False), ("five", True)])
 def test_what_a_page_shows_is_compared(last: str, wrong: bool, tmp_path: Path) -> None:
     """A page that shows something else than is printed fails, and the failure names the line."""
-    page = tmp_path / "page.md"
+    page = tmp_path / "run.md"
     page.write_text(SMALL.format(last=last))
     folder = tmp_path / "folder"
     folder.mkdir()
     if wrong:
-        with pytest.raises(AssertionError, match=r"page\.md:\d+: \$ python a\.py\nprinted\nfour"):
+        with pytest.raises(AssertionError, match=r"run\.md:\d+: \$ python a\.py\nprinted\nfour"):
             go_through(page, folder)
     else:
         go_through(page, folder)

@@ -279,7 +279,11 @@ class Request:
             return self._whole
 
     def __getitem__(self, key: str) -> Any:
-        return self._starlette().scope[key]
+        scope = self._starlette().scope
+        if key not in scope:
+            # Elsewhere the request that user code gets is the decoded body.
+            raise KeyError(f"the scope of the request has no {key!r}; what a JSON body has is request.json()[{key!r}]")
+        return scope[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._starlette().scope)

@@ -35,7 +35,7 @@ def explains_keywords(operation: Callable[P, R]) -> Callable[P, R]:
 
 def _hint(operation: str, known: list[str], name: str, value: object) -> str:
     # Imported late: replicas import this module as well, and their environment need not have what these need.
-    from pointsman import actor_options
+    from pointsman import actor_options, ported
 
     config = "config" if "config" in known else "config_options"
     if name in _fields():
@@ -46,7 +46,7 @@ def _hint(operation: str, known: list[str], name: str, value: object) -> str:
         return f"{name} belongs into ray_actor_options: {operation}(..., {given})"
     if name in _OF_ENDPOINTS:
         return f"{operation}() has no {name}; give it to create_endpoint(), or use deploy(), which does both"
-    text = f"{operation}() has no keyword argument {name!r}{nearest(name, known)}"
+    text = f"{operation}() has no keyword argument {name!r}{ported.of_config(name) or nearest(name, known)}"
     if "config" in known:
         text += "; arguments of the class's constructor are given by position"
     return text

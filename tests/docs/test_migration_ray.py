@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from typer.main import get_command
 
 import pointsman as serve
-from pointsman.cli.main import app
-from pointsman.config import AutoscalingConfig, BackendConfig, HTTPOptions
 from pointsman.configfile.applying import apply_file
-from pointsman.handle import CallOptions, ServeHandle
-from pointsman.usercode.packing import CLOSED_METHODS
 from tests.conftest import empty
+from tests.docs.names import absent, missing, rows_of
 from tests.docs.programs import assert_succeeded, run_program
 from tests.docs.test_examples import BLOCK, ROOT
 
 FIRST, SECOND = ((ROOT / f"docs/migration/ray-serve-{name}.md").read_text() for name in ("1x", "2x"))
 INSTANCE = "migration-ray"
-
-HERE = re.compile(r"^\| Ray Serve \d\.x \| here \| \|\n\|[ \-|]+\|\n((?:\|.*\n)+)", re.MULTILINE)
-CALL = re.compile(r"(?<![\w.])(serve|client|handle)\.(\w+)")
-MODULES = re.compile(r"\bpointsman(?:\.\w+)+")
-KEYWORD = re.compile(r"\b(\w+)=")
-
-HEADERS = {"X-SERVE-SHARD-KEY", "X-SERVE-CALL-METHOD"}
-VARIABLES = {"OMP_NUM_THREADS", "OTEL_EXPORTER_OTLP_ENDPOINT"}
-"""Of the environment."""
 
 
 def fenced(page: str, kind: str) -> list[str]:
@@ -131,47 +115,15 @@ def test_the_program_from_2x_answers_as_it_did(client: serve.Client, tmp_path: P
     assert client.get_backend_config("tone").num_replicas == "auto"
 
 
-def known_names() -> set[str]:
-    """What a name alone may mean: a field, an option, a parameter, a method that we call."""
-    models = (BackendConfig, HTTPOptions, AutoscalingConfig)
-    names = {name for model in models for name in model.model_fields} | {*CallOptions._fields} | HEADERS | VARIABLES
-    names |= {name.removeprefix("experimental_") for name in names} | CLOSED_METHODS | {"timeout"}
-    functions = (serve.start, serve.Client.deploy, serve.Client.create_endpoint, serve.Client.shadow_traffic)
-    return names.union(*(inspect.signature(function).parameters for function in functions))
-
-
-def missing(code: str) -> list[str]:
-    """Of a piece of code in a table, the names that do not exist."""
-    if code.startswith("pointsman "):
-        return [] if code.split()[1] in get_command(app).commands else [code]  # type: ignore[attr-defined]
-    roots: dict[str, Any] = {"serve": serve, "client": serve.Client, "handle": ServeHandle}
-    paths = CALL.findall(code)
-    absent = [f"{root}.{path}" for root, path in paths if root in roots and not hasattr(roots[root], path)]
-    absent += [path for path in MODULES.findall(code) if not is_importable(path)]
-    alone = [] if paths or MODULES.search(code) else [code.removeprefix("@").partition("=")[0]]
-    return absent + [name for name in alone + KEYWORD.findall(code) if name not in known_names()]
-
-
-def is_importable(path: str) -> bool:
-    """Whether the name of a module, or of what is in one, can be imported."""
-    try:
-        pkgutil.resolve_name(path)
-    except (ImportError, AttributeError):
-        return False
-    return True
-
-
 def tables() -> list[tuple[str, str]]:
-    rows = [row for page in (FIRST, SECOND) for table in HERE.findall(page) for row in table.splitlines()]
-    return [(left, here) for left, here, *_ in (re.split(r"(?<!\\) \| ", row.strip("| ")) for row in rows)]
+    return [row for page in (FIRST, SECOND) for row in rows_of(page, r"Ray Serve \d\.x")]
 
 
 def test_everything_that_the_tables_name_is_there() -> None:
     """Whoever looks up an old name finds one that exists: function, field, option or command (DO2)."""
     rows = tables()
     assert len(rows) > 60
-    codes = [(left, code) for left, here in rows for code in re.findall(r"`([^`]+)`", here)]
-    assert [(left, name) for left, code in codes for name in missing(code)] == []
+    assert absent(rows) == []
     for wrong in ("client.create_beckend", "pointsman.handle.Handel", "num_replica", "pointsman aply"):
         assert missing(wrong) == [wrong]
 

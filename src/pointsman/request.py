@@ -95,18 +95,14 @@ def _as_starlette(name: str) -> Any:
 
 class Request:
     """What a ``def`` callable receives: all that a Starlette ``Request`` has, with methods that return their values.
-    Made by replicas; a unit test makes one by :meth:`of`.
-
-    What nothing is said of is as in Starlette, and so is ``request["path"]``: the ASGI scope of the call. Middlewares
-    run in the HTTP server, and what they leave in its scope stays there: ``session``, ``user`` and ``auth`` raise as
-    they do in Starlette without them.
+    Made by replicas; a unit test makes one by :meth:`of`. ``request["path"]`` reads the ASGI scope of the call.
+    Middlewares run in the HTTP server, and what they leave in its scope stays there: ``session``, ``user`` and ``auth``
+    raise as they do in Starlette without them.
 
     Attributes:
         method: HTTP method in upper case; for handle calls the ``http_method`` option.
         path_params: values of the route's template, decoded.
-        app, receive, send_early_hints, send_push_promise, state, url_for: as in Starlette.
-        auth, session, user: what a middleware has left.
-        cookies: of the request, by name.
+        app, auth, cookies, receive, send_early_hints, send_push_promise, session, state, url_for, user: as in Starlette.
         get, items, keys, scope, values: the ASGI scope of the call, and its methods of a dict.
     """
 

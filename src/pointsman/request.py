@@ -102,7 +102,7 @@ class Request:
     Attributes:
         method: HTTP method in upper case; for handle calls the ``http_method`` option.
         path_params: values of the route's template, decoded.
-        app, auth, cookies, receive, send_early_hints, send_push_promise, session, state, url_for, user: as there.
+        app, auth, cookies, receive, send_early_hints, send_push_promise, session, state, url_for, user: Starlette's.
         get, items, keys, scope, values: the ASGI scope of the call, and its methods of a dict.
     """
 

@@ -56,31 +56,24 @@ def test_conda_environments(conda: Path, tmp_path: Path) -> None:
     assert ended.stdout.split("\n")[:2] == ["Tensorflow 1.15.5", "Tensorflow 2.4.0"]
 
 
-def test_module_that_the_driver_has_imported(conda: Path, tmp_path: Path) -> None:
-    """The script itself may import Tensorflow, as in Ray Serve 1.x's example: replicas have their own (DM1)."""
+def test_what_ray_serve_1x_has_as_well(conda: Path, tmp_path: Path) -> None:
+    """The script itself may import Tensorflow, as in Ray Serve 1.x's example: replicas have their own (DM1). A class
+    that is installed in the replicas' environment only is named by its path, with an init arg (DM4)."""
     at_top = example("ray-tf1").replace("    import tensorflow as tf\n\n", "")
     of_the_driver = """
 import sys, types
 sys.modules["tensorflow"] = tf = types.ModuleType("tensorflow")
 tf.__version__ = "of the driver"
 """
-    ended = run_program(of_the_driver + at_top, tmp_path, CONDA_EXE=f"{conda}/bin/conda")
-    assert_succeeded(ended)
-    assert ended.stdout.split("\n")[:2] == ["Tensorflow 1.15.5", "Tensorflow 2.4.0"]
-
-
-def test_imported_backend_as_ray_serve_1x_has_it(conda: Path, tmp_path: Path) -> None:
-    """A class that is installed in the replicas' environment only is named by its path, with an init arg (DM4)."""
-    text = f"""
-import pointsman as serve
+    imported = """
 from pointsman.backends import ImportedBackend
 
-client = {FREE_PORT}
 backend_class = ImportedBackend("installed_there.Named")
 client.create_backend("imported", backend_class, "input_arg", env="ray-tf1")
 client.create_endpoint("imported", backend="imported", route="/imported")
 print(client.get_handle("imported").remote().result())
 """
-    ended = run_program(text, tmp_path, CONDA_EXE=f"{conda}/bin/conda")
+    ended = run_program(of_the_driver + at_top + imported, tmp_path, CONDA_EXE=f"{conda}/bin/conda")
     assert_succeeded(ended)
-    assert ended.stdout.strip() == "input_arg"
+    said = ended.stdout.split("\n")
+    assert (said[:2], said[-2]) == (["Tensorflow 1.15.5", "Tensorflow 2.4.0"], "input_arg")

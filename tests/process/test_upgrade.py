@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from tests.chaos.checks import nothing_but
 from tests.chaos.load import Load
 from tests.chaos.models import Worker
 from tests.conftest import PURE_ONLY, WAIT_S, wait_until
-from tests.process.test_cli import PROGRAM, fails, pointsman, start_detached
+from tests.process.test_cli import fails, pointsman, start_detached
+from tests.properties import PROFILE
 
 RATE = 150.0
 SHOP = "shop"
@@ -121,6 +123,42 @@ def test_one_that_cannot_come_up(shop: serve.Client, new_release: Path) -> None:
     assert now == before
 
 
+END_CONTROLLER = """
+for controller in psutil.Process({pid}).children():
+    if "pointsman.controller" in controller.cmdline():
+        controller.kill()
+        controller.wait(10)
+"""
+KILLS: dict[str, tuple[str, str, int]] = {
+    "the command, while it loads": ("wait_until_up", "os.kill(os.getpid(), 9)", -signal.SIGKILL),
+    "Ctrl-C, while it loads": ("wait_until_up", "os.kill(os.getpid(), 2)", 130),
+    "the new supervisor, while it loads": ("wait_until_up", "os.kill(self._process.pid, 9)", 5),
+    "the new supervisor, when it has taken over": ("keep", "os.kill(self._process.pid, 9)", 5),
+    "the new controller, when it has taken over": ("keep", END_CONTROLLER.format(pid="self._process.pid"), 5),
+}
+
+
+@pytest.mark.skipif(PROFILE == "gate", reason="takes a quarter of a minute each: make test-long has it")
+@pytest.mark.parametrize("what", KILLS)
+def test_killed_at_every_step(what: str, shop: serve.Client) -> None:
+    """Whatever of an upgrade is killed, and when: the old release goes on as before, and no request notices (PK6)."""
+    method, body, code = KILLS[what]
+    program = (
+        f"import os, psutil\nfrom pointsman.client.heir import Heir\nusual = Heir.{method}\n"
+        f"def and_then(self, *given):\n{textwrap.indent(body.strip(), '    ')}\n    return usual(self, *given)\n"
+        f"Heir.{method} = and_then\n{COMMAND}"
+    )
+    started = supervisor()
+    with Load(port_of(shop), "/w", rate=RATE, seed=3) as load:
+        done = upgrade_to(Path(serve.__file__).parents[1], code=program)
+        assert done.returncode == code, done.stderr
+        wait_until(lambda: len(own_folders()) == 1, what="nothing is left of the new one")
+        shop.update_backend_config("w", {"max_queued_queries": shop.get_backend_config("w").max_queued_queries + 1})
+        load.goes_on(50)
+    assert [*nothing_but(load.history, "delivered")] == []
+    assert supervisor() == started
+
+
 def own_folders() -> list[Path]:
     return [*InstanceFolder.of(SHOP).path.parent.glob(".g.????????")]
 
@@ -185,7 +223,7 @@ def test_a_new_release_takes_over(shop: serve.Client, new_release: Path) -> None
     assert now["endpoints"] == before["endpoints"]
     assert now["backends"] == before["backends"]
     versions = [change["version"] for change in now["history"]]
-    assert versions == sorted(set(versions))
+    assert versions == sorted(versions)
 
 
 def test_what_cannot_be_taken_over(name: str) -> None:
@@ -204,4 +242,3 @@ def test_what_cannot_be_taken_over(name: str) -> None:
     finally:
         os.close(lock)
         folder.remove()
-    assert PROGRAM

@@ -94,7 +94,7 @@ class Supervisor:
         self._restarts = Restarts(BACKOFF, STEADY_S)
         self._controller = ControllerLink(self._selector, self._on_frame)
         self._ending = Ending(lambda: self._children.values(), self._after)
-        self._forget = self._shutdown_requested = self._is_alone = False
+        self._forget = self._shutdown_requested = self._is_alone = self._gave_up = False
         self._spares = Spares(
             order.settings.spare_replicas, order.python, self._start_spare, after=self._after, log=self._log
         )
@@ -217,8 +217,10 @@ class Supervisor:
         # serve without it.
         if not (self._folder.path / REFUSAL).exists():
             self._folder.write(REFUSAL, why.encode())
+        self._gave_up = True
         self._control.close()
-        self._after(GIVE_UP_S, lambda: self._begin_shutdown(0.0))
+        if not self._upgrade.tries:  # which ends with whoever has started it
+            self._after(GIVE_UP_S, lambda: self._begin_shutdown(0.0))
 
     def _restart(self, child: Child) -> None:
         delay_s = self._restarts.after((child.role, child.number), time.monotonic() - child.started)
@@ -244,6 +246,10 @@ class Supervisor:
         return Spare(child, output)
 
     # For upgrades
+
+    @property
+    def is_ending(self) -> bool:
+        return self._ending.has_begun or self._gave_up
 
     def end_controller(self, signum: int) -> bool:
         """Send the controller a signal; False if none runs."""
@@ -346,8 +352,7 @@ class Supervisor:
     def _on_wake(self) -> None:
         for byte in os.read(self._wake_read, 4096):
             if byte == ord("E"):  # written at the lifeline's end of file
-                if not self._is_alone:
-                    self._begin_shutdown(DRIVER_GONE_DRAIN_S)
+                self._on_lifeline_end()
             elif byte in SIGNALS:
                 if not self._ending.has_begun and not self._shutdown_requested:
                     self._request_shutdown()
@@ -355,6 +360,13 @@ class Supervisor:
                     self._begin_shutdown(0.0)
                     self._ending.hurry()
         self._reap()
+
+    def _on_lifeline_end(self) -> None:
+        if self._order.trial is None or self._on_copy:
+            self._begin_shutdown(DRIVER_GONE_DRAIN_S)
+        elif not self._is_alone:  # it may have accepted already, and gives the sockets back
+            self._spares.close()
+            self._ending.begin(SIGNALLED_DRAIN_S, handed_over=True)
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
         self._timers.append((time.monotonic() + delay_s, action))

@@ -93,6 +93,9 @@ class Phase(Enum):
 class Host(Protocol):
     """The supervisor."""
 
+    @property
+    def is_ending(self) -> bool: ...
+
     def end_controller(self, signum: int) -> bool:
         """Send the controller a signal; False if none runs."""
 
@@ -188,10 +191,23 @@ class Upgrade:
             link.close()
         elif self._link is not None or self._other is not None or self._phase not in (Phase.IDLE, Phase.TRIAL):
             self._refuse(link, "another upgrade of this instance is under way; wait for its end", busy=True)
-            link.close()
+            connection.setblocking(False)
+            self._selector.register(connection, selectors.EVENT_READ, lambda: self._wait_for_goodbye(connection))
         else:
             self._link = link
             self._selector.register(connection, selectors.EVENT_READ, self._read)
+
+    def _wait_for_goodbye(self, connection: socket.socket) -> None:
+        # Closed at once, the answer could be lost to who is still writing.
+        try:
+            said = connection.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:
+            self._selector.unregister(connection)
+            connection.close()
 
     def _read(self) -> None:
         assert self._link is not None
@@ -207,7 +223,9 @@ class Upgrade:
 
     def _hear(self, link: UpgradeLink, message: dict[str, Any]) -> None:
         word = message.get("word")
-        if word == "begin" and self._phase is Phase.IDLE:
+        if self._host.is_ending:  # a trial that has failed must not be told to keep the instance
+            self._refuse(link, f"the supervisor of release {VERSION} is ending; its log says why")
+        elif word == "begin" and self._phase is Phase.IDLE:
             self._lend(link)
         elif word == "yield" and self._phase is Phase.LENT:
             self._yield(str(message.get("folder") or ""), float(message.get("drain_s") or 0.0))
@@ -299,7 +317,7 @@ class Upgrade:
             return
         except OSError:
             data = b""
-        if data == KEPT and self._phase is Phase.YIELDED:
+        if data == KEPT and self._phase in (Phase.YIELDED, Phase.RETURNING):  # whoever upgraded may be dead by now
             self._give()
         elif not data:
             self._selector.unregister(self._other)

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,8 @@ from pointsman.wire.stream import listen_private
 
 log = logging.getLogger(__name__)
 
+#: How often the end of an instance that another release has taken over is looked for.
+POLL_S = 0.02
 _Bound = subprocess.Popen[bytes]
 
 
@@ -88,6 +91,7 @@ class LocalInstance:
     def wait_for_end(self, timeout_s: float) -> bool:
         if os.getpid() != self._owner:
             return True
+        deadline = time.monotonic() + timeout_s
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -98,7 +102,19 @@ class LocalInstance:
             return False
         if self._process.returncode < 0:
             folder_of(self.address.control_path).remove()  # a killed supervisor could not remove it itself
+        while self._is_taken_over():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_S)
         return True
+
+    def _is_taken_over(self) -> bool:
+        """Whether another release runs the instance now."""
+        folder = folder_of(self.address.control_path)
+        try:
+            return folder.is_alive() and folder.about().instance == self.address.instance
+        except (OSError, ServeException):
+            return False  # it has ended, or another one of its name has only begun to start
 
     def _close_lifeline(self) -> None:
         lifeline, self._lifeline = self._lifeline, None

@@ -147,7 +147,7 @@ def test_the_index_of_the_search_has_what_is_on_the_pages(site: Path) -> None:
     for words, location in (
         ("rollback_traffic", "api/client.html"),
         ("weighted rendezvous", "concepts/weighted-rendezvous.html"),
-        ("Idempotency-Key", "user-guide.html"),
+        ("Idempotency-Key", "guide/endpoints.html"),
     ):
         found = [item["location"] for item in items if words.lower() in f"{item['title']} {item['text']}".lower()]
         assert any(each.startswith(location) for each in found), (words, found)

@@ -11,13 +11,13 @@ from pointsman.policy.traffic import TrafficSplit
 from pointsman.telemetry.families import ALL_FAMILIES, RAY_SERVE_1X_FAMILIES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-TRAFFIC = DOCS / "traffic.md"
+HASH = DOCS / "traffic/hash.md"
 KEYS = [f"user-{number}" for number in range(20_000)]
 
 
 def table(mark: str) -> list[list[str]]:
     """The rows of the table that follows a comment, less its head; cells without their backquotes."""
-    lines = TRAFFIC.read_text().partition(f"<!-- {mark} -->\n\n")[2].split("\n\n")[0].splitlines()
+    lines = HASH.read_text().partition(f"<!-- {mark} -->\n\n")[2].split("\n\n")[0].splitlines()
     return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 

@@ -7,7 +7,7 @@ on every machine. When weights change, only keys whose winner changes are moved.
 Source: C. Schindelhauer and G. Schomaker, "Weighted distributed hash tables", SPAA 2005 (the logarithmic method), on
 D. Thaler and C. V. Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM ToN 6 (1), 1998.
 
-The formula is documented in the user guide with example values, and must not change. A different one needs a new
+The formula is documented in docs/traffic/hash.md with example values, and must not change. A different one needs a new
 HASH_VERSION, and the old one must remain for instances that use it.
 """
 

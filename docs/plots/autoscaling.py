@@ -28,7 +28,7 @@ from pointsman.testing.scaling.plot import plot_autoscaling
 
 HERE = Path(__file__).parent
 RUNS = HERE / "autoscaling.json"
-PAGE = HERE.parent / "autoscaling.md"
+PAGE = HERE.parent / "autoscaling-compared.md"
 PLOT = HERE.parent / "autoscaling.svg"
 DRAWN = "60/s for 30 of 300 s, else 8"
 

@@ -1,4 +1,4 @@
-"""The page "Autoscaling": its tables are those of the simulations, and the simulations can be made again."""
+"""Autoscaling, compared: the tables of the page are those of the simulations, which can be made again."""
 
 from __future__ import annotations
 

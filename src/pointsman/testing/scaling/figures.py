@@ -1,4 +1,4 @@
-"""Rules compared over kinds of traffic: the simulations of docs/autoscaling.md, and their table.
+"""Rules compared over kinds of traffic: the simulations of docs/autoscaling-compared.md, and their table.
 
     python -m pointsman.testing.scaling.figures [SEEDS]
 

@@ -136,3 +136,12 @@ def parsed(words: list[str]) -> Any:
 def test_a_command_on_a_page_is_one(words: list[str]) -> None:
     """Each command of Pointsman on a page exists, with the options and arguments that it is given there (RN1)."""
     parsed(words)
+
+
+def test_every_command_is_on_the_page_of_commands() -> None:
+    """Who looks for a command on its page finds all that there are, those of groups too (RN1)."""
+    text = (ROOT / "docs/guide/command-line.md").read_text()
+    for name, command in PROGRAM.commands.items():  # type: ignore[attr-defined]
+        assert re.search(rf"\b{name}\b", text), name
+        for within in getattr(command, "commands", ()):
+            assert re.search(rf"^pointsman {name} .*\b{within}\b", text, re.MULTILINE), f"{name} {within}"

@@ -145,3 +145,22 @@ def test_every_command_is_on_the_page_of_commands() -> None:
         assert re.search(rf"\b{name}\b", text), name
         for within in getattr(command, "commands", ()):
             assert re.search(rf"^pointsman {name} .*\b{within}\b", text, re.MULTILINE), f"{name} {within}"
+
+
+INLINE = re.compile(r"`pointsman ([^`]+)`")
+
+
+def test_options_in_sentences_are_those_of_their_command() -> None:
+    """A command that a sentence mentions takes the options that it is given there (RN1)."""
+    for path in files("*.md"):
+        text = path.read_text()
+        if relative(path).startswith("docs/decisions/") or relative(path) == "CHANGELOG.md":
+            continue
+        for mentioned in INLINE.findall(FENCE.sub("", text)):
+            command: Any = PROGRAM
+            words = mentioned.split()
+            while words and words[0] in getattr(command, "commands", ()):
+                command = command.commands[words.pop(0)]
+            options = {option for each in command.params for option in each.opts} | {"--help"}
+            given = {word for word in words if re.fullmatch(r"--[a-z][a-z-]+", word)}
+            assert given <= options, f"{relative(path)}: `pointsman {mentioned}`"

@@ -7,11 +7,12 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nX-Serve-Backend: v%201\r\n\r\nok"
-ANSWERS: dict[str, tuple[bytes, ...]] = {
+ANSWERS: dict[str, Iterable[bytes]] = {
     "/ok": (OK,),
     "/slices": tuple(OK[at : at + 5] for at in range(0, len(OK), 5)),
     "/chunked": (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n", b"0\r\n\r\n"),
@@ -27,7 +28,10 @@ ANSWERS: dict[str, tuple[bytes, ...]] = {
     "/hangs-up": (b"CLOSE",),
     "/resets": (b"RESET",),
     "/garbage": (b"220 mail.example ESMTP\r\n\r\n", b"CLOSE"),
-    "/too-much": (OK + OK,),
+    "/too-much": (OK + OK.replace(b"200 OK", b"500 No"),),
+    "/upgrades": (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",),
+    "/endless": chain((b"HTTP/1.1 200 OK\r\n\r\n",), repeat(bytes(65536))),
+    "/unread": (b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", b"CLOSE"),
     "/silent": (),
 }
 _REQUEST = re.compile(rb"[A-Z]+ (\S+) HTTP/1\.1\r\n(?:.*\r\n)*?\r\n")
@@ -96,7 +100,7 @@ def _whole(received: bytes) -> tuple[int, str] | None:
     if head is None:
         return None
     length = _LENGTH.search(head[0])
-    end = head.end() + (int(length[1]) if length else 0)
+    end = head.end() + (int(length[1]) if length and head[1] != b"/unread" else 0)
     return (end, head[1].decode()) if len(received) >= end else None
 
 

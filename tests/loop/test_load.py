@@ -71,6 +71,7 @@ def test_every_form_of_answer_is_read(server: KnownServer, path: str, status: st
     ("path", "kinds"),
     [
         ("/half", {"closed"}), ("/hangs-up", {"closed"}), ("/resets", {"reset"}), ("/garbage", {"malformed"}),
+        ("/upgrades", {"malformed"}),
     ],
 )  # fmt: skip
 def test_what_is_no_answer_is_an_error_of_its_kind(server: KnownServer, path: str, kinds: set[str]) -> None:
@@ -105,6 +106,14 @@ def test_more_than_was_asked_for(server: KnownServer) -> None:
     """A second answer to one request is never taken for that to the next one (LT1)."""
     found = report(of(server, "/too-much"), "--concurrency", "1", "--duration", "0.05")
     assert found["ok"] == found["sent"] > 0
+
+
+def test_a_body_that_nobody_reads(server: KnownServer, tmp_path: Path) -> None:
+    """The server refuses a body of 8 MB by its head, and closes: that is its answer, not an error (LT1)."""
+    large = tmp_path / "large"
+    large.write_bytes(bytes(8_000_000))
+    found = report(of(server, "/unread"), "--rate", "100", "--duration", "0.1", "--body", f"@{large}")
+    assert (found["statuses"], found["errors"]) == ({"413": 10}, {})
 
 
 def test_connections_are_kept() -> None:
@@ -238,6 +247,7 @@ def test_https(tmp_path: Path) -> None:
             assert report(f"{url}/slices", *short, *words)["ok"] == 10
         assert report(f"{url}/large", "--concurrency", "2", "--duration", "0.05", "-k")["ok"] > 0
         assert report(f"{url}/until-close", *short, "-k")["ok"] == 10
+        assert report(f"{url}/endless", "--rate", "20", "--duration", "0.1", "--timeout", "0.1", "-k")["ok"] == 0
         assert report(f"{url}/ok", *short)["errors"] == {"tls": 10}
 
 

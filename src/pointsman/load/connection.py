@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
@@ -27,10 +28,10 @@ _READ = (ssl.SSLWantReadError, BlockingIOError)
 
 def kind_of(error: OSError) -> str:
     """The kind of an error of a socket."""
+    if type(error) in (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return CLOSED
     if isinstance(error, ssl.SSLError):
         return TLS
-    if type(error) is ConnectionError:
-        return CLOSED
     if isinstance(error, ConnectionRefusedError):
         return REFUSED
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
@@ -56,7 +57,8 @@ class Connection:
 
     def __init__(self, place: Place, tls: ssl.SSLContext | None, name: str, *, headless: bool) -> None:
         self._tls, self._name, self._headless = tls, name, headless
-        self._stage, self._out, self._framed = CONNECTING, b"", False
+        self._stage, self._framed = CONNECTING, False
+        self._out: bytes | memoryview = b""
         self.busy = self.complete = False
         self.due, self.status, self.backend, self.keeps = 0.0, 0, "", True
         self.wants_to_write = True
@@ -109,7 +111,15 @@ class Connection:
         if self._stage == SHAKING and not self._shake():
             return
         if self._out:
-            self._write()
+            try:
+                self._write()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._read()  # a server may answer before it has read everything, and close
+                self.keeps = False
+                if self.complete:
+                    return
+                raise
         self._read()
 
     def _shake(self) -> bool:
@@ -130,7 +140,7 @@ class Connection:
             sent = self._socket.send(self._out)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             sent = 0
-        self._out = self._out[sent:] if sent < len(self._out) else b""
+        self._out = memoryview(self._out)[sent:] if sent < len(self._out) else b""
         self.wants_to_write = bool(self._out)
 
     def _read(self) -> None:
@@ -148,7 +158,8 @@ class Connection:
             if not self.busy or self.complete:
                 raise httptools.HttpParserError("bytes came that nobody had asked for")
             self._parser.feed_data(data)
-            more = self._tls is not None  # bytes may be left inside TLS, of which no selector knows
+            # Bytes may be left inside TLS, of which no selector knows
+            more = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
 
     def _ended(self) -> None:
         """The server has closed: that ends an answer of no other length, and else is an error."""
@@ -164,7 +175,7 @@ class Connection:
     def on_header(self, name: bytes, value: bytes) -> None:
         length = len(name)
         if length == len(BACKEND):
-            if name.lower() == BACKEND:
+            if name.lower() == BACKEND and not self.complete:
                 self.backend = unquote(value.decode("latin-1"))
         elif (length == 14 and name.lower() == b"content-length") or (
             length == 17 and name.lower() == b"transfer-encoding"
@@ -172,6 +183,9 @@ class Connection:
             self._framed = True
 
     def on_headers_complete(self) -> None:
+        if self.complete:
+            self.keeps = False  # one answer was asked for
+            return
         self.status = self._parser.get_status_code()
         self.keeps = self._parser.should_keep_alive()
         if self._headless and self.status >= 200:

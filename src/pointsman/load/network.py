@@ -110,7 +110,7 @@ class Sockets:
         writing, error = connection.wants_to_write, ""
         try:
             connection.step()
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             error = MALFORMED
         except OSError as problem:
             error = kind_of(problem)

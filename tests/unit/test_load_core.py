@@ -264,3 +264,5 @@ def test_this_machine() -> None:
         assert is_here(Place(socket.AF_INET, (here, 80)))
     assert is_here(Place(socket.AF_INET6, ("::1", 80, 0, 0)))
     assert not is_here(Place(socket.AF_INET, ("192.0.2.1", 80)))  # of documentation, nobody's
+    for many in ("255.255.255.255", "224.0.0.1"):
+        assert not is_here(Place(socket.AF_INET, (many, 80)))

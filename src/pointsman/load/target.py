@@ -59,16 +59,21 @@ def read_target(url: str) -> Target:
 
 
 def is_here(place: Place) -> bool:
-    """Whether an address is one of this machine: loopback, unspecified, or one that a socket here can be bound to."""
+    """Whether an address is one of this machine: loopback, unspecified, or one that is reached from itself.
+
+    Nothing is sent for that. To bind a socket would say too much: to a group, a broadcast address and, on some
+    routers, to any address at all a socket can be bound.
+    """
     address = ipaddress.ip_address(str(place.address[0]).partition("%")[0])
     if address.is_loopback or address.is_unspecified:
         return True
-    with socket.socket(place.family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((place.address[0], 0, *place.address[2:]))
-        except OSError:
-            return False
-    return True
+    try:
+        with socket.socket(place.family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place.address)
+            found: str = probe.getsockname()[0]
+    except OSError:
+        return False
+    return ipaddress.ip_address(found.partition("%")[0]) == address
 
 
 def choose(target: Target) -> Place:

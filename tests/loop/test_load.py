@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from pointsman.cli import load as command
 from pointsman.cli.main import app
-from pointsman.load import tally
+from pointsman.load import network, tally
 from pointsman.load.requests import Message
 from pointsman.load.running import Plan, run
 from pointsman.load.target import read_target
@@ -174,7 +174,10 @@ def test_a_run_that_cannot_be_trusted(server: KnownServer, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--rate", "1", "--timeout", "0"), "must be above 0"),
+        (("--rate", "1", "--timeout", "0"), "--timeout must be 0.001 s or more and finite, not 0"),
+        (("--rate", "1", "--duration", "inf"), "--duration must be above 0 and finite, not inf"),
+        (("--rate", "1", "--method", ""), "method '' is none"),
+        (("--rate", "1", "--keys", "2", "--header", "X-Serve-Shard-Key: me"), "leave one of them out"),
         ((), "give either --rate R, for an open loop, or --concurrency N"),
         (("--rate", "1", "--concurrency", "1"), "give either"),
         (("--rate", "0"), "--rate must be above 0"),
@@ -192,6 +195,14 @@ def test_bad_usage(server: KnownServer, words: tuple[str, ...], said: str) -> No
     assert done.exit_code == 2
     assert said in " ".join(done.stderr.replace("│", "").split())
     assert len(server.requests) == before
+
+
+def test_more_at_once_than_open_files(server: KnownServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of open files is too low for a closed loop: that is refused, not counted as the server's fault (LT2)."""
+    monkeypatch.setattr(network, "room_for_connections", lambda wanted: 30)
+    done = say(of(server, "/ok"), "--concurrency", "31", "--duration", "0.1")
+    assert done.exit_code == 2
+    assert "--concurrency 31 needs as many open files" in done.stderr
 
 
 def test_a_file_of_certificates_that_is_none(tmp_path: Path) -> None:

@@ -226,7 +226,9 @@ def test_the_bytes_of_a_request() -> None:
     assert found == {b"key-0\r\n\r\n", b"key-1\r\n\r\n", b"key-2\r\n\r\n"}
 
 
-@pytest.mark.parametrize("text", ["x", "a b: c", "a: b\r\nc: d", ": c", "content-length: 4", "Connection: close"])
+@pytest.mark.parametrize(
+    "text", ["x", "a b: c", "a: b\r\nc: d", ": c", "content-length: 4", "Connection: close", "a: \u2603"]
+)
 def test_what_is_no_header(text: str) -> None:
     """A header that is none, or that only the load can set, is refused (LT3)."""
     with pytest.raises(ValueError, match="header"):
@@ -241,7 +243,20 @@ def test_methods() -> None:
             check_method(wrong)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://127.0.0.1/", "http:///x", "http://me:pw@127.0.0.1/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:80",
+        "ftp://127.0.0.1/",
+        "http:///x",
+        "http://me:pw@127.0.0.1/",
+        "http://[::1/",
+        "http://127.0.0.1:x/",
+        "http://127.0.0.1:0/",
+        "http://127.0.0.1/a\nb",
+        "http://127.0.0.1:65536/",
+    ],
+)
 def test_what_is_no_url(url: str) -> None:
     """A URL that cannot be asked is refused (LT1)."""
     with pytest.raises(ValueError, match="URL"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -78,7 +79,8 @@ def load(
     late, so this machine was too slow; 130 interrupted, with what was measured so far.
     """
     from pointsman.load.expectations import parse_expectation
-    from pointsman.load.requests import Message, check_method, parse_header
+    from pointsman.load.network import room_for_connections
+    from pointsman.load.requests import Message, check_keys, check_method, parse_header
     from pointsman.load.running import LEAST_PATIENCE_S, Plan
     from pointsman.load.target import read_target, tls_context
 
@@ -87,17 +89,24 @@ def load(
     if rate is not None and not 0 < rate <= 1_000_000:
         raise typer.BadParameter(f"--rate must be above 0 and at most 1000000, not {rate:g}")
     seconds, patience_s = parse_seconds(duration, "--duration"), parse_seconds(timeout, "--timeout")
-    if not 0 < seconds < float("inf") or not LEAST_PATIENCE_S <= patience_s < float("inf"):
-        raise typer.BadParameter("--duration and --timeout must be above 0")
+    if not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"--duration must be above 0 and finite, not {duration}")
+    if not LEAST_PATIENCE_S <= patience_s < float("inf"):
+        raise typer.BadParameter(f"--timeout must be 0.001 s or more and finite, not {timeout}")
     try:
         expectations = [parse_expectation(text) for text in expect or ()]
         headers = [parse_header(text) for text in header or ()]
         content = _content(body)
-        message = Message(check_method(method or ("GET" if body is None else "POST")), headers, content, keys)
+        named = ("GET" if body is None else "POST") if method is None else method
+        message = Message(check_method(named), headers, content, keys)
+        check_keys(message)
         target = read_target(url)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     _check_place(target, remote=remote)
+    if concurrency is not None and (room := room_for_connections(concurrency)) < concurrency:
+        text = f"--concurrency {concurrency} needs as many open files, and this user may have {room}; see ulimit -Hn"
+        raise typer.BadParameter(text)
     try:
         tls = tls_context(cacert, insecure=insecure) if target.secure else None
     except OSError as error:
@@ -113,7 +122,7 @@ def _content(body: str | None) -> bytes:
         ValueError: its file cannot be read.
     """
     if body is None or not body.startswith("@"):
-        return (body or "").encode()
+        return os.fsencode(body or "")
     try:
         return Path(body[1:]).read_bytes()
     except OSError as error:

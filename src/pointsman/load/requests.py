@@ -11,6 +11,7 @@ from typing import NamedTuple
 SHARD_KEY = "x-serve-shard-key"
 """The header by which an endpoint keeps a user on one backend, unless its policy names another."""
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+LATIN_1 = 0xFF
 _OURS = ("host", "content-length", "transfer-encoding", "connection")
 
 
@@ -49,9 +50,21 @@ def parse_header(text: str) -> tuple[str, str]:
     name, value = name.strip(), value.strip()
     if not colon or not _TOKEN.fullmatch(name) or not value.isprintable():
         raise ValueError(f"header {text!r} is not NAME: VALUE, such as 'authorization: Bearer abc'")
+    if any(ord(character) > LATIN_1 for character in value):
+        raise ValueError(f"header {text!r} has a character that no header can have (ISO 8859-1)")
     if name.lower() in _OURS[1:]:
         raise ValueError(f"header {name!r} is set by the load itself; leave it out")
     return name, value
+
+
+def check_keys(message: Message) -> None:
+    """Two session keys in one request would mean nothing.
+
+    Raises:
+        ValueError: there are keys, and a header that gives one.
+    """
+    if message.keys and any(name.lower() == SHARD_KEY for name, _ in message.headers):
+        raise ValueError(f"--keys sets the header {SHARD_KEY}, which --header sets too; leave one of them out")
 
 
 def stream_of(message: Message, host: str, path: str, seed: int) -> Iterator[bytes]:

@@ -42,16 +42,23 @@ def read_target(url: str) -> Target:
         ValueError: it is no URL of http or https, or has user and password.
         OSError: the host is not known.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in PORTS or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        given = parts.port
+    except ValueError as error:  # a port that is none, or brackets that do not match
+        raise ValueError(f"{url!r} is no URL: {error}") from None
+    if parts.scheme not in PORTS or not parts.hostname or not url.isprintable():
         raise ValueError(f"{url!r} is no URL, such as http://127.0.0.1:8000/rank")
     if "@" in parts.netloc:
         raise ValueError("the URL has a user or password in it; give --header 'authorization: ...' instead")
-    port = parts.port or PORTS[parts.scheme]
+    if given == 0:
+        raise ValueError(f"{url!r} is no URL: nobody listens at port 0")
     try:
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(parts.hostname, given or PORTS[parts.scheme], type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise OSError(f"host {parts.hostname!r} is not known: {error.strerror}") from None
+    except UnicodeError:
+        raise ValueError(f"{parts.hostname!r} cannot be the name of a host") from None
     places = tuple(dict.fromkeys(Place(one[0], one[4]) for one in found))
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=-._~")
     query = quote(parts.query, safe="/%:@!$&'()*+,;=?-._~")

@@ -18,6 +18,7 @@ from pointsman.load.target import Place
 SCAN_S = 0.1
 BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
 SPARE_FILES = 64
+MILLISECOND, COARSE_S = 0.001, 0.003
 
 
 def room_for_connections(wanted: int) -> int:
@@ -85,11 +86,13 @@ class Sockets:
         return True
 
     def wait(self, until: float) -> Sequence[Ended]:
-        """What has ended by then; returns as soon as something has."""
-        left = until - self.now()
-        if left <= 0 or self._over or select.select(self._waited_for, [], [], left)[0]:
-            for key, _ in self._selector.select(0):
-                self._step(key.data)
+        """What has ended by then; returns as soon as something has, and may return early."""
+        left = 0.0 if self._over else until - self.now()
+        if 0 < left < COARSE_S and not select.select(self._waited_for, [], [], left)[0]:
+            return ()
+        # One call where there is time enough: a selector rounds what it is to wait up to whole milliseconds
+        for key, _ in self._selector.select(left - MILLISECOND if left >= COARSE_S else 0):
+            self._step(key.data)
         over, self._over = self._over, []
         return over
 

@@ -134,6 +134,8 @@ class Tally:
     def began(self, due: float, at: float) -> None:
         """A request is being sent at this time; a closed loop has none that are late."""
         self.begun += 1
+        if self.mode == CLOSED:
+            return
         late_s = at - due
         self.lateness.add(late_s)
         if late_s > LATE_S:

@@ -198,7 +198,7 @@ def test_bad_usage(server: KnownServer, words: tuple[str, ...], said: str) -> No
 
 
 def test_more_at_once_than_open_files(server: KnownServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit of open files is too low for a closed loop: that is refused, not counted as the server's fault (LT2)."""
+    """The limit of open files is too low for a closed loop: refused, not counted as the server's fault (LT2)."""
     monkeypatch.setattr(network, "room_for_connections", lambda wanted: 30)
     done = say(of(server, "/ok"), "--concurrency", "31", "--duration", "0.1")
     assert done.exit_code == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import repeat
 from typing import Any
@@ -114,6 +114,23 @@ def test_a_machine_that_is_too_slow_says_so() -> None:
     """Each request costs this machine 20 ms and a hundred a second are due: they are late, and it says so (LT2)."""
     assert not opened(FakeNetwork(lambda _: 0.001, cost_s=0.02), rate=100, seconds=1).trustworthy
     assert opened(FakeNetwork(lambda _: 0.001, cost_s=0.002), rate=100, seconds=1).trustworthy
+
+
+def test_requests_that_wait_take_no_memory() -> None:
+    """A rate far beyond the server's is drawn only as far as requests are sent, and nothing of it is left out (LT1)."""
+    drawn, most = 0, 0
+    tally = Tally(OPEN)
+
+    def arrivals() -> Iterator[float]:
+        nonlocal drawn, most
+        for due in constant(20_000, 1.0):
+            drawn += 1
+            most = max(most, drawn - tally.begun - tally.errors["unsent"])
+            yield due
+
+    network = FakeNetwork(lambda now: 0.1, most=10)
+    open_loop(network, tally, Watcher(never), arrivals(), repeat(b""), 30.0)
+    assert (tally.sent, most) == (20_000, 1)
 
 
 def test_what_takes_too_long_is_given_up() -> None:

@@ -9,7 +9,6 @@ latency", 2013); his wrk2 counts in this way.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -87,35 +86,29 @@ def open_loop(
 ) -> None:
     """Send at the arrivals, and return when every request has ended; what takes longer than patience_s is given up.
 
-    A request for which no connection is free waits for one, and is then late.
+    A request for which no connection is free waits for one, as all after it do, and is then late. None of them is drawn
+    before, so that a rate far beyond what can be sent takes no memory.
     """
-    waiting: deque[float] = deque()
     due = next(arrivals, math.inf)
     while not watcher.stopped():
         now = network.now()
+        until = now + LONGEST_WAIT_S
         while due <= now:
-            waiting.append(due)
+            at = network.now()
+            if due < now - patience_s:
+                tally.ended(Ended(due, at, 0, UNSENT))
+            elif network.ask(next(requests), due):
+                tally.began(due, at)
+            else:
+                break
             due = next(arrivals, math.inf)
-        _send(network, tally, waiting, requests, now - patience_s)
-        if due == math.inf and not waiting and not network.under_way():
+        else:
+            until = min(due, until)
+        if due == math.inf and not network.under_way():
             return
-        for one in network.wait(min(due, now + LONGEST_WAIT_S)):
+        for one in network.wait(until):
             tally.ended(one)
         _after(network, tally, watcher, patience_s)
-
-
-def _send(network: Network, tally: Tally, waiting: deque[float], requests: Iterator[bytes], too_old: float) -> None:
-    """Send what is due, as far as there are connections."""
-    while waiting:
-        due = waiting[0]
-        if due < too_old:
-            tally.ended(Ended(due, network.now(), 0, UNSENT))
-        else:
-            at = network.now()
-            if not network.ask(next(requests), due):
-                return
-            tally.began(due, at)
-        waiting.popleft()
 
 
 def closed_loop(

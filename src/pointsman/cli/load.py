@@ -167,13 +167,20 @@ def _run(plan: Plan, expectations: list[Expectation], *, as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED)
     if not tally.answered:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in report["errors"].items())
-        typer.echo(f"pointsman: {plan.target.host} gave no answer ({kinds})", err=True)
+        typer.echo(f"pointsman: {plan.target.host} gave no answer ({kinds}){_hint(report)}", err=True)
         raise typer.Exit(NO_ANSWER)
     if not tally.trustworthy:
         typer.echo(f"pointsman: {distrust(report)}", err=True)
         raise typer.Exit(NOT_TRUSTWORTHY)
     if faults:
         raise typer.Exit(MISSED)
+
+
+def _hint(report: dict[str, Any]) -> str:
+    """What to do where there is no answer, if that can be told."""
+    if "tls" in report["errors"]:
+        return "; its certificate is not trusted (--cacert FILE, or -k for any), or it speaks no TLS (http://)"
+    return ""
 
 
 def distrust(report: dict[str, Any]) -> str:

@@ -192,6 +192,7 @@ def test_the_picture_fits_the_terminal(width: int) -> None:
     console.print(live_view(late, series, "GET 127.0.0.1:8000/" + "rank" * 20, 600.0, width))
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= width
+    assert shown.splitlines()[0].endswith("Ctrl-C ends it")
     for words in ("2:05 of 10:00", "1 (+1)", "Not trustworthy so far", "! requests failed", "░", "9 ┤"):
         assert words in shown
     tally = Tally(OPEN)

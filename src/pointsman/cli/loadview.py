@@ -90,8 +90,9 @@ def live_view(sample: Sample, series: Series, title: str, seconds: float, width:
     )
     head = plain(title)
     head.stylize("bold")
-    head.truncate(max(10, width - 24), overflow="ellipsis")
-    head.append(f"  {clock(sample.at)} of {clock(seconds)}  Ctrl-C ends it", style="dim")
+    progress = f"  {clock(sample.at)} of {clock(seconds)}  Ctrl-C ends it"
+    head.truncate(max(10, width - len(progress)), overflow="ellipsis")
+    head.append(progress, style="dim")
     warning = [Text("Not trustworthy so far: requests are sent late.", style="yellow")] if sample.late else []
     return Group(head, numbers, *warning, plot_view(series, width, sample.at, seconds))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -212,6 +213,7 @@ def test_an_instance_that_is_well() -> None:
         ("curl -H 'Authorization: Bearer eyJhbGci.x-y'", "eyJhbGci"),
         ("authorization: Basic dXNlcjpwdw==", "dXNlcjpwdw"),
         ("postgres://me:pw0rd@db/x", "pw0rd"),
+        ("http_proxy=http://me:p@ss@proxy:3128", "ss@"),
         ("http://127.0.0.1:8070/#token=Zx8_1", "Zx8_1"),
         ("python serve.py --api-key s3 --port 1", " s3 "),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "MIIE"),
@@ -238,6 +240,13 @@ def test_known_secrets_are_nowhere(secret: str, before: str, after: str) -> None
     assert secret[:4] not in shown
 
 
+def test_known_secrets_are_hidden_as_logs_write_them() -> None:
+    """A log in JSON, a traceback or a URL has my secret in another spelling, and it is hidden there, too (LT4)."""
+    secret = 'a"b\\c\nd e'
+    for text in (json.dumps({"text": secret}), repr(secret), f"http://x/?q={quote(secret)}"):
+        assert HIDDEN in Redactor([secret]).text(text)
+
+
 LOG = """\
 2026-11-29T12:27:10.937Z INFO pointsman.controller: version 7: backend x
 2026-11-29T12:27:10.955Z WARNING pointsman.controller.observed: x#1 failed: Boom: pl4nted
@@ -245,7 +254,7 @@ LOG = """\
 2026-11-29T12:27:11.000Z ERROR pointsman.ingress: [id] broke
     Traceback (most recent call last):
       File "/a/b.py", line 3, in f
-        raise Boom(text)
+        raise Boom(text, "pl4nted")
     b.Boom: pl4nted
     pl4nted again
 
@@ -260,7 +269,7 @@ def test_what_exceptions_say_is_left_out() -> None:
     it was raised, stay (LT4)."""
     shown = without_texts_of_exceptions(LOG)
     assert "pl4nted" not in shown
-    for kept in ("x#1 failed: Boom: ***", 'File "/a/b.py", line 3', "raise Boom(text)", "b.Boom: ***", "on: all well"):
+    for kept in ("x#1 failed: Boom: ***", 'File "/a/b.py", line 3', "raise Boom(text, ", "b.Boom: ***", "on: all well"):
         assert kept in shown
     found = "1 of 2 replicas run; the last failure: OSError: x; read: y"
     assert without_texts_of_exceptions(found) == "1 of 2 replicas run; the last failure: OSError: ***"

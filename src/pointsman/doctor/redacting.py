@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 HIDDEN = "***"
 LEAST = 4
@@ -19,7 +21,7 @@ _PATTERNS = (
     (re.compile(rf"""([\w.-]*(?:{_NAMES})\w*["']?\s*[:=]\s*){_VALUE}""", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(rf"""(--[\w-]*(?:{_NAMES})\s+){_VALUE}""", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@", re.IGNORECASE), rf"\1{HIDDEN}@"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/]+@", re.IGNORECASE), rf"\1{HIDDEN}@"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
     # As clouds, GitHub, Hugging Face and others write theirs
     (re.compile(r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{20,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{16,})\b"), HIDDEN),
@@ -29,12 +31,14 @@ _PATTERNS = (
 _RECORD = re.compile(r"""\s*(?:\d{4}-\d\d-\d\dT|\{["']level["'])""")
 _RAISED = re.compile(r"(\b(?:failed|failure): [\w.]+|\b[\w.]*(?:Error|Exception|Exit|Interrupt|Timeout)): .*")
 _FRAME = re.compile(r"""\s*(?:File "|Traceback \(|During handling|The above exception|\^|~)""")
+_LITERAL = re.compile(r"""("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')""")
 _NAMED = re.compile(r"^(\s*[A-Za-z_][\w.]*): .*")
 
 
 def without_texts_of_exceptions(text: str) -> str:
     """The text without what exceptions say, since that is user code's: it may have a secret that nobody else knows, as
-    of a deploy that was taken back. Their types, and files and lines of tracebacks, stay."""
+    of a deploy that was taken back. Their types, and files and lines of tracebacks, stay, without texts in quotes.
+    """
     shown, is_text, is_source = [], False, False
     for line in text.split("\n"):
         if _RECORD.match(line):
@@ -43,7 +47,7 @@ def without_texts_of_exceptions(text: str) -> str:
             shown.append(line)
             is_source, is_text = line.lstrip().startswith("File "), False
         elif is_source:
-            shown.append(line)  # the line of code that a frame names
+            shown.append(_LITERAL.sub(f'"{HIDDEN}"', line))  # the line of code that a frame names
             is_source = False
         elif is_text:
             continue  # an exception's further lines
@@ -54,6 +58,14 @@ def without_texts_of_exceptions(text: str) -> str:
             shown.append(cut)
             is_text = cut != line
     return "\n".join(shown)
+
+
+def _forms(word: str) -> Iterator[str]:
+    """A text as it stands in a log: as it is, within JSON, as Python shows it, and within a URL."""
+    yield word
+    yield json.dumps(word)[1:-1]
+    yield repr(word)[1:-1]
+    yield quote(word, safe="")
 
 
 def is_secret_name(name: str) -> bool:
@@ -69,7 +81,8 @@ class Redactor:
     """
 
     def __init__(self, known: Iterable[str]) -> None:
-        words = sorted({word for word in known if len(word) >= LEAST}, key=lambda word: (-len(word), word))
+        written = {form for word in known if len(word) >= LEAST for form in _forms(word)}
+        words = sorted(written, key=lambda word: (-len(word), word))
         self._known = re.compile("|".join(map(re.escape, words))) if words else None
 
     def text(self, text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pointsman.version import VERSION, import_sources
@@ -110,6 +111,9 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     hint = "" if name.startswith("_") else importlib.import_module("pointsman.ported").of_module(name)
+    if hint and sys._getframe(1).f_code.co_name == "_handle_fromlist":
+        # "from pointsman import name" asks by hasattr first, and would drop the words of an AttributeError.
+        raise ImportError(f"cannot import name {name!r} from 'pointsman'{hint}", name=name)
     raise AttributeError(f"module 'pointsman' has no attribute {name!r}{hint}")
 
 

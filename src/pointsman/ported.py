@@ -19,6 +19,7 @@ _IN_PLACE_OF = {
     "delete": "write client.delete_endpoint(name) and client.delete_backend(name)",
     "get_app_handle": "write client.get_handle(name)",
     "get_deployment_handle": "write client.get_handle(name)",
+    "ServeRequest": "write from pointsman.utils import ServeRequest",
     "get_replica_context": "write serve.get_current_backend_tag() and serve.get_current_replica_tag()",
 }
 _CLASS = "a model is a class that loads in its constructor and answers in __call__"

@@ -98,6 +98,38 @@ done, rest = serve.wait([client.get_handle("one").remote()])
     )
 
 
+def test_the_command_leaves_code_that_it_would_break(tmp_path: Path) -> None:
+    """What starts the cluster within a function or beside other code takes nothing else with it (DO2)."""
+    old = """\
+import ray.serve as serve
+from ray.serve.api import Client
+ray.init(num_cpus=8)  # of 16
+ray.init(); client = serve.start()
+def main():
+    ray.init(ignore_reinit_error=True)
+"""
+    assert (
+        ported_by_the_command(old, tmp_path)
+        == """\
+import pointsman as serve
+from pointsman import Client
+ray.init(); client = serve.start()
+def main():
+    pass
+"""
+    )
+
+
+@pytest.mark.parametrize("name", ["deployment", "batch", "create_backend", "ServeRequest"])
+def test_an_import_of_a_name_that_is_not_here(name: str) -> None:
+    """An import of a name of Ray Serve that is not here says what to write; other ones say what Python says (DO2)."""
+    with pytest.raises(ImportError, match=rf"^cannot import name '{name}' from 'pointsman'; .*(write|method|class)"):
+        exec(f"from pointsman import {name}")
+    assert not hasattr(serve, name)
+    with pytest.raises(ImportError, match=r"pointsman/__init__\.py"):
+        exec("from pointsman import nonsense")
+
+
 def test_the_program_from_2x_answers_as_it_did(client: serve.Client, tmp_path: Path) -> None:
     """The page's file and its code serve what they served with Ray Serve, by the line that the page shows (DO2)."""
     _, new = BLOCK.findall(SECOND)

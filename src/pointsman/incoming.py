@@ -1,12 +1,13 @@
 """Requests inside our processes: the head, made once by an HTTP server or a handle, and the whole request in a replica,
 from which both kinds of requests for user code are made; and requests that are made up for tests. Starlette is imported
-only when a URL is asked for.
+only when something of it is asked for.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, unquote
 
@@ -196,3 +197,54 @@ class HandleForm:
 
     async def __aexit__(self, *error: object) -> None:
         """A dict has nothing to close."""
+
+
+@functools.cache
+def handle_request_class() -> Any:
+    """The class of handle calls' requests. Made on first use, so that importing this module imports no Starlette."""
+    from starlette.requests import Request as StarletteRequest
+
+    class HandleRequest(StarletteRequest):
+        """The request of a handle call in an ``async def`` callable: Starlette's interface over Python objects.
+
+        Starlette's constructor runs when one of its attributes is first used, since most calls use the body only.
+        """
+
+        def __init__(self, incoming: Incoming) -> None:
+            self._incoming = incoming
+
+        def __getattr__(self, name: str) -> Any:
+            if "scope" in vars(self) or name.startswith("__"):
+                raise AttributeError(name)
+            super().__init__(self._incoming.scope())
+            return getattr(self, name)
+
+        @property
+        def query_params(self) -> Any:
+            return KeywordParams(self._incoming.kwargs or {})
+
+        @property
+        def url(self) -> URL:
+            return self._incoming.url()
+
+        @property
+        def base_url(self) -> URL:
+            return self._incoming.base_url()
+
+        async def is_disconnected(self) -> bool:
+            left: bool = self._incoming.left
+            return left
+
+        async def stream(self) -> AsyncIterator[bytes]:  # type: ignore[override]
+            yield self._incoming.object_as_bytes()
+
+        async def body(self) -> Any:
+            return self._incoming.data
+
+        async def json(self) -> Any:
+            return self._incoming.object_as_json()
+
+        def form(self, **_: Any) -> Any:
+            return HandleForm(self._incoming)
+
+    return HandleRequest

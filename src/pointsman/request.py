@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pointsman.forms import Files, encode_body, encode_query, parse_form
-from pointsman.incoming import AwaitableBool, HandleForm, Incoming, KeywordParams, made_up
+from pointsman.incoming import AwaitableBool, Incoming, KeywordParams, handle_request_class, made_up
 
 if TYPE_CHECKING:
     from starlette.datastructures import URL, Address, FormData, Headers, QueryParams, State
@@ -304,7 +304,7 @@ Mapping.register(Request)
 def async_request(incoming: Incoming) -> StarletteRequest:
     """The Starlette request for an ``async def`` callable."""
     if incoming.kwargs is not None:
-        handle_request: StarletteRequest = _handle_request_class()(incoming)
+        handle_request: StarletteRequest = handle_request_class()(incoming)
         return handle_request
     from starlette.requests import Request as StarletteRequest
 
@@ -341,60 +341,3 @@ def passed_on(value: Any) -> Any:
     if not isinstance(incoming, Incoming):
         raise TypeError("only a request that a backend was given can be passed on; pass its body instead")
     return incoming
-
-
-_handle_class: Any = None
-
-
-def _handle_request_class() -> Any:
-    """The class of handle calls' requests. Made on first use, so that importing this module imports no Starlette."""
-    global _handle_class
-    if _handle_class is not None:
-        return _handle_class
-    from starlette.requests import Request as StarletteRequest
-
-    class HandleRequest(StarletteRequest):
-        """The request of a handle call in an ``async def`` callable: Starlette's interface over Python objects.
-
-        Starlette's constructor runs when one of its attributes is first used, since most calls use the body only.
-        """
-
-        def __init__(self, incoming: Incoming) -> None:
-            self._incoming = incoming
-
-        def __getattr__(self, name: str) -> Any:
-            if "scope" in vars(self) or name.startswith("__"):
-                raise AttributeError(name)
-            super().__init__(self._incoming.scope())
-            return getattr(self, name)
-
-        @property
-        def query_params(self) -> Any:
-            return KeywordParams(self._incoming.kwargs or {})
-
-        @property
-        def url(self) -> URL:
-            return self._incoming.url()
-
-        @property
-        def base_url(self) -> URL:
-            return self._incoming.base_url()
-
-        async def is_disconnected(self) -> bool:
-            left: bool = self._incoming.left
-            return left
-
-        async def stream(self) -> AsyncIterator[bytes]:  # type: ignore[override]
-            yield self._incoming.object_as_bytes()
-
-        async def body(self) -> Any:
-            return self._incoming.data
-
-        async def json(self) -> Any:
-            return self._incoming.object_as_json()
-
-        def form(self, **_: Any) -> Any:
-            return HandleForm(self._incoming)
-
-    _handle_class = HandleRequest
-    return HandleRequest

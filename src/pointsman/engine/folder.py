@@ -21,6 +21,8 @@ LOCK_TRIES = 5
 LOCK_PAUSE_S = 0.005
 #: In a state folder: its files as they were before another release took the instance over.
 BEFORE_UPGRADE = "before-upgrade"
+#: In it and in the state folder: the files of the state.
+DATABASE = "state.db*"
 #: The system's limit is 108 bytes on Linux and 104 on macOS, the final NUL included.
 MAX_SOCKET_PATH = 100
 
@@ -96,9 +98,10 @@ def logs_of(folder: str, state_dir: str) -> Path:
 
 def forget_state(folder: Path) -> None:
     """Delete the stored state in a state folder, whose lock the caller holds, and what was kept of it."""
-    for path in folder.glob("state.db*"):
+    for path in folder.glob(DATABASE):
         path.unlink()
-    shutil.rmtree(folder / BEFORE_UPGRADE, ignore_errors=True)
+    for path in folder.glob(f"{BEFORE_UPGRADE}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def file_system_of(path: Path) -> str:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pointsman.engine.aside import finish_return
 from pointsman.engine.base import Address, Plan
 from pointsman.engine.folder import lock_state_folder, logs_of, missing_folders, remove_new
 from pointsman.engine.listening import listen, listen_for_console, listen_for_metrics
@@ -143,6 +144,7 @@ def raise_instance(plan: Plan) -> LocalInstance:
             undo.callback(remove_new, missing_folders(Path(settings.state_dir)))
             locks.append(lock_state_folder(Path(settings.state_dir)))
             finally_.callback(os.close, locks[0])
+            finish_return(Path(settings.state_dir))
         upgradable = bool(settings.name and settings.state_dir) and not plan.bound
         name = settings.name or f"{ANONYMOUS_PREFIX}{secrets.token_hex(6)}"
         folder = InstanceFolder.of_its_own() if upgradable else InstanceFolder.of(name)

@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pointsman.client.heir import environment_of
+from pointsman.client.heir import Heir, Lent, TakenBackError, environment_of
 from pointsman.client.upgraderoom import NoRoomError, check_memory, check_room, share_capacity
 from pointsman.controller.moving import moved
 from pointsman.controller.state import Desired, Fallback
 from pointsman.model import CALLER, Allocation, BackendSpec, Capacity, Environment, Move, Origin, Resources
 from pointsman.usercode.paths import python_path
+from pointsman.wire.handover import InstanceSettings, SupervisorOrder
 from tests.unit.reconciling import backend
 
 
@@ -95,3 +96,17 @@ def test_variables_are_the_old_ones(tmp_path: Path) -> None:
     assert (new["HUB"], new["PATH"], "EXTRA" in new) == ("x", "/new/bin", False)
     own = [entry for entry in python_path().split(os.pathsep) if entry]
     assert new["PYTHONPATH"].split(os.pathsep) == [*own, *(["/mine"] if "/mine" not in own else [])]
+
+
+def test_an_http_server_that_does_not_start_is_no_wait() -> None:
+    """The supervisor has written why the new release does not come up: that is said at once, of the state that I know
+    and not of its copy, though its controller answers on (PK6)."""
+    settings = InstanceSettings("i", "shop", b"k", "/state")
+    order = SupervisorOrder(settings, "/f", "/p", bound=False, capacity=Capacity())
+    heir = Heir(Lent(order, "1", "/old", {}, {}, {}), wait_s=600, show=print)
+    os.close(heir.folder.create())
+    heir.folder.write("refused", f"{heir.folder.path}/state.db cannot be read".encode())
+    with pytest.raises(TakenBackError, match=r"^/state/state\.db cannot be read$"):
+        heir.wait_until_up(600)
+    heir.end()
+    assert not heir.folder.path.exists()

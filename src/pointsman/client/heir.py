@@ -22,16 +22,15 @@ from pointsman.client.upgraderoom import check_memory, check_room, memory_left, 
 from pointsman.engine.local.driver import Sockets, start_supervisor
 from pointsman.engine.local.folder import REFUSAL, InstanceFolder
 from pointsman.engine.local.lookup import address_in
-from pointsman.engine.local.upgradelink import LinkLostError, UpgradeLink
+from pointsman.engine.local.upgradelink import LinkLostError, RunningBackend, UpgradeLink
 from pointsman.environments.resolve import caller
 from pointsman.exceptions import ServeException
-from pointsman.model import Allocation, BackendSpec, Move
+from pointsman.model import Allocation, Move, Resources
 from pointsman.usercode.paths import PATH_VARIABLE, python_path
 from pointsman.version import VERSION
 from pointsman.wire.commands import ComeUp, Query, Status
 from pointsman.wire.handover import SupervisorOrder
 from pointsman.wire.messages import unpack
-from pointsman.wire.views import BackendView
 
 ANSWER_S = 30.0
 """How long a supervisor may take to answer a word: it waits for the end of a controller, and copies the state."""
@@ -69,6 +68,7 @@ class Lent(NamedTuple):
     release: str
     prefix: str
     environ: dict[str, str]
+    runs: dict[str, RunningBackend]
     descriptors: dict[str, int]
 
     def socket(self, name: str) -> socket.socket | None:
@@ -104,22 +104,25 @@ class Heir:
         self._lifeline = -1
         self._session: Session | None = None
         self._link: UpgradeLink | None = None
-        self._needed: dict[str, BackendView] = {}
+        self._needed: dict[str, RunningBackend] = {}
         self.folder = InstanceFolder.of_its_own()
         self.failing: tuple[str, ...] = ()
         self.drain_s = MIN_DRAIN_S
         self._order = lent.order
 
-    def prepare(self, status: Status, specs: Mapping[str, BackendSpec]) -> None:
-        """Look whether there is room. Raises NoRoomError: there is not."""
-        backends = status.backends
+    def prepare(self, backends: Mapping[str, RunningBackend]) -> None:
+        """Look whether there is room. Raises NoRoomError: there is not.
+
+        Args:
+            backends: of the old instance.
+        """
         self._needed = {tag: view for tag, view in backends.items() if view.ready or not view.wanted}
         self.failing = tuple(tag for tag in backends if tag not in self._needed)
-        self.drain_s = max([MIN_DRAIN_S, *(view.spec.config.drain_timeout_s for view in backends.values())])
-        needs = {tag: specs[tag].resources for tag in backends if tag in specs}
+        self.drain_s = max([MIN_DRAIN_S, *(view.drain_s for view in backends.values())])
+        needs = {tag: needs_of(view) for tag, view in backends.items()}
         held = [Allocation(needs[tag], one.gpus) for tag in needs for one in backends[tag].replicas]
         whole, free = share_capacity(self._lent.order.capacity, held)
-        check_room(free, {tag: (needs[tag], self._needed[tag].wanted) for tag in needs if tag in self._needed})
+        check_room(free, {tag: (needs[tag], view.wanted) for tag, view in self._needed.items()})
         check_memory(own_memory(one.pid for view in backends.values() for one in view.replicas), memory_left())
         old = self._lent.order.settings
         settings = msgspec.structs.replace(
@@ -166,7 +169,7 @@ class Heir:
         """
         deadline = time.monotonic() + limit_s
         while True:
-            if self._process is not None and self._process.poll() is not None:
+            if (self._process is not None and self._process.poll() is not None) or self._has_refused():
                 raise TakenBackError(self._refusal())
             status = self._status(max(0.1, deadline - time.monotonic()))
             if self._is_up(status):
@@ -240,9 +243,13 @@ class Heir:
         except ServeException as error:
             raise TakenBackError(self._refusal() or str(error)) from None
 
+    def _has_refused(self) -> bool:
+        return (self.folder.path / REFUSAL).exists()
+
     def _refusal(self) -> str:
         try:
-            return self.folder.read(REFUSAL).decode()
+            said = self.folder.read(REFUSAL).decode()
+            return said.replace(str(self.folder.path), self._order.settings.state_dir)  # of which it has a copy
         except (OSError, ServeException):
             logs = Path(self._order.settings.state_dir) / "logs"
             return f"the supervisor of release {VERSION} has ended; {logs} may say why"
@@ -270,6 +277,11 @@ class Heir:
         if not waited:
             return "waiting for the HTTP servers"
         return ", ".join(f"{view.spec.tag}: {view.ready}/{view.wanted} replicas ready" for view in waited)
+
+
+def needs_of(backend: RunningBackend) -> Resources:
+    """What one replica of it needs."""
+    return Resources(backend.num_cpus, backend.num_gpus, backend.memory, backend.custom)
 
 
 def environment_of(old: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

@@ -19,12 +19,12 @@ import os
 import time
 from typing import NamedTuple
 
+import msgspec
+
 from pointsman.client.heir import ANSWER_S, Heir, Lent, Tell, ask
-from pointsman.client.start import attach
 from pointsman.engine.folder import check_name
 from pointsman.engine.local.folder import InstanceFolder
-from pointsman.engine.local.lookup import address_in
-from pointsman.engine.local.upgradelink import UpgradeLink
+from pointsman.engine.local.upgradelink import RunningBackend, UpgradeLink
 from pointsman.exceptions import ServeException
 from pointsman.version import VERSION
 from pointsman.wire.frames import WireError
@@ -80,8 +80,7 @@ def upgrade(name: str, *, wait_s: float, tell: Tell = log.info, show: Tell = log
         lent = _begin(link)
         finally_.callback(lent.close)
         heir = Heir(lent, wait_s=wait_s, show=show)
-        old = attach(address_in(named))
-        heir.prepare(old._status(), old._backends())
+        heir.prepare(lent.runs)
         tell(f"Instance {name!r} is taken over from release {lent.release} by release {VERSION}.")
         try:
             heir.start()
@@ -130,7 +129,8 @@ def _begin(link: UpgradeLink) -> Lent:
             os.close(descriptor)
         raise CannotUpgradeError(f"release {VERSION} cannot read the settings of release {release}: {error}") from None
     lent = dict(zip(names, descriptors, strict=True))
-    return Lent(order, release, str(answer["prefix"]), dict(answer["environ"]), lent)
+    runs = msgspec.convert(answer["runs"], dict[str, RunningBackend])
+    return Lent(order, release, str(answer["prefix"]), dict(answer["environ"]), runs, lent)
 
 
 def _resume(link: UpgradeLink) -> None:

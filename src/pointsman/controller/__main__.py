@@ -11,8 +11,11 @@ import socket
 import sys
 from pathlib import Path
 
+from pointsman.controller.connections import Connections
 from pointsman.controller.run import serve
 from pointsman.controller.store import Store, StoreError
+from pointsman.controller.views import running
+from pointsman.engine.base import EventSink
 from pointsman.engine.local.engine import SupervisorLink
 from pointsman.engine.local.folder import REFUSAL, InstanceFolder
 from pointsman.engine.process import EXIT_REFUSED, Lifeline, run_process
@@ -27,17 +30,22 @@ async def serve_here(
     stopped = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
+    links: list[SupervisorLink] = []
+
+    def engine(events: EventSink, peers: Connections) -> SupervisorLink:
+        links.append(SupervisorLink(events, inherited, ingresses_wanted=handover.settings.ingresses))
+        return links[0]
+
     try:
         await serve(
             handover,
             store=Store(Path(handover.settings.state_dir or handover.folder) / "state.db"),
-            engine=lambda events, peers: SupervisorLink(
-                events, inherited, ingresses_wanted=handover.settings.ingresses
-            ),
+            engine=engine,
             listeners=[listener],
             stopped=stopped,
             metrics=metrics,
             default_max=max(2, int(handover.capacity.num_cpus or os.cpu_count() or 1)),
+            ready=lambda controller: links[0].tell_what_runs(lambda: running(controller.desired, controller.observed)),
         )
     except StoreError as error:
         log.critical("%s", error)

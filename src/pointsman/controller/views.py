@@ -16,6 +16,7 @@ from pointsman.controller.rollouts.words import views_of
 from pointsman.controller.scaling.following import follows_calls
 from pointsman.controller.scaling.words import view_of as scaling_of
 from pointsman.controller.state import Desired, Fallback, find_endpoint
+from pointsman.engine.local.upgradelink import RunningBackend, RunningReplica
 from pointsman.limits import cut
 from pointsman.model import (
     BackendSpec,
@@ -173,6 +174,26 @@ def state_of(desired: Desired, observed: Observed, spec: BackendSpec) -> tuple[s
         return "IDLE" if follows_calls(spec.config) and not wanted else "RUNNING", ready
     only_number = spec.tag not in desired.fallbacks and all(r.version == spec.version for r in replicas)
     return "SCALING" if follows_calls(spec.config) and only_number else "UPDATING", ready
+
+
+def running(desired: Desired, observed: Observed) -> bytes:
+    """What runs, for another release that takes the instance over: in JSON (see
+    :mod:`~pointsman.engine.local.upgradelink`)."""
+    return msgspec.json.encode({tag: _as_running(desired, observed, spec) for tag, spec in desired.backends.items()})
+
+
+def _as_running(desired: Desired, observed: Observed, spec: BackendSpec) -> RunningBackend:
+    needs = spec.resources
+    return RunningBackend(
+        ready=state_of(desired, observed, spec)[1],
+        wanted=desired.wanted(spec.tag),
+        drain_s=spec.config.drain_timeout_s,
+        num_cpus=needs.num_cpus,
+        num_gpus=needs.num_gpus,
+        memory=needs.memory,
+        custom=needs.custom,
+        replicas=tuple(RunningReplica(one.pid, one.allocation.gpus) for one in observed.of(spec.tag)),
+    )
 
 
 def _backend_view(desired: Desired, observed: Observed, spec: BackendSpec, now: float, time: str) -> BackendView:

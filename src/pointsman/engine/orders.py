@@ -42,7 +42,7 @@ class ProcessEvent(Message, frozen=True):
     ``recovered`` is the first event of a new controller: the replicas and ingresses that live. ``started`` and
     ``exited`` are about one replica, ``ingress_exited`` about an ingress that will be restarted, ``ingress_gone`` about
     one that will not. ``capacity`` comes when nodes join or leave, ``asked_to_end`` when a signal asks for the end of
-    the instance.
+    the instance, ``asked_what_runs`` when another release wants to take it over.
 
     Attributes:
         exit: how the process ended, in words.

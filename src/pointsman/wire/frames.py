@@ -38,7 +38,7 @@ class Kind(IntEnum):
     CONFIGURE = 10  # controller -> replica
     DRAIN = 11  # controller -> replica
     HEALTH = 12  # controller -> health thread of a replica, and back
-    REPORT = 13  # replica -> controller: who I am and how I am
+    REPORT = 13  # replica -> controller: who I am and how I am; controller -> supervisor: what runs
     COMMAND = 14  # client -> controller
     SUBSCRIBE = 15  # router's process -> controller; once more where a change does not fit its table
     TABLE = 16  # controller -> router's process: the whole table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from pointsman.engine.base import ONE_NODE, EventSink
 from pointsman.engine.orders import KillOrder, LaunchOrder, ProcessEvent, ShutdownOrder
@@ -29,6 +30,14 @@ class SupervisorLink:
         self._events = events
         self._inherited = inherited
         self._stream: Stream | None = None
+        self._what_runs: Callable[[], bytes] | None = None
+        self._is_asked = False
+
+    def tell_what_runs(self, what_runs: Callable[[], bytes]) -> None:
+        """From now on answer the supervisor's question what runs (see :mod:`~pointsman.engine.local.upgradelink`)."""
+        self._what_runs = what_runs
+        if self._is_asked:
+            self._send(Kind.REPORT, b"", what_runs())
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -54,9 +63,9 @@ class SupervisorLink:
         if self._stream is not None:
             await close_streams([self._stream])
 
-    def _send(self, kind: Kind, head: bytes) -> None:
+    def _send(self, kind: Kind, head: bytes, body: bytes = b"") -> None:
         assert self._stream is not None
-        self._stream.send(kind, 0, head)
+        self._stream.send(kind, 0, head, body)
 
     # StreamUser
 
@@ -65,7 +74,13 @@ class SupervisorLink:
 
     def stream_frames(self, stream: Stream, frames: list[Frame]) -> None:
         for frame in frames:
-            self._events(unpack(frame.head, ProcessEvent))
+            event = unpack(frame.head, ProcessEvent)
+            if event.event != "asked_what_runs":
+                self._events(event)
+            elif self._what_runs is not None:
+                self._send(Kind.REPORT, b"", self._what_runs())
+            else:  # it has not adopted what runs yet
+                self._is_asked = True
 
     def stream_lost(self, stream: Stream, error: Exception | None) -> None:
         pass  # the supervisor has exited, and the lifeline ends this process

@@ -168,6 +168,8 @@ class Supervisor:
         live = {c.number: (c.process.pid, c.metadata) for c in self._children.values() if c.role == "replica"}
         ingresses = tuple(str(child.number) for child in self._children.values() if child.role == "ingress")
         self._controller.send(ProcessEvent("recovered", live=live, ingresses=ingresses))
+        if self._upgrade.asks:
+            self.ask_what_runs()
 
     def _spawn_ingress(self, index: int) -> None:
         assert self._http is not None
@@ -261,6 +263,9 @@ class Supervisor:
     def start_controller(self) -> None:
         self._start_again(self._spawn_controller, "controller")
 
+    def ask_what_runs(self) -> None:
+        self._controller.send(ProcessEvent("asked_what_runs"))
+
     def use_state(self) -> None:
         """Use the state itself, and all resources, from the next controller on."""
         self._on_copy = False
@@ -298,6 +303,8 @@ class Supervisor:
         elif frame.kind == Kind.KILL:
             number = unpack(frame.head, KillOrder).number
             self._signal_replica(number, signal.SIGKILL)
+        elif frame.kind == Kind.REPORT:
+            self._upgrade.lend(bytes(frame.body))
         elif frame.kind == Kind.SHUTDOWN:
             order = unpack(frame.head, ShutdownOrder)
             self._forget = self._forget or order.forget

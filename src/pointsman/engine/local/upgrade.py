@@ -1,9 +1,10 @@
 """The supervisor's part in an upgrade: the old one lends its sockets, yields the state, and leaves or takes it back;
 the new one tries on a copy, takes the state, and keeps the instance (decision 0104).
 
-    old   IDLE ── begin ──► LENT ── yield ──► YIELDING ── controller gone ──► YIELDED ── "kept" ──► GIVEN
-                              │ link ends         │                              │ resume, link ends
-                            IDLE ◄────────────────┴──── new one gone ──── RETURNING
+    old   IDLE ── begin ──► ASKED ── what runs ──► LENT
+          LENT ── yield ──► YIELDING ── controller gone ──► YIELDED ── "kept" ──► GIVEN
+            │ link ends         │                              │ resume, link ends
+          IDLE ◄────────────────┴──── new one gone ──── RETURNING
     new   TRIAL ── take ──► TAKING ── controller gone ──► TAKEN ── keep ──► IDLE
 
 The pair whose ends the two supervisors hold says both: "kept" that the instance has changed hands, and its end that the
@@ -16,7 +17,6 @@ import base64
 import contextlib
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -25,7 +25,9 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from pointsman.engine.folder import BEFORE_UPGRADE
+import msgspec
+
+from pointsman.engine.aside import bring_back, keep_state
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.engine.local.upgradelink import PROTOCOL, LinkLostError, UpgradeLink, is_of_this_user
 from pointsman.version import VERSION
@@ -35,7 +37,6 @@ from pointsman.wire.messages import pack
 #: How long a controller may take to exit before it is killed: its store survives that.
 EXIT_LIMIT_S = 5.0
 KEPT = b"kept\n"
-DATABASE = "state.db*"
 #: What is lent, by the names that the other end knows.
 LENT = ("http", "metrics", "console", "lock")
 
@@ -80,6 +81,7 @@ class Phase(Enum):
     """See the module."""
 
     IDLE = auto()
+    ASKED = auto()
     LENT = auto()
     YIELDING = auto()
     YIELDED = auto()
@@ -100,6 +102,9 @@ class Host(Protocol):
         """Send the controller a signal; False if none runs."""
 
     def start_controller(self) -> None: ...
+
+    def ask_what_runs(self) -> None:
+        """Have the controller say it."""
 
     def use_state(self) -> None:
         """Use the state itself, and all resources, from the next controller on."""
@@ -226,10 +231,11 @@ class Upgrade:
         if self._host.is_ending:  # a trial that has failed must not be told to keep the instance
             self._refuse(link, f"the supervisor of release {VERSION} is ending; its log says why")
         elif word == "begin" and self._phase is Phase.IDLE:
-            self._lend(link)
+            self._phase = Phase.ASKED
+            self._host.ask_what_runs()
         elif word == "yield" and self._phase is Phase.LENT:
             self._yield(str(message.get("folder") or ""), float(message.get("drain_s") or 0.0))
-        elif word == "resume" and self._phase in (Phase.LENT, Phase.YIELDING, Phase.YIELDED):
+        elif word == "resume" and self._phase in (Phase.ASKED, Phase.LENT, Phase.YIELDING, Phase.YIELDED):
             self._answers = True
             self._take_back()
         elif word == "take" and self._phase is Phase.TRIAL:
@@ -243,7 +249,7 @@ class Upgrade:
     def _link_is_lost(self) -> None:
         self._drop_link()
         self._answers = False
-        if self._phase in (Phase.LENT, Phase.YIELDING, Phase.YIELDED):
+        if self._phase in (Phase.ASKED, Phase.LENT, Phase.YIELDING, Phase.YIELDED):
             self._take_back()
 
     def _drop_link(self) -> None:
@@ -263,10 +269,20 @@ class Upgrade:
 
     # The old one
 
-    def _lend(self, link: UpgradeLink) -> None:
+    @property
+    def asks(self) -> bool:
+        """Whether the controller shall say what runs."""
+        return self._phase is Phase.ASKED
+
+    def lend(self, runs: bytes) -> None:
+        """Lend everything; the controller has said what runs."""
+        link = self._link
+        if self._phase is not Phase.ASKED or link is None:
+            return  # whoever has asked is gone
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
+            self._phase = Phase.IDLE
             self._refuse(link, f"the instance has no descriptor left: {error.strerror}")
             return
         self._other = ours
@@ -279,7 +295,7 @@ class Upgrade:
             self._answer(
                 [*lent.values(), theirs.fileno()],
                 protocol=PROTOCOL, release=VERSION, pid=os.getpid(), order=order, environ=dict(os.environ),
-                prefix=sys.prefix, names=[*lent, "pair"],
+                prefix=sys.prefix, names=[*lent, "pair"], runs=msgspec.Raw(runs),
             )  # fmt: skip
 
     def _yield(self, folder: str, drain_s: float) -> None:
@@ -334,7 +350,7 @@ class Upgrade:
         if self._phase is Phase.YIELDING:  # its controller is on its way out, and is waited for
             self._after(0.05, self._take_back)
             return
-        if self._phase is Phase.LENT:
+        if self._phase in (Phase.ASKED, Phase.LENT):
             self._phase = Phase.IDLE
             if self._answers:
                 self._answer()
@@ -369,32 +385,3 @@ class Upgrade:
         self._folder.take_name(self._order.settings.name)
         self._host.go_on_alone()
         self._answer()
-
-
-def keep_state(folder: Path) -> None:
-    """Copy the files of the state, which nobody writes, to a folder beside them.
-
-    Raises:
-        OSError: they cannot be copied.
-    """
-    aside = folder / BEFORE_UPGRADE
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(mode=0o700)
-    for path in folder.glob(DATABASE):
-        shutil.copy2(path, aside / path.name)
-
-
-def bring_back(folder: Path) -> None:
-    """Put these copies back in the place of what has come since. The copies stay.
-
-    Raises:
-        OSError: they cannot be copied.
-    """
-    aside = folder / BEFORE_UPGRADE
-    kept = {path.name for path in aside.glob(DATABASE)}
-    fresh = [shutil.copy2(aside / name, folder / f"{name}.back") for name in sorted(kept)]
-    for path in folder.glob(DATABASE):
-        if path.name not in kept and not path.name.endswith(".back"):
-            path.unlink()
-    for path in map(Path, fresh):
-        os.replace(path, path.with_name(path.name.removesuffix(".back")))

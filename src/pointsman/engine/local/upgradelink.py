@@ -1,7 +1,7 @@
 """The words by which one release of Pointsman takes an instance over from another (decision 0104): a line of JSON each,
 with descriptors beside it, on a Unix socket of the supervisor.
 
-    begin                   the order that the instance was started with, its environment, and its sockets
+    begin                   the order that the instance was started with, its environment, its sockets, and what runs
     yield {drain_s}         the controller ends, so that the state is quiet; its files are kept aside
     resume                  take back what was yielded; answered once it is. The end of the connection says the same
     take                    to the new supervisor: use the state itself instead of the copy
@@ -25,10 +25,29 @@ import msgspec
 from pointsman.exceptions import BusyError, ServeException
 
 PROTOCOL = 1
-#: Of a line. Settings take 60 KiB at most, and half as much again as base64.
-LIMIT = 1 << 20
+#: Of a line. Settings take 60 KiB at most, and half as much again as base64; what runs may be thousands of replicas.
+LIMIT = 1 << 24
 MAX_DESCRIPTORS = 16
 WRITE_TIMEOUT_S = 5.0
+
+
+class RunningReplica(msgspec.Struct, frozen=True):
+    pid: int = 0
+    gpus: tuple[int, ...] = ()
+
+
+class RunningBackend(msgspec.Struct, frozen=True):
+    """One backend of the old instance, in words that every release knows. Numbers of CPUs and GPUs, ``memory`` and
+    ``custom`` are what one replica needs."""
+
+    ready: int = 0
+    wanted: int = 0
+    drain_s: float = 0.0
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    memory: float = 0.0
+    custom: dict[str, float] = {}
+    replicas: tuple[RunningReplica, ...] = ()
 
 
 class LinkLostError(ServeException):

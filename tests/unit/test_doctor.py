@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pointsman.cli.main import app
-from pointsman.doctor import instance
+from pointsman.doctor import bundle, instance
 from pointsman.doctor import machine as facts
 from pointsman.doctor.bundle import write_bundle
 from pointsman.doctor.condition import Condition, Store, judge_instance
@@ -77,6 +78,7 @@ def test_a_machine_that_is_well() -> None:
         ({"uvloop": ""}, "uvloop", "pip install --force-reinstall uvloop"),
         ({"variables": {"PYTHONHASHSEED": "0"}}, "hash-seed", "unset PYTHONHASHSEED"),
         ({"open_files": (256, 4096)}, "open-files", "ulimit -n 4096"),
+        ({"open_files": (64, 64)}, "open-files", "its limit is 64: raise nofile"),
         ({"open_files": (256, -1)}, "open-files", "ulimit -n unlimited"),
         ({"runtime_fault": "/tmp/x is open to other users"}, "runtime-folder", "/tmp/x is open to other users); set"),
         ({"runtime_room": 3 * MB}, "runtime-folder", "has 3 MiB free; make room"),
@@ -88,7 +90,7 @@ def test_a_machine_that_is_well() -> None:
         ({"cpu_limit": 0.25}, "cpus", "may use 0.25 processors"),
         ({"clock": 0.0}, "clock", "set it"),
         ({"variables": {"HTTP_PROXY": "http://p:3128"}}, "proxies", "export no_proxy=127.0.0.1,localhost"),
-        ({"variables": {"http_proxy": "x", "no_proxy": "localhost"}}, "proxies", "http_proxy send requests"),
+        ({"variables": {"http_proxy": "x", "no_proxy": "localhost"}}, "proxies", "http_proxy would send requests"),
         ({"ray": (2, 9, 0)}, "ray", "pip install 'ray>=2.52'"),
         ({"killed": (Killed("shop", "/r/shop"), Killed("", "/r/.a b"))}, "leftovers", "rm -r /r/shop '/r/.a b'"),
     ],
@@ -380,6 +382,23 @@ def test_a_bundle_overwrites_nothing(tmp_path: Path) -> None:
     file.write_text("mine")
     done = CliRunner().invoke(app, ["doctor", "--bundle", str(file)])
     assert (done.exit_code, file.read_text()) == (2, "mine")
+
+
+def test_a_bundle_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no room for it: I see what was found all the same, and no half of it is left (LT4)."""
+
+    def full(*_: object) -> Iterator[tuple[str, str]]:
+        yield "README.txt", "x"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundle, "_members", full)
+    file = tmp_path / "bundle"
+    done = CliRunner().invoke(app, ["doctor", "--name", "none", "--bundle", str(file)])
+    assert done.exit_code == 1
+    assert "checks found something wrong" in done.stdout
+    assert "run: pointsman start --detached --name none" in " ".join(done.stdout.split())
+    assert f"--bundle {file}: No space left on device" in done.stderr
+    assert not file.exists()
 
 
 def test_an_instance_that_does_not_run() -> None:

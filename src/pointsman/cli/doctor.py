@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +39,7 @@ def doctor(
 
     Exit codes: 0 nothing is wrong; 1 something is.
     """
-    if bundle is not None and bundle.exists():
+    if bundle is not None and os.path.lexists(bundle):
         raise typer.BadParameter(f"--bundle {bundle}: it exists already; nothing is overwritten")
     from pointsman.doctor.judging import judge_machine
     from pointsman.doctor.machine import look_at_machine
@@ -45,15 +47,19 @@ def doctor(
     machine = look_at_machine()
     findings = judge_machine(machine)
     instances = _instances(name, address, findings) if not machine.runtime_fault else []
-    if bundle is not None:
-        from pointsman.doctor.bundle import write_bundle
-
-        write_bundle(bundle, findings, machine, instances)
     if as_json:
         print_json([one._asdict() for one in findings])
     else:
         _show(findings)
-        if bundle is not None:
+    if bundle is not None:
+        from pointsman.doctor.bundle import write_bundle
+
+        try:
+            write_bundle(bundle, findings, machine, instances)
+        except OSError as error:
+            typer.echo(f"pointsman: --bundle {bundle}: {error.strerror or error}", err=True)
+            raise typer.Exit(SOMETHING_WRONG) from None
+        if not as_json:
             typer.echo(f"Written to {bundle}, without the secrets that are known; look through it before you send it.")
     if not all(one.ok for one in findings):
         raise typer.Exit(SOMETHING_WRONG)
@@ -69,7 +75,9 @@ def _instances(name: str | None, address: str | None, findings: list[Finding]) -
 
     names = [shown_name(about) for about in all_abouts()] if address is None else [name or "default"]
     if name is not None and name not in names:
-        there = f"running: {', '.join(names)}" if names else "nor any other; run: pointsman start --detached"
+        there = (
+            f"running: {', '.join(names)}" if names else f"nor any other; run: pointsman start --detached{_named(name)}"
+        )
         text = f"No instance named {name!r} runs on this machine; {there}"
         findings.append(Finding(f"{name}/controller", False, text))
         return []
@@ -83,6 +91,10 @@ def _instances(name: str | None, address: str | None, findings: list[Finding]) -
         findings += judge_instance(found.condition)
         looked.append(found)
     return looked
+
+
+def _named(name: str) -> str:
+    return "" if name == "default" else f" --name {shlex.quote(name)}"
 
 
 def _show(findings: list[Finding]) -> None:

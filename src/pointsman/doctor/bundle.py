@@ -6,6 +6,7 @@ texts of exceptions, ``user_config``, init arguments, keys and files of users.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pointsman.doctor.instance import Looked
+from pointsman.doctor.instance import Looked, files_in
 from pointsman.doctor.judging import Finding, Machine
 from pointsman.doctor.redacting import Redactor, is_secret_name, without_texts_of_exceptions
 
@@ -35,16 +36,20 @@ def write_bundle(file: Path, findings: Sequence[Finding], machine: Machine, inst
     """Write a tar.gz that only this user can read.
 
     Raises:
-        OSError: the file is there already, or cannot be written.
+        OSError: the file is there already, or cannot be written; then there is none.
     """
     redactor = Redactor(_secrets(instances))
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as target, tarfile.open(fileobj=target, mode="w:gz") as tar:
-        for name, text in _members(findings, machine, instances, redactor):
-            data = text.encode(errors="replace")
-            member = tarfile.TarInfo(f"{ROOT}/{name}")
-            member.size, member.mode, member.mtime = len(data), 0o600, int(machine.clock)
-            tar.addfile(member, io.BytesIO(data))
+    try:
+        with os.fdopen(descriptor, "wb") as target, tarfile.open(fileobj=target, mode="w:gz") as tar:
+            for name, text in _members(findings, machine, instances, redactor):
+                data = text.encode(errors="replace")
+                member = tarfile.TarInfo(f"{ROOT}/{name}")
+                member.size, member.mode, member.mtime = len(data), 0o600, int(machine.clock)
+                tar.addfile(member, io.BytesIO(data))
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _secrets(instances: Sequence[Looked]) -> Iterator[str]:
@@ -79,11 +84,11 @@ def _members(
 
 def _logs(folder: Path) -> Iterator[tuple[str, str]]:
     """The ends of the newest logs of our own processes."""
-    ours = [path for path in folder.iterdir() if path.name.startswith(OUR_LOGS) and path.is_file()]
-    for path in sorted(ours, key=lambda path: path.stat().st_mtime, reverse=True)[:MOST_LOGS]:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - MOST_OF_A_LOG))
-            yield path.name, file.read().decode(errors="replace")
+    ours = [file for file in files_in(folder) if Path(file.path).name.startswith(OUR_LOGS)]
+    for file in sorted(ours, key=lambda file: file.changed, reverse=True)[:MOST_LOGS]:
+        with contextlib.suppress(OSError), open(file.path, "rb") as log:  # it may have just gone
+            log.seek(max(0, file.size - MOST_OF_A_LOG))
+            yield Path(file.path).name, log.read().decode(errors="replace")
 
 
 def _packages() -> Iterable[str]:

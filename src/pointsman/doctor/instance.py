@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
 import ssl
 import threading
 from collections.abc import Callable
@@ -47,6 +49,25 @@ class Looked(NamedTuple):
     said: Said | None
 
 
+class Found(NamedTuple):
+    """A file: its bytes, and when it changed, in seconds since 1970."""
+
+    path: str
+    size: int
+    changed: float
+
+
+def files_in(folder: Path) -> list[Found]:
+    """The files of a folder. Those that go meanwhile are left out, as logs of replicas that end."""
+    found = []
+    with contextlib.suppress(OSError):
+        for one in os.scandir(folder):
+            with contextlib.suppress(OSError):
+                if one.is_file():
+                    found.append(Found(one.path, one.stat().st_size, one.stat().st_mtime))
+    return found
+
+
 def look_at_instance(name: str, connect: Callable[[], Client], folder: InstanceFolder | None) -> Looked:
     """The facts of a live instance.
 
@@ -71,7 +92,7 @@ def look_at_instance(name: str, connect: Callable[[], Client], folder: InstanceF
         console_fault=_answer(f"{console}/healthz") if console else "",
         state=_store(said.state_dir) if said is not None and said.state_dir else None,
         logs=str(logs or ""),
-        log_bytes=sum(path.stat().st_size for path in logs.iterdir() if path.is_file()) if logs else 0,
+        log_bytes=sum(file.size for file in files_in(logs)) if logs else 0,
     )
     return Looked(condition, said)
 

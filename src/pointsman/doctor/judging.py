@@ -140,8 +140,11 @@ def _hash_seed(variables: Mapping[str, str]) -> Finding:
 def _open_files(seen: Machine) -> Finding:
     soft, hard = seen.open_files
     if 0 <= soft < LEAST_FILES:
-        most = "unlimited" if hard < 0 else str(hard)
-        text = f"A process may open {soft} files, and each connection is one; run: ulimit -n {most}"
+        text = f"A process may open {soft} files, and each connection is one; "
+        if 0 <= hard < LEAST_FILES:
+            text += f"its limit is {hard}: raise nofile in limits.conf, LimitNOFILE of systemd, or the container's --ulimit."
+        else:
+            text += f"run: ulimit -n {'unlimited' if hard < 0 else hard}"
         return Finding("open-files", False, text)
     return Finding("open-files", True, f"A process may open {'any number of' if soft < 0 else soft} files.")
 
@@ -228,7 +231,7 @@ def _proxies(variables: Mapping[str, str]) -> Finding:
     exempt = {host.strip() for name in EXEMPT for host in variables.get(name, "").split(",")}
     if proxies and not ("*" in exempt or exempt.issuperset(LOOPBACK)):
         text = (
-            f"{' and '.join(proxies)} send requests for this machine to a proxy, too; "
+            f"{' and '.join(proxies)} would send requests for this machine to a proxy; "
             f"run: export no_proxy={','.join(LOOPBACK)} NO_PROXY={','.join(LOOPBACK)}"
         )
         return Finding("proxies", False, text)

@@ -142,7 +142,7 @@ def _open_files(seen: Machine) -> Finding:
     if 0 <= soft < LEAST_FILES:
         text = f"A process may open {soft} files, and each connection is one; "
         if 0 <= hard < LEAST_FILES:
-            text += f"its limit is {hard}: raise nofile in limits.conf, LimitNOFILE of systemd, or the container's --ulimit."
+            text += f"its limit is {hard}: raise nofile in limits.conf, LimitNOFILE of systemd, or docker's --ulimit."
         else:
             text += f"run: ulimit -n {'unlimited' if hard < 0 else hard}"
         return Finding("open-files", False, text)

@@ -1,12 +1,12 @@
 """What ``pointsman load`` costs and how exact it is: against ``wrk``, and against a server of known delays.
 
-    python benchmarks/loadtool.py [--rounds 5] [--seconds 3]
+    python benchmarks/loadtool.py [--rounds 5] [--seconds 3] [--write]
 
-The server of the first table is nginx, with one worker that answers 204: the client is what costs there. Both clients
-have 64 connections and take turns, in changing order; printed are medians. Processor time is without the start of the
-command. The server of the second table notes how long each of its delays really was, from the last byte of the request
-to the first of the answer; what the client says above that is its own error, and the way through the kernel. The tables
-are for docs/load.md.
+It takes 100 s and prints the last section of docs/load.md; with --write it puts it there. The server of the first
+table is nginx, with one worker that answers 204: the client is what costs there. Both clients have 64 connections and
+take turns, in changing order. The server of the second table notes how long each of its delays really was, from the
+last byte of the request to the first of the answer; what the client says above that is its own error, and the way
+through the kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import re
 import resource
 import shutil
@@ -29,6 +30,25 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+PAGE = Path(__file__).parents[1] / "docs/load.md"
+HEADING = "## What it costs, and how exact it is\n"
+SECTION = """
+`python benchmarks/loadtool.py --write` has measured this and written it here: on {cpus} cores, {day}, medians of
+{rounds} rounds of {seconds:g} s, with the range in brackets. The server is nginx {nginx} with one worker, which answers
+204; both clients have {connections} connections, and share the cores with it. Processor time is the client's, without
+{start_s:.1f} s for the start of the command.
+
+{costs}
+
+Where the client is what limits, a closed loop of `load` is slower than wrk by as much as its requests cost more. An open
+loop wakes up for each request and for each answer, which a busy closed loop hardly does. One process is one thread:
+past 10,000/s or so, run several. wrk2 was not compared: it has to be built from source.
+
+A server of known delays, at 100/s for {seconds:g} s. It is a Python thread for each connection, and notes how long each
+delay really was; what is above that is the way through the kernel, the thread's wake-up, and the error of the tool.
+
+{delays}
+"""
 CONNECTIONS, WORKER = 64, Path(sys.executable).with_name("pointsman")
 NGINX = """
 daemon off; worker_processes 1; pid FOLDER/pid; error_log FOLDER/log crit;
@@ -115,9 +135,10 @@ def wrk(url: str, seconds: float) -> Ran:
     return Ran(float(rate[1]), 1e6 * cpu_s / int(requests[1]), {})
 
 
-def against_wrk(rounds: int, seconds: float) -> None:
-    print("| client | loop | requests/s | CPU of the client, us per request | late p99, ms | p50, ms |")
-    print("| --- | --- | --- | --- | --- | --- |")
+def against_wrk(rounds: int, seconds: float) -> Iterator[str]:
+    """The rows of the first table."""
+    yield "| client | loop | requests/s | CPU per request | late p99 | p50 |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     with serving() as port:
         url = f"http://127.0.0.1:{port}/"
         both: dict[str, list[Ran]] = {"wrk": [], "load": []}
@@ -125,14 +146,29 @@ def against_wrk(rounds: int, seconds: float) -> None:
             for name in ("wrk", "load") if turn % 2 else ("load", "wrk"):
                 one = wrk(url, seconds) if name == "wrk" else load(url, seconds, "--concurrency", str(CONNECTIONS))
                 both[name].append(one)
-        for name, runs in both.items():
-            rate, cpu_us = median(one.rate for one in runs), median(one.cpu_us for one in runs)
-            print(f"| {name} | closed | {rate:,.0f} | {cpu_us:.1f} | | |")
+        for name, client in (("wrk", f"wrk {version_of('wrk')}, one thread"), ("load", "`pointsman load`")):
+            yield f"| {client} | closed | {_rates(both[name])} | {_cpu(both[name])} | | |"
         for rate in RATES:
             runs = [load(url, seconds, "--rate", str(rate)) for _ in range(rounds)]
-            done, cpu_us = median(one.rate for one in runs), median(one.cpu_us for one in runs)
             late, p50 = (median(one.report[name] for one in runs) for name in ("late_p99_ms", "p50_ms"))
-            print(f"| load | open, {rate:,}/s | {done:,.0f} | {cpu_us:.1f} | {late:.2f} | {p50:.2f} |")
+            last = f"{_cpu(runs)} | {late:.2f} ms | {p50:.2f} ms |"
+            yield f"| `pointsman load` | open, {rate:,}/s | {_rates(runs)} | {last}"
+
+
+def _rates(runs: Sequence[Ran]) -> str:
+    rates = [one.rate for one in runs]
+    return f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+
+
+def _cpu(runs: Sequence[Ran]) -> str:
+    return f"{median(one.cpu_us for one in runs):.1f} us"
+
+
+def version_of(program: str) -> str:
+    """The version that wrk or nginx prints."""
+    done = subprocess.run([program, "-v"], capture_output=True, text=True, check=False)
+    found = re.search(r"(?:nginx/|wrk (?:debian/)?)([\d.]+)", done.stdout + done.stderr)
+    return found[1] if found else "of an unknown version"
 
 
 class Delaying:
@@ -166,33 +202,46 @@ class Delaying:
             one.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
-def against_known_delays(seconds: float) -> None:
-    print("\n| delay of the server, ms | really, p50 and p99 | as load says | above, p50 and p99, us |")
-    print("| --- | --- | --- | --- |")
+def against_known_delays(seconds: float) -> Iterator[str]:
+    """The rows of the second table."""
+    yield "| delay | really, p50 and p99 | `load` says | above, p50 and p99 |"
+    yield "| --- | --- | --- | --- |"
     for delay_s in DELAYS_S:
         server = Delaying(delay_s)
         report = load(f"http://127.0.0.1:{server.port}/", seconds, "--rate", "100").report
         server.close()
         took = sorted(1000 * one for one in server.took)
-        p50, p99 = (took[min(len(took) - 1, int(q * len(took)))] for q in (0.5, 0.99))
-        above = (1000 * (report["p50_ms"] - p50), 1000 * (report["p99_ms"] - p99))
-        said = f"{report['p50_ms']:.2f}, {report['p99_ms']:.2f}"
-        print(f"| {1000 * delay_s:g} | {p50:.2f}, {p99:.2f} | {said} | {above[0]:.0f}, {above[1]:.0f} |")
+        really = [took[min(len(took) - 1, int(q * len(took)))] for q in (0.5, 0.99)]
+        says = [report["p50_ms"], report["p99_ms"]]
+        pairs = (really, says, [says[at] - really[at] for at in (0, 1)])
+        shown = " | ".join(f"{p50:.2f}, {p99:.2f} ms" for p50, p99 in pairs)
+        yield f"| {f'{1000 * delay_s:g} ms' if delay_s else 'none'} | {shown} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--delays", action="store_true", help="the second table only")
+    parser.add_argument("--write", action="store_true", help="put it into docs/load.md")
     given = parser.parse_args()
-    if given.delays:
-        pass
-    elif nginx() and shutil.which("wrk"):
-        against_wrk(given.rounds, given.seconds)
-    else:
-        print("nginx or wrk is not installed: the first table is left out")
-    against_known_delays(given.seconds)
+    if not (nginx() and shutil.which("wrk")):
+        sys.exit("nginx or wrk is not installed; for nginx run: make proxies")
+    section = SECTION.format(
+        cpus=len(os.sched_getaffinity(0)),
+        day=time.strftime("%Y-%m-%d"),
+        rounds=given.rounds,
+        seconds=given.seconds,
+        nginx=version_of(nginx()),
+        connections=CONNECTIONS,
+        start_s=start_s(),
+        costs="\n".join(against_wrk(given.rounds, given.seconds)),
+        delays="\n".join(against_known_delays(given.seconds)),
+    )
+    print(section)
+    if given.write:
+        before, heading, _ = PAGE.read_text().partition(HEADING)
+        assert heading, f"{PAGE} has no section {HEADING.strip()!r}"
+        PAGE.write_text(before + heading + section)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ SECTION = """
 
 {costs}
 
-Where the client is what limits, a closed loop of `load` is slower than wrk by as much as its requests cost more. An open
-loop wakes up for each request and for each answer, which a busy closed loop hardly does. One process is one thread:
-past 10,000/s or so, run several. wrk2 was not compared: it has to be built from source.
+Where the client is what limits, a closed loop of `load` is slower than wrk by as much as its requests cost more. An
+open loop wakes up for each request and for each answer, which a busy closed loop hardly does. One process is one
+thread: past 10,000/s or so, run several. wrk2 was not compared: it has to be built from source.
 
 A server of known delays, at 100/s for {seconds:g} s. It is a Python thread for each connection, and notes how long each
 delay really was; what is above that is the way through the kernel, the thread's wake-up, and the error of the tool.

@@ -54,6 +54,11 @@ def is_importable(path: str) -> bool:
     return True
 
 
+def fenced(page: str, kind: str) -> list[str]:
+    """The texts of a page's blocks of a kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
 def rows_of(page: str, other: str) -> list[tuple[str, str]]:
     """Of each row of a page's tables of terms: what ``other``, a pattern, calls it, and what we do."""
     table = re.compile(rf"^\| {other} \| here \| \|\n\|[ \-|]+\|\n((?:\|.*\n)+)", re.MULTILINE)

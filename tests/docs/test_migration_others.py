@@ -15,7 +15,7 @@ import pytest
 import pointsman as serve
 from pointsman.configfile.applying import apply_file
 from tests.conftest import empty
-from tests.docs.names import absent, rows_of
+from tests.docs.names import absent, fenced, rows_of
 from tests.docs.programs import assert_succeeded, run_program
 from tests.docs.test_examples import BLOCK, ROOT
 
@@ -25,10 +25,6 @@ LITSERVE, BENTOML, TORCHSERVE = (
 INSTANCE = "migration-others"
 WEIGHTS = [[0.5, -0.25], [-1.0, 1.5]]
 """With these the programs for BentoML and TorchServe were run."""
-
-
-def fenced(page: str, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -15,16 +14,12 @@ import pytest
 import pointsman as serve
 from pointsman.configfile.applying import apply_file
 from tests.conftest import empty
-from tests.docs.names import absent, missing, rows_of
+from tests.docs.names import absent, fenced, missing, rows_of
 from tests.docs.programs import assert_succeeded, run_program
 from tests.docs.test_examples import BLOCK, ROOT
 
 FIRST, SECOND = ((ROOT / f"docs/migration/ray-serve-{name}.md").read_text() for name in ("1x", "2x"))
 INSTANCE = "migration-ray"
-
-
-def fenced(page: str, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")

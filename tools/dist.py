@@ -2,8 +2,7 @@
 
 A source distribution, a wheel of sources for any Python, and a compiled wheel for each Python on this machine. Each is
 installed into a clean environment of each Python: there it serves a model, mypy sees its types, and it brings no more
-than it may. What the sources have not changed since is neither built nor tried
-again; ``--anew`` does all.
+than it may. What the sources have not changed since is neither built nor tried again; ``--anew`` does all.
 """
 
 from __future__ import annotations
@@ -61,11 +60,7 @@ def pythons() -> Iterator[tuple[str, str | None]]:
         folders = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*"), reverse=True)
         for candidate in (f"python{version}", *(str(folder / "bin" / "python") for folder in folders)):
             python = shutil.which(candidate)
-            code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-            if (
-                python
-                and subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() == version
-            ):
+            if python and version_of(python) == version:
                 yield version, python
                 break
         else:

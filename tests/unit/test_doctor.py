@@ -21,13 +21,14 @@ from pointsman.cli.main import app
 from pointsman.doctor import bundle, instance
 from pointsman.doctor import machine as facts
 from pointsman.doctor.bundle import write_bundle
-from pointsman.doctor.condition import Condition, Store, judge_instance
+from pointsman.doctor.condition import LOCKED, Condition, Store, judge_instance
 from pointsman.doctor.instance import Looked, Said, look_at_instance
 from pointsman.doctor.judging import MB, Killed, Machine, judge_machine
 from pointsman.doctor.machine import look_at_machine
 from pointsman.doctor.redacting import HIDDEN, Redactor, without_texts_of_exceptions
 from pointsman.engine.local.folder import About, InstanceFolder
 from pointsman.exceptions import ServeException
+from tests.loop.load_server import ANSWERS, known_server
 from tests.properties import examples
 
 WELL = Machine(
@@ -215,6 +216,8 @@ def test_an_instance_that_is_well() -> None:
         ("curl -H 'Authorization: Bearer eyJhbGci.x-y'", "eyJhbGci"),
         ("authorization: Basic dXNlcjpwdw==", "dXNlcjpwdw"),
         ("postgres://me:pw0rd@db/x", "pw0rd"),
+        ("GET /rank?sig=Zx8_2&n=1 -> 200", "Zx8_2"),
+        ('{"target": "/rank?sig=Zx8_3"}', "Zx8_3"),
         ("http_proxy=http://me:p@ss@proxy:3128", "ss@"),
         ("http://127.0.0.1:8070/#token=Zx8_1", "Zx8_1"),
         ("python serve.py --api-key s3 --port 1", " s3 "),
@@ -309,6 +312,18 @@ class Answers:
 
     def _status(self) -> Any:
         return SimpleNamespace(state_dir="")
+
+
+def test_a_server_that_lets_only_some_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With allowed_hosts or client certificates the doctor is let in no more than others: no fault (LT4)."""
+    assert sick(http_fault=LOCKED, ready=False) == []
+    body = b'{"error":"this server is not known by the host of the request","reason":"rejected"}'
+    head = b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(body)
+    monkeypatch.setitem(ANSWERS, "/-/healthz", (head + body,))
+    with known_server() as server:
+        assert instance._answer(f"http://127.0.0.1:{server.port}/-/healthz") == LOCKED
+        assert instance._answer(f"http://127.0.0.1:{server.port}/busy") == "status 503"
+        assert instance._answer(f"http://127.0.0.1:{server.port}/empty") == "status 204"
 
 
 def test_an_instance_on_a_cluster() -> None:

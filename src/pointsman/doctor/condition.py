@@ -9,6 +9,8 @@ from pointsman.doctor.judging import LEAST_ROOM, Finding, size
 from pointsman.engine.folder import NETWORK_FILE_SYSTEMS
 
 MOST_LOGS = 2 * 1024**3
+LOCKED = "locked"
+"""What comes instead of a good answer from a server that lives, and lets only hosts or clients in that it knows."""
 
 
 class Store(NamedTuple):
@@ -101,6 +103,9 @@ def _backend(seen: Condition, tag: str, backend: dict[str, Any]) -> Finding:
 def _http(seen: Condition) -> list[Finding]:
     if not seen.http:
         return [Finding("http", True, "It has no HTTP server.")]
+    if seen.http_fault == LOCKED:
+        text = f"{seen.http} answers, and lets in only hosts or certificates that it knows, so no more was asked."
+        return [Finding("http", True, text)]
     if seen.http_fault:
         text = f"{seen.http} gives no good answer ({seen.http_fault}); read: {_command(seen, 'logs')}"
         return [Finding("http", False, text)]

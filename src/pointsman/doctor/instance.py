@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 
 import pointsman
 from pointsman.client import Client
-from pointsman.doctor.condition import Condition, Store
+from pointsman.doctor.condition import LOCKED, Condition, Store
 from pointsman.doctor.machine import free_bytes
 from pointsman.engine.folder import file_system_of
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.exceptions import ServeException
 
 PATIENCE_S = 10.0
+UNKNOWN_HOST, MOST_ANSWER = 400, 4096
 SILENT = f"none within {PATIENCE_S:.0f} s"
 
 
@@ -163,9 +164,11 @@ def _answer(address: str) -> str:
             connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
         try:
             connection.request("GET", parts.path)
-            status = connection.getresponse().status
+            answer = connection.getresponse()
+            if answer.status == UNKNOWN_HOST and b'"rejected"' in answer.read(MOST_ANSWER):
+                return LOCKED  # it has allowed_hosts, and none of them was asked for
         finally:
             connection.close()
     except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
-    return "" if status == 200 else f"status {status}"
+        return LOCKED if "CERTIFICATE_REQUIRED" in str(error) else str(error) or type(error).__name__
+    return "" if answer.status == http.client.OK else f"status {answer.status}"

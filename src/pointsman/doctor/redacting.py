@@ -22,6 +22,8 @@ _PATTERNS = (
     (re.compile(rf"""(--[\w-]*(?:{_NAMES})\s+){_VALUE}""", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/]+@", re.IGNORECASE), rf"\1{HIDDEN}@"),
+    # What users ask: PATH?..., URL?...
+    (re.compile(r"""((?:^|[\s"'])(?:https?://[^\s/?"']+)?/[^\s?"']*\?)[^\s"']+"""), rf"\1{HIDDEN}"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
     # As clouds, GitHub, Hugging Face and others write theirs
     (re.compile(r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{20,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{16,})\b"), HIDDEN),

@@ -49,7 +49,7 @@ delay really was; what is above that is the way through the kernel, the thread's
 
 {delays}
 """
-CONNECTIONS, WORKER = 64, Path(sys.executable).with_name("pointsman")
+CONNECTIONS, POINTSMAN = 64, Path(sys.executable).with_name("pointsman")
 NGINX = """
 daemon off; worker_processes 1; pid FOLDER/pid; error_log FOLDER/log crit;
 events { worker_connections 4096; }
@@ -115,7 +115,7 @@ def ran(command: Sequence[str]) -> tuple[str, float]:
 
 
 def load(url: str, seconds: float, *words: str) -> Ran:
-    text, cpu_s = ran([str(WORKER), "load", url, "--duration", str(seconds), "--json", *words])
+    text, cpu_s = ran([str(POINTSMAN), "load", url, "--duration", str(seconds), "--json", *words])
     report = json.loads(text)
     return Ran(report["rate"], 1e6 * (cpu_s - start_s()) / report["sent"], report)
 
@@ -123,7 +123,7 @@ def load(url: str, seconds: float, *words: str) -> Ran:
 @functools.cache
 def start_s() -> float:
     """Processor time that the command takes before it sends anything: Python's start and imports."""
-    nothing = [str(WORKER), "load", "http://127.0.0.1:1/", "--rate", "1", "--duration", "0.001"]
+    nothing = [str(POINTSMAN), "load", "http://127.0.0.1:1/", "--rate", "1", "--duration", "0.001"]
     return median(ran(nothing)[1] for _ in range(3))
 
 

@@ -112,8 +112,7 @@ def _addresses(status: dict[str, Any], folder: InstanceFolder | None) -> tuple[s
     except (OSError, ServeException):
         return http_address, console, "", None  # it has just ended
     http_address = http_address or url(about.http_host, about.http_port, secure=about.secure) or ""
-    release = str(getattr(about, "release", ""))
-    return http_address, console or about.console, release, logs if logs.is_dir() else None
+    return http_address, console or about.console, about.release, logs if logs.is_dir() else None
 
 
 def _asked(connect: Callable[[], Client]) -> tuple[Said | None, str]:

@@ -100,3 +100,49 @@ def test_logs_are_where_an_older_instance_has_them(tmp_path: Path) -> None:
     instance.write("about", msgspec.json.encode(older))
     assert instance.logs() == tmp_path / "logs"
     assert log_folders(str(instance.control_socket)) == {"": tmp_path / "logs"}
+
+
+def test_a_name_that_two_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old and the new supervisor have a name lead to the new folder at the same moment: neither fails (PK6)."""
+    new, replace = InstanceFolder(tmp_path / ".g.new"), os.replace
+    new.path.mkdir()
+
+    def later(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        InstanceFolder(new.path).take_name("shop")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", later)
+    new.take_name("shop")
+    assert os.readlink(tmp_path / "shop") == ".g.new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".g.new", "shop"]
+
+
+def test_what_no_name_leads_to_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of upgrades that were killed go, with links that no name was given to; one with a name stays (PK6)."""
+    monkeypatch.setattr(folder, "runtime_folder", lambda: tmp_path)
+    monkeypatch.setattr(folder, "SWEEP_AGE_S", -1)
+    for name in ("kept", "left"):
+        (tmp_path / f".g.{name}").mkdir()
+    InstanceFolder(tmp_path / ".g.kept").take_name("shop")
+    (tmp_path / ".g.left.0123.link").symlink_to(".g.left")
+    folder.sweep_anonymous()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".g.kept", "shop"]
+
+
+def test_a_name_is_for_one_instance(tmp_path: Path) -> None:
+    """Whoever starts an instance under the name of a live one is refused, whichever of both can be upgraded (PK6)."""
+    for first in ("shop", ".g.one"):
+        lock = InstanceFolder(tmp_path / first).create()
+        if first != "shop":
+            InstanceFolder(tmp_path / first).claim("shop")
+        with pytest.raises(ServeException, match="an instance named 'shop' is running"):
+            InstanceFolder(tmp_path / "shop").create()
+        other = InstanceFolder(tmp_path / ".g.other")
+        os.close(other.create())
+        with pytest.raises(ServeException, match="an instance named 'shop' is running"):
+            other.claim("shop")
+        os.close(lock)
+        other.claim("shop")
+        other.remove()
+        assert not (tmp_path / "shop").exists()

@@ -101,12 +101,13 @@ class InstanceFolder:
         Raises:
             ServeException: a live instance holds it.
         """
-        if self.path.is_symlink():
-            if self.is_alive():
-                raise ServeException(_runs(self.path.name))
-            self.remove()
-        make_private(self.path)
-        lock = take_lock(self.path / "lock")
+        with _names_locked(self.path.parent):
+            if self.path.is_symlink():
+                if self.is_alive():
+                    raise ServeException(_runs(self.path.name))
+                self.remove()
+            make_private(self.path)
+            lock = take_lock(self.path / "lock")
         if lock is None:
             raise ServeException(_runs(self.path.name))
         self._clear()
@@ -127,9 +128,11 @@ class InstanceFolder:
             self.take_name(name)
 
     def take_name(self, name: str) -> None:
-        """Have a name that leads to another folder, or nowhere, lead to this one, at once."""
-        link = self.path.with_name(f"{self.path.name}.link")
-        link.unlink(missing_ok=True)
+        """Have a name that leads to another folder, or nowhere, lead to this one, at once.
+
+        Two processes may do so at the same time: at the end of an upgrade the old and the new supervisor do.
+        """
+        link = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.link")
         link.symlink_to(self.path.name)
         os.replace(link, self.path.with_name(name))
 
@@ -226,7 +229,7 @@ def _runs(name: str) -> str:
 
 @contextlib.contextmanager
 def _names_locked(runtime: Path) -> Iterator[None]:
-    """In the body no other process claims a name."""
+    """In the body no other process claims a name, or makes a folder of it."""
     lock = os.open(runtime / NAMES, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -282,7 +285,8 @@ def sweep_anonymous() -> None:
     Young folders are skipped: another process may have created one and not locked it yet.
     """
     found = list(runtime_folder().iterdir())
-    named = {os.readlink(path) for path in found if path.is_symlink()}
+    links = [path for path in found if path.is_symlink() and not path.name.startswith(OWN_PREFIX)]
+    named = {os.readlink(path) for path in links}
     for path in found:
         if not path.name.startswith((ANONYMOUS_PREFIX, OWN_PREFIX)) or path.name in named or path.is_symlink():
             continue

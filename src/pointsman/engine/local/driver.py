@@ -99,15 +99,21 @@ class LocalInstance:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            folder_of(self.address.control_path).remove()
+            self._remove_rest()
             return False
         if self._process.returncode < 0:
-            folder_of(self.address.control_path).remove()  # a killed supervisor could not remove it itself
+            self._remove_rest()
         while self._is_taken_over():
             if time.monotonic() > deadline:
                 return False
             time.sleep(POLL_S)
         return True
+
+    def _remove_rest(self) -> None:
+        """Remove what a killed supervisor could not remove itself, unless another release runs the instance now."""
+        folder = folder_of(self.address.control_path)
+        if not folder.is_alive():
+            folder.remove()
 
     def _is_taken_over(self) -> bool:
         """Whether another release runs the instance now."""

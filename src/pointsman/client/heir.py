@@ -18,11 +18,12 @@ import msgspec
 
 from pointsman.calling.session import Session, operator
 from pointsman.client.operations import new_id
-from pointsman.client.upgraderoom import check_memory, check_room, memory_left, own_memory, share_capacity
+from pointsman.client.upgraderoom import check_memory, check_room, share_capacity
 from pointsman.engine.local.driver import Sockets, start_supervisor
 from pointsman.engine.local.folder import REFUSAL, InstanceFolder
 from pointsman.engine.local.lookup import address_in
 from pointsman.engine.local.upgradelink import LinkLostError, RunningBackend, UpgradeLink
+from pointsman.engine.memory import memory_left, own_memory
 from pointsman.environments.resolve import caller
 from pointsman.exceptions import ServeException
 from pointsman.model import Allocation, Move, Resources

@@ -1,10 +1,8 @@
-"""Whether two instances fit beside each other while one takes over from the other."""
+"""Whether two instances fit beside each other while one takes over from the other. Pure."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -80,33 +78,3 @@ def check_memory(needed: int, left: int | None) -> None:
             f"there is no room for both releases side by side: the running replicas use {needed / 1e6:.0f} MB of"
             f" memory, and {left / 1e6:.0f} MB are left"
         )
-
-
-def own_memory(pids: Iterable[int]) -> int:
-    """Bytes that processes have in memory and share with no file, all together; 0 where it is not known."""
-    total = 0
-    for pid in pids:
-        try:
-            _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
-        except (OSError, ValueError):
-            continue
-        total += (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-    return total
-
-
-def memory_left() -> int | None:
-    """Bytes that processes can still get on this machine, or in this container; None where that is not known."""
-    left: int | None = None
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                left = int(line.split()[1]) * 1024
-        group = Path("/sys/fs/cgroup")
-        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-        inactive = [line for line in (group / "memory.stat").read_text().splitlines() if line.startswith("inactive_f")]
-        if limit != "max":
-            cached = int(inactive[0].split()[1]) if inactive else 0
-            left = min(int(limit) - used + cached, int(limit) if left is None else left)
-    except (OSError, ValueError):
-        pass  # another system, or no limit of that kind: what was found counts
-    return left

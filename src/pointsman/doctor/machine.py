@@ -16,6 +16,7 @@ from pointsman.actor_options import detect_memory
 from pointsman.doctor.judging import CONSOLE_PORT, EXEMPT, HTTP_PORT, METRICS_PORT, PROXIES, Killed, Machine
 from pointsman.engine.folder import runtime_folder
 from pointsman.engine.local.folder import ANONYMOUS_PREFIX, SWEEP_AGE_S, InstanceFolder, live_folders
+from pointsman.engine.memory import CGROUP, container_memory, memory_left, text_of
 from pointsman.engine.portholder import holder_of
 from pointsman.exceptions import ServeException
 
@@ -26,7 +27,6 @@ VARIABLES = (
 )  # fmt: skip
 """All that are looked at."""
 LONGEST_NAME = "/" + "n" * 64 + "/r/999999"
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def look_at_machine() -> Machine:
@@ -142,30 +142,15 @@ def _size_of(path: str) -> int:
 
 def _memory() -> tuple[int, int]:
     """Bytes of memory, and how many are free, within the limit of the container."""
-    whole, free = int(detect_memory()), 0
-    for line in _text(Path("/proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    for limit, used in (
-        (CGROUP / "memory.max", CGROUP / "memory.current"),
-        (CGROUP / "memory/memory.limit_in_bytes", CGROUP / "memory/memory.usage_in_bytes"),
-    ):
-        most, now = _text(limit), _text(used)
-        if most.isdigit() and now.isdigit() and int(most) < whole:
-            return int(most), min(free, max(0, int(most) - int(now)))
-    return (whole, free) if free else (0, 0)
+    whole, left, container = int(detect_memory()), memory_left(), container_memory()
+    if left is None:
+        return 0, 0
+    return min(whole, container.limit) if container else whole, left
 
 
 def _cpu_limit() -> float:
     """Processors that the container may use; 0.0 for no limit."""
-    quota, _, period = _text(CGROUP / "cpu.max").partition(" ")
+    quota, _, period = text_of(CGROUP / "cpu.max").partition(" ")
     if not quota:
-        quota, period = _text(CGROUP / "cpu/cpu.cfs_quota_us"), _text(CGROUP / "cpu/cpu.cfs_period_us")
+        quota, period = text_of(CGROUP / "cpu/cpu.cfs_quota_us"), text_of(CGROUP / "cpu/cpu.cfs_period_us")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else 0.0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

@@ -7,6 +7,7 @@ import json
 import os
 import selectors
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pointsman.controller.observed import Observed
 from pointsman.controller.state import Desired
 from pointsman.controller.views import running
 from pointsman.engine.local.upgrade import Inherited, Upgrade
-from pointsman.engine.local.upgradelink import RunningBackend, UpgradeLink
+from pointsman.engine.local.upgradelink import LinkLostError, RunningBackend, UpgradeLink
 from pointsman.model import Capacity, Resources
 from pointsman.wire.handover import InstanceSettings, SupervisorOrder
 from pointsman.wire.messages import unpack
@@ -183,3 +184,68 @@ def test_what_runs_is_read() -> None:
     assert found.drain_s == spec.config.drain_timeout_s
     later = msgspec.convert({"ready": 1, "mood": "fine", "replicas": [{"pid": 7}]}, RunningBackend)
     assert (later.ready, later.replicas[0].pid, needs_of(later)) == (1, 7, Resources(0))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"word":"dance"}',
+        b'{"word":["begin"]}',
+        b'{"word":"take"}',
+        b'{"word":"yield"}',
+        b'{"word":"yield","folder":"/anywhere/.g.new","drain_s":"much"}',
+        b'{"word":"yield","folder":7,"drain_s":1}',
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_words_that_make_no_sense(old: Supervisor, line: bytes) -> None:
+    """A word that this release does not know, or cannot read, is refused, and the instance goes on (PK6)."""
+    link = UpgradeLink(old.client)
+    if b"yield" in line:
+        old.hears(BEGIN)
+        old.upgrade.lend(RUNS)
+        assert link.read() is not None
+    old.client.settimeout(10)
+    old.hears(line + b"\n")
+    try:
+        answer = link.read() or {}
+    except LinkLostError:
+        pass  # it has no word, and the connection is closed
+    else:
+        assert (answer["ok"], answer["busy"]) == (False, False)
+    link.close()
+    old.turn()
+    assert old.host.done in ([], ["ask"])
+    assert not old.upgrade.rests
+
+
+def test_a_large_environment_that_is_no_text(old: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that was started with megabytes of variables, one of them no UTF-8, is taken over, too (PK6)."""
+    monkeypatch.setenv("LATIN", "\udce9")
+    monkeypatch.setenv("LONG", "x" * 1_100_000)
+    old.hears(BEGIN)
+    answering = threading.Thread(target=old.upgrade.lend, args=(RUNS,))
+    answering.start()
+    link = UpgradeLink(old.client)
+    old.client.settimeout(10)
+    while (answer := link.read()) is None:
+        pass
+    answering.join()
+    link.close()
+    assert (answer["environ"]["LATIN"], len(answer["environ"]["LONG"])) == ("\udce9", 1_100_000)
+
+
+def test_the_old_one_was_killed_at_the_last_step(tmp_path: Path) -> None:
+    """Nobody else has the instance then: the new one keeps it, and the copy of the state goes (PK6)."""
+    ours, theirs = socket.socketpair()
+    new = Supervisor(tmp_path / "new", trial=Capacity(), pair=theirs.detach())
+    (tmp_path / "new" / "state.db").touch()
+    new.hears(TAKE)
+    new.answer()
+    ours.close()
+    new.hears(KEEP)
+    assert new.answer() == {"ok": True}
+    assert new.host.done[-1] == "alone"
+    assert not (tmp_path / "new" / "state.db").exists()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import selectors
 import signal
@@ -25,9 +26,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
-
 from pointsman.engine.aside import bring_back, keep_state
+from pointsman.engine.folder import DATABASE
 from pointsman.engine.local.folder import InstanceFolder
 from pointsman.engine.local.upgradelink import PROTOCOL, LinkLostError, UpgradeLink, is_of_this_user
 from pointsman.version import VERSION
@@ -150,7 +150,7 @@ class Upgrade:
         self._phase = Phase.IDLE if order.trial is None else Phase.TRIAL
         self._link: UpgradeLink | None = None
         self._other: socket.socket | None = None  # our end of the pair, while an instance is lent
-        self._heir = ""
+        self._heir = self._folder
         self._drain_s = 0.0
         self._answers = False
 
@@ -234,7 +234,7 @@ class Upgrade:
             self._phase = Phase.ASKED
             self._host.ask_what_runs()
         elif word == "yield" and self._phase is Phase.LENT:
-            self._yield(str(message.get("folder") or ""), float(message.get("drain_s") or 0.0))
+            self._yield(link, message.get("folder"), message.get("drain_s"))
         elif word == "resume" and self._phase in (Phase.ASKED, Phase.LENT, Phase.YIELDING, Phase.YIELDED):
             self._answers = True
             self._take_back()
@@ -295,11 +295,14 @@ class Upgrade:
             self._answer(
                 [*lent.values(), theirs.fileno()],
                 protocol=PROTOCOL, release=VERSION, pid=os.getpid(), order=order, environ=dict(os.environ),
-                prefix=sys.prefix, names=[*lent, "pair"], runs=msgspec.Raw(runs),
+                prefix=sys.prefix, names=[*lent, "pair"], runs=json.loads(runs),
             )  # fmt: skip
 
-    def _yield(self, folder: str, drain_s: float) -> None:
-        self._heir, self._drain_s = folder, drain_s
+    def _yield(self, link: UpgradeLink, folder: Any, drain_s: Any) -> None:
+        if not isinstance(folder, str) or not Path(folder).name or not isinstance(drain_s, (int, float)):
+            self._refuse(link, f"'yield' needs a folder and drain_s in seconds, not {folder!r} and {drain_s!r}")
+            return
+        self._heir, self._drain_s = InstanceFolder(self._folder.path.with_name(Path(folder).name)), float(drain_s)
         self._phase = Phase.YIELDING
         self._end_controller(Phase.YIELDING)
 
@@ -343,7 +346,7 @@ class Upgrade:
 
     def _give(self) -> None:
         self._phase = Phase.GIVEN
-        InstanceFolder(Path(self._heir)).take_name(self._order.settings.name)
+        self._heir.take_name(self._order.settings.name)
         self._host.leave(self._drain_s)
 
     def _take_back(self) -> None:
@@ -357,7 +360,7 @@ class Upgrade:
             self._answers = False
         elif self._phase is Phase.YIELDED:
             self._phase = Phase.RETURNING
-            InstanceFolder(self._folder.path).take_name(self._order.settings.name)
+            self._folder.take_name(self._order.settings.name)
             self._come_back()
 
     def _come_back(self) -> None:
@@ -379,9 +382,12 @@ class Upgrade:
     def _keep(self) -> None:
         self._phase = Phase.IDLE
         if self._pair >= 0:
-            os.write(self._pair, KEPT)
+            with contextlib.suppress(BrokenPipeError):  # the old one was killed: then nobody else has the instance
+                os.write(self._pair, KEPT)
             os.close(self._pair)
             self._pair = -1
         self._folder.take_name(self._order.settings.name)
+        for path in self._folder.path.glob(DATABASE):  # the copy of the trial, which lies in memory as a rule
+            path.unlink()
         self._host.go_on_alone()
         self._answer()

@@ -2,7 +2,7 @@
 with descriptors beside it, on a Unix socket of the supervisor.
 
     begin                   the order that the instance was started with, its environment, its sockets, and what runs
-    yield {drain_s}         the controller ends, so that the state is quiet; its files are kept aside
+    yield {folder, drain_s} the controller ends, so that the state is quiet; its files are kept aside
     resume                  take back what was yielded; answered once it is. The end of the connection says the same
     take                    to the new supervisor: use the state itself instead of the copy
     keep                    to the new supervisor: the instance is yours, and goes on without whoever started you
@@ -14,6 +14,7 @@ ignored.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -25,7 +26,7 @@ import msgspec
 from pointsman.exceptions import BusyError, ServeException
 
 PROTOCOL = 1
-#: Of a line. Settings take 60 KiB at most, and half as much again as base64; what runs may be thousands of replicas.
+#: Of a line, in bytes. What runs may be thousands of replicas, and an environment may have megabytes.
 LIMIT = 1 << 24
 MAX_DESCRIPTORS = 16
 WRITE_TIMEOUT_S = 5.0
@@ -98,7 +99,8 @@ class UpgradeLink:
 
     def send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send a message. Raises LinkLostError: the other end is gone, or does not read."""
-        data = msgspec.json.encode(message) + b"\n"
+        # Not by msgspec: variables of an environment that are no UTF-8 have surrogates, which that refuses.
+        data = json.dumps(message).encode() + b"\n"
         self.connection.settimeout(WRITE_TIMEOUT_S)
         try:
             sent = socket.send_fds(self.connection, [data], list(descriptors)) if descriptors else 0
@@ -131,9 +133,12 @@ class UpgradeLink:
             return None
         self._received = rest
         try:
-            return msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.DecodeError as error:
+            message = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise LinkLostError(f"what came is no message: {error}") from None
+        if not isinstance(message, dict):
+            raise LinkLostError(f"what came is no message, but a {type(message).__name__}")
+        return message
 
     def close(self) -> None:
         """Close it, and descriptors that came and nobody has taken."""

@@ -103,7 +103,7 @@ def test_an_http_server_that_does_not_start_is_no_wait() -> None:
     and not of its copy, though its controller answers on (PK6)."""
     settings = InstanceSettings("i", "shop", b"k", "/state")
     order = SupervisorOrder(settings, "/f", "/p", bound=False, capacity=Capacity())
-    heir = Heir(Lent(order, "1", "/old", {}, {}, {}), wait_s=600, show=print)
+    heir = Heir(Lent(order, "1", "/old", {}, {}, {}), show=print)
     os.close(heir.folder.create())
     heir.folder.write("refused", f"{heir.folder.path}/state.db cannot be read".encode())
     with pytest.raises(TakenBackError, match=r"^/state/state\.db cannot be read$"):

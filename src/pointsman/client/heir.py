@@ -88,7 +88,6 @@ class Heir:
 
     Args:
         lent: what the old one has lent.
-        wait_s: how long loading may take.
         show: is shown how far it is.
 
     Attributes:
@@ -97,10 +96,9 @@ class Heir:
         drain_s: how long requests may still run in the old one.
     """
 
-    def __init__(self, lent: Lent, *, wait_s: float, show: Tell) -> None:
+    def __init__(self, lent: Lent, *, show: Tell) -> None:
         self._lent = lent
         self._show = show
-        self._wait_s = wait_s
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self._session: Session | None = None
@@ -225,6 +223,8 @@ class Heir:
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
+            if self.is_kept:
+                return  # it has heard that after all
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

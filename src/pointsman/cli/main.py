@@ -8,7 +8,9 @@ Slow imports are inside the commands that need them, so that ``--help`` answers 
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,7 +66,7 @@ def main() -> None:
     if completion.is_asked():
         completion.answer(app)
     try:
-        app()
+        app_for(sys.argv[1:])()
     except FAILURES as error:
         typer.echo(f"pointsman: {one_line(error)}", err=True)
         sys.exit(config.REFUSED if isinstance(error, BusyError) else config.FAILED)
@@ -72,6 +74,19 @@ def main() -> None:
         # At exit the interpreter ends bound instances; a further Ctrl-C would only interrupt that and print a
         # traceback.
         ignore_signals()
+
+
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """The app without the commands that these arguments do not name: typer reads the options of all of them before it
+    runs one, which takes longer than many a command. The whole app where the first argument is no command."""
+    first = arguments[0] if arguments else ""
+    commands = [one for one in app.registered_commands if first == (one.name or getattr(one.callback, "__name__", ""))]
+    groups = [one for one in app.registered_groups if first == one.name]
+    if not commands and not groups:
+        return app
+    lean = copy.copy(app)
+    lean.registered_commands, lean.registered_groups = commands, groups
+    return lean
 
 
 def _version(wanted: bool) -> None:

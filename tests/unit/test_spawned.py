@@ -1,4 +1,4 @@
-"""engine.process: processes of an instance, as their parent starts them."""
+"""engine.process and cli.main: processes as they start, and what a Ctrl-C does to them then."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pointsman.cli import main as command
+from pointsman.cli.process import Interrupted
 from pointsman.engine.process import spawn
 
 EXIT_S = 60
@@ -25,3 +27,17 @@ def test_an_interrupt_during_the_imports(role: str, tmp_path: Path) -> None:
     assert child.process.wait(EXIT_S) == -signal.SIGINT
     assert child.reap() == "killed by SIGINT"
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_an_interrupt_before_a_command_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the command still reads its options: exit code 130, and no traceback."""
+    for prepares in ("become_init", "give_standard_streams", "let_signals_unwind", "ignore_signals"):
+        monkeypatch.setattr(command, prepares, lambda: None)
+
+    def interrupted() -> None:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(command, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 130

@@ -54,6 +54,8 @@ app.add_typer(autoscale.app, name="autoscale")
 app.add_typer(env.app, name="env")
 app.add_typer(token.app, name="token")
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command that ``sys.argv`` names; exits with 0, 1 (it failed), 2 (bad usage) or 130 (interrupted);
@@ -70,6 +72,8 @@ def main() -> None:
     except FAILURES as error:
         typer.echo(f"pointsman: {one_line(error)}", err=True)
         sys.exit(config.REFUSED if isinstance(error, BusyError) else config.FAILED)
+    except KeyboardInterrupt:  # before a command had begun, which turns it into 130 itself
+        sys.exit(INTERRUPTED)
     finally:
         # At exit the interpreter ends bound instances; a further Ctrl-C would only interrupt that and print a
         # traceback.

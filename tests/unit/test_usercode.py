@@ -6,6 +6,7 @@ import functools
 import math
 import threading
 import types
+import warnings
 from typing import Any
 
 import pytest
@@ -355,6 +356,22 @@ def test_a_static_call_is_not_robbed_of_its_argument() -> None:
     static_two = type("StaticTwo", (), {"__call__": staticmethod(two)})
     with pytest.raises(TypeError, match="other"):
         inspect_code(static_two, ())
+
+
+def test_a_plain_value_in_the_place_of_a_body_is_told() -> None:
+    """A model that annotates its body with list[str] gets the request, and I am told, with my file and line (TY1)."""
+
+    class Model:
+        def __call__(self, texts: list[str]) -> list[str]:
+            return texts
+
+    with pytest.warns(UserWarning, match=r"'texts' of .*Model\.__call__ .* list\[str\], which is no model") as caught:
+        inspect_code(Model, ())
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inspect_code(lambda request: request, ())
+        inspect_code(type("Plain", (), {"__call__": lambda self, request: request}), ())
 
 
 # --- shipping -------------------------------------------------------------------------------------------------

@@ -107,6 +107,9 @@ def read_signature(
         raise TypeError(f"{where} takes an UploadFile, which is FastAPI's; annotate files with serve.File")
     if warns:
         _warn_of_unknown(function, [name for name in unknown if name in named], code)
+        if not has_inputs:
+            positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+            _warn_of_values(function, {name: named[name] for name in positional[:1]}, batches, code)
     if not has_inputs and not (returned is not _EMPTY and kinds.is_typed(_answer(returned, batches))):
         return None
     if settles:
@@ -314,3 +317,20 @@ def _warn_of_unknown(function: Any, names: list[str], code: Any) -> None:
             where = getattr(function, "__qualname__", repr(function))
             told = f"annotation {text!r} of parameter {name!r} of {where} cannot be resolved: it gets the request"
             warnings.warn(told, UserWarning, stacklevel=2)
+
+
+def _warn_of_values(function: Any, first: dict[str, Any], batches: bool, code: Any) -> None:
+    """A first parameter that is annotated with a plain value reads as the body, and is not."""
+    for name, hint in first.items():
+        plain = _item(hint) if batches else hint
+        if any(plain is value for value in _VALUES) or typing.get_origin(plain) is list:
+            where = getattr(function, "__qualname__", repr(function))
+            gets = "requests" if batches else "the request"
+            told = (
+                f"parameter {name!r} of {where} is annotated with {kinds.name_of(hint)}, which is no model: it gets"
+                f" {gets}; to get the body, annotate it with a dataclass or a pydantic model that has such a field"
+            )
+            warnings.warn_explicit(told, UserWarning, code.__code__.co_filename, code.__code__.co_firstlineno)
+
+
+_VALUES = (str, int, float, bool, list)

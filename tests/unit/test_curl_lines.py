@@ -6,12 +6,14 @@ import json
 import shlex
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 import pointsman as serve
-from pointsman.running.example import curl_line, example
+from pointsman.running.example import Served, curl_line, example, served_lines
 from pointsman.usercode.packing import inspect_code
 
 BASE = "http://127.0.0.1:8000"
@@ -38,6 +40,18 @@ def test_a_typed_model_gets_a_body_that_fits():
     assert words[:2] == ["curl", f"{BASE}/m?limit=1"]
     assert words[2:5] == ["-H", "content-type: application/json", "-d"]
     assert Flower.model_validate(json.loads(words[5])) == Flower(sepal=1, name="text")
+
+
+def test_an_array_is_rows_and_its_shape_is_left_to_me():
+    """A model that takes an array gets rows, and a line says that their shape is mine to put in (RN1)."""
+
+    def rows(rows: NDArray[np.float64]) -> str:
+        return "hello"
+
+    assert shlex.split(line_of(rows))[-1] == "[[1, 2, 3]]"
+    served = [Served("rows", "/m", inspect_code(rows, ()).api), Served("ranker", "/r", inspect_code(Ranker, ()).api)]
+    lines = served_lines(BASE, served, http={}, key=False)
+    assert [index for index, line in enumerate(lines) if "shape" in line] == [2]
 
 
 def test_a_template_is_filled():

@@ -75,9 +75,20 @@ def served_lines(address: str | None, served: list[Served], *, http: Mapping[str
     for one in served:
         lines.append(f"{one.name} is at {address}{one.route}")
         lines.append(f"  Try it:  {curl_line(address, one.route, one.api, key=key, ca=ca)}")
+        if _takes_array(one.api):
+            lines.append("           (put in rows of your own: which shape the model wants is not known)")
     if http.get("docs", True):
         lines.append(f"API page:  {address}/-/docs")
     return lines
+
+
+def _takes_array(api: bytes) -> bool:
+    return _is_array(unpack_description(api).get("body", {}).get("content", {}).get(JSON, {}).get("schema", {}))
+
+
+def _is_array(schema: Schema) -> bool:
+    """Whether it is the schema of a numpy array, which says nothing of its shape."""
+    return schema.get("title") == "Array" and schema.get("items") == {}
 
 
 def _words(base: str, path: str, body: list[str], *, key: bool, ca: str) -> str:
@@ -140,6 +151,8 @@ def example(schema: Schema, components: Schema, depth: int = 0) -> Any:
         return example(components.get(schema["$ref"].rpartition("/")[2], {}), components, depth + 1)
     if schema.get("examples"):
         return schema["examples"][0]
+    if _is_array(schema):
+        return [[1, 2, 3]]  # rows are what most models take
     for word in ("example", "default", "const"):
         if word in schema:
             return schema[word]

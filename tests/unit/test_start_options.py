@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 import pointsman as serve
-from pointsman.cli.main import app
+from pointsman.cli.main import PANELS, app
 from pointsman.cli.options import Given, parse_settings, takes_start_options
 from pointsman.client.listening import DEFAULT_CONSOLE_PORT
 from pointsman.client.locking import lock_settings, restart_options
@@ -159,3 +159,12 @@ def test_a_value_that_no_instance_can_have_is_bad_usage(words: list[str], told: 
     assert done.exit_code == 2
     (line,) = done.output.splitlines()
     assert told in (line.removeprefix("pointsman: ") if log_format == "text" else json.loads(line)["message"])
+
+
+def test_help_groups_the_commands_and_begins_with_run():
+    """`pointsman` alone shows all commands by purpose, those of a first day on top (RN1)."""
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    grouped = [name for names in PANELS.values() for name in names.split()]
+    assert len(grouped) == len(set(grouped)) == len(app.registered_commands) + len(app.registered_groups)
+    assert all(title in shown for title in PANELS)
+    assert re.findall(r"│ ([a-z][a-z-]+) ", shown)[:4] == ["run", "serve", "start", "deploy"]

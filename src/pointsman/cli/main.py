@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 import pointsman
 from pointsman.cli import autoscale, completion, config, console, env, logs, rollout, shadow, token, traffic
@@ -84,8 +85,8 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
     """The app without the commands that these arguments do not name: typer reads the options of all of them before it
     runs one, which takes longer than many a command. The whole app where the first argument is no command."""
     first = arguments[0] if arguments else ""
-    commands = [one for one in app.registered_commands if first == (one.name or getattr(one.callback, "__name__", ""))]
-    groups = [one for one in app.registered_groups if first == one.name]
+    commands = [one for one in app.registered_commands if first == _name_of(one)]
+    groups = [one for one in app.registered_groups if first == _name_of(one)]
     if not commands and not groups:
         return app
     lean = copy.copy(app)
@@ -274,3 +275,31 @@ def demo(
     from pointsman.demo.run import run_demo
 
     run_demo(terminal(), port=port, keep=keep)
+
+
+PANELS = {
+    "Serve": "run serve start deploy delete stop shutdown demo",
+    "Look at it": "status top logs list history console doctor load",
+    "Versions and their traffic": "traffic rollout shadow",
+    "Numbers of replicas": "scale wake unload autoscale models",
+    "Configuration files": "validate diff apply take-back export schema",
+    "Releases, recipes, packages, access": "upgrade recipe env token completion",
+}
+"""The commands that ``--help`` shows under each title."""
+
+
+def _group_commands() -> None:
+    panels = {name: title for title, names in PANELS.items() for name in names.split()}
+    order = list(panels)
+    for command in app.registered_commands:
+        command.rich_help_panel = panels[_name_of(command)]
+    for group in app.registered_groups:
+        group.rich_help_panel = panels[_name_of(group)]
+    app.registered_commands.sort(key=lambda command: order.index(_name_of(command)))
+
+
+def _name_of(command: CommandInfo | TyperInfo) -> str:
+    return str(command.name or getattr(command.callback, "__name__", ""))  # without a name it is the function's
+
+
+_group_commands()

@@ -70,6 +70,18 @@ def test_a_model_without_annotations():
     assert line_of(plain, ca="my ca.pem") == f"curl --cacert 'my ca.pem' {BASE}/m"
 
 
+def test_a_route_that_takes_no_get():
+    """The line asks by a method that the route takes, and leaves out one that curl takes by itself (RN1)."""
+
+    def plain(request: serve.Request) -> str:
+        return "hello"
+
+    assert line_of(plain, methods=("POST", "PUT")) == f"curl {BASE}/m -X POST"
+    assert line_of(plain, methods=("POST", "GET")) == f"curl {BASE}/m"
+    assert "-X" not in line_of(Ranker, methods=("POST",))
+    assert f"curl {BASE}/m?limit=1 -X PUT -H " in line_of(Ranker, methods=("PUT",)).replace("'", "")
+
+
 def test_a_file_is_sent_as_a_form():
     """A model that takes a file gets one (RN1)."""
 

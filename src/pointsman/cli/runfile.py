@@ -124,13 +124,15 @@ def last_lines(status: str, *, reload: bool) -> Iterator[str]:
 
 def _served(client: Client) -> Iterator[Served]:
     """The endpoints that have a route, each with what describes its backend with the largest weight."""
+    from pointsman.model import ALL_METHODS
     from pointsman.running.example import Served
 
     backends = client._backends()
     for name, spec in sorted(client._status().endpoints.items()):
         if spec.route is not None:
             tag = max(spec.policy.weights, key=lambda one: spec.policy.weights[one])
-            yield Served(name, spec.route, backends[tag].traits.api if tag in backends else b"")
+            api = backends[tag].traits.api if tag in backends else b""
+            yield Served(name, spec.route, api, () if spec.methods == (ALL_METHODS,) else spec.methods)
 
 
 def _look(path: str, config: Config) -> Snapshot:

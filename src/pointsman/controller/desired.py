@@ -154,7 +154,9 @@ def methods_of(surface: str, given: Sequence[str] | None, default: tuple[str, ..
     if surface == PLAIN:
         return tuple(given or default)
     if given:
-        raise ValueError(f"methods {list(given)} were given for an ASGI app, which gets requests of all methods")
+        raise ValueError(
+            f"methods {list(given)} were given for an ASGI app, which gets requests of all methods; leave them out"
+        )
     return (ALL_METHODS,)
 
 

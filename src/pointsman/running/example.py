@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -33,7 +33,9 @@ _FORMATS = {
 _PARAMETER = re.compile(r"{([^{}:]+)(?::[^{}]*)?}")
 
 
-def curl_line(base: str, route: str, api: bytes, *, key: bool = False, ca: str = "") -> str:
+def curl_line(
+    base: str, route: str, api: bytes, *, key: bool = False, ca: str = "", methods: Sequence[str] = ()
+) -> str:
     """A command line that asks an endpoint.
 
     Args:
@@ -42,6 +44,7 @@ def curl_line(base: str, route: str, api: bytes, *, key: bool = False, ca: str =
         api: what its backend says of itself, packed; empty if that is nothing.
         key: whether an API key is asked for.
         ca: path of the certificates by which the server is known; empty for those of the system.
+        methods: what the route takes; empty for what curl would take. An app says that itself.
     """
     description = unpack_description(api)
     if "openapi" in description:
@@ -49,15 +52,20 @@ def curl_line(base: str, route: str, api: bytes, *, key: bool = False, ca: str =
     components = description.get("components", {})
     content = description.get("body", {}).get("content", {})
     parameters = description.get("parameters", [])
-    return _words(base, *_request(route, parameters, content, components), key=key, ca=ca)
+    path, body = _request(route, parameters, content, components)
+    usual = "POST" if body else "GET"
+    said = ["-X", methods[0]] if methods and usual not in methods else []
+    return _words(base, path, [*said, *body], key=key, ca=ca)
 
 
 class Served(NamedTuple):
-    """A model that is served: its name, its route, and what describes it, packed."""
+    """A model that is served: its name, its route, what describes it, packed, and the methods that its route takes,
+    where they are known."""
 
     name: str
     route: str
     api: bytes
+    methods: tuple[str, ...] = ()
 
 
 def served_lines(address: str | None, served: list[Served], *, http: Mapping[str, Any], key: bool) -> list[str]:
@@ -74,7 +82,7 @@ def served_lines(address: str | None, served: list[Served], *, http: Mapping[str
     lines = []
     for one in served:
         lines.append(f"{one.name} is at {address}{one.route}")
-        lines.append(f"  Try it:  {curl_line(address, one.route, one.api, key=key, ca=ca)}")
+        lines.append(f"  Try it:  {curl_line(address, one.route, one.api, key=key, ca=ca, methods=one.methods)}")
         if _takes_array(one.api):
             lines.append("           (put in rows of your own: which shape the model wants is not known)")
     if http.get("docs", True):

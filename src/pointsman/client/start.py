@@ -352,5 +352,5 @@ def _http_options(
     names = ", ".join(f"http_{name}" for name in given)
     if http_options is not None:
         raise ValueError(f"{names} and http_options were both given; put everything into http_options")
-    warnings.warn(f"{names} of start() is deprecated; use http_options", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{names} of start(): deprecated, use http_options", DeprecationWarning, stacklevel=3)
     return HTTPOptions(**given)

@@ -59,20 +59,39 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve.Client]:
 @pytest.fixture(scope="module")
 def new_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where another release of this package is installed."""
-    folder = tmp_path_factory.mktemp("new")
+    return release_in(tmp_path_factory.mktemp("new"))
+
+
+@pytest.fixture(scope="module")
+def other_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, whose processes do not understand those of this one."""
+    folder = release_in(tmp_path_factory.mktemp("other"))
+    frames = folder / "pointsman" / "wire" / "frames.py"
+    frames.write_text(frames.read_text().replace("PROTOCOL_VERSION = ", "PROTOCOL_VERSION = 100 + "))
+    return folder
+
+
+def release_in(folder: Path) -> Path:
     shutil.copytree(Path(serve.__file__).parent, folder / "pointsman", ignore=shutil.ignore_patterns("__pycache__"))
     version = folder / "pointsman" / "version.py"
     version.write_text(version.read_text().replace(f'VERSION = "{serve.__version__}"', f'VERSION = "{NEW}"'))
     return folder
 
 
-def upgrade_to(release: Path, *options: str, code: str = COMMAND) -> subprocess.CompletedProcess[str]:
-    """`pointsman upgrade` of that release, with JSON."""
-    return subprocess.run(
-        [sys.executable, "-c", code, "upgrade", "--name", SHOP, "--json", *options],
-        capture_output=True, text=True, timeout=WAIT_S, check=False, cwd="/",
+def start_upgrade(release: Path, code: str = COMMAND) -> subprocess.Popen[str]:
+    """Start `pointsman upgrade` of that release, with JSON."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "upgrade", "--name", SHOP, "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(release), str(Path(__file__).parents[2])])},
     )  # fmt: skip
+
+
+def upgrade_to(release: Path, code: str = COMMAND) -> subprocess.CompletedProcess[str]:
+    """The same, until it has ended."""
+    process = start_upgrade(release, code)
+    output, errors = process.communicate(timeout=WAIT_S)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def port_of(client: serve.Client) -> int:
@@ -95,13 +114,14 @@ def state_of(client: serve.Client) -> dict[str, Any]:
     }
 
 
-def test_one_that_cannot_come_up(shop: serve.Client, new_release: Path) -> None:
+def test_one_that_cannot_come_up(shop: serve.Client, other_release: Path) -> None:
     """A backend does not start with the new release: I am told which and why, and all is as before; no request has
-    noticed anything, nor that the command was killed when it had begun to take over (PK6)."""
+    noticed anything, nor that the command was killed when it had begun to take over; however differently the processes
+    of both releases talk (PK6)."""
     before, started = state_of(shop), supervisor()
     shop.deploy("picky", Picky, NEW, route="/picky")
     with Load(port_of(shop), "/w", rate=RATE, seed=1) as load:
-        failed = upgrade_to(new_release)
+        failed = upgrade_to(other_release)
         assert failed.returncode == 5, failed.stderr
         said = json.loads(failed.stdout)
         assert said["backend"] == "picky"
@@ -111,7 +131,7 @@ def test_one_that_cannot_come_up(shop: serve.Client, new_release: Path) -> None:
         load.goes_on(20)
 
         controller = shop.status()["controller_pid"]
-        assert upgrade_to(new_release, code=f"{KILLED_LATE}; {COMMAND}").returncode == -signal.SIGKILL
+        assert upgrade_to(other_release, code=f"{KILLED_LATE}; {COMMAND}").returncode == -signal.SIGKILL
         wait_until(lambda: shop.status()["controller_pid"] != controller, what="the old controller is back")
         wait_until(lambda: len(own_folders()) == 1, what="nothing is left of the new one")
         load.goes_on(20)
@@ -195,11 +215,7 @@ def test_a_new_release_takes_over(shop: serve.Client, new_release: Path) -> None
     before = state_of(shop)
     processes = started.children()
     with Load(port_of(shop), "/w", rate=RATE, seed=2) as load:
-        upgrade = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "upgrade", "--name", SHOP, "--json"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(new_release), str(Path(__file__).parents[2])])},
-        )  # fmt: skip
+        upgrade = start_upgrade(new_release)
         limit = 100
         while upgrade.poll() is None:
             limit += 1
@@ -217,7 +233,8 @@ def test_a_new_release_takes_over(shop: serve.Client, new_release: Path) -> None
     assert not [one for one in processes if one.is_running()]
     assert shop.status()["release"] == NEW == serve.connect(SHOP).status()["release"]
     assert supervisor() != started
-    assert len(own_folders()) == 1
+    [folder] = own_folders()
+    assert [*folder.glob("state.db*")] == []
     now = state_of(shop)
     assert now["config"].pop("w").max_queued_queries == limit
     assert now["endpoints"] == before["endpoints"]

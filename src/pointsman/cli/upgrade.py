@@ -21,7 +21,11 @@ def upgrade(
     as_json: AsJson = False,
 ) -> None:
     """Have this release of Pointsman take over a detached instance with --state-dir from the release that runs it,
-    without a refused connection or a lost request. If it cannot come up, all is as before."""
+    without a refused connection or a lost request. If it cannot come up, all is as before.
+
+    Exit codes: 0; 1 no room for both, or no such instance; 2 it cannot be taken over; 4 another upgrade is under way;
+    5 this release could not come up.
+    """
     from pointsman.client.heir import TakenBackError
     from pointsman.client.upgraderoom import NoRoomError
     from pointsman.client.upgrading import CannotUpgradeError

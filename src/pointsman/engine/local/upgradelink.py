@@ -33,6 +33,8 @@ WRITE_TIMEOUT_S = 5.0
 
 
 class RunningReplica(msgspec.Struct, frozen=True):
+    """One replica of the old instance: its process, 0 for none yet, and the indices of the GPUs that it holds."""
+
     pid: int = 0
     gpus: tuple[int, ...] = ()
 

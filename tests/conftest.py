@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import pytest
+import typer.testing
 
 import pointsman as serve
 from pointsman.policy import balance
@@ -28,6 +29,8 @@ load_profile()
 
 # A new one reads all certificates of the system, 25 ms long, for each client and each call of httpx.get().
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
+# The commands of an app are built once, and not by each test that runs one in this process.
+vars(typer.testing)["_get_command"] = functools.cache(typer.main.get_command)
 
 WAIT_S = 60.0
 """For conditions that come true at once as a rule, and late on a machine that is busy with other things."""

@@ -485,7 +485,7 @@ def test_a_command_that_a_running_apply_refuses(monkeypatch):
     def refused() -> None:
         raise BusyError("backend 'a' cannot be changed now")
 
-    monkeypatch.setattr(command_line, "app", refused)
+    monkeypatch.setattr(command_line, "app_for", lambda arguments: refused)
     for name in ("become_init", "give_standard_streams", "let_signals_unwind", "ignore_signals"):
         monkeypatch.setattr(command_line, name, lambda: None)
     with pytest.raises(SystemExit) as ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import importlib.util
 import itertools
 import os
 import signal
@@ -112,6 +113,13 @@ def wait_until(condition: Callable[[], T], *, timeout_s: float = WAIT_S, what: s
         time.sleep(min(max(0.01, 3 * (now - began)), 0.25))
         began = time.monotonic()
     return found
+
+
+def needs(*modules: str) -> pytest.MarkDecorator:
+    """Skips tests whose programs import these, where one is not installed. Nothing is imported in this process, where
+    each worker of a run would wait for it."""
+    absent = [one for one in modules if importlib.util.find_spec(one) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"not installed: {', '.join(absent)}")
 
 
 def family(pid: int | None = None) -> dict[int, psutil.Process]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import subprocess
@@ -32,13 +33,20 @@ OF_ITS_OWN = re.compile(r"with serve\.start|shutdown\(|stop\(|stats\(")
 FORBIDDEN = re.compile("|".join(map(re.escape, ("/wor" + "k/", ".lib" + "rary", "sub" + "agent"))), re.IGNORECASE)
 
 
+@functools.cache
+def shown() -> list[Path]:
+    """All files of the repository, without what is installed, built or hidden: folders of that kind have many more."""
+    found = []
+    for folder, inner, names in os.walk(ROOT):
+        inner[:] = [one for one in inner if not one.startswith(".") and one not in ("build", "dist")]
+        found += [Path(folder, one) for one in names if not one.startswith(".")]
+    return sorted(found)
+
+
 def files(*patterns: str) -> Iterator[Path]:
     """Files of the repository, without what is installed, built or hidden."""
     for pattern in patterns:
-        for path in sorted(ROOT.rglob(pattern)):
-            parts = path.relative_to(ROOT).parts
-            if not any(part.startswith(".") or part in ("build", "dist") for part in parts):
-                yield path
+        yield from (path for path in shown() if path.match(pattern))
 
 
 #: Pages with programs of several files, or that need what these tests do not have: each has a test of its own.

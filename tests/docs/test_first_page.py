@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs
 from tests.docs.test_examples import BLOCK, ROOT
 from tests.docs.test_readme import COMMAND_TIMEOUT_S, PORT, SESSION, TYPED, Shell
 
-pytest.importorskip("sklearn", reason="scikit-learn is not installed, and the page fits a model with it")
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed, and the page uses it")
+pytestmark = [
+    needs("sklearn"),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed, and the page uses it"),
+]
 
 PAGE = (ROOT / "docs/README.md").read_text()
 

@@ -15,10 +15,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import WAIT_S, family, wait_until
+from tests.conftest import WAIT_S, family, needs, wait_until
 from tests.properties import PROFILE
 
-pytest.importorskip("sklearn")
+pytestmark = needs("sklearn")
 
 PROGRAM = str(Path(sys.executable).with_name("pointsman"))
 ROW = re.compile(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import WAIT_S, family, wait_until
+from tests.conftest import WAIT_S, family, needs, wait_until
 
-pytest.importorskip("sklearn")
+pytestmark = needs("sklearn")
 
 CANARY = Path(__file__).resolve().parents[2] / "examples" / "canary_digits.py"
 USERS = 2000

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import WAIT_S
+from tests.conftest import WAIT_S, needs
 from tests.docs.example_pages import ROOT
 from tests.properties import PROFILE
 
-pytest.importorskip("sklearn")
-pytest.importorskip("django")
+pytestmark = needs("sklearn", "django")
 EXAMPLE = ROOT / "examples" / "many_models.py"
 SAID = re.compile(
     r"^for example, \S+: .+ -> .+\n3000 requests for (?P<models>\d+) models: (?P<right>[\d.]+)% right\n"

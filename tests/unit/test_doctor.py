@@ -350,6 +350,12 @@ def test_a_controller_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert look_at_instance("shop", refuse, None).condition.fault == "no controller"
 
+    def otherwise() -> Any:
+        raise KeyError("rollouts")
+
+    fault = look_at_instance("shop", otherwise, None).condition.fault
+    assert fault == "its answer is not understood: KeyError: 'rollouts'"
+
 
 PLANTED = (
     "pl4nted-in-env",

@@ -125,6 +125,8 @@ def _asked(connect: Callable[[], Client]) -> tuple[Said | None, str]:
             answers.append(_ask(connect()))
         except (ServeException, OSError, ValueError) as error:
             faults.append(str(error).strip().partition("\n")[0] or type(error).__name__)
+        except (KeyError, TypeError, AttributeError) as error:  # another release, which answers otherwise
+            faults.append(f"its answer is not understood: {type(error).__name__}: {error}")
 
     thread = threading.Thread(target=ask, name="pointsman-doctor", daemon=True)
     thread.start()

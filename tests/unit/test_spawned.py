@@ -34,10 +34,10 @@ def test_an_interrupt_before_a_command_begins(monkeypatch: pytest.MonkeyPatch) -
     for prepares in ("become_init", "give_standard_streams", "let_signals_unwind", "ignore_signals"):
         monkeypatch.setattr(command, prepares, lambda: None)
 
-    def interrupted() -> None:
+    def interrupted(_: object) -> None:
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(command, "app", interrupted)
+    monkeypatch.setattr(command, "app_for", interrupted)
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 130

@@ -30,8 +30,9 @@ class ProgressLine:
     def show(self, progress: Progress) -> None:
         """Show progress such as "3/10 replicas ready"."""
         if sys.stderr is not None and sys.stderr.isatty():
-            bar = "█" * round(20 * progress.ready / max(1, progress.wanted))
-            text = f"\r{progress.backend}: {bar:░<20} {progress.ready}/{progress.wanted} replicas ready\x1b[K\r"
+            full, empty = _marks(sys.stderr.encoding)
+            bar = (full * round(20 * progress.ready / max(1, progress.wanted))).ljust(20, empty)
+            text = f"\r{progress.backend}: {bar} {progress.ready}/{progress.wanted} replicas ready\x1b[K\r"
             sys.stderr.write(text)
             sys.stderr.flush()
             self._shown = True
@@ -42,6 +43,15 @@ class ProgressLine:
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def _marks(encoding: str | None) -> tuple[str, str]:
+    """What a bar is drawn with. Standard error shows what its encoding lacks as escapes of six characters each."""
+    try:
+        "█░".encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return "#", "-"
+    return "█", "░"
 
 
 class Activity:

@@ -34,3 +34,14 @@ def test_how_far_replicas_have_come(monkeypatch, is_terminal):
         assert shown.endswith("\r\x1b[K")
     else:
         assert shown == ""
+
+
+def test_a_terminal_without_unicode_gets_a_bar_of_ascii(monkeypatch):
+    """Where the terminal's encoding has no blocks, the bar is one line of signs that it has, not of escapes (RN1)."""
+    written = io.BytesIO()
+    screen = io.TextIOWrapper(written, encoding="latin-1", errors="backslashreplace")
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr", screen)
+    with ProgressLine() as line:
+        line.show(Progress("digits", 1, 2))
+    assert b"digits: ##########---------- 1/2 replicas ready" in written.getvalue()

@@ -289,7 +289,7 @@ def test_bodies_that_do_not_fit(model: Any, body: bytes, loc: list[Any], kind: s
     assert response.status_code == 422
     detail = response.json()["detail"][0]
     assert (detail["loc"], detail["type"]) == (loc, kind)
-    assert "secret" not in response.text
+    assert not any(word in response.text for word in ("secret", "str192"))  # nor numpy's name of text
 
 
 def test_a_body_of_mistakes_is_answered_briefly() -> None:

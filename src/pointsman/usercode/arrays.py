@@ -104,7 +104,8 @@ def cast(array: Any, wanted: Any) -> Any:
     elif issubclass(np.float64, wanted) and array.dtype.kind in "iu":
         return array.astype(np.float64)
     name = getattr(wanted, "__name__", str(wanted))
-    raise Misfit.of(f"Input should be an array of {name}, not of {array.dtype.name}", "array_dtype")
+    found = "text" if array.dtype.kind == "U" else array.dtype.name  # its name, as str672, counts bits
+    raise Misfit.of(f"Input should be an array of {name}, not of {found}", "array_dtype")
 
 
 def _same_values(array: Any, wanted: Any) -> Any:

@@ -10,12 +10,14 @@ What is missing is an error: a page that mkdocs.yml names, or a file that a page
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from os.path import normpath, relpath
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -41,6 +43,12 @@ LINK = re.compile(
 )
 #: Is for who reads the page in the repository.
 UNFILLED = re.compile(r"^\*`make docs` fills this page.*\n\n", re.MULTILINE)
+#: A picture of the control room, of which there are four: light and dark, for a desk and for a phone.
+SCREENSHOT = re.compile(r"^!\[(?P<text>[^]]*)\]\((?P<name>\S*)-(?:light|dark)-wide\.png\)$", re.MULTILINE)
+#: The first paragraph, which is what a search engine shows of a page.
+FIRST = re.compile(r"^# .*\n\n(?P<text>[A-Z`].*(?:\n\S.*)*)", re.MULTILINE)
+MARKUP = re.compile(r"[`*]|\[(?=[^]]*\]\()|\]\([^)]*\)")
+DESCRIPTION_LENGTH = 200
 FOREIGN = re.compile(r"[a-z]+:|//")
 
 
@@ -113,7 +121,27 @@ class Site:
                 self._add(file)
             return f"]({relpath(place_of(file), Path(place_of(name)).parent)}{match['anchor'] or ''})"
 
-        return LINK.sub(write, UNFILLED.sub("", (ROOT / name).read_text()))
+        text = LINK.sub(write, UNFILLED.sub("", (ROOT / name).read_text()))
+        return described(SCREENSHOT.sub(in_four, text))
+
+
+def in_four(match: re.Match[str]) -> str:
+    """A picture that follows the colours of the site, and the width of the screen."""
+    return "".join(
+        f'<picture><source media="(max-width: 44.9em)" srcset="{match["name"]}-{scheme}-narrow.png">'
+        f'<img alt="{match["text"]}" src="{match["name"]}-{scheme}-wide.png#only-{scheme}"></picture>'
+        for scheme in ("light", "dark")
+    )
+
+
+def described(text: str) -> str:
+    """A page that says of itself what its first paragraph says."""
+    first = FIRST.match(text)
+    if first is None:
+        return text
+    said = shorten(MARKUP.sub("", first["text"]), DESCRIPTION_LENGTH, placeholder=" ...")
+    in_quotes = json.dumps(said.replace('"', "'"))  # the theme writes it into an attribute as it is
+    return f"---\ndescription: {in_quotes}\n---\n\n{text}"
 
 
 def place_of(name: str) -> str:

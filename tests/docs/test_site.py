@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -138,7 +139,16 @@ def test_it_is_searched_and_read_without_asking_anybody(site: Path) -> None:
                 page = reader.open(name)
                 assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)"), name
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            assert "light-wide" in shown_picture(page), base
+            page.emulate_media(color_scheme="dark")
+            page.set_viewport_size({"width": 390, "height": 844})
+            assert "dark-narrow" in shown_picture(reader.open("index.html")), base
             assert (reader.refused, reader.errors) == ([], []), base
+
+
+def shown_picture(page: Any) -> str:
+    """The address of the first picture of the control room that is seen: it follows the colours and the width."""
+    return str(page.locator("article picture img:visible").first.evaluate("image => image.currentSrc"))
 
 
 def test_the_index_of_the_search_has_what_is_on_the_pages(site: Path) -> None:
@@ -186,6 +196,25 @@ def test_docstrings_are_read_without_doubt(site: Path) -> None:
     for path in sorted((site / "api").glob("*.html")):
         left += [f"{path.name}: {each}" for each in not_rendered(path.read_text())]
     assert left == []
+
+
+def test_what_can_be_called_says_how(site: Path) -> None:
+    """Each function and method of the reference shows its parameters, not its name alone (DO1)."""
+    heading = re.compile(
+        r'class="doc doc-object doc-function">\s*<h\d id="([^"]+)"(.*?)<div class="doc doc-contents', re.DOTALL
+    )
+    for path in sorted((site / "api").glob("*.html")):
+        for name, shown in heading.findall(path.read_text()):
+            assert "(" in re.sub("<[^>]+>", "", shown.partition("<code>")[2]), f"{path.name}: {name}"
+
+
+def test_each_page_is_described_by_its_own_words(pages: dict[str, Page]) -> None:
+    """What a search engine shows of a page is its first paragraph, whole as an attribute (DO1)."""
+    shown = [re.findall(r'<meta name="description" content="([^"]*)">', page.text) for page in pages.values()]
+    said = [each for found in shown for each in found if not each.startswith("Model serving in Python, where")]
+    assert len(said) > 90
+    assert len(set(said)) == len(said)
+    assert [each for each in said if "](" in each or "`" in each] == []
 
 
 def not_rendered(text: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -92,6 +93,7 @@ def test_each_page_of_the_navigation_is_there(pages: dict[str, Page]) -> None:
 
 def test_every_link_leads_somewhere(site: Path, pages: dict[str, Page]) -> None:
     """A reader who follows a link, to a page, a heading or a file, finds it there (DO1)."""
+    files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
     dead = []
     for name, page in pages.items():
         if name == "404.html":
@@ -100,11 +102,13 @@ def test_every_link_leads_somewhere(site: Path, pages: dict[str, Page]) -> None:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc or not (parts.path or parts.fragment):
                 continue
-            target = (site / name).parent / unquote(parts.path) if parts.path else site / name
-            target = target.resolve()
-            target = target / "index.html" if target.is_dir() else target
-            there = pages.get(target.relative_to(site.resolve()).as_posix())
-            if not target.is_file() or (parts.fragment and there and unquote(parts.fragment) not in there.anchors):
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(parts.path)))
+            if not parts.path:
+                target = name
+            elif target not in files:
+                target = posixpath.normpath(f"{target}/index.html")
+            there = pages.get(target)
+            if target not in files or (parts.fragment and there and unquote(parts.fragment) not in there.anchors):
                 dead.append(f"{name}: {link}")
     assert dead == []
 

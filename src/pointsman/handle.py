@@ -25,12 +25,12 @@ from pointsman.wire.pickling import dumps_arguments
 H = TypeVar("H", bound="_Handle")
 
 
-class _Unset:
+class _Unchanged:
     def __repr__(self) -> str:
-        return "<not given>"
+        return "<unchanged>"
 
 
-_UNSET: Any = _Unset()
+_UNCHANGED: Any = _Unchanged()
 _NEVER_A_REQUEST = frozenset((type(None), bytes, str, int, float, bool, dict, list, tuple))
 
 
@@ -140,15 +140,15 @@ class _Handle:
     def options(
         self: H,
         *,
-        method_name: str | None = _UNSET,
-        shard_key: str | None = _UNSET,
-        http_method: str | None = _UNSET,
-        http_headers: Mapping[str, str] | None = _UNSET,
-        timeout_s: float | None = _UNSET,
-        stream: bool = _UNSET,
-        idempotent: bool = _UNSET,
-        queue_full: str = _UNSET,
-        multiplexed_model_id: str | None = _UNSET,
+        method_name: str | None = _UNCHANGED,
+        shard_key: str | None = _UNCHANGED,
+        http_method: str | None = _UNCHANGED,
+        http_headers: Mapping[str, str] | None = _UNCHANGED,
+        timeout_s: float | None = _UNCHANGED,
+        stream: bool = _UNCHANGED,
+        idempotent: bool = _UNCHANGED,
+        queue_full: str = _UNCHANGED,
+        multiplexed_model_id: str | None = _UNCHANGED,
     ) -> H:
         """A handle like this one with some options changed; those not given are inherited.
 
@@ -181,7 +181,7 @@ class _Handle:
             "queue_full": queue_full,
             "multiplexed_model_id": multiplexed_model_id,
         }
-        given = {name: value for name, value in given.items() if value is not _UNSET}
+        given = {name: value for name, value in given.items() if value is not _UNCHANGED}
         options = self._options._replace(**given).checked()
         return type(self)(self._endpoint, self._credentials, options, missing_ok=self._missing_ok)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,9 +14,11 @@ from pointsman.client.heir import Heir, Lent, TakenBackError, environment_of
 from pointsman.client.upgraderoom import NoRoomError, check_memory, check_room, share_capacity
 from pointsman.controller.moving import moved
 from pointsman.controller.state import Desired, Fallback
+from pointsman.engine.local.upgradelink import LinkLostError, UpgradeLink
 from pointsman.model import CALLER, Allocation, BackendSpec, Capacity, Environment, Move, Origin, Resources
 from pointsman.usercode.paths import python_path
 from pointsman.wire.handover import InstanceSettings, SupervisorOrder
+from pointsman.wire.views import BackendView, FailureView
 from tests.unit.reconciling import backend
 
 
@@ -98,15 +102,55 @@ def test_variables_are_the_old_ones(tmp_path: Path) -> None:
     assert new["PYTHONPATH"].split(os.pathsep) == [*own, *(["/mine"] if "/mine" not in own else [])]
 
 
+def heir_of(link: socket.socket) -> Heir:
+    settings = InstanceSettings("i", "shop", b"k", "/state")
+    order = SupervisorOrder(settings, "/f", "/p", bound=False, capacity=Capacity())
+    return Heir(Lent(order, "1", "/old", {}, {}, {}), show=print, old=UpgradeLink(link))
+
+
 def test_an_http_server_that_does_not_start_is_no_wait() -> None:
     """The supervisor has written why the new release does not come up: that is said at once, of the state that I know
     and not of its copy, though its controller answers on (PK6)."""
-    settings = InstanceSettings("i", "shop", b"k", "/state")
-    order = SupervisorOrder(settings, "/f", "/p", bound=False, capacity=Capacity())
-    heir = Heir(Lent(order, "1", "/old", {}, {}, {}), show=print)
+    ours, theirs = socket.socketpair()
+    heir = heir_of(ours)
     os.close(heir.folder.create())
     heir.folder.write("refused", f"{heir.folder.path}/state.db cannot be read".encode())
-    with pytest.raises(TakenBackError, match=r"^/state/state\.db cannot be read$"):
+    with pytest.raises(TakenBackError, match=r"^/state/state\.db cannot be read$") as caught:
         heir.wait_until_up(600)
+    assert heir.explained(caught.value).runs_on
     heir.end()
     assert not heir.folder.path.exists()
+    ours.close()
+    theirs.close()
+
+
+def test_the_old_instance_is_stopped_meanwhile() -> None:
+    """Somebody stops the instance while the new release loads: that ends the upgrade at once, and nobody says that the
+    instance runs on (PK6)."""
+    ours, theirs = socket.socketpair()
+    heir = heir_of(ours)
+    assert heir.explained(TimeoutError("too slow")).runs_on
+    theirs.close()
+    with pytest.raises(LinkLostError) as caught:
+        heir.wait_until_up(600)
+    error = heir.explained(caught.value)
+    assert (error.runs_on, "has ended" in str(error)) == (False, True)
+    heir.end()
+    ours.close()
+
+
+def test_what_was_deployed_meanwhile_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend was deployed while the new release loaded: it is ready there, too, before requests come; one that
+    fails holds nothing up (PK6)."""
+    ours, theirs = socket.socketpair()
+    heir, fails = heir_of(ours), FailureView("crashed", "", "", 1)
+    views = {tag: BackendView(backend(tag=tag), "UPDATING", 0, why, (), wanted=2) for tag, why in
+             {"new": None, "bad": fails}.items()}  # fmt: skip
+    monkeypatch.setattr("pointsman.client.heir.ask", lambda *_: None)
+    monkeypatch.setattr(UpgradeLink, "to", lambda _: UpgradeLink(theirs))
+    monkeypatch.setattr(heir, "_status", lambda _: SimpleNamespace(backends=views, ingresses=()))
+    monkeypatch.setattr("pointsman.client.heir.TAKE_OVER_S", 0.0)
+    with pytest.raises(TimeoutError, match=r"new: 0/2 replicas ready$"):
+        heir.take_over()
+    heir.end()
+    ours.close()

@@ -52,7 +52,8 @@ def upgrade(
 
             typer.echo(from_users_line(error.traceback), err=True)
         typer.echo(f"pointsman: {error}", err=True)
-        say(f"Instance {name!r} runs on as before.")
+        if error.runs_on:
+            say(f"Instance {name!r} runs on as before.")
         if as_json:
             print_json({"error": str(error), "backend": error.backend, "traceback": error.traceback})
         raise typer.Exit(TAKEN_BACK) from None

@@ -54,10 +54,12 @@ class TakenBackError(ServeException):
     Attributes:
         backend: that failed; empty if it was something else.
         traceback: of user code, if that raised.
+        runs_on: whether the old one goes on; False if somebody has ended it meanwhile.
     """
 
-    def __init__(self, text: str, *, backend: str = "", traceback: str = "") -> None:
+    def __init__(self, text: str, *, backend: str = "", traceback: str = "", runs_on: bool = True) -> None:
         super().__init__(text)
+        self.runs_on = runs_on
         self.backend = backend
         self.traceback = traceback
 
@@ -89,6 +91,7 @@ class Heir:
     Args:
         lent: what the old one has lent.
         show: is shown how far it is.
+        old: the connection to the old supervisor, whose end is the end of the old instance.
 
     Attributes:
         folder: of the new instance.
@@ -96,8 +99,9 @@ class Heir:
         drain_s: how long requests may still run in the old one.
     """
 
-    def __init__(self, lent: Lent, *, show: Tell) -> None:
+    def __init__(self, lent: Lent, *, show: Tell, old: UpgradeLink) -> None:
         self._lent = lent
+        self._old = old
         self._show = show
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
@@ -170,6 +174,8 @@ class Heir:
         while True:
             if (self._process is not None and self._process.poll() is not None) or self._has_refused():
                 raise TakenBackError(self._refusal())
+            if not self._old.is_open:
+                raise LinkLostError
             status = self._status(max(0.1, deadline - time.monotonic()))
             if self._is_up(status):
                 return
@@ -182,6 +188,9 @@ class Heir:
         """Go on with the state itself; the old controller has ended."""
         self._link = UpgradeLink.to(str(self.folder.upgrade_socket))
         ask(self._link, "take")
+        for tag, view in self._status(TAKE_OVER_S).backends.items():  # also those that came during the trial
+            if tag not in self.failing and view.failure is None:
+                self._needed.setdefault(tag, RunningBackend(ready=view.wanted, wanted=view.wanted))
         self.wait_until_up(TAKE_OVER_S)
         assert self._session is not None
         self._session.command(ComeUp(new_id(), self._order.settings.start), timeout_s=TAKE_OVER_S)
@@ -234,8 +243,9 @@ class Heir:
         """The error for users."""
         if isinstance(error, TakenBackError):
             return error
-        text = "the running supervisor is gone, or was asked to end" if isinstance(error, LinkLostError) else str(error)
-        return TakenBackError(text)
+        if not self._old.is_open:
+            return TakenBackError("the running instance has ended, or was asked to", runs_on=False)
+        return TakenBackError("the new supervisor is gone" if isinstance(error, LinkLostError) else str(error))
 
     def _status(self, timeout_s: float) -> Status:
         assert self._session is not None

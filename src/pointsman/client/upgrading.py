@@ -79,7 +79,7 @@ def upgrade(name: str, *, wait_s: float, tell: Tell = log.info, show: Tell = log
         finally_.callback(link.close)
         lent = _begin(link)
         finally_.callback(lent.close)
-        heir = Heir(lent, show=show)
+        heir = Heir(lent, show=show, old=link)
         heir.prepare(lent.runs)
         tell(f"Instance {name!r} is taken over from release {lent.release} by release {VERSION}.")
         try:

@@ -142,6 +142,17 @@ class UpgradeLink:
             raise LinkLostError(f"what came is no message, but a {type(message).__name__}")
         return message
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the other end has not closed it."""
+        self.connection.setblocking(False)  # until the next word
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Close it, and descriptors that came and nobody has taken."""
         for descriptor in self._descriptors:

@@ -13,7 +13,7 @@ import pytest
 from pointsman.client.heir import Heir, Lent, TakenBackError, environment_of
 from pointsman.client.upgraderoom import NoRoomError, check_memory, check_room, share_capacity
 from pointsman.controller.moving import moved
-from pointsman.controller.state import Desired, Fallback
+from pointsman.controller.state import CameUp, Desired, Fallback
 from pointsman.engine.local.upgradelink import LinkLostError, UpgradeLink
 from pointsman.model import CALLER, Allocation, BackendSpec, Capacity, Environment, Move, Origin, Resources
 from pointsman.usercode.paths import python_path
@@ -71,6 +71,13 @@ def test_backends_move_with_the_release() -> None:
     expected = Origin("/home/me", ("/home/me", "/older"), NEW)
     assert state.backends["m"].origin == expected == state.fallbacks["m"].spec.origin  # type: ignore[union-attr]
     assert state.backends["m"].version == spec.version
+    assert moved(state, MOVE) is state
+
+
+def test_what_is_sent_later_stays_where_it_was_sent_from() -> None:
+    """Somebody deploys from the old environment after the upgrade: a controller that starts again leaves it there
+    (PK6)."""
+    state = Desired(backends={"m": in_environment(OLD)}, came_up={"the new start": CameUp()})
     assert moved(state, MOVE) is state
 
 

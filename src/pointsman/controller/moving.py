@@ -13,8 +13,9 @@ from pointsman.model import CALLER, BackendSpec, Move
 
 
 def moved(desired: Desired, move: Move | None) -> Desired:
-    """The state after a move; the same object if that changes nothing."""
-    if move is None:
+    """The state after a move; the same object if that changes nothing. Once the instance has come up, the stored state
+    has been moved, and what is sent from the old environment later is meant to run there."""
+    if move is None or desired.came_up:
         return desired
     backends = {tag: _moved(spec, move) for tag, spec in desired.backends.items()}
     fallbacks = {tag: _back(one, move) for tag, one in desired.fallbacks.items()}

@@ -232,6 +232,8 @@ class Connections:
     # Commands
 
     def _start_command(self, stream: Stream, frame: Frame) -> None:
+        if self.controller.closing:
+            return  # unanswered: whoever asks repeats it to the next controller
         head, body = unpack(frame.head, CommandHead), memoryview(frame.body)
         size, sender = head.size, Sender(stream.role, head.warrant)
         command: AnyCommand = unpack(body[:size], AnyCommand)  # type: ignore[arg-type]  # a union
@@ -258,6 +260,8 @@ class Connections:
         except (ServeException, ValueError, TimeoutError) as error:
             stream.send(Kind.FAILURE, call_id, *_describe(error))
         except Exception as error:  # a bug in a command fails that command, not the controller
+            if self.controller.closing:
+                return  # the store has closed before it; as in _start_command
             log.exception("command failed")
             stream.send(Kind.FAILURE, call_id, *_describe(ServeException(f"internal error: {error!r}")))
         else:

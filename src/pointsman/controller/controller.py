@@ -110,7 +110,7 @@ class Controller:
         self._waiters = Waiters()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changes: set[asyncio.Task[bytes]] = set()
-        self._kicked = self._closing = False
+        self._kicked = self.closing = False  # closing: what still arrives is for the next controller
         self._warned_about_cpus = False
         self._wake: asyncio.TimerHandle | None = None
         self.desired = desired
@@ -238,7 +238,7 @@ class Controller:
         return ending
 
     async def aclose(self) -> None:
-        self._closing = True
+        self.closing = True
         self.health.end()
         for task in self._tasks:
             task.cancel()
@@ -328,7 +328,7 @@ class Controller:
 
     def kick(self) -> None:
         """Plan again on one of the next turns of the loop. Several calls before that make one plan."""
-        if not self._kicked and not self._closing:
+        if not self._kicked and not self.closing:
             self._kicked = True
             self._spawn(self._step())
 

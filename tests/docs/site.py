@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,15 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from ruamel.yaml import YAML
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Route
 
 ROOT = Path(__file__).resolve().parents[2]
+
+#: The pages that the navigation of mkdocs.yml names, in their order, as what lays out the site reads it.
+pages_of_nav = runpy.run_path(str(ROOT / "tools" / "docs.py"))["pages_of_nav"]
 
 
 def build(folder: Path) -> Path:
@@ -102,16 +104,3 @@ class Reader:
         hits = self.page.get_by_role("option")
         hits.first.wait_for()
         return [str(hit.get_attribute("href")) for hit in hits.all()]
-
-
-def pages_of_nav() -> list[str]:
-    """The pages that the navigation of mkdocs.yml names, as they are called in the site."""
-
-    def walk(entry: Any) -> Iterator[str]:
-        if isinstance(entry, str):
-            yield entry
-        else:
-            for part in entry if isinstance(entry, list) else entry.values():
-                yield from walk(part)
-
-    return list(walk(YAML().load((ROOT / "mkdocs.yml").read_text())["nav"]))
